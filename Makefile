@@ -1,0 +1,36 @@
+# Two commands do it all: `make run` serves, `make test` tests. Both set up what they need.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+LOCK = deploy/lock
+
+.PHONY: run test ci setup lock clean
+
+run: setup
+	.venv/bin/certlet serve
+
+test: setup .venv/tox
+	.venv/bin/tox run
+
+ci: test
+
+setup: .venv/bin/certlet
+
+.venv/bin/certlet: $(LOCK)/service.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --require-hashes --no-deps -r $(LOCK)/service.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/tox: $(LOCK)/tox.txt .venv/bin/certlet
+	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
+	@touch $@
+
+# After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
+lock: .venv/tox
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml $(LOCK)/service.in --output-file $(LOCK)/service.txt
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(LOCK)/tox.in --output-file $(LOCK)/tox.txt
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
+
+clean:
+	rm -rf .venv .tox build

@@ -1,0 +1,281 @@
+"""What API Gateway's import takes, refuses or drops without a word, as rules on a document.
+
+AWS documents these limits one by one, and no tool that runs without AWS knows them all. Each rule is a
+function that yields the places where a document breaks it; `RULES` lists them. `python -m deploy.lint`
+applies them to what `certlet openapi` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from service import contract
+from service.gateway.contract import DEFAULTS
+
+Document = contract.Document
+Rule = Callable[[Document], Iterator[str]]
+
+_UNSUPPORTED: Final = (
+    "nullable",
+    "discriminator",
+    "example",
+    "examples",
+    "readOnly",
+    "writeOnly",
+    "default",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+)
+_COMPOSITIONS: Final = ("oneOf", "anyOf", "allOf")
+_ANY: Final = "x-amazon-apigateway-any-method"
+_INTEGRATION: Final = "x-amazon-apigateway-integration"
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_\-.,:]+|\{[A-Za-z0-9_\-.]+\+?\}")
+_RESERVED: Final = ("/ping", "/sping")
+_MAX_DOCUMENT: Final = 6 * 1024 * 1024
+_MAX_TEMPLATE: Final = 300 * 1024
+_TIMEOUTS: Final = range(50, 29_001)
+# Types that a document may dress but that our local gateway never has cause to answer.
+_OTHER_TYPES: Final = frozenset(
+    {
+        "AUTHORIZER_CONFIGURATION_ERROR",
+        "AUTHORIZER_FAILURE",
+        "EXPIRED_TOKEN",
+        "INVALID_SIGNATURE",
+        "RESOURCE_NOT_FOUND",
+        "UNAUTHORIZED",
+        "WAF_FILTERED",
+    }
+)
+
+
+def openapi_version(document: Document) -> Iterator[str]:
+    """OpenAPI 3.0; 3.1 is not taken."""
+    if not str(document.get("openapi")).startswith("3.0."):
+        yield "openapi"
+
+
+def schema_names(document: Document) -> Iterator[str]:
+    """Model names are alphanumeric."""
+    for name in document.get("components", {}).get("schemas", {}):
+        if not (name.isalnum() and name.isascii()):
+            yield f"components.schemas.{name}"
+
+
+def schema_keywords(document: Document) -> Iterator[str]:
+    """Models are JSON Schema draft 4, less some keywords."""
+    for place, schema in _schemas(document):
+        for keyword in _UNSUPPORTED:
+            if keyword in schema:
+                yield f"{place}.{keyword}"
+
+
+def references(document: Document) -> Iterator[str]:
+    """A `$ref` stays in the document."""
+    for place, node in _nodes(document):
+        if not str(node.get("$ref", "#/")).startswith("#/"):
+            yield place
+
+
+def recursive_compositions(document: Document) -> Iterator[str]:
+    """No oneOf, anyOf or allOf refers to the schema that it stands in."""
+    for name, schema in document.get("components", {}).get("schemas", {}).items():
+        own = f"#/components/schemas/{name}"
+        for place, node in _nodes(schema, name):
+            for keyword in _COMPOSITIONS:
+                if any(inner.get("$ref") == own for _, inner in _nodes(node.get(keyword, []))):
+                    yield f"{place}.{keyword}"
+
+
+def response_schemas(document: Document) -> Iterator[str]:
+    """A method response's schema is a named model or an object."""
+    for place, operation in _operations(document):
+        for status, response in operation.get("responses", {}).items():
+            for media_type, content in response.get("content", {}).items():
+                schema = content.get("schema", {})
+                if "$ref" not in schema and schema.get("type") != "object":
+                    yield f"{place}.responses.{status}.{media_type}"
+
+
+def operation_security(document: Document) -> Iterator[str]:
+    """Root-level `security` is ignored: every operation has its own."""
+    if "security" in document:
+        yield "security"
+    for place, operation in _operations(document):
+        if "security" not in operation:
+            yield f"{place}.security"
+
+
+def paths(document: Document) -> Iterator[str]:
+    """Path segments have some characters alone, and a path parameter is a whole one."""
+    for path in document["paths"]:
+        if path in _RESERVED or not all(map(_SEGMENT.fullmatch, path.strip("/").split("/"))):
+            yield path
+
+
+def sizes(document: Document) -> Iterator[str]:
+    """The document has at most 6 MB, a mapping template 300 KB."""
+    if len(json.dumps(document)) > _MAX_DOCUMENT:
+        yield "the document"
+    for place, node in _nodes(document):
+        for key in ("requestTemplates", "responseTemplates"):
+            for media_type, template in node.get(key, {}).items():
+                if len(template.encode()) > _MAX_TEMPLATE:
+                    yield f"{place}.{key}.{media_type}"
+
+
+def timeouts(document: Document) -> Iterator[str]:
+    """An integration takes 50 ms to 29 s."""
+    for place, operation in _operations(document):
+        if operation.get(_INTEGRATION, {}).get("timeoutInMillis", 29_000) not in _TIMEOUTS:
+            yield place
+
+
+def validators(document: Document) -> Iterator[str]:
+    """Every operation names a request validator that there is; none is set for the whole API."""
+    known = document.get("x-amazon-apigateway-request-validators", {})
+    if "x-amazon-apigateway-request-validator" in document:
+        yield "x-amazon-apigateway-request-validator"
+    for place, operation in _operations(document):
+        if operation.get("x-amazon-apigateway-request-validator") not in known:
+            yield place
+
+
+def integrations(document: Document) -> Iterator[str]:
+    """Every operation has an integration, and its addresses are resolved."""
+    for place, operation in _operations(document):
+        integration = operation.get(_INTEGRATION)
+        if not integration or (
+            integration["type"] == "aws_proxy" and integration.get("httpMethod") != "POST"
+        ):
+            yield place
+        elif integration["type"] == "aws_proxy" and not str(integration.get("uri")).startswith("arn:"):
+            yield f"{place}.uri"
+    if "${" in json.dumps(
+        [operation.get(_INTEGRATION, {}).get("uri") for _, operation in _operations(document)]
+    ):
+        yield "an address is not resolved"
+
+
+def mocks(document: Document) -> Iterator[str]:
+    """With `*/*` binary every mock converts to text; unknown media types are refused, not passed on."""
+    if "*/*" not in document.get("x-amazon-apigateway-binary-media-types", ()):
+        return
+    for place, operation in _operations(document):
+        integration = operation.get(_INTEGRATION, {})
+        if integration.get("type") != "mock":
+            continue
+        parts = [integration, *integration.get("responses", {}).values()]
+        if any(part.get("contentHandling") != "CONVERT_TO_TEXT" for part in parts):
+            yield f"{place}.contentHandling"
+        if integration.get("passthroughBehavior") != "never":
+            yield f"{place}.passthroughBehavior"
+
+
+def response_headers(document: Document) -> Iterator[str]:
+    """A header that an integration response sets is declared on the method response."""
+    for place, operation in _operations(document):
+        for response in operation.get(_INTEGRATION, {}).get("responses", {}).values():
+            declared = operation.get("responses", {}).get(response.get("statusCode"), {}).get("headers", {})
+            for parameter in response.get("responseParameters", {}):
+                if parameter.removeprefix("method.response.header.") not in declared:
+                    yield f"{place}.{parameter}"
+
+
+def gateway_responses(document: Document) -> Iterator[str]:
+    """Gateway responses are of known types, and are templates for application/json."""
+    for kind, response in document.get("x-amazon-apigateway-gateway-responses", {}).items():
+        if kind not in DEFAULTS.keys() | _OTHER_TYPES:
+            yield kind
+        elif set(response.get("responseTemplates", {})) - {"application/json"}:
+            yield f"{kind}.responseTemplates"
+
+
+def extensions(document: Document) -> Iterator[str]:
+    """No extension but API Gateway's."""
+    for place, node in _nodes(document):
+        for key in node:
+            if key.startswith("x-") and not key.startswith("x-amazon-apigateway-"):
+                yield f"{place}.{key}"
+
+
+def any_methods(document: Document) -> Iterator[str]:
+    """Every path answers the other methods (405) and the CORS preflight; none declares OPTIONS."""
+    for path, item in document["paths"].items():
+        if _ANY not in item or "options" in item:
+            yield path
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    openapi_version,
+    schema_names,
+    schema_keywords,
+    references,
+    recursive_compositions,
+    response_schemas,
+    operation_security,
+    paths,
+    sizes,
+    timeouts,
+    validators,
+    integrations,
+    mocks,
+    response_headers,
+    gateway_responses,
+    extensions,
+    any_methods,
+)
+
+
+def faults(document: Document) -> list[str]:
+    """Every place where the document breaks a rule, with the rule's name and words."""
+    return [
+        f"{rule.__name__}: {place}: {(rule.__doc__ or '').splitlines()[0]}"
+        for rule in RULES
+        for place in rule(document)
+    ]
+
+
+def _operations(document: Document) -> Iterator[tuple[str, Document]]:
+    for path, item in document["paths"].items():
+        for method in (*contract.METHODS, _ANY):
+            if method in item:
+                yield f"{path}.{method}", item[method]
+
+
+def _schemas(document: Document) -> Iterator[tuple[str, Document]]:
+    """Every schema and every schema within it."""
+    roots = [document.get("components", {}).get("schemas", {})]
+    roots += [node["schema"] for _, node in _nodes(document["paths"]) if isinstance(node.get("schema"), dict)]
+    for root in roots:
+        for place, node in _nodes(root):
+            # The members of `properties` are names, not keywords.
+            if not place.endswith("properties") and node is not roots[0]:
+                yield place, node
+
+
+def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noqa: ANN401 - JSON
+    """Every object in a document, with its place."""
+    if isinstance(node, dict):
+        yield place, node
+        for key, value in node.items():
+            yield from _nodes(value, f"{place}.{key}" if place else key)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f"{place}[{index}]")
+
+
+def main() -> int:
+    """Check what `certlet openapi` prints."""
+    rendered = contract.importable(contract.load(), "eu-central-1", "123456789012", "certlet")
+    found = faults(rendered)
+    sys.stdout.writelines(f"{fault}\n" for fault in found)
+    sys.stdout.write(f"{len(RULES)} rules, {len(found)} faults\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

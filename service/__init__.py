@@ -1,0 +1,23 @@
+"""Certlet: a private certificate authority whose whole interface is one OpenAPI document.
+
+    HTTP -- gateway -- Lambda event -- aws_lambda -- aws-wsgi -- Connexion -- operations -- authority -- pki
+             | on AWS: API Gateway, from openapi.yaml
+             ` locally: service.gateway, from the same openapi.yaml
+
+A certification request goes in at the left, a certificate comes out, nothing is stored. The map:
+
+    contract     openapi.yaml: loaded once, made ready for import and for serving
+    pki          the core: requests, keys, names, profiles, issuers, certificates. Pure
+    signers      where the CA's key lives; each returns an ordinary private key
+    authority    the story: load, prove, permit, template, intent, sign, verify, result
+    audit        the record of what was issued: a storageless CA's only memory
+    settings     what the environment says
+    web          Connexion: operations, problem documents, who asks
+    gateway      the local API Gateway; knows nothing of certificates
+    aws_lambda   handler(event, context): composes all of the above
+    foreman      `certlet serve`: the gateway and the function in processes of their own
+    cli, client  the command line, and the HTTP client behind `certlet sign`
+
+Standards: RFC 2986 (requests), 5280 (certificates), 7468 (PEM), 9457 (problems), 8555 section 6.7
+(the words for refusals), 8813 and 9881 (key usage), 9525 (server names).
+"""

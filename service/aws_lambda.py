@@ -1,0 +1,94 @@
+"""The Lambda function: `handler(event, context)`. On a laptop the local gateway calls this very one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import awsgi
+import flask
+
+from service import audit, contract
+from service.authority import Authority
+from service.pki.issuer import Issuer
+from service.pki.profile import Profiles
+from service.settings import Settings
+from service.signers import file
+from service.web import app
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Answer one REST API proxy event (payload 1.0).
+
+    Returns:
+        A proxy result: statusCode, headers, body, isBase64Encoded.
+
+    Raises:
+        SettingsError: the environment is wrong.
+        ProfileError: the contract's profiles are.
+    """
+    result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
+    return {
+        "statusCode": int(result["statusCode"]),
+        "headers": {k: v for k, v in result["headers"].items() if k.lower() != "content-length"},
+        "body": result["body"],
+        "isBase64Encoded": result["isBase64Encoded"],
+    }
+
+
+def prepare() -> None:
+    """Do at once what the first event would have to wait for: Lambda's init phase.
+
+    Raises:
+        SettingsError, ProfileError: as `handler`.
+        IssuerError: the CA cannot be loaded.
+    """
+    _application()
+    _issuer()
+
+
+@functools.cache
+def _settings() -> Settings:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("connexion").setLevel(logging.ERROR)  # it warns of our many media types
+    return Settings.from_environ(os.environ)
+
+
+@functools.cache
+def _issuer() -> Issuer:
+    """The issuer. Like all that is cached here, only a success is: a failure is tried again."""
+    settings = _settings()
+    return file.load(settings.ca, settings.ca_passphrase)
+
+
+@functools.cache
+def _application() -> flask.Flask:
+    """The application, composed once."""
+    document = contract.load()
+    authority = Authority(
+        issuer=_issuer,
+        profiles=Profiles(document["x-certificate-profiles"], contract.default_profile(document)),
+        clock=lambda: datetime.now(UTC),
+        record=audit.to_descriptor(sys.stderr.fileno()),
+    )
+    return app.create(document, authority, _settings().api_key_names)
+
+
+def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event as aws-wsgi needs it.
+
+    aws-wsgi insists on `queryStringParameters`, loses repeated values of the query, takes the
+    server's port from a header, and finds headers by their exact spelling.
+    """
+    query = event.get("multiValueQueryStringParameters") or {}
+    pairs = [(name, value) for name, values in query.items() for value in values]
+    single = event.get("queryStringParameters") or {}
+    headers = {name.title(): value for name, value in (event.get("headers") or {}).items()}
+    headers.setdefault("X-Forwarded-Port", "443")
+    headers.pop("Content-Length", None)
+    return {**event, "queryStringParameters": pairs or list(single.items()), "headers": headers}

@@ -1,0 +1,281 @@
+"""The command line. Errors are one clear line on stderr and a non-zero exit, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import ipaddress
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from service import client, contract
+from service.foreman import Foreman, ServeError
+from service.gateway import usage
+from service.gateway.server import Configuration
+from service.pki import ceremony, keys, names
+from service.pki.errors import IssuanceError
+from service.settings import CA, CA_PASSPHRASE
+from service.signers import file
+
+API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
+KEY_FILE: Final = "api-keys.json"
+HANDLER: Final = "service.aws_lambda.handler"
+DEFAULT_CA: Final = Path("ca")
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+class CommandError(Exception):
+    """What the command was asked cannot be done; the message is for people."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `certlet` with these arguments (those of the process for None).
+
+    Returns:
+        0; 1 if it failed; 2 if the arguments make no sense.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except (CommandError, client.ClientError, ServeError, usage.KeyFileError, IssuanceError) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except KeyboardInterrupt:
+        return 130
+    sys.stderr.write(f"certlet: {message}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="certlet", description="A private certificate authority.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="serve the contract on this machine")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
+    where = serve.add_mutually_exclusive_group()
+    where.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR", help="made if there is none")
+    where.add_argument("--ephemeral", action="store_true", help="a CA that ends with the server")
+    serve.add_argument("--workers", type=_count, default=1, metavar="N", help="calls at once")
+    serve.add_argument("--unlimited", action="store_true", help="no usage plan: no 429")
+    serve.add_argument("--insecure-http", action="store_true", help="allow HTTP off loopback")
+    serve.set_defaults(run=_serve)
+
+    init = commands.add_parser("init", help="make a root CA and a signing CA")
+    init.add_argument("directory", type=Path, metavar="DIR")
+    init.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=str.lower)
+    init.add_argument("--name", default="Certlet")
+    init.add_argument("--permit-dns", action="append", default=[], metavar="DOMAIN", type=_domain)
+    init.add_argument("--permit-ip", action="append", default=[], metavar="CIDR", type=_network)
+    init.set_defaults(run=_init)
+
+    key = commands.add_parser("key", help="API keys of the local gateway")
+    key.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
+    actions = key.add_subparsers(metavar="ACTION", required=True)
+    for name, run in (("add", _key_add), ("list", _key_list), ("remove", _key_remove)):
+        action = actions.add_parser(name)
+        action.set_defaults(run=run)
+        if name != "list":
+            action.add_argument("name", metavar="NAME")
+
+    sign = commands.add_parser("sign", help="have a certification request signed")
+    sign.add_argument("file", metavar="FILE", help="the request, PEM or DER; - is stdin")
+    sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
+    sign.add_argument("--api-key", help=f"else ${API_KEY}")
+    sign.add_argument("--profile", help="else the default one")
+    sign.add_argument("--out", metavar="FILE", help="else stdout")
+    sign.set_defaults(run=_sign)
+
+    document = commands.add_parser("openapi", help="print the document that API Gateway imports")
+    document.add_argument("--region", required=True)
+    document.add_argument("--account", required=True, type=_account)
+    document.add_argument("--function", required=True, metavar="NAME")
+    document.set_defaults(run=_openapi)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if not _is_loopback(options.host) and not options.insecure_http:
+        raise CommandError(
+            f"{options.host} is not loopback, and API keys would cross the network in clear text: "
+            "put a TLS proxy in front, or say --insecure-http"
+        )
+    with ExitStack() as stack:
+        if options.ephemeral:
+            options.ca = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
+        directory = options.ca.resolve()
+        if not file.exists(directory):
+            _init_in_child(directory)
+            kept = "until this server ends" if options.ephemeral else f"move {directory / file.ROOT_KEY} away"
+            _say(f"New CA    {directory} ({kept})")
+        key_file = usage.KeyFile(directory / KEY_FILE)
+        extra, shown = _api_key(key_file)
+        configuration = Configuration(
+            document=contract.load(),
+            host=options.host,
+            port=options.port,
+            workers=options.workers,
+            key_file=str(key_file.path),
+            extra_keys=extra,
+            unlimited=options.unlimited,
+        )
+        if options.unlimited:
+            _say("Warning   the usage plan is off (--unlimited)")
+
+        def announce(port: int) -> None:
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            _announce(f"http://{host}:{port}", shown)
+
+        return Foreman(HANDLER, {**os.environ, CA: str(directory)}).run(configuration, announce)
+
+
+def _announce(url: str, api_key: str | None) -> None:
+    _say(f"Form      {url}/sign")
+    if api_key:
+        _say(f"API key   {api_key}  (shown once)")
+    _say("Sign one  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
+    _say("            -keyout my.key -subj /CN=my.example.com -out my.csr")
+    key = api_key or f"${API_KEY}"
+    _say(f'          curl -sS -H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
+
+
+def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
+    """Keys that are in no file, and the value to be shown, which is a new key's alone."""
+    if given := os.environ.get(API_KEY):
+        return {"default": usage.digest(given)}, None
+    if key_file.read():
+        return {}, None
+    value = usage.generate()
+    key_file.add("default", value)
+    return {}, value
+
+
+def _init_in_child(directory: Path) -> None:
+    """Make the CA in a process that ends at once, so that this one never holds a key."""
+    made = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "service.cli", "init", str(directory)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise CommandError(made.stderr.strip().removeprefix("certlet: ") or "the CA could not be made")
+
+
+def _init(options: argparse.Namespace) -> None:
+    try:
+        hierarchy = ceremony.hold(
+            options.name,
+            secrets.token_hex(3),
+            options.key,
+            datetime.now(UTC),
+            [*options.permit_dns, *options.permit_ip],
+        )
+        passphrase = os.environ.get(CA_PASSPHRASE)
+        file.save(options.directory, hierarchy, passphrase.encode() if passphrase else None)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    except FileExistsError as error:
+        raise CommandError(str(error.filename or error)) from error
+    _say(f"Made a CA in {options.directory}. Move {options.directory / file.ROOT_KEY} to a safe place:")
+    _say("it is not needed for issuing.")
+
+
+def _key_add(options: argparse.Namespace) -> None:
+    value = os.environ.get(API_KEY) or usage.generate()
+    usage.KeyFile(options.ca / KEY_FILE).add(options.name, value)
+    if not os.environ.get(API_KEY):
+        print(value)  # noqa: T201 - the one time that it is shown
+
+
+def _key_list(options: argparse.Namespace) -> None:
+    for name, digest in usage.KeyFile(options.ca / KEY_FILE).read().items():
+        print(f"{digest}  {name}")  # noqa: T201
+
+
+def _key_remove(options: argparse.Namespace) -> None:
+    usage.KeyFile(options.ca / KEY_FILE).remove(options.name)
+
+
+def _sign(options: argparse.Namespace) -> None:
+    api_key = options.api_key or os.environ.get(API_KEY)
+    if not api_key:
+        raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
+    data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    signed = client.sign(options.url, api_key, _text(data), options.profile)
+    for note in signed.notes:
+        sys.stderr.write(f"note: {note}\n")
+    bundle = signed.crt_pem + signed.chain_pem
+    if options.out:
+        Path(options.out).write_text(bundle, encoding="ascii")
+    else:
+        sys.stdout.write(bundle)
+
+
+def _text(data: bytes) -> str:
+    """A request as JSON carries it: text as it is, DER in base64."""
+    return data.decode() if data.isascii() else base64.b64encode(data).decode()
+
+
+def _openapi(options: argparse.Namespace) -> None:
+    rendered = contract.importable(contract.load(), options.region, options.account, options.function)
+    json.dump(rendered, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:  # noqa: PLR2004 - TCP's bound
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 64:  # noqa: PLR2004 - more serve nobody
+        raise argparse.ArgumentTypeError("a number from 1 to 64")
+    return int(text)
+
+
+def _account(text: str) -> str:
+    if not text.isdigit() or len(text) != 12:  # noqa: PLR2004 - AWS's form
+        raise argparse.ArgumentTypeError("an AWS account id has 12 digits")
+    return text
+
+
+def _domain(text: str) -> str:
+    try:
+        return names.dns_name(text.removeprefix("."), "", wildcard=False)
+    except IssuanceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""`certlet serve`: the gateway, and the function behind it, each in processes of its own.
+
+The foreman has the environment, with the CA's passphrase in it. It starts the HTTP process without
+that, and the function's processes with it, and hands the gateway one end of a socket to each. So what
+speaks to the network can neither open the key nor read the passphrase, and still every process that
+crashes is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Final
+
+from service.gateway.server import Configuration
+
+SECRETS: Final = frozenset({"CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY"})
+_PATIENCE: Final = 40.0  # seconds for the gateway to end by itself; longer than its own
+
+
+class ServeError(Exception):
+    """The gateway did not start; the message says why, in one line."""
+
+
+class Foreman:
+    """Starts, replaces and ends processes at the gateway's word."""
+
+    def __init__(self, handler: str, environ: Mapping[str, str]) -> None:
+        """Begin with no process.
+
+        Args:
+            handler: the function, `module.function`.
+            environ: its environment, secrets and all.
+        """
+        self._handler = handler
+        self._environ = dict(environ)
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+
+    def run(self, configuration: Configuration, announce: Callable[[int], None]) -> int:
+        """Serve until SIGTERM or SIGINT.
+
+        Args:
+            configuration: for the gateway.
+            announce: called with the port once it is open.
+
+        Returns:
+            the gateway's exit status.
+
+        Raises:
+            ServeError: it did not start.
+        """
+        ours, theirs = socket.socketpair()
+        public = {name: value for name, value in self._environ.items() if name not in SECRETS}
+        gateway = _spawn("service.gateway.server", theirs, [], public)
+
+        def forward(number: int, _frame: FrameType | None) -> None:
+            gateway.send_signal(number)
+
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, forward)
+        try:
+            with ours:
+                ours.sendall(configuration.encode())
+                self._obey(ours, announce)
+            return gateway.wait(_PATIENCE)
+        finally:
+            self._dismiss_all()
+            gateway.kill()
+            gateway.wait()
+
+    def _obey(self, line: socket.socket, announce: Callable[[int], None]) -> None:
+        """Do what the gateway asks until it hangs up."""
+        with contextlib.suppress(ConnectionResetError), line.makefile("rb") as words:
+            for word in words:
+                message = json.loads(word)
+                if "failed" in message:
+                    raise ServeError(message["failed"])
+                if "port" in message:
+                    announce(message["port"])
+                else:
+                    self._hire(line, message["instead_of"])
+
+    def _hire(self, line: socket.socket, instead_of: int | None) -> None:
+        if instead_of in self._workers:
+            _end(self._workers.pop(instead_of))
+        ours, theirs = socket.socketpair()
+        process = _spawn("service.gateway.function", theirs, [self._handler], self._environ)
+        self._workers[process.pid] = process
+        with ours:
+            socket.send_fds(line, [json.dumps({"number": process.pid}).encode()], [ours.fileno()])
+
+    def _dismiss_all(self) -> None:
+        """Let each finish: its socket is closed already, so it ends by itself or is ended."""
+        for process in self._workers.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            _end(process)
+
+
+def _spawn(
+    module: str, end: socket.socket, arguments: list[str], environ: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    with end:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", module, str(end.fileno()), *arguments],
+            env={**environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            pass_fds=[end.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()

@@ -1,0 +1,182 @@
+"""Who may call, and how often: API keys by their SHA-256, and the usage plan's counts."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from service.gateway.contract import GatewayError, UsagePlan
+
+MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
+MAX_KEY_LENGTH: Final = 128
+PERIODS: Final = {"DAY": 86_400, "WEEK": 604_800, "MONTH": 2_592_000}  # seconds; a month is 30 days
+
+
+class KeyFileError(ValueError):
+    """The file of API keys cannot be used, or a key's name or value is not acceptable."""
+
+
+def digest(value: str) -> str:
+    """What is kept of an API key: its SHA-256, hexadecimal.
+
+    Raises:
+        KeyFileError: the value has not 30 to 128 visible ASCII characters.
+    """
+    visible = value.isascii() and value.isprintable() and " " not in value
+    if not visible or not MIN_KEY_LENGTH <= len(value) <= MAX_KEY_LENGTH:
+        raise KeyFileError(f"an API key has {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH} visible ASCII characters")
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+def generate() -> str:
+    """A new API key: 240 random bits, 40 characters."""
+    return secrets.token_urlsafe(30)
+
+
+class KeyFile:
+    """Names and SHA-256 of API keys, in a file of mode 0600. No key's value is ever in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, str]:
+        """Name -> SHA-256; nothing if there is no file.
+
+        Raises:
+            KeyFileError: the file cannot be read, or is not what `write` writes.
+        """
+        try:
+            keys = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise KeyFileError(f"{self.path} cannot be read as a file of API keys: {error}") from error
+        if not isinstance(keys, dict) or not all(isinstance(each, str) for each in keys.values()):
+            raise KeyFileError(f"{self.path} is not a file of API keys")
+        return keys
+
+    def add(self, name: str, value: str) -> None:
+        """Keep a key's digest under a name.
+
+        Raises:
+            KeyFileError: the name is taken or not acceptable, or the value is not.
+        """
+        if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
+            raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
+        keys = self.read()
+        if name in keys:
+            raise KeyFileError(f"there is a key of the name {name!r} already")
+        self._write({**keys, name: digest(value)})
+
+    def remove(self, name: str) -> None:
+        """Forget a key.
+
+        Raises:
+            KeyFileError: there is none of this name.
+        """
+        keys = self.read()
+        if name not in keys:
+            raise KeyFileError(f"there is no key of the name {name!r}")
+        del keys[name]
+        self._write(keys)
+
+    def _write(self, keys: Mapping[str, str]) -> None:
+        """Replace the file in one step, so that a running gateway never reads half of it."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self.path.with_name(self.path.name + ".new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(keys, file, indent=2)
+        draft.replace(self.path)
+
+
+class Keyring:
+    """The keys that are valid now: the file's, read again when it changes, and the environment's."""
+
+    def __init__(self, file: KeyFile | None, extra: Mapping[str, str]) -> None:
+        self._file = file
+        self._extra = dict(extra)
+        self._version: tuple[int, int, int] | None = None
+        self._keys: dict[str, str] = {}
+
+    def identify(self, value: str) -> str | None:
+        """The name of the key with this value; None if there is none. Constant-time in the value."""
+        self._refresh()
+        given = hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()
+        found = None
+        for name, known in self._keys.items():
+            if hmac.compare_digest(known, given):
+                found = name
+        return found
+
+    def _refresh(self) -> None:
+        version = None
+        if self._file is not None:
+            try:
+                stat = self._file.path.stat()
+                version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            except FileNotFoundError:
+                version = (0, 0, 0)
+        if self._keys and version == self._version:
+            return
+        self._version = version
+        self._keys = {**(self._file.read() if self._file else {}), **self._extra}
+
+
+@dataclass
+class _Use:
+    """How much one caller has left: tokens of the bucket, and the count of the period."""
+
+    tokens: float
+    at: float
+    period: int = 0
+    count: int = 0
+
+
+@dataclass
+class Meter:
+    """The usage plan, enforced: a token bucket and a quota for each key, one bucket for all public
+    operations together. Counts live in this process alone and begin anew with it.
+
+    Attributes:
+        plan: the figures.
+        monotonic: seconds that never go back.
+        wall: seconds since 1970, UTC, for the quota's periods.
+    """
+
+    plan: UsagePlan
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+    _uses: dict[str, _Use] = field(default_factory=dict)
+
+    def take(self, name: str | None) -> None:
+        """Count one request of a key, or of the public (None).
+
+        Raises:
+            GatewayError: THROTTLED or QUOTA_EXCEEDED; then it was not counted.
+        """
+        now = self.monotonic()
+        use = self._uses.setdefault(name or "", _Use(tokens=self.plan.burst, at=now))
+        use.tokens = min(self.plan.burst, use.tokens + (now - use.at) * self.plan.rate)
+        use.at = now
+        if use.tokens < 1:
+            raise GatewayError("THROTTLED")
+        if name is not None:
+            self._count(use)
+        use.tokens -= 1
+
+    def _count(self, use: _Use) -> None:
+        period = int(self.wall() // PERIODS[self.plan.period])
+        if period != use.period:
+            use.period, use.count = period, 0
+        if use.count >= self.plan.quota:
+            raise GatewayError("QUOTA_EXCEEDED")
+        use.count += 1

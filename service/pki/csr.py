@@ -1,0 +1,177 @@
+"""RFC 2986: bytes -> `CertificationRequest`, eager and total, with proof of possession.
+
+`cryptography` reads lazily: a forged signature, a malformed SAN or an unknown curve all load, and
+fail later. So `load` forces every field here, and whoever holds a `CertificationRequest` holds one
+that was read whole and whose sender has the private key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AttributeOID
+
+from service.pki import keys
+from service.pki.errors import BadCSR, BadPublicKey
+
+MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
+MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with some text around it
+
+# RFC 7468 3 and 7; `NEW` is what Windows certreq and Java's keytool write.
+_PEM: Final = re.compile(
+    rb"-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----\s(?P<body>[A-Za-z0-9+/=\s]*?)"
+    rb"-----END (?P=label)-----"
+)
+_PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+# A request is over 127 bytes long, so its second octet is never ASCII, as base64's always is.
+_SEQUENCE: Final = b"\x30"
+_LONG_LENGTH: Final = b"\x80"
+
+
+@asn1.sequence
+class _CertificationRequestInfo:  # RFC 2986 4.1
+    version: int
+    subject: asn1.TLV
+    subject_public_key_info: asn1.TLV
+    attributes: asn1.TLV
+
+
+@dataclass(frozen=True)
+class CertificationRequest:
+    """A certification request, read whole and proved. Made by `load` alone.
+
+    Attributes:
+        der: the request itself, DER.
+        subject: the subject as asked for, one (OID, text) for each attribute, in order.
+        public_key: the subject public key, of a kind and size that is certified.
+        subject_public_key_info: the key's DER; the certificate carries these very bytes.
+        extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
+        has_challenge_password: whether it carries a challengePassword; its value is never kept.
+    """
+
+    der: bytes
+    subject: tuple[tuple[x509.ObjectIdentifier, str], ...]
+    public_key: CertificatePublicKeyTypes
+    subject_public_key_info: bytes
+    extensions: tuple[x509.Extension[x509.ExtensionType], ...]
+    has_challenge_password: bool
+
+
+def load(data: bytes) -> CertificationRequest:
+    """Read a certification request: PEM with either header, DER, or base64 of the DER.
+
+    Text around the PEM block, CRLF and LF are allowed. The order is size, parse, signature
+    algorithm, key bounds, proof of possession, so that nothing is computed on a key that is out of
+    bounds.
+
+    Raises:
+        BadCSR: it is too large, malformed, holds no or several requests, or its signature is not
+            by the key it carries.
+        BadSignatureAlgorithm: it is signed with SHA-1 or another algorithm that proves nothing.
+        BadPublicKey: its key is of a kind, size or encoding that is not certified.
+    """
+    der = _der(data)
+    if len(der) > MAX_DER_BYTES:
+        raise BadCSR(f"the request has {len(der)} bytes; {MAX_DER_BYTES} are accepted", "csr")
+    try:
+        request = x509.load_der_x509_csr(der)
+        info = asn1.decode_der(_CertificationRequestInfo, request.tbs_certrequest_bytes)
+        spki = asn1.encode_der(info.subject_public_key_info)
+        signature_algorithm = request.signature_algorithm_oid
+        signature_hash = _signature_hash(request)
+        key_algorithm = request.public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
+        subject = tuple((attribute.oid, _text(attribute)) for attribute in request.subject)
+        extensions = tuple(request.extensions)
+        attributes = [attribute.oid for attribute in request.attributes]
+    except Exception as error:  # the library has no common class for what malformed bytes raise
+        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
+    keys.verify_signature_algorithm(signature_algorithm, signature_hash)
+    keys.verify_bounds(key_algorithm, spki)
+    public_key = _public_key(request, spki)
+    _verify_possession(request)
+    return CertificationRequest(
+        der=der,
+        subject=subject,
+        public_key=public_key,
+        subject_public_key_info=spki,
+        extensions=extensions,
+        has_challenge_password=AttributeOID.CHALLENGE_PASSWORD in attributes,
+    )
+
+
+def _der(data: bytes) -> bytes:
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadCSR(f"the request has {len(data)} bytes; {MAX_TEXT_BYTES} are accepted", "csr")
+    if data[:1] == _SEQUENCE and data[1:2] >= _LONG_LENGTH:
+        return data
+    blocks = list(_PEM.finditer(data))
+    if len(blocks) > 1:
+        raise BadCSR(f"there are {len(blocks)} certification requests; send one", "csr")
+    if not blocks and (other := _PEM_BEGIN.search(data)):
+        label = other.group(1).decode("ascii")
+        if "CERTIFICATE REQUEST" in label:
+            raise BadCSR("the PEM block is damaged: its base64 or its END line is wrong", "csr")
+        raise BadCSR(f"this is a {label}, not a CERTIFICATE REQUEST", "csr")
+    text = blocks[0].group("body") if blocks else data
+    if not text.strip():
+        raise BadCSR("there is no certification request in it", "csr")
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        what = "the PEM block's base64 is damaged" if blocks else "it is neither PEM, DER nor base64"
+        raise BadCSR(what, "csr") from error
+
+
+def _signature_hash(request: x509.CertificateSigningRequest) -> hashes.HashAlgorithm | None:
+    try:
+        return request.signature_hash_algorithm
+    except Exception:  # noqa: BLE001 - an unknown algorithm is refused by its OID, with its name
+        return None
+
+
+def _text(attribute: x509.NameAttribute[str | bytes]) -> str:
+    value = attribute.value
+    return value if isinstance(value, str) else value.hex()
+
+
+def _public_key(request: x509.CertificateSigningRequest, spki: bytes) -> CertificatePublicKeyTypes:
+    try:
+        public_key = request.public_key()
+        encoded = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except Exception as error:  # the library has no common class for what a bad key raises
+        raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
+    keys.kind_of(public_key)
+    if encoded != spki:  # the library rewrites compressed EC points: never certify another encoding
+        raise BadPublicKey(
+            "the key's encoding is not the usual one (a compressed point, or odd parameters), "
+            "and the certificate could not carry it unchanged",
+            "public_key",
+        )
+    return public_key
+
+
+def _verify_possession(request: x509.CertificateSigningRequest) -> None:
+    try:
+        proved = request.is_signature_valid
+    except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
+        proved = False
+    if not proved:
+        raise BadCSR(
+            "the signature is not by the key in the request: it was changed, damaged, or signed "
+            "with another key",
+            "signature",
+        )
+
+
+def _sentence(error: Exception) -> str:
+    first = str(error).partition("\n")[0][:120]
+    return first.encode("unicode_escape").decode("ascii") or type(error).__name__

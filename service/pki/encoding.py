@@ -1,0 +1,48 @@
+"""Values -> text and bytes: PEM, DER, PKCS#7 certs-only, readable text, hexadecimal, RFC 3339."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from OpenSSL import crypto
+
+
+def pem(certificates: Iterable[x509.Certificate]) -> str:
+    """PEM blocks one after another (RFC 7468 5)."""
+    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in certificates)
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    """The certificate itself."""
+    return certificate.public_bytes(Encoding.DER)
+
+
+def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
+    """A degenerate PKCS#7 SignedData that holds certificates alone (RFC 5652, RFC 5751 3.7), DER."""
+    return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
+
+
+def text(certificate: x509.Certificate) -> str:
+    """The certificate for people, as `openssl x509 -text` shows it."""
+    readable = crypto.X509.from_cryptography(certificate)
+    return crypto.dump_certificate(crypto.FILETYPE_TEXT, readable).decode("utf-8", "replace")
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the DER, 64 lower-case hexadecimal digits."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def serial(number: int) -> str:
+    """A serial number in lower-case hexadecimal, whole octets, as openssl prints it."""
+    digits = f"{number:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339, UTC, whole seconds: `2026-01-31T23:59:59Z`."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,124 @@
+"""The tree of refusals. Each class has a stable code and a sentence; none knows an HTTP status.
+
+Codes are RFC 8555 section 6.7's words where it has one. `service.web.problems` maps each class to a
+problem document (RFC 9457) in one table.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class IssuanceError(Exception):
+    """Nothing was issued.
+
+    `code` is stable and meant for programs; `title` is a sentence for people; `detail` says what
+    was wrong this time; `field` names the part of the request that it is about ('' for none).
+    """
+
+    code: ClassVar[str] = "serverInternal"
+    title: ClassVar[str] = "The certificate could not be issued."
+
+    def __init__(self, detail: str, field: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+    @property
+    def reasons(self) -> tuple[IssuanceError, ...]:
+        """Every single refusal that this one stands for."""
+        return (self,)
+
+
+class RequestError(IssuanceError):
+    """The request cannot be granted as it is: the client has to change it."""
+
+    code = "malformed"
+    title = "The request is not acceptable."
+
+
+class BadCSR(RequestError):
+    """The certification request is malformed, unproved, or asks for what no profile gives."""
+
+    code = "badCSR"
+    title = "The certification request is not acceptable."
+
+
+class BadSignatureAlgorithm(RequestError):
+    """The certification request is signed with an algorithm that proves nothing any more."""
+
+    code = "badSignatureAlgorithm"
+    title = "The certification request's signature algorithm is not accepted."
+
+
+class BadPublicKey(RequestError):
+    """The subject public key is of a kind, size or form that is not certified."""
+
+    code = "badPublicKey"
+    title = "The subject public key is not accepted."
+
+
+class RejectedIdentifier(RequestError):
+    """A name is malformed or not permitted."""
+
+    code = "rejectedIdentifier"
+    title = "A name in the request is not accepted."
+
+
+class UnknownProfile(RequestError):
+    """The request names a certificate profile that does not exist."""
+
+    code = "unknownProfile"
+    title = "There is no such certificate profile."
+
+
+class Refused(RequestError):
+    """Several refusals at once (RFC 8555's `compound`)."""
+
+    code = "compound"
+    title = "The request is refused for several reasons."
+
+    def __init__(self, reasons: tuple[RequestError, ...]) -> None:
+        super().__init__(f"{len(reasons)} reasons, each listed in errors.")
+        self._reasons = reasons
+
+    @property
+    def reasons(self) -> tuple[IssuanceError, ...]:
+        """Every single refusal that this one stands for."""
+        return self._reasons
+
+
+class NotPermitted(IssuanceError):
+    """The caller is unknown, or may not have what it asks for."""
+
+    code = "unauthorized"
+    title = "The caller may not have this."
+
+
+class IssuerError(IssuanceError):
+    """Our own fault: the issuer is misconfigured, or made a certificate that does not verify."""
+
+
+class IssuerUnavailable(IssuerError):
+    """The issuer cannot issue now: it is not loaded, not valid, or its log cannot be written."""
+
+    code = "unavailable"
+    title = "The certificate authority cannot issue at the moment."
+
+
+def refuse(reasons: list[RequestError]) -> None:
+    """Raise what was collected, all of it at once; return if there is nothing.
+
+    Raises:
+        RequestError: the one reason, or `Refused` holding them all.
+    """
+    if len(reasons) == 1:
+        raise reasons[0]
+    if reasons:
+        raise Refused(tuple(reasons))
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """Text from a stranger, fit for a sentence: escaped, quoted and cut to `limit` characters."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "'" + shown.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"

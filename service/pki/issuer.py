@@ -1,0 +1,168 @@
+"""The issuer: CA certificate + chain + private key, proved at construction. It signs and re-verifies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificatePublicKeyTypes,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from service.pki import constraints, keys
+from service.pki.errors import BadPublicKey, IssuerError
+from service.pki.names import Name
+
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
+_HANDLED: Final = (
+    x509.BasicConstraints,
+    x509.KeyUsage,
+    x509.ExtendedKeyUsage,
+    x509.NameConstraints,
+)
+
+
+class Issuer:
+    """A CA that can sign now and be verified later.
+
+    Attributes:
+        certificate: the issuing CA's certificate.
+        chain: the certificates above it, its issuer first, the self-signed root last; empty where
+            the issuing CA is the root.
+        not_before: when the last certificate of the chain begins, UTC.
+        not_after: when the first one of it ends, UTC.
+    """
+
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        chain: Sequence[x509.Certificate],
+        private_key: CertificateIssuerPrivateKeyTypes,
+    ) -> None:
+        """Prove that relying parties will accept what this issuer signs.
+
+        Raises:
+            IssuerError: the key is not the certificate's; or the chain is out of order, badly
+                signed, does not end in a self-signed root, or holds a certificate that is no CA,
+                may not sign certificates, has too short a pathLen or an unknown critical extension.
+        """
+        self.certificate = certificate
+        self.chain = tuple(chain)
+        self._private_key = private_key
+        path = (certificate, *self.chain)
+        _verify_path(path)
+        if _spki(certificate.public_key()) != _spki(private_key.public_key()):
+            raise IssuerError("the private key is not the one in the CA certificate")
+        self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
+        self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
+        self.authority_key_identifier = _authority_key_identifier(certificate)
+        constraining = [_extension(ca, x509.NameConstraints) for ca in path]
+        self._constraints = [each.value for each in constraining if each]
+        restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
+        self._usages = [each.value for each in restricting if each]
+        self._hash = keys.signature_hash(private_key.public_key())
+
+    @property
+    def root(self) -> x509.Certificate:
+        """The self-signed end of the chain: the trust anchor."""
+        return self.chain[-1] if self.chain else self.certificate
+
+    @property
+    def intermediates(self) -> tuple[x509.Certificate, ...]:
+        """What a TLS server sends after its own certificate: issuer first, no root."""
+        return (self.certificate, *self.chain)[:-1]
+
+    def name_violations(self, subject: x509.Name, names: Sequence[Name]) -> list[str]:
+        """What these names would violate in any nameConstraints of the chain, in sentences."""
+        return [
+            violation
+            for each in self._constraints
+            for violation in constraints.violations(each, subject, names)
+        ]
+
+    def may_issue_for(self, usage: x509.ObjectIdentifier) -> bool:
+        """Whether every extended key usage of the chain includes this one (or any)."""
+        return all(
+            usage in allowed or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in allowed
+            for allowed in self._usages
+        )
+
+    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Sign a certificate, and verify it before anyone sees it.
+
+        Raises:
+            IssuerError: the signature does not verify, or the certificate would outlive its issuer.
+        """
+        certificate = builder.sign(self._private_key, self._hash)
+        try:
+            certificate.verify_directly_issued_by(self.certificate)
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise IssuerError("the signature that was made does not verify") from error
+        outlives = certificate.not_valid_after_utc > self.not_after
+        if outlives or certificate.not_valid_before_utc < self.not_before:
+            raise IssuerError("the certificate would be valid while its issuer is not")
+        return certificate
+
+
+def _verify_path(path: Sequence[x509.Certificate]) -> None:
+    for depth, ca in enumerate(path):
+        _verify_ca(ca, depth)
+        above = path[depth + 1] if depth + 1 < len(path) else ca
+        try:
+            ca.verify_directly_issued_by(above)
+        except (InvalidSignature, ValueError, TypeError) as error:
+            what = "the certificate after it in the chain" if above is not ca else "itself"
+            raise IssuerError(f"{_name(ca)} is not issued by {what}") from error
+
+
+def _verify_ca(ca: x509.Certificate, depth: int) -> None:
+    """Prove that one certificate may stand `depth` places above the issuing CA (RFC 5280 6.1.4)."""
+    try:
+        keys.kind_of(ca.public_key())
+        extensions = list(ca.extensions)
+    except (ValueError, BadPublicKey) as error:
+        raise IssuerError(f"{_name(ca)} cannot be read: {error}") from error
+    for extension in extensions:
+        if extension.critical and not isinstance(extension.value, _HANDLED):
+            raise IssuerError(f"{_name(ca)} has a critical extension unknown here: {extension.oid}")
+    basic = _extension(ca, x509.BasicConstraints)
+    if basic is None or not basic.value.ca:
+        raise IssuerError(f"{_name(ca)} is not a CA")
+    if basic.value.path_length is not None and basic.value.path_length < depth:
+        raise IssuerError(f"{_name(ca)} has a pathLen too short for its place in the chain")
+    usage = _extension(ca, x509.KeyUsage)
+    if usage is None or not usage.value.key_cert_sign:
+        raise IssuerError(f"{_name(ca)} may not sign certificates")
+    if _extension(ca, x509.SubjectKeyIdentifier) is None:
+        raise IssuerError(f"{_name(ca)} has no subject key identifier")
+    # A certificate's issuer must be its issuer's subject, octet for octet (RFC 5280 4.1.2.4).
+    if ca.subject.public_bytes() not in ca.tbs_certificate_bytes:
+        raise IssuerError(f"{_name(ca)} has a subject that cannot be written again unchanged")
+
+
+def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The CA's subject key identifier, octet for octet: a hash of its key may be another value."""
+    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def _extension(ca: x509.Certificate, kind: type[_T]) -> x509.Extension[_T] | None:
+    try:
+        return ca.extensions.get_extension_for_class(kind)
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _spki(public_key: CertificatePublicKeyTypes) -> bytes:
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _name(ca: x509.Certificate) -> str:
+    return f"the CA certificate {ca.subject.rfc4514_string()!r}"

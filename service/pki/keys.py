@@ -1,0 +1,204 @@
+"""Which public keys and signature algorithms are good: policy as data, each figure with its source.
+
+Bounds come before arithmetic: an RSA modulus and exponent are measured in the DER, and a key that is
+out of bounds is never handed to the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificatePublicKeyTypes,
+)
+from cryptography.x509 import ObjectIdentifier
+from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
+
+from service.pki.errors import BadPublicKey, BadSignatureAlgorithm
+
+RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
+RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
+RSA_BITS_STEP: Final = 8  # CA/Browser Forum Baseline Requirements 6.1.5
+RSA_MIN_EXPONENT: Final = 2**16  # FIPS 186-5 A.1.1: 2^16 < e
+RSA_MAX_EXPONENT: Final = 2**64  # OpenSSL takes no larger one with a modulus over 3,072 bits
+
+
+class KeyKind(StrEnum):
+    """The kinds of key that are certified, and that a CA may have, by the names people use."""
+
+    RSA = "RSA"
+    P256 = "P-256"
+    P384 = "P-384"
+    P521 = "P-521"
+    ED25519 = "Ed25519"
+    ML_DSA_44 = "ML-DSA-44"
+    ML_DSA_65 = "ML-DSA-65"
+    ML_DSA_87 = "ML-DSA-87"
+
+
+_CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
+_SIMPLE: Final[dict[type, KeyKind]] = {
+    ed25519.Ed25519PublicKey: KeyKind.ED25519,
+    mldsa.MLDSA44PublicKey: KeyKind.ML_DSA_44,
+    mldsa.MLDSA65PublicKey: KeyKind.ML_DSA_65,
+    mldsa.MLDSA87PublicKey: KeyKind.ML_DSA_87,
+}
+_REFUSED: Final = {
+    PublicKeyAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",
+    PublicKeyAlgorithmOID.DSA: "DSA",
+    PublicKeyAlgorithmOID.ED448: "Ed448",
+    PublicKeyAlgorithmOID.X25519: "X25519",
+    PublicKeyAlgorithmOID.X448: "X448",
+}
+_ACCEPTED: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
+
+_SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_SIGNATURE_ALGORITHMS: Final = frozenset(
+    {
+        SignatureAlgorithmOID.RSA_WITH_SHA256,
+        SignatureAlgorithmOID.RSA_WITH_SHA384,
+        SignatureAlgorithmOID.RSA_WITH_SHA512,
+        SignatureAlgorithmOID.RSASSA_PSS,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+        SignatureAlgorithmOID.ED25519,
+        SignatureAlgorithmOID.ML_DSA_44,
+        SignatureAlgorithmOID.ML_DSA_65,
+        SignatureAlgorithmOID.ML_DSA_87,
+    }
+)
+
+
+@asn1.sequence
+class _SubjectPublicKeyInfo:  # RFC 5280 4.1
+    algorithm: asn1.TLV
+    subject_public_key: asn1.BitString
+
+
+@asn1.sequence
+class _RSAPublicKey:  # RFC 8017 A.1.1
+    modulus: int
+    public_exponent: int
+
+
+def verify_signature_algorithm(
+    algorithm: ObjectIdentifier, hash_algorithm: hashes.HashAlgorithm | None
+) -> None:
+    """Refuse a certification request's signature algorithm that proves nothing (SHA-1, MD5, …).
+
+    Raises:
+        BadSignatureAlgorithm: it is none of RSA, RSA-PSS or ECDSA with SHA-2, Ed25519, ML-DSA.
+    """
+    hashed = algorithm != SignatureAlgorithmOID.RSASSA_PSS or isinstance(hash_algorithm, _SHA2)
+    if algorithm not in _SIGNATURE_ALGORITHMS or not hashed:
+        name = algorithm._name if algorithm._name != "Unknown OID" else algorithm.dotted_string  # noqa: SLF001 - the library's only name for it
+        raise BadSignatureAlgorithm(
+            f"{name} is not accepted; sign the request with SHA-256, SHA-384, SHA-512, Ed25519 or ML-DSA",
+            "signature_algorithm",
+        )
+
+
+def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> None:
+    """Refuse what is out of bounds in a DER SubjectPublicKeyInfo, before any arithmetic on it.
+
+    Raises:
+        BadPublicKey: the algorithm is refused by name, or the RSA figures are out of bounds.
+    """
+    if algorithm in _REFUSED:
+        raise _bad(f"{_REFUSED[algorithm]} keys are not accepted; {_ACCEPTED}")
+    if algorithm != PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5:
+        return
+    try:
+        info = asn1.decode_der(_SubjectPublicKeyInfo, subject_public_key_info)
+        numbers = asn1.decode_der(_RSAPublicKey, info.subject_public_key.as_bytes())
+    except ValueError as error:
+        raise _bad("the RSA public key is malformed") from error
+    _verify_rsa(numbers.modulus, numbers.public_exponent)
+
+
+def _verify_rsa(modulus: int, exponent: int) -> None:
+    bits = modulus.bit_length() if modulus > 0 else 0
+    if not RSA_MIN_BITS <= bits <= RSA_MAX_BITS:
+        raise _bad(f"the RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted")
+    if bits % RSA_BITS_STEP:
+        raise _bad(f"the RSA modulus has {bits} bits, which is not divisible by {RSA_BITS_STEP}")
+    if not modulus % 2:
+        raise _bad("the RSA modulus is even")
+    if not exponent % 2 or not RSA_MIN_EXPONENT < exponent < RSA_MAX_EXPONENT:
+        raise _bad("the RSA public exponent must be odd and between 2^16 and 2^64")
+
+
+def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
+    """The kind of a public key.
+
+    Raises:
+        BadPublicKey: it is of a kind that is not certified.
+    """
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return KeyKind.RSA
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        kind = _CURVES.get(public_key.curve.name)
+        if kind is None:
+            raise _bad(f"the curve {public_key.curve.name} is not accepted; {_ACCEPTED}")
+        return kind
+    for key_type, kind in _SIMPLE.items():
+        if isinstance(public_key, key_type):
+            return kind
+    raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
+
+
+def describe(public_key: CertificatePublicKeyTypes) -> str:
+    """A key in a word: `RSA-3072`, `P-256`, `ML-DSA-65`.
+
+    Raises:
+        BadPublicKey: it is of a kind that is not certified.
+    """
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return f"RSA-{public_key.key_size}"
+    return kind_of(public_key).value
+
+
+def signature_hash(
+    public_key: CertificatePublicKeyTypes,
+) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
+    """The hash that an issuer with this key signs with; None where the algorithm has its own."""
+    kind = kind_of(public_key)
+    if kind is KeyKind.P384:
+        return hashes.SHA384()
+    if kind is KeyKind.P521:
+        return hashes.SHA512()
+    return hashes.SHA256() if kind in (KeyKind.RSA, KeyKind.P256) else None
+
+
+def generate(name: str) -> CertificateIssuerPrivateKeyTypes:
+    """Make a private key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` … `ml-dsa-87`, in any case.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    return GENERATORS[name.lower()]()
+
+
+GENERATORS: Final[dict[str, Callable[[], CertificateIssuerPrivateKeyTypes]]] = {
+    "p-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "p-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "rsa-2048": lambda: rsa.generate_private_key(65537, 2048),
+    "rsa-3072": lambda: rsa.generate_private_key(65537, 3072),
+    "rsa-4096": lambda: rsa.generate_private_key(65537, 4096),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ml-dsa-44": mldsa.MLDSA44PrivateKey.generate,
+    "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
+    "ml-dsa-87": mldsa.MLDSA87PrivateKey.generate,
+}
+
+
+def _bad(detail: str) -> BadPublicKey:
+    return BadPublicKey(detail, "public_key")

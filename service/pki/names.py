@@ -1,0 +1,169 @@
+"""Subject alternative names as values (RFC 5280 4.2.1.6): read, normalise, compare."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from service.pki.errors import RejectedIdentifier, quoted
+
+MAX_NAMES: Final = 100
+
+_MAX_DNS_OCTETS: Final = 253  # RFC 1035 2.3.4, without the root's length octet
+_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
+_LOCAL_PART: Final = re.compile(
+    r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+)  # RFC 5321 4.1.2, Dot-string
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986 3.1
+_URI_TEXT: Final = re.compile(r"[!#-;=?-Z\[\]_a-z~%]+")  # RFC 3986 2: no spaces, quotes, controls
+_MAX_URI_OCTETS: Final = 2048  # the SPIFFE ID standard's bound, and browsers' in practice
+
+
+class NameKind(StrEnum):
+    """The kinds of name that can be certified; all other GeneralNames are refused."""
+
+    DNS = "dns"
+    IP = "ip"
+    EMAIL = "email"
+    URI = "uri"
+
+
+@dataclass(frozen=True)
+class Name:
+    """One name, normalised, so that equal names are equal values."""
+
+    kind: NameKind
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}:{self.value}"
+
+    def general_name(self) -> x509.GeneralName:
+        """The same as a GeneralName, to be put into a certificate."""
+        match self.kind:
+            case NameKind.DNS:
+                return x509.DNSName(self.value)
+            case NameKind.IP:
+                return x509.IPAddress(ipaddress.ip_address(self.value))
+            case NameKind.EMAIL:
+                return x509.RFC822Name(self.value)
+            case NameKind.URI:
+                return x509.UniformResourceIdentifier(self.value)
+
+
+def load(general_name: x509.GeneralName, field: str) -> Name:
+    """Read one GeneralName.
+
+    Raises:
+        RejectedIdentifier: it is of another kind, or not well formed.
+    """
+    match general_name:
+        case x509.DNSName():
+            return Name(NameKind.DNS, dns_name(general_name.value, field))
+        case x509.IPAddress():
+            return Name(NameKind.IP, _ip_address(general_name, field))
+        case x509.RFC822Name():
+            return Name(NameKind.EMAIL, _email(general_name.value, field))
+        case x509.UniformResourceIdentifier():
+            return Name(NameKind.URI, _uri(general_name.value, field))
+    kind = type(general_name).__name__
+    raise RejectedIdentifier(f"names of kind {kind} are not certified", field)
+
+
+def from_common_name(text: str) -> Name | None:
+    """The DNS name or IP address that a common name spells, if it spells one.
+
+    A DNS name has a dot here: `localhost` or `Anna` may be anything. It is not yet known to be well
+    formed; `load` it to know.
+    """
+    try:
+        return Name(NameKind.IP, str(ipaddress.ip_address(text)))
+    except ValueError:
+        pass
+    if "." in text and not re.search(r"[\s@:/]", text):
+        return Name(NameKind.DNS, text.lower())
+    return None
+
+
+def dns_name(text: str, field: str, *, wildcard: bool = True) -> str:
+    """A DNS name in A-labels, lower case; a wildcard only as the whole left-most label.
+
+    Raises:
+        RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 6125 6.4.3).
+    """
+    if not text.isascii():
+        raise RejectedIdentifier(f"{quoted(text)} is not in A-labels; write it as xn--… (RFC 5890)", field)
+    name = text.lower()
+    labels = name.split(".")
+    if wildcard and labels[0] == "*" and len(labels) > 1:
+        labels = labels[1:]
+    if len(name) > _MAX_DNS_OCTETS:
+        raise RejectedIdentifier(f"{quoted(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        raise RejectedIdentifier(_label_fault(text, labels), field)
+    if labels[-1].isdigit():
+        raise RejectedIdentifier(f"{quoted(text)} reads as an IP address, not a DNS name", field)
+    return name
+
+
+def _label_fault(text: str, labels: list[str]) -> str:
+    if not text:
+        return "an empty DNS name"
+    if text.endswith("."):
+        return f"{quoted(text)} ends with a dot"
+    if any("*" in label for label in labels):
+        return f"{quoted(text)}: a wildcard is allowed only as the whole left-most label"
+    return f"{quoted(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
+
+
+def _ip_address(name: x509.IPAddress, field: str) -> str:
+    if isinstance(name.value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        raise RejectedIdentifier(f"{name.value} is a network, not an address", field)
+    return str(name.value)
+
+
+def _email(text: str, field: str) -> str:
+    local, at, domain = text.rpartition("@")
+    if not at or not text.isascii() or not _LOCAL_PART.fullmatch(local):
+        raise RejectedIdentifier(f"{quoted(text)} is not an email address", field)
+    return f"{local}@{dns_name(domain, field, wildcard=False)}"
+
+
+def _uri(text: str, field: str) -> str:
+    scheme, colon, rest = text.partition(":")
+    well_formed = (
+        colon
+        and rest.strip("/")
+        and len(text) <= _MAX_URI_OCTETS
+        and _SCHEME.fullmatch(scheme)
+        and _URI_TEXT.fullmatch(rest)
+    )
+    if not well_formed:
+        raise RejectedIdentifier(f"{quoted(text)} is not an absolute URI (RFC 3986)", field)
+    if rest.startswith("//"):
+        _verify_authority(text, field)
+    return f"{scheme.lower()}:{rest}"
+
+
+def _verify_authority(text: str, field: str) -> None:
+    """RFC 5280 4.2.1.6: the host of a URI is a fully qualified domain name or an IP address."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from error
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        dns_name(host, field, wildcard=False)
+
+
+def uri_host(name: Name) -> str:
+    """The host of a URI name; '' if it has none."""
+    return urlsplit(name.value).hostname or ""

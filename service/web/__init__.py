@@ -1,0 +1,1 @@
+"""The service behind the gateway: Connexion and Flask, known to nobody else."""

@@ -1,0 +1,128 @@
+"""The WSGI application: Connexion routes the contract to the operations.
+
+No type of Connexion leaves this module, so that another framework could take its place here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import connexion
+import flask
+from connexion.resolver import Resolution, Resolver
+from werkzeug.exceptions import HTTPException
+
+from service import contract
+from service.authority import Authority
+from service.pki.errors import IssuanceError
+from service.web import principal, problems, requests
+from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, Operations
+
+BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY})
+EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
+
+_log = logging.getLogger(__name__)
+
+
+def create(
+    document: contract.Document, authority: Authority, api_key_names: Mapping[str, str]
+) -> flask.Flask:
+    """The application that answers a contract's operations.
+
+    Args:
+        document: the contract.
+        authority: what issues.
+        api_key_names: API key id -> name of the principal.
+    """
+    served = contract.for_function(document)
+    app = connexion.FlaskApp(__name__, options={"swagger_ui": False, "serve_spec": False})
+    app.app.request_class = _Request
+    app.add_api(
+        served,
+        resolver=_Resolver(contract.operations(served), Operations(authority, api_key_names)),
+        validator_map={"parameter": _Unchecked, "body": _Unchecked},
+    )
+    # Connexion's own handlers answer in its own words, so ours take their place.
+    app.app.error_handler_spec.clear()
+    app.app.register_error_handler(Exception, _unexpected)
+    app.app.register_error_handler(HTTPException, _http_error)
+    app.app.after_request(_allow_every_origin)
+    return app.app  # type: ignore[no-any-return]
+
+
+class _Request(flask.Request):
+    """No operation takes a form, so curl's default Content-Type is no reason to parse one."""
+
+    want_form_data_parsed = False
+
+
+class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
+    """operationId -> method of `Operations`, behind the check of the request and the problem table."""
+
+    def __init__(self, stated: Mapping[str, contract.Document], operations: Operations) -> None:
+        super().__init__()
+        self._stated = stated
+        self._operations = operations
+
+    def resolve(self, operation: Any) -> Resolution:  # noqa: ANN401 - Connexion is not typed
+        name = operation.operation_id
+        expectation = requests.Expectation(self._stated[name])
+        return Resolution(_answer(getattr(self._operations, name), expectation), name)
+
+
+def _answer(
+    perform: Callable[[Mapping[str, Any], requests.Accepted], flask.Response],
+    expectation: requests.Expectation,
+) -> Callable[[], flask.Response]:
+    def answer() -> flask.Response:
+        event = flask.request.environ.get(EVENT, {})
+        try:
+            return perform(event, expectation.check(flask.request))
+        except requests.MalformedError as error:
+            return problems.malformed(error.reasons, _instance())
+        except requests.UnsupportedMediaTypeError as error:
+            return problems.transport(415, f"This takes {error}.", _instance())
+        except requests.TooLargeError:
+            detail = f"A body of at most {requests.MAX_BODY_BYTES} bytes is accepted."
+            return problems.transport(413, detail, _instance())
+        except IssuanceError as error:
+            if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
+                _log.error("%s: %s", type(error).__name__, error.detail)
+            return problems.refusal(error, _instance())
+
+    return answer
+
+
+class _Unchecked:
+    """In place of Connexion's validators; `service.web.requests` says why."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+
+def _instance() -> str:
+    return f"urn:uuid:{principal.request_id(flask.request.environ.get(EVENT, {}))}"
+
+
+def _http_error(error: HTTPException) -> flask.Response:
+    """A path or method that the gateway would not have sent."""
+    if error.code not in (404, 405):
+        return problems.internal(_instance())
+    return problems.transport(error.code, "The contract has no such operation.", _instance())
+
+
+def _unexpected(error: Exception) -> flask.Response:
+    """A bare 500: whatever happened is for the log alone."""
+    _log.error("unexpected", exc_info=error)
+    return problems.internal(_instance())
+
+
+def _allow_every_origin(response: flask.Response) -> flask.Response:
+    """CORS: no cookie means anything here, so any page may ask."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    return response

@@ -1,0 +1,98 @@
+"""Refusals -> problem documents (RFC 9457), in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from flask import Response
+
+from service.pki import errors
+
+STATUS: Final[dict[type[errors.IssuanceError], int]] = {
+    errors.IssuanceError: 500,
+    errors.RequestError: 422,
+    errors.BadCSR: 422,
+    errors.BadSignatureAlgorithm: 422,
+    errors.BadPublicKey: 422,
+    errors.RejectedIdentifier: 422,
+    errors.UnknownProfile: 422,
+    errors.Refused: 422,
+    errors.NotPermitted: 403,
+    errors.IssuerError: 500,
+    errors.IssuerUnavailable: 503,
+}
+
+# Problems of HTTP alone, which the core does not know: status -> code and title.
+_TRANSPORT: Final = {
+    400: ("malformed", "The request is malformed."),
+    404: ("notFound", "There is nothing here."),
+    405: ("methodNotAllowed", "The method is not allowed here."),
+    413: ("tooLarge", "The request is too large."),
+    415: ("unsupportedMediaType", "The media type is not supported."),
+    500: ("serverInternal", "Something went wrong here."),
+}
+_RETRY_AFTER: Final = "60"  # seconds: how often an operator's repair is worth asking for
+_DETAIL_500: Final = "The fault is not in the request."
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that is wrong with a request."""
+
+    code: str
+    field: str
+    detail: str
+
+
+def refusal(error: errors.IssuanceError, instance: str) -> Response:
+    """The answer to a refusal. What is our own fault is told to the log alone."""
+    status = STATUS[type(error)]
+    detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
+    reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons]
+    response = _response(
+        status,
+        error.code,
+        error.title,
+        detail,
+        instance,
+        reasons if status == 422 else [],  # noqa: PLR2004
+    )
+    if status == 503:  # noqa: PLR2004
+        response.headers["Retry-After"] = _RETRY_AFTER
+    return response
+
+
+def malformed(faults: Sequence[Reason], instance: str) -> Response:
+    """400, with every fault of the request."""
+    detail = faults[0].detail if len(faults) == 1 else f"{len(faults)} faults, each listed in errors."
+    return _response(400, *_TRANSPORT[400], detail, instance, faults)
+
+
+def transport(status: int, detail: str, instance: str) -> Response:
+    """A problem of HTTP alone: 404, 405, 413, 415, or a bare 500."""
+    return _response(status, *_TRANSPORT[status], detail, instance, [])
+
+
+def internal(instance: str) -> Response:
+    """A bare 500 that says nothing of its cause."""
+    return transport(500, _DETAIL_500, instance)
+
+
+def _response(
+    status: int, code: str, title: str, detail: str, instance: str, reasons: Sequence[Reason]
+) -> Response:
+    problem: dict[str, object] = {
+        "type": f"/problems#{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "instance": instance,
+    }
+    if reasons:
+        problem["errors"] = [vars(reason) for reason in reasons]
+    body = json.dumps(problem, separators=(",", ":"))
+    return Response(body, status, {"Cache-Control": "no-store"}, content_type="application/problem+json")

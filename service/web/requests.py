@@ -1,0 +1,149 @@
+"""Whether a request is what the contract says: every fault of it at once.
+
+Connexion's own validators stop at the first fault, check no body that is not JSON, and would answer
+in their own words; so they are off, and this reads the same contract, once, when the app is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Request
+from jsonschema import Draft4Validator
+
+from service.pki.errors import quoted
+from service.web.problems import Reason
+
+MAX_BODY_BYTES: Final = 262_144
+_JSON: Final = "application/json"
+
+
+class UnsupportedMediaTypeError(Exception):
+    """The Content-Type is none of those that the operation takes; the message lists them."""
+
+
+class TooLargeError(Exception):
+    """The body is larger than `MAX_BODY_BYTES`."""
+
+
+class MalformedError(Exception):
+    """The request is not what the contract says."""
+
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What an operation may rely on: the query, and the body as JSON or as bytes."""
+
+    query: Mapping[str, str]
+    json: Mapping[str, Any]
+    body: bytes
+
+
+class Expectation:
+    """What one operation expects, read from the contract."""
+
+    def __init__(self, operation: Mapping[str, Any]) -> None:
+        """Compile the validators of an operation object, which holds no `$ref`."""
+        content = operation.get("requestBody", {}).get("content", {})
+        self._media_types = tuple(content)
+        self._body = Draft4Validator(content.get(_JSON, {}).get("schema", {}))
+        self._query = {
+            each["name"]: Draft4Validator(each["schema"])
+            for each in operation.get("parameters", ())
+            if each["in"] == "query"
+        }
+
+    def check(self, request: Request) -> Accepted:
+        """Read a request.
+
+        Raises:
+            TooLargeError: the body is larger than `MAX_BODY_BYTES`.
+            UnsupportedMediaTypeError: the Content-Type is none that the operation takes.
+            MalformedError: the query or the body is not what the contract says.
+        """
+        faults: list[Reason] = []
+        query = self._read_query(request, faults)
+        body = request.get_data(cache=False) if self._media_types else b""
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLargeError
+        if self._media_types and not body:
+            faults.append(_fault("", "the body is missing"))
+        elif self._media_types and request.mimetype not in self._media_types:
+            raise UnsupportedMediaTypeError(", ".join(self._media_types))
+        document = self._read_json(body, faults) if _JSON in self._media_types and body else {}
+        if faults:
+            raise MalformedError(faults)
+        return Accepted(query, document, body)
+
+    def _read_query(self, request: Request, faults: list[Reason]) -> dict[str, str]:
+        query: dict[str, str] = {}
+        for name, values in request.args.lists():
+            field = f"query.{name[:40]}"
+            if name not in self._query:
+                faults.append(_fault(field, f"there is no query parameter {quoted(name)}"))
+            elif len(values) > 1:
+                faults.append(_fault(field, "given more than once"))
+            else:
+                query[name] = values[0]
+                faults += [
+                    _fault(field, _sentence(error)) for error in self._query[name].iter_errors(values[0])
+                ]
+        return query
+
+    def _read_json(self, body: bytes, faults: list[Reason]) -> Mapping[str, Any]:
+        try:
+            document = json.loads(
+                body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            )
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            faults.append(_fault("", f"the body is not JSON: {quoted(reason, 160)}"))
+            return {}
+        faults += [
+            _fault(_path(error.absolute_path), _sentence(error)) for error in self._body.iter_errors(document)
+        ]
+        return document if isinstance(document, Mapping) else {}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice in one object")
+    return members
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class is not typed
+    """What is wrong, without repeating a body of any size."""
+    match error.validator:
+        case "additionalProperties":
+            unknown = sorted(set(error.instance) - set(error.schema.get("properties", {})))
+            return "unknown: " + ", ".join(quoted(name, 40) for name in unknown[:10])
+        case "required":
+            missing = [name for name in error.validator_value if name not in error.instance]
+            return "missing: " + ", ".join(missing)
+        case "type":
+            return f"this must be of type {error.validator_value}"
+        case "enum":
+            return f"{quoted(str(error.instance))} is none of: {', '.join(error.validator_value)}"
+        case "minLength" | "maxLength":
+            return f"it has {len(error.instance)} characters; {error.validator} is {error.validator_value}"
+    return f"{error.validator} {error.validator_value} is not kept"
+
+
+def _path(parts: Sequence[str | int]) -> str:
+    return ".".join(str(part)[:40] for part in parts)
+
+
+def _fault(field: str, detail: str) -> Reason:
+    return Reason("malformed", field.encode("unicode_escape").decode("ascii"), detail)

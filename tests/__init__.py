@@ -1,0 +1,1 @@
+"""The proofs. Each test's docstring states the law that it checks."""
