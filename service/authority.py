@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from service.audit import Event, Recorder
 from service.pki import csr, encoding, template
-from service.pki.errors import IssuanceError, IssuerUnavailable
+from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.pki.profile import Profiles
 from service.pki.template import Template
@@ -91,18 +91,20 @@ class Authority:
         """The issuer, whether or not it may issue now.
 
         Raises:
-            IssuerError: it cannot be had.
+            IssuerUnavailable: it cannot be had; the cause is for the log alone.
         """
-        return self._issuer()
+        try:
+            return self._issuer()
+        except IssuerError as error:
+            raise IssuerUnavailable("the CA cannot be loaded") from error
 
     def ready_issuer(self) -> Issuer:
         """The issuer, which is valid now and for an hour yet.
 
         Raises:
-            IssuerError: it cannot be had.
-            IssuerUnavailable: it is not valid now, or ends within the hour.
+            IssuerUnavailable: it cannot be had, is not valid now, or ends within the hour.
         """
-        issuer = self._issuer()
+        issuer = self.issuer()
         template.verify_time(issuer, self._clock())
         return issuer
 
@@ -112,9 +114,9 @@ class Authority:
         Raises:
             RequestError: the request cannot be granted, for every reason that it names.
             NotPermitted: the principal may not have it.
-            IssuerError: the issuer cannot be had, or what it signed does not verify.
-            IssuerUnavailable: it is not valid now, or the record cannot be written; then nothing
-                was signed, or what was signed is withheld.
+            IssuerError: what the issuer signed does not verify.
+            IssuerUnavailable: the issuer cannot be had or is not valid now, or the record cannot be
+                written; then nothing was signed, or what was signed is withheld.
         """
         now = self._clock()
         try:
@@ -127,7 +129,7 @@ class Authority:
     def _plan(self, order: Order, now: datetime) -> tuple[Issuer, Template]:
         request = csr.load(order.csr)
         profile = self.profiles.named(order.profile)
-        issuer = self._issuer()
+        issuer = self.issuer()
         return issuer, template.plan(request, profile, self.profiles, issuer, now)
 
     def _sign(self, order: Order, now: datetime, issuer: Issuer, planned: Template) -> Issued:

@@ -6,9 +6,10 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import awsgi
 import flask
@@ -20,6 +21,9 @@ from service.pki.profile import Profiles
 from service.settings import Settings
 from service.signers import file
 from service.web import app
+
+# What belongs to the connection, or is a length that the event's body no longer has.
+_NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -55,6 +59,8 @@ def prepare() -> None:
 @functools.cache
 def _settings() -> Settings:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    # The library warns, through the module, of common names of more than 64 octets; we count characters.
+    warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     logging.getLogger("connexion").setLevel(logging.ERROR)  # it warns of our many media types
     return Settings.from_environ(os.environ)
 
@@ -83,12 +89,16 @@ def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event as aws-wsgi needs it.
 
     aws-wsgi insists on `queryStringParameters`, loses repeated values of the query, takes the
-    server's port from a header, and finds headers by their exact spelling.
+    server's port from a header, and finds headers by their exact spelling; to WSGI `Content_Type` is
+    `Content-Type`, so no header with an underscore gets there.
     """
     query = event.get("multiValueQueryStringParameters") or {}
     pairs = [(name, value) for name, values in query.items() for value in values]
     single = event.get("queryStringParameters") or {}
-    headers = {name.title(): value for name, value in (event.get("headers") or {}).items()}
+    headers = {
+        name.title(): value
+        for name, value in (event.get("headers") or {}).items()
+        if name.title() not in _NOT_FORWARDED and "_" not in name
+    }
     headers.setdefault("X-Forwarded-Port", "443")
-    headers.pop("Content-Length", None)
     return {**event, "queryStringParameters": pairs or list(single.items()), "headers": headers}

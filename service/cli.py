@@ -7,7 +7,9 @@ import base64
 import ipaddress
 import json
 import os
+import re
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,10 +111,12 @@ def _serve(options: argparse.Namespace) -> int:
             f"{options.host} is not loopback, and API keys would cross the network in clear text: "
             "put a TLS proxy in front, or say --insecure-http"
         )
+    # From here on a signal unwinds, so that an ephemeral CA is never left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         if options.ephemeral:
             options.ca = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
-        directory = options.ca.resolve()
+        directory = Path(os.path.abspath(options.ca))  # noqa: PTH100 - resolve() fails on a loop of links
         if not file.exists(directory):
             _init_in_child(directory)
             kept = "until this server ends" if options.ephemeral else f"move {directory / file.ROOT_KEY} away"
@@ -162,8 +166,7 @@ def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
 def _init_in_child(directory: Path) -> None:
     """Make the CA in a process that ends at once, so that this one never holds a key."""
     made = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "service.cli", "init", str(directory)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [sys.executable, "-P", "-m", "service.cli", "init", str(directory)],
         capture_output=True,
         text=True,
         check=False,
@@ -173,6 +176,9 @@ def _init_in_child(directory: Path) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
+    passphrase = os.environ.get(CA_PASSPHRASE)
+    if passphrase == "":
+        raise CommandError(f"{CA_PASSPHRASE} is set but empty")
     try:
         hierarchy = ceremony.hold(
             options.name,
@@ -181,12 +187,9 @@ def _init(options: argparse.Namespace) -> None:
             datetime.now(UTC),
             [*options.permit_dns, *options.permit_ip],
         )
-        passphrase = os.environ.get(CA_PASSPHRASE)
-        file.save(options.directory, hierarchy, passphrase.encode() if passphrase else None)
+        file.save(options.directory, hierarchy, os.fsencode(passphrase) if passphrase else None)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    except FileExistsError as error:
-        raise CommandError(str(error.filename or error)) from error
     _say(f"Made a CA in {options.directory}. Move {options.directory / file.ROOT_KEY} to a safe place:")
     _say("it is not needed for issuing.")
 
@@ -224,7 +227,7 @@ def _sign(options: argparse.Namespace) -> None:
 
 def _text(data: bytes) -> str:
     """A request as JSON carries it: text as it is, DER in base64."""
-    return data.decode() if data.isascii() else base64.b64encode(data).decode()
+    return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
 
 
 def _openapi(options: argparse.Namespace) -> None:
@@ -258,7 +261,7 @@ def _count(text: str) -> int:
 
 
 def _account(text: str) -> str:
-    if not text.isdigit() or len(text) != 12:  # noqa: PLR2004 - AWS's form
+    if not re.fullmatch("[0-9]{12}", text):
         raise argparse.ArgumentTypeError("an AWS account id has 12 digits")
     return text
 

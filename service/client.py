@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 
@@ -38,23 +39,40 @@ def sign(url: str, api_key: str, csr: str, profile: str | None) -> Signed:
     Raises:
         ClientError: it is refused, or no service answers there.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
+    if not re.fullmatch(r"[!-~]{1,128}", api_key):
+        raise ClientError("an API key has at most 128 visible ASCII characters, without spaces")
     order = {"csr": csr, "text": False} | ({"profile": profile} if profile else {})
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        url.rstrip("/") + "/sign",
-        json.dumps(order).encode(),
-        {"Content-Type": "application/json", "x-api-key": api_key},
-    )
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
-            answer = json.load(response)
-        return Signed(answer["crt_pem"], answer["chain_pem"], tuple(answer["notes"]), answer["not_after"])
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+            url.rstrip("/") + "/sign",
+            json.dumps(order).encode(),
+            {"Content-Type": "application/json", "x-api-key": api_key},
+        )
+        opener = urllib.request.build_opener(_NoRedirects)
+        with opener.open(request, timeout=_TIMEOUT) as response:
+            return _signed(json.load(response))
     except urllib.error.HTTPError as error:
         raise ClientError(_explain(error)) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
         raise ClientError(f"no Certlet answers at {url}: {reason}") from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: following it would send the API key to whoever is named there."""
+
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
+        """Follow none."""
+
+
+def _signed(answer: Any) -> Signed:  # noqa: ANN401 - JSON
+    leaf, chain, not_after = (answer[name] for name in ("crt_pem", "chain_pem", "not_after"))
+    notes = tuple(answer["notes"])
+    if not all(isinstance(each, str) for each in (leaf, chain, not_after, *notes)):
+        raise TypeError("its answer is not the contract's")
+    return Signed(leaf, chain, notes, not_after)
 
 
 def _explain(error: urllib.error.HTTPError) -> str:
@@ -62,6 +80,6 @@ def _explain(error: urllib.error.HTTPError) -> str:
         problem: dict[str, Any] = json.load(error)
         lines = [f"{problem['title']} {problem['detail']} ({error.code} {problem['code']})"]
         lines += [f"  {each['field']}: {each['detail']}" for each in problem.get("errors", ())]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"the server answered {error.code} {error.reason}"
     return "\n".join(lines)

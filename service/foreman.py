@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -69,7 +68,10 @@ class Foreman:
             with ours:
                 ours.sendall(configuration.encode())
                 self._obey(ours, announce)
-            return gateway.wait(_PATIENCE)
+            status = gateway.wait(_PATIENCE)
+            if status < 0:
+                raise ServeError(f"the gateway was ended by signal {-status}")
+            return status
         finally:
             self._dismiss_all()
             gateway.kill()
@@ -88,8 +90,9 @@ class Foreman:
                     self._hire(line, message["instead_of"])
 
     def _hire(self, line: socket.socket, instead_of: int | None) -> None:
-        if instead_of in self._workers:
-            _end(self._workers.pop(instead_of))
+        for number, process in list(self._workers.items()):
+            if number == instead_of or process.poll() is not None:
+                _end(self._workers.pop(number))
         ours, theirs = socket.socketpair()
         process = _spawn("service.gateway.function", theirs, [self._handler], self._environ)
         self._workers[process.pid] = process
@@ -109,8 +112,9 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     with end:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", module, str(end.fileno()), *arguments],
-            env={**environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            # -P: never a module of the directory that somebody happens to serve from.
+            [sys.executable, "-P", "-m", module, str(end.fileno()), *arguments],
+            env=dict(environ),
             pass_fds=[end.fileno()],
             stdin=subprocess.DEVNULL,
         )

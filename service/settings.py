@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,6 @@ class Settings:
         passphrase = environ.get(CA_PASSPHRASE)
         return cls(
             ca=Path(environ[CA]),
-            ca_passphrase=passphrase.encode() if passphrase else None,
+            ca_passphrase=os.fsencode(passphrase) if passphrase else None,
             api_key_names=names,
         )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 JSON = Mapping[str, Any]
 """A part of a parsed OpenAPI document."""
@@ -100,15 +101,14 @@ class Contract:
     def __init__(self, document: JSON) -> None:
         self._responses: JSON = document.get("x-amazon-apigateway-gateway-responses", {})
         self._binary = tuple(document.get("x-amazon-apigateway-binary-media-types", ()))
-        self._routes = [
-            (_pattern(path), {route.method: route for route in _routes(document, path, item)})
+        routes = {
+            path: {route.method: route for route in _routes(document, path, item)}
             for path, item in document["paths"].items()
-        ]
-        self._exact = {
-            path: routes
-            for path, (_, routes) in zip(document["paths"], self._routes, strict=True)
-            if "{" not in path
         }
+        self._exact = {path: each for path, each in routes.items() if "{" not in path}
+        # A segment that matches itself comes before `{name}`, and that before `{name+}`.
+        templates = sorted(routes.keys() - self._exact.keys(), key=_precedence)
+        self._templates = [(*_pattern(path), routes[path]) for path in templates]
         plan = document.get("x-usage-plan")
         self.plan = UsagePlan(**plan) if plan else None
 
@@ -127,9 +127,9 @@ class Contract:
     def _find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
         if path in self._exact:
             return self._exact[path], {}
-        for pattern, routes in self._routes:
+        for pattern, names, routes in self._templates:
             if match := pattern.fullmatch(path):
-                return routes, match.groupdict()
+                return routes, dict(zip(names, map(unquote, match.groups()), strict=True))
         return {}, {}
 
     def gateway_response(self, kind: str) -> GatewayResponse:
@@ -188,11 +188,18 @@ def _routes(document: JSON, path: str, item: JSON) -> list[Route]:
     return found
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    """A path template as a pattern: `{name}` is one segment, `{name+}` the whole rest."""
-    parts, end = [], 0
+def _precedence(path: str) -> list[tuple[int, str]]:
+    return [
+        (2 if segment.endswith("+}") else 1 if segment.startswith("{") else 0, segment)
+        for segment in path.split("/")
+    ]
+
+
+def _pattern(path: str) -> tuple[re.Pattern[str], list[str]]:
+    """A path template as a pattern, and its parameters: `{name}` is a segment, `{name+}` the rest."""
+    parts, names, end = [], [], 0
     for match in _PARAMETER.finditer(path):
-        parts += [re.escape(path[end : match.start()])]
-        parts += [f"(?P<{match[1]}>{'.+' if match[2] else '[^/]+'})"]
+        parts += [re.escape(path[end : match.start()]), "(.+)" if match[2] else "([^/]+)"]
+        names.append(match[1])
         end = match.end()
-    return re.compile("".join(parts) + re.escape(path[end:]))
+    return re.compile("".join(parts) + re.escape(path[end:])), names

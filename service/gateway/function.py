@@ -63,6 +63,11 @@ class _Worker:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process hung up."""
+        return self._reader.at_eof()
+
     async def send(self, message: object) -> None:
         data = json.dumps(message, separators=(",", ":")).encode()
         self._writer.write(_LENGTH.pack(len(data)) + data)
@@ -110,7 +115,11 @@ class Function:
                 takes too long, DEFAULT_5XX if it crashes or raises.
         """
         try:
-            worker = await asyncio.wait_for(self._idle.get(), WAIT_FOR_IDLE)
+            async with asyncio.timeout(WAIT_FOR_IDLE):
+                worker = await self._idle.get()
+                while worker.is_gone:  # ended while it was idle: nothing was begun, nothing is lost
+                    self._replace(worker)
+                    worker = await self._idle.get()
         except TimeoutError:
             raise GatewayError("INTEGRATION_FAILURE") from None
         call = asyncio.ensure_future(self._call(worker, event, timeout))
@@ -144,7 +153,7 @@ class Function:
         while True:
             try:
                 self._idle.put_nowait(await self._ready(number))
-            except StartError as error:
+            except (StartError, OSError) as error:
                 _log.error("the function does not start: %s", error)
                 number = None
                 await asyncio.sleep(RETRY_START)
@@ -178,10 +187,12 @@ def main(arguments: list[str]) -> int:
 
     The module may have a `prepare()`, called once before the first event: Lambda's init phase.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gateway, which ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the gateway will end us
+        signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(arguments[0]))
     module_name, _, name = arguments[1].rpartition(".")
-    with connection, connection.makefile("rwb") as stream:
+    hung_up = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+    with connection, hung_up, connection.makefile("rwb") as stream:
         try:
             module = importlib.import_module(module_name)
             handler = getattr(module, name)
@@ -190,9 +201,8 @@ def main(arguments: list[str]) -> int:
             _write(stream, {"error": " ".join(str(error).split()) or type(error).__name__})
             return 1
         _write(stream, {"ready": True})
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while header := stream.read(_LENGTH.size):
-                _write(stream, _outcome(handler, json.loads(stream.read(*_LENGTH.unpack(header)))))
+        while header := stream.read(_LENGTH.size):
+            _write(stream, _outcome(handler, json.loads(stream.read(*_LENGTH.unpack(header)))))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import time
@@ -121,33 +120,45 @@ def proxy_answer(result: object, request: Request, contract: Contract) -> Answer
     Raises:
         GatewayError: the result is malformed: 502.
     """
-    malformed = GatewayError("DEFAULT_5XX", "Internal server error")
-    if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
-        raise malformed
-    body = result.get("body") or ""
-    headers = CIMultiDict[str]()
     try:
-        status = int(result["statusCode"])
-        for name, value in (result.get("headers") or {}).items():
-            headers[name] = _header_value(value)
-        for name, values in (result.get("multiValueHeaders") or {}).items():
-            headers.popall(name, None)
-            headers.extend((name, _header_value(value)) for value in values)
-        if not 100 <= status <= 599 or not isinstance(body, str):  # noqa: PLR2004 - HTTP's range
-            raise malformed
-        decode = result.get("isBase64Encoded") and contract.is_binary(request.accept)
+        status, headers, body, encoded = _read_result(result)
+        decode = encoded and contract.is_binary(request.accept)
         data = base64.b64decode(body, validate=True) if decode else body.encode("utf-8", "replace")
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        raise malformed from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise GatewayError("DEFAULT_5XX") from error
     answered = CIMultiDict[str]()
-    for name, value in headers.items():
+    for name, value in headers:
         moved = name.lower() in _REMAPPED
         answered.add(f"x-amzn-Remapped-{name}" if moved else name, value)
     answered.setdefault("Content-Type", "application/json")
     return Answer(status, answered, data)
 
 
-def _header_value(value: object) -> str:
+def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]:
+    """Status, headers, body, and whether it is base64; KeyError, TypeError or ValueError if malformed."""
+    if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
+        raise TypeError("a result has five members and no other")
+    status, body, encoded = result["statusCode"], result.get("body"), result.get("isBase64Encoded", False)
+    if not re.fullmatch("[2-5][0-9]{2}", str(status)) or isinstance(status, float):
+        raise ValueError("statusCode is an HTTP status")
+    if not isinstance(body, str | None) or not isinstance(encoded, bool):
+        raise TypeError("body is text, and isBase64Encoded a boolean")
+    multiple = {name: list(values) for name, values in (_object(result, "multiValueHeaders")).items()}
+    single = {name: [value] for name, value in _object(result, "headers").items() if name not in multiple}
+    pairs = [(name, _header(name, value)) for name, all_ in (single | multiple).items() for value in all_]
+    return int(status), pairs, body or "", encoded
+
+
+def _object(result: dict[str, Any], member: str) -> dict[str, Any]:
+    value = result.get(member) or {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{member} is an object")
+    return value
+
+
+def _header(name: str, value: object) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in _HOP_BY_HOP:
+        raise ValueError("a header's name is a token (RFC 9110 5.1)")
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float) or re.search(r"[\r\n\0]", str(value)):

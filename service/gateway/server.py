@@ -11,6 +11,8 @@ import socket
 import sys
 import time
 import uuid
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +66,8 @@ class Gateway:
     """One document, served."""
 
     def __init__(self, configuration: Configuration, function: Function) -> None:
+        self._active = 0
+        self._settled = asyncio.Event()
         self._contract = Contract(configuration.document)
         self._function = function
         self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
@@ -72,6 +76,28 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and log it."""
+        self._active += 1
+        self._settled.clear()
+        try:
+            return await self._handle(request)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._settled.set()
+
+    async def settle(self) -> None:
+        """Wait for the requests in flight, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            if self._active:
+                await asyncio.wait_for(self._settled.wait(), SHUTDOWN_TIMEOUT)
+
+    def malformed(self) -> web.Response:
+        """The answer to what is not HTTP."""
+        error = GatewayError("DEFAULT_4XX", "The request is not well-formed HTTP")
+        request_id = str(uuid.uuid4())
+        return _response(self._refusal(error, request_id), request_id)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         began = time.monotonic()
         request_id = str(uuid.uuid4())
         caller: list[str] = []
@@ -83,11 +109,7 @@ class Gateway:
             _log.exception("%s: the gateway failed", request_id)
             answer = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
         _access_log(request, request_id, caller, answer, time.monotonic() - began)
-        headers = CIMultiDict(answer.headers)
-        headers["x-amzn-RequestId"] = request_id
-        headers["Server"] = "certlet"
-        headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
-        return web.Response(status=answer.status, headers=headers, body=answer.body)
+        return _response(answer, request_id)
 
     async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> mapping.Answer:
         """Route, API key, usage plan, parameters, integration: API Gateway's order."""
@@ -129,6 +151,14 @@ class Gateway:
         return name
 
 
+def _response(answer: mapping.Answer, request_id: str) -> web.Response:
+    headers = CIMultiDict(answer.headers)
+    headers["x-amzn-RequestId"] = request_id
+    headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
+    headers["Server"] = "certlet"
+    return web.Response(status=answer.status, headers=headers, body=answer.body)
+
+
 def _require_parameters(route: Route, request: web.BaseRequest, url: URL) -> None:
     places = {"query": url.query, "header": request.headers}
     missing = [name for place, name in route.required if name not in places.get(place, {})]
@@ -142,6 +172,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
         return b""
     if (request.content_length or 0) > MAX_PAYLOAD:
         raise GatewayError("REQUEST_TOO_LARGE")
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
@@ -151,6 +183,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
                     raise GatewayError("REQUEST_TOO_LARGE")
     except TimeoutError:
         raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
     return bytes(body)
 
 
@@ -177,56 +211,96 @@ def _access_log(
         "bytes": len(answer.body),
         "milliseconds": round(took * 1000, 1),
     }
-    sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
+    with contextlib.suppress(OSError):  # an access log that nobody reads is no reason not to answer
+        sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 class Control:
     """The line to the foreman, who alone starts and ends processes."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, hung_up: Callable[[], None]) -> None:
+        """Listen to the line; `hung_up` is called when the foreman is gone."""
         self._line = line
-        self._turn = asyncio.Lock()
+        self._hung_up = hung_up
+        self._expected: deque[asyncio.Future[Process]] = deque()
+        asyncio.get_running_loop().add_reader(line, self._hear)
 
     async def hire(self, instead_of: int | None) -> Process:
-        """A new process of the function, in place of one that is ended."""
-        async with self._turn:
-            return await asyncio.get_running_loop().run_in_executor(None, self._hire, instead_of)
+        """A new process of the function, in place of one that is ended.
 
-    def _hire(self, instead_of: int | None) -> Process:
-        self._line.sendall(json.dumps({"instead_of": instead_of}).encode() + b"\n")
-        data, descriptors, _, _ = socket.recv_fds(self._line, 4096, 1)
-        if not descriptors:
-            raise StartError("the foreman is gone")
-        return Process(json.loads(data)["number"], socket.socket(fileno=descriptors[0]))
+        Raises:
+            OSError: the foreman is gone.
+        """
+        expected = asyncio.get_running_loop().create_future()
+        self._expected.append(expected)
+        self.report(instead_of=instead_of)
+        process: Process = await expected
+        return process
 
     def report(self, **news: object) -> None:
-        """Tell the foreman where we listen, or why we do not."""
+        """Tell the foreman what we want, where we listen, or why we do not."""
         self._line.sendall(json.dumps(news).encode() + b"\n")
+
+    def _hear(self) -> None:
+        """One process at a time: each message carries one descriptor, which ends a read."""
+        data, descriptors, _, _ = socket.recv_fds(self._line, 4096, 1)
+        if descriptors:
+            process = Process(json.loads(data)["number"], socket.socket(fileno=descriptors[0]))
+            self._expected.popleft().set_result(process)
+            return
+        asyncio.get_running_loop().remove_reader(self._line)
+        for expected in self._expected:
+            expected.set_exception(ConnectionResetError("the foreman is gone"))
+        self._hung_up()
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection; what is not HTTP gets a problem document too."""
+
+    malformed: Callable[[], web.Response]
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not be read as HTTP, and close."""
+        if status >= 500:  # noqa: PLR2004 - ours: `Gateway.handle` lets nothing through
+            return super().handle_error(request, status, exc, message)
+        response = self.malformed()
+        response.force_close()
+        return response
 
 
 async def serve(configuration: Configuration, line: socket.socket) -> int:
-    """Serve until SIGTERM or SIGINT; requests in flight are answered first."""
+    """Serve until SIGTERM, SIGINT or the foreman's end; requests in flight are answered first."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
-    control = Control(line)
+    control = Control(line, stop.set)
     function = Function(control.hire)
-    server = web.ServerRunner(
-        web.Server(Gateway(configuration, function).handle, access_log=None, logger=_log),
-        shutdown_timeout=SHUTDOWN_TIMEOUT,
-    )
+    gateway = Gateway(configuration, function)
+
+    def connection() -> _Connection:
+        made = _Connection(manager, loop=loop, access_log=None, auto_decompress=False)  # type: ignore[arg-type]  # as aiohttp itself calls it
+        made.malformed = gateway.malformed
+        return made
+
+    manager = web.Server(gateway.handle)
     try:
         await function.start(configuration.workers)
-        await server.setup()
-        site = web.TCPSite(server, configuration.host, configuration.port)
-        await site.start()
-    except (StartError, KeyFileError, OSError) as error:
+        listener = await loop.create_server(connection, configuration.host, configuration.port)
+    except (StartError, KeyFileError, OSError, UnicodeError) as error:
         control.report(failed=" ".join(str(error).split()))
         return 1
-    control.report(port=server.addresses[0][1])
+    control.report(port=listener.sockets[0].getsockname()[1])
     await stop.wait()
-    await server.cleanup()
+    listener.close()
+    await gateway.settle()
+    await manager.shutdown(1)
     await function.stop()
     return 0
 

@@ -113,7 +113,7 @@ class Keyring:
         given = hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()
         found = None
         for name, known in self._keys.items():
-            if hmac.compare_digest(known, given):
+            if hmac.compare_digest(known.encode(), given.encode()):
                 found = name
         return found
 
@@ -127,8 +127,8 @@ class Keyring:
                 version = (0, 0, 0)
         if self._keys and version == self._version:
             return
-        self._version = version
         self._keys = {**(self._file.read() if self._file else {}), **self._extra}
+        self._version = version
 
 
 @dataclass

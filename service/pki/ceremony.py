@@ -54,8 +54,10 @@ def hold(
             or an IP constraint alone excludes all names of the other kind.
 
     Raises:
-        ValueError: there is no such kind of key, or the name is too long.
+        ValueError: there is no such kind of key, or the name is empty or too long.
     """
+    if not name.strip():
+        raise ValueError("a CA needs a name")
     root_key, signing_key = keys.generate(key), keys.generate(key)
     root_name, signing_name = _dn(f"{name} Root CA {suffix}"), _dn(f"{name} Signing CA {suffix}")
     start = now.replace(microsecond=0) - BACKDATE

@@ -7,6 +7,7 @@ relying party does, when the certificate is already in use.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -17,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from service.pki import names
 from service.pki.names import Name, NameKind
 
+_HOST_LIKE: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)+", re.ASCII)
 _KINDS: Final = {
     NameKind.DNS: x509.DNSName,
     NameKind.IP: x509.IPAddress,
@@ -30,9 +32,10 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
     found = [
         f"{name} is outside what the CA is constrained to"
         for name in constrained(subject, sans)
-        if not _allowed(constraints, _KINDS[name.kind], partial(_within, name))
+        if not _allowed(constraints, _KINDS[name.kind], partial(_within, name), partial(_touches, name))
     ]
-    if subject.rdns and not _allowed(constraints, x509.DirectoryName, partial(_subject_within, subject)):
+    within = partial(_subject_within, subject)
+    if subject.rdns and not _allowed(constraints, x509.DirectoryName, within, within):
         found.append("the subject is outside what the CA is constrained to")
     return found
 
@@ -40,25 +43,25 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
 def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
     """The names that a verifier holds against the constraints.
 
-    OpenSSL takes a common name that looks like a host name for a DNS name where there is no DNS
-    name beside it, so that counts too.
+    OpenSSL takes a common name that looks like a host name, `10.0.0.1` too, for a DNS name where
+    there is no DNS name beside it, so that counts as well.
     """
     listed = list(sans)
     if any(name.kind is NameKind.DNS for name in listed):
         return listed
-    spelt = (
-        names.from_common_name(str(attribute.value))
-        for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    )
-    return listed + [name for name in spelt if name and name.kind is NameKind.DNS]
+    common_names = [str(attribute.value) for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return listed + [Name(NameKind.DNS, text.lower()) for text in common_names if _HOST_LIKE.fullmatch(text)]
 
 
 def _allowed(
-    constraints: x509.NameConstraints, kind: type, within: Callable[[x509.GeneralName], bool]
+    constraints: x509.NameConstraints,
+    kind: type,
+    within: Callable[[x509.GeneralName], bool],
+    touches: Callable[[x509.GeneralName], bool],
 ) -> bool:
     permitted = [base for base in constraints.permitted_subtrees or () if isinstance(base, kind)]
     excluded = [base for base in constraints.excluded_subtrees or () if isinstance(base, kind)]
-    return (not permitted or any(map(within, permitted))) and not any(map(within, excluded))
+    return (not permitted or any(map(within, permitted))) and not any(map(touches, excluded))
 
 
 def _within(name: Name, base: x509.GeneralName) -> bool:
@@ -68,7 +71,7 @@ def _within(name: Name, base: x509.GeneralName) -> bool:
                 ipaddress.ip_address(name.value) in base.value
             )
         case x509.DNSName():
-            return _under(name.value.removeprefix("*."), base.value.lower().removeprefix("."))
+            return _under(name.value.removeprefix("*."), base.value.lower())
         case x509.RFC822Name():
             return _mailbox_within(name.value, base.value)
         case x509.UniformResourceIdentifier():
@@ -76,7 +79,20 @@ def _within(name: Name, base: x509.GeneralName) -> bool:
     return False
 
 
+def _touches(name: Name, base: x509.GeneralName) -> bool:
+    """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
+    if name.kind is NameKind.DNS:
+        subtree = str(base.value).lower().removeprefix(".")
+        stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
+        return stands_for_it or _under(name.value.removeprefix("*."), subtree)
+    # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
+    return (name.kind is NameKind.URI and not names.uri_host(name)) or _within(name, base)
+
+
 def _under(host: str, subtree: str) -> bool:
+    """A leading dot asks for one more label at least, as OpenSSL has it."""
+    if subtree.startswith("."):
+        return host.endswith(subtree)
     return not subtree or host == subtree or host.endswith("." + subtree)
 
 
@@ -94,4 +110,12 @@ def _mailbox_within(mailbox: str, base: str) -> bool:
 
 
 def _subject_within(subject: x509.Name, base: x509.GeneralName) -> bool:
-    return isinstance(base, x509.DirectoryName) and (subject.rdns[: len(base.value.rdns)] == base.value.rdns)
+    if not isinstance(base, x509.DirectoryName):
+        return False
+    limit = [_folded(rdn) for rdn in base.value.rdns]
+    return [_folded(rdn) for rdn in subject.rdns][: len(limit)] == limit
+
+
+def _folded(rdn: x509.RelativeDistinguishedName) -> frozenset[tuple[str, str]]:
+    """Case and inner spaces do not count (RFC 5280 7.1)."""
+    return frozenset((each.oid.dotted_string, " ".join(str(each.value).casefold().split())) for each in rdn)

@@ -18,7 +18,6 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import AttributeOID
 
 from service.pki import keys
 from service.pki.errors import BadCSR, BadPublicKey
@@ -32,6 +31,11 @@ _PEM: Final = re.compile(
     rb"-----END (?P=label)-----"
 )
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+# RFC 2985 5.4.2, and what Windows calls it. The library reads one attribute and drops any other.
+_EXTENSION_REQUESTS: Final = (
+    x509.ObjectIdentifier("1.2.840.113549.1.9.14"),
+    x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),
+)
 # A request is over 127 bytes long, so its second octet is never ASCII, as base64's always is.
 _SEQUENCE: Final = b"\x30"
 _LONG_LENGTH: Final = b"\x80"
@@ -55,7 +59,7 @@ class CertificationRequest:
         public_key: the subject public key, of a kind and size that is certified.
         subject_public_key_info: the key's DER; the certificate carries these very bytes.
         extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
-        has_challenge_password: whether it carries a challengePassword; its value is never kept.
+        attributes: the kinds of its other attributes, such as challengePassword; never their values.
     """
 
     der: bytes
@@ -63,7 +67,7 @@ class CertificationRequest:
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
-    has_challenge_password: bool
+    attributes: tuple[x509.ObjectIdentifier, ...]
 
 
 def load(data: bytes) -> CertificationRequest:
@@ -91,7 +95,7 @@ def load(data: bytes) -> CertificationRequest:
         key_algorithm = request.public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
         subject = tuple((attribute.oid, _text(attribute)) for attribute in request.subject)
         extensions = tuple(request.extensions)
-        attributes = [attribute.oid for attribute in request.attributes]
+        attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
     keys.verify_signature_algorithm(signature_algorithm, signature_hash)
@@ -104,7 +108,7 @@ def load(data: bytes) -> CertificationRequest:
         public_key=public_key,
         subject_public_key_info=spki,
         extensions=extensions,
-        has_challenge_password=AttributeOID.CHALLENGE_PASSWORD in attributes,
+        attributes=attributes,
     )
 
 
@@ -129,6 +133,14 @@ def _der(data: bytes) -> bytes:
     except (binascii.Error, ValueError) as error:
         what = "the PEM block's base64 is damaged" if blocks else "it is neither PEM, DER nor base64"
         raise BadCSR(what, "csr") from error
+
+
+def _other_attributes(request: x509.CertificateSigningRequest) -> tuple[x509.ObjectIdentifier, ...]:
+    kinds = [attribute.oid for attribute in request.attributes]
+    others = tuple(oid for oid in kinds if oid not in _EXTENSION_REQUESTS)
+    if len(kinds) - len(others) > 1:
+        raise ValueError("it has several extensionRequest attributes")
+    return others
 
 
 def _signature_hash(request: x509.CertificateSigningRequest) -> hashes.HashAlgorithm | None:

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
 )
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.pki import constraints, keys
 from service.pki.errors import BadPublicKey, IssuerError
@@ -88,11 +87,11 @@ class Issuer:
         ]
 
     def may_issue_for(self, usage: x509.ObjectIdentifier) -> bool:
-        """Whether every extended key usage of the chain includes this one (or any)."""
-        return all(
-            usage in allowed or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in allowed
-            for allowed in self._usages
-        )
+        """Whether every extended key usage of the chain includes this very one.
+
+        OpenSSL takes anyExtendedKeyUsage in a CA certificate for no usage in particular, so do we.
+        """
+        return all(usage in allowed for allowed in self._usages)
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Sign a certificate, and verify it before anyone sees it.
@@ -125,7 +124,9 @@ def _verify_path(path: Sequence[x509.Certificate]) -> None:
 def _verify_ca(ca: x509.Certificate, depth: int) -> None:
     """Prove that one certificate may stand `depth` places above the issuing CA (RFC 5280 6.1.4)."""
     try:
-        keys.kind_of(ca.public_key())
+        public_key = ca.public_key()
+        keys.kind_of(public_key)
+        keys.verify_bounds(ca.public_key_algorithm_oid, _spki(public_key))
         extensions = list(ca.extensions)
     except (ValueError, BadPublicKey) as error:
         raise IssuerError(f"{_name(ca)} cannot be read: {error}") from error

@@ -76,6 +76,22 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
 )
 
 
+# Points of small order, for which anybody can make signatures, in all their encodings but for the sign
+# bit: y = 0, 1, -1 and the two y of order 8, and 0 and 1 again as p and p + 1 (RFC 8032 5.1.3).
+_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+
+
 @asn1.sequence
 class _SubjectPublicKeyInfo:  # RFC 5280 4.1
     algorithm: asn1.TLV
@@ -113,14 +129,20 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
     """
     if algorithm in _REFUSED:
         raise _bad(f"{_REFUSED[algorithm]} keys are not accepted; {_ACCEPTED}")
-    if algorithm != PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5:
-        return
     try:
         info = asn1.decode_der(_SubjectPublicKeyInfo, subject_public_key_info)
-        numbers = asn1.decode_der(_RSAPublicKey, info.subject_public_key.as_bytes())
+        key = info.subject_public_key.as_bytes()
+        if algorithm == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5:
+            numbers = asn1.decode_der(_RSAPublicKey, key)
+            _verify_rsa(numbers.modulus, numbers.public_exponent)
     except ValueError as error:
-        raise _bad("the RSA public key is malformed") from error
-    _verify_rsa(numbers.modulus, numbers.public_exponent)
+        raise _bad("the public key is malformed") from error
+    if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
+        raise _bad("the Ed25519 point is of small order: anybody can sign for it")
+
+
+def _without_sign(point: bytes) -> bytes:
+    return point[:31] + bytes(octet & 0x7F for octet in point[31:])
 
 
 def _verify_rsa(modulus: int, exponent: int) -> None:

@@ -21,7 +21,8 @@ _LOCAL_PART: Final = re.compile(
     r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 )  # RFC 5321 4.1.2, Dot-string
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986 3.1
-_URI_TEXT: Final = re.compile(r"[!#-;=?-Z\[\]_a-z~%]+")  # RFC 3986 2: no spaces, quotes, controls
+# RFC 3986 2: no spaces, quotes or controls; % begins two hexadecimal digits.
+_URI_TEXT: Final = re.compile(r"(?:[!#$&-;=?-Z\[\]_a-z~]|%[0-9A-Fa-f]{2})+")
 _MAX_URI_OCTETS: Final = 2048  # the SPIFFE ID standard's bound, and browsers' in practice
 
 
@@ -83,11 +84,12 @@ def from_common_name(text: str) -> Name | None:
     formed; `load` it to know.
     """
     try:
-        return Name(NameKind.IP, str(ipaddress.ip_address(text)))
+        if "%" not in text:  # a zone (RFC 4007 11) is no part of an address
+            return Name(NameKind.IP, str(ipaddress.ip_address(text)))
     except ValueError:
         pass
     if "." in text and not re.search(r"[\s@:/]", text):
-        return Name(NameKind.DNS, text.lower())
+        return Name(NameKind.DNS, text.lower() if text.isascii() else text)
     return None
 
 
@@ -158,6 +160,8 @@ def _verify_authority(text: str, field: str) -> None:
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
         raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from error
+    if parts.username is not None:  # verifiers disagree on where the host begins
+        raise RejectedIdentifier(f"{quoted(text)} has a malformed authority: it names a user", field)
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AttributeOID, NameOID
 
 from service.pki import names
 from service.pki.csr import CertificationRequest
@@ -35,6 +35,7 @@ _KEY_USAGE_BITS: Final = (
     "key_cert_sign",
     "crl_sign",
 )
+_AGREEMENT_BITS: Final = ("encipher_only", "decipher_only")
 _CA_BITS: Final = frozenset({"key_cert_sign", "crl_sign"})
 _RFC_5280_BITS: Final = {  # the RFC's spelling where it differs from the library's
     "content_commitment": "contentCommitment",
@@ -44,6 +45,8 @@ _RFC_5280_BITS: Final = {  # the RFC's spelling where it differs from the librar
     "key_agreement": "keyAgreement",
     "key_cert_sign": "keyCertSign",
     "crl_sign": "cRLSign",
+    "encipher_only": "encipherOnly",
+    "decipher_only": "decipherOnly",
 }
 _SHORT_NAMES: Final = {
     NameOID.COUNTRY_NAME: "C",
@@ -179,8 +182,9 @@ class _Draft:
         self.names: list[Name] = []
         self.notes: list[str] = []
         self.reasons: list[RequestError] = []
-        if request.has_challenge_password:
-            self.notes.append("challengePassword ignored")
+        for oid in request.attributes:
+            ignored = oid == AttributeOID.CHALLENGE_PASSWORD
+            self.notes.append("challengePassword ignored" if ignored else f"attribute {_label(oid)} left out")
 
     def read_names(self) -> None:
         """Honour every subject alternative name, or refuse it."""
@@ -236,12 +240,13 @@ class _Draft:
             return x509.Name([])
         if self.profile.is_for_servers:
             self._require_among_names(text)
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+        # RFC 5280 counts characters, as above; the library's own check would count octets.
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text, _validate=False)])
 
     def _require_among_names(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
-        folded = common_name.lower()
         spelt = names.from_common_name(common_name)
+        folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
         if any(name.value == folded or name == spelt for name in self.names):
             return
         if spelt is None:
@@ -295,6 +300,9 @@ class _Draft:
             if bit in _CA_BITS:
                 self._forbid("key_usage", f"{_RFC_5280_BITS[bit]}: only end entities are certified")
             else:
+                self.notes.append(f"key usage {_RFC_5280_BITS[bit]} left out")
+        for bit in _AGREEMENT_BITS:  # the library has them for key agreement alone
+            if asked.key_agreement and getattr(asked, bit):
                 self.notes.append(f"key usage {_RFC_5280_BITS[bit]} left out")
 
     def _read_extended_key_usage(self, asked: list[x509.ObjectIdentifier], profiles: Profiles) -> None:

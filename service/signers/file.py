@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final, cast, get_args
@@ -43,7 +44,7 @@ def load(directory: Path, passphrase: bytes | None) -> Issuer:
 def exists(directory: Path) -> bool:
     """Whether there is any part of a CA in the directory."""
     names = (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY)
-    return any((directory / name).exists() for name in names)
+    return any(os.path.lexists(directory / name) for name in names)
 
 
 def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> None:
@@ -51,11 +52,15 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
 
     Raises:
         FileExistsError: there is one of the files already; nothing is overwritten.
+        NotADirectoryError: the directory is a file.
         OSError: a file cannot be written.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if exists(directory):
-        raise FileExistsError(f"{directory} holds a CA already; nothing was changed")
+        raise FileExistsError(errno.EEXIST, "it holds a CA already; nothing was changed", str(directory))
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
     for name, data, mode in (
         (ROOT_KEY, _key_pem(hierarchy.root.private_key, passphrase), 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root.certificate]).encode(), 0o644),

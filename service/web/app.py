@@ -53,9 +53,16 @@ def create(
 
 
 class _Request(flask.Request):
-    """No operation takes a form, so curl's default Content-Type is no reason to parse one."""
+    """A request whose body nobody reads but `service.web.requests`.
+
+    No operation takes a form, so curl's default Content-Type is no reason to parse one; and Connexion
+    would parse JSON before the check, and fail on what is nested too deeply.
+    """
 
     want_form_data_parsed = False
+
+    def get_json(self, *_args: object, **_kwargs: object) -> None:
+        """Nothing, whatever the body."""
 
 
 class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
@@ -89,7 +96,7 @@ def _answer(
             return problems.transport(413, detail, _instance())
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
-                _log.error("%s: %s", type(error).__name__, error.detail)
+                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
             return problems.refusal(error, _instance())
 
     return answer

@@ -1,0 +1,129 @@
+"""A whole CA for tests, in memory: a real hierarchy, the contract's profiles, a clock that stands."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from service import contract
+from service.audit import Event
+from service.authority import Authority, Order, Principal, PrincipalKind
+from service.pki import ceremony
+from service.pki.issuer import Issuer
+from service.pki.profile import Profiles
+
+NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
+CALLER = Principal(PrincipalKind.API_KEY, "tests")
+
+ROOT, SIGNING = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+
+def name(text: str) -> x509.Name:
+    """A distinguished name of one common name."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def usage(*, cert_sign: bool) -> x509.KeyUsage:
+    """A CA's key usage."""
+    bits = dict.fromkeys(
+        ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"]
+        + ["key_agreement", "encipher_only", "decipher_only"],
+        False,
+    )
+    return x509.KeyUsage(key_cert_sign=cert_sign, crl_sign=True, **bits)
+
+
+def ca(**change: Any) -> x509.Certificate:  # noqa: ANN401 - parts of a certificate of any type
+    """A signing CA under ROOT, with one thing changed, or (value None) left out."""
+    parts: dict[str, Any] = {
+        "basic": x509.BasicConstraints(ca=True, path_length=0),
+        "usage": usage(cert_sign=True),
+        "ski": x509.SubjectKeyIdentifier.from_public_key(SIGNING.public_key()),
+    }
+    subject = change.pop("subject", "Signing")
+    issued_by, signer = change.pop("issuer", "Root"), change.pop("signer", ROOT)
+    public_key = change.pop("public_key", SIGNING.public_key())
+    start = change.pop("start", NOW - timedelta(days=1))
+    end = change.pop("end", NOW + timedelta(days=365))
+    critical = change.pop("critical", False)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject if isinstance(subject, x509.Name) else name(subject))
+        .issuer_name(name(issued_by))
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+    )
+    for part, value in {**parts, **change}.items():
+        if value is not None:
+            builder = builder.add_extension(value, critical=critical if part == "extra" else part != "ski")
+    return builder.sign(signer, hashes.SHA256())
+
+
+def root(**change: Any) -> x509.Certificate:  # noqa: ANN401 - as `ca`
+    """The self-signed root."""
+    usual = {
+        "subject": "Root",
+        "public_key": ROOT.public_key(),
+        "basic": x509.BasicConstraints(ca=True, path_length=1),
+        "ski": x509.SubjectKeyIdentifier.from_public_key(ROOT.public_key()),
+    }
+    return ca(**{**usual, **change})
+
+
+@functools.cache
+def document() -> contract.Document:
+    """The contract."""
+    return contract.load()
+
+
+def profiles() -> Profiles:
+    """The contract's profiles."""
+    return Profiles(document()["x-certificate-profiles"], contract.default_profile(document()))
+
+
+@functools.cache
+def hierarchy(key: str = "p-256", permitted: tuple[str, ...] = ()) -> ceremony.Hierarchy:
+    """A CA that was made ten days before `NOW`."""
+    subtrees = [ip_network(each) if "/" in each else each for each in permitted]
+    return ceremony.hold("Test", "0a1b2c", key, NOW - timedelta(days=10), subtrees)
+
+
+def issuer(key: str = "p-256", permitted: tuple[str, ...] = ()) -> Issuer:
+    """The issuer of such a CA."""
+    made = hierarchy(key, permitted)
+    return Issuer(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+
+
+class Log(list[Event]):
+    """A recorder that keeps what it is given."""
+
+    def kinds(self) -> list[str]:
+        """The kinds of event, in order."""
+        return [event.event for event in self]
+
+
+def authority(log: Log | None = None, now: datetime = NOW, of: Issuer | None = None) -> Authority:
+    """An authority whose clock stands at `now`."""
+    chosen = of or issuer()
+    record = (log if log is not None else Log()).append
+    return Authority(lambda: chosen, profiles(), lambda: now, record)
+
+
+def order(csr: bytes, profile: str | None = None) -> Order:
+    """A request to issue."""
+    return Order(csr, profile, CALLER, "b3f1c1de-0000-4000-8000-000000000000")
+
+
+def codes(error: object) -> Sequence[tuple[str, str]]:
+    """Code and field of each reason of a refusal."""
+    return [(each.code, each.field) for each in getattr(error, "reasons", ())]

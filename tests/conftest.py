@@ -1,0 +1,17 @@
+"""What several tests share: one running server, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import serving
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
+    """`certlet serve --ephemeral`, without its usage plan, for tests that only ask it."""
+    directory = tmp_path_factory.mktemp("server")
+    with serving.serving(directory, "--ephemeral", "--unlimited", "--workers", "2") as running:
+        yield running

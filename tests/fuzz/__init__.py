@@ -1,0 +1,1 @@
+"""Schemathesis, from the contract."""

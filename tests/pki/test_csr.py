@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import base64
+import functools
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AttributeOID, ExtensionOID, PublicKeyAlgorithmOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.pki import csr, keys
+from service.pki.errors import BadCSR, BadPublicKey, BadSignatureAlgorithm, RequestError
+from tests import csrs
+
+BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_every_certified_kind_of_key_is_read(kind: str) -> None:
+    """A request by any certified kind of key loads, with its names, from PEM and from DER alike."""
+    request = csrs.build(sans=["dns:a.example.com"], kind=kind)
+    loaded = csr.load(csrs.pem(request))
+    assert loaded == csr.load(csrs.der(request))
+    assert loaded.der == csrs.der(request)
+    assert loaded.subject == ((x509.NameOID.COMMON_NAME, "a.example.com"),)
+    assert [extension.oid for extension in loaded.extensions] == [ExtensionOID.SUBJECT_ALTERNATIVE_NAME]
+
+
+PEM = csrs.pem(csrs.build()).decode()
+DER = csrs.der(csrs.build())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEM,
+        PEM.replace("\n", "\r\n"),
+        PEM.replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"),
+        f"Subject: CN=x\n\n{PEM}\nand so on\n",
+        PEM.rstrip("\n"),
+        base64.b64encode(DER).decode(),
+        base64.encodebytes(DER).decode(),
+        base64.encodebytes(DER).decode().replace("\n", "\r\n"),
+    ],
+    ids=["lf", "crlf", "new", "text around", "no last newline", "base64", "wrapped base64", "crlf base64"],
+)
+def test_every_wrapping_in_the_wild_is_read(text: str) -> None:
+    """PEM with either header, CRLF or LF, text around it, or bare base64: all give the request."""
+    assert csr.load(text.encode()).subject == csr.load(PEM.encode()).subject
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "no certification request"),
+        (b" \r\n", "no certification request"),
+        (b"garbage!", "neither PEM, DER nor base64"),
+        (b"MIIB", "PKCS#10"),
+        (DER[:-1], "PKCS#10"),
+        (DER + b"\0", "PKCS#10"),
+        (PEM.encode() * 2, "2 certification requests"),
+        (PEM.replace("-----END", "----END").encode(), "damaged"),
+        (PEM.replace("MI", "M!", 1).encode(), "damaged"),
+        (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "this is a CERTIFICATE"),
+        (b"-----BEGIN EC PRIVATE KEY-----\nMIIB\n", "this is a EC PRIVATE KEY"),
+        (b"\xff" * 100, "neither PEM, DER nor base64"),
+        (b"A" * (csr.MAX_TEXT_BYTES + 1), "bytes"),
+        (b"\x30\x82" + b"A" * csr.MAX_DER_BYTES, "bytes"),
+    ],
+)
+def test_what_is_no_request_is_refused_with_the_reason(data: bytes, word: str) -> None:
+    """Whatever is not one certification request is badCSR, and says what it is instead."""
+    with pytest.raises(BadCSR, match=word):
+        csr.load(data)
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_no_proof_no_request(kind: str) -> None:
+    """A request whose signature is not by its own key is refused, for every kind of key."""
+    data = bytearray(csrs.der(csrs.build(cn="tampered.example.com", kind=kind)))
+    position = data.index(b"tampered")
+    data[position] ^= 1
+    with pytest.raises(BadCSR, match="not by the key"):
+        csr.load(bytes(data))
+
+
+def _signed_with(key: object, algorithm: hashes.HashAlgorithm | None) -> bytes:
+    return BLANK.sign(key, algorithm).public_bytes(Encoding.DER)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hashed", [hashes.SHA224(), hashes.SHA3_256()])
+def test_signature_algorithms_are_listed(hashed: hashes.HashAlgorithm) -> None:
+    """Only SHA-256, SHA-384 and SHA-512, Ed25519 and ML-DSA prove possession."""
+    with pytest.raises(BadSignatureAlgorithm):
+        csr.load(_signed_with(csrs.key("p-256"), hashed))
+
+
+@pytest.mark.parametrize("digest", ["-sha1", "-md5"])
+def test_sha1_is_an_algorithm_refused_not_a_forgery(tmp_path: Path, digest: str) -> None:
+    """A request signed with SHA-1 or MD5 is badSignatureAlgorithm: it proves nothing, but forges nothing."""
+    path = tmp_path / "old.csr"
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", digest]
+        + ["-subj", "/CN=a.example.com", "-out", str(path)],
+        check=True,
+        capture_output=True,
+    )
+    with pytest.raises(BadSignatureAlgorithm):
+        csr.load(path.read_bytes())
+
+
+def test_pss_by_an_ordinary_rsa_key_is_a_proof() -> None:
+    """RSASSA-PSS with SHA-256 by an rsaEncryption key is accepted; the key is what is certified."""
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    key = csrs.key("rsa-2048")
+    assert isinstance(key, rsa.RSAPrivateKey)
+    request = BLANK.sign(key, hashes.SHA256(), rsa_padding=pss)
+    assert csr.load(csrs.der(request)).public_key == key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("key", "hashed", "word"),
+    [
+        (lambda: rsa.generate_private_key(65537, 1024), hashes.SHA256(), "1024 bits"),
+        (lambda: rsa.generate_private_key(65537, 2052), hashes.SHA256(), "divisible by 8"),
+        (lambda: rsa.generate_private_key(3, 2048), hashes.SHA256(), "exponent"),
+        (lambda: ec.generate_private_key(ec.SECP256K1()), hashes.SHA256(), "secp256k1"),
+        (lambda: ec.generate_private_key(ec.SECP224R1()), hashes.SHA256(), "secp224r1"),
+    ],
+)
+def test_keys_out_of_bounds_are_bad_public_keys(key: object, hashed: object, word: str) -> None:
+    """Sizes, exponents and curves outside the policy are badPublicKey, with the figure."""
+    with pytest.raises(BadPublicKey, match=word):
+        csr.load(_signed_with(key(), hashed))  # type: ignore[operator,arg-type]
+
+
+def test_dsa_and_ed448_are_refused() -> None:
+    """DSA and Ed448 are not certified; whichever of algorithm and key is looked at first says so."""
+    with pytest.raises((BadSignatureAlgorithm, BadPublicKey)):
+        csr.load(_signed_with(dsa.generate_private_key(2048), hashes.SHA256()))
+    with pytest.raises((BadSignatureAlgorithm, BadPublicKey)):
+        csr.load(_signed_with(ed448.Ed448PrivateKey.generate(), None))
+
+
+def test_rsassa_pss_keys_are_refused_by_name(tmp_path: Path) -> None:
+    """An id-RSASSA-PSS key is named in its refusal: the library would rewrite its SubjectPublicKeyInfo."""
+    path = tmp_path / "pss.csr"
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048", "-nodes"]
+        + ["-keyout", "/dev/null", "-sha256", "-subj", "/CN=a.example.com", "-out", str(path)],
+        check=True,
+        capture_output=True,
+    )
+    with pytest.raises(BadPublicKey, match="id-RSASSA-PSS"):
+        csr.load(path.read_bytes())
+
+
+def _tlv(tag: int, *parts: bytes) -> bytes:
+    """A DER value of fewer than 65,536 octets (X.690 8.1.3)."""
+    body = b"".join(parts)
+    octets = len(body).to_bytes((len(body).bit_length() + 7) // 8 or 1, "big")
+    length = octets if len(body) < 128 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + body
+
+
+def _by_hand(form: PublicFormat = PublicFormat.UncompressedPoint, attributes: bytes = b"") -> bytes:
+    """A P-256 request with a point in this form and with these attributes, signed by its key."""
+    key = csrs.key("p-256")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    point = key.public_key().public_bytes(Encoding.X962, form)
+    algorithm = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
+    spki = _tlv(0x30, algorithm, _tlv(0x03, b"\0", point))
+    info = _tlv(0x30, bytes.fromhex("020100"), _tlv(0x30), spki, _tlv(0xA0, attributes))
+    signature = key.sign(info, ec.ECDSA(hashes.SHA256()))
+    return _tlv(0x30, info, bytes.fromhex("300a06082a8648ce3d040302"), _tlv(0x03, b"\0", signature))
+
+
+def test_a_key_is_certified_in_the_encoding_that_was_proved() -> None:
+    """A compressed EC point is refused, for the certificate would carry another SubjectPublicKeyInfo."""
+    assert csr.load(_by_hand()).subject == ()
+    with pytest.raises(BadPublicKey, match="encoding"):
+        csr.load(_by_hand(PublicFormat.CompressedPoint))
+
+
+def _with_modulus(original: bytes, modulus: int, exponent: int) -> bytes:
+    """The DER of a request with other RSA figures of the same length, and so a wrong signature."""
+    numbers = csrs.key("rsa-2048").public_key().public_numbers()  # type: ignore[union-attr]
+    old_n, old_e = numbers.n.to_bytes(256, "big"), b"\x02\x03\x01\x00\x01"  # type: ignore[union-attr]
+    assert old_n in original
+    assert old_e in original
+    new_e = b"\x02\x03" + exponent.to_bytes(3, "big")
+    return original.replace(old_n, modulus.to_bytes(256, "big")).replace(old_e, new_e)
+
+
+def test_a_bad_rsa_figure_is_never_a_bad_csr() -> None:
+    """An even modulus or a bad exponent is badPublicKey, found before any arithmetic and before proof."""
+    original = csrs.der(csrs.build(kind="rsa-2048"))
+    modulus = csrs.key("rsa-2048").public_key().public_numbers().n  # type: ignore[union-attr]
+    with pytest.raises(BadPublicKey, match="even"):
+        csr.load(_with_modulus(original, modulus - 1, 65537))
+    with pytest.raises(BadPublicKey, match="exponent"):
+        csr.load(_with_modulus(original, modulus, 65535))
+    with pytest.raises(BadPublicKey, match="exponent"):
+        csr.load(_with_modulus(original, modulus, 65538))
+
+
+def test_a_challenge_password_is_noticed_and_not_kept() -> None:
+    """A challengePassword is known to be there; its value is nowhere in the loaded request's repr."""
+    request = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22").sign(
+        csrs.key(),
+        hashes.SHA256(),
+    )
+    loaded = csr.load(csrs.der(request))
+    assert AttributeOID.CHALLENGE_PASSWORD in loaded.attributes
+    assert csr.load(DER).attributes == ()
+    assert "hunter22" not in repr(loaded).replace(repr(loaded.der), "")
+
+
+def test_a_second_extension_request_is_refused() -> None:
+    """Names in a second extensionRequest would be dropped without a word, so the request is refused."""
+    san = x509.SubjectAlternativeName([x509.DNSName("b.example")]).public_bytes()
+    extensions = _tlv(0x30, _tlv(0x30, bytes.fromhex("0603551d11"), _tlv(0x04, san)))
+    standard = _tlv(0x30, bytes.fromhex("06092a864886f70d01090e"), _tlv(0x31, extensions))
+    microsoft = _tlv(0x30, bytes.fromhex("060a2b06010401823702010e"), _tlv(0x31, extensions))
+    assert len(csr.load(_by_hand(attributes=standard)).extensions) == 1
+    assert len(csr.load(_by_hand(attributes=microsoft)).extensions) == 1
+    with pytest.raises(BadCSR, match="several extensionRequest"):
+        csr.load(_by_hand(attributes=standard + microsoft))
+
+
+def test_small_order_points_sign_for_anybody() -> None:
+    """An Ed25519 key of small order proves nothing, so it is badPublicKey, in every encoding."""
+    for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18):
+        for sign in (0, 1 << 255):
+            point = (y | sign).to_bytes(32, "little")
+            spki = _tlv(0x30, bytes.fromhex("300506032b6570"), _tlv(0x03, b"\0", point))
+            with pytest.raises(BadPublicKey, match="small order"):
+                keys.verify_bounds(PublicKeyAlgorithmOID.ED25519, spki)
+    keys.verify_bounds(
+        PublicKeyAlgorithmOID.ED25519,
+        csrs.key("ed25519").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    )
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x30\x82" + tail))
+def test_load_is_total(data: bytes) -> None:
+    """Whatever octets come in, `load` returns a request or raises a RequestError; nothing else."""
+    with pytest.raises(RequestError):
+        csr.load(data)
+
+
+@functools.cache
+def _original(kind: str) -> bytes:
+    return csrs.der(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"], kind=kind))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_load_is_total_on_mutated_requests(data: st.DataObject) -> None:
+    """A request with octets changed is refused with a reason; no mutation survives the proof."""
+    kind = data.draw(st.sampled_from(csrs.FAST_KINDS))
+    original = _original(kind)
+    mutated = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(mutated) - 1))
+        mutated[position] = data.draw(st.integers(0, 255))
+    if bytes(mutated) == original:
+        return
+    try:
+        loaded = csr.load(bytes(mutated))
+    except RequestError as refusal:
+        assert refusal.detail
+        return
+    # ECDSA and unused bits leave a few encodings of one signature: the content must be the same.
+    assert loaded.subject == csr.load(original).subject
+    assert loaded.subject_public_key_info == csr.load(original).subject_public_key_info

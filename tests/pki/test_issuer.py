@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from service.pki import keys, names
+from service.pki.errors import IssuerError
+from service.pki.issuer import Issuer
+from tests import authorities, csrs
+from tests.authorities import NOW, ROOT, SIGNING, ca, name, root, usage
+
+WEAK = rsa.generate_private_key(65537, 1024)
+
+
+def test_a_sound_chain_is_an_issuer() -> None:
+    """A signing CA and its root make an issuer, valid where all of its chain is."""
+    issuer = Issuer(ca(end=NOW + timedelta(days=9)), [root(start=NOW - timedelta(hours=1))], SIGNING)
+    assert issuer.not_after == (NOW + timedelta(days=9)).replace(microsecond=0)
+    assert issuer.not_before == (NOW - timedelta(hours=1)).replace(microsecond=0)
+    assert issuer.intermediates == (issuer.certificate,)
+    assert issuer.root.subject == name("Root")
+
+
+def test_a_root_alone_is_an_issuer() -> None:
+    """A self-signed CA may issue by itself; there are no intermediates then."""
+    issuer = Issuer(root(), [], ROOT)
+    assert issuer.intermediates == ()
+    assert issuer.root == issuer.certificate
+
+
+@pytest.mark.parametrize(
+    ("certificate", "chain", "key", "word"),
+    [
+        (ca(), [root()], ROOT, "not the one in the CA certificate"),
+        (ca(basic=None), [root()], SIGNING, "not a CA"),
+        (ca(basic=x509.BasicConstraints(ca=False, path_length=None)), [root()], SIGNING, "not a CA"),
+        (ca(usage=usage(cert_sign=False)), [root()], SIGNING, "may not sign"),
+        (ca(usage=None), [root()], SIGNING, "may not sign"),
+        (ca(ski=None), [root()], SIGNING, "no subject key identifier"),
+        (ca(), [root(basic=x509.BasicConstraints(ca=True, path_length=0))], SIGNING, "pathLen"),
+        (ca(signer=WEAK), [root(signer=WEAK, public_key=WEAK.public_key())], SIGNING, "1024 bits"),
+        (ca(), [], SIGNING, "not issued by itself"),
+        (ca(), [root(), ca()], SIGNING, "is not issued by"),
+        (ca(issuer="Other"), [root()], SIGNING, "is not issued by"),
+        (ca(signer=SIGNING), [root()], SIGNING, "is not issued by"),
+        (
+            ca(extra=x509.InhibitAnyPolicy(0), critical=True),
+            [root()],
+            SIGNING,
+            "critical extension unknown",
+        ),
+    ],
+)
+def test_an_unsound_issuer_is_refused(
+    certificate: x509.Certificate, chain: list[x509.Certificate], key: ec.EllipticCurvePrivateKey, word: str
+) -> None:
+    """What relying parties would refuse is refused when the issuer is made (RFC 5280 6.1)."""
+    with pytest.raises(IssuerError, match=word):
+        Issuer(certificate, chain, key)
+
+
+def test_an_extension_that_is_not_critical_may_be_unknown() -> None:
+    """The twin of the critical one: it does not matter (RFC 5280 4.2)."""
+    assert Issuer(ca(extra=x509.InhibitAnyPolicy(0)), [root()], SIGNING)
+
+
+def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:  # noqa: ANN401 - as `ca`
+    """A plain end-entity certificate, not yet signed."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name("leaf"))
+        .issuer_name(change.get("issuer_name", issuer.certificate.subject))
+        .public_key(csrs.key().public_key())
+        .serial_number(7)
+        .not_valid_before(change.get("start", issuer.not_before))
+        .not_valid_after(change.get("end", issuer.not_after))
+    )
+
+
+def test_nothing_outlives_its_issuer() -> None:
+    """No outside judge notices a leaf that is valid when its issuer is not, so the issuer refuses it."""
+    issuer = Issuer(ca(), [root()], SIGNING)
+    assert issuer.sign(leaf(issuer))
+    with pytest.raises(IssuerError, match="while its issuer is not"):
+        issuer.sign(leaf(issuer, end=issuer.not_after + timedelta(seconds=1)))
+    with pytest.raises(IssuerError, match="while its issuer is not"):
+        issuer.sign(leaf(issuer, start=issuer.not_before - timedelta(seconds=1)))
+
+
+def test_every_signature_is_verified() -> None:
+    """A signer that signs with another key, as a faulty one would, lets nothing out."""
+
+    class Faulty(ec.EllipticCurvePrivateKey):
+        """Says that it is SIGNING, and signs with ROOT: a fake that holds real keys."""
+
+        curve = property(lambda _self: SIGNING.curve)
+        key_size = property(lambda _self: SIGNING.key_size)
+
+        def public_key(self) -> ec.EllipticCurvePublicKey:
+            return SIGNING.public_key()
+
+        def sign(self, data: Any, signature_algorithm: Any) -> bytes:  # noqa: ANN401
+            return ROOT.sign(data, signature_algorithm)
+
+        def exchange(self, algorithm: Any, peer_public_key: Any) -> bytes:  # noqa: ANN401
+            raise NotImplementedError
+
+        def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
+            raise NotImplementedError
+
+        def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002, ANN401
+            raise NotImplementedError
+
+        def __copy__(self) -> Faulty:
+            return self
+
+        def __deepcopy__(self, memo: Any) -> Faulty:  # noqa: ANN401
+            return self
+
+    issuer = Issuer(ca(), [root()], Faulty())
+    with pytest.raises(IssuerError, match="does not verify"):
+        issuer.sign(leaf(issuer))
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_every_kind_of_ca_key_signs(kind: str) -> None:
+    """A CA may have any kind of key that is certified, and its certificates verify."""
+    issuer = authorities.issuer(kind)
+    certificate = issuer.sign(leaf(issuer))
+    certificate.verify_directly_issued_by(issuer.certificate)
+    expected = keys.signature_hash(issuer.certificate.public_key())
+    assert type(certificate.signature_hash_algorithm) is type(expected)
+
+
+def constrained(*, permitted: list[str] | None = None, excluded: list[str] | None = None) -> Issuer:
+    """An issuer under name constraints."""
+
+    def subtrees(texts: list[str] | None) -> list[x509.GeneralName] | None:
+        return [_subtree(each) for each in texts] if texts else None
+
+    limits = x509.NameConstraints(subtrees(permitted), subtrees(excluded))
+    return Issuer(ca(extra=limits, critical=True), [root()], SIGNING)
+
+
+def _subtree(text: str) -> x509.GeneralName:
+    kind, _, value = text.partition(":")
+    if kind == "ip":
+        return x509.IPAddress(ipaddress.ip_network(value))
+    if kind == "dn":
+        return x509.DirectoryName(name(value))
+    return csrs.general_name(text)
+
+
+@pytest.mark.parametrize(
+    ("permitted", "excluded", "asked", "allowed"),
+    [
+        (["dns:example.com"], None, "dns:example.com", True),
+        (["dns:example.com"], None, "dns:a.b.Example.com", True),
+        (["dns:example.com"], None, "dns:*.example.com", True),
+        (["dns:example.com"], None, "dns:badexample.com", False),
+        (["dns:example.com"], None, "dns:example.org", False),
+        (["dns:example.com"], None, "ip:10.0.0.1", True),
+        (["dns:.example.com"], None, "dns:a.example.com", True),
+        (["dns:.example.com"], None, "dns:example.com", False),
+        (None, ["dns:.example.com"], "dns:example.com", False),
+        (None, ["uri:example.com"], "uri:urn:x:y", False),
+        (None, ["uri:example.com"], "uri:https://example.org/", True),
+        (None, ["dns:bad.example.com"], "dns:good.example.com", True),
+        (None, ["dns:bad.example.com"], "dns:x.bad.example.com", False),
+        (None, ["dns:bad.example.com"], "dns:*.example.com", False),
+        (["dns:example.com"], ["dns:a.example.com"], "dns:a.example.com", False),
+        (None, ["dns:"], "dns:a.example.com", False),
+        (["ip:10.0.0.0/8"], None, "ip:10.255.0.1", True),
+        (["ip:10.0.0.0/8"], None, "ip:11.0.0.1", False),
+        (["ip:10.0.0.0/8"], None, "ip:2001:db8::1", False),
+        (None, ["ip:0.0.0.0/0", "ip:::/0"], "ip:2001:db8::1", False),
+        (["email:example.com"], None, "email:a@example.com", True),
+        (["email:example.com"], None, "email:a@sub.example.com", False),
+        (["email:.example.com"], None, "email:a@sub.example.com", True),
+        (["email:a@example.com"], None, "email:a@example.com", True),
+        (["email:a@example.com"], None, "email:b@example.com", False),
+        (["uri:example.com"], None, "uri:https://example.com/x", True),
+        (["uri:example.com"], None, "uri:https://a.example.com/x", False),
+        (["uri:.example.com"], None, "uri:https://a.example.com/x", True),
+        (["uri:example.com"], None, "uri:urn:x:y", False),
+    ],
+)
+def test_name_constraints(
+    permitted: list[str] | None, excluded: list[str] | None, asked: str, *, allowed: bool
+) -> None:
+    """RFC 5280 4.2.1.10, for each kind of name: within the permitted, and outside the excluded."""
+    issuer = constrained(permitted=permitted, excluded=excluded)
+    wanted = names.load(csrs.general_name(asked), "x")
+    assert bool(issuer.name_violations(x509.Name([]), [wanted])) is not allowed
+
+
+def test_subjects_are_constrained_too() -> None:
+    """A directoryName constraint holds the subject; an empty subject is outside none."""
+    issuer = constrained(permitted=["dn:leaf"])
+    assert not issuer.name_violations(name("leaf"), [])
+    assert not issuer.name_violations(x509.Name([]), [])
+    assert issuer.name_violations(name("other"), [])
+    assert not issuer.name_violations(name("LEAF "), [])
+    assert constrained(excluded=["dn:evil  twin"]).name_violations(name("Evil Twin"), [])
+
+
+def test_a_common_name_that_reads_as_a_host_is_constrained() -> None:
+    """OpenSSL holds such a common name against DNS constraints where there is no DNS name beside it."""
+    issuer = constrained(permitted=["dns:example.com"])
+    assert issuer.name_violations(name("evil.example.org"), [])
+    assert not issuer.name_violations(name("good.example.com"), [])
+    assert issuer.name_violations(name("10.0.0.1"), [])
+    assert not issuer.name_violations(name("Anna"), [])
+
+
+def test_extended_key_usages_of_the_chain_bind() -> None:
+    """A CA whose EKU is clientAuth may not issue for serverAuth; nor may one with anyExtendedKeyUsage."""
+    client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    limited = Issuer(ca(extra=client), [root()], SIGNING)
+    assert limited.may_issue_for(ExtendedKeyUsageOID.CLIENT_AUTH)
+    assert not limited.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
+    anything = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+    unclear = Issuer(ca(extra=anything), [root()], SIGNING)
+    assert not unclear.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.pki import names
+from service.pki.errors import RejectedIdentifier
+from service.pki.names import Name, NameKind
+from tests import csrs
+
+GOOD = [
+    ("dns:a.example.com", "dns:a.example.com"),
+    ("dns:A.Example.COM", "dns:a.example.com"),
+    ("dns:localhost", "dns:localhost"),
+    ("dns:*.example.com", "dns:*.example.com"),
+    ("dns:xn--bcher-kva.example", "dns:xn--bcher-kva.example"),
+    ("dns:1.2.3.example", "dns:1.2.3.example"),
+    ("dns:" + ".".join(["a" * 63] * 3 + ["b" * 61]), "dns:" + ".".join(["a" * 63] * 3 + ["b" * 61])),
+    ("ip:10.0.0.1", "ip:10.0.0.1"),
+    ("ip:2001:DB8::1", "ip:2001:db8::1"),
+    ("email:Anna.B+c@Example.com", "email:Anna.B+c@example.com"),
+    ("uri:spiffe://trust.example/workload/a", "uri:spiffe://trust.example/workload/a"),
+    ("uri:HTTPS://a.example:8443/x?y=%20#z", "uri:https://a.example:8443/x?y=%20#z"),
+    ("uri:https://[2001:db8::1]/", "uri:https://[2001:db8::1]/"),
+    (
+        "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+    ),
+]
+
+BAD = [
+    ("dns:", "empty"),
+    ("dns:a..example", "labels"),
+    ("dns:.example.com", "labels"),
+    ("dns:example.com.", "ends with a dot"),
+    ("dns:a_b.example", "labels"),
+    ("dns:-a.example", "labels"),
+    ("dns:a-.example", "labels"),
+    ("dns:a b.example", "labels"),
+    ("dns:a\x00.example", "labels"),
+    ("dns:a.example\n", "labels"),
+    ("dns:" + "a" * 64 + ".example", "labels"),
+    ("dns:" + ".".join(["a" * 63] * 4), "longer"),
+    ("dns:*", "wildcard"),
+    ("dns:a.*.example", "wildcard"),
+    ("dns:a*.example", "wildcard"),
+    ("dns:*.*.example", "wildcard"),
+    ("dns:10.0.0.1", "IP address"),
+    ("dns:2001:db8::1", "labels"),
+    ("email:a", "email"),
+    ("email:@example.com", "email"),
+    ("email:a@", "empty"),
+    ("email:a@*.example.com", "wildcard"),
+    ("email:.a@example.com", "email"),
+    ("email:a b@example.com", "email"),
+    ("email:a@b@example.com", "email"),
+    ("uri:relative/path", "absolute"),
+    ("uri:https:", "absolute"),
+    ("uri:https://", "absolute"),
+    ("uri://example.com/x", "absolute"),
+    ("uri:https://exa mple.com/", "absolute"),
+    ("uri:https://a_b.example/", "labels"),
+    ("uri:https://[::1/", "authority"),
+    ("uri:https://evil.example:80@good.example/", "names a user"),
+    ("uri:https://a.example/%zz", "absolute"),
+    ("uri:https://a.example:99999/", "authority"),
+    ("uri:javascript:alert('1')<x>", "absolute"),
+    ("uri:https://a.example/" + "a" * 2048, "absolute"),
+]
+
+
+@pytest.mark.parametrize(("given_name", "normal"), GOOD)
+def test_well_formed_names_are_normalised(given_name: str, normal: str) -> None:
+    """A well-formed name loads, in one spelling, and loads from its own GeneralName again."""
+    name = names.load(csrs.general_name(given_name), "x")
+    assert str(name) == normal
+    assert names.load(name.general_name(), "x") == name
+
+
+@pytest.mark.parametrize(("given_name", "word"), BAD)
+def test_malformed_names_are_refused_with_the_field(given_name: str, word: str) -> None:
+    """What RFC 5280 4.2.1.6 and RFC 1123 forbid is rejectedIdentifier, and names its field."""
+    with pytest.raises(RejectedIdentifier, match=word) as refusal:
+        names.load(csrs.general_name(given_name), "subject_alt_name[7]")
+    assert refusal.value.field == "subject_alt_name[7]"
+    assert refusal.value.detail.isascii() or "…" in refusal.value.detail
+    assert "\n" not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    "general_name",
+    [
+        x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
+        x509.DirectoryName(x509.Name([])),
+        x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),
+        x509.IPAddress(ipaddress.ip_network("10.0.0.0/8")),
+        x509.IPAddress(ipaddress.ip_network("2001:db8::/32")),
+    ],
+)
+def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
+    """Kinds of name other than DNS, IP address, email and URI, and networks, are not certified."""
+    with pytest.raises(RejectedIdentifier):
+        names.load(general_name, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.example", Name(NameKind.DNS, "a.example")),
+        ("A.Example", Name(NameKind.DNS, "a.example")),
+        ("10.0.0.1", Name(NameKind.IP, "10.0.0.1")),
+        ("2001:db8::1", Name(NameKind.IP, "2001:db8::1")),
+        ("fe80::1%eth0", None),
+        ("localhost", None),
+        ("Anna Beispiel", None),
+        ("Anna B. Cole", None),
+        ("a@b.example", None),
+        ("", None),
+    ],
+)
+def test_what_a_common_name_spells(text: str, expected: Name | None) -> None:
+    """A common name is a DNS name only with a dot in it, or an IP address; else it is just a name."""
+    assert names.from_common_name(text) == expected
+
+
+@given(st.text(max_size=80))
+def test_dns_names_are_total_and_safe(text: str) -> None:
+    """Any text is either refused or comes out as lower-case LDH labels of 1 to 63 octets."""
+    try:
+        name = names.dns_name(text, "x")
+    except RejectedIdentifier:
+        return
+    labels = name.removeprefix("*.").split(".")
+    assert all(0 < len(label) < 64 for label in labels)
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.*")

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from service.pki import csr, template
+from service.pki.errors import IssuerUnavailable, Refused, RequestError
+from service.pki.issuer import Issuer
+from tests import authorities, csrs
+from tests.authorities import NOW, SIGNING, ca, root
+
+PROFILES = authorities.profiles()
+
+
+def plan(
+    request: x509.CertificateSigningRequest, profile: str = "server", issuer: Issuer | None = None
+) -> template.Template:
+    """What would be issued."""
+    loaded = csr.load(csrs.der(request))
+    return template.plan(loaded, PROFILES.named(profile), PROFILES, issuer or authorities.issuer(), NOW)
+
+
+@pytest.mark.parametrize(
+    ("profile", "cn", "sans", "common_name", "given", "notes"),
+    [
+        ("server", "a.example.com", ["dns:a.example.com"], "a.example.com", ["dns:a.example.com"], []),
+        ("server", "a.example.com", [], "a.example.com", ["dns:a.example.com"], ["common name added"]),
+        ("server", "10.0.0.1", [], "10.0.0.1", ["ip:10.0.0.1"], ["common name added"]),
+        ("server", "2001:DB8::1", [], "2001:DB8::1", ["ip:2001:db8::1"], ["common name added"]),
+        ("server", "*.example.com", [], "*.example.com", ["dns:*.example.com"], ["common name added"]),
+        ("server", "A.Example.com", ["dns:a.example.COM"], "A.Example.com", ["dns:a.example.com"], []),
+        ("server", "localhost", ["dns:localhost"], "localhost", ["dns:localhost"], []),
+        ("server", None, ["dns:a.example.com"], None, ["dns:a.example.com"], []),
+        ("server", None, ["ip:10.0.0.1", "dns:b"], None, ["ip:10.0.0.1", "dns:b"], []),
+        ("server", None, ["dns:a.b", "dns:A.b"], None, ["dns:a.b"], ["twice"]),
+        ("peer", "a.example.com", ["uri:spiffe://x.y/z"], "a.example.com", ["uri:spiffe://x.y/z", "dns:a.example.com"], ["common name added"]),
+        ("client", "Anna Beispiel", [], "Anna Beispiel", [], []),
+        ("client", "a.example.com", [], "a.example.com", [], []),
+        ("client", "é" * 64, [], "é" * 64, [], []),
+        ("client", "<img src=x onerror=alert(1)>", [], "<img src=x onerror=alert(1)>", [], []),
+        ("client", None, ["email:a@b.example"], None, ["email:a@b.example"], []),
+    ],
+)  # fmt: skip
+def test_names_that_are_given(
+    profile: str,
+    cn: str | None,
+    sans: Sequence[str],
+    common_name: str | None,
+    given: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    """Every name is honoured; a server's common name is added to its SANs, with a note."""
+    planned = plan(csrs.build(cn, sans), profile)
+    subject = [str(each.value) for each in planned.subject]
+    assert subject == ([common_name] if common_name else [])
+    assert [str(each) for each in planned.names] == list(given)
+    assert len(planned.notes) == len(notes)
+    assert all(word in note for word, note in zip(notes, planned.notes, strict=True))
+
+
+CN, SAN0 = "subject.common_name", "subject_alt_name[0]"
+
+
+@pytest.mark.parametrize(
+    ("profile", "cn", "sans", "reasons"),
+    [
+        ("server", None, [], [("rejectedIdentifier", CN)]),
+        ("client", None, [], [("rejectedIdentifier", CN)]),
+        ("server", "localhost", [], [("rejectedIdentifier", CN)]),
+        ("server", "Anna", ["dns:a.example"], [("rejectedIdentifier", CN)]),
+        ("server", "a_b.example.com", [], [("rejectedIdentifier", CN)]),
+        ("server", "bücher.example", [], [("rejectedIdentifier", CN)]),
+        ("server", "a.*.example", [], [("rejectedIdentifier", CN)]),
+        ("server", "\u212aube.example", ["dns:kube.example"], [("rejectedIdentifier", CN)]),
+        ("server", "fe80::1%eth0", [], [("rejectedIdentifier", CN)]),
+        ("server", "a.example.com.", [], [("rejectedIdentifier", CN)]),
+        ("client", "x\ny", [], [("rejectedIdentifier", CN)]),
+        ("client", "x\x00y", [], [("rejectedIdentifier", CN)]),
+        ("client", "x\u2028y", [], [("rejectedIdentifier", CN)]),
+        ("server", None, ["email:a@b.example"], [("rejectedIdentifier", SAN0)]),
+        ("peer", None, ["email:a@b.example"], [("rejectedIdentifier", SAN0)]),
+        ("server", None, ["dns:a..b", "uri:x:y"], [("rejectedIdentifier", SAN0), ("rejectedIdentifier", "subject_alt_name[1]")]),
+        ("server", None, [f"dns:a{n}.example" for n in range(101)], [("rejectedIdentifier", "subject_alt_name")]),
+        ("server", "b.example", [f"dns:a{n}.example" for n in range(100)], [("rejectedIdentifier", CN)]),
+    ],
+)  # fmt: skip
+def test_names_that_are_refused(
+    profile: str, cn: str | None, sans: Sequence[str], reasons: list[tuple[str, str]]
+) -> None:
+    """One bad name refuses the whole request, and every bad name is listed with its field."""
+    with pytest.raises(RequestError) as refusal:
+        plan(csrs.build(cn, sans), profile)
+    assert authorities.codes(refusal.value) == reasons
+
+
+def test_a_hundred_names_are_honoured() -> None:
+    """The bound is a hundred, and a hundred are given, in order."""
+    asked = [f"dns:a{n}.example" for n in range(100)]
+    assert [str(each) for each in plan(csrs.build(None, asked)).names] == asked
+
+
+@pytest.mark.parametrize(("length", "fits"), [(64, True), (65, False)])
+def test_a_common_name_has_64_characters_at_most(length: int, *, fits: bool) -> None:
+    """RFC 5280 A.1, ub-common-name: characters, whatever their octets."""
+    loaded = csr.load(csrs.der(csrs.build("a")))
+    request = replace(loaded, subject=((NameOID.COMMON_NAME, "a" * length),))
+    profile = PROFILES.named("client")
+    if fits:
+        assert template.plan(request, profile, PROFILES, authorities.issuer(), NOW)
+        return
+    with pytest.raises(RequestError, match="65 characters"):
+        template.plan(request, profile, PROFILES, authorities.issuer(), NOW)
+
+
+def test_two_common_names_are_refused() -> None:
+    """More than one common name is ambiguous, and refused."""
+    two = [x509.NameAttribute(NameOID.COMMON_NAME, text) for text in ("a.example", "b.example")]
+    with pytest.raises(RequestError, match="2 common names"):
+        plan(csrs.build(subject=x509.Name(two), sans=["dns:a.example"]))
+
+
+def test_other_subject_attributes_are_left_out_and_named() -> None:
+    """openssl's defaults, and a hostile O=system:masters, are not certified; each is noted."""
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "AU"),
+            x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "Some-State"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "a.example.com"),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, "7"),
+        ]
+    )
+    planned = plan(csrs.build(subject=subject, sans=["dns:a.example.com"]))
+    assert planned.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a.example.com")])
+    assert planned.notes == (
+        "subject attribute C='AU' left out",
+        "subject attribute ST='Some-State' left out",
+        "subject attribute O='system:masters' left out",
+        "subject attribute 2.5.4.5='7' left out",
+    )
+
+
+def key_usage(**bits: bool) -> x509.KeyUsage:
+    """A key usage with these bits."""
+    names = ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"]
+    names += ["key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
+    return x509.KeyUsage(**{**dict.fromkeys(names, False), **bits})
+
+
+@pytest.mark.parametrize(
+    ("extension", "reasons"),
+    [
+        (x509.BasicConstraints(ca=True, path_length=None), [("badCSR", "extensions.basic_constraints")]),
+        (x509.BasicConstraints(ca=False, path_length=None), []),
+        (key_usage(key_cert_sign=True), [("badCSR", "extensions.key_usage")]),
+        (key_usage(crl_sign=True), [("badCSR", "extensions.key_usage")]),
+        (key_usage(digital_signature=True), []),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), []),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), [("badCSR", "extensions.extended_key_usage")]),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), [("badCSR", "extensions.extended_key_usage")]),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), [("badCSR", "extensions.extended_key_usage")]),
+    ],
+)  # fmt: skip
+def test_extensions_that_only_others_have(
+    extension: x509.ExtensionType, reasons: list[tuple[str, str]]
+) -> None:
+    """What belongs to a CA, or to another profile, is refused, not dropped; its harmless twin is not."""
+    request = csrs.build(extensions=[extension])
+    if not reasons:
+        assert plan(request)
+        return
+    with pytest.raises(RequestError) as refusal:
+        plan(request)
+    assert authorities.codes(refusal.value) == reasons
+
+
+def test_a_refused_usage_names_the_profile_that_has_it() -> None:
+    """Somebody who asks the wrong profile is told the right ones."""
+    asked = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    with pytest.raises(RequestError, match="the profile client or peer has it"):
+        plan(csrs.build(extensions=[asked]))
+    unknown = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+    with pytest.raises(RequestError, match="no profile has it"):
+        plan(csrs.build(extensions=[unknown]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "profile", "extension", "note"),
+    [
+        ("p-256", "server", key_usage(key_encipherment=True), "key usage keyEncipherment left out"),
+        ("rsa-2048", "server", key_usage(key_agreement=True), "key usage keyAgreement left out"),
+        ("p-256", "server", key_usage(content_commitment=True), "key usage contentCommitment left out"),
+        ("p-256", "peer", x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), "extended key usage clientAuth added by the profile"),
+        ("p-256", "server", x509.TLSFeature([x509.TLSFeatureType.status_request]), "extension TLSFeature left out"),
+        ("rsa-2048", "server", key_usage(key_agreement=True, encipher_only=True), "key usage keyAgreement left out, key usage encipherOnly left out"),
+        ("p-256", "server", x509.OCSPNoCheck(), "extension OCSPNoCheck left out"),
+        ("p-256", "server", x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), "extension 1.2.3.4 left out"),
+        ("p-256", "server", x509.SubjectKeyIdentifier(b"\1" * 20), "extension subjectKeyIdentifier left out"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_or_added_is_noted(
+    kind: str, profile: str, extension: x509.ExtensionType, note: str
+) -> None:
+    """Nothing is dropped or added without a word; cert-manager's keyEncipherment for EC is a note."""
+    planned = plan(csrs.build(sans=["dns:a.example.com"], extensions=[extension], kind=kind), profile)
+    assert ", ".join(planned.notes) == note
+
+
+def test_every_reason_at_once() -> None:
+    """Faults of names and of extensions are told together, each with its own code and field."""
+    request = csrs.build(
+        "Anna", ["dns:a..b", "dns:_x.example"], [x509.BasicConstraints(ca=True, path_length=None)]
+    )
+    with pytest.raises(Refused) as refusal:
+        plan(request)
+    assert authorities.codes(refusal.value) == [
+        ("rejectedIdentifier", "subject_alt_name[0]"),
+        ("rejectedIdentifier", "subject_alt_name[1]"),
+        ("rejectedIdentifier", "subject.common_name"),
+        ("badCSR", "extensions.basic_constraints"),
+    ]
+
+
+def test_name_constraints_of_the_ca_are_checked_before_signing() -> None:
+    """A name outside the CA's nameConstraints is 422, not a certificate that nobody accepts."""
+    issuer = authorities.issuer(permitted=("example.com", "10.0.0.0/8"))
+    assert plan(csrs.build("a.example.com", ["ip:10.1.2.3"]), issuer=issuer)
+    for cn, sans in (("a.example.org", []), (None, ["ip:192.0.2.1"]), ("a.example.com", ["dns:x.org"])):
+        with pytest.raises(RequestError, match="constrained"):
+            plan(csrs.build(cn, sans), issuer=issuer)
+
+
+def test_a_permitted_kind_excludes_the_other() -> None:
+    """A CA that is permitted DNS names alone names no address, and the reverse."""
+    dns_alone = authorities.issuer(permitted=("example.com",))
+    with pytest.raises(RequestError, match="constrained"):
+        plan(csrs.build(None, ["ip:10.0.0.1"]), issuer=dns_alone)
+    ip_alone = authorities.issuer(permitted=("10.0.0.0/8",))
+    with pytest.raises(RequestError, match="constrained"):
+        plan(csrs.build(None, ["dns:a.example.com"]), issuer=ip_alone)
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("profile", ["server", "client", "peer"])
+def test_what_a_certificate_holds(kind: str, profile: str) -> None:
+    """Every certificate has these extensions, critical where RFC 5280 says so, and no other."""
+    issuer = authorities.issuer()
+    request = csrs.build(sans=["dns:a.example.com"], kind=kind)
+    planned = plan(request, profile, issuer)
+    certificate = issuer.sign(planned.builder(issuer, 0x1234))
+    found = {each.oid: each for each in certificate.extensions}
+    assert {oid: each.critical for oid, each in found.items()} == {
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
+        ExtensionOID.BASIC_CONSTRAINTS: True,
+        ExtensionOID.KEY_USAGE: True,
+        ExtensionOID.EXTENDED_KEY_USAGE: False,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME: False,
+    }
+    assert found[ExtensionOID.BASIC_CONSTRAINTS].value == x509.BasicConstraints(ca=False, path_length=None)
+    assert found[ExtensionOID.KEY_USAGE].value == key_usage(
+        digital_signature=True, key_encipherment=kind.startswith("rsa")
+    )
+    expected = {
+        "server": [ExtendedKeyUsageOID.SERVER_AUTH],
+        "client": [ExtendedKeyUsageOID.CLIENT_AUTH],
+        "peer": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+    }
+    assert list(found[ExtensionOID.EXTENDED_KEY_USAGE].value) == expected[profile]
+    ski = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    aki = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert aki.key_identifier == ski.digest
+    assert aki.authority_cert_issuer is None
+    assert certificate.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
+    loaded = csr.load(csrs.der(request))
+    assert loaded.subject_public_key_info in certificate.tbs_certificate_bytes
+    assert certificate.serial_number == 0x1234
+
+
+def test_a_certificate_without_a_subject_has_critical_names() -> None:
+    """RFC 5280 4.2.1.6: with an empty subject the subjectAltName is critical."""
+    issuer = authorities.issuer()
+    certificate = issuer.sign(plan(csrs.build(None, ["dns:a.example.com"])).builder(issuer, 1))
+    assert certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
+    assert not certificate.subject.rdns
+
+
+def test_the_ca_s_own_identifier_is_copied() -> None:
+    """The AKI is the issuer's SKI octet for octet, even where that is no hash of its key."""
+    odd = x509.SubjectKeyIdentifier(b"chosen by somebody")
+    issuer = Issuer(ca(ski=odd), [root()], SIGNING)
+    certificate = issuer.sign(plan(csrs.build(), issuer=issuer).builder(issuer, 1))
+    aki = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert aki.key_identifier == b"chosen by somebody"
+
+
+def test_the_issuer_s_name_is_copied_octet_for_octet() -> None:
+    """A CA subject in PrintableString is the issuer in PrintableString (RFC 5280 4.1.2.4)."""
+    printable = x509.NameAttribute(NameOID.COMMON_NAME, "Signing", _ASN1Type.PrintableString)
+    odd = x509.Name([printable])
+    issuer = Issuer(ca(subject=odd), [root()], SIGNING)
+    signed = issuer.sign(plan(csrs.build(), issuer=issuer).builder(issuer, 1))
+    assert odd.public_bytes() in signed.tbs_certificate_bytes
+
+
+def test_validity_is_cut_to_the_chain_with_a_note() -> None:
+    """A default validity never outlives the chain: it is cut, and the cut is noted."""
+    issuer = Issuer(ca(), [root(end=NOW + timedelta(days=3))], SIGNING)
+    planned = plan(csrs.build(sans=["dns:a.example.com"]), issuer=issuer)
+    assert planned.not_after == issuer.not_after
+    assert planned.notes == (f"validity cut to the CA's own end, {issuer.not_after:%Y-%m-%dT%H:%M:%SZ}",)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "ready"),
+    [
+        (timedelta(days=-1), timedelta(minutes=61), True),
+        (timedelta(days=-1), timedelta(minutes=59), False),
+        (timedelta(days=-2), timedelta(days=-1), False),
+        (timedelta(seconds=2), timedelta(days=9), False),
+        (timedelta(seconds=-2), timedelta(days=9), True),
+    ],
+)
+def test_the_chain_s_life_binds(start: timedelta, end: timedelta, *, ready: bool) -> None:
+    """Outside the chain's life, and in its last hour, nothing is issued."""
+    issuer = Issuer(ca(start=NOW + start, end=NOW + end), [root(start=NOW - timedelta(days=9))], SIGNING)
+    if ready:
+        planned = plan(csrs.build(), issuer=issuer)
+        assert issuer.not_before <= planned.not_before < planned.not_after <= issuer.not_after
+        return
+    with pytest.raises(IssuerUnavailable):
+        plan(csrs.build(), issuer=issuer)

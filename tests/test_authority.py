@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import NoReturn
+
+import pytest
+from cryptography import x509
+
+from service import audit
+from service.audit import Event
+from service.authority import Authority
+from service.pki import encoding
+from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
+from service.pki.issuer import Issuer
+from tests import authorities, csrs
+from tests.authorities import NOW, Log, order
+
+GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+
+
+def test_a_certificate_and_its_record() -> None:
+    """One issue makes one intent and one result, of the same serial number, and a certificate."""
+    log = Log()
+    issued = authorities.authority(log).issue(order(GOOD))
+    assert log.kinds() == ["intent", "result"]
+    intent, result = log
+    assert intent.serial_number == result.serial_number == encoding.serial(issued.certificate.serial_number)
+    assert intent.fingerprint_sha256 == ""
+    assert result.fingerprint_sha256 == encoding.fingerprint(issued.certificate)
+    assert result.names == ("dns:a.example.com",)
+    assert result.principal == "tests"
+    issued.certificate.verify_directly_issued_by(issued.intermediates[0])
+
+
+def test_the_certificate_does_what_the_profile_says() -> None:
+    """Ninety days from five minutes ago, both ends included, whole seconds."""
+    certificate = authorities.authority().issue(order(GOOD)).certificate
+    start = NOW.replace(microsecond=0) - timedelta(minutes=5)
+    assert certificate.not_valid_before_utc == start
+    assert certificate.not_valid_after_utc == start + timedelta(days=90, seconds=-1)
+
+
+def test_serial_numbers_are_random_and_bounded() -> None:
+    """Positive, at most 20 octets (RFC 5280 4.1.2.2), and never the same."""
+    authority = authorities.authority()
+    numbers = {authority.issue(order(GOOD)).certificate.serial_number for _ in range(200)}
+    assert len(numbers) == 200
+    assert all(0 < number < 2**159 for number in numbers)
+    assert max(numbers).bit_length() > 150
+
+
+REFUSALS = {
+    "garbage": (b"garbage!", None, "badCSR"),
+    "forged": (GOOD[:100] + b"AAAA" + GOOD[104:], None, "badCSR"),
+    "profile": (GOOD, "admin", "unknownProfile"),
+    "name": (csrs.pem(csrs.build("localhost")), None, "rejectedIdentifier"),
+    "several": (csrs.pem(csrs.build("x", ["dns:_"])), None, "compound"),
+}
+
+
+@pytest.mark.parametrize(("csr", "profile", "code"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | None, code: str) -> None:
+    """A refusal leaves one line with every reason, and no intent."""
+    log = Log()
+    with pytest.raises(IssuanceError) as refusal:
+        authorities.authority(log).issue(order(csr, profile))
+    assert refusal.value.code == code
+    assert log.kinds() == ["refusal"]
+    assert len(log[0].reasons) == len(refusal.value.reasons)
+
+
+def broken_issuer() -> NoReturn:
+    """An issuer that cannot be had."""
+    raise IssuerUnavailable("the disk is gone")
+
+
+def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
+    """A failure is not kept: the next request issues, without a restart."""
+    answers: Iterator[Callable[[], Issuer]] = iter([broken_issuer, authorities.issuer])
+
+    def issuer() -> Issuer:
+        return next(answers)()
+
+    authority = Authority(issuer, authorities.profiles(), lambda: NOW, Log().append)
+    with pytest.raises(IssuerUnavailable):
+        authority.issue(order(GOOD))
+    assert authority.issue(order(GOOD)).certificate
+
+
+@pytest.mark.parametrize(("fails_at", "signed"), [(0, 0), (1, 1)])
+def test_without_a_record_no_certificate(fails_at: int, signed: int) -> None:
+    """If the intent cannot be written nothing is signed; if the result cannot, it is withheld."""
+
+    class Counting(Issuer):
+        """Counts what it signs."""
+
+        count = 0
+
+        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+            self.count += 1
+            return super().sign(builder)
+
+    made = authorities.hierarchy()
+    issuer = Counting(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+    written: list[Event] = []
+
+    def record(event: Event) -> None:
+        if len(written) == fails_at:
+            raise OSError(28, "No space left on device")
+        written.append(event)
+
+    authority = Authority(lambda: issuer, authorities.profiles(), lambda: NOW, record)
+    with pytest.raises(IssuerUnavailable, match="audit log"):
+        authority.issue(order(GOOD))
+    assert issuer.count == signed
+
+
+def test_readiness_follows_the_clock() -> None:
+    """Ready until an hour before the chain ends; not after, and not before it begins."""
+    issuer = authorities.issuer()
+    assert authorities.authority(now=issuer.not_after - timedelta(hours=1), of=issuer).ready_issuer()
+    for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
+        with pytest.raises(IssuerUnavailable):
+            authorities.authority(now=moment, of=issuer).ready_issuer()
+
+
+def test_the_clock_is_read_once_a_request() -> None:
+    """Two readings could disagree; one request has one time."""
+    readings = iter([NOW])
+    authority = Authority(authorities.issuer, authorities.profiles(), lambda: next(readings), Log().append)
+    assert authority.issue(order(GOOD))
+
+
+def test_a_line_cannot_be_forged() -> None:
+    """Control characters and newlines from a request stand escaped in one line of ASCII."""
+    event = Event("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')
+    line = audit.line(event)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert line.isascii()
+    assert b"\x1b" not in line
+    assert json.loads(line)["common_name"] == event.common_name
+
+
+def test_a_recorder_writes_whole_lines() -> None:
+    """A write that fails, or takes a part of a line, is an OSError."""
+    read, write = os.pipe()
+    audit.to_descriptor(write)(Event("intent", "t", "r", "p", "server"))
+    assert json.loads(os.read(read, 1000))["event"] == "intent"
+    os.close(read)
+    with pytest.raises(OSError, match="pipe"):
+        audit.to_descriptor(write)(Event("intent", "t", "r", "p", "server"))
+    os.close(write)
+
+
+def test_an_issuer_error_is_not_the_client_s_fault() -> None:
+    """What our side breaks is an IssuerError, recorded as an intent without a result."""
+
+    class Breaking(Issuer):
+        """Fails when it signs."""
+
+        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+            raise IssuerError(f"no signature for {type(builder).__name__}")
+
+    made = authorities.hierarchy()
+    issuer = Breaking(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+    log = Log()
+    with pytest.raises(IssuerError):
+        authorities.authority(log, of=issuer).issue(order(GOOD))
+    assert log.kinds() == ["intent"]

@@ -1,0 +1,324 @@
+"""The command line, as a person uses it: real processes, real files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from deploy import lint
+from service.signers import file
+from tests import csrs, serving
+from tests.serving import API_KEY, Server, certlet
+
+FILES = {"root-ca.crt", "root-ca.key", "signing-ca.crt", "signing-ca.key"}
+
+
+def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
+    """A root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day, keys 0600."""
+    made = certlet("init", "ca", "--name", "Acme", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert b"root-ca.key to a safe place" in made.stdout
+    assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
+    for name in ("root-ca.key", "signing-ca.key"):
+        assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
+    issuer = file.load(tmp_path / "ca", None)
+    for certificate, years, depth, kind in (
+        (issuer.root, 10, 1, "Root"),
+        (issuer.certificate, 5, 0, "Signing"),
+    ):
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        assert basic.critical
+        assert basic.value == x509.BasicConstraints(ca=True, path_length=depth)
+        length = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        assert round(length.total_seconds() / 86400 / 365.25) == years
+        age = time.time() - certificate.not_valid_before_utc.timestamp()
+        assert 86_400 <= age < 86_400 + 120
+        assert certificate.subject.rfc4514_string().startswith(f"CN=Acme {kind} CA ")
+    assert issuer.root.subject != issuer.certificate.subject
+
+
+def test_two_cas_of_one_name_differ(tmp_path: Path) -> None:
+    """The names end in random digits, so that nobody takes one CA for the other."""
+    for name in ("a", "b"):
+        assert certlet("init", name, cwd=tmp_path).returncode == 0
+    roots = [file.load(tmp_path / name, None).root.subject for name in ("a", "b")]
+    assert roots[0] != roots[1]
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    """Where there is any part of a CA, nothing is changed, and the line says so."""
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "signing-ca.key").write_text("precious")
+    made = certlet("init", "ca", cwd=tmp_path)
+    assert made.returncode == 1
+    assert b"holds a CA already" in made.stderr
+    assert [path.name for path in (tmp_path / "ca").iterdir()] == ["signing-ca.key"]
+    assert (tmp_path / "ca" / "signing-ca.key").read_text() == "precious"
+
+
+def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
+    """With CERTLET_CA_PASSPHRASE both keys are encrypted, and open under it alone."""
+    secret = {"CERTLET_CA_PASSPHRASE": "correct horse"}
+    assert certlet("init", "ca", cwd=tmp_path, env=secret).returncode == 0
+    for name in ("root-ca.key", "signing-ca.key"):
+        pem = (tmp_path / "ca" / name).read_bytes()
+        assert b"ENCRYPTED PRIVATE KEY" in pem
+        assert load_pem_private_key(pem, b"correct horse")
+    for env, word in (({}, b"encrypted"), ({"CERTLET_CA_PASSPHRASE": "wrong"}, b"wrong")):
+        refused = certlet("serve", "--port", "0", cwd=tmp_path, env=env)
+        assert refused.returncode == 1
+        assert word in refused.stderr
+        assert refused.stderr.splitlines()[-1].startswith(b"certlet: ")
+        assert b"Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["rsa-2048", "p-384", "ed25519", "ml-dsa-44"])
+def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
+    """A CA of another kind of key is made, and served."""
+    assert certlet("init", "ca", "--key", kind, cwd=tmp_path).returncode == 0
+    with serving.serving(tmp_path) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+
+
+def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
+    """--permit-dns and --permit-ip bind the signing CA, and the server refuses what they exclude."""
+    arguments = ("--permit-dns", "example.com", "--permit-ip", "10.0.0.0/8")
+    assert certlet("init", "ca", *arguments, cwd=tmp_path).returncode == 0
+    signing = file.load(tmp_path / "ca", None).certificate
+    constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
+    assert constraints.critical
+    with serving.serving(tmp_path) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build("a.example.com")).decode()}).status == 200
+        refused = server.sign({"csr": csrs.pem(csrs.build("a.example.org")).decode()})
+        assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (("nonsense",), 2, "invalid choice"),
+        (("init",), 2, "DIR"),
+        (("init", "ca", "--key", "dsa"), 2, "invalid choice"),
+        (("init", "ca", "--permit-dns", "*.x"), 2, "wildcard"),
+        (("init", "ca", "--permit-ip", "10.0.0.1/8"), 2, "host bits"),
+        (("init", "ca", "--name", "x" * 60), 1, "64"),
+        (("init", "/dev/null/ca"), 1, "Not a directory"),
+        (("serve", "--port", "99999"), 2, "port"),
+        (("serve", "--workers", "0"), 2, "1 to 64"),
+        (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
+        (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
+        (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
+        (("key", "remove", "nobody"), 1, "no key of the name"),
+        (("key", "add", "x\n"), 1, "printable"),
+        (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
+        (("sign", "-"), 1, "API key is needed"),
+        (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
+        (("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
+        (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
+) -> None:
+    """Whatever is wrong, the last line says what, the exit is not zero, and there is no traceback."""
+    run = certlet(*arguments, cwd=tmp_path)
+    assert run.returncode == status
+    assert word in run.stderr.decode().splitlines()[-1]
+    assert b"Traceback" not in run.stderr
+
+
+def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
+    """A key is shown once and kept as its SHA-256, 0600; adding and removing works while serving."""
+    with serving.serving(tmp_path, "--unlimited") as server:
+        order = {"csr": csrs.pem(csrs.build()).decode()}
+        added = certlet("key", "add", "ci", cwd=tmp_path)
+        value = added.stdout.decode().strip()
+        assert 30 <= len(value) <= 128
+        kept = tmp_path / "ca" / "api-keys.json"
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert value not in kept.read_text()
+        assert certlet("key", "list", cwd=tmp_path).stdout.decode().split()[1::2] == ["ci"]
+        assert certlet("key", "add", "ci", cwd=tmp_path).returncode == 1
+        assert server.sign(order, value).status == 200
+        assert '"principal":"ci"' in server.logged()
+        assert certlet("key", "remove", "ci", cwd=tmp_path).returncode == 0
+        assert server.sign(order, value).status == 403
+        assert server.sign(order).status == 200
+
+
+@pytest.mark.parametrize("value", ["x" * 29, "x" * 129, "x" * 20 + " " + "x" * 20, "é" * 40])
+def test_key_values_have_api_gateway_s_bounds(tmp_path: Path, value: str) -> None:
+    """30 to 128 visible characters, for `key add` and for the environment of `serve`."""
+    for arguments in (("key", "add", "x"), ("serve", "--ephemeral", "--port", "0")):
+        run = certlet(*arguments, cwd=tmp_path, env={"CERTLET_API_KEY": value})
+        assert run.returncode == 1
+        assert b"30 to 128" in run.stderr
+        assert value.encode() not in run.stderr
+
+
+def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
+    """`certlet sign` reads PEM, DER or stdin, writes the bundle, and notes on stderr."""
+    request = csrs.build("a.example.com")
+    (tmp_path / "a.csr").write_bytes(csrs.pem(request))
+    (tmp_path / "a.der").write_bytes(csrs.der(request))
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+    for arguments, stdin in ((("a.csr",), b""), (("a.der",), b""), (("-",), csrs.pem(request))):
+        signed = certlet("sign", *arguments, cwd=tmp_path, env=env, stdin=stdin)
+        assert signed.returncode == 0, signed.stderr
+        assert len(x509.load_pem_x509_certificates(signed.stdout)) == 2
+        assert signed.stderr.startswith(b"note: common name added")
+    certlet("sign", "a.csr", "--out", "a.crt", "--profile", "peer", cwd=tmp_path, env=env)
+    leaf, _ = x509.load_pem_x509_certificates((tmp_path / "a.crt").read_bytes())
+    usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert len(list(usages)) == 2
+
+
+def test_sign_says_why_not(server: Server, tmp_path: Path) -> None:
+    """A refusal is told with every reason; a wrong key, and another server, each in their words."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+    bad = csrs.pem(csrs.build("localhost", ["dns:_"]))
+    refused = certlet("sign", "-", cwd=tmp_path, env=env, stdin=bad)
+    assert refused.returncode == 1
+    assert b"subject_alt_name[0]: '_'" in refused.stderr
+    assert b"subject.common_name: 'localhost'" in refused.stderr
+    wrong = certlet("sign", "-", "--api-key", "x", cwd=tmp_path, env=env, stdin=bad)
+    assert b"403 unauthorized" in wrong.stderr
+
+
+def test_openapi_prints_what_can_be_imported(tmp_path: Path) -> None:
+    """`certlet openapi` prints JSON that keeps every rule of the import."""
+    arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
+    printed = certlet("openapi", *arguments, cwd=tmp_path)
+    assert lint.faults(json.loads(printed.stdout)) == []
+
+
+def test_the_first_start_makes_everything(tmp_path: Path) -> None:
+    """With no CA, one is made in ./ca, and said; the key is shown once; later starts point at it."""
+    with serving.serving(tmp_path, env={}) as server:
+        said = "\n".join(server.said)
+        assert f"New CA    {tmp_path}/ca" in said
+        key = next(line.split()[2] for line in server.said if line.startswith("API key"))
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}, key).status == 200
+    first = {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()}
+    assert not any(key.encode() in data for data in first.values())
+    with serving.serving(tmp_path, env={}) as server:
+        assert "New CA" not in "\n".join(server.said)
+        assert key not in "\n".join(server.said)
+        assert "$CERTLET_API_KEY" in server.said[-1]
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}, key).status == 200
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
+
+
+def test_the_printed_commands_work_when_pasted(tmp_path: Path) -> None:
+    """The openssl and curl lines that the server prints make a request, and a certificate."""
+    with serving.serving(tmp_path, env={}) as server:
+        start = next(i for i, line in enumerate(server.said) if line.startswith("Sign one"))
+        script = "\n".join(line[10:] for line in server.said[start:])
+        pasted = subprocess.run(
+            ["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr
+
+
+def test_issuing_never_opens_the_root_key(tmp_path: Path) -> None:
+    """With root-ca.key moved away the server starts and signs."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "ca" / "root-ca.key").unlink()
+    with serving.serving(tmp_path) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
+    """SIGTERM and SIGINT end all processes, with exit 0, and an ephemeral CA is gone."""
+    with serving.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
+        directory = Path(next(line.split()[2] for line in server.said if line.startswith("New CA")))
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        children = _descendants(server.process.pid)
+        assert len(children) == 3
+        assert server.stop(number) == 0
+    assert not directory.exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert "Traceback" not in server.logged()
+
+
+@pytest.mark.parametrize("victim", ["foreman", "gateway"])
+def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
+    """When the foreman or the gateway is killed, the rest ends by itself."""
+    with serving.serving(tmp_path, "--workers", "2") as server:
+        children = _descendants(server.process.pid)
+        gateway = next(pid for pid in children if "gateway.server" in _command(pid))
+        os.kill(server.process.pid if victim == "foreman" else gateway, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while any("service." in _command(pid) for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any("service." in _command(pid) for pid in children)
+
+
+def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> None:
+    """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
+    with serving.serving(tmp_path, "--ephemeral") as server:
+        before = server.request("GET", "/ca").json()
+        (worker,) = (pid for pid in _descendants(server.process.pid) if "gateway.function" in _command(pid))
+        os.kill(worker, signal.SIGKILL)
+        statuses = {server.request("GET", "/ca").status for _ in range(3)}
+        assert statuses <= {200, 502, 503}
+        assert server.request("GET", "/ca").json() == before
+
+
+def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
+    """Neither the passphrase nor the CA's private scalar is anywhere in the gateway's memory."""
+    secret = "a passphrase that stands nowhere else"  # noqa: S105
+    env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY}
+    with serving.serving(tmp_path, env=env) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        pem = (tmp_path / "ca" / "signing-ca.key").read_bytes()
+        numbers = load_pem_private_key(pem, secret.encode()).private_numbers()  # type: ignore[union-attr]
+        scalar = numbers.private_value.to_bytes(32, "big")  # type: ignore[union-attr]
+        needles = [secret.encode(), scalar, scalar[::-1], base64.b64encode(scalar)]
+        found = {}
+        for pid in _descendants(server.process.pid):
+            memory = _memory(pid)
+            found[_command(pid).split()[3]] = [needle in memory for needle in needles]
+        assert not any(found["service.gateway.server"])
+        # The twin: the function's process holds both, so the search can find them.
+        assert found["service.gateway.function"][0]
+        assert any(found["service.gateway.function"][1:3])
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _memory(pid: int) -> bytes:
+    parts = []
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            if not rights.startswith("rw"):
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            try:
+                memory.seek(start)
+                parts.append(memory.read(end - start))
+            except (OSError, ValueError, OverflowError):  # a page that cannot be read holds nothing
+                continue
+    return b"".join(parts)

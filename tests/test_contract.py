@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import airspeed
+import pytest
+import yaml
+from openapi_spec_validator import validate
+
+from deploy import lint
+from service import contract
+from service.gateway.contract import DEFAULTS, Contract
+from service.pki import errors
+from service.web import problems
+from service.web.operations import Operations
+from tests import authorities
+
+DOCUMENT = authorities.document()
+RENDERED = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet")
+FORM = DOCUMENT["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
+PAGE = FORM["responseTemplates"]["text/html"]
+
+
+def test_both_documents_are_openapi() -> None:
+    """The contract, and what API Gateway imports of it, are valid OpenAPI 3.0."""
+    validate(DOCUMENT)
+    validate(RENDERED)
+
+
+def test_the_import_breaks_no_rule() -> None:
+    """What `certlet openapi` prints keeps every rule of API Gateway's import."""
+    assert lint.faults(RENDERED) == []
+
+
+def broken(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """The rendered document with one thing changed."""
+    document = copy.deepcopy(RENDERED)
+    change(document)
+    return document
+
+
+def schema(document: dict[str, Any]) -> dict[str, Any]:
+    """A schema to break."""
+    found: dict[str, Any] = document["components"]["schemas"]["SignRequest"]["properties"]["text"]
+    return found
+
+
+def sign(document: dict[str, Any]) -> dict[str, Any]:
+    """An aws_proxy operation to break."""
+    found: dict[str, Any] = document["paths"]["/sign"]["post"]
+    return found
+
+
+def form(document: dict[str, Any]) -> dict[str, Any]:
+    """A mock operation to break."""
+    found: dict[str, Any] = document["paths"]["/sign"]["get"]
+    return found
+
+
+INTEGRATION = "x-amazon-apigateway-integration"
+BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
+    (lint.openapi_version, lambda d: d.update(openapi="3.1.0")),
+    (lint.schema_names, lambda d: d["components"]["schemas"].update({"Bad_Name-1": {"type": "object"}})),
+    *[
+        (lint.schema_keywords, lambda d, k=keyword: schema(d).update({k: True}))
+        for keyword in ("nullable", "discriminator", "example", "readOnly", "default", "exclusiveMinimum")
+    ],
+    (lint.references, lambda d: schema(d).update({"$ref": "other.yaml#/X"})),
+    (
+        lint.recursive_compositions,
+        lambda d: d["components"]["schemas"]["Reason"].update(
+            oneOf=[{"$ref": "#/components/schemas/Reason"}]
+        ),
+    ),
+    (
+        lint.response_schemas,
+        lambda d: sign(d)["responses"]["200"]["content"].update({"text/plain": {"schema": {"type": "string"}}}),
+    ),
+    (lint.operation_security, lambda d: d.update(security=[{"apiKey": []}])),
+    (lint.operation_security, lambda d: sign(d).pop("security")),
+    (lint.paths, lambda d: d["paths"].update({"/a/{b}c": {"x-amazon-apigateway-any-method": sign(d)}})),
+    (lint.paths, lambda d: d["paths"].update({"/ping": d["paths"]["/ca"]})),
+    (lint.paths, lambda d: d["paths"].update({"/a~b": d["paths"]["/ca"]})),
+    (lint.sizes, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"a/b": "x" * 307_201})),
+    (lint.sizes, lambda d: d["info"].update(description="x" * 6_291_456)),
+    (lint.timeouts, lambda d: sign(d)[INTEGRATION].update(timeoutInMillis=29_001)),
+    (lint.validators, lambda d: sign(d).update({"x-amazon-apigateway-request-validator": "all"})),
+    (lint.validators, lambda d: d.update({"x-amazon-apigateway-request-validator": "parameters"})),
+    (lint.integrations, lambda d: sign(d).pop(INTEGRATION)),
+    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(httpMethod="GET")),
+    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri={"Fn::Sub": "x"})),
+    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri="arn:${AWS::Partition}:x")),
+    (lint.mocks, lambda d: form(d)[INTEGRATION].pop("contentHandling")),
+    (lint.mocks, lambda d: form(d)[INTEGRATION]["responses"]["default"].pop("contentHandling")),
+    (lint.mocks, lambda d: form(d)[INTEGRATION].update(passthroughBehavior="when_no_match")),
+    (lint.response_headers, lambda d: form(d)["responses"]["200"]["headers"].pop("Referrer-Policy")),
+    (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(NONE={})),
+    (
+        lint.gateway_responses,
+        lambda d: d["x-amazon-apigateway-gateway-responses"]["THROTTLED"]["responseTemplates"].update(
+            {"application/problem+json": "{}"}
+        ),
+    ),
+    (lint.extensions, lambda d: sign(d).update({"x-mine": 1})),
+    (lint.any_methods, lambda d: d["paths"]["/ca"].pop("x-amazon-apigateway-any-method")),
+    (lint.any_methods, lambda d: d["paths"]["/ca"].update(options=form(d))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "change"), BREAKS)
+def test_each_rule_finds_its_breach(rule: lint.Rule, change: Callable[[dict[str, Any]], object]) -> None:
+    """Every rule of the lint has a document that breaks it, and finds it."""
+    assert list(rule(broken(change)))
+
+
+def test_every_rule_has_its_breach() -> None:
+    """No rule stands without a document that breaks it."""
+    assert {rule for rule, _ in BREAKS} == set(lint.RULES)
+
+
+def test_rendering_resolves_addresses() -> None:
+    """The function's ARN stands in every aws_proxy integration, in the region's partition."""
+    for region, partition in (
+        ("eu-central-1", "aws"),
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+    ):
+        rendered = contract.importable(DOCUMENT, region, "123456789012", "certlet")
+        assert rendered["paths"]["/ca"]["get"][INTEGRATION]["uri"] == (
+            f"arn:{partition}:apigateway:{region}:lambda:path/2015-03-31/functions/"
+            f"arn:{partition}:lambda:{region}:123456789012:function:certlet/invocations"
+        )
+
+
+def test_rendering_keeps_names_that_look_like_keywords() -> None:
+    """A property called `default`, and an integration's `default` response, are no documentation."""
+    assert "default" in RENDERED["components"]["schemas"]["ProfileList"]["properties"]
+    assert "default" in RENDERED["paths"]["/sign"]["get"][INTEGRATION]["responses"]
+    assert "default" not in RENDERED["components"]["schemas"]["ProfileName"]
+
+
+def test_the_request_s_profiles_are_the_profiles() -> None:
+    """What a request may name is what `x-certificate-profiles` holds."""
+    named = DOCUMENT["components"]["schemas"]["ProfileName"]["enum"]
+    assert named == list(DOCUMENT["x-certificate-profiles"])
+
+
+def test_the_form_offers_the_profiles() -> None:
+    """The page's choices are the profiles."""
+    assert re.findall(r"<option>([^<]+)</option>", PAGE) == list(DOCUMENT["x-certificate-profiles"])
+
+
+def test_every_operation_is_performed() -> None:
+    """Each operationId that reaches the function is a method of Operations, and no other is."""
+    named = contract.operations(contract.for_function(DOCUMENT))
+    assert set(named) == {name for name in vars(Operations) if not name.startswith("_")}
+    assert "form" not in named
+
+
+def _classes(root: type[errors.IssuanceError]) -> Iterator[type[errors.IssuanceError]]:
+    yield root
+    for each in root.__subclasses__():
+        if each.__module__ == errors.__name__:
+            yield from _classes(each)
+
+
+def test_every_refusal_has_a_status() -> None:
+    """Each class of the tree of refusals is in the table of problems, and its status in the contract."""
+    assert set(_classes(errors.IssuanceError)) == set(problems.STATUS)
+    documented = {int(status) for status in DOCUMENT["paths"]["/sign"]["post"]["responses"]}
+    assert set(problems.STATUS.values()) <= documented
+
+
+def test_every_gateway_response_is_a_problem() -> None:
+    """Whatever the gateway answers by itself is a problem of the contract's shape, with its own status."""
+    shape = DOCUMENT["components"]["schemas"]["Problem"]
+    for kind in DEFAULTS:
+        response = Contract(DOCUMENT).gateway_response(kind)
+        body = response.template.replace("$context.error.messageString", '"x"')
+        problem = json.loads(body)
+        assert problem["status"] == response.status
+        assert set(shape["required"]) <= set(problem) <= set(shape["properties"])
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def _hash(tag: str) -> str:
+    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def test_the_page_runs_its_own_script_alone() -> None:
+    """The Content-Security-Policy allows the page's script and style by their hashes, and nothing inline."""
+    policy = FORM["responseParameters"]["method.response.header.Content-Security-Policy"]
+    assert f"script-src {_hash('script')};" in policy
+    assert f"style-src {_hash('style')};" in policy
+    assert "unsafe" not in policy
+    assert policy.endswith(";'")
+
+
+def test_the_page_is_inert_for_velocity() -> None:
+    """The template engine changes nothing in the page, and nothing in it could be a directive."""
+    pattern = (
+        r"\$!?[{A-Za-z_]|#[#*\[]|#\{?(set|if|elseif|else|end|foreach|include|parse|stop|break|evaluate"
+        r"|define|macro|return)\b|\\[$#]"
+    )
+    assert airspeed.Template(PAGE).merge({}) == PAGE
+    assert not re.search(pattern, PAGE)
+    assert re.search(pattern, PAGE + "${x}")
+
+
+def test_the_package_carries_the_contract() -> None:
+    """The loader reads the very file at the top."""
+    with open("openapi.yaml", encoding="utf-8") as file:  # noqa: PTH123
+        assert contract.load() == json.loads(json.dumps(yaml.safe_load(file)))

@@ -1,0 +1,358 @@
+"""The whole path: HTTP, gateway, event, aws-wsgi, Connexion, operations, authority, core."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
+from jsonschema import Draft4Validator
+
+from service import contract
+from service.web.requests import MAX_BODY_BYTES
+from tests import authorities, csrs
+from tests.serving import API_KEY, Answer, Server
+
+DOCUMENT = contract.for_function(authorities.document())
+KEY = {"x-api-key": API_KEY}
+JSON = {"Content-Type": "application/json", **KEY}
+GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
+PROBLEM = Draft4Validator(contract.for_function(authorities.document())["components"]["schemas"]["Problem"])
+
+
+def problem(answer: Answer, status: int, code: str) -> Any:  # noqa: ANN401 - JSON
+    """The problem document of an answer, which is of the contract's shape."""
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    found = answer.json()
+    PROBLEM.validate(found)
+    assert (found["status"], found["code"], found["type"]) == (status, code, f"/problems#{code}")
+    assert found["instance"] == f"urn:uuid:{answer.headers['x-amzn-RequestId']}"
+    return found
+
+
+def documented(path: str, method: str, answer: Answer) -> Any:  # noqa: ANN401 - JSON
+    """The JSON of an answer, which is as the contract says."""
+    response = DOCUMENT["paths"][path][method]["responses"][str(answer.status)]
+    found = answer.json()
+    Draft4Validator(response["content"]["application/json"]["schema"]).validate(found)
+    return found
+
+
+def test_a_request_is_signed(server: Server) -> None:
+    """`POST /sign` answers every member of the contract, and they agree with the certificate."""
+    answer = server.sign({"csr": GOOD})
+    assert answer.status == 200
+    signed = documented("/sign", "post", answer)
+    certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+    assert signed["serial_number"].lstrip("0") == f"{certificate.serial_number:x}"
+    assert signed["fingerprint_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
+    assert signed["not_before"] == f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert signed["not_after"] == f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert signed["profile"] == "server"
+    assert signed["notes"] == []
+    assert "DNS:a.example.com, IP Address:10.0.0.1" in signed["crt_text"]
+    chain = x509.load_pem_x509_certificates(signed["chain_pem"].encode())
+    certificate.verify_directly_issued_by(chain[0])
+    assert all(each.subject != each.issuer for each in chain)
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("profile", ["server", "client", "peer"])
+def test_every_profile_signs(server: Server, profile: str) -> None:
+    """The profile that is asked for is the one that is answered."""
+    request = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+    assert server.sign({"csr": request, "profile": profile}).json()["profile"] == profile
+
+
+def test_without_text(server: Server) -> None:
+    """`text: false` leaves `crt_text` out, and nothing else."""
+    signed = documented("/sign", "post", server.sign({"csr": GOOD, "text": False}))
+    assert "crt_text" not in signed
+    assert signed["crt_pem"]
+
+
+def test_base64_of_der_is_taken(server: Server) -> None:
+    """`csr` may be base64 of the DER."""
+    der = base64.b64encode(csrs.der(csrs.build())).decode()
+    assert server.sign({"csr": der}).status == 200
+
+
+def test_openssl_s_default_subject_is_signed_with_notes(server: Server, tmp_path: Path) -> None:
+    """A request made by `openssl req` with all its defaults and a CN is signed; what is left out is said."""
+    subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null"]
+        + ["-subj", "/C=AU/ST=Some-State/O=Internet Widgits Pty Ltd/CN=a.example.com"]
+        + ["-out", str(tmp_path / "a.csr")],
+        check=True,
+        capture_output=True,
+    )
+    notes = server.sign({"csr": (tmp_path / "a.csr").read_text()}).json()["notes"]
+    assert notes == [
+        "subject attribute C='AU' left out",
+        "subject attribute ST='Some-State' left out",
+        "subject attribute O='Internet Widgits Pty Ltd' left out",
+        "common name added to the subject alternative names: dns:a.example.com",
+    ]
+
+
+TAMPERED = base64.b64encode(csrs.der(csrs.build()).replace(b"a.example", b"b.example")).decode()
+WEAK = (
+    x509.CertificateSigningRequestBuilder()
+    .subject_name(csrs.build().subject)
+    .sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
+)
+
+
+@pytest.mark.parametrize(
+    ("order", "code", "field"),
+    [
+        ({"csr": "garbage!"}, "badCSR", "csr"),
+        ({"csr": "\ud800"}, "badCSR", "csr"),
+        ({"csr": TAMPERED}, "badCSR", "signature"),
+        ({"csr": csrs.pem(WEAK).decode()}, "badPublicKey", "public_key"),
+        ({"csr": csrs.pem(csrs.build("localhost")).decode()}, "rejectedIdentifier", "subject.common_name"),
+    ],
+)
+def test_refusals_are_422_with_every_reason(
+    server: Server, order: dict[str, str], code: str, field: str
+) -> None:
+    """What is wrong with a certification request is 422, with code and field of every reason."""
+    found = problem(server.sign(order), 422, code)
+    assert [each["code"] for each in found["errors"]] == [code]
+    assert found["errors"][0]["field"] == field
+
+
+def test_several_reasons_are_compound(server: Server) -> None:
+    """Several reasons of one request are told at once, each with its own code."""
+    request = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
+    found = problem(server.sign({"csr": csrs.pem(request).decode()}), 422, "compound")
+    assert [each["code"] for each in found["errors"]] == ["rejectedIdentifier"] * 2 + ["badCSR"]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"", [""]),
+        (b"{", [""]),
+        (b"[]", [""]),
+        (b"null", [""]),
+        (b"\xff", [""]),
+        (b"NaN", [""]),
+        (b"[" * 100_000, [""]),
+        (b"{}", [""]),
+        (b'{"csr":1}', ["csr"]),
+        (b'{"csr":""}', ["csr"]),
+        (b'{"csr":"x","csr":"y"}', [""]),
+        (b'{"csr":"x","profile":"admin"}', ["profile"]),
+        (b'{"csr":"x","text":"yes"}', ["text"]),
+        (b'{"csr":"x","text":"yes","profile":3,"a":1}', ["", "profile", "profile", "text"]),
+        (json.dumps({"csr": "A" * 131_073}).encode(), ["csr"]),
+    ],
+)
+def test_malformed_bodies_are_400_with_every_fault(server: Server, body: bytes, fields: list[str]) -> None:
+    """What is not the contract's JSON is 400, and one answer lists every fault."""
+    found = problem(server.request("POST", "/sign", body, JSON), 400, "malformed")
+    assert sorted(each["field"] for each in found["errors"]) == fields
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/sign?x=1", ["query.x"]),
+        ("/sign.pem?x=1&y=2", ["query.x", "query.y"]),
+        ("/sign.pem?profile=admin", ["query.profile"]),
+        ("/sign.pem?profile=server&profile=peer", ["query.profile"]),
+    ],
+)
+def test_unknown_query_parameters_are_400(server: Server, path: str, fields: list[str]) -> None:
+    """A query parameter that the contract does not have, or has once, is told."""
+    body = json.dumps({"csr": GOOD}).encode() if path.startswith("/sign?") else GOOD.encode()
+    headers = JSON if path.startswith("/sign?") else {"Content-Type": "text/plain", **KEY}
+    found = problem(server.request("POST", path, body, headers), 400, "malformed")
+    assert sorted(each["field"] for each in found["errors"]) == fields
+
+
+@pytest.mark.parametrize(
+    "path", ["/ca", "/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt", "/profiles", "/health"]
+)
+def test_public_operations_have_no_parameters(server: Server, path: str) -> None:
+    """An unknown query parameter is 400 everywhere."""
+    problem(server.request("GET", path + "?x=1"), 400, "malformed")
+
+
+def test_query_and_body_faults_come_together(server: Server) -> None:
+    """One 400 lists the faults of the query and those of the body."""
+    answer = server.request("POST", "/sign?x=1", b'{"csr":1}', JSON)
+    assert [each["field"] for each in problem(answer, 400, "malformed")["errors"]] == ["query.x", "csr"]
+
+
+@pytest.mark.parametrize("key", ["", "x", API_KEY + "x", API_KEY[:-1], "é" * 40])
+@pytest.mark.parametrize("path", ["/sign", "/sign.pem"])
+def test_a_wrong_key_is_403(server: Server, path: str, key: str) -> None:
+    """A missing or wrong API key is 403, before anything is read."""
+    headers = {"x-api-key": key.encode("utf-8").decode("latin-1")} if key else {}
+    problem(server.request("POST", path, b"garbage", headers), 403, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [("/sign", "text/plain"), ("/sign", "application/xml"), ("/sign.pem", "application/json"), ("/sign", "")],
+)
+def test_other_media_types_are_415(server: Server, path: str, media_type: str) -> None:
+    """A Content-Type that the operation does not take is 415, and the answer lists those it takes."""
+    answer = server.request("POST", path, GOOD.encode(), {"Content-Type": media_type, **KEY})
+    assert "application/" in problem(answer, 415, "unsupportedMediaType")["detail"]
+
+
+def test_a_content_type_may_have_parameters(server: Server) -> None:
+    """`application/json; charset=utf-8` is JSON."""
+    headers = {"Content-Type": "application/json; charset=utf-8", **KEY}
+    assert server.request("POST", "/sign", json.dumps({"csr": GOOD}).encode(), headers).status == 200
+
+
+def test_a_large_body_is_413(server: Server) -> None:
+    """A body over the bound is 413; one at the bound is read (and is no request)."""
+    problem(server.request("POST", "/sign", b" " * (MAX_BODY_BYTES + 1), JSON), 413, "tooLarge")
+    problem(server.request("POST", "/sign", b" " * MAX_BODY_BYTES, JSON), 400, "malformed")
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["application/x-www-form-urlencoded", "application/x-pem-file", "text/plain", "application/octet-stream"],
+)
+def test_pem_in_pem_out(server: Server, media_type: str) -> None:
+    """`POST /sign.pem` takes curl's own Content-Type, and answers the leaf and its chain."""
+    answer = server.request("POST", "/sign.pem", GOOD.encode(), {"Content-Type": media_type, **KEY})
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "application/pem-certificate-chain"
+    leaf, signing = x509.load_pem_x509_certificates(answer.body)
+    leaf.verify_directly_issued_by(signing)
+
+
+def test_der_in_pem_out_by_profile(server: Server) -> None:
+    """`application/pkcs10` is DER; `profile` is in the query."""
+    headers = {"Content-Type": "application/pkcs10", **KEY}
+    answer = server.request("POST", "/sign.pem?profile=client", csrs.der(csrs.build()), headers)
+    (leaf, _) = x509.load_pem_x509_certificates(answer.body)
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def test_pem_refusals_are_problems(server: Server) -> None:
+    """`POST /sign.pem` refuses with the same problems; an empty body is 400."""
+    headers = {"Content-Type": "text/plain", **KEY}
+    problem(server.request("POST", "/sign.pem", b"garbage!", headers), 422, "badCSR")
+    problem(server.request("POST", "/sign.pem", b"", headers), 400, "malformed")
+
+
+def test_the_ca_in_every_form(server: Server) -> None:
+    """JSON, DER, PEM and PKCS#7 all hold the same certificates, root last."""
+    authority = documented("/ca", "get", server.request("GET", "/ca"))
+    chain = x509.load_pem_x509_certificates(authority["chain_pem"].encode())
+    issuing, root = chain
+    issuing.verify_directly_issued_by(root)
+    root.verify_directly_issued_by(root)
+    assert authority["ca_pem"] + authority["root_pem"] == authority["chain_pem"]
+    assert authority["fingerprint_sha256"] == issuing.fingerprint(hashes.SHA256()).hex()
+    assert authority["root_fingerprint_sha256"] == root.fingerprint(hashes.SHA256()).hex()
+    assert authority["key"] == "P-256"
+    forms: dict[str, tuple[str, Callable[[bytes], list[x509.Certificate]]]] = {
+        "/ca.crt": ("application/pkix-cert", lambda body: [x509.load_der_x509_certificate(body)]),
+        "/root.crt": ("application/pkix-cert", lambda body: [x509.load_der_x509_certificate(body)]),
+        "/ca.pem": ("application/pem-certificate-chain", x509.load_pem_x509_certificates),
+        "/ca.p7c": ("application/pkcs7-mime", pkcs7.load_der_pkcs7_certificates),
+    }
+    expected = {"/ca.crt": [issuing], "/root.crt": [root], "/ca.pem": chain, "/ca.p7c": chain}
+    for path, (media_type, load) in forms.items():
+        answer = server.request("GET", path, headers={"Accept": "*/*"})
+        assert (answer.status, answer.headers["Content-Type"]) == (200, media_type)
+        assert sorted(load(answer.body), key=hash) == sorted(expected[path], key=hash)
+
+
+def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
+    """`GET /profiles` says what `x-certificate-profiles` says."""
+    found = documented("/profiles", "get", server.request("GET", "/profiles"))
+    stated = authorities.document()["x-certificate-profiles"]
+    assert found["default"] == "server"
+    assert {each.pop("name"): each for each in found["profiles"]} == stated
+
+
+def test_health_says_until_when(server: Server) -> None:
+    """Ready, until an hour before the chain ends."""
+    found = documented("/health", "get", server.request("GET", "/health"))
+    assert found["status"] == "ready"
+    authority = server.request("GET", "/ca").json()
+    assert found["ready_until"] < authority["not_after"]
+
+
+def test_the_form_is_served_from_the_document(server: Server) -> None:
+    """`GET /sign` is the document's page, byte for byte, under its Content-Security-Policy."""
+    answer = server.request("GET", "/sign")
+    form = authorities.document()["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
+    assert answer.body.decode() == form["responses"]["default"]["responseTemplates"]["text/html"]
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "script-src 'sha256-" in answer.headers["Content-Security-Policy"]
+
+
+PATHS = list(authorities.document()["paths"])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_other_methods_are_405(server: Server, path: str) -> None:
+    """A method that a path does not have is 405 with Allow."""
+    allowed = [
+        method.upper() for method in ("get", "post") if method in authorities.document()["paths"][path]
+    ]
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(allowed):
+        answer = server.request(method, path)
+        problem(answer, 405, "methodNotAllowed")
+        assert answer.headers["Allow"] == ", ".join([*allowed, "OPTIONS"])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_preflight(server: Server, path: str) -> None:
+    """OPTIONS is the CORS preflight: 204, the path's methods, the key's header."""
+    answer = server.request("OPTIONS", path, headers={"Origin": "https://other.example"})
+    assert (answer.status, answer.body) == (204, b"")
+    allowed = [
+        method.upper() for method in ("get", "post") if method in authorities.document()["paths"][path]
+    ]
+    assert answer.headers["Access-Control-Allow-Methods"] == ", ".join(allowed)
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "x-api-key" in answer.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.mark.parametrize("path", ["/", "/nope", "/sign/x", "/ca.crt/", "/%2e%2e/sign", "//sign"])
+def test_an_unknown_path_is_404(server: Server, path: str) -> None:
+    """A path that the contract does not have is 404, whatever the method."""
+    problem(server.request("GET", path), 404, "notFound")
+    problem(server.request("DELETE", path), 404, "notFound")
+
+
+def test_nothing_secret_is_logged(server: Server) -> None:
+    """Neither an API key nor a challenge password reaches the log; control characters do not either."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(csrs.build().subject)
+    secret = request.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22").sign(
+        csrs.key(),
+        hashes.SHA256(),
+    )
+    answer = server.sign({"csr": csrs.pem(secret).decode()})
+    assert answer.json()["notes"][0] == "challengePassword ignored"
+    server.sign({"csr": "\x1b[2Jgarbage"})
+    server.request("GET", "/nope%0d%0ax?%1b")
+    logged = server.logged()
+    assert API_KEY not in logged
+    assert "hunter22" not in logged
+    assert "\x1b" not in logged
+    assert all(json.loads(line) for line in logged.splitlines())
