@@ -1,0 +1,52 @@
+"""The contract as Schemathesis takes it: good and bad data, all checks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from typing import Any, Final
+
+import schemathesis
+from hypothesis import HealthCheck
+from schemathesis.config import SchemathesisConfig
+
+from tests import authorities
+from tests.fuzz import strategies
+
+schemathesis.openapi.format("csr", strategies.csr)
+
+RELAXED: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+Tally = Counter[tuple[str, int]]
+"""How many answers of each status each operation gave."""
+
+# What violates the schema by its length alone is 413, and that is a refusal as good as 400.
+_REFUSED: Final = {
+    "negative_data_rejection": {"expected-statuses": ["400", "403", "405", "413", "415", "422"]}
+}
+# A request that is well-formed, and is refused for what it asks, is 422: of the sign operations alone.
+_REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
+
+
+def signs(context: Any) -> bool:  # noqa: ANN401 - Schemathesis's own
+    """Whether an operation is one of the two that sign."""
+    return context.operation.label in {"POST /sign", "POST /sign.pem"}
+
+
+@schemathesis.serializer("application/pkcs10", "application/x-pem-file")
+def _as_text(_context: object, value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
+
+
+def load(*, refusable: bool) -> Any:  # noqa: ANN401 - Schemathesis's schema class is not public
+    """The schema, to be parametrized; `refusable` for the sign operations."""
+    config = SchemathesisConfig.from_dict(
+        {
+            "checks": {**_REFUSED, **(_REFUSABLE if refusable else {})},
+            "generation": {"mode": "all", "with-security-parameters": False},
+        }
+    )
+    return schemathesis.openapi.from_dict(copy.deepcopy(authorities.document()), config=config)

@@ -1,0 +1,82 @@
+"""Strings for `format: csr`: real certification requests, some good, some bad in one way or several."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import strategies as st
+
+from tests import csrs
+
+_label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+_host = st.lists(_label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
+_good_name = st.one_of(
+    _host.map("dns:{}".format),
+    _host.map("dns:*.{}".format),
+    st.ip_addresses().map("ip:{}".format),
+)
+_bad_name = st.sampled_from(
+    ["dns:", "dns:a..b", "dns:a_b.example", "dns:a.example.", "dns:10.0.0.1", "dns:*", "uri:x", "email:a"]
+)
+_refused_extension = st.sampled_from(
+    [
+        x509.BasicConstraints(ca=True, path_length=None),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),
+    ]
+)
+_noted_extension = st.sampled_from(
+    [
+        x509.BasicConstraints(ca=False, path_length=None),
+        x509.OCSPNoCheck(),
+        x509.SubjectKeyIdentifier(b"\1" * 20),
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"),
+    ]
+)
+_kind = st.sampled_from(csrs.FAST_KINDS)
+
+
+@st.composite
+def good(draw: st.DrawFn) -> x509.CertificateSigningRequest:
+    """A request that every profile grants."""
+    sans = draw(st.lists(_good_name, min_size=1, max_size=4))
+    cn = draw(st.none() | _host)
+    extensions = draw(st.lists(_noted_extension, max_size=2, unique_by=lambda each: each.oid))
+    return csrs.build(cn, sans, extensions, kind=draw(_kind))
+
+
+@st.composite
+def bad(draw: st.DrawFn) -> x509.CertificateSigningRequest:
+    """A request that no profile grants: well-formed, but for what it asks."""
+    sans: list[Any] = draw(st.lists(_good_name, max_size=2))
+    extensions = draw(st.lists(_refused_extension, max_size=2, unique_by=lambda each: each.oid))
+    sans += draw(st.lists(_bad_name, min_size=0 if extensions else 1, max_size=3))
+    return csrs.build(draw(st.none() | _host), sans, extensions, kind=draw(_kind))
+
+
+@st.composite
+def tampered(draw: st.DrawFn) -> str:
+    """A good request with one octet changed."""
+    # The place is drawn as a share: ECDSA's signatures, and so the request, vary in length.
+    share, change = draw(st.integers(0, 999)), draw(st.integers(1, 255))
+    data = bytearray(csrs.der(draw(good())))
+    data[len(data) * share // 1000] ^= change
+    return base64.b64encode(bytes(data)).decode()
+
+
+def text(request: x509.CertificateSigningRequest) -> str:
+    """PEM."""
+    return csrs.pem(request).decode()
+
+
+csr = st.one_of(
+    good().map(text),
+    good().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    good().map(lambda request: text(request).replace("\n", "\r\n")),
+    bad().map(text),
+    bad().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    tampered(),
+    st.text(min_size=1, max_size=50),
+)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from hypothesis import settings
+from requests.adapters import HTTPAdapter
+from schemathesis.specs.openapi.checks import ignored_auth
+from urllib3 import HTTPResponse
+
+from service import aws_lambda
+from service.gateway.function import Context
+from tests import authorities, serving
+from tests.fuzz import contract
+
+sign = contract.load(refusable=True).include(contract.signs)
+public = contract.load(refusable=False).exclude(contract.signs).exclude(path="/sign")
+tally = contract.Tally()
+
+
+class Events(HTTPAdapter):
+    """Turns an HTTP request into the proxy event that API Gateway makes of it, and calls the handler."""
+
+    def send(self, request: requests.PreparedRequest, *_args: object, **_kwargs: object) -> requests.Response:
+        """Answer one request."""
+        result = aws_lambda.handler(event(request), Context("fuzz", 10.0))
+        assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
+        assert "content-length" not in {name.lower() for name in result["headers"]}
+        body = base64.b64decode(result["body"]) if result["isBase64Encoded"] else result["body"].encode()
+        answer = HTTPResponse(BytesIO(body), result["headers"], result["statusCode"], preload_content=False)
+        return self.build_response(request, answer)
+
+
+def event(request: requests.PreparedRequest) -> dict[str, Any]:
+    """A proxy event as a REST API with binary media types `*/*` makes it."""
+    parts = urlsplit(str(request.url))
+    query = parse_qs(parts.query, keep_blank_values=True)
+    body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+    headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
+    known = headers.get("x-api-key") == serving.API_KEY
+    return {
+        "resource": parts.path,
+        "path": parts.path,
+        "httpMethod": request.method,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
+        "multiValueQueryStringParameters": query or None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "requestId": str(uuid.uuid4()),
+            "stage": "prod",
+            "identity": {"apiKeyId": "abc123" if known else None, "sourceIp": "127.0.0.1"},
+        },
+        "body": base64.b64encode(body).decode() if body else None,
+        "isBase64Encoded": bool(body),
+    }
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
+    """The handler in this process, with a CA of its own, behind a requests session."""
+    directory = tmp_path_factory.mktemp("handler")
+    assert serving.certlet("init", "ca", cwd=directory).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CERTLET_")]:
+            patch.delenv(name)
+        patch.setenv("CERTLET_CA", str(directory / "ca"))
+        patch.setenv("CERTLET_API_KEY_NAMES", '{"abc123": "fuzz"}')
+        with requests.Session() as made:
+            made.mount("http://", Events())
+            yield made
+
+
+def ask(case: Any, session: requests.Session, headers: Mapping[str, str]) -> None:  # noqa: ANN401
+    """Send one case, and apply every check that is the function's."""
+    if case.method not in methods(case.path):  # the gateway's own answer, which no event reaches
+        return
+    response = case.call(base_url="http://function.example", session=session, headers=dict(headers))
+    tally[f"{case.method} {case.path}", response.status_code] += 1
+    # ignored_auth asks again over a socket; tests/fuzz/test_server.py has it, and tests/test_lambda.py.
+    case.validate_response(response, headers=dict(headers), excluded_checks=[ignored_auth])
+
+
+def methods(path: str) -> set[str]:
+    """The methods of a path that reach the function."""
+    return {method.upper() for method in authorities.document()["paths"][path] if method in ("get", "post")}
+
+
+@sign.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=250, deadline=None, suppress_health_check=contract.RELAXED)
+def test_signing_by_events(case: Any, session: requests.Session) -> None:  # noqa: ANN401
+    """The Lambda handler answers real proxy events as the contract says, whatever is in them."""
+    ask(case, session, {"x-api-key": serving.API_KEY})
+
+
+@public.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=25, deadline=None, suppress_health_check=contract.RELAXED)
+def test_public_operations_by_events(case: Any, session: requests.Session) -> None:  # noqa: ANN401
+    """The public operations answer events as the contract says."""
+    ask(case, session, {})
+
+
+def test_there_was_enough_by_events(session: requests.Session) -> None:
+    """A figure that means something, issued and refused."""
+    assert session
+    assert sum(tally.values()) >= 500, tally
+    assert tally["POST /sign", 200] >= 50, tally
+    assert tally["POST /sign", 422] >= 50, tally

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.fuzz import contract
+from tests.serving import API_KEY, Server
+
+sign = contract.load(refusable=True).include(contract.signs)
+others = contract.load(refusable=False).exclude(contract.signs)
+tally = contract.Tally()
+
+
+def ask(case: Any, server: Server, headers: dict[str, str]) -> None:  # noqa: ANN401 - Schemathesis's own
+    """Send one case, and apply every check."""
+    response = case.call(base_url=server.url, headers=headers)
+    tally[f"{case.method} {case.path}", response.status_code] += 1
+    case.validate_response(response, headers=headers)
+
+
+@sign.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=1300, deadline=None, suppress_health_check=contract.RELAXED)
+def test_signing(case: Any, server: Server) -> None:  # noqa: ANN401 - Schemathesis's own
+    """`POST /sign` and `/sign.pem` answer as the contract says, whatever is sent."""
+    ask(case, server, {"x-api-key": API_KEY})
+
+
+@others.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
+def test_every_other_operation(case: Any, server: Server) -> None:  # noqa: ANN401
+    """Every other operation answers as the contract says, whatever is sent."""
+    ask(case, server, {})
+
+
+@pytest.mark.usefixtures("server")
+def test_there_was_enough() -> None:
+    """The figures of a fuzz that means something: 2,000 requests, 300 issued and 300 refused by /sign."""
+    assert sum(tally.values()) >= 2000, tally
+    assert tally["POST /sign", 200] >= 300, tally
+    assert tally["POST /sign", 422] >= 300, tally

@@ -1,0 +1,189 @@
+"""The Lambda handler by events: who asks is what the gateway says, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import csrs, serving
+
+GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+RUN = """
+import json, sys
+from service import aws_lambda
+for line in sys.stdin:
+    print(json.dumps(aws_lambda.handler(json.loads(line), None)), flush=True)
+"""
+
+
+def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """A proxy event of a caller whose key the gateway checked."""
+    body = json.dumps({"csr": GOOD}).encode() if method == "POST" else b""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
+        "multiValueHeaders": {"Content-Type": ["application/json"]},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
+            "identity": {"apiKeyId": "abc123", "sourceIp": "192.0.2.1"},
+        },
+        "body": base64.b64encode(body).decode() or None,
+        "isBase64Encoded": bool(body),
+        **change,
+    }
+
+
+def answers(directory: Path, *events: dict[str, Any], **env: str) -> tuple[list[dict[str, Any]], str]:
+    """What the handler answers in a process of its own, and what it logs."""
+    run = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input="".join(json.dumps(each) + "\n" for each in events),
+        env=serving.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a CA."""
+    made = tmp_path_factory.mktemp("lambda")
+    assert serving.certlet("init", "ca", cwd=made).returncode == 0
+    return made
+
+
+def test_a_caller_with_a_key_is_served(directory: Path) -> None:
+    """The event of a caller with an API key is signed for, under the name that the key's id has."""
+    found, logged = answers(directory, event(), CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
+    assert found[0]["statusCode"] == 200
+    assert set(found[0]) == {"statusCode", "headers", "body", "isBase64Encoded"}
+    assert '"principal":"ci"' in logged
+
+
+FORGED: list[dict[str, Any]] = [
+    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": None}}},
+    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ""}}},
+    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ["abc123"]}}},
+    {"requestContext": {"requestId": "x", "identity": {}}},
+    {"requestContext": {"requestId": "x", "apiKeyId": "abc123"}},
+    {"requestContext": {"requestId": "x", "identity": None}},
+    {"requestContext": {}},
+    {
+        "requestContext": {"requestId": "x", "identity": {}},
+        "headers": {"Content-Type": "application/json", "x-api-key": "abc123", "apiKeyId": "abc123"},
+    },
+    {"requestContext": {"requestId": "x", "identity": {}}, "apiKeyId": "abc123"},
+]
+
+
+@pytest.mark.parametrize("path", ["/sign", "/sign.pem"])
+def test_without_the_gateway_s_word_nothing_is_signed(directory: Path, path: str) -> None:
+    """An event without requestContext.identity.apiKeyId is 403, whatever else claims a key."""
+    headers = {"headers": {"Content-Type": "text/plain"}} if path == "/sign.pem" else {}
+    found, logged = answers(directory, *(event(path, **{**headers, **forged}) for forged in FORGED))
+    statuses = {each["statusCode"] for each in found}
+    assert statuses <= {403, 415}
+    assert 403 in statuses
+    assert len(found) == len(FORGED)
+    assert "intent" not in logged
+
+
+def test_binary_answers_are_base64(directory: Path) -> None:
+    """DER crosses the result in base64; text does not."""
+    found, _ = answers(directory, event("/ca.crt", "GET"), event("/ca.pem", "GET"))
+    assert found[0]["isBase64Encoded"]
+    assert base64.b64decode(found[0]["body"])[:1] == b"\x30"
+    assert not found[1]["isBase64Encoded"]
+
+
+def test_public_operations_need_nobody(directory: Path) -> None:
+    """Public operations answer without a key."""
+    anonymous: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
+    found, _ = answers(directory, event("/health", "GET", **anonymous))
+    assert found[0]["statusCode"] == 200
+
+
+def test_what_the_gateway_would_not_send(directory: Path) -> None:
+    """A path or method that no gateway routes is a problem, not a failure."""
+    found, _ = answers(directory, event("/nope", "GET"), event("/sign", "DELETE"), event("/sign", "GET"))
+    assert [each["statusCode"] for each in found] == [404, 405, 405]
+
+
+def test_headers_cannot_pose_as_others(directory: Path) -> None:
+    """To WSGI `Content_Type` is `Content-Type`; here it is nothing."""
+    posing: dict[str, Any] = {
+        "headers": {"Content-Type": "application/json", "Content_Type": "text/plain", "Upgrade": "x"}
+    }
+    found, _ = answers(directory, event(**posing))
+    assert found[0]["statusCode"] == 200
+
+
+def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_path: Path) -> None:
+    """Without its key the CA is unavailable, on every operation that needs it; the cause is in the log."""
+    found, logged = answers(
+        directory,
+        event("/health", "GET"),
+        event(),
+        event("/ca", "GET"),
+        event("/profiles", "GET"),
+        CERTLET_CA=str(tmp_path / "none"),
+    )
+    assert [each["statusCode"] for each in found] == [503, 503, 503, 200]
+    assert found[0]["headers"]["Retry-After"] == "60"
+    assert "root-ca.crt" not in found[0]["body"]
+    assert str(tmp_path / "none") in logged
+
+
+@pytest.mark.parametrize(
+    ("env", "word"),
+    [
+        ({"CERTLET_CA": ""}, "CERTLET_CA is not set"),
+        ({"CERTLET_API_KEY_NAMES": "[]"}, "CERTLET_API_KEY_NAMES is not"),
+        ({"CERTLET_API_KEY_NAMES": "{"}, "CERTLET_API_KEY_NAMES is not"),
+        ({"CERTLET_CA_PASSPHRASE": "", "CERTLET_CA": ""}, "CERTLET_CA_PASSPHRASE is set but empty"),
+    ],
+)
+def test_wrong_settings_are_told_at_once(directory: Path, env: dict[str, str], word: str) -> None:
+    """The environment's faults are all in one message."""
+    found, logged = answers(directory, event(), **env)
+    assert found == []
+    assert word in logged
+
+
+def test_an_unexpected_error_is_a_bare_500(directory: Path) -> None:
+    """`RuntimeError("secret")` somewhere inside is a 500 without the word; the log has it."""
+    script = RUN.replace(
+        "for line",
+        "from service.authority import Authority\n"
+        "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
+        "Authority.issue = fail\nfor line",
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(event()) + "\n",
+        env=serving.environ(CERTLET_CA=str(directory / "ca")),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    result = json.loads(run.stdout)
+    assert result["statusCode"] == 500
+    assert "secret" not in json.dumps(result)
+    assert json.loads(result["body"])["code"] == "serverInternal"
+    assert "RuntimeError: secret" in run.stderr

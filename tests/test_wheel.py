@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests import csrs, serving
+
+
+def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel carries the contract and all modules: installed elsewhere, it serves and signs."""
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", str(serving.ROOT), str(source)], check=True)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("certlet-*.whl")
+    target = tmp_path / "target"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(target)
+    assert "service/openapi.yaml" in names
+    assert not [name for name in names if name.startswith(("tests", "deploy"))]
+    assert "certlet = service.cli:main" in (target / "certlet-0.1.0.dist-info/entry_points.txt").read_text()
+    monkeypatch.setattr(serving, "ROOT", target)
+    with serving.serving(tmp_path, "--ephemeral") as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        assert server.request("GET", "/sign").status == 200
