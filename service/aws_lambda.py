@@ -101,4 +101,9 @@ def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
         if name.title() not in _NOT_FORWARDED and "_" not in name
     }
     headers.setdefault("X-Forwarded-Port", "443")
-    return {**event, "queryStringParameters": pairs or list(single.items()), "headers": headers}
+    return {
+        **event,
+        "path": event["path"].removesuffix("/") or "/",  # the gateway's route, which has none
+        "queryStringParameters": pairs or list(single.items()),
+        "headers": headers,
+    }

@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--ephemeral", action="store_true", help="a CA that ends with the server")
     serve.add_argument("--workers", type=_count, default=1, metavar="N", help="calls at once")
     serve.add_argument("--unlimited", action="store_true", help="no usage plan: no 429")
+    serve.add_argument("--stage", type=_stage, help="first segment of every path, as on AWS")
+    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this, PEM")
+    serve.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
     serve.add_argument("--insecure-http", action="store_true", help="allow HTTP off loopback")
     serve.set_defaults(run=_serve)
 
@@ -106,10 +109,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    if not _is_loopback(options.host) and not options.insecure_http:
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise CommandError("--tls-cert and --tls-key go together")
+    if not _is_loopback(options.host) and not options.insecure_http and not options.tls_cert:
         raise CommandError(
             f"{options.host} is not loopback, and API keys would cross the network in clear text: "
-            "put a TLS proxy in front, or say --insecure-http"
+            "give --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
         )
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -131,13 +136,20 @@ def _serve(options: argparse.Namespace) -> int:
             key_file=str(key_file.path),
             extra_keys=extra,
             unlimited=options.unlimited,
+            stage=options.stage or "",
+            tls_certificate=str(options.tls_cert or ""),
+            tls_key=str(options.tls_key or ""),
         )
         if options.unlimited:
             _say("Warning   the usage plan is off (--unlimited)")
 
         def announce(port: int) -> None:
             host = f"[{options.host}]" if ":" in options.host else options.host
-            _announce(f"http://{host}:{port}", shown)
+            scheme, stage = (
+                "https" if options.tls_cert else "http",
+                f"/{options.stage}" if options.stage else "",
+            )
+            _announce(f"{scheme}://{host}:{port}{stage}", shown)
 
         return Foreman(HANDLER, {**os.environ, CA: str(directory)}).run(configuration, announce)
 
@@ -252,6 +264,12 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:  # noqa: PLR2004 - TCP's bound
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return int(text)
+
+
+def _stage(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]{1,128}", text):
+        raise argparse.ArgumentTypeError("a stage has 1 to 128 letters, digits, _ and -")
+    return text
 
 
 def _count(text: str) -> int:

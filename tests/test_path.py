@@ -333,11 +333,17 @@ def test_preflight(server: Server, path: str) -> None:
     assert "x-api-key" in answer.headers["Access-Control-Allow-Headers"]
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/sign/x", "/ca.crt/", "/%2e%2e/sign", "//sign"])
+@pytest.mark.parametrize("path", ["/", "/nope", "/sign/x", "/%2e%2e/sign", "//sign"])
 def test_an_unknown_path_is_404(server: Server, path: str) -> None:
     """A path that the contract does not have is 404, whatever the method."""
     problem(server.request("GET", path), 404, "notFound")
     problem(server.request("DELETE", path), 404, "notFound")
+
+
+def test_a_slash_at_the_end_does_not_count(server: Server) -> None:
+    """`/ca.pem/` is `/ca.pem`, and `/sign/` the form."""
+    assert server.request("GET", "/ca.pem/").body == server.request("GET", "/ca.pem").body
+    assert server.request("GET", "/sign/").body == server.request("GET", "/sign").body
 
 
 def test_nothing_secret_is_logged(server: Server) -> None:

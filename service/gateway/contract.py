@@ -115,10 +115,12 @@ class Contract:
     def route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route of a request, and its path parameters; a literal path before a template.
 
+        A slash at the end does not count.
+
         Raises:
             GatewayError: the document has no such path or method.
         """
-        routes, parameters = self._find(path)
+        routes, parameters = self._find(path.removesuffix("/") or "/")
         found = routes.get(method) or routes.get("ANY")
         if found is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")

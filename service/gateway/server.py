@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -29,6 +30,7 @@ from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
 MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
+TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
 _NOT_LOGGED: Final = 200  # characters of a path that a log line keeps
@@ -47,6 +49,8 @@ class Configuration:
         key_file: the file of API keys.
         extra_keys: name -> SHA-256 of keys that are in no file.
         unlimited: whether the usage plan is off.
+        stage: the first segment of every path, as on AWS; none if it is empty.
+        tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
     """
 
     document: dict[str, Any] = field(repr=False)
@@ -56,6 +60,9 @@ class Configuration:
     key_file: str
     extra_keys: dict[str, str] = field(repr=False)
     unlimited: bool = False
+    stage: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
 
     def encode(self) -> bytes:
         """One line of JSON."""
@@ -68,6 +75,7 @@ class Gateway:
     def __init__(self, configuration: Configuration, function: Function) -> None:
         self._active = 0
         self._settled = asyncio.Event()
+        self._stage = configuration.stage
         self._contract = Contract(configuration.document)
         self._function = function
         self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
@@ -114,7 +122,7 @@ class Gateway:
     async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> mapping.Answer:
         """Route, API key, usage plan, parameters, integration: API Gateway's order."""
         url = request.rel_url
-        path = url.raw_path
+        path = self._within_stage(url.raw_path)
         route, path_parameters = self._contract.route(request.method, path)
         key_name = self._identify(request) if route.needs_key else None
         caller += [key_name] if key_name else []
@@ -125,7 +133,7 @@ class Gateway:
             request_id=request_id,
             method=request.method,
             path=path,
-            stage="",
+            stage=self._stage,
             headers=request.headers,
             query=url.query,
             path_parameters=path_parameters,
@@ -143,6 +151,12 @@ class Gateway:
 
     def _refusal(self, error: GatewayError, request_id: str) -> mapping.Answer:
         return mapping.gateway_answer(self._contract.gateway_response(error.kind), error, request_id)
+
+    def _within_stage(self, path: str) -> str:
+        prefix = f"/{self._stage}" if self._stage else ""
+        if not path.startswith(prefix + "/"):
+            raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+        return path.removeprefix(prefix)
 
     def _identify(self, request: web.BaseRequest) -> str:
         name = self._keys.identify(request.headers.get("x-api-key", ""))
@@ -274,6 +288,19 @@ class _Connection(web.RequestHandler):
         return response
 
 
+def _tls(configuration: Configuration) -> ssl.SSLContext | None:
+    if not configuration.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(configuration.tls_certificate, configuration.tls_key)
+    except OSError as error:  # ssl.SSLError is one, and says nothing of which file
+        files = f"{configuration.tls_certificate} and {configuration.tls_key}"
+        raise StartError(f"{files} are no certificate and its key: {error.strerror or error}") from error
+    return context
+
+
 async def serve(configuration: Configuration, line: socket.socket) -> int:
     """Serve until SIGTERM, SIGINT or the foreman's end; requests in flight are answered first."""
     stop = asyncio.Event()
@@ -292,7 +319,14 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
     manager = web.Server(gateway.handle)
     try:
         await function.start(configuration.workers)
-        listener = await loop.create_server(connection, configuration.host, configuration.port)
+        tls = _tls(configuration)
+        listener = await loop.create_server(
+            connection,
+            configuration.host,
+            configuration.port,
+            ssl=tls,
+            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
+        )
     except (StartError, KeyFileError, OSError, UnicodeError) as error:
         control.report(failed=" ".join(str(error).split()))
         return 1

@@ -1,0 +1,159 @@
+"""The table: requests, and the answers that API Gateway documents (../shared facts, and its guide).
+
+A row says which targets it reaches. `LOCALSTACK` rows run against LocalStack 4.13.1 too; a row that it
+answers otherwise says in `localstack` what it does and why ours differs. `EVENTS` rows reach the Lambda
+handler by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests import csrs
+from tests.serving import API_KEY
+
+KEY: Final = {"x-api-key": API_KEY}
+JSON: Final = {"Content-Type": "application/json"}
+PROBLEM: Final = {"Content-Type": "application/problem+json", "Access-Control-Allow-Origin": "*"}
+CSR: Final = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request, and what must come back.
+
+    Attributes:
+        name: of the row, unique.
+        status: the answer's.
+        headers: that the answer must have; None for one that it must not have.
+        body: a predicate on the body.
+        events: whether it reaches the Lambda handler.
+        localstack: True if LocalStack must answer the same; else why it is not asked, or what it
+            answers instead.
+    """
+
+    name: str
+    method: str
+    path: str
+    status: int
+    send: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    body: Callable[[bytes], bool] = lambda _: True
+    events: bool = False
+    localstack: bool | str = False
+
+
+NO_LAMBDA: Final = "runs no Lambda function without a container engine"
+NO_RESPONSES: Final = "imports no gateway responses: AWS's default body and status"
+NO_PLAN: Final = "enforces no usage plan"
+OWN_DOCUMENT: Final = "not imported: its integrations are functions"
+
+
+def has(**members: object) -> Callable[[bytes], bool]:
+    """The body is JSON with these members."""
+
+    def check(body: bytes) -> bool:
+        found = json.loads(body)
+        return all(found.get(name) == value for name, value in members.items())
+
+    return check
+
+
+def told(**members: object) -> Callable[[bytes], bool]:
+    """The body tells an event with these members."""
+
+    def check(body: bytes) -> bool:
+        event = json.loads(body)["event"]
+        return all(event.get(name) == value for name, value in members.items())
+
+    return check
+
+
+def event(predicate: Callable[[dict[str, Any]], bool]) -> Callable[[bytes], bool]:
+    """The body tells an event for which this holds."""
+    return lambda body: predicate(json.loads(body)["event"])
+
+
+ORDER: Final = json.dumps({"csr": CSR}).encode()
+
+# The contract: the whole path behind it.
+CERTLET: Final = [
+    Row("form", "GET", "/sign", 200, headers={"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff"}, body=lambda b: b.startswith(b"<!doctype html>"), localstack=True),
+    Row("form-accept-any", "GET", "/sign", 200, send={"Accept": "*/*"}, headers={"Content-Type": "text/html; charset=utf-8"}, localstack=True),
+    Row("form-accept-html", "GET", "/sign", 200, send={"Accept": "text/html,*/*;q=0.8"}, body=lambda b: b.startswith(b"<!doctype html>"), localstack=True),
+    Row("form-slash", "GET", "/sign/", 200, body=lambda b: b.startswith(b"<!doctype html>"), localstack=True),
+    Row("form-csp", "GET", "/sign", 200, headers={"Content-Security-Policy": "frame-ancestors 'none'"}, localstack=True),
+    Row("preflight", "OPTIONS", "/sign", 204, headers={"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Origin": "*", "Access-Control-Max-Age": "86400"}, body=lambda b: b == b"", localstack=True),
+    Row("preflight-get", "OPTIONS", "/ca.crt", 204, headers={"Access-Control-Allow-Methods": "GET"}, localstack=True),
+    Row("any-method", "DELETE", "/ca", 405, headers={"Allow": "GET, OPTIONS", **PROBLEM}, body=has(code="methodNotAllowed", status=405), localstack=True),
+    Row("any-method-form", "PUT", "/sign", 405, send={"Content-Type": "application/x-www-form-urlencoded"}, content=b"a=b", headers={"Allow": "GET, POST, OPTIONS"}, localstack=True),
+    Row("any-method-head", "HEAD", "/ca", 405, headers={"Allow": "GET, OPTIONS"}, body=lambda b: b == b"", localstack=True),
+    Row("any-method-415", "PUT", "/sign", 415, send={"Content-Type": "image/png"}, content=b"x", headers=PROBLEM, body=has(code="unsupportedMediaType"), localstack="415 with AWS's default body: " + NO_RESPONSES),
+    Row("no-key", "POST", "/sign", 403, send=JSON, content=b"{}", headers={"x-amzn-ErrorType": "ForbiddenException", **PROBLEM}, body=has(code="unauthorized", status=403), localstack="403 with AWS's default body: " + NO_RESPONSES),
+    Row("wrong-key", "POST", "/sign", 403, send={**JSON, "x-api-key": API_KEY + "x"}, content=b"{}", body=has(code="unauthorized"), localstack="403 with AWS's default body: " + NO_RESPONSES),
+    Row("unknown-path", "GET", "/nope", 404, headers={"x-amzn-ErrorType": "MissingAuthenticationTokenException", **PROBLEM}, body=has(code="notFound"), localstack="403 Missing Authentication Token: " + NO_RESPONSES),
+    Row("unknown-below", "GET", "/sign/nope", 404, body=has(code="notFound"), localstack="403 Missing Authentication Token: " + NO_RESPONSES),
+    Row("signed", "POST", "/sign", 200, send={**JSON, **KEY}, content=ORDER, headers={"Content-Type": "application/json", "Access-Control-Allow-Origin": "*"}, body=has(profile="server", notes=[]), events=True, localstack=NO_LAMBDA),
+    Row("signed-any-accept", "POST", "/sign", 200, send={**JSON, **KEY, "Accept": "*/*"}, content=ORDER, body=has(profile="server"), events=True, localstack=NO_LAMBDA),
+    Row("signed-pem", "POST", "/sign.pem?profile=peer", 200, send={**KEY, "Content-Type": "text/plain"}, content=CSR.encode(), body=lambda b: b.count(b"BEGIN CERTIFICATE") == 2, events=True, localstack=NO_LAMBDA),
+    Row("refused", "POST", "/sign", 422, send={**JSON, **KEY}, content=b'{"csr":"x"}', headers=PROBLEM, body=has(code="badCSR"), events=True, localstack=NO_LAMBDA),
+    Row("malformed", "POST", "/sign", 400, send={**JSON, **KEY}, content=b"{", headers=PROBLEM, body=has(code="malformed"), events=True, localstack=NO_LAMBDA),
+    Row("media-type", "POST", "/sign", 415, send={"Content-Type": "text/plain", **KEY}, content=b"x", headers=PROBLEM, events=True, localstack=NO_LAMBDA),
+    Row("body-too-large", "POST", "/sign", 413, send={**JSON, **KEY}, content=b" " * 262_145, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
+    Row("payload-too-large", "POST", "/sign", 413, send={**JSON, **KEY}, content=b" " * 10_485_761, headers={"x-amzn-ErrorType": "RequestTooLargeException", **PROBLEM}, localstack=NO_LAMBDA),
+    Row("event-too-large", "POST", "/sign", 413, send={**JSON, **KEY}, content=b" " * 4_600_000, headers={"x-amzn-ErrorType": "RequestTooLargeException"}, localstack=NO_LAMBDA),
+    Row("der", "GET", "/ca.crt", 200, headers={"Content-Type": "application/pkix-cert"}, body=lambda b: b[:1] == b"\x30", events=True, localstack=NO_LAMBDA),
+    Row("der-accept", "GET", "/ca.crt", 200, send={"Accept": "application/pkix-cert, */*"}, body=lambda b: b[:1] == b"\x30", events=True, localstack=NO_LAMBDA),
+    Row("health", "GET", "/health", 200, body=has(status="ready"), events=True, localstack=NO_LAMBDA),
+    Row("unknown-parameter", "GET", "/health?x=1", 400, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
+]  # fmt: skip
+
+# The second document: what the first does not use.
+LIBRARY: Final = [
+    Row("event-shape", "GET", "/books", 200, headers={"X-Seen": "yes", "Content-Type": "application/json"}, body=told(resource="/books", path="/books", httpMethod="GET", queryStringParameters=None, multiValueQueryStringParameters=None, pathParameters=None, stageVariables=None, body=None, isBase64Encoded=False)),
+    Row("event-context", "GET", "/books", 200, body=event(lambda e: {"accountId", "apiId", "httpMethod", "identity", "path", "protocol", "requestId", "requestTime", "requestTimeEpoch", "resourceId", "resourcePath", "stage"} <= set(e["requestContext"]))),
+    Row("event-identity", "GET", "/books", 200, send={"User-Agent": "reader/1"}, body=event(lambda e: e["requestContext"]["identity"] == {"apiKeyId": None, "sourceIp": "127.0.0.1", "userAgent": "reader/1"})),
+    Row("event-key", "POST", "/books", 200, send={**KEY, **JSON}, content=b"{}", body=event(lambda e: e["requestContext"]["identity"]["apiKeyId"] == "reader")),
+    Row("event-second-key", "POST", "/books", 200, send={"x-api-key": API_KEY[::-1], **JSON}, content=b"{}", body=event(lambda e: e["requestContext"]["identity"]["apiKeyId"] == "other")),
+    Row("event-no-length", "POST", "/books", 200, send={**KEY, **JSON}, content=b"{}", body=event(lambda e: "content-length" not in {name.lower() for name in {**e["headers"], **e["multiValueHeaders"]}})),
+    Row("event-text", "POST", "/books", 200, send={**KEY, **JSON}, content='{"é":1}'.encode(), body=told(body='{"é":1}', isBase64Encoded=False)),
+    Row("event-binary", "POST", "/books", 200, send={**KEY, "Content-Type": "image/png"}, content=b"\x89PNG", body=told(body="iVBORw==", isBase64Encoded=True)),
+    Row("event-query", "GET", "/books?a=1&b=2&a=3&c=", 200, body=told(queryStringParameters={"a": "3", "b": "2", "c": ""}, multiValueQueryStringParameters={"a": ["1", "3"], "b": ["2"], "c": [""]})),
+    Row("event-query-decoded", "GET", "/books?a=%20%2B+x", 200, body=told(queryStringParameters={"a": " + x"})),
+    Row("path-parameter", "GET", "/books/978-3", 200, body=told(resource="/books/{isbn}", pathParameters={"isbn": "978-3"})),
+    Row("path-parameter-decoded", "GET", "/books/a%20b", 200, body=told(path="/books/a%20b", pathParameters={"isbn": "a b"})),
+    Row("path-literal-first", "GET", "/books/new", 200, body=told(resource="/books/new")),
+    Row("path-whole-segment", "GET", "/books/a/b", 410),
+    Row("path-greedy", "GET", "/pages/1/2/3", 200, body=told(resource="/pages/{rest+}", pathParameters={"rest": "1/2/3"})),
+    Row("method-before-any", "POST", "/books", 403),
+    Row("any-of-document", "PATCH", "/books", 405, headers={"Allow": "GET, POST"}, body=has(method="PATCH")),
+    Row("response-status", "GET", "/nope", 410, headers={"Content-Type": "text/plain", "X-Family": None, "x-amzn-ErrorType": "MissingAuthenticationTokenException"}, body=lambda b: b == b"gone: Missing Authentication Token"),
+    Row("response-family-4", "POST", "/books", 403, headers={"X-Family": "four", "Content-Type": "application/json"}, body=lambda b: json.loads(b)["kind"] == "INVALID_API_KEY" and json.loads(b)["say"] == "Forbidden" and len(json.loads(b)["id"]) == 36),
+    Row("response-family-5-not-velocity", "GET", "/books?do=raise", 502, headers={"X-Family": "five", "x-amzn-ErrorType": "InternalServerErrorException"}, body=lambda b: b == b"#if(true)Internal server error#end "),
+    Row("response-own-without-template", "GET", "/broken", 500, headers={"X-Family": "five"}),
+    Row("required-missing", "GET", "/search", 400, body=lambda b: "[q, X-Reader]" in json.loads(b)["say"]),
+    Row("required-header", "GET", "/search?q=x", 400, body=lambda b: "[X-Reader]" in json.loads(b)["say"]),
+    Row("required-there", "GET", "/search?q=", 200, send={"X-Reader": "a"}),
+    Row("mock-template", "GET", "/shelves/oak%20one", 200, headers={"X-Shelf": "oak"}, body=has(shelf="oak one", path="/shelves/{name}")),
+    Row("mock-status", "GET", "/shelves/lost", 404, headers={"X-Shelf": None}, body=has(lost=True)),
+    Row("mock-accept", "GET", "/shelves/a", 200, send={"Accept": "text/plain"}, headers={"Content-Type": "text/plain"}, body=lambda b: b == b"shelf a"),
+    Row("mock-when-no-templates", "GET", "/shelves/a", 415, send={"Content-Type": "text/csv"}, body=lambda b: json.loads(b)["kind"] == "UNSUPPORTED_MEDIA_TYPE"),
+    Row("mock-when-no-match", "GET", "/broken", 500, send={"Content-Type": "text/csv"}),
+    *[Row(f"result-{name}", "GET", f"/books?do={name}", 502, headers={"X-Family": "five"}) for name in ("null", "list", "text", "empty", "extra", "no-status", "status-word", "status-float", "status-99", "status-bool", "body-object", "body-number", "headers-list", "header-object", "header-newline", "header-name", "header-hop", "multi-text", "encoded-text", "unencodable")],
+    Row("result-bad-base64", "GET", "/books?do=bad-base64", 502, send={"Accept": "image/png"}),
+    Row("result-status-text", "GET", "/books?do=status-text", 201, body=lambda b: b == b"x"),
+    Row("result-no-body", "GET", "/books?do=body-none", 204, body=lambda b: b == b""),
+    Row("result-header-number", "GET", "/books?do=header-number", 200, headers={"X-Number": "7", "X-Flag": "true"}),
+    Row("result-remapped", "GET", "/books?do=header-remapped", 200, headers={"x-amzn-Remapped-Date": "never", "x-amzn-Remapped-Server": "mine", "x-amzn-Remapped-WWW-Authenticate": "Basic", "x-amzn-Remapped-Content-Length": "3", "WWW-Authenticate": None}),
+    Row("result-multi", "GET", "/books?do=multi", 200, headers={"X-One": "single", "X-Two": "a, b"}),
+    Row("result-binary", "GET", "/books?do=png", 200, send={"Accept": "image/png"}, headers={"Content-Type": "image/png"}, body=lambda b: b == b"\x89PNG"),
+    Row("result-binary-first-accept", "GET", "/books?do=png", 200, send={"Accept": "text/html, image/png"}, body=lambda b: b == b"iVBORw=="),
+    Row("result-binary-any-accept", "GET", "/books?do=png", 200, send={"Accept": "*/*"}, body=lambda b: b == b"iVBORw=="),
+    Row("handler-exits", "GET", "/books?do=exit", 502, headers={"X-Family": "five"}),
+    Row("handler-hangs", "GET", "/books?do=hang", 504, headers={"X-Family": "five"}),
+    Row("handler-recovers", "GET", "/books", 200),
+]  # fmt: skip
