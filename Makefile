@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 LOCK = deploy/lock
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: run test ci setup lock clean
 
@@ -12,6 +13,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
+	.venv/bin/tox run -e gateway
 
 setup: .venv/bin/certlet
 
@@ -28,9 +30,10 @@ setup: .venv/bin/certlet
 
 # After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
 lock: .venv/tox
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml $(LOCK)/service.in --output-file $(LOCK)/service.txt
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(LOCK)/tox.in --output-file $(LOCK)/tox.txt
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
+	$(COMPILE) pyproject.toml $(LOCK)/service.in --output-file $(LOCK)/service.txt
+	$(COMPILE) $(LOCK)/tox.in --output-file $(LOCK)/tox.txt
+	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
+	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 
 clean:
 	rm -rf .venv .tox build

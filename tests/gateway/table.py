@@ -49,8 +49,6 @@ class Row:
 
 NO_LAMBDA: Final = "runs no Lambda function without a container engine"
 NO_RESPONSES: Final = "imports no gateway responses: AWS's default body and status"
-NO_PLAN: Final = "enforces no usage plan"
-OWN_DOCUMENT: Final = "not imported: its integrations are functions"
 
 
 def has(**members: object) -> Callable[[bytes], bool]:

@@ -1,0 +1,318 @@
+"""Faults: of the function, and of clients. The server answers or closes cleanly, and keeps serving."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import authorities
+from tests.gateway import running
+from tests.serving import API_KEY, Server
+from tests.test_path import problem
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The second document, served by two processes."""
+    directory = tmp_path_factory.mktemp("faults")
+    with running.gateway(directory, running.library(), workers=2) as server:
+        yield server
+
+
+def contract(**integration: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of an integration
+    """The contract, with its integrations changed."""
+    document: dict[str, Any] = json.loads(json.dumps(authorities.document()))
+    for item in document["paths"].values():
+        for operation in item.values():
+            if operation["x-amazon-apigateway-integration"]["type"] == "aws_proxy":
+                operation["x-amazon-apigateway-integration"].update(integration)
+    return document
+
+
+def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -> None:
+    """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
+    with running.gateway(tmp_path, contract(timeoutInMillis=700)) as server:
+        for do in ("raise", "null", "unencodable"):
+            problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
+        assert "secret" in server.logged()
+        began = time.monotonic()
+        problem(server.request("GET", "/health?do=hang"), 504, "timeout")
+        assert 0.6 < time.monotonic() - began < 3
+        # The only process was killed: while its successor starts, callers are told to come back.
+        answer = server.request("GET", "/health")
+        if answer.status != 200:
+            problem(answer, 503, "unavailable")
+            assert answer.headers["Retry-After"] == "1"
+        deadline = time.monotonic() + 10
+        while server.request("GET", "/health").status != 200:
+            assert time.monotonic() < deadline
+        problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
+
+
+def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
+    """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
+    busy = contract(timeoutInMillis=2500)
+    with running.gateway(tmp_path, busy) as server, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        hanging = pool.submit(server.request, "GET", "/health?do=hang")
+        time.sleep(0.3)
+        began = time.monotonic()
+        answer = server.request("GET", "/health")
+        assert 0.9 < time.monotonic() - began < 1.6
+        problem(answer, 503, "unavailable")
+        assert answer.headers["Retry-After"] == "1"
+        assert hanging.result().status == 504
+    with (
+        running.gateway(tmp_path, running.library()) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+        assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
+
+
+def test_workers_are_the_concurrency(library: Server) -> None:
+    """Two processes answer two calls at once."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        began = time.monotonic()
+        found = list(pool.map(lambda _: library.request("GET", "/books?do=nap").json()["pid"], range(2)))
+        assert len(set(found)) == 2
+        assert time.monotonic() - began < 0.75
+
+
+def test_the_function_knows_how_long_it_has(library: Server) -> None:
+    """The context's remaining time is the document's time-out."""
+    assert 300 < library.request("GET", "/books").json()["left"] <= 700
+
+
+def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
+    """Nothing was begun on a process that ended idle, so the next caller is served by another."""
+    with running.gateway(tmp_path, running.library(), workers=2) as server:
+        os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
+        time.sleep(0.1)
+        assert {server.request("GET", "/books").status for _ in range(4)} == {200}
+
+
+def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
+    """What was begun is finished: the process is neither killed nor lost when the client goes."""
+    with running.gateway(tmp_path, running.library()) as server:
+        pid = server.request("GET", "/books").json()["pid"]
+        with connect(server) as client:
+            client.sendall(b"GET /books?do=nap HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.1)
+        assert server.request("GET", "/books").json()["pid"] == pid
+
+
+def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path) -> None:
+    """SIGTERM lets a call finish, and an upload that goes on; then the server ends with 0."""
+    with running.gateway(tmp_path, running.library(), workers=2) as server:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
+            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            head = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\nContent-Length: 4\r\n\r\n"
+            client.sendall(head.encode() + b"ab")
+            time.sleep(0.15)
+            server.process.terminate()
+            time.sleep(0.15)
+            client.sendall(b"cd")
+            assert b" 200 OK" in received(client)
+            assert napping.result().status == 200
+        assert server.process.wait(10) == 0
+        assert "Traceback" not in server.logged()
+
+
+@contextlib.contextmanager
+def connect(server: Server) -> Iterator[socket.socket]:
+    """A bare connection."""
+    host, _, port = server.url.rpartition("//")[2].partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        yield client
+
+
+def received(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
+    """What comes until a mark, or the end."""
+    found = b""
+    while until not in found:
+        with contextlib.suppress(ConnectionResetError):
+            chunk = client.recv(65536)
+            if chunk:
+                found += chunk
+                continue
+        break
+    return found
+
+
+POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "status"),
+    [
+        ("a bad chunk", POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
+        ("a bad length", POST + b"Content-Length: x\r\n\r\n", b" 400 "),
+        ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", b" 400 "),
+        ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", b" 400 "),
+        ("a long target", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
+        ("a thousand headers", POST + b"".join(b"X-%d: y\r\n" % n for n in range(1000)) + b"\r\n", b" "),
+        ("a long header", POST + b"X: " + b"y" * 100_000 + b"\r\n\r\n", b" 400 "),
+        ("gzip that is none", POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", b" 200 "),
+        ("a key in Latin-1", b"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: \xe9\r\n\r\n", b" 403 "),
+        ("absolute form", b"GET http://x/books HTTP/1.1\r\nHost: x\r\n\r\n", b" 200 "),
+        ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", b" 200 "),
+    ],
+)
+def test_odd_clients_get_an_answer(library: Server, name: str, data: bytes, status: bytes) -> None:
+    """Whatever a client sends, it gets an answer in the gateway's form, and the next one is served."""
+    with connect(library) as client:
+        client.sendall(data)
+        answer = received(client)
+    assert answer.startswith(b"HTTP/1."), name
+    assert status in answer.partition(b"\r\n")[0] + b" ", answer[:300]
+    if status == b" 400 ":
+        assert b"x-amzn-RequestId" in answer
+        assert b"X-Family: four" in answer
+    assert library.request("GET", "/books").status == 200
+
+
+def test_half_a_body_delays_nobody(library: Server) -> None:
+    """A client that sends half a body and goes away is a line in the log, and no more."""
+    with connect(library) as client:
+        client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
+        assert library.request("GET", "/books").status == 200
+    assert library.request("GET", "/books").status == 200
+    assert "Traceback" not in library.logged()
+
+
+def test_pipelined_requests_are_answered_in_order(library: Server) -> None:
+    """Several requests on one connection, sent at once, are answered in their order."""
+    with connect(library) as client:
+        client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
+        found = received(client, until=b'"isbn": "9"')
+        assert [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)] == sorted(
+            found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)
+        )
+        assert found.count(b"HTTP/1.1 200 OK") >= 9
+
+
+def test_a_client_may_wait_for_100_continue(library: Server) -> None:
+    """`Expect: 100-continue` is answered before the body, where a body will be read."""
+    with connect(library) as client:
+        client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.sendall(b"ab")
+        assert b" 200 OK" in received(client)
+    with connect(library) as client:
+        refused = (
+            POST.replace(API_KEY.encode(), b"wrong") + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        client.sendall(refused)
+        assert received(client).startswith(b"HTTP/1.1 403 ")
+
+
+def slowest_answer(server: Server, context: ssl.SSLContext | None = None) -> float:
+    """The slowest of twenty answers, in seconds."""
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert server.request("GET", "/books", context=context).status == 200
+        took.append(time.monotonic() - began)
+    return max(took)
+
+
+def test_two_hundred_slow_clients_delay_nobody(library: Server) -> None:
+    """200 clients that drip bytes, of the head and of the body, delay nobody by more than a second."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(library)) for _ in range(200)]
+        for number, client in enumerate(clients):
+            client.sendall(POST + (b"Content-Length: 99\r\n\r\n" if number % 2 else b""))
+        for _ in range(3):
+            for number, client in enumerate(clients):
+                client.sendall(b"x" if number % 2 else b"X-A: b\r\n")
+            assert slowest_answer(library) < 1
+
+
+def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
+    """50 connections that never begin their handshake delay nobody by more than a second."""
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        + [
+            "-keyout",
+            "key.pem",
+            "-out",
+            "crt.pem",
+            "-subj",
+            "/CN=x",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    files = {"tls_certificate": str(tmp_path / "crt.pem"), "tls_key": str(tmp_path / "key.pem")}
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
+    with running.gateway(tmp_path, running.library(), **files) as server, contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(connect(server))
+        assert slowest_answer(server, trusting) < 1
+        with connect(server) as client:  # the twin: plain HTTP gets no answer here
+            client.sendall(b"GET /books HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert not received(client).startswith(b"HTTP/1.1 200")
+
+
+async def _flood(port: int, request: bytes, requests: int, connections: int) -> int:
+    """Send requests on several connections, fifty at a time on each, and count the answers."""
+
+    async def one(count: int) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answered = 0
+        while answered < count:
+            batch = min(50, count - answered)
+            writer.write(request * batch)
+            for _ in range(batch):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+                await reader.readexactly(length)
+            answered += batch
+        writer.close()
+        await writer.wait_closed()
+        return answered
+
+    return sum(await asyncio.gather(*(one(requests // connections) for _ in range(connections))))
+
+
+def resident(pid: int) -> int:
+    """A process's resident memory, in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1])
+    raise AssertionError(pid)
+
+
+def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path) -> None:
+    """90,000 answers of the gateway's own and 10,000 of the function leave its memory where it was."""
+    with running.gateway(tmp_path, running.library()) as server:
+        port = int(server.url.rpartition(":")[2])
+        own = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
+        function = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        processes = list(map(int, children.read_text().split()))
+        asyncio.run(_flood(port, own, 5_000, 5))
+        asyncio.run(_flood(port, function, 1_000, 5))
+        before = [resident(pid) for pid in processes]
+        assert asyncio.run(_flood(port, own, 90_000, 5)) == 90_000
+        assert asyncio.run(_flood(port, function, 10_000, 5)) == 10_000
+        after = [resident(pid) for pid in processes]
+        print(f"resident KiB, gateway and function: {before} before, {after} after 100,000 requests")  # noqa: T201
+        assert all(then < now * 1.1 + 4096 for now, then in zip(before, after, strict=True))
