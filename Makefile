@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 LOCK = deploy/lock
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci setup lock clean
+.PHONY: run test ci setup form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -13,7 +13,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway
+	.venv/bin/tox run -e gateway,browser
 
 setup: .venv/bin/certlet
 
@@ -27,6 +27,10 @@ setup: .venv/bin/certlet
 .venv/tox: $(LOCK)/tox.txt .venv/bin/certlet
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
 	@touch $@
+
+# After a change of deploy/form.html.
+form: setup
+	.venv/bin/python -m deploy.form
 
 # After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
 lock: .venv/tox

@@ -151,11 +151,6 @@ def test_the_request_s_profiles_are_the_profiles() -> None:
     assert named == list(DOCUMENT["x-certificate-profiles"])
 
 
-def test_the_form_offers_the_profiles() -> None:
-    """The page's choices are the profiles."""
-    assert re.findall(r"<option>([^<]+)</option>", PAGE) == list(DOCUMENT["x-certificate-profiles"])
-
-
 def test_every_operation_is_performed() -> None:
     """Each operationId that reaches the function is a method of Operations, and no other is."""
     named = contract.operations(contract.for_function(DOCUMENT))

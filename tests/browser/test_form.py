@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from deploy import form
+from service.pki import keys
+from tests import csrs, serving
+from tests.serving import API_KEY, Server
+
+SCREENSHOTS = serving.ROOT / "build" / "screenshots"
+AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP plain.example 127.0.0.1",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+class Tab:
+    """A page, and everything that it complained of."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.bodies: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._sent)
+
+    def _sent(self, request: Any) -> None:  # noqa: ANN401 - Playwright's own
+        self.requests.append(request.url)
+        self.bodies.append(request.post_data or "")
+
+    def sign(self, csr: bytes, key: str = API_KEY, profile: str = "") -> None:
+        """Fill the form in, and send it."""
+        self.page.fill("#csr", csr.decode())
+        self.page.fill("#key", key)
+        self.page.wait_for_function("document.querySelectorAll('#profile option').length > 1")
+        if profile:
+            self.page.select_option("#profile", profile)
+        self.page.click("#send")
+        expect(self.page.locator("#send")).to_be_enabled()
+        expect(self.page.locator("#status")).not_to_have_text("Signing…")
+
+    def shot(self, name: str) -> None:
+        """A screenshot, for people."""
+        self.page.screenshot(path=str(SCREENSHOTS / f"{name}.png"), full_page=True)
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Tab]:  # noqa: ANN401
+    """A page in a context of its own, which must not complain of anything but what is expected."""
+    context = browser.new_context(**options)
+    tab = Tab(context.new_page())
+    tab.page.goto(url)
+    try:
+        yield tab
+    finally:
+        context.close()
+    unexpected = [line for line in tab.complaints if not any(word in line for word in expected)]
+    assert unexpected == []
+
+
+REFUSED = ("the server responded with a status of",)  # what Chromium says of every 4xx
+GOOD = csrs.pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
+
+
+def test_paste_and_sign(browser: Browser, server: Server) -> None:
+    """A pasted request is shown for what it is, signed, and the answer shows first what matters."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        page = tab.page
+        page.fill("#csr", GOOD.decode())
+        expect(page.locator("#csr-seen")).to_contain_text("CN=www.example.com")
+        expect(page.locator("#csr-seen")).to_contain_text("DNS www.example.com, IP 10.0.0.1")
+        expect(page.locator("#csr-seen")).to_contain_text("P-256")
+        tab.sign(GOOD)
+        expect(page.locator("#status")).to_have_text("Signed.")
+        expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
+        expect(page.locator("#facts")).to_contain_text("89 days left")
+        expect(page.locator("#notes")).to_contain_text("Nothing was left out")
+        assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
+        expect(page.locator("#result-title")).to_be_focused()
+        x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
+        assert page.inner_text("#text").startswith("Certificate:")
+        tab.shot("signed")
+
+
+def test_nothing_is_loaded_from_anywhere(browser: Browser, server: Server) -> None:
+    """The page is one request; the profiles are asked for when somebody begins, and once."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.wait_for_load_state("networkidle")
+        assert tab.requests == [f"{server.url}/sign"]
+        tab.page.focus("#csr")
+        expect(tab.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+        tab.page.focus("#key")
+        assert [url for url in tab.requests if "data:" not in url] == [
+            f"{server.url}/sign",
+            f"{server.url}/profiles",
+        ]
+        tab.page.select_option("#profile", "peer")
+        expect(tab.page.locator("#profile-seen")).to_contain_text("serverAuth, clientAuth")
+
+
+def test_nothing_moves(browser: Browser, server: Server) -> None:
+    """What the page shows of a request and of a profile does not push the rest about."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        before = tab.page.locator("#send").bounding_box()
+        tab.page.fill("#csr", GOOD.decode())
+        expect(tab.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+        assert tab.page.locator("#send").bounding_box() == before
+
+
+@pytest.mark.parametrize("stage", ["/prod/sign", "/prod/sign/"])
+def test_any_stage(browser: Browser, tmp_path: Path, stage: str) -> None:
+    """The page finds its API below any stage, with a slash at its end or without."""
+    with serving.serving(tmp_path, "--ephemeral", "--stage", "prod") as server:
+        root = server.url.removesuffix("/prod")
+        with opened(browser, root + stage) as tab:
+            tab.sign(GOOD, profile="client")
+            expect(tab.page.locator("#status")).to_have_text("Signed.")
+
+
+def test_a_der_file_is_dropped_or_chosen(browser: Browser, server: Server, tmp_path: Path) -> None:
+    """A DER file is read in the browser, dropped on the field or chosen."""
+    der = csrs.der(csrs.build("der.example.com", kind="rsa-2048"))
+    (tmp_path / "request.der").write_bytes(der)
+    with opened(browser, f"{server.url}/sign") as tab:
+        page = tab.page
+        page.set_input_files("#file", str(tmp_path / "request.der"))
+        expect(page.locator("#csr-seen")).to_contain_text("RSA-2048")
+        page.fill("#csr", "")
+        drop = """octets => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(octets)], 'request.der'));
+            document.getElementById('csr').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }"""
+        page.evaluate(drop, list(der))
+        expect(page.locator("#csr-seen")).to_contain_text("CN=der.example.com")
+        page.fill("#key", API_KEY)
+        page.click("#send")
+        expect(page.locator("#status")).to_have_text("Signed.")
+        expect(page.locator("#notes")).to_contain_text("common name added")
+
+
+PRIVATE = csrs.key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PRIVATE, "private key"),
+        (PRIVATE + GOOD, "private key"),
+        (CERTIFICATE, "This is a certificate, not"),
+        (b"garbage!", "neither PEM nor base64"),
+        (GOOD.replace(b"-----END", b"----END"), "neither PEM nor base64"),
+        (GOOD.replace(b"\nMI", b"\nMA"), "does not read as"),
+    ],
+)
+def test_what_is_no_request_is_said_and_not_sent(
+    browser: Browser, server: Server, text: bytes, said: str
+) -> None:
+    """A private key, a certificate or garbage is named at once, and never leaves the browser."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.fill("#csr", text.decode())
+        tab.page.fill("#key", API_KEY)
+        expect(tab.page.locator("#csr-faults")).to_contain_text(said)
+        tab.page.click("#send")
+        expect(tab.page.locator("#status")).to_have_text("Not sent.")
+        assert not any(tab.bodies)
+
+
+def test_a_private_key_file_is_named_in_der_too(browser: Browser, server: Server, tmp_path: Path) -> None:
+    """A private key or a certificate in DER is recognised by its structure."""
+    key = csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.der").write_bytes(key)
+    (tmp_path / "ca.der").write_bytes(server.request("GET", "/ca.crt").body)
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.set_input_files("#file", str(tmp_path / "key.der"))
+        expect(tab.page.locator("#csr-faults")).to_contain_text("private key")
+        tab.page.set_input_files("#file", str(tmp_path / "ca.der"))
+        expect(tab.page.locator("#csr-faults")).to_contain_text("a certificate, not")
+        assert not any(tab.bodies)
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_every_kind_of_key_is_named(browser: Browser, server: Server, kind: str) -> None:
+    """What the page says of a request is what the core says of it."""
+    request = csrs.build(
+        "a.example", ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"], kind=kind
+    )
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.fill("#csr", csrs.pem(request).decode())
+        seen = tab.page.locator("#csr-seen")
+        expect(seen).to_contain_text(keys.describe(csrs.key(kind).public_key()))
+        expect(seen).to_contain_text(
+            "DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "openssl"), [("P-256", "P-256"), ("2048", "2048 bit"), ("3072", "3072 bit")]
+)
+def test_a_key_and_a_request_are_made_here(
+    browser: Browser, server: Server, tmp_path: Path, kind: str, openssl: str
+) -> None:
+    """The page makes a key and a request that openssl verifies; signed, they do a TLS handshake."""
+    names = ["www.example.com", "*.example.com", "bücher.example", "127.0.0.1", "2001:db8::1", "::"]
+    names += [f"host-{number}.example.com" for number in range(60)]
+    with opened(browser, f"{server.url}/sign", accept_downloads=True) as tab:
+        page = tab.page
+        page.click("summary")
+        page.fill("#names", "\n".join(names))
+        page.select_option("#kind", kind)
+        page.click("#generate")
+        expect(page.locator("#make-faults")).to_contain_text("Made.", timeout=60_000)
+        with page.expect_download() as download:
+            page.click("#save-key")
+        download.value.save_as(tmp_path / "key.pem")
+        (tmp_path / "a.csr").write_text(page.input_value("#csr"))
+        shown = subprocess.run(
+            ["openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text"],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "verify OK" in shown.stderr
+        assert openssl in shown.stdout
+        for name in (
+            "DNS:xn--bcher-kva.example",
+            "DNS:*.example.com",
+            "IP Address:127.0.0.1",
+            "IP Address:2001:DB8:0:0:0:0:0:1",
+            "DNS:host-59.example.com",
+        ):
+            assert name in shown.stdout
+        page.fill("#key", API_KEY)
+        page.click("#send")
+        expect(page.locator("#status")).to_have_text("Signed.")
+        (tmp_path / "crt.pem").write_text(page.inner_text("#pem") + "\n")
+        assert not any("PRIVATE" in body for body in tab.bodies)
+    (tmp_path / "root.der").write_bytes(server.request("GET", "/root.crt").body)
+    assert shake_hands(tmp_path) == "TLSv1.3"
+
+
+def shake_hands(directory: Path) -> str | None:
+    """A TLS handshake with the key and the certificate; the protocol's version."""
+    assert load_pem_private_key((directory / "key.pem").read_bytes(), None)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(directory / "crt.pem", directory / "key.pem")
+    root = ssl.DER_cert_to_PEM_cert((directory / "root.der").read_bytes())
+    client = ssl.create_default_context(cadata=root)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, server.wrap_socket(connection, server_side=True) as wrapped:
+                wrapped.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        raw = socket.create_connection(listener.getsockname())
+        with raw, client.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped:
+            version = wrapped.version()
+            wrapped.send(b"x")
+        thread.join(10)
+    return version
+
+
+@pytest.mark.parametrize("names", ["", "a:b:c", "a/b c", "a..b", "1.2.3.", "b\u00fc/x"])
+def test_a_name_that_cannot_be_written_is_said(browser: Browser, server: Server, names: str) -> None:
+    """No name, or one that is none, makes no request."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.click("summary")
+        tab.page.fill("#names", names)
+        tab.page.click("#generate")
+        expect(tab.page.locator("#make-faults")).to_contain_text(
+            re.compile("at least one name|cannot be written")
+        )
+        assert tab.page.input_value("#csr") == ""
+
+
+def test_a_wrong_key_is_said_at_the_key(browser: Browser, server: Server) -> None:
+    """403 has its own words, at the field that it is about, which has the focus."""
+    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+        tab.sign(GOOD, key="x" * 40)
+        expect(tab.page.locator("#key-faults")).to_contain_text("not known here")
+        expect(tab.page.locator("#key")).to_be_focused()
+        expect(tab.page.locator("#key")).to_have_attribute("aria-invalid", "true")
+        expect(tab.page.locator("#result")).to_be_hidden()
+
+
+def test_a_refused_name_is_said_at_the_request(browser: Browser, server: Server) -> None:
+    """A refusal shows every reason next to what it is about."""
+    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+        tab.sign(csrs.pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
+        expect(tab.page.locator("#csr-faults li")).to_have_count(2)
+        expect(tab.page.locator("#csr-faults")).to_contain_text("subject_alt_name[0]: 'a_b.example'")
+        expect(tab.page.locator("#csr")).to_be_focused()
+        tab.shot("refused")
+
+
+def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
+    """429 and "no network" each have their own words."""
+    with serving.serving(tmp_path, "--ephemeral") as server:
+
+        def use_up(route: Route) -> None:
+            while server.sign({}).status != 429:
+                pass
+            route.continue_()
+
+        with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+            tab.page.route("**/sign", use_up)
+            tab.sign(GOOD)
+            expect(tab.page.locator("#status")).to_contain_text("too many requests")
+        with opened(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
+            tab.page.route("**/sign", lambda route: route.abort())
+            tab.sign(GOOD)
+            expect(tab.page.locator("#status")).to_contain_text("no answer from the server")
+
+
+@pytest.mark.parametrize(
+    "text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x", "a\u202egpj.exe"]
+)
+def test_a_hostile_subject_is_text(browser: Browser, server: Server, text: str) -> None:
+    """Nothing from a request or a certificate is put in as HTML, nor changes the direction of text."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.sign(csrs.pem(csrs.build(text)), profile="client")
+        expect(tab.page.locator("#status")).to_have_text("Signed.")
+        assert tab.page.title() == "Certlet: sign a certification request"
+        assert tab.page.locator("img, #result b").count() == 0
+        assert "\u202e" not in tab.page.inner_text("#csr-seen")
+        assert "\u202e" not in tab.page.inner_text("#facts")
+
+
+def test_control_characters_are_shown_escaped(browser: Browser, server: Server) -> None:
+    """A subject with control characters shows them escaped, and is refused."""
+    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+        tab.sign(csrs.pem(csrs.build("x\x1b[2J\ny")), profile="client")
+        assert "\\u001b[2J\\u000ay" in tab.page.inner_text("#csr-seen")
+        expect(tab.page.locator("#csr-faults")).to_contain_text("control character")
+
+
+def test_the_key_is_remembered_on_request_alone(browser: Browser, server: Server) -> None:
+    """The API key is in no source, and in the tab's storage only if somebody says so."""
+    assert API_KEY not in server.request("GET", "/sign").body.decode()
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.sign(GOOD)
+        assert tab.page.evaluate("sessionStorage.length") == 0
+        tab.page.check("#remember")
+        tab.page.reload()
+        assert tab.page.input_value("#key") == API_KEY
+        tab.page.uncheck("#remember")
+        tab.page.reload()
+        assert tab.page.input_value("#key") == ""
+        assert tab.page.evaluate("localStorage.length") == 0
+
+
+def test_the_keyboard_suffices(browser: Browser, server: Server) -> None:
+    """From the first field to the saved bundle without a mouse."""
+    with opened(browser, f"{server.url}/sign", accept_downloads=True) as tab:
+        page = tab.page
+        visited = []
+
+        def tab_to(selector: str) -> None:
+            for _ in range(20):
+                page.keyboard.press("Tab")
+                visited.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+                if page.locator(selector).evaluate("element => element === document.activeElement"):
+                    return
+            raise AssertionError(f"{selector} is not reached: {visited}")
+
+        tab_to("#csr")
+        page.keyboard.insert_text(GOOD.decode())
+        tab_to("#profile")
+        expect(page.locator("#profile option")).to_have_count(3)
+        page.keyboard.press("p")
+        tab_to("#key")
+        page.keyboard.type(API_KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#status")).to_have_text("Signed.")
+        expect(page.locator("#facts")).to_contain_text("peer")
+        tab_to("#saves button:last-of-type")
+        page.keyboard.press("Shift+Tab")
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        assert download.value.suggested_filename == "bundle.pem"
+        assert len(x509.load_pem_x509_certificates(Path(download.value.path()).read_bytes())) == 2
+
+
+def test_copying(browser: Browser, server: Server) -> None:
+    """The copy buttons put PEM on the clipboard."""
+    with opened(browser, f"{server.url}/sign", permissions=["clipboard-read", "clipboard-write"]) as tab:
+        tab.sign(GOOD)
+        tab.page.click("text=Copy the chain")
+        expect(tab.page.locator("#status")).to_have_text("Copied the chain.")
+        assert (
+            len(x509.load_pem_x509_certificates(tab.page.evaluate("navigator.clipboard.readText()").encode()))
+            == 1
+        )
+
+
+def own_address() -> str | None:
+    """An address of this machine's own that is not loopback, if it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # sends nothing: it asks the routing table
+        return str(probe.getsockname()[0])
+    return None
+
+
+def test_without_a_secure_context(browser: Browser, tmp_path: Path) -> None:
+    """Over plain HTTP from elsewhere the page hides key making and copying, says why, and still signs."""
+    address = own_address()
+    host = ("--host", address, "--insecure-http") if address else ()
+    with serving.serving(tmp_path, "--ephemeral", *host) as server:
+        # A machine without such an address has a name that browsers do not take for loopback.
+        url = server.url if address else server.url.replace("127.0.0.1", "plain.example")
+        with opened(browser, f"{url}/sign") as tab:
+            assert not tab.page.evaluate("window.isSecureContext")
+            tab.page.click("summary")
+            expect(tab.page.locator("#maker")).to_be_hidden()
+            expect(tab.page.locator("#make-hint")).to_contain_text("plain HTTP")
+            tab.sign(GOOD)
+            expect(tab.page.locator("#status")).to_have_text("Signed.")
+            expect(tab.page.locator("text=Copy the chain")).to_be_hidden()
+            expect(tab.page.locator("text=Save the chain")).to_be_visible()
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 320, "height": 640}},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing(browser: Browser, server: Server, look: str) -> None:
+    """axe-core finds nothing against WCAG 2.2 AA: empty, refused and signed; light, dark and narrow."""
+    with opened(browser, f"{server.url}/sign", REFUSED, **LOOKS[look]) as tab:
+        tab.page.evaluate(AXE.read_text())
+        tab.page.click("summary")
+        judge(tab)
+        tab.shot(look)
+        tab.sign(csrs.pem(csrs.build("localhost")))
+        judge(tab)
+        tab.sign(GOOD)
+        judge(tab)
+        width = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert tab.page.evaluate(width)
+
+
+def judge(tab: Tab) -> None:
+    """No violation, and the judge did look."""
+    run = (
+        "() => axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+    )
+    found = tab.page.evaluate(run)
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+    assert len(found["passes"]) > 20
+
+
+def test_axe_would_find_something(browser: Browser, server: Server) -> None:
+    """The twin: a label taken away is found."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        tab.page.evaluate(AXE.read_text())
+        tab.page.evaluate("document.querySelector('label[for=key]').remove()")
+        found = tab.page.evaluate("() => axe.run()")
+        assert "label" in [each["id"] for each in found["violations"]]
+
+
+def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Server) -> None:
+    """An inline script, and a request to elsewhere, are stopped by the Content-Security-Policy."""
+    with opened(browser, f"{server.url}/sign", ("Content Security Policy", "Refused", "blocked")) as tab:
+        tab.page.evaluate(
+            "() => { const s = document.createElement('script'); s.textContent = 'document.title = 1';"
+            " document.body.append(s); }"
+        )
+        assert tab.page.title() != "1"
+        stopped = tab.page.evaluate("() => fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'stopped')")
+        assert stopped == "stopped"
+        assert any("Content Security Policy" in line for line in tab.complaints)
+
+
+def test_the_contract_holds_the_page() -> None:
+    """openapi.yaml holds deploy/form.html, its hashes are the policy's, and it is small."""
+    page, text = form.SOURCE.read_text(), form.CONTRACT.read_text()
+    assert form.insert(text, page) == text
+    assert form.insert(text, page.replace("Sign a", "Sign the")) != text
+    assert len(page.encode()) < form.MAX_BYTES
