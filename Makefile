@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 LOCK = deploy/lock
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci setup form lock clean
+.PHONY: run test ci setup zip form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -13,7 +13,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser
+	.venv/bin/tox run -e gateway,browser,deploy
 
 setup: .venv/bin/certlet
 
@@ -28,6 +28,10 @@ setup: .venv/bin/certlet
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
 	@touch $@
 
+# The Lambda zip, into build/; ZIP="--arch x86_64 --ca ca" and so on.
+zip: setup
+	.venv/bin/python -m deploy.build $(ZIP)
+
 # After a change of deploy/form.html.
 form: setup
 	.venv/bin/python -m deploy.form
@@ -36,6 +40,8 @@ form: setup
 lock: .venv/tox
 	$(COMPILE) pyproject.toml $(LOCK)/service.in --output-file $(LOCK)/service.txt
 	$(COMPILE) $(LOCK)/tox.in --output-file $(LOCK)/tox.txt
+	$(COMPILE) $(LOCK)/function.in --override $(LOCK)/function.overrides --constraint $(LOCK)/service.txt --output-file $(LOCK)/function.txt
+	$(COMPILE) $(LOCK)/lambda.in --output-file $(LOCK)/lambda.txt
 	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 

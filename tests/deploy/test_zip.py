@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from deploy import build
+from tests import serving
+from tests.deploy import runtime
+from tests.test_lambda import event
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
+VERSIONS = [version for version in sorted({HERE, "3.13"}) if build.interpreter(version)]
+
+
+def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m deploy.build`."""
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.build", *arguments],
+        cwd=serving.ROOT,
+        env=serving.environ(**env),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA whose keys are encrypted."""
+    directory = tmp_path_factory.mktemp("zip-ca")
+    made = serving.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
+    assert made.returncode == 0
+    return directory / "ca"
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def zipped(request: pytest.FixtureRequest, ca: Path, tmp_path_factory: pytest.TempPathFactory) -> Zipped:
+    """The zip for this machine, with a CA in it, unpacked as Lambda unpacks it; for each Python here."""
+    directory, python = tmp_path_factory.mktemp("zip"), str(request.param)
+    archive = directory / "certlet.zip"
+    arguments = ("--arch", "x86_64", "--python", python, "--ca", str(ca), "--output", str(archive))
+    made = make(*arguments, CERTLET_CA_PASSPHRASE=PASSPHRASE)
+    assert made.returncode == 0, made.stderr
+    assert "no bytecode" not in made.stdout
+    zipfile.ZipFile(archive).extractall(directory / "task")
+    wheels = [f"--platform={glibc}_x86_64" for glibc in build.GLIBC]
+    options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
+    lock = serving.ROOT / "deploy" / "lock" / "lambda.txt"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *wheels, *options]
+        + ["--target", str(directory / "client"), "-r", str(lock)],
+        check=True,
+    )
+    return Zipped(python, archive, directory / "task", directory / "client")
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """A zip, where it is unpacked, and the runtime client for its Python."""
+
+    python: str
+    archive: Path
+    task: Path
+    client: Path
+
+    @contextlib.contextmanager
+    def running(self, log: Path, **env: str) -> Iterator[runtime.Runtime]:
+        """The zip, run."""
+        interpreter = build.interpreter(self.python)
+        assert interpreter
+        with runtime.running(self.task, Path(interpreter), self.client, log, **env) as function:
+            yield function
+
+
+OPEN = {"CERTLET_CA_PASSPHRASE": PASSPHRASE, "CERTLET_API_KEY_NAMES": '{"abc123": "ci"}'}
+
+
+def test_the_zip_signs_refuses_and_answers_in_binary(zipped: Zipped, tmp_path: Path) -> None:
+    """The very zip that ships, under Lambda's own runtime client: signed, refused, DER, 403."""
+    with zipped.running(tmp_path / "log", **OPEN) as function:
+        kind, signed = function.invoke(event())
+        assert (kind, signed["statusCode"]) == ("response", 200)
+        answer = json.loads(signed["body"])
+        leaf = x509.load_pem_x509_certificate(answer["crt_pem"].encode())
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(answer["chain_pem"].encode()))
+        assert answer["crt_text"].startswith("Certificate:")
+        refused = event(body=base64.b64encode(b'{"csr":"x"}').decode())
+        assert function.invoke(refused)[1]["statusCode"] == 422
+        _, der = function.invoke(event("/ca.crt", "GET"))
+        assert der["isBase64Encoded"]
+        assert x509.load_der_x509_certificate(base64.b64decode(der["body"]))
+        nobody: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
+        assert function.invoke(event(**nobody))[1]["statusCode"] == 403
+        assert function.invoke({"no": "event"})[0] == "error"
+        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+    assert '"principal":"ci"' in (tmp_path / "log").read_text()
+
+
+def test_five_hundred_requests_leave_memory_flat(zipped: Zipped, tmp_path: Path) -> None:
+    """One process answers 500 requests in the memory that it had after 100."""
+    with zipped.running(tmp_path / "log", **OPEN) as function:
+        for _ in range(100):
+            assert function.invoke(event())[1]["statusCode"] == 200
+        before = function.resident()
+        for _ in range(400):
+            assert function.invoke(event())[1]["statusCode"] == 200
+        after = function.resident()
+        print(f"resident KiB: {before} after 100 requests, {after} after 500")  # noqa: T201 - a figure to see
+        assert after < before * 1.05
+        assert after < 100 * 1024
+
+
+@pytest.mark.parametrize("env", [{}, {"CERTLET_CA_PASSPHRASE": "a wrong secret"}])
+def test_a_ca_that_does_not_open_is_an_init_error(
+    zipped: Zipped, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """The init phase fails with a clear word in the log, and with no secret in it."""
+    with zipped.running(tmp_path / "log", **env) as function:
+        kind, error = function.outcomes.get(timeout=30)
+        assert kind == "init error"
+        assert "CERTLET_CA_PASSPHRASE" in error["errorMessage"]
+    for secret in ("a wrong secret", PASSPHRASE, "PRIVATE KEY"):
+        assert secret not in json.dumps(error) + (tmp_path / "log").read_text()
+
+
+def test_what_is_in_the_zip(zipped: Zipped) -> None:
+    """Only what the function imports: no gateway, no command line, no tests, no aiohttp, no root key."""
+    names = zipfile.ZipFile(zipped.archive).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert not tops & {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
+    assert {name for name in names if name.startswith("ca/")} == {
+        "ca/root-ca.crt",
+        "ca/signing-ca.crt",
+        "ca/signing-ca.key",
+    }
+    assert "service/openapi.json" in names
+    assert not [name for name in names if name.startswith(("service/gateway", "service/cli"))]
+    sources = {name for name in names if name.endswith(".py")}
+    tag = f"cpython-{zipped.python.replace('.', '')}"
+    compiled = {name for name in names if name.endswith(f".{tag}.pyc")}
+    assert len(compiled) == len(sources)
+    assert zipped.archive.stat().st_size < 12_000_000
+
+
+def test_built_twice_it_is_the_same(ca: Path, tmp_path: Path) -> None:
+    """The zip is the same, octet for octet, when it is built again; the arm64 one too, which was not run."""
+    digests = set()
+    for name in ("a.zip", "b.zip"):
+        made = make("--ca", str(ca), "--output", str(tmp_path / name), CERTLET_CA_PASSPHRASE=PASSPHRASE)
+        assert made.returncode == 0, made.stderr
+        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    assert len(digests) == 1
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        libraries = [name for name in archive.namelist() if ".so" in Path(name).suffixes]
+        assert len(libraries) >= 4
+        for name in libraries:
+            assert "cpython-313-aarch64" in name or "abi3" in name, name
+            assert archive.read(name)[18:20] == b"\xb7\x00", name  # ELF e_machine: AArch64
+
+
+def test_a_ca_that_must_not_be_shipped_is_refused(ca: Path, tmp_path: Path) -> None:
+    """The root's key, an open key, and a key without its passphrase do not get into a zip."""
+    rooted, opened = tmp_path / "rooted", tmp_path / "opened"
+    shutil.copytree(ca, rooted)
+    shutil.copyfile(ca / "root-ca.key", rooted / "signing-ca.key")
+    assert serving.certlet("init", str(opened), cwd=tmp_path).returncode == 0
+    secret = {"CERTLET_CA_PASSPHRASE": PASSPHRASE}
+    for directory, env, word in (
+        (rooted, secret, "the root's key"),
+        (opened, secret, "not encrypted"),
+        (ca, {}, "encrypted alone"),
+        (ca, {"CERTLET_CA_PASSPHRASE": "wrong"}, "build: "),
+        (tmp_path / "none", secret, "signing-ca.key"),
+    ):
+        made = make("--ca", str(directory), "--output", str(tmp_path / "x.zip"), **env)
+        assert made.returncode == 1
+        assert word in made.stderr
+        assert "Traceback" not in made.stderr
+        assert not (tmp_path / "x.zip").exists()
