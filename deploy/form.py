@@ -18,7 +18,7 @@ SOURCE: Final = ROOT / "deploy" / "form.html"
 CONTRACT: Final = ROOT / "openapi.yaml"
 MAX_BYTES: Final = 40 * 1024
 
-_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|\n(?P<page>(?:(?P=indent)  .*\n|\n)+)")
+_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?P<page>(?:(?P=indent)  .*\n|\n)+)")
 _POLICY: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
 
 
@@ -38,12 +38,15 @@ def policy(page: str) -> str:
 
 
 def insert(contract: str, page: str) -> str:
-    """The contract's text with this page, and its policy, in it."""
+    """The contract's text with this page, and its policy, in it.
+
+    Without the last newline, which LocalStack takes off a template, and AWS may.
+    """
 
     def block(match: re.Match[str]) -> str:
         indent = match["indent"]
         lines = (f"{indent}  {line}".rstrip() for line in page.rstrip("\n").split("\n"))
-        return f"{indent}text/html: |\n" + "\n".join(lines) + "\n\n"
+        return f"{indent}text/html: |-\n" + "\n".join(lines) + "\n\n"
 
     found = _BLOCK.sub(block, contract, count=1)
     return _POLICY.sub(lambda match: f"{match[1]}\"'{policy(page)}'\"\n", found, count=1)

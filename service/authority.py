@@ -95,6 +95,8 @@ class Authority:
         """
         try:
             return self._issuer()
+        except IssuerUnavailable:
+            raise
         except IssuerError as error:
             raise IssuerUnavailable("the CA cannot be loaded") from error
 

@@ -14,13 +14,15 @@ from typing import Any, Final
 import awsgi
 import flask
 
-from service import audit, contract
+from service import audit, contract, signers
 from service.authority import Authority
+from service.pki.errors import IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.pki.profile import Profiles
 from service.settings import Settings
-from service.signers import file
 from service.web import app
+
+_log = logging.getLogger(__name__)
 
 # What belongs to the connection, or is a length that the event's body no longer has.
 _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
@@ -53,7 +55,10 @@ def prepare() -> None:
         IssuerError: the CA cannot be loaded.
     """
     _application()
-    _issuer()
+    try:
+        _issuer()
+    except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
+        _log.warning("%s: %s", error.detail, error.__cause__)
 
 
 @functools.cache
@@ -68,8 +73,7 @@ def _settings() -> Settings:
 @functools.cache
 def _issuer() -> Issuer:
     """The issuer. Like all that is cached here, only a success is: a failure is tried again."""
-    settings = _settings()
-    return file.load(settings.ca, settings.ca_passphrase)
+    return signers.issuer(_settings(), datetime.now(UTC))
 
 
 @functools.cache

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
 from service import client, contract
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--name", default="Certlet")
     init.add_argument("--permit-dns", action="append", default=[], metavar="DOMAIN", type=_domain)
     init.add_argument("--permit-ip", action="append", default=[], metavar="CIDR", type=_network)
+    init.add_argument("--kms", metavar="KEY-ID", help="the signing key is this one in AWS KMS")
     init.set_defaults(run=_init)
 
     key = commands.add_parser("key", help="API keys of the local gateway")
@@ -198,12 +201,21 @@ def _init(options: argparse.Namespace) -> None:
             options.key,
             datetime.now(UTC),
             [*options.permit_dns, *options.permit_ip],
+            _kms_public_key(options.kms) if options.kms else None,
         )
         file.save(options.directory, hierarchy, os.fsencode(passphrase) if passphrase else None)
     except ValueError as error:
         raise CommandError(str(error)) from error
     _say(f"Made a CA in {options.directory}. Move {options.directory / file.ROOT_KEY} to a safe place:")
     _say("it is not needed for issuing.")
+
+
+def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
+    try:
+        from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
+    except ImportError as error:
+        raise CommandError("--kms needs boto3: pip install boto3") from error
+    return kms.private_key(key_id).public_key()
 
 
 def _key_add(options: argparse.Namespace) -> None:

@@ -6,12 +6,23 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 CA: Final = "CERTLET_CA"
+CA_KEY: Final = "CERTLET_CA_KEY"
+CA_PASSPHRASE_PARAMETER: Final = "CERTLET_CA_PASSPHRASE_PARAMETER"  # noqa: S105 - as below
 CA_PASSPHRASE: Final = "CERTLET_CA_PASSPHRASE"  # noqa: S105 - the variable's name, not its value
 API_KEY_NAMES: Final = "CERTLET_API_KEY_NAMES"
+
+
+class KeySource(StrEnum):
+    """Where the CA's key lives."""
+
+    FILE = "file"
+    SECRETS_MANAGER = "secretsmanager"
+    KMS = "kms"
 
 
 class SettingsError(ValueError):
@@ -23,19 +34,29 @@ class Settings:
     """The function's settings.
 
     Attributes:
-        ca: the directory that holds the CA.
+        ca: the directory that holds the CA's certificates, and its key unless that is elsewhere.
+        key_source: where the signing CA's key lives.
+        key_name: the file, the secret's name, or the KMS key's id.
+        ca_passphrase_parameter: the SSM SecureString that holds the passphrase; '' for none.
         ca_passphrase: what its signing key is encrypted under; None if it is not.
         api_key_names: API Gateway's key id -> the name of the principal. An id that is not in it
             is its own name: the local gateway's ids are names already.
     """
 
     ca: Path
+    key_source: KeySource = KeySource.FILE
+    key_name: str = ""
+    ca_passphrase_parameter: str = ""
     ca_passphrase: bytes | None = field(default=None, repr=False)
     api_key_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Read `CERTLET_CA`, `CERTLET_CA_PASSPHRASE` and `CERTLET_API_KEY_NAMES` (a JSON object).
+        """Read the environment.
+
+        `CERTLET_CA`; `CERTLET_CA_KEY`, which is `file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`, and
+        `signing-ca.key` beside the certificates if it is not set; `CERTLET_CA_PASSPHRASE`, or
+        `CERTLET_CA_PASSPHRASE_PARAMETER`; and `CERTLET_API_KEY_NAMES` (a JSON object).
 
         Raises:
             SettingsError: at least one is missing or malformed.
@@ -49,6 +70,11 @@ class Settings:
             names = None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             faults.append(f"{API_KEY_NAMES} is not a JSON object of key ids and names")
+        source, colon, key_name = environ.get(CA_KEY, "file:").partition(":")
+        if not colon or source not in list(KeySource) or (source != KeySource.FILE and not key_name):
+            faults.append(f"{CA_KEY} is none of file:PATH, secretsmanager:NAME, kms:KEY-ID")
+        if environ.get(CA_PASSPHRASE) and environ.get(CA_PASSPHRASE_PARAMETER):
+            faults.append(f"{CA_PASSPHRASE} and {CA_PASSPHRASE_PARAMETER} are both set")
         if CA_PASSPHRASE in environ and not environ[CA_PASSPHRASE]:
             faults.append(f"{CA_PASSPHRASE} is set but empty")
         if faults:
@@ -56,6 +82,9 @@ class Settings:
         passphrase = environ.get(CA_PASSPHRASE)
         return cls(
             ca=Path(environ[CA]),
+            key_source=KeySource(source),
+            key_name=key_name,
+            ca_passphrase_parameter=environ.get(CA_PASSPHRASE_PARAMETER, ""),
             ca_passphrase=os.fsencode(passphrase) if passphrase else None,
             api_key_names=names,
         )

@@ -11,6 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from service import contract
@@ -98,10 +99,16 @@ def hierarchy(key: str = "p-256", permitted: tuple[str, ...] = ()) -> ceremony.H
     return ceremony.hold("Test", "0a1b2c", key, NOW - timedelta(days=10), subtrees)
 
 
+def signing_key(made: ceremony.Hierarchy) -> CertificateIssuerPrivateKeyTypes:
+    """Its signing key, which is there where it was made here."""
+    assert made.signing_key is not None
+    return made.signing_key
+
+
 def issuer(key: str = "p-256", permitted: tuple[str, ...] = ()) -> Issuer:
     """The issuer of such a CA."""
     made = hierarchy(key, permitted)
-    return Issuer(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+    return Issuer(made.signing, [made.root], signing_key(made))
 
 
 class Log(list[Event]):

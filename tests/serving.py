@@ -57,6 +57,26 @@ class Answer:
         return json.loads(self.body)
 
 
+def request(
+    url: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Answer:
+    """Send one request; any status is an answer."""
+    sent = urllib.request.Request(url + path, data=body, headers=dict(headers or {}), method=method)  # noqa: S310
+    if body is not None and "content-type" not in {name.lower() for name in headers or {}}:
+        sent.add_unredirected_header("Content-type", "")
+    try:
+        with urllib.request.urlopen(sent, timeout=30, context=context) as response:  # noqa: S310
+            return Answer(response.status, response.headers, response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers, error.read())
+
+
 @dataclass
 class Server:
     """A running server."""
@@ -75,17 +95,7 @@ class Server:
         context: ssl.SSLContext | None = None,
     ) -> Answer:
         """Send one request; any status is an answer."""
-        request = urllib.request.Request(  # noqa: S310 - our own server
-            self.url + path, data=body, headers=dict(headers or {}), method=method
-        )
-        if body is not None and "content-type" not in {name.lower() for name in headers or {}}:
-            request.add_unredirected_header("Content-type", "")
-        try:
-            with urllib.request.urlopen(request, timeout=30, context=context) as response:  # noqa: S310
-                return Answer(response.status, response.headers, response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, error.headers, error.read())
+        return request(self.url, method, path, body, headers, context)
 
     def sign(self, order: object, key: str = API_KEY) -> Answer:
         """`POST /sign` with JSON."""

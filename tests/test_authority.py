@@ -104,7 +104,7 @@ def test_without_a_record_no_certificate(fails_at: int, signed: int) -> None:
             return super().sign(builder)
 
     made = authorities.hierarchy()
-    issuer = Counting(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+    issuer = Counting(made.signing, [made.root], authorities.signing_key(made))
     written: list[Event] = []
 
     def record(event: Event) -> None:
@@ -166,7 +166,7 @@ def test_an_issuer_error_is_not_the_client_s_fault() -> None:
             raise IssuerError(f"no signature for {type(builder).__name__}")
 
     made = authorities.hierarchy()
-    issuer = Breaking(made.signing.certificate, [made.root.certificate], made.signing.private_key)
+    issuer = Breaking(made.signing, [made.root], authorities.signing_key(made))
     log = Log()
     with pytest.raises(IssuerError):
         authorities.authority(log, of=issuer).issue(order(GOOD))

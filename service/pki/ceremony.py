@@ -9,7 +9,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificatePublicKeyTypes,
+)
 from cryptography.x509.oid import NameOID
 
 from service.pki import keys
@@ -20,19 +23,19 @@ BACKDATE: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A CA certificate and its private key, which no `repr` shows."""
-
-    certificate: x509.Certificate
-    private_key: CertificateIssuerPrivateKeyTypes = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Hierarchy:
-    """A new CA: the root, to be kept away, and the signing CA, to be used."""
+    """A new CA: the root, to be kept away, and the signing CA, to be used. No `repr` shows a key.
 
-    root: Pair
-    signing: Pair
+    Attributes:
+        root, signing: the certificates.
+        root_key: the root's private key.
+        signing_key: the signing CA's; None if it lives elsewhere.
+    """
+
+    root: x509.Certificate
+    signing: x509.Certificate
+    root_key: CertificateIssuerPrivateKeyTypes = field(repr=False)
+    signing_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
 
 
 def hold(
@@ -41,6 +44,7 @@ def hold(
     key: str,
     now: datetime,
     permitted: Sequence[str | IPv4Network | IPv6Network] = (),
+    signing_public_key: CertificatePublicKeyTypes | None = None,
 ) -> Hierarchy:
     """Make a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
@@ -52,24 +56,27 @@ def hold(
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to,
             critical; for a kind that is not mentioned there is no constraint, except that a DNS
             or an IP constraint alone excludes all names of the other kind.
+        signing_public_key: of a signing key that lives elsewhere, such as in KMS; None to make one.
 
     Raises:
         ValueError: there is no such kind of key, or the name is empty or too long.
     """
     if not name.strip():
         raise ValueError("a CA needs a name")
-    root_key, signing_key = keys.generate(key), keys.generate(key)
+    root_key = keys.generate(key)
+    signing_key = None if signing_public_key else keys.generate(key)
+    public_key = signing_public_key or signing_key.public_key()  # type: ignore[union-attr]  # one of them is
     root_name, signing_name = _dn(f"{name} Root CA {suffix}"), _dn(f"{name} Signing CA {suffix}")
     start = now.replace(microsecond=0) - BACKDATE
     root = (
-        _ca(root_name, root_key, 1)
+        _ca(root_name, root_key.public_key(), 1)
         .issuer_name(root_name)
         .not_valid_before(start)
         .not_valid_after(start + ROOT_VALIDITY - timedelta(seconds=1))
         .sign(root_key, keys.signature_hash(root_key.public_key()))
     )
     signing = (
-        _ca(signing_name, signing_key, 0)
+        _ca(signing_name, public_key, 0)
         .issuer_name(root_name)
         .not_valid_before(start)
         .not_valid_after(start + SIGNING_VALIDITY - timedelta(seconds=1))
@@ -83,7 +90,7 @@ def hold(
     if permitted:
         signing = signing.add_extension(_name_constraints(permitted), critical=True)
     signed = signing.sign(root_key, keys.signature_hash(root_key.public_key()))
-    return Hierarchy(Pair(root, root_key), Pair(signed, signing_key))
+    return Hierarchy(root, signed, root_key, signing_key)
 
 
 def _dn(common_name: str) -> x509.Name:
@@ -91,9 +98,8 @@ def _dn(common_name: str) -> x509.Name:
 
 
 def _ca(
-    subject: x509.Name, key: CertificateIssuerPrivateKeyTypes, path_length: int
+    subject: x509.Name, public_key: CertificatePublicKeyTypes, path_length: int
 ) -> x509.CertificateBuilder:
-    public_key = key.public_key()
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,

@@ -93,6 +93,26 @@ class Issuer:
         """
         return all(usage in allowed for allowed in self._usages)
 
+    def prove(self, now: datetime) -> None:
+        """Sign a probe, which nobody sees, and verify it: that the key answers, and is the right one.
+
+        Args:
+            now: the time, UTC, brought within the chain's life.
+
+        Raises:
+            IssuerError: it does not verify.
+        """
+        moment = min(max(now.replace(microsecond=0), self.not_before), self.not_after)
+        self.sign(
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.certificate.subject)
+            .public_key(self.certificate.public_key())
+            .serial_number(1)
+            .not_valid_before(moment)
+            .not_valid_after(moment)
+        )
+
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Sign a certificate, and verify it before anyone sees it.
 

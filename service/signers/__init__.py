@@ -1,1 +1,50 @@
-"""Where the CA's key lives. Each module gives a `service.pki.issuer.Issuer`; none is imported unasked."""
+"""Where the CA's key lives: a file, Secrets Manager, or KMS.
+
+Each gives an ordinary private key of `cryptography`, so there is no signer interface of our own. boto3 is
+imported only when one of AWS's is asked for.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+from service.pki.issuer import Issuer
+from service.settings import KeySource, Settings
+from service.signers import file
+
+
+def issuer(settings: Settings, now: datetime) -> Issuer:
+    """The issuer that the settings describe, after it signed and verified a probe.
+
+    Args:
+        settings: where certificates and key are.
+        now: the time, UTC, for the probe.
+
+    Raises:
+        IssuerError: the certificates or the key cannot be read, or do not make an issuer.
+        IssuerUnavailable: AWS does not give the key, or does not sign with it, at the moment.
+    """
+    certificate, chain = file.chain(settings.ca)
+    made = Issuer(certificate, chain, _private_key(settings))
+    made.prove(now)
+    return made
+
+
+def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
+    if settings.key_source is KeySource.KMS:
+        from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
+
+        return kms.private_key(settings.key_name)
+    passphrase = settings.ca_passphrase
+    if settings.ca_passphrase_parameter:
+        from service.signers import secrets  # noqa: PLC0415 - as above
+
+        passphrase = secrets.parameter(settings.ca_passphrase_parameter)
+    if settings.key_source is KeySource.SECRETS_MANAGER:
+        from service.signers import secrets  # noqa: PLC0415 - as above
+
+        return file.parse(secrets.secret(settings.key_name), passphrase, settings.key_name)
+    path = settings.ca / (settings.key_name or file.SIGNING_KEY)
+    return file.private_key(path, passphrase)

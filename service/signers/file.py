@@ -30,15 +30,35 @@ SIGNING_KEY: Final = "signing-ca.key"
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:
-    """The signing CA of a directory. `root-ca.key` is never opened.
+    """The signing CA of a directory, with its key. `root-ca.key` is never opened.
 
     Raises:
         IssuerError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
             do not make an issuer. The message names the file and holds nothing secret.
     """
+    return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase))
+
+
+def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """The signing CA's certificate, and those above it.
+
+    Raises:
+        IssuerError: a file is missing, unreadable or malformed.
+    """
     signing = _certificates(directory / SIGNING_CERTIFICATE)
-    root = _certificates(directory / ROOT_CERTIFICATE)
-    return Issuer(signing[0], [*signing[1:], *root], _private_key(directory / SIGNING_KEY, passphrase))
+    return signing[0], [*signing[1:], *_certificates(directory / ROOT_CERTIFICATE)]
+
+
+def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
+    """The private key in a PEM file.
+
+    Raises:
+        IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
+    """
+    try:
+        return parse(path.read_bytes(), passphrase, str(path))
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
 
 
 def exists(directory: Path) -> bool:
@@ -62,12 +82,13 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
     for name, data, mode in (
-        (ROOT_KEY, _key_pem(hierarchy.root.private_key, passphrase), 0o600),
-        (ROOT_CERTIFICATE, encoding.pem([hierarchy.root.certificate]).encode(), 0o644),
-        (SIGNING_KEY, _key_pem(hierarchy.signing.private_key, passphrase), 0o600),
-        (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing.certificate]).encode(), 0o644),
+        (ROOT_KEY, _key_pem(hierarchy.root_key, passphrase), 0o600),
+        (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
+        (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
+        (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
     ):
-        _write_new(directory / name, data, mode)
+        if data:
+            _write_new(directory / name, data, mode)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
@@ -87,23 +108,28 @@ def _certificates(path: Path) -> list[x509.Certificate]:
         raise IssuerError(f"{path} is not a PEM certificate") from error
 
 
-def _private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
+def parse(pem: bytes, passphrase: bytes | None, where: str) -> CertificateIssuerPrivateKeyTypes:
+    """A private key in PEM, from `where`.
+
+    Raises:
+        IssuerError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
+    """
     try:
-        key = load_pem_private_key(path.read_bytes(), passphrase)
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
+        key = load_pem_private_key(pem, passphrase)
     except TypeError as error:  # the library's word for a passphrase missing, or given in vain
         state = "encrypted, and CERTLET_CA_PASSPHRASE is not set"
-        raise IssuerError(
-            f"{path} is {state if passphrase is None else 'not encrypted, but CERTLET_CA_PASSPHRASE is set'}"
-        ) from error
+        if passphrase is not None:
+            state = "not encrypted, but CERTLET_CA_PASSPHRASE is set"
+        raise IssuerError(f"{where} is {state}") from error
     except (ValueError, UnsupportedAlgorithm):  # its text may quote the file, so it is not kept
-        raise IssuerError(f"{path} is not a PEM private key, or CERTLET_CA_PASSPHRASE is wrong") from None
+        raise IssuerError(f"{where} is not a PEM private key, or CERTLET_CA_PASSPHRASE is wrong") from None
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
-        raise IssuerError(f"{path} holds a key that cannot sign certificates")
+        raise IssuerError(f"{where} holds a key that cannot sign certificates")
     return cast("CertificateIssuerPrivateKeyTypes", key)
 
 
-def _key_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
+def _key_pem(key: CertificateIssuerPrivateKeyTypes | None, passphrase: bytes | None) -> bytes:
+    if key is None:  # it lives elsewhere
+        return b""
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -6,100 +6,53 @@ implement is listed in the table, by the name of each row.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from service import contract
-from tests import authorities, serving
+from tests import authorities, localstack, serving
 from tests.gateway import table
 from tests.gateway.table import CERTLET, Row
 from tests.gateway.test_table import judge
-from tests.serving import API_KEY, Server
+from tests.serving import API_KEY, Answer
 
-IMPORT = Path(__file__).with_name("localstack_import.py")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+Ask = Callable[[Row], Answer]
 
 
 @pytest.fixture(scope="module")
-def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """LocalStack with the contract imported, started and stopped here."""
-    directory = tmp_path_factory.mktemp("localstack")
-    endpoint = f"http://127.0.0.1:{free_port()}"
-    environ = serving.environ(
-        GATEWAY_LISTEN=endpoint.removeprefix("http://"),
-        SKIP_SSL_CERT_DOWNLOAD="1",
-        DISABLE_EVENTS="1",
-        LOCALSTACK_VOLUME_DIR=str(directory / "volume"),
-        FILESYSTEM_ROOT=str(directory / "root"),
-    )
-    python = os.environ["LOCALSTACK_PYTHON"]
-    log = directory / "localstack.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [python, "-m", "localstack.runtime.main"],
-            cwd=directory,
-            env=environ,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        await_health(endpoint)
-        rendered = contract.importable(authorities.document(), "eu-central-1", "000000000000", "certlet")
-        imported = subprocess.run(
-            [python, str(IMPORT), endpoint, API_KEY],
-            input=json.dumps(rendered).encode(),
-            capture_output=True,
-            check=False,
-        )
-        assert imported.returncode == 0, imported.stderr.decode()
-        yield Server(process, f"{endpoint}/_aws/execute-api/{imported.stdout.decode()}/prod", [], log)  # type: ignore[arg-type]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def await_health(endpoint: str) -> None:
-    """Wait until it answers."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{endpoint}/_localstack/health"):  # noqa: S310
-            return
-        time.sleep(0.2)
-    raise AssertionError("LocalStack did not start")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
+    with localstack.running(tmp_path_factory.mktemp("localstack")) as endpoint:
+        client = localstack.client(endpoint, "apigateway")
+        body = json.dumps(contract.importable(authorities.document(), localstack.REGION, "0" * 12, "certlet"))
+        api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
+        before = client.get_resources(restApiId=api, limit=500)["items"]
+        client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
+        after = client.get_resources(restApiId=api, limit=500)["items"]
+        assert {each["path"] for each in before} == {each["path"] for each in after}
+        client.create_deployment(restApiId=api, stageName="prod")
+        plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
+        key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
+        client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
+        url = f"{endpoint}/_aws/execute-api/{api}/prod"
+        yield lambda row: serving.request(url, row.method, row.path, row.content, row.send)
 
 
 @pytest.mark.parametrize("row", [row for row in CERTLET if row.localstack is True], ids=lambda row: row.name)
-def test_the_contract_through_localstack(localstack: Server, row: Row) -> None:
+def test_the_contract_through_localstack(ask: Ask, row: Row) -> None:
     """Each row that LocalStack implements has the very same answer there."""
-    judge(row, localstack.request(row.method, row.path, row.content, row.send))
+    judge(row, ask(row))
 
 
 DIFFERENT = [row for row in CERTLET if isinstance(row.localstack, str) and row.localstack[0].isdigit()]
 
 
 @pytest.mark.parametrize("row", DIFFERENT, ids=lambda row: row.name)
-def test_where_localstack_differs(localstack: Server, row: Row) -> None:
+def test_where_localstack_differs(ask: Ask, row: Row) -> None:
     """Where LocalStack is known to answer otherwise it does so as the table says, so that news is noticed."""
-    answer = localstack.request(row.method, row.path, row.content, row.send)
+    answer = ask(row)
     assert answer.status == int(str(row.localstack)[:3])
     assert answer.headers["Content-Type"] == "application/json"
     assert set(answer.json()) == {"message"}

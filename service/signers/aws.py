@@ -1,0 +1,41 @@
+"""AWS clients with bounds on time, and AWS's failures in our words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from service.pki.errors import IssuerUnavailable
+
+# Two attempts of three seconds at most stay within the integration's ten.
+_CONFIG: Final = Config(
+    connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2, "mode": "standard"}
+)
+
+
+def client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
+    """A client of an AWS service, by the environment's region and credentials.
+
+    Raises:
+        IssuerUnavailable: the environment names no region, or boto3 cannot make it.
+    """
+    with failures(service):
+        return boto3.client(service, config=_CONFIG)
+
+
+@contextlib.contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Throttled, denied, slow or gone: whatever AWS says is that the CA is unavailable now.
+
+    Raises:
+        IssuerUnavailable: with AWS's word as its cause, which is for the log alone.
+    """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        raise IssuerUnavailable(f"the CA's key is not to be had from {what}") from error

@@ -1,0 +1,81 @@
+"""LocalStack 4.13.1, started and stopped by the tests that need it, on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from tests import serving
+
+REGION = "eu-central-1"
+
+
+def environ(endpoint: str) -> dict[str, str]:
+    """What points a process's boto3 at it; it takes any credentials."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def client(endpoint: str, service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
+    """A client of one of its services."""
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106 - it takes any
+    )
+
+
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[str]:
+    """Its endpoint. Its Python, in an environment of its own, is named by LOCALSTACK_PYTHON."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {
+        "GATEWAY_LISTEN": address,
+        "SKIP_SSL_CERT_DOWNLOAD": "1",
+        "DISABLE_EVENTS": "1",
+        "LOCALSTACK_VOLUME_DIR": str(directory / "volume"),
+        "FILESYSTEM_ROOT": str(directory / "root"),
+    }
+    with (directory / "localstack.log").open("w") as log:
+        process = subprocess.Popen(
+            [os.environ["LOCALSTACK_PYTHON"], "-m", "localstack.runtime.main"],
+            cwd=directory,
+            env=serving.environ(**settings),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _await(f"http://{address}/_localstack/health")
+        yield f"http://{address}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        process.kill()
+        process.wait()
+
+
+def _await(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - our own
+            return
+        time.sleep(0.2)
+    raise AssertionError("LocalStack did not start")
