@@ -2,9 +2,10 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 LOCK = deploy/lock
+STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci setup zip form lock clean
+.PHONY: run test ci setup zip deploy form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -32,6 +33,12 @@ setup: .venv/bin/certlet
 zip: setup
 	.venv/bin/python -m deploy.build $(ZIP)
 
+# Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
+deploy: setup
+	.venv/bin/python -m deploy.build --output build/certlet.zip $(ZIP)
+	.venv/bin/certlet openapi --template > build/openapi.json
+	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters) $(PARAMETERS)
+
 # After a change of deploy/form.html.
 form: setup
 	.venv/bin/python -m deploy.form
@@ -42,6 +49,7 @@ lock: .venv/tox
 	$(COMPILE) $(LOCK)/tox.in --output-file $(LOCK)/tox.txt
 	$(COMPILE) $(LOCK)/function.in --override $(LOCK)/function.overrides --constraint $(LOCK)/service.txt --output-file $(LOCK)/function.txt
 	$(COMPILE) $(LOCK)/lambda.in --output-file $(LOCK)/lambda.txt
+	$(COMPILE) $(LOCK)/sam.in --output-file $(LOCK)/sam.txt
 	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 

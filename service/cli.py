@@ -104,9 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     sign.set_defaults(run=_sign)
 
     document = commands.add_parser("openapi", help="print the document that API Gateway imports")
-    document.add_argument("--region", required=True)
-    document.add_argument("--account", required=True, type=_account)
-    document.add_argument("--function", required=True, metavar="NAME")
+    document.add_argument("--region")
+    document.add_argument("--account", type=_account)
+    document.add_argument("--function", metavar="NAME")
+    document.add_argument(
+        "--template", action="store_true", help="for a CloudFormation template: no ARNs yet"
+    )
     document.set_defaults(run=_openapi)
     return parser
 
@@ -255,7 +258,11 @@ def _text(data: bytes) -> str:
 
 
 def _openapi(options: argparse.Namespace) -> None:
-    rendered = contract.importable(contract.load(), options.region, options.account, options.function)
+    target = (options.region, options.account, options.function)
+    if options.template == any(target) or (any(target) and not all(target)):
+        raise CommandError("give --region, --account and --function together, or --template alone")
+    document = contract.load()
+    rendered = contract.includable(document) if options.template else contract.importable(document, *target)
     json.dump(rendered, sys.stdout, indent=2)
     sys.stdout.write("\n")
 

@@ -54,6 +54,13 @@ def for_function(document: Document) -> Document:
     return served
 
 
+def includable(document: Document) -> Document:
+    """The document as a CloudFormation template includes it: as `importable`, but with the `Fn::Sub`
+    of its ARNs, which CloudFormation resolves.
+    """
+    return _rendered(document, {})
+
+
 def importable(document: Document, region: str, account: str, function: str) -> Document:
     """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
     without any `x-` that is not API Gateway's, and with no `$ref` but to schemas.
@@ -65,6 +72,10 @@ def importable(document: Document, region: str, account: str, function: str) -> 
         "${AWS::AccountId}": account,
         "${Function.Arn}": f"arn:{partition}:lambda:{region}:{account}:function:{function}",
     }
+    return _rendered(document, substitutions)
+
+
+def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
     rendered: Document = _render(document, document, substitutions)
     del rendered["components"]["responses"]
     return rendered
@@ -99,7 +110,7 @@ def _render(node: Any, document: Document, substitutions: dict[str, str]) -> Any
         return [_render(item, document, substitutions) for item in node]
     if not isinstance(node, dict):
         return node
-    if "Fn::Sub" in node:
+    if "Fn::Sub" in node and substitutions:
         text = node["Fn::Sub"]
         for name, value in substitutions.items():
             text = text.replace(name, value)

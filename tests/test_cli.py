@@ -125,6 +125,9 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
         (("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
+        (("openapi", "--region", "x"), 1, "together"),
+        (("openapi",), 1, "together"),
+        (("openapi", "--template", "--region", "x"), 1, "alone"),
     ],
 )
 def test_errors_are_one_clear_line(

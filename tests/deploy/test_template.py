@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import build
+from service import contract
+from tests import authorities, serving
+
+TEMPLATE = serving.ROOT / "deploy" / "template.yaml"
+
+
+class Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms: `!Ref X` as {"Ref": "X"}, `!If […]` as {"If": […]}."""
+
+
+def _short(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        return {suffix: loader.construct_scalar(node)}
+    assert isinstance(node, yaml.SequenceNode)
+    return {suffix: loader.construct_sequence(node, deep=True)}
+
+
+Loader.add_multi_constructor("!", _short)
+TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S506 - a safe one
+RESOURCES: dict[str, Any] = TREE["Resources"]
+
+
+@pytest.mark.parametrize("command", [("cfn-lint",), ("sam", "validate", "--lint", "--template-file")])
+def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """`cfn-lint` and `sam validate --lint` are clean; and with a fault put in, they are not."""
+    program = Path(os.environ["SAM_PYTHON"]).parent / command[0]
+    env = serving.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
+    good = subprocess.run(
+        [program, *command[1:], TEMPLATE], env=env, capture_output=True, text=True, check=False
+    )
+    assert good.returncode == 0, good.stdout + good.stderr
+    broken = tmp_path / "template.yaml"
+    broken.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
+    bad = subprocess.run(
+        [program, *command[1:], broken], env=env, capture_output=True, text=True, check=False
+    )
+    assert bad.returncode != 0
+
+
+def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
+    """The policy's actions and resources are this list; tests/deploy/test_keys.py records the calls."""
+    allowed = []
+    (policy,) = RESOURCES["Role"]["Properties"]["Policies"]
+    for statement in policy["PolicyDocument"]["Statement"]:
+        condition, chosen = "", statement
+        if "If" in statement:
+            condition, chosen, otherwise = statement["If"]
+            assert otherwise == {"Ref": "AWS::NoValue"}
+        actions = chosen["Action"] if isinstance(chosen["Action"], list) else [chosen["Action"]]
+        allowed += [(condition, action, json.dumps(chosen["Resource"])) for action in actions]
+        assert chosen["Effect"] == "Allow"
+    parameter = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${CaPassphraseParameter}"
+    assert allowed == [
+        ("", "logs:CreateLogStream", '{"GetAtt": "LogGroup.Arn"}'),
+        ("", "logs:PutLogEvents", '{"GetAtt": "LogGroup.Arn"}'),
+        ("KeyInKms", "kms:GetPublicKey", '{"Ref": "CaKeyArn"}'),
+        ("KeyInKms", "kms:Sign", '{"Ref": "CaKeyArn"}'),
+        ("KeyInSecret", "secretsmanager:GetSecretValue", '{"Ref": "CaKeyArn"}'),
+        ("PassphraseInParameter", "ssm:GetParameter", json.dumps({"Sub": parameter})),
+    ]
+    assert "ManagedPolicyArns" not in RESOURCES["Role"]["Properties"]
+
+
+def test_the_defaults_are_the_contract_s() -> None:
+    """The usage plan's parameters are `x-usage-plan`, by default and as `make deploy` passes them."""
+    plan = authorities.document()["x-usage-plan"]
+    parameters = TREE["Parameters"]
+    assert {name: parameters[name.title()]["Default"] for name in plan} == plan
+    passed = subprocess.run(
+        [sys.executable, "-m", "deploy.parameters"],
+        cwd=serving.ROOT, env=serving.environ(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
+    assert set(dict(each.split("=") for each in passed.stdout.split())) <= set(parameters)
+
+
+def test_the_function_outlives_the_integration_by_a_second() -> None:
+    """A Lambda time-out shorter than the integration's would be 502 instead of 504."""
+    timeouts = {
+        operation["x-amazon-apigateway-integration"]["timeoutInMillis"]
+        for operation in contract.operations(contract.for_function(authorities.document())).values()
+    }
+    assert timeouts == {(RESOURCES["Function"]["Properties"]["Timeout"] - 1) * 1000}
+
+
+def test_the_function_is_the_zip_s() -> None:
+    """Handler, runtime and architecture are what `make zip` builds by default."""
+    properties = RESOURCES["Function"]["Properties"]
+    assert properties["Handler"] == build.HANDLER
+    assert properties["Runtime"] == "python3.13"
+    assert TREE["Parameters"]["Architecture"]["Default"] == "arm64"
+    assert set(TREE["Parameters"]["Architecture"]["AllowedValues"]) == set(build.PLATFORMS)
+
+
+def test_the_permission_is_for_this_api_alone() -> None:
+    """Only this API of API Gateway may call the function."""
+    permission = RESOURCES["Permission"]["Properties"]
+    assert permission["Principal"] == "apigateway.amazonaws.com"
+    assert "${Api}/" in permission["SourceArn"]["Sub"]
+
+
+def test_what_is_included_names_the_template_s_function() -> None:
+    """`certlet openapi --template` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
+    included = contract.includable(authorities.document())
+    uris = {
+        json.dumps(operation["x-amazon-apigateway-integration"]["uri"])
+        for operation in contract.operations(contract.for_function(included)).values()
+    }
+    (uri,) = uris
+    assert "${Function.Arn}" in uri
+    assert RESOURCES["Function"]["Type"] == "AWS::Serverless::Function"
+    assert "x-usage-plan" not in included
+    assert "${" not in json.dumps(included).replace(uri, "")
