@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from service import contract
+from service.pki.errors import IssuerError
 from service.signers import file
 
 ROOT: Final = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def build(arch: str, python: str, output: Path, ca: Path | None, passphrase: byt
         arch: `arm64` or `x86_64`, as Lambda says it.
         python: the runtime's version, such as `3.13`.
         output: the zip's path.
-        ca: a directory whose signing CA goes into the zip; none if it is somewhere else.
+        ca: a directory whose certificates, and encrypted signing key if there is one, go into the zip.
         passphrase: what its signing key is encrypted under.
 
     Returns:
@@ -104,21 +104,28 @@ def _install(arch: str, python: str, tree: Path) -> None:
 
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
-    """The certificates and the encrypted signing key; never the root's."""
+    """The certificates, and the encrypted signing key if it is a file; never the root's."""
+    file.chain(ca)
+    names = [file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE]
+    if (ca / file.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
+        _verify_key(ca, passphrase)
+        names.append(file.SIGNING_KEY)
+    target.mkdir()
+    for name in names:
+        shutil.copyfile(ca / name, target / name)
+
+
+def _verify_key(ca: Path, passphrase: bytes | None) -> None:
+    path = ca / file.SIGNING_KEY
     if passphrase is None:
         raise BuildError("the CA's key goes into the zip encrypted alone: set CERTLET_CA_PASSPHRASE")
-    key_pem = (ca / file.SIGNING_KEY).read_bytes()
-    if b"ENCRYPTED" not in key_pem:
-        raise BuildError(f"{ca / file.SIGNING_KEY} is not encrypted, and would stand open in the zip")
-    key = load_pem_private_key(key_pem, passphrase)
+    if b"ENCRYPTED" not in path.read_bytes():
+        raise BuildError(f"{path} is not encrypted, and would stand open in the zip")
+    public_key = file.private_key(path, passphrase).public_key()
     root = x509.load_pem_x509_certificate((ca / file.ROOT_CERTIFICATE).read_bytes())
-    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if key.public_key().public_bytes(*spki) == root.public_key().public_bytes(*spki):
-        raise BuildError(f"{ca / file.SIGNING_KEY} is the root's key, which stays off every server")
+    if public_key == root.public_key():
+        raise BuildError(f"{path} is the root's key, which stays off every server")
     file.load(ca, passphrase)  # proves the whole of it, as the function will
-    target.mkdir()
-    for name in (file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE, file.SIGNING_KEY):
-        shutil.copyfile(ca / name, target / name)
 
 
 def _compile(python: str, tree: Path) -> bool:
@@ -171,7 +178,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make zip ZIP=…", description="Build the Lambda zip.")
     parser.add_argument("--arch", choices=sorted(PLATFORMS), default="arm64")
     parser.add_argument("--python", default="3.13")
-    parser.add_argument("--ca", type=Path, metavar="DIR", help="put this CA's signing key in, encrypted")
+    parser.add_argument(
+        "--ca", type=Path, metavar="DIR", help="put this CA's certificates in, and its encrypted key"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     output = options.output or ROOT / "build" / f"certlet-{options.arch}-python{options.python}.zip"
@@ -180,7 +189,7 @@ def main() -> int:
         told = build(
             options.arch, options.python, output, options.ca, os.fsencode(passphrase) if passphrase else None
         )
-    except (BuildError, OSError, ValueError) as error:
+    except (BuildError, IssuerError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
         return 1
     sys.stdout.writelines(f"{line}\n" for line in told)

@@ -172,6 +172,15 @@ def test_built_twice_it_is_the_same(ca: Path, tmp_path: Path) -> None:
             assert archive.read(name)[18:20] == b"\xb7\x00", name  # ELF e_machine: AArch64
 
 
+def test_a_ca_whose_key_is_elsewhere_ships_its_certificates(ca: Path, tmp_path: Path) -> None:
+    """With the key in KMS or Secrets Manager the zip holds the certificates alone."""
+    shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
+    made = make("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"))
+    assert made.returncode == 0, made.stderr
+    names = zipfile.ZipFile(tmp_path / "x.zip").namelist()
+    assert [name for name in names if name.startswith("ca/")] == ["ca/root-ca.crt", "ca/signing-ca.crt"]
+
+
 def test_a_ca_that_must_not_be_shipped_is_refused(ca: Path, tmp_path: Path) -> None:
     """The root's key, an open key, and a key without its passphrase do not get into a zip."""
     rooted, opened = tmp_path / "rooted", tmp_path / "opened"
@@ -184,7 +193,7 @@ def test_a_ca_that_must_not_be_shipped_is_refused(ca: Path, tmp_path: Path) -> N
         (opened, secret, "not encrypted"),
         (ca, {}, "encrypted alone"),
         (ca, {"CERTLET_CA_PASSPHRASE": "wrong"}, "build: "),
-        (tmp_path / "none", secret, "signing-ca.key"),
+        (tmp_path / "none", secret, "signing-ca.crt"),
     ):
         made = make("--ca", str(directory), "--output", str(tmp_path / "x.zip"), **env)
         assert made.returncode == 1
