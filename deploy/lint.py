@@ -41,8 +41,10 @@ _TIMEOUTS: Final = range(50, 29_001)
 # Types that a document may dress but that our local gateway never has cause to answer.
 _OTHER_TYPES: Final = frozenset(
     {
+        "ACCESS_DENIED",
         "AUTHORIZER_CONFIGURATION_ERROR",
         "AUTHORIZER_FAILURE",
+        "BAD_REQUEST_BODY",
         "EXPIRED_TOKEN",
         "INVALID_SIGNATURE",
         "RESOURCE_NOT_FOUND",

@@ -42,7 +42,7 @@ def usage(*, cert_sign: bool) -> x509.KeyUsage:
     return x509.KeyUsage(key_cert_sign=cert_sign, crl_sign=True, **bits)
 
 
-def ca(**change: Any) -> x509.Certificate:  # noqa: ANN401 - parts of a certificate of any type
+def ca(**change: Any) -> x509.Certificate:
     """A signing CA under ROOT, with one thing changed, or (value None) left out."""
     parts: dict[str, Any] = {
         "basic": x509.BasicConstraints(ca=True, path_length=0),
@@ -70,7 +70,7 @@ def ca(**change: Any) -> x509.Certificate:  # noqa: ANN401 - parts of a certific
     return builder.sign(signer, hashes.SHA256())
 
 
-def root(**change: Any) -> x509.Certificate:  # noqa: ANN401 - as `ca`
+def root(**change: Any) -> x509.Certificate:
     """The self-signed root."""
     usual = {
         "subject": "Root",

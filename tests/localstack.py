@@ -30,7 +30,7 @@ def environ(endpoint: str) -> dict[str, str]:
     }
 
 
-def client(endpoint: str, service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
+def client(endpoint: str, service: str) -> Any:
     """A client of one of its services."""
     return boto3.client(
         service,

@@ -52,7 +52,7 @@ class Answer:
     headers: Message
     body: bytes
 
-    def json(self) -> Any:  # noqa: ANN401 - JSON
+    def json(self) -> Any:
         """The body, parsed."""
         return json.loads(self.body)
 

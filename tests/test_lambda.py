@@ -22,7 +22,7 @@ for line in sys.stdin:
 """
 
 
-def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
     """A proxy event of a caller whose key the gateway checked."""
     body = json.dumps({"csr": GOOD}).encode() if method == "POST" else b""
     return {

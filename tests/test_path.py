@@ -29,7 +29,7 @@ GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
 PROBLEM = Draft4Validator(contract.for_function(authorities.document())["components"]["schemas"]["Problem"])
 
 
-def problem(answer: Answer, status: int, code: str) -> Any:  # noqa: ANN401 - JSON
+def problem(answer: Answer, status: int, code: str) -> Any:
     """The problem document of an answer, which is of the contract's shape."""
     assert answer.status == status, answer.body
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -41,7 +41,7 @@ def problem(answer: Answer, status: int, code: str) -> Any:  # noqa: ANN401 - JS
     return found
 
 
-def documented(path: str, method: str, answer: Answer) -> Any:  # noqa: ANN401 - JSON
+def documented(path: str, method: str, answer: Answer) -> Any:
     """The JSON of an answer, which is as the contract says."""
     response = DOCUMENT["paths"][path][method]["responses"][str(answer.status)]
     found = answer.json()

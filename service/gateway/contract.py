@@ -28,9 +28,7 @@ class Default:
 
 
 DEFAULTS: Final = {
-    "ACCESS_DENIED": Default(403, "Forbidden", "AccessDeniedException"),
     "API_CONFIGURATION_ERROR": Default(500, "Internal server error", "InternalServerErrorException"),
-    "BAD_REQUEST_BODY": Default(400, "Invalid request body", "BadRequestException"),
     "BAD_REQUEST_PARAMETERS": Default(400, "Missing required request parameters", "BadRequestException"),
     "DEFAULT_4XX": Default(400, "Bad request", "BadRequestException"),
     "DEFAULT_5XX": Default(502, "Internal server error", "InternalServerErrorException"),

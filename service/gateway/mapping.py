@@ -139,12 +139,12 @@ def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]
     if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
         raise TypeError("a result has five members and no other")
     status, body, encoded = result["statusCode"], result.get("body"), result.get("isBase64Encoded", False)
-    if not re.fullmatch("[2-5][0-9]{2}", str(status)) or isinstance(status, float):
+    if not re.fullmatch("[2-5][0-9]{2}", str(status)):
         raise ValueError("statusCode is an HTTP status")
     if not isinstance(body, str | None) or not isinstance(encoded, bool):
         raise TypeError("body is text, and isBase64Encoded a boolean")
     multiple = {name: list(values) for name, values in (_object(result, "multiValueHeaders")).items()}
-    single = {name: [value] for name, value in _object(result, "headers").items() if name not in multiple}
+    single = {name: [value] for name, value in _object(result, "headers").items()}
     pairs = [(name, _header(name, value)) for name, all_ in (single | multiple).items() for value in all_]
     return int(status), pairs, body or "", encoded
 

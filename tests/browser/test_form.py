@@ -62,7 +62,7 @@ class Tab:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._sent)
 
-    def _sent(self, request: Any) -> None:  # noqa: ANN401 - Playwright's own
+    def _sent(self, request: Any) -> None:
         self.requests.append(request.url)
         self.bodies.append(request.post_data or "")
 
@@ -83,7 +83,7 @@ class Tab:
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Tab]:  # noqa: ANN401
+def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Tab]:
     """A page in a context of its own, which must not complain of anything but what is expected."""
     context = browser.new_context(**options)
     tab = Tab(context.new_page())

@@ -33,7 +33,7 @@ class Runtime:
     events: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
     outcomes: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
 
-    def invoke(self, event: Any, timeout: float = 30) -> tuple[str, Any]:  # noqa: ANN401 - JSON
+    def invoke(self, event: Any, timeout: float = 30) -> tuple[str, Any]:
         """Have one event answered: ("response" or "error", what was posted)."""
         self.events.put((str(uuid.uuid4()), event))
         return self.outcomes.get(timeout=timeout)

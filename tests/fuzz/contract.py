@@ -29,7 +29,7 @@ _REFUSED: Final = {
 _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
 
 
-def signs(context: Any) -> bool:  # noqa: ANN401 - Schemathesis's own
+def signs(context: Any) -> bool:
     """Whether an operation is one of the two that sign."""
     return context.operation.label in {"POST /sign", "POST /sign.pem"}
 
@@ -41,7 +41,7 @@ def _as_text(_context: object, value: object) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
-def load(*, refusable: bool) -> Any:  # noqa: ANN401 - Schemathesis's schema class is not public
+def load(*, refusable: bool) -> Any:
     """The schema, to be parametrized; `refusable` for the sign operations."""
     config = SchemathesisConfig.from_dict(
         {

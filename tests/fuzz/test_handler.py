@@ -80,7 +80,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Sessi
             yield made
 
 
-def ask(case: Any, session: requests.Session, headers: Mapping[str, str]) -> None:  # noqa: ANN401
+def ask(case: Any, session: requests.Session, headers: Mapping[str, str]) -> None:
     """Send one case, and apply every check that is the function's."""
     if case.method not in methods(case.path):  # the gateway's own answer, which no event reaches
         return
@@ -97,14 +97,14 @@ def methods(path: str) -> set[str]:
 
 @sign.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=250, deadline=None, suppress_health_check=contract.RELAXED)
-def test_signing_by_events(case: Any, session: requests.Session) -> None:  # noqa: ANN401
+def test_signing_by_events(case: Any, session: requests.Session) -> None:
     """The Lambda handler answers real proxy events as the contract says, whatever is in them."""
     ask(case, session, {"x-api-key": serving.API_KEY})
 
 
 @public.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=25, deadline=None, suppress_health_check=contract.RELAXED)
-def test_public_operations_by_events(case: Any, session: requests.Session) -> None:  # noqa: ANN401
+def test_public_operations_by_events(case: Any, session: requests.Session) -> None:
     """The public operations answer events as the contract says."""
     ask(case, session, {})
 

@@ -13,7 +13,7 @@ others = contract.load(refusable=False).exclude(contract.signs)
 tally = contract.Tally()
 
 
-def ask(case: Any, server: Server, headers: dict[str, str]) -> None:  # noqa: ANN401 - Schemathesis's own
+def ask(case: Any, server: Server, headers: dict[str, str]) -> None:
     """Send one case, and apply every check."""
     response = case.call(base_url=server.url, headers=headers)
     tally[f"{case.method} {case.path}", response.status_code] += 1
@@ -22,14 +22,14 @@ def ask(case: Any, server: Server, headers: dict[str, str]) -> None:  # noqa: AN
 
 @sign.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=1300, deadline=None, suppress_health_check=contract.RELAXED)
-def test_signing(case: Any, server: Server) -> None:  # noqa: ANN401 - Schemathesis's own
+def test_signing(case: Any, server: Server) -> None:
     """`POST /sign` and `/sign.pem` answer as the contract says, whatever is sent."""
     ask(case, server, {"x-api-key": API_KEY})
 
 
 @others.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
-def test_every_other_operation(case: Any, server: Server) -> None:  # noqa: ANN401
+def test_every_other_operation(case: Any, server: Server) -> None:
     """Every other operation answers as the contract says, whatever is sent."""
     ask(case, server, {})
 

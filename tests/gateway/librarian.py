@@ -49,7 +49,7 @@ RESULTS: Final[dict[str, Any]] = {
 }
 
 
-def handler(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - nonsense is of any type
+def handler(event: dict[str, Any], context: Any) -> Any:
     """Do what the query asks; tell the event otherwise."""
     do = (event["queryStringParameters"] or {}).get("do", "")
     match do:

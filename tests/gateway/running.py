@@ -31,7 +31,7 @@ def gateway(
     directory: Path,
     document: dict[str, Any],
     handler: str = LIBRARIAN,
-    **change: Any,  # noqa: ANN401
+    **change: Any,
 ) -> Iterator[serving.Server]:
     """Serve a document."""
     options = {"workers": 1, "unlimited": True, **change}

@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def contract(**integration: Any) -> dict[str, Any]:  # noqa: ANN401 - parts of an integration
+def contract(**integration: Any) -> dict[str, Any]:
     """The contract, with its integrations changed."""
     document: dict[str, Any] = json.loads(json.dumps(authorities.document()))
     for item in document["paths"].values():
@@ -99,9 +99,11 @@ def test_the_function_knows_how_long_it_has(library: Server) -> None:
 def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
     """Nothing was begun on a process that ended idle, so the next caller is served by another."""
     with running.gateway(tmp_path, running.library(), workers=2) as server:
-        os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
-        time.sleep(0.1)
-        assert {server.request("GET", "/books").status for _ in range(4)} == {200}
+        for _ in range(2):  # the second time the first one's successor has to be there
+            os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
+            time.sleep(0.1)
+            assert {server.request("GET", "/books").status for _ in range(4)} == {200}
+            time.sleep(2)
 
 
 def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
@@ -114,21 +116,12 @@ def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
         assert server.request("GET", "/books").json()["pid"] == pid
 
 
-def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path) -> None:
-    """SIGTERM lets a call finish, and an upload that goes on; then the server ends with 0."""
-    with running.gateway(tmp_path, running.library(), workers=2) as server:
-        with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
-            napping = pool.submit(server.request, "GET", "/books?do=nap")
-            head = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\nContent-Length: 4\r\n\r\n"
-            client.sendall(head.encode() + b"ab")
-            time.sleep(0.15)
-            server.process.terminate()
-            time.sleep(0.15)
-            client.sendall(b"cd")
-            assert b" 200 OK" in received(client)
-            assert napping.result().status == 200
-        assert server.process.wait(10) == 0
-        assert "Traceback" not in server.logged()
+def test_an_idle_server_ends_at_once(tmp_path: Path) -> None:
+    """With nothing in flight, SIGTERM waits for nothing."""
+    with running.gateway(tmp_path, running.library()) as server:
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def test_an_extension_that_is_not_critical_may_be_unknown() -> None:
     assert Issuer(ca(extra=x509.InhibitAnyPolicy(0)), [root()], SIGNING)
 
 
-def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:  # noqa: ANN401 - as `ca`
+def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
     """A plain end-entity certificate, not yet signed."""
     return (
         x509.CertificateBuilder()
@@ -105,22 +105,22 @@ def test_every_signature_is_verified() -> None:
         def public_key(self) -> ec.EllipticCurvePublicKey:
             return SIGNING.public_key()
 
-        def sign(self, data: Any, signature_algorithm: Any) -> bytes:  # noqa: ANN401
+        def sign(self, data: Any, signature_algorithm: Any) -> bytes:
             return ROOT.sign(data, signature_algorithm)
 
-        def exchange(self, algorithm: Any, peer_public_key: Any) -> bytes:  # noqa: ANN401
+        def exchange(self, algorithm: Any, peer_public_key: Any) -> bytes:
             raise NotImplementedError
 
         def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
             raise NotImplementedError
 
-        def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002, ANN401
+        def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002
             raise NotImplementedError
 
         def __copy__(self) -> Faulty:
             return self
 
-        def __deepcopy__(self, memo: Any) -> Faulty:  # noqa: ANN401
+        def __deepcopy__(self, memo: Any) -> Faulty:
             return self
 
     issuer = Issuer(ca(), [root()], Faulty())
