@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci setup zip deploy form lock clean
+.PHONY: run test ci setup zip deploy bench form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -38,6 +38,10 @@ deploy: setup
 	.venv/bin/python -m deploy.build --output build/certlet.zip $(ZIP)
 	.venv/bin/certlet openapi --template > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters) $(PARAMETERS)
+
+# Figures of the zip, as ratios; it wants a quiet machine.
+bench: setup .venv/tox
+	.venv/bin/tox exec -q -e deploy -- python -m bench.lambda_zip
 
 # After a change of deploy/form.html.
 form: setup

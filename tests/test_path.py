@@ -277,6 +277,7 @@ def test_the_ca_in_every_form(server: Server) -> None:
     for path, (media_type, load) in forms.items():
         answer = server.request("GET", path, headers={"Accept": "*/*"})
         assert (answer.status, answer.headers["Content-Type"]) == (200, media_type)
+        assert answer.headers["Cache-Control"] == "public, max-age=3600"
         assert sorted(load(answer.body), key=hash) == sorted(expected[path], key=hash)
 
 

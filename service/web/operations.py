@@ -19,6 +19,8 @@ PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
 
+_AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
+
 Event = Mapping[str, Any]
 
 
@@ -56,26 +58,27 @@ class Operations:
                 "chain_pem": encoding.pem([issuer.certificate, *issuer.chain]),
                 "root_pem": encoding.pem([issuer.root]),
                 "root_fingerprint_sha256": encoding.fingerprint(issuer.root),
-            }
+            },
+            _AN_HOUR,
         )
 
     def caCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /ca.crt`: the issuing CA, DER."""
-        return _response(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE)
+        return _response(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
 
     def caPem(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last."""
         issuer = self._authority.issuer()
-        return _response(encoding.pem([issuer.certificate, *issuer.chain]), PEM_CHAIN)
+        return _response(encoding.pem([issuer.certificate, *issuer.chain]), PEM_CHAIN, _AN_HOUR)
 
     def caP7c(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the chain, PKCS#7 certs-only."""
         issuer = self._authority.issuer()
-        return _response(encoding.certs_only([issuer.certificate, *issuer.chain]), CERTS_ONLY)
+        return _response(encoding.certs_only([issuer.certificate, *issuer.chain]), CERTS_ONLY, _AN_HOUR)
 
     def rootCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""
-        return _response(encoding.der(self._authority.issuer().root), DER_CERTIFICATE)
+        return _response(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
 
     def profiles(self, _event: Event, _request: Accepted) -> Response:
         """`GET /profiles`: what may be issued."""
@@ -91,7 +94,7 @@ class Operations:
             }
             for each in profiles
         ]
-        return _json({"profiles": listed, "default": profiles.default})
+        return _json({"profiles": listed, "default": profiles.default}, "no-cache")
 
     def health(self, _event: Event, _request: Accepted) -> Response:
         """`GET /health`: ready, or 503."""
@@ -118,9 +121,9 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
     }
 
 
-def _json(answer: object, cache: str = "no-cache") -> Response:
+def _json(answer: object, cache: str) -> Response:
     return _response(json.dumps(answer, separators=(",", ":")), "application/json", cache)
 
 
-def _response(body: str | bytes, content_type: str, cache: str = "no-cache") -> Response:
+def _response(body: str | bytes, content_type: str, cache: str) -> Response:
     return Response(body, 200, {"Cache-Control": cache}, content_type=content_type)

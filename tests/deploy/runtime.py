@@ -12,6 +12,7 @@ import os
 import queue
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from deploy import build
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -42,6 +45,18 @@ class Runtime:
         """The process's resident memory, in KiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def install(client: Path, python: str) -> None:
+    """Lambda's own runtime client for a Python, from the lock, into a directory of its own."""
+    wheels = [f"--platform={glibc}_x86_64" for glibc in build.GLIBC]
+    options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
+    lock = build.ROOT / "deploy" / "lock" / "lambda.txt"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *wheels, *options]
+        + ["--target", str(client), "-r", str(lock)],
+        check=True,
+    )
 
 
 def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:

@@ -57,14 +57,7 @@ def zipped(request: pytest.FixtureRequest, ca: Path, tmp_path_factory: pytest.Te
     assert made.returncode == 0, made.stderr
     assert "no bytecode" not in made.stdout
     zipfile.ZipFile(archive).extractall(directory / "task")
-    wheels = [f"--platform={glibc}_x86_64" for glibc in build.GLIBC]
-    options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
-    lock = serving.ROOT / "deploy" / "lock" / "lambda.txt"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *wheels, *options]
-        + ["--target", str(directory / "client"), "-r", str(lock)],
-        check=True,
-    )
+    runtime.install(directory / "client", python)
     return Zipped(python, archive, directory / "task", directory / "client")
 
 
