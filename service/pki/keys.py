@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
-from service.pki.errors import BadPublicKey, BadSignatureAlgorithm
+from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quoted
 
 RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
 RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
@@ -205,7 +205,10 @@ def generate(name: str) -> CertificateIssuerPrivateKeyTypes:
     Raises:
         ValueError: there is no such kind.
     """
-    return GENERATORS[name.lower()]()
+    generator = GENERATORS.get(name.lower())
+    if generator is None:
+        raise ValueError(f"there is no kind of key {quoted(name)}")
+    return generator()
 
 
 GENERATORS: Final[dict[str, Callable[[], CertificateIssuerPrivateKeyTypes]]] = {

@@ -21,6 +21,12 @@ from tests import csrs
 BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
 
 
+def test_no_other_kind_of_key_is_made() -> None:
+    """An unknown kind of key is a ValueError that names it."""
+    with pytest.raises(ValueError, match="dsa-1024"):
+        keys.generate("dsa-1024")
+
+
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_every_certified_kind_of_key_is_read(kind: str) -> None:
     """A request by any certified kind of key loads, with its names, from PEM and from DER alike."""

@@ -236,6 +236,16 @@ def test_name_constraints_of_the_ca_are_checked_before_signing() -> None:
             plan(csrs.build(cn, sans), issuer=issuer)
 
 
+def test_usages_of_the_ca_are_checked_before_signing() -> None:
+    """A profile that the CA's own extended key usage does not allow is refused; the other is granted."""
+    client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    issuer = Issuer(ca(extra=client), [root()], SIGNING)
+    assert plan(csrs.build(), "client", issuer)
+    with pytest.raises(RequestError, match="may not issue certificates for serverAuth") as refusal:
+        plan(csrs.build(), "server", issuer)
+    assert authorities.codes(refusal.value) == [("badCSR", "profile")]
+
+
 def test_a_permitted_kind_excludes_the_other() -> None:
     """A CA that is permitted DNS names alone names no address, and the reverse."""
     dns_alone = authorities.issuer(permitted=("example.com",))
