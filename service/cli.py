@@ -151,10 +151,8 @@ def _serve(options: argparse.Namespace) -> int:
 
         def announce(port: int) -> None:
             host = f"[{options.host}]" if ":" in options.host else options.host
-            scheme, stage = (
-                "https" if options.tls_cert else "http",
-                f"/{options.stage}" if options.stage else "",
-            )
+            scheme = "https" if options.tls_cert else "http"
+            stage = f"/{options.stage}" if options.stage else ""
             _announce(f"{scheme}://{host}:{port}{stage}", shown)
 
         return Foreman(HANDLER, {**os.environ, CA: str(directory)}).run(configuration, announce)

@@ -57,34 +57,11 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(
-    url: str,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-    context: ssl.SSLContext | None = None,
-) -> Answer:
-    """Send one request; any status is an answer."""
-    sent = urllib.request.Request(url + path, data=body, headers=dict(headers or {}), method=method)  # noqa: S310
-    if body is not None and "content-type" not in {name.lower() for name in headers or {}}:
-        sent.add_unredirected_header("Content-type", "")
-    try:
-        with urllib.request.urlopen(sent, timeout=30, context=context) as response:  # noqa: S310
-            return Answer(response.status, response.headers, response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, error.headers, error.read())
-
-
 @dataclass
-class Server:
-    """A running server."""
+class Site:
+    """Something that answers HTTP below a URL."""
 
-    process: subprocess.Popen[str]
     url: str
-    said: list[str]
-    log: Path
 
     def request(
         self,
@@ -95,7 +72,25 @@ class Server:
         context: ssl.SSLContext | None = None,
     ) -> Answer:
         """Send one request; any status is an answer."""
-        return request(self.url, method, path, body, headers, context)
+        url, named = self.url + path, dict(headers or {})
+        request = urllib.request.Request(url, data=body, headers=named, method=method)  # noqa: S310
+        if body is not None and "content-type" not in {name.lower() for name in named}:
+            request.add_unredirected_header("Content-type", "")
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as response:  # noqa: S310
+                return Answer(response.status, response.headers, response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read())
+
+
+@dataclass
+class Server(Site):
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    said: list[str]
+    log: Path
 
     def sign(self, order: object, key: str = API_KEY) -> Answer:
         """`POST /sign` with JSON."""
@@ -141,7 +136,7 @@ def serving(
             try:
                 if not found:
                     raise AssertionError(f"the server did not start: {said} {log.read_text()}")
-                yield Server(process, found.group(1), said, log)
+                yield Server(found.group(1), process, said, log)
             finally:
                 if process.poll() is None:
                     process.terminate()

@@ -143,7 +143,7 @@ def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]
         raise ValueError("statusCode is an HTTP status")
     if not isinstance(body, str | None) or not isinstance(encoded, bool):
         raise TypeError("body is text, and isBase64Encoded a boolean")
-    multiple = {name: list(values) for name, values in (_object(result, "multiValueHeaders")).items()}
+    multiple = {name: list(values) for name, values in _object(result, "multiValueHeaders").items()}
     single = {name: [value] for name, value in _object(result, "headers").items()}
     pairs = [(name, _header(name, value)) for name, all_ in (single | multiple).items() for value in all_]
     return int(status), pairs, body or "", encoded

@@ -64,8 +64,10 @@ def hold(
     if not name.strip():
         raise ValueError("a CA needs a name")
     root_key = keys.generate(key)
-    signing_key = None if signing_public_key else keys.generate(key)
-    public_key = signing_public_key or signing_key.public_key()  # type: ignore[union-attr]  # one of them is
+    signing_key = None
+    if signing_public_key is None:
+        signing_key = keys.generate(key)
+        signing_public_key = signing_key.public_key()
     root_name, signing_name = _dn(f"{name} Root CA {suffix}"), _dn(f"{name} Signing CA {suffix}")
     start = now.replace(microsecond=0) - BACKDATE
     root = (
@@ -76,7 +78,7 @@ def hold(
         .sign(root_key, keys.signature_hash(root_key.public_key()))
     )
     signing = (
-        _ca(signing_name, public_key, 0)
+        _ca(signing_name, signing_public_key, 0)
         .issuer_name(root_name)
         .not_valid_before(start)
         .not_valid_after(start + SIGNING_VALIDITY - timedelta(seconds=1))

@@ -36,8 +36,8 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
         key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        url = f"{endpoint}/_aws/execute-api/{api}/prod"
-        yield lambda row: serving.request(url, row.method, row.path, row.content, row.send)
+        site = serving.Site(f"{endpoint}/_aws/execute-api/{api}/prod")
+        yield lambda row: site.request(row.method, row.path, row.content, row.send)
 
 
 @pytest.mark.parametrize("row", [row for row in CERTLET if row.localstack is True], ids=lambda row: row.name)
