@@ -67,6 +67,10 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
             super().setup()
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+        def handle_one_request(self) -> None:
+            with contextlib.suppress(ConnectionResetError):  # the function was ended
+                super().handle_one_request()
+
         def do_GET(self) -> None:
             number, event = runtime[0].events.get()
             headers = {
@@ -110,6 +114,7 @@ def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> It
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
         "LAMBDA_TASK_ROOT": str(task),
         "AWS_REGION": "eu-central-1",
+        "AWS_DEFAULT_REGION": "eu-central-1",
         **env,
     }
     with log.open("wb") as output:

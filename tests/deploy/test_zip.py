@@ -4,19 +4,28 @@ import base64
 import contextlib
 import hashlib
 import json
+import queue
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from deploy import build
+from service.pki import ceremony
+from service.signers import file
 from tests import serving
 from tests.deploy import runtime
 from tests.test_lambda import event
@@ -135,6 +144,7 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
     names = zipfile.ZipFile(zipped.archive).namelist()
     tops = {name.partition("/")[0] for name in names}
     assert not tops & {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
+    assert not tops & {"requests", "urllib3", "certifi", "yaml"}  # the stand-ins are single modules
     assert {name for name in names if name.startswith("ca/")} == {
         "ca/root-ca.crt",
         "ca/signing-ca.crt",
@@ -147,6 +157,130 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
     compiled = {name for name in names if name.endswith(f".{tag}.pyc")}
     assert len(compiled) == len(sources)
     assert zipped.archive.stat().st_size < 12_000_000
+
+
+@pytest.fixture
+def slow_kms() -> Iterator[SlowKms]:
+    """A KMS on a socket, which holds a real key and signs when it is let."""
+    kms = SlowKms()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kms.handler())
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    kms.url = f"http://127.0.0.1:{server.server_port}"
+    yield kms
+    kms.may_sign.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class SlowKms:
+    """Two of KMS's calls, as JSON 1.1 over HTTP."""
+
+    url: str
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.may_sign = threading.Event()
+        self.may_sign.set()
+        self.asked = threading.Event()
+
+    def call(self, target: str, asked: dict[str, Any]) -> dict[str, str]:
+        if target == "TrentService.GetPublicKey":
+            spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            return {"PublicKey": base64.b64encode(spki).decode(), "KeyUsage": "SIGN_VERIFY"}
+        assert (target, asked["MessageType"]) == ("TrentService.Sign", "DIGEST")
+        self.asked.set()
+        self.may_sign.wait(30)
+        algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+        return {
+            "Signature": base64.b64encode(
+                self.key.sign(base64.b64decode(asked["Message"]), algorithm)
+            ).decode()
+        }
+
+    def handler(kms) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has a self of its own
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                answer = json.dumps(kms.call(self.headers["X-Amz-Target"], asked)).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self.wfile.write(answer)
+
+            def log_message(self, *_args: object) -> None:
+                """Say nothing."""
+
+        return Handler
+
+    def hold(self) -> None:
+        """From now on it does not answer `Sign`."""
+        self.asked.clear()
+        self.may_sign.clear()
+
+
+@pytest.fixture
+def remote(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
+    """The function's environment for a CA whose key is in `slow_kms`."""
+    made = ceremony.hold(
+        "Test", "0a", "p-256", datetime.now(UTC), signing_public_key=slow_kms.key.public_key()
+    )
+    file.save(tmp_path / "ca", made, None)
+    return {
+        "CERTLET_CA": str(tmp_path / "ca"),
+        "CERTLET_CA_KEY": "kms:1234",
+        "AWS_ENDPOINT_URL_KMS": slow_kms.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def audited(log: Path) -> list[dict[str, Any]]:
+    """The audit log's lines."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if "event" in line]
+
+
+def test_after_a_504_the_audit_log_shows_the_certificate(
+    zipped: Zipped, slow_kms: SlowKms, remote: dict[str, str], tmp_path: Path
+) -> None:
+    """API Gateway stops waiting, the function goes on: what nobody received stands in the audit log."""
+    log = tmp_path / "log"
+    with zipped.running(log, **remote) as function:
+        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        slow_kms.hold()
+        with pytest.raises(queue.Empty):  # the integration's time-out: 504
+            function.invoke(event(), timeout=0.5)
+        assert [line["event"] for line in audited(log)] == ["intent"]
+        slow_kms.may_sign.set()
+        _, late = function.outcomes.get(timeout=30)
+        intent, result = audited(log)
+    issued = json.loads(late["body"])
+    assert result["event"] == "result"
+    assert result["fingerprint_sha256"] == issued["fingerprint_sha256"]
+    assert result["serial_number"] == intent["serial_number"] == issued["serial_number"]
+
+
+def test_a_function_that_lambda_ends_at_its_time_out(
+    zipped: Zipped, slow_kms: SlowKms, remote: dict[str, str], tmp_path: Path
+) -> None:
+    """Lambda kills it while KMS signs: an intent without a result, which counts as issued; the next start signs."""
+    log = tmp_path / "log"
+    with zipped.running(log, **remote) as function:
+        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        slow_kms.hold()
+        with pytest.raises(queue.Empty):
+            function.invoke(event(), timeout=0.5)
+        assert slow_kms.asked.is_set()
+        function.process.kill()
+    assert [line["event"] for line in audited(log)] == ["intent"]
+    slow_kms.may_sign.set()
+    with zipped.running(tmp_path / "again", **remote) as function:
+        assert function.invoke(event())[1]["statusCode"] == 200
+    assert [line["event"] for line in audited(tmp_path / "again")] == ["intent", "result"]
 
 
 def test_built_twice_it_is_the_same(ca: Path, tmp_path: Path) -> None:
