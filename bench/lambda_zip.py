@@ -27,7 +27,7 @@ from tests import authorities, csrs
 from tests.deploy import runtime
 from tests.test_lambda import event
 
-ROUNDS: Final = 7
+ROUNDS: Final = 15
 CALLS: Final = 300
 PASSPHRASE: Final = "bench"  # noqa: S105 - of a CA that ends with the run
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"

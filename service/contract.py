@@ -10,9 +10,9 @@ Document = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-_ANY_METHOD: Final = "x-amazon-apigateway-any-method"
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _VENDOR: Final = "x-amazon-apigateway-"
+_REQUEST: Final = ("operationId", "parameters", "requestBody")
 # What API Gateway does not take, and what only describes; none of it changes an answer.
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
@@ -38,20 +38,20 @@ def default_profile(document: Document) -> str:
 
 
 def for_function(document: Document) -> Document:
-    """The part that reaches the function, without `$ref`: no mock operations, and no security, which
-    the gateway enforces and `service.web.principal` checks again from what the gateway says.
+    """What the operations that reach the function say of a request, without `$ref`: no mock operations,
+    and no security, which the gateway enforces and `service.web.principal` checks again from what the
+    gateway says.
     """
-    served: Document = _inline(document, document)
-    for path, item in list(served["paths"].items()):
-        item.pop(_ANY_METHOD, None)
-        for method in [name for name in item if name in METHODS]:
-            if item[method][_INTEGRATION]["type"] == "mock":
-                del item[method]
-            else:
-                item[method].pop("security", None)
-        if not any(name in METHODS for name in item):
-            del served["paths"][path]
-    return served
+    paths: Document = {}
+    for path, item in document["paths"].items():
+        reached = {
+            method: resolve({key: item[method][key] for key in _REQUEST if key in item[method]}, document)
+            for method in METHODS
+            if method in item and item[method][_INTEGRATION]["type"] != "mock"
+        }
+        if reached:
+            paths[path] = reached
+    return {"openapi": document["openapi"], "paths": paths}
 
 
 def includable(document: Document) -> Document:
@@ -91,18 +91,18 @@ def operations(document: Document) -> dict[str, Document]:
     }
 
 
-def _inline(node: Any, document: Document) -> Any:  # noqa: ANN401 - JSON
+def resolve(node: Any, document: Document) -> Any:  # noqa: ANN401 - JSON
     """A copy with every `$ref` replaced by what it refers to; no schema of ours is recursive."""
     if isinstance(node, list):
-        return [_inline(item, document) for item in node]
+        return [resolve(item, document) for item in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
         target: Any = document
         for part in node["$ref"].removeprefix("#/").split("/"):
             target = target[part]
-        return _inline(target, document)
-    return {key: _inline(value, document) for key, value in node.items()}
+        return resolve(target, document)
+    return {key: resolve(value, document) for key, value in node.items()}
 
 
 def _render(node: Any, document: Document, substitutions: dict[str, str]) -> Any:  # noqa: ANN401 - JSON

@@ -22,11 +22,11 @@ from service.web.requests import MAX_BODY_BYTES
 from tests import authorities, csrs
 from tests.serving import API_KEY, Answer, Server
 
-DOCUMENT = contract.for_function(authorities.document())
+DOCUMENT = contract.resolve(authorities.document(), authorities.document())
 KEY = {"x-api-key": API_KEY}
 JSON = {"Content-Type": "application/json", **KEY}
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
-PROBLEM = Draft4Validator(contract.for_function(authorities.document())["components"]["schemas"]["Problem"])
+PROBLEM = Draft4Validator(DOCUMENT["components"]["schemas"]["Problem"])
 
 
 def problem(answer: Answer, status: int, code: str) -> Any:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
 
@@ -23,6 +23,9 @@ def der(certificate: x509.Certificate) -> bytes:
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     """A degenerate PKCS#7 SignedData that holds certificates alone (RFC 5652, RFC 5751 3.7), DER."""
+    # It imports the email package, which a cold start that only signs does without.
+    from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
+
     return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
 
 
