@@ -137,6 +137,8 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     """The certificates, and the encrypted signing key if it is a file; never the root's."""
     file.chain(ca)
     names = [file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE]
+    if file.previous(ca):
+        names.append(file.PREVIOUS)
     if (ca / file.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
         names.append(file.SIGNING_KEY)

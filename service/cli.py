@@ -16,7 +16,7 @@ import tempfile
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
@@ -28,6 +28,8 @@ from service.pki import ceremony, keys, names
 from service.pki.errors import IssuanceError
 from service.settings import CA, CA_PASSPHRASE
 from service.signers import file
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_FILE: Final = "api-keys.json"
@@ -62,7 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="certlet", description="A private certificate authority.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serving(commands)
+    _add_ceremonies(commands)
+    _add_using(commands)
+    return parser
 
+
+def _add_serving(commands: _Commands) -> None:
     serve = commands.add_parser("serve", help="serve the contract on this machine")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
@@ -77,6 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--insecure-http", action="store_true", help="allow HTTP off loopback")
     serve.set_defaults(run=_serve)
 
+    key = commands.add_parser("key", help="API keys of the local gateway")
+    actions = key.add_subparsers(metavar="ACTION", required=True)
+    for name, run in (("add", _key_add), ("list", _key_list), ("remove", _key_remove)):
+        action = actions.add_parser(name)
+        action.set_defaults(run=run)
+        action.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
+        if name != "list":
+            action.add_argument("name", metavar="NAME")
+
+
+def _add_ceremonies(commands: _Commands) -> None:
     init = commands.add_parser("init", help="make a root CA and a signing CA")
     init.add_argument("directory", type=Path, metavar="DIR")
     init.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=str.lower)
@@ -86,15 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--kms", metavar="KEY-ID", help="the signing key is this one in AWS KMS")
     init.set_defaults(run=_init)
 
-    key = commands.add_parser("key", help="API keys of the local gateway")
-    key.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
-    actions = key.add_subparsers(metavar="ACTION", required=True)
-    for name, run in (("add", _key_add), ("list", _key_list), ("remove", _key_remove)):
-        action = actions.add_parser(name)
-        action.set_defaults(run=run)
-        if name != "list":
-            action.add_argument("name", metavar="NAME")
+    rollover = commands.add_parser("rollover", help="make the CA that takes over from another")
+    rollover.add_argument("old", type=Path, metavar="OLD")
+    rollover.add_argument("new", type=Path, metavar="NEW", help="a directory, which gets the API keys too")
+    rollover.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=str.lower)
+    rollover.add_argument("--kms", metavar="KEY-ID", help="the signing key is this one in AWS KMS")
+    beneath = rollover.add_mutually_exclusive_group()
+    beneath.add_argument("--root-key", type=Path, metavar="FILE", help=f"else OLD/{file.ROOT_KEY}")
+    beneath.add_argument("--new-root", action="store_true", help="which everybody has to trust anew")
+    rollover.set_defaults(run=_rollover)
 
+
+def _add_using(commands: _Commands) -> None:
     sign = commands.add_parser("sign", help="have a certification request signed")
     sign.add_argument("file", metavar="FILE", help="the request, PEM or DER; - is stdin")
     sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
@@ -111,7 +133,6 @@ def _parser() -> argparse.ArgumentParser:
         "--template", action="store_true", help="for a CloudFormation template: no ARNs yet"
     )
     document.set_defaults(run=_openapi)
-    return parser
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -192,9 +213,7 @@ def _init_in_child(directory: Path) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
-    passphrase = os.environ.get(CA_PASSPHRASE)
-    if passphrase == "":
-        raise CommandError(f"{CA_PASSPHRASE} is set but empty")
+    passphrase = _passphrase()
     try:
         hierarchy = ceremony.hold(
             options.name,
@@ -204,11 +223,43 @@ def _init(options: argparse.Namespace) -> None:
             [*options.permit_dns, *options.permit_ip],
             _kms_public_key(options.kms) if options.kms else None,
         )
-        file.save(options.directory, hierarchy, os.fsencode(passphrase) if passphrase else None)
+        file.save(options.directory, hierarchy, passphrase)
     except ValueError as error:
         raise CommandError(str(error)) from error
     _say(f"Made a CA in {options.directory}. Move {options.directory / file.ROOT_KEY} to a safe place:")
     _say("it is not needed for issuing.")
+
+
+def _rollover(options: argparse.Namespace) -> None:
+    passphrase = _passphrase()
+    certificate, chain = file.chain(options.old)
+    if not chain:
+        raise CommandError(f"{options.old} holds a CA without a root above it")
+    root_key = options.root_key or options.old / file.ROOT_KEY
+    if not options.new_root and not root_key.exists():
+        raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
+    try:
+        hierarchy = ceremony.succeed(
+            ceremony.Predecessor(certificate, chain, file.previous(options.old)),
+            None if options.new_root else file.private_key(root_key, passphrase),
+            secrets.token_hex(3),
+            options.key,
+            datetime.now(UTC),
+            _kms_public_key(options.kms) if options.kms else None,
+        )
+        file.save(options.new, hierarchy, passphrase)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))
+    _say(f"Made a CA in {options.new}. Serve it in place of {options.old}: it signs, and both are served.")
+    _say(f"Delete {options.new / file.PREVIOUS} when the last certificate of the old one has ended.")
+
+
+def _passphrase() -> bytes | None:
+    passphrase = os.environ.get(CA_PASSPHRASE)
+    if passphrase == "":
+        raise CommandError(f"{CA_PASSPHRASE} is set but empty")
+    return os.fsencode(passphrase) if passphrase else None
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:

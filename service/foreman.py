@@ -1,9 +1,9 @@
 """`certlet serve`: the gateway, and the function behind it, each in processes of its own.
 
-The foreman has the environment, with the CA's passphrase in it. It starts the HTTP process without
-that, and the function's processes with it, and hands the gateway one end of a socket to each. So what
-speaks to the network can neither open the key nor read the passphrase, and still every process that
-crashes is replaced.
+The foreman has the environment, with the CA's passphrase and AWS's credentials in it. It starts the HTTP
+process without those, and the function's processes with them, and hands the gateway one end of a socket to
+each. So what speaks to the network can neither open the key, nor ask KMS for a signature, and still every
+process that crashes is replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 
 from service.gateway.server import Configuration
 
-SECRETS: Final = frozenset({"CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY"})
+SECRETS: Final = ("CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY", "AWS_")  # how their names begin
 _PATIENCE: Final = 40.0  # seconds for the gateway to end by itself; longer than its own
 
 
@@ -56,7 +56,7 @@ class Foreman:
             ServeError: it did not start.
         """
         ours, theirs = socket.socketpair()
-        public = {name: value for name, value in self._environ.items() if name not in SECRETS}
+        public = {name: value for name, value in self._environ.items() if not name.startswith(SECRETS)}
         gateway = _spawn("service.gateway.server", theirs, [], public)
 
         def forward(number: int, _frame: FrameType | None) -> None:

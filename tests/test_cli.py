@@ -66,6 +66,83 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert (tmp_path / "ca" / "signing-ca.key").read_text() == "precious"
 
 
+@pytest.mark.parametrize("new_root", [False, True], ids=["the same root", "a new root"])
+def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
+    """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
+    assert certlet("init", "old", "--permit-dns", "example.com", cwd=tmp_path).returncode == 0
+    csr = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+    with serving.serving(tmp_path, "--ca", "old") as server:
+        before = server.sign({"csr": csr}).json()
+        old = server.request("GET", "/ca").json()
+        assert old["previous_pem"] == ""
+    assert certlet("key", "add", "ci", "--ca", "old", cwd=tmp_path).returncode == 0
+    made = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []), cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "new" / "root-ca.key").exists() == new_root
+    assert b"ci" in certlet("key", "list", "--ca", "new", cwd=tmp_path).stdout
+    with serving.serving(tmp_path, "--ca", "new") as server:
+        after = server.sign({"csr": csr}).json()
+        new = server.request("GET", "/ca").json()
+        bundle = server.request("GET", "/ca.pem").body.decode()
+        (tmp_path / "all.p7c").write_bytes(server.request("GET", "/ca.p7c").body)
+        outside = server.sign({"csr": csrs.pem(csrs.build(sans=["dns:a.example.org"])).decode()})
+        assert outside.status == 422
+    assert (new["root_pem"] == old["root_pem"]) != new_root
+    assert new["ca_pem"] != old["ca_pem"]
+    assert new["previous_pem"] == (old["chain_pem"] if new_root else old["ca_pem"])
+    assert bundle == new["chain_pem"] + new["previous_pem"]
+    (tmp_path / "bundle.pem").write_text(bundle)
+    for name, leaf, root in (("before", before, old["root_pem"]), ("after", after, new["root_pem"])):
+        (tmp_path / name).write_text(leaf["crt_pem"])
+        (tmp_path / "root.pem").write_text(root)
+        command = [
+            "openssl",
+            "verify",
+            "-x509_strict",
+            "-CAfile",
+            "root.pem",
+            "-untrusted",
+            "bundle.pem",
+            name,
+        ]
+        judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert judged.returncode == 0, judged.stderr
+    listed = subprocess.run(
+        ["openssl", "pkcs7", "-inform", "DER", "-in", "all.p7c", "-print_certs"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert listed.stdout.count("BEGIN CERTIFICATE") == bundle.count("BEGIN CERTIFICATE") == 3 + new_root
+
+
+def test_rollover_says_why_not(tmp_path: Path) -> None:
+    """Without the root's key, with another root's, or over a CA: one line, and nothing is made."""
+    for name in ("old", "other"):
+        assert certlet("init", name, cwd=tmp_path).returncode == 0
+    for arguments, word in (
+        (("old", "other"), b"holds a CA already"),
+        (("none", "new"), b"none/signing-ca.crt"),
+        (("old", "new", "--root-key", "other/root-ca.key"), b"not the one in the root's certificate"),
+        (("old", "new", "--root-key", "gone.key"), b"--new-root"),
+    ):
+        refused = certlet("rollover", *arguments, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert word in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
+    """What the CA before the one before it issued is still served, until it has ended."""
+    assert certlet("init", "a", cwd=tmp_path).returncode == 0
+    for old, new in (("a", "b"), ("b", "c")):
+        made = certlet("rollover", old, new, "--root-key", "a/root-ca.key", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    issuer = file.load(tmp_path / "c", None)
+    before = [file.load(tmp_path / name, None).certificate for name in ("b", "a")]
+    assert list(issuer.previous) == before
+    assert [each.subject for each in issuer.authorities[1:2]] == [issuer.root.subject]
+
+
 def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
     """With CERTLET_CA_PASSPHRASE both keys are encrypted, and open under it alone."""
     secret = {"CERTLET_CA_PASSPHRASE": "correct horse"}
@@ -280,23 +357,30 @@ def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> No
 
 
 def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
-    """Neither the passphrase nor the CA's private scalar is anywhere in the gateway's memory."""
+    """Neither the passphrase, AWS's credentials nor the CA's private scalar is in the gateway's memory."""
     secret = "a passphrase that stands nowhere else"  # noqa: S105
-    env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY}
+    credential = "an AWS credential that stands nowhere else"
+    env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": credential}
     with serving.serving(tmp_path, env=env) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
         pem = (tmp_path / "ca" / "signing-ca.key").read_bytes()
         numbers = load_pem_private_key(pem, secret.encode()).private_numbers()  # type: ignore[union-attr]
         scalar = numbers.private_value.to_bytes(32, "big")  # type: ignore[union-attr]
-        needles = [secret.encode(), scalar, scalar[::-1], base64.b64encode(scalar)]
+        needles = [
+            secret.encode(),
+            credential.encode(),
+            scalar,
+            scalar[::-1],
+            base64.b64encode(scalar),
+        ]
         found = {}
         for pid in _descendants(server.process.pid):
             memory = _memory(pid)
             found[_command(pid).split()[3]] = [needle in memory for needle in needles]
         assert not any(found["service.gateway.server"])
-        # The twin: the function's process holds both, so the search can find them.
-        assert found["service.gateway.function"][0]
-        assert any(found["service.gateway.function"][1:3])
+        # The twin: the function's process holds them, so the search can find them.
+        assert all(found["service.gateway.function"][:2])
+        assert any(found["service.gateway.function"][2:4])
 
 
 def _descendants(pid: int) -> list[int]:

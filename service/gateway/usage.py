@@ -87,6 +87,15 @@ class KeyFile:
         del keys[name]
         self._write(keys)
 
+    def take_over(self, other: KeyFile) -> None:
+        """Keep what another file keeps, if there is one.
+
+        Raises:
+            KeyFileError: it cannot be read.
+        """
+        if keys := other.read():
+            self._write(keys)
+
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

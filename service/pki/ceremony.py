@@ -16,26 +16,32 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from cryptography.x509.oid import NameOID
 
 from service.pki import keys
+from service.pki.errors import IssuerError
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years
 SIGNING_VALIDITY: Final = timedelta(days=1826)  # five years
 BACKDATE: Final = timedelta(days=1)
 
+_ROOT: Final = " Root CA "
+_SIGNING: Final = " Signing CA "
+
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A new CA: the root, to be kept away, and the signing CA, to be used. No `repr` shows a key.
+    """A CA that was made: the root, to be kept away, and the signing CA, to be used. No `repr` shows a key.
 
     Attributes:
         root, signing: the certificates.
-        root_key: the root's private key.
+        root_key: the root's private key; None if the root was there already.
         signing_key: the signing CA's; None if it lives elsewhere.
+        previous: the certificates of the CA that this one succeeds, its chain among them.
     """
 
     root: x509.Certificate
     signing: x509.Certificate
-    root_key: CertificateIssuerPrivateKeyTypes = field(repr=False)
+    root_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
     signing_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
+    previous: tuple[x509.Certificate, ...] = ()
 
 
 def hold(
@@ -63,25 +69,117 @@ def hold(
     """
     if not name.strip():
         raise ValueError("a CA needs a name")
-    root_key = keys.generate(key)
-    signing_key = None
-    if signing_public_key is None:
-        signing_key = keys.generate(key)
-        signing_public_key = signing_key.public_key()
-    root_name, signing_name = _dn(f"{name} Root CA {suffix}"), _dn(f"{name} Signing CA {suffix}")
-    start = now.replace(microsecond=0) - BACKDATE
-    root = (
-        _ca(root_name, root_key.public_key(), 1)
-        .issuer_name(root_name)
+    constraints = _name_constraints(permitted) if permitted else None
+    root, root_key = _root(f"{name}{_ROOT}{suffix}", key, now)
+    signing_key, public_key = _signing_key(key, signing_public_key)
+    signing = _signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
+    return Hierarchy(root, signing, root_key, signing_key)
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """A signing CA that another takes over from.
+
+    Attributes:
+        certificate: its own.
+        chain: those above it, the root last.
+        previous: what it has still served of the CA before it.
+    """
+
+    certificate: x509.Certificate
+    chain: Sequence[x509.Certificate]
+    previous: Sequence[x509.Certificate] = ()
+
+
+def succeed(
+    predecessor: Predecessor,
+    root_key: CertificateIssuerPrivateKeyTypes | None,
+    suffix: str,
+    key: str,
+    now: datetime,
+    signing_public_key: CertificatePublicKeyTypes | None = None,
+) -> Hierarchy:
+    """Make the signing CA that takes over from another, of its name and under its nameConstraints.
+
+    Args:
+        predecessor: the other.
+        root_key: the root's key, to stay beneath the same root; None to make a new root.
+        suffix: random, as for `hold`.
+        key: the kind of the keys that are made, as `keys.generate` takes it.
+        now: the time, UTC.
+        signing_public_key: of a signing key that lives elsewhere; None to make one.
+
+    Raises:
+        IssuerError: the root's key is not the root's.
+        ValueError: there is no such kind of key, or the root ends within a day.
+    """
+    name, root, made_key = _called(predecessor.certificate), predecessor.chain[-1], None
+    if root_key is None:
+        root, root_key = _root(f"{name}{_ROOT}{suffix}", key, now)
+        made_key = root_key
+    elif root_key.public_key() != root.public_key():
+        raise IssuerError("the root's key is not the one in the root's certificate")
+    signing_key, public_key = _signing_key(key, signing_public_key)
+    constraints = _constraints_of(predecessor.certificate)
+    signing = _signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
+    served = (predecessor.certificate, *predecessor.chain, *predecessor.previous)
+    previous = tuple(each for each in served if each != root and each.not_valid_after_utc > now)
+    return Hierarchy(root, signing, made_key, signing_key, previous)
+
+
+def _called(signing: x509.Certificate) -> str:
+    """The name that a CA was made with, or its common name if it was not made here."""
+    attributes = signing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(attributes[0].value).partition(_SIGNING)[0] if attributes else "Certlet"
+
+
+def _constraints_of(ca: x509.Certificate) -> x509.NameConstraints | None:
+    try:
+        return ca.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _root(
+    common_name: str, key: str, now: datetime
+) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
+    private_key = keys.generate(key)
+    subject, start = _dn(common_name), now.replace(microsecond=0) - BACKDATE
+    builder = (
+        _ca(subject, private_key.public_key(), 1)
+        .issuer_name(subject)
         .not_valid_before(start)
         .not_valid_after(start + ROOT_VALIDITY - timedelta(seconds=1))
-        .sign(root_key, keys.signature_hash(root_key.public_key()))
     )
-    signing = (
-        _ca(signing_name, signing_public_key, 0)
-        .issuer_name(root_name)
+    return builder.sign(private_key, keys.signature_hash(private_key.public_key())), private_key
+
+
+def _signing_key(
+    key: str, public_key: CertificatePublicKeyTypes | None
+) -> tuple[CertificateIssuerPrivateKeyTypes | None, CertificatePublicKeyTypes]:
+    if public_key is not None:
+        return None, public_key
+    made = keys.generate(key)
+    return made, made.public_key()
+
+
+def _signing(
+    common_name: str,
+    public_key: CertificatePublicKeyTypes,
+    root: x509.Certificate,
+    root_key: CertificateIssuerPrivateKeyTypes,
+    now: datetime,
+    constraints: x509.NameConstraints | None,
+) -> x509.Certificate:
+    start = max(now.replace(microsecond=0) - BACKDATE, root.not_valid_before_utc)
+    end = min(start + SIGNING_VALIDITY - timedelta(seconds=1), root.not_valid_after_utc)
+    if end < now + BACKDATE:
+        raise ValueError("the root ends too soon: make a new one")
+    builder = (
+        _ca(_dn(common_name), public_key, 0)
+        .issuer_name(root.subject)
         .not_valid_before(start)
-        .not_valid_after(start + SIGNING_VALIDITY - timedelta(seconds=1))
+        .not_valid_after(end)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
                 root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -89,10 +187,9 @@ def hold(
             critical=False,
         )
     )
-    if permitted:
-        signing = signing.add_extension(_name_constraints(permitted), critical=True)
-    signed = signing.sign(root_key, keys.signature_hash(root_key.public_key()))
-    return Hierarchy(root, signed, root_key, signing_key)
+    if constraints:
+        builder = builder.add_extension(constraints, critical=True)
+    return builder.sign(root_key, keys.signature_hash(root_key.public_key()))
 
 
 def _dn(common_name: str) -> x509.Name:

@@ -35,6 +35,8 @@ class Issuer:
         certificate: the issuing CA's certificate.
         chain: the certificates above it, its issuer first, the self-signed root last; empty where
             the issuing CA is the root.
+        previous: the certificates of the CA that this one succeeds, under which certificates may still
+            be valid: served beside the chain, and never signed under.
         not_before: when the last certificate of the chain begins, UTC.
         not_after: when the first one of it ends, UTC.
     """
@@ -44,16 +46,21 @@ class Issuer:
         certificate: x509.Certificate,
         chain: Sequence[x509.Certificate],
         private_key: CertificateIssuerPrivateKeyTypes,
+        previous: Sequence[x509.Certificate] = (),
     ) -> None:
         """Prove that relying parties will accept what this issuer signs.
 
         Raises:
             IssuerError: the key is not the certificate's; or the chain is out of order, badly
                 signed, does not end in a self-signed root, or holds a certificate that is no CA,
-                may not sign certificates, has too short a pathLen or an unknown critical extension.
+                may not sign certificates, has too short a pathLen or an unknown critical extension;
+                or one of `previous` is no CA.
         """
         self.certificate = certificate
         self.chain = tuple(chain)
+        self.previous = tuple(previous)
+        for each in self.previous:
+            _verify_ca(each, 0)
         self._private_key = private_key
         path = (certificate, *self.chain)
         _verify_path(path)
@@ -72,6 +79,11 @@ class Issuer:
     def root(self) -> x509.Certificate:
         """The self-signed end of the chain: the trust anchor."""
         return self.chain[-1] if self.chain else self.certificate
+
+    @property
+    def authorities(self) -> tuple[x509.Certificate, ...]:
+        """Every CA certificate that somebody may need: this one, its chain, and those before it."""
+        return (self.certificate, *self.chain, *self.previous)
 
     @property
     def intermediates(self) -> tuple[x509.Certificate, ...]:

@@ -27,7 +27,7 @@ def issuer(settings: Settings, now: datetime) -> Issuer:
         IssuerUnavailable: AWS does not give the key, or does not sign with it, at the moment.
     """
     certificate, chain = file.chain(settings.ca)
-    made = Issuer(certificate, chain, _private_key(settings))
+    made = Issuer(certificate, chain, _private_key(settings), file.previous(settings.ca))
     made.prove(now)
     return made
 

@@ -27,6 +27,7 @@ ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
 SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
+PREVIOUS: Final = "previous-ca.crt"
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -36,7 +37,7 @@ def load(directory: Path, passphrase: bytes | None) -> Issuer:
         IssuerError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
             do not make an issuer. The message names the file and holds nothing secret.
     """
-    return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase))
+    return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase), previous(directory))
 
 
 def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
@@ -47,6 +48,16 @@ def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
     """
     signing = _certificates(directory / SIGNING_CERTIFICATE)
     return signing[0], [*signing[1:], *_certificates(directory / ROOT_CERTIFICATE)]
+
+
+def previous(directory: Path) -> list[x509.Certificate]:
+    """The certificates of the CA before a rollover; none if there was none.
+
+    Raises:
+        IssuerError: the file is unreadable or malformed.
+    """
+    path = directory / PREVIOUS
+    return _certificates(path) if path.exists() else []
 
 
 def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
@@ -68,7 +79,7 @@ def exists(directory: Path) -> bool:
 
 
 def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> None:
-    """Write a new CA, both keys 0600 and encrypted under the passphrase if there is one.
+    """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
 
     Raises:
         FileExistsError: there is one of the files already; nothing is overwritten.
@@ -86,6 +97,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
+        (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
     ):
         if data:
             _write_new(directory / name, data, mode)
@@ -129,7 +141,7 @@ def parse(pem: bytes, passphrase: bytes | None, where: str) -> CertificateIssuer
 
 
 def _key_pem(key: CertificateIssuerPrivateKeyTypes | None, passphrase: bytes | None) -> bytes:
-    if key is None:  # it lives elsewhere
+    if key is None:  # it lives elsewhere, or was not made here
         return b""
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -58,6 +58,7 @@ class Operations:
                 "chain_pem": encoding.pem([issuer.certificate, *issuer.chain]),
                 "root_pem": encoding.pem([issuer.root]),
                 "root_fingerprint_sha256": encoding.fingerprint(issuer.root),
+                "previous_pem": encoding.pem(issuer.previous),
             },
             _AN_HOUR,
         )
@@ -67,14 +68,12 @@ class Operations:
         return _response(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
 
     def caPem(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
-        """`GET /ca.pem`: the chain, root last."""
-        issuer = self._authority.issuer()
-        return _response(encoding.pem([issuer.certificate, *issuer.chain]), PEM_CHAIN, _AN_HOUR)
+        """`GET /ca.pem`: the chain, root last, then those before it."""
+        return _response(encoding.pem(self._authority.issuer().authorities), PEM_CHAIN, _AN_HOUR)
 
     def caP7c(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
-        """`GET /ca.p7c`: the chain, PKCS#7 certs-only."""
-        issuer = self._authority.issuer()
-        return _response(encoding.certs_only([issuer.certificate, *issuer.chain]), CERTS_ONLY, _AN_HOUR)
+        """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
+        return _response(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
 
     def rootCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""
