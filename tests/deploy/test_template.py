@@ -33,6 +33,12 @@ TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S
 RESOURCES: dict[str, Any] = TREE["Resources"]
 
 
+def integrations(document: contract.Document) -> list[dict[str, Any]]:
+    """What API Gateway puts behind each operation."""
+    found = contract.operations(document).values()
+    return [operation["x-amazon-apigateway-integration"] for operation in found]
+
+
 @pytest.mark.parametrize("command", [("cfn-lint",), ("sam", "validate", "--lint", "--template-file")])
 def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
     """`cfn-lint` and `sam validate --lint` are clean; and with a fault put in, they are not."""
@@ -90,8 +96,7 @@ def test_the_defaults_are_the_contract_s() -> None:
 def test_the_function_outlives_the_integration_by_a_second() -> None:
     """A Lambda time-out shorter than the integration's would be 502 instead of 504."""
     timeouts = {
-        operation["x-amazon-apigateway-integration"]["timeoutInMillis"]
-        for operation in contract.operations(contract.for_function(authorities.document())).values()
+        each["timeoutInMillis"] for each in integrations(authorities.document()) if each["type"] != "mock"
     }
     assert timeouts == {(RESOURCES["Function"]["Properties"]["Timeout"] - 1) * 1000}
 
@@ -105,6 +110,17 @@ def test_the_function_is_the_zip_s() -> None:
     assert set(TREE["Parameters"]["Architecture"]["AllowedValues"]) == set(build.PLATFORMS)
 
 
+def test_every_api_key_is_in_the_plan_and_has_a_name() -> None:
+    """Whichever keys there are, each is in the usage plan, and the function knows its name."""
+    names = json.dumps(RESOURCES["Function"]["Properties"]["Environment"])
+    for slot in "AB":
+        key, planned = RESOURCES[f"ApiKey{slot}"], RESOURCES[f"UsagePlanKey{slot}"]
+        assert key["Condition"] == planned["Condition"] == f"WithKey{slot}"
+        assert planned["Properties"]["KeyId"] == {"Ref": f"ApiKey{slot}"}
+        assert names.count(f"${{ApiKey{slot}}}") == 2  # alone, and beside the other
+    assert RESOURCES["Api"]["Properties"]["MethodSettings"][0]["MetricsEnabled"] is False
+
+
 def test_the_permission_is_for_this_api_alone() -> None:
     """Only this API of API Gateway may call the function."""
     permission = RESOURCES["Permission"]["Properties"]
@@ -115,10 +131,7 @@ def test_the_permission_is_for_this_api_alone() -> None:
 def test_what_is_included_names_the_template_s_function() -> None:
     """`certlet openapi --template` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
     included = contract.includable(authorities.document())
-    uris = {
-        json.dumps(operation["x-amazon-apigateway-integration"]["uri"])
-        for operation in contract.operations(contract.for_function(included)).values()
-    }
+    uris = {json.dumps(each["uri"]) for each in integrations(included) if each["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri
     assert RESOURCES["Function"]["Type"] == "AWS::Serverless::Function"
