@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.pki import keys
+from service.pki import keys, weakness
 from service.pki.errors import BadCSR, BadPublicKey
 
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
@@ -74,14 +74,14 @@ def load(data: bytes) -> CertificationRequest:
     """Read a certification request: PEM with either header, DER, or base64 of the DER.
 
     Text around the PEM block, CRLF and LF are allowed. The order is size, parse, signature
-    algorithm, key bounds, proof of possession, so that nothing is computed on a key that is out of
-    bounds.
+    algorithm, key bounds, weak keys, proof of possession, so that nothing is computed on a key that
+    is out of bounds.
 
     Raises:
         BadCSR: it is too large, malformed, holds no or several requests, or its signature is not
             by the key it carries.
         BadSignatureAlgorithm: it is signed with SHA-1 or another algorithm that proves nothing.
-        BadPublicKey: its key is of a kind, size or encoding that is not certified.
+        BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak.
     """
     der = _der(data)
     if len(der) > MAX_DER_BYTES:
@@ -101,6 +101,7 @@ def load(data: bytes) -> CertificationRequest:
     keys.verify_signature_algorithm(signature_algorithm, signature_hash)
     keys.verify_bounds(key_algorithm, spki)
     public_key = _public_key(request, spki)
+    weakness.verify_strength(public_key)
     _verify_possession(request)
     return CertificationRequest(
         der=der,

@@ -42,6 +42,9 @@ class KeyKind(StrEnum):
     ML_DSA_87 = "ML-DSA-87"
 
 
+EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
+ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
+
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
 _SIMPLE: Final[dict[type, KeyKind]] = {
     ed25519.Ed25519PublicKey: KeyKind.ED25519,

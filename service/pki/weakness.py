@@ -1,0 +1,140 @@
+"""Keys of the right kind and size that are still no good: their private half can be found, or is known."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from service.pki.errors import BadPublicKey
+
+_SMALL: Final = 752  # CA/Browser Forum Baseline Requirements 6.1.6: no factors smaller than 752
+_FERMAT_ROUNDS: Final = 100  # Baseline Requirements 6.1.1.3
+# Nemec et al., "The Return of Coppersmith's Attack", CCS 2017 (CVE-2017-15361, ROCA): the primes of
+# Infineon's library are 65537^a modulo a product of the first primes, of at least these; so is the modulus.
+_ROCA_LAST: Final = 167
+_ROCA_GENERATOR: Final = 65537
+_SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
+
+
+def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
+    """Refuse an RSA key whose modulus is easily factored. Other kinds have no such keys.
+
+    That an EC point is on its curve is the library's to prove, when it reads the key.
+
+    Args:
+        public_key: of a size within `keys.verify_bounds`, which bounds the work.
+
+    Raises:
+        BadPublicKey: the modulus has a small factor, or two close ones, or is of CVE-2017-15361.
+    """
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        return
+    modulus = public_key.public_numbers().n
+    if math.gcd(modulus, _small_product()) != 1:
+        raise _bad(f"the RSA modulus has a factor smaller than {_SMALL}")
+    if _has_close_factors(modulus):
+        raise _bad("the RSA modulus has two factors that are close, which Fermat's method finds")
+    if all(modulus % prime in powers for prime, powers in _roca_residues()):
+        raise _bad("the RSA key was made by a faulty library (ROCA, CVE-2017-15361): make another one")
+
+
+def verify_not_issuer(subject_public_key_info: bytes, certificates: Sequence[x509.Certificate]) -> None:
+    """Refuse the key of a CA: its certificate would speak for the CA.
+
+    Args:
+        subject_public_key_info: the key, DER.
+        certificates: the CA's own.
+
+    Raises:
+        BadPublicKey: it is one of theirs.
+    """
+    for each in certificates:
+        own = each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if own == subject_public_key_info:
+            raise _bad("this is the CA's own key")
+
+
+@dataclass(frozen=True)
+class DenyList:
+    """Keys that are never certified, such as stolen ones, or Debian's of 2008 (CVE-2008-0166).
+
+    Attributes:
+        digests: SHA-256 of each DER SubjectPublicKeyInfo.
+    """
+
+    digests: frozenset[bytes] = frozenset()
+
+    @classmethod
+    def load(cls, text: str) -> DenyList:
+        """Read a list, as `sha256sum` writes one: a SHA-256 in hexadecimal begins each line.
+
+        Blank lines, and what follows `#`, do not count.
+
+        Raises:
+            ValueError: a line is none; every such line is named.
+        """
+        digests, faulty = set(), []
+        for number, line in enumerate(text.splitlines(), 1):
+            words = line.partition("#")[0].split()
+            if words and _SHA256.fullmatch(words[0]):
+                digests.add(bytes.fromhex(words[0]))
+            elif words:
+                faulty.append(str(number))
+        if faulty:
+            raise ValueError(f"no SHA-256 in hexadecimal stands in line {', '.join(faulty[:20])}")
+        return cls(frozenset(digests))
+
+    def verify(self, subject_public_key_info: bytes) -> None:
+        """Refuse a key that is on the list.
+
+        Args:
+            subject_public_key_info: the key, DER.
+
+        Raises:
+            BadPublicKey: it is.
+        """
+        if hashlib.sha256(subject_public_key_info).digest() in self.digests:
+            raise _bad("the key is on the deny list of this CA")
+
+
+def _has_close_factors(modulus: int) -> bool:
+    """Whether Fermat's method finds them: n = a² - b² for an a close above n's root (CVE-2022-26320)."""
+    root = math.isqrt(modulus - 1) + 1
+    for a in range(root, root + _FERMAT_ROUNDS):
+        square = a * a - modulus
+        # Every square is 0, 1, 4 or 9 modulo 16; roots are worth taking of those alone.
+        if square & 15 in (0, 1, 4, 9) and math.isqrt(square) ** 2 == square:
+            return True
+    return False
+
+
+@functools.cache
+def _small_product() -> int:
+    return math.prod(_primes(_SMALL - 1))
+
+
+@functools.cache
+def _roca_residues() -> tuple[tuple[int, frozenset[int]], ...]:
+    """Each prime, and the powers of 65537 modulo it."""
+    return tuple(
+        (prime, frozenset(pow(_ROCA_GENERATOR, power, prime) for power in range(prime - 1)))
+        for prime in _primes(_ROCA_LAST)
+    )
+
+
+def _primes(last: int) -> list[int]:
+    return [n for n in range(2, last + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1))]
+
+
+def _bad(detail: str) -> BadPublicKey:
+    return BadPublicKey(detail, "public_key")

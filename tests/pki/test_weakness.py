@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import PublicKeyAlgorithmOID
+
+from service.pki import csr, keys, weakness
+from service.pki.errors import BadCSR, BadPublicKey, RequestError
+from service.pki.weakness import DenyList
+from tests import authorities, csrs
+
+
+def is_prime(number: int) -> bool:
+    """Miller and Rabin's test, 10 rounds."""
+    if number < 4 or math.gcd(number, 2 * 3 * 5 * 7 * 11 * 13) != 1:
+        return number in (2, 3, 5, 7, 11, 13)
+    odd, twos = number - 1, 0
+    while not odd & 1:
+        odd, twos = odd >> 1, twos + 1
+    for _ in range(10):
+        power = pow(secrets.randbelow(number - 3) + 2, odd, number)
+        if power in (1, number - 1):
+            continue
+        if not any((power := power * power % number) == number - 1 for _ in range(twos - 1)):
+            return False
+    return True
+
+
+def prime_after(number: int) -> int:
+    """The next prime."""
+    number |= 1
+    while not is_prime(number):
+        number += 2
+    return number
+
+
+def roca_prime(bits: int) -> int:
+    """A prime as Infineon's library made them: k * M + (65537^a mod M), M the product of the first 39 primes."""
+    product = math.prod(n for n in range(2, 168) if all(n % d for d in range(2, n)))
+    spare = bits - product.bit_length() + 1
+    while True:
+        k = secrets.randbits(spare) | 3 << (spare - 2)
+        candidate = k * product + pow(65537, secrets.randbits(64), product)
+        if is_prime(candidate):
+            return candidate
+
+
+P = prime_after((3 << 1022) + secrets.randbits(1000))
+
+
+def rsa_key(modulus: int) -> rsa.RSAPublicKey:
+    """A public key of this modulus."""
+    return rsa.RSAPublicNumbers(65537, modulus).public_key()
+
+
+def with_factor(factor: int) -> int:
+    """A modulus of 2,048 bits with this factor, and two large ones."""
+    return factor * P * prime_after((7 << 1021) // factor)
+
+
+WEAK: dict[str, tuple[Callable[[], int], str]] = {
+    "factor 3": (lambda: with_factor(3), "factor smaller than 752"),
+    "factor 751": (lambda: with_factor(751), "factor smaller than 752"),
+    "the next prime": (lambda: P * prime_after(P + 2), "close"),
+    "a distant prime": (lambda: P * prime_after(P + (1 << 500)), "close"),
+    "a square": (lambda: P * P, "close"),
+    "ROCA": (lambda: roca_prime(1024) * roca_prime(1024), "CVE-2017-15361"),
+}
+SOUND: dict[str, Callable[[], int]] = {
+    "factor 757": lambda: with_factor(757),
+    "far primes": lambda: P * prime_after(P + (1 << 1000)),
+    "one ROCA prime": lambda: roca_prime(1024) * P,
+}
+
+
+@pytest.mark.parametrize(("modulus", "words"), WEAK.values(), ids=WEAK)
+def test_weak_moduli_are_refused(modulus: Callable[[], int], words: str) -> None:
+    """BR 6.1.6 small factors, BR 6.1.1.3 Fermat, CVE-2017-15361: each by a modulus made for it."""
+    with pytest.raises(BadPublicKey, match=words) as refusal:
+        weakness.verify_strength(rsa_key(modulus()))
+    assert refusal.value.field == "public_key"
+
+
+@pytest.mark.parametrize("modulus", SOUND.values(), ids=SOUND)
+def test_their_sound_twins_are_not(modulus: Callable[[], int]) -> None:
+    """What is just beyond each rule passes it."""
+    weakness.verify_strength(rsa_key(modulus()))
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_fresh_keys_are_strong(kind: str) -> None:
+    """A key as anybody makes it passes; that two hundred RSA moduli do says that ROCA's mark is no accident."""
+    weakness.verify_strength(csrs.key(kind).public_key())
+    if kind == "rsa-2048":
+        modulus = csrs.key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
+        for number in range(200):
+            assert not weakness._has_close_factors(modulus + 2 * number * number * 7919)
+
+
+def forged(spki: bytes) -> bytes:
+    """A certification request for a key that is not ours: its signature is none."""
+    real = csrs.build(kind="rsa-2048")
+    own = csrs.key("rsa-2048").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    der = csrs.der(real)
+    assert len(own) == len(spki)
+    return der.replace(own, spki)
+
+
+def test_a_weak_key_is_refused_for_what_it_is() -> None:
+    """The key is judged before the signature: the sender of a ROCA key is told about ROCA."""
+    weak = rsa_key(WEAK["ROCA"][0]()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(BadPublicKey, match="ROCA"):
+        csr.load(forged(weak))
+    sound = rsa_key(SOUND["far primes"]()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(BadCSR, match="the signature is not by the key"):
+        csr.load(forged(sound))
+
+
+@pytest.mark.parametrize(
+    ("modulus", "exponent", "words"),
+    [
+        ("1 << 16383 | 1", 65537, "16384 bits"),
+        ("1 << 8199 | 1", 65537, "8200 bits"),
+        ("1 << 1023 | 1", 65537, "1024 bits"),
+        ("1 << 2048 | 1", 65537, "2049 bits, which is not divisible"),
+        ("1 << 2047", 65537, "even"),
+        ("1 << 2047 | 1", 1, "exponent"),
+        ("1 << 2047 | 1", 3, "exponent"),
+        ("1 << 2047 | 1", 65536, "exponent"),
+        ("1 << 2047 | 1", (1 << 64) + 1, "exponent"),
+    ],
+)
+def test_bounds_come_before_arithmetic(modulus: str, exponent: int, words: str) -> None:
+    """What is out of bounds is refused on its DER alone, in no time: the library never sees the key."""
+    base, _, last = modulus.partition(" | ")
+    one, _, shift = base.partition(" << ")
+    spki = spki_of(int(one) << int(shift) | int(last or 0), exponent)
+    began = time.perf_counter()
+    with pytest.raises(BadPublicKey, match=words):
+        keys.verify_bounds(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, spki)
+    assert time.perf_counter() - began < 0.05
+
+
+def test_a_huge_modulus_in_a_request_is_refused_at_once() -> None:
+    """Through `load` as well: for its bits, not for a signature that would take long to check."""
+    own = csrs.key("rsa-2048").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    info = csrs.build(kind="rsa-2048").tbs_certrequest_bytes
+    body = info[4:].replace(own, spki_of(1 << 16383 | 1, 65537))
+    signature = bytes.fromhex("300d06092a864886f70d01010b0500") + tlv(3, b"\0" + b"\1" * 256)
+    request = tlv(0x30, tlv(0x30, body) + signature)
+    began = time.perf_counter()
+    with pytest.raises(BadPublicKey, match="16384 bits"):
+        csr.load(request)
+    assert time.perf_counter() - began < 0.05
+
+
+def tlv(tag: int, value: bytes) -> bytes:
+    """A DER element."""
+    size = len(value)
+    octets = size.to_bytes((size.bit_length() + 7) // 8 or 1, "big")
+    length = octets if size < 128 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + value
+
+
+def spki_of(modulus: int, exponent: int) -> bytes:
+    """A DER SubjectPublicKeyInfo of any figures, which the library would not write."""
+
+    def integer(number: int) -> bytes:
+        return tlv(2, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+
+    algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
+    return tlv(0x30, algorithm + tlv(3, b"\0" + tlv(0x30, integer(modulus) + integer(exponent))))
+
+
+@pytest.mark.parametrize(
+    "data", [b"A", b"\x30\x84" + bytes(65_537), csrs.pem(csrs.build())], ids=["text", "DER", "PEM"]
+)
+def test_a_megabyte_is_refused_unread(data: bytes) -> None:
+    """The size comes first, whatever it is that is so large."""
+    large, began = data + b" " * 1_048_576, time.perf_counter()
+    with pytest.raises(BadCSR, match="bytes; "):
+        csr.load(large)
+    assert time.perf_counter() - began < 0.05
+
+
+@pytest.mark.parametrize("point", ["off the curve", "at infinity"])
+def test_ec_points_are_on_their_curve(point: str) -> None:
+    """SEC 1 3.2.2.1: a point that is not on the curve, and the one at infinity, are no public keys."""
+    der = bytearray(csrs.der(csrs.build()))
+    start = der.index(b"\x03\x42\x00\x04") + 3
+    der[start + 64] ^= 1
+    if point == "at infinity":
+        der[start : start + 65] = b"\0" * 65
+    with pytest.raises(RequestError, match="key"):
+        csr.load(bytes(der))
+
+
+SPKI = csrs.key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+DIGEST = hashlib.sha256(SPKI).hexdigest()
+
+
+@pytest.mark.parametrize("line", ["{}", "{}  stolen.pem", "{}\t# stolen", "{} *stolen.der\r"])
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_key_on_the_deny_list(line: str, *, upper: bool) -> None:
+    """As `sha256sum` writes it, in either case, with comments and blank lines around it."""
+    stated = line.format(DIGEST.upper() if upper else DIGEST)
+    listed = DenyList.load(f"# keys that were stolen\n\n{'0' * 64}\n{stated}\n")
+    with pytest.raises(BadPublicKey, match="deny list"):
+        listed.verify(SPKI)
+    other = csrs.key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    listed.verify(other)
+    DenyList().verify(SPKI)
+
+
+def test_a_deny_list_that_is_none() -> None:
+    """Every faulty line is named: a list that is half read would let keys through."""
+    with pytest.raises(ValueError, match=r"line 2, 4, 5$"):
+        DenyList.load(f"{DIGEST}\nabc\n\n{'g' * 64}\n{DIGEST}00\n")
+
+
+def test_the_keys_of_a_ca() -> None:
+    """Any of the CA's own certificates; another key is another's."""
+    made = authorities.hierarchy()
+    own = made.signing.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(BadPublicKey, match="CA's own"):
+        weakness.verify_not_issuer(own, [made.root, made.signing])
+    weakness.verify_not_issuer(own, [made.root])
