@@ -29,14 +29,15 @@ setup: .venv/bin/certlet
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
 	@touch $@
 
-# The Lambda zip, into build/; ZIP="--arch x86_64 --ca ca" and so on.
+# The Lambda zip, into build/; ZIP="--arch x86_64 --ca ca" and so on; PROFILES=own.yaml for profiles of your own.
+OWN = $(if $(PROFILES),--profiles $(PROFILES))
 zip: setup
-	.venv/bin/python -m deploy.build $(ZIP)
+	.venv/bin/python -m deploy.build $(OWN) $(ZIP)
 
 # Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
 deploy: setup
-	.venv/bin/python -m deploy.build --output build/certlet.zip $(ZIP)
-	.venv/bin/certlet openapi --template > build/openapi.json
+	.venv/bin/python -m deploy.build --output build/certlet.zip $(OWN) $(ZIP)
+	.venv/bin/certlet openapi --template $(OWN) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters) $(PARAMETERS)
 
 # Figures of the zip, as ratios; it wants a quiet machine.

@@ -21,7 +21,9 @@ from typing import Final
 from cryptography import x509
 
 from service import contract
+from service.contract import ContractError
 from service.pki.errors import IssuerError
+from service.pki.policy import ProfileError
 from service.signers import file
 
 ROOT: Final = Path(__file__).parent.parent
@@ -96,7 +98,16 @@ class SafeLoader:
 ''',
 }
 
-_LEFT_OUT: Final = ("cli.py", "client.py", "foreman.py", "gateway", "openapi.yaml", "__pycache__")
+_LEFT_OUT: Final = (
+    "check.py",
+    "cli.py",
+    "client.py",
+    "foreman.py",
+    "gateway",
+    "openapi.yaml",
+    "profiles.schema.json",
+    "__pycache__",
+)
 _UNUSED: Final = ("bin", "cffi", "share")  # cryptography needs _cffi_backend alone
 _DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 
@@ -105,7 +116,14 @@ class BuildError(Exception):
     """The zip cannot be built; the message says why, in one line."""
 
 
-def build(arch: str, python: str, output: Path, ca: Path | None, passphrase: bytes | None) -> list[str]:
+def build(
+    arch: str,
+    python: str,
+    output: Path,
+    ca: Path | None,
+    passphrase: bytes | None,
+    profiles: Path | None = None,
+) -> list[str]:
     """Build the zip.
 
     Args:
@@ -114,18 +132,22 @@ def build(arch: str, python: str, output: Path, ca: Path | None, passphrase: byt
         output: the zip's path.
         ca: a directory whose certificates, and encrypted signing key if there is one, go into the zip.
         passphrase: what its signing key is encrypted under.
+        profiles: the operator's own, which are merged over the contract's in the zip.
 
     Returns:
         what there is to tell, in lines.
 
     Raises:
         BuildError: a wheel is missing, or the CA must not go into a zip.
+        ContractError, ProfileError: the profiles are not well formed.
     """
+    document = contract.load(profiles)
+    contract.profiles(document)
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
         shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_LEFT_OUT))
-        (tree / "service" / "openapi.json").write_text(json.dumps(contract.load(), separators=(",", ":")))
+        (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
         (tree / "function.py").write_text(ENTRY)
         for name, text in STAND_INS.items():
             (tree / name).write_text(text)
@@ -157,11 +179,13 @@ def _install(arch: str, python: str, tree: Path) -> None:
 
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
-    """The certificates, and the encrypted signing key if it is a file; never the root's."""
+    """The certificates and what goes with them, and the encrypted signing key if it is a file."""
     file.chain(ca)
+    file.previous(ca)
     names = [file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE]
-    if file.previous(ca):
-        names.append(file.PREVIOUS)
+    file.serial_secret(ca)
+    file.deny_list(ca)
+    names += [name for name in (file.PREVIOUS, file.SERIAL_KEY, file.DENY_LIST) if (ca / name).exists()]
     if (ca / file.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
         names.append(file.SIGNING_KEY)
@@ -236,15 +260,21 @@ def main() -> int:
     parser.add_argument(
         "--ca", type=Path, metavar="DIR", help="put this CA's certificates in, and its encrypted key"
     )
+    parser.add_argument("--profiles", type=Path, metavar="FILE", help="your own, merged over the contract's")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     output = options.output or ROOT / "build" / f"certlet-{options.arch}-python{options.python}.zip"
     passphrase = os.environ.get("CERTLET_CA_PASSPHRASE")
     try:
         told = build(
-            options.arch, options.python, output, options.ca, os.fsencode(passphrase) if passphrase else None
+            options.arch,
+            options.python,
+            output,
+            options.ca,
+            os.fsencode(passphrase) if passphrase else None,
+            options.profiles,
         )
-    except (BuildError, IssuerError, OSError) as error:
+    except (BuildError, IssuerError, ContractError, ProfileError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
         return 1
     sys.stdout.writelines(f"{line}\n" for line in told)

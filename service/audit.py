@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+_COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,16 @@ class Event:
         time: when, RFC 3339, UTC.
         request_id: the gateway's name for the request.
         principal: who asked, as the gateway identified them.
-        profile: the certificate profile asked for.
+        profile: the certificate profile; '' if the one asked for does not exist.
         serial_number: hexadecimal; '' in a refusal.
         names: the subject alternative names.
         common_name: the subject's common name.
         subject_public_key_sha256: of the SubjectPublicKeyInfo, hexadecimal.
+        template_sha256: of all that the certificate holds but serial number and signature.
         not_before, not_after: RFC 3339, UTC.
         fingerprint_sha256: of the certificate, hexadecimal; in a result alone.
         reasons: code and detail of every refusal.
+        milliseconds: from the request to this line; in a result or a refusal.
     """
 
     event: Literal["intent", "result", "refusal"]
@@ -41,30 +46,55 @@ class Event:
     names: tuple[str, ...] = ()
     common_name: str = ""
     subject_public_key_sha256: str = ""
+    template_sha256: str = ""
     not_before: str = ""
     not_after: str = ""
     fingerprint_sha256: str = ""
     reasons: tuple[str, ...] = ()
+    milliseconds: int | None = None
 
 
 Recorder = Callable[[Event], None]
 """Writes one event, or raises OSError: then nothing is signed, or nothing is handed out."""
 
 
-def line(event: Event) -> bytes:
-    """One event as a line of JSON in ASCII; members without a value are left out."""
-    members = {name: value for name, value in asdict(event).items() if value}
+def line(event: Event, metrics: str = "") -> bytes:
+    """One event as a line of JSON in ASCII; members without a value are left out.
+
+    Args:
+        event: what happened.
+        metrics: a CloudWatch namespace, for which a result or a refusal is a metric too, in CloudWatch's
+            embedded metric format; '' for none. The profile is the only dimension: it has few values.
+    """
+    members = {name: value for name, value in vars(event).items() if value not in ("", (), None)}
+    if metrics and event.event in _COUNTS:
+        members |= _embedded(event, _COUNTS[event.event], metrics)
     return json.dumps(members, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def to_descriptor(descriptor: int) -> Recorder:
+def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
+    names = [{"Name": count, "Unit": "Count"}, {"Name": "milliseconds", "Unit": "Milliseconds"}]
+    directive = {"Namespace": namespace, "Dimensions": [["profile"]], "Metrics": names}
+    moment = int(datetime.fromisoformat(event.time).timestamp() * 1000)
+    return {
+        count: 1,
+        "profile": event.profile or "unknown",
+        "_aws": {"Timestamp": moment, "CloudWatchMetrics": [directive]},
+    }
+
+
+def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     """A recorder that makes one write of each line, so that lines of several processes never mix.
+
+    Args:
+        descriptor: open for appending.
+        metrics: as `line` takes it.
 
     Raises (the recorder): OSError, if the line could not be written whole.
     """
 
     def record(event: Event) -> None:
-        data = line(event)
+        data = line(event, metrics)
         if os.write(descriptor, data) != len(data):
             raise OSError("the audit log took a part of a line")
 

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service.audit import Event, Recorder
-from service.pki import csr, encoding, template
-from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
+from service.pki import csr, encoding, idempotency, template
+from service.pki.csr import CertificationRequest
+from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.issuer import Issuer
-from service.pki.profile import Profiles
-from service.pki.template import Template
+from service.pki.policy import Profiles
+from service.pki.profile import Asked
+from service.pki.template import Plan, Template
+from service.pki.weakness import DenyList
+
+NO_CALLER: Final = "This needs a valid API key in the x-api-key header."
 
 
 class PrincipalKind(StrEnum):
     """How the caller proved who it is."""
 
     API_KEY = "api_key"
+    IAM = "iam"
+    AUTHORIZER = "authorizer"
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, from the caller's credentials; never from the certification request."""
+    """Who asks, from the caller's credentials; never from the certification request.
+
+    Attributes:
+        kind: how that was proved.
+        name: what profiles and the audit log call it: an API key's name, an IAM caller's ARN, or
+            `authorizer:` and whom an authorizer named.
+    """
 
     kind: PrincipalKind
     name: str
@@ -41,51 +54,89 @@ class Order:
     Attributes:
         csr: the certification request as sent: PEM, DER, or base64.
         profile: the profile's name; None for the default one.
-        principal: who asks.
+        principal: who asks; None if nobody that the gateway knows.
         request_id: the gateway's name for the request.
+        asked: what it asks of the validity.
+        idempotency_key: what makes a retry the same request; None for a certificate of its own.
     """
 
     csr: bytes
     profile: str | None
-    principal: Principal
+    principal: Principal | None
     request_id: str
+    asked: Asked = field(default_factory=Asked)
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that was signed, verified and recorded."""
+    """A certificate that was signed, verified and recorded.
+
+    Attributes:
+        certificate: it.
+        intermediates: what a TLS server sends after it.
+        template: what it holds.
+        notes: what was asked for and left out, or added, in sentences.
+        idempotent_until: until when a retry gets this very one, UTC; None if no retry does.
+    """
 
     certificate: x509.Certificate
     intermediates: tuple[x509.Certificate, ...]
     template: Template
+    notes: tuple[str, ...]
+    idempotent_until: datetime | None
+
+
+@dataclass(frozen=True)
+class Custody:
+    """What a CA keeps, and is loaded with.
+
+    Attributes:
+        issuer: signs.
+        serial_secret: what idempotent serial numbers are made with; None for none.
+        deny_list: keys that are never certified.
+    """
+
+    issuer: Issuer
+    serial_secret: bytes | None = field(default=None, repr=False)
+    deny_list: DenyList = field(default_factory=DenyList)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """An order that can be granted."""
+
+    order: Order
+    now: datetime
+    request: CertificationRequest
+    kept: Custody
+    template: Template
+    window: idempotency.Window | None
 
 
 class Authority:
-    """A certificate authority: an issuer, profiles, a clock and a record, and nothing stored."""
+    """A certificate authority: what it keeps, profiles, a clock and a record, and nothing stored."""
 
     def __init__(
         self,
-        issuer: Callable[[], Issuer],
+        custody: Callable[[], Custody],
         profiles: Profiles,
         clock: Callable[[], datetime],
         record: Recorder,
-        serial_number: Callable[[], int] = x509.random_serial_number,
     ) -> None:
         """Put an authority together.
 
         Args:
-            issuer: gives the issuer, or raises `IssuerError`; asked for each time, so that an
-                issuer that could not be had is tried again.
+            custody: gives the issuer and what goes with it, or raises `IssuerError`; asked for each
+                time, so that an issuer that could not be had is tried again.
             profiles: what may be issued.
-            clock: the time, UTC; read once a request.
+            clock: the time, UTC; a request is decided at one time.
             record: writes the audit events.
-            serial_number: 159 random bits, never zero (RFC 5280 4.1.2.2).
         """
-        self._issuer = issuer
+        self._custody = custody
         self.profiles = profiles
         self._clock = clock
         self._record = record
-        self._serial_number = serial_number
 
     def issuer(self) -> Issuer:
         """The issuer, whether or not it may issue now.
@@ -93,8 +144,11 @@ class Authority:
         Raises:
             IssuerUnavailable: it cannot be had; the cause is for the log alone.
         """
+        return self._kept().issuer
+
+    def _kept(self) -> Custody:
         try:
-            return self._issuer()
+            return self._custody()
         except IssuerUnavailable:
             raise
         except IssuerError as error:
@@ -115,32 +169,79 @@ class Authority:
 
         Raises:
             RequestError: the request cannot be granted, for every reason that it names.
-            NotPermitted: the principal may not have it.
+            NotPermitted: the principal may not have it, or there is none.
             IssuerError: what the issuer signed does not verify.
             IssuerUnavailable: the issuer cannot be had or is not valid now, or the record cannot be
                 written; then nothing was signed, or what was signed is withheld.
         """
+        return self._sign(self._decide(order))
+
+    def examine(self, order: Order) -> Template:
+        """What `issue` would issue; nothing is signed. A refusal is recorded as any other.
+
+        Raises:
+            RequestError, NotPermitted, IssuerUnavailable: as `issue`.
+        """
+        return self._decide(order).template
+
+    def _decide(self, order: Order) -> _Planned:
         now = self._clock()
         try:
-            planned = self._plan(order, now)
+            return self._plan(order, now)
         except IssuanceError as refusal:
-            self._write(_refusal(order, now, refusal))
+            self._write(self._refusal(order, now, refusal))
             raise
-        return self._sign(order, now, *planned)
 
-    def _plan(self, order: Order, now: datetime) -> tuple[Issuer, Template]:
+    def _plan(self, order: Order, now: datetime) -> _Planned:
+        if order.principal is None:
+            raise NotPermitted(NO_CALLER)
         request = csr.load(order.csr)
         profile = self.profiles.named(order.profile)
-        issuer = self.issuer()
-        return issuer, template.plan(request, profile, self.profiles, issuer, now)
+        kept = self._kept()
+        key = order.idempotency_key
+        window = None if key is None else idempotency.window(key, now)
+        issued_at = window.issued_at if window else now
+        kept.deny_list.verify(request.subject_public_key_info)
+        under = Plan(profile, self.profiles, order.principal.name, kept.issuer, now, issued_at, order.asked)
+        return _Planned(order, now, request, kept, template.plan(request, under), window)
 
-    def _sign(self, order: Order, now: datetime, issuer: Issuer, planned: Template) -> Issued:
-        serial_number = self._serial_number()
-        self._write(_issuance("intent", order, now, planned, serial_number))
-        certificate = issuer.sign(planned.builder(issuer, serial_number))
-        fingerprint = encoding.fingerprint(certificate)
-        self._write(_issuance("result", order, now, planned, serial_number, fingerprint))
-        return Issued(certificate, issuer.intermediates, planned)
+    def _sign(self, planned: _Planned) -> Issued:
+        issuer, secret = planned.kept.issuer, planned.kept.serial_secret
+        window, notes = planned.window, planned.template.notes
+        if window and secret and issuer.is_deterministic:
+            serial_number = idempotency.serial_number(secret, _inputs(planned))
+        else:
+            serial_number = x509.random_serial_number()
+            if window:
+                why = "this CA cannot repeat a signature" if secret else "this CA has no serial.key"
+                notes = (*notes, f"a retry will get another certificate: {why}")
+                window = None
+        self._write(_issuance("intent", planned, serial_number))
+        certificate = issuer.sign(planned.template.builder(serial_number))
+        self._write(
+            replace(
+                _issuance("result", planned, serial_number),
+                fingerprint_sha256=encoding.fingerprint(certificate),
+                milliseconds=self._milliseconds(planned.now),
+            )
+        )
+        return Issued(
+            certificate, issuer.intermediates, planned.template, notes, window.until if window else None
+        )
+
+    def _refusal(self, order: Order, now: datetime, refusal: IssuanceError) -> Event:
+        return Event(
+            event="refusal",
+            time=encoding.timestamp(now),
+            request_id=order.request_id,
+            principal=order.principal.name if order.principal else "",
+            profile=self.profiles.known(order.profile),
+            reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in refusal.reasons),
+            milliseconds=self._milliseconds(now),
+        )
+
+    def _milliseconds(self, since: datetime) -> int:
+        return max(0, round((self._clock() - since).total_seconds() * 1000))
 
     def _write(self, event: Event) -> None:
         try:
@@ -149,37 +250,32 @@ class Authority:
             raise IssuerUnavailable("the audit log cannot be written") from error
 
 
-def _refusal(order: Order, now: datetime, refusal: IssuanceError) -> Event:
-    return Event(
-        event="refusal",
-        time=encoding.timestamp(now),
-        request_id=order.request_id,
-        principal=order.principal.name,
-        profile=order.profile or "",
-        reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in refusal.reasons),
+def _inputs(planned: _Planned) -> tuple[bytes, ...]:
+    """Who asked for what, and all that the certificate will hold, but for its serial number."""
+    principal = planned.order.principal
+    return (
+        *((principal.kind.encode(), principal.name.encode()) if principal else ()),
+        (planned.order.idempotency_key or "").encode(),
+        hashlib.sha256(planned.request.der).digest(),
+        encoding.fingerprint(planned.kept.issuer.certificate).encode(),
+        *planned.template.inputs(),
     )
 
 
-def _issuance(
-    event: Literal["intent", "result"],
-    order: Order,
-    now: datetime,
-    planned: Template,
-    serial: int,
-    fingerprint: str = "",
-) -> Event:
-    common_names = planned.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+def _issuance(event: Literal["intent", "result"], planned: _Planned, serial_number: int) -> Event:
+    held, order = planned.template, planned.order
+    common_names = held.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Event(
         event=event,
-        time=encoding.timestamp(now),
+        time=encoding.timestamp(planned.now),
         request_id=order.request_id,
-        principal=order.principal.name,
-        profile=planned.profile.name,
-        serial_number=encoding.serial(serial),
-        names=tuple(map(str, planned.names)),
+        principal=order.principal.name if order.principal else "",
+        profile=held.profile.name,
+        serial_number=encoding.serial(serial_number),
+        names=tuple(map(str, held.names)),
         common_name=str(common_names[0].value) if common_names else "",
-        subject_public_key_sha256=hashlib.sha256(planned.subject_public_key_info).hexdigest(),
-        not_before=encoding.timestamp(planned.not_before),
-        not_after=encoding.timestamp(planned.not_after),
-        fingerprint_sha256=fingerprint,
+        subject_public_key_sha256=hashlib.sha256(held.subject_public_key_info).hexdigest(),
+        template_sha256=held.digest(),
+        not_before=encoding.timestamp(held.not_before),
+        not_after=encoding.timestamp(held.not_after),
     )

@@ -15,10 +15,8 @@ import awsgi
 import flask
 
 from service import audit, contract, signers
-from service.authority import Authority
+from service.authority import Authority, Custody
 from service.pki.errors import IssuerUnavailable
-from service.pki.issuer import Issuer
-from service.pki.profile import Profiles
 from service.settings import Settings
 from service.web import app
 
@@ -36,7 +34,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Raises:
         SettingsError: the environment is wrong.
-        ProfileError: the contract's profiles are.
+        ProfileError, ContractError: the profiles are.
+        OSError: the profiles or the audit log cannot be opened.
     """
     result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
     return {
@@ -51,12 +50,12 @@ def prepare() -> None:
     """Do at once what the first event would have to wait for: Lambda's init phase.
 
     Raises:
-        SettingsError, ProfileError: as `handler`.
+        SettingsError, ProfileError, ContractError, OSError: as `handler`.
         IssuerError: the CA cannot be loaded.
     """
     _application()
     try:
-        _issuer()
+        _custody()
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
 
@@ -71,22 +70,30 @@ def _settings() -> Settings:
 
 
 @functools.cache
-def _issuer() -> Issuer:
-    """The issuer. Like all that is cached here, only a success is: a failure is tried again."""
-    return signers.issuer(_settings(), datetime.now(UTC))
+def _custody() -> Custody:
+    """The issuer, and so on. Like all that is cached here, only a success is: a failure is tried again."""
+    return signers.load(_settings(), datetime.now(UTC))
 
 
 @functools.cache
 def _application() -> flask.Flask:
     """The application, composed once."""
-    document = contract.load()
+    settings = _settings()
+    document = contract.load(settings.profiles)
     authority = Authority(
-        issuer=_issuer,
-        profiles=Profiles(document["x-certificate-profiles"], contract.default_profile(document)),
+        custody=_custody,
+        profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
-        record=audit.to_descriptor(sys.stderr.fileno()),
+        record=audit.to_descriptor(_audit_log(settings), settings.metrics),
     )
-    return app.create(document, authority, _settings().api_key_names)
+    return app.create(document, authority, settings.api_key_names)
+
+
+def _audit_log(settings: Settings) -> int:
+    """The descriptor that audit lines are written to; each worker has its own, for the same file."""
+    if settings.audit_log is None:
+        return sys.stderr.fileno()
+    return os.open(settings.audit_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def _whole(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from typing import Final, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import client, contract
+from service import check, client, contract
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
 from service.gateway.server import Configuration
 from service.pki import ceremony, keys, names
 from service.pki.errors import IssuanceError
-from service.settings import CA, CA_PASSPHRASE
+from service.pki.policy import ProfileError
+from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE, PROFILES
 from service.signers import file
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
@@ -77,6 +79,8 @@ def _add_serving(commands: _Commands) -> None:
     where = serve.add_mutually_exclusive_group()
     where.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR", help="made if there is none")
     where.add_argument("--ephemeral", action="store_true", help="a CA that ends with the server")
+    _take_profiles(serve)
+    serve.add_argument("--audit-log", type=Path, metavar="FILE", help="added to; else stderr")
     serve.add_argument("--workers", type=_count, default=1, metavar="N", help="calls at once")
     serve.add_argument("--unlimited", action="store_true", help="no usage plan: no 429")
     serve.add_argument("--stage", type=_stage, help="first segment of every path, as on AWS")
@@ -132,7 +136,23 @@ def _add_using(commands: _Commands) -> None:
     document.add_argument(
         "--template", action="store_true", help="for a CloudFormation template: no ARNs yet"
     )
+    _take_profiles(document)
     document.set_defaults(run=_openapi)
+
+    check = commands.add_parser("check", help="check the certificate profiles, your own among them")
+    _take_profiles(check)
+    check.set_defaults(run=_check)
+
+
+def _take_profiles(parser: argparse.ArgumentParser) -> None:
+    given = os.environ.get(PROFILES)
+    parser.add_argument(
+        "--profiles",
+        type=Path,
+        default=Path(given) if given else None,
+        metavar="FILE",
+        help="your own, merged over the contract's",
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -145,6 +165,7 @@ def _serve(options: argparse.Namespace) -> int:
         )
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    document = _contract(options.profiles)
     with ExitStack() as stack:
         if options.ephemeral:
             options.ca = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
@@ -156,7 +177,7 @@ def _serve(options: argparse.Namespace) -> int:
         key_file = usage.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)
         configuration = Configuration(
-            document=contract.load(),
+            document=document,
             host=options.host,
             port=options.port,
             workers=options.workers,
@@ -176,7 +197,32 @@ def _serve(options: argparse.Namespace) -> int:
             stage = f"/{options.stage}" if options.stage else ""
             _announce(f"{scheme}://{host}:{port}{stage}", shown)
 
-        return Foreman(HANDLER, {**os.environ, CA: str(directory)}).run(configuration, announce)
+        return Foreman(HANDLER, _environ(options, directory)).run(configuration, announce)
+
+
+def _contract(own: Path | None) -> contract.Document:
+    try:
+        document = contract.load(own)
+        contract.profiles(document)
+    except contract.ContractError as error:
+        raise CommandError(f"{own}: {error}") from error
+    except ProfileError as error:
+        raise CommandError(f"the profiles have faults, and certlet check gives the lines: {error}") from error
+    return document
+
+
+def _check(options: argparse.Namespace) -> int:
+    found = check.findings(options.profiles)
+    for each in found:
+        print(each)  # noqa: T201 - what the command is for
+    return int(any(each.is_fault for each in found))
+
+
+def _environ(options: argparse.Namespace, directory: Path) -> dict[str, str]:
+    """The function's environment: ours, and what the options say."""
+    stated = {CA: directory, PROFILES: options.profiles, AUDIT_LOG: options.audit_log}
+    given = {name: os.path.abspath(path) for name, path in stated.items() if path}  # noqa: PTH100 - as above
+    return {**os.environ, **given}
 
 
 def _announce(url: str, api_key: str | None) -> None:
@@ -251,6 +297,8 @@ def _rollover(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise CommandError(str(error)) from error
     usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))
+    if (options.old / file.DENY_LIST).exists():
+        shutil.copy(options.old / file.DENY_LIST, options.new)
     _say(f"Made a CA in {options.new}. Serve it in place of {options.old}: it signs, and both are served.")
     _say(f"Delete {options.new / file.PREVIOUS} when the last certificate of the old one has ended.")
 
@@ -310,7 +358,7 @@ def _openapi(options: argparse.Namespace) -> None:
     target = (options.region, options.account, options.function)
     if options.template == any(target) or (any(target) and not all(target)):
         raise CommandError("give --region, --account and --function together, or --template alone")
-    document = contract.load()
+    document = _contract(options.profiles)
     rendered = contract.includable(document) if options.template else contract.importable(document, *target)
     json.dump(rendered, sys.stdout, indent=2)
     sys.stdout.write("\n")

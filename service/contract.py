@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
+
+from service.pki.policy import Profiles
 
 Document = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
+
+OWN_MEMBERS: Final = {"profiles": dict, "default": str, "principals": dict}
+"""What an operator's own profiles file may state, and as what."""
+PROFILES: Final = "x-certificate-profiles"
+PRINCIPALS: Final = "x-certificate-principals"
 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
@@ -17,24 +26,119 @@ _REQUEST: Final = ("operationId", "parameters", "requestBody")
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
 
-def load() -> Document:
-    """The contract that this package carries; the Lambda zip carries it parsed, as JSON."""
+class ContractError(ValueError):
+    """An operator's own file is not one; the message says what it should be, in one line."""
+
+
+def load(own: Path | None = None) -> Document:
+    """The contract that this package carries; the Lambda zip carries it parsed, as JSON.
+
+    Args:
+        own: a YAML file of the operator's own profiles, which are merged over the contract's.
+
+    Raises:
+        OSError: the operator's file cannot be read.
+        ContractError: it does not state profiles.
+    """
     parsed = resources.files("service").joinpath("openapi.json")
     if parsed.is_file():
-        carried: Document = json.loads(parsed.read_bytes())
-        return carried
+        document: Document = json.loads(parsed.read_bytes())
+    else:
+        # Through JSON, so that parts that YAML aliases share become parts of their own.
+        document = json.loads(json.dumps(_yaml(source())))
+    return merged(document, own_profiles(own.read_text(encoding="utf-8"))) if own else document
+
+
+def source() -> str:
+    """The contract as it was written, YAML."""
+    return resources.files("service").joinpath("openapi.yaml").read_text(encoding="utf-8")
+
+
+def own_profiles(text: str) -> Document:
+    """Read an operator's own profiles.
+
+    Args:
+        text: YAML, a mapping of `profiles` (name -> profile, or null for none of that name), `default` and
+            `principals`, each optional.
+
+    Raises:
+        ContractError: it is not that.
+    """
+    import yaml  # noqa: PLC0415 - as in `_yaml`
+
+    try:
+        stated = _yaml(text)
+        stated = json.loads(json.dumps(stated))
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise ContractError(f"it is not YAML: {' '.join(str(error).split())[:200]}") from error
+    for line, name in _twice(yaml.compose(text, Loader=yaml.SafeLoader)):
+        raise ContractError(f"line {line}: {name} stands in it twice")
+    known = ", ".join(OWN_MEMBERS)
+    if not isinstance(stated, dict) or stated.keys() - OWN_MEMBERS.keys():
+        raise ContractError(f"it is not a mapping of {known}")
+    for name, value in stated.items():
+        if not isinstance(value, OWN_MEMBERS[name]):
+            raise ContractError(f"{name} is not {'text' if OWN_MEMBERS[name] is str else 'a mapping'}")
+    return stated
+
+
+def merged(document: Document, own: Document) -> Document:
+    """The contract with an operator's own profiles merged over its own, as JSON Merge Patch has it
+    (RFC 7396), and with their names as the ones that a request may give.
+    """
+    profiles = _merge(document[PROFILES], own.get("profiles", {}))
+    schemas = document["components"]["schemas"]
+    name = {**schemas["ProfileName"], "enum": list(profiles)}
+    name["default"] = own.get("default", name["default"])
+    return {
+        **document,
+        PROFILES: profiles,
+        PRINCIPALS: _merge(document[PRINCIPALS], own.get("principals", {})),
+        "components": {**document["components"], "schemas": {**schemas, "ProfileName": name}},
+    }
+
+
+def profiles(document: Document) -> Profiles:
+    """The issuance policy that a contract states.
+
+    Raises:
+        ProfileError: it is not well formed; every fault is named at once.
+    """
+    default = str(document["components"]["schemas"]["ProfileName"]["default"])
+    return Profiles(document[PROFILES], default, document[PRINCIPALS])
+
+
+def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
     import yaml  # noqa: PLC0415 - 70 ms that the zip's cold start does without
 
-    text = resources.files("service").joinpath("openapi.yaml").read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    # Through JSON, so that parts that YAML aliases share become parts of their own.
-    document: Document = json.loads(json.dumps(yaml.load(text, Loader=loader)))  # noqa: S506 - safe ones
-    return document
+    return yaml.load(text, Loader=loader)  # noqa: S506 - safe ones
 
 
-def default_profile(document: Document) -> str:
-    """The profile that is meant when a request names none."""
-    return str(document["components"]["schemas"]["ProfileName"]["default"])
+def _twice(node: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - a node of PyYAML, which keeps the last one
+    """The members that an object has twice, with their lines: YAML 1.2 3.2.1.3 forbids them."""
+    children = node.value if isinstance(getattr(node, "value", None), list) else []
+    seen: set[str] = set()
+    for child in children:
+        key, value = child if isinstance(child, tuple) else (None, child)
+        if key is not None:
+            if str(key.value) in seen:
+                yield key.start_mark.line + 1, str(key.value)
+            seen.add(str(key.value))
+        yield from _twice(value)
+
+
+def _merge(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
+    """RFC 7396 2."""
+    if not isinstance(patch, dict):
+        return patch
+    kept = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = _merge(kept.get(name), value)
+    return kept
 
 
 def for_function(document: Document) -> Document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,9 @@ CA_KEY: Final = "CERTLET_CA_KEY"
 CA_PASSPHRASE_PARAMETER: Final = "CERTLET_CA_PASSPHRASE_PARAMETER"  # noqa: S105 - as below
 CA_PASSPHRASE: Final = "CERTLET_CA_PASSPHRASE"  # noqa: S105 - the variable's name, not its value
 API_KEY_NAMES: Final = "CERTLET_API_KEY_NAMES"
+PROFILES: Final = "CERTLET_PROFILES"
+AUDIT_LOG: Final = "CERTLET_AUDIT_LOG"
+METRICS: Final = "CERTLET_METRICS"
 
 
 class KeySource(StrEnum):
@@ -41,6 +45,9 @@ class Settings:
         ca_passphrase: what its signing key is encrypted under; None if it is not.
         api_key_names: API Gateway's key id -> the name of the principal. An id that is not in it
             is its own name: the local gateway's ids are names already.
+        profiles: the operator's own profiles; None for the contract's alone.
+        audit_log: the file that audit lines are added to; None for stderr.
+        metrics: the CloudWatch namespace of the metrics in audit lines; '' for none.
     """
 
     ca: Path
@@ -49,6 +56,9 @@ class Settings:
     ca_passphrase_parameter: str = ""
     ca_passphrase: bytes | None = field(default=None, repr=False)
     api_key_names: Mapping[str, str] = field(default_factory=dict)
+    profiles: Path | None = None
+    audit_log: Path | None = None
+    metrics: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -56,7 +66,8 @@ class Settings:
 
         `CERTLET_CA`; `CERTLET_CA_KEY`, which is `file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`, and
         `signing-ca.key` beside the certificates if it is not set; `CERTLET_CA_PASSPHRASE`, or
-        `CERTLET_CA_PASSPHRASE_PARAMETER`; and `CERTLET_API_KEY_NAMES` (a JSON object).
+        `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
+        `CERTLET_AUDIT_LOG` (files); and `CERTLET_METRICS` (a CloudWatch namespace).
 
         Raises:
             SettingsError: at least one is missing or malformed.
@@ -77,6 +88,8 @@ class Settings:
             faults.append(f"{CA_PASSPHRASE} and {CA_PASSPHRASE_PARAMETER} are both set")
         if CA_PASSPHRASE in environ and not environ[CA_PASSPHRASE]:
             faults.append(f"{CA_PASSPHRASE} is set but empty")
+        if not re.fullmatch("[A-Za-z0-9._/#:-]{0,255}", environ.get(METRICS, "")):
+            faults.append(f"{METRICS} is not a CloudWatch namespace")
         if faults:
             raise SettingsError("; ".join(faults))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -87,4 +100,7 @@ class Settings:
             ca_passphrase_parameter=environ.get(CA_PASSPHRASE_PARAMETER, ""),
             ca_passphrase=os.fsencode(passphrase) if passphrase else None,
             api_key_names=names,
+            profiles=Path(environ[PROFILES]) if environ.get(PROFILES) else None,
+            audit_log=Path(environ[AUDIT_LOG]) if environ.get(AUDIT_LOG) else None,
+            metrics=environ.get(METRICS, ""),
         )

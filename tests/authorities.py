@@ -16,10 +16,12 @@ from cryptography.x509.oid import NameOID
 
 from service import contract
 from service.audit import Event
-from service.authority import Authority, Order, Principal, PrincipalKind
+from service.authority import Authority, Custody, Order, Principal, PrincipalKind
 from service.pki import ceremony
 from service.pki.issuer import Issuer
-from service.pki.profile import Profiles
+from service.pki.policy import Profiles
+from service.pki.profile import Asked
+from service.pki.template import Plan
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -89,7 +91,7 @@ def document() -> contract.Document:
 
 def profiles() -> Profiles:
     """The contract's profiles."""
-    return Profiles(document()["x-certificate-profiles"], contract.default_profile(document()))
+    return contract.profiles(document())
 
 
 @functools.cache
@@ -119,16 +121,39 @@ class Log(list[Event]):
         return [event.event for event in self]
 
 
-def authority(log: Log | None = None, now: datetime = NOW, of: Issuer | None = None) -> Authority:
+def under(
+    profile: str | None = None,
+    of: Issuer | None = None,
+    policy: Profiles | None = None,
+    now: datetime = NOW,
+    asked: Asked | None = None,
+    principal: str = CALLER.name,
+) -> Plan:
+    """What a certificate is planned under."""
+    chosen = policy or profiles()
+    return Plan(chosen.named(profile), chosen, principal, of or issuer(), now, now, asked or Asked())
+
+
+SERIAL_SECRET = bytes(range(32))
+
+
+def authority(
+    log: Log | None = None,
+    now: datetime = NOW,
+    of: Issuer | None = None,
+    policy: Profiles | None = None,
+    serial_secret: bytes | None = SERIAL_SECRET,
+) -> Authority:
     """An authority whose clock stands at `now`."""
-    chosen = of or issuer()
+    kept = Custody(of or issuer(), serial_secret)
     record = (log if log is not None else Log()).append
-    return Authority(lambda: chosen, profiles(), lambda: now, record)
+    return Authority(lambda: kept, policy or profiles(), lambda: now, record)
 
 
-def order(csr: bytes, profile: str | None = None) -> Order:
+def order(csr: bytes, profile: str | None = None, **change: Any) -> Order:
     """A request to issue."""
-    return Order(csr, profile, CALLER, "b3f1c1de-0000-4000-8000-000000000000")
+    usual = {"principal": CALLER, "request_id": "b3f1c1de-0000-4000-8000-000000000000"}
+    return Order(csr, profile, **{**usual, **change})
 
 
 def codes(error: object) -> Sequence[tuple[str, str]]:

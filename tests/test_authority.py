@@ -11,7 +11,7 @@ from cryptography import x509
 
 from service import audit
 from service.audit import Event
-from service.authority import Authority
+from service.authority import Authority, Custody
 from service.pki import encoding
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
@@ -81,10 +81,10 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
     answers: Iterator[Callable[[], Issuer]] = iter([broken_issuer, authorities.issuer])
 
-    def issuer() -> Issuer:
-        return next(answers)()
+    def custody() -> Custody:
+        return Custody(next(answers)())
 
-    authority = Authority(issuer, authorities.profiles(), lambda: NOW, Log().append)
+    authority = Authority(custody, authorities.profiles(), lambda: NOW, Log().append)
     with pytest.raises(IssuerUnavailable):
         authority.issue(order(GOOD))
     assert authority.issue(order(GOOD)).certificate
@@ -112,7 +112,7 @@ def test_without_a_record_no_certificate(fails_at: int, signed: int) -> None:
             raise OSError(28, "No space left on device")
         written.append(event)
 
-    authority = Authority(lambda: issuer, authorities.profiles(), lambda: NOW, record)
+    authority = Authority(lambda: Custody(issuer), authorities.profiles(), lambda: NOW, record)
     with pytest.raises(IssuerUnavailable, match="audit log"):
         authority.issue(order(GOOD))
     assert issuer.count == signed
@@ -127,11 +127,16 @@ def test_readiness_follows_the_clock() -> None:
             authorities.authority(now=moment, of=issuer).ready_issuer()
 
 
-def test_the_clock_is_read_once_a_request() -> None:
-    """Two readings could disagree; one request has one time."""
-    readings = iter([NOW])
-    authority = Authority(authorities.issuer, authorities.profiles(), lambda: next(readings), Log().append)
-    assert authority.issue(order(GOOD))
+@pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
+def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
+    """Two readings could disagree: the second one is for the duration alone, which is never negative."""
+    readings, log = iter([NOW, NOW + later]), Log()
+    kept = Custody(authorities.issuer())
+    authority = Authority(lambda: kept, authorities.profiles(), lambda: next(readings), log.append)
+    certificate = authority.issue(order(GOOD)).certificate
+    assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
+    assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
+    assert log[1].milliseconds == max(0, round(later.total_seconds() * 1000))
 
 
 def test_a_line_cannot_be_forged() -> None:

@@ -75,6 +75,31 @@ def test_a_caller_with_a_key_is_served(directory: Path) -> None:
     assert '"principal":"ci"' in logged
 
 
+ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
+
+
+@pytest.mark.parametrize(
+    ("context", "principal"),
+    [
+        ({"identity": {"apiKeyId": "abc123"}}, "ci"),
+        ({"identity": {"apiKeyId": "unmapped"}}, "unmapped"),
+        ({"identity": {"userArn": ARN}}, ARN),
+        ({"identity": {"userArn": ARN, "apiKeyId": "abc123"}}, ARN),
+        ({"identity": {}, "authorizer": {"principalId": "anna"}}, "authorizer:anna"),
+        ({"identity": {"apiKeyId": "abc123"}, "authorizer": {"principalId": "anna"}}, "ci"),
+        ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "authorizer:4711"),
+        ({"identity": {}, "authorizer": {"principalId": ["anna"]}}, None),
+        ({"identity": {}, "authorizer": {"claims": "sub"}}, None),
+    ],
+)
+def test_who_asks(directory: Path, context: dict[str, Any], principal: str | None) -> None:
+    """An IAM caller's ARN, else the API key's name, else whom an authorizer names, apart from key names."""
+    asked = event("/profiles/mine", "GET", requestContext={"requestId": "x", **context})
+    found, _ = answers(directory, asked, CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
+    assert found[0]["statusCode"] == (200 if principal else 403)
+    assert json.loads(found[0]["body"]).get("principal") == principal
+
+
 FORGED: list[dict[str, Any]] = [
     {"requestContext": {"requestId": "x", "identity": {"apiKeyId": None}}},
     {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ""}}},

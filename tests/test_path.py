@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import subprocess
+import time
+import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,14 @@ from tests.serving import API_KEY, Answer, Server
 DOCUMENT = contract.resolve(authorities.document(), authorities.document())
 KEY = {"x-api-key": API_KEY}
 JSON = {"Content-Type": "application/json", **KEY}
+PEM = {"Content-Type": "application/x-pem-file"}
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
 PROBLEM = Draft4Validator(DOCUMENT["components"]["schemas"]["Problem"])
+
+
+def uuid7() -> str:
+    """A UUIDv7 (RFC 9562 5.7) of now."""
+    return str(uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | 0b10 << 62 | secrets.randbits(62)))
 
 
 def problem(answer: Answer, status: int, code: str) -> Any:
@@ -41,9 +51,9 @@ def problem(answer: Answer, status: int, code: str) -> Any:
     return found
 
 
-def documented(path: str, method: str, answer: Answer) -> Any:
+def documented(path: str, method: str, answer: Answer, document: Any = DOCUMENT) -> Any:
     """The JSON of an answer, which is as the contract says."""
-    response = DOCUMENT["paths"][path][method]["responses"][str(answer.status)]
+    response = document["paths"][path][method]["responses"][str(answer.status)]
     found = answer.json()
     Draft4Validator(response["content"]["application/json"]["schema"]).validate(found)
     return found
@@ -286,7 +296,120 @@ def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
     found = documented("/profiles", "get", server.request("GET", "/profiles"))
     stated = authorities.document()["x-certificate-profiles"]
     assert found["default"] == "server"
-    assert {each.pop("name"): each for each in found["profiles"]} == stated
+    assert [each["name"] for each in found["profiles"]] == list(stated)
+    for each in found["profiles"]:
+        assert stated[each["name"]].items() <= each.items()
+
+
+def test_a_request_s_profiles_are_the_contract_s() -> None:
+    """The values of a request's `profile` are the profiles' names, and the default is one of them."""
+    name = authorities.document()["components"]["schemas"]["ProfileName"]
+    assert name["enum"] == list(authorities.document()["x-certificate-profiles"])
+    assert name["default"] in name["enum"]
+
+
+def test_less_validity_may_be_asked_for(server: Server) -> None:
+    """`validity` or `not_after`, in JSON and in the query; the certificate ends then."""
+    signed = documented("/sign", "post", server.sign({"csr": GOOD, "validity": "PT1H"}))
+    certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+    span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert span == timedelta(hours=1, seconds=-1)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+    stated = f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    assert server.sign({"csr": GOOD, "not_after": stated}).json()["not_after"] == stated
+    for query, expected in ((f"not_after={stated}", end), ("validity=P1D", None)):
+        answer = server.request("POST", f"/sign.pem?{query}", GOOD.encode(), KEY | PEM)
+        certificate = x509.load_pem_x509_certificate(answer.body)
+        span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        assert certificate.not_valid_after_utc == expected if expected else span < timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "field"),
+    [
+        ({"validity": "P91D"}, 422, "rejectedValidity", "validity"),
+        ({"validity": "PT5M"}, 422, "rejectedValidity", "validity"),
+        ({"validity": "PT"}, 422, "rejectedValidity", "validity"),
+        ({"validity": "P99999D"}, 422, "rejectedValidity", "validity"),
+        ({"validity": "P1Y"}, 400, "malformed", "validity"),
+        ({"validity": 90}, 400, "malformed", "validity"),
+        ({"not_after": "2099-01-01T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
+        ({"not_after": "2001-01-01T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
+        ({"not_after": "2030-02-31T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
+        ({"not_after": "2030-01-01"}, 400, "malformed", "not_after"),
+        ({"validity": "P1D", "not_after": "2030-01-01T00:00:00Z"}, 422, "rejectedValidity", "validity"),
+    ],
+)
+def test_validities_that_are_not_given(
+    server: Server, asked: dict[str, object], status: int, code: str, field: str
+) -> None:
+    """Too much, too little, no duration, no time, or two of them: each its documented answer."""
+    found = problem(server.sign({"csr": GOOD, **asked}), status, code)
+    assert {each["field"] for each in found["errors"]} == {field}
+
+
+def test_a_dry_run_signs_nothing(server: Server) -> None:
+    """202 with what would be issued, by the same code; no intent, and no certificate."""
+    before = server.logged().count('"event"')
+    path, body = "/sign?dry_run=true", json.dumps({"csr": GOOD, "validity": "P1D"}).encode()
+    answer = server.request("POST", path, body, JSON)
+    assert (answer.status, answer.headers["Cache-Control"]) == (202, "no-store")
+    planned = documented("/sign", "post", answer)
+    assert planned["names"] == ["dns:a.example.com", "ip:10.0.0.1"]
+    assert (planned["subject"], planned["key"]) == ("CN=a.example.com", "P-256")
+    assert server.logged().count('"event"') == before
+    signed = server.request("POST", "/sign?dry_run=false", body, JSON)
+    assert signed.status == 200
+    for member in ("not_after", "profile", "notes"):
+        assert planned[member][:16] == signed.json()[member][:16]
+
+
+def test_a_dry_run_gives_every_reason_against(server: Server) -> None:
+    """The same credentials, and the same refusals, recorded as such."""
+    bad = csrs.pem(csrs.build("Anna", ["dns:a..b"], [x509.BasicConstraints(ca=True, path_length=None)]))
+    body = json.dumps({"csr": bad.decode()}).encode()
+    dry = problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
+    assert dry["errors"] == problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
+    assert json.loads(server.logged().splitlines()[-2])["event"] == "refusal"
+    problem(
+        server.request("POST", "/sign?dry_run=true", body, JSON | {"x-api-key": "x"}), 403, "unauthorized"
+    )
+    for query in ("dry_run=1", "dry_run=", "dry_run=True", "dry_run=true&dry_run=true"):
+        problem(server.request("POST", f"/sign?{query}", body, JSON), 400, "malformed")
+
+
+def test_a_retry_through_the_whole_path(server: Server) -> None:
+    """With the same Idempotency-Key, another worker answers the same certificate, whatever the form."""
+    key = {"Idempotency-Key": uuid7()}
+    body = json.dumps({"csr": GOOD}).encode()
+    answers = [
+        documented("/sign", "post", server.request("POST", "/sign", body, JSON | key)) for _ in range(3)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["idempotent_until"] > answers[0]["not_before"]
+    pem = server.request("POST", "/sign.pem", GOOD.encode(), KEY | PEM | key).body.decode()
+    assert pem == answers[0]["crt_pem"] + answers[0]["chain_pem"]
+    other = server.request("POST", "/sign", body, JSON | {"Idempotency-Key": uuid7()}).json()
+    assert other["serial_number"] != answers[0]["serial_number"]
+    assert "idempotent_until" not in server.sign({"csr": GOOD}).json()
+
+
+@pytest.mark.parametrize("key", ["short", "x" * 129, "with a space", "é" * 8])
+def test_idempotency_keys_that_are_none(server: Server, key: str) -> None:
+    """8 to 128 visible ASCII characters; anything else is 400."""
+    headers = JSON | {"Idempotency-Key": key.encode().decode("latin-1")}
+    found = problem(
+        server.request("POST", "/sign", json.dumps({"csr": GOOD}).encode(), headers), 400, "malformed"
+    )
+    assert {each["field"] for each in found["errors"]} == {"header.Idempotency-Key"}
+
+
+def test_what_the_caller_may_have(server: Server) -> None:
+    """`GET /profiles/mine` knows the caller by its key; without one it is 403."""
+    found = documented("/profiles/mine", "get", server.request("GET", "/profiles/mine", headers=KEY))
+    assert (found["principal"], found["default"]) == ("default", "server")
+    assert found["profiles"] == server.request("GET", "/profiles").json()["profiles"]
+    problem(server.request("GET", "/profiles/mine"), 403, "unauthorized")
 
 
 def test_health_says_until_when(server: Server) -> None:

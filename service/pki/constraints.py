@@ -71,32 +71,38 @@ def _within(name: Name, base: x509.GeneralName) -> bool:
                 ipaddress.ip_address(name.value) in base.value
             )
         case x509.DNSName():
-            return _under(name.value.removeprefix("*."), base.value.lower())
+            return is_under(name, base.value.lower())
         case x509.RFC822Name():
             return _mailbox_within(name.value, base.value)
         case x509.UniformResourceIdentifier():
-            return _host_within(names.uri_host(name), base.value.lower())
+            return is_host_within(names.uri_host(name), base.value.lower())
     return False
 
 
 def _touches(name: Name, base: x509.GeneralName) -> bool:
     """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
     if name.kind is NameKind.DNS:
-        subtree = str(base.value).lower().removeprefix(".")
-        stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
-        return stands_for_it or _under(name.value.removeprefix("*."), subtree)
+        return is_touching(name, str(base.value).lower().removeprefix("."))
     # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
     return (name.kind is NameKind.URI and not names.uri_host(name)) or _within(name, base)
 
 
-def _under(host: str, subtree: str) -> bool:
-    """A leading dot asks for one more label at least, as OpenSSL has it."""
+def is_under(name: Name, subtree: str) -> bool:
+    """Whether a DNS name is in a subtree; a leading dot asks for one more label, as OpenSSL has it."""
     if subtree.startswith("."):
-        return host.endswith(subtree)
+        return name.value.endswith(subtree)
+    host = name.value.removeprefix("*.")
     return not subtree or host == subtree or host.endswith("." + subtree)
 
 
-def _host_within(host: str, subtree: str) -> bool:
+def is_touching(name: Name, subtree: str) -> bool:
+    """Whether a DNS name is in a subtree, or is a wildcard that stands for the name at its top."""
+    stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
+    return stands_for_it or is_under(name, subtree)
+
+
+def is_host_within(host: str, subtree: str) -> bool:
+    """Whether a host is that one, or beneath the one after a leading dot."""
     if subtree.startswith("."):
         return host.endswith(subtree)
     return host == subtree
@@ -106,7 +112,7 @@ def _mailbox_within(mailbox: str, base: str) -> bool:
     if "@" in base:
         local, _, domain = base.rpartition("@")
         return mailbox == f"{local}@{domain.lower()}"
-    return _host_within(mailbox.rpartition("@")[2], base.lower())
+    return is_host_within(mailbox.rpartition("@")[2], base.lower())
 
 
 def _subject_within(subject: x509.Name, base: x509.GeneralName) -> bool:

@@ -65,6 +65,13 @@ class RejectedIdentifier(RequestError):
     title = "A name in the request is not accepted."
 
 
+class RejectedValidity(RequestError):
+    """The validity asked for is more than the profile or the issuer gives, or of no use."""
+
+    code = "rejectedValidity"
+    title = "The validity that the request asks for is not given."
+
+
 class UnknownProfile(RequestError):
     """The request names a certificate profile that does not exist."""
 

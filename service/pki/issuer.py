@@ -37,6 +37,7 @@ class Issuer:
             the issuing CA is the root.
         previous: the certificates of the CA that this one succeeds, under which certificates may still
             be valid: served beside the chain, and never signed under.
+        is_deterministic: whether what it signs twice is the same twice, octet for octet.
         not_before: when the last certificate of the chain begins, UTC.
         not_after: when the first one of it ends, UTC.
     """
@@ -47,8 +48,17 @@ class Issuer:
         chain: Sequence[x509.Certificate],
         private_key: CertificateIssuerPrivateKeyTypes,
         previous: Sequence[x509.Certificate] = (),
+        *,
+        is_deterministic: bool = True,
     ) -> None:
         """Prove that relying parties will accept what this issuer signs.
+
+        Args:
+            certificate: as above.
+            chain: as above.
+            private_key: the certificate's.
+            previous: as above.
+            is_deterministic: whether it can be told to sign the same again; KMS's EC keys cannot.
 
         Raises:
             IssuerError: the key is not the certificate's; or the chain is out of order, badly
@@ -73,7 +83,10 @@ class Issuer:
         self._constraints = [each.value for each in constraining if each]
         restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
         self._usages = [each.value for each in restricting if each]
+        kind = keys.kind_of(private_key.public_key())
         self._hash = keys.signature_hash(private_key.public_key())
+        self._ecdsa_deterministic = is_deterministic or None if kind in keys.EC_KINDS else None
+        self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
 
     @property
     def root(self) -> x509.Certificate:
@@ -131,7 +144,10 @@ class Issuer:
         Raises:
             IssuerError: the signature does not verify, or the certificate would outlive its issuer.
         """
-        certificate = builder.sign(self._private_key, self._hash)
+        # A faulty deterministic signature would give the key away, were it ever to leave: hence what follows.
+        certificate = builder.sign(
+            self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
+        )
         try:
             certificate.verify_directly_issued_by(self.certificate)
         except (InvalidSignature, ValueError, TypeError) as error:

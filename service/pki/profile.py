@@ -1,32 +1,58 @@
-"""Certificate profiles (RFC 5280 section 4): what is issued, stated in the contract, validated once."""
+"""Certificate profiles (RFC 5280 section 4): what is issued, as values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import keys
-from service.pki.errors import UnknownProfile, quoted
+from service.pki.errors import BadPublicKey, RejectedValidity, quoted
 from service.pki.keys import KeyKind
-from service.pki.names import NameKind
+from service.pki.rules import NameRules
 
-EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12
+EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; any other stands as its OID
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
+    "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
 }
+ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characters
+    "C": (NameOID.COUNTRY_NAME, 2),
+    "ST": (NameOID.STATE_OR_PROVINCE_NAME, 128),
+    "L": (NameOID.LOCALITY_NAME, 128),
+    "O": (NameOID.ORGANIZATION_NAME, 64),
+    "OU": (NameOID.ORGANIZATIONAL_UNIT_NAME, 64),
+    "CN": (NameOID.COMMON_NAME, 64),
+    "serialNumber": (NameOID.SERIAL_NUMBER, 64),
+}
+LEAST_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
+ANYBODY: Final = "*"
+
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
-_MEMBERS: Final = frozenset({"description", "validity", "backdate", "extended_key_usage", "names"})
 
 
-class ProfileError(ValueError):
-    """The contract's profiles are not well formed; the message lists every fault."""
+class Revocation(StrEnum):
+    """How a certificate of a profile is taken back before its end."""
+
+    NONE = "none"
+    CRL = "crl"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks of the validity; at most one of the two."""
+
+    validity: timedelta | None = None
+    not_after: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -36,23 +62,75 @@ class Profile:
     Attributes:
         name: what a request calls it.
         description: one sentence for people.
-        validity: the length of the validity period, both ends included.
+        validity: the length of the validity period if none is asked for, both ends included.
+        max_validity: the longest that may be asked for.
         backdate: how far not_before lies before the time of issue, for clocks that are behind.
-        extended_key_usage: what certificates are for, by RFC 5280's names.
-        names: the kinds of subject alternative name that it takes.
+        extended_key_usage: what certificates are for, by RFC 5280's names, or OIDs.
+        names: which subject alternative names it takes.
+        allowed_attributes: what the subject may hold of what a request asks for.
+        fixed_attributes: what every subject holds, whatever a request asks for.
+        public_keys: the kinds of key, and the least size in bits (of RSA; 0 for all others).
+        extensions: what a request may bring along, not critical.
+        certificate_policies: RFC 5280 4.2.1.4; the first is this profile's own.
+        ca_issuers: where the issuer's certificate is to be had (RFC 5280 4.2.2.1); '' for nowhere.
+        revocation: whether there is a CRL for its certificates.
+        crl: where it is to be had; '' for nowhere.
+        short_lived: up to which length a certificate that nobody can revoke says so (RFC 9608).
+        principals: who may use it; `*` is anybody.
     """
 
     name: str
     description: str
     validity: timedelta
+    max_validity: timedelta
     backdate: timedelta
     extended_key_usage: tuple[str, ...]
-    names: tuple[NameKind, ...]
+    names: NameRules
+    allowed_attributes: tuple[str, ...] = ("CN",)
+    fixed_attributes: tuple[tuple[str, str], ...] = ()
+    public_keys: tuple[tuple[KeyKind, int], ...] = tuple((kind, 0) for kind in KeyKind)
+    extensions: tuple[x509.ObjectIdentifier, ...] = ()
+    certificate_policies: tuple[x509.ObjectIdentifier, ...] = ()
+    ca_issuers: str = ""
+    revocation: Revocation = Revocation.NONE
+    crl: str = ""
+    short_lived: timedelta = timedelta(days=7)
+    principals: tuple[str, ...] = (ANYBODY,)
+
+    @property
+    def usages(self) -> tuple[x509.ObjectIdentifier, ...]:
+        """The extended key usages, as OIDs."""
+        return tuple(map(usage_oid, self.extended_key_usage))
 
     @property
     def is_for_servers(self) -> bool:
         """Whether certificates are for TLS servers, which are known by their SANs alone (RFC 9525)."""
-        return "serverAuth" in self.extended_key_usage
+        return ExtendedKeyUsageOID.SERVER_AUTH in self.usages
+
+    def permits(self, principal: str) -> bool:
+        """Whether a principal may use it."""
+        return ANYBODY in self.principals or principal in self.principals
+
+    def is_irrevocable(self, not_before: datetime, not_after: datetime) -> bool:
+        """Whether a certificate of this span says that it is never revoked (RFC 9608 noRevAvail)."""
+        span = not_after - not_before + timedelta(seconds=1)
+        return self.revocation is Revocation.NONE and span <= self.short_lived
+
+    def verify_key(self, public_key: CertificatePublicKeyTypes) -> None:
+        """Refuse a key of a kind or size that the profile does not take.
+
+        Raises:
+            BadPublicKey: it is one.
+        """
+        least = dict(self.public_keys).get(keys.kind_of(public_key))
+        if least is None or (isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size < least):
+            taken = ", ".join(
+                f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys
+            )
+            raise BadPublicKey(
+                f"the profile {self.name} takes no {keys.describe(public_key)} keys; it takes {taken}",
+                "public_key",
+            )
 
     def key_usage(self, public_key: CertificatePublicKeyTypes) -> x509.KeyUsage:
         """The key usage for a key: keyEncipherment for RSA alone (RFC 8813 3, RFC 9881 5)."""
@@ -68,56 +146,41 @@ class Profile:
             decipher_only=False,
         )
 
-    def period(self, now: datetime, not_before: datetime) -> tuple[datetime, datetime]:
-        """not_before and not_after for an issue at `now`, whole seconds, the last one included.
+    def period(self, moment: datetime, earliest: datetime, asked: Asked) -> tuple[datetime, datetime]:
+        """not_before and not_after for an issue at `moment`, whole seconds, the last one included.
 
         Args:
-            now: the time of issue, UTC.
-            not_before: the earliest that the issuer's chain allows, UTC.
-        """
-        start = max(now.replace(microsecond=0) - self.backdate, not_before)
-        return start, start + self.validity - timedelta(seconds=1)
-
-
-class Profiles:
-    """All certificate profiles of a contract, and the one that is meant when none is named."""
-
-    def __init__(self, stated: Mapping[str, object], default: str) -> None:
-        """Read `x-certificate-profiles`.
+            moment: the time of issue, UTC.
+            earliest: the earliest not_before that the issuer's chain allows, UTC.
+            asked: what the request asks for.
 
         Raises:
-            ProfileError: it is not well formed; every fault is named at once.
+            RejectedValidity: it asks for more than `max_validity`, for less than a minute, or in two ways.
         """
-        faults: list[str] = []
-        self._by_name = {name: _load(name, value, faults) for name, value in stated.items()}
-        self.default = default
-        if default not in self._by_name:
-            faults.append(f"the default profile {quoted(default)} is not among the profiles")
-        if faults:
-            raise ProfileError("; ".join(faults))
+        moment = moment.replace(microsecond=0)
+        start = max(moment - self.backdate, earliest)
+        if asked.validity is not None and asked.not_after is not None:
+            raise RejectedValidity("validity and not_after are both given", "validity")
+        field = "validity" if asked.not_after is None else "not_after"
+        if asked.not_after is not None:
+            end = asked.not_after
+        else:
+            length = self.validity if asked.validity is None else asked.validity
+            end = start + length - timedelta(seconds=1)
+        if end - start + timedelta(seconds=1) > self.max_validity:
+            longest = f"{start + self.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+            most = iso8601(self.max_validity)
+            raise RejectedValidity(
+                f"the profile {self.name} gives {most} at most, which is until {longest}", field
+            )
+        if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
+            raise RejectedValidity("less than a minute of validity would be left", field)
+        return start, end
 
-    def __iter__(self) -> Iterator[Profile]:
-        return iter(self._by_name.values())
 
-    def named(self, name: str | None) -> Profile:
-        """The profile of that name; the default one for None.
-
-        Raises:
-            UnknownProfile: there is none.
-        """
-        profile = self._by_name.get(self.default if name is None else name)
-        if profile is None:
-            known = ", ".join(self._by_name)
-            raise UnknownProfile(f"{quoted(str(name))} is none of: {known}", "profile")
-        return profile
-
-    def offering(self, usage: x509.ObjectIdentifier) -> list[str]:
-        """The names of the profiles that give this extended key usage."""
-        return [
-            profile.name
-            for profile in self
-            if any(EXTENDED_KEY_USAGES[name] == usage for name in profile.extended_key_usage)
-        ]
+def usage_oid(name: str) -> x509.ObjectIdentifier:
+    """An extended key usage by RFC 5280's name, or by its OID."""
+    return EXTENDED_KEY_USAGES.get(name) or x509.ObjectIdentifier(name)
 
 
 def duration(text: str) -> timedelta:
@@ -144,48 +207,15 @@ def iso8601(length: timedelta) -> str:
     return f"P{days}" + (f"T{time}" if time else "") if days or time else "PT0S"
 
 
-def _load(name: str, value: object, faults: list[str]) -> Profile:
-    """Read one profile, adding what is wrong to `faults`; what it returns then is not used."""
-
-    def fault(what: str) -> None:
-        faults.append(f"profile {name}: {what}")
-
-    stated: Mapping[str, object] = value if isinstance(value, Mapping) else {}
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
-        fault("the name is not 1 to 32 lower-case letters, digits and hyphens")
-    if missing := sorted(_MEMBERS - stated.keys()):
-        fault(f"{', '.join(missing)} missing")
-    if unknown := sorted(stated.keys() - _MEMBERS):
-        fault(f"{', '.join(unknown)} unknown")
-    lengths = {}
-    for member in ("validity", "backdate"):
-        try:
-            lengths[member] = duration(str(stated.get(member, "PT0S")))
-        except ValueError as error:
-            fault(f"{member}: {error}")
-            lengths[member] = timedelta()
-    if lengths["validity"] - lengths["backdate"] < timedelta(minutes=1) and not missing:
-        fault("validity leaves less than a minute after the backdate")
-    return Profile(
-        name=name,
-        description=str(stated.get("description", "")),
-        validity=lengths["validity"],
-        backdate=lengths["backdate"],
-        extended_key_usage=_words(stated, "extended_key_usage", list(EXTENDED_KEY_USAGES), fault),
-        names=tuple(
-            NameKind(word) for word in _words(stated, "names", [kind.value for kind in NameKind], fault)
-        ),
-    )
-
-
-def _words(
-    stated: Mapping[str, object], member: str, known: list[str], fault: Callable[[str], None]
-) -> tuple[str, ...]:
-    words = stated.get(member)
-    if not isinstance(words, list) or not words or len(set(map(str, words))) != len(words):
-        fault(f"{member} is not a list of different words")
-        return ()
-    if unknown := [str(word) for word in words if word not in known]:
-        fault(f"{member}: {', '.join(unknown)} is none of {', '.join(known)}")
-        return ()
-    return tuple(words)
+def attribute_fault(name: str, text: str) -> str:
+    """What is wrong with a subject attribute, in a sentence; '' if nothing is (RFC 5280 A.1)."""
+    bound, label = ATTRIBUTES[name][1], "the common name" if name == "CN" else name
+    if name == "C" and not re.fullmatch("[A-Z]{2}", text):
+        return f"{quoted(text)} is not a country code of two capital letters (ISO 3166)"
+    if not 0 < len(text) <= bound:
+        return f"{label} has {len(text)} characters; 1 to {bound} are accepted"
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        return f"{quoted(text)} holds a control character"
+    if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
+        return f"{quoted(text)} is not a PrintableString"
+    return ""

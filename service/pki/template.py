@@ -6,24 +6,41 @@ note, so that nobody is surprised by the certificate.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AttributeOID, NameOID
+from cryptography.x509.oid import AttributeOID, AuthorityInformationAccessOID, NameOID
 
-from service.pki import names
+from service.pki import names, weakness
 from service.pki.csr import CertificationRequest
-from service.pki.errors import BadCSR, IssuerUnavailable, RejectedIdentifier, RequestError, quoted, refuse
+from service.pki.errors import (
+    BadCSR,
+    IssuerUnavailable,
+    NotPermitted,
+    RejectedIdentifier,
+    RejectedValidity,
+    RequestError,
+    quoted,
+    refuse,
+)
 from service.pki.issuer import Issuer
 from service.pki.names import Name
-from service.pki.profile import EXTENDED_KEY_USAGES, Profile, Profiles
+from service.pki.policy import Profiles
+from service.pki.profile import (
+    ATTRIBUTES,
+    Asked,
+    Profile,
+    Revocation,
+    attribute_fault,
+    usage_oid,
+)
+from service.pki.rules import NameRules
 
-MAX_COMMON_NAME: Final = 64  # RFC 5280 A.1, ub-common-name
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
 
 _KEY_USAGE_BITS: Final = (
@@ -48,31 +65,54 @@ _RFC_5280_BITS: Final = {  # the RFC's spelling where it differs from the librar
     "encipher_only": "encipherOnly",
     "decipher_only": "decipherOnly",
 }
-_SHORT_NAMES: Final = {
-    NameOID.COUNTRY_NAME: "C",
-    NameOID.STATE_OR_PROVINCE_NAME: "ST",
-    NameOID.LOCALITY_NAME: "L",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.EMAIL_ADDRESS: "emailAddress",
+_SHORT_NAMES: Final = {oid: name for name, (oid, _) in ATTRIBUTES.items()} | {
+    NameOID.EMAIL_ADDRESS: "emailAddress"
 }
+# RFC 9608 3: no revocation information will ever be published. The library has no class for it.
+_NO_REV_AVAIL: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a certificate is planned under.
+
+    Attributes:
+        profile: the profile that it is issued under.
+        profiles: all of them, so that a refusal can name the one that would do.
+        principal: who asks, by the name that profiles know.
+        issuer: who will sign.
+        now: the time, UTC.
+        issued_at: when it counts as issued, UTC: now, or the window of an idempotent request.
+        asked: what the request asks of the validity.
+    """
+
+    profile: Profile
+    profiles: Profiles
+    principal: str
+    issuer: Issuer
+    now: datetime
+    issued_at: datetime
+    asked: Asked
 
 
 @dataclass(frozen=True)
 class Template:
-    """All that a certificate will hold, except the signature.
+    """All that a certificate will hold, except the serial number and the signature.
 
     Attributes:
-        subject: the common name alone, or empty.
+        issuer: the issuer's name.
+        subject: what was asked for of what the profile allows; may be empty.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
         subject_public_key_info: the same, DER.
         profile: the certificate profile.
         not_before: the first second of the validity period, UTC.
         not_after: its last second, UTC.
+        extensions: every extension, and whether it is critical, in their order.
         notes: what was asked for and left out, or added, in sentences.
     """
 
+    issuer: x509.Name
     subject: x509.Name
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
@@ -80,67 +120,80 @@ class Template:
     profile: Profile
     not_before: datetime
     not_after: datetime
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...]
     notes: tuple[str, ...]
 
-    def builder(self, issuer: Issuer, serial_number: int) -> x509.CertificateBuilder:
+    def builder(self, serial_number: int) -> x509.CertificateBuilder:
         """The certificate, ready for `Issuer.sign`."""
-        usages = [EXTENDED_KEY_USAGES[usage] for usage in self.profile.extended_key_usage]
         builder = (
             x509.CertificateBuilder()
             .subject_name(self.subject)
-            .issuer_name(issuer.certificate.subject)
+            .issuer_name(self.issuer)
             .public_key(self.public_key)
             .serial_number(serial_number)
             .not_valid_before(self.not_before)
             .not_valid_after(self.not_after)
-            .add_extension(issuer.authority_key_identifier, critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.public_key), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(self.profile.key_usage(self.public_key), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         )
-        if not self.names:
-            return builder
-        sans = x509.SubjectAlternativeName([name.general_name() for name in self.names])
-        return builder.add_extension(sans, critical=not self.subject.rdns)  # RFC 5280 4.2.1.6
+        for extension, critical in self.extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder
+
+    def inputs(self) -> tuple[bytes, ...]:
+        """Everything of the above that stands in the certificate, in one unambiguous form."""
+        parts = [
+            self.issuer.public_bytes(),
+            self.subject.public_bytes(),
+            self.subject_public_key_info,
+            self.not_before.isoformat().encode(),
+            self.not_after.isoformat().encode(),
+        ]
+        for extension, critical in self.extensions:
+            parts += [
+                extension.oid.dotted_string.encode(),
+                b"\1" if critical else b"\0",
+                extension.public_bytes(),
+            ]
+        return tuple(parts)
+
+    def digest(self) -> str:
+        """SHA-256 of `inputs`, each after its length, hexadecimal."""
+        digest = hashlib.sha256()
+        for each in self.inputs():
+            digest.update(len(each).to_bytes(8, "big") + each)
+        return digest.hexdigest()
 
 
-def plan(
-    request: CertificationRequest,
-    profile: Profile,
-    profiles: Profiles,
-    issuer: Issuer,
-    now: datetime,
-) -> Template:
+def plan(request: CertificationRequest, under: Plan) -> Template:
     """Decide what the certificate will hold.
 
     Args:
         request: the proved request.
-        profile: the profile that it is issued under.
-        profiles: all profiles, so that a refusal can name the one that would do.
-        issuer: who will sign.
-        now: the time of issue, UTC.
+        under: profile, principal, issuer and time.
 
     Raises:
+        NotPermitted: the profile is not for this principal.
         RequestError: the request cannot be granted; every reason at once.
         IssuerUnavailable: the issuer is not valid now, or ends within the hour.
     """
-    draft = _Draft(request, profile)
+    profile, issuer = under.profile, under.issuer
+    if not profile.permits(under.principal):
+        raise NotPermitted(f"The profile {profile.name} is not for this caller.")
+    draft = _Draft(request, under)
+    draft.verify_key()
     draft.read_names()
     subject = draft.read_subject()
-    draft.read_extensions(profiles)
-    draft.reasons += [
-        RejectedIdentifier(violation, "subject_alt_name")
-        for violation in issuer.name_violations(subject, draft.names)
-    ]
+    draft.verify_names()
+    draft.read_extensions()
     draft.reasons += [
         BadCSR(f"this CA may not issue certificates for {usage}", "profile")
         for usage in profile.extended_key_usage
-        if not issuer.may_issue_for(EXTENDED_KEY_USAGES[usage])
+        if not issuer.may_issue_for(usage_oid(usage))
     ]
+    verify_time(issuer, under.now)
+    not_before, not_after = draft.read_validity()
     refuse(draft.reasons)
-    not_before, not_after = _period(profile, issuer, now, draft.notes)
     return Template(
+        issuer=issuer.certificate.subject,
         subject=subject,
         names=tuple(draft.names),
         public_key=request.public_key,
@@ -148,17 +201,47 @@ def plan(
         profile=profile,
         not_before=not_before,
         not_after=not_after,
+        extensions=(
+            (issuer.authority_key_identifier, False),
+            *_extensions(request, profile, tuple(draft.names), subject),
+            *_revocation(profile, not_before, not_after),
+            *draft.copied,
+        ),
         notes=tuple(draft.notes),
     )
 
 
-def _period(profile: Profile, issuer: Issuer, now: datetime, notes: list[str]) -> tuple[datetime, datetime]:
-    verify_time(issuer, now)
-    not_before, not_after = profile.period(now, issuer.not_before)
-    if not_after > issuer.not_after:
-        not_after = issuer.not_after
-        notes.append(f"validity cut to the CA's own end, {not_after:%Y-%m-%dT%H:%M:%SZ}")
-    return not_before, not_after
+def _extensions(
+    request: CertificationRequest, profile: Profile, names: tuple[Name, ...], subject: x509.Name
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """What the profile says of the certificate."""
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.SubjectKeyIdentifier.from_public_key(request.public_key), False),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (profile.key_usage(request.public_key), True),
+        (x509.ExtendedKeyUsage(profile.usages), False),
+    ]
+    if names:  # RFC 5280 4.2.1.6: critical where there is no subject
+        sans = x509.SubjectAlternativeName([name.general_name() for name in names])
+        extensions.append((sans, not subject.rdns))
+    if profile.certificate_policies:
+        policies = [x509.PolicyInformation(oid, None) for oid in profile.certificate_policies]
+        extensions.append((x509.CertificatePolicies(policies), False))
+    if profile.ca_issuers:
+        where = x509.UniformResourceIdentifier(profile.ca_issuers)
+        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, where)
+        extensions.append((x509.AuthorityInformationAccess([access]), False))
+    return extensions
+
+
+def _revocation(
+    profile: Profile, not_before: datetime, not_after: datetime
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """Where the CRL is, or that there will be none; never both (RFC 9608 4)."""
+    if profile.revocation is Revocation.CRL:
+        where = x509.UniformResourceIdentifier(profile.crl)
+        return [(x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, None)]), False)]
+    return [(_NO_REV_AVAIL, False)] if profile.is_irrevocable(not_before, not_after) else []
 
 
 def verify_time(issuer: Issuer, now: datetime) -> None:
@@ -176,15 +259,50 @@ def verify_time(issuer: Issuer, now: datetime) -> None:
 class _Draft:
     """What has been decided so far: names, notes, and reasons to refuse."""
 
-    def __init__(self, request: CertificationRequest, profile: Profile) -> None:
+    def __init__(self, request: CertificationRequest, under: Plan) -> None:
         self.request = request
-        self.profile = profile
+        self.profile = under.profile
+        self._under = under
         self.names: list[Name] = []
+        self._fields: list[str] = []  # where each of the names stands in the request
+        self.subject = x509.Name([])
+        self._attributes: dict[str, str] = {}
+        self._asked_common_name = False
+        self.copied: list[tuple[x509.ExtensionType, bool]] = []
         self.notes: list[str] = []
         self.reasons: list[RequestError] = []
         for oid in request.attributes:
             ignored = oid == AttributeOID.CHALLENGE_PASSWORD
             self.notes.append("challengePassword ignored" if ignored else f"attribute {_label(oid)} left out")
+
+    def verify_key(self) -> None:
+        """Refuse a key that the profile does not take, and the CA's own."""
+        spki, own = self.request.subject_public_key_info, self._under.issuer.authorities
+        self._try(lambda: self.profile.verify_key(self.request.public_key))
+        self._try(lambda: weakness.verify_not_issuer(spki, own))
+
+    def _try(self, verify: Callable[[], None]) -> None:
+        try:
+            verify()
+        except RequestError as reason:
+            self.reasons.append(reason)
+
+    def read_validity(self) -> tuple[datetime, datetime]:
+        """What the profile gives, or what is asked for; not beyond the CA's own end."""
+        issuer, asked = self._under.issuer, self._under.asked
+        try:
+            not_before, not_after = self.profile.period(self._under.issued_at, issuer.not_before, asked)
+        except RejectedValidity as reason:
+            self.reasons.append(reason)
+            return issuer.not_before, issuer.not_after
+        if not_after > issuer.not_after:
+            end = f"{issuer.not_after:%Y-%m-%dT%H:%M:%SZ}"
+            if asked != Asked():
+                field = "validity" if asked.not_after is None else "not_after"
+                self.reasons.append(RejectedValidity(f"the CA's own certificates end at {end}", field))
+            not_after = issuer.not_after
+            self.notes.append(f"validity cut to the CA's own end, {end}")
+        return not_before, not_after
 
     def read_names(self) -> None:
         """Honour every subject alternative name, or refuse it."""
@@ -204,44 +322,75 @@ class _Draft:
                 self.reasons.append(reason)
 
     def _add(self, name: Name, position: int) -> None:
-        if name.kind not in self.profile.names:
-            raise RejectedIdentifier(
-                f"the profile {self.profile.name} takes no {name.kind.value} names: {quoted(name.value)}",
-                f"subject_alt_name[{position}]",
-            )
         if name in self.names:
             self.notes.append(f"{name} asked for twice, given once")
         else:
             self.names.append(name)
+            self._fields.append(f"subject_alt_name[{position}]")
+
+    def verify_names(self) -> None:
+        """Hold the names to the profile, to what the principal may have, and to the CA's constraints."""
+        self._verify_names(self.profile.names, f"the profile {self.profile.name}")
+        held_to = self._under.profiles.held_to(self._under.principal)
+        if held_to is not None:
+            self._verify_names(held_to, f"the principal {self._under.principal}")
+        self.reasons += [
+            RejectedIdentifier(violation, "subject_alt_name")
+            for violation in self._under.issuer.name_violations(self.subject, self.names)
+        ]
+
+    def _verify_names(self, rules: NameRules, whose: str) -> None:
+        self.reasons += [
+            RejectedIdentifier(detail, "subject_alt_name" if position is None else self._fields[position])
+            for position, detail in rules.faults(self.names, whose)
+        ]
 
     def read_subject(self) -> x509.Name:
-        """Take the common name; leave every other attribute out, with a note."""
-        common_names = []
-        for oid, text in self.request.subject:
-            if oid == NameOID.COMMON_NAME:
-                common_names.append(text)
-            else:
-                label = _SHORT_NAMES.get(oid, oid.dotted_string)
-                self.notes.append(f"subject attribute {label}={quoted(text)} left out")
-        if len(common_names) > 1:
-            self._reject(f"{len(common_names)} common names; one is accepted")
-            return x509.Name([])
-        if not common_names:
-            self._require_a_name("neither a common name nor a subject alternative name is asked for")
-            return x509.Name([])
-        return self._read_common_name(common_names[0])
+        """Take the attributes that the profile allows, and its own; leave others out, with a note."""
+        self._read_attributes()
+        if not (self._asked_common_name or self.names or self.reasons):
+            self._reject("neither a common name nor a subject alternative name is asked for")
+        self.subject = x509.Name(
+            # RFC 5280 counts characters, as `attribute_fault` does; the library's own check counts octets.
+            [
+                x509.NameAttribute(ATTRIBUTES[name][0], self._attributes[name], _validate=False)
+                for name in ATTRIBUTES
+                if name in self._attributes
+            ]
+        )
+        return self.subject
 
-    def _read_common_name(self, text: str) -> x509.Name:
-        if not 0 < len(text) <= MAX_COMMON_NAME:
-            self._reject(f"the common name has {len(text)} characters; 1 to {MAX_COMMON_NAME} are accepted")
-            return x509.Name([])
-        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-            self._reject(f"{quoted(text)} holds a control character")
-            return x509.Name([])
-        if self.profile.is_for_servers:
+    def _read_attributes(self) -> None:
+        self._attributes = dict(self.profile.fixed_attributes)
+        for oid, text in self.request.subject:
+            name = _SHORT_NAMES.get(oid, oid.dotted_string)
+            if name == "CN":
+                self._read_common_name(text)
+            elif name in self.profile.allowed_attributes and name not in self._attributes:
+                self._take(name, text)
+            elif self._attributes.get(name) != text:
+                self.notes.append(f"subject attribute {name}={quoted(text)} left out")
+
+    def _take(self, name: str, text: str) -> bool:
+        fault = attribute_fault(name, text)
+        if fault:
+            field = "subject.common_name" if name == "CN" else f"subject.{name}"
+            self.reasons.append(RejectedIdentifier(fault, field))
+        else:
+            self._attributes[name] = text
+        return not fault
+
+    def _read_common_name(self, text: str) -> None:
+        if self._asked_common_name:
+            self._reject("several common names; one is accepted")
+            return
+        self._asked_common_name = True
+        if "CN" in self._attributes or "CN" not in self.profile.allowed_attributes:
+            self.notes.append(f"common name {quoted(text)} left out of the subject")
+        elif not self._take("CN", text):
+            return
+        if self.profile.is_for_servers and not attribute_fault("CN", text):
             self._require_among_names(text)
-        # RFC 5280 counts characters, as above; the library's own check would count octets.
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text, _validate=False)])
 
     def _require_among_names(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
@@ -257,27 +406,22 @@ class _Draft:
             return
         try:
             name = names.load(spelt.general_name(), "subject.common_name")
-            if name.kind not in self.profile.names:
-                self._reject(f"the profile {self.profile.name} takes no {name.kind.value} names")
-            elif len(self.names) >= names.MAX_NAMES:
+            if len(self.names) >= names.MAX_NAMES:
                 self._reject(f"there is no room for it: {names.MAX_NAMES} names are accepted")
             else:
                 self.names.append(name)
+                self._fields.append("subject.common_name")
                 self.notes.append(f"common name added to the subject alternative names: {name}")
         except RequestError as reason:
             self.reasons.append(reason)
         except ValueError:  # the library takes no text that is not ASCII
             self._reject(f"{quoted(common_name)} is not in A-labels; write it as xn--… (RFC 5890)")
 
-    def _require_a_name(self, detail: str) -> None:
-        if not self.names and not self.reasons:
-            self._reject(detail)
-
     def _reject(self, detail: str) -> None:
         self.reasons.append(RejectedIdentifier(detail, "subject.common_name"))
 
-    def read_extensions(self, profiles: Profiles) -> None:
-        """Refuse what only a CA or another profile has; note what is not copied."""
+    def read_extensions(self) -> None:
+        """Refuse what only a CA or another profile has; take what the profile lets a request bring."""
         for extension in self.request.extensions:
             match extension.value:
                 case x509.SubjectAlternativeName():
@@ -288,7 +432,11 @@ class _Draft:
                 case x509.KeyUsage():
                     self._read_key_usage(extension.value)
                 case x509.ExtendedKeyUsage():
-                    self._read_extended_key_usage(list(extension.value), profiles)
+                    self._read_extended_key_usage(list(extension.value))
+                case _ if extension.oid in self.profile.extensions:
+                    self.copied.append((extension.value, False))
+                    if extension.critical:  # Java and Go refuse what is critical and unknown to them
+                        self.notes.append(f"extension {_label(extension.oid)} is not critical")
                 case _:
                     self.notes.append(f"extension {_label(extension.oid)} left out")
 
@@ -305,11 +453,11 @@ class _Draft:
             if asked.key_agreement and getattr(asked, bit):
                 self.notes.append(f"key usage {_RFC_5280_BITS[bit]} left out")
 
-    def _read_extended_key_usage(self, asked: list[x509.ObjectIdentifier], profiles: Profiles) -> None:
-        given = [EXTENDED_KEY_USAGES[usage] for usage in self.profile.extended_key_usage]
+    def _read_extended_key_usage(self, asked: list[x509.ObjectIdentifier]) -> None:
+        given = self.profile.usages
         for usage in asked:
             if usage not in given:
-                offers = profiles.offering(usage)
+                offers = self._under.profiles.offering(usage)
                 where = f"the profile {' or '.join(offers)} has it" if offers else "no profile has it"
                 self._forbid(
                     "extended_key_usage",

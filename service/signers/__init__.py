@@ -8,28 +8,33 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
+from service.authority import Custody
 from service.pki.issuer import Issuer
 from service.settings import KeySource, Settings
 from service.signers import file
 
 
-def issuer(settings: Settings, now: datetime) -> Issuer:
-    """The issuer that the settings describe, after it signed and verified a probe.
+def load(settings: Settings, now: datetime) -> Custody:
+    """What the settings' CA keeps, after its issuer signed and verified a probe.
 
     Args:
         settings: where certificates and key are.
         now: the time, UTC, for the probe.
 
     Raises:
-        IssuerError: the certificates or the key cannot be read, or do not make an issuer.
+        IssuerError: a file cannot be read, or they do not make an issuer.
         IssuerUnavailable: AWS does not give the key, or does not sign with it, at the moment.
     """
     certificate, chain = file.chain(settings.ca)
-    made = Issuer(certificate, chain, _private_key(settings), file.previous(settings.ca))
+    key = _private_key(settings)
+    # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
+    random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
+    made = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
     made.prove(now)
-    return made
+    return Custody(made, file.serial_secret(settings.ca), file.deny_list(settings.ca))
 
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -18,16 +19,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from service.pki import encoding
+from service.pki import encoding, idempotency
 from service.pki.ceremony import Hierarchy
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
+from service.pki.weakness import DenyList
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
 SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS: Final = "previous-ca.crt"
+SERIAL_KEY: Final = "serial.key"
+DENY_LIST: Final = "denied-keys.txt"
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -60,6 +64,41 @@ def previous(directory: Path) -> list[x509.Certificate]:
     return _certificates(path) if path.exists() else []
 
 
+def serial_secret(directory: Path) -> bytes | None:
+    """What idempotent serial numbers are made with: 32 octets of their own; None if there is no such file.
+
+    Raises:
+        IssuerError: it is unreadable, or of another length.
+    """
+    path = directory / SERIAL_KEY
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
+    if len(secret) != idempotency.SECRET_BYTES:
+        raise IssuerError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
+    return secret
+
+
+def deny_list(directory: Path) -> DenyList:
+    """The keys that are never certified; none if there is no such file.
+
+    Raises:
+        IssuerError: the file is unreadable or malformed.
+    """
+    path = directory / DENY_LIST
+    try:
+        return DenyList.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return DenyList()
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise IssuerError(f"{path}: {error}") from error
+
+
 def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
     """The private key in a PEM file.
 
@@ -74,7 +113,7 @@ def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivat
 
 def exists(directory: Path) -> bool:
     """Whether there is any part of a CA in the directory."""
-    names = (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY)
+    names = (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY)
     return any(os.path.lexists(directory / name) for name in names)
 
 
@@ -93,6 +132,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
     for name, data, mode in (
+        (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, _key_pem(hierarchy.root_key, passphrase), 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Response
 
-from service.authority import Authority, Issued, Order
+from service.authority import NO_CALLER, Authority, Issued, Order
 from service.pki import encoding, keys
-from service.pki.profile import iso8601
-from service.pki.template import LEAST_REMAINING
+from service.pki.errors import NotPermitted, RejectedValidity, quoted
+from service.pki.profile import Asked, Profile, duration, iso8601
+from service.pki.template import LEAST_REMAINING, Template
 from service.web import principal
 from service.web.requests import Accepted
 
@@ -35,12 +38,15 @@ class Operations:
         """`POST /sign`: JSON in, JSON out."""
         # A lone surrogate is no character: '?' is in no certification request either.
         csr = str(request.json["csr"]).encode("utf-8", "replace")
-        issued = self._issue(event, csr, request.json.get("profile"))
+        order = self._order(event, csr, request.json, request)
+        if request.query.get("dry_run"):
+            return _json(_planned(self._authority.examine(order)), "no-store", HTTPStatus.ACCEPTED)
+        issued = self._authority.issue(order)
         return _json(_signed(issued, text=bool(request.json.get("text", True))), "no-store")
 
     def signPem(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
-        issued = self._issue(event, request.body, request.query.get("profile"))
+        issued = self._authority.issue(self._order(event, request.body, request.query, request))
         bundle = encoding.pem([issued.certificate, *issued.intermediates])
         return _response(bundle, PEM_CHAIN, "no-store")
 
@@ -80,49 +86,116 @@ class Operations:
         return _response(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
 
     def profiles(self, _event: Event, _request: Accepted) -> Response:
-        """`GET /profiles`: what may be issued."""
+        """`GET /profiles`: what may be issued, not for whom."""
         profiles = self._authority.profiles
-        listed = [
-            {
-                "name": each.name,
-                "description": each.description,
-                "validity": iso8601(each.validity),
-                "backdate": iso8601(each.backdate),
-                "extended_key_usage": each.extended_key_usage,
-                "names": [kind.value for kind in each.names],
-            }
-            for each in profiles
-        ]
-        return _json({"profiles": listed, "default": profiles.default}, "no-cache")
+        return _json(
+            {"profiles": [_profile(each) for each in profiles], "default": profiles.default}, "no-cache"
+        )
+
+    def myProfiles(self, event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+        """`GET /profiles/mine`: what the caller may have."""
+        profiles = self._authority.profiles
+        caller = principal.authenticated(event, self._api_key_names)
+        if caller is None:
+            raise NotPermitted(NO_CALLER)
+        mine = [_profile(each) for each in profiles if each.permits(caller.name)]
+        held_to = profiles.held_to(caller.name)
+        return _json(
+            {"principal": caller.name, "profiles": mine, "default": profiles.default}
+            | ({"names": held_to.stated()} if held_to else {}),
+            "no-store",
+        )
 
     def health(self, _event: Event, _request: Accepted) -> Response:
         """`GET /health`: ready, or 503."""
         until = self._authority.ready_issuer().not_after - LEAST_REMAINING
         return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
 
-    def _issue(self, event: Event, csr: bytes, profile: str | None) -> Issued:
-        caller = principal.authenticated(event, self._api_key_names)
-        return self._authority.issue(Order(csr, profile, caller, principal.request_id(event)))
+    def _order(self, event: Event, csr: bytes, stated: Mapping[str, Any], request: Accepted) -> Order:
+        """The order that a body of JSON states, or a query."""
+        return Order(
+            csr=csr,
+            profile=stated.get("profile"),
+            principal=principal.authenticated(event, self._api_key_names),
+            request_id=principal.request_id(event),
+            asked=_asked(stated),
+            idempotency_key=request.headers.get("Idempotency-Key"),
+        )
+
+
+def _asked(stated: Mapping[str, Any]) -> Asked:
+    """What is asked of the validity.
+
+    Raises:
+        RejectedValidity: it has the contract's form, and is no duration, or no time.
+    """
+    validity, not_after = stated.get("validity"), stated.get("not_after")
+    try:
+        length = None if validity is None else duration(validity)
+    except ValueError as error:
+        raise RejectedValidity(str(error), "validity") from error
+    try:
+        end = None if not_after is None else datetime.fromisoformat(not_after)
+    except ValueError as error:
+        raise RejectedValidity(f"{quoted(str(not_after))} is not a time", "not_after") from error
+    return Asked(length, end)
+
+
+def _profile(profile: Profile) -> dict[str, object]:
+    return {
+        "name": profile.name,
+        "description": profile.description,
+        "validity": iso8601(profile.validity),
+        "max_validity": iso8601(profile.max_validity),
+        "backdate": iso8601(profile.backdate),
+        "extended_key_usage": profile.extended_key_usage,
+        "names": profile.names.stated(),
+        "subject": {"allowed": profile.allowed_attributes, "fixed": dict(profile.fixed_attributes)},
+        "public_keys": [f"{kind}-{bits}" if bits else kind for kind, bits in profile.public_keys],
+        "extensions": [oid.dotted_string for oid in profile.extensions],
+        "certificate_policies": [oid.dotted_string for oid in profile.certificate_policies],
+        "revocation": profile.revocation,
+        **({"ca_issuers": profile.ca_issuers} if profile.ca_issuers else {}),
+        **({"crl": profile.crl} if profile.crl else {}),
+    }
+
+
+def _planned(template: Template) -> dict[str, object]:
+    return {
+        "subject": template.subject.rfc4514_string(),
+        "names": [str(name) for name in template.names],
+        "key": keys.describe(template.public_key),
+        "not_before": encoding.timestamp(template.not_before),
+        "not_after": encoding.timestamp(template.not_after),
+        "profile": template.profile.name,
+        "notes": template.notes,
+    }
 
 
 def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
     certificate = issued.certificate
     answer: dict[str, object] = {"crt_text": encoding.text(certificate)} if text else {}
-    return answer | {
-        "crt_pem": encoding.pem([certificate]),
-        "chain_pem": encoding.pem(issued.intermediates),
-        "serial_number": encoding.serial(certificate.serial_number),
-        "fingerprint_sha256": encoding.fingerprint(certificate),
-        "not_before": encoding.timestamp(issued.template.not_before),
-        "not_after": encoding.timestamp(issued.template.not_after),
-        "profile": issued.template.profile.name,
-        "notes": issued.template.notes,
-    }
+    return (
+        answer
+        | {
+            "crt_pem": encoding.pem([certificate]),
+            "chain_pem": encoding.pem(issued.intermediates),
+            "serial_number": encoding.serial(certificate.serial_number),
+            "fingerprint_sha256": encoding.fingerprint(certificate),
+            "not_before": encoding.timestamp(issued.template.not_before),
+            "not_after": encoding.timestamp(issued.template.not_after),
+            "profile": issued.template.profile.name,
+            "notes": issued.notes,
+        }
+        | ({"idempotent_until": encoding.timestamp(until)} if (until := issued.idempotent_until) else {})
+    )
 
 
-def _json(answer: object, cache: str) -> Response:
-    return _response(json.dumps(answer, separators=(",", ":")), "application/json", cache)
+def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return _response(json.dumps(answer, separators=(",", ":")), "application/json", cache, status)
 
 
-def _response(body: str | bytes, content_type: str, cache: str) -> Response:
-    return Response(body, 200, {"Cache-Control": cache}, content_type=content_type)
+def _response(
+    body: str | bytes, content_type: str, cache: str, status: HTTPStatus = HTTPStatus.OK
+) -> Response:
+    return Response(body, status, {"Cache-Control": cache}, content_type=content_type)

@@ -11,28 +11,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.authority import Principal, PrincipalKind
-from service.pki.errors import NotPermitted
 
 
-def authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) -> Principal:
-    """The principal of a REST API proxy event.
+def authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) -> Principal | None:
+    """The principal of a REST API proxy event; None if the gateway named none.
+
+    An IAM caller is its ARN; an API key the name of its id; whoever an authorizer of the operator's named
+    is `authorizer:` and that name, so that it is never taken for an API key's.
 
     Args:
         event: the Lambda proxy event (payload 1.0).
         api_key_names: API key id -> name; an id that is not in it is its own name.
-
-    Raises:
-        NotPermitted: the gateway did not check an API key.
     """
-    key_id = _member(_member(event, "requestContext"), "identity").get("apiKeyId")
-    if not isinstance(key_id, str) or not key_id:
-        raise NotPermitted("This needs a valid API key in the x-api-key header.")
-    return Principal(PrincipalKind.API_KEY, api_key_names.get(key_id, key_id))
+    context = _member(event, "requestContext")
+    identity, authorizer = _member(context, "identity"), _member(context, "authorizer")
+    if arn := _text(identity, "userArn"):
+        return Principal(PrincipalKind.IAM, arn)
+    if key_id := _text(identity, "apiKeyId"):
+        return Principal(PrincipalKind.API_KEY, api_key_names.get(key_id, key_id))
+    if name := _text(authorizer, "principalId") or _text(_member(authorizer, "claims"), "sub"):
+        return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
+    return None
 
 
 def request_id(event: Mapping[str, Any]) -> str:
     """The gateway's name for the request; '' if it gave none."""
     return str(_member(event, "requestContext").get("requestId") or "")
+
+
+def _text(node: Mapping[str, Any], name: str) -> str:
+    value = node.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _member(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:

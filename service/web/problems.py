@@ -18,6 +18,7 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.BadSignatureAlgorithm: 422,
     errors.BadPublicKey: 422,
     errors.RejectedIdentifier: 422,
+    errors.RejectedValidity: 422,
     errors.UnknownProfile: 422,
     errors.Refused: 422,
     errors.NotPermitted: 403,

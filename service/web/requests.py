@@ -39,11 +39,27 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True)
 class Accepted:
-    """What an operation may rely on: the query, and the body as JSON or as bytes."""
+    """What an operation may rely on: the query, the headers that the contract names, and the body as
+    JSON or as bytes.
+    """
 
-    query: Mapping[str, str]
+    query: Mapping[str, Any]
+    headers: Mapping[str, str]
     json: Mapping[str, Any]
     body: bytes
+
+
+class _Parameter:
+    """A parameter: text, unless its schema says that it is a boolean."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._is_boolean = schema.get("type") == "boolean"
+        self._validator = Draft4Validator(schema)
+
+    def read(self, text: str, field: str, faults: list[Reason]) -> object:
+        value = {"true": True, "false": False}.get(text, text) if self._is_boolean else text
+        faults += [_fault(field, _sentence(error)) for error in self._validator.iter_errors(value)]
+        return value
 
 
 class Expectation:
@@ -54,10 +70,10 @@ class Expectation:
         content = operation.get("requestBody", {}).get("content", {})
         self._media_types = tuple(content)
         self._body = Draft4Validator(content.get(_JSON, {}).get("schema", {}))
-        self._query = {
-            each["name"]: Draft4Validator(each["schema"])
-            for each in operation.get("parameters", ())
-            if each["in"] == "query"
+        stated = operation.get("parameters", ())
+        self._query = {each["name"]: _Parameter(each["schema"]) for each in stated if each["in"] == "query"}
+        self._headers = {
+            each["name"]: _Parameter(each["schema"]) for each in stated if each["in"] == "header"
         }
 
     def check(self, request: Request) -> Accepted:
@@ -66,10 +82,11 @@ class Expectation:
         Raises:
             TooLargeError: the body is larger than `MAX_BODY_BYTES`.
             UnsupportedMediaTypeError: the Content-Type is none that the operation takes.
-            MalformedError: the query or the body is not what the contract says.
+            MalformedError: the query, a header or the body is not what the contract says.
         """
         faults: list[Reason] = []
         query = self._read_query(request, faults)
+        headers = self._read_headers(request, faults)
         body = request.get_data(cache=False) if self._media_types else b""
         if len(body) > MAX_BODY_BYTES:
             raise TooLargeError
@@ -80,10 +97,16 @@ class Expectation:
         document = self._read_json(body, faults) if _JSON in self._media_types and body else {}
         if faults:
             raise MalformedError(faults)
-        return Accepted(query, document, body)
+        return Accepted(query, headers, document, body)
 
-    def _read_query(self, request: Request, faults: list[Reason]) -> dict[str, str]:
-        query: dict[str, str] = {}
+    def _read_headers(self, request: Request, faults: list[Reason]) -> dict[str, str]:
+        headers = {name: request.headers[name] for name in self._headers if name in request.headers}
+        for name, text in headers.items():
+            self._headers[name].read(text, f"header.{name}", faults)
+        return headers
+
+    def _read_query(self, request: Request, faults: list[Reason]) -> dict[str, Any]:
+        query: dict[str, Any] = {}
         for name, values in request.args.lists():
             field = f"query.{name[:40]}"
             if name not in self._query:
@@ -91,10 +114,7 @@ class Expectation:
             elif len(values) > 1:
                 faults.append(_fault(field, "given more than once"))
             else:
-                query[name] = values[0]
-                faults += [
-                    _fault(field, _sentence(error)) for error in self._query[name].iter_errors(values[0])
-                ]
+                query[name] = self._query[name].read(values[0], field, faults)
         return query
 
     def _read_json(self, body: bytes, faults: list[Reason]) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ from service.signers import file
 from tests import serving
 from tests.deploy import runtime
 from tests.test_lambda import event
+from tests.test_path import uuid7
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
@@ -109,6 +110,10 @@ def test_the_zip_signs_refuses_and_answers_in_binary(zipped: Zipped, tmp_path: P
         assert function.invoke(event(**nobody))[1]["statusCode"] == 403
         assert function.invoke({"no": "event"})[0] == "error"
         assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        retried = {"Content-Type": "application/json", "Idempotency-Key": uuid7()}
+        again = [function.invoke(event(headers=retried))[1]["body"] for _ in range(2)]
+        assert again[0] == again[1]
+        assert "idempotent_until" in again[0]
     assert '"principal":"ci"' in (tmp_path / "log").read_text()
 
 
@@ -147,6 +152,7 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
     assert not tops & {"requests", "urllib3", "certifi", "yaml", "jinja2"}  # the stand-ins are single modules
     assert {name for name in names if name.startswith("ca/")} == {
         "ca/root-ca.crt",
+        "ca/serial.key",
         "ca/signing-ca.crt",
         "ca/signing-ca.key",
     }
@@ -251,6 +257,10 @@ def test_after_a_504_the_audit_log_shows_the_certificate(
     log = tmp_path / "log"
     with zipped.running(log, **remote) as function:
         assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        retried = {"Content-Type": "application/json", "Idempotency-Key": uuid7()}
+        again = [function.invoke(event(headers=retried))[1]["body"] for _ in range(2)]
+        assert again[0] == again[1]
+        assert "idempotent_until" in again[0]
         slow_kms.hold()
         with pytest.raises(queue.Empty):  # the integration's time-out: 504
             function.invoke(event(), timeout=0.5)
@@ -271,6 +281,10 @@ def test_a_function_that_lambda_ends_at_its_time_out(
     log = tmp_path / "log"
     with zipped.running(log, **remote) as function:
         assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        retried = {"Content-Type": "application/json", "Idempotency-Key": uuid7()}
+        again = [function.invoke(event(headers=retried))[1]["body"] for _ in range(2)]
+        assert again[0] == again[1]
+        assert "idempotent_until" in again[0]
         slow_kms.hold()
         with pytest.raises(queue.Empty):
             function.invoke(event(), timeout=0.5)
@@ -300,12 +314,21 @@ def test_built_twice_it_is_the_same(ca: Path, tmp_path: Path) -> None:
 
 
 def test_a_ca_whose_key_is_elsewhere_ships_its_certificates(ca: Path, tmp_path: Path) -> None:
-    """With the key in KMS or Secrets Manager the zip holds the certificates alone."""
+    """With the key in KMS or Secrets Manager the zip holds the certificates, the lists, and own profiles."""
     shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
-    made = make("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"))
+    (tmp_path / "ca" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
+    own = ("--profiles", str(serving.ROOT / "tests" / "policies.yaml"))
+    made = make("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *own)
     assert made.returncode == 0, made.stderr
-    names = zipfile.ZipFile(tmp_path / "x.zip").namelist()
-    assert [name for name in names if name.startswith("ca/")] == ["ca/root-ca.crt", "ca/signing-ca.crt"]
+    archive = zipfile.ZipFile(tmp_path / "x.zip")
+    held = [name for name in archive.namelist() if name.startswith("ca/")]
+    assert held == ["ca/denied-keys.txt", "ca/root-ca.crt", "ca/signing-ca.crt"]
+    document = json.loads(archive.read("service/openapi.json"))
+    assert list(document["x-certificate-profiles"]) == ["server", "peer", "team", "secret"]
+    (tmp_path / "bad.yaml").write_text("profiles: {server: {validity: x}}")
+    refused = make("--output", str(tmp_path / "y.zip"), "--profiles", str(tmp_path / "bad.yaml"))
+    assert refused.returncode == 1
+    assert "profiles.server.validity" in refused.stderr
 
 
 def test_a_ca_that_must_not_be_shipped_is_refused(ca: Path, tmp_path: Path) -> None:

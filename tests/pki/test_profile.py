@@ -1,24 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.pki import profile
-from service.pki.errors import UnknownProfile
-from service.pki.profile import ProfileError, Profiles
-from tests import authorities, csrs
+from service.pki.errors import BadPublicKey, RejectedValidity
+from service.pki.keys import KeyKind
+from service.pki.profile import Asked, Profile, Revocation
+from service.pki.rules import NameRules
+from tests import csrs
 
-GOOD: dict[str, Any] = {
-    "description": "x",
-    "validity": "P90D",
-    "backdate": "PT5M",
-    "extended_key_usage": ["serverAuth"],
-    "names": ["dns"],
-}
+NOW = datetime(2026, 1, 1, 12, 0, 0, 999_999, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=1000)
+SERVER = Profile(
+    name="server",
+    description="x",
+    validity=timedelta(days=30),
+    max_validity=timedelta(days=90),
+    backdate=timedelta(minutes=5),
+    extended_key_usage=("serverAuth",),
+    names=NameRules(),
+)
 
 
 @given(st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=9_999)))
@@ -30,22 +37,8 @@ def test_durations_round_trip(length: timedelta) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "P",
-        "PT",
-        "P1M",
-        "P1Y",
-        "P1W",
-        "90D",
-        "P-1D",
-        "P1.5D",
-        "P1DT",
-        "p1d",
-        "P99999D",
-        "P9" + "9" * 40 + "D",
-    ],
-)
+    ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P99999D", "P9" + "9" * 40 + "D", "P1D\n"],
+)  # fmt: skip
 def test_other_durations_are_refused(text: str) -> None:
     """Years, months, weeks, fractions, signs and absurd lengths are no durations here."""
     with pytest.raises(ValueError, match="is"):
@@ -54,24 +47,56 @@ def test_other_durations_are_refused(text: str) -> None:
 
 def test_the_period_is_inclusive_and_whole_seconds() -> None:
     """not_after is the last second of the period, so that both ends count (RFC 5280 4.1.2.5)."""
-    chosen = Profiles({"server": GOOD}, "server").named(None)
-    now = datetime(2026, 1, 1, 12, 0, 0, 999_999, tzinfo=UTC)
-    start, end = chosen.period(now, now - timedelta(days=1))
+    start, end = SERVER.period(NOW, LONG_AGO, Asked())
     assert start == datetime(2026, 1, 1, 11, 55, tzinfo=UTC)
-    assert end - start + timedelta(seconds=1) == timedelta(days=90)
+    assert end - start + timedelta(seconds=1) == timedelta(days=30)
 
 
 def test_not_before_never_precedes_the_chain() -> None:
     """The backdate is cut where the issuer's chain begins."""
-    chosen = Profiles({"server": GOOD}, "server").named(None)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert chosen.period(now, now - timedelta(seconds=7))[0] == now - timedelta(seconds=7)
+    earliest = NOW.replace(microsecond=0) - timedelta(seconds=7)
+    assert SERVER.period(NOW, earliest, Asked())[0] == earliest
+
+
+@pytest.mark.parametrize(
+    ("asked", "length"),
+    [
+        (Asked(timedelta(days=90)), timedelta(days=90)),
+        (Asked(timedelta(minutes=6)), timedelta(minutes=6)),
+        (Asked(timedelta(minutes=6, seconds=1)), timedelta(minutes=6, seconds=1)),
+        (Asked(not_after=datetime(2026, 1, 2, 11, 54, 59, tzinfo=UTC)), timedelta(days=1)),
+        (Asked(not_after=datetime(2026, 4, 1, 11, 54, 59, tzinfo=UTC)), timedelta(days=90)),
+    ],
+)
+def test_less_may_be_asked_for(asked: Asked, length: timedelta) -> None:
+    """A length, or a last second, up to the profile's maximum, and down to a minute that is left."""
+    start, end = SERVER.period(NOW, LONG_AGO, asked)
+    assert end - start + timedelta(seconds=1) == length
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "words"),
+    [
+        (Asked(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
+        (Asked(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
+        (Asked(timedelta(minutes=5)), "validity", "less than a minute"),
+        (Asked(timedelta()), "validity", "less than a minute"),
+        (Asked(not_after=NOW), "not_after", "less than a minute"),
+        (Asked(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
+        (Asked(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
+    ],
+)  # fmt: skip
+def test_more_or_nothing_is_refused(asked: Asked, field: str, words: str) -> None:
+    """More than the maximum, nothing worth having, or two answers: 422, and the limit in words."""
+    with pytest.raises(RejectedValidity, match=words) as refusal:
+        SERVER.period(NOW, LONG_AGO, asked)
+    assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
     """keyEncipherment is for RSA alone (RFC 8813 3, RFC 9881 5); digitalSignature for all."""
-    usage = Profiles({"server": GOOD}, "server").named(None).key_usage(csrs.key(kind).public_key())
+    usage = SERVER.key_usage(csrs.key(kind).public_key())
     assert usage.digital_signature
     assert usage.key_encipherment is kind.startswith("rsa")
     assert not usage.key_cert_sign
@@ -80,37 +105,87 @@ def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("taken", "kind", "fits"),
     [
-        ({"validity": "P1Y"}, "validity"),
-        ({"backdate": "x"}, "backdate"),
-        ({"validity": "PT5M"}, "less than a minute"),
-        ({"extended_key_usage": ["codeSigning"]}, "codeSigning"),
-        ({"extended_key_usage": []}, "extended_key_usage"),
-        ({"extended_key_usage": ["serverAuth", "serverAuth"]}, "different"),
-        ({"names": ["dn"]}, "dn"),
-        ({"names": "dns"}, "list"),
-        ({"colour": "red"}, "colour unknown"),
+        ((KeyKind.RSA, 3072), "rsa-3072", True),
+        ((KeyKind.RSA, 3072), "rsa-4096", True),
+        ((KeyKind.RSA, 3072), "rsa-2048", False),
+        ((KeyKind.RSA, 2048), "p-256", False),
+        ((KeyKind.P256, 0), "p-256", True),
+        ((KeyKind.P256, 0), "p-384", False),
+        ((KeyKind.ML_DSA_65, 0), "ml-dsa-65", True),
+        ((KeyKind.ML_DSA_65, 0), "ml-dsa-44", False),
     ],
 )
-def test_a_malformed_profile_is_refused(change: dict[str, Any], word: str) -> None:
-    """Every member of a profile is checked when the profiles are read."""
-    with pytest.raises(ProfileError, match=word):
-        Profiles({"server": GOOD | change}, "server")
+def test_kinds_and_sizes_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
+    """A profile takes the kinds that it lists, and of RSA the least size that it says."""
+    held = replace(SERVER, public_keys=(taken,))
+    if fits:
+        held.verify_key(csrs.key(kind).public_key())
+        return
+    with pytest.raises(BadPublicKey) as refusal:
+        held.verify_key(csrs.key(kind).public_key())
+    assert f"takes no {kind} keys; it takes {taken[0]}".lower() in refusal.value.detail.lower()
+    assert refusal.value.field == "public_key"
 
 
-def test_all_faults_of_all_profiles_at_once() -> None:
-    """One refusal names every fault, of every profile, and a default that is none."""
-    with pytest.raises(ProfileError) as refusal:
-        Profiles({"a": GOOD | {"validity": "x"}, "B!": {}}, "c")
-    for word in ("profile a: validity", "profile B!: the name", "missing", "default profile 'c'"):
-        assert word in str(refusal.value)
+@pytest.mark.parametrize(
+    ("revocation", "short_lived", "span", "says"),
+    [
+        (Revocation.NONE, 7, timedelta(days=7), True),
+        (Revocation.NONE, 7, timedelta(days=7, seconds=1), False),
+        (Revocation.NONE, 0, timedelta(minutes=6), False),
+        (Revocation.NONE, 30, timedelta(days=30), True),
+        (Revocation.CRL, 7, timedelta(days=1), False),
+    ],
+)
+def test_who_is_irrevocable(revocation: Revocation, short_lived: int, span: timedelta, *, says: bool) -> None:
+    """RFC 9608: a whole span, both ends included, of at most `short_lived`, and no CRL."""
+    held = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
+    assert held.is_irrevocable(NOW, NOW + span - timedelta(seconds=1)) is says
 
 
-def test_profiles_by_name() -> None:
-    """None means the default profile; an unknown name is refused with the names that there are."""
-    profiles = authorities.profiles()
-    assert profiles.named(None).name == "server"
-    assert profiles.named("peer").name == "peer"
-    with pytest.raises(UnknownProfile, match="server, client, peer"):
-        profiles.named("admin")
+def test_usages_by_name_or_oid() -> None:
+    """A usage that RFC 5280 does not name stands as its OID."""
+    held = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
+    assert [usage.dotted_string for usage in held.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
+    assert held.is_for_servers
+    assert not replace(SERVER, extended_key_usage=("clientAuth",)).is_for_servers
+    assert profile.usage_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+@pytest.mark.parametrize(
+    ("principals", "caller", "may"),
+    [(("*",), "anybody", True), (("ci",), "ci", True), (("ci",), "CI", False), (("ci", "*"), "x", True), ((), "ci", False)],
+)  # fmt: skip
+def test_who_may_use_it(principals: tuple[str, ...], caller: str, *, may: bool) -> None:
+    """Those that it lists; `*` is anybody, and an empty list nobody."""
+    assert replace(SERVER, principals=principals).permits(caller) is may
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("CN", "a" * 64, ""),
+        ("CN", "a" * 65, "65 characters"),
+        ("CN", "", "0 characters"),
+        ("CN", "a\nb", "control character"),
+        ("CN", "a\x00b", "control character"),
+        ("CN", "\u2028", "control character"),
+        ("O", "x" * 64, ""),
+        ("O", "x" * 65, "65 characters"),
+        ("OU", "Ops", ""),
+        ("L", "Zürich", ""),
+        ("L", "x" * 129, "129 characters"),
+        ("C", "CH", ""),
+        ("C", "ch", "country code"),
+        ("C", "CHE", "country code"),
+        ("serialNumber", "A-7", ""),
+        ("serialNumber", "7_7", "PrintableString"),
+    ],
+)
+def test_subject_attributes(name: str, text: str, fault: str) -> None:
+    """RFC 5280 A.1's bounds, in characters; C is ISO 3166's, serialNumber a PrintableString."""
+    found = profile.attribute_fault(name, text)
+    assert fault in found
+    assert bool(found) is bool(fault)

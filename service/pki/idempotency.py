@@ -1,0 +1,66 @@
+"""The same certificate for a retry, with nothing stored: time and serial number from what was asked.
+
+Within one window of five minutes a request with the same Idempotency-Key has the same validity, and a serial
+number that is a keyed hash of everything else that the certificate holds. A signature that is
+deterministic (RFC 6979, RFC 8032, PKCS#1 v1.5) then makes it the same certificate, octet for octet.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+WINDOW: Final = timedelta(minutes=5)
+SECRET_BYTES: Final = 32
+_DOMAIN: Final = b"certlet serial number 1"
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_VERSION_7: Final = 7
+_SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """When a certificate counts as issued, and until when a retry gets the same one, UTC."""
+
+    issued_at: datetime
+    until: datetime
+
+
+def window(key: str, now: datetime) -> Window:
+    """The window of an Idempotency-Key.
+
+    A UUIDv7 of the last five minutes (RFC 9562 5.7) counts them from its own time; whatever else from the
+    full five minutes of the clock that `now` is in.
+
+    Args:
+        key: as the client chose it.
+        now: the time, UTC.
+    """
+    if _UUID.fullmatch(key) and uuid.UUID(key).version == _VERSION_7:
+        seconds = (uuid.UUID(key).int >> 80) // 1000
+        if 0 <= now.timestamp() - seconds < WINDOW.total_seconds():
+            made = datetime.fromtimestamp(seconds, UTC)
+            return Window(made, made + WINDOW)
+    seconds = int(now.timestamp())
+    start = datetime.fromtimestamp(seconds - seconds % int(WINDOW.total_seconds()), UTC)
+    return Window(start, start + WINDOW)
+
+
+def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
+    """A serial number of 159 bits: HMAC-SHA-256 over the inputs, each after its length.
+
+    Args:
+        secret: 32 octets that serve nothing else; who knows them can foretell serial numbers.
+        inputs: who asked for what, and all that the certificate holds, but for the serial number.
+    """
+    code = hmac.new(secret, digestmod="sha256")
+    for each in (_DOMAIN, *inputs):
+        code.update(len(each).to_bytes(8, "big"))
+        code.update(each)
+    number = int.from_bytes(code.digest(), "big") >> (256 - _SERIAL_BITS)
+    return number or 1  # zero is no serial number

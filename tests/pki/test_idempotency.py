@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.authority import Issued, Order, Principal, PrincipalKind
+from service.pki import idempotency
+from service.pki.issuer import Issuer
+from service.pki.policy import Profiles
+from service.pki.profile import Asked
+from tests import authorities, csrs
+from tests.authorities import NOW, order
+
+KEY = "retry-0123456789"
+GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+
+
+def uuid7(moment: datetime) -> str:
+    """A UUIDv7 (RFC 9562 5.7) that was made at a moment."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return str(uuid.UUID(int=milliseconds << 80 | 7 << 76 | 0b10 << 62 | 0x1234))
+
+
+START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("key", "now", "start"),
+    [
+        (KEY, START, START),
+        (KEY, START + timedelta(seconds=299, microseconds=999_999), START),
+        (KEY, START + timedelta(seconds=300), START + timedelta(seconds=300)),
+        (uuid7(START + timedelta(seconds=100)), START + timedelta(seconds=100), START + timedelta(seconds=100)),
+        (uuid7(START + timedelta(seconds=100)), START + timedelta(seconds=399), START + timedelta(seconds=100)),
+        (uuid7(START + timedelta(seconds=100)).upper(), START + timedelta(seconds=399), START + timedelta(seconds=100)),
+        (uuid7(START + timedelta(seconds=100)), START + timedelta(seconds=400), START + timedelta(seconds=300)),
+        (uuid7(START + timedelta(seconds=101)), START + timedelta(seconds=100), START),
+        (str(uuid.UUID(int=4 << 76 | 0b10 << 62)), START + timedelta(seconds=7), START),
+        ("0" * 36, START + timedelta(seconds=7), START),
+    ],
+)  # fmt: skip
+def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
+    """A UUIDv7 of the last five minutes begins its own; an old one, one of the future and all else, the clock's."""
+    assert idempotency.window(key, now) == idempotency.Window(start, start + timedelta(minutes=5))
+
+
+def test_serial_numbers_have_159_bits() -> None:
+    """Positive and of at most 20 octets (RFC 5280 4.1.2.2), and all their bits are used."""
+    numbers = [idempotency.serial_number(bytes(32), [n.to_bytes(2, "big")]) for n in range(500)]
+    assert len(set(numbers)) == 500
+    assert max(numbers).bit_length() == 159
+    assert all(0 < number < 2**159 for number in numbers)
+
+
+def test_lengths_keep_inputs_apart() -> None:
+    """What ends one input never begins the next, and the secret decides as well."""
+    inputs = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"ab", b"c", b""]]
+    numbers = [idempotency.serial_number(bytes(32), each) for each in inputs]
+    numbers.append(idempotency.serial_number(bytes(31) + b"\1", inputs[0]))
+    assert len(set(numbers)) == 6
+
+
+def issue(
+    now: datetime = NOW, of: Issuer | None = None, policy: Profiles | None = None, **change: Any
+) -> Issued:
+    """One certificate, by an authority of its own: nothing is kept from one request to the next."""
+    made = authorities.authority(now=now, of=of, policy=policy)
+    return made.issue(Order(**{**vars(order(GOOD, idempotency_key=KEY)), **change}))
+
+
+@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
+def test_a_retry_gets_the_same_certificate(kind: str) -> None:
+    """Octet for octet, from another process's authority, until the window ends; then another one."""
+    of = authorities.issuer(kind)
+    first = issue(of=of)
+    until = first.idempotent_until
+    assert until == datetime(2026, 11, 23, 12, 35, tzinfo=UTC)
+    later = issue(of=of, now=until - timedelta(microseconds=1))
+    assert later.certificate.public_bytes(Encoding.DER) == first.certificate.public_bytes(Encoding.DER)
+    assert later.notes == first.notes
+    other = issue(of=of, now=until)
+    assert other.certificate.serial_number != first.certificate.serial_number
+    assert other.idempotent_until == until + timedelta(minutes=5)
+
+
+def test_without_a_key_every_certificate_is_another() -> None:
+    """No Idempotency-Key, no promise."""
+    first, second = issue(idempotency_key=None), issue(idempotency_key=None)
+    assert first.certificate.serial_number != second.certificate.serial_number
+    assert first.idempotent_until is None
+
+
+def policy(**change: Any) -> Profiles:
+    """A policy of one profile, with something changed."""
+    stated = {
+        "description": "x",
+        "validity": "P90D",
+        "backdate": "PT5M",
+        "extended_key_usage": ["serverAuth"],
+        "names": {"dns": {}, "ip": {}},
+        "extensions": ["1.2.3.4", "1.2.3.5"],
+    }
+    return Profiles({"server": stated | change}, "server")
+
+
+def extension(oid: str, value: bytes) -> bytes:
+    """A request that brings an extension along."""
+    asked = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+    return csrs.pem(csrs.build(sans=["dns:a.example.com"], extensions=[asked]))
+
+
+OTHER_KEY = csrs.pem(csrs.build(sans=["dns:a.example.com"], kind="p-384"))
+CHANGES: dict[str, Callable[[], Issued]] = {
+    "nothing": lambda: issue(policy=policy()),
+    "idempotency key": lambda: issue(policy=policy(), idempotency_key=KEY + "1"),
+    "principal's name": lambda: issue(policy=policy(), principal=Principal(PrincipalKind.API_KEY, "other")),
+    "principal's kind": lambda: issue(policy=policy(), principal=Principal(PrincipalKind.IAM, "tests")),
+    "the same names, signed again": lambda: issue(policy=policy(), csr=csrs.pem(csrs.build(sans=["dns:a.example.com"]))),
+    "subject public key": lambda: issue(policy=policy(), csr=OTHER_KEY),
+    "subject": lambda: issue(policy=policy(subject={"fixed": {"O": "Example"}})),
+    "no subject": lambda: issue(policy=policy(subject={"allowed": []})),
+    "names": lambda: issue(policy=policy(), csr=csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))),
+    "not_after": lambda: issue(policy=policy(), asked=Asked(timedelta(days=1))),
+    "not_before": lambda: issue(policy=policy(backdate="PT4M", validity="P89DT23H59M")),
+    "window": lambda: issue(policy=policy(), now=NOW + timedelta(minutes=5)),
+    "extended key usage": lambda: issue(policy=policy(extended_key_usage=["serverAuth", "clientAuth"])),
+    "certificate policy": lambda: issue(policy=policy(certificate_policies=["1.2.3"])),
+    "authority information access": lambda: issue(policy=policy(ca_issuers="http://a.example/")),
+    "CRL distribution point": lambda: issue(policy=policy(revocation="crl", crl="http://a.example/")),
+    "noRevAvail": lambda: issue(policy=policy(short_lived="P90D")),
+    "an extension": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\5\0")),
+    "its value": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\4\0")),
+    "its kind": lambda: issue(policy=policy(), csr=extension("1.2.3.5", b"\5\0")),
+    "issuer": lambda: issue(policy=policy(), of=authorities.issuer("p-384")),
+    "serial secret": lambda: authorities.authority(policy=policy(), serial_secret=bytes(32)).issue(order(GOOD, idempotency_key=KEY)),
+}  # fmt: skip
+
+
+def test_each_input_alone_makes_another_serial_number() -> None:
+    """Whatever is changed of what a certificate holds, or of who asked for it, the serial number is another."""
+    numbers: dict[int, str] = {}
+    for name, change in CHANGES.items():
+        number = change().certificate.serial_number
+        assert number not in numbers, f"{name} has the serial number of {numbers.get(number)}"
+        numbers[number] = name
+    assert issue(policy=policy()).certificate.serial_number == next(iter(numbers))
+
+
+def test_the_text_around_a_request_is_none_of_its_inputs() -> None:
+    """DER is what counts: base64, line ends and text around the PEM make no other certificate."""
+    first = issue()
+    for same in (
+        GOOD.replace(b"\n", b"\r\n"),
+        b"text\n" + GOOD,
+        csrs.der(csrs.build(sans=["dns:a.example.com"])),
+    ):
+        again = issue(csr=same)
+        # The last one is another request: its signature is another.
+        assert (again.certificate == first.certificate) is (same[:1] != b"\x30")
+
+
+def repeating_nothing() -> Issuer:
+    """An issuer whose ECDSA signatures are random, as KMS's are."""
+    made = authorities.hierarchy()
+    return Issuer(made.signing, [made.root], authorities.signing_key(made), is_deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "secret", "words"),
+    [
+        (lambda: authorities.issuer("ml-dsa-44"), authorities.SERIAL_SECRET, "cannot repeat a signature"),
+        (repeating_nothing, authorities.SERIAL_SECRET, "cannot repeat a signature"),
+        (authorities.issuer, None, "has no serial.key"),
+    ],
+)  # fmt: skip
+def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes | None, words: str) -> None:
+    """A signer that hedges, or a CA without the secret, issues with random serial numbers and says so."""
+    made = authorities.authority(of=issuer(), serial_secret=secret)
+    first, second = (made.issue(order(GOOD, idempotency_key=KEY)) for _ in range(2))
+    assert first.certificate.serial_number != second.certificate.serial_number
+    assert first.idempotent_until is None
+    assert words in first.notes[-1]
+    assert "a retry will get another certificate" in first.notes[-1]

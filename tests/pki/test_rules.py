@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.pki import names
+from service.pki.rules import NameRules
+from tests import csrs
+
+
+def load(stated: object) -> tuple[NameRules, list[tuple[str, str]]]:
+    """The rules, and what is wrong with them."""
+    faults: list[tuple[str, str]] = []
+
+    def report(path: tuple[str | int, ...], detail: str) -> None:
+        faults.append((".".join(map(str, path)), detail))
+
+    return NameRules.load(stated, report), faults
+
+
+def judge(stated: object, *given: str) -> list[tuple[int | None, str]]:
+    """What these rules say of names."""
+    rules, faults = load(stated)
+    assert not faults
+    return rules.faults([names.load(csrs.general_name(each), "") for each in given], "the profile x")
+
+
+EXAMPLE = {"permitted": ["example.com"], "wildcards": True}
+EXCLUDED = {"excluded": ["secret.example.com"], "wildcards": True}
+MAILS = {"permitted": ["example.com", ".ops.example"], "excluded": ["x.ops.example"]}
+NETWORKS = {"permitted": ["10.0.0.0/8", "2001:db8::/32"], "excluded": ["10.1.0.0/16"]}
+V6 = {"excluded": ["::ffff:0:0/96"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules", "name", "words"),
+    [
+        ("dns", {}, "a.example.com", ""),
+        ("dns", {}, "*.example.com", "permits no wildcards"),
+        ("dns", {}, "localhost", "permits no names of a single label"),
+        ("dns", {"single_label": True}, "localhost", ""),
+        ("dns", {"wildcards": True}, "*.example.com", ""),
+        ("dns", {"wildcards": True, "single_label": True}, "*.com", "of a whole top-level domain"),
+        ("dns", EXAMPLE, "example.com", ""),
+        ("dns", EXAMPLE, "A.B.Example.COM", ""),
+        ("dns", EXAMPLE, "*.example.com", ""),
+        ("dns", EXAMPLE, "badexample.com", "permits names in example.com"),
+        ("dns", EXAMPLE, "example.com.evil.org", "permits names in example.com"),
+        ("dns", EXAMPLE, "example.co", "permits names in example.com"),
+        ("dns", {"permitted": [".example.com"], "wildcards": True}, "example.com", "permits names in .example.com"),
+        ("dns", {"permitted": [".example.com"], "wildcards": True}, "a.example.com", ""),
+        ("dns", {"permitted": [".example.com"], "wildcards": True}, "*.example.com", ""),
+        ("dns", {"permitted": ["a.example.com"], "wildcards": True}, "*.example.com", "permits names in a.example.com"),
+        ("dns", EXCLUDED, "a.secret.example.com", "excludes names in secret.example.com"),
+        ("dns", EXCLUDED, "secret.example.com", "excludes"),
+        ("dns", EXCLUDED, "*.secret.example.com", "excludes"),
+        ("dns", EXCLUDED, "*.example.com", "excludes names in secret.example.com"),
+        ("dns", EXCLUDED, "*.other.example.com", ""),
+        ("dns", EXCLUDED, "notsecret.example.com", ""),
+        ("ip", {}, "192.0.2.1", ""),
+        ("ip", NETWORKS, "10.2.0.1", ""),
+        ("ip", NETWORKS, "2001:db8::7", ""),
+        ("ip", NETWORKS, "11.0.0.1", "permits addresses in 10.0.0.0/8, 2001:db8::/32"),
+        ("ip", NETWORKS, "10.1.2.3", "excludes addresses in 10.1.0.0/16"),
+        ("ip", NETWORKS, "::ffff:10.1.2.3", "excludes addresses in 10.1.0.0/16"),
+        ("ip", NETWORKS, "::ffff:10.2.2.3", ""),
+        ("ip", NETWORKS, "::ffff:11.2.2.3", "permits addresses"),
+        ("ip", V6, "::ffff:10.2.2.3", "excludes addresses in ::ffff:0:0/96"),
+        ("ip", V6, "10.2.2.3", ""),
+        ("email", {}, "a@b.example", ""),
+        ("email", MAILS, "a@Example.com", ""),
+        ("email", MAILS, "a@sub.example.com", "permits mailboxes of example.com, .ops.example"),
+        ("email", MAILS, "a@y.ops.example", ""),
+        ("email", MAILS, "a@ops.example", "permits mailboxes"),
+        ("email", MAILS, "a@x.ops.example", "excludes mailboxes of x.ops.example"),
+        ("uri", {}, "https://a.example/x", ""),
+        ("uri", {}, "urn:uuid:b3f1c1de", ""),
+        ("uri", {"schemes": ["spiffe"]}, "https://a.example/x", "permits URIs of spiffe"),
+        ("uri", {"schemes": ["spiffe"]}, "spiffe://a.example/x", ""),
+        ("uri", {"hosts": ["a.example"]}, "https://a.example:8443/x", ""),
+        ("uri", {"hosts": ["a.example"]}, "https://b.a.example/x", "permits URIs at a.example"),
+        ("uri", {"hosts": [".a.example"]}, "https://b.a.example/x", ""),
+        ("uri", {"hosts": [".a.example"]}, "https://a.example/x", "permits URIs at"),
+        ("uri", {"hosts": ["a.example"]}, "urn:uuid:b3f1c1de", "permits URIs at a.example"),
+        ("uri", {}, "spiffe://td.example", ""),
+        ("uri", {}, "spiffe://td.example/ns/prod/sa/api", ""),
+        ("uri", {}, "spiffe://td.example/", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example//x", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/x/", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/./x", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/x/..", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/...", ""),
+        ("uri", {}, "spiffe://td.example:8443/x", "SPIFFE"),
+        ("uri", {}, "spiffe://TD.example/x", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/x?y", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/x#y", "SPIFFE"),
+        ("uri", {}, "spiffe://td.example/%61", "SPIFFE"),
+    ],
+)  # fmt: skip
+def test_names_are_held_to_the_rules(kind: str, rules: dict[str, Any], name: str, words: str) -> None:
+    """Each rule refuses what it is for, says which name and why, and leaves the rest."""
+    found = judge({kind: rules}, f"{kind}:{name}")
+    assert len(found) == bool(words)
+    for position, sentence in found:
+        assert position == 0
+        assert words in sentence
+        assert sentence.startswith(f"{kind}:")
+
+
+def test_underscores_are_for_those_who_allow_them() -> None:
+    """RFC 1123 2.1 gives host names none; a profile may, for service names."""
+    refused = judge({"dns": {}}, "dns:_sip.example.com")
+    assert refused == [(0, "dns:_sip.example.com: the profile x permits no underscores")]
+    assert not judge({"dns": {"underscores": True}}, "dns:_sip.example.com")
+
+
+def test_a_kind_that_is_not_mentioned_is_not_permitted() -> None:
+    """The kinds that are permitted are said; so it is if there are none."""
+    assert judge({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y") == [
+        (1, "uri:urn:x:y: the profile x permits dns, ip")
+    ]
+    assert judge({}, "dns:a.b") == [(0, "dns:a.b: the profile x permits no names")]
+
+
+def test_every_fault_of_every_name() -> None:
+    """A name may break several rules, and several names may: all is said at once."""
+    rules = {"dns": {"permitted": ["example.com"]}, "ip": {}}
+    found = judge(rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost")
+    assert [position for position, _ in found] == [1, 1, 3, 3]
+
+
+def test_a_spiffe_id_is_the_only_uri() -> None:
+    """The X.509-SVID standard, 2: exactly one URI; DNS names may stand beside it."""
+    rules: dict[str, object] = {"uri": {}, "dns": {}}
+    assert not judge(rules, "uri:spiffe://a.example/x", "dns:a.example")
+    assert not judge(rules, "uri:https://a.example/x", "uri:https://a.example/y")
+    for other in ("uri:https://a.example/x", "uri:spiffe://a.example/y"):
+        assert judge(rules, "uri:spiffe://a.example/x", other) == [
+            (None, "a SPIFFE ID is the only URI of its certificate")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("stated", "place", "words"),
+    [
+        ([], "", "mapping of dns, ip, email, uri"),
+        ({"dn": {}}, "dn", "none of dns, ip, email, uri"),
+        ({"dns": []}, "dns", "mapping of permitted"),
+        ({"dns": None}, "dns", "mapping of permitted"),
+        ({"dns": {"permit": []}}, "dns.permit", "none of permitted"),
+        ({"dns": {"permitted": []}}, "dns.permitted", "one or more"),
+        ({"dns": {"permitted": "a.b"}}, "dns.permitted", "one or more"),
+        ({"dns": {"permitted": ["a.b", "-"]}}, "dns.permitted.1", "'-' is not a DNS name"),
+        ({"dns": {"permitted": ["*.a.b"]}}, "dns.permitted.0", "is not a DNS name"),
+        ({"dns": {"excluded": [7]}}, "dns.excluded.0", "'7' is not a DNS name"),
+        ({"dns": {"wildcards": "yes"}}, "dns.wildcards", "neither true nor false"),
+        ({"ip": {"permitted": ["10.0.0.1/8"]}}, "ip.permitted.0", "not an IP network"),
+        ({"ip": {"permitted": [167772160]}}, "ip.permitted.0", "not an IP network"),
+        ({"ip": {"wildcards": True}}, "ip.wildcards", "none of permitted, excluded"),
+        ({"email": {"permitted": ["a@b.c"]}}, "email.permitted.0", "not a DNS name"),
+        ({"uri": {"schemes": ["HTTPS"]}}, "uri.schemes.0", "scheme in lower case"),
+        ({"uri": {"schemes": ["https:"]}}, "uri.schemes.0", "scheme in lower case"),
+        ({"uri": {"hosts": ["https://a.b"]}}, "uri.hosts.0", "not a DNS name"),
+    ],
+)  # fmt: skip
+def test_rules_that_are_none(stated: object, place: str, words: str) -> None:
+    """Whatever JSON stands for rules, what is wrong is said, and where."""
+    _, faults = load(stated)
+    assert [path for path, _ in faults] == [place]
+    assert words in faults[0][1]
+
+
+def test_rules_are_said_as_they_were_read() -> None:
+    """What `/profiles` shows is read again as the same rules."""
+    stated = {"dns": {**EXCLUDED, "underscores": True}, "ip": NETWORKS, "email": MAILS, "uri": {}}
+    rules, _ = load(stated)
+    assert rules.stated() == stated
+    assert load(rules.stated())[0] == rules

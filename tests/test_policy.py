@@ -1,0 +1,325 @@
+"""An operator's own profiles and principals, and the files beside the CA, through the whole path."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from service import contract
+from tests import authorities, csrs
+from tests.serving import API_KEY, ROOT, Server, certlet, serving
+from tests.test_path import JSON, PEM, documented, problem
+
+OWN = ROOT / "tests" / "policies.yaml"
+MERGED = contract.load(OWN)
+DOCUMENT = contract.resolve(MERGED, MERGED)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA with a second API key, `ci`."""
+    made = tmp_path_factory.mktemp("policy")
+    assert not certlet("init", "ca", cwd=made).returncode
+    assert not certlet("key", "add", "ci", "--ca", "ca", cwd=made, env={"CERTLET_API_KEY": CI}).returncode
+    assert not certlet(
+        "key", "add", "default", "--ca", "ca", cwd=made, env={"CERTLET_API_KEY": API_KEY}
+    ).returncode
+    return made
+
+
+CI = "ci-key-0123456789-0123456789-0123456789-01"
+
+
+@pytest.fixture(scope="module")
+def own(directory: Path) -> Iterator[Server]:
+    """A server with the operator's own profiles, four workers and an audit log."""
+    arguments = ["--profiles", str(OWN), "--workers", "4", "--unlimited", "--audit-log", "audit.jsonl"]
+    with serving(directory, "--ca", "ca", *arguments, env={}) as server:
+        yield server
+
+
+def team(sans: list[str], **change: object) -> str:
+    """A request for the profile `team`."""
+    return csrs.pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
+
+
+def test_own_profiles_are_merged_over_the_contract_s(own: Server) -> None:
+    """RFC 7396: null takes one away, a member changes one, a new name adds one; nobody is named."""
+    found = {
+        each["name"]: each
+        for each in documented("/profiles", "get", own.request("GET", "/profiles"), DOCUMENT)["profiles"]
+    }
+    assert list(found) == ["server", "peer", "team", "secret"]
+    assert (found["peer"]["validity"], found["peer"]["extended_key_usage"]) == (
+        "P1D",
+        ["serverAuth", "clientAuth"],
+    )
+    assert "principals" not in json.dumps(found)
+    stated = yaml.safe_load(OWN.read_text())["profiles"]["team"]
+    del stated["principals"]
+    stated["extensions"] = ["1.3.6.1.5.5.7.1.24"]
+    assert stated.items() <= found["team"].items()
+    assert problem(own.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed")
+
+
+def test_a_profile_of_one_s_own_is_enforced(own: Server) -> None:
+    """Subject, usages, policies, addresses and validity are those that the file states."""
+    signed = own.sign(
+        {"csr": team(["dns:a.team.example.com", "ip:10.1.2.3"]), "profile": "team", "validity": "P300D"}
+    )
+    assert signed.status == 200, signed.body
+    certificate = x509.load_pem_x509_certificate(signed.json()["crt_pem"].encode())
+    assert [each.value for each in certificate.subject] == ["CH", "Example AG"]
+    assert [each.oid for each in certificate.subject] == [NameOID.COUNTRY_NAME, NameOID.ORGANIZATION_NAME]
+    found = {each.oid for each in certificate.extensions}
+    assert {ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.CERTIFICATE_POLICIES} < found
+    assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS in found
+
+
+def test_every_reason_of_a_policy_at_once(own: Server) -> None:
+    """Key, names and validity are refused together, each with its field and in words."""
+    request = team(
+        ["dns:db.team.example.com", "dns:a.other.example.com", "ip:192.0.2.1", "email:a@evil.example"]
+        + ["uri:spiffe://example.com/a", "uri:https://example.com/b"],
+        kind="p-384",
+    )
+    found = problem(own.sign({"csr": request, "profile": "team", "validity": "P366D"}), 422, "compound")
+    assert [(each["code"], each["field"]) for each in found["errors"]] == [
+        ("badPublicKey", "public_key"),
+        *[("rejectedIdentifier", f"subject_alt_name[{position}]") for position in (0, 1, 2, 3, 5)],
+        ("rejectedIdentifier", "subject_alt_name"),
+        ("rejectedValidity", "validity"),
+    ]
+
+
+def test_a_profile_is_for_those_that_it_names(own: Server) -> None:
+    """Another caller is 403 in the contract's words, recorded as a refusal; `/profiles/mine` says so first."""
+    body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
+    refused = problem(own.sign(body), 403, "unauthorized")
+    assert refused["detail"] == "The profile secret is not for this caller."
+    assert own.sign(body, CI).status == 200
+    for key, names in ((API_KEY, ["server", "peer", "team"]), (CI, ["server", "peer", "team", "secret"])):
+        answer = own.request("GET", "/profiles/mine", headers={"x-api-key": key})
+        assert [
+            each["name"] for each in documented("/profiles/mine", "get", answer, DOCUMENT)["profiles"]
+        ] == names
+
+
+def test_a_principal_is_held_to_its_subtrees(own: Server) -> None:
+    """Whatever the profile gives, the principal gets its own names alone, and is told which."""
+    assert own.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
+    found = problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
+    assert "the principal ci permits names in ci.example.com, team.example.com" in found["detail"]
+    mine = own.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
+    assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}}
+    assert "names" not in own.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()
+
+
+def test_audit_lines_of_four_workers_never_mix(own: Server, directory: Path) -> None:
+    """Each line is one write: a hundred names, four workers at once, and every line is whole."""
+    sans = [f"dns:a-rather-long-name-{number}.ci.example.com" for number in range(100)]
+    body = json.dumps({"csr": team(sans)}).encode()
+    before = len((directory / "audit.jsonl").read_text().splitlines())
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: own.request("POST", "/sign", body, JSON), range(60)))
+    assert {answer.status for answer in answers} == {200}
+    lines = [json.loads(line) for line in (directory / "audit.jsonl").read_text().splitlines()[before:]]
+    assert len(lines) == 120
+    issued = {answer.json()["serial_number"]: answer.json() for answer in answers}
+    for event in ("intent", "result"):
+        told = [line for line in lines if line["event"] == event]
+        assert {line["serial_number"] for line in told} == set(issued)
+        assert all(line["names"] == sans for line in told)
+    for line in (line for line in lines if line["event"] == "result"):
+        assert line["fingerprint_sha256"] == issued[line["serial_number"]]["fingerprint_sha256"]
+        assert (line["principal"], line["profile"]) == ("default", "server")
+        assert line["milliseconds"] >= 0
+        assert re.fullmatch("[0-9a-f]{64}", line["template_sha256"])
+    assert (directory / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+    assert "serial_number" not in own.logged()
+
+
+def test_a_retry_reaches_another_worker(own: Server) -> None:
+    """Four workers share the secret, so whichever of them answers gives the same certificate."""
+    body = json.dumps({"csr": team(["dns:a.team.example.com"])}).encode()
+    headers = JSON | {"Idempotency-Key": "one-and-the-same"}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: own.request("POST", "/sign", body, headers), range(16)))
+    # The clock's window may end in between: then there are two, and each is the only one of its window.
+    found = {(answer.json()["idempotent_until"], answer.json()["crt_pem"]) for answer in answers}
+    assert len(found) == len({until for until, _ in found}) <= 2
+
+
+FAULTY = """\
+profiles:
+  server:
+    validity: P1Y
+  new:
+    description: x
+    validity: P1D
+    backdate: PT5M
+    extended_key_usage: [serverAuth, codesigning]
+    names:
+      dns:
+        permitted:
+          - example.com
+          - '-'
+    colour: red
+principals:
+  ci:
+    dn: {}
+default: nobody
+"""
+
+
+def test_check_names_every_fault_with_its_line(tmp_path: Path) -> None:
+    """`certlet check` gives file and line of each fault, all at once, and fails."""
+    (tmp_path / "own.yaml").write_text(FAULTY)
+    run = certlet("check", "--profiles", "own.yaml", cwd=tmp_path)
+    assert run.returncode == 1
+    lines = run.stdout.decode().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"own.yaml:{number}" for number in (3, 8, 13, 14, 17, 18)
+    ]
+    assert lines[0] == (
+        "own.yaml:3: profiles.server.validity: 'P1Y' is not an ISO 8601 duration of days and smaller"
+    )
+
+
+def test_a_server_refuses_to_start_on_bad_profiles(tmp_path: Path) -> None:
+    """Every fault is named in one line, and nothing is made or served."""
+    (tmp_path / "own.yaml").write_text(FAULTY)
+    run = certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
+    assert run.returncode == 1
+    said = run.stderr.decode()
+    assert said.count("\n") == 1
+    for words in (
+        "profiles.server.validity",
+        "codesigning",
+        "permitted.1",
+        "colour",
+        "principals.ci.dn",
+        "nobody",
+    ):
+        assert words in said
+    assert not (tmp_path / "ca").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "mapping of profiles, default, principals"),
+        ("", "mapping of profiles"),
+        ("profiles: []", "profiles is not a mapping"),
+        ("default: 7", "default is not text"),
+        ("profile: {}", "mapping of profiles"),
+        ("a: [", "not YAML"),
+        ("profiles: {a: &a {b: *a}}", "not YAML"),
+        ("profiles:\n  a: {}\n  a: {}", "line 3: a stands in it twice"),
+        ("profiles: {server: {validity: 2026-01-01}}", "not YAML"),
+        ("!!python/object:os.system {}", "not YAML"),
+    ],
+)  # fmt: skip
+def test_files_that_state_no_profiles(tmp_path: Path, text: str, words: str) -> None:
+    """A file that is not one is refused in one line, by check and by serve."""
+    (tmp_path / "own.yaml").write_text(text)
+    for command in (["check"], ["serve", "--port", "0"]):
+        run = certlet(*command, "--profiles", "own.yaml", cwd=tmp_path)
+        assert run.returncode == 1
+        assert words in (run.stdout + run.stderr).decode()
+    missing = certlet("check", "--profiles", "nowhere.yaml", cwd=tmp_path)
+    assert (missing.returncode, missing.stderr) == (1, b"certlet: nowhere.yaml: No such file or directory\n")
+
+
+def test_check_warns_of_what_nobody_can_revoke(tmp_path: Path) -> None:
+    """`none` over the short-lived span is worth a word, with the line, and no fault; with a CRL it is quiet."""
+    run = certlet("check", cwd=tmp_path)
+    assert run.returncode == 0
+    lines = run.stdout.decode().splitlines()
+    assert len(lines) == 3
+    assert all(
+        re.match(r"openapi.yaml:\d+: warning: (server|client|peer): .* nobody can revoke", line)
+        for line in lines
+    )
+    line = int(lines[0].split(":")[1])
+    assert (ROOT / "openapi.yaml").read_text().splitlines()[line - 1] == "  server:"
+    (tmp_path / "own.yaml").write_text("profiles: {client: null, peer: null, server: {validity: P7D}}")
+    quiet = certlet("check", cwd=tmp_path, env={"CERTLET_PROFILES": "own.yaml"})
+    assert (quiet.returncode, quiet.stdout) == (0, b"")
+
+
+def test_the_imported_document_has_the_merged_names(tmp_path: Path) -> None:
+    """What API Gateway imports takes the operator's profiles' names, and no vendor extension of ours."""
+    run = certlet("openapi", "--template", "--profiles", OWN, cwd=tmp_path)
+    document = json.loads(run.stdout)
+    assert document["components"]["schemas"]["ProfileName"]["enum"] == ["server", "peer", "team", "secret"]
+    assert not any(name.startswith("x-certificate") for name in document)
+
+
+def test_a_key_on_the_deny_list_is_refused(tmp_path: Path) -> None:
+    """`denied-keys.txt` beside the CA holds SHA-256 of public keys; a malformed one is not none: nothing starts."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    run = subprocess.run(["openssl", "sha256", "-r"], input=spki(), capture_output=True, check=True)
+    denied = tmp_path / "ca" / "denied-keys.txt"
+    denied.write_bytes(b"# stolen\n" + run.stdout)
+    with serving(tmp_path, "--ca", "ca") as server:
+        found = problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
+        assert "deny list" in found["detail"]
+        assert server.sign({"csr": team(["dns:a.example.com"], kind="p-384")}).status == 200
+    denied.write_text("nonsense\n")
+    run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "denied-keys.txt" in run.stderr.decode()
+
+
+def spki() -> bytes:
+    """The public key of `csrs.build`'s requests, DER."""
+    request = csrs.pem(csrs.build())
+    out = subprocess.run(
+        ["openssl", "req", "-pubkey", "-noout"], input=request, capture_output=True, check=True
+    )
+    return subprocess.run(
+        ["openssl", "pkey", "-pubin", "-outform", "DER"], input=out.stdout, capture_output=True, check=True
+    ).stdout
+
+
+def test_metrics_are_an_option(tmp_path: Path) -> None:
+    """CloudWatch's embedded format: three metrics at most, the profile their only dimension; off by default."""
+    with serving(
+        tmp_path, "--ephemeral", env={"CERTLET_API_KEY": API_KEY, "CERTLET_METRICS": "Certlet"}
+    ) as server:
+        assert server.sign({"csr": team(["dns:a.example.com"])}).status == 200
+        assert server.request("POST", "/sign.pem?profile=peer", b"garbage!", JSON | PEM).status == 422
+        lines = [json.loads(line) for line in server.logged().splitlines()]
+    embedded = {line["event"]: line for line in lines if "_aws" in line}
+    assert set(embedded) == {"result", "refusal"}
+    names = set()
+    for line in embedded.values():
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert (directive["Namespace"], directive["Dimensions"]) == ("Certlet", [["profile"]])
+        for metric in directive["Metrics"]:
+            assert isinstance(line[metric["Name"]], int)
+            names.add(metric["Name"])
+    assert names == {"issued", "refused", "milliseconds"}
+    assert embedded["refusal"]["profile"] == "peer"
+    with serving(tmp_path, "--ephemeral") as server:
+        server.sign({"csr": team(["dns:a.example.com"])})
+        assert "_aws" not in server.logged()
+
+
+def test_the_default_of_an_operator(tmp_path: Path) -> None:
+    """`default` names the profile of those who name none."""
+    (tmp_path / "own.yaml").write_text("default: client")
+    with serving(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
+        assert server.request("GET", "/profiles").json()["default"] == "client"
+        assert server.sign({"csr": csrs.pem(csrs.build("Anna")).decode()}).json()["profile"] == "client"
+    assert authorities.profiles().default == "server"
