@@ -16,7 +16,11 @@ from service.pki.errors import RejectedIdentifier, quoted
 MAX_NAMES: Final = 100
 
 _MAX_DNS_OCTETS: Final = 253  # RFC 1035 2.3.4, without the root's length octet
+_MAX_LABEL_OCTETS: Final = 63  # the same
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
+_LABEL_OR_SERVICE: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 8552: `_sip` is a name, no host's
+_REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
+_A_LABEL: Final = "xn--"
 _LOCAL_PART: Final = re.compile(
     r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 )  # RFC 5321 4.1.2, Dot-string
@@ -66,7 +70,7 @@ def load(general_name: x509.GeneralName, field: str) -> Name:
     """
     match general_name:
         case x509.DNSName():
-            return Name(NameKind.DNS, dns_name(general_name.value, field))
+            return Name(NameKind.DNS, dns_name(general_name.value, field, underscores=True))
         case x509.IPAddress():
             return Name(NameKind.IP, _ip_address(general_name, field))
         case x509.RFC822Name():
@@ -93,11 +97,18 @@ def from_common_name(text: str) -> Name | None:
     return None
 
 
-def dns_name(text: str, field: str, *, wildcard: bool = True) -> str:
+def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool = False) -> str:
     """A DNS name in A-labels, lower case; a wildcard only as the whole left-most label.
 
+    Args:
+        text: the name.
+        field: where it stands in the request.
+        wildcard: whether it may be one.
+        underscores: whether labels may hold one, as names of services do; hosts' names do not.
+
     Raises:
-        RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 6125 6.4.3).
+        RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 9525 6.3), its A-labels are not
+            those of IDNA 2008 (RFC 5891), or it is of the reverse zones, which name no hosts.
     """
     if not text.isascii():
         raise RejectedIdentifier(f"{quoted(text)} is not in A-labels; write it as xn--… (RFC 5890)", field)
@@ -107,11 +118,30 @@ def dns_name(text: str, field: str, *, wildcard: bool = True) -> str:
         labels = labels[1:]
     if len(name) > _MAX_DNS_OCTETS:
         raise RejectedIdentifier(f"{quoted(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
-    if not all(_LABEL.fullmatch(label) for label in labels):
+    form = _LABEL_OR_SERVICE if underscores else _LABEL
+    if not all(form.fullmatch(label) for label in labels):
         raise RejectedIdentifier(_label_fault(text, labels), field)
     if labels[-1].isdigit():
         raise RejectedIdentifier(f"{quoted(text)} reads as an IP address, not a DNS name", field)
+    if ".".join(labels[-2:]) in _REVERSE:
+        raise RejectedIdentifier(f"{quoted(text)} is of a reverse zone, which names addresses", field)
+    for label in labels:
+        if label[2:4] == "--" and not _is_a_label(label):
+            raise RejectedIdentifier(f"{quoted(text)}: {label} is no A-label of IDNA 2008 (RFC 5891)", field)
     return name
+
+
+def _is_a_label(label: str) -> bool:
+    """Whether a label of an internationalized name decodes, and encodes to the very same (RFC 5891 5.4, 5.5).
+
+    Labels with two hyphens there that do not begin with xn are reserved (RFC 5891 4.2.3.1).
+    """
+    import idna  # noqa: PLC0415 - its tables take 10 ms, and few names are internationalized
+
+    try:
+        return label.startswith(_A_LABEL) and idna.alabel(idna.ulabel(label)) == label.encode("ascii")
+    except UnicodeError:  # of which idna's own errors are a kind
+        return False
 
 
 def _label_fault(text: str, labels: list[str]) -> str:
@@ -119,6 +149,10 @@ def _label_fault(text: str, labels: list[str]) -> str:
         return "an empty DNS name"
     if text.endswith("."):
         return f"{quoted(text)} ends with a dot"
+    if "" in labels:
+        return f"{quoted(text)} has an empty label"
+    if any(len(label) > _MAX_LABEL_OCTETS for label in labels):
+        return f"{quoted(text)} has a label of more than {_MAX_LABEL_OCTETS} octets"
     if any("*" in label for label in labels):
         return f"{quoted(text)}: a wildcard is allowed only as the whole left-most label"
     return f"{quoted(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
@@ -132,7 +166,11 @@ def _ip_address(name: x509.IPAddress, field: str) -> str:
 
 def _email(text: str, field: str) -> str:
     local, at, domain = text.rpartition("@")
-    if not at or not text.isascii() or not _LOCAL_PART.fullmatch(local):
+    if at and not text.isascii():
+        raise RejectedIdentifier(
+            f"{quoted(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified", field
+        )
+    if not at or not _LOCAL_PART.fullmatch(local):
         raise RejectedIdentifier(f"{quoted(text)} is not an email address", field)
     return f"{local}@{dns_name(domain, field, wildcard=False)}"
 

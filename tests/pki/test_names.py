@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipaddress
 
+import idna
 import pytest
 from cryptography import x509
 from hypothesis import given
@@ -19,6 +20,12 @@ GOOD = [
     ("dns:*.example.com", "dns:*.example.com"),
     ("dns:xn--bcher-kva.example", "dns:xn--bcher-kva.example"),
     ("dns:1.2.3.example", "dns:1.2.3.example"),
+    ("dns:XN--BCHER-KVA.Example", "dns:xn--bcher-kva.example"),
+    ("dns:xn--strae-oqa.example", "dns:xn--strae-oqa.example"),  # ß, which IDNA 2003 wrote as ss
+    ("dns:*.xn--80ak6aa92e.example", "dns:*.xn--80ak6aa92e.example"),
+    ("dns:_sip._tcp.example.com", "dns:_sip._tcp.example.com"),
+    ("dns:in-addr.arpa.example", "dns:in-addr.arpa.example"),
+    ("dns:a-b--c.example", "dns:a-b--c.example"),
     ("dns:" + ".".join(["a" * 63] * 3 + ["b" * 61]), "dns:" + ".".join(["a" * 63] * 3 + ["b" * 61])),
     ("ip:10.0.0.1", "ip:10.0.0.1"),
     ("ip:2001:DB8::1", "ip:2001:db8::1"),
@@ -33,17 +40,35 @@ GOOD = [
 ]
 
 BAD = [
-    ("dns:", "empty"),
-    ("dns:a..example", "labels"),
-    ("dns:.example.com", "labels"),
+    ("dns:", "empty DNS name"),
+    ("dns:a..example", "empty label"),
+    ("dns:.example.com", "empty label"),
+    ("dns:.", "ends with a dot"),
     ("dns:example.com.", "ends with a dot"),
-    ("dns:a_b.example", "labels"),
+    ("dns:a\x7f.example", "labels"),
+    ("dns:a/b.example", "labels"),
+    ("dns:a@b.example", "labels"),
+    ("dns:-_a.example", "labels"),
+    ("dns:xn--.example", "labels"),
+    ("dns:xn--a.example", "A-label"),
+    ("dns:xn--abc-.example", "labels"),
+    ("dns:xn--n3h.example", "A-label"),  # a snowman, which IDNA 2003 took
+    ("dns:xn--a-ecp.example", "A-label"),  # not in normalization form C
+    ("dns:xn--0.example", "A-label"),
+    ("dns:xn--80ak6aa92e-.example", "labels"),
+    ("dns:xn--zca.xn--99999999.example", "A-label"),
+    ("dns:ab--cd.example", "A-label"),
+    ("dns:*.xn--a.example", "A-label"),
+    ("dns:1.0.0.10.in-addr.arpa", "reverse zone"),
+    ("dns:in-addr.arpa", "reverse zone"),
+    ("dns:*.in-addr.arpa", "reverse zone"),
+    ("dns:8.b.d.0.1.0.0.2.IP6.ARPA", "reverse zone"),
     ("dns:-a.example", "labels"),
     ("dns:a-.example", "labels"),
     ("dns:a b.example", "labels"),
     ("dns:a\x00.example", "labels"),
     ("dns:a.example\n", "labels"),
-    ("dns:" + "a" * 64 + ".example", "labels"),
+    ("dns:" + "a" * 64 + ".example", "more than 63 octets"),
     ("dns:" + ".".join(["a" * 63] * 4), "longer"),
     ("dns:*", "wildcard"),
     ("dns:a.*.example", "wildcard"),
@@ -57,6 +82,12 @@ BAD = [
     ("email:a@*.example.com", "wildcard"),
     ("email:.a@example.com", "email"),
     ("email:a b@example.com", "email"),
+    ("email:é@example.com", "SmtpUTF8Mailbox"),
+    ("email:a@b_c.example", "labels"),
+    ("email:a@1.0.0.10.in-addr.arpa", "reverse zone"),
+    ("email:a@[10.0.0.1]", "labels"),
+    ("email:a\x00@example.com", "email"),
+    ("email:" + "a" * 65 + "@example.com", "email"),
     ("email:a@b@example.com", "email"),
     ("uri:relative/path", "absolute"),
     ("uri:https:", "absolute"),
@@ -136,4 +167,16 @@ def test_dns_names_are_total_and_safe(text: str) -> None:
         return
     labels = name.removeprefix("*.").split(".")
     assert all(0 < len(label) < 64 for label in labels)
+    assert not any(label[2:4] == "--" and not label.startswith("xn--") for label in labels)
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.*")
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", max_size=59))
+def test_a_labels_are_total(text: str) -> None:
+    """Whatever follows xn--, it is an A-label of IDNA 2008 or refused."""
+    try:
+        name = names.dns_name(f"xn--{text}.example", "x")
+    except RejectedIdentifier:
+        return
+    label = name.partition(".")[0]
+    assert idna.encode(idna.decode(label)) == label.encode()
