@@ -150,7 +150,7 @@ def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
     """With CERTLET_CA_PASSPHRASE both keys are encrypted, and open under it alone."""
     secret = {"CERTLET_CA_PASSPHRASE": "correct horse"}
     assert certlet("init", "ca", cwd=tmp_path, env=secret).returncode == 0
-    for name in ("root-ca.key", "signing-ca.key", "serial.key"):
+    for name in ("root-ca.key", "signing-ca.key"):
         pem = (tmp_path / "ca" / name).read_bytes()
         assert b"ENCRYPTED PRIVATE KEY" in pem
         assert load_pem_private_key(pem, b"correct horse")
