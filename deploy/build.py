@@ -22,9 +22,10 @@ from cryptography import x509
 
 from service import contract
 from service.contract import ContractError
+from service.pki import revocation
 from service.pki.errors import IssuerError
 from service.pki.policy import ProfileError
-from service.signers import file
+from service.signers import file, lists
 
 ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "deploy" / "lock" / "function.txt"
@@ -184,14 +185,16 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     file.previous(ca)
     names = [file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE]
     file.serial_secret(ca)
-    file.deny_list(ca)
-    names += [name for name in (file.PREVIOUS, file.SERIAL_KEY, file.DENY_LIST) if (ca / name).exists()]
+    lists.deny_list(ca)
+    names += [name for name in (file.PREVIOUS, file.SERIAL_KEY, lists.DENY_LIST) if (ca / name).exists()]
     if (ca / file.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
         names.append(file.SIGNING_KEY)
     target.mkdir()
     for name in names:
         shutil.copyfile(ca / name, target / name)
+    entries = [revocation.entry(each) for each in lists.revoked(ca)]
+    (target / lists.REVOKED).write_text(json.dumps(entries))  # which is YAML too
 
 
 def _verify_key(ca: Path, passphrase: bytes | None) -> None:

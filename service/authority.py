@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -13,12 +13,13 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service.audit import Event, Recorder
-from service.pki import csr, encoding, idempotency, template
+from service.pki import csr, encoding, idempotency, revocation, template
 from service.pki.csr import CertificationRequest
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import Asked
+from service.pki.revocation import Revoked
 from service.pki.template import Plan, Template
 from service.pki.weakness import DenyList
 
@@ -123,6 +124,7 @@ class Authority:
         profiles: Profiles,
         clock: Callable[[], datetime],
         record: Recorder,
+        revoked: Callable[[], Sequence[Revoked]] = tuple,
     ) -> None:
         """Put an authority together.
 
@@ -132,11 +134,15 @@ class Authority:
             profiles: what may be issued.
             clock: the time, UTC; a request is decided at one time.
             record: writes the audit events.
+            revoked: gives what was revoked, or raises `IssuerError`; asked once a window, so that a
+                list may change while the authority runs.
         """
         self._custody = custody
         self.profiles = profiles
         self._clock = clock
         self._record = record
+        self._revoked = revoked
+        self._crl: tuple[Issuer, int, x509.CertificateRevocationList] | None = None
 
     def issuer(self) -> Issuer:
         """The issuer, whether or not it may issue now.
@@ -163,6 +169,24 @@ class Authority:
         issuer = self.issuer()
         template.verify_time(issuer, self._clock())
         return issuer
+
+    def crl(self) -> x509.CertificateRevocationList:
+        """The certificate revocation list of now, signed once in each window.
+
+        Raises:
+            IssuerUnavailable: the issuer or the list cannot be had, or the issuer is not valid now.
+        """
+        issuer, now = self.issuer(), self._clock()
+        window = revocation.window(now)
+        if self._crl is None or self._crl[:2] != (issuer, window):
+            if not issuer.not_before <= now <= issuer.not_after:
+                raise IssuerUnavailable("the CA's chain is not valid now")
+            try:
+                builder = revocation.builder(self._revoked(), window, issuer.not_after)
+                self._crl = (issuer, window, issuer.sign_crl(builder))
+            except IssuerError as error:
+                raise IssuerUnavailable("the list of what was revoked cannot be had or signed") from error
+        return self._crl[2]
 
     def issue(self, order: Order) -> Issued:
         """Issue one certificate, or refuse; either way it is recorded.

@@ -18,6 +18,7 @@ from service import audit, contract, signers
 from service.authority import Authority, Custody
 from service.pki.errors import IssuerUnavailable
 from service.settings import Settings
+from service.signers import lists
 from service.web import app
 
 _log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def _application() -> flask.Flask:
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
         record=audit.to_descriptor(_audit_log(settings), settings.metrics),
+        revoked=lambda: lists.revoked(settings.ca),
     )
     return app.create(document, authority, settings.api_key_names)
 

@@ -19,17 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service import check, client, contract
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
 from service.gateway.server import Configuration
-from service.pki import ceremony, keys, names
+from service.pki import ceremony, encoding, keys, names, revocation
 from service.pki.errors import IssuanceError
 from service.pki.policy import ProfileError
 from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE, PROFILES
-from service.signers import file
+from service.signers import file, lists
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
@@ -118,6 +120,14 @@ def _add_ceremonies(commands: _Commands) -> None:
     beneath.add_argument("--root-key", type=Path, metavar="FILE", help=f"else OLD/{file.ROOT_KEY}")
     beneath.add_argument("--new-root", action="store_true", help="which everybody has to trust anew")
     rollover.set_defaults(run=_rollover)
+
+    revoke = commands.add_parser("revoke", help="take a certificate back: GET /ca.crl will list it")
+    revoke.add_argument(
+        "certificate", metavar="SERIAL|FILE", help="its serial number in hexadecimal, or its file"
+    )
+    revoke.add_argument("--reason", choices=sorted(revocation.REASONS))
+    revoke.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
+    revoke.set_defaults(run=_revoke)
 
 
 def _add_using(commands: _Commands) -> None:
@@ -297,10 +307,46 @@ def _rollover(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise CommandError(str(error)) from error
     usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))
-    if (options.old / file.DENY_LIST).exists():
-        shutil.copy(options.old / file.DENY_LIST, options.new)
+    if (options.old / lists.DENY_LIST).exists():
+        shutil.copy(options.old / lists.DENY_LIST, options.new)
     _say(f"Made a CA in {options.new}. Serve it in place of {options.old}: it signs, and both are served.")
     _say(f"Delete {options.new / file.PREVIOUS} when the last certificate of the old one has ended.")
+
+
+def _revoke(options: argparse.Namespace) -> None:
+    given = options.certificate
+    certificate = _issued_by(options.ca, Path(given)) if Path(given).is_file() else None
+    try:
+        number = certificate.serial_number if certificate else revocation.serial_number(given)
+    except ValueError as error:
+        raise CommandError(f"{error}, nor is there such a file") from error
+    now = datetime.now(UTC).replace(microsecond=0)
+    reason = revocation.REASONS[options.reason] if options.reason else None
+    lists.add_revoked(options.ca, revocation.Revoked(number, now, reason))
+    listed = encoding.timestamp(now + revocation.WINDOW)
+    _say(f"Revoked {encoding.serial(number)} in {options.ca / lists.REVOKED}; in GET /ca.crl by {listed},")
+    _say("if that is the file that is served: on AWS, make and deploy the zip again.")
+    if certificate and not _names_a_crl(certificate):
+        _say("Warning   the certificate names no CRL (revocation: none): nobody will look, until it ends at")
+        _say(f"          {encoding.timestamp(certificate.not_valid_after_utc)}.")
+
+
+def _issued_by(ca: Path, path: Path) -> x509.Certificate:
+    """The certificate in a file, PEM or DER, which the CA must have issued."""
+    data = path.read_bytes()
+    try:
+        load = x509.load_der_x509_certificate if data[:1] == b"0" else x509.load_pem_x509_certificate
+        certificate = load(data)
+        certificate.verify_directly_issued_by(file.chain(ca)[0])
+    except InvalidSignature as error:
+        raise CommandError(f"{path} is not signed by the CA in {ca}") from error
+    except ValueError as error:
+        raise CommandError(f"{path} is no certificate of the CA in {ca}") from error
+    return certificate
+
+
+def _names_a_crl(certificate: x509.Certificate) -> bool:
+    return any(isinstance(each.value, x509.CRLDistributionPoints) for each in certificate.extensions)
 
 
 def _passphrase() -> bytes | None:

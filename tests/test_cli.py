@@ -20,7 +20,7 @@ from service.signers import file
 from tests import csrs, serving
 from tests.serving import API_KEY, Server, certlet
 
-FILES = {"root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
+FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
 
 
 def test_init_makes_a_hierarchy(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ def pem(certificates: Iterable[x509.Certificate]) -> str:
     return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in certificates)
 
 
-def der(certificate: x509.Certificate) -> bytes:
-    """The certificate itself."""
-    return certificate.public_bytes(Encoding.DER)
+def der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+    """The certificate, or the list, itself."""
+    return signed.public_bytes(Encoding.DER)
 
 
 def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:

@@ -85,7 +85,8 @@ class Issuer:
         self._usages = [each.value for each in restricting if each]
         kind = keys.kind_of(private_key.public_key())
         self._hash = keys.signature_hash(private_key.public_key())
-        self._ecdsa_deterministic = is_deterministic or None if kind in keys.EC_KINDS else None
+        # None where the algorithm leaves no choice, or the signer takes none.
+        self._ecdsa_deterministic = True if is_deterministic and kind in keys.EC_KINDS else None
         self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
 
     @property
@@ -156,6 +157,26 @@ class Issuer:
         if outlives or certificate.not_valid_before_utc < self.not_before:
             raise IssuerError("the certificate would be valid while its issuer is not")
         return certificate
+
+    def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
+        """Sign a certificate revocation list in this CA's name, and verify it before anyone sees it.
+
+        Args:
+            builder: everything but the issuer's name and key identifier.
+
+        Raises:
+            IssuerError: the CA may not sign CRLs (RFC 5280 4.2.1.3), or the signature does not verify.
+        """
+        usage = _extension(self.certificate, x509.KeyUsage)
+        if usage is None or not usage.value.crl_sign:
+            raise IssuerError(f"{_name(self.certificate)} may not sign CRLs")
+        named = builder.issuer_name(self.certificate.subject)
+        crl = named.add_extension(self.authority_key_identifier, critical=False).sign(
+            self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
+        )
+        if not crl.is_signature_valid(self._private_key.public_key()):
+            raise IssuerError("the signature that was made does not verify")
+        return crl
 
 
 def _verify_path(path: Sequence[x509.Certificate]) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from service.authority import Custody
 from service.pki.issuer import Issuer
 from service.settings import KeySource, Settings
-from service.signers import file
+from service.signers import file, lists
 
 
 def load(settings: Settings, now: datetime) -> Custody:
@@ -34,7 +34,7 @@ def load(settings: Settings, now: datetime) -> Custody:
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
     made = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
     made.prove(now)
-    return Custody(made, file.serial_secret(settings.ca), file.deny_list(settings.ca))
+    return Custody(made, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
 
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:

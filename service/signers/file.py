@@ -23,7 +23,7 @@ from service.pki import encoding, idempotency
 from service.pki.ceremony import Hierarchy
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
-from service.pki.weakness import DenyList
+from service.signers import lists
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
@@ -32,6 +32,11 @@ SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS: Final = "previous-ca.crt"
 SERIAL_KEY: Final = "serial.key"
 DENY_LIST: Final = "denied-keys.txt"
+REVOKED: Final = "revoked.yaml"
+
+_REVOKED_HEAD: Final = (
+    b"# What was revoked, one entry a line; `certlet revoke` adds to it. GET /ca.crl signs it.\n"
+)
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -82,23 +87,6 @@ def serial_secret(directory: Path) -> bytes | None:
     return secret
 
 
-def deny_list(directory: Path) -> DenyList:
-    """The keys that are never certified; none if there is no such file.
-
-    Raises:
-        IssuerError: the file is unreadable or malformed.
-    """
-    path = directory / DENY_LIST
-    try:
-        return DenyList.load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return DenyList()
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise IssuerError(f"{path}: {error}") from error
-
-
 def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
     """The private key in a PEM file.
 
@@ -138,6 +126,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
         (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
+        (lists.REVOKED, lists.HEAD, 0o644),
     ):
         if data:
             _write_new(directory / name, data, mode)

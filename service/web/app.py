@@ -18,9 +18,9 @@ from service import contract
 from service.authority import Authority
 from service.pki.errors import IssuanceError
 from service.web import principal, problems, requests
-from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, Operations
+from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
 
-BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY})
+BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
 EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
 
 _log = logging.getLogger(__name__)

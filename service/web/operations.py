@@ -11,7 +11,7 @@ from typing import Any, Final
 from flask import Response
 
 from service.authority import NO_CALLER, Authority, Issued, Order
-from service.pki import encoding, keys
+from service.pki import encoding, keys, revocation
 from service.pki.errors import NotPermitted, RejectedValidity, quoted
 from service.pki.profile import Asked, Profile, duration, iso8601
 from service.pki.template import LEAST_REMAINING, Template
@@ -21,7 +21,9 @@ from service.web.requests import Accepted
 PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
+REVOCATION_LIST: Final = "application/pkix-crl"
 
+_A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
 
 Event = Mapping[str, Any]
@@ -80,6 +82,10 @@ class Operations:
     def caP7c(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
         return _response(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
+
+    def caCrl(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+        """`GET /ca.crl`: what was revoked, DER."""
+        return _response(encoding.der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
 
     def rootCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""

@@ -54,6 +54,8 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("zip-ca")
     made = serving.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
     assert made.returncode == 0
+    with (directory / "ca" / "revoked.yaml").open("a") as revoked:
+        revoked.write("- {serial: '0a1b', at: 2026-01-01T00:00:00Z, reason: superseded}\n")
     return directory / "ca"
 
 
@@ -106,6 +108,10 @@ def test_the_zip_signs_refuses_and_answers_in_binary(zipped: Zipped, tmp_path: P
         _, der = function.invoke(event("/ca.crt", "GET"))
         assert der["isBase64Encoded"]
         assert x509.load_der_x509_certificate(base64.b64decode(der["body"]))
+        _, crl = function.invoke(event("/ca.crl", "GET"))
+        assert [each.serial_number for each in x509.load_der_x509_crl(base64.b64decode(crl["body"]))] == [
+            0xA1B
+        ]
         nobody: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
         assert function.invoke(event(**nobody))[1]["statusCode"] == 403
         assert function.invoke({"no": "event"})[0] == "error"
@@ -151,6 +157,7 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
     assert not tops & {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
     assert not tops & {"requests", "urllib3", "certifi", "yaml", "jinja2"}  # the stand-ins are single modules
     assert {name for name in names if name.startswith("ca/")} == {
+        "ca/revoked.yaml",
         "ca/root-ca.crt",
         "ca/serial.key",
         "ca/signing-ca.crt",
@@ -322,7 +329,7 @@ def test_a_ca_whose_key_is_elsewhere_ships_its_certificates(ca: Path, tmp_path: 
     assert made.returncode == 0, made.stderr
     archive = zipfile.ZipFile(tmp_path / "x.zip")
     held = [name for name in archive.namelist() if name.startswith("ca/")]
-    assert held == ["ca/denied-keys.txt", "ca/root-ca.crt", "ca/signing-ca.crt"]
+    assert held == ["ca/denied-keys.txt", "ca/revoked.yaml", "ca/root-ca.crt", "ca/signing-ca.crt"]
     document = json.loads(archive.read("service/openapi.json"))
     assert list(document["x-certificate-profiles"]) == ["server", "peer", "team", "secret"]
     (tmp_path / "bad.yaml").write_text("profiles: {server: {validity: x}}")

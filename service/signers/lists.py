@@ -1,0 +1,103 @@
+"""The lists that an operator keeps beside a CA: keys never to be certified, and certificates revoked."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Final
+
+from service.pki import encoding, revocation
+from service.pki.errors import IssuerError
+from service.pki.revocation import Revoked
+from service.pki.weakness import DenyList
+
+DENY_LIST: Final = "denied-keys.txt"
+REVOKED: Final = "revoked.yaml"
+HEAD: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to it, GET /ca.crl signs it.\n"
+
+
+def deny_list(directory: Path) -> DenyList:
+    """The keys that are never certified; none if there is no such file.
+
+    Raises:
+        IssuerError: the file is unreadable or malformed.
+    """
+    path = directory / DENY_LIST
+    if not path.exists():
+        return DenyList()
+    try:
+        return DenyList.load(_read(path))
+    except ValueError as error:
+        raise IssuerError(f"{path}: {error}") from error
+
+
+def revoked(directory: Path) -> tuple[Revoked, ...]:
+    """What was revoked. A list that is not there is no empty list: nobody would notice that it got lost.
+
+    Raises:
+        IssuerError: the file is missing, unreadable or malformed.
+    """
+    path = directory / REVOKED
+    return parse_revoked(_read(path), path)
+
+
+def parse_revoked(text: str, path: Path) -> tuple[Revoked, ...]:
+    """Read `revoked.yaml`; nothing but comments is an empty list.
+
+    Raises:
+        IssuerError: it is malformed; every fault is named.
+    """
+    try:
+        stated = json.loads(text)  # as the Lambda zip has it, which has no PyYAML
+    except ValueError:
+        import yaml  # noqa: PLC0415 - as above
+
+        try:
+            stated = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise IssuerError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    try:
+        return revocation.load([] if stated is None else stated)
+    except ValueError as error:
+        raise IssuerError(f"{path}: {error}") from error
+
+
+def add_revoked(directory: Path, entry: Revoked) -> None:
+    """Add an entry to `revoked.yaml`, which is replaced whole, so that nobody reads a half.
+
+    Raises:
+        IssuerError: the file is missing or malformed, has the serial number already, or is not
+            written one entry a line; nothing was changed.
+        OSError: it cannot be written.
+    """
+    path = directory / REVOKED
+    text = _read(path)
+    before = parse_revoked(text, path)
+    for each in before:
+        if each.serial_number == entry.serial_number:
+            raise IssuerError(f"it was revoked at {encoding.timestamp(each.revoked_at)} already")
+    line = f"- {json.dumps(revocation.entry(entry))}"
+    added = f"{text.rstrip()}\n{line}\n"
+    if not _reads_as(added, (*before, entry), path):
+        raise IssuerError(f"{path} is not written one entry a line; add this one: {line}")
+    temporary = path.with_suffix(".new")
+    temporary.write_text(added, encoding="utf-8")
+    temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    temporary.replace(path)
+
+
+def _reads_as(text: str, entries: tuple[Revoked, ...], path: Path) -> bool:
+    try:
+        return parse_revoked(text, path) == entries
+    except IssuerError:
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise IssuerError(f"{path} is not UTF-8") from error

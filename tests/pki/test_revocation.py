@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.authority import Authority, Custody
+from service.pki import revocation
+from service.pki.errors import IssuerError, IssuerUnavailable
+from service.pki.issuer import Issuer
+from service.pki.revocation import RevocationError, Revoked
+from tests import authorities
+from tests.authorities import NOW, ROOT, Log
+
+AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+STOLEN = Revoked(0xA1B, AT, x509.ReasonFlags.key_compromise)
+GOOD: dict[str, Any] = {"serial": "0a1b", "at": "2026-11-23T12:00:00Z", "reason": "keyCompromise"}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0a1b", 0xA1B), ("0A:1B", 0xA1B), ("0x0a1b", 0xA1B), (" a1b\n", 0xA1B), ("f" * 40, 2**160 - 1)],
+)
+def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
+    """As this CA, openssl and browsers write them."""
+    assert revocation.serial_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "00:00", "-1", "g", "1" * 41, "0x", "1 2", "\u0661"])
+def test_what_is_no_serial_number(text: str) -> None:
+    """Zero, signs, more than 20 octets (RFC 5280 4.1.2.2) and other digits are none."""
+    with pytest.raises(ValueError, match="hexadecimal"):
+        revocation.serial_number(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, STOLEN),
+        ({"serial": "0A:1B"}, STOLEN),
+        ({"at": "2026-11-23T13:00:00+01:00"}, STOLEN),
+        ({"at": AT.replace(microsecond=7)}, STOLEN),
+        ({"reason": None}, Revoked(0xA1B, AT)),
+        ({"reason": "superseded"}, Revoked(0xA1B, AT, x509.ReasonFlags.superseded)),
+    ],
+)
+def test_entries_that_are_read(change: dict[str, Any], expected: Revoked) -> None:
+    """Text or YAML's own time, any zone, with a reason or without; and what is written is read again."""
+    assert revocation.load([GOOD | change]) == (expected,)
+    assert revocation.load([revocation.entry(expected)]) == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({}, ["not a list"]),
+        ("", ["not a list"]),
+        (None, ["not a list"]),
+        ([7], ["entry 1: it is not a mapping"]),
+        ([{"serial": "1"}], ["entry 1: it is not a mapping"]),
+        ([GOOD | {"colour": "red"}], ["entry 1: it is not a mapping"]),
+        ([GOOD | {"serial": 10}], ["entry 1: serial is not text: write it in hexadecimal, between quotes"]),
+        ([GOOD | {"serial": "x"}], ["entry 1: 'x' is not a serial number"]),
+        ([GOOD | {"at": "2026-11-23"}], ["entry 1: at is not a time"]),
+        ([GOOD | {"at": "2026-11-23T12:00:00"}], ["entry 1: at is not a time"]),
+        ([GOOD | {"at": datetime(2026, 11, 23)}], ["entry 1: at is not a time"]),  # noqa: DTZ001 - that is it
+        ([GOOD | {"at": 7}], ["entry 1: at is not a time"]),
+        ([GOOD | {"at": "0001-01-01T00:00:00+01:00"}], ["entry 1: at is not a time"]),
+        ([GOOD | {"reason": "certificateHold"}], ["entry 1: reason is none of"]),
+        ([GOOD | {"reason": "unspecified"}], ["entry 1: reason is none of"]),
+        ([GOOD | {"reason": []}], ["entry 1: reason is none of"]),
+        ([GOOD, GOOD | {"serial": "A:1B"}], ["entry 2: 0a1b stands in it twice"]),
+        ([GOOD | {"serial": "x"}, GOOD, GOOD | {"at": 7}], ["entry 1: 'x'", "entry 3: at"]),
+        ([7] * 30, ["entry 20:", "and 10 more"]),
+    ],
+)  # fmt: skip
+def test_lists_that_are_none(stated: object, words: Sequence[str]) -> None:
+    """Every faulty entry is named, at once; what is half right is no list."""
+    with pytest.raises(RevocationError) as refusal:
+        revocation.load(stated)
+    assert all(word in str(refusal.value) for word in words)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["serial", "at", "reason"]), inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(JSON)
+def test_whatever_is_stated_is_read_or_refused(stated: object) -> None:
+    """No YAML makes the reader fail otherwise."""
+    try:
+        revocation.load(stated)
+    except RevocationError:
+        return
+
+
+def test_a_list_has_a_bound() -> None:
+    """A hundred thousand entries, and not one more."""
+    with pytest.raises(RevocationError, match="100001 entries"):
+        revocation.load([GOOD] * 100_001)
+
+
+def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
+    """An authority with a list."""
+    kept = Custody(of)
+    return Authority(lambda: kept, authorities.profiles(), lambda: now, Log().append, lambda: revoked)
+
+
+@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
+def test_a_list_by_every_kind_of_ca(kind: str) -> None:
+    """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
+    issuer = authorities.issuer(kind)
+    listed = Revoked(0xFF, AT - timedelta(days=1))
+    crl = authority(issuer, NOW, STOLEN, listed).crl()
+    assert crl.is_signature_valid(issuer.certificate.public_key())
+    assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
+    start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+    assert (crl.last_update_utc, crl.next_update_utc) == (start, start + timedelta(hours=24))
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    assert number == int(start.timestamp()) // 300
+    identifier = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert identifier == issuer.authority_key_identifier
+    assert [(each.serial_number, each.revocation_date_utc) for each in crl] == [
+        (0xFF, listed.revoked_at),
+        (0xA1B, AT),
+    ]
+    stolen = crl.get_revoked_certificate_by_serial_number(0xA1B)
+    assert stolen is not None
+    assert stolen.extensions.get_extension_for_class(x509.CRLReason).value.reason is STOLEN.reason
+    plain = crl.get_revoked_certificate_by_serial_number(0xFF)
+    assert plain is not None
+    assert not list(plain.extensions)
+
+
+def test_one_list_a_window() -> None:
+    """Whoever signs it, and whenever in its window, it is the same; the next one has the next number."""
+    start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+    late = Revoked(7, start + timedelta(seconds=1))
+    issuer = authorities.issuer()
+    lists = [
+        authority(issuer, moment, STOLEN, late).crl()
+        for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
+    ]
+    first, same, following = lists
+    assert first.public_bytes(Encoding.DER) == same.public_bytes(Encoding.DER)
+    assert following.last_update_utc - first.last_update_utc == timedelta(minutes=5)
+    assert first.get_revoked_certificate_by_serial_number(7) is None
+    assert following.get_revoked_certificate_by_serial_number(7) is not None
+
+
+def test_the_list_is_read_and_signed_once_a_window() -> None:
+    """A new list is seen with the next window, without a restart; within one, the work is done once."""
+    moments = [NOW, NOW + timedelta(seconds=5), NOW + timedelta(minutes=5)]
+    read: list[int] = []
+
+    def revoked() -> tuple[Revoked, ...]:
+        read.append(1)
+        return (STOLEN,) if len(read) > 1 else ()
+
+    kept, clock = Custody(authorities.issuer()), iter(moments)
+    made = Authority(lambda: kept, authorities.profiles(), lambda: next(clock), Log().append, revoked)
+    first, again, following = made.crl(), made.crl(), made.crl()
+    assert again is first
+    assert [len(list(each)) for each in (first, following)] == [0, 1]
+    assert len(read) == 2
+
+
+def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
+    """A malformed or missing list is 503; once it is there again it is signed."""
+    answers = iter([IssuerError("revoked.yaml: gone"), (STOLEN,)])
+
+    def revoked() -> tuple[Revoked, ...]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    kept = Custody(authorities.issuer())
+    made = Authority(lambda: kept, authorities.profiles(), lambda: NOW, Log().append, revoked)
+    with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
+        made.crl()
+    assert len(list(made.crl())) == 1
+
+
+def test_a_list_does_not_outlive_its_issuer() -> None:
+    """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
+    issuer = authorities.issuer()
+    crl = authority(issuer, issuer.not_after - timedelta(hours=1)).crl()
+    assert crl.next_update_utc == issuer.not_after
+    for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
+        with pytest.raises(IssuerUnavailable, match="not valid now"):
+            authority(issuer, moment).crl()
+
+
+def test_a_ca_that_may_not_sign_lists() -> None:
+    """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
+    usage = authorities.usage(cert_sign=True)
+    bits = {name.removeprefix("_"): value for name, value in vars(usage).items()}
+    issuer = Issuer(authorities.root(usage=x509.KeyUsage(**{**bits, "crl_sign": False})), [], ROOT)
+    with pytest.raises(IssuerUnavailable) as refusal:
+        authority(issuer, NOW).crl()
+    assert "may not sign CRLs" in str(refusal.value.__cause__)

@@ -1,0 +1,193 @@
+"""Revocation through the whole path: the command, the file, `GET /ca.crl`, and what others make of it."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.authority import Authority, Custody
+from service.pki import encoding
+from service.pki.revocation import Revoked
+from tests import authorities, csrs
+from tests.authorities import Log
+from tests.serving import Server, certlet, serving
+from tests.test_judges import lint
+from tests.test_path import problem
+
+OWN = """\
+profiles:
+  server: {revocation: crl, crl: "http://ca.example.com/ca.crl"}
+"""
+
+
+def sign(server: Server, profile: str = "server") -> str:
+    """A certificate, PEM."""
+    body = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
+    return str(server.sign(body).json()["crt_pem"])
+
+
+def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
+    """What `openssl verify -crl_check` says of a certificate."""
+    run = subprocess.run(
+        ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem", "-untrusted", "chain.pem"]
+        + [*(["-CRLfile", crl] if crl else []), leaf],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout + run.stderr
+
+
+def backdated(ca: Path) -> None:
+    """The list as it will be in the next window: all of its dates ten minutes earlier."""
+    path = ca / "revoked.yaml"
+    earlier = f"{datetime.now(UTC) - timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head] + [line.replace(line.split('"')[7], earlier) for line in lines]) + "\n")
+
+
+def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
+    """`GET /ca.crl`, kept as openssl reads it."""
+    answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/pkix-crl")
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    crl = x509.load_der_x509_crl(answer.body)
+    (directory / "ca.crl.pem").write_bytes(crl.public_bytes(Encoding.PEM))
+    return crl
+
+
+def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
+    """Issued with the CRL's address, revoked by its file or serial number, listed, and refused by openssl."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    with serving(tmp_path, "--profiles", "own.yaml") as server:
+        for name in ("a", "b", "c"):
+            (tmp_path / f"{name}.pem").write_text(sign(server))
+        (tmp_path / "peer.pem").write_text(sign(server, "peer"))
+        (tmp_path / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
+        (tmp_path / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
+        assert not list(fetch(server, tmp_path))
+        assert "OK" in verify(tmp_path, "a.pem")
+    leaf = x509.load_pem_x509_certificate((tmp_path / "a.pem").read_bytes())
+    points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert points[0].full_name == [x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")]
+    assert not [each for each in leaf.extensions if each.oid.dotted_string == "2.5.29.56"]
+    done = certlet("revoke", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"Warning" not in done.stdout
+    other = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
+    assert not certlet("revoke", encoding.serial(other.serial_number), cwd=tmp_path).returncode
+    assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
+    backdated(tmp_path / "ca")
+    with serving(tmp_path, "--profiles", "own.yaml") as server:
+        crl = fetch(server, tmp_path)
+    assert len(list(crl)) == 3
+    entry = crl.get_revoked_certificate_by_serial_number(leaf.serial_number)
+    assert entry is not None
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.key_compromise
+    for name in ("a.pem", "b.pem"):
+        assert "certificate revoked" in verify(tmp_path, name)
+    assert "OK" in verify(tmp_path, "c.pem")
+    assert "unable to get certificate CRL" in verify(tmp_path, "c.pem", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["xyz"], "'xyz' is not a serial number in hexadecimal, nor is there such a file"),
+        (["other.pem"], "other.pem is no certificate of the CA in ca"),
+        (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
+        (["0a", "--reason", "certificateHold"], "invalid choice"),
+        (["0b"], "it was revoked at 2026-01-01T00:00:00Z already"),
+        (["0a", "--ca", "nowhere"], "nowhere/revoked.yaml: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    (tmp_path / "other.pem").write_text(encoding.pem([authorities.issuer().certificate]))
+    (tmp_path / "garbage.pem").write_text("garbage")
+    path = tmp_path / "ca" / "revoked.yaml"
+    with path.open("a") as file:
+        file.write('- {serial: "0b", at: 2026-01-01T00:00:00Z}  # as somebody wrote it\n')
+    before = path.read_text()
+    run = certlet("revoke", *arguments, cwd=tmp_path)
+    assert run.returncode
+    assert words in run.stderr.decode()
+    assert path.read_text() == before
+
+
+def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
+    """A list in block style is added to as it stands; one that is written otherwise is left alone."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    path = tmp_path / "ca" / "revoked.yaml"
+    with path.open("a") as file:
+        file.write("- serial: '0b'  # Anna's laptop\n  at: 2026-01-01T00:00:00Z\n  reason: superseded")
+    path.chmod(0o640)
+    assert not certlet("revoke", "0c", cwd=tmp_path).returncode
+    text = path.read_text()
+    assert "Anna's laptop" in text
+    assert text.splitlines()[-1].startswith('- {"serial": "0c"')
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.write_text('[{serial: "0b", at: 2026-01-01T00:00:00Z}]')
+    refused = certlet("revoke", "0c", cwd=tmp_path)
+    assert refused.returncode
+    assert b'is not written one entry a line; add this one: - {"serial": "0c"' in refused.stderr
+
+
+@pytest.mark.parametrize("text", ["- {serial: 10, at: 2026-01-01T00:00:00Z}", "{}", "a: [", "\udcff", None])
+def test_a_list_that_is_none_is_503(tmp_path: Path, text: str | None) -> None:
+    """Malformed, no UTF-8, or gone: 503 without a word of the cause, which is in the log; signing goes on."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    path = tmp_path / "ca" / "revoked.yaml"
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with serving(tmp_path) as server:
+        found = problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+        assert "revoked.yaml" not in found["detail"]
+        assert "revoked.yaml" in server.logged()
+        assert sign(server)
+        path.write_text("[]")
+        assert not list(fetch(server, tmp_path))
+
+
+LINT = ("lint_crl", "lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON")
+
+
+@pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
+@pytest.mark.parametrize("entries", [0, 2])
+def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int) -> None:
+    """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
+    now = datetime.now(UTC)
+    revoked = [
+        Revoked(7, now - timedelta(days=1), x509.ReasonFlags.superseded),
+        Revoked(8, now - timedelta(1)),
+    ]
+    kept = Custody(authorities.issuer(kind))
+    made = Authority(
+        lambda: kept, authorities.profiles(), lambda: now, Log().append, lambda: revoked[:entries]
+    )
+    (tmp_path / "ca.crl").write_bytes(encoding.der(made.crl()))
+    assert lint(*LINT, "ca.crl", cwd=tmp_path) == []
+
+
+def test_pkilint_would_find_something(tmp_path: Path) -> None:
+    """The negative twin: a list without a number and the CA's identifier is found."""
+    now = datetime.now(UTC)
+    naive = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authorities.name("Naive"))
+        .last_update(now)
+        .next_update(now + timedelta(days=1))
+        .sign(authorities.ROOT, hashes.SHA256())
+    )
+    (tmp_path / "ca.crl").write_bytes(encoding.der(naive))
+    assert lint(*LINT, "ca.crl", cwd=tmp_path)
