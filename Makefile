@@ -14,7 +14,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,deploy
+	.venv/bin/tox run -e gateway,browser,judges,deploy
 
 setup: .venv/bin/certlet
 

@@ -22,6 +22,7 @@ from service.settings import Settings, SettingsError
 from service.signers import aws, file, kms
 from tests import authorities, csrs, localstack, serving
 from tests.test_lambda import answers, event
+from tests.test_path import uuid7
 
 CSR = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
@@ -42,12 +43,19 @@ def test_a_ca_in_kms(endpoint: str, tmp_path: Path, spec: str) -> None:
     made = serving.certlet("init", "ca", "--kms", key_id, cwd=tmp_path, env=env)
     assert made.returncode == 0, made.stderr
     assert {path.name for path in (tmp_path / "ca").iterdir()} == {
+        "revoked.yaml",
         "root-ca.crt",
         "root-ca.key",
+        "serial.key",
         "signing-ca.crt",
     }
-    results, logged = answers(tmp_path, event(), **env, CERTLET_CA_KEY=f"kms:{key_id}")
+    retried = event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
+    results, logged = answers(tmp_path, event(), retried, retried, **env, CERTLET_CA_KEY=f"kms:{key_id}")
     assert results[0]["statusCode"] == 200, logged
+    first, again = (json.loads(each["body"]) for each in results[1:])
+    assert (first == again) is spec.startswith("RSA")  # KMS draws a random number for each ECDSA signature
+    assert ("idempotent_until" in first) is spec.startswith("RSA")
+    assert spec.startswith("RSA") or "this CA cannot repeat a signature" in first["notes"][-1]
     answer = json.loads(results[0]["body"])
     (tmp_path / "leaf.pem").write_text(answer["crt_pem"])
     (tmp_path / "chain.pem").write_text(answer["chain_pem"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -121,7 +121,7 @@ def test_a_list_by_every_kind_of_ca(kind: str) -> None:
     issuer = authorities.issuer(kind)
     listed = Revoked(0xFF, AT - timedelta(days=1))
     crl = authority(issuer, NOW, STOLEN, listed).crl()
-    assert crl.is_signature_valid(issuer.certificate.public_key())
+    assert crl.is_signature_valid(authorities.signing_key(authorities.hierarchy(kind, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     assert (crl.last_update_utc, crl.next_update_utc) == (start, start + timedelta(hours=24))
@@ -176,7 +176,9 @@ def test_the_list_is_read_and_signed_once_a_window() -> None:
 
 def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
-    answers = iter([IssuerError("revoked.yaml: gone"), (STOLEN,)])
+    answers: Iterator[IssuerError | tuple[Revoked, ...]] = iter(
+        [IssuerError("revoked.yaml: gone"), (STOLEN,)]
+    )
 
     def revoked() -> tuple[Revoked, ...]:
         answer = next(answers)

@@ -1,0 +1,39 @@
+"""Sees to what a tox environment needs from Debian and npm: by apt when root, else in one line.
+
+`python -m tests.install [--npm FOLDER] COMMAND[=PACKAGE]...`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Install what is missing."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--npm", type=Path, help="the folder of a package.json")
+    parser.add_argument(
+        "commands", nargs="*", help="a command, and its Debian package if that has another name"
+    )
+    options = parser.parse_args()
+    wanted = dict(each.split("=") if "=" in each else (each, each) for each in options.commands)
+    missing = sorted({package for command, package in wanted.items() if not shutil.which(command)})
+    if missing and os.geteuid() != 0:
+        sys.stderr.write(f"missing: apt-get install {' '.join(missing)}\n")
+        return 1
+    if missing:
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], check=True, env=environ)
+        subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, env=environ)
+    if options.npm:
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], check=True, cwd=options.npm)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
