@@ -15,12 +15,13 @@ from cryptography.x509.oid import NameOID
 from service.audit import Event, Recorder
 from service.pki import csr, encoding, idempotency, revocation, template
 from service.pki.csr import CertificationRequest
+from service.pki.draft import Plan
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import Asked
 from service.pki.revocation import Revoked
-from service.pki.template import Plan, Template
+from service.pki.template import Template
 from service.pki.weakness import DenyList
 
 NO_CALLER: Final = "This needs a valid API key in the x-api-key header."

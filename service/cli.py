@@ -136,6 +136,9 @@ def _add_using(commands: _Commands) -> None:
     sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
     sign.add_argument("--api-key", help=f"else ${API_KEY}")
     sign.add_argument("--profile", help="else the default one")
+    sign.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
+    sign.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
+    sign.add_argument("--dry-run", action="store_true", help="say what would be signed, and sign nothing")
     sign.add_argument("--out", metavar="FILE", help="else stdout")
     sign.set_defaults(run=_sign)
 
@@ -385,7 +388,11 @@ def _sign(options: argparse.Namespace) -> None:
     if not api_key:
         raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
     data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
-    signed = client.sign(options.url, api_key, _text(data), options.profile)
+    wish = client.Wish(_text(data), options.profile, options.validity, options.not_after)
+    if options.dry_run:
+        _show(client.examine(options.url, api_key, wish))
+        return
+    signed = client.sign(options.url, api_key, wish)
     for note in signed.notes:
         sys.stderr.write(f"note: {note}\n")
     bundle = signed.crt_pem + signed.chain_pem
@@ -393,6 +400,15 @@ def _sign(options: argparse.Namespace) -> None:
         Path(options.out).write_text(bundle, encoding="ascii")
     else:
         sys.stdout.write(bundle)
+
+
+def _show(planned: client.Planned) -> None:
+    _say(f"Subject   {planned.subject or '(empty)'}")
+    _say(f"Names     {', '.join(planned.names) or '(none)'}")
+    _say(f"Valid     {planned.not_before} to {planned.not_after}")
+    _say(f"Profile   {planned.profile}")
+    for note in planned.notes:
+        _say(f"Note      {note}")
 
 
 def _text(data: bytes) -> str:

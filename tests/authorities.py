@@ -18,10 +18,10 @@ from service import contract
 from service.audit import Event
 from service.authority import Authority, Custody, Order, Principal, PrincipalKind
 from service.pki import ceremony
+from service.pki.draft import Plan
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import Asked
-from service.pki.template import Plan
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")

@@ -323,3 +323,12 @@ def test_the_default_of_an_operator(tmp_path: Path) -> None:
         assert server.request("GET", "/profiles").json()["default"] == "client"
         assert server.sign({"csr": csrs.pem(csrs.build("Anna")).decode()}).json()["profile"] == "client"
     assert authorities.profiles().default == "server"
+
+
+def test_the_manual_s_profiles_are_good(tmp_path: Path) -> None:
+    """What docs/profiles.md shows is read as it stands, and says nothing that is not permitted."""
+    text = (ROOT / "docs" / "profiles.md").read_text()
+    (tmp_path / "own.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    run = certlet("check", "--profiles", "own.yaml", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert [line.split(": ")[2] for line in run.stdout.decode().splitlines()] == ["peer", "server"]

@@ -1,98 +1,26 @@
-"""Request + profile + issuer + time + serial number -> the certificate that will be signed.
-
-Nothing is copied by default. What a request asks for is either given, refused, or left out with a
-note, so that nobody is surprised by the certificate.
-"""
+"""Request + profile + issuer + time + serial number -> the certificate that will be signed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AttributeOID, AuthorityInformationAccessOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from service.pki import names, weakness
 from service.pki.csr import CertificationRequest
-from service.pki.errors import (
-    BadCSR,
-    IssuerUnavailable,
-    NotPermitted,
-    RejectedIdentifier,
-    RejectedValidity,
-    RequestError,
-    quoted,
-    refuse,
-)
+from service.pki.draft import Draft, Plan
+from service.pki.errors import BadCSR, IssuerUnavailable, NotPermitted, refuse
 from service.pki.issuer import Issuer
 from service.pki.names import Name
-from service.pki.policy import Profiles
-from service.pki.profile import (
-    ATTRIBUTES,
-    Asked,
-    Profile,
-    Revocation,
-    attribute_fault,
-    usage_oid,
-)
-from service.pki.rules import NameRules
+from service.pki.profile import Profile, Revocation, usage_oid
 
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
-
-_KEY_USAGE_BITS: Final = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-)
-_AGREEMENT_BITS: Final = ("encipher_only", "decipher_only")
-_CA_BITS: Final = frozenset({"key_cert_sign", "crl_sign"})
-_RFC_5280_BITS: Final = {  # the RFC's spelling where it differs from the library's
-    "content_commitment": "contentCommitment",
-    "digital_signature": "digitalSignature",
-    "key_encipherment": "keyEncipherment",
-    "data_encipherment": "dataEncipherment",
-    "key_agreement": "keyAgreement",
-    "key_cert_sign": "keyCertSign",
-    "crl_sign": "cRLSign",
-    "encipher_only": "encipherOnly",
-    "decipher_only": "decipherOnly",
-}
-_SHORT_NAMES: Final = {oid: name for name, (oid, _) in ATTRIBUTES.items()} | {
-    NameOID.EMAIL_ADDRESS: "emailAddress"
-}
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it.
 _NO_REV_AVAIL: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a certificate is planned under.
-
-    Attributes:
-        profile: the profile that it is issued under.
-        profiles: all of them, so that a refusal can name the one that would do.
-        principal: who asks, by the name that profiles know.
-        issuer: who will sign.
-        now: the time, UTC.
-        issued_at: when it counts as issued, UTC: now, or the window of an idempotent request.
-        asked: what the request asks of the validity.
-    """
-
-    profile: Profile
-    profiles: Profiles
-    principal: str
-    issuer: Issuer
-    now: datetime
-    issued_at: datetime
-    asked: Asked
 
 
 @dataclass(frozen=True)
@@ -178,7 +106,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     profile, issuer = under.profile, under.issuer
     if not profile.permits(under.principal):
         raise NotPermitted(f"The profile {profile.name} is not for this caller.")
-    draft = _Draft(request, under)
+    draft = Draft(request, under)
     draft.verify_key()
     draft.read_names()
     subject = draft.read_subject()
@@ -254,223 +182,3 @@ def verify_time(issuer: Issuer, now: datetime) -> None:
         raise IssuerUnavailable(f"the CA's chain is not valid before {issuer.not_before:%Y-%m-%dT%H:%M:%SZ}")
     if now > issuer.not_after - LEAST_REMAINING:
         raise IssuerUnavailable(f"the CA's chain ends at {issuer.not_after:%Y-%m-%dT%H:%M:%SZ}")
-
-
-class _Draft:
-    """What has been decided so far: names, notes, and reasons to refuse."""
-
-    def __init__(self, request: CertificationRequest, under: Plan) -> None:
-        self.request = request
-        self.profile = under.profile
-        self._under = under
-        self.names: list[Name] = []
-        self._fields: list[str] = []  # where each of the names stands in the request
-        self.subject = x509.Name([])
-        self._attributes: dict[str, str] = {}
-        self._asked_common_name = False
-        self.copied: list[tuple[x509.ExtensionType, bool]] = []
-        self.notes: list[str] = []
-        self.reasons: list[RequestError] = []
-        for oid in request.attributes:
-            ignored = oid == AttributeOID.CHALLENGE_PASSWORD
-            self.notes.append("challengePassword ignored" if ignored else f"attribute {_label(oid)} left out")
-
-    def verify_key(self) -> None:
-        """Refuse a key that the profile does not take, and the CA's own."""
-        spki, own = self.request.subject_public_key_info, self._under.issuer.authorities
-        self._try(lambda: self.profile.verify_key(self.request.public_key))
-        self._try(lambda: weakness.verify_not_issuer(spki, own))
-
-    def _try(self, verify: Callable[[], None]) -> None:
-        try:
-            verify()
-        except RequestError as reason:
-            self.reasons.append(reason)
-
-    def read_validity(self) -> tuple[datetime, datetime]:
-        """What the profile gives, or what is asked for; not beyond the CA's own end."""
-        issuer, asked = self._under.issuer, self._under.asked
-        try:
-            not_before, not_after = self.profile.period(self._under.issued_at, issuer.not_before, asked)
-        except RejectedValidity as reason:
-            self.reasons.append(reason)
-            return issuer.not_before, issuer.not_after
-        if not_after > issuer.not_after:
-            end = f"{issuer.not_after:%Y-%m-%dT%H:%M:%SZ}"
-            if asked != Asked():
-                field = "validity" if asked.not_after is None else "not_after"
-                self.reasons.append(RejectedValidity(f"the CA's own certificates end at {end}", field))
-            not_after = issuer.not_after
-            self.notes.append(f"validity cut to the CA's own end, {end}")
-        return not_before, not_after
-
-    def read_names(self) -> None:
-        """Honour every subject alternative name, or refuse it."""
-        for extension in self.request.extensions:
-            if isinstance(extension.value, x509.SubjectAlternativeName):
-                self._read_alternative_names(list(extension.value))
-
-    def _read_alternative_names(self, general_names: Sequence[x509.GeneralName]) -> None:
-        if len(general_names) > names.MAX_NAMES:
-            detail = f"{len(general_names)} names; {names.MAX_NAMES} are accepted"
-            self.reasons.append(RejectedIdentifier(detail, "subject_alt_name"))
-            return
-        for position, general_name in enumerate(general_names):
-            try:
-                self._add(names.load(general_name, f"subject_alt_name[{position}]"), position)
-            except RequestError as reason:
-                self.reasons.append(reason)
-
-    def _add(self, name: Name, position: int) -> None:
-        if name in self.names:
-            self.notes.append(f"{name} asked for twice, given once")
-        else:
-            self.names.append(name)
-            self._fields.append(f"subject_alt_name[{position}]")
-
-    def verify_names(self) -> None:
-        """Hold the names to the profile, to what the principal may have, and to the CA's constraints."""
-        self._verify_names(self.profile.names, f"the profile {self.profile.name}")
-        held_to = self._under.profiles.held_to(self._under.principal)
-        if held_to is not None:
-            self._verify_names(held_to, f"the principal {self._under.principal}")
-        self.reasons += [
-            RejectedIdentifier(violation, "subject_alt_name")
-            for violation in self._under.issuer.name_violations(self.subject, self.names)
-        ]
-
-    def _verify_names(self, rules: NameRules, whose: str) -> None:
-        self.reasons += [
-            RejectedIdentifier(detail, "subject_alt_name" if position is None else self._fields[position])
-            for position, detail in rules.faults(self.names, whose)
-        ]
-
-    def read_subject(self) -> x509.Name:
-        """Take the attributes that the profile allows, and its own; leave others out, with a note."""
-        self._read_attributes()
-        if not (self._asked_common_name or self.names or self.reasons):
-            self._reject("neither a common name nor a subject alternative name is asked for")
-        self.subject = x509.Name(
-            # RFC 5280 counts characters, as `attribute_fault` does; the library's own check counts octets.
-            [
-                x509.NameAttribute(ATTRIBUTES[name][0], self._attributes[name], _validate=False)
-                for name in ATTRIBUTES
-                if name in self._attributes
-            ]
-        )
-        return self.subject
-
-    def _read_attributes(self) -> None:
-        self._attributes = dict(self.profile.fixed_attributes)
-        for oid, text in self.request.subject:
-            name = _SHORT_NAMES.get(oid, oid.dotted_string)
-            if name == "CN":
-                self._read_common_name(text)
-            elif name in self.profile.allowed_attributes and name not in self._attributes:
-                self._take(name, text)
-            elif self._attributes.get(name) != text:
-                self.notes.append(f"subject attribute {name}={quoted(text)} left out")
-
-    def _take(self, name: str, text: str) -> bool:
-        fault = attribute_fault(name, text)
-        if fault:
-            field = "subject.common_name" if name == "CN" else f"subject.{name}"
-            self.reasons.append(RejectedIdentifier(fault, field))
-        else:
-            self._attributes[name] = text
-        return not fault
-
-    def _read_common_name(self, text: str) -> None:
-        if self._asked_common_name:
-            self._reject("several common names; one is accepted")
-            return
-        self._asked_common_name = True
-        if "CN" in self._attributes or "CN" not in self.profile.allowed_attributes:
-            self.notes.append(f"common name {quoted(text)} left out of the subject")
-        elif not self._take("CN", text):
-            return
-        if self.profile.is_for_servers and not attribute_fault("CN", text):
-            self._require_among_names(text)
-
-    def _require_among_names(self, common_name: str) -> None:
-        """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
-        spelt = names.from_common_name(common_name)
-        folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
-        if any(name.value == folded or name == spelt for name in self.names):
-            return
-        if spelt is None:
-            self._reject(
-                f"{quoted(common_name)} is not among the subject alternative names, and is neither a DNS "
-                "name with a dot nor an IP address that could be added"
-            )
-            return
-        try:
-            name = names.load(spelt.general_name(), "subject.common_name")
-            if len(self.names) >= names.MAX_NAMES:
-                self._reject(f"there is no room for it: {names.MAX_NAMES} names are accepted")
-            else:
-                self.names.append(name)
-                self._fields.append("subject.common_name")
-                self.notes.append(f"common name added to the subject alternative names: {name}")
-        except RequestError as reason:
-            self.reasons.append(reason)
-        except ValueError:  # the library takes no text that is not ASCII
-            self._reject(f"{quoted(common_name)} is not in A-labels; write it as xn--… (RFC 5890)")
-
-    def _reject(self, detail: str) -> None:
-        self.reasons.append(RejectedIdentifier(detail, "subject.common_name"))
-
-    def read_extensions(self) -> None:
-        """Refuse what only a CA or another profile has; take what the profile lets a request bring."""
-        for extension in self.request.extensions:
-            match extension.value:
-                case x509.SubjectAlternativeName():
-                    pass
-                case x509.BasicConstraints(ca=is_ca):
-                    if is_ca:
-                        self._forbid("basic_constraints", "CA:TRUE: only end entities are certified")
-                case x509.KeyUsage():
-                    self._read_key_usage(extension.value)
-                case x509.ExtendedKeyUsage():
-                    self._read_extended_key_usage(list(extension.value))
-                case _ if extension.oid in self.profile.extensions:
-                    self.copied.append((extension.value, False))
-                    if extension.critical:  # Java and Go refuse what is critical and unknown to them
-                        self.notes.append(f"extension {_label(extension.oid)} is not critical")
-                case _:
-                    self.notes.append(f"extension {_label(extension.oid)} left out")
-
-    def _read_key_usage(self, asked: x509.KeyUsage) -> None:
-        given = self.profile.key_usage(self.request.public_key)
-        for bit in _KEY_USAGE_BITS:
-            if not getattr(asked, bit) or getattr(given, bit):
-                continue
-            if bit in _CA_BITS:
-                self._forbid("key_usage", f"{_RFC_5280_BITS[bit]}: only end entities are certified")
-            else:
-                self.notes.append(f"key usage {_RFC_5280_BITS[bit]} left out")
-        for bit in _AGREEMENT_BITS:  # the library has them for key agreement alone
-            if asked.key_agreement and getattr(asked, bit):
-                self.notes.append(f"key usage {_RFC_5280_BITS[bit]} left out")
-
-    def _read_extended_key_usage(self, asked: list[x509.ObjectIdentifier]) -> None:
-        given = self.profile.usages
-        for usage in asked:
-            if usage not in given:
-                offers = self._under.profiles.offering(usage)
-                where = f"the profile {' or '.join(offers)} has it" if offers else "no profile has it"
-                self._forbid(
-                    "extended_key_usage",
-                    f"{_label(usage)} is not in the profile {self.profile.name}; {where}",
-                )
-        for name, usage in zip(self.profile.extended_key_usage, given, strict=True):
-            if usage not in asked:
-                self.notes.append(f"extended key usage {name} added by the profile")
-
-    def _forbid(self, extension: str, detail: str) -> None:
-        self.reasons.append(BadCSR(f"the request asks for {detail}", f"extensions.{extension}"))
-
-
-def _label(oid: x509.ObjectIdentifier) -> str:
-    name = oid._name  # noqa: SLF001 - the library's only name for an OID
-    return oid.dotted_string if name == "Unknown OID" else name

@@ -329,7 +329,9 @@ def test_a_refused_name_is_said_at_the_request(browser: Browser, server: Server)
     with opened(browser, f"{server.url}/sign", REFUSED) as tab:
         tab.sign(csrs.pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
         expect(tab.page.locator("#csr-faults li")).to_have_count(2)
-        expect(tab.page.locator("#csr-faults")).to_contain_text("subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores")
+        expect(tab.page.locator("#csr-faults")).to_contain_text(
+            "subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores"
+        )
         expect(tab.page.locator("#csr")).to_be_focused()
         tab.shot("refused")
 

@@ -108,6 +108,12 @@ CERTLET: Final = [
     Row("event-too-large", "POST", "/sign", 413, send={**JSON, **KEY}, content=b" " * 4_600_000, headers={"x-amzn-ErrorType": "RequestTooLargeException"}, localstack=NO_LAMBDA),
     Row("der", "GET", "/ca.crt", 200, headers={"Content-Type": "application/pkix-cert"}, body=lambda b: b[:1] == b"\x30", events=True, localstack=NO_LAMBDA),
     Row("der-accept", "GET", "/ca.crt", 200, send={"Accept": "application/pkix-cert, */*"}, body=lambda b: b[:1] == b"\x30", events=True, localstack=NO_LAMBDA),
+    Row("crl", "GET", "/ca.crl", 200, send={"Accept": "*/*"}, headers={"Content-Type": "application/pkix-crl"}, body=lambda b: b[:1] == b"\x30", events=True, localstack=NO_LAMBDA),
+    Row("dry-run", "POST", "/sign?dry_run=true", 202, send={**JSON, **KEY}, content=ORDER, headers={"Content-Type": "application/json"}, body=has(names=["dns:a.example.com"]), events=True, localstack=NO_LAMBDA),
+    Row("idempotency-key", "POST", "/sign", 200, send={**JSON, **KEY, "Idempotency-Key": "0123456789"}, content=ORDER, body=lambda b: "idempotent_until" in json.loads(b), events=True, localstack=NO_LAMBDA),
+    Row("idempotency-key-short", "POST", "/sign", 400, send={**JSON, **KEY, "idempotency-key": "0123"}, content=ORDER, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
+    Row("mine", "GET", "/profiles/mine", 200, send=KEY, body=lambda b: {"principal", "profiles", "default"} == set(json.loads(b)), events=True, localstack=NO_LAMBDA),
+    Row("mine-no-key", "GET", "/profiles/mine", 403, body=has(code="unauthorized"), localstack="403 with AWS's default body: " + NO_RESPONSES),
     Row("health", "GET", "/health", 200, body=has(status="ready"), events=True, localstack=NO_LAMBDA),
     Row("unknown-parameter", "GET", "/health?x=1", 400, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from service.pki import csr, template
+from service.pki.draft import Plan
 from service.pki.errors import IssuerUnavailable, NotPermitted, Refused, RejectedValidity, RequestError
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
@@ -359,14 +360,14 @@ TEAM: dict[str, Any] = {
 }
 
 
-def under(principal: str = "tests", asked: Asked | None = None, **change: Any) -> template.Plan:
+def under(principal: str = "tests", asked: Asked | None = None, **change: Any) -> Plan:
     """A plan under one profile, which is TEAM with something changed."""
     held_to = change.pop("held_to", {})
     profiles = Profiles({"team": TEAM | change}, "team", held_to)
     return authorities.under("team", policy=profiles, principal=principal, asked=asked)
 
 
-def decide(plan_under: template.Plan, **request: Any) -> template.Template:
+def decide(plan_under: Plan, **request: Any) -> template.Template:
     """What would be issued for a request."""
     request.setdefault("sans", ["dns:a.example.com"])
     return template.plan(csr.load(csrs.der(csrs.build(**request))), plan_under)
@@ -535,7 +536,7 @@ def test_more_validity_than_the_chain_has() -> None:
     issuer = Issuer(ca(), [root(end=NOW + timedelta(days=3))], SIGNING)
     profiles = Profiles({"team": TEAM}, "team")
 
-    def chained(asked: Asked) -> template.Plan:
+    def chained(asked: Asked) -> Plan:
         return authorities.under("team", issuer, profiles, asked=asked)
 
     assert "validity cut" in decide(chained(Asked())).notes[-1]

@@ -1,0 +1,433 @@
+"""`docs/certificate-specification.md`, line by line: each check has the name of its line."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
+
+from service import contract
+from service.authority import Principal, PrincipalKind
+from service.pki import csr, keys
+from service.pki.csr import CertificationRequest
+from service.pki.issuer import Issuer
+from service.pki.profile import ATTRIBUTES, Asked, Profile, Revocation
+from tests import authorities, csrs
+from tests.authorities import NOW
+from tests.serving import ROOT
+
+TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
+LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
+POLICY = contract.profiles(
+    contract.merged(
+        contract.load(),
+        contract.own_profiles(
+            (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
+        ),
+    )
+)
+NO_REV_AVAIL = "2.5.29.56"
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A certificate, and all that it came from.
+
+    Attributes:
+        certificate: it.
+        request: what was asked for.
+        profile: what it was asked under.
+        issuer: who signed it.
+        asked: what was asked of the validity.
+    """
+
+    certificate: x509.Certificate
+    request: CertificationRequest
+    profile: Profile
+    issuer: Issuer
+    asked: Asked
+
+    def get(self, kind: type[_T]) -> _T | None:
+        """An extension's value; None if there is none."""
+        found = [each.value for each in self.certificate.extensions if isinstance(each.value, kind)]
+        return found[0] if found else None
+
+    def need(self, kind: type[_T]) -> _T:
+        """An extension's value, which there must be."""
+        found = self.get(kind)
+        assert found is not None
+        return found
+
+    @property
+    def has_no_rev_avail(self) -> bool:
+        """Whether it says that it is never revoked."""
+        return any(each.oid.dotted_string == NO_REV_AVAIL for each in self.certificate.extensions)
+
+    @property
+    def span(self) -> timedelta:
+        """The validity period, both ends included."""
+        found = self.certificate.not_valid_after_utc - self.certificate.not_valid_before_utc
+        return found + timedelta(seconds=1)
+
+
+def version(case: Case) -> None:
+    assert case.certificate.version is x509.Version.v3
+
+
+def serial_number(case: Case) -> None:
+    assert 64 < case.certificate.serial_number.bit_length() <= 159
+
+
+def signature_algorithm(case: Case) -> None:
+    expected = {
+        "RSA": "1.2.840.113549.1.1.11",
+        "P-256": "1.2.840.10045.4.3.2",
+        "P-384": "1.2.840.10045.4.3.3",
+        "P-521": "1.2.840.10045.4.3.4",
+        "Ed25519": "1.3.101.112",
+        "ML-DSA-44": "2.16.840.1.101.3.4.3.17",
+    }[keys.kind_of(case.issuer.certificate.public_key())]
+    assert case.certificate.signature_algorithm_oid.dotted_string == expected
+
+
+def signature(case: Case) -> None:
+    try:
+        case.certificate.verify_directly_issued_by(case.issuer.certificate)
+    except (InvalidSignature, ValueError) as error:
+        raise AssertionError from error
+
+
+def issuer(case: Case) -> None:
+    assert case.certificate.issuer.public_bytes() == case.issuer.certificate.subject.public_bytes()
+
+
+def not_before(case: Case) -> None:
+    start = NOW.replace(microsecond=0) - case.profile.backdate
+    assert case.certificate.not_valid_before_utc == max(start, case.issuer.not_before)
+
+
+def not_after(case: Case) -> None:
+    wanted = case.asked.validity or case.profile.validity
+    assert case.span <= case.profile.max_validity
+    assert case.span == wanted or case.certificate.not_valid_after_utc == case.issuer.not_after
+
+
+def outlive(case: Case) -> None:
+    for ca in (case.issuer.certificate, *case.issuer.chain):
+        assert ca.not_valid_before_utc <= case.certificate.not_valid_before_utc
+        assert case.certificate.not_valid_after_utc <= ca.not_valid_after_utc
+
+
+def subject(case: Case) -> None:
+    held = [(each.oid, str(each.value)) for each in case.certificate.subject]
+    fixed = [(ATTRIBUTES[name][0], text) for name, text in case.profile.fixed_attributes]
+    allowed = {ATTRIBUTES[name][0] for name in case.profile.allowed_attributes}
+    assert set(fixed) <= set(held)
+    for oid, text in held:
+        assert (oid, text) in fixed or (oid in allowed and (oid, text) in case.request.subject)
+
+
+def common_name(case: Case) -> None:
+    names = case.get(x509.SubjectAlternativeName)
+    for each in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        assert not case.profile.is_for_servers or each.value in [str(name.value) for name in names or []]
+
+
+def public_key(case: Case) -> None:
+    assert case.request.subject_public_key_info in case.certificate.tbs_certificate_bytes
+    case.profile.verify_key(case.certificate.public_key())
+    for ca in (case.issuer.certificate, *case.issuer.chain):
+        assert ca.public_key() != case.certificate.public_key()
+
+
+def unique_identifiers(case: Case) -> None:
+    """RFC 5280 4.1: [1] and [2] stand between the key and the extensions, if at all."""
+    tbs, key = case.certificate.tbs_certificate_bytes, case.request.subject_public_key_info
+    after = tbs.index(key) + len(key)
+    assert tbs[after : after + 1] == b"\xa3"
+
+
+def extensions(case: Case) -> None:
+    held = [each.oid.dotted_string for each in case.certificate.extensions]
+    brought = [oid.dotted_string for oid in case.profile.extensions]
+    known = [f"2.5.29.{arc}" for arc in (14, 15, 17, 19, 31, 32, 35, 37, 56)] + ["1.3.6.1.5.5.7.1.1"]
+    assert set(held) <= {*known, *brought}
+    assert len(held) == len(set(held))
+
+
+def criticality(case: Case) -> None:
+    critical = {type(each.value) for each in case.certificate.extensions if each.critical}
+    names = set() if case.certificate.subject.rdns else {x509.SubjectAlternativeName}
+    assert critical == {x509.BasicConstraints, x509.KeyUsage} | names
+
+
+def authority_key_identifier(case: Case) -> None:
+    own = case.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    held = case.need(x509.AuthorityKeyIdentifier)
+    assert (held.key_identifier, held.authority_cert_issuer, held.authority_cert_serial_number) == (own.digest, None, None)  # fmt: skip
+
+
+def subject_key_identifier(case: Case) -> None:
+    method_1 = x509.SubjectKeyIdentifier.from_public_key(case.request.public_key)
+    assert case.need(x509.SubjectKeyIdentifier) == method_1
+
+
+def basic_constraints(case: Case) -> None:
+    assert case.need(x509.BasicConstraints) == x509.BasicConstraints(ca=False, path_length=None)
+
+
+def key_usage(case: Case) -> None:
+    held = case.need(x509.KeyUsage)
+    is_rsa = keys.kind_of(case.request.public_key) is keys.KeyKind.RSA
+    assert held.digital_signature
+    assert held.key_encipherment is is_rsa
+    others = (
+        held.content_commitment,
+        held.data_encipherment,
+        held.key_agreement,
+        held.key_cert_sign,
+        held.crl_sign,
+    )
+    assert not any(others)
+
+
+def extended_key_usage(case: Case) -> None:
+    held = list(case.need(x509.ExtendedKeyUsage))
+    assert held == list(case.profile.usages)
+    assert not {each.dotted_string for each in held} & {
+        "2.5.29.37.0",
+        "1.3.6.1.5.5.7.3.9",
+        "1.3.6.1.5.5.7.3.8",
+    }
+
+
+def subject_alternative_name(case: Case) -> None:
+    asked = [
+        str(name.value).lower()
+        for each in case.request.extensions
+        if isinstance(each.value, x509.SubjectAlternativeName)
+        for name in each.value
+    ]
+    held = case.get(x509.SubjectAlternativeName)
+    names = [str(name.value).lower() for name in held or []]
+    assert names[: len(asked)] == list(dict.fromkeys(asked))
+    common_names = [text.lower() for oid, text in case.request.subject if oid == NameOID.COMMON_NAME]
+    assert set(names[len(asked) :]) <= set(common_names)
+    assert held is None or 0 < len(names) <= 100
+
+
+def names(case: Case) -> None:
+    kinds: list[tuple[type, str]] = [
+        (x509.DNSName, "dns"),
+        (x509.IPAddress, "ip"),
+        (x509.RFC822Name, "email"),
+        (x509.UniformResourceIdentifier, "uri"),
+        (x509.GeneralName, "none of these"),
+    ]
+    for name in case.get(x509.SubjectAlternativeName) or []:
+        kind = next(kind for base, kind in kinds if isinstance(name, base))
+        assert getattr(case.profile.names, kind) is not None
+        if isinstance(name, x509.DNSName):
+            assert re.fullmatch(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]{1,63}", name.value)
+
+
+def certificate_policies(case: Case) -> None:
+    held = case.get(x509.CertificatePolicies)
+    stated = case.profile.certificate_policies
+    assert tuple(each.policy_identifier for each in held or ()) == stated
+    assert not any(each.policy_qualifiers for each in held or ())
+
+
+def authority_information_access(case: Case) -> None:
+    held = [
+        (each.access_method, each.access_location.value)
+        for each in case.get(x509.AuthorityInformationAccess) or ()
+    ]
+    stated = case.profile.ca_issuers
+    assert held == ([(AuthorityInformationAccessOID.CA_ISSUERS, stated)] if stated else [])
+
+
+def crl_distribution_points(case: Case) -> None:
+    held = case.get(x509.CRLDistributionPoints)
+    assert (held is not None) is (case.profile.revocation is Revocation.CRL)
+    for point in held or ():
+        assert point.full_name == [x509.UniformResourceIdentifier(case.profile.crl)]
+
+
+def no_rev_avail(case: Case) -> None:
+    is_short = case.profile.revocation is Revocation.NONE and case.span <= case.profile.short_lived
+    assert case.has_no_rev_avail is is_short
+    assert not (case.has_no_rev_avail and case.get(x509.CRLDistributionPoints))
+
+
+def brought(case: Case) -> None:
+    held = {each.value for each in case.certificate.extensions if each.oid in case.profile.extensions}
+    asked = {each.value for each in case.request.extensions if each.oid in case.profile.extensions}
+    assert held == asked
+
+
+Check = Callable[[Case], None]
+CHECKS: dict[str, Check] = {
+    check.__name__.replace("_", "-"): check
+    for check in (
+        version, serial_number, signature_algorithm, signature, issuer, not_before, not_after, outlive, subject,
+        common_name, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
+        subject_key_identifier, basic_constraints, key_usage, extended_key_usage, subject_alternative_name, names,
+        certificate_policies, authority_information_access, crl_distribution_points, no_rev_avail, brought,
+    )
+}  # fmt: skip
+
+SUBJECT = x509.Name(
+    [
+        x509.NameAttribute(NameOID.COUNTRY_NAME, "AU"),
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "Ops"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "a.team.example.com"),
+    ]
+)
+MUCH = (  # of what a request may ask for, and not get
+    x509.TLSFeature([x509.TLSFeatureType.status_request]),
+    x509.SubjectKeyIdentifier(b"\1" * 20),
+    x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"),
+    x509.UnrecognizedExtension(x509.ObjectIdentifier(NO_REV_AVAIL), b"\5\0"),
+    x509.CRLDistributionPoints(
+        [x509.DistributionPoint([x509.UniformResourceIdentifier("http://evil.example/")], None, None, None)]
+    ),
+    x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)]),
+)
+REQUESTS = {
+    "plain": csrs.build("a.team.example.com", ["dns:a.team.example.com"]),
+    "common name alone": csrs.build("a.team.example.com"),
+    "names alone": csrs.build(None, ["dns:A.Team.example.com", "dns:b.team.example.com"]),
+    "much": csrs.build(subject=SUBJECT, sans=["dns:b.team.example.com"], extensions=MUCH),
+    **{kind: csrs.build("a.team.example.com", kind=kind) for kind in ("rsa-3072", "ed25519", "ml-dsa-65")},
+}
+ASKED = {"nothing": Asked(), "a day": Asked(timedelta(days=1)), "seven days": Asked(timedelta(days=7))}
+CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
+
+
+@functools.cache
+def issued(ca: str, profile: str, request: str, asked: str) -> Case:
+    """A certificate by a whole authority."""
+    loaded = csr.load(csrs.der(REQUESTS[request]))
+    of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.named(profile)
+    wanted = Asked(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
+    principal = Principal(PrincipalKind.API_KEY, "default")
+    order = authorities.order(loaded.der, profile, asked=wanted, principal=principal)
+    made = authorities.authority(of=of, policy=POLICY).issue(order)
+    return Case(made.certificate, loaded, chosen, of, wanted)
+
+
+CASES = [
+    *[("p-256", profile, request, asked) for profile in ("server", "client", "peer", "team") for request in REQUESTS for asked in ASKED],
+    *[(ca, "team", "much", "nothing") for ca in CAS],
+]  # fmt: skip
+
+
+def test_every_line_has_its_check() -> None:
+    """The document's lines and the checks are the same, in the same order."""
+    assert list(CHECKS) == LINES
+    assert all(re.search(rf"\*\*{line}\*\*:[^-]*(MUST|may)", TEXT) for line in LINES)
+
+
+@pytest.mark.parametrize("line", CHECKS)
+def test_every_certificate_keeps(line: str) -> None:
+    """One line of the document, for every profile, request, validity and kind of CA."""
+    for case in CASES:
+        try:
+            CHECKS[line](issued(*case))
+        except AssertionError as error:
+            raise AssertionError(f"{line}: {case}") from error
+
+
+def naive() -> x509.Certificate:
+    """What a tutorial signs: the request's subject and key for ten years, version 1, serial number 1000."""
+    request = REQUESTS["rsa-3072"]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(SUBJECT)
+        .issuer_name(authorities.name("Somebody"))
+        .public_key(request.public_key())
+        .serial_number(1000)
+        .not_valid_before(NOW - timedelta(days=400))
+        .not_valid_after(NOW + timedelta(days=3650))
+        .sign(authorities.SIGNING, hashes.SHA384())
+    )
+    # Without the version's five octets it is of version 1; both lengths before it shrink.
+    der, stated = made.public_bytes(Encoding.DER), b"\xa0\x03\x02\x01\x02"
+    outer, inner = (int.from_bytes(der[at : at + 2], "big") - len(stated) for at in (2, 6))
+    lengths = b"\x30\x82" + outer.to_bytes(2, "big") + b"\x30\x82" + inner.to_bytes(2, "big")
+    return x509.load_der_x509_certificate(lengths + der[8:].replace(stated, b"", 1))
+
+
+def generous() -> x509.Certificate:
+    """What a CA signs that gives whatever is asked: critical, twice and for everything."""
+    bits = dict.fromkeys(
+        ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"], True
+    )
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+        **bits,
+    )
+    http = x509.UniformResourceIdentifier("http://evil.example/")
+    values: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=True, path_length=None), False),
+        (usage, False),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), True),
+        (x509.SubjectAlternativeName([x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))] * 2), False),
+        (x509.SubjectKeyIdentifier(b"\1" * 20), True),
+        (x509.AuthorityKeyIdentifier(b"\1" * 20, [x509.DirectoryName(SUBJECT)], 7), False),
+        (
+            x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), ["cps"])]),
+            False,
+        ),
+        (
+            x509.AuthorityInformationAccess(
+                [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, http)]
+            ),
+            False,
+        ),
+        (x509.CRLDistributionPoints([x509.DistributionPoint([http], None, None, None)]), False),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier(NO_REV_AVAIL), b"\5\0"), False),
+        (x509.TLSFeature([x509.TLSFeatureType.status_request_v2]), False),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), False),
+    ]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(SUBJECT)
+        .issuer_name(authorities.name("Somebody"))
+        .public_key(authorities.signing_key(authorities.hierarchy("p-256", ())).public_key())
+        .serial_number(2**100)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=1))
+    )
+    for value, critical in values:
+        builder = builder.add_extension(value, critical)
+    return builder.sign(authorities.SIGNING, hashes.SHA384())
+
+
+@pytest.mark.parametrize("line", CHECKS)
+def test_the_check_would_find_something(line: str) -> None:
+    """The negative twin of every line: a naive certificate or a generous one breaks it."""
+    good = issued("p-256", "team", "plain", "nothing")
+    for certificate in (naive(), generous()):
+        try:
+            CHECKS[line](Case(certificate, good.request, good.profile, good.issuer, good.asked))
+        except (AssertionError, AttributeError, ValueError):
+            return
+    raise AssertionError(f"nothing breaks {line}")
