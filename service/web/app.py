@@ -6,6 +6,7 @@ No type of Connexion leaves this module, so that another framework could take it
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST,
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
 EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
+CONTEXT: Final = "awsgi.context"  # and the invocation's context
 
 _log = logging.getLogger(__name__)
 
@@ -106,13 +108,13 @@ def _answer(
     def answer() -> flask.Response:
         event = flask.request.environ.get(EVENT, {})
         try:
-            return perform(event, expectation.check(flask.request))
+            return perform(event, expectation.check(flask.request, _time_left))
         except requests.MalformedError as error:
             return problems.malformed(error.reasons, _instance())
         except requests.UnsupportedMediaTypeError as error:
             return problems.transport(415, f"This takes {error}.", _instance())
-        except requests.TooLargeError:
-            detail = f"A body of at most {requests.MAX_BODY_BYTES} bytes is accepted."
+        except requests.TooLargeError as error:
+            detail = f"A body of at most {error} bytes is accepted."
             return problems.transport(413, detail, _instance())
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
@@ -132,8 +134,14 @@ class _Unchecked:
         return function
 
 
+def _time_left() -> float:
+    """Seconds until Lambda, or the local gateway, gives up."""
+    context = flask.request.environ.get(CONTEXT)
+    return math.inf if context is None else context.get_remaining_time_in_millis() / 1000
+
+
 def _instance() -> str:
-    return f"urn:uuid:{principal.request_id(flask.request.environ.get(EVENT, {}))}"
+    return principal.instance(flask.request.environ.get(EVENT, {}))
 
 
 def _http_error(error: HTTPException) -> flask.Response:

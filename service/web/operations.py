@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
@@ -10,12 +11,20 @@ from typing import Any, Final
 
 from flask import Response
 
-from service.authority import NO_CALLER, Authority, Issued, Order
+from service.authority import NO_CALLER, Authority, Issued, Order, Principal
 from service.pki import encoding, keys, revocation
-from service.pki.errors import NotPermitted, RejectedValidity, quoted
+from service.pki.errors import (
+    IssuanceError,
+    IssuerError,
+    IssuerUnavailable,
+    NotPermitted,
+    RejectedValidity,
+    RequestError,
+    quoted,
+)
 from service.pki.profile import Asked, Profile, duration, iso8601
 from service.pki.template import LEAST_REMAINING, Template
-from service.web import principal
+from service.web import principal, problems
 from service.web.requests import Accepted
 
 PEM_CHAIN: Final = "application/pem-certificate-chain"
@@ -23,8 +32,14 @@ DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
 REVOCATION_LIST: Final = "application/pkix-crl"
 
+MAX_ANSWER_BYTES: Final = 5_500_000  # of a batch: Lambda answers 6 MiB, with quotes escaped
+RESERVED_TIME: Final = 2.0  # seconds of a batch's time that are for its answer
+NO_TIME: Final = IssuerUnavailable("there was no time or room left for this request: send it again")
+
 _A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
+
+_log = logging.getLogger(__name__)
 
 Event = Mapping[str, Any]
 
@@ -38,19 +53,49 @@ class Operations:
 
     def sign(self, event: Event, request: Accepted) -> Response:
         """`POST /sign`: JSON in, JSON out."""
-        # A lone surrogate is no character: '?' is in no certification request either.
-        csr = str(request.json["csr"]).encode("utf-8", "replace")
-        order = self._order(event, csr, request.json, request)
+        order = self._order(event, _csr(request.json["csr"]), request.json, request)
         if request.query.get("dry_run"):
             return _json(_planned(self._authority.examine(order)), "no-store", HTTPStatus.ACCEPTED)
         issued = self._authority.issue(order)
-        return _json(_signed(issued, text=bool(request.json.get("text", True))), "no-store")
+        signed = _signed(issued, text=bool(request.json.get("text", True)))
+        return _json(signed | {"chain_pem": encoding.pem(issued.intermediates)}, "no-store")
 
     def signPem(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
         issued = self._authority.issue(self._order(event, request.body, request.query, request))
         bundle = encoding.pem([issued.certificate, *issued.intermediates])
         return _response(bundle, PEM_CHAIN, "no-store")
+
+    def signBatch(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+        """`POST /sign/batch`: each request for itself, the chain once."""
+        self._caller(event)
+        instance, text = principal.instance(event), bool(request.json.get("text", False))
+        chain, room = "", MAX_ANSWER_BYTES
+        results: list[str] = []
+        for item in request.json["requests"]:
+            outcome: Issued | IssuanceError = NO_TIME
+            if request.time_left() > RESERVED_TIME and room > _room_for(item["csr"], text=text):
+                outcome = self._outcome(event, item, request)
+            result = _result(outcome, instance, text=text)
+            if len(result) > room:  # a refusal with many reasons; what was issued has its room
+                result = _result(NO_TIME, instance, text=text)
+            room -= len(result) + 1
+            results.append(result)
+            if isinstance(outcome, Issued) and not chain:
+                chain = encoding.pem(outcome.intermediates)
+        answer = f'{{"results":[{",".join(results)}],"chain_pem":{json.dumps(chain)}}}'
+        return _response(answer, "application/json", "no-store")
+
+    def _outcome(self, event: Event, item: Mapping[str, Any], request: Accepted) -> Issued | IssuanceError:
+        try:
+            return self._authority.issue(self._order(event, _csr(item["csr"]), item, request))
+        except IssuanceError as error:
+            if not isinstance(error, RequestError | NotPermitted):  # the cause is for the log alone
+                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
+            return error
+        except Exception as error:  # noqa: BLE001 - one request must not spoil the others
+            _log.exception("unexpected")
+            return IssuerError(str(error))
 
     def ca(self, _event: Event, _request: Accepted) -> Response:
         """`GET /ca`: the CA, as JSON."""
@@ -100,10 +145,7 @@ class Operations:
 
     def myProfiles(self, event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
         """`GET /profiles/mine`: what the caller may have."""
-        profiles = self._authority.profiles
-        caller = principal.authenticated(event, self._api_key_names)
-        if caller is None:
-            raise NotPermitted(NO_CALLER)
+        profiles, caller = self._authority.profiles, self._caller(event)
         mine = [_profile(each) for each in profiles if each.permits(caller.name)]
         held_to = profiles.held_to(caller.name)
         return _json(
@@ -117,6 +159,12 @@ class Operations:
         until = self._authority.ready_issuer().not_after - LEAST_REMAINING
         return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
 
+    def _caller(self, event: Event) -> Principal:
+        caller = principal.authenticated(event, self._api_key_names)
+        if caller is None:
+            raise NotPermitted(NO_CALLER)
+        return caller
+
     def _order(self, event: Event, csr: bytes, stated: Mapping[str, Any], request: Accepted) -> Order:
         """The order that a body of JSON states, or a query."""
         return Order(
@@ -127,6 +175,11 @@ class Operations:
             asked=_asked(stated),
             idempotency_key=request.headers.get("Idempotency-Key"),
         )
+
+
+def _csr(text: str) -> bytes:
+    # A lone surrogate is no character: '?' is in no certification request either.
+    return text.encode("utf-8", "replace")
 
 
 def _asked(stated: Mapping[str, Any]) -> Asked:
@@ -185,7 +238,6 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
         answer
         | {
             "crt_pem": encoding.pem([certificate]),
-            "chain_pem": encoding.pem(issued.intermediates),
             "serial_number": encoding.serial(certificate.serial_number),
             "fingerprint_sha256": encoding.fingerprint(certificate),
             "not_before": encoding.timestamp(issued.template.not_before),
@@ -195,6 +247,22 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
         }
         | ({"idempotent_until": encoding.timestamp(until)} if (until := issued.idempotent_until) else {})
     )
+
+
+def _room_for(csr: str, *, text: bool) -> int:
+    """Octets that the result of one request never passes, if it is a certificate.
+
+    All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) stands in the request too.
+    PEM in JSON takes 1.5 octets for one of DER, readable text 5, and notes repeat the request at most.
+    """
+    return (8 if text else 3) * (len(csr) + 6000)
+
+
+def _result(outcome: Issued | IssuanceError, instance: str, *, text: bool) -> str:
+    """One result of a batch, JSON."""
+    if isinstance(outcome, Issued):
+        return json.dumps({"certificate": _signed(outcome, text=text)}, separators=(",", ":"))
+    return json.dumps({"problem": problems.document(outcome, instance)}, separators=(",", ":"))
 
 
 def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:

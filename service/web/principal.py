@@ -39,6 +39,11 @@ def request_id(event: Mapping[str, Any]) -> str:
     return str(_member(event, "requestContext").get("requestId") or "")
 
 
+def instance(event: Mapping[str, Any]) -> str:
+    """The request as a URI, for problem documents."""
+    return f"urn:uuid:{request_id(event)}"
+
+
 def _text(node: Mapping[str, Any], name: str) -> str:
     value = node.get(name)
     return value if isinstance(value, str) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from flask import Response
 
@@ -39,6 +39,10 @@ _RETRY_AFTER: Final = "60"  # seconds: how often an operator's repair is worth a
 _DETAIL_500: Final = "The fault is not in the request."
 
 
+Document = dict[str, object]
+"""A problem document (RFC 9457)."""
+
+
 @dataclass(frozen=True)
 class Reason:
     """One thing that is wrong with a request."""
@@ -50,10 +54,15 @@ class Reason:
 
 def refusal(error: errors.IssuanceError, instance: str) -> Response:
     """The answer to a refusal. What is our own fault is told to the log alone."""
+    return _response(document(error, instance))
+
+
+def document(error: errors.IssuanceError, instance: str) -> Document:
+    """The problem document of a refusal, which stands alone or in a batch."""
     status = STATUS[type(error)]
     detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
     reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons]
-    response = _response(
+    return _problem(
         status,
         error.code,
         error.title,
@@ -61,20 +70,17 @@ def refusal(error: errors.IssuanceError, instance: str) -> Response:
         instance,
         reasons if status == 422 else [],  # noqa: PLR2004
     )
-    if status == 503:  # noqa: PLR2004
-        response.headers["Retry-After"] = _RETRY_AFTER
-    return response
 
 
 def malformed(faults: Sequence[Reason], instance: str) -> Response:
     """400, with every fault of the request."""
     detail = faults[0].detail if len(faults) == 1 else f"{len(faults)} faults, each listed in errors."
-    return _response(400, *_TRANSPORT[400], detail, instance, faults)
+    return _response(_problem(400, *_TRANSPORT[400], detail, instance, faults))
 
 
 def transport(status: int, detail: str, instance: str) -> Response:
     """A problem of HTTP alone: 404, 405, 413, 415, or a bare 500."""
-    return _response(status, *_TRANSPORT[status], detail, instance, [])
+    return _response(_problem(status, *_TRANSPORT[status], detail, instance, []))
 
 
 def internal(instance: str) -> Response:
@@ -82,10 +88,10 @@ def internal(instance: str) -> Response:
     return transport(500, _DETAIL_500, instance)
 
 
-def _response(
+def _problem(
     status: int, code: str, title: str, detail: str, instance: str, reasons: Sequence[Reason]
-) -> Response:
-    problem: dict[str, object] = {
+) -> Document:
+    problem: Document = {
         "type": f"/problems#{code}",
         "title": title,
         "status": status,
@@ -93,7 +99,13 @@ def _response(
         "detail": detail,
         "instance": instance,
     }
-    if reasons:
-        problem["errors"] = [vars(reason) for reason in reasons]
+    return problem | ({"errors": [vars(reason) for reason in reasons]} if reasons else {})
+
+
+def _response(problem: Document) -> Response:
+    status = cast("int", problem["status"])
     body = json.dumps(problem, separators=(",", ":"))
-    return Response(body, status, {"Cache-Control": "no-store"}, content_type="application/problem+json")
+    response = Response(body, status, {"Cache-Control": "no-store"}, content_type="application/problem+json")
+    if status == 503:  # noqa: PLR2004
+        response.headers["Retry-After"] = _RETRY_AFTER
+    return response

@@ -7,7 +7,7 @@ in their own words; so they are off, and this reads the same contract, once, whe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from jsonschema import Draft4Validator
 from service.pki.errors import quoted
 from service.web.problems import Reason
 
-MAX_BODY_BYTES: Final = 262_144
+MAX_BODY_BYTES: Final = 262_144  # where the contract states no x-max-bytes
 _JSON: Final = "application/json"
 
 
@@ -26,7 +26,7 @@ class UnsupportedMediaTypeError(Exception):
 
 
 class TooLargeError(Exception):
-    """The body is larger than `MAX_BODY_BYTES`."""
+    """The body is larger than the operation takes; the message says how large it may be."""
 
 
 class MalformedError(Exception):
@@ -39,14 +39,15 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True)
 class Accepted:
-    """What an operation may rely on: the query, the headers that the contract names, and the body as
-    JSON or as bytes.
+    """What an operation may rely on: the query, the headers that the contract names, the body as JSON or
+    as bytes, and how many seconds there are until nobody waits for the answer any more.
     """
 
     query: Mapping[str, Any]
     headers: Mapping[str, str]
     json: Mapping[str, Any]
     body: bytes
+    time_left: Callable[[], float]
 
 
 class _Parameter:
@@ -67,7 +68,9 @@ class Expectation:
 
     def __init__(self, operation: Mapping[str, Any]) -> None:
         """Compile the validators of an operation object, which holds no `$ref`."""
-        content = operation.get("requestBody", {}).get("content", {})
+        body = operation.get("requestBody", {})
+        self._max_bytes = int(body.get("x-max-bytes", MAX_BODY_BYTES))
+        content = body.get("content", {})
         self._media_types = tuple(content)
         self._body = Draft4Validator(content.get(_JSON, {}).get("schema", {}))
         stated = operation.get("parameters", ())
@@ -76,11 +79,11 @@ class Expectation:
             each["name"]: _Parameter(each["schema"]) for each in stated if each["in"] == "header"
         }
 
-    def check(self, request: Request) -> Accepted:
+    def check(self, request: Request, time_left: Callable[[], float]) -> Accepted:
         """Read a request.
 
         Raises:
-            TooLargeError: the body is larger than `MAX_BODY_BYTES`.
+            TooLargeError: the body is larger than the operation takes.
             UnsupportedMediaTypeError: the Content-Type is none that the operation takes.
             MalformedError: the query, a header or the body is not what the contract says.
         """
@@ -88,8 +91,8 @@ class Expectation:
         query = self._read_query(request, faults)
         headers = self._read_headers(request, faults)
         body = request.get_data(cache=False) if self._media_types else b""
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLargeError
+        if len(body) > self._max_bytes:
+            raise TooLargeError(str(self._max_bytes))
         if self._media_types and not body:
             faults.append(_fault("", "the body is missing"))
         elif self._media_types and request.mimetype not in self._media_types:
@@ -97,7 +100,7 @@ class Expectation:
         document = self._read_json(body, faults) if _JSON in self._media_types and body else {}
         if faults:
             raise MalformedError(faults)
-        return Accepted(query, headers, document, body)
+        return Accepted(query, headers, document, body, time_left)
 
     def _read_headers(self, request: Request, faults: list[Reason]) -> dict[str, str]:
         headers = {name: request.headers[name] for name in self._headers if name in request.headers}

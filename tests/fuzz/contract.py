@@ -15,6 +15,8 @@ from tests import authorities
 from tests.fuzz import strategies
 
 schemathesis.openapi.format("csr", strategies.csr)
+schemathesis.openapi.format("duration", strategies.duration)
+schemathesis.openapi.format("date-time", strategies.moment)
 
 RELAXED: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
@@ -30,8 +32,13 @@ _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "
 
 
 def signs(context: Any) -> bool:
-    """Whether an operation is one of the two that sign."""
+    """Whether an operation is one of the two that sign one request."""
     return context.operation.label in {"POST /sign", "POST /sign.pem"}
+
+
+def keyed(context: Any) -> bool:
+    """Whether an operation is another one that wants an API key."""
+    return context.operation.label in {"POST /sign/batch", "GET /profiles/mine"}
 
 
 @schemathesis.serializer("application/pkcs10", "application/x-pem-file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
@@ -80,3 +81,9 @@ csr = st.one_of(
     tampered(),
     st.text(min_size=1, max_size=50),
 )
+
+duration = st.sampled_from(["P1D", "PT1H", "P90D", "P7DT12H", "P91D", "PT1M", "P", "PT", "P99999D"])
+moment = st.datetimes(
+    min_value=datetime.now(UTC).replace(tzinfo=None),
+    max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),
+).map(lambda at: f"{at:%Y-%m-%dT%H:%M:%SZ}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -21,7 +22,8 @@ from tests import authorities, serving
 from tests.fuzz import contract
 
 sign = contract.load(refusable=True).include(contract.signs)
-public = contract.load(refusable=False).exclude(contract.signs).exclude(path="/sign")
+public = contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(path="/sign")
+keyed = contract.load(refusable=False).include(contract.keyed)
 tally = contract.Tally()
 
 
@@ -30,7 +32,7 @@ class Events(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *_args: object, **_kwargs: object) -> requests.Response:
         """Answer one request."""
-        result = aws_lambda.handler(event(request), Context("fuzz", 10.0))
+        result = aws_lambda.handler(event(request), Context("fuzz", time.monotonic() + 10))
         assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
         assert "content-length" not in {name.lower() for name in result["headers"]}
         body = base64.b64decode(result["body"]) if result["isBase64Encoded"] else result["body"].encode()
@@ -102,6 +104,13 @@ def test_signing_by_events(case: Any, session: requests.Session) -> None:
     ask(case, session, {"x-api-key": serving.API_KEY})
 
 
+@keyed.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
+def test_operations_with_a_key_by_events(case: Any, session: requests.Session) -> None:
+    """A batch, and what the caller may have, answer events as the contract says."""
+    ask(case, session, {"x-api-key": serving.API_KEY})
+
+
 @public.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=25, deadline=None, suppress_health_check=contract.RELAXED)
 def test_public_operations_by_events(case: Any, session: requests.Session) -> None:
@@ -115,3 +124,4 @@ def test_there_was_enough_by_events(session: requests.Session) -> None:
     assert sum(tally.values()) >= 500, tally
     assert tally["POST /sign", 200] >= 50, tally
     assert tally["POST /sign", 422] >= 50, tally
+    assert tally["POST /sign/batch", 200] >= 15, tally

@@ -9,6 +9,7 @@ from tests.fuzz import contract
 from tests.serving import API_KEY, Server
 
 sign = contract.load(refusable=True).include(contract.signs)
+keyed = contract.load(refusable=False).include(contract.keyed)
 others = contract.load(refusable=False).exclude(contract.signs)
 tally = contract.Tally()
 
@@ -27,6 +28,13 @@ def test_signing(case: Any, server: Server) -> None:
     ask(case, server, {"x-api-key": API_KEY})
 
 
+@keyed.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=150, deadline=None, suppress_health_check=contract.RELAXED)
+def test_operations_with_a_key(case: Any, server: Server) -> None:
+    """A batch answers 200 whatever is in its requests, and 400 for what is none."""
+    ask(case, server, {"x-api-key": API_KEY})
+
+
 @others.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
 def test_every_other_operation(case: Any, server: Server) -> None:
@@ -40,3 +48,4 @@ def test_there_was_enough() -> None:
     assert sum(tally.values()) >= 2000, tally
     assert tally["POST /sign", 200] >= 300, tally
     assert tally["POST /sign", 422] >= 300, tally
+    assert tally["POST /sign/batch", 200] >= 50, tally

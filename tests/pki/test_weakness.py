@@ -52,6 +52,13 @@ def roca_prime(bits: int) -> int:
             return candidate
 
 
+def roca_modulus(bits: int) -> int:
+    """A product of two of them."""
+    while (modulus := roca_prime(bits // 2) * roca_prime(bits // 2)).bit_length() != bits:
+        pass
+    return modulus
+
+
 P = prime_after((3 << 1022) + secrets.randbits(1000))
 
 
@@ -71,7 +78,7 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
     "the next prime": (lambda: P * prime_after(P + 2), "close"),
     "a distant prime": (lambda: P * prime_after(P + (1 << 500)), "close"),
     "a square": (lambda: P * P, "close"),
-    "ROCA": (lambda: roca_prime(1024) * roca_prime(1024), "CVE-2017-15361"),
+    "ROCA": (lambda: roca_modulus(2048), "CVE-2017-15361"),
 }
 SOUND: dict[str, Callable[[], int]] = {
     "factor 757": lambda: with_factor(757),
