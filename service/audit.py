@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 
@@ -69,7 +70,7 @@ def line(event: Event, metrics: str = "") -> bytes:
     members = {name: value for name, value in vars(event).items() if value not in ("", (), None)}
     if metrics and event.event in _COUNTS:
         members |= _embedded(event, _COUNTS[event.event], metrics)
-    return json.dumps(members, separators=(",", ":")).encode("ascii") + b"\n"
+    return _to_json(members).encode("ascii") + b"\n"
 
 
 def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:

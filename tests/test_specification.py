@@ -21,7 +21,7 @@ from service.authority import Principal, PrincipalKind
 from service.pki import csr, keys
 from service.pki.csr import CertificationRequest
 from service.pki.issuer import Issuer
-from service.pki.profile import ATTRIBUTES, Asked, Profile, Revocation
+from service.pki.profile import ATTRIBUTES, Asked, Profile, Revocation, iso8601
 from tests import authorities, csrs
 from tests.authorities import NOW
 from tests.serving import ROOT
@@ -324,7 +324,8 @@ def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.named(profile)
     wanted = Asked(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")
-    order = authorities.order(loaded.der, profile, asked=wanted, principal=principal)
+    validity = iso8601(wanted.validity) if wanted.validity else None
+    order = authorities.order(loaded.der, profile, validity=validity, principal=principal)
     made = authorities.authority(of=of, policy=POLICY).issue(order)
     return Case(made.certificate, loaded, chosen, of, wanted)
 

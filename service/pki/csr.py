@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -58,6 +59,7 @@ class CertificationRequest:
         subject: the subject as asked for, one (OID, text) for each attribute, in order.
         public_key: the subject public key, of a kind and size that is certified.
         subject_public_key_info: the key's DER; the certificate carries these very bytes.
+        key_identifier: SHA-1 of the key's bits (RFC 5280 4.2.1.2, method 1).
         extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
         attributes: the kinds of its other attributes, such as challengePassword; never their values.
     """
@@ -66,6 +68,7 @@ class CertificationRequest:
     subject: tuple[tuple[x509.ObjectIdentifier, str], ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
+    key_identifier: bytes
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
     attributes: tuple[x509.ObjectIdentifier, ...]
 
@@ -99,7 +102,7 @@ def load(data: bytes) -> CertificationRequest:
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
     keys.verify_signature_algorithm(signature_algorithm, signature_hash)
-    keys.verify_bounds(key_algorithm, spki)
+    bits = keys.verify_bounds(key_algorithm, spki)
     public_key = _public_key(request, spki)
     weakness.verify_strength(public_key)
     _verify_possession(request)
@@ -108,6 +111,7 @@ def load(data: bytes) -> CertificationRequest:
         subject=subject,
         public_key=public_key,
         subject_public_key_info=spki,
+        key_identifier=hashlib.sha1(bits, usedforsecurity=False).digest(),
         extensions=extensions,
         attributes=attributes,
     )

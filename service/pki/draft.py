@@ -91,7 +91,7 @@ class Draft:
         self.subject = x509.Name([])
         self._attributes: dict[str, str] = {}
         self._asked_common_name = False
-        self.copied: list[tuple[x509.ExtensionType, bool]] = []
+        self.copied: list[x509.ExtensionType] = []
         self.notes: list[str] = []
         self.reasons: list[RequestError] = []
         for oid in request.attributes:
@@ -100,7 +100,7 @@ class Draft:
 
     def verify_key(self) -> None:
         """Refuse a key that the profile does not take, and the CA's own."""
-        spki, own = self.request.subject_public_key_info, self._under.issuer.authorities
+        spki, own = self.request.subject_public_key_info, self._under.issuer.public_keys
         self._try(lambda: self.profile.verify_key(self.request.public_key))
         self._try(lambda: weakness.verify_not_issuer(spki, own))
 
@@ -217,9 +217,11 @@ class Draft:
 
     def _require_among_names(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
-        spelt = names.from_common_name(common_name)
         folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
-        if any(name.value == folded or name == spelt for name in self.names):
+        if any(name.value == folded for name in self.names):
+            return
+        spelt = names.from_common_name(common_name)
+        if spelt in self.names:
             return
         if spelt is None:
             self._reject(
@@ -257,7 +259,7 @@ class Draft:
                 case x509.ExtendedKeyUsage():
                     self._read_extended_key_usage(list(extension.value))
                 case _ if extension.oid in self.profile.extensions:
-                    self.copied.append((extension.value, False))
+                    self.copied.append(extension.value)
                     if extension.critical:  # Java and Go refuse what is critical and unknown to them
                         self.notes.append(f"extension {_label(extension.oid)} is not critical")
                 case _:

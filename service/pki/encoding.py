@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An extension whose value is DER already, so that what is the same in many certificates is encoded once.
+
+    Attributes:
+        extension: it.
+        octets: all of it, in one unambiguous form.
+    """
+
+    extension: x509.Extension[x509.ExtensionType]
+    octets: bytes
+
+
+def extension(value: x509.ExtensionType, *, critical: bool = False) -> Encoded:
+    """An extension, encoded."""
+    der = value.public_bytes()
+    held = x509.Extension[x509.ExtensionType](value.oid, critical, x509.UnrecognizedExtension(value.oid, der))
+    return Encoded(held, b"%d %s %s" % (critical, value.oid.dotted_string.encode(), der))
+
+
+def joined(parts: Iterable[bytes]) -> bytes:
+    """Parts one after another, each after its length, so that no two lists of parts give the same."""
+    return b"".join([b"%d:%s" % (len(each), each) for each in parts])
 
 
 def pem(certificates: Iterable[x509.Certificate]) -> str:
@@ -37,7 +63,7 @@ def text(certificate: x509.Certificate) -> str:
 
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of the DER, 64 lower-case hexadecimal digits."""
-    return certificate.fingerprint(hashes.SHA256()).hex()
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
 def serial(number: int) -> str:
@@ -48,4 +74,4 @@ def serial(number: int) -> str:
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339, UTC, whole seconds: `2026-01-31T23:59:59Z`."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

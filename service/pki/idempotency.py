@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from service.pki import encoding
+
 WINDOW: Final = timedelta(minutes=5)
 SECRET_BYTES: Final = 32
 _DOMAIN: Final = b"certlet serial number 1"
@@ -58,9 +60,6 @@ def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
         secret: 32 octets that serve nothing else; who knows them can foretell serial numbers.
         inputs: who asked for what, and all that the certificate holds, but for the serial number.
     """
-    code = hmac.new(secret, digestmod="sha256")
-    for each in (_DOMAIN, *inputs):
-        code.update(len(each).to_bytes(8, "big"))
-        code.update(each)
-    number = int.from_bytes(code.digest(), "big") >> (256 - _SERIAL_BITS)
+    code = hmac.digest(secret, encoding.joined((_DOMAIN, *inputs)), "sha256")
+    number = int.from_bytes(code, "big") >> (256 - _SERIAL_BITS)
     return number or 1  # zero is no serial number

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.pki import constraints, keys
+from service.pki import constraints, encoding, keys
 from service.pki.errors import BadPublicKey, IssuerError
 from service.pki.names import Name
 
@@ -37,6 +37,9 @@ class Issuer:
             the issuing CA is the root.
         previous: the certificates of the CA that this one succeeds, under which certificates may still
             be valid: served beside the chain, and never signed under.
+        subject: the issuing CA's name, which stands as the issuer in what it signs.
+        subject_der: the same, DER.
+        public_keys: of every CA certificate that it knows, DER.
         is_deterministic: whether what it signs twice is the same twice, octet for octet.
         not_before: when the last certificate of the chain begins, UTC.
         not_after: when the first one of it ends, UTC.
@@ -79,10 +82,15 @@ class Issuer:
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = _authority_key_identifier(certificate)
+        self.encoded_authority_key_identifier = encoding.extension(self.authority_key_identifier)
         constraining = [_extension(ca, x509.NameConstraints) for ca in path]
         self._constraints = [each.value for each in constraining if each]
         restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
         self._usages = [each.value for each in restricting if each]
+        self.subject = certificate.subject
+        self.subject_der = self.subject.public_bytes()
+        self.public_keys = frozenset(_spki(each.public_key()) for each in self.authorities)
+        self._verify = keys.verifier(private_key.public_key())
         kind = keys.kind_of(private_key.public_key())
         self._hash = keys.signature_hash(private_key.public_key())
         # None where the algorithm leaves no choice, or the signer takes none.
@@ -149,10 +157,13 @@ class Issuer:
         certificate = builder.sign(
             self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
         )
+        signed = certificate.tbs_certificate_bytes
         try:
-            certificate.verify_directly_issued_by(self.certificate)
-        except (InvalidSignature, ValueError, TypeError) as error:
+            self._verify(certificate.signature, signed)
+        except InvalidSignature as error:
             raise IssuerError("the signature that was made does not verify") from error
+        if self.subject_der not in signed:
+            raise IssuerError("the certificate does not name its issuer")
         outlives = certificate.not_valid_after_utc > self.not_after
         if outlives or certificate.not_valid_before_utc < self.not_before:
             raise IssuerError("the certificate would be valid while its issuer is not")
@@ -174,8 +185,10 @@ class Issuer:
         crl = named.add_extension(self.authority_key_identifier, critical=False).sign(
             self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
         )
-        if not crl.is_signature_valid(self._private_key.public_key()):
-            raise IssuerError("the signature that was made does not verify")
+        try:
+            self._verify(crl.signature, crl.tbs_certlist_bytes)
+        except InvalidSignature as error:
+            raise IssuerError("the signature that was made does not verify") from error
         return crl
 
 

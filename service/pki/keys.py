@@ -6,13 +6,14 @@ out of bounds is never handed to the library.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
@@ -46,12 +47,15 @@ EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
-_SIMPLE: Final[dict[type, KeyKind]] = {
+_KINDS: Final[dict[type, KeyKind]] = {
+    ec.EllipticCurvePublicKey: KeyKind.P256,  # or what its curve says
+    rsa.RSAPublicKey: KeyKind.RSA,
     ed25519.Ed25519PublicKey: KeyKind.ED25519,
     mldsa.MLDSA44PublicKey: KeyKind.ML_DSA_44,
     mldsa.MLDSA65PublicKey: KeyKind.ML_DSA_65,
     mldsa.MLDSA87PublicKey: KeyKind.ML_DSA_87,
 }
+_BASES: Final[dict[type, type]] = {}
 _REFUSED: Final = {
     PublicKeyAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",
     PublicKeyAlgorithmOID.DSA: "DSA",
@@ -124,8 +128,11 @@ def verify_signature_algorithm(
         )
 
 
-def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> None:
+def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
     """Refuse what is out of bounds in a DER SubjectPublicKeyInfo, before any arithmetic on it.
+
+    Returns:
+        the key's bits (RFC 5280 4.1: subjectPublicKey), whose SHA-1 identifies it (4.2.1.2, method 1).
 
     Raises:
         BadPublicKey: the algorithm is refused by name, or the RSA figures are out of bounds.
@@ -142,6 +149,7 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
         raise _bad("the public key is malformed") from error
     if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
         raise _bad("the Ed25519 point is of small order: anybody can sign for it")
+    return key
 
 
 def _without_sign(point: bytes) -> bytes:
@@ -166,17 +174,39 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     Raises:
         BadPublicKey: it is of a kind that is not certified.
     """
+    base = _BASES.get(type(public_key))  # before isinstance, which is slow with abstract classes
+    if base is None:
+        base = next((each for each in _KINDS if isinstance(public_key, each)), None)
+        if base is None:
+            raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
+        _BASES[type(public_key)] = base
+    if base is not ec.EllipticCurvePublicKey:
+        return _KINDS[base]
+    curve: str = public_key.curve.name  # type: ignore[union-attr]  # as `base` says
+    if curve not in _CURVES:
+        raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
+    return _CURVES[curve]
+
+
+def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
+    """What verifies signatures that an issuer with this key makes.
+
+    Returns:
+        a function of the signature and what was signed, which raises
+        `cryptography.exceptions.InvalidSignature`.
+
+    Raises:
+        BadPublicKey: the key is of a kind that is not certified.
+    """
+    kind_of(public_key)
     if isinstance(public_key, rsa.RSAPublicKey):
-        return KeyKind.RSA
+        return functools.partial(
+            public_key.verify, padding=padding.PKCS1v15(), algorithm=signature_hash(public_key) or _SHA2[0]()
+        )
     if isinstance(public_key, ec.EllipticCurvePublicKey):
-        kind = _CURVES.get(public_key.curve.name)
-        if kind is None:
-            raise _bad(f"the curve {public_key.curve.name} is not accepted; {_ACCEPTED}")
-        return kind
-    for key_type, kind in _SIMPLE.items():
-        if isinstance(public_key, key_type):
-            return kind
-    raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
+        algorithm = ec.ECDSA(signature_hash(public_key) or _SHA2[0]())
+        return functools.partial(public_key.verify, signature_algorithm=algorithm)
+    return public_key.verify  # type: ignore[union-attr,return-value]  # of Ed25519 and ML-DSA
 
 
 def describe(public_key: CertificatePublicKeyTypes) -> str:

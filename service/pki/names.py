@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _MAX_DNS_OCTETS: Final = 253  # RFC 1035 2.3.4, without the root's length octet
 _MAX_LABEL_OCTETS: Final = 63  # the same
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
 _LABEL_OR_SERVICE: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 8552: `_sip` is a name, no host's
+_LIKE_ADDRESS: Final = re.compile("[0-9A-Fa-f:.]+")
 _REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
 _A_LABEL: Final = "xn--"
 _LOCAL_PART: Final = re.compile(
@@ -87,11 +89,9 @@ def from_common_name(text: str) -> Name | None:
     A DNS name has a dot here: `localhost` or `Anna` may be anything. It is not yet known to be well
     formed; `load` it to know.
     """
-    try:
-        if "%" not in text:  # a zone (RFC 4007 11) is no part of an address
+    if _LIKE_ADDRESS.fullmatch(text):  # a zone (RFC 4007 11) is no part of an address
+        with contextlib.suppress(ValueError):
             return Name(NameKind.IP, str(ipaddress.ip_address(text)))
-    except ValueError:
-        pass
     if "." in text and not re.search(r"[\s@:/]", text):
         return Name(NameKind.DNS, text.lower() if text.isascii() else text)
     return None

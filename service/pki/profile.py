@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -36,6 +37,7 @@ ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characte
 }
 LEAST_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
 ANYBODY: Final = "*"
+_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")
 
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
 
@@ -54,10 +56,34 @@ class Asked:
     validity: timedelta | None = None
     not_after: datetime | None = None
 
+    @classmethod
+    def load(cls, validity: str | None, not_after: str | None) -> Asked:
+        """Read what a request states: an ISO 8601 duration, or an RFC 3339 time.
 
-@dataclass(frozen=True)
+        Raises:
+            RejectedValidity: it is none.
+        """
+        if validity is None and not_after is None:
+            return NOTHING
+        try:
+            length = None if validity is None else duration(validity)
+        except ValueError as error:
+            raise RejectedValidity(str(error), "validity") from error
+        try:
+            end = None if not_after is None else datetime.fromisoformat(not_after).astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise RejectedValidity(
+                f"{quoted(str(not_after))} is not a time (RFC 3339)", "not_after"
+            ) from error
+        return cls(length, end and end.replace(microsecond=0))
+
+
+NOTHING: Final = Asked()
+
+
+@dataclass(frozen=True, eq=False)
 class Profile:
-    """One certificate profile.
+    """One certificate profile. It is itself alone, so that what follows from it is found again at once.
 
     Attributes:
         name: what a request calls it.
@@ -97,12 +123,12 @@ class Profile:
     short_lived: timedelta = timedelta(days=7)
     principals: tuple[str, ...] = (ANYBODY,)
 
-    @property
+    @functools.cached_property
     def usages(self) -> tuple[x509.ObjectIdentifier, ...]:
         """The extended key usages, as OIDs."""
         return tuple(map(usage_oid, self.extended_key_usage))
 
-    @property
+    @functools.cached_property
     def is_for_servers(self) -> bool:
         """Whether certificates are for TLS servers, which are known by their SANs alone (RFC 9525)."""
         return ExtendedKeyUsageOID.SERVER_AUTH in self.usages
@@ -134,17 +160,7 @@ class Profile:
 
     def key_usage(self, public_key: CertificatePublicKeyTypes) -> x509.KeyUsage:
         """The key usage for a key: keyEncipherment for RSA alone (RFC 8813 3, RFC 9881 5)."""
-        return x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=keys.kind_of(public_key) is KeyKind.RSA,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
+        return _FOR_RSA if keys.kind_of(public_key) is KeyKind.RSA else _FOR_OTHERS
 
     def period(self, moment: datetime, earliest: datetime, asked: Asked) -> tuple[datetime, datetime]:
         """not_before and not_after for an issue at `moment`, whole seconds, the last one included.
@@ -176,6 +192,24 @@ class Profile:
         if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
             raise RejectedValidity("less than a minute of validity would be left", field)
         return start, end
+
+
+def _key_usage(*, key_encipherment: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+_FOR_RSA: Final = _key_usage(key_encipherment=True)
+_FOR_OTHERS: Final = _key_usage(key_encipherment=False)
 
 
 def usage_oid(name: str) -> x509.ObjectIdentifier:
@@ -214,7 +248,7 @@ def attribute_fault(name: str, text: str) -> str:
         return f"{quoted(text)} is not a country code of two capital letters (ISO 3166)"
     if not 0 < len(text) <= bound:
         return f"{label} has {len(text)} characters; 1 to {bound} are accepted"
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+    if not text.isprintable() and any(unicodedata.category(each) in _CONTROLS for each in text):
         return f"{quoted(text)} holds a control character"
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
         return f"{quoted(text)} is not a PrintableString"

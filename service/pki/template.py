@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
+from service.pki import encoding
 from service.pki.csr import CertificationRequest
 from service.pki.draft import Draft, Plan
 from service.pki.errors import BadCSR, IssuerUnavailable, NotPermitted, refuse
@@ -20,7 +22,9 @@ from service.pki.profile import Profile, Revocation, usage_oid
 
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it.
-_NO_REV_AVAIL: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
+_NO_REV_AVAIL: Final = encoding.extension(
+    x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Template:
 
     Attributes:
         issuer: the issuer's name.
+        issuer_der: the same, DER.
         subject: what was asked for of what the profile allows; may be empty.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
@@ -36,11 +41,12 @@ class Template:
         profile: the certificate profile.
         not_before: the first second of the validity period, UTC.
         not_after: its last second, UTC.
-        extensions: every extension, and whether it is critical, in their order.
+        extensions: every extension, in their order.
         notes: what was asked for and left out, or added, in sentences.
     """
 
     issuer: x509.Name
+    issuer_der: bytes
     subject: x509.Name
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
@@ -48,47 +54,37 @@ class Template:
     profile: Profile
     not_before: datetime
     not_after: datetime
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...]
+    extensions: tuple[encoding.Encoded, ...]
     notes: tuple[str, ...]
 
     def builder(self, serial_number: int) -> x509.CertificateBuilder:
         """The certificate, ready for `Issuer.sign`."""
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(self.subject)
-            .issuer_name(self.issuer)
-            .public_key(self.public_key)
-            .serial_number(serial_number)
-            .not_valid_before(self.not_before)
-            .not_valid_after(self.not_after)
+        # At once, not step by step: each step would copy and check what was put in before.
+        return x509.CertificateBuilder(
+            issuer_name=self.issuer,
+            subject_name=self.subject,
+            public_key=self.public_key,
+            serial_number=serial_number,
+            not_valid_before=self.not_before.replace(tzinfo=None),
+            not_valid_after=self.not_after.replace(tzinfo=None),
+            extensions=[each.extension for each in self.extensions],
         )
-        for extension, critical in self.extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder
 
+    @functools.cached_property
     def inputs(self) -> tuple[bytes, ...]:
         """Everything of the above that stands in the certificate, in one unambiguous form."""
-        parts = [
-            self.issuer.public_bytes(),
+        return (
+            self.issuer_der,
             self.subject.public_bytes(),
             self.subject_public_key_info,
-            self.not_before.isoformat().encode(),
-            self.not_after.isoformat().encode(),
-        ]
-        for extension, critical in self.extensions:
-            parts += [
-                extension.oid.dotted_string.encode(),
-                b"\1" if critical else b"\0",
-                extension.public_bytes(),
-            ]
-        return tuple(parts)
+            f"{self.not_before} {self.not_after}".encode(),
+            *(each.octets for each in self.extensions),
+        )
 
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of `inputs`, each after its length, hexadecimal."""
-        digest = hashlib.sha256()
-        for each in self.inputs():
-            digest.update(len(each).to_bytes(8, "big") + each)
-        return digest.hexdigest()
+        return hashlib.sha256(encoding.joined(self.inputs)).hexdigest()
 
 
 def plan(request: CertificationRequest, under: Plan) -> Template:
@@ -121,7 +117,8 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     not_before, not_after = draft.read_validity()
     refuse(draft.reasons)
     return Template(
-        issuer=issuer.certificate.subject,
+        issuer=issuer.subject,
+        issuer_der=issuer.subject_der,
         subject=subject,
         names=tuple(draft.names),
         public_key=request.public_key,
@@ -129,47 +126,48 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
         profile=profile,
         not_before=not_before,
         not_after=not_after,
-        extensions=(
-            (issuer.authority_key_identifier, False),
-            *_extensions(request, profile, tuple(draft.names), subject),
-            *_revocation(profile, not_before, not_after),
-            *draft.copied,
-        ),
+        extensions=_extensions(request, issuer, draft, (not_before, not_after)),
         notes=tuple(draft.notes),
     )
 
 
 def _extensions(
-    request: CertificationRequest, profile: Profile, names: tuple[Name, ...], subject: x509.Name
-) -> list[tuple[x509.ExtensionType, bool]]:
-    """What the profile says of the certificate."""
-    extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.SubjectKeyIdentifier.from_public_key(request.public_key), False),
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (profile.key_usage(request.public_key), True),
-        (x509.ExtendedKeyUsage(profile.usages), False),
+    request: CertificationRequest, issuer: Issuer, draft: Draft, period: tuple[datetime, datetime]
+) -> tuple[encoding.Encoded, ...]:
+    profile = draft.profile
+    extensions = [
+        issuer.encoded_authority_key_identifier,
+        encoding.extension(x509.SubjectKeyIdentifier(request.key_identifier)),
+        *_constant(profile, profile.key_usage(request.public_key)),
     ]
-    if names:  # RFC 5280 4.2.1.6: critical where there is no subject
-        sans = x509.SubjectAlternativeName([name.general_name() for name in names])
-        extensions.append((sans, not subject.rdns))
+    if draft.names:  # RFC 5280 4.2.1.6: critical where there is no subject
+        sans = x509.SubjectAlternativeName([name.general_name() for name in draft.names])
+        extensions.append(encoding.extension(sans, critical=not draft.subject.rdns))
+    if profile.is_irrevocable(*period):  # never beside the address of a CRL (RFC 9608 4)
+        extensions.append(_NO_REV_AVAIL)
+    return (*extensions, *(encoding.extension(value) for value in draft.copied))
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(profile: Profile, usage: x509.KeyUsage) -> tuple[encoding.Encoded, ...]:
+    """What is in every certificate of a profile and a key usage."""
+    extensions = [
+        encoding.extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
+        encoding.extension(usage, critical=True),
+        encoding.extension(x509.ExtendedKeyUsage(profile.usages)),
+    ]
     if profile.certificate_policies:
         policies = [x509.PolicyInformation(oid, None) for oid in profile.certificate_policies]
-        extensions.append((x509.CertificatePolicies(policies), False))
+        extensions.append(encoding.extension(x509.CertificatePolicies(policies)))
     if profile.ca_issuers:
         where = x509.UniformResourceIdentifier(profile.ca_issuers)
         access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, where)
-        extensions.append((x509.AuthorityInformationAccess([access]), False))
-    return extensions
-
-
-def _revocation(
-    profile: Profile, not_before: datetime, not_after: datetime
-) -> list[tuple[x509.ExtensionType, bool]]:
-    """Where the CRL is, or that there will be none; never both (RFC 9608 4)."""
+        extensions.append(encoding.extension(x509.AuthorityInformationAccess([access])))
     if profile.revocation is Revocation.CRL:
         where = x509.UniformResourceIdentifier(profile.crl)
-        return [(x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, None)]), False)]
-    return [(_NO_REV_AVAIL, False)] if profile.is_irrevocable(not_before, not_after) else []
+        point = x509.DistributionPoint([where], None, None, None)
+        extensions.append(encoding.extension(x509.CRLDistributionPoints([point])))
+    return tuple(extensions)
 
 
 def verify_time(issuer: Issuer, now: datetime) -> None:

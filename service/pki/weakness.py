@@ -6,14 +6,11 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.pki.errors import BadPublicKey
 
@@ -48,20 +45,18 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
         raise _bad("the RSA key was made by a faulty library (ROCA, CVE-2017-15361): make another one")
 
 
-def verify_not_issuer(subject_public_key_info: bytes, certificates: Sequence[x509.Certificate]) -> None:
+def verify_not_issuer(subject_public_key_info: bytes, own: frozenset[bytes]) -> None:
     """Refuse the key of a CA: its certificate would speak for the CA.
 
     Args:
         subject_public_key_info: the key, DER.
-        certificates: the CA's own.
+        own: the CA's own keys, DER.
 
     Raises:
-        BadPublicKey: it is one of theirs.
+        BadPublicKey: it is one of them.
     """
-    for each in certificates:
-        own = each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if own == subject_public_key_info:
-            raise _bad("this is the CA's own key")
+    if subject_public_key_info in own:
+        raise _bad("this is the CA's own key")
 
 
 @dataclass(frozen=True)

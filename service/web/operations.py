@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,11 +17,8 @@ from service.pki.errors import (
     IssuerError,
     IssuerUnavailable,
     NotPermitted,
-    RejectedValidity,
-    RequestError,
-    quoted,
 )
-from service.pki.profile import Asked, Profile, duration, iso8601
+from service.pki.profile import Profile, iso8601
 from service.pki.template import LEAST_REMAINING, Template
 from service.web import principal, problems
 from service.web.requests import Accepted
@@ -34,6 +30,7 @@ REVOCATION_LIST: Final = "application/pkix-crl"
 
 MAX_ANSWER_BYTES: Final = 5_500_000  # of a batch: Lambda answers 6 MiB, with quotes escaped
 RESERVED_TIME: Final = 2.0  # seconds of a batch's time that are for its answer
+AT_ONCE: Final = 25  # of a batch's requests, between two looks at the clock
 NO_TIME: Final = IssuerUnavailable("there was no time or room left for this request: send it again")
 
 _A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
@@ -70,32 +67,27 @@ class Operations:
         """`POST /sign/batch`: each request for itself, the chain once."""
         self._caller(event)
         instance, text = principal.instance(event), bool(request.json.get("text", False))
-        chain, room = "", MAX_ANSWER_BYTES
+        items, room, chain = request.json["requests"], MAX_ANSWER_BYTES, ""
         results: list[str] = []
-        for item in request.json["requests"]:
-            outcome: Issued | IssuanceError = NO_TIME
-            if request.time_left() > RESERVED_TIME and room > _room_for(item["csr"], text=text):
-                outcome = self._outcome(event, item, request)
-            result = _result(outcome, instance, text=text)
-            if len(result) > room:  # a refusal with many reasons; what was issued has its room
-                result = _result(NO_TIME, instance, text=text)
-            room -= len(result) + 1
-            results.append(result)
-            if isinstance(outcome, Issued) and not chain:
-                chain = encoding.pem(outcome.intermediates)
+        while len(results) < len(items):
+            some = items[len(results) : len(results) + AT_ONCE]
+            outcomes: Sequence[Issued | IssuanceError] = [NO_TIME] * len(some)
+            wanted = sum(_room_for(item["csr"], text=text) for item in some)
+            if request.time_left() > RESERVED_TIME and room > wanted:
+                orders = [self._order(event, _csr(item["csr"]), item, request) for item in some]
+                outcomes = self._authority.issue_all(orders)
+            for outcome in outcomes:
+                if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
+                    _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
+                result = _result(outcome, instance, text=text)
+                if len(result) > room:  # a refusal with many reasons; what was issued has its room
+                    result = _result(NO_TIME, instance, text=text)
+                results.append(result)
+                room -= len(result) + 1
+                if isinstance(outcome, Issued) and not chain:
+                    chain = encoding.pem(outcome.intermediates)
         answer = f'{{"results":[{",".join(results)}],"chain_pem":{json.dumps(chain)}}}'
         return _response(answer, "application/json", "no-store")
-
-    def _outcome(self, event: Event, item: Mapping[str, Any], request: Accepted) -> Issued | IssuanceError:
-        try:
-            return self._authority.issue(self._order(event, _csr(item["csr"]), item, request))
-        except IssuanceError as error:
-            if not isinstance(error, RequestError | NotPermitted):  # the cause is for the log alone
-                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
-            return error
-        except Exception as error:  # noqa: BLE001 - one request must not spoil the others
-            _log.exception("unexpected")
-            return IssuerError(str(error))
 
     def ca(self, _event: Event, _request: Accepted) -> Response:
         """`GET /ca`: the CA, as JSON."""
@@ -172,7 +164,8 @@ class Operations:
             profile=stated.get("profile"),
             principal=principal.authenticated(event, self._api_key_names),
             request_id=principal.request_id(event),
-            asked=_asked(stated),
+            validity=stated.get("validity"),
+            not_after=stated.get("not_after"),
             idempotency_key=request.headers.get("Idempotency-Key"),
         )
 
@@ -180,24 +173,6 @@ class Operations:
 def _csr(text: str) -> bytes:
     # A lone surrogate is no character: '?' is in no certification request either.
     return text.encode("utf-8", "replace")
-
-
-def _asked(stated: Mapping[str, Any]) -> Asked:
-    """What is asked of the validity.
-
-    Raises:
-        RejectedValidity: it has the contract's form, and is no duration, or no time.
-    """
-    validity, not_after = stated.get("validity"), stated.get("not_after")
-    try:
-        length = None if validity is None else duration(validity)
-    except ValueError as error:
-        raise RejectedValidity(str(error), "validity") from error
-    try:
-        end = None if not_after is None else datetime.fromisoformat(not_after)
-    except ValueError as error:
-        raise RejectedValidity(f"{quoted(str(not_after))} is not a time", "not_after") from error
-    return Asked(length, end)
 
 
 def _profile(profile: Profile) -> dict[str, object]:

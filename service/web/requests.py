@@ -6,11 +6,13 @@ in their own words; so they are off, and this reads the same contract, once, whe
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import fastjsonschema
 from flask import Request
 from jsonschema import Draft4Validator
 
@@ -72,7 +74,7 @@ class Expectation:
         self._max_bytes = int(body.get("x-max-bytes", MAX_BODY_BYTES))
         content = body.get("content", {})
         self._media_types = tuple(content)
-        self._body = Draft4Validator(content.get(_JSON, {}).get("schema", {}))
+        self._schema = content.get(_JSON, {}).get("schema", {})
         stated = operation.get("parameters", ())
         self._query = {each["name"]: _Parameter(each["schema"]) for each in stated if each["in"] == "query"}
         self._headers = {
@@ -129,10 +131,20 @@ class Expectation:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             faults.append(_fault("", f"the body is not JSON: {quoted(reason, 160)}"))
             return {}
-        faults += [
-            _fault(_path(error.absolute_path), _sentence(error)) for error in self._body.iter_errors(document)
-        ]
+        try:
+            self._accept(document)
+        except fastjsonschema.JsonSchemaValueException:
+            faults += [
+                _fault(_path(error.absolute_path), _sentence(error))
+                for error in Draft4Validator(self._schema).iter_errors(document)
+            ]
         return document if isinstance(document, Mapping) else {}
+
+    @functools.cached_property
+    def _accept(self) -> Callable[[object], object]:
+        """The schema as a program, which stops at the first fault; jsonschema then says them all."""
+        schema = {"$schema": "http://json-schema.org/draft-04/schema#", **self._schema}
+        return fastjsonschema.compile(schema, use_default=False, use_formats=False)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from service.authority import Issued, Order, Principal, PrincipalKind
 from service.pki import idempotency
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
-from service.pki.profile import Asked
 from tests import authorities, csrs
 from tests.authorities import NOW, order
 
@@ -126,7 +125,7 @@ CHANGES: dict[str, Callable[[], Issued]] = {
     "subject": lambda: issue(policy=policy(subject={"fixed": {"O": "Example"}})),
     "no subject": lambda: issue(policy=policy(subject={"allowed": []})),
     "names": lambda: issue(policy=policy(), csr=csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))),
-    "not_after": lambda: issue(policy=policy(), asked=Asked(timedelta(days=1))),
+    "not_after": lambda: issue(policy=policy(), validity="P1D"),
     "not_before": lambda: issue(policy=policy(backdate="PT4M", validity="P89DT23H59M")),
     "window": lambda: issue(policy=policy(), now=NOW + timedelta(minutes=5)),
     "extended key usage": lambda: issue(policy=policy(extended_key_usage=["serverAuth", "clientAuth"])),
