@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from service.pki.errors import BadPublicKey
 
-_SMALL: Final = 752  # CA/Browser Forum Baseline Requirements 6.1.6: no factors smaller than 752
+_SMALL: Final = 752  # NIST SP 800-89 5.3.3, CA/Browser Forum Baseline Requirements 6.1.6
 _FERMAT_ROUNDS: Final = 100  # Baseline Requirements 6.1.1.3
+_SIEVE: Final = 55440  # of its residues 2 in 100 are squares, so that few roots are taken
 # Nemec et al., "The Return of Coppersmith's Attack", CCS 2017 (CVE-2017-15361, ROCA): the primes of
 # Infineon's library are 65537^a modulo a product of the first primes, of at least these; so is the modulus.
 _ROCA_LAST: Final = 167
@@ -105,12 +106,19 @@ class DenyList:
 def _has_close_factors(modulus: int) -> bool:
     """Whether Fermat's method finds them: n = a² - b² for an a close above n's root (CVE-2022-26320)."""
     root = math.isqrt(modulus - 1) + 1
-    for a in range(root, root + _FERMAT_ROUNDS):
-        square = a * a - modulus
-        # Every square is 0, 1, 4 or 9 modulo 16; roots are worth taking of those alone.
-        if square & 15 in (0, 1, 4, 9) and math.isqrt(square) ** 2 == square:
-            return True
+    low, remainder, squares = root % _SIEVE, modulus % _SIEVE, _squares()
+    for step in range(_FERMAT_ROUNDS):
+        # What is no square modulo the sieve is none at all, and small numbers show it.
+        if ((low + step) ** 2 - remainder) % _SIEVE in squares:
+            square = (root + step) ** 2 - modulus
+            if math.isqrt(square) ** 2 == square:
+                return True
     return False
+
+
+@functools.cache
+def _squares() -> frozenset[int]:
+    return frozenset(number * number % _SIEVE for number in range(_SIEVE))
 
 
 @functools.cache
@@ -120,11 +128,12 @@ def _small_product() -> int:
 
 @functools.cache
 def _roca_residues() -> tuple[tuple[int, frozenset[int]], ...]:
-    """Each prime, and the powers of 65537 modulo it."""
-    return tuple(
+    """Each prime whose residues are not all powers of 65537, and those that are."""
+    powers = (
         (prime, frozenset(pow(_ROCA_GENERATOR, power, prime) for power in range(prime - 1)))
         for prime in _primes(_ROCA_LAST)
     )
+    return tuple((prime, residues) for prime, residues in powers if len(residues) < prime - 1)
 
 
 def _primes(last: int) -> list[int]:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import connexion
 import flask
+from connexion.apis.flask_api import FlaskApi
+from connexion.lifecycle import ConnexionRequest
 from connexion.resolver import Resolution, Resolver
 from werkzeug.exceptions import HTTPException
 
@@ -40,6 +42,7 @@ def create(
     """
     served = contract.for_function(document)
     app = connexion.FlaskApp(__name__, options={"swagger_ui": False, "serve_spec": False})
+    app.api_cls = _Api
     app.app.request_class = _Request
     app.add_api(
         _routes(served),
@@ -85,6 +88,15 @@ class _Request(flask.Request):
 
     def get_json(self, *_args: object, **_kwargs: object) -> None:
         """Nothing, whatever the body."""
+
+
+class _Api(FlaskApi):  # type: ignore[misc]  # Connexion is not typed
+    """Connexion's API, which would read every request once more for arguments that no operation takes."""
+
+    @classmethod
+    def get_request(cls, *_args: object, **_params: object) -> ConnexionRequest:
+        """A request of nothing."""
+        return ConnexionRequest("", "", files={}, json_getter=lambda: None)
 
 
 class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
