@@ -37,6 +37,7 @@ _A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
 
 _log = logging.getLogger(__name__)
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 Event = Mapping[str, Any]
 
@@ -66,28 +67,14 @@ class Operations:
     def signBatch(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
         """`POST /sign/batch`: each request for itself, the chain once."""
         self._caller(event)
-        instance, text = principal.instance(event), bool(request.json.get("text", False))
-        items, room, chain = request.json["requests"], MAX_ANSWER_BYTES, ""
-        results: list[str] = []
-        while len(results) < len(items):
-            some = items[len(results) : len(results) + AT_ONCE]
-            outcomes: Sequence[Issued | IssuanceError] = [NO_TIME] * len(some)
-            wanted = sum(_room_for(item["csr"], text=text) for item in some)
-            if request.time_left() > RESERVED_TIME and room > wanted:
-                orders = [self._order(event, _csr(item["csr"]), item, request) for item in some]
-                outcomes = self._authority.issue_all(orders)
-            for outcome in outcomes:
-                if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
-                    _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
-                result = _result(outcome, instance, text=text)
-                if len(result) > room:  # a refusal with many reasons; what was issued has its room
-                    result = _result(NO_TIME, instance, text=text)
-                results.append(result)
-                room -= len(result) + 1
-                if isinstance(outcome, Issued) and not chain:
-                    chain = encoding.pem(outcome.intermediates)
-        answer = f'{{"results":[{",".join(results)}],"chain_pem":{json.dumps(chain)}}}'
-        return _response(answer, "application/json", "no-store")
+        answer = _BatchAnswer(principal.instance(event), text=bool(request.json.get("text", False)))
+        items = request.json["requests"]
+        orders = [self._order(event, _csr(item["csr"]), item, request) for item in items]
+        while orders and request.time_left() > RESERVED_TIME and (fitting := answer.fitting(orders)):
+            answer.add(self._authority.issue_all(fitting))
+            orders = orders[len(fitting) :]
+        answer.add([NO_TIME] * len(orders))
+        return _response(answer.encode(), "application/json", "no-store")
 
     def ca(self, _event: Event, _request: Accepted) -> Response:
         """`GET /ca`: the CA, as JSON."""
@@ -224,24 +211,60 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
     )
 
 
-def _room_for(csr: str, *, text: bool) -> int:
-    """Octets that the result of one request never passes, if it is a certificate.
+class _BatchAnswer:
+    """The results of a batch, in JSON, which never pass `MAX_ANSWER_BYTES`."""
 
-    All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) stands in the request too.
-    PEM in JSON takes 1.5 octets for one of DER, readable text 5, and notes repeat the request at most.
-    """
-    return (8 if text else 3) * (len(csr) + 6000)
+    def __init__(self, instance: str, *, text: bool) -> None:
+        self._instance = instance
+        self._text = text
+        self._results: list[str] = []
+        self._chain = ""
+        self._room = MAX_ANSWER_BYTES
 
+    def fitting(self, orders: Sequence[Order]) -> Sequence[Order]:
+        """The first of these orders, whose certificates certainly have room; few enough to be timed."""
+        room, number = self._room, 0
+        for order in orders[:AT_ONCE]:
+            room -= self._most_bytes(order)
+            if room < 0:
+                break
+            number += 1
+        return orders[:number]
 
-def _result(outcome: Issued | IssuanceError, instance: str, *, text: bool) -> str:
-    """One result of a batch, JSON."""
-    if isinstance(outcome, Issued):
-        return json.dumps({"certificate": _signed(outcome, text=text)}, separators=(",", ":"))
-    return json.dumps({"problem": problems.document(outcome, instance)}, separators=(",", ":"))
+    def _most_bytes(self, order: Order) -> int:
+        """What the result of an order never passes, if it is a certificate.
+
+        All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) stands in the
+        request too. PEM in JSON takes 1.5 octets for one of DER, readable text 5, and notes repeat the
+        request at most.
+        """
+        return (8 if self._text else 3) * (len(order.csr) + 6000)
+
+    def add(self, outcomes: Sequence[Issued | IssuanceError]) -> None:
+        """Write down what became of the next orders."""
+        for outcome in outcomes:
+            if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
+                _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
+            result = self._result(outcome)
+            if len(result) > self._room:  # a refusal with many reasons; what was issued has its room
+                result = self._result(NO_TIME)
+            self._results.append(result)
+            self._room -= len(result) + 1
+            if isinstance(outcome, Issued) and not self._chain:
+                self._chain = encoding.pem(outcome.intermediates)
+
+    def _result(self, outcome: Issued | IssuanceError) -> str:
+        if isinstance(outcome, Issued):
+            return _to_json({"certificate": _signed(outcome, text=self._text)})
+        return _to_json({"problem": problems.document(outcome, self._instance)})
+
+    def encode(self) -> str:
+        """The whole, in JSON."""
+        return f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
 
 
 def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return _response(json.dumps(answer, separators=(",", ":")), "application/json", cache, status)
+    return _response(_to_json(answer), "application/json", cache, status)
 
 
 def _response(

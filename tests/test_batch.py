@@ -1,0 +1,302 @@
+"""`POST /sign/batch`: each request is judged by itself, in order, within the size and the time there is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from jsonschema import Draft4Validator
+
+from service import contract
+from service.audit import Event
+from service.authority import Authority, Custody
+from service.pki.csr import MAX_DER_BYTES
+from service.pki.errors import IssuerUnavailable
+from service.web import operations
+from tests import authorities, csrs, serving
+from tests.serving import Answer, Server
+from tests.test_path import DOCUMENT, JSON, problem, uuid7
+
+RESULTS = Draft4Validator(
+    DOCUMENT["paths"]["/sign/batch"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+)
+# The handler, told by its second argument that there is so much time left, each time that it looks.
+RUN = """
+import json, sys
+from service import aws_lambda
+class Context:
+    def __init__(self, *milliseconds):
+        self.milliseconds = list(milliseconds)
+    def get_remaining_time_in_millis(self):
+        return self.milliseconds.pop(0) if self.milliseconds[1:] else self.milliseconds[0]
+for line in sys.stdin:
+    event, left = json.loads(line)
+    print(json.dumps(aws_lambda.handler(event, Context(*left))), flush=True)
+"""
+
+
+@functools.cache
+def request(number: int, kind: str = "p-256") -> str:
+    """A request of its own name."""
+    return csrs.pem(csrs.build(f"n{number}.example.com", kind=kind)).decode()
+
+
+def batch(server: Server, *requests: object, **more: Any) -> Answer:
+    """`POST /sign/batch`; a text is a request's csr."""
+    items = [{"csr": each} if isinstance(each, str) else each for each in requests]
+    headers = JSON | more.pop("headers", {})
+    return server.request("POST", "/sign/batch", json.dumps({"requests": items, **more}).encode(), headers)
+
+
+def results(answer: Answer) -> list[Any]:
+    """The results of an answer, which is as the contract says."""
+    assert answer.status == 200, answer.body
+    RESULTS.validate(answer.json())
+    found: list[Any] = answer.json()["results"]
+    return found
+
+
+def common_name(result: Any) -> str:
+    """Whom a result's certificate is for."""
+    certificate = x509.load_pem_x509_certificate(result["certificate"]["crt_pem"].encode())
+    return certificate.subject.rfc4514_string()
+
+
+def codes(found: list[Any]) -> list[str]:
+    """Of each result the problem's code, or ''."""
+    return [each["problem"]["code"] if "problem" in each else "" for each in found]
+
+
+def events(server: Server, answer: Answer) -> list[str]:
+    """The kinds of audit events that an answer's request left."""
+    lines = [json.loads(line) for line in server.logged().splitlines() if line.startswith('{"event"')]
+    return [line["event"] for line in lines if line["request_id"] == answer.headers["x-amzn-RequestId"]]
+
+
+def test_results_come_in_order_with_the_chain_once(server: Server) -> None:
+    """Each certificate stands at its request's place; the chain verifies all of them, and stands once."""
+    answer = batch(server, *(request(number) for number in range(60)))
+    found = results(answer)
+    assert [common_name(each) for each in found] == [f"CN=n{number}.example.com" for number in range(60)]
+    chain = x509.load_pem_x509_certificates(answer.json()["chain_pem"].encode())
+    for each in found:
+        x509.load_pem_x509_certificate(each["certificate"]["crt_pem"].encode()).verify_directly_issued_by(
+            chain[0]
+        )
+    assert "chain_pem" not in found[0]["certificate"]
+    assert len({each["certificate"]["serial_number"] for each in found}) == 60
+
+
+def test_a_bad_request_spoils_no_other(server: Server) -> None:
+    """What is refused is refused with its own reasons and its own status, between two certificates."""
+    found = results(
+        batch(
+            server,
+            request(0),
+            "garbage",
+            {"csr": request(1), "profile": "nobody's"},
+            csrs.pem(csrs.build("bad_name.example.com")).decode(),
+            {"csr": request(2), "validity": "P100Y"},
+            "A" * (MAX_DER_BYTES * 2 + 1),
+            {"csr": request(3), "validity": "P1D"},
+            "",
+            "\ud800",
+            request(4),
+        )
+    )
+    assert codes(found) == [
+        "",
+        "badCSR",
+        "unknownProfile",
+        "rejectedIdentifier",
+        "rejectedValidity",
+        "badCSR",
+        "",
+        "badCSR",
+        "badCSR",
+        "",
+    ]
+    assert {each["problem"]["status"] for each in found if "problem" in each} == {422}
+    named = [common_name(each) for each in found if "certificate" in each]
+    assert named == ["CN=n0.example.com", "CN=n3.example.com", "CN=n4.example.com"]
+
+
+def test_everything_is_recorded(server: Server) -> None:
+    """Each of a batch has an intent and a result, or a refusal, under the one request's id."""
+    answer = batch(server, request(0), "garbage", request(1))
+    assert sorted(events(server, answer)) == ["intent", "intent", "refusal", "result", "result"]
+
+
+def test_text_is_off_unless_asked_for(server: Server) -> None:
+    """`crt_text` is in no certificate of a batch, or in each of them."""
+    assert "crt_text" not in results(batch(server, request(0)))[0]["certificate"]
+    found = results(batch(server, request(0), request(1), text=True))
+    assert ["Subject: CN=n1.example.com" in each["certificate"]["crt_text"] for each in found] == [
+        False,
+        True,
+    ]
+
+
+def test_a_retry_gets_the_same_certificates(server: Server) -> None:
+    """With an Idempotency-Key each request of a retry gets its own certificate again, in any order."""
+    key = {"Idempotency-Key": uuid7()}
+    first = results(batch(server, request(0), "garbage", request(1), headers=key))
+    second = results(batch(server, request(1), request(2), request(0), headers=key))
+    assert [second[0]["certificate"], second[2]["certificate"]] == [
+        first[2]["certificate"],
+        first[0]["certificate"],
+    ]
+    other = results(batch(server, request(0), headers={"Idempotency-Key": uuid7()}))
+    assert other[0]["certificate"]["serial_number"] != first[0]["certificate"]["serial_number"]
+
+
+@pytest.mark.parametrize("number", [0, 501])
+def test_none_or_more_than_500_requests(server: Server, number: int) -> None:
+    """A batch holds 1 to 500 requests; another number is 400, and nothing is signed."""
+    answer = batch(server, *([request(0)] * number))
+    problem(answer, 400, "malformed")
+    assert not events(server, answer)
+
+
+def test_500_requests(server: Server) -> None:
+    """500 are served, and each has its result."""
+    assert codes(results(batch(server, *([request(0)] * 500)))) == [""] * 500
+
+
+def test_four_megabytes(server: Server) -> None:
+    """A body of 4 MB is served; an octet more is 413."""
+    body = json.dumps({"requests": [{"csr": request(0)}]}).encode()
+    whole = server.request("POST", "/sign/batch", body.ljust(4_194_304), JSON)
+    assert codes(results(whole)) == [""]
+    problem(server.request("POST", "/sign/batch", body.ljust(4_194_305), JSON), 413, "tooLarge")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"requests":[{"csr":1}]}',
+        b'{"requests":[{}]}',
+        b'{"requests":["x"]}',
+        b'{"requests":[{"csr":"x","text":true}]}',
+        b'{"requests":{}}',
+        b"{}",
+        b"[]",
+        b"{",
+        b"",
+    ],
+)
+def test_a_body_of_another_shape(server: Server, body: bytes) -> None:
+    """A body that is no batch is 400 as a whole."""
+    problem(server.request("POST", "/sign/batch", body, JSON), 400, "malformed")
+
+
+def test_another_content_type(server: Server) -> None:
+    """Nothing but JSON is read: 415."""
+    headers = JSON | {"Content-Type": "text/plain"}
+    problem(server.request("POST", "/sign/batch", b"{}", headers), 415, "unsupportedMediaType")
+
+
+def test_an_answer_that_would_be_too_large(server: Server) -> None:
+    """What finds no room in 5.5 MB is a 503 of its own, unsigned; the rest of it, sent again, is signed."""
+    large = csrs.pem(
+        csrs.build("a.example.com", [f"dns:{'x' * 60}.{n}.example.com" for n in range(99)])
+    ).decode()
+    sent = [large] * (4_194_304 // (len(json.dumps({"csr": large})) + 1) - 1)
+    answer = batch(server, *sent, text=True)
+    found = codes(results(answer))
+    issued = found.count("")
+    assert found == [""] * issued + ["unavailable"] * (len(sent) - issued)
+    assert 4_500_000 < len(answer.body) < 5_500_000
+    assert 0 < issued < len(sent)
+    assert events(server, answer).count("intent") == issued
+    assert codes(results(batch(server, sent[-1], text=True))) == [""]
+
+
+def test_the_room_that_is_kept_suffices() -> None:
+    """No certificate, with its text, is larger in an answer than what is kept free for it."""
+    authority = authorities.authority()
+    for kind in csrs.KINDS:
+        for sans in ([], ["dns:a.example.com"], [f"dns:{'x' * 60}.{n}.example.com" for n in range(99)]):
+            data = csrs.pem(csrs.build("a.example.com", sans, kind=kind))
+            for text in (True, False):
+                answer = operations._BatchAnswer("urn:uuid:0", text=text)
+                order = authorities.order(data)
+                answer.add(authority.issue_all([order]))
+                assert '"certificate"' in answer.encode()
+                assert len(answer.encode()) < answer._most_bytes(order)
+
+
+def invoked(directory: Path, left: list[int], number: int, **headers: str) -> list[Any]:
+    """The results of a batch of so many requests, with these milliseconds left at each look."""
+    body = json.dumps({"requests": [{"csr": request(each)} for each in range(number)]})
+    event = {
+        "resource": "/sign/batch",
+        "path": "/sign/batch",
+        "httpMethod": "POST",
+        "headers": {"Content-Type": "application/json", **headers},
+        "multiValueHeaders": {},
+        "queryStringParameters": None,
+        "requestContext": {"requestId": "c6af9ac6", "identity": {"apiKeyId": "abc123"}},
+        "body": body,
+        "isBase64Encoded": False,
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps([event, left]) + "\n",
+        env=serving.environ(CERTLET_CA=str(directory / "ca")),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    answer = json.loads(run.stdout)
+    assert answer["statusCode"] == 200
+    found = json.loads(answer["body"])
+    RESULTS.validate(found)
+    signed = sum('"event":"intent"' in line for line in run.stderr.splitlines())
+    assert signed == codes(found["results"]).count("")
+    return list(found["results"])
+
+
+def test_a_deadline_leaves_the_rest_to_a_retry(tmp_path: Path) -> None:
+    """Two seconds before its time ends a batch issues no more: what is left is 503, unsigned, in its place."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    key = {"Idempotency-Key": uuid7()}
+    cut = invoked(tmp_path, [2001, 2001, 2000], 60, **key)
+    assert codes(cut) == [""] * 50 + ["unavailable"] * 10
+    assert {each["problem"]["status"] for each in cut[50:]} == {503}
+    again = invoked(tmp_path, [29_000], 60, **key)
+    assert codes(again) == [""] * 60
+    assert again[:50] == cut[:50]
+
+
+def test_no_time_at_all(tmp_path: Path) -> None:
+    """Where there is no time to begin, every request is 503, and nothing is signed."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert codes(invoked(tmp_path, [1999], 3)) == ["unavailable"] * 3
+
+
+def test_an_audit_log_that_cannot_be_written() -> None:
+    """Where the result of one of a batch cannot be recorded, it alone is withheld, as 503."""
+
+    def record(event: Event) -> None:
+        if event.event == "result" and event.common_name == "n1.example.com":
+            raise OSError("disk full")
+
+    kept = Custody(authorities.issuer())
+    authority = Authority(lambda: kept, authorities.profiles(), lambda: authorities.NOW, record)
+    found = authority.issue_all([authorities.order(request(number).encode()) for number in range(3)])
+    assert [isinstance(each, IssuerUnavailable) for each in found] == [False, True, False]
+
+
+def test_the_contract_names_the_same_bounds() -> None:
+    """The figures of the contract are those that are tested here."""
+    operation = contract.load(None)["paths"]["/sign/batch"]["post"]
+    assert operation["requestBody"]["x-max-bytes"] == 4 * 1024 * 1024
+    assert operations.MAX_ANSWER_BYTES == 5_500_000
