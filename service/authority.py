@@ -335,12 +335,21 @@ def _attempt(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
             return each
     try:
         return step(*arguments)
-    except IssuanceError as error:
+    except IssuerError as error:
         return error
+    except IssuanceError as refusal:
+        return _without_traces(refusal)
     except Exception as error:  # noqa: BLE001 - one request must not spoil the others
         unexpected = IssuerError("unexpected")
         unexpected.__cause__ = error
         return unexpected
+
+
+def _without_traces(refusal: IssuanceError) -> IssuanceError:
+    """The refusal without its tracebacks, whose frames would keep all of a batch alive, in a circle."""
+    for each in (refusal, *refusal.reasons):
+        each.__traceback__ = each.__cause__ = each.__context__ = None
+    return refusal
 
 
 def _inputs(planned: _Planned) -> tuple[bytes, ...]:

@@ -137,6 +137,25 @@ def test_five_hundred_requests_leave_memory_flat(zipped: Zipped, tmp_path: Path)
         assert after < 100 * 1024
 
 
+def test_batches_leave_memory_flat(zipped: Zipped, tmp_path: Path) -> None:
+    """The zip answers a batch in order, and twelve of 500 in the memory that it had after four."""
+    order = json.loads(base64.b64decode(event()["body"]))
+    body = base64.b64encode(json.dumps({"requests": [order, {"csr": "x"}, *[order] * 498]}).encode())
+    batch = event("/sign/batch", body=body.decode())
+    with zipped.running(tmp_path / "log", **OPEN) as function:
+        resident = []
+        for _ in range(3):
+            for _ in range(4):
+                kind, answer = function.invoke(batch)
+                assert (kind, answer["statusCode"]) == ("response", 200)
+                found = [list(each) for each in json.loads(answer["body"])["results"]]
+                assert found == [["certificate"], ["problem"], *[["certificate"]] * 498]
+            resident.append(function.resident())
+        print(f"resident KiB after 4, 8 and 12 batches of 500: {resident}")  # noqa: T201 - a figure to see
+        assert resident[2] < resident[0] * 1.05
+        assert resident[2] < 120 * 1024
+
+
 @pytest.mark.parametrize("env", [{}, {"CERTLET_CA_PASSPHRASE": "a wrong secret"}])
 def test_a_ca_that_does_not_open_is_an_init_error(
     zipped: Zipped, tmp_path: Path, env: dict[str, str]
