@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import base64
+import functools
 import ipaddress
 import json
 import os
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -23,7 +24,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import check, client, contract
+from service import check, client, contract, many
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
 from service.gateway.server import Configuration
@@ -131,15 +132,22 @@ def _add_ceremonies(commands: _Commands) -> None:
 
 
 def _add_using(commands: _Commands) -> None:
-    sign = commands.add_parser("sign", help="have a certification request signed")
-    sign.add_argument("file", metavar="FILE", help="the request, PEM or DER; - is stdin")
+    sign = commands.add_parser("sign", help="have certification requests signed")
+    sign.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a request, PEM or DER; - alone is stdin"
+    )
     sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
     sign.add_argument("--api-key", help=f"else ${API_KEY}")
     sign.add_argument("--profile", help="else the default one")
     sign.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
     sign.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
     sign.add_argument("--dry-run", action="store_true", help="say what would be signed, and sign nothing")
-    sign.add_argument("--out", metavar="FILE", help="else stdout")
+    where = sign.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="FILE", help="for one request; else stdout")
+    where.add_argument(
+        "--beside", action="store_true", help="NAME.crt beside each NAME.csr, as for several requests"
+    )
+    sign.add_argument("--force", action="store_true", help="beside: replace what is there")
     sign.set_defaults(run=_sign)
 
     document = commands.add_parser("openapi", help="print the document that API Gateway imports")
@@ -383,23 +391,46 @@ def _key_remove(options: argparse.Namespace) -> None:
     usage.KeyFile(options.ca / KEY_FILE).remove(options.name)
 
 
-def _sign(options: argparse.Namespace) -> None:
+def _sign(options: argparse.Namespace) -> int:
     api_key = options.api_key or os.environ.get(API_KEY)
     if not api_key:
         raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
-    data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
-    wish = client.Wish(_text(data), options.profile, options.validity, options.not_after)
+    wish = client.Wish("", options.profile, options.validity, options.not_after)
     if options.dry_run:
-        _show(client.examine(options.url, api_key, wish))
-        return
-    signed = client.sign(options.url, api_key, wish)
+        for path in options.files:
+            if len(options.files) > 1:
+                _say(f"File      {path}")
+            _show(client.examine(options.url, api_key, replace(wish, csr=many.read(path))))
+        return 0
+    if options.beside or len(options.files) > 1:
+        return _sign_beside(options, api_key, wish)
+    signed = client.sign(options.url, api_key, replace(wish, csr=many.read(options.files[0])))
     for note in signed.notes:
         sys.stderr.write(f"note: {note}\n")
     bundle = signed.crt_pem + signed.chain_pem
     if options.out:
-        Path(options.out).write_text(bundle, encoding="ascii")
+        options.out.write_text(bundle, encoding="ascii")
     else:
         sys.stdout.write(bundle)
+    return 0
+
+
+def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -> int:
+    if options.out:
+        raise CommandError("--out is for one request; several go beside theirs")
+    meant: dict[Path, Path] = {}
+    for path in options.files:
+        target = many.beside(path)
+        if str(path) == "-" or path == target or meant.setdefault(target, path) != path:
+            raise CommandError(f"{path}: no certificate can be written beside it, as {target}")
+    signing = many.Signing(wish, functools.partial(client.sign_batch, options.url, api_key))
+    try:
+        signing.run(list(meant.values()), anew=options.force)
+    finally:
+        tally = signing.tally
+        left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
+        _say(f"{tally.signed} signed, {tally.present} there already, {tally.failed} not signed{left}")
+    return int(tally.failed > 0)
 
 
 def _show(planned: client.Planned) -> None:
@@ -409,11 +440,6 @@ def _show(planned: client.Planned) -> None:
     _say(f"Profile   {planned.profile}")
     for note in planned.notes:
         _say(f"Note      {note}")
-
-
-def _text(data: bytes) -> str:
-    """A request as JSON carries it: text as it is, DER in base64."""
-    return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
 
 
 def _openapi(options: argparse.Namespace) -> None:

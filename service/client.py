@@ -1,4 +1,4 @@
-"""The client behind `certlet sign`: one HTTP request to a Certlet, whatever serves it."""
+"""The client behind `certlet sign`: HTTP requests to a Certlet, whatever serves it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import http.client
 import json
 import re
 import secrets
+import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -17,6 +18,12 @@ from typing import Any, Final, TypeVar
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _LOST: Final = (502, 504)  # the function may have signed, and nobody knows
+_UNAVAILABLE: Final = 503
+_BUSY: Final = 429  # the usage plan's rate is used up for a moment, or its quota for longer
+_PATIENCE: Final = 10  # seconds that are waited where the service says for how long
+
+BATCH_REQUESTS: Final = 500  # of one batch
+BATCH_BYTES: Final = 4_194_304  # of its body
 
 
 class ClientError(Exception):
@@ -39,6 +46,10 @@ class Wish:
     validity: str | None = None
     not_after: str | None = None
 
+    def stated(self) -> dict[str, str]:
+        """The same as the contract's members."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -48,6 +59,19 @@ class Signed:
     chain_pem: str
     notes: tuple[str, ...]
     not_after: str
+
+
+@dataclass(frozen=True)
+class Unsigned:
+    """What became of a request of a batch that got no certificate.
+
+    Attributes:
+        why: every reason, a line each.
+        is_passing: whether there was only no time or room for it: it may be sent again.
+    """
+
+    why: str
+    is_passing: bool
 
 
 @dataclass(frozen=True)
@@ -76,8 +100,29 @@ def sign(url: str, api_key: str, wish: Wish) -> Signed:
     Raises:
         ClientError: it is refused, or no service answers there.
     """
-    headers = {"Idempotency-Key": str(_uuid7())}
-    return _ask(url, "/sign", api_key, wish, headers, _signed)
+    return _ask(url, "/sign", api_key, _json({"text": False, **wish.stated()}), _signed, repeats=True)
+
+
+def sign_batch(url: str, api_key: str, wishes: Sequence[Wish]) -> list[Signed | Unsigned]:
+    """Have several certification requests signed in one go, each judged by itself.
+
+    A lost answer is asked for again, as in `sign`; where the usage plan wants it, its time is waited for.
+
+    Args:
+        url: as for `sign`.
+        api_key: as for `sign`.
+        wishes: at most `BATCH_REQUESTS`, of at most `BATCH_BYTES` in JSON.
+
+    Returns:
+        what became of each, in their order.
+
+    Raises:
+        ClientError: none was judged, or no service answers there.
+    """
+    found = _ask(url, "/sign/batch", api_key, _body(wishes), _batch, repeats=True)
+    if len(found) != len(wishes):
+        raise ClientError(f"{url} answered {len(found)} results for {len(wishes)} requests")
+    return found
 
 
 def examine(url: str, api_key: str, wish: Wish) -> Planned:
@@ -91,24 +136,32 @@ def examine(url: str, api_key: str, wish: Wish) -> Planned:
     Raises:
         ClientError: it would be refused, or no service answers there.
     """
-    return _ask(url, "/sign?dry_run=true", api_key, wish, {}, _planned)
+    return _ask(url, "/sign?dry_run=true", api_key, _json(wish.stated()), _planned, repeats=False)
 
 
-def _ask(
-    url: str, path: str, api_key: str, wish: Wish, headers: dict[str, str], read: Callable[[Any], _T]
-) -> _T:
+def _body(wishes: Sequence[Wish]) -> bytes:
+    return _json({"requests": [wish.stated() for wish in wishes]})
+
+
+def _json(body: object) -> bytes:
+    return json.dumps(body).encode()
+
+
+def _ask(url: str, path: str, api_key: str, body: bytes, read: Callable[[Any], _T], *, repeats: bool) -> _T:
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
     if not re.fullmatch(r"[!-~]{1,128}", api_key):
         raise ClientError("an API key has at most 128 visible ASCII characters, without spaces")
-    body = {"text": False, **{name: value for name, value in vars(wish).items() if value is not None}}
+    headers = {"Content-Type": "application/json", "x-api-key": api_key}
+    if repeats:
+        headers["Idempotency-Key"] = str(_uuid7())
     try:
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             url.rstrip("/") + path,
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json", "x-api-key": api_key, **headers},
+            body,
+            headers,
         )
-        return read(_answer(request, attempts=3 if headers else 1))
+        return read(_answer(request, attempts=3 if repeats else 1))
     except urllib.error.HTTPError as error:
         raise ClientError(_explain(error)) from error
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
@@ -124,13 +177,23 @@ def _answer(request: urllib.request.Request, attempts: int) -> Any:  # noqa: ANN
             with opener.open(request, timeout=_TIMEOUT) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            if error.code not in _LOST or not left:
+            wait = 0 if error.code in _LOST else _wait(error)
+            if wait is None or not left:
                 raise
             error.close()
+            time.sleep(wait)
         except (ConnectionResetError, http.client.RemoteDisconnected, http.client.IncompleteRead):
             if not left:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _wait(error: urllib.error.HTTPError) -> int | None:
+    """How many seconds a busy service asks to be given; None if it is not busy, or for too long."""
+    seconds = error.headers.get("Retry-After", "")
+    if error.code != _BUSY or not re.fullmatch("[0-9]{1,9}", seconds) or int(seconds) > _PATIENCE:
+        return None
+    return int(seconds)
 
 
 def _uuid7() -> uuid.UUID:
@@ -156,6 +219,16 @@ def _signed(answer: Any) -> Signed:  # noqa: ANN401 - JSON
     return Signed(leaf, chain, notes, not_after)
 
 
+def _batch(answer: Any) -> list[Signed | Unsigned]:  # noqa: ANN401 - JSON
+    chain = {"chain_pem": answer["chain_pem"]}
+    return [
+        _signed(each["certificate"] | chain)
+        if "certificate" in each
+        else Unsigned(_told(each["problem"]), each["problem"]["status"] == _UNAVAILABLE)
+        for each in answer["results"]
+    ]
+
+
 def _planned(answer: Any) -> Planned:  # noqa: ANN401 - JSON
     members = {each.name: answer[each.name] for each in fields(Planned)}
     names, notes = tuple(members.pop("names")), tuple(members.pop("notes"))
@@ -166,9 +239,13 @@ def _planned(answer: Any) -> Planned:  # noqa: ANN401 - JSON
 
 def _explain(error: urllib.error.HTTPError) -> str:
     try:
-        problem: dict[str, Any] = json.load(error)
-        lines = [f"{problem['title']} {problem['detail']} ({error.code} {problem['code']})"]
-        lines += [f"  {each['field']}: {each['detail']}" for each in problem.get("errors", ())]
+        return _told(json.load(error))
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"the server answered {error.code} {error.reason}"
+
+
+def _told(problem: Any) -> str:  # noqa: ANN401 - JSON
+    """A problem document for people, a line for each reason."""
+    lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']})"]
+    lines += [f"  {each['field']}: {each['detail']}" for each in problem.get("errors", ())]
     return "\n".join(lines)

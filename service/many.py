@@ -1,0 +1,212 @@
+"""`certlet sign *.csr`: each certificate beside its request, in batches; what is there already is kept.
+
+A certificate is written as soon as it is here, whole, so that after a cut-off the same command signs only
+the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from service import client
+from service.pki import csr
+from service.pki.errors import IssuanceError
+
+AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
+_ENVELOPE: Final = len('{"requests": []}')
+_BAR: Final = 30  # characters
+
+
+Asker = Callable[[Sequence[client.Wish]], list[client.Signed | client.Unsigned]]
+"""Has a batch signed: what became of each."""
+
+
+@dataclass
+class Tally:
+    """How many requests there are, and what became of them."""
+
+    total: int
+    signed: int = 0
+    present: int = 0
+    failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many are not to be asked for any more."""
+        return self.signed + self.present + self.failed
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    wish: client.Wish
+
+    @property
+    def target(self) -> Path:
+        return beside(self.path)
+
+
+def beside(path: Path) -> Path:
+    """Where the certificate of the request in a file goes."""
+    return path.with_suffix(".crt")
+
+
+def read(path: Path) -> str:
+    """The request in a file (stdin for `-`) as JSON carries it: text as it is, DER in base64.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(csr.MAX_TEXT_BYTES + 1)
+    else:
+        with path.open("rb") as file:
+            data = file.read(csr.MAX_TEXT_BYTES + 1)  # one more than any Certlet takes: it says so itself
+    return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
+
+
+class Signing:
+    """The requests of several files, on their way to certificates."""
+
+    def __init__(self, wish: client.Wish, ask: Asker) -> None:
+        """Begin with no file.
+
+        Args:
+            wish: what is asked for each request, but for the request itself.
+            ask: has a batch signed.
+        """
+        self._wish = wish
+        self._ask = ask
+        self.tally = Tally(0)
+
+    def run(self, paths: Sequence[Path], *, anew: bool = False) -> None:
+        """Sign the requests in these files, each into a file beside it; say on stderr what is to be known.
+
+        Args:
+            paths: the files.
+            anew: whether to replace a certificate that is there.
+
+        Raises:
+            ClientError: a batch was refused as a whole, or no service answers; what was written before it
+                stays.
+        """
+        self.tally = Tally(len(paths))
+        try:
+            waiting = [job for path in paths if (job := self._job(path, anew=anew))]
+            self._show()
+            while waiting:
+                batch = list(_fitting(waiting))
+                left = [job for job, is_done in zip(batch, self._batch(batch), strict=True) if not is_done]
+                if len(left) == len(batch):
+                    raise client.ClientError("the service had no time or room for any request: try again")
+                waiting = left + waiting[len(batch) :]
+                self._show()
+        finally:
+            sys.stderr.write(_clear())
+
+    def _job(self, path: Path, *, anew: bool) -> _Job | None:
+        """What is to be done for a file; None, and counted, if it is nothing."""
+        try:
+            wish = replace(self._wish, csr=read(path))
+            job = _Job(path, wish)
+            if anew or not job.target.exists():
+                return job
+            certificate = _certificate(job.target)
+        except OSError as error:
+            self._fail(path, f"{error.filename}: {error.strerror}")
+            return None
+        if not certificate or _spki(certificate) != _public_key(wish.csr):
+            self._fail(path, f"{job.target} is there, and is not its certificate (--force replaces it)")
+            return None
+        if certificate.not_valid_after_utc < datetime.now(UTC):
+            return job
+        self.tally.present += 1
+        return None
+
+    def _batch(self, batch: Sequence[_Job]) -> Iterator[bool]:
+        """Whether each of a batch is done with."""
+        for job, outcome in zip(batch, self._ask([job.wish for job in batch]), strict=True):
+            if isinstance(outcome, client.Unsigned):
+                if outcome.is_passing:
+                    yield False
+                    continue
+                self._fail(job.path, outcome.why)
+            else:
+                self._keep(job, outcome)
+            yield True
+
+    def _keep(self, job: _Job, signed: client.Signed) -> None:
+        try:
+            _write(job.target, signed.crt_pem + signed.chain_pem)
+        except OSError as error:
+            self._fail(job.path, f"{job.target}: {error.strerror}")
+            return
+        self.tally.signed += 1
+        for note in signed.notes:
+            self._tell(f"{job.path}: note: {note}")
+
+    def _fail(self, path: Path, why: str) -> None:
+        self.tally.failed += 1
+        self._tell(f"{path}: {why}")
+
+    def _tell(self, line: str) -> None:
+        sys.stderr.write(f"{_clear()}{line}\n")
+
+    def _show(self) -> None:
+        """The progress bar, where somebody sees it."""
+        if sys.stderr.isatty():
+            done, total = self.tally.done, self.tally.total
+            full = _BAR * done // max(total, 1)
+            sys.stderr.write(f"\r[{'#' * full}{'.' * (_BAR - full)}] {done}/{total}")
+            sys.stderr.flush()
+
+
+def _clear() -> str:
+    return "\r\x1b[K" if sys.stderr.isatty() else ""
+
+
+def _fitting(jobs: Sequence[_Job]) -> Iterator[_Job]:
+    """The first of the jobs, as many as one batch takes."""
+    room = client.BATCH_BYTES - _ENVELOPE
+    for job in jobs[:AT_ONCE]:
+        room -= len(json.dumps(job.wish.stated())) + len(", ")
+        if room < 0:
+            return
+        yield job
+
+
+def _public_key(text: str) -> bytes | None:
+    """The SubjectPublicKeyInfo of a request, DER; None if it is none, which the service says better."""
+    with suppress(IssuanceError):
+        return csr.load(text.encode("utf-8", "replace")).subject_public_key_info
+    return None
+
+
+def _certificate(path: Path) -> x509.Certificate | None:
+    """The first certificate in a PEM file; None if it holds none."""
+    data = path.read_bytes()
+    with suppress(ValueError):
+        return x509.load_pem_x509_certificate(data)
+    return None
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file, or none: nobody reads a half."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, encoding="ascii")
+    draft.replace(path)
