@@ -138,7 +138,10 @@ def test_five_hundred_requests_leave_memory_flat(zipped: Zipped, tmp_path: Path)
 
 
 def test_batches_leave_memory_flat(zipped: Zipped, tmp_path: Path) -> None:
-    """The zip answers a batch in order, and twelve of 500 in the memory that it had after four."""
+    """The zip answers a batch in order, and eight more of 500 take no more memory than four.
+
+    The allocator moves by some 3 MB; eight batches that were kept alive would be 14.
+    """
     order = json.loads(base64.b64decode(event()["body"]))
     body = base64.b64encode(json.dumps({"requests": [order, {"csr": "x"}, *[order] * 498]}).encode())
     batch = event("/sign/batch", body=body.decode())
@@ -152,7 +155,7 @@ def test_batches_leave_memory_flat(zipped: Zipped, tmp_path: Path) -> None:
                 assert found == [["certificate"], ["problem"], *[["certificate"]] * 498]
             resident.append(function.resident())
         print(f"resident KiB after 4, 8 and 12 batches of 500: {resident}")  # noqa: T201 - a figure to see
-        assert resident[2] < resident[0] * 1.05
+        assert resident[2] - resident[0] < 8 * 1024
         assert resident[2] < 120 * 1024
 
 
