@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from itertools import repeat
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -25,6 +26,8 @@ from service.pki.revocation import Revoked
 from service.pki.template import Template
 from service.pki.weakness import DenyList
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 _T = TypeVar("_T")
 
 NO_CALLER: Final = "This needs a valid API key in the x-api-key header."
@@ -132,6 +135,13 @@ class _Intended:
     until: datetime | None
 
 
+class Mapper(Protocol):
+    """As `map`."""
+
+    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterable[_B]:
+        """What a function makes of each item, in their order."""
+
+
 class Authority:
     """A certificate authority: what it keeps, profiles, a clock and a record, and nothing stored."""
 
@@ -142,6 +152,7 @@ class Authority:
         clock: Callable[[], datetime],
         record: Recorder,
         revoked: Callable[[], Sequence[Revoked]] = tuple,
+        together: Callable[[], Mapper] = lambda: map,
     ) -> None:
         """Put an authority together.
 
@@ -153,12 +164,14 @@ class Authority:
             record: writes the audit events.
             revoked: gives what was revoked, or raises `IssuerError`; asked once a window, so that a
                 list may change while the authority runs.
+            together: gives what makes several signatures at once; asked for by keys that sign slowly.
         """
         self._custody = custody
         self.profiles = profiles
         self._clock = clock
         self._record = record
         self._revoked = revoked
+        self._together = together
         self._crl: tuple[Issuer, int, x509.CertificateRevocationList] | None = None
 
     def issuer(self) -> Issuer:
@@ -232,7 +245,7 @@ class Authority:
             for order, each in zip(orders, planned, strict=True)
         ]
         intended = [_attempt(self._intend, each) for each in decided]
-        signed = [_attempt(self._sign, each) for each in intended]
+        signed = self._sign_all(intended)
         return [_attempt(self._release, *each) for each in zip(intended, signed, strict=True)]
 
     def examine(self, order: Order) -> Template:
@@ -294,6 +307,14 @@ class Authority:
     def _sign(self, intended: _Intended) -> x509.Certificate:
         planned = intended.planned
         return planned.kept.issuer.sign(planned.template.builder(intended.serial_number))
+
+    def _sign_all(
+        self, intended: Sequence[_Intended | IssuanceError]
+    ) -> list[x509.Certificate | IssuanceError]:
+        slowly = any(
+            isinstance(each, _Intended) and each.planned.kept.issuer.signs_slowly for each in intended
+        )
+        return list((self._together() if slowly else map)(partial(_attempt, self._sign), intended))
 
     def _release(self, intended: _Intended, certificate: x509.Certificate) -> Issued:
         """Write down what was signed, and only then let it out."""

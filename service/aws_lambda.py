@@ -15,11 +15,13 @@ import awsgi
 import flask
 
 from service import audit, contract, signers
-from service.authority import Authority, Custody
+from service.authority import Authority, Custody, Mapper
 from service.pki.errors import IssuerUnavailable
-from service.settings import Settings
+from service.settings import KeySource, Settings
 from service.signers import lists
 from service.web import app
+
+KMS_AT_ONCE: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +89,23 @@ def _application() -> flask.Flask:
         clock=lambda: datetime.now(UTC),
         record=audit.to_descriptor(_audit_log(settings), settings.metrics),
         revoked=lambda: lists.revoked(settings.ca),
+        together=_threads,
     )
     return app.create(document, authority, settings.api_key_names)
+
+
+@functools.cache
+def _threads() -> Mapper:
+    return threads(KMS_AT_ONCE if _settings().key_source is KeySource.KMS else len(os.sched_getaffinity(0)))
+
+
+def threads(number: int) -> Mapper:
+    """As `map`, in so many threads."""
+    if number == 1:
+        return map
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for a batch alone, not for a cold start
+
+    return ThreadPoolExecutor(number).map
 
 
 def _audit_log(settings: Settings) -> int:

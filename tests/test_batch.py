@@ -6,22 +6,29 @@ import functools
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from cryptography import x509
 from jsonschema import Draft4Validator
 
-from service import contract
+from service import aws_lambda, contract
 from service.audit import Event
-from service.authority import Authority, Custody
+from service.authority import Authority, Custody, Issued
 from service.pki.csr import MAX_DER_BYTES
 from service.pki.errors import IssuerUnavailable
+from service.pki.issuer import Issuer
 from service.web import operations
 from tests import authorities, csrs, serving
 from tests.serving import Answer, Server
 from tests.test_path import DOCUMENT, JSON, problem, uuid7
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 RESULTS = Draft4Validator(
     DOCUMENT["paths"]["/sign/batch"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -293,6 +300,51 @@ def test_an_audit_log_that_cannot_be_written() -> None:
     authority = Authority(lambda: kept, authorities.profiles(), lambda: authorities.NOW, record)
     found = authority.issue_all([authorities.order(request(number).encode()) for number in range(3)])
     assert [isinstance(each, IssuerUnavailable) for each in found] == [False, True, False]
+
+
+@pytest.mark.parametrize(("key", "times"), [("p-256", 0), ("ed25519", 0), ("rsa-2048", 1), ("ml-dsa-44", 1)])
+def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
+    """Keys that sign slowly sign in several threads, and every result still has its place; fast ones, in none."""
+    used = []
+
+    def together(function: Callable[[_A], _B], items: Iterable[_A]) -> Iterable[_B]:
+        with ThreadPoolExecutor(3) as threads:
+            used.append(key)
+            return threads.map(function, items)
+
+    kept = Custody(authorities.issuer(key))
+    authority = Authority(
+        lambda: kept,
+        authorities.profiles(),
+        lambda: authorities.NOW,
+        authorities.Log().append,
+        together=lambda: together,
+    )
+    sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]
+    found = authority.issue_all([authorities.order(each) for each in sent])
+    assert len(used) == times
+    names = [each.template.subject.rfc4514_string() if isinstance(each, Issued) else "" for each in found]
+    assert names == [f"CN=n{number}.example.com" if number % 3 else "" for number in range(12)]
+    for each in found:
+        if isinstance(each, Issued):
+            each.certificate.verify_directly_issued_by(kept.issuer.certificate)
+
+
+def test_a_key_elsewhere_signs_slowly() -> None:
+    """What is asked over a network is asked for several at once, whatever its kind."""
+    made = authorities.hierarchy()
+    issuer = Issuer(made.signing, [made.root], authorities.signing_key(made), is_deterministic=False)
+    assert issuer.signs_slowly
+    assert not authorities.issuer().signs_slowly
+
+
+@pytest.mark.parametrize("number", [1, 2, 8])
+def test_threads_work_at_once(number: int) -> None:
+    """So many signatures are in the making at the same time: each waits for all the others."""
+    meeting = threading.Barrier(number)
+    assert sorted(aws_lambda.threads(number)(lambda _: meeting.wait(10), range(number))) == list(
+        range(number)
+    )
 
 
 def test_the_contract_names_the_same_bounds() -> None:

@@ -41,6 +41,8 @@ class Issuer:
         subject_der: the same, DER.
         public_keys: of every CA certificate that it knows, DER.
         is_deterministic: whether what it signs twice is the same twice, octet for octet.
+        signs_slowly: whether a signature takes longer than handing it to another thread, which it then
+            does not keep waiting: all but P-256 and Ed25519, and whatever is elsewhere.
         not_before: when the last certificate of the chain begins, UTC.
         not_after: when the first one of it ends, UTC.
     """
@@ -96,6 +98,7 @@ class Issuer:
         # None where the algorithm leaves no choice, or the signer takes none.
         self._ecdsa_deterministic = True if is_deterministic and kind in keys.EC_KINDS else None
         self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
+        self.signs_slowly: bool = not is_deterministic or kind not in keys.FAST_KINDS
 
     @property
     def root(self) -> x509.Certificate:

@@ -44,6 +44,7 @@ class KeyKind(StrEnum):
 
 
 EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
+FAST_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
