@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -61,6 +62,8 @@ def prepare() -> None:
         _custody()
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
+    gc.collect()
+    gc.freeze()  # what is here by now stays: no later collection has to look through it
 
 
 @functools.cache

@@ -69,7 +69,7 @@ class _Worker:
         return self._reader.at_eof()
 
     async def send(self, message: object) -> None:
-        data = json.dumps(message, separators=(",", ":")).encode()
+        data = _encode(message)
         self._writer.write(_LENGTH.pack(len(data)) + data)
         await self._writer.drain()
 
@@ -114,17 +114,22 @@ class Function:
             GatewayError: INTEGRATION_FAILURE if none is idle in time, INTEGRATION_TIMEOUT if it
                 takes too long, DEFAULT_5XX if it crashes or raises.
         """
-        try:
-            async with asyncio.timeout(WAIT_FOR_IDLE):
-                worker = await self._idle.get()
-                while worker.is_gone:  # ended while it was idle: nothing was begun, nothing is lost
-                    self._replace(worker)
-                    worker = await self._idle.get()
-        except TimeoutError:
-            raise GatewayError("INTEGRATION_FAILURE") from None
+        worker = await self._idle_worker()
+        while worker.is_gone:  # ended while it was idle: nothing was begun, nothing is lost
+            self._replace(worker)
+            worker = await self._idle_worker()
         call = asyncio.ensure_future(self._call(worker, event, timeout))
         # A client that goes away does not end a call: what was begun is finished and recorded.
         return await asyncio.shield(call)
+
+    async def _idle_worker(self) -> _Worker:
+        if not self._idle.empty():
+            return self._idle.get_nowait()
+        try:
+            async with asyncio.timeout(WAIT_FOR_IDLE):
+                return await self._idle.get()
+        except TimeoutError:
+            raise GatewayError("INTEGRATION_FAILURE") from None
 
     async def _call(self, worker: _Worker, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109
         try:
@@ -198,27 +203,29 @@ def main(arguments: list[str]) -> int:
             handler = getattr(module, name)
             getattr(module, "prepare", lambda: None)()
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway is told, in one line
-            _write(stream, {"error": " ".join(str(error).split()) or type(error).__name__})
+            _write(stream, _encode({"error": " ".join(str(error).split()) or type(error).__name__}))
             return 1
-        _write(stream, {"ready": True})
+        _write(stream, _encode({"ready": True}))
         while header := stream.read(_LENGTH.size):
             _write(stream, _outcome(handler, json.loads(stream.read(*_LENGTH.unpack(header)))))
     return 0
 
 
-def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> dict[str, Any]:
+def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> bytes:
     request_id = call["event"]["requestContext"]["requestId"]
     try:
         result = handler(call["event"], Context(request_id, time.monotonic() + call["timeout"]))
-        json.dumps(result)
+        return _encode({"result": result})
     except Exception:  # noqa: BLE001 - as on Lambda: the log gets the traceback, the caller a 502
         sys.stderr.write(f"{request_id}: the handler failed\n{traceback.format_exc()}")
-        return {"error": "the handler failed"}
-    return {"result": result}
+        return _encode({"error": "the handler failed"})
 
 
-def _write(stream: Any, message: object) -> None:  # noqa: ANN401 - a socket's file
-    data = json.dumps(message, separators=(",", ":")).encode()
+def _encode(message: object) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def _write(stream: Any, data: bytes) -> None:  # noqa: ANN401 - a socket's file
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()
 

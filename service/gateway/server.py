@@ -186,6 +186,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
         return b""
     if (request.content_length or 0) > MAX_PAYLOAD:
         raise GatewayError("REQUEST_TOO_LARGE")
+    if request.content.is_eof():  # all of it came with the head
+        return request.content.read_nowait()
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import connexion
 import flask
 from connexion.apis.flask_api import FlaskApi
-from connexion.lifecycle import ConnexionRequest
+from connexion.apis.flask_utils import flaskify_path
 from connexion.resolver import Resolution, Resolver
 from werkzeug.exceptions import HTTPException
 
@@ -43,11 +43,9 @@ def create(
     served = contract.for_function(document)
     app = connexion.FlaskApp(__name__, options={"swagger_ui": False, "serve_spec": False})
     app.api_cls = _Api
-    app.app.request_class = _Request
     app.add_api(
         _routes(served),
         resolver=_Resolver(contract.operations(served), Operations(authority, api_key_names)),
-        validator_map={"parameter": _Unchecked, "body": _Unchecked},
     )
     # Connexion's own handlers answer in its own words, so ours take their place.
     app.app.error_handler_spec.clear()
@@ -77,26 +75,15 @@ def _routes(served: contract.Document) -> contract.Document:
     return {"openapi": served["openapi"], "info": {"title": "", "version": ""}, "paths": paths}
 
 
-class _Request(flask.Request):
-    """A request whose body nobody reads but `service.web.requests`.
-
-    No operation takes a form, so curl's default Content-Type is no reason to parse one; and Connexion
-    would parse JSON before the check, and fail on what is nested too deeply.
-    """
-
-    want_form_data_parsed = False
-
-    def get_json(self, *_args: object, **_kwargs: object) -> None:
-        """Nothing, whatever the body."""
-
-
 class _Api(FlaskApi):  # type: ignore[misc]  # Connexion is not typed
-    """Connexion's API, which would read every request once more for arguments that no operation takes."""
+    """Connexion's API without its decorators, which would read a request and write an answer once more."""
 
-    @classmethod
-    def get_request(cls, *_args: object, **_params: object) -> ConnexionRequest:
-        """A request of nothing."""
-        return ConnexionRequest("", "", files={}, json_getter=lambda: None)
+    def _add_operation_internal(self, method: str, path: str, operation: Any) -> None:  # noqa: ANN401 - as above
+        """Route a path and a method to what the resolver gives."""
+        resolved = operation._resolution  # noqa: SLF001 - `function` would decorate it
+        self.blueprint.add_url_rule(
+            flaskify_path(path), resolved.operation_id, resolved.function, methods=[method]
+        )
 
 
 class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
@@ -134,16 +121,6 @@ def _answer(
             return problems.refusal(error, _instance())
 
     return answer
-
-
-class _Unchecked:
-    """In place of Connexion's validators; `service.web.requests` says why."""
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return function
 
 
 def _time_left() -> float:
