@@ -25,6 +25,7 @@ from service.pki.profile import (
     attribute_fault,
     duration,
     iso8601,
+    usage_oid,
 )
 from service.pki.rules import NameRules, Path, Report
 
@@ -44,6 +45,7 @@ _OURS: Final = frozenset(
         ExtensionOID.EXTENDED_KEY_USAGE,
         ExtensionOID.FRESHEST_CRL,
         ExtensionOID.INHIBIT_ANY_POLICY,
+        ExtensionOID.ISSUER_ALTERNATIVE_NAME,
         ExtensionOID.KEY_USAGE,
         ExtensionOID.NAME_CONSTRAINTS,
         ExtensionOID.POLICY_CONSTRAINTS,
@@ -55,6 +57,8 @@ _OURS: Final = frozenset(
 )
 _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": ExtensionOID.OCSP_NO_CHECK}
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library takes leading zeros too
+_RSA: Final = re.compile(r"RSA(?:-([0-9]{4,5}))?")
 _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage", "names")
 _OPTIONAL: Final = (
     "max_validity",
@@ -115,6 +119,11 @@ class Profiles:
             name: NameRules.load(value, _reporting(faults, ("principals", name)))
             for name, value in (principals or {}).items()
         }
+        faults += [
+            Fault(("principals", name), f"{quoted(name)} is not the name of one principal")
+            for name in ("", ANYBODY)
+            if name in self._principals
+        ]
         _verify_policies(self._by_name.values(), faults)
         if faults:
             raise ProfileError(faults)
@@ -197,6 +206,10 @@ class _Reader:
         if {"validity", "max_validity"} <= known and max_validity < validity:
             self._fault(("max_validity",), "it is shorter than the validity")
         allowed, fixed = self._subject()
+        usages = self._usages()
+        if "CN" in dict(fixed) and ExtendedKeyUsageOID.SERVER_AUTH in map(usage_oid, usages):
+            why = "a TLS server's common name is one of its names (CA/Browser Forum 7.1.4.3)"
+            self._fault(("subject", "fixed", "CN"), why)
         revocation, crl = self._revocation()
         return Profile(
             name=self._name,
@@ -204,7 +217,7 @@ class _Reader:
             validity=validity,
             max_validity=max_validity,
             backdate=backdate,
-            extended_key_usage=self._usages(),
+            extended_key_usage=usages,
             names=NameRules.load(self._stated.get("names"), self._within("names")),
             allowed_attributes=allowed,
             fixed_attributes=fixed,
@@ -243,7 +256,7 @@ class _Reader:
         url = self._text(member)
         try:
             parts = urlsplit(url)
-            sound = not url or (parts.scheme in ("http", "https") and bool(parts.hostname))
+            sound = not url or (url.startswith(("http://", "https://")) and bool(parts.hostname))
         except ValueError:
             sound = False
         if not sound or not url.isascii() or len(url) > 2048 or not url.isprintable() or " " in url:  # noqa: PLR2004
@@ -278,7 +291,11 @@ class _Reader:
         return tuple(found)
 
     def _usages(self) -> tuple[str, ...]:
-        return self._each("extended_key_usage", _usage, (), least=1)
+        read = self._each("extended_key_usage", _usage, (), least=1)
+        for position, usage in enumerate(read):
+            if usage_oid(usage) in map(usage_oid, read[:position]):
+                self._fault(("extended_key_usage",), f"{usage} stands in it by name and by OID")
+        return read
 
     def _public_keys(self) -> tuple[tuple[KeyKind, int], ...]:
         read = self._each("public_keys", _public_key, tuple((kind, 0) for kind in KeyKind), least=1)
@@ -324,6 +341,8 @@ def _text(value: object) -> str:
 
 def _oid(text: str) -> x509.ObjectIdentifier:
     try:
+        if not _OID.fullmatch(text):
+            raise ValueError(text)  # noqa: TRY301 - the library's own refusal says no more
         return x509.ObjectIdentifier(text)
     except ValueError as error:
         raise ValueError(f"{quoted(text)} is not an OID in dotted decimals") from error
@@ -343,9 +362,8 @@ def _extension_oid(text: str) -> x509.ObjectIdentifier:
 
 
 def _public_key(text: str) -> tuple[KeyKind, int]:
-    kind, hyphen, bits = text.partition("-")
-    if kind == KeyKind.RSA and (not hyphen or (bits.isascii() and bits.isdecimal())):
-        least = int(bits[:6]) if hyphen else keys.RSA_MIN_BITS  # no size has as many digits
+    if rsa := _RSA.fullmatch(text):
+        least = int(rsa.group(1) or keys.RSA_MIN_BITS)
         if keys.RSA_MIN_BITS <= least <= keys.RSA_MAX_BITS:
             return KeyKind.RSA, least
     elif text in list(KeyKind):

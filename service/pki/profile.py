@@ -39,7 +39,7 @@ LEAST_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be o
 ANYBODY: Final = "*"
 _CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")
 
-_DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
+_DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
 
 
 class Revocation(StrEnum):

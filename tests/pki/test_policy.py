@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ OWN = "1.3.6.1.4.1.32473.9"
         {"principals": []},
         {"extended_key_usage": ["1.3.6.1.5.2.3.5"]},
         {"extended_key_usage": ["codeSigning", "emailProtection"]},
+        {"extended_key_usage": ["clientAuth"], "subject": {"fixed": {"CN": "a"}}},
     ],
 )  # fmt: skip
 def test_a_profile_is_read(change: dict[str, Any]) -> None:
@@ -66,6 +68,7 @@ def test_a_profile_is_read(change: dict[str, Any]) -> None:
         ({"extended_key_usage": ["1.3.6.1.5.5.7.3.9"]}, "extended_key_usage.0", "not for certificates"),
         ({"extended_key_usage": ["1.3.6.1.5.5.7.3.8"]}, "extended_key_usage.0", "not for certificates"),
         ({"extended_key_usage": ["serverAuth", "serverAuth"]}, "extended_key_usage.1", "twice"),
+        ({"extended_key_usage": ["serverAuth", "1.3.6.1.5.5.7.3.1"]}, "extended_key_usage", "by name and by OID"),
         ({"names": ["dns"]}, "names", "mapping"),
         ({"names": {"dn": {}}}, "names.dn", "none of dns, ip, email, uri"),
         ({"names": {"dns": {"permitted": "example.com"}}}, "names.dns.permitted", "list"),
@@ -75,17 +78,24 @@ def test_a_profile_is_read(change: dict[str, Any]) -> None:
         ({"subject": {"fixed": {"XX": "a"}}}, "subject.fixed", "some of C, ST"),
         ({"subject": {"fixed": {"C": "Switzerland"}}}, "subject.fixed.C", "country code"),
         ({"subject": {"fixed": {"O": 7}}}, "subject.fixed.O", "text"),
+        ({"subject": {"fixed": {"CN": "a"}}}, "subject.fixed.CN", "one of its names"),
         ({"public_keys": []}, "public_keys", "one or more"),
         ({"public_keys": ["RSA-1024"]}, "public_keys.0", "none of RSA-2048"),
         ({"public_keys": ["RSA-99999"]}, "public_keys.0", "none of"),
         ({"public_keys": ["RSA-20480000"]}, "public_keys.0", "none of"),
+        ({"public_keys": ["RSA-002048"]}, "public_keys.0", "none of"),
+        ({"public_keys": ["RSA-004096123"]}, "public_keys.0", "none of"),
         ({"public_keys": ["secp256k1"]}, "public_keys.0", "none of"),
         ({"public_keys": ["RSA-2048", "RSA-3072"]}, "public_keys", "RSA stands in it twice"),
         ({"extensions": ["basicConstraints"]}, "extensions.0", "OID"),
         ({"extensions": ["2.5.29.19"]}, "extensions.0", "the CA's to say"),
         ({"extensions": ["2.5.29.17"]}, "extensions.0", "the CA's to say"),
+        ({"extensions": ["2.5.29.18"]}, "extensions.0", "the CA's to say"),
         ({"extensions": ["2.5.29.56"]}, "extensions.0", "the CA's to say"),
         ({"certificate_policies": ["x"]}, "certificate_policies.0", "OID"),
+        ({"certificate_policies": ["1.2.03"]}, "certificate_policies.0", "OID"),
+        ({"certificate_policies": ["01.2.3"]}, "certificate_policies.0", "OID"),
+        ({"ca_issuers": "HTTP://x/y"}, "ca_issuers", "http or https"),
         ({"ca_issuers": "ldap://x"}, "ca_issuers", "http or https"),
         ({"ca_issuers": "http://a b"}, "ca_issuers", "http or https"),
         ({"ca_issuers": "http://[x"}, "ca_issuers", "http or https"),
@@ -122,6 +132,16 @@ def test_all_faults_of_all_profiles_at_once() -> None:
         "principals.ci.dns.permitted.0",
     ):
         assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["", "*"])
+def test_a_principal_has_a_name(name: str) -> None:
+    """`*` in a profile is anybody; names are held to one principal, and a rule for nobody would hold nobody."""
+    with pytest.raises(
+        ProfileError, match=rf"principals.{re.escape(name)}: '{re.escape(name)}' is not the name"
+    ):
+        Profiles({"server": GOOD}, "server", {name: {"dns": {}}})
+    assert Profiles({"server": GOOD}, "server", {"ci": {"dns": {}}}).held_to("ci")
 
 
 def test_no_two_profiles_have_one_policy_of_their_own() -> None:
@@ -161,7 +181,7 @@ def schema_takes(stated: object) -> bool:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "P1D", "CN", "crl", "1.2.3", "http://a/b", "RSA-2048"]),
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "P1D", "P٣D", "CN", "crl", "1.2.3", "1.02.3", "http://a/b", "HTTP://a/b", "RSA-2048", "RSA-02048", "RSA-002048"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["dns", "permitted", "allowed"]), inner, max_size=2),
     max_leaves=6,
 )  # fmt: skip

@@ -37,7 +37,7 @@ def test_durations_round_trip(length: timedelta) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P99999D", "P9" + "9" * 40 + "D", "P1D\n"],
+    ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P99999D", "P9" + "9" * 40 + "D", "P1D\n", "P٣D"],
 )  # fmt: skip
 def test_other_durations_are_refused(text: str) -> None:
     """Years, months, weeks, fractions, signs and absurd lengths are no durations here."""
