@@ -48,11 +48,11 @@ def findings(own: Path | None) -> list[Finding]:
     Raises:
         OSError: the file cannot be read.
     """
-    lines = _Lines(own)
     try:
         document = contract.load(own)
     except contract.ContractError as error:
-        return [Finding(str(own), 1, str(error))]
+        return [Finding(str(own), line, detail) for line, detail in error.faults]
+    lines = _Lines(own)
     faults = _faults(document)
     if faults:
         found = [
@@ -109,8 +109,9 @@ class _Lines:
 
     def __init__(self, own: Path | None) -> None:
         self._own = own
-        self._nodes = _compose(own.read_text(encoding="utf-8")) if own else None
-        self._contract = _compose(contract.source())
+        self._nodes = contract.compose(contract.read(own)) if own else None
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        self._contract = yaml.compose(contract.source(), Loader=loader)
 
     def of(self, place: Place) -> tuple[str, int]:
         """File and line."""
@@ -119,13 +120,6 @@ class _Lines:
             return str(self._own), line
         _, line = _walk(self._contract, (*_IN_CONTRACT[str(place[0])], *place[1:]))
         return "openapi.yaml", line
-
-
-def _compose(text: str) -> yaml.Node | None:
-    try:
-        return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:  # which `contract.load` tells about
-        return None
 
 
 def _walk(node: yaml.Node | None, place: Place) -> tuple[int, int]:

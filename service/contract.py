@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from service.pki.errors import quoted
 from service.pki.policy import Profiles
 
 Document = dict[str, Any]
@@ -27,7 +28,15 @@ _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "exter
 
 
 class ContractError(ValueError):
-    """An operator's own file is not one; the message says what it should be, in one line."""
+    """An operator's own file is not one; the message lists every fault, in one line.
+
+    Attributes:
+        faults: the line of each, and what it should be.
+    """
+
+    def __init__(self, *faults: tuple[int, str]) -> None:
+        super().__init__("; ".join(f"line {line}: {detail}" for line, detail in faults))
+        self.faults = faults
 
 
 def load(own: Path | None = None) -> Document:
@@ -46,7 +55,21 @@ def load(own: Path | None = None) -> Document:
     else:
         # Through JSON, so that parts that YAML aliases share become parts of their own.
         document = json.loads(json.dumps(_yaml(source())))
-    return merged(document, own_profiles(own.read_text(encoding="utf-8"))) if own else document
+    return merged(document, own_profiles(read(own))) if own else document
+
+
+def read(own: Path) -> str:
+    """An operator's own file.
+
+    Raises:
+        OSError: it cannot be read.
+        ContractError: it is not UTF-8.
+    """
+    try:
+        return own.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ContractError((line, "it is not UTF-8")) from error
 
 
 def source() -> str:
@@ -67,19 +90,36 @@ def own_profiles(text: str) -> Document:
     import yaml  # noqa: PLC0415 - as in `_yaml`
 
     try:
-        stated = _yaml(text)
-        stated = json.loads(json.dumps(stated))
+        node = compose(text)
+        stated = json.loads(json.dumps(yaml.load(text, Loader=yaml.SafeLoader)))
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise ContractError(f"it is not YAML: {' '.join(str(error).split())[:200]}") from error
-    for line, name in _twice(yaml.compose(text, Loader=yaml.SafeLoader)):
-        raise ContractError(f"line {line}: {name} stands in it twice")
+        mark = getattr(error, "problem_mark", None)
+        said = " ".join(str(error).split())[:200]
+        raise ContractError((mark.line + 1 if mark else 1, f"it is not YAML: {said}")) from error
     known = ", ".join(OWN_MEMBERS)
-    if not isinstance(stated, dict) or stated.keys() - OWN_MEMBERS.keys():
-        raise ContractError(f"it is not a mapping of {known}")
-    for name, value in stated.items():
-        if not isinstance(value, OWN_MEMBERS[name]):
-            raise ContractError(f"{name} is not {'text' if OWN_MEMBERS[name] is str else 'a mapping'}")
+    if not isinstance(stated, dict):
+        raise ContractError((1, f"it is not a mapping of {known}"))
+    faults = [(line, f"{name} stands in it twice") for line, name in _twice(node)]
+    for key, _ in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name not in OWN_MEMBERS:
+            faults.append((line, f"{quoted(name)} is none of {known}: it is a mapping of these"))
+        elif not isinstance(stated[name], OWN_MEMBERS[name]):
+            faults.append((line, f"{name} is not {'text' if OWN_MEMBERS[name] is str else 'a mapping'}"))
+    if faults:
+        raise ContractError(*sorted(faults))
     return stated
+
+
+def compose(text: str) -> Any:  # noqa: ANN401 - PyYAML is not typed
+    """The nodes of an operator's YAML, by PyYAML's own loader: libyaml's crashes on what is nested deeply.
+
+    Raises:
+        yaml.YAMLError, RecursionError: it is not YAML.
+    """
+    import yaml  # noqa: PLC0415 - as in `_yaml`
+
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def merged(document: Document, own: Document) -> Document:

@@ -221,23 +221,49 @@ def test_a_server_refuses_to_start_on_bad_profiles(tmp_path: Path) -> None:
         ("", "mapping of profiles"),
         ("profiles: []", "profiles is not a mapping"),
         ("default: 7", "default is not text"),
-        ("profile: {}", "mapping of profiles"),
+        ("profile: {}", "'profile' is none of profiles, default, principals"),
         ("a: [", "not YAML"),
         ("profiles: {a: &a {b: *a}}", "not YAML"),
-        ("profiles:\n  a: {}\n  a: {}", "line 3: a stands in it twice"),
+        ("profiles:\n  a: {}\n  a: {}", "a stands in it twice"),
+        ("default:\tclient", "not YAML"),
+        ("<<: {default: client}", "'<<' is none of"),
+        pytest.param("[" * 100_000, "not YAML", id="deep"),
+        pytest.param("default: \xff".encode("latin-1"), "not UTF-8", id="latin-1"),
         ("profiles: {server: {validity: 2026-01-01}}", "not YAML"),
         ("!!python/object:os.system {}", "not YAML"),
     ],
 )  # fmt: skip
-def test_files_that_state_no_profiles(tmp_path: Path, text: str, words: str) -> None:
+def test_files_that_state_no_profiles(tmp_path: Path, text: str | bytes, words: str) -> None:
     """A file that is not one is refused in one line, by check and by serve."""
-    (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "own.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     for command in (["check"], ["serve", "--port", "0"]):
         run = certlet(*command, "--profiles", "own.yaml", cwd=tmp_path)
         assert run.returncode == 1
+        assert (run.stdout + run.stderr).count(b"\n") == 1
         assert words in (run.stdout + run.stderr).decode()
     missing = certlet("check", "--profiles", "nowhere.yaml", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (1, b"certlet: nowhere.yaml: No such file or directory\n")
+
+
+NO_PROFILES = """\
+default: 7
+profile: {}
+principals:
+  ci: {}
+  ci: {dns: {}}
+"""
+
+
+def test_check_gives_the_lines_of_a_file_that_is_none(tmp_path: Path) -> None:
+    """What is wrong with the file itself has its line too, all of it at once; so has what is no YAML."""
+    own = tmp_path / "own.yaml"
+    for text, places in ((NO_PROFILES, [1, 2, 5]), ("a: 1\nb: [\n", [3]), (b"a: 1\n# \xff\n", [2])):
+        own.write_bytes(text if isinstance(text, bytes) else text.encode())
+        lines = certlet("check", "--profiles", "own.yaml", cwd=tmp_path).stdout.decode().splitlines()
+        assert [line.partition(": ")[0] for line in lines] == [f"own.yaml:{number}" for number in places]
+        run = certlet("openapi", "--template", "--profiles", "own.yaml", cwd=tmp_path)
+        assert run.stderr.decode().startswith("certlet: own.yaml: line ")
+        assert run.stderr.count(b"\n") == 1
 
 
 def test_check_warns_of_what_nobody_can_revoke(tmp_path: Path) -> None:
