@@ -18,10 +18,18 @@ from service.audit import Event, Recorder
 from service.pki import csr, encoding, idempotency, revocation, template
 from service.pki.csr import CertificationRequest
 from service.pki.draft import Plan
-from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
+from service.pki.errors import (
+    BadPublicKey,
+    IssuanceError,
+    IssuerError,
+    IssuerUnavailable,
+    NotPermitted,
+    RejectedValidity,
+    RequestError,
+)
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
-from service.pki.profile import Asked
+from service.pki.profile import NOTHING, Asked
 from service.pki.revocation import Revoked
 from service.pki.template import Template
 from service.pki.weakness import DenyList
@@ -283,9 +291,18 @@ class Authority:
         key = order.idempotency_key
         window = None if key is None else idempotency.window(key, now)
         issued_at = window.issued_at if window else now
-        kept.deny_list.verify(request.subject_public_key_info)
-        asked = Asked.load(order.validity, order.not_after)
-        under = Plan(profile, self.profiles, order.principal.name, kept.issuer, now, issued_at, asked)
+        reasons: list[RequestError] = []  # they come together with all that `template.plan` finds
+        try:
+            kept.deny_list.verify(request.subject_public_key_info)
+        except BadPublicKey as reason:
+            reasons.append(reason)
+        asked = NOTHING
+        try:
+            asked = Asked.load(order.validity, order.not_after)
+        except RejectedValidity as reason:
+            reasons.append(reason)
+        caller, issuer = order.principal.name, kept.issuer
+        under = Plan(profile, self.profiles, caller, issuer, now, issued_at, asked, tuple(reasons))
         return _Planned(order, now, request, kept, template.plan(request, under), window)
 
     def _intend(self, planned: _Planned) -> _Intended:

@@ -124,6 +124,26 @@ def test_a_principal_is_held_to_its_subtrees(own: Server) -> None:
     assert "names" not in own.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()
 
 
+@pytest.mark.parametrize(
+    ("cn", "given"), [("Anna", True), ("a.ci.example.com", True), ("root.example.com", False)]
+)
+def test_a_common_name_is_no_way_round(own: Server, cn: str, *, given: bool) -> None:
+    """Whom a client certificate names without any alternative name is held to the principal's subtrees too."""
+    answer = own.sign({"csr": csrs.pem(csrs.build(cn)).decode(), "profile": "secret"}, CI)
+    if given:
+        assert answer.status == 200
+        return
+    found = problem(answer, 422, "rejectedIdentifier")
+    assert [each["field"] for each in found["errors"]] == ["subject.common_name"]
+
+
+@pytest.mark.parametrize(("member", "text"), [("validity", "PT"), ("not_after", "2030-02-31T00:00:00Z")])
+def test_a_validity_that_is_none_hides_nothing(own: Server, member: str, text: str) -> None:
+    """What cannot be read as a validity comes together with what is wrong with the names."""
+    found = problem(own.sign({"csr": team(["dns:a..b"]), member: text}), 422, "compound")
+    assert {each["field"] for each in found["errors"]} == {"subject_alt_name[0]", member}
+
+
 def test_audit_lines_of_four_workers_never_mix(own: Server, directory: Path) -> None:
     """Each line is one write: a hundred names, four workers at once, and every line is whole."""
     sans = [f"dns:a-rather-long-name-{number}.ci.example.com" for number in range(100)]
@@ -300,6 +320,8 @@ def test_a_key_on_the_deny_list_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, "--ca", "ca") as server:
         found = problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
         assert "deny list" in found["detail"]
+        found = problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
+        assert [each["field"] for each in found["errors"]] == ["public_key", "subject_alt_name[0]"]
         assert server.sign({"csr": team(["dns:a.example.com"], kind="p-384")}).status == 200
     denied.write_text("nonsense\n")
     run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)

@@ -68,6 +68,7 @@ class Plan:
         now: the time, UTC.
         issued_at: when it counts as issued, UTC: now, or the window of an idempotent request.
         asked: what the request asks of the validity.
+        reasons: what is against it already.
     """
 
     profile: Profile
@@ -77,6 +78,7 @@ class Plan:
     now: datetime
     issued_at: datetime
     asked: Asked
+    reasons: tuple[RequestError, ...] = ()
 
 
 class Draft:
@@ -91,9 +93,10 @@ class Draft:
         self.subject = x509.Name([])
         self._attributes: dict[str, str] = {}
         self._asked_common_name = False
+        self._common_name = ""  # what was asked for and is given
         self.copied: list[x509.ExtensionType] = []
         self.notes: list[str] = []
-        self.reasons: list[RequestError] = []
+        self.reasons = list(under.reasons)
         for oid in request.attributes:
             ignored = oid == AttributeOID.CHALLENGE_PASSWORD
             self.notes.append("challengePassword ignored" if ignored else f"attribute {_label(oid)} left out")
@@ -134,6 +137,8 @@ class Draft:
                 self._read_alternative_names(list(extension.value))
 
     def _read_alternative_names(self, general_names: Sequence[x509.GeneralName]) -> None:
+        if not general_names:  # RFC 5280 4.2.1.6: at least one entry
+            self.reasons.append(RejectedIdentifier("it is there and holds no name", "subject_alt_name"))
         if len(general_names) > names.MAX_NAMES:
             detail = f"{len(general_names)} names; {names.MAX_NAMES} are accepted"
             self.reasons.append(RejectedIdentifier(detail, "subject_alt_name"))
@@ -152,20 +157,30 @@ class Draft:
             self._fields.append(f"subject_alt_name[{position}]")
 
     def verify_names(self) -> None:
-        """Hold the names to the profile, to what the principal may have, and to the CA's constraints."""
-        self._verify_names(self.profile.names, f"the profile {self.profile.name}")
+        """Hold the names to the profile, to what the principal may have, and to the CA's constraints.
+
+        A common name that reads as a host's name, an address or a mailbox counts as that name. Where the
+        profile gives no names of its kind it is just a name; a principal that is held to names has no others.
+        """
+        spelt = names.read_into_common_name(self._common_name) if self._common_name else None
+        beside = [spelt] if spelt and spelt not in self.names else []
+        whose = f"the profile {self.profile.name}"
+        self._verify_names(
+            self.profile.names, whose, [each for each in beside if self.profile.names.gives(each)]
+        )
         held_to = self._under.profiles.held_to(self._under.principal)
         if held_to is not None:
-            self._verify_names(held_to, f"the principal {self._under.principal}")
+            self._verify_names(held_to, f"the principal {self._under.principal}", beside)
         self.reasons += [
             RejectedIdentifier(violation, "subject_alt_name")
             for violation in self._under.issuer.name_violations(self.subject, self.names)
         ]
 
-    def _verify_names(self, rules: NameRules, whose: str) -> None:
+    def _verify_names(self, rules: NameRules, whose: str, beside: Sequence[Name]) -> None:
+        fields = [*self._fields, *("subject.common_name" for _ in beside)]
         self.reasons += [
-            RejectedIdentifier(detail, "subject_alt_name" if position is None else self._fields[position])
-            for position, detail in rules.faults(self.names, whose)
+            RejectedIdentifier(detail, "subject_alt_name" if position is None else fields[position])
+            for position, detail in rules.faults([*self.names, *beside], whose)
         ]
 
     def read_subject(self) -> x509.Name:
@@ -210,7 +225,9 @@ class Draft:
         self._asked_common_name = True
         if "CN" in self._attributes or "CN" not in self.profile.allowed_attributes:
             self.notes.append(f"common name {quoted(text)} left out of the subject")
-        elif not self._take("CN", text):
+        elif self._take("CN", text):
+            self._common_name = text
+        else:
             return
         if self.profile.is_for_servers and not attribute_fault("CN", text):
             self._require_among_names(text)

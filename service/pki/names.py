@@ -97,6 +97,22 @@ def from_common_name(text: str) -> Name | None:
     return None
 
 
+def read_into_common_name(text: str) -> Name | None:
+    """The name that programs may read a common name as: a host's, an address or a mailbox; None for none.
+
+    Whoever decides by common names does not care whether they are meant as such.
+    """
+    try:
+        if "@" in text:
+            return Name(NameKind.EMAIL, _email(text, ""))
+        found = from_common_name(text.removesuffix("."))
+        if found and found.kind is NameKind.DNS:
+            return Name(NameKind.DNS, dns_name(found.value, ""))
+    except RejectedIdentifier:
+        return None
+    return found
+
+
 def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool = False) -> str:
     """A DNS name in A-labels, lower case; a wildcard only as the whole left-most label.
 

@@ -181,6 +181,10 @@ class NameRules:
             found += [(position, f"{name}: {whose} {fault}") for fault in rules.faults(name)]
         return found + _spiffe_faults(given)
 
+    def gives(self, name: Name) -> bool:
+        """Whether names of this name's kind are permitted at all."""
+        return getattr(self, name.kind) is not None
+
     def stated(self) -> dict[str, object]:
         """The rules as `load` reads them, without what is as if nothing were said."""
         return {kind: _stated(rules) for kind in _RULES if (rules := getattr(self, kind)) is not None}

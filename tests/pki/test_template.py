@@ -13,7 +13,14 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from service.pki import csr, template
 from service.pki.draft import Plan
-from service.pki.errors import IssuerUnavailable, NotPermitted, Refused, RejectedValidity, RequestError
+from service.pki.errors import (
+    IssuerUnavailable,
+    NotPermitted,
+    Refused,
+    RejectedIdentifier,
+    RejectedValidity,
+    RequestError,
+)
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import ATTRIBUTES, Asked
@@ -517,6 +524,56 @@ def test_a_principal_is_held_to_its_own_names() -> None:
         "ip:10.0.0.1: the principal tests permits dns",
     ]
     assert decide(under("other", held_to=held_to), cn=None)
+
+
+CLIENT: dict[str, Any] = {
+    "extended_key_usage": ["clientAuth"],
+    "names": {"dns": {"permitted": ["example.com"]}},
+}
+HELD = CLIENT | {"held_to": {"tests": {"dns": {"permitted": ["ci.example.com"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "cn", "whose"),
+    [
+        (CLIENT, "Anna Beispiel", []),
+        (CLIENT, "a.example.com", []),
+        (CLIENT, "A.Example.org", ["profile team"]),
+        (CLIENT, "a.example.org.", ["profile team"]),
+        (CLIENT, "192.0.2.1", []),
+        (CLIENT, "anna@example.org", []),
+        (CLIENT | {"names": {"email": {"permitted": ["example.com"]}}}, "anna.beispiel", []),
+        (CLIENT | {"names": {"email": {"permitted": ["example.com"]}}}, "anna@example.com", []),
+        (CLIENT | {"names": {"email": {"permitted": ["example.com"]}}}, "anna@example.org", ["profile team"]),
+        (CLIENT | {"names": {"ip": {"permitted": ["10.0.0.0/8"]}}}, "192.0.2.1", ["profile team"]),
+        (HELD, "Anna Beispiel", []),
+        (HELD, "a.ci.example.com", []),
+        (HELD, "a.example.com", ["principal tests"]),
+        (HELD, "a.example.org", ["profile team", "principal tests"]),
+        (HELD, "192.0.2.1", ["principal tests"]),
+        (HELD, "root@example.com", ["principal tests"]),
+    ],
+)
+def test_a_common_name_is_held_to_the_rules_of_names(
+    change: dict[str, Any], cn: str, whose: list[str]
+) -> None:
+    """Programs that tell clients by their common name read names in it, which are no way round the rules."""
+    if not whose:
+        assert decide(under(**change), cn=cn, sans=[]).names == ()
+        return
+    with pytest.raises(RequestError) as refusal:
+        decide(under(**change), cn=cn, sans=[])
+    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")] * len(whose)
+    for reason, each in zip(refusal.value.reasons, whose, strict=True):
+        assert f"the {each} permits" in reason.detail
+
+
+def test_a_list_of_no_names_is_refused() -> None:
+    """RFC 5280 4.2.1.6: if the extension is there it holds a name; one that is not there is none."""
+    with pytest.raises(RejectedIdentifier, match="holds no name") as refusal:
+        decide(under(), sans=[], extensions=[x509.SubjectAlternativeName([])])
+    assert refusal.value.field == "subject_alt_name"
+    assert decide(under(), sans=[])
 
 
 @pytest.mark.parametrize(
