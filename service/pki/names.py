@@ -20,15 +20,19 @@ _MAX_DNS_OCTETS: Final = 253  # RFC 1035 2.3.4, without the root's length octet
 _MAX_LABEL_OCTETS: Final = 63  # the same
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
 _LABEL_OR_SERVICE: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 8552: `_sip` is a name, no host's
+_NUMBER: Final = re.compile("[0-9]+|0x[0-9a-f]*")
 _LIKE_ADDRESS: Final = re.compile("[0-9A-Fa-f:.]+")
 _REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
 _A_LABEL: Final = "xn--"
 _LOCAL_PART: Final = re.compile(
     r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 )  # RFC 5321 4.1.2, Dot-string
+_MAX_MAILBOX_OCTETS: Final = 254  # RFC 5321 4.5.3.1.3, without the path's angle brackets
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986 3.1
-# RFC 3986 2: no spaces, quotes or controls; % begins two hexadecimal digits.
-_URI_TEXT: Final = re.compile(r"(?:[!#$&-;=?-Z\[\]_a-z~]|%[0-9A-Fa-f]{2})+")
+_PCHAR: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"  # RFC 3986 3.3
+_URI_REST: Final = re.compile(  # after the scheme: an authority or none, path, query, fragment
+    rf"(?://(?:{_PCHAR}|[\[\]])*(?=[/?#]|\Z))?(?:{_PCHAR}|/)*(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
+)
 _MAX_URI_OCTETS: Final = 2048  # the SPIFFE ID standard's bound, and browsers' in practice
 
 
@@ -137,7 +141,9 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
     form = _LABEL_OR_SERVICE if underscores else _LABEL
     if not all(form.fullmatch(label) for label in labels):
         raise RejectedIdentifier(_label_fault(text, labels), field)
-    if labels[-1].isdigit():
+    if _NUMBER.fullmatch(
+        labels[-1]
+    ):  # RFC 1123 2.1; and 127.0.0.0x1 is an address to WHATWG's and inet_aton's readers
         raise RejectedIdentifier(f"{quoted(text)} reads as an IP address, not a DNS name", field)
     if ".".join(labels[-2:]) in _REVERSE:
         raise RejectedIdentifier(f"{quoted(text)} is of a reverse zone, which names addresses", field)
@@ -186,7 +192,7 @@ def _email(text: str, field: str) -> str:
         raise RejectedIdentifier(
             f"{quoted(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified", field
         )
-    if not at or not _LOCAL_PART.fullmatch(local):
+    if not at or len(text) > _MAX_MAILBOX_OCTETS or not _LOCAL_PART.fullmatch(local):
         raise RejectedIdentifier(f"{quoted(text)} is not an email address", field)
     return f"{local}@{dns_name(domain, field, wildcard=False)}"
 
@@ -198,7 +204,7 @@ def _uri(text: str, field: str) -> str:
         and rest.strip("/")
         and len(text) <= _MAX_URI_OCTETS
         and _SCHEME.fullmatch(scheme)
-        and _URI_TEXT.fullmatch(rest)
+        and _URI_REST.fullmatch(rest)
     )
     if not well_formed:
         raise RejectedIdentifier(f"{quoted(text)} is not an absolute URI (RFC 3986)", field)
@@ -216,10 +222,15 @@ def _verify_authority(text: str, field: str) -> None:
         raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from error
     if parts.username is not None:  # verifiers disagree on where the host begins
         raise RejectedIdentifier(f"{quoted(text)} has a malformed authority: it names a user", field)
+    if "%" in host:
+        raise RejectedIdentifier(f"{quoted(text)}: its host has a zone, or is encoded", field)
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        dns_name(host, field, wildcard=False)
+        if "[" in parts.netloc:  # of an address that is yet to come (RFC 3986 3.2.2, IPvFuture)
+            raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from None
+        # Names of hosts have none, but trust domains may (the SPIFFE ID standard, 2.1).
+        dns_name(host, field, wildcard=False, underscores=parts.scheme == "spiffe")
 
 
 def uri_host(name: Name) -> str:

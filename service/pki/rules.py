@@ -222,7 +222,7 @@ def _read(
             if not isinstance(value, bool):
                 report((kind, member), "it is neither true nor false")
             continue
-        reader = _scheme if member == "schemes" else _network if kind == NameKind.IP else _domain
+        reader = _scheme if member == "schemes" else _READERS[kind]
         read[member] = _each(value, reader, (kind, member), report)
     return read
 
@@ -255,6 +255,12 @@ def _domain(text: str) -> str:
     return below + names.dns_name(text.removeprefix("."), "", wildcard=False)
 
 
+def _subtree(text: str) -> str:
+    """A domain, whose labels may hold an underscore, as those of services and trust domains do."""
+    below = "." if text.startswith(".") else ""
+    return below + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=True)
+
+
 def _network(text: str) -> _Network:
     return ipaddress.ip_network(text)
 
@@ -265,8 +271,15 @@ def _scheme(text: str) -> str:
     return text
 
 
+_READERS: Final[dict[str, Callable[[str], object]]] = {
+    NameKind.DNS: _subtree,
+    NameKind.IP: _network,
+    NameKind.EMAIL: _domain,
+    NameKind.URI: _subtree,
+}
 _WORDS: Final[dict[Callable[[str], object], str]] = {
     _domain: "a DNS name, or one with a leading dot",
+    _subtree: "a DNS name, or one with a leading dot",
     _network: "an IP network, as 10.0.0.0/8",
     _scheme: "a URI scheme in lower case",
 }
