@@ -100,6 +100,39 @@ def test_who_asks(directory: Path, context: dict[str, Any], principal: str | Non
     assert json.loads(found[0]["body"]).get("principal") == principal
 
 
+@pytest.mark.parametrize(
+    ("context", "ending"),
+    [
+        ({"identity": {"userArn": ARN}}, "arn.example.com"),
+        ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "sub.example.com"),
+        ({"identity": {}, "authorizer": {"principalId": "4711"}}, "sub.example.com"),
+        ({"identity": {"apiKeyId": "abc123"}}, ""),
+        ({"identity": {"apiKeyId": ARN + "x"}}, ""),
+        ({"identity": {"apiKeyId": "4711"}}, ""),
+    ],
+)
+def test_profiles_and_names_of_whoever_asks(
+    directory: Path, tmp_path: Path, context: dict[str, Any], ending: str
+) -> None:
+    """A profile may name an IAM caller's ARN and an authorizer's subject, which are held to their names."""
+    own = {
+        "profiles": {"server": {"principals": [ARN, "authorizer:4711"]}},
+        "principals": {
+            ARN: {"dns": {"permitted": ["arn.example.com"]}},
+            "authorizer:4711": {"dns": {"permitted": ["sub.example.com"]}},
+        },
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    requests = [
+        event(body=json.dumps({"csr": csrs.pem(csrs.build(f"a.{name}")).decode()}), isBase64Encoded=False)
+        | {"requestContext": {"requestId": "x", **context}}
+        for name in ("arn.example.com", "sub.example.com")
+    ]
+    found, _ = answers(directory, *requests, CERTLET_PROFILES=str(tmp_path / "own.yaml"))
+    expected = {"": [403, 403], "arn.example.com": [200, 422], "sub.example.com": [422, 200]}
+    assert [each["statusCode"] for each in found] == expected[ending]
+
+
 FORGED: list[dict[str, Any]] = [
     {"requestContext": {"requestId": "x", "identity": {"apiKeyId": None}}},
     {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ""}}},

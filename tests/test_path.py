@@ -17,13 +17,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 from jsonschema import Draft4Validator
 
 from service import contract
 from service.web.requests import MAX_BODY_BYTES
 from tests import authorities, csrs
+from tests.pki.test_weakness import SOUND, spki_of, tlv
+from tests.pki.test_weakness import WEAK as WEAK_MODULI
 from tests.serving import API_KEY, Answer, Server
 
 DOCUMENT = contract.resolve(authorities.document(), authorities.document())
@@ -114,6 +116,105 @@ def test_openssl_s_default_subject_is_signed_with_notes(server: Server, tmp_path
         "subject attribute O='Internet Widgits Pty Ltd' left out",
         "common name added to the subject alternative names: dns:a.example.com",
     ]
+
+
+def forged(spki: bytes, kind: str = "rsa-2048") -> bytes:
+    """Base64 of a request for a key that is not ours: its signature is none, and it is refused before that matters."""
+    info = csrs.build(kind=kind).tbs_certrequest_bytes
+    own = csrs.key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    header = 4 if info[1] == 0x82 else 3 if info[1] == 0x81 else 2
+    assert own in info
+    algorithm = bytes.fromhex(
+        "300d06092a864886f70d01010b0500" if kind == "rsa-2048" else "300a06082a8648ce3d040302"
+    )
+    signature = b"\0" + (b"\1" * 256 if kind == "rsa-2048" else bytes.fromhex("3006020101020101"))
+    request = tlv(0x30, tlv(0x30, info[header:].replace(own, spki)) + algorithm + tlv(3, signature))
+    return base64.b64encode(request)
+
+
+def off_the_curve() -> bytes:
+    """A P-256 key with one bit of its y changed."""
+    good = csrs.key("p-256").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return good[:-1] + bytes([good[-1] ^ 1])
+
+
+KEYS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "small factor": (
+        lambda: forged(spki_of(WEAK_MODULI["factor 751"][0](), 65537)),
+        "factor smaller than 752",
+    ),
+    "close primes": (lambda: forged(spki_of(WEAK_MODULI["the next prime"][0](), 65537)), "Fermat"),
+    "ROCA": (lambda: forged(spki_of(WEAK_MODULI["ROCA"][0](), 65537)), "CVE-2017-15361"),
+    "even": (lambda: forged(spki_of(1 << 2047, 65537)), "even"),
+    "exponent": (lambda: forged(spki_of(1 << 2047 | 1, 3)), "exponent"),
+    "16384 bits": (lambda: forged(spki_of(1 << 16383 | 1, 65537)), "16384 bits"),
+    "off the curve": (lambda: forged(off_the_curve(), "p-256"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("request_for", "words"), KEYS.values(), ids=KEYS)
+def test_weak_keys_through_the_whole_path(
+    server: Server, request_for: Callable[[], bytes], words: str
+) -> None:
+    """Each rule on keys answers 422 badPublicKey, in its own words, before the signature is looked at."""
+    request, began = request_for().decode(), time.perf_counter()
+    found = problem(server.sign({"csr": request}), 422, "badPublicKey")
+    assert words in found["detail"]
+    assert [each["field"] for each in found["errors"]] == ["public_key"]
+    assert time.perf_counter() - began < 2  # with all that a busy machine adds; the proof alone takes longer
+
+
+def test_a_sound_key_that_is_not_the_sender_s(server: Server) -> None:
+    """Their twin: the forgery itself is found where the key is no reason."""
+    sound = forged(spki_of(SOUND["far primes"](), 65537)).decode()
+    problem(server.sign({"csr": sound}), 422, "badCSR")
+    assert server.sign({"csr": GOOD}).status == 200
+
+
+def test_a_megabyte_through_the_whole_path(server: Server) -> None:
+    """A CSR of 1 MB is 413 in JSON and by itself, in no time; half of what a body may hold is 400 or 422."""
+    large, began = GOOD + " " * 1_048_576, time.perf_counter()
+    problem(server.sign({"csr": large}), 413, "tooLarge")
+    problem(server.request("POST", "/sign.pem", large.encode(), KEY | PEM), 413, "tooLarge")
+    assert time.perf_counter() - began < 2
+    large = GOOD + " " * 131_072
+    problem(server.sign({"csr": large}), 400, "malformed")
+    problem(server.request("POST", "/sign.pem", large.encode(), KEY | PEM), 422, "badCSR")
+
+
+NAMES = [
+    ("dns:", "empty DNS name"),
+    ("dns:a\x00.example", "not a DNS name"),
+    ("dns:a\n.example", "not a DNS name"),
+    ("dns:_a.example.com", "underscores"),
+    ("dns:a.example.", "ends with a dot"),
+    ("dns:" + "a" * 64 + ".example", "63 octets"),
+    ("dns:10.0.0.1", "IP address"),
+    ("dns:1.0.0.10.in-addr.arpa", "reverse zone"),
+    ("dns:1.ip6.arpa", "reverse zone"),
+    ("dns:xn--n3h.example", "IDNA 2008"),
+    ("dns:*", "wildcard"),
+    ("dns:*.com", "top-level domain"),
+    ("dns:a.*.example", "wildcard"),
+    ("email:a@b_c.example", "not a DNS name"),
+    ("uri:relative", "absolute URI"),
+    ("uri:spiffe://td.example/a/..", "SPIFFE"),
+]
+
+
+@pytest.mark.parametrize("profile", ["client", None])
+def test_every_fault_of_names_through_the_whole_path(server: Server, profile: str | None) -> None:
+    """One answer has a reason for each of the names, in their order; and their sound twins are given."""
+    order = {"profile": profile} if profile else {}
+    request = csrs.pem(csrs.build(None, [name for name, _ in NAMES])).decode()
+    found = problem(server.sign({"csr": request, **order}), 422, "compound")
+    by_field = {each["field"]: each for each in found["errors"]}
+    for position, (name, words) in enumerate(NAMES):
+        reason = by_field[f"subject_alt_name[{position}]"]
+        assert reason["code"] == "rejectedIdentifier"
+        assert words in reason["detail"] or (not profile and name.startswith("uri:spiffe")), reason
+    sound = ["dns:a.example", "dns:xn--bcher-kva.example", "dns:*.example.com", "dns:db01", "ip:10.0.0.1"]
+    assert server.sign({"csr": csrs.pem(csrs.build(None, sound)).decode(), **order}).status == 200
 
 
 TAMPERED = base64.b64encode(csrs.der(csrs.build()).replace(b"a.example", b"b.example")).decode()

@@ -64,6 +64,7 @@ def test_own_profiles_are_merged_over_the_contract_s(own: Server) -> None:
         ["serverAuth", "clientAuth"],
     )
     assert "principals" not in json.dumps(found)
+    assert '"ci"' not in json.dumps(found)
     stated = yaml.safe_load(OWN.read_text())["profiles"]["team"]
     del stated["principals"]
     stated["extensions"] = ["1.3.6.1.5.5.7.1.24"]
@@ -83,6 +84,14 @@ def test_a_profile_of_one_s_own_is_enforced(own: Server) -> None:
     found = {each.oid for each in certificate.extensions}
     assert {ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.CERTIFICATE_POLICIES} < found
     assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS in found
+
+
+@pytest.mark.parametrize("name", ["*.team.example.com", "db.team.example.com", "a.db.team.example.com"])
+def test_no_wildcard_stands_for_an_excluded_name(own: Server, name: str) -> None:
+    """The excluded name, those beneath it, and the wildcard that would match it; another wildcard is given."""
+    found = problem(own.sign({"csr": team([f"dns:{name}"]), "profile": "team"}), 422, "rejectedIdentifier")
+    assert "excludes names in db.team.example.com" in found["detail"]
+    assert own.sign({"csr": team(["dns:*.x.team.example.com"]), "profile": "team"}).status == 200
 
 
 def test_every_reason_of_a_policy_at_once(own: Server) -> None:
@@ -327,6 +336,36 @@ def test_a_key_on_the_deny_list_is_refused(tmp_path: Path) -> None:
     run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
     assert run.returncode == 1
     assert "denied-keys.txt" in run.stderr.decode()
+
+
+def test_the_ca_s_own_keys_are_refused(tmp_path: Path) -> None:
+    """A request that is signed by the CA's own key, or its root's, would speak for the CA: 422."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    with serving(tmp_path, "--ca", "ca") as server:
+        for name in ("signing-ca.key", "root-ca.key"):
+            request = subprocess.run(
+                ["openssl", "req", "-new", "-key", str(tmp_path / "ca" / name), "-subj", "/CN=a.example.com"],
+                capture_output=True,
+                check=True,
+            ).stdout.decode()
+            found = problem(server.sign({"csr": request}), 422, "badPublicKey")
+            assert found["detail"] == "this is the CA's own key"
+        assert server.sign({"csr": team(["dns:a.example.com"])}).status == 200
+
+
+LONG = "profiles: {server: {max_validity: P9999D}}"
+
+
+@pytest.mark.parametrize("asked", [{"validity": "P9000D"}, {"not_after": "2051-01-01T00:00:00Z"}])
+def test_beyond_the_chain_is_refused(tmp_path: Path, asked: dict[str, str]) -> None:
+    """What the profile would give and the chain does not is 422 if it was asked for in so many words."""
+    (tmp_path / "own.yaml").write_text(LONG)
+    with serving(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
+        request = team(["dns:a.example.com"])
+        found = problem(server.sign({"csr": request, **asked}), 422, "rejectedValidity")
+        assert [each["field"] for each in found["errors"]] == list(asked)
+        assert "the CA's own certificates end at" in found["detail"]
+        assert server.sign({"csr": request, "validity": "P1000D"}).status == 200
 
 
 def spki() -> bytes:
