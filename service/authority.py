@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -303,7 +303,12 @@ class Authority:
             reasons.append(reason)
         caller, issuer = order.principal.name, kept.issuer
         under = Plan(profile, self.profiles, caller, issuer, now, issued_at, asked, tuple(reasons))
-        return _Planned(order, now, request, kept, template.plan(request, under), window)
+        planned = template.plan(request, under)
+        if window and now > planned.useful_until:  # what was short began with the window, and is over
+            window, planned = None, template.plan(request, replace(under, issued_at=now))
+        elif window:
+            window = replace(window, until=min(window.until, planned.useful_until))
+        return _Planned(order, now, request, kept, planned, window)
 
     def _intend(self, planned: _Planned) -> _Intended:
         """Choose the serial number, and write down what will be signed."""
@@ -313,8 +318,9 @@ class Authority:
             serial_number = idempotency.serial_number(secret, _inputs(planned))
         else:
             serial_number = x509.random_serial_number()
-            if window:
+            if planned.order.idempotency_key is not None:
                 why = "this CA cannot repeat a signature" if secret else "this CA has no serial.key"
+                why = why if window else "the one that its Idempotency-Key stands for has ended"
                 notes = (*notes, f"a retry will get another certificate: {why}")
                 window = None
         intent = _intent(planned, serial_number)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from service import contract
 from tests import authorities, csrs
 from tests.serving import API_KEY, ROOT, Server, certlet, serving
-from tests.test_path import JSON, PEM, documented, problem
+from tests.test_path import JSON, PEM, documented, problem, uuid7
 
 OWN = ROOT / "tests" / "policies.yaml"
 MERGED = contract.load(OWN)
@@ -186,6 +189,36 @@ def test_a_retry_reaches_another_worker(own: Server) -> None:
     # The clock's window may end in between: then there are two, and each is the only one of its window.
     found = {(answer.json()["idempotent_until"], answer.json()["crt_pem"]) for answer in answers}
     assert len(found) == len({until for until, _ in found}) <= 2
+
+
+def test_a_retry_after_a_restart(tmp_path: Path) -> None:
+    """Nothing but `serial.key` is needed for it, through HTTP; without that file the answer says so."""
+    body = json.dumps({"csr": team(["dns:a.example.com"])}).encode()
+    key = {"Idempotency-Key": uuid7()}
+    answers = []
+    for _ in range(2):
+        with serving(tmp_path, "--ca", "ca") as server:
+            answers.append(server.request("POST", "/sign", body, JSON | key))
+    first, again = answers
+    assert first.body == again.body
+    assert "idempotent_until" in first.json()
+    (tmp_path / "ca" / "serial.key").unlink()
+    with serving(tmp_path, "--ca", "ca") as server:
+        other = documented("/sign", "post", server.request("POST", "/sign", body, JSON | key))
+    assert other["serial_number"] != first.json()["serial_number"]
+    assert "idempotent_until" not in other
+    assert other["notes"] == ["a retry will get another certificate: this CA has no serial.key"]
+
+
+def test_a_retry_of_what_has_ended(own: Server) -> None:
+    """Through HTTP: what its key's window began has ended, so another one is issued, which has not, and says so."""
+    made = int(time.time() * 1000) - 240_000
+    headers = JSON | {"Idempotency-Key": str(uuid.UUID(int=made << 80 | 7 << 76 | 0b10 << 62))}
+    body = json.dumps({"csr": team(["dns:a.team.example.com"]), "validity": "PT6M"}).encode()
+    found = documented("/sign", "post", own.request("POST", "/sign", body, headers), DOCUMENT)
+    assert found["not_after"] > f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert "idempotent_until" not in found
+    assert "has ended" in found["notes"][-1]
 
 
 FAULTY = """\

@@ -37,20 +37,23 @@ def window(key: str, now: datetime) -> Window:
     """The window of an Idempotency-Key.
 
     A UUIDv7 of the last five minutes (RFC 9562 5.7) counts them from its own time; whatever else from the
-    full five minutes of the clock that `now` is in.
+    full five minutes of the clock that `now` is in. A UUIDv7 of the future does so until its time has come:
+    from then on it counts from that, so the promise ends there.
 
     Args:
         key: as the client chose it.
         now: the time, UTC.
     """
+    seconds, length = int(now.timestamp()), int(WINDOW.total_seconds())
+    start = seconds - seconds % length
+    until = start + length
     if _UUID.fullmatch(key) and uuid.UUID(key).version == _VERSION_7:
-        seconds = (uuid.UUID(key).int >> 80) // 1000
-        if 0 <= now.timestamp() - seconds < WINDOW.total_seconds():
-            made = datetime.fromtimestamp(seconds, UTC)
-            return Window(made, made + WINDOW)
-    seconds = int(now.timestamp())
-    start = datetime.fromtimestamp(seconds - seconds % int(WINDOW.total_seconds()), UTC)
-    return Window(start, start + WINDOW)
+        made = (uuid.UUID(key).int >> 80) // 1000
+        if made > seconds:
+            until = min(until, made)
+        elif seconds < made + length:
+            start, until = made, made + length
+    return Window(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(until, UTC))
 
 
 def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:

@@ -18,7 +18,7 @@ from service.pki.draft import Draft, Plan
 from service.pki.errors import BadCSR, IssuerUnavailable, NotPermitted, refuse
 from service.pki.issuer import Issuer
 from service.pki.names import Name
-from service.pki.profile import Profile, Revocation, usage_oid
+from service.pki.profile import LEAST_VALIDITY, Profile, Revocation, usage_oid
 
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it.
@@ -69,6 +69,11 @@ class Template:
             not_valid_after=self.not_after.replace(tzinfo=None),
             extensions=[each.extension for each in self.extensions],
         )
+
+    @property
+    def useful_until(self) -> datetime:
+        """Until when the certificate is worth handing out: a minute before its end, UTC."""
+        return self.not_after + timedelta(seconds=1) - LEAST_VALIDITY
 
     @functools.cached_property
     def inputs(self) -> tuple[bytes, ...]:

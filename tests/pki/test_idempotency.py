@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.authority import Issued, Order, Principal, PrincipalKind
 from service.pki import idempotency
+from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from tests import authorities, csrs
@@ -39,14 +40,25 @@ START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
         (uuid7(START + timedelta(seconds=100)), START + timedelta(seconds=399), START + timedelta(seconds=100)),
         (uuid7(START + timedelta(seconds=100)).upper(), START + timedelta(seconds=399), START + timedelta(seconds=100)),
         (uuid7(START + timedelta(seconds=100)), START + timedelta(seconds=400), START + timedelta(seconds=300)),
-        (uuid7(START + timedelta(seconds=101)), START + timedelta(seconds=100), START),
         (str(uuid.UUID(int=4 << 76 | 0b10 << 62)), START + timedelta(seconds=7), START),
         ("0" * 36, START + timedelta(seconds=7), START),
     ],
 )  # fmt: skip
 def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
-    """A UUIDv7 of the last five minutes begins its own; an old one, one of the future and all else, the clock's."""
+    """A UUIDv7 of the last five minutes begins its own; an old one and all else, the clock's."""
     assert idempotency.window(key, now) == idempotency.Window(start, start + timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("ahead", "until"), [(1, 101), (199, 299), (200, 300), (201, 300), (10**11, 300)]
+)  # the last one is in the year 5195
+def test_a_key_of_the_future_promises_until_its_time(ahead: int, until: int) -> None:
+    """The clock's window, as for any key; once its time has come it counts from there, so no longer than that."""
+    key = uuid7(START + timedelta(seconds=100 + ahead))
+    window = idempotency.window(key, START + timedelta(seconds=100))
+    assert window == idempotency.Window(START, START + timedelta(seconds=until))
+    last = str(uuid.UUID(int=(2**48 - 1) << 80 | 7 << 76 | 0b10 << 62))  # beyond the year 9999
+    assert idempotency.window(last, START) == idempotency.Window(START, START + timedelta(minutes=5))
 
 
 def test_serial_numbers_have_159_bits() -> None:
@@ -86,6 +98,35 @@ def test_a_retry_gets_the_same_certificate(kind: str) -> None:
     other = issue(of=of, now=until)
     assert other.certificate.serial_number != first.certificate.serial_number
     assert other.idempotent_until == until + timedelta(minutes=5)
+
+
+def test_the_promise_to_a_clock_that_is_ahead_is_kept() -> None:
+    """A client whose clock is three seconds fast gets the same until `idempotent_until`, and then another one."""
+    key = uuid7(NOW.replace(microsecond=0) + timedelta(seconds=3))
+    first = issue(idempotency_key=key)
+    until = first.idempotent_until
+    assert until is not None
+    assert issue(idempotency_key=key, now=until - timedelta(microseconds=1)).certificate == first.certificate
+    assert issue(idempotency_key=key, now=until).certificate != first.certificate
+
+
+@pytest.mark.parametrize("validity", ["PT6M", "PT8M"])
+def test_what_ends_within_its_window_is_not_handed_out(validity: str) -> None:
+    """A certificate has a minute to live at least: the promise ends before, and then there is another one."""
+    start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+    first = issue(now=start, validity=validity)
+    until = first.idempotent_until
+    assert until == first.template.not_after + timedelta(seconds=1) - timedelta(minutes=1)
+    assert issue(now=until, validity=validity).certificate == first.certificate
+    late = start + timedelta(seconds=299)
+    one, other = (issue(now=late, validity=validity) for _ in range(2))
+    assert one.certificate.serial_number != other.certificate.serial_number
+    for each in (one, other):
+        assert each.certificate.not_valid_after_utc >= late + timedelta(seconds=59)
+        assert each.idempotent_until is None
+        assert each.notes[-1].startswith("a retry will get another certificate: the one that")
+    with pytest.raises(RejectedValidity):
+        issue(now=late, not_after="2026-11-23T12:35:00Z")
 
 
 def test_without_a_key_every_certificate_is_another() -> None:
