@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from service.authority import Authority, Custody
 from service.pki import encoding
 from service.pki.revocation import Revoked
+from service.signers import lists
 from tests import authorities, csrs
 from tests.authorities import Log
 from tests.serving import Server, certlet, serving
 from tests.test_judges import lint
 from tests.test_path import problem
 
+LINT = ("lint_crl", "lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON")
 OWN = """\
 profiles:
   server: {revocation: crl, crl: "http://ca.example.com/ca.crl"}
@@ -60,6 +64,8 @@ def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
     assert answer.headers["Cache-Control"] == "public, max-age=300"
     crl = x509.load_der_x509_crl(answer.body)
     (directory / "ca.crl.pem").write_bytes(crl.public_bytes(Encoding.PEM))
+    (directory / "ca.crl").write_bytes(answer.body)
+    assert lint(*LINT, "ca.crl", cwd=directory) == []
     return crl
 
 
@@ -142,6 +148,17 @@ def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
     assert b'is not written one entry a line; add this one: - {"serial": "0c"' in refused.stderr
 
 
+def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
+    """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
+    (tmp_path / "revoked.yaml").write_bytes(lists.HEAD)
+    now = datetime.now(UTC).replace(microsecond=0)
+    entries = [Revoked(number, now) for number in range(1, 41)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(functools.partial(lists.add_revoked, tmp_path), entries))
+    listed = sorted(lists.revoked(tmp_path), key=lambda each: each.serial_number)
+    assert listed == entries
+
+
 @pytest.mark.parametrize("text", ["- {serial: 10, at: 2026-01-01T00:00:00Z}", "{}", "a: [", "\udcff", None])
 def test_a_list_that_is_none_is_503(tmp_path: Path, text: str | None) -> None:
     """Malformed, no UTF-8, or gone: 503 without a word of the cause, which is in the log; signing goes on."""
@@ -157,9 +174,6 @@ def test_a_list_that_is_none_is_503(tmp_path: Path, text: str | None) -> None:
         assert sign(server)
         path.write_text("[]")
         assert not list(fetch(server, tmp_path))
-
-
-LINT = ("lint_crl", "lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON")
 
 
 @pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])

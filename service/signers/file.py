@@ -31,12 +31,6 @@ SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS: Final = "previous-ca.crt"
 SERIAL_KEY: Final = "serial.key"
-DENY_LIST: Final = "denied-keys.txt"
-REVOKED: Final = "revoked.yaml"
-
-_REVOKED_HEAD: Final = (
-    b"# What was revoked, one entry a line; `certlet revoke` adds to it. GET /ca.crl signs it.\n"
-)
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:

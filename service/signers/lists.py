@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -66,13 +70,33 @@ def parse_revoked(text: str, path: Path) -> tuple[Revoked, ...]:
 def add_revoked(directory: Path, entry: Revoked) -> None:
     """Add an entry to `revoked.yaml`, which is replaced whole, so that nobody reads a half.
 
+    One process at a time does so, for what two of them add at once must both stand in it.
+
     Raises:
         IssuerError: the file is missing or malformed, has the serial number already, or is not
             written one entry a line; nothing was changed.
         OSError: it cannot be written.
     """
     path = directory / REVOKED
-    text = _read(path)
+    with _alone(directory):
+        _add(path, _read(path), entry)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the file's own would go with the file, which is replaced."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise IssuerError(f"{directory / REVOKED}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _add(path: Path, text: str, entry: Revoked) -> None:
     before = parse_revoked(text, path)
     for each in before:
         if each.serial_number == entry.serial_number:
@@ -82,7 +106,10 @@ def add_revoked(directory: Path, entry: Revoked) -> None:
     if not _reads_as(added, (*before, entry), path):
         raise IssuerError(f"{path} is not written one entry a line; add this one: {line}")
     temporary = path.with_suffix(".new")
-    temporary.write_text(added, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(added)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.chmod(stat.S_IMODE(path.stat().st_mode))
     temporary.replace(path)
 
