@@ -149,16 +149,24 @@ FORGED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/sign", "/sign.pem"])
+@pytest.mark.parametrize("path", ["/sign", "/sign.pem", "/sign/batch", "/sign?dry_run=true"])
 def test_without_the_gateway_s_word_nothing_is_signed(directory: Path, path: str) -> None:
-    """An event without requestContext.identity.apiKeyId is 403, whatever else claims a key."""
-    headers = {"headers": {"Content-Type": "text/plain"}} if path == "/sign.pem" else {}
-    found, logged = answers(directory, *(event(path, **{**headers, **forged}) for forged in FORGED))
-    statuses = {each["statusCode"] for each in found}
-    assert statuses <= {403, 415}
+    """An event without requestContext.identity.apiKeyId is 403, whatever else claims a key, and recorded once."""
+    change: dict[str, Any] = {"headers": {"Content-Type": "text/plain"}} if path == "/sign.pem" else {}
+    if path == "/sign/batch":
+        change["body"] = base64.b64encode(json.dumps({"requests": [{"csr": GOOD}] * 2}).encode()).decode()
+    path, _, query = path.partition("?")
+    change["queryStringParameters"] = {"dry_run": "true"} if query else None
+    found, logged = answers(directory, *(event(path, **{**change, **forged}) for forged in FORGED))
+    statuses = [each["statusCode"] for each in found]
+    assert set(statuses) <= {403, 415}
     assert 403 in statuses
     assert len(found) == len(FORGED)
-    assert "intent" not in logged
+    recorded = [json.loads(line) for line in logged.splitlines()]
+    assert [line["event"] for line in recorded] == ["refusal"] * statuses.count(403)
+    for line in recorded:
+        assert "principal" not in line
+        assert line["reasons"][0].startswith("unauthorized ")
 
 
 def test_binary_answers_are_base64(directory: Path) -> None:

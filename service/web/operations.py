@@ -66,10 +66,11 @@ class Operations:
 
     def signBatch(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
         """`POST /sign/batch`: each request for itself, the chain once."""
-        self._caller(event)
         answer = _BatchAnswer(principal.instance(event), text=bool(request.json.get("text", False)))
         items = request.json["requests"]
         orders = [self._order(event, _csr(item["csr"]), item, request) for item in items]
+        if orders[0].principal is None:
+            self._authority.examine(orders[0])  # which refuses, and records it: once for all of them
         while orders and request.time_left() > RESERVED_TIME and (fitting := answer.fitting(orders)):
             answer.add(self._authority.issue_all(fitting))
             orders = orders[len(fitting) :]
