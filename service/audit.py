@@ -6,9 +6,11 @@ that exists has a line, whatever happens afterwards: an intent without a result 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -87,6 +89,10 @@ def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
 def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     """A recorder that makes one write of each line, so that lines of several processes never mix.
 
+    A local file takes such a write as one. A pipe does so for 4096 octets at most (PIPE_BUF), and a line of
+    a hundred names is longer: so each process holds a lock while it writes. Of a line that a file has no
+    room for nothing is left, or the next one would stand on the same line.
+
     Args:
         descriptor: open for appending.
         metrics: as `line` takes it.
@@ -96,7 +102,31 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 
     def record(event: Event) -> None:
         data = line(event, metrics)
-        if os.write(descriptor, data) != len(data):
-            raise OSError("the audit log took a part of a line")
+        with alone(descriptor):
+            written = os.write(descriptor, data)
+            if written != len(data):
+                _take_back(descriptor, written)
+                raise OSError("the audit log took a part of a line")
 
     return record
+
+
+@contextlib.contextmanager
+def alone(descriptor: int) -> Iterator[None]:
+    """Hold the lock of what a descriptor is open for, against other processes; none is no fault."""
+    with contextlib.suppress(OSError):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+
+def _take_back(descriptor: int, written: int) -> None:
+    """Take the last octets from a file's end, if they are what was written last; a pipe cannot."""
+    with contextlib.suppress(OSError):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if end == os.fstat(descriptor).st_size:
+            os.ftruncate(descriptor, end - written)
+            os.lseek(descriptor, end - written, os.SEEK_SET)

@@ -113,6 +113,7 @@ def serving(
     *arguments: str,
     command: Sequence[str] = (*CERTLET, "serve", "--port", "0"),
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Server]:
     """Serve until the end of the block."""
     log = directory / "server.log"
@@ -123,6 +124,7 @@ def serving(
             env=environ(**(env if env is not None else {"CERTLET_API_KEY": API_KEY})),
             stdout=subprocess.PIPE,
             stderr=stderr,
+            pass_fds=pass_fds,
             text=True,
         )
         assert process.stdout is not None

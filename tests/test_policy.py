@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
+import os
 import re
+import select
 import subprocess
 import time
 import uuid
@@ -19,7 +23,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from service import contract
 from tests import authorities, csrs
-from tests.serving import API_KEY, ROOT, Server, certlet, serving
+from tests.serving import API_KEY, CERTLET, ROOT, Server, certlet, serving
 from tests.test_path import JSON, PEM, documented, problem, uuid7
 
 OWN = ROOT / "tests" / "policies.yaml"
@@ -178,6 +182,57 @@ def test_audit_lines_of_four_workers_never_mix(own: Server, directory: Path) -> 
         assert re.fullmatch("[0-9a-f]{64}", line["template_sha256"])
     assert (directory / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     assert "serial_number" not in own.logged()
+
+
+def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> None:
+    """A pipe tears what is longer than 4096 octets when it is full: whoever writes waits for the others."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    command = ["bash", "-c", f'exec 2>&{write} "$@"', "bash", *CERTLET, "serve", "--port", "0"]
+    arguments = ["--ca", str(directory / "ca"), "--workers", "4", "--unlimited"]
+    sans = [f"dns:a-rather-long-name-{number}.team.example.com" for number in range(100)]
+    body = json.dumps({"csr": team(sans)}).encode()
+    with ThreadPoolExecutor(5) as pool, os.fdopen(read, "rb", 0) as end:
+        reading = pool.submit(lambda: b"".join(iter(functools.partial(end.read, 512), b"")))
+        with serving(tmp_path, *arguments, command=command, env={}, pass_fds=[write]) as server:
+            os.close(write)
+            asked = [pool.submit(server.request, "POST", "/sign", body, JSON) for _ in range(40)]
+            assert {each.result().status for each in asked} == {200}
+        written = reading.result().splitlines()
+    lines = [json.loads(line) for line in written]  # those of the access log stand among them
+    assert max(map(len, written)) > select.PIPE_BUF
+    for member, number in (("fingerprint_sha256", 40), ("event", 80), ("access", 40)):
+        assert sum(member in line for line in lines) == number
+
+
+def test_an_audit_log_that_is_full(tmp_path: Path) -> None:
+    """Through HTTP: no intent, no signature; no result, no certificate: 503, and every line of the log is whole."""
+    body = {"csr": team(["dns:a.example.com"])}
+    log = tmp_path / "audit.jsonl"
+    with serving(tmp_path, "--ca", "ca", "--audit-log", str(log)) as server:
+        assert server.sign(body).status == 200
+        intent, result = log.read_bytes().splitlines(keepends=True)
+    with serving(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
+        found = problem(server.sign(body), 503, "unavailable")
+        assert found["detail"] == "the audit log cannot be written"
+        problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
+        problem(
+            server.request("POST", "/sign?dry_run=true", json.dumps({"csr": "garbage!"}).encode(), JSON),
+            503,
+            "unavailable",
+        )
+    # Room for the intent and a part of the result: 16 KiB are the most that any file may have.
+    filler = b'{"filler":"' + b"x" * (16384 - len(intent) - len(result) // 2 - 14) + b'"}\n'
+    log.write_bytes(filler)
+    command = ["bash", "-c", 'ulimit -f 16 && exec "$@"', "bash", *CERTLET, "serve", "--port", "0"]
+    with serving(tmp_path, "--ca", "ca", "--audit-log", str(log), command=command) as server:
+        found = problem(server.sign(body), 503, "unavailable")
+        assert "crt_pem" not in json.dumps(found)
+    with serving(tmp_path, "--ca", "ca", "--audit-log", str(log)) as server:
+        assert server.sign(body).status == 200
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line.get("event") for line in lines] == [None, "intent", "intent", "result"]
+    assert len({line["serial_number"] for line in lines[1:]}) == 2
 
 
 def test_a_retry_reaches_another_worker(own: Server) -> None:

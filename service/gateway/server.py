@@ -22,6 +22,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from service import audit
 from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.function import Function, Process, StartError
@@ -227,7 +228,8 @@ def _access_log(
         "bytes": len(answer.body),
         "milliseconds": round(took * 1000, 1),
     }
-    with contextlib.suppress(OSError):  # an access log that nobody reads is no reason not to answer
+    # An access log that nobody reads is no reason not to answer; the audit log may go the same way.
+    with contextlib.suppress(OSError), audit.alone(sys.stderr.fileno()):
         sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
