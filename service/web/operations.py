@@ -177,6 +177,7 @@ def _profile(profile: Profile) -> dict[str, object]:
         "extensions": [oid.dotted_string for oid in profile.extensions],
         "certificate_policies": [oid.dotted_string for oid in profile.certificate_policies],
         "revocation": profile.revocation,
+        "short_lived": iso8601(profile.short_lived),
         **({"ca_issuers": profile.ca_issuers} if profile.ca_issuers else {}),
         **({"crl": profile.crl} if profile.crl else {}),
     }
