@@ -30,8 +30,8 @@ class Event:
         principal: who asked, as the gateway identified them.
         profile: the certificate profile; '' if the one asked for does not exist.
         serial_number: hexadecimal; '' in a refusal.
-        names: the subject alternative names.
-        common_name: the subject's common name.
+        names: the subject alternative names; in a refusal those that were asked for, as sent.
+        common_name: the subject's common name; in a refusal as the names.
         subject_public_key_sha256: of the SubjectPublicKeyInfo, hexadecimal.
         template_sha256: of all that the certificate holds but serial number and signature.
         not_before, not_after: RFC 3339, UTC.

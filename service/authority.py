@@ -93,15 +93,13 @@ class Issued:
     Attributes:
         certificate: it.
         intermediates: what a TLS server sends after it.
-        template: what it holds.
-        notes: what was asked for and left out, or added, in sentences.
+        template: what it holds, and notes on what was asked for.
         idempotent_until: until when a retry gets this very one, UTC; None if no retry does.
     """
 
     certificate: x509.Certificate
     intermediates: tuple[x509.Certificate, ...]
     template: Template
-    notes: tuple[str, ...]
     idempotent_until: datetime | None
 
 
@@ -139,8 +137,6 @@ class _Intended:
     planned: _Planned
     serial_number: int
     event: Event
-    notes: tuple[str, ...]
-    until: datetime | None
 
 
 class Mapper(Protocol):
@@ -249,8 +245,10 @@ class Authority:
         requests = [_attempt(self._prove, order) for order in orders]
         planned = [_attempt(self._plan, *each) for each in zip(orders, repeat(now), requests, strict=False)]
         decided = [
-            self._recorded(order, now, each) if isinstance(each, IssuanceError) else each
-            for order, each in zip(orders, planned, strict=True)
+            self._recorded(order, now, each, request if isinstance(request, CertificationRequest) else None)
+            if isinstance(each, IssuanceError)
+            else each
+            for order, request, each in zip(orders, requests, planned, strict=True)
         ]
         intended = [_attempt(self._intend, each) for each in decided]
         signed = self._sign_all(intended)
@@ -265,16 +263,19 @@ class Authority:
         return self._decide(order).template
 
     def _decide(self, order: Order) -> _Planned:
-        now = self._clock()
+        now, request = self._clock(), None
         try:
-            return self._plan(order, now, self._prove(order))
+            request = self._prove(order)
+            return self._plan(order, now, request)
         except IssuanceError as refusal:
-            raise self._recorded(order, now, refusal) from refusal.__cause__
+            raise self._recorded(order, now, refusal, request) from refusal.__cause__
 
-    def _recorded(self, order: Order, now: datetime, refusal: IssuanceError) -> IssuanceError:
+    def _recorded(
+        self, order: Order, now: datetime, refusal: IssuanceError, request: CertificationRequest | None
+    ) -> IssuanceError:
         """The refusal, recorded; if it cannot be, that is the answer."""
         try:
-            self._write(self._refusal(order, now, refusal))
+            self._write(self._refusal(order, now, refusal, request))
         except IssuerUnavailable as unrecorded:
             return unrecorded
         return refusal
@@ -308,24 +309,21 @@ class Authority:
             window, planned = None, template.plan(request, replace(under, issued_at=now))
         elif window:
             window = replace(window, until=min(window.until, planned.useful_until))
+        if key is not None and (why := _why_another(kept, window)):
+            window, note = None, f"a retry will get another certificate: {why}"
+            planned = replace(planned, notes=(*planned.notes, note))
         return _Planned(order, now, request, kept, planned, window)
 
     def _intend(self, planned: _Planned) -> _Intended:
         """Choose the serial number, and write down what will be signed."""
-        issuer, secret = planned.kept.issuer, planned.kept.serial_secret
-        window, notes = planned.window, planned.template.notes
-        if window and secret and issuer.is_deterministic:
+        secret = planned.kept.serial_secret
+        if planned.window and secret:
             serial_number = idempotency.serial_number(secret, _inputs(planned))
         else:
             serial_number = x509.random_serial_number()
-            if planned.order.idempotency_key is not None:
-                why = "this CA cannot repeat a signature" if secret else "this CA has no serial.key"
-                why = why if window else "the one that its Idempotency-Key stands for has ended"
-                notes = (*notes, f"a retry will get another certificate: {why}")
-                window = None
         intent = _intent(planned, serial_number)
         self._write(intent)
-        return _Intended(planned, serial_number, intent, notes, window.until if window else None)
+        return _Intended(planned, serial_number, intent)
 
     def _sign(self, intended: _Intended) -> x509.Certificate:
         planned = intended.planned
@@ -348,16 +346,22 @@ class Authority:
             "milliseconds": self._milliseconds(planned.now),
         }
         self._write(Event(**(vars(intended.event) | result)))
-        intermediates = planned.kept.issuer.intermediates
-        return Issued(certificate, intermediates, planned.template, intended.notes, intended.until)
+        until = planned.window.until if planned.window else None
+        return Issued(certificate, planned.kept.issuer.intermediates, planned.template, until)
 
-    def _refusal(self, order: Order, now: datetime, refusal: IssuanceError) -> Event:
+    def _refusal(
+        self, order: Order, now: datetime, refusal: IssuanceError, request: CertificationRequest | None
+    ) -> Event:
+        digest = hashlib.sha256(request.subject_public_key_info).hexdigest() if request else ""
         return Event(
             event="refusal",
             time=encoding.timestamp(now),
             request_id=order.request_id,
             principal=order.principal.name if order.principal else "",
             profile=self.profiles.known(order.profile),
+            names=request.names if request else (),
+            common_name=request.common_name if request else "",
+            subject_public_key_sha256=digest,
             reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in refusal.reasons),
             milliseconds=self._milliseconds(now),
         )
@@ -394,6 +398,15 @@ def _without_traces(refusal: IssuanceError) -> IssuanceError:
     for each in (refusal, *refusal.reasons):
         each.__traceback__ = each.__cause__ = each.__context__ = None
     return refusal
+
+
+def _why_another(kept: Custody, window: idempotency.Window | None) -> str:
+    """Why a retry gets another certificate, in words; '' if it gets the same."""
+    if not kept.serial_secret:
+        return "this CA has no serial.key"
+    if not kept.issuer.is_deterministic:
+        return "this CA cannot repeat a signature"
+    return "" if window else "the one that its Idempotency-Key stands for has ended"
 
 
 def _inputs(planned: _Planned) -> tuple[bytes, ...]:

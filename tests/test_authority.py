@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import NoReturn
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import audit
 from service.audit import Event
@@ -70,6 +72,30 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
     assert refusal.value.code == code
     assert log.kinds() == ["refusal"]
     assert len(log[0].reasons) == len(refusal.value.reasons)
+
+
+def test_a_refusal_says_of_whom_and_of_what() -> None:
+    """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
+    log = Log()
+    sans: list[str | x509.GeneralName] = [
+        "dns:_.example",
+        "email:a@b",
+        x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
+    ]
+    authority, request = authorities.authority(log), csrs.build("x\ny", sans)
+    with pytest.raises(IssuanceError):
+        authority.issue(order(csrs.pem(request)))
+    spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert log[0].names == ("dns:_.example", "email:a@b", "RegisteredID")
+    assert (log[0].common_name, log[0].subject_public_key_sha256) == (
+        "x\ny",
+        hashlib.sha256(spki).hexdigest(),
+    )
+    assert b"\n" not in audit.line(log[0])[:-1]
+    unread, *_ = authority.issue_all([order(b"junk"), order(csrs.pem(request))])
+    assert isinstance(unread, IssuanceError)
+    assert (log[1].names, log[1].subject_public_key_sha256) == ((), "")
+    assert log[2].names == log[0].names
 
 
 def broken_issuer() -> NoReturn:

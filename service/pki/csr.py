@@ -19,6 +19,7 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from service.pki import keys, weakness
 from service.pki.errors import BadCSR, BadPublicKey
@@ -40,6 +41,12 @@ _EXTENSION_REQUESTS: Final = (
 # A request is over 127 bytes long, so its second octet is never ASCII, as base64's always is.
 _SEQUENCE: Final = b"\x30"
 _LONG_LENGTH: Final = b"\x80"
+_NAME_KINDS: Final[dict[type, str]] = {
+    x509.DNSName: "dns",
+    x509.IPAddress: "ip",
+    x509.RFC822Name: "email",
+    x509.UniformResourceIdentifier: "uri",
+}
 
 
 @asn1.sequence
@@ -71,6 +78,21 @@ class CertificationRequest:
     key_identifier: bytes
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
     attributes: tuple[x509.ObjectIdentifier, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subject alternative names that are asked for, as sent; of other GeneralNames the kind alone."""
+        sans = [each.value for each in self.extensions if isinstance(each.value, x509.SubjectAlternativeName)]
+        return tuple(
+            f"{kind}:{name.value}" if (kind := _NAME_KINDS.get(type(name))) else type(name).__name__
+            for listed in sans
+            for name in listed
+        )
+
+    @property
+    def common_name(self) -> str:
+        """The first common name that is asked for, as sent; '' if none is."""
+        return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
 def load(data: bytes) -> CertificationRequest:

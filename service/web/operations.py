@@ -207,7 +207,7 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
             "not_before": encoding.timestamp(issued.template.not_before),
             "not_after": encoding.timestamp(issued.template.not_after),
             "profile": issued.template.profile.name,
-            "notes": issued.notes,
+            "notes": issued.template.notes,
         }
         | ({"idempotent_until": encoding.timestamp(until)} if (until := issued.idempotent_until) else {})
     )

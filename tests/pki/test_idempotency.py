@@ -96,7 +96,7 @@ def test_a_retry_gets_the_same_certificate(kind: str) -> None:
     assert until == datetime(2026, 11, 23, 12, 35, tzinfo=UTC)
     later = issue(of=of, now=until - timedelta(microseconds=1))
     assert later.certificate.public_bytes(Encoding.DER) == first.certificate.public_bytes(Encoding.DER)
-    assert later.notes == first.notes
+    assert later.template.notes == first.template.notes
     other = issue(of=of, now=until)
     assert other.certificate.serial_number != first.certificate.serial_number
     assert other.idempotent_until == until + timedelta(minutes=5)
@@ -126,7 +126,7 @@ def test_what_ends_within_its_window_is_not_handed_out(validity: str) -> None:
     for each in (one, other):
         assert each.certificate.not_valid_after_utc >= late + timedelta(seconds=59)
         assert each.idempotent_until is None
-        assert each.notes[-1].startswith("a retry will get another certificate: the one that")
+        assert each.template.notes[-1].startswith("a retry will get another certificate: the one that")
     with pytest.raises(RejectedValidity):
         issue(now=late, not_after="2026-11-23T12:35:00Z")
 
@@ -275,5 +275,7 @@ def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes 
     first, second = (made.issue(order(GOOD, idempotency_key=KEY)) for _ in range(2))
     assert first.certificate.serial_number != second.certificate.serial_number
     assert first.idempotent_until is None
-    assert words in first.notes[-1]
-    assert "a retry will get another certificate" in first.notes[-1]
+    assert words in first.template.notes[-1]
+    assert "a retry will get another certificate" in first.template.notes[-1]
+    assert made.examine(order(GOOD, idempotency_key=KEY)).notes == first.template.notes
+    assert words not in str(made.examine(order(GOOD)).notes)
