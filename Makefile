@@ -14,7 +14,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,judges,deploy
+	.venv/bin/tox run -e gateway,browser,judges,deploy,bench
 
 setup: .venv/bin/certlet
 
@@ -40,9 +40,10 @@ deploy: setup
 	.venv/bin/certlet openapi --template $(OWN) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters) $(PARAMETERS)
 
-# Figures of the zip, as ratios; it wants a quiet machine.
+# All figures, against cfssl and of the zip, into bench/README.md, docs/bench.svg and build/; BENCH="--short" and
+# so on. It wants a quiet machine.
 bench: setup .venv/tox
-	.venv/bin/tox exec -q -e deploy -- python -m bench.lambda_zip
+	.venv/bin/tox exec -q -e bench -- python -m bench $(BENCH)
 
 # After a change of deploy/form.html.
 form: setup

@@ -1,4 +1,4 @@
-"""The zip: its size, its cold start, its warm time and its memory. `make bench`.
+"""The zip: its size, its cold start and what is imported then, its warm time and its memory.
 
 Cold start is from the process's start to its first signed certificate, under Lambda's own runtime client,
 against the same with a handler that only imports cryptography and signs with it. Warm is the handler's
@@ -9,26 +9,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+from bench.figures import Spread, Target
+from bench.load import BenchError
 from deploy import build
 from service import aws_lambda
-from tests import authorities, csrs
+from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE
+from tests import authorities, csrs, serving
 from tests.deploy import runtime
 from tests.test_lambda import event
 
-ROUNDS: Final = 15
-CALLS: Final = 300
+CALLS: Final = 300  # of the warm handler, in a round
+MAX_MEGABYTES: Final = 12
+MAX_COLD: Final = 3  # times cryptography alone
+MAX_WARM: Final = 2.5  # times authority.issue
+MAX_RESIDENT: Final = 100  # MB
+OURS: Final = ("function", "service")  # the zip's own packages
+_IMPORTED: Final = re.compile(r"import time: +(\d+) \| +(\d+) \|( +)(\S+)$", re.MULTILINE)
 PASSPHRASE: Final = "bench"  # noqa: S105 - of a CA that ends with the run
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -48,16 +59,54 @@ def handler(event, context):
 """
 
 
-def _first_answer(task: Path, client: Path, log: Path) -> tuple[float, int]:
-    """Seconds to the first answer, and KiB of memory then."""
+@dataclass(frozen=True)
+class Imports:
+    """What is imported until the first event can be answered, as `-X importtime` tells it.
+
+    Attributes:
+        own, others, standard: milliseconds in our modules, in other packages, in Python's.
+        modules: how many there are.
+        most: the packages that take the most, their modules added up, milliseconds.
+    """
+
+    own: float
+    others: float
+    standard: float
+    modules: int
+    most: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class ZipFigures:
+    """All of the zip's.
+
+    Attributes:
+        megabytes: its size.
+        cold: start to the first certificate, against cryptography alone.
+        warm: the handler, without text, against `authority.issue`.
+        resident: MB of memory at the first answer.
+        imports: the median of several starts, by their sum.
+        targets: of the four, in this order.
+    """
+
+    megabytes: float
+    cold: Spread
+    warm: Spread
+    resident: float
+    imports: Imports
+    targets: tuple[Target, ...]
+
+
+def _first_answer(task: Path, client: Path, log: Path) -> tuple[float, float]:
+    """Seconds to the first answer, and MB of memory then."""
     began = time.monotonic()
-    env = {"CERTLET_CA_PASSPHRASE": PASSPHRASE}
+    env = {CA_PASSPHRASE: PASSPHRASE}
     with runtime.running(task, Path(sys.executable), client, log, **env) as function:
         kind, answer = function.invoke(event())
         took = time.monotonic() - began
-        assert kind == "response", log.read_text()  # noqa: S101 - a bench that measured an error is none
-        assert answer["statusCode"] == 200, answer  # noqa: S101, PLR2004
-        return took, function.resident()
+        if kind != "response" or answer["statusCode"] != HTTPStatus.OK:
+            raise BenchError(f"the zip does not answer: {answer} {log.read_text()}")
+        return took, function.resident() * 1024 / 1e6
 
 
 def _microseconds(call: Callable[[], object]) -> float:
@@ -69,57 +118,95 @@ def _microseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) / CALLS * 1e6
 
 
-def main() -> int:
-    """Measure, and print ratios with their spread."""
+def imports(told: str) -> Imports:
+    """What `-X importtime` told of the function's module and all beneath it.
+
+    Raises:
+        BenchError: it told nothing of it.
+    """
+    found = [(int(own), len(depth), name) for own, _, depth, name in _IMPORTED.findall(told)]
+    last = next((number for number, (_, _, name) in enumerate(found) if name == "function"), None)
+    if last is None:
+        raise BenchError(f"nothing was imported: {told}")
+    # Modules stand above the one that imported them; the interpreter's own start ends at the last at its depth.
+    first = max((number for number in range(last) if found[number][1] <= found[last][1]), default=-1) + 1
+    packages: Counter[str] = Counter()
+    for own, _, name in found[first : last + 1]:
+        packages[name.partition(".")[0]] += own
+    totals = {"own": 0.0, "others": 0.0, "standard": 0.0}
+    for package, own in packages.items():
+        kind = "own" if package in OURS else "standard" if package in sys.stdlib_module_names else "others"
+        totals[kind] += own / 1000
+    most = tuple((package, own / 1000) for package, own in packages.most_common(10))
+    return Imports(modules=last + 1 - first, most=most, **totals)
+
+
+def _imported(task: Path) -> Imports:
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(task), CA_PASSPHRASE: PASSPHRASE}
+    command = [sys.executable, "-S", "-X", "importtime", "-c", "import function"]
+    ran = subprocess.run(command, cwd=task, env=env, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+    return imports(ran.stderr)
+
+
+def measure(rounds: int) -> ZipFigures:
+    """Build the zip, and measure it.
+
+    Raises:
+        BenchError: it does not sign.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "service.cli", "init", str(directory / "ca")],
-            check=True,
-            capture_output=True,
-            env={**os.environ, "CERTLET_CA_PASSPHRASE": PASSPHRASE},
-        )
-        archive = directory / "certlet.zip"
+        made = serving.certlet("init", "ca", cwd=directory, env={CA_PASSPHRASE: PASSPHRASE})
+        if made.returncode:
+            raise BenchError(made.stderr.decode())
+        archive, task, client = directory / "certlet.zip", directory / "task", directory / "client"
         build.build("x86_64", PYTHON, archive, directory / "ca", PASSPHRASE.encode())
-        task, bare, client = directory / "task", directory / "bare", directory / "client"
         zipfile.ZipFile(archive).extractall(task)
-        bare.mkdir()
-        for name in ("cryptography", *[path.name for path in task.glob("_cffi_backend*")]):
-            source = task / name
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, bare / name)
-        (bare / "function.py").write_text(BARE)
         runtime.install(client, PYTHON)
-        _first_answer(task, client, directory / "log"), _first_answer(bare, client, directory / "log")
-        rounds = [
-            (_first_answer(task, client, directory / "log"), _first_answer(bare, client, directory / "log"))
-            for _ in range(ROUNDS)
+        bare, log = _bare(task, directory / "bare"), directory / "log"
+        _first_answer(task, client, log), _first_answer(bare, client, log)
+        answers = [
+            (_first_answer(task, client, log), _first_answer(bare, client, log)) for _ in range(rounds)
         ]
-        ratios = sorted(ours[0] / floor[0] for ours, floor in rounds)
-        print(f"zip size              {archive.stat().st_size / 1e6:6.2f} MB           target 12")
-        print(
-            f"cold start            {statistics.median(ratios):6.2f} x cryptography alone  ({ratios[0]:.2f} to {ratios[-1]:.2f})  target 3"
-        )
-        print(
-            f"memory at first answer{max(ours[1] for ours, _ in rounds) / 1024:6.0f} MB           target 100"
-        )
-        os.environ.update(CERTLET_CA=str(directory / "ca"), CERTLET_CA_PASSPHRASE=PASSPHRASE)
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the audit log of the handler
-        order = authorities.order(csrs.pem(csrs.build(sans=["dns:a.example.com"])))
-        authority = authorities.authority(now=datetime.now(UTC))
-        asked = event(body=json.dumps({"csr": order.csr.decode(), "text": False}), isBase64Encoded=False)
-        pairs = [
-            (
-                _microseconds(lambda: aws_lambda.handler(asked, None)),
-                _microseconds(lambda: authority.issue(order)),
-            )
-            for _ in range(ROUNDS)
-        ]
-        warm = sorted(handler / alone for handler, alone in pairs)
-        print(
-            f"warm handler          {statistics.median(warm):6.2f} x authority.issue     ({warm[0]:.2f} to {warm[-1]:.2f})  target 2.5"
-        )
-    return 0
+        starts = sorted((_imported(task) for _ in range(rounds)), key=lambda each: each.own + each.others)
+        megabytes = archive.stat().st_size / 1e6
+        cold = Spread.ratio([ours[0] for ours, _ in answers], [floor[0] for _, floor in answers])
+        resident = max(ours[1] for ours, _ in answers)
+        warm = _warm(directory, rounds)
+    reached = (
+        (MAX_MEGABYTES, megabytes),
+        (MAX_COLD, cold.median),
+        (MAX_WARM, warm.median),
+        (MAX_RESIDENT, resident),
+    )
+    targets = tuple(Target(bound, value <= bound, at_most=True) for bound, value in reached)
+    return ZipFigures(megabytes, cold, warm, resident, starts[len(starts) // 2], targets)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _bare(task: Path, bare: Path) -> Path:
+    """A function that does nothing but sign, with the zip's own cryptography."""
+    bare.mkdir()
+    for name in ("cryptography", *[path.name for path in task.glob("_cffi_backend*")]):
+        source = task / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, bare / name)
+    (bare / "function.py").write_text(BARE)
+    return bare
+
+
+def _warm(directory: Path, rounds: int) -> Spread:
+    """The handler in this process, its audit log thrown away, against the story alone."""
+    os.environ |= {CA: str(directory / "ca"), CA_PASSPHRASE: PASSPHRASE, AUDIT_LOG: os.devnull}
+    order = authorities.order(csrs.pem(csrs.build(sans=["dns:a.example.com"])))
+    authority = authorities.authority(now=datetime.now(UTC))
+    asked = event(body=json.dumps({"csr": order.csr.decode(), "text": False}), isBase64Encoded=False)
+    answer = aws_lambda.handler(asked, None)
+    if answer["statusCode"] != HTTPStatus.OK:
+        raise BenchError(f"the handler does not sign: {answer}")
+    pairs = [
+        (
+            _microseconds(lambda: aws_lambda.handler(asked, None)),
+            _microseconds(lambda: authority.issue(order)),
+        )
+        for _ in range(rounds)
+    ]
+    return Spread.ratio([handler for handler, _ in pairs], [alone for _, alone in pairs])

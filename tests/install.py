@@ -13,14 +13,18 @@ import sys
 from pathlib import Path
 
 
-def main() -> int:
-    """Install what is missing."""
+def main(arguments: list[str] | None = None) -> int:
+    """Install what is missing.
+
+    Returns:
+        0; 1 if something is missing and this is not root.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--npm", type=Path, help="the folder of a package.json")
     parser.add_argument(
         "commands", nargs="*", help="a command, and its Debian package if that has another name"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     wanted = dict(each.split("=") if "=" in each else (each, each) for each in options.commands)
     missing = sorted({package for command, package in wanted.items() if not shutil.which(command)})
     if missing and os.geteuid() != 0:

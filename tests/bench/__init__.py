@@ -1,0 +1,1 @@
+"""The bench runs, and cannot be fooled; no time is judged."""
