@@ -7,16 +7,16 @@ short puts them into bench/README.md and docs/bench.svg too.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bench import compare, lambda_zip, peers, plot, report
+from bench import compare, lambda_zip, peers, plot, report, results
 from bench.load import BenchError
+from bench.results import Results
 from tests import install
 
 ROOT: Final = Path(__file__).parent.parent
@@ -41,37 +41,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--short", action="store_true", help="whether it runs at all: the figures mean little"
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"of the comparison, else {WHOLE.rounds}")
+    parser.add_argument("--rounds", type=_count, metavar="N", help=f"of the comparison, else {WHOLE.rounds}")
+    parser.add_argument(
+        "--batch",
+        type=_count,
+        metavar="N",
+        help=f"certificates in a batch, else {WHOLE.batch}, of which eight keep "
+        "a slow machine busy for so long that some are turned away",
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "build", metavar="DIR")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="only tables and plot, of these results")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are to end too
-    plan = SHORT if options.short else WHOLE
-    if options.rounds:
-        plan = compare.Plan(options.rounds, plan.seconds, plan.floor_seconds, plan.batch)
     if not options.short:
         between_marks(README.read_text(), "")  # before the time is spent
-    if install.main(TOOLS):
-        return 1
     try:
-        with tempfile.TemporaryDirectory(prefix="certlet-bench-") as temporary:
-            comparison = compare.compare(Path(temporary), plan)
-        zipped = lambda_zip.measure(1 if options.short else ZIP_ROUNDS)
+        found = results.load(options.again.read_text()) if options.again else _measured(options)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
-    text, drawn = report.report(comparison, zipped), plot.svg(comparison)
+    text, drawn = report.report(found.comparison, found.zip), plot.svg(found.comparison)
     print(text)
-    for what, target in report.verdicts(comparison, zipped):
+    for what, target in report.verdicts(found.comparison, found.zip):
         print(f"{target}  {what}")
     options.output.mkdir(parents=True, exist_ok=True)
-    figures = {"comparison": asdict(comparison), "zip": asdict(zipped)}
-    (options.output / "bench.json").write_text(json.dumps(figures, indent=1))
+    (options.output / "bench.json").write_text(results.encode(found))
     (options.output / "bench.md").write_text(text)
     (options.output / "bench.svg").write_text(drawn)
     if not options.short:
         README.write_text(between_marks(README.read_text(), text))
         PLOT.write_text(drawn)
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= peers.BATCH:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {peers.BATCH}")
+    return int(text)
+
+
+def _measured(options: argparse.Namespace) -> Results:
+    if install.main(TOOLS):
+        raise BenchError("not without these programs")
+    plan = SHORT if options.short else WHOLE
+    plan = replace(plan, rounds=options.rounds or plan.rounds, batch=options.batch or plan.batch)
+    with tempfile.TemporaryDirectory(prefix="certlet-bench-") as temporary:
+        comparison = compare.compare(Path(temporary), plan)
+    return Results(comparison, lambda_zip.measure(1 if options.short else ZIP_ROUNDS))
 
 
 def between_marks(page: str, text: str) -> str:

@@ -91,11 +91,11 @@ def run(
     before = family(pid)
     spent = _cpu(before)
     outcome = _wrk(url, headers, bodies, connections, seconds)
+    if family(pid) != before:
+        raise BenchError(f"{url}: a process of the server ended, or began")
     cpu = _cpu(before) - spent
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
         raise Refused(f"{url}: {outcome}")
-    if family(pid) != before:
-        raise BenchError(f"{url}: a process of the server ended, or began")
     if any(os.sched_getaffinity(each) != {cores()[0]} for each in before):
         raise BenchError(f"{url}: a process of the server is not on its core")
     return Load(

@@ -52,23 +52,27 @@ def svg(comparison: Comparison) -> str:
     shown = [each for each in comparison.served if each.connections == CONNECTIONS[-1]]
     kinds = list(dict.fromkeys(each.ca for each in shown))
     height = _TOP + len(kinds) * _HEAD + len(shown) * _ROW + _BOTTOM
-    most = math.ceil(max(each.ratio.most for each in shown if each.ratio) * 2) / 2
+    reached = [each.ratio.most for each in shown if each.ratio]
+    reached += [each.target.bound for each in shown if each.target]
+    most = math.ceil(max([1.0, *reached]) * 2) / 2
     title = f"Certificates a second against cfssl's, one core, {CONNECTIONS[-1]} connections"
-    note = f"Bars: medians of {comparison.conditions['rounds']}; lines: the least and the most."
+    note = (
+        f"Bars: medians of {comparison.conditions['rounds']}; lines: the least and the most; ticks: targets."
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         f'<rect class="ground" width="{_WIDTH}" height="{height}" rx="6"/>',
         _text(16, 28, title, "title"),
         _text(16, 48, note, "small"),
-        *_grid(max(most, 1.0), height),
+        *_grid(most, height),
     ]
     top = _TOP
     for kind in kinds:
         parts.append(_text(16, top + 24, _TITLES.get(kind, kind), "head"))
         top += _HEAD
         for each in (row for row in shown if row.ca == kind):
-            parts += _bar(each, max(most, 1.0), top)
+            parts += _bar(each, most, top)
             top += _ROW
     return "\n".join([*parts, "</svg>"]) + "\n"
 

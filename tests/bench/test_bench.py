@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench import figures, floors, lambda_zip, load, peers
+from bench import figures, floors, lambda_zip, load, peers, plot, report, results
 from bench.figures import Spread, Target
 from bench.load import BenchError, Load, Refused
 from bench.peers import Server
@@ -221,6 +221,17 @@ def test_cfssl_that_does_not_start_is_told(tmp_path: Path, ca: Path, monkeypatch
     monkeypatch.setattr(peers, "CFSSL_POLICY", {"signing": {"default": {"expiry": "soon"}}})
     with pytest.raises(BenchError, match=r"does not start: [\s\S]*soon"), peers.cfssl(tmp_path / "other", ca):
         pass
+
+
+def test_results_are_read_as_they_were_written(short: Path) -> None:
+    """So tables and plot can be made again, of the JSON alone."""
+    text = (short / "bench.json").read_text()
+    found = results.load(text)
+    assert results.encode(found) == text
+    assert report.report(found.comparison, found.zip) == (short / "bench.md").read_text()
+    assert plot.svg(found.comparison) == (short / "bench.svg").read_text()
+    with pytest.raises(KeyError):
+        results.load("{}")
 
 
 TOLD = """import time: self [us] | cumulative | imported package
