@@ -229,7 +229,10 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
     if answer.status != HTTPStatus.OK:
         raise BenchError(f"{server.url}{endpoint.path}: {answer.status} {answer.body.decode()}")
     asked = requests()[number : number + endpoint.batch]
-    certificates = endpoint.certificates(answer.body)
+    try:
+        certificates = endpoint.certificates(answer.body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{endpoint.name}: not what was asked for: {answer.body.decode()}") from error
     trusted, between = server.ca / file.ROOT_CERTIFICATE, server.ca / file.SIGNING_CERTIFICATE
     issuer = x509.load_pem_x509_certificate(between.read_bytes())
     for csr, pem in zip(asked, certificates, strict=True):
