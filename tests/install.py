@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=True, env=environ)
-        subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, env=environ)
+        install = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq"]  # another may be at it
+        subprocess.run([*install, *missing], check=True, env=environ)
     if options.npm:
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], check=True, cwd=options.npm)
     return 0
