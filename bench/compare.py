@@ -125,7 +125,7 @@ def _conditions(plan: Plan) -> Iterator[tuple[str, str]]:
     ours, other = load.cores()
     yield "processor", f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}"
     yield "pinned", f"the server to core {ours}, wrk to core {other}"
-    yield "rounds", f"{plan.rounds} of {plan.seconds} s, batches of {plan.batch}"
+    yield "measured", f"{plan.rounds} rounds of {plan.seconds} s, batches of {plan.batch}"
     yield "load average before", f"{os.getloadavg()[0]:.1f}"
     yield "Python", platform.python_version()
     yield "cfssl", " ".join(_said("cfssl", "version").split())

@@ -56,9 +56,7 @@ def svg(comparison: Comparison) -> str:
     reached += [each.target.bound for each in shown if each.target]
     most = math.ceil(max([1.0, *reached]) * 2) / 2
     title = f"Certificates a second against cfssl's, one core, {CONNECTIONS[-1]} connections"
-    note = (
-        f"Bars: medians of {comparison.conditions['rounds']}; lines: the least and the most; ticks: targets."
-    )
+    note = f"Bars: medians of {comparison.conditions['measured']}; lines: the least and the most; ticks: targets."
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
