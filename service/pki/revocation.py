@@ -2,8 +2,9 @@
 
 A list is signed once in each window of five minutes, holds what was revoked before the window began, and
 has the window's number: so it says the same whoever signs it, and its number grows. What is revoked now is in
-the next window's; an entry that somebody dates back by hand would change a list that is out already. Every certificate of the CA is in its scope, so it needs no issuingDistributionPoint;
-entries stay when their certificates end, for nobody here knows when that is.
+the next window's; an entry that somebody dates back by hand would change a list that is out already.
+Every certificate of the CA is in its scope, so it needs no issuingDistributionPoint; entries stay when their
+certificates end, for nobody here knows when that is.
 """
 
 from __future__ import annotations
