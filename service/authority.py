@@ -12,13 +12,14 @@ from itertools import repeat
 from typing import Final, Protocol, TypeVar
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AttributeOID, NameOID
 
 from service.audit import Event, Recorder
-from service.pki import csr, encoding, idempotency, revocation, template
+from service.pki import csr, encoding, idempotency, renewal, revocation, template
 from service.pki.csr import CertificationRequest
 from service.pki.draft import Plan
 from service.pki.errors import (
+    BadCSR,
     BadPublicKey,
     IssuanceError,
     IssuerError,
@@ -30,6 +31,7 @@ from service.pki.errors import (
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import NOTHING, Asked
+from service.pki.renewal import Presented
 from service.pki.revocation import Revoked
 from service.pki.template import Template
 from service.pki.weakness import DenyList
@@ -39,6 +41,11 @@ _B = TypeVar("_B")
 _T = TypeVar("_T")
 
 NO_CALLER: Final = "This needs a valid API key in the x-api-key header."
+NO_CERTIFICATE: Final = "This needs a client certificate of this CA in the TLS handshake."
+NO_LINK: Final = (
+    "the request has a challengePassword, which links it to a TLS session (RFC 7030 3.5): that is not "
+    "supported, for TLS 1.3 has no tls-unique, and a gateway that ends TLS does not tell it"
+)
 
 
 class PrincipalKind(StrEnum):
@@ -47,6 +54,7 @@ class PrincipalKind(StrEnum):
     API_KEY = "api_key"
     IAM = "iam"
     AUTHORIZER = "authorizer"
+    CLIENT_CERTIFICATE = "client_certificate"
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class Principal:
 
     Attributes:
         kind: how that was proved.
-        name: what profiles and the audit log call it: an API key's name, an IAM caller's ARN, or
-            `authorizer:` and whom an authorizer named.
+        name: what profiles and the audit log call it: an API key's name, an IAM caller's ARN,
+            `authorizer:` and whom an authorizer named, or `certificate:` and the serial number of a client
+            certificate.
     """
 
     kind: PrincipalKind
@@ -75,6 +84,8 @@ class Order:
         validity: how long it is to be valid, ISO 8601; None if it is not said.
         not_after: or until when, RFC 3339.
         idempotency_key: what makes a retry the same request; None for a certificate of its own.
+        is_est: whether it came by EST, where a challengePassword means something (RFC 7030 3.5).
+        presented: the client certificate that it renews, proved; None for a first one.
     """
 
     csr: bytes
@@ -84,6 +95,8 @@ class Order:
     validity: str | None = None
     not_after: str | None = None
     idempotency_key: str | None = None
+    is_est: bool = False
+    presented: Presented | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +248,39 @@ class Authority:
         intended = self._intend(self._decide(order))
         return self._release(intended, self._sign(intended))
 
+    def renew(self, order: Order, presented: bytes | None) -> Issued:
+        """Issue a certificate in place of the one that the caller presents, to whoever has its key.
+
+        Args:
+            order: with the profile that a label names, and without a principal, which the certificate is.
+            presented: the client certificate, PEM, as the gateway got it; None if there was none.
+
+        Raises:
+            NotPermitted: it is not one of this CA that may be renewed; or of another profile.
+            RequestError: as `issue`; or its names are not those that would be issued.
+            IssuerError, IssuerUnavailable: as `issue`; or it cannot be told what was revoked.
+        """
+        now = self._clock()
+        try:
+            renewing = self._recognize(order, presented, now)
+        except IssuanceError as refusal:
+            raise self._recorded(order, now, refusal) from refusal.__cause__
+        return self.issue(renewing)
+
+    def _recognize(self, order: Order, presented: bytes | None, now: datetime) -> Order:
+        if presented is None:
+            raise NotPermitted(NO_CERTIFICATE)
+        held, kept = renewal.load(presented), self._kept()
+        try:
+            revoked = [each.serial_number for each in self._revoked()]
+        except IssuerError as error:
+            raise IssuerUnavailable("the list of what was revoked cannot be had") from error
+        renewal.verify(held, kept.issuer, revoked, kept.deny_list, now)
+        profile = renewal.profile(held, self.profiles, order.profile)
+        name = f"certificate:{encoding.serial(held.serial_number)}"
+        principal = Principal(PrincipalKind.CLIENT_CERTIFICATE, name)
+        return replace(order, profile=profile.name, principal=principal, presented=held)
+
     def issue_all(self, orders: Sequence[Order]) -> list[Issued | IssuanceError]:
         """Issue several certificates: what `issue` does, and raises, for each of them, in their order.
 
@@ -283,7 +329,10 @@ class Authority:
     def _prove(self, order: Order) -> CertificationRequest:
         if order.principal is None:
             raise NotPermitted(NO_CALLER)
-        return csr.load(order.csr)
+        request = csr.load(order.csr)
+        if order.is_est and AttributeOID.CHALLENGE_PASSWORD in request.attributes:
+            raise BadCSR(NO_LINK, "csr")
+        return request
 
     def _plan(self, order: Order, now: datetime, request: CertificationRequest) -> _Planned:
         assert order.principal is not None  # noqa: S101 - `_prove` saw to it
@@ -292,19 +341,13 @@ class Authority:
         key = order.idempotency_key
         window = None if key is None else idempotency.window(key, now)
         issued_at = window.issued_at if window else now
-        reasons: list[RequestError] = []  # they come together with all that `template.plan` finds
-        try:
-            kept.deny_list.verify(request.subject_public_key_info)
-        except BadPublicKey as reason:
-            reasons.append(reason)
-        asked = NOTHING
-        try:
-            asked = Asked.load(order.validity, order.not_after)
-        except RejectedValidity as reason:
-            reasons.append(reason)
+        asked, reasons = _asked(order, kept, request)
+        renews = order.presented is not None
         caller, issuer = order.principal.name, kept.issuer
-        under = Plan(profile, self.profiles, caller, issuer, now, issued_at, asked, tuple(reasons))
+        under = Plan(profile, self.profiles, caller, issuer, now, issued_at, asked, reasons, renews)
         planned = template.plan(request, under)
+        if order.presented:
+            renewal.verify_names(order.presented, planned)
         if window and now > planned.useful_until:  # what was short began with the window, and is over
             window, planned = None, template.plan(request, replace(under, issued_at=now))
         elif window:
@@ -398,6 +441,23 @@ def _without_traces(refusal: IssuanceError) -> IssuanceError:
     for each in (refusal, *refusal.reasons):
         each.__traceback__ = each.__cause__ = each.__context__ = None
     return refusal
+
+
+def _asked(
+    order: Order, kept: Custody, request: CertificationRequest
+) -> tuple[Asked, tuple[RequestError, ...]]:
+    """What is asked of the validity, and what is against the order before anything is planned."""
+    asked = NOTHING
+    reasons: list[RequestError] = []
+    try:
+        kept.deny_list.verify(request.subject_public_key_info)
+    except BadPublicKey as reason:
+        reasons.append(reason)
+    try:
+        asked = Asked.load(order.validity, order.not_after)
+    except RejectedValidity as reason:
+        reasons.append(reason)
+    return asked, tuple(reasons)
 
 
 def _why_another(kept: Custody, window: idempotency.Window | None) -> str:

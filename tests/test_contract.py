@@ -18,6 +18,7 @@ from service import contract
 from service.gateway.contract import DEFAULTS, Contract
 from service.pki import errors
 from service.web import problems
+from service.web.est import Est
 from service.web.operations import Operations
 from tests import authorities
 
@@ -152,9 +153,11 @@ def test_the_request_s_profiles_are_the_profiles() -> None:
 
 
 def test_every_operation_is_performed() -> None:
-    """Each operationId that reaches the function is a method of Operations, and no other is."""
+    """Each operationId that reaches the function is a method of Operations or Est, and no other is."""
     named = contract.operations(contract.for_function(DOCUMENT))
-    assert set(named) == {name for name in vars(Operations) if not name.startswith("_")}
+    performed = {**vars(Operations), **vars(Est)}
+    assert set(named) == {name for name in performed if not name.startswith("_")}
+    assert all((name in vars(Est)) == name.startswith("est") for name in named)
     assert "form" not in named
 
 
@@ -168,8 +171,13 @@ def _classes(root: type[errors.IssuanceError]) -> Iterator[type[errors.IssuanceE
 def test_every_refusal_has_a_status() -> None:
     """Each class of the tree of refusals is in the table of problems, and its status in the contract."""
     assert set(_classes(errors.IssuanceError)) == set(problems.STATUS)
-    documented = {int(status) for status in DOCUMENT["paths"]["/sign"]["post"]["responses"]}
-    assert set(problems.STATUS.values()) <= documented
+    for statuses, path in (
+        (problems.STATUS, "/sign"),
+        (problems.EST_STATUS, "/.well-known/est/{label}/simpleenroll"),
+        (problems.EST_STATUS, "/.well-known/est/{label}/simplereenroll"),
+    ):
+        documented = {int(status) for status in DOCUMENT["paths"][path]["post"]["responses"]}
+        assert set(statuses.values()) <= documented
 
 
 def test_every_gateway_response_is_a_problem() -> None:
@@ -182,7 +190,9 @@ def test_every_gateway_response_is_a_problem() -> None:
         assert problem["status"] == response.status
         assert set(shape["required"]) <= set(problem) <= set(shape["properties"])
         assert response.headers["Content-Type"] == "application/problem+json"
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.headers.get("Access-Control-Allow-Origin") == (
+            None if kind == "UNAUTHORIZED" else "*"
+        )
 
 
 def _hash(tag: str) -> str:

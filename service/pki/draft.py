@@ -69,6 +69,7 @@ class Plan:
         issued_at: when it counts as issued, UTC: now, or the window of an idempotent request.
         asked: what the request asks of the validity.
         reasons: what is against it already.
+        is_renewal: whether a certificate of the profile asks, which is its own permission.
     """
 
     profile: Profile
@@ -79,6 +80,7 @@ class Plan:
     issued_at: datetime
     asked: Asked
     reasons: tuple[RequestError, ...] = ()
+    is_renewal: bool = False
 
 
 class Draft:

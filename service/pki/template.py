@@ -105,7 +105,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
         IssuerUnavailable: the issuer is not valid now, or ends within the hour.
     """
     profile, issuer = under.profile, under.issuer
-    if not profile.permits(under.principal):
+    if not (under.is_renewal or profile.permits(under.principal)):
         raise NotPermitted(f"The profile {profile.name} is not for this caller.")
     draft = Draft(request, under)
     draft.verify_key()

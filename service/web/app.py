@@ -20,7 +20,8 @@ from werkzeug.exceptions import HTTPException
 from service import contract
 from service.authority import Authority
 from service.pki.errors import IssuanceError
-from service.web import principal, problems, requests
+from service.web import est, principal, problems, requests
+from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
@@ -45,7 +46,9 @@ def create(
     app.api_cls = _Api
     app.add_api(
         _routes(served),
-        resolver=_Resolver(contract.operations(served), Operations(authority, api_key_names)),
+        resolver=_Resolver(
+            contract.operations(served), Operations(authority, api_key_names), Est(authority, api_key_names)
+        ),
     )
     # Connexion's own handlers answer in its own words, so ours take their place.
     app.app.error_handler_spec.clear()
@@ -87,24 +90,31 @@ class _Api(FlaskApi):  # type: ignore[misc]  # Connexion is not typed
 
 
 class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
-    """operationId -> method of `Operations`, behind the check of the request and the problem table."""
+    """operationId -> method of `Operations` or `Est`, behind the check of the request and the problems."""
 
-    def __init__(self, stated: Mapping[str, contract.Document], operations: Operations) -> None:
+    def __init__(
+        self, stated: Mapping[str, contract.Document], operations: Operations, enrollment: Est
+    ) -> None:
         super().__init__()
         self._stated = stated
         self._operations = operations
+        self._est = enrollment
 
     def resolve(self, operation: Any) -> Resolution:  # noqa: ANN401 - Connexion is not typed
         name = operation.operation_id
         expectation = requests.Expectation(self._stated[name])
+        if hasattr(self._est, name):
+            perform = _answer(getattr(self._est, name), expectation, problems.EST_STATUS)
+            return Resolution(_over_https(perform), name)
         return Resolution(_answer(getattr(self._operations, name), expectation), name)
 
 
 def _answer(
     perform: Callable[[Mapping[str, Any], requests.Accepted], flask.Response],
     expectation: requests.Expectation,
-) -> Callable[[], flask.Response]:
-    def answer() -> flask.Response:
+    statuses: problems.Statuses = problems.STATUS,
+) -> Callable[..., flask.Response]:
+    def answer(**_path: str) -> flask.Response:
         event = flask.request.environ.get(EVENT, {})
         try:
             return perform(event, expectation.check(flask.request, _time_left))
@@ -118,9 +128,20 @@ def _answer(
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
                 _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
-            return problems.refusal(error, _instance())
+            return problems.refusal(error, _instance(), statuses)
 
     return answer
+
+
+def _over_https(answer: Callable[..., flask.Response]) -> Callable[..., flask.Response]:
+    """The answer, over HTTPS alone, which is looked at before anything else is."""
+
+    def guarded(**_path: str) -> flask.Response:
+        if flask.request.scheme == "https":
+            return answer()
+        return problems.transport(403, est.NO_HTTPS, _instance())
+
+    return guarded
 
 
 def _time_left() -> float:
@@ -147,6 +168,7 @@ def _unexpected(error: Exception) -> flask.Response:
 
 
 def _allow_every_origin(response: flask.Response) -> flask.Response:
-    """CORS: no cookie means anything here, so any page may ask."""
-    response.headers["Access-Control-Allow-Origin"] = "*"
+    """CORS: no cookie means anything here, so any page may ask. Devices are no pages."""
+    if not flask.request.path.startswith(est.PREFIX):
+        response.headers["Access-Control-Allow-Origin"] = "*"
     return response

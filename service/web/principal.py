@@ -34,6 +34,15 @@ def authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) ->
     return None
 
 
+def client_certificate(event: Mapping[str, Any]) -> bytes | None:
+    """The certificate that the caller presented in the TLS handshake, PEM; None if there was none.
+
+    API Gateway hands it on where a domain has mutual TLS, the local gateway over any TLS.
+    """
+    identity = _member(_member(event, "requestContext"), "identity")
+    return _text(_member(identity, "clientCert"), "clientCertPem").encode("utf-8", "replace") or None
+
+
 def request_id(event: Mapping[str, Any]) -> str:
     """The gateway's name for the request; '' if it gave none."""
     return str(_member(event, "requestContext").get("requestId") or "")

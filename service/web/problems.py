@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -26,9 +26,16 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.IssuerUnavailable: 503,
 }
 
+# Over EST every refusal of a request is 400 (RFC 7030 4.2.3), and a label is a part of the path.
+EST_STATUS: Final = {
+    kind: 404 if kind is errors.UnknownProfile else 400 if status == 422 else status  # noqa: PLR2004
+    for kind, status in STATUS.items()
+}
+
 # Problems of HTTP alone, which the core does not know: status -> code and title.
 _TRANSPORT: Final = {
     400: ("malformed", "The request is malformed."),
+    403: ("httpsRequired", "This is served over HTTPS alone."),
     404: ("notFound", "There is nothing here."),
     405: ("methodNotAllowed", "The method is not allowed here."),
     413: ("tooLarge", "The request is too large."),
@@ -42,6 +49,9 @@ _DETAIL_500: Final = "The fault is not in the request."
 Document = dict[str, object]
 """A problem document (RFC 9457)."""
 
+Statuses = Mapping[type[errors.IssuanceError], int]
+"""The HTTP status of each class of refusal."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -52,14 +62,14 @@ class Reason:
     detail: str
 
 
-def refusal(error: errors.IssuanceError, instance: str) -> Response:
+def refusal(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Response:
     """The answer to a refusal. What is our own fault is told to the log alone."""
-    return _response(document(error, instance))
+    return _response(document(error, instance, statuses))
 
 
-def document(error: errors.IssuanceError, instance: str) -> Document:
+def document(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Document:
     """The problem document of a refusal, which stands alone or in a batch."""
-    status = STATUS[type(error)]
+    status = statuses[type(error)]
     detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
     reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons]
     return _problem(
@@ -68,7 +78,7 @@ def document(error: errors.IssuanceError, instance: str) -> Document:
         error.title,
         detail,
         instance,
-        reasons if status == 422 else [],  # noqa: PLR2004
+        reasons if isinstance(error, errors.RequestError) else [],
     )
 
 
@@ -79,7 +89,7 @@ def malformed(faults: Sequence[Reason], instance: str) -> Response:
 
 
 def transport(status: int, detail: str, instance: str) -> Response:
-    """A problem of HTTP alone: 404, 405, 413, 415, or a bare 500."""
+    """A problem of HTTP alone: 403, 404, 405, 413, 415, or a bare 500."""
     return _response(_problem(status, *_TRANSPORT[status], detail, instance, []))
 
 

@@ -41,10 +41,12 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True)
 class Accepted:
-    """What an operation may rely on: the query, the headers that the contract names, the body as JSON or
-    as bytes, and how many seconds there are until nobody waits for the answer any more.
+    """What an operation may rely on: the path's parameters as sent, the query, the headers that the contract
+    names, the body as JSON or as bytes, and how many seconds there are until nobody waits for the answer
+    any more.
     """
 
+    path: Mapping[str, str]
     query: Mapping[str, Any]
     headers: Mapping[str, str]
     json: Mapping[str, Any]
@@ -102,7 +104,7 @@ class Expectation:
         document = self._read_json(body, faults) if _JSON in self._media_types and body else {}
         if faults:
             raise MalformedError(faults)
-        return Accepted(query, headers, document, body, time_left)
+        return Accepted(request.view_args or {}, query, headers, document, body, time_left)
 
     def _read_headers(self, request: Request, faults: list[Reason]) -> dict[str, str]:
         headers = {name: request.headers[name] for name in self._headers if name in request.headers}

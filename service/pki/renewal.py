@@ -1,0 +1,196 @@
+"""Renewal by the certificate itself (RFC 7030 4.2.2): who may renew what, and that the names stay."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from service.pki import encoding, names
+from service.pki.errors import (
+    BadPublicKey,
+    NotPermitted,
+    RejectedIdentifier,
+    RequestError,
+    quoted,
+    refuse,
+)
+from service.pki.issuer import Issuer
+from service.pki.names import Name
+from service.pki.policy import Profiles
+from service.pki.profile import Profile
+from service.pki.template import Template
+from service.pki.weakness import DenyList
+
+_T = TypeVar("_T", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True)
+class Presented:
+    """A client certificate, read whole. Nothing is proved of it but that; `verify` does the rest.
+
+    Attributes:
+        certificate: it.
+        subject: its subject.
+        names: its subject alternative names.
+        subject_public_key_info: its key, DER.
+        extended_key_usage: what it is for.
+        policies: its certificate policies, in their order.
+    """
+
+    certificate: x509.Certificate
+    subject: x509.Name
+    names: tuple[Name, ...]
+    subject_public_key_info: bytes
+    extended_key_usage: tuple[x509.ObjectIdentifier, ...]
+    policies: tuple[x509.ObjectIdentifier, ...]
+
+    @property
+    def serial_number(self) -> int:
+        """Its serial number."""
+        return self.certificate.serial_number
+
+
+def load(pem: bytes) -> Presented:
+    """Read a client certificate, every part of it that counts.
+
+    Args:
+        pem: one certificate, PEM, as the gateway got it in the TLS handshake.
+
+    Raises:
+        NotPermitted: it cannot be read.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        sans = _value(certificate, x509.SubjectAlternativeName) or ()
+        usages = _value(certificate, x509.ExtendedKeyUsage) or ()
+        policies = _value(certificate, x509.CertificatePolicies) or ()
+        return Presented(
+            certificate=certificate,
+            subject=certificate.subject,
+            names=tuple(names.load(each, "") for each in sans),
+            subject_public_key_info=certificate.public_key().public_bytes(
+                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+            ),
+            extended_key_usage=tuple(usages),
+            policies=tuple(each.policy_identifier for each in policies),
+        )
+    except Exception as error:  # the library has no common class for what malformed bytes raise
+        raise NotPermitted("The client certificate cannot be read.") from error
+
+
+def _value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def verify(
+    presented: Presented, issuer: Issuer, revoked: Iterable[int], denied: DenyList, now: datetime
+) -> None:
+    """Prove that a client certificate is one of this CA's that may still be used.
+
+    What TLS proved before counts for nothing here: a gateway may prove less, or trust more.
+
+    Args:
+        presented: the certificate.
+        issuer: this CA, and with it the one before a rollover.
+        revoked: the serial numbers of what was revoked.
+        denied: keys that are never certified.
+        now: the time, UTC.
+
+    Raises:
+        NotPermitted: it is not; the first reason is told.
+    """
+    certificate = presented.certificate
+    if not any(_is_issued_by(certificate, ca, now) for ca in (issuer.certificate, *issuer.previous)):
+        raise NotPermitted("The client certificate is not one of this CA.")
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        end = encoding.timestamp(certificate.not_valid_after_utc)
+        raise NotPermitted(f"The client certificate is not valid now; it ends at {end}.")
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in presented.extended_key_usage:
+        raise NotPermitted("The client certificate is not for TLS clients (clientAuth).")
+    if presented.serial_number in revoked:
+        raise NotPermitted("The client certificate was revoked.")
+    try:
+        denied.verify(presented.subject_public_key_info)
+    except BadPublicKey as error:
+        raise NotPermitted("The client certificate's key is on the deny list of this CA.") from error
+
+
+def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate, now: datetime) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return ca.not_valid_before_utc <= now <= ca.not_valid_after_utc
+
+
+def profile(presented: Presented, profiles: Profiles, label: str | None) -> Profile:
+    """The profile that a certificate was issued under, which its first policy says.
+
+    Args:
+        presented: the certificate.
+        profiles: all of them.
+        label: the profile that the request names; None if it names none.
+
+    Raises:
+        UnknownProfile: the request names one that does not exist.
+        NotPermitted: no profile has that policy for its own, or the request names another.
+    """
+    named = None if label is None else profiles.named(label)
+    own = presented.policies[:1]
+    found = next((each for each in profiles if own and each.certificate_policies[:1] == own), None)
+    if found is None:
+        raise NotPermitted("No profile has the client certificate's first policy for its own.")
+    if named is not None and named is not found:
+        raise NotPermitted(f"The client certificate is of the profile {found.name}, not {named.name}.")
+    return found
+
+
+def verify_names(presented: Presented, template: Template) -> None:
+    """Hold what would be issued against what was presented: the same subject, the same names in any order.
+
+    Raises:
+        RequestError: they differ; every difference is told.
+    """
+    reasons: list[RequestError] = []
+    if prepared(template.subject) != prepared(presented.subject):
+        has, would = presented.subject.rfc4514_string(), template.subject.rfc4514_string()
+        detail = f"the subject would be {quoted(would)}, and the client certificate has {quoted(has)}"
+        reasons.append(RejectedIdentifier(detail, "subject"))
+    field = "subject_alt_name"
+    reasons += [
+        RejectedIdentifier(f"{quoted(str(each))} is not in the client certificate", field)
+        for each in template.names
+        if each not in presented.names
+    ]
+    reasons += [
+        RejectedIdentifier(f"{quoted(str(each))} of the client certificate is not asked for", field)
+        for each in presented.names
+        if each not in template.names
+    ]
+    refuse(reasons)
+
+
+def prepared(subject: x509.Name) -> list[frozenset[tuple[str, str]]]:
+    """A distinguished name as RFC 5280 7.1 compares it: neither case, nor spaces around and within, nor
+    Unicode's compatibility forms (RFC 4518 2) count; the order of its parts does.
+    """
+    return [
+        frozenset((each.oid.dotted_string, _prepared(str(each.value))) for each in rdn)
+        for rdn in subject.rdns
+    ]
+
+
+def _prepared(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())

@@ -1,0 +1,375 @@
+"""EST by events alone: who may enrol, who may renew, and what each refusal is."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import awsgi
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AttributeOID, NameOID
+
+from service import aws_lambda, contract
+from service.authority import Authority, Custody
+from service.pki import encoding, keys
+from service.pki.issuer import Issuer
+from service.signers import lists
+from service.web import app
+from tests import authorities, csrs, serving
+from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem
+from tests.test_lambda import event
+
+GOOD = body(csrs.build("device.example.com"))
+CLIENT = body(csrs.build("device.example.com", kind="p-384"))  # another key for the same name
+OWN = """
+profiles:
+  meter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [factory]}
+  nameless: {description: No policy., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a CA, and profiles of an operator's own."""
+    made = tmp_path_factory.mktemp("est")
+    assert serving.certlet("init", "ca", cwd=made).returncode == 0
+    (made / "own.yaml").write_text(OWN)
+    return made
+
+
+def est(
+    path: str,
+    content: bytes = b"",
+    client: x509.Certificate | str | None = None,
+    headers: Mapping[str, str] | None = None,
+    key: str | None = "abc123",
+) -> dict[str, Any]:
+    """The event of an EST request over HTTPS."""
+    identity: dict[str, Any] = {"apiKeyId": key, "sourceIp": "192.0.2.1"}
+    if client is not None:
+        identity["clientCert"] = {"clientCertPem": client if isinstance(client, str) else pem(client)}
+    given = {"Content-Type": PKCS10} if content else {}
+    return event(
+        EST + path,
+        "POST" if path.endswith("enroll") else "GET",
+        headers={**given, "X-Forwarded-Proto": "https", **(headers or {})},
+        requestContext={"requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef", "identity": identity},
+        body=base64.b64encode(content).decode() or None,
+        isBase64Encoded=bool(content),
+    )
+
+
+def ask(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]], authorities.Log]:
+    """The function's answers, in this process, and what was recorded. The lists beside the CA are read anew."""
+    log = authorities.Log()
+    document = contract.load(directory / "own.yaml")
+    ca = directory / "ca"
+    authority = Authority(
+        custody=lambda: Custody(issuer(ca), deny_list=lists.deny_list(ca)),
+        profiles=contract.profiles(document),
+        clock=lambda: datetime.now(UTC),
+        record=log.append,
+        revoked=lambda: lists.revoked(ca),
+    )
+    application = app.create(document, authority, {"abc123": "factory"})
+    return [
+        awsgi.response(application, aws_lambda._whole(each), None, app.BINARY_CONTENT_TYPES)
+        for each in events
+    ], log
+
+
+def one(directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """One answer; its body decoded, and no CORS in it."""
+    ((found,), _) = ask(directory, asked)
+    return opened(found)
+
+
+def opened(found: dict[str, Any]) -> dict[str, Any]:
+    """An answer whose body is bytes; EST's have no CORS."""
+    raw = base64.b64decode(found["body"]) if found["isBase64Encoded"] else found["body"].encode()
+    assert "Access-Control-Allow-Origin" not in found["headers"]
+    return {**found, "body": raw}
+
+
+def refused(answer: dict[str, Any], status: int, code: str, word: str) -> dict[str, Any]:
+    """The problem document of a refusal, which says this word somewhere."""
+    assert int(answer["statusCode"]) == status, answer
+    assert answer["headers"]["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = json.loads(answer["body"])
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert word in json.dumps(problem), problem
+    return problem
+
+
+def issued(answer: dict[str, Any]) -> x509.Certificate:
+    """The certificate of an answer, alone in it."""
+    assert int(answer["statusCode"]) == 200, answer
+    assert answer["headers"]["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+    assert answer["headers"]["Content-Transfer-Encoding"] == "base64"
+    (certificate,) = certificates(answer["body"])
+    return certificate
+
+
+def test_cacerts_are_the_chain_and_its_root(directory: Path) -> None:
+    """RFC 7030 4.1.3: every certificate up to the root, with or without a label."""
+    ca = issuer(directory / "ca")
+    for path in ("/cacerts", "/peer/cacerts"):
+        answer = one(directory, est(path, key=None))
+        assert answer["headers"]["Content-Transfer-Encoding"] == "base64"
+        assert set(certificates(answer["body"])) == set(ca.authorities)
+        assert len(ca.authorities) == 2
+
+
+def test_cacerts_hold_the_ca_before_a_rollover(tmp_path: Path) -> None:
+    """After a rollover the old CA's certificate is among them, and its certificates are renewed by the new one."""
+    assert serving.certlet("init", "old", cwd=tmp_path).returncode == 0
+    assert serving.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "own.yaml").write_text(OWN)
+    old, new = issuer(tmp_path / "old"), issuer(tmp_path / "ca")
+    assert old.certificate in certificates(one(tmp_path, est("/cacerts"))["body"])
+    renewed = issued(one(tmp_path, est("/simplereenroll", CLIENT, forged(old))))
+    renewed.verify_directly_issued_by(new.certificate)
+    (tmp_path / "ca" / "previous-ca.crt").unlink()
+    refused(
+        one(tmp_path, est("/simplereenroll", CLIENT, forged(old))), 403, "unauthorized", "not one of this CA"
+    )
+
+
+def test_csrattrs_ask_for_nothing(directory: Path) -> None:
+    """RFC 7030 4.5.2: 204, and an empty body."""
+    for path in ("/csrattrs", "/client/csrattrs"):
+        answer = one(directory, est(path, key=None))
+        assert (answer["statusCode"], answer["body"]) == ("204", b"")
+        assert "Content-Type" not in answer["headers"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nope/cacerts", "/nope/csrattrs", "/nope/simpleenroll", "/nope/simplereenroll"]
+)
+def test_a_label_that_names_no_profile(directory: Path, path: str) -> None:
+    """A label is a part of the path: 404, and it says which there are."""
+    content = GOOD if path.endswith("enroll") else b""
+    answer = one(directory, est(path, content, forged(issuer(directory / "ca"))))
+    refused(answer, 404, "unknownProfile", "peer")
+
+
+WRAPPED = "\n".join(textwrap.wrap(GOOD.decode(), 64)).encode() + b"\n"
+BODIES = [GOOD, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.pem(csrs.build("device.example.com"))]
+
+
+@pytest.mark.parametrize("content", BODIES, ids=["one-line", "wrapped", "crlf", "pem"])
+@pytest.mark.parametrize(
+    "stated", [{}, {"Content-Transfer-Encoding": "base64"}, {"Content-Transfer-Encoding": "x"}]
+)
+def test_every_base64_enrols(directory: Path, content: bytes, stated: dict[str, str]) -> None:
+    """RFC 8951 3.1: base64, wrapped or not, whatever Content-Transfer-Encoding says."""
+    certificate = issued(one(directory, est("/simpleenroll", content, headers=stated)))
+    certificate.verify_directly_issued_by(issuer(directory / "ca").certificate)
+
+
+def test_a_label_is_the_profile(directory: Path) -> None:
+    """RFC 7030 3.2.2: the label names the profile; without one it is the default."""
+    asked = [est("/simpleenroll", GOOD), est("/client/simpleenroll", GOOD), est("/meter/simpleenroll", GOOD)]
+    found, logged = ask(directory, *asked)
+    assert all(issued(opened(each)) for each in found)
+    assert [each.profile for each in logged if each.event == "result"] == ["server", "client", "meter"]
+    assert {each.principal for each in logged} == {"factory"}
+
+
+CHALLENGE = csrs.der(
+    x509.CertificateSigningRequestBuilder()
+    .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device.example.com")]))
+    .add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hush-hush")
+    .sign(csrs.key(), hashes.SHA256())
+)
+REFUSED = {
+    "der": (csrs.der(csrs.build("device.example.com")), 400, "malformed", "base64"),
+    "not-base64": (b"?" * 300, 400, "badCSR", "neither PEM, DER nor base64"),
+    "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
+    "names": (body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
+    "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "tls-unique"),
+    "1-megabyte": (b"A" * 1_048_576, 413, "tooLarge", "262144"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("path", ["/simpleenroll", "/simplereenroll"])
+def test_what_is_no_good_request(directory: Path, path: str, what: str) -> None:
+    """RFC 7030 4.2.3: 400 for every request that is refused, with its reasons; and nothing is signed."""
+    content, status, code, word = REFUSED[what]
+    (found,), logged = ask(directory, est(path, content, forged(issuer(directory / "ca"))))
+    refused(opened(found), status, code, word)
+    assert "intent" not in logged.kinds()
+    assert "hush-hush" not in f"{list(logged)}{found}"
+
+
+def test_an_empty_body_and_another_type(directory: Path) -> None:
+    """No body is 400, and a Content-Type that is not PKCS#10's is 415."""
+    refused(
+        one(directory, est("/simpleenroll", headers={"Content-Type": PKCS10})), 400, "malformed", "missing"
+    )
+    other = est("/simpleenroll", GOOD, headers={"Content-Type": "application/json"})
+    refused(one(directory, other), 415, "unsupportedMediaType", PKCS10)
+
+
+def test_over_plain_http_nothing_is_looked_at(directory: Path) -> None:
+    """RFC 7030 3.3: without HTTPS every operation is 403, whatever is sent; the JSON operations go on."""
+    client = forged(issuer(directory / "ca"))
+    for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll"):
+        for stated in ("http", "", "https, http"):
+            for content in (GOOD, b"") if path.endswith("enroll") else (b"",):
+                asked = est(path, content, client, {"X-Forwarded-Proto": stated})
+                refused(one(directory, asked), 403, "httpsRequired", "HTTPS alone")
+    plain = event(headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"})
+    found, _ = ask(directory, plain)
+    assert found[0]["statusCode"] == "200"
+
+
+def test_without_a_caller_nothing_is_enrolled(directory: Path) -> None:
+    """simpleenroll is for a caller whom the gateway named: a client certificate is not one."""
+    client = forged(issuer(directory / "ca"))
+    (found,), logged = ask(directory, est("/simpleenroll", GOOD, client, key=None))
+    refused(opened(found), 403, "unauthorized", "API key")
+    assert "intent" not in logged.kinds()
+    (found,), logged = ask(directory, est("/simplereenroll", GOOD))  # and an API key renews nothing
+    refused(opened(found), 403, "unauthorized", "client certificate")
+    assert "intent" not in logged.kinds()
+
+
+@pytest.mark.parametrize("label", ["", "/peer"])
+def test_a_certificate_renews_itself(directory: Path, label: str) -> None:
+    """The same profile and names, another key, and the certificate itself as the principal in the audit log."""
+    presented = forged(issuer(directory / "ca"), age=timedelta(days=60))
+    (found,), logged = ask(directory, est(f"{label}/simplereenroll", CLIENT, presented, key=None))
+    renewed = issued(opened(found))
+    assert renewed.subject == presented.subject
+    assert names(renewed) == names(presented)
+    assert renewed.public_key() != presented.public_key()
+    assert renewed.not_valid_after_utc > presented.not_valid_after_utc
+    assert logged.kinds() == ["intent", "result"]
+    assert {each.principal for each in logged} == {f"certificate:{encoding.serial(presented.serial_number)}"}
+    assert {each.profile for each in logged} == {"peer"}
+
+
+def names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    """Its subject alternative names."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def test_a_device_repeats_its_first_request(directory: Path) -> None:
+    """What counts is what would be issued: a common name alone, and an O that the profile fixes, renew."""
+    first = issued(one(directory, est("/meter/simpleenroll", GOOD)))
+    assert first.subject.rfc4514_string() == "CN=device.example.com,O=Meters Ltd"
+    renewed = issued(one(directory, est("/simplereenroll", GOOD, first, key=None)))
+    assert renewed.subject == first.subject  # and `principals: [factory]` does not stand in its way
+
+
+OTHER_ORDER = csrs.build("a.example.com", ["dns:b.example.com", "dns:a.example.com"])
+
+
+def test_the_order_of_names_does_not_count(directory: Path) -> None:
+    """RFC 7030 4.2.2 asks for the same names; a set of them, spelt as they like."""
+    first = forged(
+        issuer(directory / "ca"),
+        request=csrs.build("a.example.com", ["dns:a.example.com", "dns:B.example.com"]),
+    )
+    assert issued(one(directory, est("/simplereenroll", body(OTHER_ORDER), first)))
+
+
+CHANGED = {
+    "another": (csrs.build("other.example.com"), "other.example.com", "compound"),
+    "one-more": (csrs.build("device.example.com", ["dns:more.example.com", "dns:device.example.com"]), "more.example.com", "rejectedIdentifier"),
+    "one-less": (csrs.build(None, ["dns:device.example.com"]), "subject", "rejectedIdentifier"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_other_names_are_refused(directory: Path, what: str) -> None:
+    """A renewal cannot change the subject or the names: 400, and every difference is told."""
+    request, word, code = CHANGED[what]
+    presented = forged(issuer(directory / "ca"))
+    (found,), logged = ask(directory, est("/simplereenroll", body(request), presented))
+    problem = refused(opened(found), 400, code, word)
+    assert problem["errors"]
+    assert "intent" not in logged.kinds()
+
+
+@functools.cache
+def stranger() -> x509.Certificate:
+    """A certificate of another CA that says the same."""
+    root, signing = keys.generate("p-256"), keys.generate("p-256")
+    now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
+    ca = authorities.ca(
+        public_key=signing.public_key(), signer=root, ski=x509.SubjectKeyIdentifier(b"1"), **now
+    )
+    top = authorities.root(public_key=root.public_key(), signer=root, **now)
+    return forged(Issuer(ca, [top], signing))
+
+
+def without_policy(directory: Path) -> x509.Certificate:
+    """A certificate of a profile that states no policy."""
+    return issued(one(directory, est("/nameless/simpleenroll", GOOD)))
+
+
+MAY_NOT: dict[str, tuple[str, Callable[[Path], x509.Certificate | str], str]] = {
+    "server-only": ("", lambda at: forged(issuer(at / "ca"), "server"), "clientAuth"),
+    "expired": ("", lambda at: forged(issuer(at / "ca"), age=timedelta(days=91)), "not valid now"),
+    "not-yet": ("", lambda at: forged(issuer(at / "ca"), age=timedelta(days=-1)), "not valid now"),
+    "stranger": ("", lambda _: stranger(), "not one of this CA"),
+    "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be read"),
+    "no-policy": ("", without_policy, "policy"),
+    "other-label": ("/client", lambda at: forged(issuer(at / "ca")), "of the profile peer, not client"),
+    "the-ca-itself": ("", lambda at: issuer(at / "ca").certificate, "not one of this CA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MAY_NOT)
+def test_what_may_not_renew(directory: Path, case: str) -> None:
+    """403 for whatever is not a certificate of this CA, for clients, valid now, of a profile that there is."""
+    label, make, word = MAY_NOT[case]
+    (found,), logged = ask(directory, est(f"{label}/simplereenroll", GOOD, make(directory)))
+    refused(opened(found), 403, "unauthorized", word)
+    assert [(each.event, each.principal) for each in logged] == [("refusal", "")]
+
+
+def test_what_was_revoked_or_denied_renews_nothing(tmp_path: Path) -> None:
+    """`certlet revoke`, a denied key, and a list that got lost, each end renewal at once."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "own.yaml").write_text("{}")
+    presented = forged(issuer(tmp_path / "ca"))
+    (tmp_path / "my.crt").write_text(pem(presented))
+    asked = est("/simplereenroll", CLIENT, presented)
+    assert issued(one(tmp_path, asked))
+    assert serving.certlet("revoke", "my.crt", cwd=tmp_path).returncode == 0
+    refused(one(tmp_path, asked), 403, "unauthorized", "revoked")
+    (tmp_path / "ca" / "revoked.yaml").unlink()
+    assert one(tmp_path, asked)["statusCode"] == "503"
+    (tmp_path / "ca" / "revoked.yaml").write_text("")
+    spki = presented.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "ca" / lists.DENY_LIST).write_text(hashlib.sha256(spki).hexdigest())
+    refused(one(tmp_path, asked), 403, "unauthorized", "deny list")
+
+
+def test_a_denied_new_key_is_refused(tmp_path: Path) -> None:
+    """Today's key policy applies to a renewal: the new key is on the deny list, 400."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "own.yaml").write_text("profiles: {client: {names: {dns: {permitted: [example.org]}}}}")
+    spki = csrs.key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "ca" / lists.DENY_LIST).write_text(hashlib.sha256(spki).hexdigest())
+    ca = issuer(tmp_path / "ca")
+    refused(one(tmp_path, est("/simplereenroll", CLIENT, forged(ca))), 400, "badPublicKey", "deny list")
+    # and today's names: the profile does not permit this one any more
+    named = csrs.build("device.example.com", ["dns:device.example.com"])
+    asked = est("/simplereenroll", body(named), forged(ca, "client", named))
+    refused(one(tmp_path, asked), 400, "rejectedIdentifier", "permits names in")
