@@ -48,7 +48,6 @@ _OTHER_TYPES: Final = frozenset(
         "EXPIRED_TOKEN",
         "INVALID_SIGNATURE",
         "RESOURCE_NOT_FOUND",
-        "UNAUTHORIZED",
         "WAF_FILTERED",
     }
 )

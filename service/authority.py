@@ -264,7 +264,7 @@ class Authority:
         try:
             renewing = self._recognize(order, presented, now)
         except IssuanceError as refusal:
-            raise self._recorded(order, now, refusal) from refusal.__cause__
+            raise self._recorded(order, now, refusal, None) from refusal.__cause__
         return self.issue(renewing)
 
     def _recognize(self, order: Order, presented: bytes | None, now: datetime) -> Order:

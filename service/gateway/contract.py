@@ -41,6 +41,7 @@ DEFAULTS: Final = {
     "QUOTA_EXCEEDED": Default(429, "Limit Exceeded", "LimitExceededException"),
     "REQUEST_TOO_LARGE": Default(413, "Request Too Long", "RequestTooLargeException"),
     "THROTTLED": Default(429, "Too Many Requests", "TooManyRequestsException"),
+    "UNAUTHORIZED": Default(401, "Unauthorized", "UnauthorizedException"),
     "UNSUPPORTED_MEDIA_TYPE": Default(415, "Unsupported Media Type", "BadRequestException"),
 }
 
@@ -72,6 +73,7 @@ class Route:
         resource: the path as the document writes it, such as `/ca/{name}`.
         method: in capitals; `ANY` for the any-method.
         needs_key: whether `security` asks for an API key.
+        takes_basic: whether the key may be the password of HTTP Basic.
         required: location and name of each parameter that must be there, as (`query`, `profile`).
         integration: the x-amazon-apigateway-integration object.
     """
@@ -79,6 +81,7 @@ class Route:
     resource: str
     method: str
     needs_key: bool
+    takes_basic: bool
     required: tuple[tuple[str, str], ...]
     integration: JSON
 
@@ -163,6 +166,7 @@ def literal(value: str) -> str:
 
 def _routes(document: JSON, path: str, item: JSON) -> list[Route]:
     schemes = document.get("components", {}).get("securitySchemes", {})
+    basic = {name for name, scheme in schemes.items() if scheme.get("scheme", "").lower() == "basic"}
     keys = {name for name, scheme in schemes.items() if scheme.get("type") == "apiKey"}
     validators = document.get("x-amazon-apigateway-request-validators", {})
     found = []
@@ -170,13 +174,15 @@ def _routes(document: JSON, path: str, item: JSON) -> list[Route]:
         if method not in item:
             continue
         stated = item[method]
+        named = {name for each in stated.get("security", ()) for name in each}
         validator = stated.get(_VALIDATOR, document.get(_VALIDATOR, ""))
         checks = validators.get(validator, {}).get("validateRequestParameters", False)
         found.append(
             Route(
                 resource=path,
                 method="ANY" if method == _ANY else method.upper(),
-                needs_key=any(keys & set(each) for each in stated.get("security", ())),
+                needs_key=bool(named & (keys | basic)),
+                takes_basic=bool(named & basic),
                 required=tuple(
                     (each["in"], each["name"])
                     for each in (*item.get("parameters", ()), *stated.get("parameters", ()))

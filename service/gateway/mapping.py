@@ -19,7 +19,10 @@ _RESULT_MEMBERS: Final = frozenset({"statusCode", "headers", "multiValueHeaders"
 # API Gateway writes these itself and moves a function's own aside.
 _REMAPPED: Final = frozenset({"date", "server", "www-authenticate", "content-length"})
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
+# What API Gateway says of the connection, and a client does not.
+_FORWARDED: Final = frozenset({"x-forwarded-proto", "x-forwarded-port"})
 _VARIABLE: Final = re.compile(r"\$context\.([A-Za-z_.]+)")
+_NOT_IN_EVENT: Final = _HOP_BY_HOP | _FORWARDED | {"content-length"}
 _RESPONSE_HEADER: Final = "method.response.header."
 
 
@@ -29,6 +32,7 @@ class Request:
 
     Attributes:
         identity: the caller, as `requestContext.identity` names it.
+        scheme: `https` or `http`: how it came.
     """
 
     request_id: str
@@ -40,6 +44,7 @@ class Request:
     path_parameters: Mapping[str, str]
     body: bytes
     identity: Mapping[str, Any]
+    scheme: str = "http"
     protocol: str = "HTTP/1.1"
 
     @property
@@ -84,9 +89,9 @@ def context(request: Request, route: Route) -> dict[str, Any]:
 
 def proxy_event(request: Request, route: Route, contract: Contract) -> dict[str, Any]:
     """The event of an aws_proxy integration. It never has a Content-Length."""
-    headers: dict[str, list[str]] = {}
+    headers = {"X-Forwarded-Proto": [request.scheme]}
     for name, value in request.headers.items():
-        if name.lower() != "content-length" and name.lower() not in _HOP_BY_HOP:
+        if name.lower() not in _NOT_IN_EVENT:
             headers.setdefault(name, []).append(value)
     query: dict[str, list[str]] = {}
     for name, value in request.query.items():

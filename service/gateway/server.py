@@ -22,7 +22,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from service import audit
+from service import audit, credentials
 from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.function import Function, Process, StartError
@@ -125,7 +125,7 @@ class Gateway:
         url = request.rel_url
         path = self._within_stage(url.raw_path)
         route, path_parameters = self._contract.route(request.method, path)
-        key_name = self._identify(request) if route.needs_key else None
+        key_name = self._identify(request, route) if route.needs_key else None
         caller += [key_name] if key_name else []
         if self._meter:
             self._meter.take(key_name)
@@ -140,6 +140,7 @@ class Gateway:
             path_parameters=path_parameters,
             body=await _read_body(request),
             identity=_identity(request, key_name),
+            scheme=request.scheme,
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
         if route.integration["type"] == "mock":
@@ -159,8 +160,11 @@ class Gateway:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         return path.removeprefix(prefix)
 
-    def _identify(self, request: web.BaseRequest) -> str:
-        name = self._keys.identify(request.headers.get("x-api-key", ""))
+    def _identify(self, request: web.BaseRequest, route: Route) -> str:
+        given = credentials.api_key(request.headers.get, basic=route.takes_basic)
+        if given is None and route.takes_basic and request.secure:  # nobody is asked for it in clear text
+            raise GatewayError("UNAUTHORIZED")
+        name = self._keys.identify(given or "")
         if name is None:
             raise GatewayError("INVALID_API_KEY")
         return name

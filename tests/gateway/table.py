@@ -7,6 +7,7 @@ handler by themselves.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from tests import authorities, csrs
 from tests.serving import API_KEY
 
 KEY: Final = {"x-api-key": API_KEY}
+BASIC: Final = "Basic " + base64.b64encode(f"device:{API_KEY}".encode()).decode()
 JSON: Final = {"Content-Type": "application/json"}
 PROBLEM: Final = {"Content-Type": "application/problem+json", "Access-Control-Allow-Origin": "*"}
 CSR: Final = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
@@ -47,6 +49,7 @@ class Row:
     localstack: bool | str = False
 
 
+NO_EST: Final = "is given the document without EST, as AWS is by default; tests/gateway/test_localstack.py imports the other"
 NO_LAMBDA: Final = "runs no Lambda function without a container engine"
 NO_RESPONSES: Final = "imports no gateway responses: AWS's default body and status"
 
@@ -121,6 +124,14 @@ CERTLET: Final = [
     Row("mine", "GET", "/profiles/mine", 200, send=KEY, body=lambda b: {"principal", "profiles", "default"} == set(json.loads(b)), events=True, localstack=NO_LAMBDA),
     Row("mine-no-key", "GET", "/profiles/mine", 403, body=has(code="unauthorized"), localstack="403 with AWS's default body: " + NO_RESPONSES),
     Row("health", "GET", "/health", 200, body=has(status="ready"), events=True, localstack=NO_LAMBDA),
+    Row("est-cacerts-http", "GET", "/.well-known/est/cacerts", 403, headers={"Content-Type": "application/problem+json", "Access-Control-Allow-Origin": None}, body=has(code="httpsRequired"), events=True, localstack=NO_LAMBDA),
+    Row("est-forwarded-forged", "GET", "/.well-known/est/cacerts", 403, send={"x-forwarded-proto": "https"}, body=has(code="httpsRequired"), localstack=NO_LAMBDA),
+    Row("est-basic-http", "POST", "/.well-known/est/simpleenroll", 403, send={"Authorization": BASIC, "Content-Type": "application/pkcs10"}, content=CSR.encode(), body=has(code="httpsRequired"), localstack=NO_LAMBDA),
+    Row("est-basic-wrong", "POST", "/.well-known/est/simpleenroll", 403, send={"Authorization": "Basic eDp5", "Content-Type": "application/pkcs10"}, content=CSR.encode(), headers={"x-amzn-ErrorType": "ForbiddenException"}, body=has(code="unauthorized"), localstack=NO_EST),
+    Row("est-no-credentials-http", "POST", "/.well-known/est/simpleenroll", 403, send={"Content-Type": "application/pkcs10"}, content=CSR.encode(), headers={"WWW-Authenticate": None}, body=has(code="unauthorized"), localstack=NO_EST),
+    Row("est-basic-elsewhere", "POST", "/sign", 403, send={**JSON, "Authorization": BASIC}, content=ORDER, body=has(code="unauthorized"), localstack="403 with AWS's default body: " + NO_RESPONSES),
+    Row("est-no-preflight", "OPTIONS", "/.well-known/est/simpleenroll", 405, headers={"Allow": "POST", "Access-Control-Allow-Origin": None}, localstack=NO_EST),
+    Row("est-any-method", "DELETE", "/.well-known/est/peer/cacerts", 405, headers={"Allow": "GET", "Access-Control-Allow-Origin": None}, body=has(code="methodNotAllowed"), localstack=NO_EST),
     Row("unknown-parameter", "GET", "/health?x=1", 400, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
 ]  # fmt: skip
 

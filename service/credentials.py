@@ -1,0 +1,31 @@
+"""Which API key a request carries: in x-api-key, or as the password of HTTP Basic (RFC 7617)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+
+Header = Callable[[str], str | None]
+"""The value of the header with this name, in lower case; None if there is none."""
+
+
+def api_key(header: Header, *, basic: bool) -> str | None:
+    """The API key of a request, right or wrong; None if it carries none.
+
+    Args:
+        header: the request's headers.
+        basic: whether HTTP Basic is taken too, with any user name; x-api-key comes first.
+    """
+    return header("x-api-key") or (_password(header("authorization") or "") if basic else None)
+
+
+def _password(authorization: str) -> str | None:
+    scheme, _, credentials = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        text = base64.b64decode(credentials.strip(), validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return None
+    return text.partition(":")[2] or None
