@@ -14,7 +14,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,judges,deploy,bench
+	.venv/bin/tox run -e gateway,browser,judges,est,deploy,bench
 
 setup: .venv/bin/certlet
 
@@ -34,11 +34,12 @@ OWN = $(if $(PROFILES),--profiles $(PROFILES))
 zip: setup
 	.venv/bin/python -m deploy.build $(OWN) $(ZIP)
 
-# Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
+WITH_EST = $(if $(EST),--est)
+# EST=on for EST too. Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
 deploy: setup
 	.venv/bin/python -m deploy.build --output build/certlet.zip $(OWN) $(ZIP)
-	.venv/bin/certlet openapi --template $(OWN) > build/openapi.json
-	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters) $(PARAMETERS)
+	.venv/bin/certlet openapi --template $(OWN) $(WITH_EST) > build/openapi.json
+	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
 
 # All figures, against cfssl and of the zip, into bench/README.md, docs/bench.svg and build/; BENCH="--short" and
 # so on. It wants a quiet machine.

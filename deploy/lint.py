@@ -203,6 +203,28 @@ def extensions(document: Document) -> Iterator[str]:
                 yield f"{place}.{key}"
 
 
+def security_schemes(document: Document) -> Iterator[str]:
+    """A security scheme is an API key or an authorizer, whose address is resolved; there is no HTTP Basic."""
+    for name, scheme in document.get("components", {}).get("securitySchemes", {}).items():
+        if scheme.get("type") != "apiKey":
+            yield name
+        uri = scheme.get("x-amazon-apigateway-authorizer", {}).get("authorizerUri", "arn:")
+        if not str(uri).startswith("arn:") or "${" in str(uri):
+            yield f"{name}.authorizerUri"
+
+
+def authorizers(document: Document) -> Iterator[str]:
+    """Where API keys come from an authorizer, every operation that needs a key names one."""
+    schemes = document.get("components", {}).get("securitySchemes", {})
+    authorizing = {name for name, each in schemes.items() if "x-amazon-apigateway-authorizer" in each}
+    if document.get("x-amazon-apigateway-api-key-source", "HEADER") != "AUTHORIZER":
+        return
+    for place, operation in _operations(document):
+        named = {name for each in operation.get("security", ()) for name in each}
+        if named - authorizing and not named & authorizing:
+            yield place
+
+
 def any_methods(document: Document) -> Iterator[str]:
     """Every path answers the other methods (405) and the CORS preflight; none declares OPTIONS."""
     for path, item in document["paths"].items():
@@ -227,6 +249,8 @@ RULES: Final[tuple[Rule, ...]] = (
     response_headers,
     gateway_responses,
     extensions,
+    security_schemes,
+    authorizers,
     any_methods,
 )
 
@@ -270,9 +294,11 @@ def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noq
 
 
 def main() -> int:
-    """Check what `certlet openapi` prints."""
-    rendered = contract.importable(contract.load(), "eu-central-1", "123456789012", "certlet")
-    found = faults(rendered)
+    """Check what `certlet openapi` prints, with EST and without."""
+    document, target = contract.load(), ("eu-central-1", "123456789012", "certlet")
+    found = [
+        fault for est in (False, True) for fault in faults(contract.importable(document, *target, est=est))
+    ]
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     sys.stdout.write(f"{len(RULES)} rules, {len(found)} faults\n")
     return 1 if found else 0

@@ -1,4 +1,4 @@
-"""The template's parameters that the contract states: `x-usage-plan`, for `make deploy`."""
+"""The template's parameters that the contract states (`x-usage-plan`), and `Est` with `--est`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from service import contract
 def main() -> int:
     """Print them as `sam deploy --parameter-overrides` takes them."""
     plan = contract.load()["x-usage-plan"]
-    sys.stdout.write(" ".join(f"{name.title()}={value}" for name, value in plan.items()) + "\n")
+    stated = {name.title(): value for name, value in plan.items()}
+    stated |= {"Est": "on"} if "--est" in sys.argv[1:] else {}
+    sys.stdout.write(" ".join(f"{name}={value}" for name, value in stated.items()) + "\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from service.authority import Authority, Custody, Mapper
 from service.pki.errors import IssuerUnavailable
 from service.settings import KeySource, Settings
 from service.signers import lists
-from service.web import app
+from service.web import app, authorizer
 
 KMS_AT_ONCE: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
 
@@ -31,16 +31,19 @@ _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Enc
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Answer one REST API proxy event (payload 1.0).
+    """Answer one REST API proxy event (payload 1.0), or one of a REQUEST authorizer.
 
     Returns:
-        A proxy result: statusCode, headers, body, isBase64Encoded.
+        A proxy result: statusCode, headers, body, isBase64Encoded; or a policy.
 
     Raises:
+        UnauthorizedError: the authorizer finds no credentials, as API Gateway wants to be told.
         SettingsError: the environment is wrong.
         ProfileError, ContractError: the profiles are.
         OSError: the profiles or the audit log cannot be opened.
     """
+    if authorizer.is_asked(event):
+        return authorizer.answer(event)
     result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
     return {
         "statusCode": int(result["statusCode"]),

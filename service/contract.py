@@ -19,6 +19,8 @@ OWN_MEMBERS: Final = {"profiles": dict, "default": str, "principals": dict}
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
+EST: Final = "/.well-known/est/"  # how the paths begin that AWS has only where they are asked for
+
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _VENDOR: Final = "x-amazon-apigateway-"
@@ -198,16 +200,25 @@ def for_function(document: Document) -> Document:
     return {"openapi": document["openapi"], "paths": paths}
 
 
-def includable(document: Document) -> Document:
+def includable(document: Document, *, est: bool = False) -> Document:
     """The document as a CloudFormation template includes it: as `importable`, but with the `Fn::Sub`
     of its ARNs, which CloudFormation resolves.
     """
-    return _rendered(document, {})
+    return _rendered(_for_aws(document, est=est), {})
 
 
-def importable(document: Document, region: str, account: str, function: str) -> Document:
+def importable(
+    document: Document, region: str, account: str, function: str, *, est: bool = False
+) -> Document:
     """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
     without any `x-` that is not API Gateway's, and with no `$ref` but to schemas.
+
+    Args:
+        document: the contract.
+        region: the function's region.
+        account: its account.
+        function: its name.
+        est: whether EST is in it, and with it an authorizer, which every API key then comes from.
     """
     partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
     substitutions = {
@@ -216,7 +227,55 @@ def importable(document: Document, region: str, account: str, function: str) -> 
         "${AWS::AccountId}": account,
         "${Function.Arn}": f"arn:{partition}:lambda:{region}:{account}:function:{function}",
     }
-    return _rendered(document, substitutions)
+    return _rendered(_for_aws(document, est=est), substitutions)
+
+
+def _for_aws(document: Document, *, est: bool) -> Document:
+    """The contract without what API Gateway has not: HTTP Basic, which an authorizer stands in for.
+
+    The source of API keys is the whole API's, so with EST the authorizer is on every operation that needs a
+    key. API Gateway wants both of `security`'s alternatives, as its own export has them.
+    """
+    paths = {
+        path: {
+            method: {**stated, "security": _security(stated["security"], est=est)}
+            if isinstance(stated, dict) and "security" in stated
+            else stated
+            for method, stated in item.items()
+        }
+        for path, item in document["paths"].items()
+        if est or not path.startswith(EST)
+    }
+    schemes = {
+        name: scheme
+        for name, scheme in document["components"]["securitySchemes"].items()
+        if scheme["type"] == "apiKey"
+    }
+    if not est:
+        components = {**document["components"], "securitySchemes": schemes}
+        return {**document, "paths": paths, "components": components}
+    uri = operations(document)["sign"][_INTEGRATION]["uri"]
+    # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
+    schemes["authorizer"] = {
+        "type": "apiKey",
+        "name": "Authorization",
+        "in": "header",
+        "x-amazon-apigateway-authtype": "custom",
+        "x-amazon-apigateway-authorizer": {
+            "type": "request",
+            "authorizerUri": uri,
+            "authorizerResultTtlInSeconds": 0,
+        },
+    }
+    components = {**document["components"], "securitySchemes": schemes}
+    source = {"x-amazon-apigateway-api-key-source": "AUTHORIZER"}
+    return {**document, **source, "paths": paths, "components": components}
+
+
+def _security(stated: list[dict[str, Any]], *, est: bool) -> list[dict[str, Any]]:
+    if not stated or not est:
+        return stated
+    return [{"apiKey": []}, {"authorizer": []}]
 
 
 def _rendered(document: Document, substitutions: dict[str, str]) -> Document:

@@ -17,7 +17,7 @@ def api_key(header: Header, *, basic: bool) -> str | None:
         header: the request's headers.
         basic: whether HTTP Basic is taken too, with any user name; x-api-key comes first.
     """
-    return header("x-api-key") or (_password(header("authorization") or "") if basic else None)
+    return header("x-api-key") or (_password(header("authorization") or "") if basic else None) or None
 
 
 def _password(authorization: str) -> str | None:

@@ -24,6 +24,7 @@ from tests import authorities
 
 DOCUMENT = authorities.document()
 RENDERED = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet")
+WITH_EST = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
 FORM = DOCUMENT["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
 PAGE = FORM["responseTemplates"]["text/html"]
 
@@ -32,11 +33,50 @@ def test_both_documents_are_openapi() -> None:
     """The contract, and what API Gateway imports of it, are valid OpenAPI 3.0."""
     validate(DOCUMENT)
     validate(RENDERED)
+    validate(WITH_EST)
 
 
 def test_the_import_breaks_no_rule() -> None:
-    """What `certlet openapi` prints keeps every rule of API Gateway's import."""
+    """What `certlet openapi` prints keeps every rule of API Gateway's import, with EST and without."""
     assert lint.faults(RENDERED) == []
+    assert lint.faults(WITH_EST) == []
+
+
+def test_est_is_left_out_unless_it_is_asked_for() -> None:
+    """By default AWS gets neither EST's paths, nor HTTP Basic, nor an authorizer."""
+    assert not [path for path in RENDERED["paths"] if path.startswith("/.well-known/")]
+    assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
+    assert "x-amazon-apigateway-api-key-source" not in RENDERED
+    assert set(WITH_EST["paths"]) == set(DOCUMENT["paths"])
+
+
+def test_with_est_the_authorizer_is_wherever_a_key_is() -> None:
+    """The source of keys is the whole API's: every operation that needs one names the authorizer, and no other."""
+    assert WITH_EST["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
+    for path, item in DOCUMENT["paths"].items():
+        for method, stated in item.items():
+            security = WITH_EST["paths"][path][method]["security"]
+            assert security == ([{"apiKey": []}, {"authorizer": []}] if stated["security"] else [])
+    scheme = WITH_EST["components"]["securitySchemes"]["authorizer"]
+    assert scheme["x-amazon-apigateway-authorizer"] == {
+        "type": "request",
+        "authorizerUri": WITH_EST["paths"]["/sign"]["post"][INTEGRATION]["uri"],
+        "authorizerResultTtlInSeconds": 0,
+    }
+
+
+def test_est_has_no_cors() -> None:
+    """RFC 7030 is for devices: no operation of EST's declares a CORS header of its own, or OPTIONS."""
+    for path, item in DOCUMENT["paths"].items():
+        own = [
+            response
+            for stated in item.values()
+            for response in stated["responses"].values()
+            if "$ref" not in response
+        ]
+        declared = {header for response in own for header in response.get("headers", {})}
+        assert ("Access-Control-Allow-Origin" in declared) == (not path.startswith("/.well-known/est/"))
+        assert "options" not in item
 
 
 def broken(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -62,6 +102,11 @@ def form(document: dict[str, Any]) -> dict[str, Any]:
     """A mock operation to break."""
     found: dict[str, Any] = document["paths"]["/sign"]["get"]
     return found
+
+
+def authorizing(uri: object) -> dict[str, Any]:
+    """An authorizer of that address."""
+    return {"type": "apiKey", "x-amazon-apigateway-authorizer": {"authorizerUri": uri}}
 
 
 INTEGRATION = "x-amazon-apigateway-integration"
@@ -109,6 +154,10 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
         ),
     ),
     (lint.extensions, lambda d: sign(d).update({"x-mine": 1})),
+    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(basic={"type": "http", "scheme": "basic"})),
+    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizing({"Fn::Sub": "arn:x"}))),
+    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizing("arn:${AWS::Region}"))),
+    (lint.authorizers, lambda d: d.update({"x-amazon-apigateway-api-key-source": "AUTHORIZER"})),
     (lint.any_methods, lambda d: d["paths"]["/ca"].pop("x-amazon-apigateway-any-method")),
     (lint.any_methods, lambda d: d["paths"]["/ca"].update(options=form(d))),
 ]  # fmt: skip

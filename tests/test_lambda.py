@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from service import aws_lambda
+from service.web import principal
 from tests import csrs, serving
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
@@ -253,3 +255,63 @@ def test_an_unexpected_error_is_a_bare_500(directory: Path) -> None:
     assert "secret" not in json.dumps(result)
     assert json.loads(result["body"])["code"] == "serverInternal"
     assert "RuntimeError: secret" in run.stderr
+
+
+METHOD = "arn:aws:execute-api:eu-central-1:123456789012:abcdef/v1/POST"
+
+
+def asked(resource: str, **headers: str) -> dict[str, Any]:
+    """The event of a REQUEST authorizer (AWS's documentation has its members)."""
+    return {
+        "type": "REQUEST",
+        "methodArn": METHOD + resource,
+        "resource": resource,
+        "path": resource,
+        "httpMethod": "POST",
+        "headers": headers,
+        "requestContext": {"requestId": "x", "identity": {"apiKey": "", "sourceIp": "192.0.2.1"}},
+    }
+
+
+ENROLL = "/.well-known/est/{label}/simpleenroll"
+KEY = "k" * 40
+BASIC = "Basic " + base64.b64encode(f"any:{KEY}".encode()).decode()
+POLICIES = [
+    (ENROLL, {"Authorization": BASIC}, KEY),
+    (ENROLL, {"authorization": BASIC.replace("Basic", "basic")}, KEY),
+    (ENROLL, {"x-api-key": KEY}, KEY),
+    (ENROLL, {"X-API-Key": KEY, "Authorization": "Basic eDp5"}, KEY),
+    (ENROLL, {"Authorization": "Basic " + base64.b64encode(b"a:b:c").decode()}, "b:c"),
+    ("/sign", {"x-api-key": KEY}, KEY),
+    ("/sign", {"Authorization": BASIC}, None),
+    ("/sign", {}, None),
+    ("/sign", {"x-api-key": ""}, None),
+]
+
+
+@pytest.mark.parametrize(("resource", "headers", "key"), POLICIES)
+def test_the_authorizer_tells_the_key(resource: str, headers: dict[str, str], key: str | None) -> None:
+    """A policy for this very method, with the key that the request carries; Basic is for EST alone."""
+    policy = aws_lambda.handler(asked(resource, **headers), None)
+    (statement,) = policy["policyDocument"]["Statement"]
+    assert statement["Resource"] == METHOD + resource
+    assert statement["Action"] == "execute-api:Invoke"
+    assert statement["Effect"] == ("Allow" if key else "Deny")
+    assert policy.get("usageIdentifierKey") == key
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"]
+)
+def test_the_authorizer_asks_for_credentials(authorization: str) -> None:
+    """Without a key EST is `Unauthorized`, word by word: API Gateway's UNAUTHORIZED response, which is 401."""
+    with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
+        aws_lambda.handler(asked(ENROLL, **({"Authorization": authorization} if authorization else {})), None)
+
+
+def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:
+    """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
+    context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": principal.KEY_BEARER}}
+    found, logged = answers(directory, event(requestContext=context), event("/sign", "POST", type="REQUEST"))
+    assert [each["statusCode"] for each in found] == [403, 200]
+    assert logged.count('"event":"intent"') == 1

@@ -8,9 +8,11 @@ gateway's, so an operation that needs a caller refuses an event in which the gat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from service.authority import Principal, PrincipalKind
+
+KEY_BEARER: Final = "api-key"  # whom our own authorizer names: nobody, for the key's id says who it is
 
 
 def authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) -> Principal | None:
@@ -29,7 +31,8 @@ def authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) ->
         return Principal(PrincipalKind.IAM, arn)
     if key_id := _text(identity, "apiKeyId"):
         return Principal(PrincipalKind.API_KEY, api_key_names.get(key_id, key_id))
-    if name := _text(authorizer, "principalId") or _text(_member(authorizer, "claims"), "sub"):
+    name = _text(authorizer, "principalId") or _text(_member(authorizer, "claims"), "sub")
+    if name and name != KEY_BEARER:
         return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
     return None
 

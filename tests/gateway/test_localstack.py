@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,27 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
         site = serving.Site(f"{endpoint}/_aws/execute-api/{api}/prod")
         yield lambda row: site.request(row.method, row.path, row.content, row.send)
+
+
+def test_the_contract_with_est_imports(tmp_path: Path) -> None:
+    """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
+    with localstack.running(tmp_path) as endpoint:
+        client = localstack.client(endpoint, "apigateway")
+        document = contract.importable(
+            authorities.document(), localstack.REGION, "0" * 12, "certlet", est=True
+        )
+        made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
+        assert made["apiKeySource"] == "AUTHORIZER"
+        (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]
+        assert authorizer["type"] == "REQUEST"
+        assert authorizer["authorizerUri"].endswith(":function:certlet/invocations")
+        assert authorizer["authorizerResultTtlInSeconds"] == 0
+        assert not authorizer.get("identitySource")
+        for each in client.get_resources(restApiId=made["id"], limit=500, embed=["methods"])["items"]:
+            for verb, method in each.get("resourceMethods", {}).items():
+                stated = document["paths"][each["path"]].get(verb.lower(), {}).get("security")
+                assert method["apiKeyRequired"] == bool(stated), (each["path"], verb)
+                assert method["authorizationType"] == ("CUSTOM" if stated else "NONE"), (each["path"], verb)
 
 
 @pytest.mark.parametrize("row", [row for row in CERTLET if row.localstack is True], ids=lambda row: row.name)
