@@ -18,13 +18,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import check, client, contract, many
+from service import check, client, contract, foreman, many
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
 from service.gateway.server import Configuration
@@ -89,6 +89,11 @@ def _add_serving(commands: _Commands) -> None:
     serve.add_argument("--stage", type=_stage, help="first segment of every path, as on AWS")
     serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this, PEM")
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    serve.add_argument("--tls", action="store_true", help="serve HTTPS with a certificate of the CA itself")
+    serve.add_argument(
+        "--tls-name", action="append", type=_host, metavar="NAME", help="a DNS name or IP address of it"
+    )
+    serve.add_argument("--tls-profile", metavar="NAME", help="its certificate profile; else the default one")
     serve.add_argument("--insecure-http", action="store_true", help="allow HTTP off loopback")
     serve.set_defaults(run=_serve)
 
@@ -157,6 +162,7 @@ def _add_using(commands: _Commands) -> None:
     document.add_argument(
         "--template", action="store_true", help="for a CloudFormation template: no ARNs yet"
     )
+    document.add_argument("--est", action="store_true", help="with EST, which needs a domain of its own")
     _take_profiles(document)
     document.set_defaults(run=_openapi)
 
@@ -179,10 +185,15 @@ def _take_profiles(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     if bool(options.tls_cert) != bool(options.tls_key):
         raise CommandError("--tls-cert and --tls-key go together")
-    if not _is_loopback(options.host) and not options.insecure_http and not options.tls_cert:
+    if options.tls and options.tls_cert:
+        raise CommandError("--tls makes a certificate, and --tls-cert names one: give one of the two")
+    if (options.tls_name or options.tls_profile) and not options.tls:
+        raise CommandError("--tls-name and --tls-profile go with --tls")
+    is_https = bool(options.tls or options.tls_cert)
+    if not _is_loopback(options.host) and not options.insecure_http and not is_https:
         raise CommandError(
             f"{options.host} is not loopback, and API keys would cross the network in clear text: "
-            "give --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
+            "give --tls, or --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
         )
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -206,19 +217,39 @@ def _serve(options: argparse.Namespace) -> int:
             extra_keys=extra,
             unlimited=options.unlimited,
             stage=options.stage or "",
-            tls_certificate=str(options.tls_cert or ""),
-            tls_key=str(options.tls_key or ""),
+            **_tls(options, document, stack),
         )
         if options.unlimited:
             _say("Warning   the usage plan is off (--unlimited)")
 
         def announce(port: int) -> None:
             host = f"[{options.host}]" if ":" in options.host else options.host
-            scheme = "https" if options.tls_cert else "http"
+            scheme = "https" if is_https else "http"
             stage = f"/{options.stage}" if options.stage else ""
-            _announce(f"{scheme}://{host}:{port}{stage}", shown)
+            trust = f"--cacert {directory / file.ROOT_CERTIFICATE} " if options.tls else ""
+            _announce(f"{scheme}://{host}:{port}{stage}", shown, trust)
 
         return Foreman(HANDLER, _environ(options, directory)).run(configuration, announce)
+
+
+def _tls(options: argparse.Namespace, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
+    """The gateway's HTTPS: none, with the operator's files, or with a certificate of the CA itself."""
+    if options.tls_cert:
+        files = {"tls_certificate": str(options.tls_cert), "tls_key": str(options.tls_key)}
+    elif options.tls:
+        try:
+            profile = contract.profiles(document).named(options.tls_profile)
+        except IssuanceError as error:
+            raise CommandError(f"--tls-profile: {error}") from error
+        if not profile.is_for_servers:
+            raise CommandError(f"the profile {profile.name} is not for servers: name one with --tls-profile")
+        usual = ["localhost", "127.0.0.1", "::1"]
+        if not (options.tls_name or options.host in usual or _is_unspecified(options.host)):
+            usual.append(options.host)
+        files = stack.enter_context(foreman.own_certificate(options.tls_name or usual, options.tls_profile))
+    else:
+        return {}
+    return {**files, "tls_clients": foreman.event("GET", "/ca.pem")}
 
 
 def _contract(own: Path | None) -> contract.Document:
@@ -246,14 +277,14 @@ def _environ(options: argparse.Namespace, directory: Path) -> dict[str, str]:
     return {**os.environ, **given}
 
 
-def _announce(url: str, api_key: str | None) -> None:
+def _announce(url: str, api_key: str | None, trust: str) -> None:
     _say(f"Form      {url}/sign")
     if api_key:
         _say(f"API key   {api_key}  (shown once)")
     _say("Sign one  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
     _say("            -keyout my.key -subj /CN=my.example.com -out my.csr")
     key = api_key or f"${API_KEY}"
-    _say(f'          curl -sS -H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
+    _say(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
 
 
 def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
@@ -447,7 +478,10 @@ def _openapi(options: argparse.Namespace) -> None:
     if options.template == any(target) or (any(target) and not all(target)):
         raise CommandError("give --region, --account and --function together, or --template alone")
     document = _contract(options.profiles)
-    rendered = contract.includable(document) if options.template else contract.importable(document, *target)
+    if options.template:
+        rendered = contract.includable(document, est=options.est)
+    else:
+        rendered = contract.importable(document, *target, est=options.est)
     json.dump(rendered, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
@@ -462,6 +496,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return not host
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return _dns_name(text)
 
 
 def _port(text: str) -> int:
@@ -489,8 +537,12 @@ def _account(text: str) -> str:
 
 
 def _domain(text: str) -> str:
+    return _dns_name(text.removeprefix("."))
+
+
+def _dns_name(text: str) -> str:
     try:
-        return names.dns_name(text.removeprefix("."), "", wildcard=False)
+        return names.dns_name(text, "", wildcard=False)
     except IssuanceError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -9,16 +9,26 @@ process that crashes is replaced.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from service.gateway.server import Configuration
+from service.gateway.usage import OWN_NAME
 
 SECRETS: Final = ("CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY", "AWS_")  # how their names begin
 _PATIENCE: Final = 40.0  # seconds for the gateway to end by itself; longer than its own
@@ -26,6 +36,57 @@ _PATIENCE: Final = 40.0  # seconds for the gateway to end by itself; longer than
 
 class ServeError(Exception):
     """The gateway did not start; the message says why, in one line."""
+
+
+@contextlib.contextmanager
+def own_certificate(names: Sequence[str], profile: str | None) -> Iterator[dict[str, Any]]:
+    """What has the gateway serve HTTPS with a certificate of the CA that it serves.
+
+    The key, P-256, lives in a directory of this user's alone, which ends with the block.
+
+    Args:
+        names: the server's DNS names and IP addresses.
+        profile: the certificate profile; None for the default one.
+
+    Yields:
+        members of the gateway's configuration: files, and the event that has the function sign.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    signed = request.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
+    order = {"csr": signed.public_bytes(Encoding.PEM).decode(), "text": False}
+    with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
+        key_file = Path(directory) / "server.key"
+        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        yield {
+            "tls_certificate": str(Path(directory) / "server.crt"),
+            "tls_key": str(key_file),
+            "tls_order": event("POST", "/sign", order | ({"profile": profile} if profile else {})),
+        }
+
+
+def event(method: str, path: str, order: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """A proxy event of our own, with our own name for who asks."""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
+        "queryStringParameters": None,
+        "requestContext": {"identity": {"apiKeyId": OWN_NAME}},
+        "body": json.dumps(order) if order else None,
+        "isBase64Encoded": False,
+    }
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 class Foreman:

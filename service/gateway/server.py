@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 import socket
-import ssl
 import sys
 import time
 import uuid
@@ -26,6 +25,7 @@ from service import audit, credentials
 from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.function import Function, Process, StartError
+from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
@@ -52,6 +52,10 @@ class Configuration:
         unlimited: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; none if it is empty.
         tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
+        tls_order: the event that has the function sign that certificate, with `crt_pem`, `chain_pem` and
+            `not_after` in its answer; none if the file is there.
+        tls_clients: the event that has it answer, in PEM, under what client certificates are taken; none
+            if they are not.
     """
 
     document: dict[str, Any] = field(repr=False)
@@ -64,6 +68,8 @@ class Configuration:
     stage: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_order: dict[str, Any] = field(default_factory=dict)
+    tls_clients: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """One line of JSON."""
@@ -210,10 +216,12 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 
 def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
+    presented = client_certificate(request.get_extra_info("ssl_object"))
     return {
         "apiKeyId": key_name,
         "sourceIp": request.remote or "",
         "userAgent": request.headers.get("User-Agent"),
+        **({"clientCert": presented} if presented else {}),
     }
 
 
@@ -296,17 +304,15 @@ class _Connection(web.RequestHandler):
         return response
 
 
-def _tls(configuration: Configuration) -> ssl.SSLContext | None:
+async def _tls(configuration: Configuration, function: Function) -> Tls | None:
     if not configuration.tls_certificate:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(configuration.tls_certificate, configuration.tls_key)
-    except OSError as error:  # ssl.SSLError is one, and says nothing of which file
-        files = f"{configuration.tls_certificate} and {configuration.tls_key}"
-        raise StartError(f"{files} are no certificate and its key: {error.strerror or error}") from error
-    return context
+    tls = Tls(configuration.tls_certificate, configuration.tls_key)
+    if not configuration.tls_order:
+        tls.load()
+    if configuration.tls_clients:
+        await tls.trust(function.invoke, configuration.tls_clients)
+    return tls
 
 
 async def serve(configuration: Configuration, line: socket.socket) -> int:
@@ -325,14 +331,18 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
         return made
 
     manager = web.Server(gateway.handle)
+    keeping: asyncio.Task[None] | None = None
     try:
         await function.start(configuration.workers)
-        tls = _tls(configuration)
+        tls = await _tls(configuration, function)
+        if tls and configuration.tls_order:
+            ends = await tls.enroll(function.invoke, configuration.tls_order)
+            keeping = asyncio.create_task(tls.keep(function.invoke, configuration.tls_order, ends))
         listener = await loop.create_server(
             connection,
             configuration.host,
             configuration.port,
-            ssl=tls,
+            ssl=tls.context if tls else None,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
         )
     except (StartError, KeyFileError, OSError, UnicodeError) as error:
@@ -341,6 +351,8 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
     control.report(port=listener.sockets[0].getsockname()[1])
     await stop.wait()
     listener.close()
+    if keeping:
+        keeping.cancel()
     await gateway.settle()
     await manager.shutdown(1)
     await function.stop()

@@ -14,6 +14,8 @@ from typing import Final
 
 from service.gateway.contract import GatewayError, UsagePlan
 
+OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
+RESERVED: Final = (OWN_NAME, "authorizer:", "certificate:")  # how the names of callers without a key begin
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
 PERIODS: Final = {"DAY": 86_400, "WEEK": 604_800, "MONTH": 2_592_000}  # seconds; a month is 30 days
@@ -70,6 +72,8 @@ class KeyFile:
         """
         if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
+        if name.startswith(RESERVED):
+            raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or OWN_NAME}")
         keys = self.read()
         if name in keys:
             raise KeyFileError(f"there is a key of the name {name!r} already")

@@ -61,6 +61,8 @@ def handler(event: dict[str, Any], context: Any) -> Any:
             time.sleep(30)
         case "nap":
             time.sleep(0.4)
+        case "echo":
+            return {"statusCode": 200, "body": event["body"]}
         case "unencodable":
             return {1, 2}
     if do in RESULTS:

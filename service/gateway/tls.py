@@ -1,0 +1,148 @@
+"""HTTPS: with a certificate from files, or one that the function signs and signs again before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from service.gateway.contract import GatewayError
+from service.gateway.function import StartError
+
+RENEW_AFTER: Final = 2 / 3  # of what is left of its life when a certificate is got
+RETRY: Final = 60.0  # seconds between attempts to renew it; fewer where it ends sooner
+_TIMEOUT: Final = 10.0  # seconds for the function to answer
+_SHORT: Final = {  # RFC 4514's names for what `ssl` spells out; the rest keep theirs
+    "commonName": "CN",
+    "countryName": "C",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+}
+
+_log = logging.getLogger(__name__)
+
+JSON = dict[str, Any]
+Invoke = Callable[[JSON, float], Awaitable[Any]]
+"""Has the function answer an event within so many seconds."""
+
+
+class Tls:
+    """The server's side of TLS 1.2 and newer. New connections get what was loaded last."""
+
+    def __init__(self, certificate: str, key: str) -> None:
+        """Name the files.
+
+        Args:
+            certificate: the server's certificate and its intermediates, PEM.
+            key: its private key, PEM.
+        """
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._certificate = certificate
+        self._key = key
+
+    def load(self) -> None:
+        """Read the files.
+
+        Raises:
+            StartError: they are no certificate and its key.
+        """
+        try:
+            self.context.load_cert_chain(self._certificate, self._key)
+        except OSError as error:  # ssl.SSLError is one, and says nothing of which file
+            files = f"{self._certificate} and {self._key}"
+            raise StartError(f"{files} are no certificate and its key: {error.strerror or error}") from error
+
+    async def trust(self, invoke: Invoke, event: JSON) -> None:
+        """Take client certificates, from those who have one, under what the function answers, PEM.
+
+        Raises:
+            StartError: it does not.
+        """
+        pem = str((await _answered(invoke, event))["body"])
+        self.context.load_verify_locations(cadata=pem)
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+
+    async def enroll(self, invoke: Invoke, event: JSON) -> float:
+        """Have the function sign the server's certificate, and use it from now on.
+
+        Returns:
+            when it ends, in seconds since 1970, UTC.
+
+        Raises:
+            StartError: the function does not sign it.
+        """
+        signed = json.loads((await _answered(invoke, event))["body"])
+        self._take(signed["crt_pem"] + signed["chain_pem"])
+        return datetime.fromisoformat(signed["not_after"]).timestamp()
+
+    def _take(self, pem: str) -> None:
+        Path(self._certificate).write_text(pem, encoding="ascii")  # OpenSSL reads files alone
+        self.load()
+
+    async def keep(self, invoke: Invoke, event: JSON, ends: float) -> None:
+        """Have it signed again for ever, each time that two thirds of its life are over.
+
+        Args:
+            invoke: the function.
+            event: what has it sign.
+            ends: when the present certificate does.
+        """
+        while True:
+            left = ends - time.time()
+            await _sleep_until(time.time() + left * RENEW_AFTER)
+            try:
+                ends = await self.enroll(invoke, event)
+            except (StartError, OSError) as error:
+                _log.error("the server's own certificate is not renewed: %s", error)
+                await asyncio.sleep(min(RETRY, max(1.0, (ends - time.time()) / 10)))
+
+
+async def _sleep_until(moment: float) -> None:
+    """By the wall clock, in small parts: a machine that sleeps does not count."""
+    while (left := moment - time.time()) > 0:  # noqa: ASYNC110 - a clock is no event
+        await asyncio.sleep(min(left, RETRY))
+
+
+async def _answered(invoke: Invoke, event: JSON) -> JSON:
+    context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
+    try:
+        result: JSON = await invoke({**event, "requestContext": context}, _TIMEOUT)
+    except GatewayError as error:
+        raise StartError(f"the function did not answer: {error.kind}") from error
+    if result["statusCode"] != 200:  # noqa: PLR2004
+        problem = json.loads(result["body"])
+        reasons = [f"{each['field']}: {each['detail']}" for each in problem.get("errors", ())]
+        raise StartError("; ".join([problem["detail"], *reasons]))
+    return result
+
+
+def client_certificate(connection: ssl.SSLObject | None) -> JSON | None:
+    """The client's certificate in API Gateway's words (`requestContext.identity.clientCert`), which was
+    verified in the handshake; None if there is none.
+    """
+    told: JSON = (connection and connection.getpeercert()) or {}
+    der = connection.getpeercert(binary_form=True) if connection and told else None
+    if not der:
+        return None
+    digits = told["serialNumber"].lower()
+    return {
+        "clientCertPem": ssl.DER_cert_to_PEM_cert(der),
+        "subjectDN": _name(told["subject"]),
+        "issuerDN": _name(told["issuer"]),
+        "serialNumber": ":".join(digits[at : at + 2] for at in range(0, len(digits), 2)),
+        "validity": {"notBefore": told["notBefore"], "notAfter": told["notAfter"]},
+    }
+
+
+def _name(parts: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    return ",".join(f"{_SHORT.get(kind, kind)}={value}" for part in reversed(parts) for kind, value in part)

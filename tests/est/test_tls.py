@@ -1,0 +1,284 @@
+"""`certlet serve --tls`: the server's own certificate, Basic, and client certificates, over real TLS."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from service.gateway.usage import OWN_NAME
+from service.pki import encoding
+from tests import csrs, serving
+from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem
+from tests.est.test_events import stranger
+from tests.serving import API_KEY, Answer, Server
+
+REQUEST = csrs.build("device.example.com")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with TLS of its own, and its CA in `ca`."""
+    directory = tmp_path_factory.mktemp("tls")
+    with serving.serving(directory, "--tls", "--unlimited") as server:
+        yield server
+
+
+def root(server: Server) -> Path:
+    """The file with the root that everybody trusts."""
+    return server.log.parent / "ca" / "root-ca.crt"
+
+
+def trusting(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
+    """A client's TLS, with a certificate of its own perhaps."""
+    context = ssl.create_default_context(cafile=str(root(server)))
+    if client is not None:
+        context.load_cert_chain(key_and(server.log.parent, client, csrs.key("p-256")))
+    return context
+
+
+def key_and(directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Path:
+    """A file with a certificate and its key."""
+    path = directory / f"{certificate.serial_number}.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_text(pem(certificate) + private.decode())
+    return path
+
+
+def enroll(
+    server: Server,
+    path: str = "/simpleenroll",
+    client: x509.Certificate | None = None,
+    **headers: Any,
+) -> Answer:
+    """POST a device's request."""
+    sent = {"Content-Type": PKCS10, **headers}
+    return server.request("POST", EST + path, body(REQUEST), sent, trusting(server, client))
+
+
+def basic(password: str, user: str = "device") -> str:
+    """An Authorization header."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def own(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
+    """The certificate that the server shows now."""
+    context = trusting(server)
+    if version:
+        context.maximum_version = version
+    host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
+    with (
+        socket.create_connection((str(host), int(port or 0)), 10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+
+
+def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:
+    """It names what it is reached by, chains to the root, and stands in the audit log like any other."""
+    certificate = own(site)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    certificate.verify_directly_issued_by(issuer(site.log.parent / "ca").certificate)
+    assert f'"principal":"{OWN_NAME}"' in site.logged()
+    assert "https://127.0.0.1" in "".join(site.said)
+    assert own(site, ssl.TLSVersion.TLSv1_2) == certificate
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_older_tls_is_refused(site: Server) -> None:
+    """RFC 8996: TLS 1.1 gets no answer."""
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        own(site, ssl.TLSVersion.TLSv1_1)
+
+
+def test_without_credentials_it_asks_for_them(site: Server) -> None:
+    """RFC 7030 3.2.3: 401 with WWW-Authenticate, as a problem document, and no CORS."""
+    answer = enroll(site)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="Certlet", charset="UTF-8"'
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert answer.json()["code"] == "unauthorized"
+    for nothing in ("Basic", "Basic ?", "Basic " + base64.b64encode(b"device:").decode(), "Bearer x"):
+        assert enroll(site, Authorization=nothing).status == 401
+
+
+@pytest.mark.parametrize("user", ["device", "", "a b", "ä"])
+def test_the_password_is_the_key(site: Server, user: str) -> None:
+    """RFC 7617: any user name, and the API key as the password, enrols; so does x-api-key."""
+    given: list[dict[str, Any]] = [{"Authorization": basic(API_KEY, user)}, {"x-api-key": API_KEY}]
+    for headers in given:
+        answer = enroll(site, "/peer/simpleenroll", **headers)
+        (certificate,) = certificates(answer.body)
+        assert answer.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+        certificate.verify_directly_issued_by(issuer(site.log.parent / "ca").certificate)
+
+
+def test_a_wrong_password_is_a_wrong_key(site: Server) -> None:
+    """403 INVALID_API_KEY, as everywhere; and no password is logged."""
+    answer = enroll(site, Authorization=basic("wrong-password-of-a-device"))
+    assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
+    assert (
+        enroll(site, "/simpleenroll", None, **{"Authorization": basic(API_KEY), "x-api-key": "wrong"}).status
+        == 403
+    )
+    assert "wrong-password" not in site.logged()
+    assert API_KEY not in site.logged()
+
+
+def test_a_client_certificate_renews(site: Server) -> None:
+    """The certificate of the handshake is the caller, and it enrols nothing else."""
+    client = forged(issuer(site.log.parent / "ca"), age=timedelta(days=30))
+    answer = enroll(site, "/simplereenroll", client)
+    (certificate,) = certificates(answer.body)
+    assert certificate.subject == client.subject
+    assert f'"principal":"certificate:{encoding.serial(client.serial_number)}"' in site.logged()
+    assert enroll(site, "/simpleenroll", client).status == 401
+    assert enroll(site, "/server/simplereenroll", client).status == 403
+    assert enroll(site, "/simplereenroll").status == 403
+
+
+@pytest.mark.parametrize("case", ["server-only", "expired", "stranger"])
+def test_tls_refuses_what_is_no_client_s(site: Server, case: str) -> None:
+    """A certificate for servers alone, one that has ended, and another CA's, do not pass the handshake."""
+    ca = issuer(site.log.parent / "ca")
+    makers: dict[str, Callable[[], x509.Certificate]] = {
+        "server-only": lambda: forged(ca, "server"),
+        "expired": lambda: forged(ca, age=timedelta(days=91)),
+        "stranger": stranger,
+    }
+    client = makers[case]()
+    with pytest.raises((ssl.SSLError, OSError)):
+        enroll(site, "/simplereenroll", client)
+    assert enroll(site, Authorization=basic(API_KEY)).status == 200
+
+
+def test_whoever_has_no_certificate_is_served(site: Server) -> None:
+    """A client certificate is asked for, not insisted on."""
+    assert site.request("GET", "/health", context=trusting(site)).json()["status"] == "ready"
+    assert site.request("GET", EST + "/cacerts", context=trusting(site)).status == 200
+
+
+def test_a_client_certificate_is_the_handshake_s_alone(site: Server) -> None:
+    """No header makes one, nor HTTPS out of HTTP."""
+    client = forged(issuer(site.log.parent / "ca"))
+    sent: dict[str, Any] = {
+        name: pem(client).replace("\n", "") for name in ("X-Client-Cert", "Client-Cert", "X-SSL-Cert")
+    }
+    assert enroll(site, "/simplereenroll", None, **sent).status == 403
+
+
+SHORT = "profiles: {server: {validity: PT1M, backdate: PT0S}}"
+
+
+def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
+    """After two thirds of a minute the server shows another certificate, and a connection goes on meanwhile."""
+    (tmp_path / "own.yaml").write_text(SHORT)
+    with serving.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")
+        first = own(server)
+        port = int(urlsplit(server.url).port or 0)
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as plain,
+            trusting(server).wrap_socket(plain, server_hostname="localhost") as kept,
+        ):
+            deadline = time.monotonic() + 60
+            while own(server) == first and time.monotonic() < deadline:
+                time.sleep(1)
+            second = own(server)
+            assert second.serial_number != first.serial_number
+            assert second.public_key() == first.public_key()
+            assert second.not_valid_before_utc < first.not_valid_after_utc
+            kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert kept.recv(100).startswith(b"HTTP/1.1 200")
+        assert server.logged().count('"event":"result"') == 2
+
+
+def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
+    """0600, in a directory that nobody else reads, and nothing of it stays."""
+    home = tmp_path / "tmp"
+    home.mkdir()
+    env = {"CERTLET_API_KEY": API_KEY, "TMPDIR": str(home)}
+    with serving.serving(tmp_path, "--tls", env=env) as server:
+        (key,) = home.rglob("server.key")
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.parent.stat().st_mode & 0o777 == 0o700
+        assert "PRIVATE KEY" not in server.logged()
+    assert not list(home.iterdir())
+
+
+BAD: list[tuple[tuple[str, ...], str]] = [
+    (("--tls", "--tls-profile", "client"), "not for servers"),
+    (("--tls", "--tls-profile", "nope"), "none of: server"),
+    (("--tls", "--tls-name", "a..b"), "empty label"),
+    (("--tls", "--tls-name", "intra.example.org"), "constrained"),
+    (("--tls-name", "localhost"), "go with --tls"),
+    (("--tls", "--tls-cert", "a", "--tls-key", "b"), "one of the two"),
+]
+
+
+@pytest.mark.parametrize(("options", "word"), BAD)
+def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: str) -> None:
+    """A profile that is not for servers, and a name that the CA may not give, are said in one line."""
+    made = serving.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
+    assert made.returncode == 0
+    run = serving.certlet("serve", "--port", "0", *options, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
+    assert run.returncode != 0
+    said = run.stderr.decode()
+    assert word in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
+def test_no_key_has_a_caller_s_name(tmp_path: Path, name: str) -> None:
+    """The names of callers without a key cannot be a key's: `certlet key add` refuses them."""
+    run = serving.certlet("key", "add", name, cwd=tmp_path)
+    assert run.returncode == 1
+    assert b"no key's name begins with" in run.stderr
+    assert serving.certlet("key", "add", "certificates", cwd=tmp_path).returncode == 0
+
+
+def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
+    """`requestContext.identity.clientCert` has API Gateway's members, and they are the certificate's."""
+    from tests.gateway import running  # noqa: PLC0415
+
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    ca = issuer(tmp_path / "ca")
+    server_file = key_and(
+        tmp_path, forged(ca, "server", csrs.build(None, ["ip:127.0.0.1"])), csrs.key("p-256")
+    )
+    server_file.write_text(server_file.read_text() + pem(ca.certificate))
+    event: dict[str, Any] = {
+        "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
+        "body": "".join(map(pem, ca.authorities)),
+    }  # fmt: skip
+    options: dict[str, Any] = {
+        "tls_certificate": str(server_file),
+        "tls_key": str(server_file),
+        "tls_clients": event,
+    }
+    with running.gateway(tmp_path, running.library(), **options) as server:
+        client = forged(ca)
+        told = server.request("GET", "/books", context=trusting(server, client)).json()["event"]
+        presented = told["requestContext"]["identity"]["clientCert"]
+        assert x509.load_pem_x509_certificate(presented["clientCertPem"].encode()) == client
+        assert presented["subjectDN"] == client.subject.rfc4514_string()
+        assert presented["issuerDN"] == client.issuer.rfc4514_string()
+        assert int(presented["serialNumber"].replace(":", ""), 16) == client.serial_number
+        assert presented["validity"]["notAfter"] == f"{client.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT"
+        assert told["headers"]["X-Forwarded-Proto"] == "https"
+        without = server.request("GET", "/books", context=trusting(server)).json()["event"]
+        assert "clientCert" not in without["requestContext"]["identity"]
