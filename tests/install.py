@@ -1,6 +1,6 @@
 """Sees to what a tox environment needs from Debian and npm: by apt when root, else in one line.
 
-`python -m tests.install [--npm FOLDER] COMMAND[=PACKAGE]...`
+`python -m tests.install [--npm FOLDER] COMMAND[=PACKAGE]...`, where a command may be the path of any file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+
+def _is_there(command: str) -> bool:
+    return Path(command).exists() if "/" in command else bool(shutil.which(command))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,12 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     wanted = dict(each.split("=") if "=" in each else (each, each) for each in options.commands)
-    missing = sorted({package for command, package in wanted.items() if not shutil.which(command)})
+    missing = sorted({package for command, package in wanted.items() if not _is_there(command)})
     if missing and os.geteuid() != 0:
         sys.stderr.write(f"missing: apt-get install {' '.join(missing)}\n")
         return 1
     if missing:
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        # As if the machine were being set up: Debian starts no server that a package brings.
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         subprocess.run(["apt-get", "update", "-qq"], check=True, env=environ)
         install = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq"]  # another may be at it
         subprocess.run([*install, *missing], check=True, env=environ)

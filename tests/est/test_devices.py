@@ -1,0 +1,309 @@
+"""EST with clients that others wrote, strongSwan's and curl with openssl, against `certlet serve --tls`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+
+from service.pki import encoding
+from tests import csrs, serving
+from tests.est.devices import forged, issuer, pem
+from tests.est.test_events import stranger
+from tests.est.test_tls import key_and
+from tests.serving import API_KEY, ROOT, Server
+
+OWN = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
+TIMEOUT = 60
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with TLS of its own; its CA is in `ca`."""
+    directory = tmp_path_factory.mktemp("devices")
+    (directory / "own.yaml").write_text(OWN)
+    with serving.serving(directory, "--tls", "--unlimited", "--profiles", "own.yaml") as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")
+        yield server
+
+
+def root(server: Server) -> str:
+    """The file with the root."""
+    return str(server.log.parent / "ca" / "root-ca.crt")
+
+
+def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """One command of somebody else's."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, timeout=TIMEOUT, check=False)
+    if check:
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done
+
+
+def pki(server: Server, cwd: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """strongSwan's EST client."""
+    command = ["pki", "--est", "--url", server.url, "--cacert", root(server), "--outform", "pem"]
+    return run(*command, *options, cwd=cwd, check=check)
+
+
+def request(cwd: Path, name: str, cn: str = "device.example.com") -> None:
+    """A key and a request, by strongSwan."""
+    key = run("pki", "--gen", "--type", "ecdsa", "--size", "256", "--outform", "pem", cwd=cwd)
+    (cwd / f"{name}.key").write_bytes(key.stdout)
+    made = run("pki", "--req", "--in", f"{name}.key", "--type", "ecdsa", "--dn", f"CN={cn}", cwd=cwd)
+    (cwd / f"{name}.csr").write_bytes(made.stdout)
+
+
+def certificate(data: bytes) -> x509.Certificate:
+    """The certificate that a client wrote down."""
+    return x509.load_pem_x509_certificate(data)
+
+
+def test_strongswan_gets_the_ca(site: Server, tmp_path: Path) -> None:
+    """`pki --estca` gets the root and the intermediate, and finds them trusted."""
+    command = ["pki", "--estca", "--url", site.url, "--cacert", root(site), "--caout", "ca.pem"]
+    run(*command, "--outform", "pem", cwd=tmp_path)
+    got = {x509.load_pem_x509_certificate(each.read_bytes()) for each in tmp_path.glob("ca*.pem")}
+    assert got == set(issuer(site.log.parent / "ca").authorities)
+
+
+def test_strongswan_enrols_and_renews(site: Server, tmp_path: Path) -> None:
+    """`pki --est` enrols with Basic, and renews with the certificate and another key, several times over."""
+    request(tmp_path, "first")
+    # It judges the issued certificate by the CA certificates that it has: the signing CA is one.
+    signing = ("--cacert", str(site.log.parent / "ca" / "signing-ca.crt"))
+    first = pki(site, tmp_path, *signing, "--in", "first.csr", "--userpass", f"device:{API_KEY}")
+    (tmp_path / "first.crt").write_bytes(first.stdout)
+    assert b"Issued certificate is trusted" in first.stderr
+    before = "first"
+    for again in ("second", "third"):
+        request(tmp_path, again)
+        renewal = ["--in", f"{again}.csr", "--cert", f"{before}.crt", "--key", f"{before}.key"]
+        renewed = pki(site, tmp_path, *signing, *renewal)
+        (tmp_path / f"{again}.crt").write_bytes(renewed.stdout)
+        assert b"Issued certificate is trusted" in renewed.stderr
+        assert certificate(renewed.stdout).subject == certificate(first.stdout).subject
+        assert (
+            certificate(renewed.stdout).public_key()
+            != certificate((tmp_path / f"{before}.crt").read_bytes()).public_key()
+        )
+        before = again
+    assert site.logged().count("/.well-known/est/simplereenroll") == 2
+
+
+def test_strongswan_is_told_no(site: Server, tmp_path: Path) -> None:
+    """A wrong password is 403, none 401, and changed names 400, in strongSwan's words too."""
+    request(tmp_path, "a")
+    wrong = pki(site, tmp_path, "--in", "a.csr", "--userpass", "device:wrong", check=False)
+    assert wrong.returncode != 0
+    assert b"HTTP 403" in wrong.stderr
+    none = pki(site, tmp_path, "--in", "a.csr", check=False)
+    assert none.returncode != 0
+    assert b"HTTP 401" in none.stderr
+    (tmp_path / "a.crt").write_bytes(
+        pki(site, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}").stdout
+    )
+    request(tmp_path, "b", "other.example.com")
+    changed = pki(site, tmp_path, "--in", "b.csr", "--cert", "a.crt", "--key", "a.key", check=False)
+    assert changed.returncode != 0
+    assert b"HTTP 400" in changed.stderr
+
+
+def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "answer") -> tuple[int, bytes]:
+    """Status and body of what curl does."""
+    command = ["curl", "-sS", "--cacert", root(server), "-o", out, "-w", "%{http_code}"]
+    done = run(*command, *options, f"{server.url}/.well-known/est{path}", cwd=cwd)
+    return int(done.stdout), (cwd / out).read_bytes()
+
+
+def openssl_request(cwd: Path, name: str, *options: str) -> None:
+    """A key and a request by openssl, and the base64 of it that openssl wraps."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key"]
+    subject = [] if "-subj" in options else ["-subj", "/CN=device.example.com"]
+    run("openssl", "req", "-new", *key, *subject, *options, "-outform", "der", "-out", f"{name}.der", cwd=cwd)
+    run("openssl", "base64", "-in", f"{name}.der", "-out", f"{name}.b64", cwd=cwd)
+
+
+def post(name: str) -> list[str]:
+    """curl's options that send a request."""
+    return ["-H", "Content-Type: application/pkcs10", "--data-binary", f"@{name}.b64"]
+
+
+def unpack(cwd: Path, name: str) -> None:
+    """The certificate of an answer, by openssl."""
+    run("openssl", "base64", "-d", "-A", "-in", "answer", "-out", "answer.p7", cwd=cwd)
+    run(
+        "openssl",
+        "pkcs7",
+        "-inform",
+        "der",
+        "-in",
+        "answer.p7",
+        "-print_certs",
+        "-out",
+        f"{name}.crt",
+        cwd=cwd,
+    )
+
+
+BASIC = ["-u", f"device:{API_KEY}"]
+
+
+def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
+    """With a label, Basic, and then the certificate; openssl finds both good for a TLS client."""
+    openssl_request(tmp_path, "first")
+    assert curl(site, tmp_path, "/client/simpleenroll", *BASIC, *post("first"))[0] == 200
+    unpack(tmp_path, "first")
+    openssl_request(tmp_path, "second")
+    identity = ["--cert", "first.crt", "--key", "first.key"]
+    for path in ("/simplereenroll", "/client/simplereenroll"):
+        assert curl(site, tmp_path, path, *identity, *post("second"))[0] == 200
+        unpack(tmp_path, "second")
+    assert curl(site, tmp_path, "/cacerts")[0] == 200
+    run("openssl", "base64", "-d", "-A", "-in", "answer", "-out", "ca.p7", cwd=tmp_path)
+    run("openssl", "pkcs7", "-inform", "der", "-in", "ca.p7", "-print_certs", "-out", "ca.pem", cwd=tmp_path)
+    for name in ("first", "second"):
+        verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", root(site)]
+        run(*verify, "-untrusted", "ca.pem", f"{name}.crt", cwd=tmp_path)
+    assert curl(site, tmp_path, "/csrattrs")[0] == 204
+
+
+def test_curl_s_refusals(site: Server, tmp_path: Path) -> None:
+    """Each refusal that a device may meet, by its status."""
+    openssl_request(tmp_path, "a")
+    (tmp_path / "empty.b64").write_bytes(b"")
+    (tmp_path / "large.b64").write_bytes(b"A" * 1_048_576)
+    (tmp_path / "der.b64").write_bytes((tmp_path / "a.der").read_bytes())
+    openssl_request(tmp_path, "b", "-addext", "subjectAltName=DNS:more.example.com")
+    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("a"))[0] == 200
+    unpack(tmp_path, "a")
+    identity = ["--cert", "a.crt", "--key", "a.key"]
+    told = {
+        "no credentials": curl(site, tmp_path, "/simpleenroll", *post("a"))[0],
+        "wrong password": curl(site, tmp_path, "/simpleenroll", "-u", "device:x", *post("a"))[0],
+        "DER": curl(site, tmp_path, "/simpleenroll", *BASIC, *post("der"))[0],
+        "empty": curl(site, tmp_path, "/simpleenroll", *BASIC, *post("empty"))[0],
+        "1 MB": curl(site, tmp_path, "/simpleenroll", *BASIC, *post("large"))[0],
+        "label": curl(site, tmp_path, "/nope/simpleenroll", *BASIC, *post("a"))[0],
+        "no certificate": curl(site, tmp_path, "/simplereenroll", *BASIC, *post("a"))[0],
+        "other names": curl(site, tmp_path, "/simplereenroll", *identity, *post("b"))[0],
+        "another profile": curl(site, tmp_path, "/client/simplereenroll", *identity, *post("a"))[0],
+    }
+    assert told == {
+        "no credentials": 401, "wrong password": 403, "DER": 400, "empty": 400, "1 MB": 413, "label": 404,
+        "no certificate": 403, "other names": 400, "another profile": 403,
+    }  # fmt: skip
+    assert serving.certlet("revoke", tmp_path / "a.crt", cwd=site.log.parent).returncode == 0
+    assert curl(site, tmp_path, "/simplereenroll", *identity, *post("a"))[0] == 403
+
+
+@pytest.mark.parametrize("case", ["expired", "another CA's", "for servers alone"])
+def test_curl_cannot_connect_with_what_is_no_client_s(site: Server, tmp_path: Path, case: str) -> None:
+    """TLS itself refuses them: curl gets no answer, and nothing is issued."""
+    ca = issuer(site.log.parent / "ca")
+    if case == "expired":
+        client = forged(ca, age=timedelta(days=91))
+    elif case == "another CA's":
+        client = stranger()
+    else:
+        client = forged(ca, "server")
+    openssl_request(tmp_path, "a")
+    file = str(key_and(tmp_path, client, csrs.key("p-256")))
+    url = f"{site.url}/.well-known/est/simplereenroll"
+    done = run(
+        "curl", "-sS", "--cacert", root(site), "--cert", file, *post("a"), url, cwd=tmp_path, check=False
+    )
+    assert done.returncode in (35, 52, 55, 56), done  # TLS 1.3 tells a client when it reads the answer
+    assert not done.stdout
+    assert f"certificate:{encoding.serial(client.serial_number)}" not in site.logged()
+
+
+NGINX = """
+daemon off; pid nginx.pid; error_log stderr; worker_processes 1;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate server.pem; ssl_certificate_key server.key;
+    ssl_client_certificate ca.pem; ssl_verify_client on; ssl_verify_depth 2;
+    location / {{ return 200 "$ssl_client_s_dn\\n"; }}
+  }}
+}}
+"""
+
+
+def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None:
+    """nginx with an enrolled server certificate takes an enrolled client's, and not a server's."""
+    openssl_request(tmp_path, "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    openssl_request(tmp_path, "device")
+    openssl_request(tmp_path, "wrong")
+    for name, label in (("server", "server"), ("device", "client"), ("wrong", "server")):
+        assert curl(site, tmp_path, f"/{label}/simpleenroll", *BASIC, *post(name))[0] == 200
+        unpack(tmp_path, name)
+    ca = issuer(site.log.parent / "ca")
+    (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
+    (tmp_path / "ca.pem").write_text("".join(map(pem, ca.authorities)))
+    import socket  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "nginx.conf").write_text(NGINX.format(port=port))
+    command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
+        try:
+            there = [
+                "curl",
+                "-sS",
+                "--retry",
+                "20",
+                "--retry-connrefused",
+                "--retry-delay",
+                "1",
+                "--cacert",
+                root(site),
+            ]
+            url = f"https://localhost:{port}/"
+            seen = run(*there, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
+            assert seen.stdout == b"CN=device.example.com\n"
+            for bad in (["--cert", "wrong.crt", "--key", "wrong.key"], []):
+                refused = run(*there, *bad, url, cwd=tmp_path, check=False)
+                assert b"CN=" not in refused.stdout
+                assert refused.returncode != 0 or b"400 " in refused.stdout
+        finally:
+            nginx.terminate()
+
+
+def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
+    """The five lines of docs/est.md renew a certificate, put it in its place, and leave the old one if refused."""
+    text = (ROOT / "docs" / "est.md").read_text()
+    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    openssl_request(tmp_path, "device")
+    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200
+    unpack(tmp_path, "device")
+    (tmp_path / "root-ca.crt").write_bytes(Path(root(site)).read_bytes())
+    host = urlsplit(site.url).netloc
+    script = script.replace("est.example.com", host).replace(
+        "cd /etc/device", f"cd {shlex.quote(str(tmp_path))}"
+    )
+    assert host in script
+    before = (tmp_path / "device.crt").read_bytes()
+    run("sh", "-c", script, cwd=tmp_path)  # thirty days before its end, and not before
+    assert (tmp_path / "device.crt").read_bytes() == before
+    assert "2592000" in script
+    script = script.replace("2592000", "99999999")
+    run("sh", "-c", script, cwd=tmp_path)
+    after = (tmp_path / "device.crt").read_bytes()
+    assert certificate(after).serial_number != certificate(before).serial_number
+    assert certificate(after).subject == certificate(before).subject
+    assert serving.certlet("revoke", tmp_path / "device.crt", cwd=site.log.parent).returncode == 0
+    assert run("sh", "-c", script, cwd=tmp_path, check=False).returncode != 0
+    assert (tmp_path / "device.crt").read_bytes() == after
