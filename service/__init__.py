@@ -7,19 +7,21 @@
 A certification request goes in at the left, a certificate comes out, nothing is stored. The map:
 
     contract     openapi.yaml: loaded once, made ready for import and for serving
-    pki          the core: requests, keys, names, profiles, issuers, certificates, CRLs. Pure
+    pki          the core: requests, keys, names, profiles, issuers, certificates, renewal, CRLs. Pure
     signers      where the CA's key lives; each returns an ordinary private key. And the lists beside it
     authority    the story: load, prove, permit, template, intent, sign, verify, result
     audit        the record of what was issued: a storageless CA's only memory
     settings     what the environment says
-    web          Connexion: operations, problem documents, who asks
-    gateway      the local API Gateway; knows nothing of certificates
+    credentials  which API key a request carries
+    web          Connexion: operations, EST, problem documents, who asks; API Gateway's authorizer
+    gateway      the local API Gateway, and its HTTPS; knows nothing of certificates
     aws_lambda   handler(event, context): composes all of the above
     foreman      `certlet serve`: the gateway and the function in processes of their own
     cli, client  the command line, and the HTTP client behind `certlet sign`
     check        `certlet check`: what is wrong with the profiles, line by line
 
 Standards: RFC 2986 (requests), 5280 (certificates and CRLs), 5891 (internationalized names), 6979
-(deterministic ECDSA), 7396 (merged profiles), 7468 (PEM), 8555 section 6.7 (the words for refusals), 8813 and
-9881 (key usage), 9457 (problems), 9525 (server names), 9562 (UUIDv7), 9608 (noRevAvail).
+(deterministic ECDSA), 7030 and 8951 (EST), 7396 (merged profiles), 7468 (PEM), 7617 (HTTP Basic), 8555 section
+6.7 (the words for refusals), 8813 and 9881 (key usage), 9457 (problems), 9525 (server names), 9562 (UUIDv7),
+9608 (noRevAvail).
 """

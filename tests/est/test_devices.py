@@ -283,9 +283,14 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
 
 
 def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
-    """The five lines of docs/est.md renew a certificate, put it in its place, and leave the old one if refused."""
-    text = (ROOT / "docs" / "est.md").read_text()
-    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    """The five lines of the README renew a certificate, put it in its place, and leave the old one if refused."""
+    script, again = (
+        re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+        for name in ("README.md", "docs/est.md")
+    )
+    assert script == again
+    (script,) = script
+    assert script.count("\n") == 5
     openssl_request(tmp_path, "device")
     assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200
     unpack(tmp_path, "device")

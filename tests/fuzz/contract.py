@@ -15,6 +15,7 @@ from tests import authorities
 from tests.fuzz import strategies
 
 schemathesis.openapi.format("csr", strategies.csr)
+schemathesis.openapi.format("est-csr", strategies.encoded)
 schemathesis.openapi.format("duration", strategies.duration)
 schemathesis.openapi.format("date-time", strategies.moment)
 
@@ -25,15 +26,22 @@ Tally = Counter[tuple[str, int]]
 
 # What violates the schema by its length alone is 413, and that is a refusal as good as 400.
 _REFUSED: Final = {
-    "negative_data_rejection": {"expected-statuses": ["400", "403", "405", "413", "415", "422"]}
+    "negative_data_rejection": {"expected-statuses": ["400", "401", "403", "404", "405", "413", "415", "422"]}
 }
 # A request that is well-formed, and is refused for what it asks, is 422: of the sign operations alone.
 _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
+# EST says 400 instead, and 403 to whoever presents no certificate.
+_ENROLLABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
 
 
 def signs(context: Any) -> bool:
     """Whether an operation is one of the two that sign one request."""
     return context.operation.label in {"POST /sign", "POST /sign.pem"}
+
+
+def enrolls(context: Any) -> bool:
+    """Whether an operation is EST's."""
+    return "/.well-known/est/" in context.operation.label
 
 
 def keyed(context: Any) -> bool:
@@ -48,11 +56,12 @@ def _as_text(_context: object, value: object) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
-def load(*, refusable: bool) -> Any:
-    """The schema, to be parametrized; `refusable` for the sign operations."""
+def load(*, refusable: bool = False, enrollable: bool = False) -> Any:
+    """The schema, to be parametrized; `refusable` for the sign operations, `enrollable` for EST's."""
+    accepted = _REFUSABLE if refusable else _ENROLLABLE if enrollable else {}
     config = SchemathesisConfig.from_dict(
         {
-            "checks": {**_REFUSED, **(_REFUSABLE if refusable else {})},
+            "checks": {**_REFUSED, **accepted},
             "generation": {"mode": "all", "with-security-parameters": False},
         }
     )

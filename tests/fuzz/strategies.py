@@ -82,6 +82,14 @@ csr = st.one_of(
     st.text(min_size=1, max_size=50),
 )
 
+encoded = st.one_of(
+    good().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    good().map(lambda request: base64.encodebytes(csrs.der(request)).decode()),
+    bad().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    tampered(),
+    st.text(min_size=1, max_size=50),
+)
+
 duration = st.sampled_from(["P1D", "PT1H", "P90D", "P7DT12H", "P91D", "PT1M", "P", "PT", "P99999D"])
 moment = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),

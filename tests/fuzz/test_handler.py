@@ -24,6 +24,7 @@ from tests.fuzz import contract
 sign = contract.load(refusable=True).include(contract.signs)
 public = contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(path="/sign")
 keyed = contract.load(refusable=False).include(contract.keyed)
+est = contract.load(enrollable=True).include(contract.enrolls)
 tally = contract.Tally()
 
 
@@ -118,6 +119,13 @@ def test_public_operations_by_events(case: Any, session: requests.Session) -> No
     ask(case, session, {})
 
 
+@est.parametrize()  # type: ignore[untyped-decorator]
+@settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
+def test_est_by_events(case: Any, session: requests.Session) -> None:
+    """EST over HTTPS answers events as the contract says, whatever is sent."""
+    ask(case, session, {"x-api-key": serving.API_KEY, "X-Forwarded-Proto": "https"})
+
+
 def test_there_was_enough_by_events(session: requests.Session) -> None:
     """A figure that means something, issued and refused."""
     assert session
@@ -125,3 +133,6 @@ def test_there_was_enough_by_events(session: requests.Session) -> None:
     assert tally["POST /sign", 200] >= 50, tally
     assert tally["POST /sign", 422] >= 50, tally
     assert tally["POST /sign/batch", 200] >= 15, tally
+    assert tally["POST /.well-known/est/simpleenroll", 200] >= 5, tally
+    assert tally["POST /.well-known/est/simpleenroll", 400] >= 5, tally
+    assert tally["GET /.well-known/est/{label}/csrattrs", 204] >= 1, tally

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from service.pki import csr, renewal, template
+from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError, UnknownProfile
+from service.pki.issuer import Issuer
+from service.pki.weakness import DenyList
+from tests import authorities, csrs
+from tests.authorities import NOW
+
+
+def made(
+    profile: str = "peer", cn: str | None = "a.example.com", sans: Sequence[str] = (), now: datetime = NOW
+) -> renewal.Presented:
+    """A certificate that the tests' CA signed, as it is presented."""
+    by = authorities.issuer()
+    request = csr.load(csrs.pem(csrs.build(cn, sans)))
+    planned = template.plan(request, authorities.under(profile, by, now=now))
+    signed = by.sign(planned.builder(x509.random_serial_number()))
+    return renewal.load(signed.public_bytes(Encoding.PEM))
+
+
+def subject(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+    """A distinguished name."""
+    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in parts])
+
+
+CN, ORG = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
+COMPARED = [
+    ([(CN, "Anna")], [(CN, "anna")], True),
+    ([(CN, "  Anna   Maria ")], [(CN, "anna maria")], True),
+    ([(CN, "\uff21\uff22\uff23")], [(CN, "abc")], True),
+    ([(CN, "Straße")], [(CN, "STRASSE")], True),
+    ([(CN, "caf\u00e9")], [(CN, "cafe\u0301")], True),
+    ([(CN, "Anna")], [(CN, "Anne")], False),
+    ([(CN, "Anna")], [(ORG, "Anna")], False),
+    ([(CN, "Anna"), (ORG, "x")], [(CN, "Anna")], False),
+    ([(CN, "Anna"), (ORG, "x")], [(ORG, "x"), (CN, "Anna")], False),
+    ([], [], True),
+    ([], [(CN, "Anna")], False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "same"), COMPARED)
+def test_distinguished_names_are_compared(
+    one: list[tuple[x509.ObjectIdentifier, str]],
+    other: list[tuple[x509.ObjectIdentifier, str]],
+    *,
+    same: bool,
+) -> None:
+    """RFC 5280 7.1: neither case, spaces nor compatibility forms count; what and in which order does."""
+    assert (renewal.prepared(subject(*one)) == renewal.prepared(subject(*other))) is same
+
+
+NAMES = [
+    (["dns:a.example.com", "dns:b.example.com"], ["dns:b.example.com", "dns:a.example.com"], 0),
+    (["dns:a.example.com"], ["dns:A.Example.COM"], 0),
+    (["ip:2001:db8::1", "dns:a.example.com"], ["ip:2001:DB8:0::1", "dns:a.example.com"], 0),
+    (["dns:a.example.com"], ["dns:a.example.com", "dns:b.example.com"], 1),
+    (["dns:a.example.com", "dns:b.example.com"], ["dns:a.example.com"], 1),
+    (["dns:a.example.com", "dns:b.example.com"], ["dns:a.example.com", "dns:c.example.com"], 2),
+    (["dns:a.example.com"], ["dns:a.example.com", "ip:10.0.0.1"], 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("had", "asked", "differences"), NAMES)
+def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differences: int) -> None:
+    """Order and spelling do not count; each name too many, and each that is missing, is told."""
+    request = csr.load(csrs.pem(csrs.build("a.example.com", asked)))
+    planned = template.plan(request, authorities.under("peer"))
+    presented = made(sans=had)
+    if not differences:
+        renewal.verify_names(presented, planned)
+        return
+    with pytest.raises(RequestError) as refusal:
+        renewal.verify_names(presented, planned)
+    assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
+
+
+LATER = NOW + timedelta(days=89)
+WHO = [
+    ("peer", NOW, None),
+    ("client", LATER, None),
+    ("server", NOW, "clientAuth"),
+    ("peer", NOW + timedelta(days=91), "not valid now"),
+    ("peer", NOW - timedelta(minutes=6), "not valid now"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("profile", "now", "word"), WHO)
+def test_who_may_renew(profile: str, now: datetime, word: str | None) -> None:
+    """A certificate of this CA, for clients, from its first second to its last."""
+    presented, by = made(profile, sans=["dns:a.example.com"]), authorities.issuer()
+    if word is None:
+        renewal.verify(presented, by, [1], DenyList(), now)
+        return
+    with pytest.raises(NotPermitted, match=word):
+        renewal.verify(presented, by, [1], DenyList(), now)
+
+
+def test_what_was_revoked_or_denied_may_not() -> None:
+    """Its serial number is on the list; or the SHA-256 of its key is."""
+    import hashlib  # noqa: PLC0415
+
+    presented, by = made(), authorities.issuer()
+    with pytest.raises(NotPermitted, match="revoked"):
+        renewal.verify(presented, by, [1, presented.serial_number], DenyList(), NOW)
+    digest = hashlib.sha256(presented.subject_public_key_info).digest()
+    with pytest.raises(NotPermitted, match="deny list"):
+        renewal.verify(presented, by, [], DenyList(frozenset({digest})), NOW)
+
+
+def test_another_ca_s_may_not() -> None:
+    """The very name of the issuer is not enough: its signature is what counts."""
+    other = authorities.ca(public_key=csrs.key("p-384").public_key(), subject=authorities.issuer().subject)
+    by = Issuer(other, [authorities.root()], csrs.key("p-384"))
+    with pytest.raises(NotPermitted, match="not one of this CA"):
+        renewal.verify(made(), by, [], DenyList(), NOW)
+
+
+def test_the_profile_is_the_policy_s() -> None:
+    """The first policy says the profile; a label may say the same, and nothing else."""
+    policy = authorities.profiles()
+    presented = made("client", sans=["dns:a.example.com"])
+    assert renewal.profile(presented, policy, None).name == "client"
+    assert renewal.profile(presented, policy, "client").name == "client"
+    with pytest.raises(NotPermitted, match="of the profile client, not server"):
+        renewal.profile(presented, policy, "server")
+    with pytest.raises(UnknownProfile):
+        renewal.profile(presented, policy, "nope")
+
+
+@pytest.mark.parametrize(
+    "pem", [b"", b"x", b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+def test_what_is_no_certificate(pem: bytes) -> None:
+    """Whatever cannot be read is refused, without a word of it."""
+    with pytest.raises(NotPermitted, match="cannot be read"):
+        renewal.load(pem)
