@@ -21,7 +21,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     check        `certlet check`: what is wrong with the profiles, line by line
 
 Standards: RFC 2986 (requests), 5280 (certificates and CRLs), 5891 (internationalized names), 6979
-(deterministic ECDSA), 7030 and 8951 (EST), 7396 (merged profiles), 7468 (PEM), 7617 (HTTP Basic), 8555 section
-6.7 (the words for refusals), 8813 and 9881 (key usage), 9457 (problems), 9525 (server names), 9562 (UUIDv7),
-9608 (noRevAvail).
+(deterministic ECDSA), 7030 and 8951 (EST), 7396 (merged profiles), 7468 (PEM), 7617 (HTTP Basic), 8555
+section 6.7 (the words for refusals), 8813 and 9881 (key usage), 9457 (problems), 9525 (server names), 9562
+(UUIDv7), 9608 (noRevAvail).
 """

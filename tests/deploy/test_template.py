@@ -93,6 +93,37 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert set(dict(each.split("=") for each in passed.stdout.split())) <= set(parameters)
 
 
+def test_est_is_off_and_goes_with_its_document() -> None:
+    """`make deploy EST=on` says it to the document and to the template; by default there is no domain."""
+    parameters = TREE["Parameters"]
+    assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
+    passed = subprocess.run(
+        [sys.executable, "-m", "deploy.parameters", "--est"],
+        cwd=serving.ROOT, env=serving.environ(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
+    makefile = (serving.ROOT / "Makefile").read_text()
+    assert makefile.count("$(WITH_EST)") == 2
+    for kind in ("Est", "EstRenewal"):
+        domain, mapping = RESOURCES[f"{kind}DomainName"], RESOURCES[f"{kind}Mapping"]
+        condition = "WithEstDomain" if kind == "Est" else "WithEstRenewal"
+        assert domain["Condition"] == mapping["Condition"] == condition
+        assert {"Equals": [{"Ref": "Est"}, "on"]} in TREE["Conditions"][condition]["And"]
+        assert "BasePath" not in mapping["Properties"]  # mapped at /
+        assert domain["Properties"]["SecurityPolicy"] == "TLS_1_2"
+        mutual = domain["Properties"].get("MutualTlsAuthentication")
+        assert mutual == ({"TruststoreUri": {"Ref": "EstTruststore"}} if kind == "EstRenewal" else None)
+
+
+def test_with_est_the_authorizer_is_the_template_s_function() -> None:
+    """The included document's authorizer is the very function, by an address that CloudFormation resolves."""
+    included = contract.includable(authorities.document(), est=True)
+    scheme = included["components"]["securitySchemes"]["authorizer"]
+    uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
+    assert uri == contract.operations(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
+    assert "${Function.Arn}" in uri["Fn::Sub"]
+
+
 def test_the_function_outlives_the_integration_by_a_second() -> None:
     """A Lambda time-out shorter than the integration's would be 502 instead of 504."""
     timeouts = {
