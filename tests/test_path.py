@@ -530,7 +530,8 @@ def test_the_form_is_served_from_the_document(server: Server) -> None:
     assert "script-src 'sha256-" in answer.headers["Content-Security-Policy"]
 
 
-PATHS = list(authorities.document()["paths"])
+PATHS = [path for path in authorities.document()["paths"] if not path.startswith(contract.EST)]
+EST_PATHS = [path for path in authorities.document()["paths"] if path.startswith(contract.EST)]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -556,6 +557,17 @@ def test_preflight(server: Server, path: str) -> None:
     assert answer.headers["Access-Control-Allow-Methods"] == ", ".join(allowed)
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "x-api-key" in answer.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.mark.parametrize("path", EST_PATHS)
+def test_est_has_no_preflight(server: Server, path: str) -> None:
+    """OPTIONS is a method like all others that a path of EST's has not: 405, Allow, and no CORS."""
+    (allowed,) = [each.upper() for each in ("get", "post") if each in authorities.document()["paths"][path]]
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"} - {allowed}:
+        answer = server.request(method, path.replace("{label}", "peer"))
+        assert (answer.status, answer.json()["code"]) == (405, "methodNotAllowed")
+        assert answer.headers["Allow"] == allowed
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 
 @pytest.mark.parametrize("path", ["/", "/nope", "/sign/x", "/%2e%2e/sign", "//sign"])
