@@ -18,6 +18,7 @@ from service.gateway.function import StartError
 
 RENEW_AFTER: Final = 2 / 3  # of what is left of its life when a certificate is got
 RETRY: Final = 60.0  # seconds between attempts to renew it; fewer where it ends sooner
+LEAST_RETRY: Final = 1.0  # seconds, then
 _TIMEOUT: Final = 10.0  # seconds for the function to answer
 _SHORT: Final = {  # RFC 4514's names for what `ssl` spells out; the rest keep theirs
     "commonName": "CN",
@@ -81,9 +82,14 @@ class Tls:
         Raises:
             StartError: the function does not sign it.
         """
-        signed = json.loads((await _answered(invoke, event))["body"])
-        self._take(signed["crt_pem"] + signed["chain_pem"])
-        return datetime.fromisoformat(signed["not_after"]).timestamp()
+        body = (await _answered(invoke, event))["body"]
+        try:
+            signed = json.loads(body)
+            pem, ends = signed["crt_pem"] + signed["chain_pem"], datetime.fromisoformat(signed["not_after"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StartError("what the function answered is no signed certificate") from error
+        self._take(pem)
+        return ends.timestamp()
 
     def _take(self, pem: str) -> None:
         Path(self._certificate).write_text(pem, encoding="ascii")  # OpenSSL reads files alone
@@ -98,13 +104,18 @@ class Tls:
             ends: when the present certificate does.
         """
         while True:
-            left = ends - time.time()
-            await _sleep_until(time.time() + left * RENEW_AFTER)
+            now = time.time()
+            await _sleep_until(now + (ends - now) * RENEW_AFTER)
+            ends = await self._renew(invoke, event, ends)
+
+    async def _renew(self, invoke: Invoke, event: JSON, ends: float) -> float:
+        """Try until it is signed: often enough to succeed before it ends, and on after that."""
+        while True:
             try:
-                ends = await self.enroll(invoke, event)
+                return await self.enroll(invoke, event)
             except (StartError, OSError) as error:
                 _log.error("the server's own certificate is not renewed: %s", error)
-                await asyncio.sleep(min(RETRY, max(1.0, (ends - time.time()) / 10)))
+                await asyncio.sleep(min(RETRY, max(LEAST_RETRY, (ends - time.time()) / 10)))
 
 
 async def _sleep_until(moment: float) -> None:
@@ -119,11 +130,11 @@ async def _answered(invoke: Invoke, event: JSON) -> JSON:
         result: JSON = await invoke({**event, "requestContext": context}, _TIMEOUT)
     except GatewayError as error:
         raise StartError(f"the function did not answer: {error.kind}") from error
-    if result["statusCode"] != 200:  # noqa: PLR2004
-        problem = json.loads(result["body"])
-        reasons = [f"{each['field']}: {each['detail']}" for each in problem.get("errors", ())]
-        raise StartError("; ".join([problem["detail"], *reasons]))
-    return result
+    if result["statusCode"] == 200:  # noqa: PLR2004
+        return result
+    problem = json.loads(result["body"])
+    reasons = [f"{each['field']}: {each['detail']}" for each in problem.get("errors", ())]
+    raise StartError("; ".join([problem["detail"], *reasons]))
 
 
 def client_certificate(connection: ssl.SSLObject | None) -> JSON | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import stat
@@ -43,6 +44,15 @@ def revoked(directory: Path) -> tuple[Revoked, ...]:
         IssuerError: the file is missing, unreadable or malformed.
     """
     path = directory / REVOKED
+    try:
+        now = path.stat()
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
+    return _revoked(path, (now.st_ino, now.st_mtime_ns, now.st_size))
+
+
+@functools.lru_cache(maxsize=4)  # a list of 100,000 takes seconds to read, and every renewal asks for it
+def _revoked(path: Path, _version: tuple[int, int, int]) -> tuple[Revoked, ...]:
     return parse_revoked(_read(path), path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import socket
 import ssl
 import time
@@ -17,9 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from service.gateway import tls
+from service.gateway.contract import GatewayError
 from service.gateway.usage import OWN_NAME
 from service.pki import encoding
-from tests import csrs, serving
+from service.pki.issuer import Issuer
+from tests import authorities, csrs, serving
 from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem
 from tests.est.test_events import stranger
 from tests.serving import API_KEY, Answer, Server
@@ -205,6 +210,48 @@ def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
             kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert kept.recv(100).startswith(b"HTTP/1.1 200")
         assert server.logged().count('"event":"result"') == 2
+
+
+def test_a_failure_is_tried_again_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that does not answer, and one that answers nonsense, are asked again, not two thirds later."""
+    monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
+    by = authorities.issuer()
+    client = forged_of(by)
+    good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
+    answers = iter(
+        [
+            GatewayError("INTEGRATION_TIMEOUT"),
+            {"statusCode": 200, "body": "{}"},
+            {"statusCode": 200, "body": json.dumps(good)},
+        ]
+    )
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key").write_bytes(key)
+
+    async def invoke(_event: dict[str, Any], _timeout: float) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    own_tls = tls.Tls(str(tmp_path / "crt"), str(tmp_path / "key"))
+    kept = own_tls.keep(invoke, {"requestContext": {}}, time.time() + 0.2)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(kept, 3))
+    assert (tmp_path / "crt").read_text() == pem(client)
+    assert next(answers, None) is None
+    assert [each.message.partition(": ")[2] for each in caplog.records] == [
+        "the function did not answer: INTEGRATION_TIMEOUT",
+        "what the function answered is no signed certificate",
+    ]
+
+
+def forged_of(by: Issuer) -> x509.Certificate:
+    """A certificate by the tests' CA, whatever the time."""
+    builder = x509.CertificateBuilder(by.subject, by.subject, csrs.key("p-256").public_key(), 1)
+    return by.sign(builder.not_valid_before(authorities.NOW).not_valid_after(authorities.NOW))
 
 
 def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
