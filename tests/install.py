@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"missing: apt-get install {' '.join(missing)}\n")
         return 1
     if missing:
-        # As if the machine were being set up: Debian starts no server that a package brings.
+        # Runlevel 1: what is installed to be run by a test does not start as a service (invoke-rc.d(8)).
         environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         subprocess.run(["apt-get", "update", "-qq"], check=True, env=environ)
         install = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq"]  # another may be at it

@@ -1,0 +1,150 @@
+// Java judges every case of a folder twice: by CertPathValidator, and by a TLS handshake between two of its own, of which
+// one is shown the certificate. Prints a line for each: "java" or "java-tls", the case, "ok" or what is wrong.
+
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.Socket;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyFactory;
+import java.security.KeyStore;
+import java.security.PrivateKey;
+import java.security.cert.CertPathValidator;
+import java.security.cert.Certificate;
+import java.security.cert.CertificateFactory;
+import java.security.cert.PKIXParameters;
+import java.security.cert.TrustAnchor;
+import java.security.cert.X509CertSelector;
+import java.security.cert.X509Certificate;
+import java.security.spec.PKCS8EncodedKeySpec;
+import java.util.Base64;
+import java.util.List;
+import java.util.Set;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import javax.net.ssl.KeyManager;
+import javax.net.ssl.KeyManagerFactory;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLParameters;
+import javax.net.ssl.SSLServerSocket;
+import javax.net.ssl.SSLSocket;
+import javax.net.ssl.TrustManagerFactory;
+
+class Judge {
+    static final ExecutorService THREAD = Executors.newCachedThreadPool();
+
+    static List<X509Certificate> read(Path file) throws Exception {
+        try (var stream = Files.newInputStream(file)) {
+            return CertificateFactory.getInstance("X.509").generateCertificates(stream).stream()
+                .map(X509Certificate.class::cast).toList();
+        }
+    }
+
+    static void validate(Path folder, String purpose, String host) throws Exception {
+        var parameters = new PKIXParameters(Set.of(new TrustAnchor(read(folder.resolve("root.pem")).get(0), null)));
+        parameters.setRevocationEnabled(false);
+        var selector = new X509CertSelector();
+        if (purpose.equals("server")) {
+            selector.setExtendedKeyUsage(Set.of("1.3.6.1.5.5.7.3.1"));
+            selector.addSubjectAlternativeName(2, host);
+        } else {
+            selector.setExtendedKeyUsage(Set.of("1.3.6.1.5.5.7.3.2"));
+        }
+        parameters.setTargetCertConstraints(selector);
+        var path = CertificateFactory.getInstance("X.509").generateCertPath(read(folder.resolve("bundle.pem")));
+        CertPathValidator.getInstance("PKIX").validate(path, parameters);
+    }
+
+    static KeyManager[] identity(Path folder) throws Exception {
+        var chain = read(folder.resolve("bundle.pem")).toArray(Certificate[]::new);
+        var text = Files.readString(folder.resolve("key.pem")).replaceAll("-----[A-Z ]+-----|\\s", "");
+        PrivateKey key = KeyFactory.getInstance(chain[0].getPublicKey().getAlgorithm())
+            .generatePrivate(new PKCS8EncodedKeySpec(Base64.getDecoder().decode(text)));
+        var store = KeyStore.getInstance("JKS");
+        store.load(null, null);
+        store.setKeyEntry("own", key, new char[0], chain);
+        var factory = KeyManagerFactory.getInstance("PKIX");
+        factory.init(store, new char[0]);
+        return factory.getKeyManagers();
+    }
+
+    static SSLContext context(Path own, Path trusted) throws Exception {
+        var store = KeyStore.getInstance("JKS");
+        store.load(null, null);
+        store.setCertificateEntry("root", read(trusted.resolve("root.pem")).get(0));
+        var factory = TrustManagerFactory.getInstance("PKIX");
+        factory.init(store);
+        var context = SSLContext.getInstance("TLS");
+        context.init(identity(own), factory.getTrustManagers(), null);
+        return context;
+    }
+
+    /** One end of a connection, to its very end: a server of TLS 1.3 judges its client after that one is content. */
+    static Void talk(SSLSocket socket) throws IOException {
+        try (socket) {
+            socket.setSoTimeout(10_000);
+            socket.startHandshake();
+            socket.getOutputStream().write(1);
+            socket.getInputStream().read();
+        }
+        return null;
+    }
+
+    static void handshake(Path folder, Path reference, String purpose, String host) throws Exception {
+        boolean isServer = purpose.equals("server");
+        var serving = isServer ? context(folder, reference) : context(reference, folder);
+        var calling = isServer ? context(reference, folder) : context(folder, reference);
+        try (var listener = (SSLServerSocket) serving.getServerSocketFactory()
+                .createServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+            listener.setNeedClientAuth(true);
+            Future<Void> server = THREAD.submit(() -> talk((SSLSocket) listener.accept()));
+            var raw = new Socket(listener.getInetAddress(), listener.getLocalPort());
+            var socket = (SSLSocket) calling.getSocketFactory().createSocket(raw, host, listener.getLocalPort(), true);
+            SSLParameters parameters = socket.getSSLParameters();
+            parameters.setEndpointIdentificationAlgorithm("HTTPS");
+            socket.setSSLParameters(parameters);
+            Future<Void> client = THREAD.submit(() -> talk(socket));
+            Future<Void> judging = isServer ? client : server;
+            Future<Void> judged = isServer ? server : client;
+            try {
+                judging.get();
+            } finally {
+                try {
+                    judged.get();
+                } catch (Exception refused) {
+                    // The other end has the reason.
+                }
+            }
+        }
+    }
+
+    interface Trial {
+        void run() throws Exception;
+    }
+
+    static String verdict(Trial trial) {
+        try {
+            trial.run();
+            return "ok";
+        } catch (Exception fault) {
+            Throwable cause = fault;
+            while (cause.getCause() != null) {
+                cause = cause.getCause();
+            }
+            return cause.toString().replaceAll("\\s+", " ");
+        }
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        Path directory = Path.of(arguments[0]), reference = Path.of(arguments[1]);
+        Files.readAllLines(directory.resolve("cases.tsv")).parallelStream().forEach(line -> {
+            String[] part = line.split("\t");
+            Path folder = directory.resolve(part[0]);
+            String path = verdict(() -> validate(folder, part[1], part[2]));
+            String tls = verdict(() -> handshake(folder, reference, part[1], part[2]));
+            System.out.printf("java\t%s\t%s%njava-tls\t%s\t%s%n", part[0], path, part[0], tls);
+        });
+        THREAD.shutdown();
+    }
+}

@@ -1,0 +1,36 @@
+"""All cases and all verdicts, made once; and the matrix, printed at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.judges import cases, matrix, panel
+from tests.judges.cases import Exhibits
+from tests.judges.panel import Verdicts
+
+_JUDGED = pytest.StashKey[tuple[Verdicts, dict[str, float]]]()
+
+
+@pytest.fixture(scope="session")
+def exhibits() -> Exhibits:
+    """Every case, and its certificates."""
+    return dict(cases.positives()) | dict(cases.twins())
+
+
+@pytest.fixture(scope="session")
+def verdicts(
+    exhibits: Exhibits, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Verdicts:
+    """What every judge says of every case."""
+    directory = tmp_path_factory.mktemp("judged")
+    cases.write(directory, exhibits)
+    pytestconfig.stash[_JUDGED] = panel.judge(directory, exhibits)
+    return pytestconfig.stash[_JUDGED][0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The matrix."""
+    if _JUDGED in config.stash:
+        terminalreporter.section("certificates judged by others")
+        for line in matrix.lines(*config.stash[_JUDGED]):
+            terminalreporter.write_line(line)

@@ -1,0 +1,56 @@
+// Go's crypto/x509 judges every case of a folder. Prints a line for each: "go", the case, "ok" or what is wrong.
+package main
+
+import (
+	"bufio"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+func read(folder, name string) *x509.Certificate {
+	text, err := os.ReadFile(filepath.Join(folder, name))
+	if err != nil {
+		panic(err)
+	}
+	block, _ := pem.Decode(text)
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		panic(err)
+	}
+	return certificate
+}
+
+func judge(folder, purpose, host string) (verdict string) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			verdict = fmt.Sprint(fault)
+		}
+	}()
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool()}
+	options.Roots.AddCert(read(folder, "root.pem"))
+	options.Intermediates.AddCert(read(folder, "chain.pem"))
+	options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if purpose == "server" {
+		options.KeyUsages[0], options.DNSName = x509.ExtKeyUsageServerAuth, host
+	}
+	if _, err := read(folder, "leaf.pem").Verify(options); err != nil {
+		return err.Error()
+	}
+	return "ok"
+}
+
+func main() {
+	cases, err := os.Open(filepath.Join(os.Args[1], "cases.tsv"))
+	if err != nil {
+		panic(err)
+	}
+	for lines := bufio.NewScanner(cases); lines.Scan(); {
+		part := strings.Split(lines.Text(), "\t")
+		verdict := judge(filepath.Join(os.Args[1], part[0]), part[1], part[2])
+		fmt.Printf("go\t%s\t%s\n", part[0], strings.Join(strings.Fields(verdict), " "))
+	}
+}
