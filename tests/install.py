@@ -14,7 +14,9 @@ from pathlib import Path
 
 
 def _is_there(command: str) -> bool:
-    return Path(command).exists() if "/" in command else bool(shutil.which(command))
+    """Whether a command, or a file, is there; Debian has servers where not everybody looks."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    return Path(command).exists() if "/" in command else bool(shutil.which(command, path=path))
 
 
 def main(arguments: list[str] | None = None) -> int:
