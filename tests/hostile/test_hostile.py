@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from service import aws_lambda
+from service.gateway.function import Context
+from tests import serving
+from tests.hostile import der, laws, strategies
+from tests.hostile.laws import Judge
+from tests.hostile.strategies import VARIANTS, Family, Sent
+from tests.serving import API_KEY, Server
+
+# `make nightly` sets both: how many requests in all, and where its seeds begin.
+REQUESTS: Final = int(os.environ.get("HOSTILE_REQUESTS", "3000"))
+SEED: Final = int(os.environ.get("HOSTILE_SEED", "0"))
+BY_HTTP: Final = 10  # one in so many
+ROUND: Final = 300
+ROUNDS: Final = range(REQUESTS * (BY_HTTP - 1) // BY_HTTP // ROUND)
+HTTP_ROUNDS: Final = range(REQUESTS // BY_HTTP // ROUND)
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+Ask = Callable[[Sent], tuple[int, bytes, float]]
+"""Sends a request; the status, the body, and the seconds of a processor that it took."""
+
+
+def body_of(sent: Sent) -> bytes:
+    """The body of the HTTP request."""
+    return sent.body if isinstance(sent.body, bytes) else json.dumps(sent.body).encode()
+
+
+def event(sent: Sent) -> dict[str, Any]:
+    """The proxy event that API Gateway makes of it."""
+    path, _, query = sent.path.partition("?")
+    parameters = {"profile": query.partition("=")[2]} if query else None
+    headers = {"Content-Type": sent.media_type}
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": "POST",
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": parameters,
+        "multiValueQueryStringParameters": parameters and {name: [value] for name, value in parameters.items()},
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {"requestId": str(uuid.uuid4()), "stage": "prod", "identity": {"apiKeyId": "abc123"}},
+        "body": base64.b64encode(body_of(sent)).decode(),
+        "isBase64Encoded": True,
+    }  # fmt: skip
+
+
+def by_event(sent: Sent) -> tuple[int, bytes, float]:
+    """The Lambda handler's answer."""
+    made, began = event(sent), time.process_time()
+    result = aws_lambda.handler(made, Context("hostile", time.monotonic() + 60))
+    seconds = time.process_time() - began
+    body = base64.b64decode(result["body"]) if result["isBase64Encoded"] else result["body"].encode()
+    return result["statusCode"], body, seconds
+
+
+def by_http(server: Server) -> Ask:
+    """A running server's answer."""
+    processes = family(server.process.pid)
+
+    def ask(sent: Sent) -> tuple[int, bytes, float]:
+        began = worked(processes)
+        headers = {"Content-Type": sent.media_type, "x-api-key": API_KEY}
+        answer = server.request("POST", sent.path, body_of(sent), headers)
+        return answer.status, answer.body, worked(processes) - began
+
+    return ask
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
+def worked(processes: list[int]) -> float:
+    """How many seconds of a processor they have used."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The handler in this process, with a CA of its own; the CA's folder."""
+    directory = tmp_path_factory.mktemp("handler")
+    assert serving.certlet("init", "ca", cwd=directory).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CERTLET_")]:
+            patch.delenv(name)
+        patch.setenv("CERTLET_CA", str(directory / "ca"))
+        patch.setenv("CERTLET_AUDIT_LOG", str(directory / "audit.log"))
+        yield directory / "ca"
+
+
+def hold(number: int, ask: Ask, authorities: dict[str, str], folder: Path) -> None:
+    """One round: many requests, each held to the laws; then enough of each kind, and OpenSSL's verdict."""
+    judge = Judge(x509.load_pem_x509_certificate(authorities["ca_pem"].encode()))
+
+    @seed(SEED + number)
+    @settings(
+        max_examples=ROUND // VARIANTS,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategies.family())
+    def every_request(family: Family) -> None:
+        for sent in family.members():
+            judge.hear(sent, *ask(sent))
+
+    every_request()
+    assert judge.seen["200"] >= ROUND // 25, judge.seen
+    assert judge.seen["422"] >= ROUND // 4, judge.seen
+    assert all(judge.seen[code] for code in ("badCSR", "rejectedIdentifier")), judge.seen
+    assert laws.verify(judge.issued, authorities["ca_pem"], authorities["root_pem"], folder)
+
+
+def plain(kind: str, public: bytes) -> Sent:
+    """A request for one host, as it should be but for its key."""
+    names = der.tlv(der.SEQUENCE, der.tlv(b"\x82", b"a.example"))
+    value = der.tlv(der.SEQUENCE, der.oid("2.5.29.17"), der.tlv(der.OCTET_STRING, names))
+    wanted = der.tlv(
+        der.SEQUENCE, der.oid("1.2.840.113549.1.9.14"), der.tlv(der.SET, der.tlv(der.SEQUENCE, value))
+    )
+    info = der.tlv(
+        der.SEQUENCE, der.integer(0), der.tlv(der.SEQUENCE), public, der.tlv(der.ATTRIBUTES, wanted)
+    )
+    whole = strategies.assembled(info, *strategies.sign(kind, 0, info))
+    return Sent("/sign.pem?profile=server", "application/pkcs10", whole, whole, "server")
+
+
+@pytest.mark.usefixtures("authority")
+@pytest.mark.parametrize("kind", strategies.GOOD_KEYS)
+def test_good_keys(kind: str) -> None:
+    """What the strategies build by hand is a good request, for every kind of key."""
+    assert by_event(plain(kind, strategies.spki(kind)))[0] == 200
+
+
+@pytest.mark.usefixtures("authority")
+@pytest.mark.parametrize("kind", strategies.ODD_KEYS)
+def test_odd_keys(kind: str) -> None:
+    """The negative twins: a good signature by a key that is not certified."""
+    status, body, _ = by_event(plain(kind, strategies.spki(kind)))
+    assert (status, {each["code"] for each in json.loads(body)["errors"]} <= {"badPublicKey", "badSignatureAlgorithm"}) == (422, True)  # fmt: skip
+
+
+@pytest.mark.usefixtures("authority")
+@pytest.mark.parametrize("number", range(len(strategies.odd_spkis())))
+def test_keys_that_are_none(number: int) -> None:
+    """Points, moduli and exponents that no key has are refused as keys, before any work is done on them; a key
+    that is one, of which nobody has the private half, is refused for its signature.
+    """
+    status, body, seconds = by_event(plain("p-256", strategies.odd_spkis()[number]))
+    code = "badCSR" if number in strategies.READABLE else "badPublicKey"
+    assert (status, json.loads(body)["code"]) == (422, code)
+    assert seconds < 0.25
+
+
+@pytest.mark.parametrize("number", ROUNDS)
+def test_requests_by_events(number: int, authority: Path, tmp_path: Path) -> None:
+    """Whatever is sent: no 500, no second of work, no refusal without a reason, no certificate that is not
+    just what was asked for and permitted, by the signature, names, key and extensions in its own octets.
+    """
+    known = {f"{name}_pem": (authority / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
+    hold(number, by_event, known, tmp_path)
+
+
+@pytest.mark.parametrize("number", HTTP_ROUNDS)
+def test_requests_by_http(number: int, server: Server, tmp_path: Path) -> None:
+    """The same through a real server, over HTTP."""
+    hold(-1 - number, by_http(server), server.request("GET", "/ca").json(), tmp_path)
