@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci setup zip deploy bench form lock clean
+.PHONY: run test ci nightly setup zip deploy bench form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -14,7 +14,12 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,judges,est,deploy,bench
+	.venv/bin/tox run -e gateway,browser,judges,hostile,est,deploy,bench
+
+# The long forms: 200,000 hostile requests, and ten minutes of coverage-guided fuzzing. SEED repeats a night's requests.
+SEED ?= $(shell date +%s)
+nightly: setup .venv/tox
+	HOSTILE_REQUESTS=200000 HOSTILE_SEED=$(SEED) HOSTILE_GUIDED_SECONDS=600 nice -n 19 .venv/bin/tox run -e hostile -- -rP
 
 setup: .venv/bin/certlet
 

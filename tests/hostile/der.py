@@ -118,13 +118,12 @@ class _Reader:
         return self._made(tag, self._octets(count))
 
     def _made(self, tag: bytes, body: bytes) -> Node:
-        if tag[0] & _CONSTRUCTED:
-            return Node(tag, children=parse(body, self.depth + 1))
         prefix = body[:1] if tag == BIT_STRING else b""
-        if tag in (OCTET_STRING, BIT_STRING) and body[len(prefix) :][:1] in (SEQUENCE, OCTET_STRING, BIT_STRING):  # fmt: skip
+        wrapped = tag in (OCTET_STRING, BIT_STRING) and body[len(prefix) :][:1] in (SEQUENCE, OCTET_STRING, BIT_STRING)  # fmt: skip
+        if self.depth < _MAX_DEPTH and (wrapped or tag[0] & _CONSTRUCTED):
             try:
                 return Node(tag, children=parse(body[len(prefix) :], self.depth + 1), prefix=prefix)
-            except (ValueError, IndexError):
+            except (ValueError, IndexError):  # octets, as what lies too deep
                 pass
         return Node(tag, body)
 
@@ -140,13 +139,11 @@ class _Reader:
 
 
 def parse(data: bytes, depth: int = 0) -> list[Node]:
-    """The TLVs that octets are, with what stands in OCTET STRINGs and BIT STRINGs.
+    """The TLVs that octets are, with what stands in OCTET STRINGs and BIT STRINGs; each as far as it is DER.
 
     Raises:
-        ValueError, IndexError: they are none, or nested too deeply.
+        ValueError, IndexError: they are none.
     """
-    if depth > _MAX_DEPTH:
-        raise ValueError("nested too deeply")
     reader = _Reader(data, depth=depth)
     found = []
     while reader.at < len(data):

@@ -281,7 +281,7 @@ def _nest(chance: Random, node: Node, _nodes: list[Node]) -> None:
 _CHANGES: Final = (_retag, _rewrite, _rewrite, _lie, _reform, _drop, _double, _swap, _graft, _nest)
 
 
-def _changed(chance: Random, data: bytes) -> bytes:
+def changed(chance: Random, data: bytes) -> bytes:
     """DER with one to three of its TLVs changed; the lengths around them are right again."""
     try:
         root = der.parse(data)[0]
@@ -349,11 +349,12 @@ class Family:
     def _variant(self, chance: Random, number: int) -> bytes:
         way = chance.random() if number else 0.0
         # Most changes are signed by the key: they are the ones that get past the proof of possession.
-        info = _changed(chance, self.info) if 0.2 < way < 0.75 else self.info
-        whole = assembled(info, *sign(self.kind, self.which, info))
-        if way < 0.75:
+        info = changed(chance, self.info) if 0.35 < way < 0.8 else self.info
+        which = chance.randrange(4) if chance.random() < 0.1 else self.which
+        whole = assembled(info, *sign(self.kind, which, info))
+        if way < 0.8:
             return whole
-        return _changed(chance, whole) if way < 0.88 else _bent(chance, whole)
+        return changed(chance, whole) if way < 0.9 else _bent(chance, whole)
 
 
 @st.composite

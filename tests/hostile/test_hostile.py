@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -107,8 +109,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory / "ca"
 
 
-def hold(number: int, ask: Ask, authorities: dict[str, str], folder: Path) -> None:
-    """One round: many requests, each held to the laws; then enough of each kind, and OpenSSL's verdict."""
+@pytest.fixture(scope="module")
+def seen() -> Iterator[Counter[str]]:
+    """How often there was each status and each code, in all rounds; in the end, whether that was enough."""
+    counts: Counter[str] = Counter()
+    yield counts
+    total = counts["200"] + counts["422"]
+    assert counts["200"] >= total // 20, counts
+    assert all(counts[code] >= total // 1000 for code in laws.CODES), counts
+    sys.stdout.write(f"{dict(counts)}\n")
+
+
+def hold(number: int, ask: Ask, authorities: dict[str, str], folder: Path) -> Counter[str]:
+    """One round: many requests, each held to the laws, and OpenSSL's verdict on what was issued; its counts."""
     judge = Judge(x509.load_pem_x509_certificate(authorities["ca_pem"].encode()))
 
     @seed(SEED + number)
@@ -125,10 +138,9 @@ def hold(number: int, ask: Ask, authorities: dict[str, str], folder: Path) -> No
             judge.hear(sent, *ask(sent))
 
     every_request()
-    assert judge.seen["200"] >= ROUND // 25, judge.seen
-    assert judge.seen["422"] >= ROUND // 4, judge.seen
-    assert all(judge.seen[code] for code in ("badCSR", "rejectedIdentifier")), judge.seen
+    assert sum(judge.seen[status] for status in ("200", "400", "413", "422")) >= ROUND, judge.seen
     assert laws.verify(judge.issued, authorities["ca_pem"], authorities["root_pem"], folder)
+    return judge.seen
 
 
 def plain(kind: str, public: bytes) -> Sent:
@@ -173,15 +185,15 @@ def test_keys_that_are_none(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", ROUNDS)
-def test_requests_by_events(number: int, authority: Path, tmp_path: Path) -> None:
+def test_requests_by_events(number: int, authority: Path, seen: Counter[str], tmp_path: Path) -> None:
     """Whatever is sent: no 500, no second of work, no refusal without a reason, no certificate that is not
     just what was asked for and permitted, by the signature, names, key and extensions in its own octets.
     """
     known = {f"{name}_pem": (authority / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
-    hold(number, by_event, known, tmp_path)
+    seen += hold(number, by_event, known, tmp_path)
 
 
 @pytest.mark.parametrize("number", HTTP_ROUNDS)
-def test_requests_by_http(number: int, server: Server, tmp_path: Path) -> None:
+def test_requests_by_http(number: int, server: Server, seen: Counter[str], tmp_path: Path) -> None:
     """The same through a real server, over HTTP."""
-    hold(-1 - number, by_http(server), server.request("GET", "/ca").json(), tmp_path)
+    seen += hold(-1 - number, by_http(server), server.request("GET", "/ca").json(), tmp_path)
