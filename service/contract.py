@@ -330,8 +330,8 @@ def _render(node: Any, document: Document, substitutions: dict[str, str]) -> Any
 
 
 def _is_documentation(key: str, node: Document) -> bool:
-    """Whether this is a keyword of a schema, parameter or media type that API Gateway ignores or
-    refuses; a property, or a response, of that name is none.
+    """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
+    or refuses; a property, or a response, of that name is none.
     """
     describes = isinstance(node.get("type"), str) or "schema" in node
-    return describes and key in _DOCUMENTATION_ONLY
+    return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)

@@ -195,6 +195,14 @@ def test_rendering_keeps_names_that_look_like_keywords() -> None:
     assert "default" not in RENDERED["components"]["schemas"]["ProfileName"]
 
 
+def test_rendering_leaves_links_and_examples_out() -> None:
+    """What is for readers and testers of the contract does not reach API Gateway."""
+    assert "links" in DOCUMENT["paths"]["/profiles"]["get"]["responses"]["200"]
+    assert "links" not in RENDERED["paths"]["/profiles"]["get"]["responses"]["200"]
+    assert "example" in DOCUMENT["paths"]["/sign.pem"]["post"]["requestBody"]["content"]["text/plain"]
+    assert "example" not in RENDERED["paths"]["/sign.pem"]["post"]["requestBody"]["content"]["text/plain"]
+
+
 def test_the_request_s_profiles_are_the_profiles() -> None:
     """What a request may name is what `x-certificate-profiles` holds."""
     named = DOCUMENT["components"]["schemas"]["ProfileName"]["enum"]

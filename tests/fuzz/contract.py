@@ -24,6 +24,14 @@ RELAXED: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck
 Tally = Counter[tuple[str, int]]
 """How many answers of each status each operation gave."""
 
+Ways = Counter[tuple[str, str, str]]
+"""How many requests of each phase and mode each operation got: `("POST /sign", "coverage", "negative")`."""
+
+# What each operation gets. A contract has examples only of what it takes a body for, and no request that
+# breaks a schema can be drawn where nothing is stated; the coverage phase has wrong methods and so on.
+_PLAIN: Final = {("coverage", "positive"), ("coverage", "negative"), ("fuzzing", "positive")}
+_BODY: Final = _PLAIN | {("examples", "positive"), ("fuzzing", "negative")}
+
 # What violates the schema by its length alone is 413, and that is a refusal as good as 400.
 _REFUSED: Final = {
     "negative_data_rejection": {"expected-statuses": ["400", "401", "403", "404", "405", "413", "415", "422"]}
@@ -47,6 +55,21 @@ def enrolls(context: Any) -> bool:
 def keyed(context: Any) -> bool:
     """Whether an operation is another one that wants an API key."""
     return context.operation.label in {"POST /sign/batch", "GET /profiles/mine"}
+
+
+def count(ways: Ways, case: Any) -> None:
+    """Note how a case was made."""
+    ways[case.operation.label, case.meta.phase.name.value, case.meta.generation.mode.value] += 1
+
+
+def missing(ways: Ways) -> set[tuple[str, str, str]]:
+    """Which phases and modes which operations did not get."""
+    wanted = set()
+    for each in load(refusable=False).get_all_operations():
+        operation = each.ok()
+        kinds = _BODY if operation.body else _PLAIN
+        wanted |= {(operation.label, phase, mode) for phase, mode in kinds}
+    return wanted - set(ways)
 
 
 @schemathesis.serializer("application/pkcs10", "application/x-pem-file")

@@ -12,10 +12,12 @@ sign = contract.load(refusable=True).include(contract.signs)
 keyed = contract.load(refusable=False).include(contract.keyed)
 others = contract.load(refusable=False).exclude(contract.signs)
 tally = contract.Tally()
+ways = contract.Ways()
 
 
 def ask(case: Any, server: Server, headers: dict[str, str]) -> None:
     """Send one case, and apply every check."""
+    contract.count(ways, case)
     response = case.call(base_url=server.url, headers=headers)
     tally[f"{case.method} {case.path}", response.status_code] += 1
     case.validate_response(response, headers=headers)
@@ -49,3 +51,9 @@ def test_there_was_enough() -> None:
     assert tally["POST /sign", 200] >= 300, tally
     assert tally["POST /sign", 422] >= 300, tally
     assert tally["POST /sign/batch", 200] >= 50, tally
+
+
+@pytest.mark.usefixtures("server")
+def test_every_phase_and_mode() -> None:
+    """Every operation got examples, coverage and fuzzing, good data and bad, as far as it has any."""
+    assert not contract.missing(ways), ways

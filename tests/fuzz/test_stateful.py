@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import pytest
+from hypothesis import settings
+from schemathesis.generation.stateful import run_state_machine_as_test
+
+from tests.fuzz import contract
+from tests.serving import API_KEY, Server
+
+# What leads where, by the contract's links.
+LINKS: Final = {
+    ("GET /profiles", "POST /sign.pem"),
+    ("GET /profiles/mine", "POST /sign.pem"),
+    ("POST /sign", "POST /sign"),
+}
+Machine: Any = contract.load(refusable=True).as_state_machine()
+
+
+@pytest.fixture(scope="module")
+def followed(server: Server) -> Counter[tuple[str, str, int]]:
+    """How often each link was followed, with what was found, and to which status; every check was applied."""
+    counts: Counter[tuple[str, str, int]] = Counter()
+
+    class Followed(Machine):  # type: ignore[misc]  # made at run time
+        """Sends each step to the server."""
+
+        def get_call_kwargs(self, _case: Any) -> dict[str, Any]:
+            return {"base_url": server.url, "headers": {"x-api-key": API_KEY}}
+
+        def validate_response(self, response: Any, case: Any, **_kwargs: Any) -> None:
+            case.validate_response(response, headers={"x-api-key": API_KEY})
+
+        def step(self, input: Any) -> Any:  # noqa: A002 - Schemathesis's own name
+            output = super().step(input)
+            if input.transition and input.applied_parameters:
+                parent = input.transition.parent_id
+                counts[self.labels[parent], input.case.operation.label, output.response.status_code] += 1
+            self.labels[input.case.id] = input.case.operation.label
+            return output
+
+        def setup(self) -> None:
+            super().setup()
+            self.labels: dict[str, str] = {}
+
+    run_state_machine_as_test(
+        Followed,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=4,
+            deadline=None,
+            derandomize=True,  # few dry runs are of good requests, so that luck would have a say
+            suppress_health_check=contract.RELAXED,
+        ),
+    )
+    return counts
+
+
+def test_links_lead_to_certificates(followed: Counter[tuple[str, str, int]]) -> None:
+    """Each link of the contract was followed, none that it has not; each led to a certificate, or a dry run's."""
+    assert {(source, target) for source, target, _ in followed} == LINKS, followed
+    for source, target in LINKS:
+        assert followed[source, target, 200] + followed[source, target, 202], followed
