@@ -38,6 +38,12 @@ _REFUSED: Final = {
 }
 # A request that is well-formed, and is refused for what it asks, is 422: of the sign operations alone.
 _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
+# What is wrong with a request of a batch is told in its result: to break a `format` alone breaks no schema.
+_BATCHED: Final = {
+    "negative_data_rejection": {
+        "expected-statuses": ["200", "400", "401", "403", "404", "405", "413", "415", "422"]
+    }
+}
 # EST says 400 instead, and 403 to whoever presents no certificate.
 _ENROLLABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
 
@@ -79,12 +85,14 @@ def _as_text(_context: object, value: object) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
-def load(*, refusable: bool = False, enrollable: bool = False) -> Any:
-    """The schema, to be parametrized; `refusable` for the sign operations, `enrollable` for EST's."""
+def load(*, refusable: bool = False, enrollable: bool = False, batched: bool = False) -> Any:
+    """The schema, to be parametrized; `refusable` for the sign operations, `enrollable` for EST's, `batched`
+    for those with a key, of which one is the batch.
+    """
     accepted = _REFUSABLE if refusable else _ENROLLABLE if enrollable else {}
     config = SchemathesisConfig.from_dict(
         {
-            "checks": {**_REFUSED, **accepted},
+            "checks": {**(_BATCHED if batched else _REFUSED), **accepted},
             "generation": {"mode": "all", "with-security-parameters": False},
         }
     )

@@ -23,7 +23,7 @@ from tests.fuzz import contract
 
 sign = contract.load(refusable=True).include(contract.signs)
 public = contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(path="/sign")
-keyed = contract.load(refusable=False).include(contract.keyed)
+keyed = contract.load(batched=True).include(contract.keyed)
 est = contract.load(enrollable=True).include(contract.enrolls)
 tally = contract.Tally()
 

@@ -9,7 +9,7 @@ from tests.fuzz import contract
 from tests.serving import API_KEY, Server
 
 sign = contract.load(refusable=True).include(contract.signs)
-keyed = contract.load(refusable=False).include(contract.keyed)
+keyed = contract.load(batched=True).include(contract.keyed)
 others = contract.load(refusable=False).exclude(contract.signs)
 tally = contract.Tally()
 ways = contract.Ways()
