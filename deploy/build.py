@@ -107,6 +107,7 @@ _LEFT_OUT: Final = (
     "gateway",
     "openapi.yaml",
     "profiles.schema.json",
+    "secrecy.py",
     "__pycache__",
 )
 _UNUSED: Final = ("bin", "cffi", "share")  # cryptography needs _cffi_backend alone

@@ -12,6 +12,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     authority    the story: load, prove, permit, template, intent, sign, verify, result
     audit        the record of what was issued: a storageless CA's only memory
     settings     what the environment says
+    secrecy      no core files of processes that hold secrets
     credentials  which API key a request carries
     web          Connexion: operations, EST, problem documents, who asks; API Gateway's authorizer
     gateway      the local API Gateway, and its HTTPS; knows nothing of certificates

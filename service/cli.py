@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import check, client, contract, foreman, many
+from service import check, client, contract, foreman, many, secrecy
 from service.foreman import Foreman, ServeError
 from service.gateway import usage
 from service.gateway.server import Configuration
@@ -183,6 +183,7 @@ def _take_profiles(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    secrecy.seal()
     if bool(options.tls_cert) != bool(options.tls_key):
         raise CommandError("--tls-cert and --tls-key go together")
     if options.tls and options.tls_cert:
@@ -311,6 +312,7 @@ def _init_in_child(directory: Path) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
+    secrecy.seal()
     passphrase = _passphrase()
     try:
         hierarchy = ceremony.hold(
@@ -329,6 +331,7 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _rollover(options: argparse.Namespace) -> None:
+    secrecy.seal()
     passphrase = _passphrase()
     certificate, chain = file.chain(options.old)
     if not chain:

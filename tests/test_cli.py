@@ -432,7 +432,10 @@ def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> No
 
 
 def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
-    """Neither the passphrase, AWS's credentials nor the CA's private scalar is in the gateway's memory."""
+    """Neither the passphrase, AWS's credentials nor the CA's private scalar is in the gateway's memory.
+
+    Root alone can look: the processes are sealed, and another process of the same user gets nothing.
+    """
     secret = "a passphrase that stands nowhere else"  # noqa: S105
     credential = "an AWS credential that stands nowhere else"
     env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": credential}
@@ -449,6 +452,11 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
             base64.b64encode(scalar),
         ]
         found = {}
+        if os.geteuid() != 0:
+            for pid in (server.process.pid, *_descendants(server.process.pid)):
+                with pytest.raises(PermissionError):
+                    _memory(pid)
+            return
         for pid in _descendants(server.process.pid):
             memory = _memory(pid)
             found[_command(pid).split()[3]] = [needle in memory for needle in needles]

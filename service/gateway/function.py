@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service import secrecy
 from service.gateway.contract import GatewayError
 
 WAIT_FOR_IDLE: Final = 1.0  # seconds, before the caller is told that all are busy
@@ -192,6 +193,7 @@ def main(arguments: list[str]) -> int:
 
     The module may have a `prepare()`, called once before the first event: Lambda's init phase.
     """
+    secrecy.seal()
     for number in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the gateway will end us
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(arguments[0]))

@@ -21,7 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from service import audit, credentials
+from service import audit, credentials, secrecy
 from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.function import Function, Process, StartError
@@ -361,6 +361,7 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
 
 def main(arguments: list[str]) -> int:
     """Be the HTTP process: `DESCRIPTOR` of the line to the foreman."""
+    secrecy.seal()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     with socket.socket(fileno=int(arguments[0])) as line:
         first = bytearray()

@@ -1,0 +1,108 @@
+"""No core file: processes that hold secrets are sealed (`service.secrecy`)."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import csrs, serving
+
+UNBOUNDED = ["sh", "-c", 'ulimit -c "$(ulimit -H -c)"; exec "$@"', "sh"]
+SEAL = "from service.secrecy import seal; seal()"
+PIPED = Path("/proc/sys/kernel/core_pattern").read_text().startswith("|")
+HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
+
+
+def processes(server: serving.Server) -> dict[int, str]:
+    """The server's processes, and which module each of them is."""
+
+    def beneath(pid: int) -> list[int]:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [each for child in map(int, children) for each in (child, *beneath(child))]
+
+    found = {}
+    for pid in (server.process.pid, *beneath(server.process.pid)):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        found[pid] = words[words.index("-m") + 1]
+    return found
+
+
+def dumps(directory: Path, *steps: str) -> bool:
+    """Whether a process that does these steps and aborts has its memory dumped."""
+    code = "; ".join([*steps, "import os", "os.abort()"])
+    process = subprocess.Popen(
+        [*UNBOUNDED, sys.executable, "-c", code], cwd=directory, env=serving.environ(), stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = status
+    process.stderr.close()
+    assert os.WIFSIGNALED(status), said
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    return os.WCOREDUMP(status)
+
+
+def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
+    """The kernel dumps nothing, even where no limit counts; any other process is dumped."""
+    unlimited = (
+        "import resource",
+        "resource.setrlimit = lambda *_: None",  # as where cores are piped, and no limit counts
+    )
+    assert dumps(tmp_path) is (PIPED or HARD != 0)
+    assert not dumps(tmp_path, SEAL)
+    assert not dumps(tmp_path, *unlimited, SEAL)
+
+
+def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
+    """Foreman, gateway and function have a limit of 0, and leave nothing when they are aborted."""
+    command = (*UNBOUNDED, *serving.CERTLET, "serve", "--port", "0")
+    with serving.serving(tmp_path, command=command) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        found = processes(server)
+        assert sorted(found.values()) == ["service.cli", "service.gateway.function", "service.gateway.server"]
+        for pid, module in found.items():
+            assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0), module
+        for module in ("service.gateway.function", "service.cli"):
+            (victim,) = (pid for pid, name in found.items() if name == module)
+            os.kill(victim, signal.SIGABRT)
+            deadline = time.monotonic() + 20
+            while is_alive(victim):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    assert not [path for path in tmp_path.rglob("*") if "core" in path.name]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process has not ended; one that nobody waited for has."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("arguments", [("init", "new"), ("rollover", "ca", "next")])
+def test_ceremonies_are_sealed_before_they_make_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """`init` and `rollover` seal the process before anything else."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    code = (
+        "import ctypes, sys\nfrom service import cli\nfrom service.pki import ceremony\n"
+        "def tell(*_, **__):\n    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n    sys.exit(7)\n"
+        f"ceremony.hold = ceremony.succeed = tell\ncli.main({list(arguments)!r})\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=serving.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (7, "0\n"), run.stderr
