@@ -81,6 +81,7 @@ class Gateway:
 
     def __init__(self, configuration: Configuration, function: Function) -> None:
         self._active = 0
+        self._is_ending = False
         self._settled = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
@@ -94,14 +95,18 @@ class Gateway:
         self._active += 1
         self._settled.clear()
         try:
-            return await self._handle(request)
+            response = await self._handle(request)
+            if self._is_ending:
+                response.force_close()
+            return response
         finally:
             self._active -= 1
             if not self._active:
                 self._settled.set()
 
     async def settle(self) -> None:
-        """Wait for the requests in flight, but not for ever."""
+        """Wait for the requests in flight, but not for ever; each answer is its connection's last."""
+        self._is_ending = True
         with contextlib.suppress(TimeoutError):
             if self._active:
                 await asyncio.wait_for(self._settled.wait(), SHUTDOWN_TIMEOUT)

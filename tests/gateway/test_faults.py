@@ -124,6 +124,39 @@ def test_an_idle_server_ends_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -> None:
+    """SIGTERM: on each kept connection the answer in flight is the last, says so, and is whole; then exit 0."""
+    request = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
+    ends: list[bytes] = []
+
+    async def ask(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                writer.write(request * 20)
+                for _ in range(20):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(4)
+        ends.append(head)
+        writer.close()
+
+    async def press(server: Server) -> float:
+        clients = [asyncio.create_task(ask(int(server.url.rpartition(":")[2]))) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        assert await asyncio.to_thread(server.stop) == 0
+        await asyncio.gather(*clients)
+        return time.monotonic() - began
+
+    with running.gateway(tmp_path, running.library(), workers=2) as server:
+        assert asyncio.run(press(server)) < 10
+    assert len(ends) == 8
+    for head in ends:
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower()
+
+
 @contextlib.contextmanager
 def connect(server: Server) -> Iterator[socket.socket]:
     """A bare connection."""
