@@ -91,10 +91,10 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 
     A local file takes such a write as one. A pipe does so for 4096 octets at most (PIPE_BUF), and a line of
     a hundred names is longer: so each process holds a lock while it writes. Of a line that a file has no
-    room for nothing is left, or the next one would stand on the same line.
+    room for nothing is left; after half a line, which the end of a process left, the next begins on its own.
 
     Args:
-        descriptor: open for appending.
+        descriptor: open for appending; and for reading, if it is a file that may have such a part.
         metrics: as `line` takes it.
 
     Raises (the recorder): OSError, if the line could not be written whole.
@@ -103,6 +103,8 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     def record(event: Event) -> None:
         data = line(event, metrics)
         with alone(descriptor):
+            if _is_within_a_line(descriptor):
+                data = b"\n" + data
             written = os.write(descriptor, data)
             if written != len(data):
                 _take_back(descriptor, written)
@@ -130,3 +132,12 @@ def _take_back(descriptor: int, written: int) -> None:
         if end == os.fstat(descriptor).st_size:
             os.ftruncate(descriptor, end - written)
             os.lseek(descriptor, end - written, os.SEEK_SET)
+
+
+def _is_within_a_line(descriptor: int) -> bool:
+    """Whether a file ends with a part of a line; never if it is a pipe, or cannot be read."""
+    try:
+        size = os.fstat(descriptor).st_size
+        return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    except OSError:
+        return False

@@ -116,9 +116,12 @@ def threads(number: int) -> Mapper:
 
 def _audit_log(settings: Settings) -> int:
     """The descriptor that audit lines are written to; each worker has its own, for the same file."""
-    if settings.audit_log is None:
+    path = settings.audit_log
+    if path is None:
         return sys.stderr.fileno()
-    return os.open(settings.audit_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # Of a file its end is read, too. A pipe is not opened so: a pipe that we read ourselves never breaks.
+    is_read = not path.exists() or (path.is_file() and os.access(path, os.R_OK))
+    return os.open(path, (os.O_RDWR if is_read else os.O_WRONLY) | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def _whole(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -185,6 +186,22 @@ def test_a_recorder_writes_whole_lines() -> None:
     with pytest.raises(OSError, match="pipe"):
         audit.to_descriptor(write)(Event("intent", "t", "r", "p", "server"))
     os.close(write)
+
+
+def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
+    """After a part of a line, which a full disk or a killed process leaves, the next line is whole; else none is empty."""
+    log = tmp_path / "log"
+    descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    record = audit.to_descriptor(descriptor)
+    record(Event("intent", "t", "r1", "p", "server"))
+    os.write(descriptor, b'{"event":"int')
+    record(Event("intent", "t", "r2", "p", "server"))
+    record(Event("result", "t", "r2", "p", "server"))
+    os.close(descriptor)
+    lines = log.read_text().split("\n")
+    assert lines.pop(1) == '{"event":"int'
+    assert lines.pop() == ""
+    assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r2"]
 
 
 def test_an_issuer_error_is_not_the_client_s_fault() -> None:
