@@ -1,0 +1,271 @@
+"""Faults in the midst of load: each has its documented answer (docs/faults.md), and nothing is half-issued.
+
+Half-issued is a certificate that was handed out, or signed, without an intent in the audit log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from tests import csrs, serving
+from tests.load import traffic
+from tests.load.traffic import Haul, Traffic
+from tests.serving import Answer, Server
+from tests.test_path import problem, uuid7
+
+SERVE = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
+OWN = ("--profiles", str(traffic.OWN_PROFILES))
+GOOD = csrs.pem(csrs.build()).decode()
+
+
+def loaded(server: Server, directory: Path, calls: int = 150) -> Traffic:
+    """Traffic that is under way, of clients that take a 503 for an answer."""
+    running = Traffic(server, directory, is_patient=False)
+    wait(lambda: running.calls() >= calls)
+    return running
+
+
+def wait(until: object, seconds: float = 30) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not until():  # type: ignore[operator]  # a function of no arguments
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+
+
+def statuses(hauls: list[Haul]) -> set[tuple[int, str]]:
+    """The answers that differ from those documented for a sound server."""
+    return {
+        (each.status, each.code or each.why)
+        for haul in hauls
+        for each in haul.outcomes
+        if (each.status, each.code) != (each.call.status, each.call.code)
+    }
+
+
+def sound(hauls: list[Haul], directory: Path, broken: int = 0) -> traffic.Record:
+    """The audit log, in which each certificate that was handed out has its intent and its result."""
+    assert not [wrong for haul in hauls for wrong in haul.wrong]
+    audited = traffic.record(directory / "audit.log")
+    assert len(audited.broken) <= broken, audited.broken
+    assert traffic.verify(hauls, audited, directory / "ca").handed_out
+    for request_id, results in audited.results.items():
+        assert {serial for serial, _ in results} <= audited.intents[request_id]
+    return audited
+
+
+def test_a_worker_killed_under_load(tmp_path: Path) -> None:
+    """kill -9: 502 for the call in flight alone, a successor within seconds, an intent for all that was signed."""
+    with serving.serving(tmp_path, *SERVE, *OWN) as server:
+        running = loaded(server, tmp_path)
+        for _ in range(3):
+            victim = traffic.workers(server)[0]
+            os.kill(victim, signal.SIGKILL)
+            wait(lambda victim=victim: victim not in traffic.workers(server))
+            wait(lambda: len(traffic.workers(server)) == 2)
+            more = running.calls() + 100
+            wait(lambda more=more: running.calls() >= more)
+        hauls = running.end()
+        assert server.sign({"csr": GOOD}).status == 200
+    assert statuses(hauls) <= {(502, "badGateway"), (503, "unavailable")}
+    lost = [each for haul in hauls for each in haul.outcomes if each.status == 502]
+    assert len(lost) <= 3
+    audited = sound(hauls, tmp_path, broken=3)
+    without = {
+        request_id
+        for request_id, serials in audited.intents.items()
+        if serials != {serial for serial, _ in audited.results[request_id]}
+    }
+    assert without <= {each.request_id for each in lost}  # these count as issued
+
+
+def test_sigterm_under_load(tmp_path: Path) -> None:
+    """SIGTERM: whatever was asked is answered, connections that are kept end with it, exit 0, within seconds."""
+    with serving.serving(tmp_path, *SERVE, *OWN) as server:
+        running = loaded(server, tmp_path)
+        began = time.monotonic()
+        assert server.stop() == 0
+        took = time.monotonic() - began
+        hauls = running.end()
+    assert took < 8, "requests in flight are awaited, not those that may still come"
+    odd = [
+        each
+        for haul in hauls
+        for each in haul.outcomes
+        if (each.status, each.code) != (each.call.status, each.call.code)
+    ]
+    # A request on a kept connection may cross its end on the way (RFC 9112 9.6): nothing of it was read.
+    assert not [each for each in odd if each.status or each.began < began], odd
+    audited = sound(hauls, tmp_path)
+    assert audited.intents == {
+        key: {serial for serial, _ in results} for key, results in audited.results.items()
+    }
+    handed_out = {each.request_id for haul in hauls for each in haul.outcomes if each.status == 200}
+    assert audited.results.keys() <= handed_out
+
+
+def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
+    """503 and nothing signed while no line can be written; afterwards each line stands on a line of its own."""
+    log = tmp_path / "audit.log"
+    with serving.serving(tmp_path, *SERVE, *OWN) as server:
+        running = loaded(server, tmp_path)
+        for pid in traffic.workers(server):  # as a disk that has room for one line and a half
+            bound = log.stat().st_size + 700
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
+        wait(lambda: server.sign({"csr": GOOD}).status == 503)
+        full = log.read_bytes()
+        answers = [server.sign({"csr": GOOD}) for _ in range(20)]
+        dry = server.sign({"csr": "garbage"})
+        for answer in (*answers, dry):  # a refusal that cannot be recorded is none
+            problem(answer, 503, "unavailable")
+        assert answers[0].headers["Retry-After"] == "60"
+        assert "File too large" not in answers[0].body.decode()
+        assert server.request("GET", "/health").status == 200  # it does not write
+        assert log.read_bytes() == full
+        hauls = running.end()
+        for pid in traffic.workers(server):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        last = server.sign({"csr": GOOD})
+        assert last.status == 200
+    assert statuses(hauls) == {(503, "unavailable")}
+    assert "the audit log cannot be written" in server.logged()
+    audited = sound(hauls, tmp_path, broken=2)
+    assert len(audited.broken) == 1  # the half of a line, and not the one after it
+    assert audited.intents[last.headers["x-amzn-RequestId"]]
+    issued = sum(map(len, audited.results.values()))
+    assert issued == sum(len(haul.kept.read_text().splitlines()) for haul in hauls) + 1
+
+
+@contextlib.contextmanager
+def clocked(directory: Path, *arguments: str) -> Iterator[tuple[Server, Path]]:
+    """A server whose clock is the one of this machine, and moved by what is written into a file."""
+    offset = directory / "offset"
+    offset.write_text("+0")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    env = {
+        "CERTLET_API_KEY": serving.API_KEY,
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with serving.serving(directory, *arguments, env=env) as server:
+        yield server, offset
+
+
+def issued(answer: Answer) -> x509.Certificate:
+    """The certificate of an answer."""
+    assert answer.status == 200, answer.body
+    return x509.load_pem_x509_certificate(answer.json()["crt_pem"].encode())
+
+
+def test_the_clock_is_stepped(tmp_path: Path) -> None:
+    """Certificates follow the clock back and forward; outside of the CA's validity it is 503; no restart is needed."""
+    with clocked(tmp_path, *SERVE) as (server, offset):
+        for days in (0, 30, -0.01, 365, 0):
+            offset.write_text(f"{days * 86_400:+.0f}")
+            now = datetime.now(UTC) + timedelta(days=days)
+            made = issued(server.sign({"csr": GOOD}))
+            assert abs(made.not_valid_before_utc - now) < timedelta(hours=2)
+            assert abs(made.not_valid_after_utc - now - timedelta(days=90)) < timedelta(hours=2)
+            assert server.request("GET", "/health").status == 200
+        for days in (-30, 5 * 366):  # before the CA began; after the issuer ended
+            offset.write_text(f"{days * 86_400:+.0f}")
+            before = (tmp_path / "audit.log").read_bytes()
+            problem(server.sign({"csr": GOOD}), 503, "unavailable")
+            problem(server.request("GET", "/health"), 503, "unavailable")
+            problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+            assert server.request("GET", "/ca.crt", headers={"Accept": "*/*"}).status == 200
+            added = (tmp_path / "audit.log").read_bytes().removeprefix(before)
+            assert [json.loads(line)["event"] for line in added.splitlines()] == ["refusal"]
+        offset.write_text("+0")
+        assert server.request("GET", "/health").status == 200
+        issued(server.sign({"csr": GOOD}))
+
+
+def test_retries_across_a_step_of_the_clock(tmp_path: Path) -> None:
+    """A retry gets the same certificate or one of another serial number, wherever the clock was put meanwhile."""
+    with clocked(tmp_path, *SERVE) as (server, offset):
+        found: dict[int, x509.Certificate] = {}
+        for key in (uuid7(), "a-key-that-is-no-UUID"):
+            for seconds in (0, 1, -1, 600, 0, -600, 86_400, 0):
+                offset.write_text(f"{seconds:+d}")
+                headers = {**traffic.JSON, "Idempotency-Key": key}
+                body = json.dumps({"csr": GOOD}).encode()
+                made = issued(server.request("POST", "/sign", body, headers))
+                assert found.setdefault(made.serial_number, made) == made
+        assert 2 < len(found) < 16
+
+
+def test_the_clock_is_stepped_under_load(tmp_path: Path) -> None:
+    """Under load no step makes an answer that is not documented, or a serial number of two certificates."""
+    with clocked(tmp_path, *SERVE, *OWN) as (server, offset):
+        running = loaded(server, tmp_path)
+        for seconds in (+3, -3, +3_000, -3_000, +86_400, 0):
+            offset.write_text(f"{seconds:+d}")
+            more = running.calls() + 60
+            wait(lambda more=more: running.calls() >= more)
+        hauls = running.end()
+    # The one thing that a client may see: a retry whose window the clock left is another certificate.
+    for haul in hauls:
+        haul.wrong = [each for each in haul.wrong if each != "a retry got another certificate"]
+    assert not statuses(hauls)
+    sound(hauls, tmp_path)
+
+
+def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
+    """It refuses to start, in one line; while it runs the key is in memory, and a successor waits for its return."""
+    with serving.serving(tmp_path, *SERVE) as server:
+        key = tmp_path / "ca" / "signing-ca.key"
+        key.rename(tmp_path / "away")
+        key.mkdir()  # which root cannot read either
+        assert server.sign({"csr": GOOD}).status == 200
+        victims = traffic.workers(server)
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        wait(lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged())
+        problem(server.sign({"csr": GOOD}), 503, "unavailable")
+        problem(server.request("GET", "/health"), 503, "unavailable")
+        assert "signing-ca.key: Is a directory" in server.logged()
+        run = serving.certlet("serve", "--port", "0", cwd=tmp_path)
+        assert (run.returncode, run.stdout) == (1, b"")
+        (line,) = run.stderr.decode().splitlines()
+        assert line.startswith("certlet: ")
+        assert "signing-ca.key: Is a directory" in line
+        key.rmdir()
+        (tmp_path / "away").rename(key)
+        wait(lambda: server.request("GET", "/health").status == 200)
+        issued(server.sign({"csr": GOOD}))
+
+
+def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
+    """Signing goes on, a CRL is never made up, keys of the file are refused; when it is back all is as before."""
+    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    added = serving.certlet("key", "add", "other", cwd=tmp_path)
+    other = added.stdout.decode().split()[-1]
+    with serving.serving(tmp_path, *SERVE) as server:
+        assert server.sign({"csr": GOOD}, other).status == 200
+        (tmp_path / "ca").rename(tmp_path / "moved")
+        issued(server.sign({"csr": GOOD}))
+        problem(server.sign({"csr": GOOD}, other), 403, "unauthorized")
+        problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+        assert server.request("GET", "/ca").status == 200
+        for victim in traffic.workers(server):
+            os.kill(victim, signal.SIGKILL)
+        wait(lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged())
+        problem(server.sign({"csr": GOOD}), 503, "unavailable")
+        assert not (tmp_path / "ca").exists()  # a new CA is never made while it runs
+        (tmp_path / "moved").rename(tmp_path / "ca")
+        wait(lambda: server.request("GET", "/health").status == 200)
+        assert server.sign({"csr": GOOD}, other).status == 200
+        assert server.request("GET", "/ca.crl").status == 200
