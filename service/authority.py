@@ -88,7 +88,7 @@ class Order:
         presented: the client certificate that it renews, proved; None for a first one.
     """
 
-    csr: bytes
+    csr: bytes = field(repr=False)  # it may hold a challengePassword
     profile: str | None
     principal: Principal | None
     request_id: str
@@ -335,7 +335,7 @@ class Authority:
         return request
 
     def _plan(self, order: Order, now: datetime, request: CertificationRequest) -> _Planned:
-        assert order.principal is not None  # noqa: S101 - `_prove` saw to it
+        assert order.principal is not None  # noqa: S101 - `_prove` saw to it  # nosec B101
         profile = self.profiles.named(order.profile)
         kept = self._kept()
         key = order.idempotency_key

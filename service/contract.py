@@ -154,7 +154,7 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
     import yaml  # noqa: PLC0415 - 70 ms that the zip's cold start does without
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(text, Loader=loader)  # noqa: S506 - safe ones
+    return yaml.load(text, Loader=loader)  # noqa: S506 - safe ones  # nosec B506
 
 
 def _twice(node: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - a node of PyYAML, which keeps the last one

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import airspeed
@@ -39,10 +39,10 @@ class Request:
     method: str
     path: str
     stage: str
-    headers: MultiMapping[str]
+    headers: MultiMapping[str] = field(repr=False)  # with the API key
     query: MultiMapping[str]
     path_parameters: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
     identity: Mapping[str, Any]
     scheme: str = "http"
     protocol: str = "HTTP/1.1"

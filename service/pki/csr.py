@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
@@ -71,7 +71,7 @@ class CertificationRequest:
         attributes: the kinds of its other attributes, such as challengePassword; never their values.
     """
 
-    der: bytes
+    der: bytes = field(repr=False)  # it may hold a challengePassword
     subject: tuple[tuple[x509.ObjectIdentifier, str], ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import fastjsonschema
@@ -48,9 +48,9 @@ class Accepted:
 
     path: Mapping[str, str]
     query: Mapping[str, Any]
-    headers: Mapping[str, str]
-    json: Mapping[str, Any]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    json: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
     time_left: Callable[[], float]
 
 
