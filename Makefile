@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup zip deploy bench form lock clean
+.PHONY: run test ci nightly setup zip sbom deploy bench form lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -14,12 +14,15 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,judges,hostile,est,deploy,bench
+	.venv/bin/tox run -e gateway,browser,judges,hostile,est,deploy,bench,load,audit
 
-# The long forms: 200,000 hostile requests, and ten minutes of coverage-guided fuzzing. SEED repeats a night's requests.
+# The long forms: 200,000 hostile requests, ten minutes of coverage-guided fuzzing (SEED repeats a night's requests),
+# ten minutes of full load; and what asks a service whose answer changes from day to day.
 SEED ?= $(shell date +%s)
 nightly: setup .venv/tox
 	HOSTILE_REQUESTS=200000 HOSTILE_SEED=$(SEED) HOSTILE_GUIDED_SECONDS=600 nice -n 19 .venv/bin/tox run -e hostile -- -rP
+	LOAD_SECONDS=600 .venv/bin/tox run -e load
+	.venv/bin/tox run -e advisories
 
 setup: .venv/bin/certlet
 
@@ -38,6 +41,10 @@ setup: .venv/bin/certlet
 OWN = $(if $(PROFILES),--profiles $(PROFILES))
 zip: setup
 	.venv/bin/python -m deploy.build $(OWN) $(ZIP)
+
+# What is in a zip, by make zip before: a bill of materials (CycloneDX) beside each.
+sbom: setup .venv/tox
+	.venv/bin/tox exec -q -e audit -- python -m deploy.sbom build/*.zip
 
 WITH_EST = $(if $(EST),--est)
 # EST=on for EST too. Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
@@ -63,6 +70,7 @@ lock: .venv/tox
 	$(COMPILE) $(LOCK)/lambda.in --output-file $(LOCK)/lambda.txt
 	$(COMPILE) $(LOCK)/sam.in --output-file $(LOCK)/sam.txt
 	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
+	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/audit.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/audit.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 
 clean:
