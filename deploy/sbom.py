@@ -69,7 +69,7 @@ def bill(archive: Path) -> str:
     bom.metadata.component = whole
     bom.metadata.tools.components.add(this_component())
     bom.register_dependency(whole, components)
-    text = JsonV1Dot6(bom).output_as_string(indent=2)
+    text: str = JsonV1Dot6(bom).output_as_string(indent=2)
     if fault := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         raise BillError(f"the bill is not valid: {fault}")
     return text + "\n"

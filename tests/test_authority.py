@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from service.authority import Authority, Custody
 from service.pki import encoding
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
-from tests import authorities, csrs
+from tests import authorities, csrs, serving
 from tests.authorities import NOW, Log, order
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
@@ -202,6 +204,24 @@ def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert lines.pop(1) == '{"event":"int'
     assert lines.pop() == ""
     assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r2"]
+
+
+def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
+    """Processes that write into one file at once leave whole lines, one after the other, and nothing between."""
+    log = tmp_path / "log"
+    code = (
+        "import os, sys; from service import audit; from service.audit import Event\n"
+        "record = audit.to_descriptor(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND))\n"
+        "for n in range(3000): record(Event('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900)))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(log)], env=serving.environ()) for _ in range(4)
+    ]
+    assert [each.wait(60) for each in running] == [0] * 4
+    lines = log.read_text().split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == 12_000
+    assert all(json.loads(line)["event"] == "intent" for line in lines)
 
 
 def test_an_issuer_error_is_not_the_client_s_fault() -> None:
