@@ -139,8 +139,7 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         assert last.status == 200
     assert statuses(hauls) == {(503, "unavailable")}
     assert "the audit log cannot be written" in server.logged()
-    audited = sound(hauls, tmp_path, broken=2)
-    assert len(audited.broken) == 1  # the half of a line, and not the one after it
+    audited = sound(hauls, tmp_path)  # nothing is left of the line that had no room
     assert audited.intents[last.headers["x-amzn-RequestId"]]
     issued = sum(map(len, audited.results.values()))
     assert issued == sum(len(haul.kept.read_text().splitlines()) for haul in hauls) + 1
