@@ -119,10 +119,10 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     with serving.serving(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
-        for pid in traffic.workers(server):  # as a disk that has room for one line and a half
-            bound = log.stat().st_size + 700
+        bound = log.stat().st_size + 700  # as a disk that has room for one line and a half
+        for pid in traffic.workers(server):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
-        wait(lambda: server.sign({"csr": GOOD}).status == 503)
+        wait(lambda: server.sign({"csr": "garbage"}).status == 503)  # its line is shorter than a certificate's
         full = log.read_bytes()
         answers = [server.sign({"csr": GOOD}) for _ in range(20)]
         dry = server.sign({"csr": "garbage"})
@@ -131,7 +131,8 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         assert answers[0].headers["Retry-After"] == "60"
         assert "File too large" not in answers[0].body.decode()
         assert server.request("GET", "/health").status == 200  # it does not write
-        assert log.read_bytes() == full
+        since = log.read_bytes().removeprefix(full)  # a shorter refusal of the load's may still find room
+        assert b'"intent"' not in since and b'"result"' not in since
         hauls = running.end()
         for pid in traffic.workers(server):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
