@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
 import awsgi
-import flask
 
 from service import audit, contract, signers
 from service.authority import Authority, Custody, Mapper
@@ -45,12 +45,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     if authorizer.is_asked(event):
         return authorizer.answer(event)
     result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
-    return {
-        "statusCode": int(result["statusCode"]),
-        "headers": {k: v for k, v in result["headers"].items() if k.lower() != "content-length"},
-        "body": result["body"],
-        "isBase64Encoded": result["isBase64Encoded"],
-    }
+    return {**result, "statusCode": int(result["statusCode"])}
 
 
 def prepare() -> None:
@@ -85,7 +80,7 @@ def _custody() -> Custody:
 
 
 @functools.cache
-def _application() -> flask.Flask:
+def _application() -> WSGIApplication:
     """The application, composed once."""
     settings = _settings()
     document = contract.load(settings.profiles)

@@ -188,8 +188,22 @@ def test_public_operations_need_nobody(directory: Path) -> None:
 
 def test_what_the_gateway_would_not_send(directory: Path) -> None:
     """A path or method that no gateway routes is a problem, not a failure."""
-    found, _ = answers(directory, event("/nope", "GET"), event("/sign", "DELETE"), event("/sign", "GET"))
-    assert [each["statusCode"] for each in found] == [404, 405, 405]
+    wrong = [("/nope", "GET"), ("/ca//", "GET"), ("/static/x", "GET"), ("/sign", "DELETE"), ("/sign", "GET")]
+    wrong += [("/sign", "OPTIONS"), ("/ca", "OPTIONS")]
+    found, logged = answers(directory, *(event(*each) for each in wrong))
+    assert [each["statusCode"] for each in found] == [404, 404, 404, 405, 405, 405, 405]
+    assert {json.loads(each["body"])["code"] for each in found} == {"notFound", "methodNotAllowed"}
+    assert logged == ""
+
+
+def test_head_is_get_without_a_body(directory: Path) -> None:
+    """HEAD is answered as GET is, with no octet of the body (RFC 9110 9.3.2)."""
+    (head, get, sign), _ = answers(
+        directory, event("/ca", "HEAD"), event("/ca", "GET"), event("/sign", "HEAD")
+    )
+    assert (head["statusCode"], head["headers"], head["body"]) == (200, get["headers"], "")
+    assert get["body"]
+    assert (sign["statusCode"], sign["body"]) == (405, "")
 
 
 def test_headers_cannot_pose_as_others(directory: Path) -> None:

@@ -1,39 +1,47 @@
 """The WSGI application: Connexion routes the contract to the operations.
 
-No type of Connexion leaves this module, so that another framework could take its place here.
+No type of Connexion's or Flask's leaves this module, so that another framework could take its place here.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import connexion
-import flask
 from connexion.apis.flask_api import FlaskApi
 from connexion.apis.flask_utils import flaskify_path
 from connexion.resolver import Resolution, Resolver
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import MapAdapter
 
 from service import contract
 from service.authority import Authority
 from service.pki.errors import IssuanceError
 from service.web import est, principal, problems, requests
+from service.web.answers import Answer
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
 EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
 CONTEXT: Final = "awsgi.context"  # and the invocation's context
+NO_OPERATION: Final = "The contract has no such operation."
 
 _log = logging.getLogger(__name__)
+
+_View = Callable[[WSGIEnvironment, Mapping[str, str]], Answer]
+"""What answers a request with these parameters in its path."""
 
 
 def create(
     document: contract.Document, authority: Authority, api_key_names: Mapping[str, str]
-) -> flask.Flask:
+) -> WSGIApplication:
     """The application that answers a contract's operations.
 
     Args:
@@ -42,7 +50,11 @@ def create(
         api_key_names: API key id -> name of the principal.
     """
     served = contract.for_function(document)
-    app = connexion.FlaskApp(__name__, options={"swagger_ui": False, "serve_spec": False})
+    app = connexion.FlaskApp(
+        __name__,
+        options={"swagger_ui": False, "serve_spec": False},
+        server_args={"static_folder": None},
+    )
     app.api_cls = _Api
     app.add_api(
         _routes(served),
@@ -50,12 +62,35 @@ def create(
             contract.operations(served), Operations(authority, api_key_names), Est(authority, api_key_names)
         ),
     )
-    # Connexion's own handlers answer in its own words, so ours take their place.
-    app.app.error_handler_spec.clear()
-    app.app.register_error_handler(Exception, _unexpected)
-    app.app.register_error_handler(HTTPException, _http_error)
-    app.app.after_request(_allow_every_origin)
-    return app.app  # type: ignore[no-any-return]
+    return functools.partial(_serve, app.app.url_map.bind(""), app.app.view_functions)
+
+
+def _serve(
+    routes: MapAdapter, views: Mapping[str, _View], environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Answer a request by the routes that were made of the contract, at once.
+
+    Flask would make two contexts, a session, a request and a response of it, for hooks that nobody has set:
+    they took a quarter of what a certificate takes.
+    """
+    instance = principal.instance(environ.get(EVENT, {}))
+    try:
+        name, path = routes.match(environ["PATH_INFO"], environ["REQUEST_METHOD"])
+        answer = views[name](environ, path)
+    except HTTPException as error:  # a path or method that the gateway would not have sent
+        status = (
+            HTTPStatus.METHOD_NOT_ALLOWED if isinstance(error, MethodNotAllowed) else HTTPStatus.NOT_FOUND
+        )
+        answer = problems.transport(status, NO_OPERATION, instance)
+    except Exception:  # noqa: BLE001 - a bare 500: whatever happened is for the log alone
+        _log.exception("unexpected")
+        answer = problems.internal(instance)
+    headers = answer.header_list()
+    if not environ["PATH_INFO"].startswith(est.PREFIX):
+        # No cookie means anything here, so any page may ask (CORS). Devices are no pages.
+        headers.append(("Access-Control-Allow-Origin", "*"))
+    start_response(answer.status_line, headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 
 
 def _routes(served: contract.Document) -> contract.Document:
@@ -85,7 +120,11 @@ class _Api(FlaskApi):  # type: ignore[misc]  # Connexion is not typed
         """Route a path and a method to what the resolver gives."""
         resolved = operation._resolution  # noqa: SLF001 - `function` would decorate it
         self.blueprint.add_url_rule(
-            flaskify_path(path), resolved.operation_id, resolved.function, methods=[method]
+            flaskify_path(path),
+            resolved.operation_id,
+            resolved.function,
+            methods=[method],
+            provide_automatic_options=False,  # a method is one of the contract's, or none
         )
 
 
@@ -110,65 +149,42 @@ class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
 
 
 def _answer(
-    perform: Callable[[Mapping[str, Any], requests.Accepted], flask.Response],
+    perform: Callable[[Mapping[str, Any], requests.Accepted], Answer],
     expectation: requests.Expectation,
     statuses: problems.Statuses = problems.STATUS,
-) -> Callable[..., flask.Response]:
-    def answer(**_path: str) -> flask.Response:
-        event = flask.request.environ.get(EVENT, {})
+) -> _View:
+    def answer(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
+        event = environ.get(EVENT, {})
+        instance = principal.instance(event)
         try:
-            return perform(event, expectation.check(flask.request, _time_left))
+            return perform(event, expectation.check(environ, path, functools.partial(_time_left, environ)))
         except requests.MalformedError as error:
-            return problems.malformed(error.reasons, _instance())
+            return problems.malformed(error.reasons, instance)
         except requests.UnsupportedMediaTypeError as error:
-            return problems.transport(415, f"This takes {error}.", _instance())
+            return problems.transport(415, f"This takes {error}.", instance)
         except requests.TooLargeError as error:
             detail = f"A body of at most {error} bytes is accepted."
-            return problems.transport(413, detail, _instance())
+            return problems.transport(413, detail, instance)
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
                 _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
-            return problems.refusal(error, _instance(), statuses)
+            return problems.refusal(error, instance, statuses)
 
     return answer
 
 
-def _over_https(answer: Callable[..., flask.Response]) -> Callable[..., flask.Response]:
+def _over_https(answer: _View) -> _View:
     """The answer, over HTTPS alone, which is looked at before anything else is."""
 
-    def guarded(**_path: str) -> flask.Response:
-        if flask.request.scheme == "https":
-            return answer()
-        return problems.transport(403, est.NO_HTTPS, _instance())
+    def guarded(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
+        if environ["wsgi.url_scheme"] == "https":
+            return answer(environ, path)
+        return problems.transport(403, est.NO_HTTPS, principal.instance(environ.get(EVENT, {})))
 
     return guarded
 
 
-def _time_left() -> float:
+def _time_left(environ: WSGIEnvironment) -> float:
     """Seconds until Lambda, or the local gateway, gives up."""
-    context = flask.request.environ.get(CONTEXT)
+    context = environ.get(CONTEXT)
     return math.inf if context is None else context.get_remaining_time_in_millis() / 1000
-
-
-def _instance() -> str:
-    return principal.instance(flask.request.environ.get(EVENT, {}))
-
-
-def _http_error(error: HTTPException) -> flask.Response:
-    """A path or method that the gateway would not have sent."""
-    if error.code not in (404, 405):
-        return problems.internal(_instance())
-    return problems.transport(error.code, "The contract has no such operation.", _instance())
-
-
-def _unexpected(error: Exception) -> flask.Response:
-    """A bare 500: whatever happened is for the log alone."""
-    _log.error("unexpected", exc_info=error)
-    return problems.internal(_instance())
-
-
-def _allow_every_origin(response: flask.Response) -> flask.Response:
-    """CORS: no cookie means anything here, so any page may ask. Devices are no pages."""
-    if not flask.request.path.startswith(est.PREFIX):
-        response.headers["Access-Control-Allow-Origin"] = "*"
-    return response

@@ -11,11 +11,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from cryptography import x509
-from flask import Response
 
 from service.authority import Authority, Issued, Order, Principal
 from service.pki import encoding
 from service.web import principal
+from service.web.answers import Answer
 from service.web.problems import Reason
 from service.web.requests import Accepted, MalformedError
 
@@ -36,24 +36,22 @@ class Est:
         self._authority = authority
         self._api_key_names = api_key_names
 
-    def estCacerts(self, _event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def estCacerts(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, and those before it."""
         self._authority.profiles.named(request.path.get("label"))
         return _certificates(self._authority.issuer().authorities, "public, max-age=3600")
 
-    def estCsrattrs(self, _event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def estCsrattrs(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /csrattrs`: nothing is asked for, since a profile adds what a request does not have to say."""
         self._authority.profiles.named(request.path.get("label"))
-        response = Response(status=HTTPStatus.NO_CONTENT, headers={"Cache-Control": "no-cache"})
-        del response.headers["Content-Type"]
-        return response
+        return Answer(b"", "", "no-cache", HTTPStatus.NO_CONTENT)
 
-    def estSimpleenroll(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def estSimpleenroll(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /simpleenroll`: for whoever has an API key."""
         caller = principal.authenticated(event, self._api_key_names)
         return _enrolled(self._authority.issue(_order(event, request, caller)))
 
-    def estSimplereenroll(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def estSimplereenroll(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /simplereenroll`: for whoever has a certificate."""
         order = _order(event, request, None)
         return _enrolled(self._authority.renew(order, principal.client_certificate(event)))
@@ -78,12 +76,11 @@ def _order(event: Event, request: Accepted, caller: Principal | None) -> Order:
     )
 
 
-def _enrolled(issued: Issued) -> Response:
+def _enrolled(issued: Issued) -> Answer:
     return _certificates([issued.certificate], "no-store")
 
 
-def _certificates(certificates: Sequence[x509.Certificate], cache: str) -> Response:
+def _certificates(certificates: Sequence[x509.Certificate], cache: str) -> Answer:
     """PKCS#7 certs-only, in base64 of one line: RFC 8951 3.1 has no other, and strongSwan reads no other."""
     body = base64.b64encode(encoding.certs_only(certificates))
-    headers = {"Cache-Control": cache, "Content-Transfer-Encoding": "base64"}
-    return Response(body, headers=headers, content_type=CERTIFICATES)
+    return Answer(body, CERTIFICATES, cache, headers=(("Content-Transfer-Encoding", "base64"),))

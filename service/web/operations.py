@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Response
-
 from service.authority import NO_CALLER, Authority, Issued, Order, Principal
 from service.pki import encoding, keys, revocation
 from service.pki.errors import (
@@ -21,8 +19,10 @@ from service.pki.errors import (
 from service.pki.profile import Profile, iso8601
 from service.pki.template import LEAST_REMAINING, Template
 from service.web import principal, problems
+from service.web.answers import Answer
 from service.web.requests import Accepted
 
+_JSON: Final = "application/json"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
@@ -49,7 +49,7 @@ class Operations:
         self._authority = authority
         self._api_key_names = api_key_names
 
-    def sign(self, event: Event, request: Accepted) -> Response:
+    def sign(self, event: Event, request: Accepted) -> Answer:
         """`POST /sign`: JSON in, JSON out."""
         order = self._order(event, _csr(request.json["csr"]), request.json, request)
         if request.query.get("dry_run"):
@@ -58,13 +58,13 @@ class Operations:
         signed = _signed(issued, text=bool(request.json.get("text", True)))
         return _json(signed | {"chain_pem": encoding.pem(issued.intermediates)}, "no-store")
 
-    def signPem(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
         issued = self._authority.issue(self._order(event, request.body, request.query, request))
         bundle = encoding.pem([issued.certificate, *issued.intermediates])
-        return _response(bundle, PEM_CHAIN, "no-store")
+        return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
-    def signBatch(self, event: Event, request: Accepted) -> Response:  # noqa: N802 - operationId
+    def signBatch(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign/batch`: each request for itself, the chain once."""
         answer = _BatchAnswer(principal.instance(event), text=bool(request.json.get("text", False)))
         items = request.json["requests"]
@@ -75,9 +75,9 @@ class Operations:
             answer.add(self._authority.issue_all(fitting))
             orders = orders[len(fitting) :]
         answer.add([NO_TIME] * len(orders))
-        return _response(answer.encode(), "application/json", "no-store")
+        return Answer(answer.encode(), _JSON, "no-store")
 
-    def ca(self, _event: Event, _request: Accepted) -> Response:
+    def ca(self, _event: Event, _request: Accepted) -> Answer:
         """`GET /ca`: the CA, as JSON."""
         issuer = self._authority.issuer()
         return _json(
@@ -96,34 +96,34 @@ class Operations:
             _AN_HOUR,
         )
 
-    def caCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def caCrt(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crt`: the issuing CA, DER."""
-        return _response(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
+        return Answer(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
 
-    def caPem(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def caPem(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last, then those before it."""
-        return _response(encoding.pem(self._authority.issuer().authorities), PEM_CHAIN, _AN_HOUR)
+        return Answer(encoding.pem(self._authority.issuer().authorities).encode("ascii"), PEM_CHAIN, _AN_HOUR)
 
-    def caP7c(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def caP7c(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
-        return _response(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
+        return Answer(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
 
-    def caCrl(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def caCrl(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crl`: what was revoked, DER."""
-        return _response(encoding.der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
+        return Answer(encoding.der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
 
-    def rootCrt(self, _event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def rootCrt(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""
-        return _response(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
+        return Answer(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
 
-    def profiles(self, _event: Event, _request: Accepted) -> Response:
+    def profiles(self, _event: Event, _request: Accepted) -> Answer:
         """`GET /profiles`: what may be issued, not for whom."""
         profiles = self._authority.profiles
         return _json(
             {"profiles": [_profile(each) for each in profiles], "default": profiles.default}, "no-cache"
         )
 
-    def myProfiles(self, event: Event, _request: Accepted) -> Response:  # noqa: N802 - operationId
+    def myProfiles(self, event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /profiles/mine`: what the caller may have."""
         profiles, caller = self._authority.profiles, self._caller(event)
         mine = [_profile(each) for each in profiles if each.permits(caller.name)]
@@ -134,7 +134,7 @@ class Operations:
             "no-store",
         )
 
-    def health(self, _event: Event, _request: Accepted) -> Response:
+    def health(self, _event: Event, _request: Accepted) -> Answer:
         """`GET /health`: ready, or 503."""
         until = self._authority.ready_issuer().not_after - LEAST_REMAINING
         return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
@@ -260,16 +260,11 @@ class _BatchAnswer:
             return _to_json({"certificate": _signed(outcome, text=self._text)})
         return _to_json({"problem": problems.document(outcome, self._instance)})
 
-    def encode(self) -> str:
+    def encode(self) -> bytes:
         """The whole, in JSON."""
-        return f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
+        whole = f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
+        return whole.encode("ascii")
 
 
-def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return _response(_to_json(answer), "application/json", cache, status)
-
-
-def _response(
-    body: str | bytes, content_type: str, cache: str, status: HTTPStatus = HTTPStatus.OK
-) -> Response:
-    return Response(body, status, {"Cache-Control": cache}, content_type=content_type)
+def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Answer:
+    return Answer(_to_json(answer).encode("ascii"), _JSON, cache, status)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from flask import Response
-
 from service.pki import errors
+from service.web.answers import Answer
 
 STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.IssuanceError: 500,
@@ -62,7 +61,7 @@ class Reason:
     detail: str
 
 
-def refusal(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Response:
+def refusal(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Answer:
     """The answer to a refusal. What is our own fault is told to the log alone."""
     return _response(document(error, instance, statuses))
 
@@ -82,18 +81,18 @@ def document(error: errors.IssuanceError, instance: str, statuses: Statuses = ST
     )
 
 
-def malformed(faults: Sequence[Reason], instance: str) -> Response:
+def malformed(faults: Sequence[Reason], instance: str) -> Answer:
     """400, with every fault of the request."""
     detail = faults[0].detail if len(faults) == 1 else f"{len(faults)} faults, each listed in errors."
     return _response(_problem(400, *_TRANSPORT[400], detail, instance, faults))
 
 
-def transport(status: int, detail: str, instance: str) -> Response:
+def transport(status: int, detail: str, instance: str) -> Answer:
     """A problem of HTTP alone: 403, 404, 405, 413, 415, or a bare 500."""
     return _response(_problem(status, *_TRANSPORT[status], detail, instance, []))
 
 
-def internal(instance: str) -> Response:
+def internal(instance: str) -> Answer:
     """A bare 500 that says nothing of its cause."""
     return transport(500, _DETAIL_500, instance)
 
@@ -112,10 +111,8 @@ def _problem(
     return problem | ({"errors": [vars(reason) for reason in reasons]} if reasons else {})
 
 
-def _response(problem: Document) -> Response:
+def _response(problem: Document) -> Answer:
     status = cast("int", problem["status"])
-    body = json.dumps(problem, separators=(",", ":"))
-    response = Response(body, status, {"Cache-Control": "no-store"}, content_type="application/problem+json")
-    if status == 503:  # noqa: PLR2004
-        response.headers["Retry-After"] = _RETRY_AFTER
-    return response
+    body = json.dumps(problem, separators=(",", ":")).encode("ascii")
+    headers = (("Retry-After", _RETRY_AFTER),) if status == 503 else ()  # noqa: PLR2004
+    return Answer(body, "application/problem+json", "no-store", status, headers)

@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import parse_qsl
+from wsgiref.types import WSGIEnvironment
 
 import fastjsonschema
-from flask import Request
 from jsonschema import Draft4Validator
 
 from service.pki.errors import quoted
@@ -82,9 +83,17 @@ class Expectation:
         self._headers = {
             each["name"]: _Parameter(each["schema"]) for each in stated if each["in"] == "header"
         }
+        self._variables = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in self._headers}
 
-    def check(self, request: Request, time_left: Callable[[], float]) -> Accepted:
+    def check(
+        self, environ: WSGIEnvironment, path: Mapping[str, str], time_left: Callable[[], float]
+    ) -> Accepted:
         """Read a request.
+
+        Args:
+            environ: the request, as PEP 3333 has it.
+            path: the path's parameters.
+            time_left: for `Accepted`.
 
         Raises:
             TooLargeError: the body is larger than the operation takes.
@@ -92,29 +101,32 @@ class Expectation:
             MalformedError: the query, a header or the body is not what the contract says.
         """
         faults: list[Reason] = []
-        query = self._read_query(request, faults)
-        headers = self._read_headers(request, faults)
-        body = request.get_data(cache=False) if self._media_types else b""
+        query = self._read_query(environ["QUERY_STRING"], faults)
+        headers = self._read_headers(environ, faults)
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])) if self._media_types else b""
         if len(body) > self._max_bytes:
             raise TooLargeError(str(self._max_bytes))
         if self._media_types and not body:
             faults.append(_fault("", "the body is missing"))
-        elif self._media_types and request.mimetype not in self._media_types:
+        elif self._media_types and _media_type(environ) not in self._media_types:
             raise UnsupportedMediaTypeError(", ".join(self._media_types))
         document = self._read_json(body, faults) if _JSON in self._media_types and body else {}
         if faults:
             raise MalformedError(faults)
-        return Accepted(request.view_args or {}, query, headers, document, body, time_left)
+        return Accepted(path, query, headers, document, body, time_left)
 
-    def _read_headers(self, request: Request, faults: list[Reason]) -> dict[str, str]:
-        headers = {name: request.headers[name] for name in self._headers if name in request.headers}
+    def _read_headers(self, environ: WSGIEnvironment, faults: list[Reason]) -> dict[str, str]:
+        headers = {name: environ[here] for name, here in self._variables.items() if here in environ}
         for name, text in headers.items():
             self._headers[name].read(text, f"header.{name}", faults)
         return headers
 
-    def _read_query(self, request: Request, faults: list[Reason]) -> dict[str, Any]:
+    def _read_query(self, text: str, faults: list[Reason]) -> dict[str, Any]:
         query: dict[str, Any] = {}
-        for name, values in request.args.lists():
+        given: dict[str, list[str]] = {}
+        for name, value in parse_qsl(text, keep_blank_values=True):
+            given.setdefault(name, []).append(value)
+        for name, values in given.items():
             field = f"query.{name[:40]}"
             if name not in self._query:
                 faults.append(_fault(field, f"there is no query parameter {quoted(name)}"))
@@ -147,6 +159,12 @@ class Expectation:
         """The schema as a program, which stops at the first fault; jsonschema then says them all."""
         schema = {"$schema": "http://json-schema.org/draft-04/schema#", **self._schema}
         return fastjsonschema.compile(schema, use_default=False, use_formats=False)
+
+
+def _media_type(environ: WSGIEnvironment) -> str:
+    """The Content-Type without parameters."""
+    stated: str = environ.get("CONTENT_TYPE", "")
+    return stated.partition(";")[0].strip().lower()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
