@@ -1,8 +1,9 @@
 """The function, in processes of its own, as on AWS: one call at a time each, one socket each.
 
 `main` is such a process: it imports a handler by its name (`module.function`), makes it ready, and
-answers events. `Function` is the gateway's end: it hands events to idle processes, and replaces those
-that crash or take too long. Both talk in frames: four octets of length, then JSON.
+answers events in their order. `Function` is the gateway's end: it hands events to processes that are idle or
+soon will be, and replaces those that crash or take too long. Both talk in frames: four octets of length,
+then JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
 from service import secrecy
 from service.gateway.contract import GatewayError
 
 WAIT_FOR_IDLE: Final = 1.0  # seconds, before the caller is told that all are busy
+ON_ITS_WAY: Final = 0.1  # seconds within which what one process writes is read by the other
+# Calls that a process gets ahead, so that it need not wait for the gateway after each; only behind a call
+# that is likely to be over soon, since what was sent to one process cannot go to another that is idle.
+AHEAD: Final = 7
+BRIEF: Final = 0.05  # seconds that such a call has been in hand at most
+BRIEF_BODY: Final = 65_536  # characters of its body at most: a batch is not brief
 RETRY_START: Final = 1.0  # seconds between attempts to replace a process that does not start
 _LENGTH: Final = struct.Struct("!I")
 
@@ -56,30 +64,126 @@ class Context:
         return max(0, int((self._deadline - time.monotonic()) * 1000))
 
 
-class _Worker:
-    """The gateway's end of one process."""
+@dataclass(eq=False)
+class _Call:
+    """An event that is to be answered.
 
-    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    Attributes:
+        timeout: seconds that the function has for it.
+        begin_by: the time, of `time.monotonic`, until when it may be begun.
+        is_begun: whether a process has it in hand, and nothing before it.
+    """
+
+    event: dict[str, Any] = field(repr=False)
+    timeout: float
+    begin_by: float
+    outcome: asyncio.Future[Any]
+    is_begun: bool = False
+
+    def encode(self) -> bytes:
+        """As a process is told of it. What comes of it in time is known here in time."""
+        begin_by = self.begin_by - ON_ITS_WAY
+        return _frame({"event": self.event, "timeout": self.timeout, "begin_by": begin_by})
+
+    def succeed(self, result: object) -> None:
+        """Tell the result to whoever still waits."""
+        if not self.outcome.done():
+            self.outcome.set_result(result)
+
+    def fail(self, kind: str) -> None:
+        """Tell whoever still waits that there is none."""
+        if not self.outcome.done():
+            self.outcome.set_exception(GatewayError(kind))
+
+    def give_up(self) -> None:
+        """Nobody began it in time."""
+        if not self.is_begun:
+            self.fail("INTEGRATION_FAILURE")
+
+
+class _Worker(asyncio.Protocol):
+    """The gateway's end of one process, which answers the calls that it has in hand in their order."""
+
+    def __init__(self, number: int, function: Function) -> None:
         self.number = number
-        self._reader = reader
-        self._writer = writer
+        self.ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.calls: deque[_Call] = deque()
+        self._function = function
+        self._received = bytearray()
+        self._transport: asyncio.WriteTransport
+        self._began = 0.0
+        self._overdue: asyncio.TimerHandle | None = None
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the process hung up."""
-        return self._reader.at_eof()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the way to the process."""
+        self._transport = cast("asyncio.WriteTransport", transport)
 
-    async def send(self, message: object) -> None:
-        data = _encode(message)
-        self._writer.write(_LENGTH.pack(len(data)) + data)
-        await self._writer.drain()
+    def has_room(self) -> bool:
+        """Whether a call would be begun soon: at once, or after a few that are brief."""
+        if not self.calls:
+            return True
+        if len(self.calls) > AHEAD or len(self.calls[0].event["body"] or "") > BRIEF_BODY:
+            return False
+        return time.monotonic() - self._began < BRIEF
 
-    async def receive(self) -> Any:  # noqa: ANN401 - JSON
-        (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-        return json.loads(await self._reader.readexactly(length))
+    def take(self, call: _Call) -> None:
+        """Send a call to the process."""
+        self.calls.append(call)
+        self._transport.write(call.encode())
+        if len(self.calls) == 1:
+            self._begin(call)
+
+    def _begin(self, call: _Call) -> None:
+        call.is_begun = True
+        self._began = time.monotonic()
+        self._overdue = asyncio.get_running_loop().call_later(call.timeout, self._end, "INTEGRATION_TIMEOUT")
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the process says, frame by frame."""
+        self._received += data
+        while len(self._received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+            if len(self._received) < end:
+                return
+            frame = self._received[_LENGTH.size : end]
+            del self._received[:end]
+            self._hear(json.loads(frame))
+
+    def _hear(self, word: dict[str, Any]) -> None:
+        """That it is ready or why it is not, or what became of its first call."""
+        if not self.ready.done():
+            self.ready.set_result(word)
+            return
+        call = self.calls.popleft()
+        if self._overdue:
+            self._overdue.cancel()
+        if self.calls:
+            self._begin(self.calls[0])
+        if "result" in word:
+            call.succeed(word["result"])
+        else:
+            call.fail("INTEGRATION_FAILURE" if "late" in word else "DEFAULT_5XX")
+        self._function.resume()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The process ended, or was given up."""
+        if not self.ready.done():
+            self.ready.set_exception(EOFError("its process ended"))
+        self._end("DEFAULT_5XX")
+
+    def _end(self, what: str) -> None:
+        """Give the process up: its first call is lost with it, and those after it were never begun."""
+        if self._overdue:
+            self._overdue.cancel()
+        self.close()
+        calls, self.calls = self.calls, deque()
+        if calls:
+            calls.popleft().fail(what)
+        self._function.replace(self, calls)
 
     def close(self) -> None:
-        self._writer.close()
+        """Hang up, upon which the process ends."""
+        self._transport.close()
 
 
 class Function:
@@ -92,7 +196,8 @@ class Function:
             hire: starts a process, after it ended the one with the number that it is given.
         """
         self._hire = hire
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._workers: list[_Worker] = []
+        self._waiting: deque[_Call] = deque()
         self._replacements: set[asyncio.Task[None]] = set()
 
     async def start(self, concurrency: int) -> None:
@@ -101,91 +206,85 @@ class Function:
         Raises:
             StartError: one of them cannot be made ready.
         """
-        for worker in await asyncio.gather(*(self._ready(None) for _ in range(concurrency))):
-            self._idle.put_nowait(worker)
+        self._workers += await asyncio.gather(*(self._ready(None) for _ in range(concurrency)))
 
     async def invoke(self, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109 - JSON; the document's own time-out
-        """Have one event answered.
+        """Have one event answered. What was begun is finished and recorded, even if the client goes away.
 
         Args:
             event: the proxy event.
             timeout: seconds after which the process is ended.
 
         Raises:
-            GatewayError: INTEGRATION_FAILURE if none is idle in time, INTEGRATION_TIMEOUT if it
+            GatewayError: INTEGRATION_FAILURE if it is not begun in time, INTEGRATION_TIMEOUT if it
                 takes too long, DEFAULT_5XX if it crashes or raises.
         """
-        worker = await self._idle_worker()
-        while worker.is_gone:  # ended while it was idle: nothing was begun, nothing is lost
-            self._replace(worker)
-            worker = await self._idle_worker()
-        call = asyncio.ensure_future(self._call(worker, event, timeout))
-        # A client that goes away does not end a call: what was begun is finished and recorded.
-        return await asyncio.shield(call)
-
-    async def _idle_worker(self) -> _Worker:
-        if not self._idle.empty():
-            return self._idle.get_nowait()
+        loop = asyncio.get_running_loop()
+        call = _Call(event, timeout, time.monotonic() + WAIT_FOR_IDLE, loop.create_future())
+        self._waiting.append(call)
+        self.resume()
+        if call.is_begun:
+            return await call.outcome
+        giving_up = loop.call_later(WAIT_FOR_IDLE, call.give_up)
         try:
-            async with asyncio.timeout(WAIT_FOR_IDLE):
-                return await self._idle.get()
-        except TimeoutError:
-            raise GatewayError("INTEGRATION_FAILURE") from None
+            return await call.outcome
+        finally:
+            giving_up.cancel()
 
-    async def _call(self, worker: _Worker, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109
-        try:
-            async with asyncio.timeout(timeout):
-                await worker.send({"event": event, "timeout": timeout})
-                outcome = await worker.receive()
-        except TimeoutError:
-            self._replace(worker)
-            raise GatewayError("INTEGRATION_TIMEOUT") from None
-        except (OSError, EOFError, ValueError) as error:
-            self._replace(worker)
-            raise GatewayError("DEFAULT_5XX") from error
-        self._idle.put_nowait(worker)
-        if "result" not in outcome:
-            raise GatewayError("DEFAULT_5XX")
-        return outcome["result"]
+    def resume(self) -> None:
+        """Hand over what waits, while a process has room for it."""
+        while self._waiting:
+            if self._waiting[0].outcome.done():  # given up
+                self._waiting.popleft()
+                continue
+            worker = min(self._workers, key=lambda each: len(each.calls), default=None)
+            if worker is None or not worker.has_room():
+                return
+            worker.take(self._waiting.popleft())
 
-    def _replace(self, worker: _Worker) -> None:
-        task = asyncio.create_task(self._replacement(worker))
+    def replace(self, worker: _Worker, calls: Iterable[_Call]) -> None:
+        """Replace a process, and let the calls that it did not begin wait for another."""
+        if worker not in self._workers:
+            return
+        self._workers.remove(worker)
+        self._waiting.extendleft(reversed(list(calls)))
+        self.resume()
+        task = asyncio.create_task(self._replacement(worker.number))
         self._replacements.add(task)
         task.add_done_callback(self._replacements.discard)
 
-    async def _replacement(self, worker: _Worker) -> None:
-        worker.close()
-        number: int | None = worker.number
+    async def _replacement(self, number: int | None) -> None:
         while True:
             try:
-                self._idle.put_nowait(await self._ready(number))
+                self._workers.append(await self._ready(number))
             except (StartError, OSError) as error:
                 _log.error("the function does not start: %s", error)
                 number = None
                 await asyncio.sleep(RETRY_START)
             else:
+                self.resume()
                 return
 
     async def _ready(self, instead_of: int | None) -> _Worker:
         process = await self._hire(instead_of)
-        reader, writer = await asyncio.open_connection(sock=process.socket)
-        worker = _Worker(process.number, reader, writer)
+        worker = _Worker(process.number, self)
+        await asyncio.get_running_loop().create_connection(lambda: worker, sock=process.socket)
         try:
-            message = await worker.receive()
-        except (OSError, EOFError) as error:
-            message = {"error": "its process ended"}
-            _log.debug("no word from a new process", exc_info=error)
+            message = await worker.ready
+        except EOFError as error:
+            raise StartError(str(error)) from error
         if "error" in message:
             worker.close()
             raise StartError(message["error"])
         return worker
 
     async def stop(self) -> None:
-        """Give up replacing processes, and let go of the idle ones; each ends with its socket."""
+        """Give up replacing processes, and let go of those there are; each ends with its socket."""
         for task in self._replacements:
             task.cancel()
-        while not self._idle.empty():
-            self._idle.get_nowait().close()
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.close()
 
 
 def main(arguments: list[str]) -> int:
@@ -205,30 +304,33 @@ def main(arguments: list[str]) -> int:
             handler = getattr(module, name)
             getattr(module, "prepare", lambda: None)()
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway is told, in one line
-            _write(stream, _encode({"error": " ".join(str(error).split()) or type(error).__name__}))
+            _write(stream, _frame({"error": " ".join(str(error).split()) or type(error).__name__}))
             return 1
-        _write(stream, _encode({"ready": True}))
+        _write(stream, _frame({"ready": True}))
         while header := stream.read(_LENGTH.size):
             _write(stream, _outcome(handler, json.loads(stream.read(*_LENGTH.unpack(header)))))
     return 0
 
 
 def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> bytes:
+    if time.monotonic() > call["begin_by"]:
+        return _frame({"late": True})
     request_id = call["event"]["requestContext"]["requestId"]
     try:
         result = handler(call["event"], Context(request_id, time.monotonic() + call["timeout"]))
-        return _encode({"result": result})
+        return _frame({"result": result})
     except Exception:  # noqa: BLE001 - as on Lambda: the log gets the traceback, the caller a 502
         sys.stderr.write(f"{request_id}: the handler failed\n{traceback.format_exc()}")
-        return _encode({"error": "the handler failed"})
+        return _frame({"error": "the handler failed"})
 
 
-def _encode(message: object) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
+def _frame(message: object) -> bytes:
+    data = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(data)) + data
 
 
-def _write(stream: Any, data: bytes) -> None:  # noqa: ANN401 - a socket's file
-    stream.write(_LENGTH.pack(len(data)) + data)
+def _write(stream: Any, frame: bytes) -> None:  # noqa: ANN401 - a socket's file
+    stream.write(frame)
     stream.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -49,8 +50,12 @@ RESULTS: Final[dict[str, Any]] = {
 }
 
 
+_calls = itertools.count(1)
+
+
 def handler(event: dict[str, Any], context: Any) -> Any:
-    """Do what the query asks; tell the event otherwise."""
+    """Do what the query asks; tell the event, and which call of this process's it is, otherwise."""
+    number = next(_calls)
     do = (event["queryStringParameters"] or {}).get("do", "")
     match do:
         case "raise":
@@ -61,11 +66,14 @@ def handler(event: dict[str, Any], context: Any) -> Any:
             time.sleep(30)
         case "nap":
             time.sleep(0.4)
+        case "doze":
+            time.sleep(1.4)
         case "echo":
             return {"statusCode": 200, "body": event["body"]}
         case "unencodable":
             return {1, 2}
     if do in RESULTS:
         return RESULTS[do]
-    told = {"event": event, "pid": os.getpid(), "left": context.get_remaining_time_in_millis()}
+    left = context.get_remaining_time_in_millis()
+    told = {"event": event, "pid": os.getpid(), "left": left, "number": number}
     return {"statusCode": 200, "headers": {"X-Seen": "yes"}, "body": json.dumps(told)}

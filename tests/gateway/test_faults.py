@@ -82,6 +82,44 @@ def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -
         assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
 
 
+def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
+    """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
+    with (
+        running.gateway(tmp_path, contract(timeoutInMillis=2500)) as server,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        assert server.request("GET", "/health").json()["number"] == 1
+        dozing = pool.submit(server.request, "GET", "/health?do=doze")
+        time.sleep(0.02)  # it is in hand, and may still be brief
+        began = time.monotonic()
+        problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
+        assert 0.9 < time.monotonic() - began < 1.3  # not when the first one ends
+        last = server.request("GET", "/health")
+        assert dozing.result().json()["number"] == 2
+        assert last.json()["number"] == 3
+
+
+def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> None:
+    """With a process the call that it began is lost; those after it were not begun, and another answers them."""
+    with (
+        running.gateway(tmp_path, running.library(), workers=2) as server,
+        concurrent.futures.ThreadPoolExecutor(6) as pool,
+    ):
+        pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
+        while len(pids) < 2:
+            naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+            pids |= {nap.result().json()["pid"] for nap in naps}
+        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+        time.sleep(0.02)  # both have one in hand, and get two more each
+        ahead = [pool.submit(server.request, "GET", "/books") for _ in range(4)]
+        time.sleep(0.1)
+        victim = pids.pop()
+        os.kill(victim, signal.SIGKILL)
+        assert sorted(nap.result().status for nap in naps) == [200, 502]
+        assert [each.result().status for each in ahead] == [200] * 4
+        assert victim not in {each.result().json()["pid"] for each in ahead}
+
+
 def test_workers_are_the_concurrency(library: Server) -> None:
     """Two processes answer two calls at once."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
