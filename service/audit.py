@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -102,7 +102,7 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 
     def record(event: Event) -> None:
         data = line(event, metrics)
-        with alone(descriptor):
+        with Alone(descriptor):
             if _is_within_a_line(descriptor):
                 data = b"\n" + data
             written = os.write(descriptor, data)
@@ -113,16 +113,23 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     return record
 
 
-@contextlib.contextmanager
-def alone(descriptor: int) -> Iterator[None]:
-    """Hold the lock of what a descriptor is open for, against other processes; none is no fault."""
-    with contextlib.suppress(OSError):
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
+class Alone:
+    """Holds the lock of what a descriptor is open for, against other processes; none is no fault."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        """Wait for it."""
+        self._lock(fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+        self._lock(fcntl.LOCK_UN)
+
+    def _lock(self, how: int) -> None:
         with contextlib.suppress(OSError):
-            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+            fcntl.lockf(self._descriptor, how)
 
 
 def _take_back(descriptor: int, written: int) -> None:

@@ -107,12 +107,14 @@ class Issued:
         certificate: it.
         intermediates: what a TLS server sends after it.
         template: what it holds, and notes on what was asked for.
+        fingerprint_sha256: of the certificate, hexadecimal.
         idempotent_until: until when a retry gets this very one, UTC; None if no retry does.
     """
 
     certificate: x509.Certificate
     intermediates: tuple[x509.Certificate, ...]
     template: Template
+    fingerprint_sha256: str
     idempotent_until: datetime | None
 
 
@@ -383,14 +385,16 @@ class Authority:
     def _release(self, intended: _Intended, certificate: x509.Certificate) -> Issued:
         """Write down what was signed, and only then let it out."""
         planned = intended.planned
+        fingerprint = encoding.fingerprint(certificate)
         result = {
             "event": "result",
-            "fingerprint_sha256": encoding.fingerprint(certificate),
+            "fingerprint_sha256": fingerprint,
             "milliseconds": self._milliseconds(planned.now),
         }
         self._write(Event(**(vars(intended.event) | result)))
         until = planned.window.until if planned.window else None
-        return Issued(certificate, planned.kept.issuer.intermediates, planned.template, until)
+        intermediates = planned.kept.issuer.intermediates
+        return Issued(certificate, intermediates, planned.template, fingerprint, until)
 
     def _refusal(
         self, order: Order, now: datetime, refusal: IssuanceError, request: CertificationRequest | None

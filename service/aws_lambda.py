@@ -22,6 +22,7 @@ from service.settings import KeySource, Settings
 from service.signers import lists
 from service.web import app, authorizer
 
+GARBAGE: Final = 20_000  # containers before the next look for circles, of which a request leaves few
 KMS_AT_ONCE: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def prepare() -> None:
         _log.warning("%s: %s", error.detail, error.__cause__)
     gc.collect()
     gc.freeze()  # what is here by now stays: no later collection has to look through it
+    gc.set_threshold(GARBAGE)
 
 
 @functools.cache

@@ -22,6 +22,9 @@ _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "tr
 # What API Gateway says of the connection, and a client does not.
 _FORWARDED: Final = frozenset({"x-forwarded-proto", "x-forwarded-port"})
 _VARIABLE: Final = re.compile(r"\$context\.([A-Za-z_.]+)")
+_STATUS: Final = re.compile("[2-5][0-9]{2}")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_UNSAFE: Final = re.compile(r"[\r\n\0]")
 _NOT_IN_EVENT: Final = _HOP_BY_HOP | _FORWARDED | {"content-length"}
 _RESPONSE_HEADER: Final = "method.response.header."
 
@@ -144,7 +147,7 @@ def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]
     if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
         raise TypeError("a result has five members and no other")
     status, body, encoded = result["statusCode"], result.get("body"), result.get("isBase64Encoded", False)
-    if not re.fullmatch("[2-5][0-9]{2}", str(status)):
+    if not _STATUS.fullmatch(str(status)):
         raise ValueError("statusCode is an HTTP status")
     if not isinstance(body, str | None) or not isinstance(encoded, bool):
         raise TypeError("body is text, and isBase64Encoded a boolean")
@@ -162,11 +165,11 @@ def _object(result: dict[str, Any], member: str) -> dict[str, Any]:
 
 
 def _header(name: str, value: object) -> str:
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in _HOP_BY_HOP:
+    if not _TOKEN.fullmatch(name) or name.lower() in _HOP_BY_HOP:
         raise ValueError("a header's name is a token (RFC 9110 5.1)")
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, str | int | float) or re.search(r"[\r\n\0]", str(value)):
+    if not isinstance(value, (str, int, float)) or _UNSAFE.search(str(value)):
         raise TypeError("a header value is text or a number")
     return str(value)
 

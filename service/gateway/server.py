@@ -246,7 +246,7 @@ def _access_log(
         "milliseconds": round(took * 1000, 1),
     }
     # An access log that nobody reads is no reason not to answer; the audit log may go the same way.
-    with contextlib.suppress(OSError), audit.alone(sys.stderr.fileno()):
+    with contextlib.suppress(OSError), audit.Alone(sys.stderr.fileno()):
         sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def serial(number: int) -> str:
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
+@functools.lru_cache(maxsize=256)  # one certificate's times are written five times
 def timestamp(moment: datetime) -> str:
     """RFC 3339, UTC, whole seconds: `2026-01-31T23:59:59Z`."""
     return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

@@ -35,6 +35,7 @@ class Issuer:
         certificate: the issuing CA's certificate.
         chain: the certificates above it, its issuer first, the self-signed root last; empty where
             the issuing CA is the root.
+        intermediates: what a TLS server sends after its own certificate: issuer first, no root.
         previous: the certificates of the CA that this one succeeds, under which certificates may still
             be valid: served beside the chain, and never signed under.
         subject: the issuing CA's name, which stands as the issuer in what it signs.
@@ -78,6 +79,7 @@ class Issuer:
             _verify_ca(each, 0)
         self._private_key = private_key
         path = (certificate, *self.chain)
+        self.intermediates = path[:-1]
         _verify_path(path)
         if _spki(certificate.public_key()) != _spki(private_key.public_key()):
             raise IssuerError("the private key is not the one in the CA certificate")
@@ -109,11 +111,6 @@ class Issuer:
     def authorities(self) -> tuple[x509.Certificate, ...]:
         """Every CA certificate that somebody may need: this one, its chain, and those before it."""
         return (self.certificate, *self.chain, *self.previous)
-
-    @property
-    def intermediates(self) -> tuple[x509.Certificate, ...]:
-        """What a TLS server sends after its own certificate: issuer first, no root."""
-        return (self.certificate, *self.chain)[:-1]
 
     def name_violations(self, subject: x509.Name, names: Sequence[Name]) -> list[str]:
         """What these names would violate in any nameConstraints of the chain, in sentences."""

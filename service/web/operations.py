@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ _A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
 
 _log = logging.getLogger(__name__)
+_chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.pem)  # it changes with the CA alone
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 Event = Mapping[str, Any]
@@ -56,7 +58,7 @@ class Operations:
             return _json(_planned(self._authority.examine(order)), "no-store", HTTPStatus.ACCEPTED)
         issued = self._authority.issue(order)
         signed = _signed(issued, text=bool(request.json.get("text", True)))
-        return _json(signed | {"chain_pem": encoding.pem(issued.intermediates)}, "no-store")
+        return _json(signed | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
 
     def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
@@ -203,7 +205,7 @@ def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
         | {
             "crt_pem": encoding.pem([certificate]),
             "serial_number": encoding.serial(certificate.serial_number),
-            "fingerprint_sha256": encoding.fingerprint(certificate),
+            "fingerprint_sha256": issued.fingerprint_sha256,
             "not_before": encoding.timestamp(issued.template.not_before),
             "not_after": encoding.timestamp(issued.template.not_after),
             "profile": issued.template.profile.name,
