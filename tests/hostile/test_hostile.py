@@ -116,7 +116,7 @@ def seen() -> Iterator[Counter[str]]:
     yield counts
     total = counts["200"] + counts["422"]
     assert counts["200"] >= total // 20, counts
-    assert all(counts[code] >= total // 1000 for code in laws.CODES), counts
+    assert all(counts[code] >= total // 2000 for code in laws.CODES), counts
     sys.stdout.write(f"{dict(counts)}\n")
 
 
