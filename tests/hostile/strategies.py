@@ -119,7 +119,7 @@ _ODD_TEXTS: Final = (
 _odd_text = st.text(max_size=12) | st.sampled_from(_ODD_TEXTS)
 _octets = st.one_of(st.binary(max_size=20), _odd_text.map(lambda text: text.encode("utf-8", "replace")))
 _ODD_EMAILS: Final = ("a@example", "A.b@Example", "a", "@", "a@", "a@@b", '"a b"@example', "a@1.2.3.4", "ä@example", "a@b\r\nX: y")  # fmt: skip
-_ODD_URIS: Final = ("spiffe://example/a", "https://Example/", "https://u:p@example/", "urn:uuid:1", "http://[::1/", "http://[::1]:99999/", "a", "://", "javascript:alert(1)", "spiffe://a/../b", "https://ex ample/", "h:" + "x" * 3000)  # fmt: skip
+_ODD_URIS: Final = ("spiffe://example/a", "https://Example/", "https://u:p@example/", "urn:uuid:1", "http://[::1/", "http://[::1]:99999/", "a", "://", "javascript:alert(1)", "spiffe://a/../b", "https://ex ample/", "h:" + "x" * 3000, "h:a b", "h:<b>", 'h:"', "h:a\n", "spiffe:", "h:\x7f")  # fmt: skip
 _email, _uri = (st.sampled_from(texts).map(str.encode) for texts in (_ODD_EMAILS, _ODD_URIS))
 _address = st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16), st.binary(max_size=33))  # fmt: skip
 _dns = _host.map(str.encode)
@@ -324,11 +324,7 @@ class Sent:
 
 
 VARIANTS: Final = 5
-_ONE_MORE: Final = tuple(
-    der.tlv(tag, text.encode())
-    for tag, texts in ((b"\x82", _ODD_TEXTS), (b"\x81", _ODD_EMAILS), (b"\x86", _ODD_URIS))
-    for text in texts
-)
+_ONE_MORE: Final = ((b"\x82", _ODD_TEXTS), (b"\x81", _ODD_EMAILS), (b"\x86", _ODD_URIS))
 
 
 def _named(chance: Random, info: bytes) -> bytes:
@@ -336,10 +332,9 @@ def _named(chance: Random, info: bytes) -> bytes:
     root = der.parse(info)[0]
     names = der.extension(root, "2.5.29.17")
     if names and names.children:
-        names.children[0].children = [
-            *(names.children[0].children or []),
-            der.Octets(chance.choice(_ONE_MORE)),
-        ]
+        tag, texts = chance.choice(_ONE_MORE)
+        one = Node(tag, chance.choice(texts).encode())
+        names.children[0].children = [*(names.children[0].children or []), one]
     return root.encode()
 
 
