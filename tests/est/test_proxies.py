@@ -1,0 +1,134 @@
+"""A server of one's own, as docs/serving.md has it: the unit, and nginx and Caddy in front of the command in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests import csrs, serving
+from tests.est.test_devices import root, run
+from tests.serving import API_KEY, ROOT, Server
+
+PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
+DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
+
+
+def block(language: str) -> str:
+    """The one block of the document in a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The unit's own command, in a directory of ours and on a free port."""
+    directory = tmp_path_factory.mktemp("serving")
+    (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
+    with serving.serving(directory, *shlex.split(line)) as made:
+        yield made
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def local(config: str, directory: Path, server: Server, port: int) -> str:
+    """A configuration of the document's with this directory, server and port in it; all else as it stands."""
+    own = {"/etc/ssl": str(directory), "127.0.0.1:8080": server.url.rpartition("/")[2]}
+    for there, here in own.items():
+        assert there in config
+        config = config.replace(there, here)
+    assert ("listen 443 ssl" in config) ^ config.startswith("ca.example.com {")
+    config = config.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
+    return config.replace("ca.example.com {", f"https://ca.example.com:{port} {{")
+
+
+def commands(name: str, config: str, directory: Path) -> list[str]:
+    """The proxy, with this configuration in files of its own."""
+    if name == "caddy":
+        options = "{\n  admin off\n  auto_https disable_redirects\n}\n"
+        (directory / "Caddyfile").write_text(options + config)
+        return ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
+    paths = " ".join(
+        f"{kind}_temp_path t{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not write here
+    begin = f"daemon off; pid nginx.pid; error_log stderr; {user} events {{}}"
+    whole = f"{begin}\nhttp {{ access_log off; {paths}\n{config}}}\n"
+    (directory / "nginx.conf").write_text(whole)
+    path = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+    return [path, "-p", f"{directory}/", "-c", "nginx.conf"]
+
+
+@contextlib.contextmanager
+def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
+    """The proxy in front of the server, with a certificate that the server signed: its URL."""
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "ca.example.com.key").write_bytes(key)
+    signed = server.request("POST", "/sign.pem", csrs.pem(csrs.build("ca.example.com")), PEM)
+    (directory / "ca.example.com.crt").write_bytes(signed.body)
+    port = free_port()
+    config = local(block(name), directory, server, port)
+    environ = {**os.environ, "HOME": str(directory)}
+    with subprocess.Popen(commands(name, config, directory), cwd=directory, env=environ) as process:
+        try:
+            yield f"https://ca.example.com:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("name", ["nginx", "caddy"])
+def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
+    """Over HTTPS by the proxy: a certificate, a refusal in our words, a batch of 3 MB, and no EST."""
+    with proxied(name, tmp_path, server) as url:
+
+        def ask(path: str, body: bytes, *headers: str) -> tuple[int, bytes]:
+            (tmp_path / "body").write_bytes(body)
+            given = [part for header in headers for part in ("-H", header)]
+            there = ["--resolve", f"{url.removeprefix('https://')}:127.0.0.1", "--cacert", root(server)]
+            retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]
+            options = ["-sS", *there, *retry, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
+            body, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition(b"\n")
+            return int(status), body
+
+        key, pem, json_ = (
+            f"x-api-key: {API_KEY}",
+            "Content-Type: application/pkcs10",
+            "Content-Type: application/json",
+        )
+        good = csrs.pem(csrs.build())
+        status, body = ask("/sign.pem", good, key, pem)
+        assert status == 200
+        assert body.startswith(b"-----BEGIN CERTIFICATE-----")
+        status, body = ask("/sign.pem", b"garbage", key, pem)
+        assert (status, json.loads(body)["code"]) == (422, "badCSR")
+        assert ask("/sign.pem", good, "x-api-key: wrong", pem)[0] == 403
+        batch = {"requests": [{"csr": good.decode() + " " * 29_000} for _ in range(100)]}
+        status, body = ask("/sign/batch", json.dumps(batch).encode(), key, json_)
+        assert status == 200
+        assert len(json.loads(body)["results"]) == 100
+        status, body = ask("/.well-known/est/simpleenroll", good, key, pem)
+        assert (status, json.loads(body)["code"]) == (403, "httpsRequired")
+
+
+def test_systemd_reads_the_unit(tmp_path: Path) -> None:
+    """systemd finds nothing wrong with the unit, and would with one of a misspelt line."""
+    unit = block("ini").replace("/opt/certlet/.venv/bin/certlet", shutil.which("true") or "")
+    for text, faults in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
+        (tmp_path / "certlet.service").write_text(text)
+        verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]
+        said = run(*verify, cwd=tmp_path, check=False).stderr.decode()
+        assert len([line for line in said.splitlines() if "certlet.service" in line]) == faults, said
