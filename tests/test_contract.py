@@ -281,3 +281,78 @@ def test_the_package_carries_the_contract() -> None:
     """The loader reads the very file at the top."""
     with open("openapi.yaml", encoding="utf-8") as file:  # noqa: PTH123
         assert contract.load() == json.loads(json.dumps(yaml.safe_load(file)))
+
+
+ANY = "x-amazon-apigateway-any-method"
+SENTENCES = re.compile(r"[A-Z`].*\.", re.DOTALL)
+
+
+def described(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every place of a document that readers want words for, with its name."""
+    yield "info", document["info"]
+    for tag in document["tags"]:
+        yield f"tags.{tag['name']}", tag
+    for path, item in document["paths"].items():
+        for method in (*contract.METHODS, ANY):
+            if method in item:
+                yield from operation_places(f"{path}.{method}", item[method])
+    for name, response in document["components"]["responses"].items():
+        yield from response_places(f"responses.{name}", response)
+    for name, scheme in document["components"]["securitySchemes"].items():
+        yield f"securitySchemes.{name}", scheme
+    for name, stated in document["components"]["schemas"].items():
+        yield from schema_places(f"schemas.{name}", stated)
+
+
+def operation_places(place: str, operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """An operation, its parameters, body and responses."""
+    yield place, operation
+    for parameter in operation.get("parameters", ()):
+        yield f"{place}.{parameter['name']}", parameter
+    if "requestBody" in operation:
+        yield f"{place}.requestBody", operation["requestBody"]
+    for status, response in operation["responses"].items():
+        yield from response_places(f"{place}.{status}", response)
+
+
+def response_places(place: str, response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A response and its headers; one that stands elsewhere has its words there."""
+    if "$ref" not in response:
+        yield place, response
+        for name, header in response.get("headers", {}).items():
+            yield f"{place}.{name}", header
+
+
+def schema_places(place: str, stated: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A schema and its properties, and theirs."""
+    if "$ref" not in stated:
+        yield place, stated
+        for name, each in stated.get("properties", {}).items():
+            yield from schema_places(f"{place}.{name}", each)
+        if "properties" in stated.get("items", {}):
+            yield from schema_places(f"{place}[]", stated["items"])
+
+
+def undescribed(document: dict[str, Any]) -> list[str]:
+    """The places without sentences."""
+    return [
+        place
+        for place, node in described(document)
+        if not SENTENCES.fullmatch(node.get("description", "").strip())
+    ]
+
+
+def test_everything_is_described() -> None:
+    """Each operation, parameter, body, response, header, scheme and property says in sentences what it is."""
+    assert undescribed(DOCUMENT) == []
+
+
+def test_what_is_not_described_is_named() -> None:
+    """Its negative twin: whatever loses its words, or has no sentence, is named."""
+    places = [place for place, _ in described(DOCUMENT)]
+    assert len(places) > 400
+    for number, place in enumerate(places):
+        document = copy.deepcopy(DOCUMENT)
+        node = [each for _, each in described(document)][number]
+        node["description"] = ["", "no sentence"][number % 2]
+        assert undescribed(document) == [place]
