@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup zip sbom deploy bench form lock clean
+.PHONY: run test ci nightly setup zip sbom deploy bench form examples lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -61,6 +61,10 @@ bench: setup .venv/tox
 # After a change of deploy/form.html.
 form: setup
 	.venv/bin/python -m deploy.form
+
+# After a change of what is answered: every example of the contract is asked for again.
+examples: setup .venv/tox
+	.venv/bin/tox exec -q -e py -- python -m tests.examples
 
 # After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
 lock: .venv/tox

@@ -280,7 +280,8 @@ def _security(stated: list[dict[str, Any]], *, est: bool) -> list[dict[str, Any]
 
 def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
     rendered: Document = _render(document, document, substitutions)
-    del rendered["components"]["responses"]
+    for of in ("responses", "examples"):
+        del rendered["components"][of]
     return rendered
 
 
