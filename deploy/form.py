@@ -1,7 +1,8 @@
-"""Puts the web form into the contract: `make form` after a change of `deploy/form.html`.
+"""Puts two pages into the contract: `make form` after a change of `deploy/form.html` or of the problem types.
 
-The page is edited as HTML, and stands in `openapi.yaml`, where API Gateway serves it from. Its
-Content-Security-Policy allows the one script and the one style of the page by their hashes.
+The form is edited as HTML, and the page about problems is made of `x-problem-types`. Both stand in
+`openapi.yaml`, where API Gateway serves them from. The Content-Security-Policy of each allows its one style,
+and the form's one script, by their hashes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import base64
 import hashlib
 import re
 import sys
+from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 ROOT: Final = Path(__file__).parent.parent
 SOURCE: Final = ROOT / "deploy" / "form.html"
@@ -21,14 +25,68 @@ MAX_BYTES: Final = 40 * 1024
 _BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?P<page>(?:(?P=indent)  .*\n|\n)+)")
 _POLICY: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
 
+_PROBLEMS: Final = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Certlet: what each problem means</title>
+<link rel="icon" href="data:,">
+{style}
+</head>
+<body>
+<main>
+<h1>What each problem means</h1>
+<p>Whatever is not done is answered with a problem document (RFC 9457). Its code is one of these, its type
+leads here, and its instance is the request, as logs name it.</p>
+<nav aria-label="Problems">
+<ul>
+{links}
+</ul>
+</nav>
+{sections}
+</main>
+</body>
+</html>
+"""
+_SECTION: Final = """\
+<section id="{code}" aria-labelledby="{code}-title">
+<h2 id="{code}-title">{code} <small>{statuses}</small></h2>
+<p>{meaning}</p>
+<p><strong>What to do:</strong> {remedy}</p>
+</section>"""
+
+
+def problems(types: dict[str, Any], form: str) -> str:
+    """The page about problems, in the form's own style.
+
+    Args:
+        types: `x-problem-types`.
+        form: the form's page.
+    """
+    (style,) = re.findall("<style>.*?</style>", form, re.DOTALL)
+    sections = [
+        _SECTION.format(
+            code=escape(code),
+            statuses=" or ".join(map(str, each["statuses"])),
+            meaning=escape(each["meaning"]),
+            remedy=escape(each["remedy"]),
+        )
+        for code, each in types.items()
+    ]
+    links = [f'<li><a href="#{escape(code)}">{escape(code)}</a></li>' for code in types]
+    return _PROBLEMS.format(style=style, links="\n".join(links), sections="\n".join(sections))
+
 
 def policy(page: str) -> str:
     """The Content-Security-Policy of a page; it ends with `;`, for some would eat a final quote."""
+    is_scripted = "<script>" in page
     parts = [
         "default-src 'none'",
-        f"script-src {_hash(page, 'script')}",
+        *([f"script-src {_hash(page, 'script')}"] if is_scripted else []),
         f"style-src {_hash(page, 'style')}",
-        "connect-src 'self'",
+        *(["connect-src 'self'"] if is_scripted else []),
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -37,8 +95,8 @@ def policy(page: str) -> str:
     return "; ".join(parts) + ";"
 
 
-def insert(contract: str, page: str) -> str:
-    """The contract's text with this page, and its policy, in it.
+def insert(contract: str, operation: str, page: str) -> str:
+    """The contract's text with this page, and its policy, in this operation.
 
     Without the last newline, which LocalStack takes off a template, and AWS may.
     """
@@ -48,8 +106,15 @@ def insert(contract: str, page: str) -> str:
         lines = (f"{indent}  {line}".rstrip() for line in page.rstrip("\n").split("\n"))
         return f"{indent}text/html: |-\n" + "\n".join(lines) + "\n\n"
 
-    found = _BLOCK.sub(block, contract, count=1)
-    return _POLICY.sub(lambda match: f"{match[1]}\"'{policy(page)}'\"\n", found, count=1)
+    before, name, after = contract.partition(f"operationId: {operation}\n")
+    found = _BLOCK.sub(block, after, count=1)
+    return before + name + _POLICY.sub(lambda match: f"{match[1]}\"'{policy(page)}'\"\n", found, count=1)
+
+
+def whole(contract: str, form: str) -> str:
+    """The contract's text with both pages in it."""
+    types = yaml.safe_load(contract)["x-problem-types"]
+    return insert(insert(contract, "form", form), "problems", problems(types, form))
 
 
 def _hash(page: str, tag: str) -> str:
@@ -58,15 +123,15 @@ def _hash(page: str, tag: str) -> str:
 
 
 def main() -> int:
-    """Write the contract, or with `--check` say whether it holds the page."""
+    """Write the contract, or with `--check` say whether it holds the pages."""
     page, contract = SOURCE.read_text(encoding="utf-8"), CONTRACT.read_text(encoding="utf-8")
-    wanted = insert(contract, page)
+    wanted = whole(contract, page)
     if "--check" in sys.argv[1:]:
         if wanted != contract:
-            sys.stderr.write("openapi.yaml does not hold deploy/form.html: run `make form`\n")
+            sys.stderr.write("openapi.yaml does not hold both pages as they are now: run `make form`\n")
         return int(wanted != contract)
     CONTRACT.write_text(wanted, encoding="utf-8")
-    sys.stdout.write(f"{len(page.encode())} bytes of page, {MAX_BYTES} allowed\n")
+    sys.stdout.write(f"{len(page.encode())} bytes of form, {MAX_BYTES} allowed\n")
     return 0
 
 

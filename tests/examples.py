@@ -183,6 +183,7 @@ ENROLLED: Final = "The certificate, in base64 of PKCS#7."
 BINARY: Final = "In base64; the answer itself is the octets."
 EXAMPLES: Final = {
     "form": Example("How the page begins.", 200, got("/sign")),
+    "problems": Example("How the page begins.", 200, got("/problems")),
     "sign": Example("The certificate for this operation's example.", 200, lambda at: sent(at.plain, "sign")),
     "dryRun": Example(
         "What would be issued for it.", 202, lambda at: sent(at.plain, "sign", "/sign?dry_run=true")

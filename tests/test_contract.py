@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import html
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -25,8 +26,10 @@ from tests import authorities
 DOCUMENT = authorities.document()
 RENDERED = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet")
 WITH_EST = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
-FORM = DOCUMENT["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
-PAGE = FORM["responseTemplates"]["text/html"]
+PAGES = {
+    path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
+    for path in ("/sign", "/problems")
+}
 
 
 def test_both_documents_are_openapi() -> None:
@@ -215,7 +218,7 @@ def test_every_operation_is_performed() -> None:
     performed = {**vars(Operations), **vars(Est)}
     assert set(named) == {name for name in performed if not name.startswith("_")}
     assert all((name in vars(Est)) == name.startswith("est") for name in named)
-    assert "form" not in named
+    assert not {"form", "problems"} & set(named)
 
 
 def _classes(root: type[errors.IssuanceError]) -> Iterator[type[errors.IssuanceError]]:
@@ -252,29 +255,77 @@ def test_every_gateway_response_is_a_problem() -> None:
         )
 
 
-def _hash(tag: str) -> str:
-    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+def hash_of(page: str, tag: str) -> str:
+    """What a policy allows the one script or style of a page by."""
+    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def test_the_page_runs_its_own_script_alone() -> None:
+@pytest.mark.parametrize(("path", "tags"), [("/sign", ["script", "style"]), ("/problems", ["style"])])
+def test_a_page_runs_its_own_script_alone(path: str, tags: list[str]) -> None:
     """The Content-Security-Policy allows the page's script and style by their hashes, and nothing inline."""
-    policy = FORM["responseParameters"]["method.response.header.Content-Security-Policy"]
-    assert f"script-src {_hash('script')};" in policy
-    assert f"style-src {_hash('style')};" in policy
+    page = PAGES[path]["responseTemplates"]["text/html"]
+    policy = PAGES[path]["responseParameters"]["method.response.header.Content-Security-Policy"]
+    assert policy.startswith("'default-src 'none'; ")
+    for tag in tags:
+        assert f"{tag}-src {hash_of(page, tag)};" in policy
+    assert policy.count("-src") == 2 + len(tags) + ("script" in tags)
+    assert page.count("<script") == tags.count("script")
     assert "unsafe" not in policy
     assert policy.endswith(";'")
 
 
-def test_the_page_is_inert_for_velocity() -> None:
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_inert_for_velocity(path: str) -> None:
     """The template engine changes nothing in the page, and nothing in it could be a directive."""
     pattern = (
         r"\$!?[{A-Za-z_]|#[#*\[]|#\{?(set|if|elseif|else|end|foreach|include|parse|stop|break|evaluate"
         r"|define|macro|return)\b|\\[$#]"
     )
-    assert airspeed.Template(PAGE).merge({}) == PAGE
-    assert not re.search(pattern, PAGE)
-    assert re.search(pattern, PAGE + "${x}")
+    page = PAGES[path]["responseTemplates"]["text/html"]
+    assert airspeed.Template(page).merge({}) == page
+    assert not re.search(pattern, page)
+    assert re.search(pattern, page + "${x}")
+
+
+def emitted() -> dict[str, set[int]]:
+    """Every code that the service and the document's own answers have, with its statuses."""
+    bases = {
+        errors.IssuanceError,
+        errors.RequestError,
+    }  # which nothing raises: what is beneath them has the codes
+    tables = (problems.STATUS, problems.EST_STATUS)
+    found = [(kind.code, table[kind]) for table in tables for kind in table if kind not in bases]
+    found += [(code, status) for status, (code, _) in problems._TRANSPORT.items()]
+    own = re.findall(r'"status\\?":(\d+),\\?"code\\?":\\?"(\w+)\\?"', json.dumps(DOCUMENT))
+    found += [(code, int(status)) for status, code in own]
+    codes: dict[str, set[int]] = {}
+    for code, status in found:
+        codes.setdefault(code, set()).add(status)
+    return codes
+
+
+def test_every_problem_is_explained() -> None:
+    """Each code that is answered, and no other, stands in `x-problem-types` with its statuses, meaning and remedy."""
+    assert len(emitted()) >= 19
+    stated = DOCUMENT["x-problem-types"]
+    assert {code: set(each["statuses"]) for code, each in stated.items()} == emitted()
+    for code, each in stated.items():
+        assert set(each) == {"statuses", "meaning", "remedy"}, code
+        assert SENTENCES.fullmatch(each["meaning"]), code
+        assert SENTENCES.fullmatch(each["remedy"]), code
+
+
+def test_the_page_explains_every_problem() -> None:
+    """Where a problem's `type` leads, there is its place on the page, with its meaning and what to do."""
+    page = PAGES["/problems"]["responseTemplates"]["text/html"]
+    assert re.findall(r'<section id="(\w+)"', page) == list(DOCUMENT["x-problem-types"])
+    for code, each in DOCUMENT["x-problem-types"].items():
+        (section,) = re.findall(rf'<section id="{code}".*?</section>', page, re.DOTALL)
+        assert html.escape(each["meaning"]) in section
+        assert html.escape(each["remedy"]) in section
+    document = problems.document(errors.BadCSR("x"), "urn:uuid:0")
+    assert document["type"] == "/problems#badCSR"
 
 
 def test_the_package_carries_the_contract() -> None:

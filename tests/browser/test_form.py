@@ -520,6 +520,21 @@ def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Serve
 def test_the_contract_holds_the_page() -> None:
     """openapi.yaml holds deploy/form.html, its hashes are the policy's, and it is small."""
     page, text = form.SOURCE.read_text(), form.CONTRACT.read_text()
-    assert form.insert(text, page) == text
-    assert form.insert(text, page.replace("Sign a", "Sign the")) != text
+    assert form.whole(text, page) == text
+    assert form.whole(text, page.replace("Sign a", "Sign the")) != text
+    assert form.whole(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
     assert len(page.encode()) < form.MAX_BYTES
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_page_about_problems(browser: Browser, server: Server, look: str) -> None:
+    """A problem's type leads to its place on the page, which is one request, and axe-core finds nothing."""
+    problem = server.sign({"csr": "garbage"}).json()
+    with opened(browser, server.url + problem["type"], **LOOKS[look]) as tab:
+        expect(tab.page.locator(f"section#{problem['code']} h2")).to_be_in_viewport()
+        assert [url for url in tab.requests if "data:" not in url] == [f"{server.url}/problems"]
+        tab.page.click("nav a[href='#timeout']")
+        expect(tab.page.locator("section#timeout")).to_be_in_viewport()
+        tab.shot(f"problems-{look}")
+        tab.page.evaluate(AXE.read_text())
+        judge(tab)

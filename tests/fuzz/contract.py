@@ -63,6 +63,11 @@ def keyed(context: Any) -> bool:
     return context.operation.label in {"POST /sign/batch", "GET /profiles/mine"}
 
 
+def pages(context: Any) -> bool:
+    """Whether a path has a page, which the gateway answers by itself."""
+    return context.operation.label.rpartition(" ")[2] in {"/sign", "/problems"}
+
+
 def count(ways: Ways, case: Any) -> None:
     """Note how a case was made."""
     ways[case.operation.label, case.meta.phase.name.value, case.meta.generation.mode.value] += 1

@@ -22,7 +22,9 @@ from tests import authorities, serving
 from tests.fuzz import contract
 
 sign = contract.load(refusable=True).include(contract.signs)
-public = contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(path="/sign")
+public = (
+    contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(contract.pages)
+)
 keyed = contract.load(batched=True).include(contract.keyed)
 est = contract.load(enrollable=True).include(contract.enrolls)
 tally = contract.Tally()

@@ -79,8 +79,14 @@ def event(predicate: Callable[[dict[str, Any]], bool]) -> Callable[[bytes], bool
     return lambda body: predicate(json.loads(body)["event"])
 
 
-_FORM: Final = authorities.document()["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
-PAGE: Final[bytes] = _FORM["responses"]["default"]["responseTemplates"]["text/html"].encode()
+def page(path: str) -> bytes:
+    """The page that stands in the document at a path."""
+    integration = authorities.document()["paths"][path]["get"]["x-amazon-apigateway-integration"]
+    return bytes(integration["responses"]["default"]["responseTemplates"]["text/html"].encode())
+
+
+PAGE: Final = page("/sign")
+PROBLEMS: Final = page("/problems")
 ORDER: Final = json.dumps({"csr": CSR}).encode()
 
 # The contract: the whole path behind it.
@@ -90,6 +96,8 @@ CERTLET: Final = [
     Row("form-accept-html", "GET", "/sign", 200, send={"Accept": "text/html,*/*;q=0.8"}, body=lambda b: b == PAGE, localstack=True),
     Row("form-slash", "GET", "/sign/", 200, body=lambda b: b == PAGE, localstack=True),
     Row("form-csp", "GET", "/sign", 200, headers={"Content-Security-Policy": "frame-ancestors 'none'"}, localstack=True),
+    Row("problems", "GET", "/problems", 200, headers={"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}, body=lambda b: b == PROBLEMS, localstack=True),
+    Row("problems-head", "HEAD", "/problems", 405, headers={"Allow": "GET, OPTIONS"}, localstack=True),
     Row("preflight", "OPTIONS", "/sign", 204, headers={"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Origin": "*", "Access-Control-Max-Age": "86400"}, body=lambda b: b == b"", localstack=True),
     Row("preflight-get", "OPTIONS", "/ca.crt", 204, headers={"Access-Control-Allow-Methods": "GET"}, localstack=True),
     Row("any-method", "DELETE", "/ca", 405, headers={"Allow": "GET, OPTIONS", **PROBLEM}, body=has(code="methodNotAllowed", status=405), localstack=True),
