@@ -15,7 +15,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     secrecy      no core files of processes that hold secrets
     credentials  which API key a request carries
     web          Connexion: operations, EST, problem documents, who asks; API Gateway's authorizer
-    gateway      the local API Gateway, and its HTTPS; knows nothing of certificates
+    gateway      the local API Gateway, its HTTPS, and the contract for people; knows nothing of certificates
     aws_lambda   handler(event, context): composes all of the above
     foreman      `certlet serve`: the gateway and the function in processes of their own
     cli, client  the command line, and the HTTP client behind `certlet sign`

@@ -280,6 +280,7 @@ def _environ(options: argparse.Namespace, directory: Path) -> dict[str, str]:
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:
     _say(f"Form      {url}/sign")
+    _say(f"Contract  {url}/docs")
     if api_key:
         _say(f"API key   {api_key}  (shown once)")
     _say("Sign one  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")

@@ -24,6 +24,7 @@ from yarl import URL
 from service import audit, credentials, secrecy
 from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, Route
+from service.gateway.docs import Docs
 from service.gateway.function import Function, Process, StartError
 from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
@@ -85,6 +86,7 @@ class Gateway:
         self._settled = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
+        self._docs = Docs(configuration.document, configuration.stage)
         self._function = function
         self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan
@@ -134,8 +136,13 @@ class Gateway:
     async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> mapping.Answer:
         """Route, API key, usage plan, parameters, integration: API Gateway's order."""
         url = request.rel_url
-        path = self._within_stage(url.raw_path)
-        route, path_parameters = self._contract.route(request.method, path)
+        try:
+            path = self._within_stage(url.raw_path)
+            route, path_parameters = self._contract.route(request.method, path)
+        except GatewayError:  # this is all that the gateway serves beside its document
+            if beside := self._docs.answer(request.method, url.raw_path):
+                return beside
+            raise
         key_name = self._identify(request, route) if route.needs_key else None
         caller += [key_name] if key_name else []
         if self._meter:

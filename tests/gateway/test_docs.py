@@ -1,0 +1,146 @@
+"""The contract for people, which the local gateway serves beside its document."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from service import contract
+from tests import authorities
+from tests.gateway import running
+from tests.gateway.test_details import op
+from tests.serving import ROOT, Server, serving
+
+PATHS = {
+    "/docs": "text/html; charset=utf-8",
+    "/docs/start.js": "text/javascript; charset=utf-8",
+    "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "/docs/swagger-ui.css": "text/css; charset=utf-8",
+    "/openapi.json": "application/json",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_is_served(server: Server, path: str) -> None:
+    """Each of the viewer's files is there, of its own media type, which is not to be guessed; HEAD has no body."""
+    answer = server.request("GET", path)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, PATHS[path])
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert ("Content-Security-Policy" in answer.headers) == (path == "/docs")
+    assert server.request("GET", path + "/").body == answer.body
+    head = server.request("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(answer.body))
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs/index.html", "/docs/swagger-ui.js", "/docs/../pyproject.toml", "/docs/%2e%2e/VERSION", "/Docs", "/doc"]
+)  # fmt: skip
+def test_nothing_else_is(server: Server, path: str) -> None:
+    """No other file of the viewer's package, and none of anywhere, is served: 404, as any unknown path."""
+    answer = server.request("GET", path)
+    assert (answer.status, answer.json()["code"]) == (404, "notFound")
+
+
+def test_other_methods_are_unknown(server: Server) -> None:
+    """What is served beside the document is to be read: all else is 404, as for a path that is not known."""
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert server.request(method, "/docs", b"").status == 404
+
+
+def extensions(node: Any) -> Iterator[str]:
+    """Every extension of a document."""
+    if isinstance(node, list):
+        for each in node:
+            yield from extensions(each)
+    if isinstance(node, dict):
+        for name, each in node.items():
+            if name.startswith("x-"):
+                yield name
+            yield from extensions(each)
+
+
+def test_the_document_is_the_contract(server: Server) -> None:
+    """It is valid OpenAPI and has every operation and schema of the contract, as they stand there; and no extension."""
+    answer = server.request("GET", "/openapi.json")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    published, document = answer.json(), authorities.document()
+    validate(published)
+    assert not list(extensions(published))
+    assert len(list(extensions(document))) > 100
+    assert published["components"] == document["components"]
+    operations = contract.operations(document)
+    assert set(contract.operations(published)) == set(operations)
+    for name, each in contract.operations(published).items():
+        shown = {key: value for key, value in operations[name].items() if not key.startswith("x-")}
+        shown.get("requestBody", {}).pop("x-max-bytes", None)
+        assert each == shown
+
+
+OWN = """\
+profiles:
+  vault:
+    description: For one.
+    validity: P1D
+    backdate: PT5M
+    extended_key_usage: [serverAuth]
+    names: {dns: {}}
+    principals: [secret-ops]
+principals: {secret-dev: {dns: {permitted: [dev.example.com]}}}
+"""
+
+
+def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
+    """An operator's profiles are among those that may be named; for whom they are is in no answer without a key."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    with serving(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
+        answer = server.request("GET", "/openapi.json")
+    assert "vault" in answer.json()["components"]["schemas"]["ProfileName"]["enum"]
+    assert b"secret-" not in answer.body
+
+
+def test_with_a_stage(tmp_path: Path) -> None:
+    """With a stage all of it is within, and what the page loads and asks is too."""
+    with running.gateway(tmp_path, authorities.document(), stage="prod") as server:
+        page = server.request("GET", "/prod/docs")
+        assert page.body.count(b'="/prod/docs/') == 3
+        assert b"'/prod/openapi.json'" in server.request("GET", "/prod/docs/start.js").body
+        assert server.request("GET", "/prod/openapi.json").json()["servers"] == [{"url": "/prod"}]
+        for path in PATHS:
+            assert server.request("GET", path).status == 404
+
+
+def test_the_document_s_own_path_comes_first(tmp_path: Path) -> None:
+    """A document that has one of these paths is served as it says."""
+    document = {**running.library(), "paths": {"/docs": {"get": op()}}}
+    with running.gateway(tmp_path, document) as server:
+        assert server.request("GET", "/docs").json()["event"]["path"] == "/docs"
+        assert server.request("GET", "/openapi.json").status == 200
+
+
+def test_they_are_local_alone() -> None:
+    """Neither is in the contract, so API Gateway has neither; and the zip carries no viewer."""
+    assert not {"/docs", "/openapi.json"} & set(authorities.document()["paths"])
+    assert "flask-swagger-ui" not in (ROOT / "deploy" / "lock" / "function.txt").read_text()
+    assert "flask-swagger-ui" in (ROOT / "deploy" / "lock" / "service.txt").read_text()
+
+
+def test_the_gateway_imports_no_flask() -> None:
+    """Of the viewer's package its files are read, and its code, which would bring Flask along, stays out."""
+    program = (
+        "import sys\n"
+        "from service.gateway.docs import Docs\n"
+        "docs = Docs({}, '')\n"
+        "assert docs.answer('GET', '/docs/swagger-ui.css').body\n"
+        "print([name for name in sys.modules if 'flask' in name])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout == "[]\n"
