@@ -505,6 +505,27 @@ def test_the_contract_holds_the_page() -> None:
     assert len(page.encode()) < form.MAX_BYTES
 
 
+@pytest.mark.parametrize("stage", ["", "prod"])
+def test_a_refusal_is_explained(browser: Browser, tmp_path: Path, stage: str) -> None:
+    """Whatever is refused, the form has a link to the place that explains it, in a tab of its own, below any stage."""
+    options = ["--stage", stage] if stage else []
+    with (
+        serving.serving(tmp_path, "--ephemeral", *options) as server,
+        opened(browser, f"{server.url}/sign", REFUSED) as tab,
+    ):
+        for csr, key, code in (
+            (csrs.build("localhost."), API_KEY, "rejectedIdentifier"),
+            (csrs.build(), API_KEY[::-1], "unauthorized"),
+        ):
+            tab.sign(csrs.pem(csr), key)
+            with tab.page.expect_popup() as opening:
+                tab.page.click("#status a")
+            expect(opening.value.locator(f"section#{code} h2")).to_be_in_viewport()
+            assert opening.value.url == f"{server.url}/problems#{code}"
+        tab.sign(GOOD)
+        expect(tab.page.locator("#status a")).to_have_count(0)
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_about_problems(browser: Browser, server: Server, look: str) -> None:
     """A problem's type leads to its place on the page, which is one request, and axe-core finds nothing."""
