@@ -14,7 +14,7 @@ test: setup .venv/tox
 	.venv/bin/tox run
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,judges,hostile,est,deploy,bench,load,audit
+	.venv/bin/tox run -e gateway,browser,clients,judges,hostile,est,deploy,bench,load,audit
 
 # The long forms: 200,000 hostile requests, ten minutes of coverage-guided fuzzing (SEED repeats a night's requests),
 # ten minutes of full load; and what asks a service whose answer changes from day to day.
@@ -76,6 +76,7 @@ lock: .venv/tox
 	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/audit.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/audit.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
+	$(COMPILE) $(LOCK)/clients.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/clients.txt
 
 clean:
 	rm -rf .venv .tox build

@@ -162,6 +162,7 @@ def _add_using(commands: _Commands) -> None:
     document.add_argument(
         "--template", action="store_true", help="for a CloudFormation template: no ARNs yet"
     )
+    document.add_argument("--plain", action="store_true", help="for people and tools: no vendor extensions")
     document.add_argument("--est", action="store_true", help="with EST, which needs a domain of its own")
     _take_profiles(document)
     document.set_defaults(run=_openapi)
@@ -479,10 +480,15 @@ def _show(planned: client.Planned) -> None:
 
 def _openapi(options: argparse.Namespace) -> None:
     target = (options.region, options.account, options.function)
-    if options.template == any(target) or (any(target) and not all(target)):
-        raise CommandError("give --region, --account and --function together, or --template alone")
+    wanted = (options.template, options.plain, any(target))
+    if sum(wanted) != 1 or (any(target) and not all(target)):
+        raise CommandError(
+            "give --region, --account and --function together, or --template alone, or --plain alone"
+        )
     document = _contract(options.profiles)
-    if options.template:
+    if options.plain:
+        rendered = contract.plain(document)
+    elif options.template:
         rendered = contract.includable(document, est=options.est)
     else:
         rendered = contract.importable(document, *target, est=options.est)

@@ -285,6 +285,20 @@ def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
     return rendered
 
 
+def plain(document: Document) -> Document:
+    """The document without vendor extensions, as viewers, generators of clients and differs read it."""
+    stripped: Document = _plain(document)
+    return stripped
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items() if not key.startswith("x-")}
+    return node
+
+
 def operations(document: Document) -> dict[str, Document]:
     """OperationId -> operation object."""
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -18,8 +19,10 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from openapi_spec_validator import validate
 
 from deploy import lint
+from service import contract
 from service.signers import file
 from tests import csrs, serving
 from tests.serving import API_KEY, Server, certlet
@@ -212,6 +215,7 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("openapi", "--region", "x"), 1, "together"),
         (("openapi",), 1, "together"),
         (("openapi", "--template", "--region", "x"), 1, "alone"),
+        (("openapi", "--template", "--plain"), 1, "alone"),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -348,6 +352,18 @@ def test_sign_says_why_not(server: Server, tmp_path: Path) -> None:
     assert b"subject.common_name: 'localhost'" in refused.stderr
     wrong = certlet("sign", "-", "--api-key", "x", cwd=tmp_path, env=env, stdin=bad)
     assert b"403 unauthorized" in wrong.stderr
+
+
+def test_openapi_prints_what_anybody_reads(tmp_path: Path) -> None:
+    """`certlet openapi --plain` prints valid OpenAPI 3.0 of the same operations, without a vendor extension."""
+    (tmp_path / "own.yaml").write_text("profiles: {peer: null}")
+    printed = certlet("openapi", "--plain", "--profiles", "own.yaml", cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    document = json.loads(printed.stdout)
+    validate(document)
+    assert not re.findall(rb'"x-[^"]*":', printed.stdout)
+    assert set(contract.operations(document)) == set(contract.operations(contract.load()))
+    assert document["components"]["schemas"]["ProfileName"]["enum"] == ["server", "client"]
 
 
 def test_openapi_prints_what_can_be_imported(tmp_path: Path) -> None:

@@ -1,0 +1,241 @@
+"""Clients that others' generators make of `certlet openapi --plain`, compiled and used."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openapi_generator_cli
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from tests import csrs, serving
+from tests.serving import API_KEY, Server
+
+HERE = Path(__file__).parent
+SCRIPTS = Path(sys.executable).parent
+# The generator brings Jackson along, of the very line that its clients want; Debian has the annotations.
+JAR = Path(openapi_generator_cli.__file__).with_name("openapi-generator.jar")
+ANNOTATIONS = Path("/usr/share/java/geronimo-annotation-1.3-spec.jar")
+JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+TOOLS: list[str | Path] = [*JAVA, "-jar", JAR, "generate"]
+ONE_SCHEMA = {
+    "openapi": "3.0.3",
+    "info": {"title": "One", "version": "1"},
+    "paths": {},
+    "components": {"schemas": {"One": {"type": "object", "properties": {"a": {"type": "string"}}}}},
+}
+OPERATION = {
+    "operationId": "one",
+    "requestBody": {
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/One"}, "example": {"a": "b"}}
+        }
+    },
+    "responses": {"200": {"description": "One"}},
+}
+ONE_BODY = {**ONE_SCHEMA, "servers": [{"url": "/"}], "paths": {"/one": {"post": OPERATION}}}
+# What openapi-generator says of any document that has as much: a schema, or an example of a body. In the schema
+# the example would be quiet for Java, and cost a second line for Python.
+ALWAYS = {"openapi-generator-python": ("python", ONE_SCHEMA), "java": ("java", ONE_BODY)}
+
+
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    """What a command says; it must succeed."""
+    environ = {**os.environ, "GOFLAGS": "-mod=mod", "GOPROXY": "off", "NO_COLOR": "1", **(env or {})}
+    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+def warnings(said: str) -> list[str]:
+    """The lines of a generator or compiler that warn; INFO names files, some of which are called so."""
+    spoken = [line for line in said.splitlines() if " INFO " not in line]
+    return [line for line in spoken if re.search(r"warn|error|unsupported|⚠", line, re.IGNORECASE)]
+
+
+def generate(language: str, directory: Path, **options: str) -> str:
+    """openapi-generator's client, beneath `directory/made`; what the generator warned of."""
+    chosen = ",".join(f"{name}={value}" for name, value in options.items())
+    more = ["--additional-properties", chosen] if chosen else []
+    return run(*TOOLS, "-g", language, "-i", "openapi.json", "-o", f"made/{language}", *more, cwd=directory)
+
+
+class Client:
+    """A client: what it is called, what its generators said, how to run it."""
+
+    def __init__(self, command: list[str | Path], said: str, **env: str) -> None:
+        self.command = command
+        self.warnings = warnings(said)
+        self.env = env
+
+
+def openapi_generator_python(directory: Path) -> Client:
+    said = generate("python", directory)
+    command: list[str | Path] = [sys.executable, HERE / "by_openapi_generator.py"]
+    return Client(command, said, PYTHONPATH=str(directory / "made/python"))
+
+
+def openapi_python_client(directory: Path) -> Client:
+    said = run(
+        SCRIPTS / "openapi-python-client", "generate", "--path", "openapi.json", "--meta", "none",
+        "--config", HERE / "openapi_python_client.yaml", "--output-path", "made/opc/certlet_client",
+        cwd=directory,
+    )  # fmt: skip
+    command: list[str | Path] = [sys.executable, HERE / "by_openapi_python_client.py"]
+    return Client(command, said, PYTHONPATH=str(directory / "made/opc"))
+
+
+def typescript(directory: Path) -> tuple[Client, Client]:
+    """Both of TypeScript's, which one run of the compiler judges."""
+    bin_ = HERE / "node_modules/.bin"
+    fetch = run(bin_ / "openapi-typescript", "openapi.json", "--output", "made/schema.ts", cwd=directory)
+    hey = run(bin_ / "openapi-ts", "--input", "openapi.json", "--output", "made/hey", cwd=directory)
+    run(bin_ / "tsc", "--project", "tsconfig.json", cwd=directory)
+    return Client(["node", "byOpenapiFetch.js"], fetch), Client(["node", "byHeyApi.js"], hey)
+
+
+def go(directory: Path) -> Client:
+    said = generate("go", directory, packageName="certlet", isGoSubmodule="false")
+    made = directory / "made/go"
+    shutil.rmtree(made / "test")  # asks for a library of assertions
+    (made / "go.mod").write_text("module example.org/certlet\n\ngo 1.19\n")
+    (made / "use").mkdir()
+    shutil.copy(HERE / "main.go", made / "use")
+    said += run("go", "vet", "./...", cwd=made)
+    run("go", "build", "-o", "used", "./use", cwd=made)
+    return Client([made / "used"], said)
+
+
+def java(directory: Path) -> Client:
+    said = generate(
+        "java", directory, library="native", openApiNullable="false", hideGenerationTimestamp="true"
+    )
+    made = directory / "made/java"
+    path = f"{JAR}:{ANNOTATIONS}"
+    sources = [*(made / "src/main").rglob("*.java"), HERE / "Main.java"]
+    said += run("javac", "-proc:none", "-cp", path, "-d", made / "classes", *sources, cwd=directory)
+    return Client([*JAVA, "-cp", f"{path}:{made / 'classes'}", "Main"], said)
+
+
+NAMES = ["openapi-generator-python", "openapi-python-client", "openapi-fetch", "hey-api", "go", "java"]
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The document, two requests, and the TypeScript sources beside their packages."""
+    folder = tmp_path_factory.mktemp("clients")
+    printed = serving.certlet("openapi", "--plain", cwd=folder)
+    (folder / "openapi.json").write_bytes(printed.stdout)
+    (folder / "good.csr").write_bytes(csrs.pem(csrs.build("client.example.com")))
+    (folder / "bad.csr").write_bytes(csrs.pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
+    for name in ("package.json", "tsconfig.json", "byOpenapiFetch.ts", "byHeyApi.ts"):
+        shutil.copy(HERE / name, folder)
+    package = json.loads((HERE / "package.json").read_text())
+    (folder / "package.json").write_text(json.dumps({**package, "type": "module"}))
+    (folder / "node_modules").symlink_to(HERE / "node_modules")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
+    """All clients, two at a time: the generators are processes, and there are two cores."""
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.submit(typescript, directory)
+        made: dict[str, Future[Any]] = {
+            "openapi-generator-python": pool.submit(openapi_generator_python, directory),
+            "go": pool.submit(go, directory),
+            "java": pool.submit(java, directory),
+            "openapi-python-client": pool.submit(openapi_python_client, directory),
+            "openapi-fetch": both,
+            "hey-api": both,
+        }
+        yield made
+
+
+def client(clients: dict[str, Future[Any]], name: str) -> Client:
+    """One of them."""
+    made: Any = clients[name].result()
+    found: Client = made[name == "hey-api"] if isinstance(made, tuple) else made
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_client_does_all(
+    clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
+) -> None:
+    """A certificate, a typed refusal, a 403, the CA, the profiles, a batch, a CRL: as the server has them."""
+    made = client(clients, name)
+    printed = run(*made.command, server.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=made.env)
+    told = json.loads(printed)
+    root = x509.load_pem_x509_certificate(told["root"].encode())
+    chain = x509.load_pem_x509_certificates(server.request("GET", "/ca.pem").body)
+    assert root in chain
+    signed, of_batch = (
+        x509.load_pem_x509_certificate(pem.encode()) for pem in (told["certificate"], told["batch"][0])
+    )
+    signed.verify_directly_issued_by(chain[0])
+    of_batch.verify_directly_issued_by(chain[0])
+    assert told["not_after"] == signed.not_valid_after_utc.timestamp()
+    assert told["refused"] == {
+        "status": 422,
+        "code": "rejectedIdentifier",
+        "fields": ["subject_alt_name[0]"],
+    }
+    assert told["forbidden"] == {"status": 403, "code": "unauthorized", "fields": []}
+    assert told["profiles"] == ["server", "client", "peer"]
+    assert told["batch"][1] == "rejectedIdentifier"
+    assert x509.load_der_x509_crl(bytes.fromhex(told["crl"])).issuer == chain[0].subject
+
+
+def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
+    """EST's media types, over HTTPS: the client of openapi-python-client gets the CA, a certificate, a typed 400."""
+    made = client(clients, "openapi-python-client")
+    with serving.serving(tmp_path, "--tls", "--unlimited") as server:
+        command: list[str | Path] = [
+            sys.executable,
+            HERE / "enrol_by_openapi_python_client.py",
+            server.url,
+            API_KEY,
+        ]
+        root = tmp_path / "ca" / "root-ca.crt"
+        told = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=made.env))
+        issuer = x509.load_pem_x509_certificate((tmp_path / "ca" / "signing-ca.crt").read_bytes())
+    (enrolled,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(told["enrolled"]))
+    enrolled.verify_directly_issued_by(issuer)
+    assert issuer in pkcs7.load_der_pkcs7_certificates(base64.b64decode(told["authority"]))
+    assert told["refused"] == {"status": 400, "code": "rejectedIdentifier"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_generator_warns_of_nothing(clients: dict[str, Future[Any]], name: str, tmp_path: Path) -> None:
+    """No generator, and no compiler, says a word of warning that it does not say of the smallest document."""
+    said = client(clients, name).warnings
+    if name in ALWAYS:
+        language, document = ALWAYS[name]
+        (tmp_path / "openapi.json").write_text(json.dumps(document))
+        (always,) = warnings(generate(language, tmp_path))
+        said = [line for line in said if line != always]
+    assert said == []
+
+
+def test_a_warning_would_be_found(tmp_path: Path) -> None:
+    """The twin: a document with what a generator does not know makes it warn."""
+    schema: Any = {
+        "allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "integer"}]
+    }
+    broken: Any = json.loads(json.dumps(ONE_SCHEMA))
+    broken["paths"]["/a"] = {"get": {"responses": {"200": {"description": "a", "content": {"text/csv": {}}}}}}
+    broken["components"]["schemas"]["Two"] = schema
+    (tmp_path / "openapi.json").write_text(json.dumps(broken))
+    assert warnings(generate("go", tmp_path))
