@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup zip sbom deploy bench form examples lock clean
+.PHONY: run test ci nightly setup zip sbom deploy bench form examples release-contract lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -65,6 +65,11 @@ form: setup
 # After a change of what is answered: every example of the contract is asked for again.
 examples: setup .venv/tox
 	.venv/bin/tox exec -q -e py -- python -m tests.examples
+
+# With each release: clients of this contract go on working until the next major version (tox -e clients).
+release-contract: setup .venv/tox
+	.venv/bin/tox run -e clients
+	.venv/bin/tox exec -q -e clients -- python -m deploy.compatibility --release
 
 # After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
 lock: .venv/tox
