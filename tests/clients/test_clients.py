@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from tests import csrs, serving
 from tests.serving import API_KEY, Server
 
 HERE = Path(__file__).parent
-SCRIPTS = Path(sys.executable).parent
+# README's commands, by their first words: the document, and each client.
+SECTION = (serving.ROOT / "README.md").read_text().split("\n## Build on it\n")[1].split("\n## ")[0]
+COMMANDS = re.findall(r"^\$ (.+)$", SECTION.split("```")[1], re.MULTILINE)
 # The generator brings Jackson along, of the very line that its clients want; Debian has the annotations.
 JAR = Path(openapi_generator_cli.__file__).with_name("openapi-generator.jar")
 ANNOTATIONS = Path("/usr/share/java/geronimo-annotation-1.3-spec.jar")
-JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-TOOLS: list[str | Path] = [*JAVA, "-jar", JAR, "generate"]
+QUICK = "-XX:TieredStopAtLevel=1"  # of Java, which ends before its second compiler has paid
 ONE_SCHEMA = {
     "openapi": "3.0.3",
     "info": {"title": "One", "version": "1"},
@@ -52,23 +54,25 @@ ALWAYS = {"openapi-generator-python": ("python", ONE_SCHEMA), "java": ("java", O
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """What a command says; it must succeed."""
-    environ = {**os.environ, "GOFLAGS": "-mod=mod", "GOPROXY": "off", "NO_COLOR": "1", **(env or {})}
+    scripts = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = serving.environ(
+        PATH=scripts, GOFLAGS="-mod=mod", GOPROXY="off", NO_COLOR="1", JAVA_OPTS=QUICK, **(env or {})
+    )
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout + done.stderr
+
+
+def make(start: str, directory: Path) -> str:
+    """Run README's command that starts so; what it said."""
+    (command,) = [each for each in COMMANDS if each.startswith(start)]
+    return run("sh", "-c", command, cwd=directory)
 
 
 def warnings(said: str) -> list[str]:
     """The lines of a generator or compiler that warn; INFO names files, some of which are called so."""
     spoken = [line for line in said.splitlines() if " INFO " not in line]
     return [line for line in spoken if re.search(r"warn|error|unsupported|⚠", line, re.IGNORECASE)]
-
-
-def generate(language: str, directory: Path, **options: str) -> str:
-    """openapi-generator's client, beneath `directory/made`; what the generator warned of."""
-    chosen = ",".join(f"{name}={value}" for name, value in options.items())
-    more = ["--additional-properties", chosen] if chosen else []
-    return run(*TOOLS, "-g", language, "-i", "openapi.json", "-o", f"made/{language}", *more, cwd=directory)
 
 
 class Client:
@@ -81,32 +85,27 @@ class Client:
 
 
 def openapi_generator_python(directory: Path) -> Client:
-    said = generate("python", directory)
+    said = make("openapi-generator-cli generate -g python", directory)
     command: list[str | Path] = [sys.executable, HERE / "by_openapi_generator.py"]
     return Client(command, said, PYTHONPATH=str(directory / "made/python"))
 
 
 def openapi_python_client(directory: Path) -> Client:
-    said = run(
-        SCRIPTS / "openapi-python-client", "generate", "--path", "openapi.json", "--meta", "none",
-        "--config", HERE / "openapi_python_client.yaml", "--output-path", "made/opc/certlet_client",
-        cwd=directory,
-    )  # fmt: skip
+    said = make("openapi-python-client", directory)
     command: list[str | Path] = [sys.executable, HERE / "by_openapi_python_client.py"]
-    return Client(command, said, PYTHONPATH=str(directory / "made/opc"))
+    return Client(command, said, PYTHONPATH=str(directory / "made"))
 
 
 def typescript(directory: Path) -> tuple[Client, Client]:
     """Both of TypeScript's, which one run of the compiler judges."""
-    bin_ = HERE / "node_modules/.bin"
-    fetch = run(bin_ / "openapi-typescript", "openapi.json", "--output", "made/schema.ts", cwd=directory)
-    hey = run(bin_ / "openapi-ts", "--input", "openapi.json", "--output", "made/hey", cwd=directory)
-    run(bin_ / "tsc", "--project", "tsconfig.json", cwd=directory)
+    fetch = make("npx openapi-typescript", directory)
+    hey = make("npx openapi-ts", directory)
+    run("npx", "tsc", "--project", "tsconfig.json", cwd=directory)
     return Client(["node", "byOpenapiFetch.js"], fetch), Client(["node", "byHeyApi.js"], hey)
 
 
 def go(directory: Path) -> Client:
-    said = generate("go", directory, packageName="certlet", isGoSubmodule="false")
+    said = make("openapi-generator-cli generate -g go", directory)
     made = directory / "made/go"
     shutil.rmtree(made / "test")  # asks for a library of assertions
     (made / "go.mod").write_text("module example.org/certlet\n\ngo 1.19\n")
@@ -118,14 +117,12 @@ def go(directory: Path) -> Client:
 
 
 def java(directory: Path) -> Client:
-    said = generate(
-        "java", directory, library="native", openApiNullable="false", hideGenerationTimestamp="true"
-    )
+    said = make("openapi-generator-cli generate -g java", directory)
     made = directory / "made/java"
     path = f"{JAR}:{ANNOTATIONS}"
     sources = [*(made / "src/main").rglob("*.java"), HERE / "Main.java"]
     said += run("javac", "-proc:none", "-cp", path, "-d", made / "classes", *sources, cwd=directory)
-    return Client([*JAVA, "-cp", f"{path}:{made / 'classes'}", "Main"], said)
+    return Client(["java", QUICK, "-cp", f"{path}:{made / 'classes'}", "Main"], said)
 
 
 NAMES = ["openapi-generator-python", "openapi-python-client", "openapi-fetch", "hey-api", "go", "java"]
@@ -135,8 +132,13 @@ NAMES = ["openapi-generator-python", "openapi-python-client", "openapi-fetch", "
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The document, two requests, and the TypeScript sources beside their packages."""
     folder = tmp_path_factory.mktemp("clients")
-    printed = serving.certlet("openapi", "--plain", cwd=folder)
-    (folder / "openapi.json").write_bytes(printed.stdout)
+    certlet = folder / ".venv/bin/certlet"
+    certlet.parent.mkdir(parents=True)
+    certlet.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
+    certlet.chmod(0o700)
+    (folder / "tests/clients").mkdir(parents=True)
+    shutil.copy(HERE / "openapi_python_client.yaml", folder / "tests/clients")
+    make(".venv/bin/certlet", folder)
     (folder / "good.csr").write_bytes(csrs.pem(csrs.build("client.example.com")))
     (folder / "bad.csr").write_bytes(csrs.pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
     for name in ("package.json", "tsconfig.json", "byOpenapiFetch.ts", "byHeyApi.ts"):
@@ -224,7 +226,7 @@ def test_the_generator_warns_of_nothing(clients: dict[str, Future[Any]], name: s
     if name in ALWAYS:
         language, document = ALWAYS[name]
         (tmp_path / "openapi.json").write_text(json.dumps(document))
-        (always,) = warnings(generate(language, tmp_path))
+        (always,) = warnings(make(f"openapi-generator-cli generate -g {language}", tmp_path))
         said = [line for line in said if line != always]
     assert said == []
 
@@ -238,4 +240,4 @@ def test_a_warning_would_be_found(tmp_path: Path) -> None:
     broken["paths"]["/a"] = {"get": {"responses": {"200": {"description": "a", "content": {"text/csv": {}}}}}}
     broken["components"]["schemas"]["Two"] = schema
     (tmp_path / "openapi.json").write_text(json.dumps(broken))
-    assert warnings(generate("go", tmp_path))
+    assert warnings(make("openapi-generator-cli generate -g go", tmp_path))
