@@ -286,9 +286,16 @@ def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
 
 
 def plain(document: Document) -> Document:
-    """The document without vendor extensions, as viewers, generators of clients and differs read it."""
+    """The document without vendor extensions, as viewers, generators of clients and differs read it.
+
+    What is answered is open in it, for a later version's answers may have members more, and clients are to
+    ignore these, as RFC 9457 3.2 has it for problems. What is asked for stays closed.
+    """
     stripped: Document = _plain(document)
-    return stripped
+    asked = _schemas([each.get("requestBody") for each in operations(stripped).values()], stripped)
+    schemas = stripped["components"]["schemas"]
+    opened = {name: schema if name in asked else _open(schema) for name, schema in schemas.items()}
+    return {**stripped, "components": {**stripped["components"], "schemas": opened}}
 
 
 def _plain(node: Any) -> Any:  # noqa: ANN401 - JSON
@@ -297,6 +304,28 @@ def _plain(node: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items() if not key.startswith("x-")}
     return node
+
+
+def _open(node: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(node, list):
+        return [_open(item) for item in node]
+    if isinstance(node, dict):
+        closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
+        return {key: _open(value) for key, value in node.items() if key not in closing}
+    return node
+
+
+def _schemas(node: Any, document: Document) -> set[str]:  # noqa: ANN401 - JSON
+    """The names of the schemas that a part of the document refers to, and of those that these refer to."""
+    if isinstance(node, list):
+        return {name for item in node for name in _schemas(item, document)}
+    if not isinstance(node, dict):
+        return set()
+    reference = node.get("$ref", "")
+    if reference.startswith("#/components/schemas/"):
+        name = reference.rpartition("/")[2]
+        return {name} | _schemas(document["components"]["schemas"][name], document)
+    return _schemas(list(node.values()), document)
 
 
 def operations(document: Document) -> dict[str, Document]:

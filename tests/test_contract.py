@@ -407,3 +407,16 @@ def test_what_is_not_described_is_named() -> None:
         node = [each for _, each in described(document)][number]
         node["description"] = ["", "no sentence"][number % 2]
         assert undescribed(document) == [place]
+
+
+def test_what_clients_are_made_of_is_open_to_additions() -> None:
+    """In the plain document every answer may have members more, at any depth, and a request none."""
+    plain = contract.plain(DOCUMENT)["components"]["schemas"]
+    closed = {name for name, schema in plain.items() if '"additionalProperties": false' in json.dumps(schema)}
+    assert closed == {"SignRequest", "BatchRequest", "BatchItem"}
+    assert DOCUMENT["components"]["schemas"]["Problem"]["additionalProperties"] is False
+    assert plain["Problem"] == {
+        key: value
+        for key, value in DOCUMENT["components"]["schemas"]["Problem"].items()
+        if key != "additionalProperties"
+    }

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tests import csrs, serving
+from tests.clients import later
 from tests.serving import API_KEY, Server
 
 HERE = Path(__file__).parent
@@ -198,6 +199,20 @@ def test_the_client_does_all(
     assert told["profiles"] == ["server", "client", "peer"]
     assert told["batch"][1] == "rejectedIdentifier"
     assert x509.load_der_x509_crl(bytes.fromhex(told["crl"])).issuer == chain[0].subject
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_client_outlives_an_addition(
+    clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
+) -> None:
+    """A member more in every object of every answer is no matter to a client: additions are compatible."""
+    made = client(clients, name)
+    with later.version(server) as grown:
+        assert "member_of_later" in grown.request("GET", "/profiles").json()["profiles"][0]
+        printed = run(*made.command, grown.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=made.env)
+    told = json.loads(printed)
+    assert told["refused"]["fields"] == ["subject_alt_name[0]"]
+    assert told["batch"][1] == "rejectedIdentifier"
 
 
 def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
