@@ -48,9 +48,42 @@ OPERATION = {
     "responses": {"200": {"description": "One"}},
 }
 ONE_BODY = {**ONE_SCHEMA, "servers": [{"url": "/"}], "paths": {"/one": {"post": OPERATION}}}
+# No operationId, a media type that nobody knows, a discriminator of what is no object, an enum of all sorts.
+QUESTIONABLE = {
+    **ONE_SCHEMA,
+    "paths": {
+        "/one": {
+            "get": {
+                "responses": {
+                    "200": {
+                        "description": "One",
+                        "content": {"application/x-one": {"schema": {"$ref": "#/components/schemas/Two"}}},
+                    }
+                }
+            }
+        }
+    },
+    "components": {
+        "schemas": {
+            "One": {"type": "string", "enum": ["a", {"b": 1}]},
+            "Two": {
+                "oneOf": [{"$ref": "#/components/schemas/One"}],
+                "discriminator": {"propertyName": "a", "mapping": {"one": "#/components/schemas/One"}},
+            },
+        }
+    },
+}
 # What openapi-generator says of any document that has as much: a schema, or an example of a body. In the schema
 # the example would be quiet for Java, and cost a second line for Python.
-ALWAYS = {"openapi-generator-python": ("python", ONE_SCHEMA), "java": ("java", ONE_BODY)}
+ALWAYS = {"openapi-generator-python": ONE_SCHEMA, "java": ONE_BODY}
+GENERATORS = {
+    "openapi-generator-python": "openapi-generator-cli generate -g python",
+    "openapi-python-client": "openapi-python-client",
+    "openapi-fetch": "npx openapi-typescript",
+    "hey-api": "npx openapi-ts",
+    "go": "openapi-generator-cli generate -g go",
+    "java": "openapi-generator-cli generate -g java",
+}
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
@@ -59,21 +92,41 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
     environ = serving.environ(
         PATH=scripts, GOFLAGS="-mod=mod", GOPROXY="off", NO_COLOR="1", JAVA_OPTS=QUICK, **(env or {})
     )
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=200
+    )
     assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout + done.stderr
 
 
-def make(start: str, directory: Path) -> str:
-    """Run README's command that starts so; what it said."""
-    (command,) = [each for each in COMMANDS if each.startswith(start)]
+def print_document(directory: Path) -> None:
+    """README's first command, with the `certlet` of a clone."""
+    certlet = directory / ".venv/bin/certlet"
+    certlet.parent.mkdir(parents=True)
+    certlet.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
+    certlet.chmod(0o700)
+    run("sh", "-c", COMMANDS[0], cwd=directory)
+
+
+def furnish(directory: Path) -> None:
+    """What generators find in a clone, and npm's packages."""
+    (directory / "tests/clients").mkdir(parents=True)
+    shutil.copy(HERE / "openapi_python_client.yaml", directory / "tests/clients")
+    package = json.loads((HERE / "package.json").read_text())
+    (directory / "package.json").write_text(json.dumps({**package, "type": "module"}))
+    (directory / "node_modules").symlink_to(HERE / "node_modules")
+
+
+def make(name: str, directory: Path) -> str:
+    """Run README's command that makes a client; what the generator said."""
+    (command,) = [each for each in COMMANDS if each.startswith(GENERATORS[name])]
     return run("sh", "-c", command, cwd=directory)
 
 
 def warnings(said: str) -> list[str]:
     """The lines of a generator or compiler that warn; INFO names files, some of which are called so."""
     spoken = [line for line in said.splitlines() if " INFO " not in line]
-    return [line for line in spoken if re.search(r"warn|error|unsupported|⚠", line, re.IGNORECASE)]
+    return [line for line in spoken if re.search(r"warn|error|unsupported|⚠|🚨|❗", line, re.IGNORECASE)]
 
 
 class Client:
@@ -86,7 +139,7 @@ class Client:
 
 
 def openapi_generator_python(directory: Path) -> Client:
-    said = make("openapi-generator-cli generate -g python", directory)
+    said = make("openapi-generator-python", directory)
     command: list[str | Path] = [sys.executable, HERE / "by_openapi_generator.py"]
     return Client(command, said, PYTHONPATH=str(directory / "made/python"))
 
@@ -99,14 +152,14 @@ def openapi_python_client(directory: Path) -> Client:
 
 def typescript(directory: Path) -> tuple[Client, Client]:
     """Both of TypeScript's, which one run of the compiler judges."""
-    fetch = make("npx openapi-typescript", directory)
-    hey = make("npx openapi-ts", directory)
+    fetch = make("openapi-fetch", directory)
+    hey = make("hey-api", directory)
     run("npx", "tsc", "--project", "tsconfig.json", cwd=directory)
     return Client(["node", "byOpenapiFetch.js"], fetch), Client(["node", "byHeyApi.js"], hey)
 
 
 def go(directory: Path) -> Client:
-    said = make("openapi-generator-cli generate -g go", directory)
+    said = make("go", directory)
     made = directory / "made/go"
     shutil.rmtree(made / "test")  # asks for a library of assertions
     (made / "go.mod").write_text("module example.org/certlet\n\ngo 1.19\n")
@@ -118,7 +171,7 @@ def go(directory: Path) -> Client:
 
 
 def java(directory: Path) -> Client:
-    said = make("openapi-generator-cli generate -g java", directory)
+    said = make("java", directory)
     made = directory / "made/java"
     path = f"{JAR}:{ANNOTATIONS}"
     sources = [*(made / "src/main").rglob("*.java"), HERE / "Main.java"]
@@ -126,27 +179,16 @@ def java(directory: Path) -> Client:
     return Client(["java", QUICK, "-cp", f"{path}:{made / 'classes'}", "Main"], said)
 
 
-NAMES = ["openapi-generator-python", "openapi-python-client", "openapi-fetch", "hey-api", "go", "java"]
-
-
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The document, two requests, and the TypeScript sources beside their packages."""
     folder = tmp_path_factory.mktemp("clients")
-    certlet = folder / ".venv/bin/certlet"
-    certlet.parent.mkdir(parents=True)
-    certlet.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
-    certlet.chmod(0o700)
-    (folder / "tests/clients").mkdir(parents=True)
-    shutil.copy(HERE / "openapi_python_client.yaml", folder / "tests/clients")
-    make(".venv/bin/certlet", folder)
+    furnish(folder)
+    print_document(folder)
     (folder / "good.csr").write_bytes(csrs.pem(csrs.build("client.example.com")))
     (folder / "bad.csr").write_bytes(csrs.pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
-    for name in ("package.json", "tsconfig.json", "byOpenapiFetch.ts", "byHeyApi.ts"):
+    for name in ("tsconfig.json", "byOpenapiFetch.ts", "byHeyApi.ts"):
         shutil.copy(HERE / name, folder)
-    package = json.loads((HERE / "package.json").read_text())
-    (folder / "package.json").write_text(json.dumps({**package, "type": "module"}))
-    (folder / "node_modules").symlink_to(HERE / "node_modules")
     return folder
 
 
@@ -173,7 +215,7 @@ def client(clients: dict[str, Future[Any]], name: str) -> Client:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_the_client_does_all(
     clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
 ) -> None:
@@ -201,7 +243,7 @@ def test_the_client_does_all(
     assert x509.load_der_x509_crl(bytes.fromhex(told["crl"])).issuer == chain[0].subject
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_the_client_outlives_an_addition(
     clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
 ) -> None:
@@ -234,25 +276,37 @@ def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_p
     assert told["refused"] == {"status": 400, "code": "rejectedIdentifier"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_the_generator_warns_of_nothing(clients: dict[str, Future[Any]], name: str, tmp_path: Path) -> None:
     """No generator, and no compiler, says a word of warning that it does not say of the smallest document."""
     said = client(clients, name).warnings
     if name in ALWAYS:
-        language, document = ALWAYS[name]
-        (tmp_path / "openapi.json").write_text(json.dumps(document))
-        (always,) = warnings(make(f"openapi-generator-cli generate -g {language}", tmp_path))
+        (tmp_path / "openapi.json").write_text(json.dumps(ALWAYS[name]))
+        (always,) = warnings(make(name, tmp_path))
         said = [line for line in said if line != always]
     assert said == []
 
 
-def test_a_warning_would_be_found(tmp_path: Path) -> None:
-    """The twin: a document with what a generator does not know makes it warn."""
-    schema: Any = {
-        "allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "integer"}]
-    }
-    broken: Any = json.loads(json.dumps(ONE_SCHEMA))
-    broken["paths"]["/a"] = {"get": {"responses": {"200": {"description": "a", "content": {"text/csv": {}}}}}}
-    broken["components"]["schemas"]["Two"] = schema
-    (tmp_path / "openapi.json").write_text(json.dumps(broken))
-    assert warnings(make("openapi-generator-cli generate -g go", tmp_path))
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("openapi-generator-python", "Empty operationId"),
+        ("openapi-python-client", "WARNING parsing GET /one"),
+        ("openapi-fetch", "Discriminator mapping has an invalid schema"),
+        ("hey-api", 'unhandled "object"'),
+        ("go", "Empty operationId"),
+        ("java", "Empty operationId"),
+    ],
+)
+def test_a_warning_would_be_found(tmp_path: Path, name: str, warning: str) -> None:
+    """The twin: each generator warns in words of its own, and these are seen."""
+    furnish(tmp_path)
+    (tmp_path / "openapi.json").write_text(json.dumps(QUESTIONABLE))
+    assert any(warning in line for line in warnings(make(name, tmp_path)))
+
+
+def test_every_command_of_readme_ran() -> None:
+    """One command prints the document, and one makes each client; there is no other."""
+    starts = [".venv/bin/certlet openapi --plain", *GENERATORS.values()]
+    assert sorted(start for start in starts for each in COMMANDS if each.startswith(start)) == sorted(starts)
+    assert len(COMMANDS) == len(starts)
