@@ -80,7 +80,7 @@ GENERATORS = {
     "openapi-generator-python": "openapi-generator-cli generate -g python",
     "openapi-python-client": "openapi-python-client",
     "openapi-fetch": "npx openapi-typescript",
-    "hey-api": "npx openapi-ts",
+    "hey-api": "npx @hey-api/openapi-ts",
     "go": "openapi-generator-cli generate -g go",
     "java": "openapi-generator-cli generate -g java",
 }
