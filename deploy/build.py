@@ -101,7 +101,7 @@ class SafeLoader:
 
 _LEFT_OUT: Final = (
     "check.py",
-    "cli.py",
+    "cli",
     "client.py",
     "foreman.py",
     "gateway",

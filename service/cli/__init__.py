@@ -1,0 +1,49 @@
+"""The command line. Errors are one clear line on stderr and a non-zero exit, never a traceback.
+
+serving      serve, key
+ceremonies   init, rollover, revoke, openapi, check
+signing      sign
+arguments    what several of them take
+terminal     what they print
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from service import client
+from service.cli import ceremonies, serving, signing
+from service.cli.terminal import CommandError
+from service.foreman import ServeError
+from service.gateway import usage
+from service.pki.errors import IssuanceError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `certlet` with these arguments (those of the process for None).
+
+    Returns:
+        0; 1 if it failed; 2 if the arguments make no sense.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except (CommandError, client.ClientError, ServeError, usage.KeyFileError, IssuanceError) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except KeyboardInterrupt:
+        return 130
+    sys.stderr.write(f"certlet: {message}\n")
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """What reads the arguments, with every command that there is."""
+    made = argparse.ArgumentParser(prog="certlet", description="A private certificate authority.")
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
+    serving.add_to(commands)
+    ceremonies.add_to(commands)
+    signing.add_to(commands)
+    return made

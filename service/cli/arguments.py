@@ -1,0 +1,108 @@
+"""The arguments that several commands take, and what their texts are read as."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from service import contract
+from service.cli.terminal import CommandError
+from service.pki import names
+from service.pki.errors import IssuanceError
+from service.pki.policy import ProfileError
+from service.settings import PROFILES
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
+
+API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
+KEY_FILE: Final = "api-keys.json"
+DEFAULT_CA: Final = Path("ca")
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+def take_profiles(parser: argparse.ArgumentParser) -> None:
+    """Add `--profiles`: a file of the operator's own, else the one that the environment names."""
+    given = os.environ.get(PROFILES)
+    parser.add_argument(
+        "--profiles",
+        type=Path,
+        default=Path(given) if given else None,
+        metavar="FILE",
+        help="your own, merged over the contract's",
+    )
+
+
+def document(own: Path | None) -> contract.Document:
+    """The contract, with the operator's own profiles merged over it.
+
+    Raises:
+        CommandError: either has faults.
+    """
+    try:
+        found = contract.load(own)
+        contract.profiles(found)
+    except contract.ContractError as error:
+        raise CommandError(f"{own}: {error}") from error
+    except ProfileError as error:
+        raise CommandError(f"the profiles have faults, and certlet check gives the lines: {error}") from error
+    return found
+
+
+def _dns_name(text: str) -> str:
+    try:
+        return names.dns_name(text, "", wildcard=False)
+    except IssuanceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def host(text: str) -> str:
+    """A DNS name or an IP address."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return _dns_name(text)
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 for a free one."""
+    if not text.isdigit() or int(text) > 65535:  # noqa: PLR2004 - TCP's bound
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def stage(text: str) -> str:
+    """A stage's name, as API Gateway takes it."""
+    if not re.fullmatch("[A-Za-z0-9_-]{1,128}", text):
+        raise argparse.ArgumentTypeError("a stage has 1 to 128 letters, digits, _ and -")
+    return text
+
+
+def count(text: str) -> int:
+    """How many calls at once."""
+    if not text.isdigit() or not 1 <= int(text) <= 64:  # noqa: PLR2004 - more serve nobody
+        raise argparse.ArgumentTypeError("a number from 1 to 64")
+    return int(text)
+
+
+def account(text: str) -> str:
+    """An AWS account id."""
+    if not re.fullmatch("[0-9]{12}", text):
+        raise argparse.ArgumentTypeError("an AWS account id has 12 digits")
+    return text
+
+
+def domain(text: str) -> str:
+    """A DNS subtree, with or without a leading dot."""
+    return _dns_name(text.removeprefix("."))
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An IP network in CIDR notation."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

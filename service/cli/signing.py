@@ -1,0 +1,86 @@
+"""`certlet sign`: requests that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from service import client, many
+from service.cli.arguments import API_KEY, DEFAULT_URL, Commands
+from service.cli.terminal import CommandError, say
+
+
+def add_to(commands: Commands) -> None:
+    """Add `sign`."""
+    sign = commands.add_parser("sign", help="have certification requests signed")
+    sign.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a request, PEM or DER; - alone is stdin"
+    )
+    sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
+    sign.add_argument("--api-key", help=f"else ${API_KEY}")
+    sign.add_argument("--profile", help="else the default one")
+    sign.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
+    sign.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
+    sign.add_argument("--dry-run", action="store_true", help="say what would be signed, and sign nothing")
+    where = sign.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="FILE", help="for one request; else stdout")
+    where.add_argument(
+        "--beside", action="store_true", help="NAME.crt beside each NAME.csr, as for several requests"
+    )
+    sign.add_argument("--force", action="store_true", help="beside: replace what is there")
+    sign.set_defaults(run=_sign)
+
+
+def _sign(options: argparse.Namespace) -> int:
+    api_key = options.api_key or os.environ.get(API_KEY)
+    if not api_key:
+        raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
+    wish = client.Wish("", options.profile, options.validity, options.not_after)
+    if options.dry_run:
+        for path in options.files:
+            if len(options.files) > 1:
+                say(f"File      {path}")
+            _show(client.examine(options.url, api_key, replace(wish, csr=many.read(path))))
+        return 0
+    if options.beside or len(options.files) > 1:
+        return _sign_beside(options, api_key, wish)
+    signed = client.sign(options.url, api_key, replace(wish, csr=many.read(options.files[0])))
+    for note in signed.notes:
+        sys.stderr.write(f"note: {note}\n")
+    bundle = signed.crt_pem + signed.chain_pem
+    if options.out:
+        options.out.write_text(bundle, encoding="ascii")
+    else:
+        sys.stdout.write(bundle)
+    return 0
+
+
+def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -> int:
+    if options.out:
+        raise CommandError("--out is for one request; several go beside theirs")
+    meant: dict[Path, Path] = {}
+    for path in options.files:
+        target = many.beside(path)
+        if str(path) == "-" or path == target or meant.setdefault(target, path) != path:
+            raise CommandError(f"{path}: no certificate can be written beside it, as {target}")
+    signing = many.Signing(wish, functools.partial(client.sign_batch, options.url, api_key))
+    try:
+        signing.run(list(meant.values()), anew=options.force)
+    finally:
+        tally = signing.tally
+        left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
+        say(f"{tally.signed} signed, {tally.present} there already, {tally.failed} not signed{left}")
+    return int(tally.failed > 0)
+
+
+def _show(planned: client.Planned) -> None:
+    say(f"Subject   {planned.subject or '(empty)'}")
+    say(f"Names     {', '.join(planned.names) or '(none)'}")
+    say(f"Valid     {planned.not_before} to {planned.not_after}")
+    say(f"Profile   {planned.profile}")
+    for note in planned.notes:
+        say(f"Note      {note}")
