@@ -1,4 +1,4 @@
-"""The client behind `certlet sign`: HTTP requests to a Certlet, whatever serves it."""
+"""The client behind `certlet sign` and its like: HTTP requests to a Certlet, whatever serves it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from service.pki.errors import printable
+
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _LOST: Final = (502, 504)  # the function may have signed, and nobody knows
 _UNAVAILABLE: Final = 503
 _BUSY: Final = 429  # the usage plan's rate is used up for a moment, or its quota for longer
 _PATIENCE: Final = 10  # seconds that are waited where the service says for how long
+
+# RFC 7468 5.1, as Certlet writes it: nothing else of an answer gets into a file or to a terminal.
+_CERTIFICATES: Final = re.compile(
+    r"(-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----\n)*"
+)
 
 BATCH_REQUESTS: Final = 500  # of one batch
 BATCH_BYTES: Final = 4_194_304  # of its body
@@ -72,6 +79,21 @@ class Unsigned:
 
     why: str
     is_passing: bool
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A certificate profile that the caller may use.
+
+    Attributes:
+        name: what a request names it.
+        policies: the OIDs of its certificate policies; the first is its own.
+        extensions: the OIDs of the extensions that a request may bring along.
+    """
+
+    name: str
+    policies: tuple[str, ...]
+    extensions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,31 @@ def examine(url: str, api_key: str, wish: Wish) -> Planned:
     return _ask(url, "/sign?dry_run=true", api_key, _json(wish.stated()), _planned, repeats=False)
 
 
+def offers(url: str, api_key: str) -> list[Offer]:
+    """Ask which profiles the caller may use.
+
+    Args:
+        url: as for `sign`.
+        api_key: as for `sign`.
+
+    Raises:
+        ClientError: it is refused, or no service answers there.
+    """
+    return _ask(url, "/profiles/mine", api_key, None, _offers, repeats=False)
+
+
+def root(url: str) -> bytes:
+    """Fetch the root's certificate, DER, from whoever answers there: it proves nothing by itself.
+
+    Args:
+        url: as for `sign`.
+
+    Raises:
+        ClientError: it is refused, or no service answers there.
+    """
+    return _ask(url, "/root.crt", None, None, bytes, repeats=False)
+
+
 def _body(wishes: Sequence[Wish]) -> bytes:
     return _json({"requests": [wish.stated() for wish in wishes]})
 
@@ -147,12 +194,22 @@ def _json(body: object) -> bytes:
     return json.dumps(body).encode()
 
 
-def _ask(url: str, path: str, api_key: str, body: bytes, read: Callable[[Any], _T], *, repeats: bool) -> _T:
+def _ask(
+    url: str,
+    path: str,
+    api_key: str | None,
+    body: bytes | None,
+    read: Callable[[bytes], _T],
+    *,
+    repeats: bool,
+) -> _T:
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
-    if not re.fullmatch(r"[!-~]{1,128}", api_key):
-        raise ClientError("an API key has at most 128 visible ASCII characters, without spaces")
-    headers = {"Content-Type": "application/json", "x-api-key": api_key}
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    if api_key is not None:
+        if not re.fullmatch(r"[!-~]{1,128}", api_key):
+            raise ClientError("an API key has at most 128 visible ASCII characters, without spaces")
+        headers["x-api-key"] = api_key
     if repeats:
         headers["Idempotency-Key"] = str(_uuid7())
     try:
@@ -169,13 +226,13 @@ def _ask(url: str, path: str, api_key: str, body: bytes, read: Callable[[Any], _
         raise ClientError(f"no Certlet answers at {url}: {reason}") from error
 
 
-def _answer(request: urllib.request.Request, attempts: int) -> Any:  # noqa: ANN401 - JSON
+def _answer(request: urllib.request.Request, attempts: int) -> bytes:
     """The answer; asked for again where one may have got lost after the service had the request."""
     opener = urllib.request.build_opener(_NoRedirects)
     for left in reversed(range(attempts)):
         try:
             with opener.open(request, timeout=_TIMEOUT) as response:
-                return json.load(response)
+                return bytes(response.read())
         except urllib.error.HTTPError as error:
             wait = 0 if error.code in _LOST else _wait(error)
             if wait is None or not left:
@@ -211,25 +268,40 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-def _signed(answer: Any) -> Signed:  # noqa: ANN401 - JSON
+def _signed(body: bytes) -> Signed:
+    return _issued(json.loads(body))
+
+
+def _issued(answer: Any) -> Signed:  # noqa: ANN401 - JSON
     leaf, chain, not_after = (answer[name] for name in ("crt_pem", "chain_pem", "not_after"))
     notes = tuple(answer["notes"])
     if not all(isinstance(each, str) for each in (leaf, chain, not_after, *notes)):
         raise TypeError("its answer is not the contract's")
+    if not leaf or not all(_CERTIFICATES.fullmatch(each) for each in (leaf, chain)):
+        raise ValueError("its answer holds no certificate")
     return Signed(leaf, chain, notes, not_after)
 
 
-def _batch(answer: Any) -> list[Signed | Unsigned]:  # noqa: ANN401 - JSON
+def _batch(body: bytes) -> list[Signed | Unsigned]:
+    answer = json.loads(body)
     chain = {"chain_pem": answer["chain_pem"]}
     return [
-        _signed(each["certificate"] | chain)
+        _issued(each["certificate"] | chain)
         if "certificate" in each
         else Unsigned(_told(each["problem"]), each["problem"]["status"] == _UNAVAILABLE)
         for each in answer["results"]
     ]
 
 
-def _planned(answer: Any) -> Planned:  # noqa: ANN401 - JSON
+def _offers(body: bytes) -> list[Offer]:
+    return [
+        Offer(str(each["name"]), tuple(each["certificate_policies"]), tuple(each["extensions"]))
+        for each in json.loads(body)["profiles"]
+    ]
+
+
+def _planned(body: bytes) -> Planned:
+    answer = json.loads(body)
     members = {each.name: answer[each.name] for each in fields(Planned)}
     names, notes = tuple(members.pop("names")), tuple(members.pop("notes"))
     if not all(isinstance(each, str) for each in (*members.values(), *names, *notes)):
@@ -248,4 +320,4 @@ def _told(problem: Any) -> str:  # noqa: ANN401 - JSON
     """A problem document for people, a line for each reason."""
     lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']})"]
     lines += [f"  {each['field']}: {each['detail']}" for each in problem.get("errors", ())]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))  # a line of ours is none of the server's making

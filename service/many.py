@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import client
 from service.pki import csr
-from service.pki.errors import IssuanceError
+from service.pki.errors import IssuanceError, printable
 
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
 _ENVELOPE: Final = len('{"requests": []}')
@@ -161,7 +161,8 @@ class Signing:
         self._tell(f"{path}: {why}")
 
     def _tell(self, line: str) -> None:
-        sys.stderr.write(f"{_clear()}{line}\n")
+        shown = "\n".join(map(printable, line.split("\n")))
+        sys.stderr.write(f"{_clear()}{shown}\n")
 
     def _show(self) -> None:
         """The progress bar, where somebody sees it."""

@@ -10,11 +10,10 @@ terminal     what they print
 from __future__ import annotations
 
 import argparse
-import sys
 
 from service import client
-from service.cli import ceremonies, serving, signing
-from service.cli.terminal import CommandError
+from service.cli import ceremonies, making, serving, signing
+from service.cli.terminal import CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
 from service.pki.errors import IssuanceError
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except KeyboardInterrupt:
         return 130
-    sys.stderr.write(f"certlet: {message}\n")
+    warn(f"certlet: {message}")
     return 1
 
 
@@ -46,4 +45,5 @@ def parser() -> argparse.ArgumentParser:
     serving.add_to(commands)
     ceremonies.add_to(commands)
     signing.add_to(commands)
+    making.add_to(commands)
     return made

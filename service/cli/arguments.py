@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from service import contract
 from service.cli.terminal import CommandError
-from service.pki import names
+from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.pki.policy import ProfileError
 from service.settings import PROFILES
@@ -19,6 +19,7 @@ from service.settings import PROFILES
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
+KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -34,6 +35,43 @@ def take_profiles(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="your own, merged over the contract's",
     )
+
+
+def take_service(parser: argparse.ArgumentParser, *, key: bool = True) -> None:
+    """Add `--url`, and `--api-key` where one is needed."""
+    parser.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
+    if key:
+        parser.add_argument("--api-key", help=f"else ${API_KEY}")
+
+
+def take_validity(parser: argparse.ArgumentParser) -> None:
+    """Add `--validity` and `--not-after`."""
+    parser.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
+    parser.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
+
+
+def api_key(options: argparse.Namespace) -> str:
+    """The API key that the arguments or the environment give.
+
+    Raises:
+        CommandError: neither does.
+    """
+    found = options.api_key or os.environ.get(API_KEY)
+    if not found:
+        raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
+    return str(found)
+
+
+def secret(variable: str) -> bytes | None:
+    """The passphrase in an environment variable; None if it is not set. Never an argument: `ps` shows those.
+
+    Raises:
+        CommandError: it is set but empty.
+    """
+    found = os.environ.get(variable)
+    if found == "":
+        raise CommandError(f"{variable} is set but empty")
+    return os.fsencode(found) if found else None
 
 
 def document(own: Path | None) -> contract.Document:
@@ -72,6 +110,12 @@ def port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:  # noqa: PLR2004 - TCP's bound
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return int(text)
+
+
+def key_kind(text: str) -> str:
+    """A kind of key, as `keys.generate` takes it; `p256` and `RSA2048` are understood too."""
+    plain = text.lower().replace("-", "")
+    return next((each for each in keys.GENERATORS if each.replace("-", "") == plain), text)
 
 
 def stage(text: str) -> str:

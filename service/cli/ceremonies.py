@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -71,7 +70,7 @@ def add_to(commands: Commands) -> None:
 
 def _init(options: argparse.Namespace) -> None:
     secrecy.seal()
-    passphrase = _passphrase()
+    passphrase = arguments.secret(CA_PASSPHRASE)
     try:
         hierarchy = ceremony.hold(
             options.name,
@@ -90,7 +89,7 @@ def _init(options: argparse.Namespace) -> None:
 
 def _rollover(options: argparse.Namespace) -> None:
     secrecy.seal()
-    passphrase = _passphrase()
+    passphrase = arguments.secret(CA_PASSPHRASE)
     certificate, chain = file.chain(options.old)
     if not chain:
         raise CommandError(f"{options.old} holds a CA without a root above it")
@@ -183,10 +182,3 @@ def _openapi(options: argparse.Namespace) -> None:
         rendered = contract.importable(document, *target, est=options.est)
     json.dump(rendered, sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def _passphrase() -> bytes | None:
-    passphrase = os.environ.get(CA_PASSPHRASE)
-    if passphrase == "":  # there is none in it  # nosec B105
-        raise CommandError(f"{CA_PASSPHRASE} is set but empty")
-    return os.fsencode(passphrase) if passphrase else None

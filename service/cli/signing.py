@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from service import client, many
-from service.cli.arguments import API_KEY, DEFAULT_URL, Commands
-from service.cli.terminal import CommandError, say
+from service.cli import arguments
+from service.cli.arguments import Commands
+from service.cli.terminal import CommandError, say, warn
 
 
 def add_to(commands: Commands) -> None:
@@ -20,11 +20,9 @@ def add_to(commands: Commands) -> None:
     sign.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="a request, PEM or DER; - alone is stdin"
     )
-    sign.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
-    sign.add_argument("--api-key", help=f"else ${API_KEY}")
+    arguments.take_service(sign)
     sign.add_argument("--profile", help="else the default one")
-    sign.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
-    sign.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
+    arguments.take_validity(sign)
     sign.add_argument("--dry-run", action="store_true", help="say what would be signed, and sign nothing")
     where = sign.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, metavar="FILE", help="for one request; else stdout")
@@ -36,9 +34,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _sign(options: argparse.Namespace) -> int:
-    api_key = options.api_key or os.environ.get(API_KEY)
-    if not api_key:
-        raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
+    api_key = arguments.api_key(options)
     wish = client.Wish("", options.profile, options.validity, options.not_after)
     if options.dry_run:
         for path in options.files:
@@ -50,7 +46,7 @@ def _sign(options: argparse.Namespace) -> int:
         return _sign_beside(options, api_key, wish)
     signed = client.sign(options.url, api_key, replace(wish, csr=many.read(options.files[0])))
     for note in signed.notes:
-        sys.stderr.write(f"note: {note}\n")
+        warn(f"note: {note}")
     bundle = signed.crt_pem + signed.chain_pem
     if options.out:
         options.out.write_text(bundle, encoding="ascii")

@@ -129,3 +129,10 @@ def quoted(text: str, limit: int = 80) -> str:
     """Text from a stranger, fit for a sentence: escaped, quoted and cut to `limit` characters."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return "'" + shown.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
+
+
+def printable(text: str) -> str:
+    """Text from a stranger, fit for a terminal: control characters escaped, and what turns text around."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+    )

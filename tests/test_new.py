@@ -1,0 +1,177 @@
+"""`certlet new`, as transcripts: a command, what it prints, what is there afterwards."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service.pki.errors import printable
+from tests.serving import API_KEY, Server, certlet
+
+
+def environ(url: str, **more: str) -> dict[str, str]:
+    return {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": url, **more}
+
+
+def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) -> None:
+    """Names of each form by their looks; key and PKCS#12 0600; OpenSSL opens the PKCS#12, with the chain."""
+    names = ["www.example.com", "*.Example.com", "192.0.2.1", "2001:db8::1", "bücher.example"]
+    secrets = {"CERTLET_P12_PASSWORD": "correct horse", "CERTLET_KEY_PASSPHRASE": "battery staple"}
+    run = certlet(
+        "new", *names, "--key", "p256", "--p12", "w.p12", cwd=tmp_path, env=environ(server.url, **secrets)
+    )
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[:2] for line in run.stdout.decode().splitlines()] == [
+        ["Key", "www.example.com.key"],
+        ["Signed", "www.example.com.crt,"],
+        ["PKCS#12", "w.p12"],
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "www.example.com.key",
+        "www.example.com.crt",
+        "w.p12",
+    }
+    assert stat.S_IMODE((tmp_path / "www.example.com.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "w.p12").stat().st_mode) == 0o600
+    leaf, *chain = x509.load_pem_x509_certificates((tmp_path / "www.example.com.crt").read_bytes())
+    sans = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert sans.get_values_for_type(x509.DNSName) == [
+        "www.example.com",
+        "*.example.com",
+        "xn--bcher-kva.example",
+    ]
+    assert [str(each) for each in sans.get_values_for_type(x509.IPAddress)] == ["192.0.2.1", "2001:db8::1"]
+    assert leaf.subject.rfc4514_string() == "CN=www.example.com"
+    assert len(chain) == 1
+    pem = (tmp_path / "www.example.com.key").read_bytes()
+    assert load_pem_private_key(pem, b"battery staple").public_key() == leaf.public_key()
+    read = ["openssl", "pkcs12", "-in", "w.p12", "-noenc", "-passin", "pass:correct horse"]
+    opened = subprocess.run(read, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert (opened.count(b"BEGIN CERTIFICATE"), opened.count(b"BEGIN PRIVATE KEY")) == (2, 1)
+
+
+def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
+    """An address and a URI make a client's certificate without a common name; --out is a stem."""
+    names = ["anna@example.com", "spiffe://example.com/a"]
+    run = certlet(
+        "new", *names[:1], "--profile", "client", "--out", "a.b", cwd=tmp_path, env=environ(server.url)
+    )
+    assert run.returncode == 0, run.stderr
+    (tmp_path / "in").mkdir()
+    run = certlet(
+        "new", names[1], "--profile", "client", "--out", "in", cwd=tmp_path, env=environ(server.url)
+    )
+    assert run.returncode == 0, run.stderr
+    for path, kind, value in (
+        (tmp_path / "a.b.crt", x509.RFC822Name, names[0]),
+        (tmp_path / "in" / "spiffe___example.com_a.crt", x509.UniformResourceIdentifier, names[1]),
+    ):
+        leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        sans = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(sans) == [kind(value)]
+        assert leaf.subject == x509.Name([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (("_.example.com", "--profile", "server"), 1, "permits no underscores"),
+        (("a.example.com", "--profile", "none"), 1, "is none of: server, client, peer"),
+        (("a.example.com", "--api-key", "x"), 1, "403 unauthorized"),
+        (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
+        (("a.example.com", "--p12", "a.p12"), 1, "CERTLET_P12_PASSWORD"),
+        (("a.example.com", "--p12", "a.p12", "--key", "ml-dsa-44"), 1, "ML-DSA"),
+        (("a.example.com", "--out", "none/a"), 1, "none/a.key: No such file or directory"),
+        (("a.example.com", "--out", "there"), 1, "there.crt is there already; nothing was changed"),
+        (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 1, "403 unauthorized"),
+        (("a..example.com",), 2, "empty label"),
+        (("ip:a",), 2, "no name of the kind ip"),
+        (("a.example.com", "--key", "dsa"), 2, "invalid choice"),
+    ],
+)
+def test_nothing_half_made(
+    server: Server, tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
+) -> None:
+    """Where anything is refused, it says why, and no key, certificate or PKCS#12 is left."""
+    (tmp_path / "there.crt").write_text("precious")
+    run = certlet("new", *arguments, cwd=tmp_path, env=environ(server.url))
+    assert run.returncode == status
+    assert word in run.stderr.decode()
+    assert b"Traceback" not in run.stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there.crt": "precious"}
+
+
+def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
+    """With --force all that is there is replaced, by files that belong together; the key is 0600 whatever was."""
+    (tmp_path / "a.key").write_text("precious")
+    (tmp_path / "a.key").chmod(0o644)
+    (tmp_path / "a.crt").write_text("precious")
+    run = certlet("new", "a.example.com", "--out", "a", "--force", cwd=tmp_path, env=environ(server.url))
+    assert run.returncode == 0, run.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"a.key", "a.crt"}
+    leaf = x509.load_pem_x509_certificates((tmp_path / "a.crt").read_bytes())[0]
+    key = load_pem_private_key((tmp_path / "a.key").read_bytes(), None)
+    assert key.public_key() == leaf.public_key()
+    assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Answers whatever its server says."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = self.server.answer  # type: ignore[attr-defined]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hostile() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), Hostile) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield site
+        site.shutdown()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (
+            422,
+            rb'{"title": "\u001b[2J", "detail": "a\ncertlet: b", "status": 422, "code": "x", "errors": [{"field": "\u009b", "detail": "\u202e"}]}',
+        ),
+        (200, rb'{"crt_pem": "\u001b[2J", "chain_pem": "", "notes": [], "not_after": ""}'),
+    ],
+)
+def test_a_server_does_not_reach_the_terminal(
+    hostile: HTTPServer, tmp_path: Path, status: int, body: bytes
+) -> None:
+    """No control character of an answer is printed, nor a line of the server's making."""
+    hostile.answer = (status, body)  # type: ignore[attr-defined]
+    for command in (("new", "a.example.com"), ("sign", "-")):
+        url = f"http://127.0.0.1:{hostile.server_port}"
+        run = certlet(*command, cwd=tmp_path, env=environ(url))
+        assert run.returncode == 1
+        said = (run.stdout + run.stderr).decode()
+        assert all(map(str.isprintable, said.split("\n"))), said
+        assert sum(line.startswith("certlet: ") for line in said.split("\n")) == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_printable_leaves_words_alone() -> None:
+    """Letters of any script stay; control characters and those that turn text around are escaped."""
+    assert printable("Zoë 東京 a\x1b[0m\x9b\u202e\n") == "Zoë 東京 a\\x1b[0m\\x9b\\u202e\\n"
