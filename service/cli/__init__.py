@@ -3,6 +3,8 @@
 serving      serve, key
 ceremonies   init, rollover, revoke, openapi, check
 signing      sign
+making       new
+renewing     renew
 arguments    what several of them take
 terminal     what they print
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from service import client
-from service.cli import ceremonies, making, serving, signing
+from service.cli import ceremonies, making, renewing, serving, signing
 from service.cli.terminal import CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
@@ -40,10 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What reads the arguments, with every command that there is."""
-    made = argparse.ArgumentParser(prog="certlet", description="A private certificate authority.")
+    made = argparse.ArgumentParser(
+        prog="certlet",
+        description="A private certificate authority.",
+        epilog="Exit status: 0 if it is done; 1 if it is refused or fails, and stderr says why; "
+        "2 if the arguments make no sense.",
+    )
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     serving.add_to(commands)
     ceremonies.add_to(commands)
     signing.add_to(commands)
     making.add_to(commands)
+    renewing.add_to(commands)
     return made

@@ -1,0 +1,141 @@
+"""`certlet renew`, as transcripts: what is due is replaced, and nothing else is touched."""
+
+from __future__ import annotations
+
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service.cli import making
+from service.pki import encoding
+from tests import authorities, csrs
+from tests.serving import API_KEY, Server, certlet
+
+HOOK = """#!/bin/sh
+printf '%s|%s|%s' "$1" "$CERTLET_RENEWED" "$CERTLET_API_KEY" >> hooked
+"""
+
+
+def environ(server: Server) -> dict[str, str]:
+    return {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+
+
+def made(server: Server, directory: Path, *more: str, name: str = "a.example.com") -> Path:
+    """A certificate with its key beside it."""
+    run = certlet("new", name, *more, cwd=directory, env=environ(server))
+    assert run.returncode == 0, run.stderr
+    return directory / f"{name}.crt"
+
+
+def leaf(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificates(path.read_bytes())[0]
+
+
+def test_nothing_due_is_quiet(server: Server, tmp_path: Path) -> None:
+    """What ends later stays octet for octet; no word, no hook, exit 0, and no service is asked."""
+    path = made(server, tmp_path)
+    before = path.read_bytes()
+    run = certlet(
+        "renew", path.name, "--hook", "false", cwd=tmp_path, env={"CERTLET_URL": "http://127.0.0.1:9"}
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("new_key", [False, True], ids=["same key", "new key"])
+def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: bool) -> None:
+    """The same subject, names and profile; the same mode; the hook runs once for all, without the API key."""
+    first = made(server, tmp_path, "10.0.0.1", "--profile", "peer")
+    second = made(server, tmp_path, name="b.example.com")
+    first.chmod(0o640)
+    (tmp_path / "hook").write_text(HOOK)
+    (tmp_path / "hook").chmod(0o755)
+    (tmp_path / "link.crt").symlink_to(second)
+    (tmp_path / "link.key").symlink_to(second.with_suffix(".key"))
+    before = {path: leaf(path) for path in (first, second)}
+    old_keys = {path: path.with_suffix(".key").read_bytes() for path in before}
+    arguments = ["--within", "100d", "--hook", "./hook 'two words'", *(["--new-key"] if new_key else [])]
+    run = certlet("renew", first.name, "link.crt", *arguments, cwd=tmp_path, env=environ(server))
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[1] for line in run.stdout.decode().splitlines()] == [
+        "a.example.com.crt,",
+        "link.crt,",
+    ]
+    assert (tmp_path / "hooked").read_text() == f"two words|{first}\n{tmp_path / 'link.crt'}|"
+    assert (tmp_path / "link.crt").is_symlink()
+    for path, old in before.items():
+        new, key_path = leaf(path), path.with_suffix(".key")
+        assert new.serial_number != old.serial_number
+        assert new.subject == old.subject
+        for kind in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage, x509.CertificatePolicies):
+            mine, theirs = (each.extensions.get_extension_for_class(kind).value for each in (new, old))
+            assert mine == theirs
+        assert (key_path.read_bytes() != old_keys[path]) == new_key
+        assert load_pem_private_key(key_path.read_bytes(), None).public_key() == new.public_key()
+        assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(first.stat().st_mode) == 0o640
+    assert len(list(tmp_path.iterdir())) == 8  # no draft is left
+
+
+def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
+    """A certificate that ended days ago is renewed, with a key file of another name."""
+    key = csrs.key("p-256")
+    old = authorities.authority(now=authorities.NOW - timedelta(days=9)).issue(
+        authorities.order(csrs.pem(csrs.build()), validity="P1D")
+    )
+    (tmp_path / "a.pem").write_text(encoding.pem([old.certificate]))
+    (tmp_path / "k.pem").write_bytes(making.key_pem(key, None))
+    run = certlet("renew", "a.pem", "--key-file", "k.pem", cwd=tmp_path, env=environ(server))
+    assert run.returncode == 0, run.stderr
+    assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
+
+
+def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
+    """Each failure is told by its file, nothing of it changes, exit 1; the others are renewed."""
+    good = made(server, tmp_path)
+    other = made(server, tmp_path, name="b.example.com")
+    other.with_suffix(".key").write_bytes(good.with_suffix(".key").read_bytes())
+    keyless = made(server, tmp_path, name="c.example.com")
+    keyless.with_suffix(".key").unlink()
+    (tmp_path / "both.crt").write_bytes(good.read_bytes() + good.with_suffix(".key").read_bytes())
+    (tmp_path / "junk.crt").write_bytes(b"junk")
+    bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt"]
+    before = {name: (tmp_path / name).read_bytes() for name in bad}
+    run = certlet("renew", "no.crt", *bad, good.name, "--within", "100d", cwd=tmp_path, env=environ(server))
+    assert run.returncode == 1
+    assert run.stdout.startswith(b"Renewed   a.example.com.crt, until ")
+    told = run.stderr.decode().splitlines()
+    assert len(told) == 5
+    for line, word in zip(
+        told,
+        ("No such file", "is not its key", "c.example.com.key", "private key too", "no certificate"),
+        strict=True,
+    ):
+        assert word in line
+    assert {name: (tmp_path / name).read_bytes() for name in bad} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (("--profile", "client"), 0, ""),
+        (("--api-key", "x"), 1, "403"),
+        (("--hook", "./none"), 1, "the hook ./none: No such file"),
+        (("--hook", "false"), 1, "the hook false ended with 1"),
+        (("--hook", "'"), 2, "No closing quotation"),
+        (("--hook", " "), 2, "a command is needed"),
+        (("--within", "30"), 2, "30d"),
+    ],
+)
+def test_renew_says_why_not(
+    server: Server, tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
+) -> None:
+    """A refusal, a hook that fails, and arguments that make no sense are told, and are no success."""
+    path = made(server, tmp_path)
+    run = certlet("renew", path.name, "--within", "100d", *arguments, cwd=tmp_path, env=environ(server))
+    assert (run.returncode, word in run.stderr.decode()) == (status, True)
+    assert b"Traceback" not in run.stderr
