@@ -5,6 +5,7 @@ ceremonies   init, rollover, revoke, openapi, check
 signing      sign
 making       new
 renewing     renew
+showing      show, with what inspection finds
 arguments    what several of them take
 terminal     what they print
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from service import client
-from service.cli import ceremonies, making, renewing, serving, signing
+from service.cli import ceremonies, making, renewing, serving, showing, signing
 from service.cli.terminal import CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
@@ -54,4 +55,5 @@ def parser() -> argparse.ArgumentParser:
     signing.add_to(commands)
     making.add_to(commands)
     renewing.add_to(commands)
+    showing.add_to(commands)
     return made

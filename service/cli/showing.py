@@ -1,0 +1,123 @@
+"""`certlet show`: what is in a request, a certificate or a chain, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import re
+import sys
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from service.cli import arguments, inspection
+from service.cli.arguments import KEY_PASSPHRASE, Commands
+from service.cli.inspection import Report
+from service.cli.terminal import CommandError, say
+from service.signers import file
+
+_MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
+_MAX_CERTIFICATES: Final = 300  # each may be held against each
+
+# RFC 7468 3; what `csr` takes for a request, and OpenSSL's older names for a certificate and a PKCS#7.
+_PEM: Final = re.compile(
+    rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----(?P<body>[^-]*)-----END (?P=label)-----"
+)
+_REQUESTS: Final = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")
+_CERTIFICATES: Final = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_BAGS: Final = (b"PKCS7", b"CMS")
+
+
+def add_to(commands: Commands) -> None:
+    """Add `show`."""
+    show = commands.add_parser(
+        "show",
+        help="say what is in a request, a certificate or a chain, and what is wrong with it",
+        epilog="Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.",
+    )
+    show.add_argument("file", type=Path, metavar="FILE", help="PEM, DER, base64 or PKCS#7; - is stdin")
+    show.add_argument("--key-file", type=Path, metavar="FILE", help="a private key: whether it is its own")
+    show.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the library warns of is told in plain words
+        reports = _reports(options.file, _public_key(options.key_file))
+    for number, report in enumerate(reports, 1):
+        if number > 1:
+            say("")
+        say(f"{report.kind}{f' {number} of {len(reports)}' if len(reports) > 1 else ''}")
+        for label, text in report.facts:
+            say(f"  {label:<9} {text}")
+        for fault in report.faults:
+            say(f"  {'Wrong':<9} {fault}")
+        for note in report.notes:
+            say(f"  {'Note':<9} {note}")
+    return int(any(report.faults for report in reports))
+
+
+def _public_key(path: Path | None) -> CertificatePublicKeyTypes | None:
+    return file.private_key(path, arguments.secret(KEY_PASSPHRASE)).public_key() if path else None
+
+
+def _reports(path: Path, key: CertificatePublicKeyTypes | None) -> list[Report]:
+    data = _contents(path)
+    if len(data) > _MAX_BYTES:
+        raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
+    try:
+        requests, certificates = _held(data)
+        reports = [inspection.of_request(each, key) for each in requests]
+    except Exception as error:  # the library has no common class for what malformed bytes raise
+        raise CommandError(f"{path} holds no request and no certificate that can be read") from error
+    if not requests and not certificates:
+        raise CommandError(f"{path} holds no request and no certificate")
+    if len(certificates) > _MAX_CERTIFICATES:
+        raise CommandError(f"{path} holds more than {_MAX_CERTIFICATES} certificates")
+    return reports + inspection.of_chain(certificates, datetime.now(UTC), key)
+
+
+def _contents(path: Path) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read(_MAX_BYTES + 1)
+    with path.open("rb") as opened:
+        return opened.read(_MAX_BYTES + 1)
+
+
+def _held(data: bytes) -> tuple[list[bytes], list[x509.Certificate]]:
+    """The requests, DER, and the certificates that there are; what else is in PEM does not count."""
+    blocks = [(found["label"], _decoded(found["body"])) for found in _PEM.finditer(data) if _is_ours(found)]
+    if not blocks and b"-----BEGIN " not in data:
+        return _in_der(data if data[:1] == b"\x30" and not data.isascii() else _decoded(data))
+    requests = [der for label, der in blocks if label in _REQUESTS]
+    certificates = [x509.load_der_x509_certificate(der) for label, der in blocks if label in _CERTIFICATES]
+    bags = [der for label, der in blocks if label in _BAGS]
+    return requests, certificates + [each for bag in bags for each in _in_bag(bag)]
+
+
+def _in_der(der: bytes) -> tuple[list[bytes], list[x509.Certificate]]:
+    with contextlib.suppress(ValueError):
+        x509.load_der_x509_csr(der)
+        return [der], []
+    with contextlib.suppress(ValueError):
+        return [], [x509.load_der_x509_certificate(der)]
+    return [], _in_bag(der)
+
+
+def _in_bag(der: bytes) -> list[x509.Certificate]:
+    """The certificates of a PKCS#7 (RFC 5652 5.1), a set without order."""
+    return inspection.arranged(pkcs7.load_der_pkcs7_certificates(der))
+
+
+def _is_ours(found: re.Match[bytes]) -> bool:
+    return found["label"] in _REQUESTS + _CERTIFICATES + _BAGS
+
+
+def _decoded(text: bytes) -> bytes:
+    return base64.b64decode(b"".join(text.split()), validate=True)
