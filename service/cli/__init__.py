@@ -5,6 +5,7 @@ ceremonies   init, rollover, revoke, openapi, check
 signing      sign
 making       new
 renewing     renew
+trusting     trust
 showing      show, with what inspection finds
 arguments    what several of them take
 terminal     what they print
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 from service import client
-from service.cli import ceremonies, making, renewing, serving, showing, signing
+from service.cli import ceremonies, making, renewing, serving, showing, signing, trusting
 from service.cli.terminal import CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
@@ -56,4 +57,5 @@ def parser() -> argparse.ArgumentParser:
     making.add_to(commands)
     renewing.add_to(commands)
     showing.add_to(commands)
+    trusting.add_to(commands)
     return made

@@ -1,0 +1,100 @@
+"""`certlet trust`: the commands that make a machine trust the root. They are printed, never run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from service import client
+from service.cli import arguments
+from service.cli.arguments import Commands
+from service.cli.terminal import CommandError, say
+from service.pki import encoding
+from service.signers import file
+
+# NAME is what the root is to be called, NAME.crt its file, where the commands are run.
+_COMMANDS: Final = (
+    ("Debian, Ubuntu", "sudo install -m 0644 NAME.crt /usr/local/share/ca-certificates/NAME.crt"),
+    ("", "sudo update-ca-certificates"),
+    ("Fedora, RHEL", "sudo install -m 0644 NAME.crt /etc/pki/ca-trust/source/anchors/NAME.crt"),
+    ("", "sudo update-ca-trust"),
+    (
+        "macOS",
+        "sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain NAME.crt",
+    ),
+    ("Windows, as administrator", "certutil -addstore -f Root NAME.crt"),
+    (
+        "Java, as the owner of its files",
+        "keytool -importcert -noprompt -cacerts -storepass changeit -alias NAME -file NAME.crt",
+    ),
+    ("Node.js, beside its own roots", 'export NODE_EXTRA_CA_CERTS="$PWD/NAME.crt"'),
+    (
+        "Python, in place of its own",
+        'export SSL_CERT_FILE="$PWD/NAME.crt" REQUESTS_CA_BUNDLE="$PWD/NAME.crt"',
+    ),
+    ("curl, for one request", "curl --cacert NAME.crt https://…"),
+)
+
+
+def add_to(commands: Commands) -> None:
+    """Add `trust`."""
+    trust = commands.add_parser("trust", help="print the commands that make a machine trust the root")
+    trust.add_argument("--ca", type=Path, metavar="DIR", help="the CA's directory; else --url is asked")
+    trust.add_argument(
+        "--sha256", type=_fingerprint, metavar="FINGERPRINT", help="the root's, from who runs the CA"
+    )
+    arguments.take_service(trust, key=False)
+    trust.set_defaults(run=_trust)
+
+
+def _trust(options: argparse.Namespace) -> None:
+    root = file.chain(options.ca)[1][-1] if options.ca else _fetched(options.url)
+    digest = encoding.fingerprint(root)
+    if options.sha256 not in (None, digest):
+        raise CommandError(f"the root is another one: its SHA-256 is {digest}")
+    name = f"certlet-{digest[:8]}"
+    say(f"Root      {root.subject.rfc4514_string()}")
+    say(f"Until     {encoding.timestamp(root.not_valid_after_utc)}")
+    say(f"SHA-256   {digest}")
+    if not (options.ca or options.sha256):
+        say("Warning   whoever answers there said so: ask who runs the CA (certlet trust --ca DIR)")
+    say("Get it, and compare")
+    if options.ca:
+        source = shlex.quote(str((options.ca / file.ROOT_CERTIFICATE).resolve()))
+        say(f"  cp {source} {name}.crt")
+    else:
+        insecurely = " --insecure" if options.url.startswith("https") else ""
+        source = shlex.quote(options.url.rstrip("/") + "/root.crt")
+        say(f"  curl -sSf{insecurely} {source} | openssl x509 -inform der -out {name}.crt")
+    say(f"  openssl x509 -in {name}.crt -noout -fingerprint -sha256")
+    for system, command in _COMMANDS:
+        if system:
+            say(system)
+        say("  " + command.replace("NAME", name))
+
+
+def _fetched(url: str) -> x509.Certificate:
+    """The root that a service sends: a CA's certificate, signed by itself."""
+    data = client.root(url)
+    try:
+        root = x509.load_der_x509_certificate(data)
+        root.verify_directly_issued_by(root)
+        is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except Exception as error:  # the library has no common class for what malformed bytes raise
+        raise CommandError(f"what {url} sends is no root certificate") from error
+    if not is_ca:
+        raise CommandError(f"what {url} sends is no CA's certificate")
+    return root
+
+
+def _fingerprint(text: str) -> str:
+    """A SHA-256 in hexadecimal, with or without colons, as `encoding.fingerprint` writes it."""
+    plain = text.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise argparse.ArgumentTypeError("a SHA-256 has 64 hexadecimal digits")
+    return plain

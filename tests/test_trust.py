@@ -1,0 +1,135 @@
+"""`certlet trust`, as transcripts: what is printed works when it is pasted."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.signers import file
+from tests import authorities, serving
+from tests.serving import Server, certlet
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with TLS of its own CA's, in `ca`."""
+    with serving.serving(tmp_path_factory.mktemp("site"), "--tls", "--unlimited") as running:
+        yield running
+
+
+def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
+    """What `certlet trust` prints: under each heading its commands, under '' the rest."""
+    run = certlet("trust", *arguments, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, list[str]] = {"": []}
+    heading = ""
+    for line in run.stdout.decode().splitlines():
+        if line.startswith("  "):
+            found[heading].append(line.strip())
+        elif line.startswith(("Root ", "Until ", "SHA-256 ", "Warning ")):
+            found[""].append(line)
+        else:
+            heading = line
+            found[heading] = []
+    return found
+
+
+def pasted(commands: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-ec", "\n".join(commands)],
+        cwd=cwd,
+        env=serving.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("source", ["--ca", "--url"])
+def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source: str) -> None:
+    """What is under Get it, pasted, gets the root into one file, and prints the fingerprint that was told."""
+    ca = site.log.parent / "ca"
+    told = printed(source, str(ca) if source == "--ca" else site.url, cwd=tmp_path)
+    assert any(line.startswith("Warning") for line in told[""]) == (source == "--url")
+    run = pasted(told["Get it, and compare"], tmp_path)
+    assert run.returncode == 0, run.stderr
+    root = file.chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
+    assert told[""][2] == f"SHA-256   {root}"
+    assert run.stdout.strip().partition("=")[2].replace(":", "").lower() == root
+    (got,) = tmp_path.iterdir()
+    assert got.name == f"certlet-{root[:8]}.crt"
+
+
+@pytest.mark.parametrize("program", ["curl", "ssl", "requests"])
+def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: str) -> None:
+    """With what is printed a client takes the certificate that the CA signed; without, it does not."""
+    told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
+    python, health = serving.CERTLET[0], f"{site.url}/health"
+    (variables,) = told["Python, in place of its own"]
+    with_it, without = {
+        "curl": ([told["curl, for one request"][0].replace("https://…", health)], [f"curl {health}"]),
+        "ssl": (
+            [variables, f"{python} -c 'import urllib.request as u; u.urlopen(\"{health}\")'"],
+            [f"{python} -c 'import urllib.request as u; u.urlopen(\"{health}\")'"],
+        ),
+        "requests": (
+            [variables, f"{python} -c 'import requests; requests.get(\"{health}\")'"],
+            [f"{python} -c 'import requests; requests.get(\"{health}\")'"],
+        ),
+    }[program]
+    taken, refused = pasted(with_it, tmp_path), pasted(without, tmp_path)
+    assert taken.returncode == 0, taken.stderr
+    assert refused.returncode != 0
+    assert "certificate" in refused.stderr
+
+
+def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
+    """Where the fingerprint is known, another root is refused, and its own is told without a warning."""
+    digest = file.chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
+    told = printed("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
+    assert not any(line.startswith("Warning") for line in told[""])
+    for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):
+        run = certlet("trust", "--url", site.url, "--sha256", given, cwd=tmp_path)
+        assert (run.returncode, run.stdout) == (status, b"")
+        assert word in run.stderr.decode()
+
+
+def test_what_is_no_root_is_refused(tmp_path: Path) -> None:
+    """Neither junk nor a CA beneath a root is a root; a name's control characters are escaped."""
+    bodies = [b"junk", authorities.ca().public_bytes(Encoding.DER)]
+    evil = authorities.root(subject="\x1b[2Jroot", issuer="\x1b[2Jroot").public_bytes(Encoding.DER)
+
+    class Sends(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((bodies or [evil]).pop(0))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Sends) as away:
+        thread = threading.Thread(target=away.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{away.server_port}"
+        try:
+            for _ in range(2):
+                run = certlet("trust", "--url", url, cwd=tmp_path)
+                assert (run.returncode, run.stdout) == (1, b"")
+                assert b"is no root certificate" in run.stderr
+            shown = certlet("trust", "--url", url, cwd=tmp_path)
+            assert shown.returncode == 0, shown.stderr
+            assert b"\x1b" not in shown.stdout
+            assert b"CN=\\x1b[2Jroot" in shown.stdout
+        finally:
+            away.shutdown()
+            thread.join(10)
