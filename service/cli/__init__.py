@@ -6,6 +6,7 @@ signing      sign
 making       new
 renewing     renew
 trusting     trust
+completing   completion
 showing      show, with what inspection finds
 arguments    what several of them take
 terminal     what they print
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 
 from service import client
-from service.cli import ceremonies, making, renewing, serving, showing, signing, trusting
+from service.cli import ceremonies, completing, making, renewing, serving, showing, signing, trusting
 from service.cli.terminal import CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
@@ -58,4 +59,5 @@ def parser() -> argparse.ArgumentParser:
     renewing.add_to(commands)
     showing.add_to(commands)
     trusting.add_to(commands)
+    completing.add_to(commands, made)
     return made
