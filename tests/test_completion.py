@@ -71,6 +71,18 @@ def test_every_option_is_offered(script: Path) -> None:
         assert offered(script, name, "-") == options
 
 
+def test_every_argument_is_explained() -> None:
+    """--help has a line on each command and each argument."""
+    left = [cli.parser()]
+    while left:
+        for action in left.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                assert [each.dest for each in action._choices_actions if each.help] == list(action.choices)
+                left += action.choices.values()
+            else:
+                assert action.help, action
+
+
 def test_only_shells_are_known(tmp_path: Path) -> None:
     """Another shell is refused, in one line."""
     run = certlet("completion", "csh", cwd=tmp_path)

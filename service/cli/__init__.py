@@ -1,13 +1,13 @@
 """The command line. Errors are one clear line on stderr and a non-zero exit, never a traceback.
 
+making       new
+signing      sign
+renewing     renew
+showing      show, with what inspection finds
+trusting     trust
 serving      serve, key
 ceremonies   init, rollover, revoke, openapi, check
-signing      sign
-making       new
-renewing     renew
-trusting     trust
 completing   completion
-showing      show, with what inspection finds
 arguments    what several of them take
 terminal     what they print
 """
@@ -52,12 +52,13 @@ def parser() -> argparse.ArgumentParser:
         "2 if the arguments make no sense.",
     )
     commands = made.add_subparsers(metavar="COMMAND", required=True)
-    serving.add_to(commands)
-    ceremonies.add_to(commands)
-    signing.add_to(commands)
+    # In the order that --help has them: who needs a certificate comes first.
     making.add_to(commands)
+    signing.add_to(commands)
     renewing.add_to(commands)
     showing.add_to(commands)
     trusting.add_to(commands)
+    serving.add_to(commands)
+    ceremonies.add_to(commands)
     completing.add_to(commands, made)
     return made

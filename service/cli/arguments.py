@@ -18,6 +18,7 @@ from service.settings import PROFILES
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
+URL: Final = "CERTLET_URL"
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 KEY_FILE: Final = "api-keys.json"
@@ -39,9 +40,38 @@ def take_profiles(parser: argparse.ArgumentParser) -> None:
 
 def take_service(parser: argparse.ArgumentParser, *, key: bool = True) -> None:
     """Add `--url`, and `--api-key` where one is needed."""
-    parser.add_argument("--url", default=os.environ.get("CERTLET_URL", DEFAULT_URL))
+    parser.add_argument(
+        "--url",
+        default=os.environ.get(URL, DEFAULT_URL),
+        help=f"of the service, its stage included; else ${URL}, or {DEFAULT_URL}",
+    )
     if key:
-        parser.add_argument("--api-key", help=f"else ${API_KEY}")
+        parser.add_argument("--api-key", metavar="KEY", help=f"else ${API_KEY}, which ps does not show")
+
+
+def take_profile(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add `--profile`, which is some other where it is not given."""
+    parser.add_argument("--profile", metavar="NAME", help=f"the certificate profile; else {otherwise}")
+
+
+def take_key(parser: argparse.ArgumentParser) -> None:
+    """Add `--key`: the kind of key that is made."""
+    kinds = sorted(keys.GENERATORS)
+    parser.add_argument(
+        "--key",
+        choices=kinds,
+        default="p-256",
+        type=key_kind,
+        metavar="KIND",
+        help=f"{', '.join(kinds)}; else p-256",
+    )
+
+
+def take_ca(parser: argparse.ArgumentParser) -> None:
+    """Add `--ca`: the CA's directory."""
+    parser.add_argument(
+        "--ca", type=Path, default=DEFAULT_CA, metavar="DIR", help=f"the CA's directory; else {DEFAULT_CA}"
+    )
 
 
 def take_validity(parser: argparse.ArgumentParser) -> None:

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from service import check, contract, secrecy
 from service.cli import arguments
-from service.cli.arguments import DEFAULT_CA, KEY_FILE, Commands
+from service.cli.arguments import KEY_FILE, Commands
 from service.cli.terminal import CommandError, say
 from service.gateway import usage
-from service.pki import ceremony, encoding, keys, revocation
+from service.pki import ceremony, encoding, revocation
 from service.settings import CA_PASSPHRASE
 from service.signers import file, lists
 
@@ -27,18 +27,32 @@ from service.signers import file, lists
 def add_to(commands: Commands) -> None:
     """Add `init`, `rollover`, `revoke`, `openapi` and `check`."""
     init = commands.add_parser("init", help="make a root CA and a signing CA")
-    init.add_argument("directory", type=Path, metavar="DIR")
-    init.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=str.lower)
-    init.add_argument("--name", default="Certlet")
-    init.add_argument("--permit-dns", action="append", default=[], metavar="DOMAIN", type=arguments.domain)
-    init.add_argument("--permit-ip", action="append", default=[], metavar="CIDR", type=arguments.network)
+    init.add_argument("directory", type=Path, metavar="DIR", help="a CA that is in it is never replaced")
+    arguments.take_key(init)
+    init.add_argument("--name", default="Certlet", help="what its names begin with; else Certlet")
+    init.add_argument(
+        "--permit-dns",
+        action="append",
+        default=[],
+        metavar="DOMAIN",
+        type=arguments.domain,
+        help="the only domain that it may ever name hosts of; several if said several times",
+    )
+    init.add_argument(
+        "--permit-ip",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        type=arguments.network,
+        help="the only network that it may ever name addresses of, likewise",
+    )
     init.add_argument("--kms", metavar="KEY-ID", help="the signing key is this one in AWS KMS")
     init.set_defaults(run=_init)
 
     rollover = commands.add_parser("rollover", help="make the CA that takes over from another")
-    rollover.add_argument("old", type=Path, metavar="OLD")
+    rollover.add_argument("old", type=Path, metavar="OLD", help="the directory of the one that there is")
     rollover.add_argument("new", type=Path, metavar="NEW", help="a directory, which gets the API keys too")
-    rollover.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=str.lower)
+    arguments.take_key(rollover)
     rollover.add_argument("--kms", metavar="KEY-ID", help="the signing key is this one in AWS KMS")
     beneath = rollover.add_mutually_exclusive_group()
     beneath.add_argument("--root-key", type=Path, metavar="FILE", help=f"else OLD/{file.ROOT_KEY}")
@@ -49,14 +63,19 @@ def add_to(commands: Commands) -> None:
     revoke.add_argument(
         "certificate", metavar="SERIAL|FILE", help="its serial number in hexadecimal, or its file"
     )
-    revoke.add_argument("--reason", choices=sorted(revocation.REASONS))
-    revoke.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
+    revoke.add_argument(
+        "--reason",
+        choices=sorted(revocation.REASONS),
+        metavar="REASON",
+        help=", ".join(sorted(revocation.REASONS)),
+    )
+    arguments.take_ca(revoke)
     revoke.set_defaults(run=_revoke)
 
     openapi = commands.add_parser("openapi", help="print the document that API Gateway imports")
-    openapi.add_argument("--region")
-    openapi.add_argument("--account", type=arguments.account)
-    openapi.add_argument("--function", metavar="NAME")
+    openapi.add_argument("--region", help="of AWS, where the function is")
+    openapi.add_argument("--account", type=arguments.account, help="of AWS, 12 digits")
+    openapi.add_argument("--function", metavar="NAME", help="the function's name")
     openapi.add_argument("--template", action="store_true", help="for a CloudFormation template: no ARNs yet")
     openapi.add_argument("--plain", action="store_true", help="for people and tools: no vendor extensions")
     openapi.add_argument("--est", action="store_true", help="with EST, which needs a domain of its own")

@@ -69,8 +69,8 @@ def add_to(commands: Commands) -> None:
         metavar="NAME",
         help="a DNS name, IP address, email address or URI; dns:, ip:, email: or uri: before it decides",
     )
-    new.add_argument("--key", choices=sorted(keys.GENERATORS), default="p-256", type=arguments.key_kind)
-    new.add_argument("--profile", help="else the default one")
+    arguments.take_key(new)
+    arguments.take_profile(new, "the default one")
     arguments.take_validity(new)
     new.add_argument(
         "--out",

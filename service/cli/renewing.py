@@ -75,7 +75,7 @@ def add_to(commands: Commands) -> None:
     )
     renew.add_argument("--key-file", type=Path, metavar="FILE", help="the key, for one certificate")
     renew.add_argument("--new-key", action="store_true", help="make another key of the same kind")
-    renew.add_argument("--profile", help="else the one that its policy names")
+    arguments.take_profile(renew, "the one that its policy names")
     arguments.take_service(renew)
     renew.set_defaults(run=_renew)
 

@@ -30,8 +30,8 @@ HANDLER: Final = "service.aws_lambda.handler"
 def add_to(commands: Commands) -> None:
     """Add `serve` and `key`."""
     serve = commands.add_parser("serve", help="serve the contract on this machine")
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=arguments.port, default=8080, help="0 takes a free one")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at; else 127.0.0.1")
+    serve.add_argument("--port", type=arguments.port, default=8080, help="0 takes a free one; else 8080")
     where = serve.add_mutually_exclusive_group()
     where.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR", help="made if there is none")
     where.add_argument("--ephemeral", action="store_true", help="a CA that ends with the server")
@@ -56,12 +56,16 @@ def add_to(commands: Commands) -> None:
 
     key = commands.add_parser("key", help="API keys of the local gateway")
     actions = key.add_subparsers(metavar="ACTION", required=True)
-    for name, run in (("add", _key_add), ("list", _key_list), ("remove", _key_remove)):
-        action = actions.add_parser(name)
+    for name, run, told in (
+        ("add", _key_add, "make one, and show it, the one time that it is shown"),
+        ("list", _key_list, "the names, and the SHA-256 of each"),
+        ("remove", _key_remove, "which a running server notices"),
+    ):
+        action = actions.add_parser(name, help=told)
         action.set_defaults(run=run)
-        action.add_argument("--ca", type=Path, default=DEFAULT_CA, metavar="DIR")
+        arguments.take_ca(action)
         if name != "list":
-            action.add_argument("name", metavar="NAME")
+            action.add_argument("name", metavar="NAME", help="whose key it is")
 
 
 def _serve(options: argparse.Namespace) -> int:

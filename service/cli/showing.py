@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
     """Add `show`."""
     show = commands.add_parser(
         "show",
-        help="say what is in a request, a certificate or a chain, and what is wrong with it",
+        help="say what is in a request or certificate, and what is wrong with it",
         epilog="Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.",
     )
     show.add_argument("file", type=Path, metavar="FILE", help="PEM, DER, base64 or PKCS#7; - is stdin")

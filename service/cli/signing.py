@@ -21,7 +21,7 @@ def add_to(commands: Commands) -> None:
         "files", nargs="+", type=Path, metavar="FILE", help="a request, PEM or DER; - alone is stdin"
     )
     arguments.take_service(sign)
-    sign.add_argument("--profile", help="else the default one")
+    arguments.take_profile(sign, "the default one")
     arguments.take_validity(sign)
     sign.add_argument("--dry-run", action="store_true", help="say what would be signed, and sign nothing")
     where = sign.add_mutually_exclusive_group()

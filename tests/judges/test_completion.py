@@ -34,6 +34,8 @@ def script(shell: str, directory: Path) -> Path:
         ("certlet completion ", {"bash", "fish", "zsh"}),
         ("certlet show mi", {"mine.crt"}),
         ("certlet new mi", set()),
+        ("certlet new --p12 mi", {"mine.crt"}),
+        ("certlet sign --profile mi", set()),
     ],
 )
 def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
