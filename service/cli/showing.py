@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from service import secrecy
 from service.cli import arguments, inspection
 from service.cli.arguments import KEY_PASSPHRASE, Commands
 from service.cli.inspection import Report
@@ -47,6 +48,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    secrecy.seal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
         reports = _reports(options.file, _public_key(options.key_file))

@@ -88,14 +88,24 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("arguments", [("init", "new"), ("rollover", "ca", "next")])
-def test_ceremonies_are_sealed_before_they_make_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """`init` and `rollover` seal the process before anything else."""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("init", "new"),
+        ("rollover", "ca", "next"),
+        ("new", "a.example.com", "--api-key", "none"),
+        ("renew", "ca/signing-ca.crt", "--within", "9999d"),
+        ("show", "ca/signing-ca.crt", "--key-file", "ca/signing-ca.key"),
+    ],
+)
+def test_commands_are_sealed_before_they_hold_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """What makes a private key, or reads one, seals its process before."""
     assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
     code = (
-        "import ctypes, sys\nfrom service import cli\nfrom service.pki import ceremony\n"
+        "import ctypes, sys\nfrom service import cli\nfrom service.pki import ceremony, keys\n"
+        "from service.signers import file\n"
         "def tell(*_, **__):\n    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n    sys.exit(7)\n"
-        f"ceremony.hold = ceremony.succeed = tell\ncli.main({list(arguments)!r})\n"
+        f"ceremony.hold = ceremony.succeed = keys.generate = file.private_key = tell\ncli.main({list(arguments)!r})\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
