@@ -97,6 +97,7 @@ def _serve(options: argparse.Namespace) -> int:
         extra, shown = _api_key(key_file)
         configuration = Configuration(
             document=document,
+            published=contract.plain(document),
             host=options.host,
             port=options.port,
             workers=options.workers,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from multidict import CIMultiDict
 
@@ -63,12 +63,12 @@ class Docs:
     """What is served beside the document's own paths.
 
     Args:
-        document: the contract.
+        published: the contract for readers, as `/openapi.json` answers it, but for where it is.
         stage: the first segment of every path; none if it is empty.
     """
 
-    def __init__(self, document: JSON, stage: str) -> None:
-        self._document = document
+    def __init__(self, published: JSON, stage: str) -> None:
+        self._published = published
         self._root = f"/{stage}" if stage else ""
         made: dict[str, Callable[[], Answer]] = {
             "/docs": functools.partial(self._text, "text/html", _PAGE),
@@ -77,7 +77,7 @@ class Docs:
                 _bundled, "text/javascript", "swagger-ui-bundle.js"
             ),
             "/docs/swagger-ui.css": functools.partial(_bundled, "text/css", "swagger-ui.css"),
-            "/openapi.json": self._published,
+            "/openapi.json": self._document,
         }
         self._answers = {self._root + path: functools.cache(answer) for path, answer in made.items()}
 
@@ -93,20 +93,11 @@ class Docs:
     def _text(self, media_type: str, template: str) -> Answer:
         return _answer(media_type, template.format(root=self._root).encode())
 
-    def _published(self) -> Answer:
-        """The document without extensions: how it is served and who may have what is not for readers."""
-        published = {**_without_extensions(self._document), "servers": [{"url": self._root or "/"}]}
-        answer = _answer("application/json", json.dumps(published, separators=(",", ":")).encode())
+    def _document(self) -> Answer:
+        document = {**self._published, "servers": [{"url": self._root or "/"}]}
+        answer = _answer("application/json", json.dumps(document, separators=(",", ":")).encode())
         answer.headers["Access-Control-Allow-Origin"] = "*"
         return answer
-
-
-def _without_extensions(node: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(node, list):
-        return [_without_extensions(each) for each in node]
-    if isinstance(node, dict):
-        return {name: _without_extensions(each) for name, each in node.items() if not name.startswith("x-")}
-    return node
 
 
 def _bundled(media_type: str, name: str) -> Answer:

@@ -46,6 +46,7 @@ class Configuration:
 
     Attributes:
         document: the contract.
+        published: the contract for readers: how it is served and who may have what is not for them.
         host, port: where to listen; port 0 takes a free one.
         workers: the function's concurrency.
         key_file: the file of API keys.
@@ -60,6 +61,7 @@ class Configuration:
     """
 
     document: dict[str, Any] = field(repr=False)
+    published: dict[str, Any] = field(repr=False)
     host: str
     port: int
     workers: int
@@ -86,7 +88,7 @@ class Gateway:
         self._settled = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
-        self._docs = Docs(configuration.document, configuration.stage)
+        self._docs = Docs(configuration.published, configuration.stage)
         self._function = function
         self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan

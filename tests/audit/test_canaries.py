@@ -145,7 +145,13 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
     custody = signers.load(settings, datetime.now(UTC))
     configuration = Configuration(
-        document={}, host="", port=0, workers=1, key_file="", extra_keys={"default": digest(API_KEY)}
+        document={},
+        published={},
+        host="",
+        port=0,
+        workers=1,
+        key_file="",
+        extra_keys={"default": digest(API_KEY)},
     )
     values = [
         settings,

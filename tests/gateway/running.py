@@ -45,12 +45,13 @@ def gateway(
 def main() -> int:
     """Be that gateway."""
     path, handler = Path(sys.argv[1]), sys.argv[2]
+    stated = json.loads(path.read_text())
     configuration = Configuration(
         host="127.0.0.1",
         port=0,
         key_file=str(path.with_name("keys.json")),
         extra_keys={"reader": digest(serving.API_KEY), "other": digest(serving.API_KEY[::-1])},
-        **json.loads(path.read_text()),
+        **{"published": stated["document"], **stated},
     )
     scheme = "https" if configuration.tls_certificate else "http"
 

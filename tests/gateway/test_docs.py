@@ -67,20 +67,14 @@ def extensions(node: Any) -> Iterator[str]:
 
 
 def test_the_document_is_the_contract(server: Server) -> None:
-    """It is valid OpenAPI and has every operation and schema of the contract, as they stand there; and no extension."""
+    """It is what `certlet openapi --plain` prints, valid OpenAPI without an extension, but for where it is."""
     answer = server.request("GET", "/openapi.json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     published, document = answer.json(), authorities.document()
     validate(published)
     assert not list(extensions(published))
     assert len(list(extensions(document))) > 100
-    assert published["components"] == document["components"]
-    operations = contract.operations(document)
-    assert set(contract.operations(published)) == set(operations)
-    for name, each in contract.operations(published).items():
-        shown = {key: value for key, value in operations[name].items() if not key.startswith("x-")}
-        shown.get("requestBody", {}).pop("x-max-bytes", None)
-        assert each == shown
+    assert published == {**contract.plain(document), "servers": [{"url": "/"}]}
 
 
 OWN = """\
