@@ -26,7 +26,7 @@ from tests.serving import API_KEY, Server
 
 HERE = Path(__file__).parent
 # README's commands, by their first words: the document, and each client.
-SECTION = (serving.ROOT / "README.md").read_text().split("\n## Build on it\n")[1].split("\n## ")[0]
+SECTION = (serving.ROOT / "README.md").read_text().split("\n### Clients\n")[1].split("\n### ")[0]
 COMMANDS = re.findall(r"^\$ (.+)$", SECTION.split("```")[1], re.MULTILINE)
 # The generator brings Jackson along, of the very line that its clients want; Debian has the annotations.
 JAR = Path(openapi_generator_cli.__file__).with_name("openapi-generator.jar")
