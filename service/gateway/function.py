@@ -29,11 +29,12 @@ from service.gateway.contract import GatewayError
 
 WAIT_FOR_IDLE: Final = 1.0  # seconds, before the caller is told that all are busy
 ON_ITS_WAY: Final = 0.1  # seconds within which what one process writes is read by the other
-# Calls that a process gets ahead, so that it need not wait for the gateway after each; only behind a call
-# that is likely to be over soon, since what was sent to one process cannot go to another that is idle.
+# Calls that a process gets ahead, so that it need not wait for the gateway after each; only behind calls
+# that are likely to be over soon, since an idle process gets what another has ahead after a while alone.
 AHEAD: Final = 7
 BRIEF: Final = 0.05  # seconds that such a call has been in hand at most
 BRIEF_BODY: Final = 65_536  # characters of its body at most: a batch is not brief
+TAKE_BACK: Final = 0.3  # seconds after which such a call is another process's, if it is not begun
 RETRY_START: Final = 1.0  # seconds between attempts to replace a process that does not start
 _LENGTH: Final = struct.Struct("!I")
 
@@ -81,8 +82,11 @@ class _Call:
     is_begun: bool = False
 
     def encode(self) -> bytes:
-        """As a process is told of it. What comes of it in time is known here in time."""
-        begin_by = self.begin_by - ON_ITS_WAY
+        """As a process is told of it: by when to begin it, if it has others before it.
+
+        That it was begun is known here before it is taken back, or given up.
+        """
+        begin_by = None if self.is_begun else min(self.begin_by, time.monotonic() + TAKE_BACK) - ON_ITS_WAY
         return _frame({"event": self.event, "timeout": self.timeout, "begin_by": begin_by})
 
     def succeed(self, result: object) -> None:
@@ -104,8 +108,9 @@ class _Call:
 class _Worker(asyncio.Protocol):
     """The gateway's end of one process, which answers the calls that it has in hand in their order."""
 
-    def __init__(self, number: int, function: Function) -> None:
-        self.number = number
+    def __init__(self, process: Process, function: Function) -> None:
+        self.number = process.number
+        self._socket = process.socket
         self.ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.calls: deque[_Call] = deque()
         self._function = function
@@ -118,20 +123,38 @@ class _Worker(asyncio.Protocol):
         """Remember the way to the process."""
         self._transport = cast("asyncio.WriteTransport", transport)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process ended, or was given up."""
+        return self._transport.is_closing()
+
     def has_room(self) -> bool:
         """Whether a call would be begun soon: at once, or after a few that are brief."""
+        if self.is_gone:
+            return False
         if not self.calls:
             return True
-        if len(self.calls) > AHEAD or len(self.calls[0].event["body"] or "") > BRIEF_BODY:
+        if len(self.calls) > AHEAD or len(self.calls[-1].event["body"] or "") > BRIEF_BODY:
             return False
         return time.monotonic() - self._began < BRIEF
 
     def take(self, call: _Call) -> None:
         """Send a call to the process."""
         self.calls.append(call)
-        self._transport.write(call.encode())
         if len(self.calls) == 1:
             self._begin(call)
+        else:
+            asyncio.get_running_loop().call_later(TAKE_BACK, self._take_back, call)
+        self._transport.write(call.encode())
+
+    def _take_back(self, call: _Call) -> None:
+        """What is not begun by now this process will call late: it may be another's."""
+        if call.is_begun or call not in self.calls:
+            return
+        nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        nobody.cancel()
+        self.calls[self.calls.index(call)] = _Call(call.event, call.timeout, 0, nobody)  # for that word
+        self._function.again([call])
 
     def _begin(self, call: _Call) -> None:
         call.is_begun = True
@@ -151,6 +174,10 @@ class _Worker(asyncio.Protocol):
 
     def _hear(self, word: dict[str, Any]) -> None:
         """That it is ready or why it is not, or what became of its first call."""
+        if not isinstance(word, dict):
+            raise ValueError("a process of the function says objects")  # noqa: TRY004 - as JSON's own are
+        if self.ready.cancelled():  # we are stopping
+            return
         if not self.ready.done():
             self.ready.set_result(word)
             return
@@ -161,15 +188,25 @@ class _Worker(asyncio.Protocol):
             self._begin(self.calls[0])
         if "result" in word:
             call.succeed(word["result"])
+        elif "late" in word:
+            call.is_begun = False
+            self._function.again([call])
         else:
-            call.fail("INTEGRATION_FAILURE" if "late" in word else "DEFAULT_5XX")
+            call.fail("DEFAULT_5XX")
         self._function.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The process ended, or was given up."""
+        self._read_rest()
         if not self.ready.done():
             self.ready.set_exception(EOFError("its process ended"))
         self._end("DEFAULT_5XX")
+
+    def _read_rest(self) -> None:
+        """What the process had answered is known first, even if a write was what told of its end."""
+        with contextlib.suppress(OSError, ValueError):
+            while self.calls and (data := self._socket.recv(1 << 16)):
+                self.data_received(data)
 
     def _end(self, what: str) -> None:
         """Give the process up: its first call is lost with it, and those after it were never begun."""
@@ -206,7 +243,7 @@ class Function:
         Raises:
             StartError: one of them cannot be made ready.
         """
-        self._workers += await asyncio.gather(*(self._ready(None) for _ in range(concurrency)))
+        await asyncio.gather(*(self._join(None) for _ in range(concurrency)))
 
     async def invoke(self, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109 - JSON; the document's own time-out
         """Have one event answered. What was begun is finished and recorded, even if the client goes away.
@@ -237,18 +274,23 @@ class Function:
             if self._waiting[0].outcome.done():  # given up
                 self._waiting.popleft()
                 continue
-            worker = min(self._workers, key=lambda each: len(each.calls), default=None)
-            if worker is None or not worker.has_room():
+            with_room = (each for each in self._workers if each.has_room())
+            worker = min(with_room, key=lambda each: len(each.calls), default=None)
+            if worker is None:
                 return
             worker.take(self._waiting.popleft())
+
+    def again(self, calls: Iterable[_Call]) -> None:
+        """Let calls that were not begun wait for another process, before all others."""
+        self._waiting.extendleft(reversed(list(calls)))
+        self.resume()
 
     def replace(self, worker: _Worker, calls: Iterable[_Call]) -> None:
         """Replace a process, and let the calls that it did not begin wait for another."""
         if worker not in self._workers:
             return
         self._workers.remove(worker)
-        self._waiting.extendleft(reversed(list(calls)))
-        self.resume()
+        self.again(calls)
         task = asyncio.create_task(self._replacement(worker.number))
         self._replacements.add(task)
         task.add_done_callback(self._replacements.discard)
@@ -256,7 +298,7 @@ class Function:
     async def _replacement(self, number: int | None) -> None:
         while True:
             try:
-                self._workers.append(await self._ready(number))
+                await self._join(number)
             except (StartError, OSError) as error:
                 _log.error("the function does not start: %s", error)
                 number = None
@@ -265,17 +307,21 @@ class Function:
                 self.resume()
                 return
 
+    async def _join(self, instead_of: int | None) -> None:
+        """Take a process at once when it is ready: one that ends after that is replaced."""
+        self._workers.append(await self._ready(instead_of))
+
     async def _ready(self, instead_of: int | None) -> _Worker:
         process = await self._hire(instead_of)
-        worker = _Worker(process.number, self)
+        worker = _Worker(process, self)
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=process.socket)
         try:
             message = await worker.ready
         except EOFError as error:
             raise StartError(str(error)) from error
-        if "error" in message:
+        if "error" in message or worker.is_gone:
             worker.close()
-            raise StartError(message["error"])
+            raise StartError(message.get("error", "its process ended"))
         return worker
 
     async def stop(self) -> None:
@@ -313,7 +359,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> bytes:
-    if time.monotonic() > call["begin_by"]:
+    if call["begin_by"] is not None and time.monotonic() > call["begin_by"]:
         return _frame({"late": True})
     request_id = call["event"]["requestContext"]["requestId"]
     try:

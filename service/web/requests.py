@@ -163,8 +163,8 @@ class Expectation:
 
 def _media_type(environ: WSGIEnvironment) -> str:
     """The Content-Type without parameters."""
-    stated: str = environ.get("CONTENT_TYPE", "")
-    return stated.partition(";")[0].strip().lower()
+    stated: str = environ.get("CONTENT_TYPE") or ""
+    return stated.partition(";")[0].strip(" \t").lower()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""The gateway's end of the function, with processes of ours on real sockets, which answer when they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service.gateway import function
+from service.gateway.contract import GatewayError
+from service.gateway.function import Function, Process
+
+_LENGTH = struct.Struct("!I")
+
+
+class Double:
+    """The other end of a process's socket, and what the gateway says there."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(5)
+
+    def say(self, word: object) -> None:
+        """One frame."""
+        data = json.dumps(word).encode()
+        self.theirs.sendall(_LENGTH.pack(len(data)) + data)
+
+    def hear(self) -> str:
+        """The name of the next call."""
+        (length,) = _LENGTH.unpack(self.theirs.recv(4, socket.MSG_WAITALL))
+        call = json.loads(self.theirs.recv(length, socket.MSG_WAITALL))
+        return str(call["event"]["name"])
+
+
+class Site:
+    """A function with such processes."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.doubles: list[Double] = []
+        self._ready = ready
+        self.function = Function(self._hire)
+
+    async def _hire(self, _instead_of: int | None) -> Process:
+        double = Double()
+        if self._ready:
+            double.say({"ready": True})
+        self.doubles.append(double)
+        return Process(len(self.doubles), double.ours)
+
+    def call(self, name: str, timeout: float = 5, body: str = "") -> asyncio.Task[Any]:
+        """A call, under way."""
+
+        async def outcome() -> Any:
+            try:
+                return await self.function.invoke({"name": name, "body": body}, timeout)
+            except GatewayError as error:
+                return error.kind
+
+        return asyncio.create_task(outcome())
+
+
+def run(story: Callable[[Site], Awaitable[None]], *, ready: bool = True) -> None:
+    """One story, to its end."""
+
+    async def told() -> None:
+        site = Site(ready=ready)
+        try:
+            await asyncio.wait_for(story(site), 20)
+        finally:
+            await site.function.stop()
+            await asyncio.sleep(0)
+            for double in site.doubles:
+                double.theirs.close()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(told())
+
+
+def test_what_was_answered_and_what_was_begun_is_never_done_again() -> None:
+    """A process that ends is read to its end first: what it answered is an answer, what it began is lost, once."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call("answered"), site.call("begun")]
+        await asyncio.sleep(0.02)
+        (first,) = site.doubles
+        assert first.hear() == "answered"
+        first.say({"result": 1})
+        assert first.hear() == "begun"
+        first.theirs.close()
+        calls.append(site.call("written to it"))  # before anything of that is read
+        await asyncio.sleep(0.05)
+        assert site.doubles[1].hear() == "written to it"
+        site.doubles[1].say({"result": 3})
+        assert [await call for call in calls] == [1, "DEFAULT_5XX", 3]
+
+    run(story)
+
+
+def test_one_that_ends_while_another_starts_is_replaced() -> None:
+    """Each process is one of the function's as soon as it is ready."""
+
+    async def story(site: Site) -> None:
+        starting = asyncio.create_task(site.function.start(2))
+        await asyncio.sleep(0.02)
+        site.doubles[0].say({"ready": True})
+        await asyncio.sleep(0.02)
+        site.doubles[0].theirs.close()
+        await asyncio.sleep(0.02)
+        site.doubles[1].say({"ready": True})
+        await starting
+        assert len(site.doubles) == 3
+        call = site.call("x")
+        await asyncio.sleep(0.02)
+        assert site.doubles[1].hear() == "x"
+        site.doubles[1].say({"result": 1})
+        assert await call == 1
+
+    run(story, ready=False)
+
+
+def test_nothing_waits_behind_a_batch() -> None:
+    """A large call is the last that a process gets ahead; what comes after it waits for whoever is free."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [
+            site.call("brief"),
+            site.call("batch", body="x" * function.BRIEF_BODY * 2),
+            site.call("other"),
+        ]
+        await asyncio.sleep(0.02)
+        (double,) = site.doubles
+        assert [double.hear(), double.hear()] == ["brief", "batch"]
+        double.theirs.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            double.hear()
+        for number in range(2):
+            double.say({"result": number})
+        await asyncio.sleep(0.02)
+        assert double.hear() == "other"
+        double.say({"result": 2})
+        assert [await call for call in calls] == [0, 1, 2]
+
+    run(story)
+
+
+def test_what_one_has_ahead_another_gets_after_a_while() -> None:
+    """Behind a call that turns out long, a call is taken back, and is the idle process's; it is done once."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(2)
+        calls = [site.call("long"), site.call("brief"), site.call("ahead of the first")]
+        await asyncio.sleep(0.02)
+        first, second = site.doubles
+        assert [first.hear(), second.hear(), first.hear()] == ["long", "brief", "ahead of the first"]
+        second.say({"result": 2})
+        await asyncio.sleep(function.TAKE_BACK + 0.1)
+        assert second.hear() == "ahead of the first"
+        second.say({"result": 3})
+        assert await calls[2] == 3
+        first.say({"result": 1})
+        first.say({"late": True})  # as it does with what it may no longer begin
+        assert [await calls[0], await calls[1]] == [1, 2]
+        last = site.call("next")
+        await asyncio.sleep(0.02)
+        assert first.hear() == "next"
+        first.say({"result": 4})
+        assert await last == 4
+
+    run(story)
+
+
+def test_what_is_called_late_is_called_again() -> None:
+    """A call that its process did not begin in time, but before it was taken back, is not refused for that."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call("first"), site.call("late")]
+        await asyncio.sleep(0.02)
+        (double,) = site.doubles
+        assert [double.hear(), double.hear()] == ["first", "late"]
+        double.say({"result": 1})
+        double.say({"late": True})
+        await asyncio.sleep(0.02)
+        assert double.hear() == "late"
+        double.say({"result": 2})
+        assert [await call for call in calls] == [1, 2]
+
+    run(story)
+
+
+@pytest.mark.parametrize("word", [5, None, [], "result", {}])
+def test_nonsense_is_a_failure_of_the_process(word: object) -> None:
+    """Whatever a process says that is no outcome is a 502, and the caller hears it at once."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        call = site.call("x")
+        await asyncio.sleep(0.02)
+        site.doubles[0].say(word)
+        assert await asyncio.wait_for(call, 1) == "DEFAULT_5XX"
+
+    run(story)
