@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from service.gateway.server import Configuration
+from service.gateway.configuration import Configuration
 from service.gateway.usage import OWN_NAME
 
 SECRETS: Final = ("CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY", "AWS_")  # how their names begin

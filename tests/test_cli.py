@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -511,3 +512,13 @@ def _memory(pid: int) -> bytes:
             except (OSError, ValueError, OverflowError):  # a page that cannot be read holds nothing
                 continue
     return b"".join(parts)
+
+
+def test_the_command_line_loads_no_server() -> None:
+    """What most commands do without, and would wait for, is loaded by those that need it."""
+    program = "import sys; from service import cli; cli.parser(); print(*sorted(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=serving.environ()
+    )
+    assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())
+    assert "service.client" in run.stdout.split()

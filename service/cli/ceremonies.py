@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import check, contract, secrecy
+from service import contract, secrecy
 from service.cli import arguments
 from service.cli.arguments import KEY_FILE, Commands
 from service.cli.terminal import CommandError, say
@@ -179,6 +179,8 @@ def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from service import check  # noqa: PLC0415 - with jsonschema, which no other command needs
+
     found = check.findings(options.profiles)
     for each in found:
         print(each)  # noqa: T201 - what the command is for

@@ -19,7 +19,7 @@ from service.cli.arguments import API_KEY, DEFAULT_CA, KEY_FILE, Commands
 from service.cli.terminal import CommandError, say
 from service.foreman import Foreman
 from service.gateway import usage
-from service.gateway.server import Configuration
+from service.gateway.configuration import Configuration
 from service.pki.errors import IssuanceError
 from service.settings import AUDIT_LOG, CA, PROFILES
 from service.signers import file

@@ -27,7 +27,7 @@ from cryptography.x509.oid import AttributeOID
 from deploy import sbom
 from service import signers
 from service.authority import Order
-from service.gateway.server import Configuration
+from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
 from service.pki import csr
 from service.settings import Settings

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from service.foreman import Foreman
-from service.gateway.server import Configuration
+from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
 from tests import serving
 
