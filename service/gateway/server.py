@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import signal
@@ -321,7 +322,7 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
         )
     except (StartError, KeyFileError, OSError, UnicodeError) as error:
-        control.report(failed=" ".join(str(error).split()))
+        control.report(failed=" ".join(_failure(error, configuration).split()))
         return 1
     control.report(port=listener.sockets[0].getsockname()[1])
     await stop.wait()
@@ -332,6 +333,18 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
     await manager.shutdown(1)
     await function.stop()
     return 0
+
+
+def _failure(error: Exception, configuration: Configuration) -> str:
+    """Why it does not listen, for whoever started it."""
+    where = f"{configuration.host}:{configuration.port}"
+    if isinstance(error, OSError) and not error.filename:
+        match error.errno:
+            case errno.EADDRINUSE:
+                return f"{where} is in use, perhaps by another certlet serve: give another --port"
+            case errno.EACCES:
+                return f"{where} is not for this user to open: give a --port above 1023"
+    return str(error)
 
 
 def main(arguments: list[str]) -> int:
