@@ -16,7 +16,7 @@ from typing import Any, Final
 from service import contract, foreman, secrecy
 from service.cli import arguments
 from service.cli.arguments import API_KEY, DEFAULT_CA, KEY_FILE, Commands
-from service.cli.terminal import CommandError, say
+from service.cli.terminal import CommandError, say, warn
 from service.foreman import Foreman
 from service.gateway import usage
 from service.gateway.configuration import Configuration
@@ -25,6 +25,7 @@ from service.settings import AUDIT_LOG, CA, PROFILES
 from service.signers import file
 
 HANDLER: Final = "service.aws_lambda.handler"
+DEFAULT_KEY: Final = "default"  # the name of the API key that the first start makes, or the environment gives
 
 
 def add_to(commands: Commands) -> None:
@@ -57,7 +58,7 @@ def add_to(commands: Commands) -> None:
     key = commands.add_parser("key", help="API keys of the local gateway")
     actions = key.add_subparsers(metavar="ACTION", required=True)
     for name, run, told in (
-        ("add", _key_add, "make one, and show it, the one time that it is shown"),
+        ("add", _key_add, f"make one, and show it, the one time that it is shown; or keep ${API_KEY}"),
         ("list", _key_list, "the names, and the SHA-256 of each"),
         ("remove", _key_remove, "which a running server notices"),
     ):
@@ -95,6 +96,9 @@ def _serve(options: argparse.Namespace) -> int:
             say(f"New CA    {directory} ({kept})")
         key_file = usage.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)
+        unseen = stack.enter_context(ExitStack())
+        if shown:  # a key that nobody ever saw is of no use, and the next start would show none
+            unseen.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
             document=document,
             published=contract.plain(document),
@@ -111,6 +115,7 @@ def _serve(options: argparse.Namespace) -> int:
             say("Warning   the usage plan is off (--unlimited)")
 
         def announce(port: int) -> None:
+            unseen.pop_all()
             host = f"[{options.host}]" if ":" in options.host else options.host
             scheme = "https" if is_https else "http"
             stage = f"/{options.stage}" if options.stage else ""
@@ -161,11 +166,11 @@ def _announce(url: str, api_key: str | None, trust: str) -> None:
 def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
     """Keys that are in no file, and the value to be shown, which is a new key's alone."""
     if given := os.environ.get(API_KEY):
-        return {"default": usage.digest(given)}, None
+        return {DEFAULT_KEY: usage.digest(given)}, None
     if key_file.read():
         return {}, None
     value = usage.generate()
-    key_file.add("default", value)
+    key_file.add(DEFAULT_KEY, value)
     return {}, value
 
 
@@ -182,19 +187,32 @@ def _init_in_child(directory: Path) -> None:
 
 
 def _key_add(options: argparse.Namespace) -> None:
-    value = os.environ.get(API_KEY) or usage.generate()
-    usage.KeyFile(options.ca / KEY_FILE).add(options.name, value)
-    if not os.environ.get(API_KEY):
+    given = os.environ.get(API_KEY)
+    value = given or usage.generate()
+    try:
+        _key_file(options).add(options.name, value)
+    except usage.KeyFileError as error:
+        hint = f" (${API_KEY} is taken for it: unset that to have another made)" if given else ""
+        raise CommandError(f"{error}{hint}") from error
+    if given:
+        warn(f"note: the key is the one in ${API_KEY}")
+    else:
         print(value)  # noqa: T201 - the one time that it is shown
 
 
 def _key_list(options: argparse.Namespace) -> None:
-    for name, digest in usage.KeyFile(options.ca / KEY_FILE).read().items():
+    for name, digest in _key_file(options).read().items():
         print(f"{digest}  {name}")  # noqa: T201
 
 
 def _key_remove(options: argparse.Namespace) -> None:
-    usage.KeyFile(options.ca / KEY_FILE).remove(options.name)
+    _key_file(options).remove(options.name)
+
+
+def _key_file(options: argparse.Namespace) -> usage.KeyFile:
+    if not options.ca.is_dir():
+        raise CommandError(f"there is no CA in {options.ca}: say where with --ca, or make one (certlet init)")
+    return usage.KeyFile(options.ca / KEY_FILE)
 
 
 def _is_loopback(host: str) -> bool:

@@ -68,7 +68,7 @@ class KeyFile:
         """Keep a key's digest under a name.
 
         Raises:
-            KeyFileError: the name is taken or not acceptable, or the value is not.
+            KeyFileError: the name or the value is taken, or not acceptable.
         """
         if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
@@ -77,7 +77,10 @@ class KeyFile:
         keys = self.read()
         if name in keys:
             raise KeyFileError(f"there is a key of the name {name!r} already")
-        self._write({**keys, name: digest(value)})
+        kept = digest(value)
+        if other := next((each for each, known in keys.items() if known == kept), None):
+            raise KeyFileError(f"it is the key of the name {other!r} already, and a caller has one name")
+        self._write({**keys, name: kept})
 
     def remove(self, name: str) -> None:
         """Forget a key.
