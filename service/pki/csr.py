@@ -150,6 +150,10 @@ def _der(data: bytes) -> bytes:
     if not blocks and (other := _PEM_BEGIN.search(data)):
         label = other.group(1).decode("ascii")
         if "CERTIFICATE REQUEST" in label:
+            if not re.search(rb"[\r\n]", data.strip()):
+                raise BadCSR(
+                    "the PEM block has lost its line ends; curl keeps them with --data-binary", "csr"
+                )
             raise BadCSR("the PEM block is damaged: its base64 or its END line is wrong", "csr")
         raise BadCSR(f"this is a {label}, not a CERTIFICATE REQUEST", "csr")
     text = blocks[0].group("body") if blocks else data
