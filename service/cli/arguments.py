@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -24,6 +25,8 @@ KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def take_profiles(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +79,38 @@ def take_ca(parser: argparse.ArgumentParser) -> None:
 
 def take_validity(parser: argparse.ArgumentParser) -> None:
     """Add `--validity` and `--not-after`."""
-    parser.add_argument("--validity", metavar="P1D", help="how long, ISO 8601; else the profile's")
-    parser.add_argument("--not-after", metavar="TIME", help="until when instead, RFC 3339, UTC")
+    parser.add_argument(
+        "--validity",
+        type=_validity,
+        metavar="30d",
+        help="how long, in h, d or w, or ISO 8601; else the profile's",
+    )
+    parser.add_argument(
+        "--not-after", type=_time, metavar="TIME", help="until when instead, UTC, as 2027-01-31T12:00:00Z"
+    )
+
+
+def span(text: str) -> timedelta:
+    """A number of hours, days or weeks, as `30d`."""
+    if not re.fullmatch("[0-9]{1,5}[hdw]", text):
+        raise argparse.ArgumentTypeError("a number of hours, days or weeks: 12h, 30d, 4w")
+    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+
+
+def _validity(text: str) -> str:
+    """A span as the contract has it, ISO 8601; of one in ISO 8601 the service is the judge."""
+    if text.startswith("P"):
+        return text
+    found = span(text)
+    return f"P{found.days}D" if found.seconds == 0 else f"PT{found // timedelta(hours=1)}H"
+
+
+def _time(text: str) -> str:
+    try:
+        datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("a time in UTC, as 2027-01-31T12:00:00Z") from error
+    return text
 
 
 def api_key(options: argparse.Namespace) -> str:
@@ -88,7 +121,9 @@ def api_key(options: argparse.Namespace) -> str:
     """
     found = options.api_key or os.environ.get(API_KEY)
     if not found:
-        raise CommandError(f"an API key is needed: --api-key, or ${API_KEY}")
+        raise CommandError(
+            f"an API key is needed: --api-key, or ${API_KEY} (certlet key add NAME makes one, beside the CA)"
+        )
     return str(found)
 
 

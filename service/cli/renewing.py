@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
 import shlex
 import subprocess
 import tempfile
@@ -30,7 +29,6 @@ from service.signers import file
 RENEWED: Final = "CERTLET_RENEWED"
 
 _USUAL: Final = timedelta(days=30)
-_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def add_to(commands: Commands) -> None:
     )
     renew.add_argument(
         "--within",
-        type=_span,
+        type=arguments.span,
         metavar="30d",
         help="what ends within so many h, d or w; else 30d, or the last third of a shorter life",
     )
@@ -229,12 +227,6 @@ def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
     if status:
         warn(f"certlet: the hook {command[0]} ended with {status}")
     return not status
-
-
-def _span(text: str) -> timedelta:
-    if not re.fullmatch("[0-9]{1,5}[hdw]", text):
-        raise argparse.ArgumentTypeError("a number of hours, days or weeks: 12h, 30d, 4w")
-    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 def _hook(text: str) -> list[str]:
