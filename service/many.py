@@ -67,12 +67,15 @@ def read(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
+        ClientError: a private key is in it, which is nobody else's to see.
     """
     if str(path) == "-":
         data = sys.stdin.buffer.read(csr.MAX_TEXT_BYTES + 1)
     else:
         with path.open("rb") as file:
             data = file.read(csr.MAX_TEXT_BYTES + 1)  # one more than any Certlet takes: it says so itself
+    if b"PRIVATE KEY-----" in data:
+        raise client.ClientError("it holds a private key, so nothing of it was sent: give the request alone")
     return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
 
 
@@ -123,8 +126,12 @@ class Signing:
             if anew or not job.target.exists():
                 return job
             certificate = _certificate(job.target)
+        except client.ClientError as error:
+            self._fail(path, str(error))
+            return None
         except OSError as error:
-            self._fail(path, f"{error.filename}: {error.strerror}")
+            where = f"{error.filename}: " if error.filename != str(path) else ""
+            self._fail(path, f"{where}{error.strerror}")
             return None
         if not certificate or _spki(certificate) != _public_key(wish.csr):
             self._fail(path, f"{job.target} is there, and is not its certificate (--force replaces it)")

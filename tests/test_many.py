@@ -90,15 +90,16 @@ def test_a_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
     paths = write_requests(tmp_path, 2)
     (tmp_path / "bad.csr").write_bytes(csrs.pem(csrs.build("localhost", ["dns:_"])))
     (tmp_path / "junk.csr").write_bytes(b"\xffjunk")
-    run = certlet(
-        "sign", "n0.csr", "bad.csr", "no.csr", "junk.csr", "n1.csr", cwd=tmp_path, env=environ(server.url)
-    )
-    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 there already, 3 not signed\n")
+    (tmp_path / "own.pem").write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n")
+    names = ("n0.csr", "bad.csr", "no.csr", "junk.csr", "own.pem", "n1.csr")
+    run = certlet("sign", *names, cwd=tmp_path, env=environ(server.url))
+    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 there already, 4 not signed\n")
     assert all(map(issued, paths))
     told = run.stderr.decode()
     assert "bad.csr: The request is refused for several reasons." in told
     assert "  subject_alt_name[0]: dns:_: the profile server permits no underscores" in told
-    assert "no.csr: no.csr: No such file or directory" in told
+    assert told.startswith("no.csr: No such file or directory\n")
+    assert "own.pem: it holds a private key" in told
     assert "junk.csr: The certification request is not acceptable." in told
     assert not list(tmp_path.glob("bad.crt"))
 

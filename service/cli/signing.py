@@ -40,19 +40,27 @@ def _sign(options: argparse.Namespace) -> int:
         for path in options.files:
             if len(options.files) > 1:
                 say(f"File      {path}")
-            _show(client.examine(options.url, api_key, replace(wish, csr=many.read(path))))
+            _show(client.examine(options.url, api_key, replace(wish, csr=_read(path))))
         return 0
     if options.beside or len(options.files) > 1:
         return _sign_beside(options, api_key, wish)
-    signed = client.sign(options.url, api_key, replace(wish, csr=many.read(options.files[0])))
+    signed = client.sign(options.url, api_key, replace(wish, csr=_read(options.files[0])))
     for note in signed.notes:
         warn(f"note: {note}")
     bundle = signed.crt_pem + signed.chain_pem
     if options.out:
         options.out.write_text(bundle, encoding="ascii")
+        say(f"Signed    {options.out}, until {signed.not_after}")
     else:
         sys.stdout.write(bundle)
     return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return many.read(path)
+    except client.ClientError as error:
+        raise CommandError(f"{path}: {error}") from error
 
 
 def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -> int:
