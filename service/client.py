@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from service.pki.errors import printable
@@ -236,10 +237,27 @@ def _explaining(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise ClientError(_explain(error)) from error
+        hint = f"\n  is {url} the service's base URL, with its stage if it has one?"
+        raise ClientError(_explain(error) + (hint if error.code == HTTPStatus.NOT_FOUND else "")) from error
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise ClientError(f"no Certlet answers at {url}: {reason}") from error
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise ClientError(f"no Certlet answers at {url}: {_cause(cause, url)}") from error
+
+
+def _cause(error: BaseException | str, url: str) -> str:
+    """Why a connection came to nothing, and what is to be done about the usual reasons."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"{error.verify_message} ($SSL_CERT_FILE names the root to be trusted: certlet trust)"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
+            return f"it speaks no TLS; perhaps plain {url.replace('https', 'http', 1)}"
+        case http.client.RemoteDisconnected() if url.startswith("http:"):
+            return f"{error}; perhaps it is {url.replace('http', 'https', 1)}"
+        case ConnectionRefusedError():
+            return "nothing listens there (certlet serve does, and --url says where)"
+        case OSError(strerror=str(reason)):
+            return reason
+    return str(error) or type(error).__name__
 
 
 def _answer(request: urllib.request.Request, attempts: int, *handlers: urllib.request.BaseHandler) -> bytes:

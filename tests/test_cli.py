@@ -19,7 +19,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from openapi_spec_validator import validate
 
 from deploy import lint
@@ -206,12 +211,21 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
-        (("key", "remove", "nobody"), 1, "no key of the name"),
-        (("key", "add", "x\n"), 1, "printable"),
+        (("key", "remove", "nobody", "--ca", "."), 1, "no key of the name"),
+        (("key", "add", "x\n", "--ca", "."), 1, "printable"),
+        (("key", "list"), 1, "there is no CA in ca"),
+        (("key", "add", "x", "--ca", "nowhere"), 1, "there is no CA in nowhere"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
-        (("sign", "-"), 1, "API key is needed"),
+        (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet key add"),
+        (("sign", "-", "--validity", "30"), 2, "12h, 30d, 4w"),
+        (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
+        (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
-        (("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
+        (
+            ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
+            1,
+            "no Certlet answers at http://127.0.0.1:9: nothing listens",
+        ),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
         (("openapi", "--region", "x"), 1, "together"),
         (("openapi",), 1, "together"),
@@ -251,11 +265,25 @@ def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["x" * 29, "x" * 129, "x" * 20 + " " + "x" * 20, "é" * 40])
 def test_key_values_have_api_gateway_s_bounds(tmp_path: Path, value: str) -> None:
     """30 to 128 visible characters, for `key add` and for the environment of `serve`."""
-    for arguments in (("key", "add", "x"), ("serve", "--ephemeral", "--port", "0")):
+    for arguments in (("key", "add", "x", "--ca", "."), ("serve", "--ephemeral", "--port", "0")):
         run = certlet(*arguments, cwd=tmp_path, env={"CERTLET_API_KEY": value})
         assert run.returncode == 1
         assert b"30 to 128" in run.stderr
         assert value.encode() not in run.stderr
+
+
+def test_a_key_from_the_environment_is_said_and_has_one_name(tmp_path: Path) -> None:
+    """`key add` keeps $CERTLET_API_KEY where it is set, says so, and gives no key a second name."""
+    env = {"CERTLET_API_KEY": API_KEY}
+    added = certlet("key", "add", "a", "--ca", ".", cwd=tmp_path, env=env)
+    assert (added.returncode, added.stdout) == (0, b"")
+    assert added.stderr == b"note: the key is the one in $CERTLET_API_KEY\n"
+    again = certlet("key", "add", "b", "--ca", ".", cwd=tmp_path, env=env)
+    assert (again.returncode, again.stdout) == (1, b"")
+    assert b"it is the key of the name 'a' already" in again.stderr
+    assert b"unset that" in again.stderr
+    another = certlet("key", "add", "b", "--ca", ".", cwd=tmp_path)
+    assert (another.returncode, another.stderr) == (0, b"")
 
 
 def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
@@ -269,10 +297,67 @@ def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
         assert signed.returncode == 0, signed.stderr
         assert len(x509.load_pem_x509_certificates(signed.stdout)) == 2
         assert signed.stderr.startswith(b"note: common name added")
-    certlet("sign", "a.csr", "--out", "a.crt", "--profile", "peer", cwd=tmp_path, env=env)
+    kept = certlet("sign", "a.csr", "--out", "a.crt", "--profile", "peer", cwd=tmp_path, env=env)
     leaf, _ = x509.load_pem_x509_certificates((tmp_path / "a.crt").read_bytes())
     usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert len(list(usages)) == 2
+    assert kept.stdout.decode() == f"Signed    a.crt, until {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}\n"
+
+
+def test_no_private_key_is_sent(tmp_path: Path) -> None:
+    """A file that holds a private key, alone or beside its request, is refused before anybody is asked."""
+    env = {"CERTLET_API_KEY": API_KEY}
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        env["CERTLET_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for content in (key, csrs.pem(csrs.build()) + key):
+            (tmp_path / "my.key").write_bytes(content)
+            for option in ("--out=my.crt", "--dry-run"):
+                done = certlet("sign", "my.key", option, cwd=tmp_path, env=env)
+                told = b"certlet: my.key: it holds a private key, so nothing of it was sent: give the request alone\n"
+                assert (done.returncode, done.stderr) == (1, told)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: Path) -> None:
+    """HTTPS asked of HTTP, HTTP of HTTPS, a root that is not trusted, a path that is none: each has its hint."""
+    env = {"CERTLET_API_KEY": API_KEY}
+    request = csrs.pem(csrs.build())
+
+    def told(url: str, **more: str) -> tuple[int, str]:
+        done = certlet("sign", "-", "--url", url, cwd=tmp_path, env=env | more, stdin=request)
+        return done.returncode, done.stderr.decode()
+
+    https = server.url.replace("http", "https", 1)
+    assert told(https) == (
+        1,
+        f"certlet: no Certlet answers at {https}: it speaks no TLS; perhaps plain {server.url}\n",
+    )
+    status, why = told(f"{server.url}/sign")
+    assert status == 1
+    assert why.endswith(f"\n  is {server.url}/sign the service's base URL, with its stage if it has one?\n")
+    assert "base URL" not in told(server.url, CERTLET_API_KEY="x")[1]
+    with serving.serving(tmp_path, "--tls") as secure:
+        plain = secure.url.replace("https", "http", 1)
+        assert told(plain)[1].endswith(f"perhaps it is {secure.url}\n")
+        status, why = told(secure.url)
+        assert status == 1
+        assert why.endswith(" ($SSL_CERT_FILE names the root to be trusted: certlet trust)\n")
+        assert told(secure.url, SSL_CERT_FILE=str(tmp_path / "ca" / "root-ca.crt"))[0] == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    """A closed pipe, as `| head` leaves it, ends the command without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [*serving.CERTLET, "openapi", "--plain"],
+            cwd=tmp_path, env=serving.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_sign_asks_for_less(server: Server, tmp_path: Path) -> None:
@@ -282,6 +367,10 @@ def test_sign_asks_for_less(server: Server, tmp_path: Path) -> None:
     signed = certlet("sign", "-", "--validity", "P1D", cwd=tmp_path, env=env, stdin=request)
     leaf = x509.load_pem_x509_certificates(signed.stdout)[0]
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=1, seconds=-1)
+    for said, hours in (("12h", 12), ("2d", 48), ("1w", 168), ("36h", 36)):
+        signed = certlet("sign", "-", "--validity", said, cwd=tmp_path, env=env, stdin=request)
+        leaf = x509.load_pem_x509_certificates(signed.stdout)[0]
+        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(hours=hours, seconds=-1)
     refused = certlet(
         "sign", "-", "--not-after", "2099-01-01T00:00:00Z", cwd=tmp_path, env=env, stdin=request
     )
@@ -389,6 +478,18 @@ def test_the_first_start_makes_everything(tmp_path: Path) -> None:
         assert "$CERTLET_API_KEY" in server.said[-1]
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}, key).status == 200
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
+
+
+def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
+    """Where the first start fails, its key was never seen: the next one shows another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        failed = certlet("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+    assert (failed.returncode, b"API key" in failed.stdout) == (1, False)
+    assert certlet("key", "list", cwd=tmp_path).stdout == b""
+    for shows in (True, False):
+        with serving.serving(tmp_path, env={}) as server:
+            assert any(line.startswith("API key") for line in server.said) == shows
+    assert certlet("key", "list", cwd=tmp_path).stdout.endswith(b"  default\n")
 
 
 def test_the_printed_commands_work_when_pasted(tmp_path: Path) -> None:

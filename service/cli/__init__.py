@@ -15,6 +15,9 @@ terminal     what they print
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
 
 from service import client
 from service.cli import ceremonies, completing, making, renewing, serving, showing, signing, trusting
@@ -28,13 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (those of the process for None).
 
     Returns:
-        0; 1 if it failed; 2 if the arguments make no sense.
+        0; 1 if it failed; 2 if the arguments make no sense; 130 after Ctrl-C; 141 if nobody reads on.
     """
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except (CommandError, client.ClientError, ServeError, usage.KeyFileError, IssuanceError) as error:
         message = str(error)
+    except BrokenPipeError:
+        # Who reads has enough, as head has: nothing is wrong, and what is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except KeyboardInterrupt:
