@@ -10,8 +10,9 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 run: setup
 	.venv/bin/certlet serve
 
+# Two environments at once: the longest, py, leaves a quarter of two cores idle, which fuzz takes.
 test: setup .venv/tox
-	.venv/bin/tox run
+	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 ci: test
 	.venv/bin/tox run -e gateway,browser,clients,judges,hostile,est,deploy,bench,load,audit
