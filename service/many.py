@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import client
-from service.pki import csr
+from service.pki import csr, keys
 from service.pki.errors import IssuanceError, printable
 
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
@@ -133,7 +132,7 @@ class Signing:
             where = f"{error.filename}: " if error.filename != str(path) else ""
             self._fail(path, f"{where}{error.strerror}")
             return None
-        if not certificate or _spki(certificate) != _public_key(wish.csr):
+        if not certificate or keys.subject_public_key_info(certificate.public_key()) != _public_key(wish.csr):
             self._fail(path, f"{job.target} is there, and is not its certificate (--force replaces it)")
             return None
         if certificate.not_valid_after_utc < datetime.now(UTC):
@@ -207,10 +206,6 @@ def _certificate(path: Path) -> x509.Certificate | None:
     with suppress(ValueError):
         return x509.load_pem_x509_certificate(data)
     return None
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _write(path: Path, text: str) -> None:

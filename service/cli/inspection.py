@@ -13,8 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from service.pki import constraints, csr, encoding, keys, names, weakness
 from service.pki.errors import IssuanceError
@@ -22,12 +21,6 @@ from service.pki.errors import IssuanceError
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _Extensions: TypeAlias = Sequence[x509.Extension[x509.ExtensionType]]
 
-_KINDS: Final[dict[type, str]] = {
-    x509.DNSName: "dns",
-    x509.IPAddress: "ip",
-    x509.RFC822Name: "email",
-    x509.UniformResourceIdentifier: "uri",
-}
 _USES: Final = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS servers",
     ExtendedKeyUsageOID.CLIENT_AUTH: "TLS clients",
@@ -38,7 +31,6 @@ _USES: Final = {
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: "any use",
 }
 _LONGEST_FOR_SERVERS: Final = timedelta(days=825)  # support.apple.com/103769, for a CA of one's own too
-_CHALLENGE_PASSWORD: Final = "1.2.840.113549.1.9.7"  # noqa: S105 - RFC 2985 5.4.1, an OID
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ def _asked(request: x509.CertificateSigningRequest, extensions: _Extensions) -> 
     others = [each.oid for each in extensions if not isinstance(each.value, x509.SubjectAlternativeName)]
     facts = [
         ("Subject", _subject(request.subject)),
-        ("Names", ", ".join(map(_shown, _sans(extensions))) or "(none)"),
+        ("Names", ", ".join(map(names.shown, _sans(extensions))) or "(none)"),
         ("Key", _key(request)),
         ("Asks for", ", ".join(map(_oid, others))),
     ]
@@ -106,8 +98,8 @@ def _asked_notes(request: x509.CertificateSigningRequest) -> Iterator[str]:
     extensions = _extensions(request)
     if extensions is not None and not _sans(extensions) and _common_names(request.subject):
         yield "the name stands in the common name alone: ask for it as a subject alternative name too"
-    kinds: list[str] = _read(lambda: [each.oid.dotted_string for each in request.attributes], [])
-    if _CHALLENGE_PASSWORD in kinds:
+    kinds: list[x509.ObjectIdentifier] = _read(lambda: [each.oid for each in request.attributes], [])
+    if AttributeOID.CHALLENGE_PASSWORD in kinds:  # RFC 2985 5.4.1
         yield "it holds a challenge password, which whoever sees the request can read"
 
 
@@ -159,7 +151,7 @@ def _facts(
     usage = _found(extensions, x509.ExtendedKeyUsage)
     facts = [
         ("Subject", _subject(certificate.subject)),
-        ("Names", ", ".join(map(_shown, _sans(extensions))) or ("" if _is_ca(extensions) else "(none)")),
+        ("Names", ", ".join(map(names.shown, _sans(extensions))) or ("" if _is_ca(extensions) else "(none)")),
         ("Issuer", _subject(certificate.issuer)),
         ("Valid", f"{encoding.timestamp(start)} to {encoding.timestamp(end)}{_remaining(end, now)}"),
         ("Key", _key(certificate)),
@@ -255,7 +247,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     """
     try:
         _verify_signature_algorithm(certificate)
-        keys.verify_bounds(_key_algorithm(issuer), _spki(issuer.public_key()))
+        keys.verify_bounds(_key_algorithm(issuer), keys.subject_public_key_info(issuer.public_key()))
         certificate.verify_directly_issued_by(issuer)
     except IssuanceError:
         return certificate.issuer == issuer.subject
@@ -281,7 +273,7 @@ def _key_faults(held: x509.Certificate | x509.CertificateSigningRequest) -> Iter
     try:
         public_key = held.public_key()
         keys.kind_of(public_key)
-        keys.verify_bounds(_key_algorithm(held), _spki(public_key))
+        keys.verify_bounds(_key_algorithm(held), keys.subject_public_key_info(public_key))
         weakness.verify_strength(public_key)
     except IssuanceError as error:
         yield error.detail
@@ -346,7 +338,7 @@ def _constraint_faults(chain: Sequence[x509.Certificate]) -> Iterator[str]:
 def _name_faults(asked: Sequence[x509.GeneralName]) -> Iterator[str]:
     """Names that are not well formed; those of other kinds are not judged."""
     for each in asked:
-        if type(each) in _KINDS:
+        if type(each) in names.KINDS:
             try:
                 names.load(each, "")
             except IssuanceError as error:
@@ -356,7 +348,9 @@ def _name_faults(asked: Sequence[x509.GeneralName]) -> Iterator[str]:
 def _misfit(
     held: x509.Certificate | x509.CertificateSigningRequest, key: CertificatePublicKeyTypes | None
 ) -> Iterator[str]:
-    if key is not None and _read(lambda: _spki(held.public_key()), b"") != _spki(key):
+    if key is not None and _read(
+        lambda: keys.subject_public_key_info(held.public_key()), b""
+    ) != keys.subject_public_key_info(key):
         yield "the private key is not its own"
 
 
@@ -386,12 +380,6 @@ def _subject(name: x509.Name) -> str:
     return _read(name.rfc4514_string, "(cannot be read)") or "(empty)"
 
 
-def _shown(name: x509.GeneralName) -> str:
-    """A name with its kind; of kinds that hold no text the kind alone."""
-    kind = _KINDS.get(type(name))
-    return f"{kind}:{name.value}" if kind else type(name).__name__
-
-
 def _key(held: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """The kind of key, or what its algorithm is called where it is of no kind that is certified."""
     return _read(lambda: keys.describe(held.public_key()), "") or _oid(_key_algorithm(held))
@@ -400,10 +388,6 @@ def _key(held: x509.Certificate | x509.CertificateSigningRequest) -> str:
 def _oid(oid: x509.ObjectIdentifier) -> str:
     known = oid._name  # noqa: SLF001 - the library's only name for it
     return oid.dotted_string if known == "Unknown OID" else known
-
-
-def _spki(public_key: CertificatePublicKeyTypes) -> bytes:
-    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 _R = TypeVar("_R")

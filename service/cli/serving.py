@@ -202,7 +202,7 @@ def _key_add(options: argparse.Namespace) -> None:
 
 def _key_list(options: argparse.Namespace) -> None:
     for name, digest in _key_file(options).read().items():
-        print(f"{digest}  {name}")  # noqa: T201
+        print(f"{digest}  {name}")  # noqa: T201 - what the command is for
 
 
 def _key_remove(options: argparse.Namespace) -> None:

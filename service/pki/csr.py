@@ -18,10 +18,9 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, weakness
+from service.pki import keys, names, weakness
 from service.pki.errors import BadCSR, BadPublicKey
 
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
@@ -41,12 +40,6 @@ _EXTENSION_REQUESTS: Final = (
 # A request is over 127 bytes long, so its second octet is never ASCII, as base64's always is.
 _SEQUENCE: Final = b"\x30"
 _LONG_LENGTH: Final = b"\x80"
-_NAME_KINDS: Final[dict[type, str]] = {
-    x509.DNSName: "dns",
-    x509.IPAddress: "ip",
-    x509.RFC822Name: "email",
-    x509.UniformResourceIdentifier: "uri",
-}
 
 
 @asn1.sequence
@@ -83,11 +76,7 @@ class CertificationRequest:
     def names(self) -> tuple[str, ...]:
         """The subject alternative names that are asked for, as sent; of other GeneralNames the kind alone."""
         sans = [each.value for each in self.extensions if isinstance(each.value, x509.SubjectAlternativeName)]
-        return tuple(
-            f"{kind}:{name.value}" if (kind := _NAME_KINDS.get(type(name))) else type(name).__name__
-            for listed in sans
-            for name in listed
-        )
+        return tuple(names.shown(name) for listed in sans for name in listed)
 
     @property
     def common_name(self) -> str:
@@ -189,7 +178,7 @@ def _text(attribute: x509.NameAttribute[str | bytes]) -> str:
 def _public_key(request: x509.CertificateSigningRequest, spki: bytes) -> CertificatePublicKeyTypes:
     try:
         public_key = request.public_key()
-        encoded = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        encoded = keys.subject_public_key_info(public_key)
     except Exception as error:  # the library has no common class for what a bad key raises
         raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
     keys.kind_of(public_key)

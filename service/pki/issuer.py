@@ -10,9 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
-    CertificatePublicKeyTypes,
 )
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.pki import constraints, encoding, keys
 from service.pki.errors import BadPublicKey, IssuerError
@@ -81,7 +79,9 @@ class Issuer:
         path = (certificate, *self.chain)
         self.intermediates = path[:-1]
         _verify_path(path)
-        if _spki(certificate.public_key()) != _spki(private_key.public_key()):
+        if keys.subject_public_key_info(certificate.public_key()) != keys.subject_public_key_info(
+            private_key.public_key()
+        ):
             raise IssuerError("the private key is not the one in the CA certificate")
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
@@ -93,7 +93,9 @@ class Issuer:
         self._usages = [each.value for each in restricting if each]
         self.subject = certificate.subject
         self.subject_der = self.subject.public_bytes()
-        self.public_keys = frozenset(_spki(each.public_key()) for each in self.authorities)
+        self.public_keys = frozenset(
+            keys.subject_public_key_info(each.public_key()) for each in self.authorities
+        )
         self._verify = keys.verifier(private_key.public_key())
         kind = keys.kind_of(private_key.public_key())
         self._hash = keys.signature_hash(private_key.public_key())
@@ -208,7 +210,7 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
     try:
         public_key = ca.public_key()
         keys.kind_of(public_key)
-        keys.verify_bounds(ca.public_key_algorithm_oid, _spki(public_key))
+        keys.verify_bounds(ca.public_key_algorithm_oid, keys.subject_public_key_info(public_key))
         extensions = list(ca.extensions)
     except (ValueError, BadPublicKey) as error:
         raise IssuerError(f"{_name(ca)} cannot be read: {error}") from error
@@ -241,10 +243,6 @@ def _extension(ca: x509.Certificate, kind: type[_T]) -> x509.Extension[_T] | Non
         return ca.extensions.get_extension_for_class(kind)
     except x509.ExtensionNotFound:
         return None
-
-
-def _spki(public_key: CertificatePublicKeyTypes) -> bytes:
-    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _name(ca: x509.Certificate) -> str:

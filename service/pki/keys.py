@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
 )
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
@@ -187,6 +188,11 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     if curve not in _CURVES:
         raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
     return _CURVES[curve]
+
+
+def subject_public_key_info(public_key: CertificatePublicKeyTypes) -> bytes:
+    """The key as a certificate holds it (RFC 5280 4.1.2.7), DER."""
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:

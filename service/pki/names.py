@@ -45,6 +45,14 @@ class NameKind(StrEnum):
     URI = "uri"
 
 
+KINDS: Final[dict[type, NameKind]] = {
+    x509.DNSName: NameKind.DNS,
+    x509.IPAddress: NameKind.IP,
+    x509.RFC822Name: NameKind.EMAIL,
+    x509.UniformResourceIdentifier: NameKind.URI,
+}
+
+
 @dataclass(frozen=True)
 class Name:
     """One name, normalised, so that equal names are equal values."""
@@ -66,6 +74,12 @@ class Name:
                 return x509.RFC822Name(self.value)
             case NameKind.URI:
                 return x509.UniformResourceIdentifier(self.value)
+
+
+def shown(general_name: x509.GeneralName) -> str:
+    """A GeneralName as it stands there, with its kind; of kinds that are not certified the kind alone."""
+    kind = KINDS.get(type(general_name))
+    return f"{kind}:{general_name.value}" if kind else type(general_name).__name__
 
 
 def load(general_name: x509.GeneralName, field: str) -> Name:

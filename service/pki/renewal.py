@@ -10,10 +10,9 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from service.pki import encoding, names
+from service.pki import encoding, keys, names
 from service.pki.errors import (
     BadPublicKey,
     NotPermitted,
@@ -76,9 +75,7 @@ def load(pem: bytes) -> Presented:
             certificate=certificate,
             subject=certificate.subject,
             names=tuple(names.load(each, "") for each in sans),
-            subject_public_key_info=certificate.public_key().public_bytes(
-                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-            ),
+            subject_public_key_info=keys.subject_public_key_info(certificate.public_key()),
             extended_key_usage=tuple(usages),
             policies=tuple(each.policy_identifier for each in policies),
         )
