@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import logging
+import math
 import signal
 import socket
 import struct
@@ -36,6 +37,11 @@ BRIEF: Final = 0.05  # seconds that such a call has been in hand at most
 BRIEF_BODY: Final = 65_536  # characters of its body at most: a batch is not brief
 TAKE_BACK: Final = 0.3  # seconds after which such a call is another process's, if it is not begun
 RETRY_START: Final = 1.0  # seconds between attempts to replace a process that does not start
+LOOK: Final = 0.05  # seconds between two looks for what is late
+# What a process answers while it has others in hand is read a few answers at a time: where all processors
+# are busy each would wake the gateway in its place, and both would find caches full of the other's work.
+SOME: Final = 4  # calls in hand at least
+LULL: Final = 0.005  # seconds at most, and never until it would have nothing in hand
 _LENGTH: Final = struct.Struct("!I")
 
 _log = logging.getLogger(__name__)
@@ -72,6 +78,7 @@ class _Call:
     Attributes:
         timeout: seconds that the function has for it.
         begin_by: the time, of `time.monotonic`, until when it may be begun.
+        keep_until: until when a process may keep it without having begun it.
         is_begun: whether a process has it in hand, and nothing before it.
     """
 
@@ -79,6 +86,7 @@ class _Call:
     timeout: float
     begin_by: float
     outcome: asyncio.Future[Any]
+    keep_until: float = math.inf
     is_begun: bool = False
 
     def encode(self) -> bytes:
@@ -86,7 +94,7 @@ class _Call:
 
         That it was begun is known here before it is taken back, or given up.
         """
-        begin_by = None if self.is_begun else min(self.begin_by, time.monotonic() + TAKE_BACK) - ON_ITS_WAY
+        begin_by = None if self.is_begun else self.keep_until - ON_ITS_WAY
         return _frame({"event": self.event, "timeout": self.timeout, "begin_by": begin_by})
 
     def succeed(self, result: object) -> None:
@@ -99,11 +107,6 @@ class _Call:
         if not self.outcome.done():
             self.outcome.set_exception(GatewayError(kind))
 
-    def give_up(self) -> None:
-        """Nobody began it in time."""
-        if not self.is_begun:
-            self.fail("INTEGRATION_FAILURE")
-
 
 class _Worker(asyncio.Protocol):
     """The gateway's end of one process, which answers the calls that it has in hand in their order."""
@@ -115,13 +118,12 @@ class _Worker(asyncio.Protocol):
         self.calls: deque[_Call] = deque()
         self._function = function
         self._received = bytearray()
-        self._transport: asyncio.WriteTransport
+        self._transport: asyncio.Transport
         self._began = 0.0
-        self._overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the way to the process."""
-        self._transport = cast("asyncio.WriteTransport", transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     @property
     def is_gone(self) -> bool:
@@ -140,37 +142,42 @@ class _Worker(asyncio.Protocol):
 
     def take(self, call: _Call) -> None:
         """Send a call to the process."""
+        call.keep_until = min(call.begin_by, time.monotonic() + TAKE_BACK)
         self.calls.append(call)
         if len(self.calls) == 1:
-            self._begin(call)
-        else:
-            asyncio.get_running_loop().call_later(TAKE_BACK, self._take_back, call)
+            self._begin()
         self._transport.write(call.encode())
 
-    def _take_back(self, call: _Call) -> None:
-        """What is not begun by now this process will call late: it may be another's."""
-        if call.is_begun or call not in self.calls:
-            return
-        nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        nobody.cancel()
-        self.calls[self.calls.index(call)] = _Call(call.event, call.timeout, 0, nobody)  # for that word
-        self._function.again([call])
-
-    def _begin(self, call: _Call) -> None:
-        call.is_begun = True
+    def _begin(self) -> None:
+        """The first call is what the process has in hand from now on."""
+        self.calls[0].is_begun = True
         self._began = time.monotonic()
-        self._overdue = asyncio.get_running_loop().call_later(call.timeout, self._end, "INTEGRATION_TIMEOUT")
+
+    def look(self, now: float) -> None:
+        """Give the process up if its first call takes too long; take back what it will begin late."""
+        if self.calls and now >= self._began + self.calls[0].timeout:
+            self._end("INTEGRATION_TIMEOUT")
+        for place, call in enumerate(tuple(self.calls)):
+            if not call.is_begun and now >= call.keep_until:  # it may be another's
+                nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                nobody.cancel()
+                self.calls[place] = _Call(call.event, call.timeout, math.inf, nobody)  # for that word
+                self._function.again([call])
 
     def data_received(self, data: bytes) -> None:
         """Read what the process says, frame by frame."""
         self._received += data
+        answered = 0
         while len(self._received) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
             if len(self._received) < end:
-                return
+                break
             frame = self._received[_LENGTH.size : end]
             del self._received[:end]
             self._hear(json.loads(frame))
+            answered += 1
+        if answered:
+            self._go_on(answered)
 
     def _hear(self, word: dict[str, Any]) -> None:
         """That it is ready or why it is not, or what became of its first call."""
@@ -182,10 +189,6 @@ class _Worker(asyncio.Protocol):
             self.ready.set_result(word)
             return
         call = self.calls.popleft()
-        if self._overdue:
-            self._overdue.cancel()
-        if self.calls:
-            self._begin(self.calls[0])
         if "result" in word:
             call.succeed(word["result"])
         elif "late" in word:
@@ -193,6 +196,16 @@ class _Worker(asyncio.Protocol):
             self._function.again([call])
         else:
             call.fail("DEFAULT_5XX")
+
+    def _go_on(self, answered: int) -> None:
+        """After some answers: the next call has begun, and there is room for others."""
+        if self.calls:
+            each = (time.monotonic() - self._began) / answered
+            self._begin()
+            if len(self.calls) >= SOME:
+                self._transport.pause_reading()
+                lull = min(LULL, each * (len(self.calls) - 2))
+                asyncio.get_running_loop().call_later(lull, self._transport.resume_reading)
         self._function.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -210,8 +223,6 @@ class _Worker(asyncio.Protocol):
 
     def _end(self, what: str) -> None:
         """Give the process up: its first call is lost with it, and those after it were never begun."""
-        if self._overdue:
-            self._overdue.cancel()
         self.close()
         calls, self.calls = self.calls, deque()
         if calls:
@@ -236,6 +247,7 @@ class Function:
         self._workers: list[_Worker] = []
         self._waiting: deque[_Call] = deque()
         self._replacements: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.TimerHandle | None = None
 
     async def start(self, concurrency: int) -> None:
         """Start the processes, and wait until each of them is ready.
@@ -260,13 +272,21 @@ class Function:
         call = _Call(event, timeout, time.monotonic() + WAIT_FOR_IDLE, loop.create_future())
         self._waiting.append(call)
         self.resume()
-        if call.is_begun:
-            return await call.outcome
-        giving_up = loop.call_later(WAIT_FOR_IDLE, call.give_up)
-        try:
-            return await call.outcome
-        finally:
-            giving_up.cancel()
+        if not self._looking:
+            self._looking = loop.call_later(LOOK, self._look)
+        return await call.outcome
+
+    def _look(self) -> None:
+        """Give up what is late, as long as there are calls."""
+        now = time.monotonic()
+        for worker in tuple(self._workers):
+            worker.look(now)
+        for call in self._waiting:
+            if now >= call.begin_by:
+                call.fail("INTEGRATION_FAILURE")
+        self.resume()
+        busy = self._waiting or any(each.calls for each in self._workers)
+        self._looking = asyncio.get_running_loop().call_later(LOOK, self._look) if busy else None
 
     def resume(self) -> None:
         """Hand over what waits, while a process has room for it."""
@@ -283,7 +303,6 @@ class Function:
     def again(self, calls: Iterable[_Call]) -> None:
         """Let calls that were not begun wait for another process, before all others."""
         self._waiting.extendleft(reversed(list(calls)))
-        self.resume()
 
     def replace(self, worker: _Worker, calls: Iterable[_Call]) -> None:
         """Replace a process, and let the calls that it did not begin wait for another."""
@@ -326,6 +345,8 @@ class Function:
 
     async def stop(self) -> None:
         """Give up replacing processes, and let go of those there are; each ends with its socket."""
+        if self._looking:
+            self._looking.cancel()
         for task in self._replacements:
             task.cancel()
         workers, self._workers = self._workers, []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,9 +33,12 @@ class Double:
 
     def hear(self) -> str:
         """The name of the next call."""
+        return str(self.hear_all()["event"]["name"])
+
+    def hear_all(self) -> Any:
+        """The next frame."""
         (length,) = _LENGTH.unpack(self.theirs.recv(4, socket.MSG_WAITALL))
-        call = json.loads(self.theirs.recv(length, socket.MSG_WAITALL))
-        return str(call["event"]["name"])
+        return json.loads(self.theirs.recv(length, socket.MSG_WAITALL))
 
 
 class Site:
@@ -176,6 +180,33 @@ def test_what_one_has_ahead_another_gets_after_a_while() -> None:
     run(story)
 
 
+@pytest.mark.parametrize(
+    ("waited", "within"),
+    [(0.0, function.TAKE_BACK), (function.WAIT_FOR_IDLE - 0.2, 0.2)],
+    ids=["before it is another's", "before its caller is told"],
+)
+def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, within: float) -> None:
+    """That is before it is taken back, and before its caller is told that nobody began it."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call("long")]
+        await asyncio.sleep(function.BRIEF + 0.02)
+        calls += [site.call("next"), site.call("ahead")]
+        await asyncio.sleep(waited)
+        (double,) = site.doubles
+        double.say({"result": 0})
+        await calls[0]
+        told = [double.hear_all()["begin_by"] for _ in calls]
+        assert told[:2] == [None, None]
+        assert told[2] == pytest.approx(time.monotonic() + within - function.ON_ITS_WAY, abs=0.05)
+        double.say({"result": 1})
+        double.say({"result": 2})
+        assert [await call for call in calls] == [0, 1, 2]
+
+    run(story)
+
+
 def test_what_is_called_late_is_called_again() -> None:
     """A call that its process did not begin in time, but before it was taken back, is not refused for that."""
 
@@ -191,6 +222,52 @@ def test_what_is_called_late_is_called_again() -> None:
         assert double.hear() == "late"
         double.say({"result": 2})
         assert [await call for call in calls] == [1, 2]
+
+    run(story)
+
+
+@pytest.mark.parametrize(("in_hand", "is_read"), [(function.SOME, True), (function.SOME + 1, False)])
+def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> None:
+    """After an answer the next ones are left alone while the process has several calls in hand, not for long."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(number)) for number in range(in_hand)]
+        await asyncio.sleep(0.05)  # each takes long, so that the lull is the longest
+        (double,) = site.doubles
+        double.say({"result": 0})
+        assert await calls[0] == 0
+        double.say({"result": 1})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert calls[1].done() is is_read
+        began = time.monotonic()
+        assert await calls[1] == 1
+        assert time.monotonic() - began < function.LULL * 10
+        for number in range(2, in_hand):
+            double.say({"result": number})
+        assert [await call for call in calls] == list(range(in_hand))
+
+    run(story)
+
+
+def test_a_call_that_takes_too_long_is_told_so_behind_others() -> None:
+    """Its time begins when the one before it is answered, and ends it alone: those after it are another's."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(number), timeout=0.2) for number in range(3)]
+        await asyncio.sleep(0.15)
+        (double,) = site.doubles
+        double.say({"result": 0})
+        assert await calls[0] == 0
+        began = time.monotonic()
+        assert await calls[1] == "INTEGRATION_TIMEOUT"
+        assert 0.15 < time.monotonic() - began < 0.2 + 3 * function.LOOK
+        await asyncio.sleep(0.05)
+        assert site.doubles[1].hear() == "2"
+        site.doubles[1].say({"result": 2})
+        assert await calls[2] == 2
 
     run(story)
 
