@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,7 +116,7 @@ def _authority(ca: Path) -> Authority:
     return Authority(lambda: kept, profiles, lambda: datetime.now(UTC), _forget)
 
 
-def _forget(_event: Event) -> None:
+def _forget(_events: Sequence[Event]) -> None:
     """Record nothing."""
 
 

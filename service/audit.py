@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -57,8 +57,8 @@ class Event:
     milliseconds: int | None = None
 
 
-Recorder = Callable[[Event], None]
-"""Writes one event, or raises OSError: then nothing is signed, or nothing is handed out."""
+Recorder = Callable[[Sequence[Event]], None]
+"""Writes events, all of them, or raises OSError: then nothing is signed, or nothing is handed out."""
 
 
 def line(event: Event, metrics: str = "") -> bytes:
@@ -87,21 +87,21 @@ def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
 
 
 def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
-    """A recorder that makes one write of each line, so that lines of several processes never mix.
+    """A recorder that makes one write of its lines, so that lines of several processes never mix.
 
     A local file takes such a write as one. A pipe does so for 4096 octets at most (PIPE_BUF), and a line of
-    a hundred names is longer: so each process holds a lock while it writes. Of a line that a file has no
+    a hundred names is longer: so each process holds a lock while it writes. Of lines that a file has no
     room for nothing is left; after half a line, which the end of a process left, the next begins on its own.
 
     Args:
         descriptor: open for appending; and for reading, if it is a file that may have such a part.
         metrics: as `line` takes it.
 
-    Raises (the recorder): OSError, if the line could not be written whole.
+    Raises (the recorder): OSError, if the lines could not be written whole.
     """
 
-    def record(event: Event) -> None:
-        data = line(event, metrics)
+    def record(events: Sequence[Event]) -> None:
+        data = b"".join([line(event, metrics) for event in events])
         with Alone(descriptor):
             if _is_within_a_line(descriptor):
                 data = b"\n" + data

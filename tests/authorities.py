@@ -121,6 +121,17 @@ class Log(list[Event]):
         return [event.event for event in self]
 
 
+class Counting(Issuer):
+    """An issuer that counts what it signs."""
+
+    count = 0
+
+    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """As any does."""
+        self.count += 1
+        return super().sign(builder)
+
+
 def under(
     profile: str | None = None,
     of: Issuer | None = None,
@@ -146,7 +157,7 @@ def authority(
 ) -> Authority:
     """An authority whose clock stands at `now`."""
     kept = Custody(of or issuer(), serial_secret)
-    record = (log if log is not None else Log()).append
+    record = (log if log is not None else Log()).extend
     return Authority(lambda: kept, policy or profiles(), lambda: now, record)
 
 

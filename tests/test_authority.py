@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -113,7 +113,7 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     def custody() -> Custody:
         return Custody(next(answers)())
 
-    authority = Authority(custody, authorities.profiles(), lambda: NOW, Log().append)
+    authority = Authority(custody, authorities.profiles(), lambda: NOW, Log().extend)
     with pytest.raises(IssuerUnavailable):
         authority.issue(order(GOOD))
     assert authority.issue(order(GOOD)).certificate
@@ -122,24 +122,14 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
 @pytest.mark.parametrize(("fails_at", "signed"), [(0, 0), (1, 1)])
 def test_without_a_record_no_certificate(fails_at: int, signed: int) -> None:
     """If the intent cannot be written nothing is signed; if the result cannot, it is withheld."""
-
-    class Counting(Issuer):
-        """Counts what it signs."""
-
-        count = 0
-
-        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-            self.count += 1
-            return super().sign(builder)
-
     made = authorities.hierarchy()
-    issuer = Counting(made.signing, [made.root], authorities.signing_key(made))
+    issuer = authorities.Counting(made.signing, [made.root], authorities.signing_key(made))
     written: list[Event] = []
 
-    def record(event: Event) -> None:
+    def record(events: Sequence[Event]) -> None:
         if len(written) == fails_at:
             raise OSError(28, "No space left on device")
-        written.append(event)
+        written.extend(events)
 
     authority = Authority(lambda: Custody(issuer), authorities.profiles(), lambda: NOW, record)
     with pytest.raises(IssuerUnavailable, match="audit log"):
@@ -161,7 +151,7 @@ def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
     readings, log = iter([NOW, NOW + later]), Log()
     kept = Custody(authorities.issuer())
-    authority = Authority(lambda: kept, authorities.profiles(), lambda: next(readings), log.append)
+    authority = Authority(lambda: kept, authorities.profiles(), lambda: next(readings), log.extend)
     certificate = authority.issue(order(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
     assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
@@ -182,11 +172,11 @@ def test_a_line_cannot_be_forged() -> None:
 def test_a_recorder_writes_whole_lines() -> None:
     """A write that fails, or takes a part of a line, is an OSError."""
     read, write = os.pipe()
-    audit.to_descriptor(write)(Event("intent", "t", "r", "p", "server"))
+    audit.to_descriptor(write)([Event("intent", "t", "r", "p", "server")])
     assert json.loads(os.read(read, 1000))["event"] == "intent"
     os.close(read)
     with pytest.raises(OSError, match="pipe"):
-        audit.to_descriptor(write)(Event("intent", "t", "r", "p", "server"))
+        audit.to_descriptor(write)([Event("intent", "t", "r", "p", "server")])
     os.close(write)
 
 
@@ -195,15 +185,15 @@ def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     log = tmp_path / "log"
     descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     record = audit.to_descriptor(descriptor)
-    record(Event("intent", "t", "r1", "p", "server"))
+    record([Event("intent", "t", "r1", "p", "server")])
     os.write(descriptor, b'{"event":"int')
-    record(Event("intent", "t", "r2", "p", "server"))
-    record(Event("result", "t", "r2", "p", "server"))
+    record([Event("intent", "t", "r2", "p", "server"), Event("intent", "t", "r3", "p", "server")])
+    record([Event("result", "t", "r2", "p", "server")])
     os.close(descriptor)
     lines = log.read_text().split("\n")
     assert lines.pop(1) == '{"event":"int'
     assert lines.pop() == ""
-    assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r2"]
+    assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r3", "r2"]
 
 
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
@@ -212,7 +202,7 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     code = (
         "import os, sys; from service import audit; from service.audit import Event\n"
         "record = audit.to_descriptor(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND))\n"
-        "for n in range(3000): record(Event('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900)))"
+        "for n in range(3000): record([Event('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900))] * (n % 3))"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(log)], env=serving.environ()) for _ in range(4)

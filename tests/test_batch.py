@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from service import aws_lambda, contract
 from service.audit import Event
 from service.authority import Authority, Custody, Issued
 from service.pki.csr import MAX_DER_BYTES
-from service.pki.errors import IssuerUnavailable
+from service.pki.errors import BadCSR, IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.web import operations
 from tests import authorities, csrs, serving
@@ -289,17 +289,33 @@ def test_no_time_at_all(tmp_path: Path) -> None:
     assert codes(invoked(tmp_path, [1999], 3)) == ["unavailable"] * 3
 
 
-def test_an_audit_log_that_cannot_be_written() -> None:
-    """Where the result of one of a batch cannot be recorded, it alone is withheld, as 503."""
+@pytest.mark.parametrize(
+    ("unwritten", "signed", "outcomes"),
+    [
+        ("intent", 0, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
+        ("result", 2, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
+        ("refusal", 2, [Issued, IssuerUnavailable, Issued]),
+        ("nothing", 2, [Issued, BadCSR, Issued]),
+    ],
+)
+def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcomes: list[type]) -> None:
+    """Nothing is signed before it is recorded, and nothing is handed out; what is refused is 503 too, then."""
+    made = authorities.hierarchy()
+    issuer = authorities.Counting(made.signing, [made.root], authorities.signing_key(made))
+    written: list[list[str]] = []
 
-    def record(event: Event) -> None:
-        if event.event == "result" and event.common_name == "n1.example.com":
+    def record(events: Sequence[Event]) -> None:
+        if events[0].event == unwritten:
             raise OSError("disk full")
+        written.append([event.event for event in events])
 
-    kept = Custody(authorities.issuer())
-    authority = Authority(lambda: kept, authorities.profiles(), lambda: authorities.NOW, record)
-    found = authority.issue_all([authorities.order(request(number).encode()) for number in range(3)])
-    assert [isinstance(each, IssuerUnavailable) for each in found] == [False, True, False]
+    authority = Authority(lambda: Custody(issuer), authorities.profiles(), lambda: authorities.NOW, record)
+    requests = [request(0), "nonsense", request(1)]
+    found = authority.issue_all([authorities.order(each.encode()) for each in requests])
+    assert list(map(type, found)) == outcomes
+    assert issuer.count == signed
+    whole = [["refusal"], ["intent", "intent"], ["result", "result"]]
+    assert written == [each for each in whole if unwritten not in each][: 1 if unwritten == "intent" else 3]
 
 
 @pytest.mark.parametrize(("key", "times"), [("p-256", 0), ("ed25519", 0), ("rsa-2048", 1), ("ml-dsa-44", 1)])
@@ -317,7 +333,7 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
         lambda: kept,
         authorities.profiles(),
         lambda: authorities.NOW,
-        authorities.Log().append,
+        authorities.Log().extend,
         together=lambda: together,
     )
     sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]

@@ -222,7 +222,7 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
     ]
     kept = Custody(authorities.issuer(kind))
     made = Authority(
-        lambda: kept, authorities.profiles(), lambda: now, Log().append, lambda: revoked[:entries]
+        lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked[:entries]
     )
     (tmp_path / "ca.crl").write_bytes(encoding.der(made.crl()))
     assert lint(tmp_path / "ca.crl") == []

@@ -24,7 +24,7 @@ from service.pki.errors import (
     quoted,
 )
 from service.pki.issuer import Issuer
-from service.pki.names import Name
+from service.pki.names import Name, NameKind
 from service.pki.policy import Profiles
 from service.pki.profile import ATTRIBUTES, Asked, Profile, attribute_fault
 from service.pki.rules import NameRules
@@ -164,8 +164,7 @@ class Draft:
         A common name that reads as a host's name, an address or a mailbox counts as that name. Where the
         profile gives no names of its kind it is just a name; a principal that is held to names has no others.
         """
-        spelt = names.read_into_common_name(self._common_name) if self._common_name else None
-        beside = [spelt] if spelt and spelt not in self.names else []
+        beside = self._beside()
         whose = f"the profile {self.profile.name}"
         self._verify_names(
             self.profile.names, whose, [each for each in beside if self.profile.names.gives(each)]
@@ -178,12 +177,24 @@ class Draft:
             for violation in self._under.issuer.name_violations(self.subject, self.names)
         ]
 
+    def _beside(self) -> list[Name]:
+        """What the common name reads as, if it is none of the names."""
+        if not self._common_name or Name(NameKind.DNS, self._common_name) in self.names:
+            return []
+        spelt = names.read_into_common_name(self._common_name)
+        return [spelt] if spelt and spelt not in self.names else []
+
     def _verify_names(self, rules: NameRules, whose: str, beside: Sequence[Name]) -> None:
         fields = [*self._fields, *("subject.common_name" for _ in beside)]
         self.reasons += [
             RejectedIdentifier(detail, "subject_alt_name" if position is None else fields[position])
             for position, detail in rules.faults([*self.names, *beside], whose)
         ]
+
+    @property
+    def common_name(self) -> str:
+        """The common name of the subject; '' for none."""
+        return self._attributes.get("CN", "")
 
     def read_subject(self) -> x509.Name:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""

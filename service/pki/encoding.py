@@ -29,8 +29,10 @@ class Encoded:
 def extension(value: x509.ExtensionType, *, critical: bool = False) -> Encoded:
     """An extension, encoded."""
     der = value.public_bytes()
-    held = x509.Extension[x509.ExtensionType](value.oid, critical, x509.UnrecognizedExtension(value.oid, der))
-    return Encoded(held, b"%d %s %s" % (critical, value.oid.dotted_string.encode(), der))
+    held: x509.Extension[x509.ExtensionType] = x509.Extension(
+        value.oid, critical, x509.UnrecognizedExtension(value.oid, der)
+    )
+    return Encoded(held, b"%d %b %b" % (critical, value.oid.dotted_string.encode(), der))
 
 
 def joined(parts: Iterable[bytes]) -> bytes:

@@ -35,6 +35,7 @@ class Template:
         issuer: the issuer's name.
         issuer_der: the same, DER.
         subject: what was asked for of what the profile allows; may be empty.
+        common_name: the common name in it; '' for none.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
         subject_public_key_info: the same, DER.
@@ -48,6 +49,7 @@ class Template:
     issuer: x509.Name
     issuer_der: bytes
     subject: x509.Name
+    common_name: str
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
@@ -125,6 +127,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
         issuer=issuer.subject,
         issuer_der=issuer.subject_der,
         subject=subject,
+        common_name=draft.common_name,
         names=tuple(draft.names),
         public_key=request.public_key,
         subject_public_key_info=request.subject_public_key_info,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ class Operations:
 
     def sign(self, event: Event, request: Accepted) -> Answer:
         """`POST /sign`: JSON in, JSON out."""
-        order = self._order(event, _csr(request.json["csr"]), request.json, request)
+        order = self._orders(event, request)(_csr(request.json["csr"]), request.json)
         if request.query.get("dry_run"):
             return _json(_planned(self._authority.examine(order)), "no-store", HTTPStatus.ACCEPTED)
         issued = self._authority.issue(order)
@@ -62,7 +62,7 @@ class Operations:
 
     def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
-        issued = self._authority.issue(self._order(event, request.body, request.query, request))
+        issued = self._authority.issue(self._orders(event, request)(request.body, request.query))
         bundle = encoding.pem([issued.certificate, *issued.intermediates])
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
@@ -70,7 +70,8 @@ class Operations:
         """`POST /sign/batch`: each request for itself, the chain once."""
         answer = _BatchAnswer(principal.instance(event), text=bool(request.json.get("text", False)))
         items = request.json["requests"]
-        orders = [self._order(event, _csr(item["csr"]), item, request) for item in items]
+        order = self._orders(event, request)
+        orders = [order(_csr(item["csr"]), item) for item in items]
         if orders[0].principal is None:
             self._authority.examine(orders[0])  # which refuses, and records it: once for all of them
         while orders and request.time_left() > RESERVED_TIME and (fitting := answer.fitting(orders)):
@@ -147,17 +148,16 @@ class Operations:
             raise NotPermitted(NO_CALLER)
         return caller
 
-    def _order(self, event: Event, csr: bytes, stated: Mapping[str, Any], request: Accepted) -> Order:
-        """The order that a body of JSON states, or a query."""
-        return Order(
-            csr=csr,
-            profile=stated.get("profile"),
-            principal=principal.authenticated(event, self._api_key_names),
-            request_id=principal.request_id(event),
-            validity=stated.get("validity"),
-            not_after=stated.get("not_after"),
-            idempotency_key=request.headers.get("Idempotency-Key"),
-        )
+    def _orders(self, event: Event, request: Accepted) -> Callable[[bytes, Mapping[str, Any]], Order]:
+        """What makes orders of this caller: of a certification request, and what JSON or a query states."""
+        caller, request_id = principal.authenticated(event, self._api_key_names), principal.request_id(event)
+        key = request.headers.get("Idempotency-Key")
+
+        def order(csr: bytes, stated: Mapping[str, Any]) -> Order:
+            validity, not_after = stated.get("validity"), stated.get("not_after")
+            return Order(csr, stated.get("profile"), caller, request_id, validity, not_after, key)
+
+        return order
 
 
 def _csr(text: str) -> bytes:

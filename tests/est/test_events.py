@@ -78,7 +78,7 @@ def ask(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]],
         custody=lambda: Custody(issuer(ca), deny_list=lists.deny_list(ca)),
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
-        record=log.append,
+        record=log.extend,
         revoked=lambda: lists.revoked(ca),
     )
     application = app.create(document, authority, {"abc123": "factory"})

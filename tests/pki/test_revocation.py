@@ -112,7 +112,7 @@ def test_a_list_has_a_bound() -> None:
 def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
     """An authority with a list."""
     kept = Custody(of)
-    return Authority(lambda: kept, authorities.profiles(), lambda: now, Log().append, lambda: revoked)
+    return Authority(lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked)
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
@@ -167,7 +167,7 @@ def test_the_list_is_read_and_signed_once_a_window() -> None:
         return (STOLEN,) if len(read) > 1 else ()
 
     kept, clock = Custody(authorities.issuer()), iter(moments)
-    made = Authority(lambda: kept, authorities.profiles(), lambda: next(clock), Log().append, revoked)
+    made = Authority(lambda: kept, authorities.profiles(), lambda: next(clock), Log().extend, revoked)
     first, again, following = made.crl(), made.crl(), made.crl()
     assert again is first
     assert [len(list(each)) for each in (first, following)] == [0, 1]
@@ -187,7 +187,7 @@ def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
         return answer
 
     kept = Custody(authorities.issuer())
-    made = Authority(lambda: kept, authorities.profiles(), lambda: NOW, Log().append, revoked)
+    made = Authority(lambda: kept, authorities.profiles(), lambda: NOW, Log().extend, revoked)
     with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
         made.crl()
     assert len(list(made.crl())) == 1
