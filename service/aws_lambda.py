@@ -132,9 +132,9 @@ def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
     pairs = [(name, value) for name, values in query.items() for value in values]
     single = event.get("queryStringParameters") or {}
     headers = {
-        name.title(): value
-        for name, value in (event.get("headers") or {}).items()
-        if name.title() not in _NOT_FORWARDED and "_" not in name
+        name: value
+        for given, value in (event.get("headers") or {}).items()
+        if (name := given.title()) not in _NOT_FORWARDED and "_" not in given
     }
     headers.setdefault("X-Forwarded-Port", "443")
     return {

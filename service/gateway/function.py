@@ -43,6 +43,7 @@ LOOK: Final = 0.05  # seconds between two looks for what is late
 SOME: Final = 4  # calls in hand at least
 LULL: Final = 0.005  # seconds at most, and never until it would have nothing in hand
 _LENGTH: Final = struct.Struct("!I")
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 _log = logging.getLogger(__name__)
 
@@ -392,7 +393,7 @@ def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> by
 
 
 def _frame(message: object) -> bytes:
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = _to_json(message).encode("ascii")
     return _LENGTH.pack(len(data)) + data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import time
@@ -82,12 +83,17 @@ def context(request: Request, route: Route) -> dict[str, Any]:
         "path": f"/{request.stage}{request.path}" if request.stage else request.path,
         "protocol": request.protocol,
         "requestId": request.request_id,
-        "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
+        "requestTime": _request_time(int(now)),
         "requestTimeEpoch": int(now * 1000),
         "resourceId": "local",
         "resourcePath": route.resource,
         "stage": request.stage or "local",
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _request_time(seconds: int) -> str:
+    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
 
 
 def proxy_event(request: Request, route: Route, contract: Contract) -> dict[str, Any]:
@@ -149,7 +155,7 @@ def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]
     status, body, encoded = result["statusCode"], result.get("body"), result.get("isBase64Encoded", False)
     if not _STATUS.fullmatch(str(status)):
         raise ValueError("statusCode is an HTTP status")
-    if not isinstance(body, str | None) or not isinstance(encoded, bool):
+    if not (body is None or isinstance(body, str)) or not isinstance(encoded, bool):
         raise TypeError("body is text, and isBase64Encoded a boolean")
     multiple = {name: list(values) for name, values in _object(result, "multiValueHeaders").items()}
     single = {name: [value] for name, value in _object(result, "headers").items()}

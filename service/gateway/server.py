@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import logging
 import signal
@@ -39,6 +40,7 @@ _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
 _NOT_LOGGED: Final = 200  # characters of a path that a log line keeps
 
 _log = logging.getLogger(__name__)
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Gateway:
@@ -206,7 +208,7 @@ def _access_log(
 ) -> None:
     """One line of JSON in ASCII: neither the event nor the key."""
     line = {
-        "access": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "access": _timestamp(int(time.time())),
         "request_id": request_id,
         "source_ip": request.remote,
         "key": caller[0] if caller else None,
@@ -218,7 +220,12 @@ def _access_log(
     }
     # An access log that nobody reads is no reason not to answer; the audit log may go the same way.
     with contextlib.suppress(OSError), audit.Alone(sys.stderr.fileno()):
-        sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
+        sys.stderr.write(_to_json(line) + "\n")
+
+
+@functools.lru_cache(maxsize=1)
+def _timestamp(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 class Control:

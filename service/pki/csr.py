@@ -17,6 +17,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
@@ -116,7 +117,7 @@ def load(data: bytes) -> CertificationRequest:
     bits = keys.verify_bounds(key_algorithm, spki)
     public_key = _public_key(request, spki)
     weakness.verify_strength(public_key)
-    _verify_possession(request)
+    _verify_possession(request, public_key)
     return CertificationRequest(
         der=der,
         subject=subject,
@@ -191,9 +192,11 @@ def _public_key(request: x509.CertificateSigningRequest, spki: bytes) -> Certifi
     return public_key
 
 
-def _verify_possession(request: x509.CertificateSigningRequest) -> None:
+def _verify_possession(
+    request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes
+) -> None:
     try:
-        proved = request.is_signature_valid
+        proved = _is_signed_with(request, public_key)
     except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
         proved = False
     if not proved:
@@ -202,6 +205,17 @@ def _verify_possession(request: x509.CertificateSigningRequest) -> None:
             "with another key",
             "signature",
         )
+
+
+def _is_signed_with(request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> bool:
+    """Whether the request's signature is by this key, which is the one in it; raises, too, if it is not."""
+    if isinstance(public_key, ec.EllipticCurvePublicKey):  # the library would load the key once more
+        how = request.signature_algorithm_parameters
+        if isinstance(how, ec.ECDSA):
+            public_key.verify(request.signature, request.tbs_certrequest_bytes, how)
+            return True
+        return False
+    return request.is_signature_valid
 
 
 def _sentence(error: Exception) -> str:

@@ -73,7 +73,6 @@ def _serve(
     Flask would make two contexts, a session, a request and a response of it, for hooks that nobody has set:
     they took a quarter of what a certificate takes.
     """
-    instance = principal.instance(environ.get(EVENT, {}))
     try:
         name, path = routes.match(environ["PATH_INFO"], environ["REQUEST_METHOD"])
         answer = views[name](environ, path)
@@ -81,10 +80,10 @@ def _serve(
         status = (
             HTTPStatus.METHOD_NOT_ALLOWED if isinstance(error, MethodNotAllowed) else HTTPStatus.NOT_FOUND
         )
-        answer = problems.transport(status, NO_OPERATION, instance)
+        answer = problems.transport(status, NO_OPERATION, _instance(environ))
     except Exception:  # noqa: BLE001 - a bare 500: whatever happened is for the log alone
         _log.exception("unexpected")
-        answer = problems.internal(instance)
+        answer = problems.internal(_instance(environ))
     headers = answer.header_list()
     if not environ["PATH_INFO"].startswith(est.PREFIX):
         # No cookie means anything here, so any page may ask (CORS). Devices are no pages.
@@ -154,21 +153,20 @@ def _answer(
     statuses: problems.Statuses = problems.STATUS,
 ) -> _View:
     def answer(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
-        event = environ.get(EVENT, {})
-        instance = principal.instance(event)
         try:
+            event = environ.get(EVENT, {})
             return perform(event, expectation.check(environ, path, functools.partial(_time_left, environ)))
         except requests.MalformedError as error:
-            return problems.malformed(error.reasons, instance)
+            return problems.malformed(error.reasons, _instance(environ))
         except requests.UnsupportedMediaTypeError as error:
-            return problems.transport(415, f"This takes {error}.", instance)
+            return problems.transport(415, f"This takes {error}.", _instance(environ))
         except requests.TooLargeError as error:
             detail = f"A body of at most {error} bytes is accepted."
-            return problems.transport(413, detail, instance)
+            return problems.transport(413, detail, _instance(environ))
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
                 _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
-            return problems.refusal(error, instance, statuses)
+            return problems.refusal(error, _instance(environ), statuses)
 
     return answer
 
@@ -179,9 +177,13 @@ def _over_https(answer: _View) -> _View:
     def guarded(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
         if environ["wsgi.url_scheme"] == "https":
             return answer(environ, path)
-        return problems.transport(403, est.NO_HTTPS, principal.instance(environ.get(EVENT, {})))
+        return problems.transport(403, est.NO_HTTPS, _instance(environ))
 
     return guarded
+
+
+def _instance(environ: WSGIEnvironment) -> str:
+    return principal.instance(environ.get(EVENT, {}))
 
 
 def _time_left(environ: WSGIEnvironment) -> float:

@@ -97,6 +97,18 @@ def test_no_proof_no_request(kind: str) -> None:
         csr.load(bytes(data))
 
 
+@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("other", csrs.KINDS)
+def test_no_other_algorithm_proves_it(kind: str, other: str) -> None:
+    """What one key signed with its algorithm proves nothing of a key of another kind, nor of its own kind."""
+    long = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that its length is in two octets
+    request, signed = csrs.build(sans=long, kind=kind), csrs.build(cn="b.example.com", kind=other)
+    algorithm_and_signature = csrs.der(signed).partition(signed.tbs_certrequest_bytes)[2]
+    whole = request.tbs_certrequest_bytes + algorithm_and_signature
+    with pytest.raises(BadCSR, match="not by the key"):
+        csr.load(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
+
+
 def _signed_with(key: object, algorithm: hashes.HashAlgorithm | None) -> bytes:
     return BLANK.sign(key, algorithm).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
