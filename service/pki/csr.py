@@ -29,7 +29,7 @@ MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with some text around it
 
 # RFC 7468 3 and 7; `NEW` is what Windows certreq and Java's keytool write.
 _PEM: Final = re.compile(
-    rb"-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----\s(?P<body>[A-Za-z0-9+/=\s]*?)"
+    rb"-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----\s(?P<body>[A-Za-z0-9+/=\s]*+)"
     rb"-----END (?P=label)-----"
 )
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
