@@ -34,7 +34,7 @@ ON_ITS_WAY: Final = 0.1  # seconds within which what one process writes is read 
 # that are likely to be over soon, since an idle process gets what another has ahead after a while alone.
 AHEAD: Final = 7
 BRIEF: Final = 0.05  # seconds that such a call has been in hand at most
-BRIEF_BODY: Final = 65_536  # characters of its body at most: a batch is not brief
+BRIEF_BODY: Final = 16_384  # characters of its body at most: a batch is not brief
 TAKE_BACK: Final = 0.3  # seconds after which such a call is another process's, if it is not begun
 RETRY_START: Final = 1.0  # seconds between attempts to replace a process that does not start
 LOOK: Final = 0.05  # seconds between two looks for what is late
@@ -302,8 +302,8 @@ class Function:
             worker.take(self._waiting.popleft())
 
     def again(self, calls: Iterable[_Call]) -> None:
-        """Let calls that were not begun wait for another process, before all others."""
-        self._waiting.extendleft(reversed(list(calls)))
+        """Let calls that were not begun wait for another process, before those that came after them."""
+        self._waiting = deque(sorted((*self._waiting, *calls), key=lambda call: call.begin_by))
 
     def replace(self, worker: _Worker, calls: Iterable[_Call]) -> None:
         """Replace a process, and let the calls that it did not begin wait for another."""

@@ -226,6 +226,33 @@ def test_what_is_called_late_is_called_again() -> None:
     run(story)
 
 
+def test_calls_keep_their_order() -> None:
+    """Whether they are called late or taken back, those who came first are served first: nobody starves."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(number)) for number in range(4)]
+        await asyncio.sleep(0.02)
+        (double,) = site.doubles
+        assert [double.hear() for _ in calls] == ["0", "1", "2", "3"]
+        for word in ({"result": 0}, {"late": True}, {"late": True}, {"late": True}):
+            double.say(word)
+        await asyncio.sleep(0.05)
+        assert [double.hear() for _ in range(3)] == ["1", "2", "3"]
+        await asyncio.sleep(function.BRIEF)
+        calls.append(site.call("4"))
+        await asyncio.sleep(function.TAKE_BACK + function.LOOK)
+        for word in ({"result": 1}, {"late": True}, {"late": True}):
+            double.say(word)
+        await asyncio.sleep(0.05)
+        assert [double.hear() for _ in range(3)] == ["2", "3", "4"]
+        for number in range(2, 5):
+            double.say({"result": number})
+        assert [await call for call in calls] == list(range(5))
+
+    run(story)
+
+
 @pytest.mark.parametrize(("in_hand", "is_read"), [(function.SOME, True), (function.SOME + 1, False)])
 def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> None:
     """After an answer the next ones are left alone while the process has several calls in hand, not for long."""
