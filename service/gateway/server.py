@@ -27,7 +27,7 @@ from service.gateway import mapping
 from service.gateway.configuration import Configuration
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.docs import Docs
-from service.gateway.function import Function, Process, StartError
+from service.gateway.processes import Function, Process, StartError
 from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
 

@@ -18,7 +18,6 @@ from connexion.apis.flask_api import FlaskApi
 from connexion.apis.flask_utils import flaskify_path
 from connexion.resolver import Resolution, Resolver
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.routing import MapAdapter
 
 from service import contract
 from service.authority import Authority
@@ -35,6 +34,10 @@ NO_OPERATION: Final = "The contract has no such operation."
 
 _log = logging.getLogger(__name__)
 
+_ROUTES: Final = 64  # paths that are remembered; the contract has some thirty, and a few hold a name
+
+_Match = Callable[[str, str], tuple[str, Mapping[str, str]]]
+"""What finds the operation of a path and a method, and what the path holds; or raises HTTPException."""
 _View = Callable[[WSGIEnvironment, Mapping[str, str]], Answer]
 """What answers a request with these parameters in its path."""
 
@@ -62,11 +65,12 @@ def create(
             contract.operations(served), Operations(authority, api_key_names), Est(authority, api_key_names)
         ),
     )
-    return functools.partial(_serve, app.app.url_map.bind(""), app.app.view_functions)
+    match = functools.lru_cache(maxsize=_ROUTES)(app.app.url_map.bind("").match)
+    return functools.partial(_serve, match, app.app.view_functions)
 
 
 def _serve(
-    routes: MapAdapter, views: Mapping[str, _View], environ: WSGIEnvironment, start_response: StartResponse
+    match: _Match, views: Mapping[str, _View], environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
     """Answer a request by the routes that were made of the contract, at once.
 
@@ -74,7 +78,7 @@ def _serve(
     they took a quarter of what a certificate takes.
     """
     try:
-        name, path = routes.match(environ["PATH_INFO"], environ["REQUEST_METHOD"])
+        name, path = match(environ["PATH_INFO"], environ["REQUEST_METHOD"])
         answer = views[name](environ, path)
     except HTTPException as error:  # a path or method that the gateway would not have sent
         status = (

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from service.gateway import function
+from service.gateway import processes
 from service.gateway.contract import GatewayError
-from service.gateway.function import Function, Process
+from service.gateway.processes import Function, Process
 
 _LENGTH = struct.Struct("!I")
 
@@ -135,7 +135,7 @@ def test_nothing_waits_behind_a_batch() -> None:
         await site.function.start(1)
         calls = [
             site.call("brief"),
-            site.call("batch", body="x" * function.BRIEF_BODY * 2),
+            site.call("batch", body="x" * processes.BRIEF_BODY * 2),
             site.call("other"),
         ]
         await asyncio.sleep(0.02)
@@ -164,7 +164,7 @@ def test_what_one_has_ahead_another_gets_after_a_while() -> None:
         first, second = site.doubles
         assert [first.hear(), second.hear(), first.hear()] == ["long", "brief", "ahead of the first"]
         second.say({"result": 2})
-        await asyncio.sleep(function.TAKE_BACK + 0.1)
+        await asyncio.sleep(processes.TAKE_BACK + 0.1)
         assert second.hear() == "ahead of the first"
         second.say({"result": 3})
         assert await calls[2] == 3
@@ -182,7 +182,7 @@ def test_what_one_has_ahead_another_gets_after_a_while() -> None:
 
 @pytest.mark.parametrize(
     ("waited", "within"),
-    [(0.0, function.TAKE_BACK), (function.WAIT_FOR_IDLE - 0.2, 0.2)],
+    [(0.0, processes.TAKE_BACK), (processes.WAIT_FOR_IDLE - 0.2, 0.2)],
     ids=["before it is another's", "before its caller is told"],
 )
 def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, within: float) -> None:
@@ -191,7 +191,7 @@ def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, wi
     async def story(site: Site) -> None:
         await site.function.start(1)
         calls = [site.call("long")]
-        await asyncio.sleep(function.BRIEF + 0.02)
+        await asyncio.sleep(processes.BRIEF + 0.02)
         calls += [site.call("next"), site.call("ahead")]
         await asyncio.sleep(waited)
         (double,) = site.doubles
@@ -199,7 +199,7 @@ def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, wi
         await calls[0]
         told = [double.hear_all()["begin_by"] for _ in calls]
         assert told[:2] == [None, None]
-        assert told[2] == pytest.approx(time.monotonic() + within - function.ON_ITS_WAY, abs=0.05)
+        assert told[2] == pytest.approx(time.monotonic() + within - processes.ON_ITS_WAY, abs=0.05)
         double.say({"result": 1})
         double.say({"result": 2})
         assert [await call for call in calls] == [0, 1, 2]
@@ -239,9 +239,9 @@ def test_calls_keep_their_order() -> None:
             double.say(word)
         await asyncio.sleep(0.05)
         assert [double.hear() for _ in range(3)] == ["1", "2", "3"]
-        await asyncio.sleep(function.BRIEF)
+        await asyncio.sleep(processes.BRIEF)
         calls.append(site.call("4"))
-        await asyncio.sleep(function.TAKE_BACK + function.LOOK)
+        await asyncio.sleep(processes.TAKE_BACK + processes.LOOK)
         for word in ({"result": 1}, {"late": True}, {"late": True}):
             double.say(word)
         await asyncio.sleep(0.05)
@@ -253,7 +253,7 @@ def test_calls_keep_their_order() -> None:
     run(story)
 
 
-@pytest.mark.parametrize(("in_hand", "is_read"), [(function.SOME, True), (function.SOME + 1, False)])
+@pytest.mark.parametrize(("in_hand", "is_read"), [(processes.SOME, True), (processes.SOME + 1, False)])
 def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> None:
     """After an answer the next ones are left alone while the process has several calls in hand, not for long."""
 
@@ -270,7 +270,7 @@ def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> Non
         assert calls[1].done() is is_read
         began = time.monotonic()
         assert await calls[1] == 1
-        assert time.monotonic() - began < function.LULL * 10
+        assert time.monotonic() - began < processes.LULL * 10
         for number in range(2, in_hand):
             double.say({"result": number})
         assert [await call for call in calls] == list(range(in_hand))
@@ -290,7 +290,7 @@ def test_a_call_that_takes_too_long_is_told_so_behind_others() -> None:
         assert await calls[0] == 0
         began = time.monotonic()
         assert await calls[1] == "INTEGRATION_TIMEOUT"
-        assert 0.15 < time.monotonic() - began < 0.2 + 3 * function.LOOK
+        assert 0.15 < time.monotonic() - began < 0.2 + 3 * processes.LOOK
         await asyncio.sleep(0.05)
         assert site.doubles[1].hear() == "2"
         site.doubles[1].say({"result": 2})
