@@ -152,9 +152,9 @@ class _Worker(asyncio.Protocol):
             end = LENGTH.size + LENGTH.unpack_from(self._received)[0]
             if len(self._received) < end:
                 break
-            frame = self._received[LENGTH.size : end]
+            word = self._received[LENGTH.size : end]
             del self._received[:end]
-            self._hear(json.loads(frame))
+            self._hear(json.loads(word))
             answered += 1
         if answered:
             self._go_on(answered)

@@ -182,7 +182,7 @@ def test_what_one_has_ahead_another_gets_after_a_while() -> None:
 
 @pytest.mark.parametrize(
     ("waited", "within"),
-    [(0.0, processes.TAKE_BACK), (processes.WAIT_FOR_IDLE - 0.2, 0.2)],
+    [(0.0, processes.TAKE_BACK), (processes.WAIT_FOR_IDLE - 0.15, 0.15)],
     ids=["before it is another's", "before its caller is told"],
 )
 def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, within: float) -> None:
@@ -199,7 +199,7 @@ def test_a_process_is_told_by_when_to_begin_what_it_gets_ahead(waited: float, wi
         await calls[0]
         told = [double.hear_all()["begin_by"] for _ in calls]
         assert told[:2] == [None, None]
-        assert told[2] == pytest.approx(time.monotonic() + within - processes.ON_ITS_WAY, abs=0.05)
+        assert told[2] == pytest.approx(time.monotonic() + within - processes.ON_ITS_WAY, abs=0.1)
         double.say({"result": 1})
         double.say({"result": 2})
         assert [await call for call in calls] == [0, 1, 2]
@@ -254,13 +254,16 @@ def test_calls_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(("in_hand", "is_read"), [(processes.SOME, True), (processes.SOME + 1, False)])
-def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> None:
+def test_answers_are_read_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, in_hand: int, *, is_read: bool
+) -> None:
     """After an answer the next ones are left alone while the process has several calls in hand, not for long."""
+    monkeypatch.setattr(processes, "LULL", 0.1)  # so that no slow machine takes longer to look
 
     async def story(site: Site) -> None:
         await site.function.start(1)
         calls = [site.call(str(number)) for number in range(in_hand)]
-        await asyncio.sleep(0.05)  # each takes long, so that the lull is the longest
+        await asyncio.sleep(0.1)  # each takes long, so that the lull is the longest
         (double,) = site.doubles
         double.say({"result": 0})
         assert await calls[0] == 0
@@ -270,7 +273,7 @@ def test_answers_are_read_a_few_at_a_time(in_hand: int, *, is_read: bool) -> Non
         assert calls[1].done() is is_read
         began = time.monotonic()
         assert await calls[1] == 1
-        assert time.monotonic() - began < processes.LULL * 10
+        assert time.monotonic() - began < 1
         for number in range(2, in_hand):
             double.say({"result": number})
         assert [await call for call in calls] == list(range(in_hand))
@@ -283,14 +286,14 @@ def test_a_call_that_takes_too_long_is_told_so_behind_others() -> None:
 
     async def story(site: Site) -> None:
         await site.function.start(1)
-        calls = [site.call(str(number), timeout=0.2) for number in range(3)]
+        calls = [site.call(str(number), timeout=0.6) for number in range(3)]
         await asyncio.sleep(0.15)
         (double,) = site.doubles
         double.say({"result": 0})
         assert await calls[0] == 0
         began = time.monotonic()
         assert await calls[1] == "INTEGRATION_TIMEOUT"
-        assert 0.15 < time.monotonic() - began < 0.2 + 3 * processes.LOOK
+        assert 0.55 < time.monotonic() - began < 0.8
         await asyncio.sleep(0.05)
         assert site.doubles[1].hear() == "2"
         site.doubles[1].say({"result": 2})
