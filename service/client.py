@@ -351,7 +351,9 @@ def _explain(error: urllib.error.HTTPError) -> str:
 
 
 def _told(problem: Any) -> str:  # noqa: ANN401 - JSON
-    """A problem document for people, a line for each reason."""
-    lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']})"]
-    lines += [f"  {each['field']}: {each['detail']}" for each in problem.get("errors", ())]
+    """A problem document for people: a line, and one more for each of several reasons."""
+    reasons = [(each["field"], each["detail"]) for each in problem.get("errors", ())]
+    where = f", {reasons[0][0]}" if len(reasons) == 1 and reasons[0][0] else ""
+    lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']}{where})"]
+    lines += [f"  {field}: {detail}" for field, detail in reasons] if len(reasons) > 1 else []
     return "\n".join(map(printable, lines))  # a line of ours is none of the server's making
