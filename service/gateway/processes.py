@@ -59,7 +59,6 @@ class _Call:
         timeout: seconds that the function has for it.
         begin_by: the time, of `time.monotonic`, until when it may be begun.
         keep_until: until when a process may keep it without having begun it.
-        is_begun: whether a process has it in hand, and nothing before it.
     """
 
     event: dict[str, Any] = field(repr=False)
@@ -67,15 +66,6 @@ class _Call:
     begin_by: float
     outcome: asyncio.Future[Any]
     keep_until: float = math.inf
-    is_begun: bool = False
-
-    def encode(self) -> bytes:
-        """As a process is told of it: by when to begin it, if it has others before it.
-
-        That it was begun is known here before it is taken back, or given up.
-        """
-        begin_by = None if self.is_begun else self.keep_until - ON_ITS_WAY
-        return frame({"event": self.event, "timeout": self.timeout, "begin_by": begin_by})
 
     def succeed(self, result: object) -> None:
         """Tell the result to whoever still waits."""
@@ -121,24 +111,24 @@ class _Worker(asyncio.Protocol):
         return time.monotonic() - self._began < BRIEF
 
     def take(self, call: _Call) -> None:
-        """Send a call to the process."""
-        call.keep_until = min(call.begin_by, time.monotonic() + TAKE_BACK)
-        self.calls.append(call)
-        if len(self.calls) == 1:
-            self._begin()
-        self._transport.write(call.encode())
+        """Send a call to the process, and by when to begin it, if it has others before it.
 
-    def _begin(self) -> None:
-        """The first call is what the process has in hand from now on."""
-        self.calls[0].is_begun = True
-        self._began = time.monotonic()
+        That it was begun is known here before it is taken back, or given up.
+        """
+        now = time.monotonic()
+        call.keep_until = min(call.begin_by, now + TAKE_BACK)
+        begin_by = call.keep_until - ON_ITS_WAY if self.calls else None
+        if not self.calls:
+            self._began = now
+        self.calls.append(call)
+        self._transport.write(frame({"event": call.event, "timeout": call.timeout, "begin_by": begin_by}))
 
     def look(self, now: float) -> None:
         """Give the process up if its first call takes too long; take back what it will begin late."""
         if self.calls and now >= self._began + self.calls[0].timeout:
             self._end("INTEGRATION_TIMEOUT")
-        for place, call in enumerate(tuple(self.calls)):
-            if not call.is_begun and now >= call.keep_until:  # it may be another's
+        for place, call in enumerate(self.calls):
+            if place and now >= call.keep_until:  # it is not begun, and may be another's
                 nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
                 nobody.cancel()
                 self.calls[place] = _Call(call.event, call.timeout, math.inf, nobody)  # for that word
@@ -172,7 +162,6 @@ class _Worker(asyncio.Protocol):
         if "result" in word:
             call.succeed(word["result"])
         elif "late" in word:
-            call.is_begun = False
             self._function.again([call])
         else:
             call.fail("DEFAULT_5XX")
@@ -180,9 +169,9 @@ class _Worker(asyncio.Protocol):
     def _go_on(self, answered: int) -> None:
         """After some answers: the next call has begun, and there is room for others."""
         if self.calls:
-            each = (time.monotonic() - self._began) / answered
-            self._begin()
-            if len(self.calls) >= SOME:
+            now = time.monotonic()
+            each, self._began = (now - self._began) / answered, now
+            if len(self.calls) >= SOME:  # of which two are left when it is read again
                 self._transport.pause_reading()
                 lull = min(LULL, each * (len(self.calls) - 2))
                 asyncio.get_running_loop().call_later(lull, self._transport.resume_reading)

@@ -218,8 +218,8 @@ def test_each_field_of_a_certificate_alone_makes_another_serial_number() -> None
         "not_after": replace(planned, not_after=planned.not_after - second),
         "extensions": replace(planned, extensions=planned.extensions[::-1]),
     }  # fmt: skip
-    # The library's objects of the first three; what is no field, but for subject and extensions; what is said, not signed.
-    others = {"issuer", "public_key", "common_name", "names", "profile", "notes"}
+    # The library's objects of the first three; what is no field, but for extensions; and what is said, not signed.
+    others = {"issuer", "public_key", "names", "profile", "notes"}
     assert changed.keys() | others == {each.name for each in fields(Template)}
     for position, each in enumerate(planned.extensions):
         critical = not each.extension.critical
