@@ -85,11 +85,11 @@ def _completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def _read(parser: argparse.ArgumentParser, words: tuple[str, ...] = (), summary: str = "") -> _Command:
-    """What a parser takes. argparse has no public way to ask it."""
+    """What a parser takes."""
     arguments, commands = [], []
-    for action in parser._actions:  # noqa: SLF001 - as above
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            told = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001 - as above
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to ask a parser
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - nor names what holds commands
+            told = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001 - nor their help
             commands += [
                 _read(each, (*words, name), told.get(name, "")) for name, each in action.choices.items()
             ]

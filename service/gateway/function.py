@@ -21,7 +21,7 @@ from typing import Any, Final
 from service import secrecy
 
 LENGTH: Final = struct.Struct("!I")
-_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Context:
@@ -75,7 +75,7 @@ def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> by
 
 def frame(message: object) -> bytes:
     """A message as it crosses the socket."""
-    data = _to_json(message).encode("ascii")
+    data = to_json(message).encode("ascii")
     return LENGTH.pack(len(data)) + data
 
 

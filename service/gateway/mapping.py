@@ -83,7 +83,7 @@ def context(request: Request, route: Route) -> dict[str, Any]:
         "path": f"/{request.stage}{request.path}" if request.stage else request.path,
         "protocol": request.protocol,
         "requestId": request.request_id,
-        "requestTime": _request_time(int(now)),
+        "requestTime": utc(int(now), "%d/%b/%Y:%H:%M:%S +0000"),
         "requestTimeEpoch": int(now * 1000),
         "resourceId": "local",
         "resourcePath": route.resource,
@@ -91,9 +91,10 @@ def context(request: Request, route: Route) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=1)
-def _request_time(seconds: int) -> str:
-    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
+@functools.lru_cache(maxsize=2)  # of one second each form is asked for hundreds of times
+def utc(seconds: int, form: str) -> str:
+    """A time in seconds since 1970, UTC, in a form of `time.strftime`."""
+    return time.strftime(form, time.gmtime(seconds))
 
 
 def proxy_event(request: Request, route: Route, contract: Contract) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _read_result(result: object) -> tuple[int, list[tuple[str, str]], str, bool]
     status, body, encoded = result["statusCode"], result.get("body"), result.get("isBase64Encoded", False)
     if not _STATUS.fullmatch(str(status)):
         raise ValueError("statusCode is an HTTP status")
-    if not (body is None or isinstance(body, str)) or not isinstance(encoded, bool):
+    if not isinstance(body, str | None) or not isinstance(encoded, bool):
         raise TypeError("body is text, and isBase64Encoded a boolean")
     multiple = {name: list(values) for name, values in _object(result, "multiValueHeaders").items()}
     single = {name: [value] for name, value in _object(result, "headers").items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import json
 import logging
 import signal
@@ -27,6 +26,7 @@ from service.gateway import mapping
 from service.gateway.configuration import Configuration
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.docs import Docs
+from service.gateway.function import to_json
 from service.gateway.processes import Function, Process, StartError
 from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
@@ -40,7 +40,6 @@ _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
 _NOT_LOGGED: Final = 200  # characters of a path that a log line keeps
 
 _log = logging.getLogger(__name__)
-_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Gateway:
@@ -208,7 +207,7 @@ def _access_log(
 ) -> None:
     """One line of JSON in ASCII: neither the event nor the key."""
     line = {
-        "access": _timestamp(int(time.time())),
+        "access": mapping.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
         "request_id": request_id,
         "source_ip": request.remote,
         "key": caller[0] if caller else None,
@@ -220,12 +219,7 @@ def _access_log(
     }
     # An access log that nobody reads is no reason not to answer; the audit log may go the same way.
     with contextlib.suppress(OSError), audit.Alone(sys.stderr.fileno()):
-        sys.stderr.write(_to_json(line) + "\n")
-
-
-@functools.lru_cache(maxsize=1)
-def _timestamp(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+        sys.stderr.write(to_json(line) + "\n")
 
 
 class Control:

@@ -19,12 +19,7 @@ from service.pki import names
 from service.pki.names import Name, NameKind
 
 _HOST_LIKE: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)+", re.ASCII)
-_KINDS: Final = {
-    NameKind.DNS: x509.DNSName,
-    NameKind.IP: x509.IPAddress,
-    NameKind.EMAIL: x509.RFC822Name,
-    NameKind.URI: x509.UniformResourceIdentifier,
-}
+_KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items()}
 
 
 def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
