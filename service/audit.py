@@ -121,18 +121,15 @@ class Alone:
 
     def __enter__(self) -> None:
         """Wait for it."""
-        _lock(self._descriptor, fcntl.LOCK_EX)
+        self._lock(fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
         """Let it go."""
-        _lock(self._descriptor, fcntl.LOCK_UN)
+        self._lock(fcntl.LOCK_UN)
 
-
-def _lock(descriptor: int, how: int) -> None:
-    try:  # noqa: SIM105 - four times for each certificate, and `suppress` takes as long as the lock
-        fcntl.lockf(descriptor, how)
-    except OSError:
-        pass
+    def _lock(self, how: int) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._descriptor, how)
 
 
 def _take_back(descriptor: int, written: int) -> None:

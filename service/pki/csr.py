@@ -214,7 +214,6 @@ def _is_signed_with(request: x509.CertificateSigningRequest, public_key: Certifi
         if isinstance(how, ec.ECDSA):
             public_key.verify(request.signature, request.tbs_certrequest_bytes, how)
             return True
-        return False
     return request.is_signature_valid
 
 

@@ -179,7 +179,7 @@ class Draft:
 
     def _beside(self) -> list[Name]:
         """What the common name reads as, if it is none of the names."""
-        if not self._common_name or Name(NameKind.DNS, self._common_name) in self.names:
+        if not self._common_name or Name(NameKind.DNS, self._common_name) in self.names:  # as a server's is
             return []
         spelt = names.read_into_common_name(self._common_name)
         return [spelt] if spelt and spelt not in self.names else []
@@ -190,11 +190,6 @@ class Draft:
             RejectedIdentifier(detail, "subject_alt_name" if position is None else fields[position])
             for position, detail in rules.faults([*self.names, *beside], whose)
         ]
-
-    @property
-    def common_name(self) -> str:
-        """The common name of the subject; '' for none."""
-        return self._attributes.get("CN", "")
 
     def read_subject(self) -> x509.Name:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from service.pki import encoding
 from service.pki.csr import CertificationRequest
@@ -35,7 +35,6 @@ class Template:
         issuer: the issuer's name.
         issuer_der: the same, DER.
         subject: what was asked for of what the profile allows; may be empty.
-        common_name: the common name in it; '' for none.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
         subject_public_key_info: the same, DER.
@@ -49,7 +48,6 @@ class Template:
     issuer: x509.Name
     issuer_der: bytes
     subject: x509.Name
-    common_name: str
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
@@ -76,6 +74,11 @@ class Template:
     def useful_until(self) -> datetime:
         """Until when the certificate is worth handing out: a minute before its end, UTC."""
         return self.not_after + timedelta(seconds=1) - LEAST_VALIDITY
+
+    @property
+    def common_name(self) -> str:
+        """The common name in the subject; '' for none."""
+        return next((str(each.value) for each in self.subject if each.oid == NameOID.COMMON_NAME), "")
 
     @functools.cached_property
     def inputs(self) -> tuple[bytes, ...]:
@@ -127,7 +130,6 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
         issuer=issuer.subject,
         issuer_der=issuer.subject_der,
         subject=subject,
-        common_name=draft.common_name,
         names=tuple(draft.names),
         public_key=request.public_key,
         subject_public_key_info=request.subject_public_key_info,

@@ -157,20 +157,21 @@ def _answer(
     statuses: problems.Statuses = problems.STATUS,
 ) -> _View:
     def answer(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
+        event = environ.get(EVENT, {})
+        instance = principal.instance(event)
         try:
-            event = environ.get(EVENT, {})
             return perform(event, expectation.check(environ, path, functools.partial(_time_left, environ)))
         except requests.MalformedError as error:
-            return problems.malformed(error.reasons, _instance(environ))
+            return problems.malformed(error.reasons, instance)
         except requests.UnsupportedMediaTypeError as error:
-            return problems.transport(415, f"This takes {error}.", _instance(environ))
+            return problems.transport(415, f"This takes {error}.", instance)
         except requests.TooLargeError as error:
             detail = f"A body of at most {error} bytes is accepted."
-            return problems.transport(413, detail, _instance(environ))
+            return problems.transport(413, detail, instance)
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
                 _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
-            return problems.refusal(error, _instance(environ), statuses)
+            return problems.refusal(error, instance, statuses)
 
     return answer
 

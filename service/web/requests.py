@@ -123,8 +123,6 @@ class Expectation:
 
     def _read_query(self, text: str, faults: list[Reason]) -> dict[str, Any]:
         query: dict[str, Any] = {}
-        if not text:
-            return query
         given: dict[str, list[str]] = {}
         for name, value in parse_qsl(text, keep_blank_values=True):
             given.setdefault(name, []).append(value)
