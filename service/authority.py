@@ -104,18 +104,25 @@ class Issued:
     """A certificate that was signed, verified and recorded.
 
     Attributes:
-        certificate: it.
+        der: it.
+        serial_number: its own.
         intermediates: what a TLS server sends after it.
         template: what it holds, and notes on what was asked for.
         fingerprint_sha256: of the certificate, hexadecimal.
         idempotent_until: until when a retry gets this very one, UTC; None if no retry does.
     """
 
-    certificate: x509.Certificate
+    der: bytes
+    serial_number: int
     intermediates: tuple[x509.Certificate, ...]
     template: Template
     fingerprint_sha256: str
     idempotent_until: datetime | None
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate, read."""
+        return x509.load_der_x509_certificate(self.der)
 
 
 @dataclass(frozen=True)
@@ -363,22 +370,20 @@ class Authority:
             planned = replace(planned, notes=(*planned.notes, note))
         return _Planned(order, now, request, kept, planned, window)
 
-    def _sign(self, intended: _Intended) -> x509.Certificate:
+    def _sign(self, intended: _Intended) -> bytes:
         planned = intended.planned
-        return planned.kept.issuer.sign(planned.template.builder(intended.serial_number))
+        return planned.kept.issuer.sign(planned.template.to_be_signed(intended.serial_number))
 
-    def _sign_all(
-        self, intended: Sequence[_Intended | IssuanceError]
-    ) -> list[x509.Certificate | IssuanceError]:
+    def _sign_all(self, intended: Sequence[_Intended | IssuanceError]) -> list[bytes | IssuanceError]:
         slowly = any(
             isinstance(each, _Intended) and each.planned.kept.issuer.signs_slowly for each in intended
         )
         return list((self._together() if slowly else map)(partial(_attempt, self._sign), intended))
 
-    def _result(self, intended: _Intended, certificate: x509.Certificate) -> tuple[Issued, Event]:
+    def _result(self, intended: _Intended, der: bytes) -> tuple[Issued, Event]:
         """What was signed, and what is written down before it is let out."""
         planned = intended.planned
-        fingerprint = encoding.fingerprint(certificate)
+        fingerprint = hashlib.sha256(der).hexdigest()
         result = {
             "event": "result",
             "fingerprint_sha256": fingerprint,
@@ -386,7 +391,8 @@ class Authority:
         }
         until = planned.window.until if planned.window else None
         intermediates = planned.kept.issuer.intermediates
-        issued = Issued(certificate, intermediates, planned.template, fingerprint, until)
+        number = intended.serial_number
+        issued = Issued(der, number, intermediates, planned.template, fingerprint, until)
         return issued, Event(**(vars(intended.event) | result))
 
     def _refusal(
@@ -492,7 +498,7 @@ def _inputs(planned: _Planned) -> tuple[bytes, ...]:
         (planned.order.idempotency_key or "").encode(),
         hashlib.sha256(planned.request.der).digest(),
         encoding.fingerprint(planned.kept.issuer.certificate).encode(),
-        *planned.template.inputs,
+        planned.template.digest,
     )
 
 
@@ -518,7 +524,7 @@ def _intent(planned: _Planned, serial_number: int) -> Event:
         names=tuple(map(str, held.names)),
         common_name=held.common_name,
         subject_public_key_sha256=hashlib.sha256(held.subject_public_key_info).hexdigest(),
-        template_sha256=held.digest,
+        template_sha256=held.digest.hex(),
         not_before=encoding.timestamp(held.not_before),
         not_after=encoding.timestamp(held.not_after),
     )

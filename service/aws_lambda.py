@@ -78,7 +78,7 @@ def _settings() -> Settings:
 @functools.cache
 def _custody() -> Custody:
     """The issuer, and so on. Like all that is cached here, only a success is: a failure is tried again."""
-    return signers.load(_settings(), datetime.now(UTC))
+    return signers.load(_settings())
 
 
 @functools.cache

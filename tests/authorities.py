@@ -22,6 +22,7 @@ from service.pki.draft import Plan
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import Asked
+from service.pki.template import Template
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -126,10 +127,15 @@ class Counting(Issuer):
 
     count = 0
 
-    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+    def sign(self, to_be_signed: bytes) -> bytes:
         """As any does."""
         self.count += 1
-        return super().sign(builder)
+        return super().sign(to_be_signed)
+
+
+def signed(by: Issuer, planned: Template, serial_number: int = 1) -> x509.Certificate:
+    """What an issuer makes of a template."""
+    return x509.load_der_x509_certificate(by.sign(planned.to_be_signed(serial_number)))
 
 
 def under(

@@ -220,8 +220,8 @@ def test_an_issuer_error_is_not_the_client_s_fault() -> None:
     class Breaking(Issuer):
         """Fails when it signs."""
 
-        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-            raise IssuerError(f"no signature for {type(builder).__name__}")
+        def sign(self, to_be_signed: bytes) -> bytes:
+            raise IssuerError(f"no signature for {len(to_be_signed)} octets")
 
     made = authorities.hierarchy()
     issuer = Breaking(made.signing, [made.root], authorities.signing_key(made))

@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
+_INTEGER: Final = 0x02  # tags of X.690 8
+_BIT_STRING: Final = 0x03
+_OCTET_STRING: Final = 0x04
+_UTC_TIME: Final = 0x17
+_GENERALIZED_TIME: Final = 0x18
+_SEQUENCE: Final = 0x30
+_TRUE: Final = b"\x01\x01\xff"
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """An extension whose value is DER already, so that what is the same in many certificates is encoded once.
-
-    Attributes:
-        extension: it.
-        octets: all of it, in one unambiguous form.
-    """
-
-    extension: x509.Extension[x509.ExtensionType]
-    octets: bytes
+_PEM_LINE: Final = 64  # characters (RFC 7468 2)
 
 
-def extension(value: x509.ExtensionType, *, critical: bool = False) -> Encoded:
-    """An extension, encoded."""
-    der = value.public_bytes()
-    held: x509.Extension[x509.ExtensionType] = x509.Extension(
-        value.oid, critical, x509.UnrecognizedExtension(value.oid, der)
-    )
-    return Encoded(held, b"%d %b %b" % (critical, value.oid.dotted_string.encode(), der))
+def tagged(tag: int, *contents: bytes) -> bytes:
+    """DER: a tag of one octet, the length, and the contents, one after another (X.690 8.1, 10.1)."""
+    content = b"".join(contents)
+    length = len(content)
+    if length < 0x80:  # noqa: PLR2004
+        return b"%c%c%b" % (tag, length, content)
+    octets = length.to_bytes((length.bit_length() + 7) // 8)
+    return b"%c%c%b%b" % (tag, 0x80 | len(octets), octets, content)
+
+
+def sequence(*contents: bytes) -> bytes:
+    """SEQUENCE, DER."""
+    return tagged(_SEQUENCE, *contents)
+
+
+def integer(number: int) -> bytes:
+    """INTEGER, DER, of what is not negative."""
+    return tagged(_INTEGER, number.to_bytes(number.bit_length() // 8 + 1))
+
+
+def bit_string(octets: bytes) -> bytes:
+    """BIT STRING of whole octets, DER."""
+    return tagged(_BIT_STRING, b"\0", octets)
+
+
+@functools.lru_cache(maxsize=256)  # a profile's, and a window's
+def validity(not_before: datetime, not_after: datetime) -> bytes:
+    """Validity (RFC 5280 4.1.2.5), DER, of two times in UTC, whole seconds."""
+    return sequence(_time(not_before), _time(not_after))
+
+
+def _time(moment: datetime) -> bytes:
+    """Of 1950 to 2049 as UTCTime, later as GeneralizedTime."""
+    tag, form = (_UTC_TIME, "%y") if moment.year < 2050 else (_GENERALIZED_TIME, "%Y")  # noqa: PLR2004
+    return tagged(tag, f"{moment:{form}%m%d%H%M%SZ}".encode("ascii"))
+
+
+def extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
+    """Extension (RFC 5280 4.1), DER."""
+    held = tagged(_OCTET_STRING, value.public_bytes())
+    return sequence(object_identifier(value.oid), _TRUE if critical else b"", held)
+
+
+@functools.lru_cache(maxsize=256)
+def object_identifier(oid: x509.ObjectIdentifier) -> bytes:
+    """OBJECT IDENTIFIER, DER."""
+    return asn1.encode_der(oid)
 
 
 def joined(parts: Iterable[bytes]) -> bytes:
@@ -42,7 +81,14 @@ def joined(parts: Iterable[bytes]) -> bytes:
 
 def pem(certificates: Iterable[x509.Certificate]) -> str:
     """PEM blocks one after another (RFC 7468 5)."""
-    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in certificates)
+    return "".join([pem_block(each.public_bytes(Encoding.DER)) for each in certificates])
+
+
+def pem_block(certificate: bytes) -> str:
+    """One PEM block (RFC 7468 5) of a certificate, DER."""
+    text = base64.b64encode(certificate).decode("ascii")
+    lines = [text[start : start + _PEM_LINE] for start in range(0, len(text), _PEM_LINE)]
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
 
 def der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:

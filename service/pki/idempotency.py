@@ -19,7 +19,7 @@ from service.pki import encoding
 
 WINDOW: Final = timedelta(minutes=5)
 SECRET_BYTES: Final = 32
-_DOMAIN: Final = b"certlet serial number 1"
+_DOMAIN: Final = b"certlet serial number 2"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _VERSION_7: Final = 7
 _SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)

@@ -22,6 +22,7 @@ _HANDLED: Final = (
     x509.ExtendedKeyUsage,
     x509.NameConstraints,
 )
+_PROBE: Final = b"certlet: can this key sign?"  # no certificate: DER begins otherwise
 
 
 class Issuer:
@@ -34,8 +35,8 @@ class Issuer:
         intermediates: what a TLS server sends after its own certificate: issuer first, no root.
         previous: the certificates of the CA that this one succeeds, under which certificates may still
             be valid: served beside the chain, and never signed under.
-        subject: the issuing CA's name, which stands as the issuer in what it signs.
-        subject_der: the same, DER.
+        subject_der: the issuing CA's name, which stands as the issuer in what it signs, DER.
+        signature_algorithm: AlgorithmIdentifier of what it signs, DER.
         public_keys: of every CA certificate that it knows, DER.
         is_deterministic: whether what it signs twice is the same twice, octet for octet.
         signs_slowly: whether a signature takes longer than handing it to another thread, which it then
@@ -89,16 +90,15 @@ class Issuer:
         self._constraints = [each.value for each in constraining if each]
         restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
         self._usages = [each.value for each in restricting if each]
-        self.subject = certificate.subject
-        self.subject_der = self.subject.public_bytes()
+        self.subject_der = certificate.subject.public_bytes()
         self.public_keys = frozenset(
             keys.subject_public_key_info(each.public_key()) for each in self.authorities
         )
-        self._verify = keys.verifier(private_key.public_key())
-        kind = keys.kind_of(private_key.public_key())
-        self._hash = keys.signature_hash(private_key.public_key())
-        # None where the algorithm leaves no choice, or the signer takes none.
-        self._ecdsa_deterministic = True if is_deterministic and kind in keys.EC_KINDS else None
+        public_key = private_key.public_key()
+        kind = self._kind = keys.kind_of(public_key)
+        self.signature_algorithm = keys.signature_algorithm(public_key)
+        self._make = keys.signer(private_key, is_deterministic=is_deterministic)
+        self._verify = keys.verifier(public_key)
         self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
         self.signs_slowly: bool = not is_deterministic or kind not in keys.FAST_KINDS
 
@@ -127,47 +127,49 @@ class Issuer:
         """
         return all(usage in allowed for allowed in self._usages)
 
-    def prove(self, now: datetime) -> None:
+    def prove(self) -> None:
         """Sign a probe, which nobody sees, and verify it: that the key answers, and is the right one.
-
-        Args:
-            now: the time, UTC, brought within the chain's life.
 
         Raises:
             IssuerError: it does not verify.
         """
-        moment = min(max(now.replace(microsecond=0), self.not_before), self.not_after)
-        self.sign(
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.certificate.subject)
-            .public_key(self.certificate.public_key())
-            .serial_number(1)
-            .not_valid_before(moment)
-            .not_valid_after(moment)
-        )
+        self._signature(_PROBE)
 
-    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+    def sign(self, to_be_signed: bytes) -> bytes:
         """Sign a certificate, and verify it before anyone sees it.
 
+        Args:
+            to_be_signed: TBSCertificate (RFC 5280 4.1), DER.
+
+        Returns:
+            the certificate, DER.
+
         Raises:
-            IssuerError: the signature does not verify, or the certificate would outlive its issuer.
+            IssuerError: the signature does not verify, or the certificate cannot be read, names another
+                issuer, or would outlive this one.
         """
-        # A faulty deterministic signature would give the key away, were it ever to leave: hence what follows.
-        certificate = builder.sign(
-            self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
-        )
-        signed = certificate.tbs_certificate_bytes
+        signature = encoding.bit_string(self._signature(to_be_signed))
+        der = encoding.sequence(to_be_signed, self.signature_algorithm, signature)
         try:
-            self._verify(certificate.signature, signed)
+            certificate = x509.load_der_x509_certificate(der)
+            outlives = certificate.not_valid_after_utc > self.not_after
+            precedes = certificate.not_valid_before_utc < self.not_before
+        except ValueError as error:
+            raise IssuerError("the certificate cannot be read") from error
+        if self.subject_der not in to_be_signed:
+            raise IssuerError("the certificate does not name its issuer")
+        if outlives or precedes:
+            raise IssuerError("the certificate would be valid while its issuer is not")
+        return der
+
+    def _signature(self, data: bytes) -> bytes:
+        """A signature, verified: a faulty deterministic one would give the key away, if it left."""
+        signature = self._make(data)
+        try:
+            self._verify(signature, data)
         except InvalidSignature as error:
             raise IssuerError("the signature that was made does not verify") from error
-        if self.subject_der not in signed:
-            raise IssuerError("the certificate does not name its issuer")
-        outlives = certificate.not_valid_after_utc > self.not_after
-        if outlives or certificate.not_valid_before_utc < self.not_before:
-            raise IssuerError("the certificate would be valid while its issuer is not")
-        return certificate
+        return signature
 
     def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
         """Sign a certificate revocation list in this CA's name, and verify it before anyone sees it.
@@ -183,7 +185,10 @@ class Issuer:
             raise IssuerError(f"{_name(self.certificate)} may not sign CRLs")
         named = builder.issuer_name(self.certificate.subject)
         crl = named.add_extension(self.authority_key_identifier, critical=False).sign(
-            self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic
+            self._private_key,
+            keys.signature_hash(self.certificate.public_key()),
+            # None where the algorithm leaves no choice, or the signer takes none.
+            ecdsa_deterministic=True if self.is_deterministic and self._kind in keys.EC_KINDS else None,
         )
         try:
             self._verify(crl.signature, crl.tbs_certlist_bytes)

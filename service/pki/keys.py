@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
+from service.pki import encoding
 from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quoted
 
 RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
@@ -83,6 +84,16 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
         SignatureAlgorithmOID.ML_DSA_87,
     }
 )
+_SIGNED_WITH: Final = {
+    KeyKind.RSA: SignatureAlgorithmOID.RSA_WITH_SHA256,
+    KeyKind.P256: SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    KeyKind.P384: SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    KeyKind.P521: SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+    KeyKind.ED25519: SignatureAlgorithmOID.ED25519,
+    KeyKind.ML_DSA_44: SignatureAlgorithmOID.ML_DSA_44,
+    KeyKind.ML_DSA_65: SignatureAlgorithmOID.ML_DSA_65,
+    KeyKind.ML_DSA_87: SignatureAlgorithmOID.ML_DSA_87,
+}
 
 
 # Points of small order, for which anybody can make signatures, in all their encodings but for the sign
@@ -214,6 +225,38 @@ def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], 
         algorithm = ec.ECDSA(signature_hash(public_key) or _SHA2[0]())
         return functools.partial(public_key.verify, signature_algorithm=algorithm)
     return public_key.verify  # type: ignore[union-attr,return-value]  # of Ed25519 and ML-DSA
+
+
+def signer(
+    private_key: CertificateIssuerPrivateKeyTypes, *, is_deterministic: bool
+) -> Callable[[bytes], bytes]:
+    """What signs as an issuer with this key does, in `signature_algorithm`.
+
+    Args:
+        private_key: of a kind that is certified.
+        is_deterministic: whether an EC key is to sign the same the same way (RFC 6979), which KMS's cannot.
+    """
+    hashed = signature_hash(private_key.public_key()) or _SHA2[0]()
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        return functools.partial(private_key.sign, padding=padding.PKCS1v15(), algorithm=hashed)
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        algorithm = ec.ECDSA(hashed, deterministic_signing=is_deterministic)
+        return functools.partial(private_key.sign, signature_algorithm=algorithm)
+    return private_key.sign  # type: ignore[return-value]  # of Ed25519 and ML-DSA
+
+
+def signature_algorithm(public_key: CertificatePublicKeyTypes) -> bytes:
+    """AlgorithmIdentifier of what an issuer with this key makes, DER.
+
+    With NULL for parameters of RSA (RFC 4055 5), without any of all others (RFC 5758 3.2, RFC 8410 3,
+    RFC 9881 2).
+
+    Raises:
+        BadPublicKey: the key is of a kind that is not certified.
+    """
+    kind = kind_of(public_key)
+    parameters = b"\x05\x00" if kind is KeyKind.RSA else b""
+    return encoding.sequence(encoding.object_identifier(_SIGNED_WITH[kind]), parameters)
 
 
 def describe(public_key: CertificatePublicKeyTypes) -> str:

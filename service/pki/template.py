@@ -21,6 +21,8 @@ from service.pki.names import Name
 from service.pki.profile import LEAST_VALIDITY, Profile, Revocation, usage_oid
 
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
+_VERSION_3: Final = b"\xa0\x03\x02\x01\x02"  # [0] EXPLICIT INTEGER 2 (RFC 5280 4.1.2.1)
+_EXTENSIONS: Final = 0xA3  # [3] EXPLICIT
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it.
 _NO_REV_AVAIL: Final = encoding.extension(
     x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
@@ -32,8 +34,8 @@ class Template:
     """All that a certificate will hold, except the serial number and the signature.
 
     Attributes:
-        issuer: the issuer's name.
-        issuer_der: the same, DER.
+        signature_algorithm: AlgorithmIdentifier of the signature that it will have, DER.
+        issuer: the issuer's name, DER.
         subject: what was asked for of what the profile allows; may be empty.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
@@ -41,12 +43,12 @@ class Template:
         profile: the certificate profile.
         not_before: the first second of the validity period, UTC.
         not_after: its last second, UTC.
-        extensions: every extension, in their order.
+        extensions: every extension, in their order, DER.
         notes: what was asked for and left out, or added, in sentences.
     """
 
-    issuer: x509.Name
-    issuer_der: bytes
+    signature_algorithm: bytes
+    issuer: bytes
     subject: x509.Name
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
@@ -54,20 +56,25 @@ class Template:
     profile: Profile
     not_before: datetime
     not_after: datetime
-    extensions: tuple[encoding.Encoded, ...]
+    extensions: tuple[bytes, ...]
     notes: tuple[str, ...]
 
-    def builder(self, serial_number: int) -> x509.CertificateBuilder:
-        """The certificate, ready for `Issuer.sign`."""
-        # At once, not step by step: each step would copy and check what was put in before.
-        return x509.CertificateBuilder(
-            issuer_name=self.issuer,
-            subject_name=self.subject,
-            public_key=self.public_key,
-            serial_number=serial_number,
-            not_valid_before=self.not_before.replace(tzinfo=None),
-            not_valid_after=self.not_after.replace(tzinfo=None),
-            extensions=[each.extension for each in self.extensions],
+    def to_be_signed(self, serial_number: int) -> bytes:
+        """TBSCertificate (RFC 5280 4.1), DER, for `Issuer.sign`."""
+        return encoding.sequence(_VERSION_3, encoding.integer(serial_number), self._after_serial_number)
+
+    @functools.cached_property
+    def _after_serial_number(self) -> bytes:
+        extensions = encoding.tagged(_EXTENSIONS, encoding.sequence(*self.extensions))
+        return b"".join(
+            (
+                self.signature_algorithm,
+                self.issuer,
+                encoding.validity(self.not_before, self.not_after),
+                self.subject.public_bytes(),
+                self.subject_public_key_info,
+                extensions,
+            )
         )
 
     @property
@@ -81,20 +88,9 @@ class Template:
         return next((str(each.value) for each in self.subject if each.oid == NameOID.COMMON_NAME), "")
 
     @functools.cached_property
-    def inputs(self) -> tuple[bytes, ...]:
-        """Everything of the above that stands in the certificate, in one unambiguous form."""
-        return (
-            self.issuer_der,
-            self.subject.public_bytes(),
-            self.subject_public_key_info,
-            f"{self.not_before} {self.not_after}".encode(),
-            *(each.octets for each in self.extensions),
-        )
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 of `inputs`, each after its length, hexadecimal."""
-        return hashlib.sha256(encoding.joined(self.inputs)).hexdigest()
+    def digest(self) -> bytes:
+        """SHA-256 of all of the above that the certificate holds: to be signed with the serial number 0."""
+        return hashlib.sha256(self.to_be_signed(0)).digest()
 
 
 def plan(request: CertificationRequest, under: Plan) -> Template:
@@ -127,8 +123,8 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     not_before, not_after = draft.read_validity()
     refuse(draft.reasons)
     return Template(
-        issuer=issuer.subject,
-        issuer_der=issuer.subject_der,
+        signature_algorithm=issuer.signature_algorithm,
+        issuer=issuer.subject_der,
         subject=subject,
         names=tuple(draft.names),
         public_key=request.public_key,
@@ -143,7 +139,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
 
 def _extensions(
     request: CertificationRequest, issuer: Issuer, draft: Draft, period: tuple[datetime, datetime]
-) -> tuple[encoding.Encoded, ...]:
+) -> tuple[bytes, ...]:
     profile = draft.profile
     extensions = [
         issuer.encoded_authority_key_identifier,
@@ -159,7 +155,7 @@ def _extensions(
 
 
 @functools.lru_cache(maxsize=256)
-def _constant(profile: Profile, usage: x509.KeyUsage) -> tuple[encoding.Encoded, ...]:
+def _constant(profile: Profile, usage: x509.KeyUsage) -> tuple[bytes, ...]:
     """What is in every certificate of a profile and a key usage."""
     extensions = [
         encoding.extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),

@@ -6,8 +6,6 @@ imported only when one of AWS's is asked for.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
@@ -17,12 +15,11 @@ from service.settings import KeySource, Settings
 from service.signers import file, lists
 
 
-def load(settings: Settings, now: datetime) -> Custody:
+def load(settings: Settings) -> Custody:
     """What the settings' CA keeps, after its issuer signed and verified a probe.
 
     Args:
         settings: where certificates and key are.
-        now: the time, UTC, for the probe.
 
     Raises:
         IssuerError: a file cannot be read, or they do not make an issuer.
@@ -33,7 +30,7 @@ def load(settings: Settings, now: datetime) -> Custody:
     # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
     made = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
-    made.prove(now)
+    made.prove()
     return Custody(made, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
 
 

@@ -63,7 +63,7 @@ class Operations:
     def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
         issued = self._authority.issue(self._orders(event, request)(request.body, request.query))
-        bundle = encoding.pem([issued.certificate, *issued.intermediates])
+        bundle = encoding.pem_block(issued.der) + _chain_pem(issued.intermediates)
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
     def signBatch(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
@@ -198,13 +198,12 @@ def _planned(template: Template) -> dict[str, object]:
 
 
 def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
-    certificate = issued.certificate
-    answer: dict[str, object] = {"crt_text": encoding.text(certificate)} if text else {}
+    answer: dict[str, object] = {"crt_text": encoding.text(issued.certificate)} if text else {}
     return (
         answer
         | {
-            "crt_pem": encoding.pem([certificate]),
-            "serial_number": encoding.serial(certificate.serial_number),
+            "crt_pem": encoding.pem_block(issued.der),
+            "serial_number": encoding.serial(issued.serial_number),
             "fingerprint_sha256": issued.fingerprint_sha256,
             "not_before": encoding.timestamp(issued.template.not_before),
             "not_after": encoding.timestamp(issued.template.not_after),

@@ -9,7 +9,6 @@ import resource
 import signal
 import time
 import zipfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -143,7 +142,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
 def test_no_repr_holds_a_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
-    custody = signers.load(settings, datetime.now(UTC))
+    custody = signers.load(settings)
     configuration = Configuration(
         document={},
         published={},

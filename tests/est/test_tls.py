@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from service.gateway import tls
@@ -257,8 +258,10 @@ def test_a_failure_is_tried_again_before_the_end(
 
 def forged_of(by: Issuer) -> x509.Certificate:
     """A certificate by the tests' CA, whatever the time."""
-    builder = x509.CertificateBuilder(by.subject, by.subject, csrs.key("p-256").public_key(), 1)
-    return by.sign(builder.not_valid_before(authorities.NOW).not_valid_after(authorities.NOW))
+    name = by.certificate.subject
+    builder = x509.CertificateBuilder(name, name, csrs.key("p-256").public_key(), 1)
+    dated = builder.not_valid_before(authorities.NOW).not_valid_after(authorities.NOW)
+    return dated.sign(by._private_key, SHA256())
 
 
 def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:

@@ -70,9 +70,10 @@ def test_an_extension_that_is_not_critical_may_be_unknown() -> None:
     assert Issuer(ca(extra=x509.InhibitAnyPolicy(0)), [root()], SIGNING)
 
 
-def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
-    """A plain end-entity certificate, not yet signed."""
-    return (
+def leaf(issuer: Issuer, **change: Any) -> bytes:
+    """A plain end-entity certificate to be signed, in the library's encoding."""
+    key = issuer._private_key if issuer.certificate.public_key() != SIGNING.public_key() else SIGNING
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name("leaf"))
         .issuer_name(change.get("issuer_name", issuer.certificate.subject))
@@ -81,6 +82,7 @@ def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
         .not_valid_before(change.get("start", issuer.not_before))
         .not_valid_after(change.get("end", issuer.not_after))
     )
+    return builder.sign(key, keys.signature_hash(key.public_key())).tbs_certificate_bytes
 
 
 def test_nothing_outlives_its_issuer() -> None:
@@ -91,6 +93,26 @@ def test_nothing_outlives_its_issuer() -> None:
         issuer.sign(leaf(issuer, end=issuer.not_after + timedelta(seconds=1)))
     with pytest.raises(IssuerError, match="while its issuer is not"):
         issuer.sign(leaf(issuer, start=issuer.not_before - timedelta(seconds=1)))
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_a_signer_that_draws_random_numbers_is_asked_to(*, is_deterministic: bool) -> None:
+    """RFC 6979 where a retry relies on it; what cannot do that, as KMS cannot, is not asked for it."""
+    issuer = Issuer(ca(), [root()], SIGNING, is_deterministic=is_deterministic)
+    to_be_signed = leaf(issuer)
+    assert (issuer.sign(to_be_signed) == issuer.sign(to_be_signed)) is is_deterministic
+
+
+def test_what_is_no_certificate_of_the_issuer_s_is_withheld() -> None:
+    """The library reads what was signed, and the issuer is named in it: all else is our own fault."""
+    issuer = Issuer(ca(), [root()], SIGNING)
+    with pytest.raises(IssuerError, match="does not name its issuer"):
+        issuer.sign(leaf(issuer, issuer_name=name("Another")))
+    good = leaf(issuer)
+    year = good.index(b"\x17\x0d") + 2
+    for bad in (b"", good[:-1], good + b"\0", good[:year] + b"xx" + good[year + 2 :]):
+        with pytest.raises(IssuerError, match="cannot be read"):
+            issuer.sign(bad)
 
 
 def test_every_signature_is_verified() -> None:
@@ -132,7 +154,7 @@ def test_every_signature_is_verified() -> None:
 def test_every_kind_of_ca_key_signs(kind: str) -> None:
     """A CA may have any kind of key that is certified, and its certificates verify."""
     issuer = authorities.issuer(kind)
-    certificate = issuer.sign(leaf(issuer))
+    certificate = x509.load_der_x509_certificate(issuer.sign(leaf(issuer)))
     certificate.verify_directly_issued_by(issuer.certificate)
     expected = keys.signature_hash(issuer.certificate.public_key())
     assert type(certificate.signature_hash_algorithm) is type(expected)

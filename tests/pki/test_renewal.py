@@ -23,7 +23,7 @@ def made(
     by = authorities.issuer()
     request = csr.load(csrs.pem(csrs.build(cn, sans)))
     planned = template.plan(request, authorities.under(profile, by, now=now))
-    signed = by.sign(planned.builder(x509.random_serial_number()))
+    signed = authorities.signed(by, planned, x509.random_serial_number())
     return renewal.load(signed.public_bytes(Encoding.PEM))
 
 
@@ -119,7 +119,9 @@ def test_what_was_revoked_or_denied_may_not() -> None:
 
 def test_another_ca_s_may_not() -> None:
     """The very name of the issuer is not enough: its signature is what counts."""
-    other = authorities.ca(public_key=csrs.key("p-384").public_key(), subject=authorities.issuer().subject)
+    other = authorities.ca(
+        public_key=csrs.key("p-384").public_key(), subject=authorities.issuer().certificate.subject
+    )
     by = Issuer(other, [authorities.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
         renewal.verify(made(), by, [], DenyList(), NOW)

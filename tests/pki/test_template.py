@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from service.pki import csr, template
+from service.pki import csr, encoding, keys, template
 from service.pki.draft import Plan
 from service.pki.errors import (
     IssuerUnavailable,
@@ -272,7 +272,7 @@ def test_what_a_certificate_holds(kind: str, profile: str) -> None:
     issuer = authorities.issuer()
     request = csrs.build(sans=["dns:a.example.com"], kind=kind)
     planned = plan(request, profile, issuer)
-    certificate = issuer.sign(planned.builder(0x1234))
+    certificate = authorities.signed(issuer, planned, 0x1234)
     found = {each.oid: each for each in certificate.extensions}
     assert {oid: each.critical for oid, each in found.items()} == {
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
@@ -303,10 +303,55 @@ def test_what_a_certificate_holds(kind: str, profile: str) -> None:
     assert certificate.serial_number == 0x1234
 
 
+def rebuilt(certificate: x509.Certificate, by: Issuer) -> x509.CertificateBuilder:
+    """The same certificate from the start, by the library, of what it reads in ours."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(certificate.subject)
+        .issuer_name(by.certificate.subject)
+        .public_key(certificate.public_key())
+        .serial_number(certificate.serial_number)
+        .not_valid_before(certificate.not_valid_before_utc)
+        .not_valid_after(certificate.not_valid_after_utc)
+    )
+    for each in certificate.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    return builder
+
+
+WRITTEN = [
+    csrs.build("a.example.com", ["dns:a.example.com", "ip:10.0.0.1", "ip:2001:db8::1"]),
+    csrs.build("a.example.com", [f"dns:{number}.example.com" for number in range(100)], kind="rsa-2048"),
+    csrs.build(None, ["dns:a.example.com"], kind="ed25519"),
+    csrs.build("Zoë Ω", kind="ml-dsa-65"),
+]
+
+
+@pytest.mark.parametrize("request_number", range(len(WRITTEN)))
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_the_library_writes_the_same(kind: str, request_number: int) -> None:
+    """What stands in a certificate, written by the library's own builder, is the same octet for octet.
+
+    So it is with each kind of CA key, and serial numbers of any length.
+    """
+    by, key = authorities.issuer(kind), authorities.signing_key(authorities.hierarchy(kind, ()))
+    planned = plan(WRITTEN[request_number], "client", by)
+    for serial_number in (1, 0x80, 2**159 - 1):
+        signed = authorities.signed(by, planned, serial_number)
+        again = rebuilt(signed, by).sign(
+            key,
+            keys.signature_hash(key.public_key()),
+            ecdsa_deterministic=True if keys.kind_of(key.public_key()) in keys.EC_KINDS else None,
+        )
+        assert again.tbs_certificate_bytes == signed.tbs_certificate_bytes
+        assert again.signature_algorithm_oid == signed.signature_algorithm_oid
+        assert (encoding.der(again) == encoding.der(signed)) is by.is_deterministic
+
+
 def test_a_certificate_without_a_subject_has_critical_names() -> None:
     """RFC 5280 4.2.1.6: with an empty subject the subjectAltName is critical."""
     issuer = authorities.issuer()
-    certificate = issuer.sign(plan(csrs.build(None, ["dns:a.example.com"])).builder(1))
+    certificate = authorities.signed(issuer, plan(csrs.build(None, ["dns:a.example.com"])))
     assert certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
     assert not certificate.subject.rdns
 
@@ -315,7 +360,7 @@ def test_the_ca_s_own_identifier_is_copied() -> None:
     """The AKI is the issuer's SKI octet for octet, even where that is no hash of its key."""
     odd = x509.SubjectKeyIdentifier(b"chosen by somebody")
     issuer = Issuer(ca(ski=odd), [root()], SIGNING)
-    certificate = issuer.sign(plan(csrs.build(), issuer=issuer).builder(1))
+    certificate = authorities.signed(issuer, plan(csrs.build(), issuer=issuer))
     aki = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert aki.key_identifier == b"chosen by somebody"
 
@@ -325,7 +370,7 @@ def test_the_issuer_s_name_is_copied_octet_for_octet() -> None:
     printable = x509.NameAttribute(NameOID.COMMON_NAME, "Signing", _ASN1Type.PrintableString)
     odd = x509.Name([printable])
     issuer = Issuer(ca(subject=odd), [root()], SIGNING)
-    signed = issuer.sign(plan(csrs.build(), issuer=issuer).builder(1))
+    signed = authorities.signed(issuer, plan(csrs.build(), issuer=issuer))
     assert odd.public_bytes() in signed.tbs_certificate_bytes
 
 
@@ -382,7 +427,7 @@ def decide(plan_under: Plan, **request: Any) -> template.Template:
 
 def held(planned: template.Template) -> dict[str, tuple[x509.ExtensionType, bool]]:
     """Its extensions by OID, and whether they are critical."""
-    certificate = authorities.issuer().sign(planned.builder(1))
+    certificate = authorities.signed(authorities.issuer(), planned)
     return {each.oid.dotted_string: (each.value, each.critical) for each in certificate.extensions}
 
 
