@@ -23,6 +23,8 @@ from cryptography.x509.oid import NameOID
 
 from service.pki import keys, names, weakness
 from service.pki.errors import BadCSR, BadPublicKey
+from service.pki.keys import KeyKind
+from service.pki.names import DistinguishedName
 
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
 MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with some text around it
@@ -57,8 +59,9 @@ class CertificationRequest:
 
     Attributes:
         der: the request itself, DER.
-        subject: the subject as asked for, one (OID, text) for each attribute, in order.
+        subject: the subject as asked for.
         public_key: the subject public key, of a kind and size that is certified.
+        key_kind: its kind.
         subject_public_key_info: the key's DER; the certificate carries these very bytes.
         key_identifier: SHA-1 of the key's bits (RFC 5280 4.2.1.2, method 1).
         extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
@@ -66,8 +69,9 @@ class CertificationRequest:
     """
 
     der: bytes = field(repr=False)  # it may hold a challengePassword
-    subject: tuple[tuple[x509.ObjectIdentifier, str], ...]
+    subject: DistinguishedName
     public_key: CertificatePublicKeyTypes
+    key_kind: KeyKind
     subject_public_key_info: bytes
     key_identifier: bytes
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
@@ -103,7 +107,8 @@ def load(data: bytes) -> CertificationRequest:
         raise BadCSR(f"the request has {len(der)} bytes; {MAX_DER_BYTES} are accepted", "csr")
     try:
         request = x509.load_der_x509_csr(der)
-        info = asn1.decode_der(_CertificationRequestInfo, request.tbs_certrequest_bytes)
+        signed = request.tbs_certrequest_bytes
+        info = asn1.decode_der(_CertificationRequestInfo, signed)
         spki = asn1.encode_der(info.subject_public_key_info)
         signature_algorithm = request.signature_algorithm_oid
         signature_hash = _signature_hash(request)
@@ -115,13 +120,16 @@ def load(data: bytes) -> CertificationRequest:
         raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
     keys.verify_signature_algorithm(signature_algorithm, signature_hash)
     bits = keys.verify_bounds(key_algorithm, spki)
-    public_key = _public_key(request, spki)
+    public_key = _public_key(request)
+    kind = keys.kind_of(public_key)
+    keys.verify_encoding(kind, bits, spki)
     weakness.verify_strength(public_key)
-    _verify_possession(request, public_key)
+    _verify_possession(request, signed, public_key)
     return CertificationRequest(
         der=der,
         subject=subject,
         public_key=public_key,
+        key_kind=kind,
         subject_public_key_info=spki,
         key_identifier=hashlib.sha1(bits, usedforsecurity=False).digest(),
         extensions=extensions,
@@ -176,27 +184,18 @@ def _text(attribute: x509.NameAttribute[str | bytes]) -> str:
     return value if isinstance(value, str) else value.hex()
 
 
-def _public_key(request: x509.CertificateSigningRequest, spki: bytes) -> CertificatePublicKeyTypes:
+def _public_key(request: x509.CertificateSigningRequest) -> CertificatePublicKeyTypes:
     try:
-        public_key = request.public_key()
-        encoded = keys.subject_public_key_info(public_key)
+        return request.public_key()
     except Exception as error:  # the library has no common class for what a bad key raises
         raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
-    keys.kind_of(public_key)
-    if encoded != spki:  # the library rewrites compressed EC points: never certify another encoding
-        raise BadPublicKey(
-            "the key's encoding is not the usual one (a compressed point, or odd parameters), "
-            "and the certificate could not carry it unchanged",
-            "public_key",
-        )
-    return public_key
 
 
 def _verify_possession(
-    request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes
+    request: x509.CertificateSigningRequest, signed: bytes, public_key: CertificatePublicKeyTypes
 ) -> None:
     try:
-        proved = _is_signed_with(request, public_key)
+        proved = _is_signed_with(request, signed, public_key)
     except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
         proved = False
     if not proved:
@@ -207,12 +206,14 @@ def _verify_possession(
         )
 
 
-def _is_signed_with(request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> bool:
+def _is_signed_with(
+    request: x509.CertificateSigningRequest, signed: bytes, public_key: CertificatePublicKeyTypes
+) -> bool:
     """Whether the request's signature is by this key, which is the one in it; raises, too, if it is not."""
     if isinstance(public_key, ec.EllipticCurvePublicKey):  # the library would load the key once more
         how = request.signature_algorithm_parameters
         if isinstance(how, ec.ECDSA):
-            public_key.verify(request.signature, request.tbs_certrequest_bytes, how)
+            public_key.verify(request.signature, signed, how)
             return True
     return request.is_signature_valid
 

@@ -24,7 +24,7 @@ from service.pki.errors import (
     quoted,
 )
 from service.pki.issuer import Issuer
-from service.pki.names import Name, NameKind
+from service.pki.names import DistinguishedName, Name, NameKind
 from service.pki.policy import Profiles
 from service.pki.profile import ATTRIBUTES, Asked, Profile, attribute_fault
 from service.pki.rules import NameRules
@@ -92,7 +92,7 @@ class Draft:
         self._under = under
         self.names: list[Name] = []
         self._fields: list[str] = []  # where each of the names stands in the request
-        self.subject = x509.Name([])
+        self.subject: DistinguishedName = ()
         self._attributes: dict[str, str] = {}
         self._asked_common_name = False
         self._common_name = ""  # what was asked for and is given
@@ -191,19 +191,13 @@ class Draft:
             for position, detail in rules.faults([*self.names, *beside], whose)
         ]
 
-    def read_subject(self) -> x509.Name:
+    def read_subject(self) -> DistinguishedName:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""
         self._read_attributes()
         if not (self._asked_common_name or self.names or self.reasons):
             self._reject("neither a common name nor a subject alternative name is asked for")
-        self.subject = x509.Name(
-            # RFC 5280 counts characters, as `attribute_fault` does; the library's own check counts octets.
-            [
-                x509.NameAttribute(ATTRIBUTES[name][0], self._attributes[name], _validate=False)
-                for name in ATTRIBUTES
-                if name in self._attributes
-            ]
-        )
+        given = self._attributes
+        self.subject = tuple([(oid, given[name]) for name, (oid, _) in ATTRIBUTES.items() if name in given])
         return self.subject
 
     def _read_attributes(self) -> None:
@@ -291,7 +285,7 @@ class Draft:
                     self.notes.append(f"extension {_label(extension.oid)} left out")
 
     def _read_key_usage(self, asked: x509.KeyUsage) -> None:
-        given = self.profile.key_usage(self.request.public_key)
+        given = self.profile.key_usage(self.request.key_kind)
         for bit in _KEY_USAGE_BITS:
             if not getattr(asked, bit) or getattr(given, bit):
                 continue

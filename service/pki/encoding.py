@@ -12,15 +12,22 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
 _INTEGER: Final = 0x02  # tags of X.690 8
 _BIT_STRING: Final = 0x03
 _OCTET_STRING: Final = 0x04
+_UTF8_STRING: Final = 0x0C
+_PRINTABLE_STRING: Final = 0x13
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18
 _SEQUENCE: Final = 0x30
+_SET: Final = 0x31
 _TRUE: Final = b"\x01\x01\xff"
+
+# What RFC 5280 A.1 has as PrintableString alone, of what a subject may hold here.
+_PRINTABLE: Final = frozenset({NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER})
 
 _PEM_LINE: Final = 64  # characters (RFC 7468 2)
 
@@ -62,10 +69,25 @@ def _time(moment: datetime) -> bytes:
     return tagged(tag, f"{moment:{form}%m%d%H%M%SZ}".encode("ascii"))
 
 
+def name(attributes: Iterable[tuple[x509.ObjectIdentifier, str]]) -> bytes:
+    """Name (RFC 5280 4.1.2.4), DER, of attributes one to an RDN, in their order."""
+    return sequence(*[tagged(_SET, _attribute(oid, text)) for oid, text in attributes])
+
+
+def _attribute(oid: x509.ObjectIdentifier, text: str) -> bytes:
+    string = _PRINTABLE_STRING if oid in _PRINTABLE else _UTF8_STRING
+    return sequence(object_identifier(oid), tagged(string, text.encode()))
+
+
 def extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
     """Extension (RFC 5280 4.1), DER."""
     held = tagged(_OCTET_STRING, value.public_bytes())
     return sequence(object_identifier(value.oid), _TRUE if critical else b"", held)
+
+
+def algorithm(oid: x509.ObjectIdentifier, *parameters: bytes) -> bytes:
+    """AlgorithmIdentifier (RFC 5280 4.1.1.2), DER."""
+    return sequence(object_identifier(oid), *parameters)
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 
 from service.pki import constraints, encoding, keys
 from service.pki.errors import BadPublicKey, IssuerError
-from service.pki.names import Name
+from service.pki.names import DistinguishedName, Name, distinguished_name
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
@@ -112,12 +112,15 @@ class Issuer:
         """Every CA certificate that somebody may need: this one, its chain, and those before it."""
         return (self.certificate, *self.chain, *self.previous)
 
-    def name_violations(self, subject: x509.Name, names: Sequence[Name]) -> list[str]:
+    def name_violations(self, subject: DistinguishedName, names: Sequence[Name]) -> list[str]:
         """What these names would violate in any nameConstraints of the chain, in sentences."""
+        if not self._constraints:
+            return []
+        distinguished = distinguished_name(subject)
         return [
             violation
             for each in self._constraints
-            for violation in constraints.violations(each, subject, names)
+            for violation in constraints.violations(each, distinguished, names)
         ]
 
     def may_issue_for(self, usage: x509.ObjectIdentifier) -> bool:

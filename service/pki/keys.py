@@ -49,6 +49,12 @@ EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
 FAST_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
+
+def _on_curve(curve: ObjectIdentifier) -> bytes:
+    named = encoding.object_identifier(curve)
+    return encoding.algorithm(PublicKeyAlgorithmOID.EC_PUBLIC_KEY, named)
+
+
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
 _KINDS: Final[dict[type, KeyKind]] = {
     ec.EllipticCurvePublicKey: KeyKind.P256,  # or what its curve says
@@ -84,16 +90,27 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
         SignatureAlgorithmOID.ML_DSA_87,
     }
 )
-_SIGNED_WITH: Final = {
-    KeyKind.RSA: SignatureAlgorithmOID.RSA_WITH_SHA256,
-    KeyKind.P256: SignatureAlgorithmOID.ECDSA_WITH_SHA256,
-    KeyKind.P384: SignatureAlgorithmOID.ECDSA_WITH_SHA384,
-    KeyKind.P521: SignatureAlgorithmOID.ECDSA_WITH_SHA512,
-    KeyKind.ED25519: SignatureAlgorithmOID.ED25519,
-    KeyKind.ML_DSA_44: SignatureAlgorithmOID.ML_DSA_44,
-    KeyKind.ML_DSA_65: SignatureAlgorithmOID.ML_DSA_65,
-    KeyKind.ML_DSA_87: SignatureAlgorithmOID.ML_DSA_87,
+_NULL: Final = b"\x05\x00"
+# AlgorithmIdentifier, DER, of signatures by a key of a kind: with NULL for parameters of RSA (RFC 4055 5),
+# without any of all others (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
+_SIGNATURES: Final = {
+    KeyKind.RSA: encoding.algorithm(SignatureAlgorithmOID.RSA_WITH_SHA256, _NULL),
+    KeyKind.P256: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA256),
+    KeyKind.P384: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA384),
+    KeyKind.P521: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA512),
+    KeyKind.ED25519: encoding.algorithm(SignatureAlgorithmOID.ED25519),
+    KeyKind.ML_DSA_44: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_44),
+    KeyKind.ML_DSA_65: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_65),
+    KeyKind.ML_DSA_87: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_87),
 }
+# And of the key itself, which is the same where a key has one use (RFC 4055 1.2, RFC 5480 2.1.1).
+_KEYS: Final = _SIGNATURES | {
+    KeyKind.RSA: encoding.algorithm(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, _NULL),
+    KeyKind.P256: _on_curve(ec.EllipticCurveOID.SECP256R1),
+    KeyKind.P384: _on_curve(ec.EllipticCurveOID.SECP384R1),
+    KeyKind.P521: _on_curve(ec.EllipticCurveOID.SECP521R1),
+}
+_UNCOMPRESSED: Final = b"\x04"  # RFC 5480 2.2
 
 
 # Points of small order, for which anybody can make signatures, in all their encodings but for the sign
@@ -181,6 +198,26 @@ def _verify_rsa(modulus: int, exponent: int) -> None:
         raise _bad("the RSA public exponent must be odd and between 2^16 and 2^64")
 
 
+def verify_encoding(kind: KeyKind, key: bytes, subject_public_key_info: bytes) -> None:
+    """Refuse any encoding of a key but the usual one, since the certificate carries it unchanged.
+
+    Args:
+        kind: the key's.
+        key: its bits, as `verify_bounds` gives them.
+        subject_public_key_info: all of it, DER.
+
+    Raises:
+        BadPublicKey: it is another, with a compressed point or parameters that the key has not.
+    """
+    compressed = kind in EC_KINDS and key[:1] != _UNCOMPRESSED
+    usual = encoding.sequence(_KEYS[kind], encoding.bit_string(key))
+    if compressed or subject_public_key_info != usual:
+        raise _bad(
+            "the key's encoding is not the usual one (a compressed point, or odd parameters), "
+            "and the certificate could not carry it unchanged"
+        )
+
+
 def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     """The kind of a public key.
 
@@ -248,15 +285,10 @@ def signer(
 def signature_algorithm(public_key: CertificatePublicKeyTypes) -> bytes:
     """AlgorithmIdentifier of what an issuer with this key makes, DER.
 
-    With NULL for parameters of RSA (RFC 4055 5), without any of all others (RFC 5758 3.2, RFC 8410 3,
-    RFC 9881 2).
-
     Raises:
         BadPublicKey: the key is of a kind that is not certified.
     """
-    kind = kind_of(public_key)
-    parameters = b"\x05\x00" if kind is KeyKind.RSA else b""
-    return encoding.sequence(encoding.object_identifier(_SIGNED_WITH[kind]), parameters)
+    return _SIGNATURES[kind_of(public_key)]
 
 
 def describe(public_key: CertificatePublicKeyTypes) -> str:

@@ -36,6 +36,16 @@ _URI_REST: Final = re.compile(  # after the scheme: an authority or none, path, 
 _MAX_URI_OCTETS: Final = 2048  # the SPIFFE ID standard's bound, and browsers' in practice
 
 
+DistinguishedName = tuple[tuple[x509.ObjectIdentifier, str], ...]
+"""A subject: OID and text of each attribute, in their order, one to an RDN."""
+
+
+def distinguished_name(attributes: DistinguishedName) -> x509.Name:
+    """The same as the library's value."""
+    # RFC 5280 counts characters, as `profile.attribute_fault` does; the library's own check counts octets.
+    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in attributes])
+
+
 class NameKind(StrEnum):
     """The kinds of name that can be certified; all other GeneralNames are refused."""
 

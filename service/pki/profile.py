@@ -149,7 +149,8 @@ class Profile:
             BadPublicKey: it is one.
         """
         least = dict(self.public_keys).get(keys.kind_of(public_key))
-        if least is None or (isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size < least):
+        size = public_key.key_size if least and isinstance(public_key, rsa.RSAPublicKey) else 0
+        if least is None or size < least:
             taken = ", ".join(
                 f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys
             )
@@ -158,9 +159,9 @@ class Profile:
                 "public_key",
             )
 
-    def key_usage(self, public_key: CertificatePublicKeyTypes) -> x509.KeyUsage:
-        """The key usage for a key: keyEncipherment for RSA alone (RFC 8813 3, RFC 9881 5)."""
-        return _FOR_RSA if keys.kind_of(public_key) is KeyKind.RSA else _FOR_OTHERS
+    def key_usage(self, kind: KeyKind) -> x509.KeyUsage:
+        """The key usage for a kind of key: keyEncipherment for RSA alone (RFC 8813 3, RFC 9881 5)."""
+        return _FOR_RSA if kind is KeyKind.RSA else _FOR_OTHERS
 
     def period(self, moment: datetime, earliest: datetime, asked: Asked) -> tuple[datetime, datetime]:
         """not_before and not_after for an issue at `moment`, whole seconds, the last one included.
@@ -173,25 +174,32 @@ class Profile:
         Raises:
             RejectedValidity: it asks for more than `max_validity`, for less than a minute, or in two ways.
         """
-        moment = moment.replace(microsecond=0)
-        start = max(moment - self.backdate, earliest)
-        if asked.validity is not None and asked.not_after is not None:
-            raise RejectedValidity("validity and not_after are both given", "validity")
-        field = "validity" if asked.not_after is None else "not_after"
-        if asked.not_after is not None:
-            end = asked.not_after
-        else:
-            length = self.validity if asked.validity is None else asked.validity
-            end = start + length - timedelta(seconds=1)
-        if end - start + timedelta(seconds=1) > self.max_validity:
-            longest = f"{start + self.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
-            most = iso8601(self.max_validity)
-            raise RejectedValidity(
-                f"the profile {self.name} gives {most} at most, which is until {longest}", field
-            )
-        if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
-            raise RejectedValidity("less than a minute of validity would be left", field)
-        return start, end
+        return _period(self, moment.replace(microsecond=0), earliest, asked)
+
+
+@functools.lru_cache(maxsize=256)  # what comes in the same second mostly asks for the same
+def _period(
+    profile: Profile, moment: datetime, earliest: datetime, asked: Asked
+) -> tuple[datetime, datetime]:
+    """As `Profile.period`, of a moment in whole seconds."""
+    start = max(moment - profile.backdate, earliest)
+    if asked.validity is not None and asked.not_after is not None:
+        raise RejectedValidity("validity and not_after are both given", "validity")
+    field = "validity" if asked.not_after is None else "not_after"
+    if asked.not_after is not None:
+        end = asked.not_after
+    else:
+        length = profile.validity if asked.validity is None else asked.validity
+        end = start + length - timedelta(seconds=1)
+    if end - start + timedelta(seconds=1) > profile.max_validity:
+        longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+        most = iso8601(profile.max_validity)
+        raise RejectedValidity(
+            f"the profile {profile.name} gives {most} at most, which is until {longest}", field
+        )
+    if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
+        raise RejectedValidity("less than a minute of validity would be left", field)
+    return start, end
 
 
 def _key_usage(*, key_encipherment: bool) -> x509.KeyUsage:

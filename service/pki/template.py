@@ -17,7 +17,8 @@ from service.pki.csr import CertificationRequest
 from service.pki.draft import Draft, Plan
 from service.pki.errors import BadCSR, IssuerUnavailable, NotPermitted, refuse
 from service.pki.issuer import Issuer
-from service.pki.names import Name
+from service.pki.keys import KeyKind
+from service.pki.names import DistinguishedName, Name, distinguished_name
 from service.pki.profile import LEAST_VALIDITY, Profile, Revocation, usage_oid
 
 LEAST_REMAINING: Final = timedelta(hours=1)  # of the issuer's own life, to be worth issuing
@@ -36,7 +37,7 @@ class Template:
     Attributes:
         signature_algorithm: AlgorithmIdentifier of the signature that it will have, DER.
         issuer: the issuer's name, DER.
-        subject: what was asked for of what the profile allows; may be empty.
+        attributes: the subject: what was asked for of what the profile allows; may be empty.
         names: the subject alternative names, each once, in the request's order.
         public_key: the request's subject public key.
         subject_public_key_info: the same, DER.
@@ -49,7 +50,7 @@ class Template:
 
     signature_algorithm: bytes
     issuer: bytes
-    subject: x509.Name
+    attributes: DistinguishedName
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
@@ -71,7 +72,7 @@ class Template:
                 self.signature_algorithm,
                 self.issuer,
                 encoding.validity(self.not_before, self.not_after),
-                self.subject.public_bytes(),
+                encoding.name(self.attributes),
                 self.subject_public_key_info,
                 extensions,
             )
@@ -85,7 +86,12 @@ class Template:
     @property
     def common_name(self) -> str:
         """The common name in the subject; '' for none."""
-        return next((str(each.value) for each in self.subject if each.oid == NameOID.COMMON_NAME), "")
+        return next((text for oid, text in self.attributes if oid == NameOID.COMMON_NAME), "")
+
+    @property
+    def subject(self) -> x509.Name:
+        """The subject as the library's value."""
+        return distinguished_name(self.attributes)
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -111,7 +117,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     draft = Draft(request, under)
     draft.verify_key()
     draft.read_names()
-    subject = draft.read_subject()
+    attributes = draft.read_subject()
     draft.verify_names()
     draft.read_extensions()
     draft.reasons += [
@@ -125,7 +131,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     return Template(
         signature_algorithm=issuer.signature_algorithm,
         issuer=issuer.subject_der,
-        subject=subject,
+        attributes=attributes,
         names=tuple(draft.names),
         public_key=request.public_key,
         subject_public_key_info=request.subject_public_key_info,
@@ -144,22 +150,22 @@ def _extensions(
     extensions = [
         issuer.encoded_authority_key_identifier,
         encoding.extension(x509.SubjectKeyIdentifier(request.key_identifier)),
-        *_constant(profile, profile.key_usage(request.public_key)),
+        *_constant(profile, request.key_kind),
     ]
     if draft.names:  # RFC 5280 4.2.1.6: critical where there is no subject
         sans = x509.SubjectAlternativeName([name.general_name() for name in draft.names])
-        extensions.append(encoding.extension(sans, critical=not draft.subject.rdns))
+        extensions.append(encoding.extension(sans, critical=not draft.subject))
     if profile.is_irrevocable(*period):  # never beside the address of a CRL (RFC 9608 4)
         extensions.append(_NO_REV_AVAIL)
     return (*extensions, *(encoding.extension(value) for value in draft.copied))
 
 
 @functools.lru_cache(maxsize=256)
-def _constant(profile: Profile, usage: x509.KeyUsage) -> tuple[bytes, ...]:
-    """What is in every certificate of a profile and a key usage."""
+def _constant(profile: Profile, kind: KeyKind) -> tuple[bytes, ...]:
+    """What is in every certificate of a profile for a kind of key."""
     extensions = [
         encoding.extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-        encoding.extension(usage, critical=True),
+        encoding.extension(profile.key_usage(kind), critical=True),
         encoding.extension(x509.ExtendedKeyUsage(profile.usages)),
     ]
     if profile.certificate_policies:

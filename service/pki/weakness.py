@@ -99,7 +99,7 @@ class DenyList:
         Raises:
             BadPublicKey: it is.
         """
-        if hashlib.sha256(subject_public_key_info).digest() in self.digests:
+        if self.digests and hashlib.sha256(subject_public_key_info).digest() in self.digests:
             raise _bad("the key is on the deny list of this CA")
 
 

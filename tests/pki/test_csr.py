@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from service.pki import csr, keys
 from service.pki.errors import BadCSR, BadPublicKey, BadSignatureAlgorithm, RequestError
+from service.pki.keys import KeyKind
 from tests import csrs
 
 BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -205,6 +206,31 @@ def test_a_key_is_certified_in_the_encoding_that_was_proved() -> None:
     assert csr.load(_by_hand()).subject == ()
     with pytest.raises(BadPublicKey, match="encoding"):
         csr.load(_by_hand(PublicFormat.CompressedPoint))
+
+
+@pytest.mark.parametrize("kind", csrs.KINDS)
+def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
+    """What the library writes is certified; with any other octet before the key's own it is not."""
+    public_key = csrs.key(kind).public_key()
+    spki, known = keys.subject_public_key_info(public_key), keys.kind_of(public_key)
+    algorithm = csrs.build(kind=kind).public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
+    bits = keys.verify_bounds(algorithm, spki)
+    keys.verify_encoding(known, bits, spki)
+    assert spki.endswith(bits)
+    for position in range(len(spki) - len(bits)):
+        other = spki[:position] + bytes([spki[position] ^ 1]) + spki[position + 1 :]
+        with pytest.raises(BadPublicKey, match="encoding"):
+            keys.verify_encoding(known, bits, other)
+
+
+def test_a_point_is_certified_uncompressed_alone() -> None:
+    """Hybrid points (X9.62 4.3.6) are none either, though nothing else is odd about them."""
+    spki = keys.subject_public_key_info(csrs.key("p-256").public_key())
+    bits = spki[-65:]
+    for form in (b"\2", b"\6", b"\7"):
+        other = form + bits[1:]
+        with pytest.raises(BadPublicKey, match="encoding"):
+            keys.verify_encoding(KeyKind.P256, other, spki.replace(bits, other))
 
 
 def _with_modulus(original: bytes, modulus: int, exponent: int) -> bytes:

@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.pki import encoding
+from service.pki import encoding, names
+from service.pki.profile import ATTRIBUTES
 from tests import authorities
 
 LENGTHS = [0, 1, 0x7F, 0x80, 0xFF, 0x100, 0xFFFF, 0x10000]
@@ -84,3 +85,29 @@ def test_pem_is_the_library_s(padding: int) -> None:
     assert encoding.pem([certificate]).encode() == certificate.public_bytes(Encoding.PEM)
     other = authorities.root()
     assert encoding.pem([certificate, other]) == encoding.pem([certificate]) + encoding.pem([other])
+
+
+TEXTS = {
+    "C": "CH",
+    "serialNumber": "A-7 (b)",
+    "CN": "a.example.com",
+    "O": "Zoë & Ω AG",
+    "OU": "ä" * 64,
+    "L": "L" * 128,
+}
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["CN"], ["C"], ["C", "serialNumber", "CN", "O", "OU", "L"], ["CN", "C"]]
+)
+def test_a_name_has_the_string_types_that_the_library_gives_it(given: list[str]) -> None:
+    """UTF8String, but for what RFC 5280 A.1 has as PrintableString alone; one attribute to an RDN."""
+    attributes = tuple((ATTRIBUTES[each][0], TEXTS[each]) for each in given)
+    assert encoding.name(attributes) == names.distinguished_name(attributes).public_bytes()
+
+
+def test_every_attribute_that_a_subject_may_hold_is_written_so() -> None:
+    """The twin over all of the profiles' attributes, whichever there will be."""
+    for oid, _ in ATTRIBUTES.values():
+        attributes = ((oid, "XY"),)
+        assert encoding.name(attributes) == names.distinguished_name(attributes).public_bytes()

@@ -8,7 +8,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.pki import profile
+from service.pki import keys, profile
 from service.pki.errors import BadPublicKey, RejectedValidity
 from service.pki.keys import KeyKind
 from service.pki.profile import Asked, Profile, Revocation
@@ -96,7 +96,7 @@ def test_more_or_nothing_is_refused(asked: Asked, field: str, words: str) -> Non
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
     """keyEncipherment is for RSA alone (RFC 8813 3, RFC 9881 5); digitalSignature for all."""
-    usage = SERVER.key_usage(csrs.key(kind).public_key())
+    usage = SERVER.key_usage(keys.kind_of(csrs.key(kind).public_key()))
     assert usage.digital_signature
     assert usage.key_encipherment is kind.startswith("rsa")
     assert not usage.key_cert_sign
