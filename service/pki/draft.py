@@ -185,11 +185,16 @@ class Draft:
         return [spelt] if spelt and spelt not in self.names else []
 
     def _verify_names(self, rules: NameRules, whose: str, beside: Sequence[Name]) -> None:
-        fields = [*self._fields, *("subject.common_name" for _ in beside)]
         self.reasons += [
-            RejectedIdentifier(detail, "subject_alt_name" if position is None else fields[position])
+            RejectedIdentifier(detail, self._field(position))
             for position, detail in rules.faults([*self.names, *beside], whose)
         ]
+
+    def _field(self, position: int | None) -> str:
+        """Where a name stands in the request: the names in their order, and what is beside them."""
+        if position is None:
+            return "subject_alt_name"
+        return self._fields[position] if position < len(self._fields) else "subject.common_name"
 
     def read_subject(self) -> DistinguishedName:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""
