@@ -104,8 +104,8 @@ class Issued:
     """A certificate that was signed, verified and recorded.
 
     Attributes:
-        der: it.
-        serial_number: its own.
+        der: the certificate.
+        serial_number: the certificate's.
         intermediates: what a TLS server sends after it.
         template: what it holds, and notes on what was asked for.
         fingerprint_sha256: of the certificate, hexadecimal.
