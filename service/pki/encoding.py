@@ -25,6 +25,7 @@ _GENERALIZED_TIME: Final = 0x18
 _SEQUENCE: Final = 0x30
 _SET: Final = 0x31
 _TRUE: Final = b"\x01\x01\xff"
+NULL: Final = b"\x05\x00"
 
 # What RFC 5280 A.1 has as PrintableString alone, of what a subject may hold here.
 _PRINTABLE: Final = frozenset({NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER})
@@ -36,7 +37,7 @@ def tagged(tag: int, *contents: bytes) -> bytes:
     """DER: a tag of one octet, the length, and the contents, one after another (X.690 8.1, 10.1)."""
     content = b"".join(contents)
     length = len(content)
-    if length < 0x80:  # noqa: PLR2004
+    if length < 0x80:  # noqa: PLR2004 - the short form has seven bits (X.690 8.1.3.4)
         return b"%c%c%b" % (tag, length, content)
     octets = length.to_bytes((length.bit_length() + 7) // 8)
     return b"%c%c%b%b" % (tag, 0x80 | len(octets), octets, content)
@@ -65,7 +66,8 @@ def validity(not_before: datetime, not_after: datetime) -> bytes:
 
 def _time(moment: datetime) -> bytes:
     """Of 1950 to 2049 as UTCTime, later as GeneralizedTime."""
-    tag, form = (_UTC_TIME, "%y") if moment.year < 2050 else (_GENERALIZED_TIME, "%Y")  # noqa: PLR2004
+    is_short = moment.year < 2050  # noqa: PLR2004 - the RFC's own year, where two digits end
+    tag, form = (_UTC_TIME, "%y") if is_short else (_GENERALIZED_TIME, "%Y")
     return tagged(tag, f"{moment:{form}%m%d%H%M%SZ}".encode("ascii"))
 
 

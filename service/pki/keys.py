@@ -49,12 +49,6 @@ EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
 FAST_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
-
-def _on_curve(curve: ObjectIdentifier) -> bytes:
-    named = encoding.object_identifier(curve)
-    return encoding.algorithm(PublicKeyAlgorithmOID.EC_PUBLIC_KEY, named)
-
-
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
 _KINDS: Final[dict[type, KeyKind]] = {
     ec.EllipticCurvePublicKey: KeyKind.P256,  # or what its curve says
@@ -90,11 +84,10 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
         SignatureAlgorithmOID.ML_DSA_87,
     }
 )
-_NULL: Final = b"\x05\x00"
 # AlgorithmIdentifier, DER, of signatures by a key of a kind: with NULL for parameters of RSA (RFC 4055 5),
 # without any of all others (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
 _SIGNATURES: Final = {
-    KeyKind.RSA: encoding.algorithm(SignatureAlgorithmOID.RSA_WITH_SHA256, _NULL),
+    KeyKind.RSA: encoding.algorithm(SignatureAlgorithmOID.RSA_WITH_SHA256, encoding.NULL),
     KeyKind.P256: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA256),
     KeyKind.P384: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA384),
     KeyKind.P521: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA512),
@@ -103,9 +96,16 @@ _SIGNATURES: Final = {
     KeyKind.ML_DSA_65: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_65),
     KeyKind.ML_DSA_87: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_87),
 }
+
+
+def _on_curve(curve: ObjectIdentifier) -> bytes:
+    named = encoding.object_identifier(curve)
+    return encoding.algorithm(PublicKeyAlgorithmOID.EC_PUBLIC_KEY, named)
+
+
 # And of the key itself, which is the same where a key has one use (RFC 4055 1.2, RFC 5480 2.1.1).
 _KEYS: Final = _SIGNATURES | {
-    KeyKind.RSA: encoding.algorithm(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, _NULL),
+    KeyKind.RSA: encoding.algorithm(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, encoding.NULL),
     KeyKind.P256: _on_curve(ec.EllipticCurveOID.SECP256R1),
     KeyKind.P384: _on_curve(ec.EllipticCurveOID.SECP384R1),
     KeyKind.P521: _on_curve(ec.EllipticCurveOID.SECP521R1),
@@ -279,7 +279,7 @@ def signer(
     if isinstance(private_key, ec.EllipticCurvePrivateKey):
         algorithm = ec.ECDSA(hashed, deterministic_signing=is_deterministic)
         return functools.partial(private_key.sign, signature_algorithm=algorithm)
-    return private_key.sign  # type: ignore[return-value]  # of Ed25519 and ML-DSA
+    return private_key.sign  # type: ignore[return-value]  # of Ed25519 and ML-DSA, which take data alone
 
 
 def signature_algorithm(public_key: CertificatePublicKeyTypes) -> bytes:

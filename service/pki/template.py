@@ -26,7 +26,7 @@ _VERSION_3: Final = b"\xa0\x03\x02\x01\x02"  # [0] EXPLICIT INTEGER 2 (RFC 5280 
 _EXTENSIONS: Final = 0xA3  # [3] EXPLICIT
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it.
 _NO_REV_AVAIL: Final = encoding.extension(
-    x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
+    x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), encoding.NULL)
 )
 
 

@@ -213,7 +213,7 @@ def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
     """What the library writes is certified; with any other octet before the key's own it is not."""
     public_key = csrs.key(kind).public_key()
     spki, known = keys.subject_public_key_info(public_key), keys.kind_of(public_key)
-    algorithm = csrs.build(kind=kind).public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
+    algorithm = csrs.build(kind=kind).public_key_algorithm_oid  # type: ignore[attr-defined]  # the library has it, its stubs do not
     bits = keys.verify_bounds(algorithm, spki)
     keys.verify_encoding(known, bits, spki)
     assert spki.endswith(bits)
