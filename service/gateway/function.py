@@ -1,7 +1,8 @@
 """The function, in a process of its own, as on AWS: one call at a time, in the order in which they come.
 
 `main` is such a process: it imports a handler by its name (`module.function`), makes it ready, and
-answers the gateway's calls over a socket. Both talk in frames: four octets of length, then JSON.
+answers the gateway's calls over a socket. Both talk in frames: two lengths of four octets, then JSON, then
+the body of the event, or of the result, as it is: JSON would escape it, and read it sign by sign.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from service import secrecy
 
-LENGTH: Final = struct.Struct("!I")
+LENGTHS: Final = struct.Struct("!II")
+_ANY: Final = "surrogatepass"  # as JSON: half a pair, too, is what the handler may say
 to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -56,8 +58,11 @@ def main(arguments: list[str]) -> int:
             _write(stream, frame({"error": " ".join(str(error).split()) or type(error).__name__}))
             return 1
         _write(stream, frame({"ready": True}))
-        while header := stream.read(LENGTH.size):
-            _write(stream, _outcome(handler, json.loads(stream.read(*LENGTH.unpack(header)))))
+        while header := stream.read(LENGTHS.size):
+            length, beside = LENGTHS.unpack(header)
+            call = json.loads(stream.read(length))
+            put_back(call["event"], stream.read(beside))
+            _write(stream, _outcome(handler, call))
     return 0
 
 
@@ -67,16 +72,31 @@ def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> by
     request_id = call["event"]["requestContext"]["requestId"]
     try:
         result = handler(call["event"], Context(request_id, time.monotonic() + call["timeout"]))
-        return frame({"result": result})
+        return frame({"result": result}, "result")
     except Exception:  # noqa: BLE001 - as on Lambda: the log gets the traceback, the caller a 502
         sys.stderr.write(f"{request_id}: the handler failed\n{traceback.format_exc()}")
         return frame({"error": "the handler failed"})
 
 
-def frame(message: object) -> bytes:
-    """A message as it crosses the socket."""
+def frame(message: Mapping[str, Any], held: str = "") -> bytes:
+    """A message as it crosses the socket.
+
+    Args:
+        message: what JSON can say, in ASCII.
+        held: the member of it, an event or a result, whose body is to go beside it.
+    """
+    body = b""
+    if held and isinstance(holder := message[held], dict) and isinstance(text := holder.get("body"), str):
+        body = text.encode("utf-8", _ANY)
+        message = {**message, held: {**holder, "body": None}} if body else message
     data = to_json(message).encode("ascii")
-    return LENGTH.pack(len(data)) + data
+    return b"".join((LENGTHS.pack(len(data), len(body)), data, body))
+
+
+def put_back(holder: object, body: bytes) -> None:
+    """Give an event or a result the body that came beside it."""
+    if body and isinstance(holder, dict):
+        holder["body"] = body.decode("utf-8", _ANY)
 
 
 def _write(stream: Any, frame: bytes) -> None:  # noqa: ANN401 - a socket's file

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from service.gateway.contract import GatewayError
-from service.gateway.function import LENGTH, frame
+from service.gateway.function import LENGTHS, frame, put_back
 
 WAIT_FOR_IDLE: Final = 1.0  # seconds, before the caller is told that all are busy
 ON_ITS_WAY: Final = 0.1  # seconds within which what one process writes is read by the other
@@ -121,7 +121,8 @@ class _Worker(asyncio.Protocol):
         if not self.calls:
             self._began = now
         self.calls.append(call)
-        self._transport.write(frame({"event": call.event, "timeout": call.timeout, "begin_by": begin_by}))
+        message = {"event": call.event, "timeout": call.timeout, "begin_by": begin_by}
+        self._transport.write(frame(message, "event"))
 
     def look(self, now: float) -> None:
         """Give the process up if its first call takes too long; take back what it will begin late."""
@@ -138,18 +139,20 @@ class _Worker(asyncio.Protocol):
         """Read what the process says, frame by frame."""
         self._received += data
         answered = 0
-        while len(self._received) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._received)[0]
+        while len(self._received) >= LENGTHS.size:
+            length, beside = LENGTHS.unpack_from(self._received)
+            middle = LENGTHS.size + length
+            end = middle + beside
             if len(self._received) < end:
                 break
-            word = self._received[LENGTH.size : end]
+            word, body = self._received[LENGTHS.size : middle], bytes(self._received[middle:end])
             del self._received[:end]
-            self._hear(json.loads(word))
+            self._hear(json.loads(word), body)
             answered += 1
         if answered:
             self._go_on(answered)
 
-    def _hear(self, word: dict[str, Any]) -> None:
+    def _hear(self, word: dict[str, Any], body: bytes) -> None:
         """That it is ready or why it is not, or what became of its first call."""
         if not isinstance(word, dict):
             raise ValueError("a process of the function says objects")  # noqa: TRY004 - as JSON's own are
@@ -160,6 +163,7 @@ class _Worker(asyncio.Protocol):
             return
         call = self.calls.popleft()
         if "result" in word:
+            put_back(word["result"], body)
             call.succeed(word["result"])
         elif "late" in word:
             self._function.again([call])

@@ -16,7 +16,7 @@ from service.gateway import processes
 from service.gateway.contract import GatewayError
 from service.gateway.processes import Function, Process
 
-_LENGTH = struct.Struct("!I")
+_LENGTHS = struct.Struct("!II")
 
 
 class Double:
@@ -25,20 +25,23 @@ class Double:
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.theirs.settimeout(5)
+        self.heard_body = b""
 
-    def say(self, word: object) -> None:
+    def say(self, word: object, body: bytes = b"") -> None:
         """One frame."""
         data = json.dumps(word).encode()
-        self.theirs.sendall(_LENGTH.pack(len(data)) + data)
+        self.theirs.sendall(_LENGTHS.pack(len(data), len(body)) + data + body)
 
     def hear(self) -> str:
         """The name of the next call."""
         return str(self.hear_all()["event"]["name"])
 
     def hear_all(self) -> Any:
-        """The next frame."""
-        (length,) = _LENGTH.unpack(self.theirs.recv(4, socket.MSG_WAITALL))
-        return json.loads(self.theirs.recv(length, socket.MSG_WAITALL))
+        """The next frame, whose body is then `heard_body`."""
+        length, beside = _LENGTHS.unpack(self.theirs.recv(_LENGTHS.size, socket.MSG_WAITALL))
+        word = json.loads(self.theirs.recv(length, socket.MSG_WAITALL))
+        self.heard_body = self.theirs.recv(beside, socket.MSG_WAITALL) if beside else b""
+        return word
 
 
 class Site:
@@ -298,6 +301,40 @@ def test_a_call_that_takes_too_long_is_told_so_behind_others() -> None:
         assert site.doubles[1].hear() == "2"
         site.doubles[1].say({"result": 2})
         assert await calls[2] == 2
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "x", 'two\r\nlines and a "quote"', "\0\x1f", "ä😀", "half a pair: \ud83d"]
+)
+def test_a_body_crosses_beside_its_event_and_its_result(body: str) -> None:
+    """Whatever text it is, it arrives unchanged; and it is not in the JSON, which would escape it."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        call = site.call("x", body=body)
+        await asyncio.sleep(0.02)
+        double = site.doubles[0]
+        event = double.hear_all()["event"]
+        assert (event["body"] or "", double.heard_body) == ("", body.encode("utf-8", "surrogatepass"))
+        double.say({"result": {"statusCode": 200, "body": None}}, double.heard_body)
+        assert await asyncio.wait_for(call, 1) == {"statusCode": 200, "body": body or None}
+
+    run(story)
+
+
+def test_a_body_of_no_result_is_nobodys() -> None:
+    """What a process sends beside something else does no harm: neither to that call nor to the next."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(number)) for number in range(3)]
+        await asyncio.sleep(0.02)
+        site.doubles[0].say({"result": [1]}, b"x")
+        site.doubles[0].say({"error": "x"}, b"x")
+        site.doubles[0].say({"result": 2})
+        assert await asyncio.gather(*calls) == [[1], "DEFAULT_5XX", 2]
 
     run(story)
 
