@@ -100,16 +100,20 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 
     Raises (the recorder): OSError, if the lines could not be written whole.
     """
+    ours = 0  # the file's size after our last lines
 
     def record(events: Sequence[Event]) -> None:
+        nonlocal ours
         data = b"".join([line(event, metrics) for event in events])
         with Alone(descriptor):
-            if _is_within_a_line(descriptor):
+            size = os.fstat(descriptor).st_size
+            if size != ours and _is_within_a_line(descriptor, size):
                 data = b"\n" + data
             written = os.write(descriptor, data)
             if written != len(data):
                 _take_back(descriptor, written)
                 raise OSError("the audit log took a part of a line")
+            ours = size + written
 
     return record
 
@@ -142,10 +146,9 @@ def _take_back(descriptor: int, written: int) -> None:
             os.lseek(descriptor, end - written, os.SEEK_SET)
 
 
-def _is_within_a_line(descriptor: int) -> bool:
-    """Whether a file ends with a part of a line; never if it is a pipe, or cannot be read."""
+def _is_within_a_line(descriptor: int, size: int) -> bool:
+    """Whether a file of this size ends with a part of a line; never if it is a pipe, or cannot be read."""
     try:
-        size = os.fstat(descriptor).st_size
-        return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        return os.pread(descriptor, 1, size - 1) != b"\n"
     except OSError:
         return False

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -194,6 +195,25 @@ def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert lines.pop(1) == '{"event":"int'
     assert lines.pop() == ""
     assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r3", "r2"]
+
+
+def test_a_write_that_failed_is_not_taken_for_a_line(tmp_path: Path) -> None:
+    """After a part of a line that nothing could be written behind, the next line that can be is whole."""
+    log = tmp_path / "log"
+    log.write_bytes(b'{"event":"int')
+    descriptor = os.open(log, os.O_RDWR | os.O_APPEND)
+    record = audit.to_descriptor(descriptor)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            record([Event("intent", "t", "r1", "p", "server")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    record([Event("intent", "t", "r2", "p", "server")])
+    os.close(descriptor)
+    part, line, rest = log.read_text().split("\n")
+    assert (part, json.loads(line)["request_id"], rest) == ('{"event":"int', "r2", "")
 
 
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
