@@ -7,8 +7,10 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import signal
 import socket
+import stat
 import sys
 import time
 import uuid
@@ -53,6 +55,7 @@ class Gateway:
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.published, configuration.stage)
         self._function = function
+        self._access_log = _AccessLog()
         self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan
         self._meter = Meter(plan, time.monotonic, time.time) if plan else None
@@ -95,7 +98,7 @@ class Gateway:
         except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer
             _log.exception("%s: the gateway failed", request_id)
             answer = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
-        _access_log(request, request_id, caller, answer, time.monotonic() - began)
+        self._access_log.write(request, request_id, caller, answer, time.monotonic() - began)
         return _response(answer, request_id)
 
     async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> mapping.Answer:
@@ -202,24 +205,37 @@ def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
     }
 
 
-def _access_log(
-    request: web.BaseRequest, request_id: str, caller: list[str], answer: mapping.Answer, took: float
-) -> None:
-    """One line of JSON in ASCII: neither the event nor the key."""
-    line = {
-        "access": mapping.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
-        "request_id": request_id,
-        "source_ip": request.remote,
-        "key": caller[0] if caller else None,
-        "method": request.method[:_NOT_LOGGED],
-        "path": request.rel_url.raw_path[:_NOT_LOGGED],
-        "status": answer.status,
-        "bytes": len(answer.body),
-        "milliseconds": round(took * 1000, 1),
-    }
-    # An access log that nobody reads is no reason not to answer; the audit log may go the same way.
-    with contextlib.suppress(OSError), audit.Alone(sys.stderr.fileno()):
-        sys.stderr.write(to_json(line) + "\n")
+class _AccessLog:
+    """One line of JSON in ASCII for each answer, on stderr: neither the event nor the key."""
+
+    def __init__(self) -> None:
+        self._descriptor = sys.stderr.fileno()
+        # A file takes a write as one. In a pipe a long line of the audit log may be under way.
+        is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._alone = contextlib.nullcontext() if is_file else audit.Alone(self._descriptor)
+
+    def write(
+        self,
+        request: web.BaseRequest,
+        request_id: str,
+        caller: list[str],
+        answer: mapping.Answer,
+        took: float,
+    ) -> None:
+        """Say what was asked, and what was answered after `took` seconds."""
+        line = {
+            "access": mapping.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
+            "request_id": request_id,
+            "source_ip": request.remote,
+            "key": caller[0] if caller else None,
+            "method": request.method[:_NOT_LOGGED],
+            "path": request.rel_url.raw_path[:_NOT_LOGGED],
+            "status": answer.status,
+            "bytes": len(answer.body),
+            "milliseconds": round(took * 1000, 1),
+        }
+        with contextlib.suppress(OSError), self._alone:  # a log that nobody reads is no reason not to answer
+            os.write(self._descriptor, f"{to_json(line)}\n".encode("ascii"))
 
 
 class Control:
