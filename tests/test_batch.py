@@ -203,6 +203,16 @@ def test_a_body_of_another_shape(server: Server, body: bytes) -> None:
     problem(server.request("POST", "/sign/batch", body, JSON), 400, "malformed")
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "it is empty"), (501, "it has 501 items; 500 are accepted")]
+)
+def test_a_batch_of_too_few_or_too_many(server: Server, number: int, said: str) -> None:
+    """1 to 500 requests, and what is wrong is told in words."""
+    body = json.dumps({"requests": [{"csr": "x"}] * number}).encode()
+    (fault,) = problem(server.request("POST", "/sign/batch", body, JSON), 400, "malformed")["errors"]
+    assert (fault["field"], fault["detail"]) == ("requests", said)
+
+
 def test_another_content_type(server: Server) -> None:
     """Nothing but JSON is read: 415."""
     headers = JSON | {"Content-Type": "text/plain"}

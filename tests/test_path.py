@@ -267,7 +267,7 @@ def test_several_reasons_are_compound(server: Server) -> None:
         (b'{"csr":"x","csr":"y"}', [""]),
         (b'{"csr":"x","profile":"admin"}', ["profile"]),
         (b'{"csr":"x","text":"yes"}', ["text"]),
-        (b'{"csr":"x","text":"yes","profile":3,"a":1}', ["", "profile", "profile", "text"]),
+        (b'{"csr":"x","text":"yes","profile":3,"a":1}', ["", "profile", "text"]),
         (json.dumps({"csr": "A" * 131_073}).encode(), ["csr"]),
     ],
 )
@@ -275,6 +275,48 @@ def test_malformed_bodies_are_400_with_every_fault(server: Server, body: bytes, 
     """What is not the contract's JSON is 400, and one answer lists every fault."""
     found = problem(server.request("POST", "/sign", body, JSON), 400, "malformed")
     assert sorted(each["field"] for each in found["errors"]) == fields
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"csr": ""}, ["it is empty"]),
+        ({"csr": 1}, ["this must be text"]),
+        ({"csr": "A" * 131_073}, ["it has 131073 characters; 131072 are accepted"]),
+        ({}, ["missing: csr"]),
+        ([], ["this must be an object"]),
+        ({"csr": "x", "profile": None}, ["this must be text"]),
+        ({"csr": "x", "profile": "admin"}, ["'admin' is none of: server, client, peer"]),
+        ({"csr": "x", "text": "yes"}, ["this must be true or false"]),
+        ({"csr": "x", "validity": ""}, ["it is empty"]),
+        ({"csr": "x", "validity": "90d"}, ["'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"]),
+        ({"csr": "x", "not_after": "2030-1-1"}, ["'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"]),
+        (b"\xff", ["the body is not JSON: octet 1 of it is not UTF-8"]),
+        (b'{"csr"}', ["the body is not JSON: Expecting ':' delimiter, at line 1, column 7"]),
+        (b'{"csr":NaN}', ["the body is not JSON: NaN is not JSON"]),
+        (b'{"csr":"x","csr":"y"}', ["the body is not JSON: a member stands twice in one object"]),
+        (b"[" * 100_000, ["the body is not JSON: it is nested too deeply"]),
+    ],
+)  # fmt: skip
+def test_a_fault_is_told_in_words(server: Server, body: object, said: list[str]) -> None:
+    """One sentence for what is wrong with a value, in the words of the contract and of no library's checks."""
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    found = problem(server.request("POST", "/sign", sent, JSON), 400, "malformed")
+    assert [each["detail"] for each in found["errors"]] == said
+    assert found["detail"] == said[0]
+
+
+def test_faults_of_parameters_are_told_in_words(server: Server) -> None:
+    """The same for the query and the headers."""
+    key = {"Idempotency-Key": "with a space"}
+    answer = server.request("POST", "/sign.pem?validity=90d&profile=x", GOOD.encode(), KEY | PEM | key)
+    assert [(each["field"], each["detail"]) for each in problem(answer, 400, "malformed")["errors"]] == [
+        ("query.validity", "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"),
+        ("query.profile", "'x' is none of: server, client, peer"),
+        ("header.Idempotency-Key", "'with a space' is not 8 to 128 visible ASCII characters without a space"),
+    ]  # fmt: skip
+    answer = server.request("POST", "/sign?dry_run=1", json.dumps({"csr": GOOD}).encode(), JSON)
+    assert problem(answer, 400, "malformed")["detail"] == "this must be true or false"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from service.web.problems import Reason
 
 MAX_BODY_BYTES: Final = 262_144  # where the contract states no x-max-bytes
 _JSON: Final = "application/json"
+_TYPES: Final = {"string": "text", "boolean": "true or false", "object": "an object", "array": "an array"}
 
 
 class UnsupportedMediaTypeError(Exception):
@@ -64,7 +65,7 @@ class _Parameter:
 
     def read(self, text: str, field: str, faults: list[Reason]) -> object:
         value = {"true": True, "false": False}.get(text, text) if self._is_boolean else text
-        faults += [_fault(field, _sentence(error)) for error in self._validator.iter_errors(value)]
+        faults += [_fault(field, each) for each in _sentences(list(self._validator.iter_errors(value)))]
         return value
 
 
@@ -142,16 +143,15 @@ class Expectation:
                 body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
             )
         except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            faults.append(_fault("", f"the body is not JSON: {quoted(reason, 160)}"))
+            faults.append(_fault("", f"the body is not JSON: {_no_json(error)}"))
             return {}
         try:
             self._accept(document)
         except fastjsonschema.JsonSchemaValueException:
-            faults += [
-                _fault(_path(error.absolute_path), _sentence(error))
-                for error in Draft4Validator(self._schema).iter_errors(document)
-            ]
+            found: dict[str, list[Any]] = {}
+            for each in Draft4Validator(self._schema).iter_errors(document):
+                found.setdefault(_path(each.absolute_path), []).append(each)
+            faults += [_fault(path, said) for path, errors in found.items() for said in _sentences(errors)]
         return document if isinstance(document, Mapping) else {}
 
     @functools.cached_property
@@ -178,22 +178,48 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _no_json(error: ValueError | RecursionError) -> str:
+    match error:
+        case RecursionError():
+            return "it is nested too deeply"
+        case UnicodeDecodeError():
+            return f"octet {error.start + 1} of it is not UTF-8"
+        case json.JSONDecodeError():
+            return f"{error.msg}, at line {error.lineno}, column {error.colno}"
+    return str(error)
+
+
+def _sentences(errors: Sequence[Any]) -> list[str]:
+    """What is wrong with one value: of another type, or not what its schema's title says; else each fault."""
+    mistyped = [each for each in errors if each.validator == "type"]
+    titled = [each for each in errors if isinstance(each.instance, str) and "title" in each.schema]
+    if titled:
+        text, title = titled[0].instance, titled[0].schema["title"]
+        return [f"{quoted(text, 40)} is not {title}" if text else "it is empty"]
+    return [_sentence(each) for each in mistyped or errors]
+
+
 def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class is not typed
     """What is wrong, without repeating a body of any size."""
+    value, bound = error.instance, error.validator_value
     match error.validator:
         case "additionalProperties":
-            unknown = sorted(set(error.instance) - set(error.schema.get("properties", {})))
-            return "unknown: " + ", ".join(quoted(name, 40) for name in unknown[:10])
+            unknown = sorted(set(value) - set(error.schema.get("properties", {})))
+            said = "unknown: " + ", ".join(quoted(name, 40) for name in unknown[:10])
         case "required":
-            missing = [name for name in error.validator_value if name not in error.instance]
-            return "missing: " + ", ".join(missing)
+            said = "missing: " + ", ".join(name for name in bound if name not in value)
         case "type":
-            return f"this must be of type {error.validator_value}"
+            said = f"this must be {_TYPES.get(bound, bound)}"
         case "enum":
-            return f"{quoted(str(error.instance))} is none of: {', '.join(error.validator_value)}"
-        case "minLength" | "maxLength":
-            return f"it has {len(error.instance)} characters; {error.validator} is {error.validator_value}"
-    return f"{error.validator} {error.validator_value} is not kept"
+            said = f"{quoted(str(value))} is none of: {', '.join(bound)}"
+        case "minLength" | "minItems" if not value:
+            said = "it is empty"
+        case "maxLength" | "maxItems" as which:
+            things = "characters" if which == "maxLength" else "items"
+            said = f"it has {len(value)} {things}; {bound} are accepted"
+        case other:
+            said = f"{other} {bound} is not kept"
+    return said
 
 
 def _path(parts: Sequence[str | int]) -> str:
