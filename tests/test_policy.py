@@ -122,6 +122,8 @@ def test_a_profile_is_for_those_that_it_names(own: Server) -> None:
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
     refused = problem(own.sign(body), 403, "unauthorized")
     assert refused["detail"] == "The profile secret is not for this caller."
+    assert [each["field"] for each in refused["errors"]] == ["profile"]
+    assert "errors" not in problem(own.sign(body, "x" * 40), 403, "unauthorized")  # which is about the key
     assert own.sign(body, CI).status == 200
     for key, names in ((API_KEY, ["server", "peer", "team"]), (CI, ["server", "peer", "team", "secret"])):
         answer = own.request("GET", "/profiles/mine", headers={"x-api-key": key})

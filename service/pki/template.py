@@ -113,7 +113,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     """
     profile, issuer = under.profile, under.issuer
     if not (under.is_renewal or profile.permits(under.principal)):
-        raise NotPermitted(f"The profile {profile.name} is not for this caller.")
+        raise NotPermitted(f"The profile {profile.name} is not for this caller.", "profile")
     draft = Draft(request, under)
     draft.verify_key()
     draft.read_names()

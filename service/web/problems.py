@@ -77,7 +77,7 @@ def document(error: errors.IssuanceError, instance: str, statuses: Statuses = ST
         error.title,
         detail,
         instance,
-        reasons if isinstance(error, errors.RequestError) else [],
+        reasons if isinstance(error, errors.RequestError) or error.field else [],
     )
 
 

@@ -303,6 +303,21 @@ def test_a_wrong_key_is_said_at_the_key(browser: Browser, server: Server) -> Non
         expect(tab.page.locator("#result")).to_be_hidden()
 
 
+def test_a_profile_that_is_for_others_is_said_at_the_profile(browser: Browser, tmp_path: Path) -> None:
+    """A 403 that is not about the key does not blame the key."""
+    (tmp_path / "profiles.yaml").write_text("profiles: {client: {principals: [nobody]}}\n")
+    with (
+        serving.serving(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
+        opened(browser, f"{server.url}/sign", REFUSED) as tab,
+    ):
+        tab.sign(GOOD, profile="client")
+        expect(tab.page.locator("#profile-faults")).to_contain_text(
+            "The profile client is not for this caller."
+        )
+        expect(tab.page.locator("#profile")).to_be_focused()
+        expect(tab.page.locator("#key-faults li")).to_have_count(0)
+
+
 def test_a_refused_name_is_said_at_the_request(browser: Browser, server: Server) -> None:
     """A refusal shows every reason next to what it is about."""
     with opened(browser, f"{server.url}/sign", REFUSED) as tab:
