@@ -100,8 +100,10 @@ def test_a_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
     assert "  subject_alt_name[0]: dns:_: the profile server permits no underscores" in told
     assert told.startswith("no.csr: No such file or directory\n")
     assert "own.pem: it holds a private key" in told
-    (junk,) = (line for line in told.splitlines() if "neither PEM" in line)
-    assert junk.startswith("junk.csr: The certification request is not acceptable. it is neither PEM")
+    (junk,) = (line for line in told.splitlines() if "no certification request in PEM" in line)
+    assert junk.startswith(
+        "junk.csr: The certification request is not acceptable. it is no certification request in PEM"
+    )
     assert junk.endswith(" (422 badCSR, csr)")
     assert not list(tmp_path.glob("bad.crt"))
 

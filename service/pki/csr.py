@@ -34,6 +34,7 @@ _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----\s(?P<body>[A-Za-z0-9+/=\s]*+)"
     rb"-----END (?P=label)-----"
 )
+_PRIVATE_KEY: Final = b"PRIVATE KEY-----"
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 # RFC 2985 5.4.2, and what Windows calls it. The library reads one attribute and drops any other.
 _EXTENSION_REQUESTS: Final = (
@@ -92,16 +93,23 @@ class CertificationRequest:
 def load(data: bytes) -> CertificationRequest:
     """Read a certification request: PEM with either header, DER, or base64 of the DER.
 
-    Text around the PEM block, CRLF and LF are allowed. The order is size, parse, signature
-    algorithm, key bounds, weak keys, proof of possession, so that nothing is computed on a key that
-    is out of bounds.
+    Text around the PEM block, CRLF and LF are allowed. The order is size, parse, key bounds, signature
+    algorithm, weak keys, proof of possession, so that nothing is computed on a key that is out of bounds,
+    and nobody is told to sign anew with one.
 
     Raises:
         BadCSR: it is too large, malformed, holds no or several requests, or its signature is not
             by the key it carries.
         BadSignatureAlgorithm: it is signed with SHA-1 or another algorithm that proves nothing.
-        BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak.
+        BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak; or a
+            private key in PEM is in the data.
     """
+    if _PRIVATE_KEY in data:
+        raise BadPublicKey(
+            "a private key came with it, so it is nobody's secret any more: make a new one, and send its "
+            "request alone",
+            "csr",
+        )
     der = _der(data)
     if len(der) > MAX_DER_BYTES:
         raise BadCSR(f"the request has {len(der)} bytes; {MAX_DER_BYTES} are accepted", "csr")
@@ -118,8 +126,8 @@ def load(data: bytes) -> CertificationRequest:
         attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
-    keys.verify_signature_algorithm(signature_algorithm, signature_hash)
     bits = keys.verify_bounds(key_algorithm, spki)
+    keys.verify_signature_algorithm(signature_algorithm, signature_hash)
     public_key = _public_key(request)
     kind = keys.kind_of(public_key)
     keys.verify_encoding(kind, bits, spki)
@@ -160,7 +168,11 @@ def _der(data: bytes) -> bytes:
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        what = "the PEM block's base64 is damaged" if blocks else "it is neither PEM, DER nor base64"
+        what = (
+            "the PEM block's base64 is damaged"
+            if blocks
+            else "it is no certification request in PEM, DER or base64"
+        )
         raise BadCSR(what, "csr") from error
 
 
@@ -220,4 +232,6 @@ def _is_signed_with(
 
 def _sentence(error: Exception) -> str:
     first = str(error).partition("\n")[0][:120]
+    if "ParseError" in first:  # which parser, and where in its own types, is nobody else's matter
+        return "its DER is malformed"
     return first.encode("unicode_escape").decode("ascii") or type(error).__name__

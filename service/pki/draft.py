@@ -307,10 +307,10 @@ class Draft:
         for usage in asked:
             if usage not in given:
                 offers = self._under.profiles.offering(usage)
-                where = f"the profile {' or '.join(offers)} has it" if offers else "no profile has it"
+                where = f"the profile {' or '.join(offers)} does" if offers else "no profile does"
                 self._forbid(
                     "extended_key_usage",
-                    f"{_label(usage)} is not in the profile {self.profile.name}; {where}",
+                    f"{_label(usage)}, which the profile {self.profile.name} does not give; {where}",
                 )
         for name, usage in zip(self.profile.extended_key_usage, given, strict=True):
             if usage not in asked:

@@ -195,7 +195,7 @@ CHALLENGE = csrs.der(
 )
 REFUSED = {
     "der": (csrs.der(csrs.build("device.example.com")), 400, "malformed", "base64"),
-    "not-base64": (b"?" * 300, 400, "badCSR", "neither PEM, DER nor base64"),
+    "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
     "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
     "names": (body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
     "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "tls-unique"),

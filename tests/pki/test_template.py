@@ -192,10 +192,13 @@ def test_extensions_that_only_others_have(
 def test_a_refused_usage_names_the_profile_that_has_it() -> None:
     """Somebody who asks the wrong profile is told the right ones."""
     asked = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-    with pytest.raises(RequestError, match="the profile client or peer has it"):
+    with pytest.raises(
+        RequestError,
+        match=r"for clientAuth, which the profile server does not give; the profile client or peer does$",
+    ):
         plan(csrs.build(extensions=[asked]))
     unknown = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
-    with pytest.raises(RequestError, match="no profile has it"):
+    with pytest.raises(RequestError, match=r"; no profile does$"):
         plan(csrs.build(extensions=[unknown]))
 
 
