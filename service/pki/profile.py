@@ -198,7 +198,8 @@ def _period(
             f"the profile {profile.name} gives {most} at most, which is until {longest}", field
         )
     if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
-        raise RejectedValidity("less than a minute of validity would be left", field)
+        since = f": it counts from {start:%Y-%m-%dT%H:%M:%SZ}" if asked.validity is not None else ""
+        raise RejectedValidity(f"less than a minute of validity would be left{since}", field)
     return start, end
 
 

@@ -79,9 +79,9 @@ def test_less_may_be_asked_for(asked: Asked, length: timedelta) -> None:
     [
         (Asked(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
         (Asked(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
-        (Asked(timedelta(minutes=5)), "validity", "less than a minute"),
+        (Asked(timedelta(minutes=5)), "validity", "less than a minute of validity would be left: it counts from 2026-01-01T11:55:00Z"),
         (Asked(timedelta()), "validity", "less than a minute"),
-        (Asked(not_after=NOW), "not_after", "less than a minute"),
+        (Asked(not_after=NOW), "not_after", "less than a minute of validity would be left$"),
         (Asked(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
         (Asked(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
