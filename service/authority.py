@@ -40,7 +40,9 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 _T = TypeVar("_T")
 
-NO_CALLER: Final = "This needs a valid API key in the x-api-key header."
+NO_CALLER: Final = (
+    "This needs a valid API key: in the x-api-key header, or for EST as the password of HTTP Basic."
+)
 NO_CERTIFICATE: Final = "This needs a client certificate of this CA in the TLS handshake."
 NO_LINK: Final = (
     "the request has a challengePassword, which links it to a TLS session (RFC 7030 3.5): that is not "
