@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -40,6 +40,7 @@ ANYBODY: Final = "*"
 _CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")
 
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 class Revocation(StrEnum):
@@ -58,7 +59,7 @@ class Asked:
 
     @classmethod
     def load(cls, validity: str | None, not_after: str | None) -> Asked:
-        """Read what a request states: an ISO 8601 duration, or an RFC 3339 time.
+        """Read what a request states: an ISO 8601 duration, or an RFC 3339 time in UTC and whole seconds.
 
         Raises:
             RejectedValidity: it is none.
@@ -69,13 +70,17 @@ class Asked:
             length = None if validity is None else duration(validity)
         except ValueError as error:
             raise RejectedValidity(str(error), "validity") from error
-        try:
-            end = None if not_after is None else datetime.fromisoformat(not_after).astimezone(UTC)
-        except (ValueError, OverflowError) as error:
-            raise RejectedValidity(
-                f"{quoted(str(not_after))} is not a time (RFC 3339)", "not_after"
-            ) from error
-        return cls(length, end and end.replace(microsecond=0))
+        return cls(length, None if not_after is None else _time(not_after))
+
+
+def _time(text: str) -> datetime:
+    try:
+        if _TIME.fullmatch(text):  # Python reads more, and what has no zone as the machine's own
+            return datetime.fromisoformat(text)
+    except ValueError:  # there is no such day, or hour
+        pass
+    told = "is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
+    raise RejectedValidity(f"{quoted(text)} {told}", "not_after")
 
 
 NOTHING: Final = Asked()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -91,6 +92,25 @@ def test_more_or_nothing_is_refused(asked: Asked, field: str, words: str) -> Non
     with pytest.raises(RejectedValidity, match=words) as refusal:
         SERVER.period(NOW, LONG_AGO, asked)
     assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """RFC 3339 with a Z and whole seconds, and nothing else that Python takes for a time."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert Asked.load(None, "2026-12-01T00:00:00Z").not_after == datetime(2026, 12, 1, tzinfo=UTC)
+        for text in (
+            "2026-12-01", "2026-W49", "20261201T0000", "2026-12-01T00:00:00", "2026-12-01X00:00:00Z", "", "2026-12-01T00:00:00+00:00",
+            "2026-12-01T00:00:00.5Z", "2026-02-30T00:00:00Z", "2026-12-01T24:00:01Z", "0000-01-01T00:00:00Z", "\u0662026-12-01T00:00:00Z",
+        ):  # fmt: skip
+            with pytest.raises(RejectedValidity, match="is not a time in UTC") as refused:
+                Asked.load(None, text)
+            assert refused.value.field == "not_after"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("kind", csrs.KINDS)
