@@ -134,6 +134,7 @@ def subject(case: Case) -> None:
     fixed = [(ATTRIBUTES[name][0], text) for name, text in case.profile.fixed_attributes]
     allowed = {ATTRIBUTES[name][0] for name in case.profile.allowed_attributes}
     assert set(fixed) <= set(held)
+    assert held or case.get(x509.SubjectAlternativeName)
     for oid, text in held:
         assert (oid, text) in fixed or (oid in allowed and (oid, text) in case.request.subject)
 

@@ -199,10 +199,15 @@ class Draft:
     def read_subject(self) -> DistinguishedName:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""
         self._read_attributes()
-        if not (self._asked_common_name or self.names or self.reasons):
-            self._reject("neither a common name nor a subject alternative name is asked for")
         given = self._attributes
         self.subject = tuple([(oid, given[name]) for name, (oid, _) in ATTRIBUTES.items() if name in given])
+        if not (self.names or self.reasons):
+            if not self._asked_common_name:
+                self._reject("neither a common name nor a subject alternative name is asked for")
+            elif not self.subject:  # RFC 5280 4.1.2.6: then the alternative names say whose it is
+                self._reject(
+                    f"the profile {self.profile.name} takes no common name, and there is no other name"
+                )
         return self.subject
 
     def _read_attributes(self) -> None:

@@ -472,6 +472,18 @@ def test_a_common_name_may_not_be_allowed() -> None:
     assert planned.notes[0] == "common name 'b.example.com' left out of the subject"
 
 
+@pytest.mark.parametrize("allowed", [[], ["O"]])
+def test_a_certificate_names_somebody(allowed: list[str]) -> None:
+    """RFC 5280 4.1.2.6: no subject, no certificate, unless there is an alternative name."""
+    stated: dict[str, Any] = {"extended_key_usage": ["clientAuth"], "subject": {"allowed": allowed}}
+    with pytest.raises(RequestError, match="the profile team takes no common name") as refusal:
+        decide(under(**stated), cn="Anna", sans=[])
+    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")]
+    assert decide(under(**stated), cn="Anna").subject == dn()
+    fixed = {**stated, "subject": {"allowed": allowed, "fixed": {"O": "Example AG"}}}
+    assert decide(under(**fixed), cn="Anna", sans=[]).subject == dn(O="Example AG")
+
+
 def test_what_a_profile_adds() -> None:
     """Policies, the issuer's address and the CRL's: each where it is stated, and not critical."""
     crl: dict[str, Any] = {"revocation": "crl", "crl": "http://ca.example/ca.crl"}
