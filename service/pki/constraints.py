@@ -7,7 +7,6 @@ relying party does, when the certificate is already in use.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -18,7 +17,6 @@ from cryptography.x509.oid import NameOID
 from service.pki import names
 from service.pki.names import Name, NameKind
 
-_HOST_LIKE: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)+", re.ASCII)
 _KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items()}
 
 
@@ -45,7 +43,9 @@ def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
     if any(name.kind is NameKind.DNS for name in listed):
         return listed
     common_names = [str(attribute.value) for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return listed + [Name(NameKind.DNS, text.lower()) for text in common_names if _HOST_LIKE.fullmatch(text)]
+    return listed + [
+        Name(NameKind.DNS, text.lower()) for text in common_names if names.LIKE_HOST.fullmatch(text)
+    ]
 
 
 def _allowed(

@@ -185,10 +185,12 @@ class Draft:
         return [spelt] if spelt and spelt not in self.names else []
 
     def _verify_names(self, rules: NameRules, whose: str, beside: Sequence[Name]) -> None:
-        self.reasons += [
-            RejectedIdentifier(detail, self._field(position))
-            for position, detail in rules.faults([*self.names, *beside], whose)
-        ]
+        faults = rules.faults(self.names, whose)
+        if beside:
+            faults += [
+                (len(self.names), detail) for _, detail in rules.of_common_names().faults(beside, whose)
+            ]
+        self.reasons += [RejectedIdentifier(detail, self._field(position)) for position, detail in faults]
 
     def _field(self, position: int | None) -> str:
         """Where a name stands in the request: the names in their order, and what is beside them."""

@@ -22,6 +22,9 @@ _LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
 _LABEL_OR_SERVICE: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 8552: `_sip` is a name, no host's
 _NUMBER: Final = re.compile("[0-9]+|0x[0-9a-f]*")
 _LIKE_ADDRESS: Final = re.compile("[0-9A-Fa-f:.]+")
+_LIKE_MAILBOX: Final = re.compile(r"[ -~]+@[!-?A-~]+")
+LIKE_HOST: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)+", re.ASCII)
+"""What OpenSSL takes for a host's name in a common name."""
 _REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
 _A_LABEL: Final = "xn--"
 _LOCAL_PART: Final = re.compile(
@@ -128,17 +131,17 @@ def from_common_name(text: str) -> Name | None:
 def read_into_common_name(text: str) -> Name | None:
     """The name that programs may read a common name as: a host's, an address or a mailbox; None for none.
 
-    Whoever decides by common names does not care whether they are meant as such.
+    Whoever decides by common names does not care whether they are meant as such, nor whether a host may be
+    called so: OpenSSL compares `db_1.example.org` and `127.1` with any name that it is asked for.
     """
-    try:
-        if "@" in text:
-            return Name(NameKind.EMAIL, _email(text, ""))
-        found = from_common_name(text.removesuffix("."))
-        if found and found.kind is NameKind.DNS:
-            return Name(NameKind.DNS, dns_name(found.value, ""))
-    except RejectedIdentifier:
-        return None
-    return found
+    if _LIKE_MAILBOX.fullmatch(text):
+        local, _, domain = text.rpartition("@")
+        return Name(NameKind.EMAIL, f"{local}@{domain.lower()}")
+    text = text.removesuffix(".")
+    spelt = from_common_name(text)
+    if spelt and spelt.kind is NameKind.IP:
+        return spelt
+    return Name(NameKind.DNS, text.lower()) if LIKE_HOST.fullmatch(text) else None
 
 
 def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool = False) -> str:

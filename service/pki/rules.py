@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -184,6 +184,10 @@ class NameRules:
     def gives(self, name: Name) -> bool:
         """Whether names of this name's kind are permitted at all."""
         return getattr(self, name.kind) is not None
+
+    def of_common_names(self) -> NameRules:
+        """The same for what is a name only to whoever takes it for one: underscores are no fault there."""
+        return replace(self, dns=replace(self.dns, underscores=True)) if self.dns else self
 
     def stated(self) -> dict[str, object]:
         """The rules as `load` reads them, without what is as if nothing were said."""

@@ -174,6 +174,37 @@ def test_what_a_common_name_spells(text: str, expected: Name | None) -> None:
     assert names.from_common_name(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A.Example.", Name(NameKind.DNS, "a.example")),
+        ("*.example.org", Name(NameKind.DNS, "*.example.org")),
+        ("db_1.Example.org", Name(NameKind.DNS, "db_1.example.org")),
+        ("xn--a.example.org", Name(NameKind.DNS, "xn--a.example.org")),
+        ("1.0.0.10.in-addr.arpa", Name(NameKind.DNS, "1.0.0.10.in-addr.arpa")),
+        ("127.1", Name(NameKind.DNS, "127.1")),
+        ("010.0.0.1", Name(NameKind.DNS, "010.0.0.1")),
+        ("10.0.0.1", Name(NameKind.IP, "10.0.0.1")),
+        ("2001:db8::1", Name(NameKind.IP, "2001:db8::1")),
+        ("Anna@Example.org", Name(NameKind.EMAIL, "Anna@example.org")),
+        ('"a b"@example.org', Name(NameKind.EMAIL, '"a b"@example.org')),
+        ("a@b@example.org", Name(NameKind.EMAIL, "a@b@example.org")),
+        ("Anna B. Cole", None),
+        ("Anna @ home", None),
+        ("@example.org", None),
+        ("localhost", None),
+        ("bücher.example", None),
+        ("Ännchen@example.org", None),
+        ("anna\u202e@example.org", None),
+        (".", None),
+        ("", None),
+    ],
+)
+def test_what_is_read_into_a_common_name(text: str, expected: Name | None) -> None:
+    """What some program takes for a host, an address or a mailbox, be it well formed or not."""
+    assert names.read_into_common_name(text) == expected
+
+
 @given(st.text(max_size=80))
 def test_dns_names_are_total_and_safe(text: str) -> None:
     """Any text is either refused or comes out as lower-case LDH labels of 1 to 63 octets."""

@@ -612,6 +612,13 @@ HELD = CLIENT | {"held_to": {"tests": {"dns": {"permitted": ["ci.example.com"]}}
         (HELD, "a.example.org", ["profile team", "principal tests"]),
         (HELD, "192.0.2.1", ["principal tests"]),
         (HELD, "root@example.com", ["principal tests"]),
+        (HELD, "db_1.ci.example.com", []),
+        (HELD, "db_1.example.org", ["profile team", "principal tests"]),
+        (HELD, "xn--a.example.org", ["profile team", "principal tests"]),
+        (HELD, "127.1", ["profile team", "principal tests"]),
+        (HELD, '"a b"@example.com', ["principal tests"]),
+        (CLIENT, '"a b"@example.org', []),
+        (CLIENT | {"names": {"dns": {}}}, "sensor_1.hall", []),
     ],
 )
 def test_a_common_name_is_held_to_the_rules_of_names(
