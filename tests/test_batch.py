@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import subprocess
@@ -249,6 +250,34 @@ def test_the_room_that_is_kept_suffices() -> None:
                 answer.add(authority.issue_all([order]))
                 assert '"certificate"' in answer.encode().decode()
                 assert len(answer.encode()) < answer._most_bytes(order)
+
+
+@pytest.mark.parametrize(
+    ("oid", "text", "number"),
+    [
+        ("1.2.3", "\x01" * 80, 650),
+        ("1.2.3", "\x01", 4000),
+        ("1.2.3", "\U0001f600" * 80, 180),
+        ("1.2.3", "", 4000),
+        ("1.2" + ".127" * 58, "\x01", 700),
+        ("2.5.4.97", "'" * 80, 600),
+    ],
+    ids=["controls", "many", "astral", "empty", "long-oid", "quotes"],
+)
+@pytest.mark.parametrize("text_too", [True, False])
+def test_the_room_that_is_kept_suffices_for_notes(
+    oid: str, text: str, number: int, *, text_too: bool
+) -> None:
+    """However much of the request a note tells, and however JSON has to write it."""
+    attributes = [x509.NameAttribute(x509.ObjectIdentifier(oid), text, _validate=False)] * number
+    request = csrs.build(sans=["dns:a.example.com"], subject=x509.Name(attributes))
+    order = authorities.order(base64.b64encode(csrs.der(request)))
+    assert len(order.csr) > 50_000
+    answer = operations._BatchAnswer("urn:uuid:0", text=text_too)
+    answer.add(authorities.authority().issue_all([order]))
+    (result,) = json.loads(answer.encode())["results"]
+    assert len(result["certificate"]["notes"]) >= number
+    assert len(answer.encode()) < answer._most_bytes(order)
 
 
 def invoked(directory: Path, left: list[int], number: int, **headers: str) -> list[Any]:
