@@ -362,7 +362,7 @@ class Authority:
         under = Plan(profile, self.profiles, caller, issuer, now, issued_at, asked, reasons, renews)
         planned = template.plan(request, under)
         if order.presented:
-            renewal.verify_names(order.presented, planned)
+            planned = renewal.as_presented(order.presented, planned)
         if window and now > planned.useful_until:  # what was short began with the window, and is over
             window, planned = None, template.plan(request, replace(under, issued_at=now))
         elif window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -153,8 +153,12 @@ def profile(presented: Presented, profiles: Profiles, label: str | None) -> Prof
     return found
 
 
-def verify_names(presented: Presented, template: Template) -> None:
+def as_presented(presented: Presented, template: Template) -> Template:
     """Hold what would be issued against what was presented: the same subject, the same names in any order.
+
+    Returns:
+        what is issued, for the presented subject in its own letters: those that RFC 5280 7.1 does not compare
+        make another subject for whoever compares octets.
 
     Raises:
         RequestError: they differ; every difference is told.
@@ -176,6 +180,7 @@ def verify_names(presented: Presented, template: Template) -> None:
         if each not in template.names
     ]
     refuse(reasons)
+    return replace(template, attributes=tuple((each.oid, str(each.value)) for each in presented.subject))
 
 
 def prepared(subject: x509.Name) -> list[frozenset[tuple[str, str]]]:

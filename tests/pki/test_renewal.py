@@ -77,11 +77,24 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
     planned = template.plan(request, authorities.under("peer"))
     presented = made(sans=had)
     if not differences:
-        renewal.verify_names(presented, planned)
+        assert renewal.as_presented(presented, planned) == planned
         return
     with pytest.raises(RequestError) as refusal:
-        renewal.verify_names(presented, planned)
+        renewal.as_presented(presented, planned)
     assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
+
+
+@pytest.mark.parametrize(
+    ("had", "asked"), [("Admin", "admin"), ("Straße", "strasse"), ("x²", "x2"), ("a  b", "a b")]
+)
+def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
+    """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
+    authority = authorities.authority()
+    old = authority.issue(authorities.order(csrs.pem(csrs.build(had)), "client")).certificate
+    order = authorities.order(csrs.pem(csrs.build(asked)), "client", principal=None)
+    new = authority.renew(order, old.public_bytes(Encoding.PEM)).certificate
+    assert new.subject.public_bytes() == old.subject.public_bytes()
+    assert new.serial_number != old.serial_number
 
 
 LATER = NOW + timedelta(days=89)
