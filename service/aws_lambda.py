@@ -124,16 +124,18 @@ def _audit_log(settings: Settings) -> int:
 def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event as aws-wsgi needs it.
 
-    aws-wsgi insists on `queryStringParameters`, loses repeated values of the query, takes the
-    server's port from a header, and finds headers by their exact spelling; to WSGI `Content_Type` is
-    `Content-Type`, so no header with an underscore gets there.
+    aws-wsgi insists on `queryStringParameters`, loses repeated values of the query and of headers (which
+    RFC 9110 5.2 joins), takes the server's port from a header, and finds headers by their exact spelling;
+    to WSGI `Content_Type` is `Content-Type`, so no header with an underscore gets there.
     """
     query = event.get("multiValueQueryStringParameters") or {}
     pairs = [(name, value) for name, values in query.items() for value in values]
     single = event.get("queryStringParameters") or {}
+    repeated = event.get("multiValueHeaders") or {}
+    several = {given: ", ".join(values) for given, values in repeated.items() if len(values) > 1}
     headers = {
         name: value
-        for given, value in (event.get("headers") or {}).items()
+        for given, value in ((event.get("headers") or {}) | several).items()
         if (name := given.title()) not in _NOT_FORWARDED and "_" not in given
     }
     headers.setdefault("X-Forwarded-Port", "443")

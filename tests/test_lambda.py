@@ -171,6 +171,20 @@ def test_without_the_gateway_s_word_nothing_is_signed(directory: Path, path: str
         assert line["reasons"][0].startswith("unauthorized ")
 
 
+def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
+    """RFC 9110 5.2: neither of two Idempotency-Keys is taken for the key; and a header once is as it was."""
+
+    def keyed(*keys: str) -> dict[str, Any]:
+        single = {"Content-Type": "application/json", "Idempotency-Key": keys[-1]}
+        return event(headers=single, multiValueHeaders={"Idempotency-Key": list(keys)})
+
+    found, _ = answers(directory, keyed("the-first-key", "the-other-key"), keyed("the-first-key"))
+    assert [each["statusCode"] for each in found] == [400, 200]
+    (fault,) = json.loads(found[0]["body"])["errors"]
+    assert fault["field"] == "header.Idempotency-Key"
+    assert fault["detail"].startswith("'the-first-key, the-other-key' is not 8 to 128")
+
+
 def test_binary_answers_are_base64(directory: Path) -> None:
     """DER crosses the result in base64; text does not."""
     found, _ = answers(directory, event("/ca.crt", "GET"), event("/ca.pem", "GET"))
