@@ -105,6 +105,7 @@ _LEFT_OUT: Final = (
     "client.py",
     "foreman.py",
     "gateway",
+    "many.py",
     "openapi.yaml",
     "profiles.schema.json",
     "secrecy.py",
