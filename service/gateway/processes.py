@@ -125,7 +125,14 @@ class _Worker(asyncio.Protocol):
         self._transport.write(frame(message, "event"))
 
     def look(self, now: float) -> None:
-        """Give the process up if its first call takes too long; take back what it will begin late."""
+        """Give the process up if its first call takes too long; take back what it will begin late.
+
+        What it said is read before that: we may have been late ourselves.
+        """
+        try:
+            self._read_rest()
+        except ValueError:
+            self._end("DEFAULT_5XX")
         if self.calls and now >= self._began + self.calls[0].timeout:
             self._end("INTEGRATION_TIMEOUT")
         for place, call in enumerate(self.calls):
@@ -183,14 +190,15 @@ class _Worker(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The process ended, or was given up."""
-        self._read_rest()
+        with contextlib.suppress(ValueError):
+            self._read_rest()
         if not self.ready.done():
             self.ready.set_exception(EOFError("its process ended"))
         self._end("DEFAULT_5XX")
 
     def _read_rest(self) -> None:
-        """What the process had answered is known first, even if a write was what told of its end."""
-        with contextlib.suppress(OSError, ValueError):
+        """What the process has answered is known first, even if a write is what told of its end."""
+        with contextlib.suppress(OSError):
             while self.calls and (data := self._socket.recv(1 << 16)):
                 self.data_received(data)
 

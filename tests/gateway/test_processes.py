@@ -339,6 +339,50 @@ def test_a_body_of_no_result_is_nobodys() -> None:
     run(story)
 
 
+@pytest.mark.parametrize(("number", "timeout"), [(8, 5), (3, 5), (1, 0.3)])
+def test_what_was_answered_while_we_were_held_up_is_not_done_again(number: int, timeout: float) -> None:
+    """Answers that wait to be read count before any call is taken back, or given up: none is done twice."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(each), timeout) for each in range(number)]
+        await asyncio.sleep(0.02)
+        double = site.doubles[0]
+        assert [double.hear() for _ in calls] == [str(each) for each in range(number)]
+        double.say({"result": 0})
+        await asyncio.sleep(0.002)  # with four or more in hand the rest is not read for a while
+        for each in range(1, number):
+            double.say({"result": each})
+        time.sleep(0.6)  # noqa: ASYNC251 - the whole gateway stands still
+        assert await asyncio.gather(*calls) == list(range(number))
+        double.theirs.setblocking(False)  # noqa: FBT003 - the standard library's own
+        with pytest.raises(BlockingIOError):
+            double.theirs.recv(1)
+        assert len(site.doubles) == 1
+
+    run(story)
+
+
+def test_nonsense_that_was_said_while_we_were_held_up() -> None:
+    """It ends the process as at any other time: one call is lost with it, and the others are another's."""
+
+    async def story(site: Site) -> None:
+        await site.function.start(1)
+        calls = [site.call(str(each)) for each in range(6)]
+        await asyncio.sleep(0.02)
+        site.doubles[0].say({"result": 0})
+        await asyncio.sleep(0.002)
+        site.doubles[0].say([])
+        time.sleep(0.1)  # noqa: ASYNC251 - the whole gateway stands still
+        await asyncio.sleep(0.1)
+        for each in range(2, 6):
+            assert site.doubles[1].hear() == str(each)
+            site.doubles[1].say({"result": each})
+        assert await asyncio.wait_for(asyncio.gather(*calls), 1) == [0, "DEFAULT_5XX", 2, 3, 4, 5]
+
+    run(story)
+
+
 @pytest.mark.parametrize("word", [5, None, [], "result", {}])
 def test_nonsense_is_a_failure_of_the_process(word: object) -> None:
     """Whatever a process says that is no outcome is a 502, and the caller hears it at once."""
