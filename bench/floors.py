@@ -20,7 +20,7 @@ from bench.load import BenchError
 from service import contract
 from service.audit import Event
 from service.authority import Authority, Custody, Issued
-from service.pki import keys
+from service.pki import signing
 from service.signers import file
 from tests import authorities
 
@@ -87,7 +87,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     pem = peers.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
     like = _authority(ca).issue(authorities.order(pem)).certificate
-    hashed = keys.signature_hash(key.public_key())
+    hashed = signing.signature_hash(key.public_key())
 
     def sign() -> x509.Certificate:
         now = datetime.now(UTC)

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service.pki import constraints, encoding, keys
+from service.pki import constraints, encoding, keys, signing
 from service.pki.errors import BadPublicKey, IssuerError
 from service.pki.names import DistinguishedName, Name, distinguished_name
 
@@ -96,9 +96,9 @@ class Issuer:
         )
         public_key = private_key.public_key()
         kind = self._kind = keys.kind_of(public_key)
-        self.signature_algorithm = keys.signature_algorithm(public_key)
-        self._make = keys.signer(private_key, is_deterministic=is_deterministic)
-        self._verify = keys.verifier(public_key)
+        self.signature_algorithm = signing.signature_algorithm(public_key)
+        self._make = signing.signer(private_key, is_deterministic=is_deterministic)
+        self._verify = signing.verifier(public_key)
         self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
         self.signs_slowly: bool = not is_deterministic or kind not in keys.FAST_KINDS
 
@@ -189,7 +189,7 @@ class Issuer:
         named = builder.issuer_name(self.certificate.subject)
         crl = named.add_extension(self.authority_key_identifier, critical=False).sign(
             self._private_key,
-            keys.signature_hash(self.certificate.public_key()),
+            signing.signature_hash(self.certificate.public_key()),
             # None where the algorithm leaves no choice, or the signer takes none.
             ecdsa_deterministic=True if self.is_deterministic and self._kind in keys.EC_KINDS else None,
         )

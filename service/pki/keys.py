@@ -6,14 +6,13 @@ out of bounds is never handed to the library.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
@@ -84,18 +83,6 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
         SignatureAlgorithmOID.ML_DSA_87,
     }
 )
-# AlgorithmIdentifier, DER, of signatures by a key of a kind: with NULL for parameters of RSA (RFC 4055 5),
-# without any of all others (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
-_SIGNATURES: Final = {
-    KeyKind.RSA: encoding.algorithm(SignatureAlgorithmOID.RSA_WITH_SHA256, encoding.NULL),
-    KeyKind.P256: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA256),
-    KeyKind.P384: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA384),
-    KeyKind.P521: encoding.algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA512),
-    KeyKind.ED25519: encoding.algorithm(SignatureAlgorithmOID.ED25519),
-    KeyKind.ML_DSA_44: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_44),
-    KeyKind.ML_DSA_65: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_65),
-    KeyKind.ML_DSA_87: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_87),
-}
 
 
 def _on_curve(curve: ObjectIdentifier) -> bytes:
@@ -103,13 +90,17 @@ def _on_curve(curve: ObjectIdentifier) -> bytes:
     return encoding.algorithm(PublicKeyAlgorithmOID.EC_PUBLIC_KEY, named)
 
 
-# And of the key itself, which is the same where a key has one use (RFC 4055 1.2, RFC 5480 2.1.1).
-_KEYS: Final = _SIGNATURES | {
+ALGORITHMS: Final = {
     KeyKind.RSA: encoding.algorithm(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, encoding.NULL),
     KeyKind.P256: _on_curve(ec.EllipticCurveOID.SECP256R1),
     KeyKind.P384: _on_curve(ec.EllipticCurveOID.SECP384R1),
     KeyKind.P521: _on_curve(ec.EllipticCurveOID.SECP521R1),
+    KeyKind.ED25519: encoding.algorithm(PublicKeyAlgorithmOID.ED25519),
+    KeyKind.ML_DSA_44: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_44),
+    KeyKind.ML_DSA_65: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_65),
+    KeyKind.ML_DSA_87: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_87),
 }
+"""AlgorithmIdentifier of a key of each kind, DER (RFC 4055 1.2, RFC 5480 2.1.1, RFC 8410 3, RFC 9881 4)."""
 _UNCOMPRESSED: Final = b"\x04"  # RFC 5480 2.2
 
 
@@ -210,7 +201,7 @@ def verify_encoding(kind: KeyKind, key: bytes, subject_public_key_info: bytes) -
         BadPublicKey: it is another, with a compressed point or parameters that the key has not.
     """
     compressed = kind in EC_KINDS and key[:1] != _UNCOMPRESSED
-    usual = encoding.sequence(_KEYS[kind], encoding.bit_string(key))
+    usual = encoding.sequence(ALGORITHMS[kind], encoding.bit_string(key))
     if compressed or subject_public_key_info != usual:
         raise _bad(
             "the key's encoding is not the usual one (a compressed point, or odd parameters), "
@@ -243,54 +234,6 @@ def subject_public_key_info(public_key: CertificatePublicKeyTypes) -> bytes:
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
-    """What verifies signatures that an issuer with this key makes.
-
-    Returns:
-        a function of the signature and what was signed, which raises
-        `cryptography.exceptions.InvalidSignature`.
-
-    Raises:
-        BadPublicKey: the key is of a kind that is not certified.
-    """
-    kind_of(public_key)
-    if isinstance(public_key, rsa.RSAPublicKey):
-        return functools.partial(
-            public_key.verify, padding=padding.PKCS1v15(), algorithm=signature_hash(public_key) or _SHA2[0]()
-        )
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        algorithm = ec.ECDSA(signature_hash(public_key) or _SHA2[0]())
-        return functools.partial(public_key.verify, signature_algorithm=algorithm)
-    return public_key.verify  # type: ignore[union-attr,return-value]  # of Ed25519 and ML-DSA
-
-
-def signer(
-    private_key: CertificateIssuerPrivateKeyTypes, *, is_deterministic: bool
-) -> Callable[[bytes], bytes]:
-    """What signs as an issuer with this key does, in `signature_algorithm`.
-
-    Args:
-        private_key: of a kind that is certified.
-        is_deterministic: whether an EC key is to sign the same the same way (RFC 6979), which KMS's cannot.
-    """
-    hashed = signature_hash(private_key.public_key()) or _SHA2[0]()
-    if isinstance(private_key, rsa.RSAPrivateKey):
-        return functools.partial(private_key.sign, padding=padding.PKCS1v15(), algorithm=hashed)
-    if isinstance(private_key, ec.EllipticCurvePrivateKey):
-        algorithm = ec.ECDSA(hashed, deterministic_signing=is_deterministic)
-        return functools.partial(private_key.sign, signature_algorithm=algorithm)
-    return private_key.sign  # type: ignore[return-value]  # of Ed25519 and ML-DSA, which take data alone
-
-
-def signature_algorithm(public_key: CertificatePublicKeyTypes) -> bytes:
-    """AlgorithmIdentifier of what an issuer with this key makes, DER.
-
-    Raises:
-        BadPublicKey: the key is of a kind that is not certified.
-    """
-    return _SIGNATURES[kind_of(public_key)]
-
-
 def describe(public_key: CertificatePublicKeyTypes) -> str:
     """A key in a word: `RSA-3072`, `P-256`, `ML-DSA-65`.
 
@@ -300,18 +243,6 @@ def describe(public_key: CertificatePublicKeyTypes) -> str:
     if isinstance(public_key, rsa.RSAPublicKey):
         return f"RSA-{public_key.key_size}"
     return kind_of(public_key).value
-
-
-def signature_hash(
-    public_key: CertificatePublicKeyTypes,
-) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
-    """The hash that an issuer with this key signs with; None where the algorithm has its own."""
-    kind = kind_of(public_key)
-    if kind is KeyKind.P384:
-        return hashes.SHA384()
-    if kind is KeyKind.P521:
-        return hashes.SHA512()
-    return hashes.SHA256() if kind in (KeyKind.RSA, KeyKind.P256) else None
 
 
 def generate(name: str) -> CertificateIssuerPrivateKeyTypes:

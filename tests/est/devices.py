@@ -10,7 +10,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from service.pki import encoding, keys, template
+from service.pki import encoding, signing, template
 from service.pki.issuer import Issuer
 from service.signers import file
 from tests import authorities, csrs
@@ -57,7 +57,7 @@ def forged(
         **{**{name: getattr(planned, name) for name in planned.__dataclass_fields__}, **members}
     )
     to_be_signed = made.to_be_signed(x509.random_serial_number())
-    signature = encoding.bit_string(keys.signer(by._private_key, is_deterministic=True)(to_be_signed))
+    signature = encoding.bit_string(signing.signer(by._private_key, is_deterministic=True)(to_be_signed))
     return x509.load_der_x509_certificate(encoding.sequence(to_be_signed, by.signature_algorithm, signature))
 
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.pki import keys, names
+from service.pki import names, signing
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
 from tests import authorities, csrs
@@ -82,7 +82,7 @@ def leaf(issuer: Issuer, **change: Any) -> bytes:
         .not_valid_before(change.get("start", issuer.not_before))
         .not_valid_after(change.get("end", issuer.not_after))
     )
-    return builder.sign(key, keys.signature_hash(key.public_key())).tbs_certificate_bytes
+    return builder.sign(key, signing.signature_hash(key.public_key())).tbs_certificate_bytes
 
 
 def test_nothing_outlives_its_issuer() -> None:
@@ -156,7 +156,7 @@ def test_every_kind_of_ca_key_signs(kind: str) -> None:
     issuer = authorities.issuer(kind)
     certificate = x509.load_der_x509_certificate(issuer.sign(leaf(issuer)))
     certificate.verify_directly_issued_by(issuer.certificate)
-    expected = keys.signature_hash(issuer.certificate.public_key())
+    expected = signing.signature_hash(issuer.certificate.public_key())
     assert type(certificate.signature_hash_algorithm) is type(expected)
 
 

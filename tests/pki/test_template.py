@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from service.pki import csr, encoding, keys, template
+from service.pki import csr, encoding, keys, signing, template
 from service.pki.draft import Plan
 from service.pki.errors import (
     IssuerUnavailable,
@@ -343,7 +343,7 @@ def test_the_library_writes_the_same(kind: str, request_number: int) -> None:
         signed = authorities.signed(by, planned, serial_number)
         again = rebuilt(signed, by).sign(
             key,
-            keys.signature_hash(key.public_key()),
+            signing.signature_hash(key.public_key()),
             ecdsa_deterministic=True if keys.kind_of(key.public_key()) in keys.EC_KINDS else None,
         )
         assert again.tbs_certificate_bytes == signed.tbs_certificate_bytes
