@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import secrets
 import shutil
@@ -110,6 +111,7 @@ def _rollover(options: argparse.Namespace) -> None:
     secrecy.seal()
     passphrase = arguments.secret(CA_PASSPHRASE)
     certificate, chain = file.chain(options.old)
+    lists.revoked(options.old)  # proves it: what was revoked stays so, for certificates that renew themselves
     if not chain:
         raise CommandError(f"{options.old} holds a CA without a root above it")
     root_key = options.root_key or options.old / file.ROOT_KEY
@@ -124,7 +126,7 @@ def _rollover(options: argparse.Namespace) -> None:
             datetime.now(UTC),
             _kms_public_key(options.kms) if options.kms else None,
         )
-        file.save(options.new, hierarchy, passphrase)
+        file.save(options.new, hierarchy, passphrase, (options.old / lists.REVOKED).read_bytes())
     except ValueError as error:
         raise CommandError(str(error)) from error
     usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))
@@ -153,17 +155,16 @@ def _revoke(options: argparse.Namespace) -> None:
 
 
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
-    """The certificate in a file, PEM or DER, which the CA must have issued."""
+    """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
     data = path.read_bytes()
-    try:
-        load = x509.load_der_x509_certificate if data[:1] == b"0" else x509.load_pem_x509_certificate
-        certificate = load(data)
-        certificate.verify_directly_issued_by(file.chain(ca)[0])
-    except InvalidSignature as error:
-        raise CommandError(f"{path} is not signed by the CA in {ca}") from error
-    except ValueError as error:
-        raise CommandError(f"{path} is no certificate of the CA in {ca}") from error
-    return certificate
+    authorities = [file.chain(ca)[0], *file.previous(ca)]
+    load = x509.load_der_x509_certificate if data[:1] == b"0" else x509.load_pem_x509_certificate
+    for each in authorities:
+        with contextlib.suppress(ValueError, InvalidSignature):
+            certificate = load(data)
+            certificate.verify_directly_issued_by(each)
+            return certificate
+    raise CommandError(f"{path} is no certificate of the CA in {ca}")
 
 
 def _names_a_crl(certificate: x509.Certificate) -> bool:

@@ -99,8 +99,16 @@ def exists(directory: Path) -> bool:
     return any(os.path.lexists(directory / name) for name in names)
 
 
-def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> None:
+def save(
+    directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, revoked: bytes = lists.HEAD
+) -> None:
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
+
+    Args:
+        directory: where; it may be made.
+        hierarchy: the CA.
+        passphrase: of its keys.
+        revoked: its `revoked.yaml`, that of the CA before it.
 
     Raises:
         FileExistsError: there is one of the files already; nothing is overwritten.
@@ -120,7 +128,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None) -> Non
         (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
-        (lists.REVOKED, lists.HEAD, 0o644),
+        (lists.REVOKED, revoked, 0o644),
     ):
         if data:
             _write_new(directory / name, data, mode)

@@ -146,6 +146,37 @@ def test_cacerts_hold_the_ca_before_a_rollover(tmp_path: Path) -> None:
     )
 
 
+def test_a_rollover_forgets_nothing_that_was_revoked(tmp_path: Path) -> None:
+    """What was revoked before it renews nothing after it; and what the old CA issued can be revoked in the new one."""
+    assert serving.certlet("init", "old", cwd=tmp_path).returncode == 0
+    (tmp_path / "own.yaml").write_text(OWN)
+    old = issuer(tmp_path / "old")
+    before, after = forged(old), forged(old)
+    for name, each in (("before", before), ("after", after)):
+        (tmp_path / name).write_bytes(each.public_bytes(Encoding.DER))
+    assert serving.certlet("revoke", "before", "--ca", "old", cwd=tmp_path).returncode == 0
+    assert serving.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
+    asked = est("/simplereenroll", CLIENT, before)
+    refused(one(tmp_path, asked), 403, "unauthorized", "revoked")
+    issued(one(tmp_path, est("/simplereenroll", CLIENT, after)))
+    revoked = serving.certlet("revoke", "after", "--ca", "ca", cwd=tmp_path)
+    assert revoked.returncode == 0, revoked.stderr
+    refused(one(tmp_path, est("/simplereenroll", CLIENT, after)), 403, "unauthorized", "revoked")
+    again = serving.certlet("revoke", "before", "--ca", "ca", cwd=tmp_path)
+    assert (again.returncode, b"it was revoked at" in again.stderr) == (1, True)
+
+
+def test_a_rollover_needs_the_list_of_what_was_revoked(tmp_path: Path) -> None:
+    """Without it, or with one that cannot be read, nothing is made."""
+    assert serving.certlet("init", "old", cwd=tmp_path).returncode == 0
+    listed = tmp_path / "old" / "revoked.yaml"
+    for text in ("- nonsense\n", None):
+        listed.unlink() if text is None else listed.write_text(text)
+        made = serving.certlet("rollover", "old", "new", cwd=tmp_path)
+        assert (made.returncode, b"old/revoked.yaml" in made.stderr) == (1, True)
+        assert not (tmp_path / "new").exists()
+
+
 def test_csrattrs_ask_for_nothing(directory: Path) -> None:
     """RFC 7030 4.5.2: 204, and an empty body."""
     for path in ("/csrattrs", "/client/csrattrs"):
