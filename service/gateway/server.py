@@ -26,6 +26,7 @@ from yarl import URL
 from service import audit, credentials, secrecy
 from service.gateway import mapping
 from service.gateway.configuration import Configuration
+from service.gateway.connections import Connection, Connections, bound
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.docs import Docs
 from service.gateway.function import to_json
@@ -47,7 +48,8 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """One document, served."""
 
-    def __init__(self, configuration: Configuration, function: Function) -> None:
+    def __init__(self, configuration: Configuration, function: Function, connections: Connections) -> None:
+        self._connections = connections
         self._active = 0
         self._is_ending = False
         self._settled = asyncio.Event()
@@ -64,12 +66,14 @@ class Gateway:
         """Answer one HTTP request, and log it."""
         self._active += 1
         self._settled.clear()
+        self._connections.begins(request.protocol)
         try:
             response = await self._handle(request)
             if self._is_ending:
                 response.force_close()
             return response
         finally:
+            self._connections.ends(request.protocol)
             self._active -= 1
             if not self._active:
                 self._settled.set()
@@ -277,26 +281,6 @@ class Control:
         self._hung_up()
 
 
-class _Connection(web.RequestHandler):
-    """One client's connection; what is not HTTP gets a problem document too."""
-
-    malformed: Callable[[], web.Response]
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what could not be read as HTTP, and close."""
-        if status >= 500:  # noqa: PLR2004 - ours: `Gateway.handle` lets nothing through
-            return super().handle_error(request, status, exc, message)
-        response = self.malformed()
-        response.force_close()
-        return response
-
-
 async def _tls(configuration: Configuration, function: Function) -> Tls | None:
     if not configuration.tls_certificate:
         return None
@@ -316,12 +300,11 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
         loop.add_signal_handler(each, stop.set)
     control = Control(line, stop.set)
     function = Function(control.hire)
-    gateway = Gateway(configuration, function)
+    connections = Connections(bound())
+    gateway = Gateway(configuration, function, connections)
 
-    def connection() -> _Connection:
-        made = _Connection(manager, loop=loop, access_log=None, auto_decompress=False)  # type: ignore[arg-type]  # as aiohttp itself calls it
-        made.malformed = gateway.malformed
-        return made
+    def connection() -> Connection:
+        return Connection(manager, connections, gateway.malformed)
 
     manager = web.Server(gateway.handle)
     keeping: asyncio.Task[None] | None = None
