@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from service import files
 from service.gateway.contract import GatewayError, UsagePlan
 
 OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
@@ -74,13 +76,14 @@ class KeyFile:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
         if name.startswith(RESERVED):
             raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or OWN_NAME}")
-        keys = self.read()
-        if name in keys:
-            raise KeyFileError(f"there is a key of the name {name!r} already")
         kept = digest(value)
-        if other := next((each for each, known in keys.items() if known == kept), None):
-            raise KeyFileError(f"it is the key of the name {other!r} already, and a caller has one name")
-        self._write({**keys, name: kept})
+        with self._alone():
+            keys = self.read()
+            if name in keys:
+                raise KeyFileError(f"there is a key of the name {name!r} already")
+            if other := next((each for each, known in keys.items() if known == kept), None):
+                raise KeyFileError(f"it is the key of the name {other!r} already, and a caller has one name")
+            self._write({**keys, name: kept})
 
     def remove(self, name: str) -> None:
         """Forget a key.
@@ -88,11 +91,14 @@ class KeyFile:
         Raises:
             KeyFileError: there is none of this name.
         """
-        keys = self.read()
-        if name not in keys:
+        if not self.path.exists():  # nor perhaps its directory, which is locked
             raise KeyFileError(f"there is no key of the name {name!r}")
-        del keys[name]
-        self._write(keys)
+        with self._alone():
+            keys = self.read()
+            if name not in keys:
+                raise KeyFileError(f"there is no key of the name {name!r}")
+            del keys[name]
+            self._write(keys)
 
     def take_over(self, other: KeyFile) -> None:
         """Keep what another file keeps, if there is one.
@@ -101,17 +107,17 @@ class KeyFile:
             KeyFileError: it cannot be read.
         """
         if keys := other.read():
-            self._write(keys)
+            with self._alone():
+                self._write(keys)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """No two commands at once: what one adds, or removes, the other would undo."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return files.alone(self.path.parent)
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.path.with_name(self.path.name + ".new")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(keys, file, indent=2)
-        draft.replace(self.path)
+        files.replace(self.path, json.dumps(keys, indent=2).encode(), 0o600)
 
 
 class Keyring:

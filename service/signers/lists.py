@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import functools
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from service import files
 from service.pki import encoding, revocation
 from service.pki.errors import IssuerError
 from service.pki.revocation import Revoked
@@ -88,22 +87,10 @@ def add_revoked(directory: Path, entry: Revoked) -> None:
         OSError: it cannot be written.
     """
     path = directory / REVOKED
-    with _alone(directory):
+    if not path.exists():  # nor perhaps its directory, which is locked
+        raise IssuerError(f"{path}: {os.strerror(errno.ENOENT)}")
+    with files.alone(directory):
         _add(path, _read(path), entry)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; the file's own would go with the file, which is replaced."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise IssuerError(f"{directory / REVOKED}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _add(path: Path, text: str, entry: Revoked) -> None:
@@ -115,13 +102,7 @@ def _add(path: Path, text: str, entry: Revoked) -> None:
     added = f"{text.rstrip()}\n{line}\n"
     if not _reads_as(added, (*before, entry), path):
         raise IssuerError(f"{path} is not written one entry a line; add this one: {line}")
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(added)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-    temporary.replace(path)
+    files.replace(path, added.encode(), stat.S_IMODE(path.stat().st_mode))
 
 
 def _reads_as(text: str, entries: tuple[Revoked, ...], path: Path) -> bool:

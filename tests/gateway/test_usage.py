@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service import files
 from service.gateway.contract import GatewayError, UsagePlan
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter, digest
 from tests import authorities, csrs, serving
@@ -81,6 +82,43 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert ring.identify("") is None
     file.remove("a")
     assert ring.identify("a" * 40) is None
+
+
+def test_keys_are_added_and_removed_one_after_the_other(tmp_path: Path) -> None:
+    """However many do so at once, what one adds is there, and what one removes is gone."""
+    keys = KeyFile(tmp_path / "keys.json")
+    for number in range(20):
+        keys.add(f"old{number}", f"{number:030}")
+
+    def change(number: int) -> None:
+        keys.add(f"new{number}", f"{number:040}")
+        keys.remove(f"old{number}")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(20)))
+    assert sorted(keys.read()) == sorted(f"new{number}" for number in range(20))
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
+    assert keys.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+    """An add waits for whoever is changing the file, and reads what that one left."""
+    keys = KeyFile(tmp_path / "keys.json")
+    keys.add("stolen", "s" * 30)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with files.alone(tmp_path):
+            adding = pool.submit(keys.add, "new", "n" * 30)
+            assert not concurrent.futures.wait([adding], 0.2).done
+            keys.path.write_text("{}")
+        adding.result(5)
+    assert sorted(keys.read()) == ["new"]
+
+
+def test_no_key_is_removed_where_there_is_no_file(tmp_path: Path) -> None:
+    """It is told as any other that there is not, and no directory is made."""
+    with pytest.raises(KeyFileError, match="no key of the name 'x'"):
+        KeyFile(tmp_path / "nowhere" / "keys.json").remove("x")
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff"])
