@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
         default=[],
         metavar="DOMAIN",
         type=arguments.domain,
-        help="the only domain that it may ever name hosts of; several if said several times",
+        help="the only domain that it may ever name hosts, URIs, mailboxes of; several if said several times",
     )
     init.add_argument(
         "--permit-ip",

@@ -24,6 +24,7 @@ BACKDATE: Final = timedelta(days=1)
 
 _ROOT: Final = " Root CA "
 _SIGNING: Final = " Signing CA "
+_NOBODY: Final = "invalid"
 
 
 @dataclass(frozen=True)
@@ -224,15 +225,19 @@ def _ca(
 def _name_constraints(
     permitted: Sequence[str | IPv4Network | IPv6Network],
 ) -> x509.NameConstraints:
-    """Permitted subtrees; a kind of name without one among DNS and IP is excluded whole.
+    """Permitted subtrees, for every kind of name that is certified.
 
-    Constraints restrict only the kinds that they mention, so a CA held to DNS names could name any
-    address, were all addresses not excluded.
+    Constraints restrict only the kinds that they mention: a CA held to DNS names could name any address, and
+    any host in a URI or a mailbox. Of those a domain's have two forms, its own and what is beneath it (RFC
+    5280 4.2.1.10); where no domain is permitted there is one that nobody has (RFC 6761 6.4).
     """
-    dns = [x509.DNSName(each) for each in permitted if isinstance(each, str)]
+    domains = [each for each in permitted if isinstance(each, str)]
+    hosts = [form for each in domains or [_NOBODY] for form in (each, f".{each}")]
+    dns = [x509.DNSName(each) for each in domains]
     ip = [x509.IPAddress(each) for each in permitted if not isinstance(each, str)]
+    within = [kind(each) for kind in (x509.RFC822Name, x509.UniformResourceIdentifier) for each in hosts]
     everywhere = [x509.IPAddress(IPv4Network("0.0.0.0/0")), x509.IPAddress(IPv6Network("::/0"))]
     excluded: list[x509.GeneralName] = [] if ip else [*everywhere]
     if not dns:
         excluded.append(x509.DNSName(""))
-    return x509.NameConstraints([*dns, *ip], excluded or None)
+    return x509.NameConstraints([*dns, *ip, *within], excluded or None)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import names, signing
@@ -220,6 +224,50 @@ def test_name_constraints(
     issuer = constrained(permitted=permitted, excluded=excluded)
     wanted = names.load(csrs.general_name(asked), "x")
     assert bool(issuer.name_violations((), [wanted])) is not allowed
+
+
+NAMED = [
+    ("dns:example.com", "a"), ("dns:a.example.com", "a"), ("dns:example.org", ""), ("dns:badexample.com", ""),
+    ("ip:10.0.0.1", "b"), ("ip:192.0.2.1", ""),
+    ("email:anna@example.com", "a"), ("email:anna@mail.example.com", "a"), ("email:ceo@example.org", ""), ("email:x@badexample.com", ""),
+    ("uri:https://example.com/x", "a"), ("uri:https://a.example.com:8443/", "a"), ("uri:spiffe://example.com/x", "a"),
+    ("uri:https://example.org/", ""), ("uri:spiffe://example.org/admin", ""), ("uri:https://10.0.0.1/", ""), ("uri:urn:x:y", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "where"), NAMED)
+@pytest.mark.parametrize(
+    ("held", "to"), [("a", ("example.com",)), ("b", ("10.0.0.0/8",)), ("ab", ("example.com", "10.0.0.0/8"))]
+)
+def test_what_a_ca_is_held_to_binds_every_kind_of_name(
+    tmp_path: Path, held: str, to: tuple[str, ...], asked: str, where: str
+) -> None:
+    """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
+    made, by = authorities.hierarchy("p-256", to), authorities.issuer("p-256", to)
+    allowed = bool(where) and where in held
+    assert bool(by.name_violations((), [names.load(csrs.general_name(asked), "x")])) is not allowed
+    builder = x509.CertificateBuilder(
+        by.certificate.subject, x509.Name([]), csrs.key().public_key(), 7, NOW, NOW + timedelta(days=1)
+    )
+    builder = builder.add_extension(by.authority_key_identifier, critical=False)
+    leaf = builder.add_extension(x509.SubjectAlternativeName([csrs.general_name(asked)]), critical=True)
+    signed = leaf.sign(authorities.signing_key(made), hashes.SHA256())
+    for file, certificate in (("root", made.root), ("ca", made.signing), ("leaf", signed)):
+        (tmp_path / file).write_bytes(certificate.public_bytes(Encoding.PEM))
+    command = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-attime",
+        str(int(NOW.timestamp()) + 9),
+        "-CAfile",
+        "root",
+        "-untrusted",
+        "ca",
+        "leaf",
+    ]
+    judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (judged.returncode == 0) is allowed, judged.stderr
 
 
 def cn(text: str) -> names.DistinguishedName:
