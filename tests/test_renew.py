@@ -139,3 +139,46 @@ def test_renew_says_why_not(
     run = certlet("renew", path.name, "--within", "100d", *arguments, cwd=tmp_path, env=environ(server))
     assert (run.returncode, word in run.stderr.decode()) == (status, True)
     assert b"Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("secret", "word"),
+    [
+        (None, "a.example.com.key is encrypted, and CERTLET_KEY_PASSPHRASE is not set"),
+        ("bad", "a.example.com.key is not a PEM private key, or CERTLET_KEY_PASSPHRASE is wrong"),
+        ("", "CERTLET_KEY_PASSPHRASE is set but empty"),
+        ("abc", ""),
+    ],
+)
+def test_the_passphrase_s_variable_is_named(
+    server: Server, tmp_path: Path, secret: str | None, word: str
+) -> None:
+    """What `new` encrypted a key under opens it for `show` and `renew`; else they name the variable that they read."""
+    path, key = tmp_path / "a.example.com.crt", "a.example.com.key"
+    usual = environ(server)
+    run = certlet("new", path.stem, cwd=tmp_path, env=usual | {"CERTLET_KEY_PASSPHRASE": "abc"})
+    assert run.returncode == 0, run.stderr
+    for command in (("show", path.name, "--key-file", key), ("renew", path.name, "--within", "200d")):
+        given = {} if secret is None else {"CERTLET_KEY_PASSPHRASE": secret}
+        run = certlet(*command, cwd=tmp_path, env=usual | given)
+        assert run.returncode == int(bool(word))
+        assert run.stderr.decode().endswith(f"{word}\n" if word else "")
+        assert b"CERTLET_CA_PASSPHRASE" not in run.stderr
+
+
+def test_no_passphrase_is_wrong_where_none_is_set(server: Server, tmp_path: Path) -> None:
+    """What is no key is told as that alone where no passphrase was given; a key in clear wants none."""
+    path = made(server, tmp_path)
+    key = path.with_suffix(".key")
+    run = certlet("show", path, "--key-file", key, cwd=tmp_path, env={"CERTLET_KEY_PASSPHRASE": "abc"})
+    assert run.stderr.decode() == f"certlet: {key} is not encrypted, but CERTLET_KEY_PASSPHRASE is set\n"
+    key.write_text("junk")
+    run = certlet("show", path, "--key-file", key, cwd=tmp_path)
+    assert run.stderr.decode() == f"certlet: {key} is not a PEM private key\n"
+
+
+@pytest.mark.parametrize("command", ["new", "renew", "show"])
+def test_help_names_the_passphrase_s_variable(tmp_path: Path, command: str) -> None:
+    """--help of what writes or reads a certificate's key says where its passphrase comes from."""
+    assert b"$CERTLET_KEY_PASSPHRASE" in certlet(command, "--help", cwd=tmp_path).stdout
+    assert b"CERTLET_KEY_PASSPHRASE" not in certlet("sign", "--help", cwd=tmp_path).stdout

@@ -10,12 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
 from service import contract
 from service.cli.terminal import CommandError
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.pki.policy import ProfileError
 from service.settings import PROFILES
+from service.signers import file
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
@@ -137,6 +140,16 @@ def secret(variable: str) -> bytes | None:
     if found == "":
         raise CommandError(f"{variable} is set but empty")
     return os.fsencode(found) if found else None
+
+
+def private_key(path: Path) -> CertificateIssuerPrivateKeyTypes:
+    """A certificate's key, as `certlet new` writes it.
+
+    Raises:
+        CommandError: its passphrase is set but empty.
+        IssuerError: it cannot be read.
+    """
+    return file.private_key(path, secret(KEY_PASSPHRASE), KEY_PASSPHRASE)
 
 
 def document(own: Path | None) -> contract.Document:

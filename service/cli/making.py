@@ -61,7 +61,11 @@ class _Targets:
 
 def add_to(commands: Commands) -> None:
     """Add `new`."""
-    new = commands.add_parser("new", help="make a private key and have its certificate signed")
+    new = commands.add_parser(
+        "new",
+        help="make a private key and have its certificate signed",
+        epilog=f"The key is encrypted if ${KEY_PASSPHRASE} is set, under what it holds.",
+    )
     new.add_argument(
         "names",
         nargs="+",

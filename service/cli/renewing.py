@@ -24,7 +24,6 @@ from service.cli.arguments import API_KEY, KEY_PASSPHRASE, Commands
 from service.cli.terminal import CommandError, say, warn
 from service.pki import encoding, keys
 from service.pki.errors import IssuanceError
-from service.signers import file
 
 RENEWED: Final = "CERTLET_RENEWED"
 
@@ -53,7 +52,8 @@ def add_to(commands: Commands) -> None:
     renew = commands.add_parser(
         "renew",
         help="have certificates that end soon signed again",
-        epilog="Exit status: 0 if all that was due was renewed, be it nothing; 1 if any was not, or the hook "
+        epilog=f"${KEY_PASSPHRASE} opens a key that is encrypted, and encrypts one that is made. "
+        "Exit status: 0 if all that was due was renewed, be it nothing; 1 if any was not, or the hook "
         "failed. One that fails is told, stays as it was, and stops no other.",
     )
     renew.add_argument(
@@ -122,7 +122,7 @@ def _is_due(certificate: x509.Certificate, within: timedelta | None, now: dateti
 
 
 def _held(path: Path, key_path: Path, certificate: x509.Certificate) -> _Held:
-    key = file.private_key(key_path, arguments.secret(KEY_PASSPHRASE))
+    key = arguments.private_key(key_path)
     if key.public_key() != certificate.public_key():
         raise CommandError(f"{key_path} is not its key")
     return _Held(Path(os.path.realpath(path)), Path(os.path.realpath(key_path)), certificate, key)

@@ -21,7 +21,6 @@ from service.cli import arguments, inspection
 from service.cli.arguments import KEY_PASSPHRASE, Commands
 from service.cli.inspection import Report
 from service.cli.terminal import CommandError, say
-from service.signers import file
 
 _MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
 _MAX_CERTIFICATES: Final = 300  # each may be held against each
@@ -43,7 +42,12 @@ def add_to(commands: Commands) -> None:
         epilog="Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.",
     )
     show.add_argument("file", type=Path, metavar="FILE", help="PEM, DER, base64 or PKCS#7; - is stdin")
-    show.add_argument("--key-file", type=Path, metavar="FILE", help="a private key: whether it is its own")
+    show.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a private key: whether it is its own; ${KEY_PASSPHRASE} opens it",
+    )
     show.set_defaults(run=_show)
 
 
@@ -66,7 +70,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _public_key(path: Path | None) -> CertificatePublicKeyTypes | None:
-    return file.private_key(path, arguments.secret(KEY_PASSPHRASE)).public_key() if path else None
+    return arguments.private_key(path).public_key() if path else None
 
 
 def _reports(path: Path, key: CertificatePublicKeyTypes | None) -> list[Report]:

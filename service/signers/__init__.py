@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 
 from service.authority import Custody
 from service.pki.issuer import Issuer
-from service.settings import KeySource, Settings
+from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
 from service.signers import file, lists
 
 
@@ -39,14 +39,15 @@ def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
         from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
 
         return kms.private_key(settings.key_name)
-    passphrase = settings.ca_passphrase
+    passphrase, variable = settings.ca_passphrase, CA_PASSPHRASE
     if settings.ca_passphrase_parameter:
         from service.signers import secrets  # noqa: PLC0415 - as above
 
         passphrase = secrets.parameter(settings.ca_passphrase_parameter)
+        variable = CA_PASSPHRASE_PARAMETER
     if settings.key_source is KeySource.SECRETS_MANAGER:
         from service.signers import secrets  # noqa: PLC0415 - as above
 
-        return file.parse(secrets.secret(settings.key_name), passphrase, settings.key_name)
+        return file.parse(secrets.secret(settings.key_name), passphrase, settings.key_name, variable)
     path = settings.ca / (settings.key_name or file.SIGNING_KEY)
-    return file.private_key(path, passphrase)
+    return file.private_key(path, passphrase, variable)

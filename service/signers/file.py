@@ -23,6 +23,7 @@ from service.pki import encoding, idempotency
 from service.pki.ceremony import Hierarchy
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
+from service.settings import CA_PASSPHRASE
 from service.signers import lists
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
@@ -81,14 +82,21 @@ def serial_secret(directory: Path) -> bytes | None:
     return secret
 
 
-def private_key(path: Path, passphrase: bytes | None) -> CertificateIssuerPrivateKeyTypes:
+def private_key(
+    path: Path, passphrase: bytes | None, variable: str = CA_PASSPHRASE
+) -> CertificateIssuerPrivateKeyTypes:
     """The private key in a PEM file.
+
+    Args:
+        path: the file.
+        passphrase: what it is encrypted under; None for nothing.
+        variable: of the environment, which the passphrase comes from; named where it is at fault.
 
     Raises:
         IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
     """
     try:
-        return parse(path.read_bytes(), passphrase, str(path))
+        return parse(path.read_bytes(), passphrase, str(path), variable)
     except OSError as error:
         raise IssuerError(f"{path}: {error.strerror}") from error
 
@@ -151,8 +159,10 @@ def _certificates(path: Path) -> list[x509.Certificate]:
         raise IssuerError(f"{path} is not a PEM certificate") from error
 
 
-def parse(pem: bytes, passphrase: bytes | None, where: str) -> CertificateIssuerPrivateKeyTypes:
-    """A private key in PEM, from `where`.
+def parse(
+    pem: bytes, passphrase: bytes | None, where: str, variable: str = CA_PASSPHRASE
+) -> CertificateIssuerPrivateKeyTypes:
+    """A private key in PEM, from `where`; the rest is as for `private_key`.
 
     Raises:
         IssuerError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
@@ -160,12 +170,13 @@ def parse(pem: bytes, passphrase: bytes | None, where: str) -> CertificateIssuer
     try:
         key = load_pem_private_key(pem, passphrase)
     except TypeError as error:  # the library's word for a passphrase missing, or given in vain
-        state = "encrypted, and CERTLET_CA_PASSPHRASE is not set"
+        state = f"encrypted, and {variable} is not set"
         if passphrase is not None:
-            state = "not encrypted, but CERTLET_CA_PASSPHRASE is set"
+            state = f"not encrypted, but {variable} is set"
         raise IssuerError(f"{where} is {state}") from error
     except (ValueError, UnsupportedAlgorithm):  # its text may quote the file, so it is not kept
-        raise IssuerError(f"{where} is not a PEM private key, or CERTLET_CA_PASSPHRASE is wrong") from None
+        wrong = "" if passphrase is None else f", or {variable} is wrong"
+        raise IssuerError(f"{where} is not a PEM private key{wrong}") from None
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
         raise IssuerError(f"{where} holds a key that cannot sign certificates")
     return cast("CertificateIssuerPrivateKeyTypes", key)
