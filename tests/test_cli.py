@@ -623,3 +623,30 @@ def test_the_command_line_loads_no_server() -> None:
     )
     assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())
     assert "service.client" in run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "warned"),
+    [
+        ("--insecure-http --host 0.0.0.0", "http://localhost:", False),
+        ("--insecure-http --host ::", "http://localhost:", False),
+        ("--insecure-http --host 127.0.0.2", "http://127.0.0.2:", False),
+        ("--tls --host 0.0.0.0", "https://localhost:", True),
+        ("--tls --host 127.0.0.2", "https://127.0.0.2:", False),
+        ("--tls --host ::1", "https://[::1]:", False),
+        ("--tls --host 0.0.0.0 --tls-name 127.0.0.2", "https://127.0.0.2:", False),
+        ("--tls --tls-name localhost --tls-name b.test", "https://localhost:", False),
+        ("--tls --tls-name localhost --tls-name 127.0.0.1", "https://127.0.0.1:", False),
+    ],
+)  # fmt: skip
+def test_what_is_announced_can_be_reached(tmp_path: Path, arguments: str, url: str, *, warned: bool) -> None:
+    """The address that is printed is one that the certificate names; the printed curl command gets a certificate."""
+    with serving.serving(tmp_path, *arguments.split(), env={}) as server:
+        assert server.url.startswith(url)
+        said = "\n".join(server.said)
+        assert ("its certificate is for localhost, and clients elsewhere refuse it" in said) == warned
+        pasted = subprocess.run(
+            ["sh", "-ec", "\n".join(line[10:] for line in server.said[-3:])],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr

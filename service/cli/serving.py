@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -71,18 +72,7 @@ def add_to(commands: Commands) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     secrecy.seal()
-    if bool(options.tls_cert) != bool(options.tls_key):
-        raise CommandError("--tls-cert and --tls-key go together")
-    if options.tls and options.tls_cert:
-        raise CommandError("--tls makes a certificate, and --tls-cert names one: give one of the two")
-    if (options.tls_name or options.tls_profile) and not options.tls:
-        raise CommandError("--tls-name and --tls-profile go with --tls")
-    is_https = bool(options.tls or options.tls_cert)
-    if not _is_loopback(options.host) and not options.insecure_http and not is_https:
-        raise CommandError(
-            f"{options.host} is not loopback, and API keys would cross the network in clear text: "
-            "give --tls, or --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
-        )
+    is_https = _is_https(options)
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = arguments.document(options.profiles)
@@ -111,18 +101,41 @@ def _serve(options: argparse.Namespace) -> int:
             stage=options.stage or "",
             **_tls(options, document, stack),
         )
-        if options.unlimited:
-            say("Warning   the usage plan is off (--unlimited)")
+        for warning in _warnings(options):
+            say(f"Warning   {warning}")
 
         def announce(port: int) -> None:
             unseen.pop_all()
-            host = f"[{options.host}]" if ":" in options.host else options.host
             scheme = "https" if is_https else "http"
             stage = f"/{options.stage}" if options.stage else ""
             trust = f"--cacert {directory / file.ROOT_CERTIFICATE} " if options.tls else ""
-            _announce(f"{scheme}://{host}:{port}{stage}", shown, trust)
+            _announce(f"{scheme}://{_address(options)}:{port}{stage}", shown, trust)
 
         return Foreman(HANDLER, _environ(options, directory)).run(configuration, announce)
+
+
+def _is_https(options: argparse.Namespace) -> bool:
+    """Whether it speaks HTTPS, of options that go together."""
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise CommandError("--tls-cert and --tls-key go together")
+    if options.tls and options.tls_cert:
+        raise CommandError("--tls makes a certificate, and --tls-cert names one: give one of the two")
+    if (options.tls_name or options.tls_profile) and not options.tls:
+        raise CommandError("--tls-name and --tls-profile go with --tls")
+    is_https = bool(options.tls or options.tls_cert)
+    if not _is_loopback(options.host) and not options.insecure_http and not is_https:
+        raise CommandError(
+            f"{options.host} is not loopback, and API keys would cross the network in clear text: "
+            "give --tls, or --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
+        )
+    return is_https
+
+
+def _warnings(options: argparse.Namespace) -> Iterator[str]:
+    if options.unlimited:
+        yield "the usage plan is off (--unlimited)"
+    if options.tls and not options.tls_name and _is_unspecified(options.host):
+        yield "its certificate is for localhost, and clients elsewhere refuse it: give --tls-name"
 
 
 def _tls(options: argparse.Namespace, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
@@ -136,13 +149,28 @@ def _tls(options: argparse.Namespace, document: contract.Document, stack: ExitSt
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_for_servers:
             raise CommandError(f"the profile {profile.name} is not for servers: name one with --tls-profile")
-        usual = ["localhost", "127.0.0.1", "::1"]
-        if not (options.tls_name or options.host in usual or _is_unspecified(options.host)):
-            usual.append(options.host)
-        files = stack.enter_context(foreman.own_certificate(options.tls_name or usual, options.tls_profile))
+        files = stack.enter_context(foreman.own_certificate(_names(options), options.tls_profile))
     else:
         return {}
     return {**files, "tls_clients": foreman.event("GET", "/ca.pem")}
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """What the certificate of HTTPS names, if it is the CA's own; else nothing."""
+    if options.tls_name or not options.tls:
+        return list(options.tls_name or ())
+    usual = ["localhost", "127.0.0.1", "::1"]
+    return usual if options.host in usual or _is_unspecified(options.host) else [*usual, options.host]
+
+
+def _address(options: argparse.Namespace) -> str:
+    """The host of its URL: what it listens at, unless that is no one's address, or not in the certificate."""
+    host, names = options.host, _names(options)
+    if names and host not in names:
+        host = names[0]
+    elif _is_unspecified(host):
+        host = "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _environ(options: argparse.Namespace, directory: Path) -> dict[str, str]:
