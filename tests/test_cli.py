@@ -29,8 +29,9 @@ from openapi_spec_validator import validate
 
 from deploy import lint
 from service import contract
+from service.pki import encoding
 from service.signers import file
-from tests import csrs, serving
+from tests import authorities, csrs, serving
 from tests.serving import API_KEY, Server, certlet
 
 FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
@@ -58,6 +59,34 @@ def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
         assert 86_400 <= age < 86_400 + 120
         assert certificate.subject.rfc4514_string().startswith(f"CN=Acme {kind} CA ")
     assert issuer.root.subject != issuer.certificate.subject
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    """--help says how long a name may be; characters are counted, not octets; and such a CA signs and rolls over."""
+    assert "at most 46" in " ".join(certlet("init", "--help", cwd=tmp_path).stdout.decode().split())
+    name = "ä" * 45 + "東"
+    for command in (("init", "ca", "--name", name), ("rollover", "ca", "next", "--new-root")):
+        made = certlet(*command, cwd=tmp_path)
+        assert (made.returncode, made.stderr) == (0, b"")
+    for directory in ("ca", "next"):
+        with serving.serving(tmp_path, "--ca", directory) as server:
+            pem = server.sign({"csr": csrs.pem(csrs.build()).decode()}).json()["crt_pem"]
+            assert server.request("GET", "/ca.crl").status == 200
+        assert "UserWarning" not in server.logged()
+        shown = certlet("show", "-", cwd=tmp_path, stdin=pem.encode())
+        assert shown.stderr == b""
+        assert f"CN={name} Signing CA ".encode() in shown.stdout
+
+
+def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
+    """A CA that was not made here, with a common name too long for ours, is rolled over under its beginning."""
+    old = [authorities.ca(subject="x" * 60), authorities.root()]
+    for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
+        (tmp_path / name).write_text(encoding.pem([certificate]))
+    made = certlet("rollover", ".", "next", "--new-root", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    subject = file.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
+    assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
 
 
 def test_two_cas_of_one_name_differ(tmp_path: Path) -> None:
@@ -204,7 +233,8 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("init", "ca", "--key", "dsa"), 2, "invalid choice"),
         (("init", "ca", "--permit-dns", "*.x"), 2, "wildcard"),
         (("init", "ca", "--permit-ip", "10.0.0.1/8"), 2, "host bits"),
-        (("init", "ca", "--name", "x" * 60), 1, "64"),
+        (("init", "ca", "--name", "x" * 47), 1, "certlet: the name has 47 characters; 46 are accepted"),
+        (("init", "ca", "--name", " "), 1, "certlet: a CA needs a name"),
         (("init", "/dev/null/ca"), 1, "Not a directory"),
         (("serve", "--port", "99999"), 2, "port"),
         (("serve", "--workers", "0"), 2, "1 to 64"),

@@ -18,6 +18,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 
 from service import client
 from service.cli import ceremonies, completing, making, renewing, serving, showing, signing, trusting
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 1 if it failed; 2 if the arguments make no sense; 130 after Ctrl-C; 141 if nobody reads on.
     """
+    # The library warns of common names of more than 64 octets; we count characters.
+    warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -43,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
         return 130
     warn(f"certlet: {message}")

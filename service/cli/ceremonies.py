@@ -30,7 +30,11 @@ def add_to(commands: Commands) -> None:
     init = commands.add_parser("init", help="make a root CA and a signing CA")
     init.add_argument("directory", type=Path, metavar="DIR", help="a CA that is in it is never replaced")
     arguments.take_key(init)
-    init.add_argument("--name", default="Certlet", help="what its names begin with; else Certlet")
+    init.add_argument(
+        "--name",
+        default="Certlet",
+        help=f"what its names begin with, at most {ceremony.MAX_NAME} characters; else Certlet",
+    )
     init.add_argument(
         "--permit-dns",
         action="append",
@@ -94,7 +98,7 @@ def _init(options: argparse.Namespace) -> None:
     try:
         hierarchy = ceremony.hold(
             options.name,
-            secrets.token_hex(3),
+            secrets.token_hex(ceremony.SUFFIX_BYTES),
             options.key,
             datetime.now(UTC),
             [*options.permit_dns, *options.permit_ip],
@@ -121,7 +125,7 @@ def _rollover(options: argparse.Namespace) -> None:
         hierarchy = ceremony.succeed(
             ceremony.Predecessor(certificate, chain, file.previous(options.old)),
             None if options.new_root else file.private_key(root_key, passphrase),
-            secrets.token_hex(3),
+            secrets.token_hex(ceremony.SUFFIX_BYTES),
             options.key,
             datetime.now(UTC),
             _kms_public_key(options.kms) if options.kms else None,

@@ -25,6 +25,9 @@ BACKDATE: Final = timedelta(days=1)
 _ROOT: Final = " Root CA "
 _SIGNING: Final = " Signing CA "
 _NOBODY: Final = "invalid"
+_COMMON_NAME: Final = 64  # characters, not octets (RFC 5280 A.1: ub-common-name)
+SUFFIX_BYTES: Final = 3  # random, in hexadecimal at the end of each name
+MAX_NAME: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,10 @@ def hold(
     """Make a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
     Args:
-        name: what both are called; " Root CA" or " Signing CA" and the suffix follow it.
-        suffix: random, so that two CAs of one name are never taken for each other.
+        name: what both are called, at most `MAX_NAME` characters; " Root CA" or " Signing CA" and the
+            suffix follow it.
+        suffix: `SUFFIX_BYTES` random octets in hexadecimal, so that two CAs of one name are never taken
+            for each other.
         key: the kind of both keys, as `keys.generate` takes it.
         now: the time, UTC.
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to,
@@ -70,6 +75,8 @@ def hold(
     """
     if not name.strip():
         raise ValueError("a CA needs a name")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"the name has {len(name)} characters; {MAX_NAME} are accepted")
     constraints = _name_constraints(permitted) if permitted else None
     root, root_key = _root(f"{name}{_ROOT}{suffix}", key, now)
     signing_key, public_key = _signing_key(key, signing_public_key)
@@ -129,9 +136,9 @@ def succeed(
 
 
 def _called(signing: x509.Certificate) -> str:
-    """The name that a CA was made with, or its common name if it was not made here."""
+    """The name that a CA was made with, or as much as fits of its common name if it was not made here."""
     attributes = signing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(attributes[0].value).partition(_SIGNING)[0] if attributes else "Certlet"
+    return str(attributes[0].value).partition(_SIGNING)[0][:MAX_NAME] if attributes else "Certlet"
 
 
 def _constraints_of(ca: x509.Certificate) -> x509.NameConstraints | None:
@@ -194,7 +201,8 @@ def _signing(
 
 
 def _dn(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    # Not validated: the library counts octets.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
 
 
 def _ca(
