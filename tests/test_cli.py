@@ -239,6 +239,23 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("serve", "--port", "99999"), 2, "port"),
         (("serve", "--workers", "0"), 2, "1 to 64"),
         (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
+        (
+            ("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"),
+            1,
+            "certlet: 203.0.113.9 is no address of this machine: give another --host",
+        ),
+        (
+            ("serve", "--ephemeral", "--host", "nohost.invalid", "--insecure-http"),
+            1,
+            "certlet: the host nohost.invalid is not found: give --host an address of this machine",
+        ),
+        (("serve", "--ephemeral", "--host", "a..b", "--insecure-http"), 1, "the host a..b is not found"),
+        (
+            ("serve", "--audit-log", "none/a"),
+            1,
+            "certlet: --audit-log none/a: No such file or directory",
+        ),
+        (("serve", "--audit-log", "."), 1, "certlet: --audit-log .: Is a directory"),
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
         (("key", "remove", "nobody", "--ca", "."), 1, "no key of the name"),
@@ -271,6 +288,24 @@ def test_errors_are_one_clear_line(
     assert run.returncode == status
     assert word in run.stderr.decode().splitlines()[-1]
     assert b"Traceback" not in run.stderr
+    assert b"Errno" not in run.stderr
+
+
+def test_an_audit_log_that_the_environment_names(tmp_path: Path) -> None:
+    """What CERTLET_AUDIT_LOG names, and cannot be opened, is told by its name, and not by a number."""
+    log = tmp_path / "none" / "a"
+    run = certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env={"CERTLET_AUDIT_LOG": str(log)})
+    assert run.stderr.decode() == f"certlet: {log}: No such file or directory\n"
+
+
+def test_an_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
+    """A reader of a pipe gets every line: it is not told of an end before the first of them."""
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", "pipe"], cwd=tmp_path, stdout=subprocess.PIPE) as reader:
+        with serving.serving(tmp_path, "--audit-log", "pipe") as server:
+            assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        read, _ = reader.communicate(timeout=30)
+    assert [json.loads(line)["event"] for line in read.splitlines()] == ["intent", "result"]
 
 
 def test_keys_of_the_local_gateway(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
     assert run.stdout.startswith(b"Renewed   a.example.com.crt, until ")
     told = run.stderr.decode().splitlines()
     assert len(told) == 5
+    assert told[0] == "certlet: no.crt: No such file or directory"
     for line, word in zip(
         told,
         ("No such file", "is not its key", "c.example.com.key", "private key too", "no certificate"),

@@ -94,7 +94,8 @@ def _renew(options: argparse.Namespace) -> int:
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(end)}")
         except OSError as error:
-            warn(f"certlet: {path}: {error.filename}: {error.strerror}")
+            other = f"{error.filename}: " if error.filename not in (None, str(path)) else ""
+            warn(f"certlet: {path}: {other}{error.strerror}")
             failed = True
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")

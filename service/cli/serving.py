@@ -73,6 +73,8 @@ def add_to(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     secrecy.seal()
     is_https = _is_https(options)
+    if options.audit_log:
+        _try(options.audit_log)
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = arguments.document(options.profiles)
@@ -129,6 +131,15 @@ def _is_https(options: argparse.Namespace) -> bool:
             "give --tls, or --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
         )
     return is_https
+
+
+def _try(audit_log: Path) -> None:
+    """Open it before anything is made; but no pipe, whose reader would take our leaving for the end."""
+    try:
+        if not audit_log.is_fifo():
+            os.close(os.open(audit_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    except OSError as error:
+        raise CommandError(f"--audit-log {audit_log}: {error.strerror}") from error
 
 
 def _warnings(options: argparse.Namespace) -> Iterator[str]:

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
             handler = getattr(module, name)
             getattr(module, "prepare", lambda: None)()
         except Exception as error:  # noqa: BLE001 - whatever it is, the gateway is told, in one line
-            _write(stream, frame({"error": " ".join(str(error).split()) or type(error).__name__}))
+            _write(stream, frame({"error": why(error)}))
             return 1
         _write(stream, frame({"ready": True}))
         while header := stream.read(LENGTHS.size):
@@ -64,6 +64,14 @@ def main(arguments: list[str]) -> int:
             put_back(call["event"], stream.read(beside))
             _write(stream, _outcome(handler, call))
     return 0
+
+
+def why(error: Exception) -> str:
+    """An error in one line; of a file that cannot be used its name comes first."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _outcome(handler: Callable[[Any, Context], Any], call: dict[str, Any]) -> bytes:

@@ -29,7 +29,7 @@ from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, bound
 from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.docs import Docs
-from service.gateway.function import to_json
+from service.gateway.function import to_json, why
 from service.gateway.processes import Function, Process, StartError
 from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
@@ -322,7 +322,7 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
         )
     except (StartError, KeyFileError, OSError, UnicodeError) as error:
-        control.report(failed=" ".join(_failure(error, configuration).split()))
+        control.report(failed=_failure(error, configuration))
         return 1
     control.report(port=listener.sockets[0].getsockname()[1])
     await stop.wait()
@@ -336,7 +336,9 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
 
 
 def _failure(error: Exception, configuration: Configuration) -> str:
-    """Why it does not listen, for whoever started it."""
+    """Why it does not listen, for whoever started it, in one line."""
+    if isinstance(error, socket.gaierror | UnicodeError):  # the latter's of what no DNS name can be
+        return f"the host {configuration.host} is not found: give --host an address of this machine"
     where = f"{configuration.host}:{configuration.port}"
     if isinstance(error, OSError) and not error.filename:
         match error.errno:
@@ -344,7 +346,9 @@ def _failure(error: Exception, configuration: Configuration) -> str:
                 return f"{where} is in use, perhaps by another certlet serve: give another --port"
             case errno.EACCES:
                 return f"{where} is not for this user to open: give a --port above 1023"
-    return str(error)
+            case errno.EADDRNOTAVAIL | None:  # newer Pythons tell no number
+                return f"{configuration.host} is no address of this machine: give another --host"
+    return why(error)
 
 
 def main(arguments: list[str]) -> int:
