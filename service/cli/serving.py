@@ -14,6 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from service import contract, foreman, secrecy
 from service.cli import arguments
 from service.cli.arguments import API_KEY, DEFAULT_CA, KEY_FILE, Commands
@@ -73,6 +77,8 @@ def add_to(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     secrecy.seal()
     is_https = _is_https(options)
+    if options.tls_cert:
+        _verify_pair(options.tls_cert, options.tls_key)
     if options.audit_log:
         _try(options.audit_log)
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
@@ -164,6 +170,36 @@ def _tls(options: argparse.Namespace, document: contract.Document, stack: ExitSt
     else:
         return {}
     return {**files, "tls_clients": foreman.event("GET", "/ca.pem")}
+
+
+def _verify_pair(certificate: Path, key: Path) -> None:
+    """Whether the operator's files are a certificate and its key, told in words that OpenSSL has not."""
+    try:
+        held = x509.load_pem_x509_certificate(_read("--tls-cert", certificate))
+    except ValueError as error:
+        raise CommandError(f"there is no certificate in {certificate}, in PEM (--tls-cert)") from error
+    data = _read("--tls-key", key)
+    try:
+        fits = load_pem_private_key(data, None).public_key() == held.public_key()
+    except TypeError:
+        if sys.stdin.isatty():  # where OpenSSL asks
+            return
+        raise CommandError(
+            f"{key} is encrypted, and there is no terminal to ask for its passphrase"
+        ) from None
+    except UnsupportedAlgorithm:  # of a rare kind, which OpenSSL may know
+        return
+    except ValueError:  # its text may quote the file, so it is not kept
+        raise CommandError(f"there is no private key in {key}, in PEM (--tls-key)") from None
+    if not fits:
+        raise CommandError(f"the key in {key} is not the one of the certificate in {certificate}")
+
+
+def _read(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{option} {path}: {error.strerror}") from error
 
 
 def _names(options: argparse.Namespace) -> list[str]:

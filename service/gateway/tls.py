@@ -61,7 +61,9 @@ class Tls:
             self.context.load_cert_chain(self._certificate, self._key)
         except OSError as error:  # ssl.SSLError is one, and says nothing of which file
             files = f"{self._certificate} and {self._key}"
-            raise StartError(f"{files} are no certificate and its key: {error.strerror or error}") from error
+            word = (getattr(error, "reason", None) or "").replace("_", " ").lower()
+            told = word or "is the passphrase right, and the key the certificate's?"
+            raise StartError(f"OpenSSL does not take {files}: {told}") from error
 
     async def trust(self, invoke: Invoke, event: JSON) -> None:
         """Take client certificates, from those who have one, under what the function answers, PEM.

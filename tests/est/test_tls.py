@@ -7,6 +7,7 @@ import base64
 import json
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,7 +19,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from service.gateway import tls
 from service.gateway.contract import GatewayError
@@ -297,6 +303,67 @@ def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: s
     said = run.stderr.decode()
     assert word in said
     assert "Traceback" not in said
+
+
+def brought(directory: Path) -> None:
+    """A certificate for this machine, its key in three forms, another's key, and what is neither."""
+    key, other = csrs.key("p-256"), csrs.key("p-384")
+    by = authorities.issuer()
+    own = forged(by, "server", csrs.build(None, ["ip:127.0.0.1"]))
+    clear = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    files = {
+        "crt": pem(own).encode(),
+        "key": clear,
+        "both": pem(own).encode() + clear,
+        "sealed": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
+        "other": other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "csr": csrs.pem(csrs.build()),
+        "cut": clear[:60],
+    }
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "told"),
+    [
+        ("csr", "key", "there is no certificate in csr, in PEM (--tls-cert)"),
+        ("key", "crt", "there is no certificate in key, in PEM (--tls-cert)"),
+        ("crt", "csr", "there is no private key in csr, in PEM (--tls-key)"),
+        ("crt", "cut", "there is no private key in cut, in PEM (--tls-key)"),
+        ("crt", "other", "the key in other is not the one of the certificate in crt"),
+        ("crt", "sealed", "sealed is encrypted, and there is no terminal to ask for its passphrase"),
+        ("none", "key", "--tls-cert none: No such file or directory"),
+        ("crt", "none", "--tls-key none: No such file or directory"),
+    ],
+)
+def test_which_of_the_files_is_wrong(tmp_path: Path, certificate: str, key: str, told: str) -> None:
+    """What --tls-cert and --tls-key name is told apart: no certificate, no key, another's, encrypted, not there."""
+    brought(tmp_path)
+    run = serving.certlet("serve", "--port", "0", "--tls-cert", certificate, "--tls-key", key, cwd=tmp_path)
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {told}\n")
+    assert not (tmp_path / "ca").exists()
+
+
+@pytest.mark.parametrize(("certificate", "key"), [("crt", "key"), ("both", "both")])
+def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str) -> None:
+    """A certificate and its key, in two files or in one, are served as they are."""
+    brought(tmp_path)
+    arguments = ("--tls-cert", certificate, "--tls-key", key)
+    with serving.serving(tmp_path, *arguments) as server:
+        port = int(urlsplit(server.url).port or 0)
+        shown = ssl.get_server_certificate(("127.0.0.1", port))
+        assert shown.strip() in (tmp_path / "crt").read_text()
+
+
+def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> None:
+    """A key too small for TLS is a certificate's all the same: OpenSSL's reason is told, and no line of its source."""
+    make = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
+    subprocess.run(make.split(), cwd=tmp_path, capture_output=True, check=True)
+    arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
+    run = serving.certlet("serve", *arguments, cwd=tmp_path)
+    told = "certlet: OpenSSL does not take crt and key: ee key too small"
+    assert (run.returncode, run.stderr.decode().splitlines()) == (1, [told])
 
 
 @pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
