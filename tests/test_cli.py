@@ -165,7 +165,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
         assert certlet("init", name, cwd=tmp_path).returncode == 0
     for arguments, word in (
         (("old", "other"), b"holds a CA already"),
-        (("none", "new"), b"none/signing-ca.crt"),
+        (("none", "new"), b"there is no CA in none: say where with OLD, or make one (certlet init)"),
         (("old", "new", "--root-key", "other/root-ca.key"), b"not the one in the root's certificate"),
         (("old", "new", "--root-key", "gone.key"), b"--new-root"),
     ):
@@ -258,10 +258,6 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
         (("serve", "--audit-log", "."), 1, "certlet: --audit-log .: Is a directory"),
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
-        (("key", "remove", "nobody", "--ca", "."), 1, "no key of the name"),
-        (("key", "add", "x\n", "--ca", "."), 1, "printable"),
-        (("key", "list"), 1, "there is no CA in ca"),
-        (("key", "add", "x", "--ca", "nowhere"), 1, "there is no CA in nowhere"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
         (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet key add"),
         (("sign", "-", "--validity", "30"), 2, "12h, 30d, 4w"),
@@ -327,9 +323,57 @@ def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
         assert server.sign(order).status == 200
 
 
+def test_keys_have_names(tmp_path: Path) -> None:
+    """A name that no key has, and one that cannot be printed, are refused."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    for arguments, word in ((("remove", "nobody"), b"no key of the name"), (("add", "x\n"), b"printable")):
+        run = certlet("key", *arguments, cwd=tmp_path)
+        assert (run.returncode, run.stderr.count(b"\n")) == (1, 1)
+        assert word in run.stderr
+
+
+@pytest.mark.parametrize("directory", ["nowhere", "empty", "empty/file"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("key", "add", "x", "--ca"), "--ca"),
+        (("key", "list", "--ca"), "--ca"),
+        (("key", "remove", "x", "--ca"), "--ca"),
+        (("trust", "--ca"), "--ca"),
+        (("revoke", "0a", "--ca"), "--ca"),
+        (("rollover",), "OLD"),
+    ],
+)
+def test_what_is_no_ca_is_told_alike(
+    tmp_path: Path, command: tuple[str, ...], option: str, directory: str
+) -> None:
+    """Whatever wants a CA says that there is none, and where one is named; nothing is made there."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "file").touch()
+    rest = ["new"] if command == ("rollover",) else []
+    run = certlet(*command, directory, *rest, cwd=tmp_path)
+    told = f"certlet: there is no CA in {directory}: say where with {option}, or make one (certlet init)\n"
+    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", told)
+    assert {path.name for path in tmp_path.rglob("*")} == {"empty", "file"}
+
+
+def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
+    """Where there is a part of a CA, what is missing is named; what nobody lets us see is not said to be gone."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "ca" / "signing-ca.crt").unlink()
+    run = certlet("trust", "--ca", "ca", cwd=tmp_path)
+    assert run.stderr == b"certlet: ca/signing-ca.crt: No such file or directory\n"
+    if os.geteuid() != 0:  # root sees everything
+        (tmp_path / "ca").chmod(0o600)
+        run = certlet("key", "list", cwd=tmp_path)
+        assert run.stderr == b"certlet: ca/root-ca.crt: Permission denied\n"
+        (tmp_path / "ca").chmod(0o700)
+
+
 @pytest.mark.parametrize("value", ["x" * 29, "x" * 129, "x" * 20 + " " + "x" * 20, "é" * 40])
 def test_key_values_have_api_gateway_s_bounds(tmp_path: Path, value: str) -> None:
     """30 to 128 visible characters, for `key add` and for the environment of `serve`."""
+    assert certlet("init", ".", cwd=tmp_path).returncode == 0
     for arguments in (("key", "add", "x", "--ca", "."), ("serve", "--ephemeral", "--port", "0")):
         run = certlet(*arguments, cwd=tmp_path, env={"CERTLET_API_KEY": value})
         assert run.returncode == 1
@@ -339,6 +383,7 @@ def test_key_values_have_api_gateway_s_bounds(tmp_path: Path, value: str) -> Non
 
 def test_a_key_from_the_environment_is_said_and_has_one_name(tmp_path: Path) -> None:
     """`key add` keeps $CERTLET_API_KEY where it is set, says so, and gives no key a second name."""
+    assert certlet("init", ".", cwd=tmp_path).returncode == 0
     env = {"CERTLET_API_KEY": API_KEY}
     added = certlet("key", "add", "a", "--ca", ".", cwd=tmp_path, env=env)
     assert (added.returncode, added.stdout) == (0, b"")

@@ -137,7 +137,7 @@ def test_who_says_that_nobody_revokes_it(tmp_path: Path) -> None:
         (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
         (["0a", "--reason", "certificateHold"], "invalid choice"),
         (["0b"], "it was revoked at 2026-01-01T00:00:00Z already"),
-        (["0a", "--ca", "nowhere"], "nowhere/revoked.yaml: No such file or directory"),
+        (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -80,6 +80,20 @@ def take_ca(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def ca(directory: Path, given: str = "--ca") -> Path:
+    """The directory of a CA that is there, which the argument `given` says.
+
+    Raises:
+        CommandError: there is none in it.
+        PermissionError: nobody lets us look.
+    """
+    if not file.exists(directory):
+        raise CommandError(
+            f"there is no CA in {directory}: say where with {given}, or make one (certlet init)"
+        )
+    return directory
+
+
 def take_validity(parser: argparse.ArgumentParser) -> None:
     """Add `--validity` and `--not-after`."""
     parser.add_argument(

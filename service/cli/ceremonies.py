@@ -114,7 +114,7 @@ def _init(options: argparse.Namespace) -> None:
 def _rollover(options: argparse.Namespace) -> None:
     secrecy.seal()
     passphrase = arguments.secret(CA_PASSPHRASE)
-    certificate, chain = file.chain(options.old)
+    certificate, chain = file.chain(arguments.ca(options.old, "OLD"))
     lists.revoked(options.old)  # proves it: what was revoked stays so, for certificates that renew themselves
     if not chain:
         raise CommandError(f"{options.old} holds a CA without a root above it")
@@ -141,17 +141,17 @@ def _rollover(options: argparse.Namespace) -> None:
 
 
 def _revoke(options: argparse.Namespace) -> None:
-    given = options.certificate
-    certificate = _issued_by(options.ca, Path(given)) if Path(given).is_file() else None
+    ca, given = arguments.ca(options.ca), options.certificate
+    certificate = _issued_by(ca, Path(given)) if Path(given).is_file() else None
     try:
         number = certificate.serial_number if certificate else revocation.serial_number(given)
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
     now = datetime.now(UTC).replace(microsecond=0)
     reason = revocation.REASONS[options.reason] if options.reason else None
-    lists.add_revoked(options.ca, revocation.Revoked(number, now, reason))
+    lists.add_revoked(ca, revocation.Revoked(number, now, reason))
     listed = encoding.timestamp(now + revocation.WINDOW)
-    say(f"Revoked {encoding.serial(number)} in {options.ca / lists.REVOKED}; in GET /ca.crl by {listed},")
+    say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
     if certificate and not _names_a_crl(certificate):
         say("Warning   the certificate names no CRL (revocation: none): nobody will look, until it ends at")

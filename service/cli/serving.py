@@ -285,9 +285,7 @@ def _key_remove(options: argparse.Namespace) -> None:
 
 
 def _key_file(options: argparse.Namespace) -> usage.KeyFile:
-    if not options.ca.is_dir():
-        raise CommandError(f"there is no CA in {options.ca}: say where with --ca, or make one (certlet init)")
-    return usage.KeyFile(options.ca / KEY_FILE)
+    return usage.KeyFile(arguments.ca(options.ca) / KEY_FILE)
 
 
 def _is_loopback(host: str) -> bool:

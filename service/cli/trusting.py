@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _trust(options: argparse.Namespace) -> None:
-    root = file.chain(options.ca)[1][-1] if options.ca else _fetched(options.url)
+    root = file.chain(arguments.ca(options.ca))[1][-1] if options.ca else _fetched(options.url)
     digest = encoding.fingerprint(root)
     if options.sha256 not in (None, digest):
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")

@@ -102,9 +102,20 @@ def private_key(
 
 
 def exists(directory: Path) -> bool:
-    """Whether there is any part of a CA in the directory."""
-    names = (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY)
-    return any(os.path.lexists(directory / name) for name in names)
+    """Whether there is any part of a CA in the directory.
+
+    Raises:
+        PermissionError: nobody lets us look.
+    """
+    for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
+        try:
+            (directory / name).lstat()
+        except PermissionError:
+            raise
+        except OSError:  # not there, or nothing that could hold it
+            continue
+        return True
+    return False
 
 
 def save(
