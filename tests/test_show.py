@@ -13,7 +13,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    pkcs7,
+)
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service.cli import inspection, making
@@ -276,6 +282,21 @@ def test_show_says_what_is_wrong(tmp_path: Path) -> None:
     ]
 
 
+KEY_ALONE = (
+    "certlet: a: it holds a private key alone: give it with --key-file, beside its request or certificate"
+)
+DAMAGED = "is damaged: its base64 or its END line is wrong"
+REQUEST, CERTIFICATE = csrs.pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
+
+
+def test_a_key_beside_a_certificate_is_passed_over(tmp_path: Path) -> None:
+    """What is shown is the certificate; nothing of the key is, nor is the file refused for it."""
+    (tmp_path / "a").write_bytes(making.key_pem(csrs.key(), None) + CERTIFICATE)
+    run = certlet("show", "a", cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.startswith(b"Certificate\n")
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
@@ -283,11 +304,28 @@ def test_show_says_what_is_wrong(tmp_path: Path) -> None:
         (b"junk", "holds no request and no certificate"),
         (b"0" + bytes(range(128, 200)), "that can be read"),
         (b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n", "that can be read"),
-        (making.key_pem(csrs.key(), None), "holds no request and no certificate"),
+        (making.key_pem(csrs.key(), None), KEY_ALONE),
+        (making.key_pem(csrs.key(), b"abc"), KEY_ALONE),
+        (csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), KEY_ALONE),
+        (
+            csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
+            KEY_ALONE,
+        ),
+        (REQUEST[:200], f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST.replace(b"-----END", b"----END"), f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST[:100] + b"*" + REQUEST[100:], f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST[:110] + REQUEST[111:], f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST[:200] + making.key_pem(csrs.key(), None), f"certlet: a: the PEM block {DAMAGED}"),
+        (CERTIFICATE + CERTIFICATE[:200], f"certlet: a: the PEM block 2 of 2 {DAMAGED}"),
+        (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"certlet: a: the PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 octets"),
         (None, "No such file"),
     ],
-    ids=["nothing", "junk", "DER", "PEM", "a key", "too much", "no file"],
+    ids=[
+        *("nothing", "junk", "DER", "PEM", "a key", "encrypted", "in DER", "encrypted in DER"),
+        *("cut", "no END line", "no base64", "a character less", "cut before a key", "cut chain", "cut leaf"),
+        *("too much", "no file"),
+    ],
 )
 def test_show_refuses_what_it_cannot_read(tmp_path: Path, data: bytes | None, word: str) -> None:
     """What holds neither is one line on stderr, exit 1, without a word of a private key."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs7
 
 from service import secrecy
 from service.cli import arguments, inspection
@@ -29,6 +30,7 @@ _MAX_CERTIFICATES: Final = 300  # each may be held against each
 _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----(?P<body>[^-]*)-----END (?P=label)-----"
 )
+_PEM_BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----")
 _REQUESTS: Final = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")
 _CERTIFICATES: Final = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _BAGS: Final = (b"PKCS7", b"CMS")
@@ -77,6 +79,8 @@ def _reports(path: Path, key: CertificatePublicKeyTypes | None) -> list[Report]:
     data = _contents(path)
     if len(data) > _MAX_BYTES:
         raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
+    if fault := _fault(data):
+        raise CommandError(f"{path}: {fault}")
     try:
         requests, certificates = _held(data)
         reports = [inspection.of_request(each, key) for each in requests]
@@ -94,6 +98,36 @@ def _contents(path: Path) -> bytes:
         return sys.stdin.buffer.read(_MAX_BYTES + 1)
     with path.open("rb") as opened:
         return opened.read(_MAX_BYTES + 1)
+
+
+def _fault(data: bytes) -> str:
+    """Why a file cannot be read that has something in it after all; '' if it is not known."""
+    whole = {found.start() for found in _PEM.finditer(data) if _is_base64(found["body"])}
+    begun = [found.start() for found in _PEM_BEGIN.finditer(data) if _is_ours(found)]
+    for number, start in enumerate(begun, 1):
+        if start not in whole:  # in the service's words
+            which = f"the PEM block {number} of {len(begun)}" if len(begun) > 1 else "the PEM block"
+            return f"{which} is damaged: its base64 or its END line is wrong"
+    if not begun and (b"PRIVATE KEY-----" in data or _is_key(data)):
+        return "it holds a private key alone: give it with --key-file, beside its request or certificate"
+    return ""
+
+
+def _is_base64(text: bytes) -> bool:
+    try:
+        return bool(_decoded(text))
+    except ValueError:
+        return False
+
+
+def _is_key(der: bytes) -> bool:
+    try:
+        load_der_private_key(der, None)
+    except TypeError:  # encrypted
+        return True
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _held(data: bytes) -> tuple[list[bytes], list[x509.Certificate]]:
