@@ -31,6 +31,7 @@ from service.gateway.configuration import Configuration
 from service.gateway.usage import OWN_NAME
 
 SECRETS: Final = ("CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY", "AWS_")  # how their names begin
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE: Final = 40.0  # seconds for the gateway to end by itself; longer than its own
 
 
@@ -123,7 +124,7 @@ class Foreman:
         def forward(number: int, _frame: FrameType | None) -> None:
             gateway.send_signal(number)
 
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in _STOP:
             signal.signal(each, forward)
         try:
             with ours:
@@ -137,6 +138,8 @@ class Foreman:
             self._dismiss_all()
             gateway.kill()
             gateway.wait()
+            for each in _STOP:  # nobody is left to be told
+                signal.signal(each, signal.SIG_IGN)
 
     def _obey(self, line: socket.socket, announce: Callable[[int], None]) -> None:
         """Do what the gateway asks until it hangs up."""
@@ -171,14 +174,19 @@ class Foreman:
 def _spawn(
     module: str, end: socket.socket, arguments: list[str], environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    with end:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            # -P: never a module of the directory that somebody happens to serve from.
-            [sys.executable, "-P", "-m", module, str(end.fileno()), *arguments],
-            env=dict(environ),
-            pass_fds=[end.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
+    # What is asked to stop before it listens to that does so once it listens.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    try:
+        with end:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                # -P: never a module of the directory that somebody happens to serve from.
+                [sys.executable, "-P", "-m", module, str(end.fileno()), *arguments],
+                env=dict(environ),
+                pass_fds=[end.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -39,6 +39,7 @@ MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
 TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
 _NOT_LOGGED: Final = 200  # characters of a path that a log line keeps
 
@@ -296,8 +297,9 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
     """Serve until SIGTERM, SIGINT or the foreman's end; requests in flight are answered first."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in STOP:
         loop.add_signal_handler(each, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # as the foreman starts us they are blocked
     control = Control(line, stop.set)
     function = Function(control.hire)
     connections = Connections(bound())
@@ -332,6 +334,8 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
     await gateway.settle()
     await manager.shutdown(1)
     await function.stop()
+    # The loop takes its handlers along: one more signal would end us by what it does by default.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import os
 import signal
 import socket
 import time
@@ -18,6 +20,7 @@ from service.gateway import mapping
 from service.gateway.contract import Contract, GatewayError, UsagePlan, literal
 from service.gateway.function import Context
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
+from tests import serving
 from tests.gateway import running
 from tests.gateway.test_faults import POST, connect, received
 from tests.gateway.test_usage import Clock, taken
@@ -364,6 +367,44 @@ def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
             assert napping.result().status == 200
         assert server.process.wait(10) == 0
         assert "Traceback" not in server.logged()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
+    """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
+    with running.gateway(tmp_path, running.library(), workers=2) as server:
+        assert server.request("GET", "/books").status == 200
+        family = [server.process.pid, *children(server.process.pid)]
+        assert len(family) == 4
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            time.sleep(0.15)
+            deadline = time.monotonic() + 10
+            while server.process.poll() is None and time.monotonic() < deadline:
+                for each in family:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(each, number)
+                time.sleep(0.002)
+            assert napping.result().status == 200
+        assert server.process.wait(10) == 0
+        assert [line for line in server.logged().splitlines() if not line.startswith('{"access":')] == []
+
+
+def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
+    """The twin: one that is ended from elsewhere is told, and is a failure."""
+    with serving.serving(tmp_path, "--ephemeral") as server:
+        (gateway,) = (
+            each
+            for each in children(server.process.pid)
+            if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
+        )
+        os.kill(gateway, signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        assert server.logged().endswith("certlet: the gateway was ended by signal 9\n")
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
