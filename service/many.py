@@ -18,7 +18,7 @@ from typing import Final
 
 from cryptography import x509
 
-from service import client
+from service import client, files
 from service.pki import csr, keys
 from service.pki.errors import IssuanceError, printable
 
@@ -122,6 +122,7 @@ class Signing:
         try:
             wish = replace(self._wish, csr=read(path))
             job = _Job(path, wish)
+            files.verify_writable(job.target)
             if anew or not job.target.exists():
                 return job
             certificate = _certificate(job.target)
@@ -154,9 +155,9 @@ class Signing:
 
     def _keep(self, job: _Job, signed: client.Signed) -> None:
         try:
-            _write(job.target, signed.crt_pem + signed.chain_pem)
+            keep(job.target, signed)
         except OSError as error:
-            self._fail(job.path, f"{job.target}: {error.strerror}")
+            self._fail(job.path, lost(job.target, signed, error))
             return
         self.tally.signed += 1
         for note in signed.notes:
@@ -208,8 +209,16 @@ def _certificate(path: Path) -> x509.Certificate | None:
     return None
 
 
-def _write(path: Path, text: str) -> None:
-    """The whole file, or none: nobody reads a half."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text, encoding="ascii")
-    draft.replace(path)
+def keep(path: Path, signed: client.Signed) -> None:
+    """Write a certificate, and the chain after it: the whole file, or none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files.replace(path, (signed.crt_pem + signed.chain_pem).encode("ascii"), 0o644)
+
+
+def lost(path: Path, signed: client.Signed, error: OSError) -> str:
+    """Put a certificate that could not be written on stdout, for there is no other; and say why."""
+    sys.stdout.write(signed.crt_pem + signed.chain_pem)
+    return f"{path}: {error.strerror}; the certificate was signed, and is on stdout"

@@ -414,6 +414,106 @@ def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
     assert kept.stdout.decode() == f"Signed    a.crt, until {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}\n"
 
 
+def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path: Path) -> None:
+    """--out replaces a certificate if --force says so, and never a key or a request; then nothing is signed."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert certlet("sign", "a.csr", "--out", "a.crt", cwd=tmp_path, env=env).returncode == 0
+    first = (tmp_path / "a.crt").read_bytes()
+    (tmp_path / "a.key").write_bytes(key)
+    (tmp_path / "both.pem").write_bytes(first + key)
+    before = server.logged().count('"event":"intent"')
+    for out, force in (
+        ("a.crt", False),
+        ("a.key", True),
+        ("both.pem", True),
+        ("a.csr", True),
+        ("a.csr", False),
+    ):
+        held = (tmp_path / out).read_bytes()
+        refused = certlet("sign", "a.csr", "--out", out, *["--force"] * force, cwd=tmp_path, env=env)
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert b"nothing was changed" in refused.stderr
+        assert (tmp_path / out).read_bytes() == held
+    assert server.logged().count('"event":"intent"') == before
+    assert certlet("sign", "a.csr", "--out", "a.crt", "--force", cwd=tmp_path, env=env).returncode == 0
+    assert (tmp_path / "a.crt").read_bytes() != first
+    piped = certlet("sign", "a.csr", "--out", "/dev/stdout", cwd=tmp_path, env=env)
+    assert piped.stdout.startswith(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path: Path) -> None:
+    """A place that is not there, or is a directory, is told before anybody is asked; also for a PKCS#12."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url, "CERTLET_P12_PASSWORD": "x"}
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    (tmp_path / "dir.crt").mkdir()
+    (tmp_path / "dir.csr").write_bytes(csrs.pem(csrs.build("dir.example.com")))
+    before = server.logged().count('"event":"intent"')
+    for arguments, told in (
+        (("sign", "a.csr", "--out", "nodir/x.crt"), "nodir/x.crt: No such file or directory"),
+        (("sign", "a.csr", "--out", "dir.crt"), "dir.crt: Is a directory"),
+        (("sign", "dir.csr", "--beside"), "dir.crt: Is a directory"),
+        (("new", "b.example.com", "--p12", "nodir/b.p12"), "nodir/b.p12: No such file or directory"),
+    ):
+        refused = certlet(*arguments, cwd=tmp_path, env=env)
+        assert (refused.returncode, told in refused.stderr.decode()) == (1, True), refused.stderr
+    assert server.logged().count('"event":"intent"') == before
+    assert not list(tmp_path.glob("b.*"))
+
+
+@pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--beside")])
+def test_a_certificate_that_cannot_be_written_is_not_lost(
+    server: Server, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *serving.CERTLET, "sign", *arguments]
+    env = serving.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
+    ran = subprocess.run(full, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert ran.returncode == 1
+    assert b"the certificate was signed, and is on stdout" in ran.stderr
+    assert len(x509.load_pem_x509_certificates(ran.stdout[: ran.stdout.rindex(b"-----") + 6])) == 2
+    assert not (tmp_path / "a.crt").exists()
+
+
+def test_a_dry_run_of_several_looks_at_each(server: Server, tmp_path: Path) -> None:
+    """Each is told with its name, one that is refused stops no other, and the exit status tells of it."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.csr").write_bytes(csrs.pem(csrs.build(f"{name}.example.com")))
+    (tmp_path / "b.csr").write_bytes(b"junk!")
+    ran = certlet("sign", "a.csr", "b.csr", "none.csr", "c.csr", "--dry-run", cwd=tmp_path, env=env)
+    assert ran.returncode == 1
+    assert re.findall("^File +(.*)|^Subject +(.*)", ran.stdout.decode(), re.MULTILINE) == [
+        ("a.csr", ""), ("", "CN=a.example.com"), ("c.csr", ""), ("", "CN=c.example.com"),
+    ]  # fmt: skip
+    told = ran.stderr.decode().splitlines()
+    assert told[0].startswith("b.csr: The certification request is not acceptable.")
+    assert told[-1] == "none.csr: No such file or directory"
+    assert certlet("sign", "a.csr", "c.csr", "--dry-run", cwd=tmp_path, env=env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sign", "a.csr", "b.csr", "--out", "x"),
+        ("sign", "a.csr", "--dry-run", "--out", "x"),
+        ("sign", "a.csr", "--dry-run", "--beside"),
+        ("sign", "a.csr", "--validity", "1d", "--not-after", "2030-01-01T00:00:00Z"),
+        ("renew", "a.crt", "b.crt", "--key-file", "k"),
+        ("openapi",),
+    ],
+)
+def test_arguments_that_make_no_sense_are_told_as_such(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Exit status 2, as `--help` has it, and nobody is asked."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": "http://127.0.0.1:1"}
+    ran = certlet(*arguments, cwd=tmp_path, env=env)
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert ran.stderr
+    assert b"127.0.0.1" not in ran.stderr
+
+
 def test_no_private_key_is_sent(tmp_path: Path) -> None:
     """A file that holds a private key, alone or beside its request, is refused before anybody is asked."""
     env = {"CERTLET_API_KEY": API_KEY}

@@ -22,7 +22,7 @@ import warnings
 
 from service import client
 from service.cli import ceremonies, completing, making, renewing, serving, showing, signing, trusting
-from service.cli.terminal import CommandError, warn
+from service.cli.terminal import ArgumentsError, CommandError, warn
 from service.foreman import ServeError
 from service.gateway import usage
 from service.pki.errors import IssuanceError
@@ -37,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     # The library warns of common names of more than 64 octets; we count characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     options = parser().parse_args(arguments)
+    status = 1
     try:
         return int(options.run(options) or 0)
+    except ArgumentsError as error:
+        message, status = str(error), 2
     except (CommandError, client.ClientError, ServeError, usage.KeyFileError, IssuanceError) as error:
         message = str(error)
     except BrokenPipeError:
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     warn(f"certlet: {message}")
-    return 1
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

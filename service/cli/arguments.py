@@ -95,14 +95,15 @@ def ca(directory: Path, given: str = "--ca") -> Path:
 
 
 def take_validity(parser: argparse.ArgumentParser) -> None:
-    """Add `--validity` and `--not-after`."""
-    parser.add_argument(
+    """Add `--validity` and `--not-after`, of which one is given at most."""
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument(
         "--validity",
         type=_validity,
         metavar="30d",
         help="how long, in h, d or w, or ISO 8601; else the profile's",
     )
-    parser.add_argument(
+    end.add_argument(
         "--not-after", type=_time, metavar="TIME", help="until when instead, UTC, as 2027-01-31T12:00:00Z"
     )
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service import contract, secrecy
 from service.cli import arguments
 from service.cli.arguments import KEY_FILE, Commands
-from service.cli.terminal import CommandError, say
+from service.cli.terminal import ArgumentsError, CommandError, say
 from service.gateway import usage
 from service.pki import ceremony, encoding, revocation
 from service.settings import CA_PASSPHRASE
@@ -196,7 +196,7 @@ def _openapi(options: argparse.Namespace) -> None:
     target = (options.region, options.account, options.function)
     wanted = (options.template, options.plain, any(target))
     if sum(wanted) != 1 or (any(target) and not all(target)):
-        raise CommandError(
+        raise ArgumentsError(
             "give --region, --account and --function together, or --template alone, or --plain alone"
         )
     document = arguments.document(options.profiles)

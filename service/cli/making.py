@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from service import client, secrecy
+from service import client, files, secrecy
 from service.cli import arguments
 from service.cli.arguments import KEY_PASSPHRASE, Commands
 from service.cli.terminal import CommandError, say, warn
@@ -95,6 +95,8 @@ def _new(options: argparse.Namespace) -> None:
     targets = _targets(options.out, options.names[0], options.p12)
     if not options.force and (there := next(targets.present(), None)):
         raise CommandError(f"{there} is there already; nothing was changed (--force replaces it)")
+    if targets.pkcs12:
+        files.verify_writable(targets.pkcs12)
     api_key, passphrase = arguments.api_key(options), arguments.secret(KEY_PASSPHRASE)
     key = keys.generate(options.key)
     if targets.pkcs12 and isinstance(

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from service import client, secrecy
 from service.cli import arguments, making
 from service.cli.arguments import API_KEY, KEY_PASSPHRASE, Commands
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import ArgumentsError, CommandError, say, warn
 from service.pki import encoding, keys
 from service.pki.errors import IssuanceError
 
@@ -81,7 +81,7 @@ def add_to(commands: Commands) -> None:
 def _renew(options: argparse.Namespace) -> int:
     secrecy.seal()
     if options.key_file and len(options.files) > 1:
-        raise CommandError("--key-file is for one certificate; several have theirs beside them")
+        raise ArgumentsError("--key-file is for one certificate; several have theirs beside them")
     offers = functools.cache(lambda: client.offers(options.url, arguments.api_key(options)))
     renewed, failed = [], False
     for path in dict.fromkeys(options.files):

@@ -8,10 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from service import client, many
+from service import client, files, many
 from service.cli import arguments
 from service.cli.arguments import Commands
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import ArgumentsError, CommandError, say, warn
 
 
 def add_to(commands: Commands) -> None:
@@ -29,7 +29,7 @@ def add_to(commands: Commands) -> None:
     where.add_argument(
         "--beside", action="store_true", help="NAME.crt beside each NAME.csr, as for several requests"
     )
-    sign.add_argument("--force", action="store_true", help="beside: replace what is there")
+    sign.add_argument("--force", action="store_true", help="replace the certificates that are there")
     sign.set_defaults(run=_sign)
 
 
@@ -37,35 +37,78 @@ def _sign(options: argparse.Namespace) -> int:
     api_key = arguments.api_key(options)
     wish = client.Wish("", options.profile, options.validity, options.not_after)
     if options.dry_run:
-        for path in options.files:
-            if len(options.files) > 1:
-                say(f"File      {path}")
-            _show(client.examine(options.url, api_key, replace(wish, csr=_read(path))))
-        return 0
+        return _examine(options, api_key, wish)
     if options.beside or len(options.files) > 1:
         return _sign_beside(options, api_key, wish)
-    signed = client.sign(options.url, api_key, replace(wish, csr=_read(options.files[0])))
+    (path,) = options.files
+    if options.out:
+        _verify_out(options.out, anew=options.force)
+    signed = client.sign(options.url, api_key, replace(wish, csr=_read(path)))
     for note in signed.notes:
         warn(f"note: {note}")
-    bundle = signed.crt_pem + signed.chain_pem
     if options.out:
-        options.out.write_text(bundle, encoding="ascii")
+        _keep(options.out, signed)
         say(f"Signed    {options.out}, until {signed.not_after}")
     else:
-        sys.stdout.write(bundle)
+        sys.stdout.write(signed.crt_pem + signed.chain_pem)
     return 0
+
+
+def _verify_out(out: Path, *, anew: bool) -> None:
+    """Before it is made: that it can be written, and takes the place of nothing but another."""
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a pipe, or a terminal
+        return
+    files.verify_writable(out)
+    if not out.exists():
+        return
+    held = out.read_bytes()
+    if b"BEGIN CERTIFICATE-----" not in held or b"PRIVATE KEY-----" in held:
+        raise CommandError(f"{out} is there already, and holds no certificate alone; nothing was changed")
+    if not anew:
+        raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")
+
+
+def _keep(out: Path, signed: client.Signed) -> None:
+    try:
+        if out.exists() and not out.is_file():
+            out.write_text(signed.crt_pem + signed.chain_pem, encoding="ascii")
+        else:
+            many.keep(out, signed)
+    except OSError as error:
+        raise CommandError(many.lost(out, signed, error)) from error
+
+
+def _examine(options: argparse.Namespace, api_key: str, wish: client.Wish) -> int:
+    if options.out or options.beside:
+        raise ArgumentsError("--dry-run writes nothing: leave --out and --beside out")
+    failed = False
+    for path in options.files:
+        try:
+            planned = client.examine(options.url, api_key, replace(wish, csr=_read(path)))
+        except (CommandError, client.ClientError) as error:
+            if len(options.files) == 1:
+                raise
+            warn(str(error) if isinstance(error, CommandError) else f"{path}: {error}")
+            failed = True
+            continue
+        if len(options.files) > 1:
+            say(f"File      {path}")
+        _show(planned)
+    return int(failed)
 
 
 def _read(path: Path) -> str:
     try:
         return many.read(path)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
     except client.ClientError as error:
         raise CommandError(f"{path}: {error}") from error
 
 
 def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -> int:
     if options.out:
-        raise CommandError("--out is for one request; several go beside theirs")
+        raise ArgumentsError("--out is for one request; several go beside theirs")
     meant: dict[Path, Path] = {}
     for path in options.files:
         target = many.beside(path)

@@ -16,6 +16,10 @@ class CommandError(Exception):
     """What the command was asked cannot be done; the message is for people."""
 
 
+class ArgumentsError(CommandError):
+    """The arguments make no sense together; the message says which."""
+
+
 def say(line: str) -> None:
     """Print a line, at once."""
     _write(sys.stdout, line)
