@@ -177,6 +177,18 @@ def offers(url: str, api_key: str) -> list[Offer]:
     return _ask(url, "/profiles/mine", api_key, None, _offers, repeats=False)
 
 
+def crl(url: str) -> bytes:
+    """The list of what the service's CA revoked, DER.
+
+    Args:
+        url: as for `sign`.
+
+    Raises:
+        ClientError: it is refused, or no service answers there.
+    """
+    return _ask(url, "/ca.crl", None, None, bytes, repeats=False)
+
+
 def root(url: str) -> bytes:
     """Fetch the root's certificate, DER, from whoever answers there: it proves nothing by itself.
 
@@ -207,7 +219,7 @@ def _json(body: object) -> bytes:
 def _ask(
     url: str,
     path: str,
-    api_key: str,
+    api_key: str | None,
     body: bytes | None,
     read: Callable[[bytes], _T],
     *,

@@ -83,6 +83,7 @@ def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
     old = [authorities.ca(subject="x" * 60), authorities.root()]
     for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
         (tmp_path / name).write_text(encoding.pem([certificate]))
+    (tmp_path / "revoked.yaml").touch()
     made = certlet("rollover", ".", "next", "--new-root", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     subject = file.load(tmp_path / "next", None).certificate.subject.rfc4514_string()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.cli import making
 from service.pki import encoding
-from tests import authorities, csrs
+from tests import authorities, csrs, serving
 from tests.serving import API_KEY, Server, certlet
 
 HOOK = """#!/bin/sh
@@ -92,6 +93,28 @@ def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
     run = certlet("renew", "a.pem", "--key-file", "k.pem", cwd=tmp_path, env=environ(server))
     assert run.returncode == 0, run.stderr
     assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
+
+
+def test_what_was_revoked_is_not_renewed(tmp_path: Path) -> None:
+    """A key that may be in other hands gets no new certificate; nor does any while nobody can tell."""
+    with serving.serving(tmp_path, "--ca", "ca") as server:
+        for name in ("a", "b"):
+            made(server, tmp_path, name=f"{name}.example.com")
+        held = (tmp_path / "a.example.com.crt").read_bytes()
+        assert certlet("revoke", "a.example.com.crt", "--ca", "ca", cwd=tmp_path).returncode == 0
+    listed = tmp_path / "ca" / "revoked.yaml"  # what is new in it is in the CRL five minutes later
+    listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
+    asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--within", "99d")
+    with serving.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
+        ran = certlet(*asked, cwd=tmp_path, env=environ(server))
+        assert (ran.returncode, ran.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
+        assert b"a.example.com.crt: it was revoked: make another key" in ran.stderr
+        assert (tmp_path / "a.example.com.crt").read_bytes() == held
+    listed.write_text("nonsense")
+    with serving.serving(tmp_path, "--ca", "ca") as server:
+        ran = certlet(*asked, cwd=tmp_path, env=environ(server))
+        assert (ran.returncode, ran.stdout) == (1, b"")
+        assert ran.stderr.count(b"503") == 2
 
 
 def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:

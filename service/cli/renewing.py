@@ -83,12 +83,14 @@ def _renew(options: argparse.Namespace) -> int:
     if options.key_file and len(options.files) > 1:
         raise ArgumentsError("--key-file is for one certificate; several have theirs beside them")
     offers = functools.cache(lambda: client.offers(options.url, arguments.api_key(options)))
+    revoked = functools.cache(lambda: _revoked(options.url))
     renewed, failed = [], False
     for path in dict.fromkeys(options.files):
         try:
             certificate = _certificate(path)
             if not _is_due(certificate, options.within, datetime.now(UTC)):
                 continue
+            _verify(certificate, revoked())
             held = _held(path, options.key_file or path.with_suffix(".key"), certificate)
             end = _sign_again(held, options, None if options.profile else offers())
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
@@ -120,6 +122,19 @@ def _is_due(certificate: x509.Certificate, within: timedelta | None, now: dateti
     if within is None:
         within = min(_USUAL, (end - certificate.not_valid_before_utc) / 3)
     return end - now <= within
+
+
+def _revoked(url: str) -> frozenset[int]:
+    """The serial numbers that the service's CRL lists; without it nothing is renewed, as with EST."""
+    try:
+        return frozenset(each.serial_number for each in x509.load_der_x509_crl(client.crl(url)))
+    except ValueError as error:
+        raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
+
+
+def _verify(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
+    if certificate.serial_number in revoked:
+        raise CommandError("it was revoked: make another key and certificate with certlet new")
 
 
 def _held(path: Path, key_path: Path, certificate: x509.Certificate) -> _Held:
