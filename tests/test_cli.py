@@ -271,10 +271,10 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
             "no Certlet answers at http://127.0.0.1:9: nothing listens",
         ),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
-        (("openapi", "--region", "x"), 1, "together"),
-        (("openapi",), 1, "together"),
-        (("openapi", "--template", "--region", "x"), 1, "alone"),
-        (("openapi", "--template", "--plain"), 1, "alone"),
+        (("openapi", "--region", "x"), 2, "together"),
+        (("openapi",), 2, "together"),
+        (("openapi", "--template", "--region", "x"), 2, "alone"),
+        (("openapi", "--template", "--plain"), 2, "alone"),
     ],
 )
 def test_errors_are_one_clear_line(

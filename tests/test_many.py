@@ -288,5 +288,5 @@ def test_a_terminal_sees_a_bar(server: Server, tmp_path: Path) -> None:
 def test_commands_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
     """Two certificates for one file, or one over its own request, are refused before anything is asked."""
     run = certlet("sign", *arguments, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
-    assert (run.returncode, run.stdout) == (1, b"")
+    assert (run.returncode, run.stdout) == (2, b"")
     assert word in run.stderr.decode()

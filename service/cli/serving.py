@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service import contract, foreman, secrecy
 from service.cli import arguments
 from service.cli.arguments import API_KEY, DEFAULT_CA, KEY_FILE, Commands
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import ArgumentsError, CommandError, say, warn
 from service.foreman import Foreman
 from service.gateway import usage
 from service.gateway.configuration import Configuration
@@ -125,11 +125,11 @@ def _serve(options: argparse.Namespace) -> int:
 def _is_https(options: argparse.Namespace) -> bool:
     """Whether it speaks HTTPS, of options that go together."""
     if bool(options.tls_cert) != bool(options.tls_key):
-        raise CommandError("--tls-cert and --tls-key go together")
+        raise ArgumentsError("--tls-cert and --tls-key go together")
     if options.tls and options.tls_cert:
-        raise CommandError("--tls makes a certificate, and --tls-cert names one: give one of the two")
+        raise ArgumentsError("--tls makes a certificate, and --tls-cert names one: give one of the two")
     if (options.tls_name or options.tls_profile) and not options.tls:
-        raise CommandError("--tls-name and --tls-profile go with --tls")
+        raise ArgumentsError("--tls-name and --tls-profile go with --tls")
     is_https = bool(options.tls or options.tls_cert)
     if not _is_loopback(options.host) and not options.insecure_http and not is_https:
         raise CommandError(

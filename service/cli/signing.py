@@ -113,7 +113,7 @@ def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -
     for path in options.files:
         target = many.beside(path)
         if str(path) == "-" or path == target or meant.setdefault(target, path) != path:
-            raise CommandError(f"{path}: no certificate can be written beside it, as {target}")
+            raise ArgumentsError(f"{path}: no certificate can be written beside it, as {target}")
     signing = many.Signing(wish, functools.partial(client.sign_batch, options.url, api_key))
     try:
         signing.run(list(meant.values()), anew=options.force)
