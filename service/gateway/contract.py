@@ -74,6 +74,7 @@ class Route:
         method: in capitals; `ANY` for the any-method.
         needs_key: whether `security` asks for an API key.
         takes_basic: whether the key may be the password of HTTP Basic.
+        takes_body: whether a requestBody is stated.
         required: location and name of each parameter that must be there, as (`query`, `profile`).
         integration: the x-amazon-apigateway-integration object.
     """
@@ -82,6 +83,7 @@ class Route:
     method: str
     needs_key: bool
     takes_basic: bool
+    takes_body: bool
     required: tuple[tuple[str, str], ...]
     integration: JSON
 
@@ -183,6 +185,7 @@ def _routes(document: JSON, path: str, item: JSON) -> list[Route]:
                 method="ANY" if method == _ANY else method.upper(),
                 needs_key=bool(named & (keys | basic)),
                 takes_basic=bool(named & basic),
+                takes_body="requestBody" in stated,
                 required=tuple(
                     (each["in"], each["name"])
                     for each in (*item.get("parameters", ()), *stated.get("parameters", ()))

@@ -35,6 +35,8 @@ from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
+MAX_ANONYMOUS: Final = 1024 * 1024  # octets that are kept of whoever needs no key
+MAX_UNASKED: Final = 16 * 1024  # and where the operation takes no body
 MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
 TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
@@ -129,7 +131,7 @@ class Gateway:
             headers=request.headers,
             query=url.query,
             path_parameters=path_parameters,
-            body=await _read_body(request),
+            body=await _read_body(request, route),
             identity=_identity(request, key_name),
             scheme=request.scheme,
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
@@ -177,10 +179,14 @@ def _require_parameters(route: Route, request: web.BaseRequest, url: URL) -> Non
         raise GatewayError("BAD_REQUEST_PARAMETERS", message)
 
 
-async def _read_body(request: web.BaseRequest) -> bytes:
+async def _read_body(request: web.BaseRequest, route: Route) -> bytes:
     if not request.can_read_body:
         return b""
-    if (request.content_length or 0) > MAX_PAYLOAD:
+    length = request.content_length
+    if not (route.needs_key or route.takes_body) and (length is None or length > MAX_UNASKED):
+        return b""  # aiohttp reads it to its end, and keeps none of it
+    most = MAX_PAYLOAD if route.needs_key else MAX_ANONYMOUS
+    if (length or 0) > most:
         raise GatewayError("REQUEST_TOO_LARGE")
     if request.content.is_eof():  # all of it came with the head
         return request.content.read_nowait()
@@ -191,7 +197,7 @@ async def _read_body(request: web.BaseRequest) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > MAX_PAYLOAD:
+                if len(body) > most:
                     raise GatewayError("REQUEST_TOO_LARGE")
     except TimeoutError:
         raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None

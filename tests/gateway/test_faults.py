@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests import authorities
+from tests import authorities, serving
 from tests.gateway import running
 from tests.serving import API_KEY, Server
 from tests.test_path import problem
@@ -362,6 +362,27 @@ def resident(pid: int) -> int:
         if line.startswith("VmRSS"):
             return int(line.split()[1])
     raise AssertionError(pid)
+
+
+def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
+    """Bodies that an operation does not take are not kept, whoever sends how many; and it is answered as ever."""
+    head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
+    with serving.serving(tmp_path, "--ephemeral") as server, contextlib.ExitStack() as stack:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        (gateway,) = (
+            int(each) for each in children if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
+        )
+        before = resident(gateway)
+        for _ in range(20):
+            client = stack.enter_context(connect(server))
+            client.sendall(head)
+            client.settimeout(0.2)
+            with contextlib.suppress(TimeoutError, ConnectionError):  # it may hang up meanwhile
+                for _ in range(100):
+                    client.sendall(b"x" * 99_000)
+        assert resident(gateway) - before < 20_000
+        answer = server.request("GET", "/health", b"x" * 100_000, {"Content-Type": "text/plain"})
+        assert answer.status == 200
 
 
 def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path) -> None:
