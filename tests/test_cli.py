@@ -30,7 +30,7 @@ from openapi_spec_validator import validate
 from deploy import lint
 from service import contract
 from service.pki import encoding
-from service.signers import file
+from service.signers import file, lists
 from tests import authorities, csrs, serving
 from tests.serving import API_KEY, Server, certlet
 
@@ -86,6 +86,7 @@ def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
     (tmp_path / "revoked.yaml").touch()
     made = certlet("rollover", ".", "next", "--new-root", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
+    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == lists.HEAD
     subject = file.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
     assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
 

@@ -117,6 +117,12 @@ def test_a_retry_signs_only_the_rest(server: Server, tmp_path: Path) -> None:
     again = certlet("sign", *names, cwd=tmp_path, env=environ(server.url))
     assert again.stdout == b"1 signed, 2 there already, 0 not signed\n"
     assert (many.beside(paths[0]).read_bytes(), intents(server)) == (kept, before + 1)
+    assert b"may be of another" not in again.stderr
+    other = certlet("sign", *names, "--validity", "1d", cwd=tmp_path, env=environ(server.url))
+    assert other.stdout == b"0 signed, 3 there already, 0 not signed\n"
+    assert other.stderr == (
+        b"note: what is there already may be of another profile or validity (--force asks anew)\n"
+    )
     forced = certlet("sign", *names, "--force", cwd=tmp_path, env=environ(server.url))
     assert forced.stdout == b"3 signed, 0 there already, 0 not signed\n"
     assert many.beside(paths[0]).read_bytes() != kept

@@ -130,7 +130,8 @@ def _rollover(options: argparse.Namespace) -> None:
             datetime.now(UTC),
             _kms_public_key(options.kms) if options.kms else None,
         )
-        file.save(options.new, hierarchy, passphrase, (options.old / lists.REVOKED).read_bytes())
+        listed = (options.old / lists.REVOKED).read_bytes()
+        file.save(options.new, hierarchy, passphrase, listed or lists.HEAD)
     except ValueError as error:
         raise CommandError(str(error)) from error
     usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))

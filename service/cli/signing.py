@@ -121,6 +121,8 @@ def _sign_beside(options: argparse.Namespace, api_key: str, wish: client.Wish) -
         tally = signing.tally
         left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
         say(f"{tally.signed} signed, {tally.present} there already, {tally.failed} not signed{left}")
+        if tally.present and wish != client.Wish(""):
+            warn("note: what is there already may be of another profile or validity (--force asks anew)")
     return int(tally.failed > 0)
 
 
