@@ -178,6 +178,40 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
         assert not (tmp_path / "new").exists()
 
 
+BAD_LISTS = [
+    ("old/revoked.yaml", b"- {serial: 10, at: 2026-01-01T00:00:00Z}", b"between quotes"),
+    ("old/revoked.yaml", b"\xff", b"not UTF-8"),
+    ("old/revoked.yaml", None, b"old/revoked.yaml: "),
+    ("old/denied-keys.txt", b"0123", b"denied-keys.txt"),
+    ("old/api-keys.json", b"[]", b"not a file of API keys"),
+    ("new/revoked.yaml", b"", b"it is there already; nothing was changed"),
+    ("new/denied-keys.txt", b"", b"it is there already; nothing was changed"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "word"), BAD_LISTS)
+def test_a_list_that_cannot_be_taken_over_stops_a_rollover(
+    tmp_path: Path, name: str, content: bytes | None, word: bytes
+) -> None:
+    """A CA is made with the lists of the one before, or not at all: one line, and no file of it is there."""
+    assert certlet("init", "old", cwd=tmp_path).returncode == 0
+    (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
+    (tmp_path / "new").mkdir()
+    (tmp_path / name).unlink(missing_ok=True)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    there = sorted((tmp_path / "new").iterdir())
+    refused = certlet("rollover", "old", "new", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert word in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert sorted((tmp_path / "new").iterdir()) == there
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "old" / "revoked.yaml").touch()
+    assert certlet("rollover", "old", "new", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "new" / "revoked.yaml").exists()
+
+
 def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
     """What the CA before the one before it issued is still served, until it has ended."""
     assert certlet("init", "a", cwd=tmp_path).returncode == 0

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import secrets
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,12 +114,13 @@ def _rollover(options: argparse.Namespace) -> None:
     secrecy.seal()
     passphrase = arguments.secret(CA_PASSPHRASE)
     certificate, chain = file.chain(arguments.ca(options.old, "OLD"))
-    lists.revoked(options.old)  # proves it: what was revoked stays so, for certificates that renew themselves
     if not chain:
         raise CommandError(f"{options.old} holds a CA without a root above it")
     root_key = options.root_key or options.old / file.ROOT_KEY
     if not options.new_root and not root_key.exists():
         raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
+    kept, key_file = lists.load(options.old), usage.KeyFile(options.old / KEY_FILE)
+    key_file.read()  # what cannot be taken over is found before anything is made
     try:
         hierarchy = ceremony.succeed(
             ceremony.Predecessor(certificate, chain, file.previous(options.old)),
@@ -130,13 +130,10 @@ def _rollover(options: argparse.Namespace) -> None:
             datetime.now(UTC),
             _kms_public_key(options.kms) if options.kms else None,
         )
-        listed = (options.old / lists.REVOKED).read_bytes()
-        file.save(options.new, hierarchy, passphrase, listed or lists.HEAD)
+        file.save(options.new, hierarchy, passphrase, kept)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    usage.KeyFile(options.new / KEY_FILE).take_over(usage.KeyFile(options.old / KEY_FILE))
-    if (options.old / lists.DENY_LIST).exists():
-        shutil.copy(options.old / lists.DENY_LIST, options.new)
+    usage.KeyFile(options.new / KEY_FILE).take_over(key_file)
     say(f"Made a CA in {options.new}. Serve it in place of {options.old}: it signs, and both are served.")
     say(f"Delete {options.new / file.PREVIOUS} when the last certificate of the old one has ended.")
 

@@ -25,6 +25,7 @@ from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE
 from service.signers import lists
+from service.signers.lists import Lists
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
@@ -118,19 +119,19 @@ def exists(directory: Path) -> bool:
     return False
 
 
-def save(
-    directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, revoked: bytes = lists.HEAD
-) -> None:
+def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: Lists | None = None) -> None:
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
+
+    Its lists come first: a CA that is there, and its lists are not, would certify what they deny.
 
     Args:
         directory: where; it may be made.
         hierarchy: the CA.
         passphrase: of its keys.
-        revoked: its `revoked.yaml`, that of the CA before it.
+        kept: its lists, those of the CA before it; None for those of a new one.
 
     Raises:
-        FileExistsError: there is one of the files already; nothing is overwritten.
+        FileExistsError: there is one of the files already; nothing was changed.
         NotADirectoryError: the directory is a file.
         OSError: a file cannot be written.
     """
@@ -140,15 +141,23 @@ def save(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
-    for name, data, mode in (
+    kept = kept or Lists()
+    files = (
+        (lists.REVOKED, kept.revoked, 0o644),
+        (lists.DENY_LIST, kept.denied, 0o644),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, _key_pem(hierarchy.root_key, passphrase), 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
-        (lists.REVOKED, revoked, 0o644),
-    ):
+    )
+    for name, data, _ in files:
+        if data and os.path.lexists(directory / name):
+            raise FileExistsError(
+                errno.EEXIST, "it is there already; nothing was changed", str(directory / name)
+            )
+    for name, data, mode in files:
         if data:
             _write_new(directory / name, data, mode)
 

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,34 @@ from service.pki.weakness import DenyList
 DENY_LIST: Final = "denied-keys.txt"
 REVOKED: Final = "revoked.yaml"
 HEAD: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to it, GET /ca.crl signs it.\n"
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Both lists as they are written; those of a new CA, where nothing else is said.
+
+    Attributes:
+        revoked: `revoked.yaml`.
+        denied: `denied-keys.txt`; empty for none.
+    """
+
+    revoked: bytes = HEAD
+    denied: bytes = b""
+
+
+def load(directory: Path) -> Lists:
+    """Both lists, for the CA that takes over: what was taken back under one is not given under the next.
+
+    Raises:
+        IssuerError: one is unreadable or malformed, or `revoked.yaml` is missing.
+    """
+    revoked(directory)
+    deny_list(directory)
+    denied = directory / DENY_LIST
+    return Lists(
+        _read(directory / REVOKED).encode() or HEAD,
+        _read(denied).encode() if denied.exists() else b"",
+    )
 
 
 def deny_list(directory: Path) -> DenyList:
