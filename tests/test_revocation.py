@@ -104,6 +104,29 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
     assert "unable to get certificate CRL" in verify(tmp_path, "c.pem", "")
 
 
+def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
+    """After a rollover the old entries stand in the new CA's list, which says nothing of the old one's certificates."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
+        (tmp_path / "before.pem").write_text(sign(server))
+    assert not certlet("revoke", "before.pem", "--ca", "old", cwd=tmp_path).returncode
+    backdated(tmp_path / "old")
+    assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
+    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
+        (tmp_path / "after.pem").write_text(sign(server))
+        (tmp_path / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
+        (tmp_path / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
+        crl = fetch(server, tmp_path)
+    revoked = x509.load_pem_x509_certificate((tmp_path / "before.pem").read_bytes()).serial_number
+    assert [each.serial_number for each in crl] == [revoked]
+    assert "after.pem: OK" in verify(tmp_path, "after.pem")
+    assert "unable to get certificate CRL" in verify(tmp_path, "before.pem")
+    (tmp_path / "new" / "revoked.yaml").write_bytes(lists.HEAD)
+    for name, warned in (("before.pem", True), ("after.pem", False)):
+        said = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
+        assert (b"of the CA before, for which no CRL is signed any more" in said) is warned
+
+
 def test_who_says_that_nobody_revokes_it(tmp_path: Path) -> None:
     """Through HTTP: noRevAvail (RFC 9608) up to `short_lived`, backdate included, and never beside a CRL's address."""
     own = (

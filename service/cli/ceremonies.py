@@ -151,9 +151,9 @@ def _revoke(options: argparse.Namespace) -> None:
     listed = encoding.timestamp(now + revocation.WINDOW)
     say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
-    if certificate and not _names_a_crl(certificate):
-        say("Warning   the certificate names no CRL (revocation: none): nobody will look, until it ends at")
-        say(f"          {encoding.timestamp(certificate.not_valid_after_utc)}.")
+    if certificate and (why := _why_nobody_learns(ca, certificate)):
+        say(f"Warning   {why}: who verifies it never learns of it,")
+        say(f"          until it ends at {encoding.timestamp(certificate.not_valid_after_utc)}.")
 
 
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
@@ -169,8 +169,13 @@ def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     raise CommandError(f"{path} is no certificate of the CA in {ca}")
 
 
-def _names_a_crl(certificate: x509.Certificate) -> bool:
-    return any(isinstance(each.value, x509.CRLDistributionPoints) for each in certificate.extensions)
+def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
+    """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
+    if certificate.issuer != file.chain(ca)[0].subject:
+        return "the certificate is of the CA before, for which no CRL is signed any more"
+    if not any(isinstance(each.value, x509.CRLDistributionPoints) for each in certificate.extensions):
+        return "the certificate names no CRL (revocation: none)"
+    return ""
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
