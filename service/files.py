@@ -21,6 +21,8 @@ def alone(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+        with contextlib.suppress(OSError):  # of a file system that cannot: all is done, and visible
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
