@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service.pki import names
+from service.pki.errors import quoted
 from service.pki.names import Name, NameKind
 
 _KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items()}
@@ -23,7 +24,7 @@ _KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items(
 def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
     """What a certificate with this subject and these names would violate, in sentences."""
     found = [
-        f"{name} is outside what the CA is constrained to"
+        f"{name} is outside what the CA is constrained to{_read_otherwise(name)}"
         for name in constrained(subject, sans)
         if not _allowed(constraints, _KINDS[name.kind], partial(_within, name), partial(_touches, name))
     ]
@@ -70,7 +71,7 @@ def _within(name: Name, base: x509.GeneralName) -> bool:
         case x509.RFC822Name():
             return _mailbox_within(name.value, base.value)
         case x509.UniformResourceIdentifier():
-            return is_host_within(names.uri_host(name), base.value.lower())
+            return all(is_host_within(host, base.value.lower()) for host in _hosts(name))
     return False
 
 
@@ -78,8 +79,29 @@ def _touches(name: Name, base: x509.GeneralName) -> bool:
     """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
     if name.kind is NameKind.DNS:
         return is_touching(name, str(base.value).lower().removeprefix("."))
-    # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
-    return (name.kind is NameKind.URI and not names.uri_host(name)) or _within(name, base)
+    if name.kind is NameKind.URI:
+        # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
+        return not names.uri_host(name) or any(
+            is_host_within(host, str(base.value).lower()) for host in _hosts(name)
+        )
+    return _within(name, base)
+
+
+def _hosts(name: Name) -> tuple[str, str]:
+    """The host of a URI, and what OpenSSL takes for it: all before a colon, or else before a slash.
+
+    What only one of the two permits is worth nothing to whoever reads the other.
+    """
+    after = name.value.partition("://")[2].lower()
+    return names.uri_host(name), after.partition(":" if ":" in after else "/")[0]
+
+
+def _read_otherwise(name: Name) -> str:
+    """What is not plain from a name that is outside: that OpenSSL takes more of a URI for its host."""
+    if name.kind is not NameKind.URI:
+        return ""
+    host, read = _hosts(name)
+    return "" if read.startswith("[") or read == host else f"; OpenSSL takes {quoted(read)} for its host"
 
 
 def is_under(name: Name, subtree: str) -> bool:

@@ -197,6 +197,7 @@ def _subtree(text: str) -> x509.GeneralName:
         (None, ["dns:.example.com"], "dns:example.com", False),
         (None, ["uri:example.com"], "uri:urn:x:y", False),
         (None, ["uri:example.com"], "uri:https://example.org/", True),
+        (None, ["uri:.example.com"], "uri:https://example.org/.example.com:x", False),  # OpenSSL's host
         (None, ["dns:bad.example.com"], "dns:good.example.com", True),
         (None, ["dns:bad.example.com"], "dns:x.bad.example.com", False),
         (None, ["dns:bad.example.com"], "dns:*.example.com", False),
@@ -231,6 +232,7 @@ NAMED = [
     ("ip:10.0.0.1", "b"), ("ip:192.0.2.1", ""),
     ("email:anna@example.com", "a"), ("email:anna@mail.example.com", "a"), ("email:ceo@example.org", ""), ("email:x@badexample.com", ""),
     ("uri:https://example.com/x", "a"), ("uri:https://a.example.com:8443/", "a"), ("uri:spiffe://example.com/x", "a"),
+    ("uri:https://a.example.com:8443/x:y?z", "a"), ("uri:https://a.example.com/x:y", ""), ("uri:https://a.example.com?x", ""),
     ("uri:https://example.org/", ""), ("uri:spiffe://example.org/admin", ""), ("uri:https://10.0.0.1/", ""), ("uri:urn:x:y", ""),
 ]  # fmt: skip
 
@@ -268,6 +270,14 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
     ]
     judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (judged.returncode == 0) is allowed, judged.stderr
+
+
+@pytest.mark.parametrize("uri", ["https://evil.org/.example.com:x", "https://evil.org?.example.com"])
+def test_no_host_is_named_by_what_openssl_takes_for_it(uri: str) -> None:
+    """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
+    name = names.load(csrs.general_name(f"uri:{uri}"), "x")
+    (told,) = authorities.issuer("p-256", ("example.com",)).name_violations((), [name])
+    assert "is outside what the CA is constrained to; OpenSSL takes 'evil.org" in told
 
 
 def cn(text: str) -> names.DistinguishedName:
