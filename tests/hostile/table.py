@@ -52,6 +52,7 @@ MALFORMED: Final = Refused((("badCSR", "csr"),))
 FORGED: Final = Refused((("badCSR", "signature"),))
 WEAK_SIGNATURE: Final = Refused((("badSignatureAlgorithm", "signature_algorithm"),))
 WEAK_KEY: Final = Refused((("badPublicKey", "public_key"),))
+SHOWN_KEY: Final = Refused((("badPublicKey", "csr"),))
 BAD_COMMON_NAME: Final = Refused((("rejectedIdentifier", "subject.common_name"),))
 CA_WITHOUT_HOST: Final = Refused(
     (("rejectedIdentifier", "subject.common_name"), ("badCSR", "extensions.basic_constraints"))
@@ -80,8 +81,8 @@ VECTORS: Final = (
     Row("challenge-multi-valued.der", MALFORMED, "two challengePasswords in one attribute, of which RFC 2985 5.4.1 allows one"),
     Row("challenge-unstructured.pem", BAD_COMMON_NAME, "CN=something, which is no host; good, test_no_extension_with_other_attributes"),
     Row("challenge.pem", BAD_COMMON_NAME, "C=US and nothing else; the signature is good"),
-    Row("dsa_sha1.der", WEAK_SIGNATURE, "DSA with SHA-1"),
-    Row("dsa_sha1.pem", WEAK_SIGNATURE, "DSA with SHA-1"),
+    Row("dsa_sha1.der", WEAK_KEY, "DSA with SHA-1"),
+    Row("dsa_sha1.pem", WEAK_KEY, "DSA with SHA-1"),
     Row("ec_sha256.der", _PYCA, "P-384 with SHA-256, good"),
     Row("ec_sha256.pem", _PYCA, "P-384 with SHA-256, good"),
     Row("ec_sha256_old_header.pem", _PYCA, "NEW CERTIFICATE REQUEST, test_load_legacy_pem_header"),
@@ -130,7 +131,7 @@ CFSSL: Final = (
     Row("helpers/testdata/rsa-old.csr", _CLOUDFLARE, "NEW CERTIFICATE REQUEST; helpers_test.go TestParseOldCSR"),
     Row("helpers/testdata/test.bad.csr.pem", MALFORMED, "three lines are missing; helpers_test.go TestParseCSRPEM"),
     Row("helpers/testdata/test.csr.pem", WEAK_SIGNATURE, "MD5"),
-    Row("helpers/testsuite/testdata/initCA/cfssl_output.pem", MALFORMED, "JSON with line ends as \\n, a certificate first"),
+    Row("helpers/testsuite/testdata/initCA/cfssl_output.pem", SHOWN_KEY, "JSON with line ends as \\n: a certificate, a request, and its key"),
     Row("helpers/testsuite/testdata/initCA/cfssl_output.pem", _WIDGETS, "good; its common name is none of its names", "csr"),
     *(Row(f"initca/testdata/{key}.csr", _CLOUDFLARE, "good") for key in ("ecdsa256", "ecdsa384", "ecdsa521", "rsa2048", "rsa3072", "rsa4096")),
     Row("selfsign/testdata/localhost.csr", BAD_COMMON_NAME, "CN=localhost certificate is no host; its names are good"),
@@ -145,7 +146,7 @@ CFSSL: Final = (
     Row("signer/local/testdata/rsa2048-inter.csr", Signed(("dns:cloudflare.com", "dns:www.cloudflare.com"), _SYSTEMS), "good"),
     Row("signer/local/testdata/san_domain.csr", WEAK_SIGNATURE, "SHA-1; local_test.go TestOverwriteHosts reads its names"),
     Row("signer/local/testdata/test.csr", Signed(("dns:example.com", "dns:www.example.com"), _without(C="US", O="CloudFlare", OU="WWW", L="Ithaca", ST="New York")), "good, without a common name"),
-    Row("testdata/server.csr", WEAK_SIGNATURE, "SHA-1; and RSA-1024, and nothing but openssl's default subject"),
+    Row("testdata/server.csr", WEAK_KEY, "RSA-1024; and SHA-1, and nothing but openssl's default subject"),
 )  # fmt: skip
 
 _ACME: Final = Signed(("dns:example.acme.com",))
