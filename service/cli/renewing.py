@@ -90,8 +90,8 @@ def _renew(options: argparse.Namespace) -> int:
             certificate = _certificate(path)
             if not _is_due(certificate, options.within, datetime.now(UTC)):
                 continue
-            _verify(certificate, revoked())
             held = _held(path, options.key_file or path.with_suffix(".key"), certificate)
+            _verify(certificate, revoked())
             end = _sign_again(held, options, None if options.profile else offers())
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(end)}")
