@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-IDLE: Final = 75.0  # seconds without a whole head of a request; aiohttp would wait for an hour
+# Seconds without a whole head of a request. A proxy should hang up first, or it asks as we do: nginx does
+# after 60, Caddy after 120. aiohttp would wait for an hour.
+IDLE: Final = 150.0
 MOST: Final = 4096  # connections at once, which take some 80 MB
 RESERVE: Final = 160  # descriptors for all else, and for what is accepted at once and not counted yet
 LEAST: Final = 16  # connections, however few descriptors there are
