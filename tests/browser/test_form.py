@@ -333,16 +333,27 @@ def test_a_refused_name_is_said_at_the_request(browser: Browser, server: Server)
 def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
     """429 and "no network" each have their own words."""
     with serving.serving(tmp_path, "--ephemeral") as server:
+        used_up, shown = threading.Event(), threading.Event()
 
-        def use_up(route: Route) -> None:
-            while server.sign({}).status != 429:
-                pass
+        def use_up() -> None:
+            while not shown.is_set():  # for what comes back in a tenth of a second would be the page's
+                if server.sign({}).status == 429:
+                    used_up.set()
+
+        def wait(route: Route) -> None:
+            assert used_up.wait(20)
             route.continue_()
 
         with opened(browser, f"{server.url}/sign", REFUSED) as tab:
-            tab.page.route("**/sign", use_up)
-            tab.sign(GOOD)
-            expect(tab.page.locator("#status")).to_contain_text("too many requests")
+            using = threading.Thread(target=use_up)
+            using.start()
+            try:
+                tab.page.route("**/sign", wait)
+                tab.sign(GOOD)
+                expect(tab.page.locator("#status")).to_contain_text("too many requests")
+            finally:
+                shown.set()
+                using.join()
         with opened(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
             tab.sign(GOOD)
