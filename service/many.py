@@ -73,7 +73,7 @@ def read(path: Path) -> str:
     else:
         with path.open("rb") as file:
             data = file.read(csr.MAX_TEXT_BYTES + 1)  # one more than any Certlet takes: it says so itself
-    if b"PRIVATE KEY-----" in data:
+    if csr.holds_private_key(data):
         raise client.ClientError("it holds a private key, so nothing of it was sent: give the request alone")
     return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
 

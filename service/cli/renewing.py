@@ -22,7 +22,7 @@ from service import client, secrecy
 from service.cli import arguments, making
 from service.cli.arguments import API_KEY, KEY_PASSPHRASE, Commands
 from service.cli.terminal import ArgumentsError, CommandError, say, warn
-from service.pki import encoding, keys
+from service.pki import csr, encoding, keys
 from service.pki.errors import IssuanceError
 
 RENEWED: Final = "CERTLET_RENEWED"
@@ -109,7 +109,7 @@ def _renew(options: argparse.Namespace) -> int:
 
 def _certificate(path: Path) -> x509.Certificate:
     data = path.read_bytes()
-    if b"PRIVATE KEY-----" in data:
+    if csr.holds_private_key(data):
         raise CommandError("it holds a private key too, which would be lost: give them files of their own")
     try:
         return x509.load_pem_x509_certificate(data)

@@ -22,6 +22,7 @@ from service.cli import arguments, inspection
 from service.cli.arguments import KEY_PASSPHRASE, Commands
 from service.cli.inspection import Report
 from service.cli.terminal import CommandError, say
+from service.pki import csr
 
 _MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
 _MAX_CERTIFICATES: Final = 300  # each may be held against each
@@ -108,7 +109,7 @@ def _fault(data: bytes) -> str:
         if start not in whole:  # in the service's words
             which = f"the PEM block {number} of {len(begun)}" if len(begun) > 1 else "the PEM block"
             return f"{which} is damaged: its base64 or its END line is wrong"
-    if not begun and (b"PRIVATE KEY-----" in data or _is_key(data)):
+    if not begun and (csr.holds_private_key(data) or _is_key(data)):
         return "it holds a private key alone: give it with --key-file, beside its request or certificate"
     return ""
 

@@ -12,6 +12,7 @@ from service import client, files, many
 from service.cli import arguments
 from service.cli.arguments import Commands
 from service.cli.terminal import ArgumentsError, CommandError, say, warn
+from service.pki import csr
 
 
 def add_to(commands: Commands) -> None:
@@ -62,7 +63,7 @@ def _verify_out(out: Path, *, anew: bool) -> None:
     if not out.exists():
         return
     held = out.read_bytes()
-    if b"BEGIN CERTIFICATE-----" not in held or b"PRIVATE KEY-----" in held:
+    if b"BEGIN CERTIFICATE-----" not in held or csr.holds_private_key(held):
         raise CommandError(f"{out} is there already, and holds no certificate alone; nothing was changed")
     if not anew:
         raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")

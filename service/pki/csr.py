@@ -90,6 +90,11 @@ class CertificationRequest:
         return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
+def holds_private_key(data: bytes) -> bool:
+    """Whether a private key in PEM, of any kind (RFC 7468 10 and 11), stands in it, alone or not."""
+    return _PRIVATE_KEY in data
+
+
 def load(data: bytes) -> CertificationRequest:
     """Read a certification request: PEM with either header, DER, or base64 of the DER.
 
@@ -104,7 +109,7 @@ def load(data: bytes) -> CertificationRequest:
         BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak; or a
             private key in PEM is in the data.
     """
-    if _PRIVATE_KEY in data:
+    if holds_private_key(data):
         raise BadPublicKey(
             "a private key came with it, so it is nobody's secret any more: make a new one, and send its "
             "request alone",

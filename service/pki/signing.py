@@ -66,12 +66,12 @@ def signer(
         BadPublicKey: the key is of a kind that is not certified.
     """
     hashed = signature_hash(private_key.public_key())
-    if hashed is None:  # Ed25519 and ML-DSA take data alone
-        return private_key.sign  # type: ignore[return-value]
+    if hashed is None:
+        return private_key.sign  # type: ignore[return-value]  # of Ed25519 and ML-DSA, which take data alone
     if isinstance(private_key, rsa.RSAPrivateKey):
         return functools.partial(private_key.sign, padding=padding.PKCS1v15(), algorithm=hashed)
     algorithm = ec.ECDSA(hashed, deterministic_signing=is_deterministic)
-    return functools.partial(private_key.sign, signature_algorithm=algorithm)  # type: ignore[call-arg]
+    return functools.partial(private_key.sign, signature_algorithm=algorithm)  # type: ignore[call-arg]  # EC
 
 
 def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
@@ -86,7 +86,8 @@ def verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], 
     """
     hashed = signature_hash(public_key)
     if hashed is None:
-        return public_key.verify  # type: ignore[union-attr,return-value]
+        return public_key.verify  # type: ignore[union-attr,return-value]  # as above
     if isinstance(public_key, rsa.RSAPublicKey):
         return functools.partial(public_key.verify, padding=padding.PKCS1v15(), algorithm=hashed)
-    return functools.partial(public_key.verify, signature_algorithm=ec.ECDSA(hashed))  # type: ignore[union-attr,call-arg]
+    algorithm = ec.ECDSA(hashed)
+    return functools.partial(public_key.verify, signature_algorithm=algorithm)  # type: ignore[union-attr,call-arg]  # EC

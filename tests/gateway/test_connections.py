@@ -86,8 +86,10 @@ async def listening(most: int) -> AsyncIterator[int]:
         counted.ends(request.protocol)
         return web.Response(text="x")
 
+    def made() -> Connection:
+        return Connection(manager, counted, lambda: web.Response(status=400))
+
     counted, manager = Connections(most), web.Server(answer)
-    made = lambda: Connection(manager, counted, lambda: web.Response(status=400))  # noqa: E731
     async with await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
         await manager.shutdown(0)
