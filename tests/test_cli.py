@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from openapi_spec_validator import validate
 
 from deploy import lint
-from service import contract
+from service import cli, contract
 from service.pki import encoding
 from service.signers import file, lists
 from tests import authorities, csrs, serving
@@ -871,20 +871,28 @@ def test_the_command_line_loads_no_server() -> None:
     assert "service.client" in run.stdout.split()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "url", "warned"),
-    [
-        ("--insecure-http --host 0.0.0.0", "http://localhost:", False),
-        ("--insecure-http --host ::", "http://localhost:", False),
-        ("--insecure-http --host 127.0.0.2", "http://127.0.0.2:", False),
-        ("--tls --host 0.0.0.0", "https://localhost:", True),
-        ("--tls --host 127.0.0.2", "https://127.0.0.2:", False),
-        ("--tls --host ::1", "https://[::1]:", False),
-        ("--tls --host 0.0.0.0 --tls-name 127.0.0.2", "https://127.0.0.2:", False),
-        ("--tls --tls-name localhost --tls-name b.test", "https://localhost:", False),
-        ("--tls --tls-name localhost --tls-name 127.0.0.1", "https://127.0.0.1:", False),
-    ],
-)  # fmt: skip
+ANNOUNCED = [
+    ("--insecure-http --host 0.0.0.0", "http://localhost:", False),
+    ("--tls --host 0.0.0.0", "https://localhost:", True),
+    ("--tls --host ::1", "https://[::1]:", False),
+    ("--tls --host 0.0.0.0 --tls-name 127.0.0.2", "https://127.0.0.2:", False),
+    ("--tls --tls-name localhost --tls-name 127.0.0.1", "https://127.0.0.1:", False),
+    ("--insecure-http --host ::", "http://localhost:", False),
+    ("--insecure-http --host 127.0.0.2", "http://127.0.0.2:", False),
+    ("--tls --host 127.0.0.2", "https://127.0.0.2:", False),
+    ("--tls --tls-name localhost --tls-name b.test", "https://localhost:", False),
+]
+
+
+@pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED)
+def test_what_is_announced(arguments: str, url: str, *, warned: bool) -> None:
+    """The host of the address is one that the certificate names, or says where nobody can be reached by it."""
+    options = cli.parser().parse_args(["serve", *arguments.split()])
+    assert cli.serving._address(options) == url.partition("//")[2].removesuffix(":")
+    assert any("clients elsewhere refuse it" in each for each in cli.serving._warnings(options)) == warned
+
+
+@pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED[:5])
 def test_what_is_announced_can_be_reached(tmp_path: Path, arguments: str, url: str, *, warned: bool) -> None:
     """The address that is printed is one that the certificate names; the printed curl command gets a certificate."""
     with serving.serving(tmp_path, *arguments.split(), env={}) as server:

@@ -360,6 +360,10 @@ def test_files_that_state_no_profiles(tmp_path: Path, text: str | bytes, words: 
         assert run.returncode == 1
         assert (run.stdout + run.stderr).count(b"\n") == 1
         assert words in (run.stdout + run.stderr).decode()
+
+
+def test_a_file_of_profiles_that_is_not_there(tmp_path: Path) -> None:
+    """It is named, with the system's word."""
     missing = certlet("check", "--profiles", "nowhere.yaml", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (1, b"certlet: nowhere.yaml: No such file or directory\n")
 

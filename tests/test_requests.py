@@ -26,7 +26,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("name", BODIES)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @example({"csr": "x"})
 @example({"csr": "x", "text": 1})
 @example({"requests": [{"csr": "x"}] * 500})

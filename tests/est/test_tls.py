@@ -200,32 +200,6 @@ def test_a_client_certificate_is_the_handshake_s_alone(site: Server) -> None:
     assert enroll(site, "/simplereenroll", None, **sent).status == 403
 
 
-SHORT = "profiles: {server: {validity: PT1M, backdate: PT0S}}"
-
-
-def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
-    """After two thirds of a minute the server shows another certificate, and a connection goes on meanwhile."""
-    (tmp_path / "own.yaml").write_text(SHORT)
-    with serving.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
-        server.url = server.url.replace("127.0.0.1", "localhost")
-        first = own(server)
-        port = int(urlsplit(server.url).port or 0)
-        with (
-            socket.create_connection(("127.0.0.1", port), 10) as plain,
-            trusting(server).wrap_socket(plain, server_hostname="localhost") as kept,
-        ):
-            deadline = time.monotonic() + 60
-            while own(server) == first and time.monotonic() < deadline:
-                time.sleep(1)
-            second = own(server)
-            assert second.serial_number != first.serial_number
-            assert second.public_key() == first.public_key()
-            assert second.not_valid_before_utc < first.not_valid_after_utc
-            kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert kept.recv(100).startswith(b"HTTP/1.1 200")
-        assert server.logged().count('"event":"result"') == 2
-
-
 def test_a_failure_is_tried_again_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
