@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -594,13 +595,22 @@ def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: 
         assert told(secure.url, SSL_CERT_FILE=str(tmp_path / "ca" / "root-ca.crt"))[0] == 0
 
 
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+def test_the_version_is_one(tmp_path: Path) -> None:
+    """`certlet --version` says the package's version, which the contract has too; a command's name is not needed."""
+    stated = tomllib.loads((serving.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    said = certlet("--version", cwd=tmp_path)
+    assert (said.returncode, said.stdout.decode(), said.stderr) == (0, f"certlet {stated}\n", b"")
+    assert certlet("sign", "--version", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("openapi", "--plain"), ("--version",)])
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """A closed pipe, as `| head` leaves it, ends the command without a word."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         done = subprocess.run(
-            [*serving.CERTLET, "openapi", "--plain"],
+            [*serving.CERTLET, *arguments],
             cwd=tmp_path, env=serving.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

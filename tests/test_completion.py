@@ -42,6 +42,7 @@ def offered(script: Path, *words: str) -> set[str]:
     [
         ([""], COMMANDS),
         (["re"], {"renew", "revoke"}),
+        (["-"], {"-h", "--help", "--version"}),
         (["no"], set()),
         (["new", "--ke"], {"--key"}),
         (["new", "--key", ""], set(keys.GENERATORS)),

@@ -112,6 +112,7 @@ FOLLOWING = {
     "certlet completion bash": "complete",
     "certlet openapi --region … --account … --function …": '"x-amazon-apigateway-integration"',
     "certlet openapi --plain": '"openapi"',
+    "certlet --version": "certlet 0.",
 }
 SERVING = (
     "certlet serve",

@@ -25,6 +25,7 @@ def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert not [name for name in names if name.startswith(("tests", "deploy"))]
     assert "certlet = service.cli:main" in (target / "certlet-0.1.0.dist-info/entry_points.txt").read_text()
     monkeypatch.setattr(serving, "ROOT", target)
+    assert serving.certlet("--version", cwd=tmp_path).stdout == b"certlet 0.1.0\n"
     with serving.serving(tmp_path, "--ephemeral") as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
         assert server.request("GET", "/sign").status == 200

@@ -19,16 +19,27 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 
 from service import client
-from service.cli import ceremonies, completing, making, renewing, serving, showing, signing, trusting
-from service.cli.terminal import ArgumentsError, CommandError, warn
+from service.cli import (
+    arguments,
+    ceremonies,
+    completing,
+    making,
+    renewing,
+    serving,
+    showing,
+    signing,
+    trusting,
+)
+from service.cli.terminal import ArgumentsError, CommandError, say, warn
 from service.foreman import ServeError
 from service.gateway import usage
 from service.pki.errors import IssuanceError
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(given: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (those of the process for None).
 
     Returns:
@@ -36,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # The library warns of common names of more than 64 octets; we count characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
-    options = parser().parse_args(arguments)
     status = 1
     try:
+        options = parser().parse_args(given)
         return int(options.run(options) or 0)
     except ArgumentsError as error:
         message, status = str(error), 2
@@ -56,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Says the contract's version, which is the package's: read only where it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002 - argparse's
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        say(f"certlet {arguments.document(None)['info']['version']}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """What reads the arguments, with every command that there is."""
     made = argparse.ArgumentParser(
@@ -64,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 if it is done; 1 if it is refused or fails, and stderr says why; "
         "2 if the arguments make no sense.",
     )
+    made.add_argument("--version", action=_Version, help="say which version this is")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     # In the order that --help has them: who needs a certificate comes first.
     making.add_to(commands)
