@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import compare, lambda_zip, peers, plot, report, results
-from bench.load import BenchError
+from bench.load import BenchError, Refused
 from bench.results import Results
 from tests import install
 
@@ -29,6 +29,9 @@ WHOLE: Final = compare.Plan(rounds=7, seconds=2, floor_seconds=0.3, batch=peers.
 # Small batches: eight of them at once must not keep a slow machine's worker for a second.
 SHORT: Final = compare.Plan(rounds=1, seconds=1, floor_seconds=0.05, batch=20)
 ZIP_ROUNDS: Final = 15
+SMALLER: Final = (
+    "the machine is busy, or slow: eight batches take over a second; BENCH='--batch 50' makes them smaller"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = results.load(options.again.read_text()) if options.again else _measured(options)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
+        if isinstance(error, Refused):
+            sys.stderr.write(f"bench: so {compare.TRIES} times: {SMALLER}\n")
         return 1
     text, drawn = report.report(found.comparison, found.zip), plot.svg(found.comparison)
     print(text)

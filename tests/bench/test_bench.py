@@ -254,6 +254,24 @@ def test_imports_are_told_apart() -> None:
         lambda_zip.imports(TOLD.replace("function", "another"))
 
 
+@pytest.mark.parametrize(
+    ("error", "is_helped"), [(Refused("u: {'refused': 1}"), True), (BenchError("u: no"), False)]
+)
+def test_who_is_refused_hears_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, *, is_helped: bool
+) -> None:
+    """A run that a slow machine ends says how to have another that it does not."""
+
+    def measured(_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "_measured", measured)
+    assert command.main(["--short"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"bench: {error}"
+    assert [command.SMALLER in line for line in said[1:]] == [True] * is_helped
+
+
 def test_figures_go_between_their_marks() -> None:
     """What people wrote around them stays; a page without the marks is refused."""
     page = f"before\n{command.BEGIN}old\n{command.END}after\n"
