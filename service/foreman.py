@@ -17,7 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -90,8 +92,16 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A process of the function, and the gateway's end of the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    end: socket.socket
+
+
 class Foreman:
-    """Starts, replaces and ends processes at the gateway's word."""
+    """Starts, replaces and ends processes at the gateway's word; the first ones before it asks."""
 
     def __init__(self, handler: str, environ: Mapping[str, str]) -> None:
         """Begin with no process.
@@ -103,6 +113,7 @@ class Foreman:
         self._handler = handler
         self._environ = dict(environ)
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._ahead: deque[_Worker] = deque()  # started before the gateway asked for them
 
     def run(self, configuration: Configuration, announce: Callable[[int], None]) -> int:
         """Serve until SIGTERM or SIGINT.
@@ -128,6 +139,8 @@ class Foreman:
             signal.signal(each, forward)
         try:
             with ours:
+                # Before it asks: it imports for a while, and so do they.
+                self._ahead.extend(self._start() for _ in range(configuration.workers))
                 ours.sendall(configuration.encode())
                 self._obey(ours, announce)
             status = gateway.wait(_PATIENCE)
@@ -157,14 +170,21 @@ class Foreman:
         for number, process in list(self._workers.items()):
             if number == instead_of or process.poll() is not None:
                 _end(self._workers.pop(number))
+        worker = self._ahead.popleft() if self._ahead else self._start()
+        self._workers[worker.process.pid] = worker.process
+        with worker.end:
+            message = json.dumps({"number": worker.process.pid}).encode()
+            socket.send_fds(line, [message], [worker.end.fileno()])
+
+    def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        process = _spawn("service.gateway.function", theirs, [self._handler], self._environ)
-        self._workers[process.pid] = process
-        with ours:
-            socket.send_fds(line, [json.dumps({"number": process.pid}).encode()], [ours.fileno()])
+        return _Worker(_spawn("service.gateway.function", theirs, [self._handler], self._environ), ours)
 
     def _dismiss_all(self) -> None:
         """Let each finish: its socket is closed already, so it ends by itself or is ended."""
+        for worker in self._ahead:  # which nobody asked anything
+            worker.end.close()
+            _end(worker.process)
         for process in self._workers.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)

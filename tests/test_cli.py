@@ -781,6 +781,31 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
     assert "Traceback" not in server.logged()
 
 
+WAITING = """
+import pathlib, sys, time
+began = pathlib.Path("began")
+if "service.gateway.function" in sys.orig_argv:
+    with began.open("a") as file:
+        file.write("x")
+until = time.monotonic() + 20
+while "service.gateway.server" in sys.orig_argv and not (began.exists() and began.read_text() == "xx"):
+    if time.monotonic() > until:
+        sys.exit("nobody began")
+    time.sleep(0.01)
+"""
+
+
+def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
+    """Its processes do not wait for the gateway to import: here it does so only once they are there."""
+    (tmp_path / "sitecustomize.py").write_text(WAITING)
+    with serving.serving(
+        tmp_path, "--workers", "2", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{serving.ROOT}"}
+    ) as server:
+        assert server.request("GET", "/health").status == 200
+        assert server.stop() == 0
+    assert (tmp_path / "began").read_text() == "xx"  # and no others
+
+
 @pytest.mark.parametrize("victim", ["foreman", "gateway"])
 def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
     """When the foreman or the gateway is killed, the rest ends by itself."""
