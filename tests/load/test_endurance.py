@@ -13,6 +13,7 @@ from tests import serving
 from tests.est.test_tls import own, trusting
 from tests.gateway import running
 from tests.gateway.test_faults import resident
+from tests.load import traffic
 
 
 async def _flood(port: int, request: bytes, requests: int, connections: int) -> int:
@@ -42,8 +43,7 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Ca
         port = int(server.url.rpartition(":")[2])
         refused = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
         function = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-        processes = list(map(int, children.read_text().split()))
+        processes = traffic.children(server)
         asyncio.run(_flood(port, refused, 5_000, 5))
         asyncio.run(_flood(port, function, 1_000, 5))
         before = [resident(pid) for pid in processes]

@@ -12,6 +12,7 @@ from typing import Any
 
 from service.pki import errors
 from tests import serving
+from tests.gateway.test_faults import resident
 from tests.load import traffic
 from tests.load.traffic import Haul, Record, Traffic
 
@@ -23,14 +24,9 @@ WARM_UP = min(60.0, SECONDS / 3)
 GROWTH = 12 * 1024  # KiB
 
 
-def resident(server: serving.Server) -> dict[str, int]:
+def memory(server: serving.Server) -> dict[str, int]:
     """Resident memory of the server's processes, KiB, by module and number."""
-    found = {}
-    for pid in traffic.children(server):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                found[f"{traffic.module(pid)} {pid}"] = int(line.split()[1])
-    return found
+    return {f"{traffic.module(pid)} {pid}": resident(pid) for pid in traffic.children(server)}
 
 
 def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
@@ -40,11 +36,11 @@ def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
         running = Traffic(server, tmp_path)
         began = time.monotonic()
         time.sleep(WARM_UP)
-        warm = resident(server)
+        warm = memory(server)
         time.sleep(max(0.0, SECONDS - (time.monotonic() - began)))
         hauls = running.end()
         took = time.monotonic() - began
-        after = resident(server)
+        after = memory(server)
         assert warm.keys() == after.keys()  # nobody was replaced
         assert server.stop() == 0
     calls, busy = sum(each.calls for each in hauls), sum(each.busy for each in hauls)
