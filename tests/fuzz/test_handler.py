@@ -100,28 +100,28 @@ def methods(path: str) -> set[str]:
     return {method.upper() for method in authorities.document()["paths"][path] if method in ("get", "post")}
 
 
-@sign.parametrize()  # type: ignore[untyped-decorator]
+@sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=250, deadline=None, suppress_health_check=contract.RELAXED)
 def test_signing_by_events(case: Any, session: requests.Session) -> None:
     """The Lambda handler answers real proxy events as the contract says, whatever is in them."""
     ask(case, session, {"x-api-key": serving.API_KEY})
 
 
-@keyed.parametrize()  # type: ignore[untyped-decorator]
+@keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
 def test_operations_with_a_key_by_events(case: Any, session: requests.Session) -> None:
     """A batch, and what the caller may have, answer events as the contract says."""
     ask(case, session, {"x-api-key": serving.API_KEY})
 
 
-@public.parametrize()  # type: ignore[untyped-decorator]
+@public.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=25, deadline=None, suppress_health_check=contract.RELAXED)
 def test_public_operations_by_events(case: Any, session: requests.Session) -> None:
     """The public operations answer events as the contract says."""
     ask(case, session, {})
 
 
-@est.parametrize()  # type: ignore[untyped-decorator]
+@est.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
 def test_est_by_events(case: Any, session: requests.Session) -> None:
     """EST over HTTPS answers events as the contract says, whatever is sent."""

@@ -24,28 +24,28 @@ def ask(case: Any, server: Server, headers: dict[str, str]) -> None:
     case.validate_response(response, headers=headers)
 
 
-@sign.parametrize()  # type: ignore[untyped-decorator]
+@sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=1300, deadline=None, suppress_health_check=contract.RELAXED)
 def test_signing(case: Any, server: Server) -> None:
     """`POST /sign` answers as the contract says, whatever is sent."""
     ask(case, server, {"x-api-key": API_KEY})
 
 
-@sign_pem.parametrize()  # type: ignore[untyped-decorator]
+@sign_pem.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=300, deadline=None, suppress_health_check=contract.RELAXED)
 def test_signing_in_pem(case: Any, server: Server) -> None:
     """So does `POST /sign.pem`, which takes the same and is answered in another form."""
     ask(case, server, {"x-api-key": API_KEY})
 
 
-@keyed.parametrize()  # type: ignore[untyped-decorator]
+@keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=150, deadline=None, suppress_health_check=contract.RELAXED)
 def test_operations_with_a_key(case: Any, server: Server) -> None:
     """A batch answers 200 whatever is in its requests, and 400 for what is none."""
     ask(case, server, {"x-api-key": API_KEY})
 
 
-@others.parametrize()  # type: ignore[untyped-decorator]
+@others.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
 def test_every_other_operation(case: Any, server: Server) -> None:
     """Every other operation answers as the contract says, whatever is sent."""
