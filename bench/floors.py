@@ -19,7 +19,7 @@ from bench import load, peers
 from bench.load import BenchError
 from service import contract
 from service.audit import Event
-from service.authority import Authority, Custody, Issued
+from service.authority import Authority, Custody, IssuedCertificate
 from service.pki import signing
 from service.signers import file
 from tests import authorities
@@ -74,7 +74,7 @@ def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
             authority.issue(order)
 
     def all_at_once() -> None:
-        if not all(isinstance(each, Issued) for each in authority.issue_all(orders)):
+        if not all(isinstance(each, IssuedCertificate) for each in authority.issue_all(orders)):
             raise BenchError("issue_all refused a request")
 
     return {ISSUE: (one_by_one, len(orders)), ISSUE_ALL: (all_at_once, len(orders))}

@@ -33,7 +33,7 @@ from service.pki.policy import Profiles
 from service.pki.profile import NOTHING, Asked
 from service.pki.renewal import Presented
 from service.pki.revocation import Revoked
-from service.pki.template import Template
+from service.pki.template import CertificateSpec
 from service.pki.weakness import DenyList
 
 _A = TypeVar("_A")
@@ -75,7 +75,7 @@ class Principal:
 
 
 @dataclass(frozen=True)
-class Order:
+class IssuanceRequest:
     """One request to issue, as it came in.
 
     Attributes:
@@ -102,7 +102,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Issued:
+class IssuedCertificate:
     """A certificate that was signed, verified and recorded.
 
     Attributes:
@@ -117,7 +117,7 @@ class Issued:
     der: bytes
     serial_number: int
     intermediates: tuple[x509.Certificate, ...]
-    template: Template
+    template: CertificateSpec
     fingerprint_sha256: str
     idempotent_until: datetime | None
 
@@ -146,11 +146,11 @@ class Custody:
 class _Planned:
     """An order that can be granted."""
 
-    order: Order
+    order: IssuanceRequest
     now: datetime
     request: CertificationRequest
     kept: Custody
-    template: Template
+    template: CertificateSpec
     window: idempotency.Window | None
 
 
@@ -246,7 +246,7 @@ class Authority:
                 raise IssuerUnavailable("the list of what was revoked cannot be had or signed") from error
         return self._crl[2]
 
-    def issue(self, order: Order) -> Issued:
+    def issue(self, order: IssuanceRequest) -> IssuedCertificate:
         """Issue one certificate, or refuse; either way it is recorded.
 
         Raises:
@@ -262,7 +262,7 @@ class Authority:
         self._write([result])
         return issued
 
-    def renew(self, order: Order, presented: bytes | None) -> Issued:
+    def renew(self, order: IssuanceRequest, presented: bytes | None) -> IssuedCertificate:
         """Issue a certificate in place of the one that the caller presents, to whoever has its key.
 
         Args:
@@ -281,7 +281,7 @@ class Authority:
             raise self._recorded(order, now, refusal, None) from refusal.__cause__
         return self.issue(renewing)
 
-    def _recognize(self, order: Order, presented: bytes | None, now: datetime) -> Order:
+    def _recognize(self, order: IssuanceRequest, presented: bytes | None, now: datetime) -> IssuanceRequest:
         if presented is None:
             raise NotPermitted(NO_CERTIFICATE)
         held, kept = renewal.load(presented), self._kept()
@@ -295,7 +295,7 @@ class Authority:
         principal = Principal(PrincipalKind.CLIENT_CERTIFICATE, name)
         return replace(order, profile=profile.name, principal=principal, presented=held)
 
-    def issue_all(self, orders: Sequence[Order]) -> list[Issued | IssuanceError]:
+    def issue_all(self, orders: Sequence[IssuanceRequest]) -> list[IssuedCertificate | IssuanceError]:
         """Issue several certificates: what `issue` does, and raises, for each of them, in their order.
 
         Each step is taken for all of them before the next one, and recorded in one write: the same work in a
@@ -319,7 +319,7 @@ class Authority:
         released = _unless(self._unwritten(results), released)
         return [each if isinstance(each, IssuanceError) else each[0] for each in released]
 
-    def examine(self, order: Order) -> Template:
+    def examine(self, order: IssuanceRequest) -> CertificateSpec:
         """What `issue` would issue; nothing is signed. A refusal is recorded as any other.
 
         Raises:
@@ -327,7 +327,7 @@ class Authority:
         """
         return self._decide(order).template
 
-    def _decide(self, order: Order) -> _Planned:
+    def _decide(self, order: IssuanceRequest) -> _Planned:
         now, request = self._clock(), None
         try:
             request = self._prove(order)
@@ -336,12 +336,16 @@ class Authority:
             raise self._recorded(order, now, refusal, request) from refusal.__cause__
 
     def _recorded(
-        self, order: Order, now: datetime, refusal: IssuanceError, request: CertificationRequest | None
+        self,
+        order: IssuanceRequest,
+        now: datetime,
+        refusal: IssuanceError,
+        request: CertificationRequest | None,
     ) -> IssuanceError:
         """The refusal, recorded; if it cannot be, that is the answer."""
         return self._unwritten([self._refusal(order, now, refusal, request)]) or refusal
 
-    def _prove(self, order: Order) -> CertificationRequest:
+    def _prove(self, order: IssuanceRequest) -> CertificationRequest:
         if order.principal is None:
             raise NotPermitted(NO_CALLER)
         request = csr.load(order.csr)
@@ -349,7 +353,7 @@ class Authority:
             raise BadCSR(NO_LINK, "csr")
         return request
 
-    def _plan(self, order: Order, now: datetime, request: CertificationRequest) -> _Planned:
+    def _plan(self, order: IssuanceRequest, now: datetime, request: CertificationRequest) -> _Planned:
         assert order.principal is not None  # noqa: S101 - `_prove` saw to it  # nosec B101
         profile = self.profiles.named(order.profile)
         kept = self._kept()
@@ -382,7 +386,7 @@ class Authority:
         )
         return list((self._together() if slowly else map)(partial(_attempt, self._sign), intended))
 
-    def _result(self, intended: _Intended, der: bytes) -> tuple[Issued, Event]:
+    def _result(self, intended: _Intended, der: bytes) -> tuple[IssuedCertificate, Event]:
         """What was signed, and what is written down before it is let out."""
         planned = intended.planned
         fingerprint = hashlib.sha256(der).hexdigest()
@@ -394,11 +398,15 @@ class Authority:
         until = planned.window.until if planned.window else None
         intermediates = planned.kept.issuer.intermediates
         number = intended.serial_number
-        issued = Issued(der, number, intermediates, planned.template, fingerprint, until)
+        issued = IssuedCertificate(der, number, intermediates, planned.template, fingerprint, until)
         return issued, Event(**(vars(intended.event) | result))
 
     def _refusal(
-        self, order: Order, now: datetime, refusal: IssuanceError, request: CertificationRequest | None
+        self,
+        order: IssuanceRequest,
+        now: datetime,
+        refusal: IssuanceError,
+        request: CertificationRequest | None,
     ) -> Event:
         digest = hashlib.sha256(request.subject_public_key_info).hexdigest() if request else ""
         return Event(
@@ -467,7 +475,7 @@ def _without_traces(refusal: IssuanceError) -> IssuanceError:
 
 
 def _asked(
-    order: Order, kept: Custody, request: CertificationRequest
+    order: IssuanceRequest, kept: Custody, request: CertificationRequest
 ) -> tuple[Asked, tuple[RequestError, ...]]:
     """What is asked of the validity, and what is against the order before anything is planned."""
     asked = NOTHING

@@ -16,13 +16,13 @@ from cryptography.x509.oid import NameOID
 
 from service import contract
 from service.audit import Event
-from service.authority import Authority, Custody, Order, Principal, PrincipalKind
+from service.authority import Authority, Custody, IssuanceRequest, Principal, PrincipalKind
 from service.pki import ceremony
 from service.pki.draft import Plan
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
 from service.pki.profile import Asked
-from service.pki.template import Template
+from service.pki.template import CertificateSpec
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -133,7 +133,7 @@ class Counting(Issuer):
         return super().sign(to_be_signed)
 
 
-def signed(by: Issuer, planned: Template, serial_number: int = 1) -> x509.Certificate:
+def signed(by: Issuer, planned: CertificateSpec, serial_number: int = 1) -> x509.Certificate:
     """What an issuer makes of a template."""
     return x509.load_der_x509_certificate(by.sign(planned.to_be_signed(serial_number)))
 
@@ -167,10 +167,10 @@ def authority(
     return Authority(lambda: kept, policy or profiles(), lambda: now, record)
 
 
-def order(csr: bytes, profile: str | None = None, **change: Any) -> Order:
+def order(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequest:
     """A request to issue."""
     usual = {"principal": CALLER, "request_id": "b3f1c1de-0000-4000-8000-000000000000"}
-    return Order(csr, profile, **{**usual, **change})
+    return IssuanceRequest(csr, profile, **{**usual, **change})
 
 
 def codes(error: object) -> Sequence[tuple[str, str]]:

@@ -19,7 +19,7 @@ from jsonschema import Draft4Validator
 
 from service import aws_lambda, contract
 from service.audit import Event
-from service.authority import Authority, Custody, Issued
+from service.authority import Authority, Custody, IssuedCertificate
 from service.pki.csr import MAX_DER_BYTES
 from service.pki.errors import BadCSR, IssuerUnavailable
 from service.pki.issuer import Issuer
@@ -335,8 +335,8 @@ def test_no_time_at_all(tmp_path: Path) -> None:
     [
         ("intent", 0, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
         ("result", 2, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
-        ("refusal", 2, [Issued, IssuerUnavailable, Issued]),
-        ("nothing", 2, [Issued, BadCSR, Issued]),
+        ("refusal", 2, [IssuedCertificate, IssuerUnavailable, IssuedCertificate]),
+        ("nothing", 2, [IssuedCertificate, BadCSR, IssuedCertificate]),
     ],
 )
 def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcomes: list[type]) -> None:
@@ -380,10 +380,13 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
     sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]
     found = authority.issue_all([authorities.order(each) for each in sent])
     assert len(used) == times
-    names = [each.template.subject.rfc4514_string() if isinstance(each, Issued) else "" for each in found]
+    names = [
+        each.template.subject.rfc4514_string() if isinstance(each, IssuedCertificate) else ""
+        for each in found
+    ]
     assert names == [f"CN=n{number}.example.com" if number % 3 else "" for number in range(12)]
     for each in found:
-        if isinstance(each, Issued):
+        if isinstance(each, IssuedCertificate):
             each.certificate.verify_directly_issued_by(kept.issuer.certificate)
 
 

@@ -25,7 +25,7 @@ from service.pki.issuer import Issuer
 from service.pki.names import Name
 from service.pki.policy import Profiles
 from service.pki.profile import Profile
-from service.pki.template import Template
+from service.pki.template import CertificateSpec
 from service.pki.weakness import DenyList
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
@@ -153,7 +153,7 @@ def profile(presented: Presented, profiles: Profiles, label: str | None) -> Prof
     return found
 
 
-def as_presented(presented: Presented, template: Template) -> Template:
+def as_presented(presented: Presented, template: CertificateSpec) -> CertificateSpec:
     """Hold what would be issued against what was presented: the same subject, the same names in any order.
 
     Returns:

@@ -31,7 +31,7 @@ _NO_REV_AVAIL: Final = encoding.extension(
 
 
 @dataclass(frozen=True)
-class Template:
+class CertificateSpec:
     """All that a certificate will hold, except the serial number and the signature.
 
     Attributes:
@@ -99,7 +99,7 @@ class Template:
         return hashlib.sha256(self.to_be_signed(0)).digest()
 
 
-def plan(request: CertificationRequest, under: Plan) -> Template:
+def plan(request: CertificationRequest, under: Plan) -> CertificateSpec:
     """Decide what the certificate will hold.
 
     Args:
@@ -128,7 +128,7 @@ def plan(request: CertificationRequest, under: Plan) -> Template:
     verify_time(issuer, under.now)
     not_before, not_after = draft.read_validity()
     refuse(draft.reasons)
-    return Template(
+    return CertificateSpec(
         signature_algorithm=issuer.signature_algorithm,
         issuer=issuer.subject_der,
         attributes=attributes,

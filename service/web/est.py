@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from service.authority import Authority, Issued, Order, Principal
+from service.authority import Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding
 from service.web import principal
 from service.web.answers import Answer
@@ -62,12 +62,12 @@ class Est:
     estLabelledSimplereenroll = estSimplereenroll  # noqa: N815 - operationId
 
 
-def _order(event: Event, request: Accepted, caller: Principal | None) -> Order:
+def _order(event: Event, request: Accepted, caller: Principal | None) -> IssuanceRequest:
     """The order that a body states, whatever its Content-Transfer-Encoding says (RFC 8951 3.1)."""
     if request.body[:1] == _SEQUENCE and request.body[1:2] >= _LONG_LENGTH:
         detail = "the body is DER; EST takes base64 of it (RFC 8951 3.1)"
         raise MalformedError([Reason("malformed", "", detail)])
-    return Order(
+    return IssuanceRequest(
         csr=request.body,
         profile=request.path.get("label"),
         principal=caller,
@@ -76,7 +76,7 @@ def _order(event: Event, request: Accepted, caller: Principal | None) -> Order:
     )
 
 
-def _enrolled(issued: Issued) -> Answer:
+def _enrolled(issued: IssuedCertificate) -> Answer:
     return _certificates([issued.certificate], "no-store")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from service.authority import NO_CALLER, Authority, Issued, Order, Principal
+from service.authority import NO_CALLER, Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding, keys, revocation
 from service.pki.errors import (
     IssuanceError,
@@ -18,7 +18,7 @@ from service.pki.errors import (
     NotPermitted,
 )
 from service.pki.profile import Profile, iso8601
-from service.pki.template import LEAST_REMAINING, Template
+from service.pki.template import LEAST_REMAINING, CertificateSpec
 from service.web import principal, problems
 from service.web.answers import Answer
 from service.web.requests import Accepted
@@ -148,14 +148,16 @@ class Operations:
             raise NotPermitted(NO_CALLER)
         return caller
 
-    def _orders(self, event: Event, request: Accepted) -> Callable[[bytes, Mapping[str, Any]], Order]:
+    def _orders(
+        self, event: Event, request: Accepted
+    ) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
         """What makes orders of this caller: of a certification request, and what JSON or a query states."""
         caller, request_id = principal.authenticated(event, self._api_key_names), principal.request_id(event)
         key = request.headers.get("Idempotency-Key")
 
-        def order(csr: bytes, stated: Mapping[str, Any]) -> Order:
+        def order(csr: bytes, stated: Mapping[str, Any]) -> IssuanceRequest:
             validity, not_after = stated.get("validity"), stated.get("not_after")
-            return Order(csr, stated.get("profile"), caller, request_id, validity, not_after, key)
+            return IssuanceRequest(csr, stated.get("profile"), caller, request_id, validity, not_after, key)
 
         return order
 
@@ -185,7 +187,7 @@ def _profile(profile: Profile) -> dict[str, object]:
     }
 
 
-def _planned(template: Template) -> dict[str, object]:
+def _planned(template: CertificateSpec) -> dict[str, object]:
     return {
         "subject": template.subject.rfc4514_string(),
         "names": [str(name) for name in template.names],
@@ -197,7 +199,7 @@ def _planned(template: Template) -> dict[str, object]:
     }
 
 
-def _signed(issued: Issued, *, text: bool) -> dict[str, object]:
+def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
     answer: dict[str, object] = {"crt_text": encoding.text(issued.certificate)} if text else {}
     return (
         answer
@@ -224,7 +226,7 @@ class _BatchAnswer:
         self._chain = ""
         self._room = MAX_ANSWER_BYTES
 
-    def fitting(self, orders: Sequence[Order]) -> Sequence[Order]:
+    def fitting(self, orders: Sequence[IssuanceRequest]) -> Sequence[IssuanceRequest]:
         """The first of these orders, whose certificates certainly have room; few enough to be timed."""
         room, number = self._room, 0
         for order in orders[:AT_ONCE]:
@@ -234,7 +236,7 @@ class _BatchAnswer:
             number += 1
         return orders[:number]
 
-    def _most_bytes(self, order: Order) -> int:
+    def _most_bytes(self, order: IssuanceRequest) -> int:
         """What the result of an order never passes, if it is a certificate.
 
         All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) stands in the
@@ -243,7 +245,7 @@ class _BatchAnswer:
         """
         return (9 if self._text else 4) * (len(order.csr) + 6000)
 
-    def add(self, outcomes: Sequence[Issued | IssuanceError]) -> None:
+    def add(self, outcomes: Sequence[IssuedCertificate | IssuanceError]) -> None:
         """Write down what became of the next orders."""
         for outcome in outcomes:
             if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
@@ -253,11 +255,11 @@ class _BatchAnswer:
                 result = self._result(NO_TIME)
             self._results.append(result)
             self._room -= len(result) + 1
-            if isinstance(outcome, Issued) and not self._chain:
+            if isinstance(outcome, IssuedCertificate) and not self._chain:
                 self._chain = encoding.pem(outcome.intermediates)
 
-    def _result(self, outcome: Issued | IssuanceError) -> str:
-        if isinstance(outcome, Issued):
+    def _result(self, outcome: IssuedCertificate | IssuanceError) -> str:
+        if isinstance(outcome, IssuedCertificate):
             return _to_json({"certificate": _signed(outcome, text=self._text)})
         return _to_json({"problem": problems.document(outcome, self._instance)})
 

@@ -25,7 +25,7 @@ from cryptography.x509.oid import AttributeOID
 
 from deploy import sbom
 from service import signers
-from service.authority import Order
+from service.authority import IssuanceRequest
 from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
 from service.pki import csr
@@ -157,7 +157,7 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
         custody,
         custody.issuer,
         configuration,
-        Order(csrs.der(challenging()), None, None, ""),
+        IssuanceRequest(csrs.der(challenging()), None, None, ""),
         csr.load(csrs.der(challenging())),
     ]
     shown = "".join(f"{each!r}{each!s}" for each in values).encode()

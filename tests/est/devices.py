@@ -53,7 +53,7 @@ def forged(
         "not_after": planned.not_after - age,
         **change,
     }
-    made = template.Template(
+    made = template.CertificateSpec(
         **{**{name: getattr(planned, name) for name in planned.__dataclass_fields__}, **members}
     )
     to_be_signed = made.to_be_signed(x509.random_serial_number())

@@ -11,12 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from service.authority import Issued, Order, Principal, PrincipalKind
+from service.authority import IssuanceRequest, IssuedCertificate, Principal, PrincipalKind
 from service.pki import csr, encoding, idempotency, template
 from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
-from service.pki.template import Template
+from service.pki.template import CertificateSpec
 from tests import authorities, csrs
 from tests.authorities import NOW, order
 
@@ -82,10 +82,10 @@ def test_lengths_keep_inputs_apart() -> None:
 
 def issue(
     now: datetime = NOW, of: Issuer | None = None, policy: Profiles | None = None, **change: Any
-) -> Issued:
+) -> IssuedCertificate:
     """One certificate, by an authority of its own: nothing is kept from one request to the next."""
     made = authorities.authority(now=now, of=of, policy=policy)
-    return made.issue(Order(**{**vars(order(GOOD, idempotency_key=KEY)), **change}))
+    return made.issue(IssuanceRequest(**{**vars(order(GOOD, idempotency_key=KEY)), **change}))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
@@ -159,7 +159,7 @@ def extension(oid: str, value: bytes) -> bytes:
 
 
 OTHER_KEY = csrs.pem(csrs.build(sans=["dns:a.example.com"], kind="p-384"))
-CHANGES: dict[str, Callable[[], Issued]] = {
+CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "nothing": lambda: issue(policy=policy()),
     "idempotency key": lambda: issue(policy=policy(), idempotency_key=KEY + "1"),
     "principal's name": lambda: issue(policy=policy(), principal=Principal(PrincipalKind.API_KEY, "other")),
@@ -195,7 +195,7 @@ def test_each_input_alone_makes_another_serial_number() -> None:
     assert issue(policy=policy()).certificate.serial_number == next(iter(numbers))
 
 
-def extended(planned: Template, position: int, **change: Any) -> Template:
+def extended(planned: CertificateSpec, position: int, **change: Any) -> CertificateSpec:
     """A template with one of its extensions changed."""
     held = list(authorities.signed(authorities.issuer(), planned).extensions)[position]
     parts = {"oid": held.oid, "critical": held.critical, "der": held.value.public_bytes(), **change}
@@ -223,7 +223,7 @@ def test_each_field_of_a_certificate_alone_makes_another_serial_number() -> None
     }  # fmt: skip
     # The library's object of the key; what is no field, but for extensions; and what is said, not signed.
     others = {"public_key", "names", "profile", "notes"}
-    assert changed.keys() | others == {each.name for each in fields(Template)}
+    assert changed.keys() | others == {each.name for each in fields(CertificateSpec)}
     for position, each in enumerate(held):
         critical = not each.critical
         changed |= {

@@ -30,7 +30,7 @@ from tests.authorities import NOW, SIGNING, ca, root
 
 def plan(
     request: x509.CertificateSigningRequest, profile: str = "server", issuer: Issuer | None = None
-) -> template.Template:
+) -> template.CertificateSpec:
     """What would be issued."""
     loaded = csr.load(csrs.der(request))
     return template.plan(loaded, authorities.under(profile, issuer))
@@ -422,13 +422,13 @@ def under(principal: str = "tests", asked: Asked | None = None, **change: Any) -
     return authorities.under("team", policy=profiles, principal=principal, asked=asked)
 
 
-def decide(plan_under: Plan, **request: Any) -> template.Template:
+def decide(plan_under: Plan, **request: Any) -> template.CertificateSpec:
     """What would be issued for a request."""
     request.setdefault("sans", ["dns:a.example.com"])
     return template.plan(csr.load(csrs.der(csrs.build(**request))), plan_under)
 
 
-def held(planned: template.Template) -> dict[str, tuple[x509.ExtensionType, bool]]:
+def held(planned: template.CertificateSpec) -> dict[str, tuple[x509.ExtensionType, bool]]:
     """Its extensions by OID, and whether they are critical."""
     certificate = authorities.signed(authorities.issuer(), planned)
     return {each.oid.dotted_string: (each.value, each.critical) for each in certificate.extensions}
