@@ -1,4 +1,4 @@
-"""Files that commands change while servers read them: one command at a time, and never half of one."""
+"""Files that commands change while servers read them: locked directories and atomic writes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import secrets
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
+
+Writer: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode of a new file
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Hold a directory's lock; a file's own would go with the file, which is replaced.
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory's lock. The lock is not on a file in it, since files are replaced.
 
     Raises:
         OSError: the directory cannot be opened.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _opened(directory) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-        with contextlib.suppress(OSError):  # of a file system that cannot: all is done, and visible
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify_writable(path: Path) -> None:
-    """Know, as far as that can be known, that a file can be put there: before what there is but once is made.
+    """Check that `path` can be written, before creating something that cannot be re-created.
 
     Raises:
-        OSError: it is a directory, its own is not there, or nobody may write in that.
+        OSError: it is a directory, its own directory does not exist, or we may not write there.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -41,23 +41,92 @@ def verify_writable(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-def replace(path: Path, data: bytes, mode: int) -> None:
-    """Put a file in a file's place, whole: not even a power cut leaves a part of it, or none.
+def write_atomically(path: Path, data: bytes, mode: int) -> None:
+    """Create or replace one file, as in `atomic_files`.
 
     Args:
-        path: the file, which need not be there; whoever changes it holds its directory's lock.
-        data: what it is to hold.
-        mode: who may read and write it.
+        path: the file. A symbolic link is replaced, not followed.
+        data: its new content.
+        mode: permissions of a new file, which the umask limits.
 
     Raises:
-        OSError: it cannot be written; then nothing was changed.
+        OSError: it cannot be written; nothing was changed.
     """
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask is
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    draft.replace(path)
+    with atomic_files() as write:
+        write(path, data, mode)
+
+
+@contextlib.contextmanager
+def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
+    """Create or replace several files: each is whole at any time, and a block that fails changes none.
+
+    Each file is written and synced under a random name in its directory at once. All are renamed, in the
+    order of their writing, when the block ends. A file that is replaced keeps its owner and group. It keeps
+    its mode too, unless the caller's gives nothing to others: that one is for a secret, and always applies.
+
+    Args:
+        overwrite: whether to replace existing files. If not, their names are taken when they are written.
+
+    Yields:
+        what writes a file.
+
+    Raises:
+        FileExistsError: a file exists and may not be replaced.
+        OSError: a file cannot be written, or its owner would lose it.
+    """
+    created: list[Path] = []
+    renames: list[tuple[Path, Path]] = []
+
+    def write(path: Path, data: bytes, mode: int) -> None:
+        if not overwrite:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            created.append(path)
+        temporary = path.with_name(f".certlet.{secrets.token_hex(8)}")  # fits where the longest name does
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        renames.append((temporary, path))
+        with os.fdopen(descriptor, "wb") as file:
+            _keep_owner_and_mode(descriptor, path, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+
+    try:
+        yield write
+        for temporary, path in renames:
+            temporary.replace(path)
+    except BaseException:
+        for leftover in (*created, *(temporary for temporary, _ in renames)):
+            leftover.unlink(missing_ok=True)
+        raise
+    for directory in {path.parent for _, path in renames}:
+        with contextlib.suppress(OSError), _opened(directory) as descriptor:  # some file systems cannot
+            os.fsync(descriptor)
+
+
+def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
+    """Give a temporary file the owner, group and mode of the regular file that it replaces, if any."""
+    try:
+        replaced = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(replaced.st_mode):  # before the first rename, which nothing undoes
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(replaced.st_mode):
+        return
+    kept = stat.S_IMODE(replaced.st_mode) if mode & stat.S_IRWXO else mode
+    if (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
+        try:
+            os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
+        except PermissionError:
+            if not kept & stat.S_IROTH:  # its owner could not read it any more
+                raise
+    os.fchmod(descriptor, kept)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from service import files
 from service.gateway.configuration import Configuration
 from service.gateway.usage import OWN_NAME
 
@@ -61,9 +61,8 @@ def own_certificate(names: Sequence[str], profile: str | None) -> Iterator[dict[
     order = {"csr": signed.public_bytes(Encoding.PEM).decode(), "text": False}
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
-        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        files.write_atomically(key_file, pem, 0o600)
         yield {
             "tls_certificate": str(Path(directory) / "server.crt"),
             "tls_key": str(key_file),

@@ -215,7 +215,7 @@ def keep(path: Path, signed: client.Signed) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    files.replace(path, (signed.crt_pem + signed.chain_pem).encode("ascii"), 0o644)
+    files.write_atomically(path, (signed.crt_pem + signed.chain_pem).encode("ascii"), 0o644)
 
 
 def lost(path: Path, signed: client.Signed, error: OSError) -> str:

@@ -1,9 +1,10 @@
-"""Files that several processes change, on a real file system."""
+"""Locked directories and atomic writes, on a real file system."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import pytest
 from service import files
 
 
-def test_a_file_is_on_the_disk_before_it_is_in_its_place(
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_content_is_synced_before_the_name_and_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut leaves the old file or the new one: contents are synced, then the name, then the directory."""
@@ -21,44 +26,110 @@ def test_a_file_is_on_the_disk_before_it_is_in_its_place(
 
     def watched(descriptor: int) -> None:
         synced = Path(f"/proc/self/fd/{descriptor}").readlink()
-        seen.append((synced.name, synced.read_bytes() if synced.is_file() else None, path.read_bytes()))
+        seen.append((synced.read_bytes() if synced.is_file() else synced, path.read_bytes()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
-    with files.alone(tmp_path):
-        files.replace(path, b"new", 0o640)
-    assert seen == [("list.new", b"new", b"old"), (tmp_path.name, None, b"new")]
-    assert path.stat().st_mode & 0o777 == 0o640
+    files.write_atomically(path, b"new", 0o644)
+    assert seen == [(b"new", b"old"), (tmp_path, b"new")]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    """A file that cannot be replaced is as it was; a draft that a process left is in nobody's way."""
-    path = tmp_path / "list"
-    path.write_bytes(b"old")
-    (tmp_path / "list.new").mkdir()
-    with pytest.raises(OSError), files.alone(tmp_path):  # noqa: PT011 - which one is the system's
-        files.replace(path, b"new", 0o600)
-    assert path.read_bytes() == b"old"
-    (tmp_path / "list.new").rmdir()
-    (tmp_path / "list.new").write_bytes(b"half")
-    files.replace(path, b"new", 0o600)
-    assert path.read_bytes() == b"new"
+@pytest.mark.parametrize(
+    ("before", "given", "after"),
+    [(0o640, 0o644, 0o640), (0o600, 0o644, 0o600), (0o644, 0o600, 0o600), (None, 0o600, 0o600)],
+    ids=["kept", "kept private", "a secret's", "new"],
+)
+def test_mode_is_kept_unless_the_file_holds_a_secret(
+    tmp_path: Path, before: int | None, given: int, after: int
+) -> None:
+    """A public file keeps its mode; a secret is never readable by more than the caller says."""
+    path = tmp_path / "a"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    files.write_atomically(path, b"new", given)
+    assert (path.read_bytes(), mode(path)) == (b"new", after)
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    """Who comes second waits until the first is done, even if that failed; another directory's are not kept waiting."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_owner_and_group_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foreign owner keeps the file; where we may not give it, a file that others may read is written, and no other."""
+    path = tmp_path / "a"
+    path.touch()
+    os.chown(path, 1234, 4321)
+    files.write_atomically(path, b"new", 0o644)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(PermissionError):
+        files.write_atomically(path, b"secret", 0o600)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"new", [path])
+    files.write_atomically(path, b"public", 0o644)
+    assert (path.read_bytes(), path.stat().st_uid) == (b"public", os.geteuid())
+
+
+def test_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """What another user's link points to is not written."""
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"precious")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    files.write_atomically(link, b"new", 0o644)
+    assert (target.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"precious", b"new", False)
+    assert mode(link) != 0o600
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, overwrite: bool) -> None:
+    """A file that cannot be written, or a block that fails, leaves every file as it was."""
+    old, new, directory = tmp_path / "old", tmp_path / "new", tmp_path / "directory"
+    old.write_bytes(b"old")
+    directory.mkdir()
+
+    def write_all(*paths: Path | None) -> None:
+        with files.atomic_files(overwrite=overwrite) as write:
+            for path in paths:
+                if path is None:
+                    raise ZeroDivisionError
+                write(path, b"new", 0o600)
+
+    for last in (directory, tmp_path / "none" / "a", None):
+        with pytest.raises((OSError, ZeroDivisionError)):
+            write_all(new, old, last)
+        assert old.read_bytes() == b"old"
+        assert sorted(tmp_path.iterdir()) == [directory, old]
+
+
+def test_files_that_may_not_be_replaced_are_created_together(tmp_path: Path) -> None:
+    """A name is taken at once, so that a second program fails before it does anything; its content comes last."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    with files.atomic_files(overwrite=False) as write:
+        write(first, b"a", 0o600)
+        with pytest.raises(FileExistsError), files.atomic_files(overwrite=False) as other:
+            other(first, b"other", 0o600)
+        write(second, b"b", 0o644)
+        assert (first.read_bytes(), second.read_bytes()) == (b"", b"")
+    assert (first.read_bytes(), second.read_bytes(), mode(first)) == (b"a", b"b", 0o600)
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
+    """The second waits until the first has ended, even if that failed; another directory's does not wait."""
     done = threading.Event()
 
     def second() -> None:
-        with files.alone(tmp_path):
+        with files.locked(tmp_path):
             done.set()
 
     waiting = threading.Thread(target=second)
     (tmp_path / "other").mkdir()
-    with contextlib.suppress(ZeroDivisionError), files.alone(tmp_path):
+    with contextlib.suppress(ZeroDivisionError), files.locked(tmp_path):
         waiting.start()
-        with files.alone(tmp_path / "other"):
+        with files.locked(tmp_path / "other"):
             assert not done.wait(0.2)
         raise ZeroDivisionError
     assert done.wait(10)

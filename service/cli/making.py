@@ -8,12 +8,11 @@ import getpass
 import ipaddress
 import os
 import re
-import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import idna
 from cryptography import x509
@@ -37,8 +36,6 @@ from service.pki.errors import RejectedIdentifier, quoted
 from service.pki.names import Name, NameKind
 
 P12_PASSWORD: Final = "CERTLET_P12_PASSWORD"  # noqa: S105 - the variable's name, not its value
-
-_Make: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode
 
 _MAX_COMMON_NAME: Final = 64  # RFC 5280 A.1: ub-common-name
 _LIKE_URI: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|urn:", re.IGNORECASE)
@@ -110,14 +107,14 @@ def _new(options: argparse.Namespace) -> None:
         options.validity,
         options.not_after,
     )
-    with _made_together(anew=options.force) as make:
+    with files.atomic_files(overwrite=options.force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
-        make(targets.key, key_pem(key, passphrase), 0o600)
+        write(targets.key, key_pem(key, passphrase), 0o600)
         signed = client.sign(options.url, api_key, wish)
         certificates = read(signed, key)
-        make(targets.certificate, encoding.pem(certificates).encode(), 0o644)
+        write(targets.certificate, encoding.pem(certificates).encode(), 0o644)
         if targets.pkcs12:
-            make(targets.pkcs12, _pkcs12(options.names[0], key, certificates, password), 0o600)
+            write(targets.pkcs12, _pkcs12(options.names[0], key, certificates, password), 0o600)
     for note in signed.notes:
         warn(f"note: {note}")
     say(f"Key       {targets.key}")
@@ -190,35 +187,6 @@ def _targets(out: str | None, first: Name, p12: Path | None) -> _Targets:
     if p12 in (key, certificate):
         raise CommandError(f"{p12} is to be two files at once")
     return _Targets(key, certificate, p12)
-
-
-@contextlib.contextmanager
-def _made_together(*, anew: bool) -> Iterator[_Make]:
-    """Files that are there all together, or none of them.
-
-    Args:
-        anew: whether they replace what is there, which they do once all of them are whole.
-    """
-    made: list[tuple[Path, Path]] = []  # each where it is at first, and where it is to be
-
-    def make(path: Path, data: bytes, mode: int) -> None:
-        replaces = anew and os.path.lexists(path)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if replaces else path
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        made.append((draft, path))
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-
-    try:
-        yield make
-        for draft, path in made:
-            draft.replace(path)
-    except BaseException:
-        for draft, _ in made:
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def request(

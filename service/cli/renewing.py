@@ -6,8 +6,8 @@ import argparse
 import functools
 import os
 import shlex
+import stat
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service import client, secrecy
+from service import client, files, secrecy
 from service.cli import arguments, making
 from service.cli.arguments import API_KEY, KEY_PASSPHRASE, Commands
 from service.cli.terminal import ArgumentsError, CommandError, say, warn
@@ -160,16 +160,11 @@ def _sign_again(held: _Held, options: argparse.Namespace, offers: Sequence[clien
     end = certificates[0].not_valid_after_utc
     if end < held.certificate.not_valid_after_utc:
         raise CommandError("the new certificate would end earlier; nothing was replaced")
-    draft = _draft(held.path, encoding.pem(certificates).encode())
-    try:
-        if options.new_key:
+    with files.atomic_files() as write:
+        if options.new_key:  # anyone who reads both files between the two renames sees a mismatch
             pem = making.key_pem(key, arguments.secret(KEY_PASSPHRASE))
-            # Whoever reads both in the moment between finds a key of another certificate.
-            _draft(held.key_path, pem).replace(held.key_path)
-        draft.replace(held.path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+            write(held.key_path, pem, stat.S_IMODE(held.key_path.stat().st_mode))
+        write(held.path, encoding.pem(certificates).encode(), 0o644)
     return end
 
 
@@ -210,24 +205,6 @@ def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateK
     if isinstance(key, rsa.RSAPrivateKey):
         return rsa.generate_private_key(65537, key.key_size)
     return keys.generate(keys.describe(key.public_key()))
-
-
-def _draft(path: Path, data: bytes) -> Path:
-    """A file beside another, with its owner and mode, that is to take its place: nobody reads a half."""
-    was = path.stat()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
-    try:
-        with os.fdopen(descriptor, "wb") as draft:
-            if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(descriptor, was.st_uid, was.st_gid)
-            os.fchmod(descriptor, was.st_mode & 0o7777)
-            draft.write(data)
-            draft.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        Path(name).unlink()
-        raise
-    return Path(name)
 
 
 def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:

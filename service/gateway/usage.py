@@ -113,11 +113,11 @@ class KeyFile:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No two commands at once: what one adds, or removes, the other would undo."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return files.alone(self.path.parent)
+        return files.locked(self.path.parent)
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
-        files.replace(self.path, json.dumps(keys, indent=2).encode(), 0o600)
+        files.write_atomically(self.path, json.dumps(keys, indent=2).encode(), 0o600)
 
 
 class Keyring:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from service import files
 from service.pki import encoding, idempotency
 from service.pki.ceremony import Hierarchy
 from service.pki.errors import IssuerError
@@ -142,7 +143,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: 
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
     kept = kept or Lists()
-    files = (
+    contents = (
         (lists.REVOKED, kept.revoked, 0o644),
         (lists.DENY_LIST, kept.denied, 0o644),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
@@ -152,22 +153,15 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: 
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
     )
-    for name, data, _ in files:
+    for name, data, _ in contents:
         if data and os.path.lexists(directory / name):
             raise FileExistsError(
                 errno.EEXIST, "it is there already; nothing was changed", str(directory / name)
             )
-    for name, data, mode in files:
-        if data:
-            _write_new(directory / name, data, mode)
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    with files.atomic_files(overwrite=False) as write:
+        for name, data, mode in contents:
+            if data:
+                write(directory / name, data, mode)
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

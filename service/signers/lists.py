@@ -6,7 +6,6 @@ import errno
 import functools
 import json
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -118,7 +117,7 @@ def add_revoked(directory: Path, entry: Revoked) -> None:
     path = directory / REVOKED
     if not path.exists():  # nor perhaps its directory, which is locked
         raise IssuerError(f"{path}: {os.strerror(errno.ENOENT)}")
-    with files.alone(directory):
+    with files.locked(directory):
         _add(path, _read(path), entry)
 
 
@@ -131,7 +130,7 @@ def _add(path: Path, text: str, entry: Revoked) -> None:
     added = f"{text.rstrip()}\n{line}\n"
     if not _reads_as(added, (*before, entry), path):
         raise IssuerError(f"{path} is not written one entry a line; add this one: {line}")
-    files.replace(path, added.encode(), stat.S_IMODE(path.stat().st_mode))
+    files.write_atomically(path, added.encode(), 0o644)
 
 
 def _reads_as(text: str, entries: tuple[Revoked, ...], path: Path) -> bool:
