@@ -19,7 +19,7 @@ from typing import Final
 from cryptography import x509
 
 from service import client, files
-from service.pki import csr, keys
+from service.pki import csr, keys, pem
 from service.pki.errors import IssuanceError, printable
 
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
@@ -75,7 +75,7 @@ def read(path: Path) -> str:
             data = file.read(csr.MAX_TEXT_BYTES + 1)  # one more than any Certlet takes: it says so itself
     if csr.holds_private_key(data):
         raise client.ClientError("it holds a private key, so nothing of it was sent: give the request alone")
-    return base64.b64encode(data).decode() if data[:1] == b"0" else data.decode("utf-8", "replace")
+    return base64.b64encode(data).decode() if pem.is_der(data) else data.decode("utf-8", "replace")
 
 
 class Signing:

@@ -7,10 +7,9 @@ that was read whole and whose sender has the private key.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, names, weakness
+from service.pki import keys, names, pem, weakness
 from service.pki.errors import BadCSR, BadPublicKey
 from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
@@ -29,21 +28,12 @@ from service.pki.names import DistinguishedName
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
 MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with some text around it
 
-# RFC 7468 3 and 7; `NEW` is what Windows certreq and Java's keytool write.
-_PEM: Final = re.compile(
-    rb"-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----\s(?P<body>[A-Za-z0-9+/=\s]*+)"
-    rb"-----END (?P=label)-----"
-)
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
-_PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 # RFC 2985 5.4.2, and what Windows calls it. The library reads one attribute and drops any other.
 _EXTENSION_REQUESTS: Final = (
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),
     x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),
 )
-# A request is over 127 bytes long, so its second octet is never ASCII, as base64's always is.
-_SEQUENCE: Final = b"\x30"
-_LONG_LENGTH: Final = b"\x80"
 
 
 @asn1.sequence
@@ -153,32 +143,26 @@ def load(data: bytes) -> CertificationRequest:
 def _der(data: bytes) -> bytes:
     if len(data) > MAX_TEXT_BYTES:
         raise BadCSR(f"the request has {len(data)} bytes; {MAX_TEXT_BYTES} are accepted", "csr")
-    if data[:1] == _SEQUENCE and data[1:2] >= _LONG_LENGTH:
-        return data
-    blocks = list(_PEM.finditer(data))
-    if len(blocks) > 1:
-        raise BadCSR(f"there are {len(blocks)} certification requests; send one", "csr")
-    if not blocks and (other := _PEM_BEGIN.search(data)):
-        label = other.group(1).decode("ascii")
-        if "CERTIFICATE REQUEST" in label:
-            if not re.search(rb"[\r\n]", data.strip()):
-                raise BadCSR(
-                    "the PEM block has lost its line ends; curl keeps them with --data-binary", "csr"
-                )
-            raise BadCSR("the PEM block is damaged: its base64 or its END line is wrong", "csr")
-        raise BadCSR(f"this is a {label}, not a CERTIFICATE REQUEST", "csr")
-    text = blocks[0].group("body") if blocks else data
-    if not text.strip():
-        raise BadCSR("there is no certification request in it", "csr")
-    try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        what = (
-            "the PEM block's base64 is damaged"
-            if blocks
-            else "it is no certification request in PEM, DER or base64"
-        )
-        raise BadCSR(what, "csr") from error
+    blocks = pem.parse(data)
+    requests = [block.der for block in blocks if block.der and block.label in ("", *pem.REQUEST_LABELS)]
+    if len(requests) > 1:
+        raise BadCSR(f"there are {len(requests)} certification requests; send one", "csr")
+    if not requests:
+        raise BadCSR(_why_none(data, [block.label for block in blocks]), "csr")
+    return requests[0]
+
+
+def _why_none(data: bytes, labels: Sequence[str]) -> str:
+    """Why there is no request in the data, in which PEM blocks have these labels."""
+    if not labels:
+        return "there is no certification request in it"
+    if not labels[0]:
+        return "it is no certification request in PEM, DER or base64"
+    if not any("CERTIFICATE REQUEST" in label for label in labels):
+        return f"this is a {labels[0]}, not a CERTIFICATE REQUEST"
+    if not re.search(rb"[\r\n]", data.strip()):
+        return "the PEM block has lost its line ends; curl keeps them with --data-binary"
+    return "the PEM block is damaged: its base64 or its END line is wrong"
 
 
 def _other_attributes(request: x509.CertificateSigningRequest) -> tuple[x509.ObjectIdentifier, ...]:

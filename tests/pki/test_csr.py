@@ -74,6 +74,7 @@ def test_every_wrapping_in_the_wild_is_read(text: str) -> None:
         (PEM.encode() * 2, "2 certification requests"),
         (PEM.replace("-----END", "----END").encode(), "damaged"),
         (PEM.replace("MI", "M!", 1).encode(), "damaged"),
+        (PEM.replace("REQUEST", "X").encode() + PEM.replace("MI", "M!", 1).encode(), "damaged"),
         (PEM.replace("\n", "").encode(), "lost its line ends"),
         (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "this is a CERTIFICATE"),
         (b"-----BEGIN PUBLIC KEY-----\nMIIB\n", "this is a PUBLIC KEY"),
