@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from service import contract
-from service.gateway.contract import DEFAULTS
+from service.gateway.routes import ERROR_TYPES
 
 Document = contract.Document
 Rule = Callable[[Document], Iterator[str]]
@@ -45,6 +45,7 @@ _OTHER_TYPES: Final = frozenset(
         "AUTHORIZER_CONFIGURATION_ERROR",
         "AUTHORIZER_FAILURE",
         "BAD_REQUEST_BODY",
+        "BAD_REQUEST_PARAMETERS",
         "EXPIRED_TOKEN",
         "INVALID_SIGNATURE",
         "RESOURCE_NOT_FOUND",
@@ -162,9 +163,9 @@ def integrations(document: Document) -> Iterator[str]:
 
 
 def mocks(document: Document) -> Iterator[str]:
-    """With `*/*` binary every mock converts to text; unknown media types are refused, not passed on."""
+    """All bodies are binary, so mocks convert to text; unknown media types are refused, not passed on."""
     if "*/*" not in document.get("x-amazon-apigateway-binary-media-types", ()):
-        return
+        yield "x-amazon-apigateway-binary-media-types"
     for place, operation in _operations(document):
         integration = operation.get(_INTEGRATION, {})
         if integration.get("type") != "mock":
@@ -189,7 +190,7 @@ def response_headers(document: Document) -> Iterator[str]:
 def gateway_responses(document: Document) -> Iterator[str]:
     """Gateway responses are of known types, and are templates for application/json."""
     for kind, response in document.get("x-amazon-apigateway-gateway-responses", {}).items():
-        if kind not in DEFAULTS.keys() | _OTHER_TYPES:
+        if kind not in ERROR_TYPES.keys() | _OTHER_TYPES:
             yield kind
         elif set(response.get("responseTemplates", {})) - {"application/json"}:
             yield f"{kind}.responseTemplates"

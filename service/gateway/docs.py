@@ -15,8 +15,8 @@ from typing import Final
 
 from multidict import CIMultiDict
 
-from service.gateway.contract import JSON
-from service.gateway.mapping import Answer
+from service.gateway.events import Response
+from service.gateway.routes import JSON
 
 # Of this origin alone: Swagger UI evaluates no text, and sets its styles by script and not by attribute.
 _POLICY: Final = (
@@ -70,7 +70,7 @@ class Docs:
     def __init__(self, published: JSON, stage: str) -> None:
         self._published = published
         self._root = f"/{stage}" if stage else ""
-        made: dict[str, Callable[[], Answer]] = {
+        made: dict[str, Callable[[], Response]] = {
             "/docs": functools.partial(self._text, "text/html", _PAGE),
             "/docs/start.js": functools.partial(self._text, "text/javascript", _START),
             "/docs/swagger-ui-bundle.js": functools.partial(
@@ -79,37 +79,37 @@ class Docs:
             "/docs/swagger-ui.css": functools.partial(_bundled, "text/css", "swagger-ui.css"),
             "/openapi.json": self._document,
         }
-        self._answers = {self._root + path: functools.cache(answer) for path, answer in made.items()}
+        self._responses = {self._root + path: functools.cache(answer) for path, answer in made.items()}
 
-    def answer(self, method: str, path: str) -> Answer | None:
+    def answer(self, method: str, path: str) -> Response | None:
         """The answer to a request for a path that the document has not; None if it is none of these either.
 
         Raises:
             OSError: the viewer's files cannot be read.
         """
-        found = self._answers.get(path.removesuffix("/"))
+        found = self._responses.get(path.removesuffix("/"))
         return found() if found and method in ("GET", "HEAD") else None
 
-    def _text(self, media_type: str, template: str) -> Answer:
-        return _answer(media_type, template.format(root=self._root).encode())
+    def _text(self, media_type: str, template: str) -> Response:
+        return _response(media_type, template.format(root=self._root).encode())
 
-    def _document(self) -> Answer:
+    def _document(self) -> Response:
         document = {**self._published, "servers": [{"url": self._root or "/"}]}
-        answer = _answer("application/json", json.dumps(document, separators=(",", ":")).encode())
+        answer = _response("application/json", json.dumps(document, separators=(",", ":")).encode())
         answer.headers["Access-Control-Allow-Origin"] = "*"
         return answer
 
 
-def _bundled(media_type: str, name: str) -> Answer:
+def _bundled(media_type: str, name: str) -> Response:
     spec = util.find_spec("flask_swagger_ui")  # which does not import it: it would bring Flask along
     if spec is None or spec.origin is None:
         raise FileNotFoundError(name)
-    return _answer(media_type, Path(spec.origin).with_name("dist").joinpath(name).read_bytes())
+    return _response(media_type, Path(spec.origin).with_name("dist").joinpath(name).read_bytes())
 
 
-def _answer(media_type: str, body: bytes) -> Answer:
+def _response(media_type: str, body: bytes) -> Response:
     headers = CIMultiDict(_HEADERS)
     headers["Content-Type"] = f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type
     if media_type == "text/html":
         headers["Content-Security-Policy"] = _POLICY
-    return Answer(200, headers, body)
+    return Response(200, headers, body)

@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from service.gateway.contract import GatewayError
 from service.gateway.function import LENGTHS, frame, put_back
+from service.gateway.routes import GatewayError
 
 WAIT_FOR_IDLE: Final = 1.0  # seconds, before the caller is told that all are busy
 ON_ITS_WAY: Final = 0.1  # seconds within which what one process writes is read by the other

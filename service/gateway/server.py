@@ -21,16 +21,15 @@ from typing import Any, Final
 
 from aiohttp import web
 from multidict import CIMultiDict
-from yarl import URL
 
 from service import audit, credentials, secrecy
-from service.gateway import mapping
+from service.gateway import events
 from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, bound
-from service.gateway.contract import Contract, GatewayError, Route
 from service.gateway.docs import Docs
 from service.gateway.function import to_json, why
 from service.gateway.processes import Function, Process, StartError
+from service.gateway.routes import Contract, GatewayError, Route
 from service.gateway.tls import Tls, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
 
@@ -108,8 +107,8 @@ class Gateway:
         self._access_log.write(request, request_id, caller, answer, time.monotonic() - began)
         return _response(answer, request_id)
 
-    async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> mapping.Answer:
-        """Route, API key, usage plan, parameters, integration: API Gateway's order."""
+    async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> events.Response:
+        """Route, API key, usage plan, integration: API Gateway's order."""
         url = request.rel_url
         try:
             path = self._within_stage(url.raw_path)
@@ -122,8 +121,7 @@ class Gateway:
         caller += [key_name] if key_name else []
         if self._meter:
             self._meter.take(key_name)
-        _require_parameters(route, request, url)
-        read = mapping.Request(
+        read = events.Request(
             request_id=request_id,
             method=request.method,
             path=path,
@@ -137,15 +135,15 @@ class Gateway:
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
         if route.integration["type"] == "mock":
-            return mapping.mock_answer(read, route)
+            return events.mock_response(read, route)
         if len(read.body) > MAX_EVENT_BODY:
             raise GatewayError("REQUEST_TOO_LARGE")
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
-        event = mapping.proxy_event(read, route, self._contract)
-        return mapping.proxy_answer(await self._function.invoke(event, timeout), read, self._contract)
+        event = events.proxy_event(read, route)
+        return events.proxy_response(await self._function.invoke(event, timeout))
 
-    def _refusal(self, error: GatewayError, request_id: str) -> mapping.Answer:
-        return mapping.gateway_answer(self._contract.gateway_response(error.kind), error, request_id)
+    def _refusal(self, error: GatewayError, request_id: str) -> events.Response:
+        return events.gateway_response(self._contract.gateway_response(error.kind), error, request_id)
 
     def _within_stage(self, path: str) -> str:
         prefix = f"/{self._stage}" if self._stage else ""
@@ -163,20 +161,12 @@ class Gateway:
         return name
 
 
-def _response(answer: mapping.Answer, request_id: str) -> web.Response:
+def _response(answer: events.Response, request_id: str) -> web.Response:
     headers = CIMultiDict(answer.headers)
     headers["x-amzn-RequestId"] = request_id
     headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
     headers["Server"] = "certlet"
     return web.Response(status=answer.status, headers=headers, body=answer.body)
-
-
-def _require_parameters(route: Route, request: web.BaseRequest, url: URL) -> None:
-    places = {"query": url.query, "header": request.headers}
-    missing = [name for place, name in route.required if name not in places.get(place, {})]
-    if missing:
-        message = f"Missing required request parameters: [{', '.join(missing)}]"
-        raise GatewayError("BAD_REQUEST_PARAMETERS", message)
 
 
 async def _read_body(request: web.BaseRequest, route: Route) -> bytes:
@@ -230,12 +220,12 @@ class _AccessLog:
         request: web.BaseRequest,
         request_id: str,
         caller: list[str],
-        answer: mapping.Answer,
+        answer: events.Response,
         took: float,
     ) -> None:
         """Say what was asked, and what was answered after `took` seconds."""
         line = {
-            "access": mapping.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
+            "access": events.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
             "request_id": request_id,
             "source_ip": request.remote,
             "key": caller[0] if caller else None,

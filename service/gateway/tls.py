@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from service.gateway.contract import GatewayError
 from service.gateway.processes import StartError
+from service.gateway.routes import GatewayError
 
 RENEW_AFTER: Final = 2 / 3  # of what is left of its life when a certificate is got
 RETRY: Final = 60.0  # seconds between attempts to renew it; fewer where it ends sooner

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from service import files
-from service.gateway.contract import GatewayError, UsagePlan
+from service.gateway.routes import GatewayError, UsagePlan
 
 OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
 RESERVED: Final = (OWN_NAME, "authorizer:", "certificate:")  # how the names of callers without a key begin

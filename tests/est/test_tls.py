@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from service.gateway import tls
-from service.gateway.contract import GatewayError
+from service.gateway.routes import GatewayError
 from service.gateway.usage import OWN_NAME
 from service.pki import encoding
 from service.pki.issuer import Issuer

@@ -10,27 +10,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from service.foreman import Foreman
 from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
-from tests import serving
+from tests import authorities, serving
 
-LIBRARIAN = "tests.gateway.librarian.handler"
+HANDLER = "tests.gateway.echo_handler.handler"
 
 
 def library() -> dict[str, Any]:
-    """The second document."""
-    text = Path(__file__).with_name("library.yaml").read_text()
-    return json.loads(json.dumps(yaml.safe_load(text)))  # type: ignore[no-any-return]
+    """A second API: the contract's gateway responses and API keys, other paths, one second at most."""
+    contract = authorities.document()
+    integration = {"type": "aws_proxy", "timeoutInMillis": 700}
+    operation = {"security": [], "x-amazon-apigateway-integration": integration}
+    responses = "x-amazon-apigateway-gateway-responses"
+    return {
+        "x-usage-plan": {"rate": 2, "burst": 4, "quota": 6, "period": "DAY"},
+        responses: contract[responses],
+        "components": {"securitySchemes": contract["components"]["securitySchemes"]},
+        "paths": {
+            "/books": {"get": operation, "post": {**operation, "security": [{"apiKey": []}]}},
+            "/books/{isbn}": {"get": operation},
+        },
+    }
 
 
 @contextlib.contextmanager
 def gateway(
     directory: Path,
     document: dict[str, Any],
-    handler: str = LIBRARIAN,
+    handler: str = HANDLER,
     **change: Any,
 ) -> Iterator[serving.Server]:
     """Serve a document."""

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from service.gateway import processes
-from service.gateway.contract import GatewayError
 from service.gateway.processes import Function, Process
+from service.gateway.routes import GatewayError
 
 _LENGTHS = struct.Struct("!II")
 

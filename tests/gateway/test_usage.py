@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service import files
-from service.gateway.contract import GatewayError, UsagePlan
+from service.gateway.routes import GatewayError, UsagePlan
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter, digest
 from tests import authorities, csrs, serving
 from tests.gateway import running
@@ -65,10 +65,40 @@ def test_each_key_has_its_own_and_the_public_one() -> None:
 def test_a_quota_lasts_a_period(period: str, seconds: int) -> None:
     """After `quota` requests of a key nothing goes until the period ends; refused ones do not count."""
     clock = Clock()
+    clock.now = 10.0 * seconds
     meter = Meter(UsagePlan(rate=99, burst=99, quota=5, period=period), clock, clock)
     assert taken(meter, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
-    clock.now += seconds
+    clock.now += seconds - 1
+    assert taken(meter, "a", 1) == ["QUOTA_EXCEEDED"]
+    clock.now += 1
     assert taken(meter, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
+
+
+def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
+    """A request needs a whole token; one that the quota refuses takes none."""
+    clock = Clock()
+    meter = Meter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
+    assert taken(meter, "a", 1) == ["ok"]
+    clock.now += 0.5
+    assert taken(meter, "a", 1) == ["THROTTLED"]
+    meter = Meter(UsagePlan(rate=0.000001, burst=3, quota=1, period="DAY"), clock, clock)
+    assert taken(meter, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
+
+
+def test_key_file_details(tmp_path: Path) -> None:
+    """The folder is 0700, what a crash left over is no obstacle, names are bounded, and no file is no key."""
+    file = KeyFile(tmp_path / "d" / "keys.json")
+    file.add("a", "a" * 40)
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "d" / "keys.json.new").write_text("left over")
+    for name in ("", "a", "\u00e9", "x" * 129):
+        with pytest.raises(KeyFileError):
+            file.add(name, "b" * 40)
+    file.add("b", "b" * 40)
+    ring = Keyring(file, {})
+    assert ring.identify("b" * 40) == "b"
+    file.path.unlink()
+    assert ring.identify("b" * 40) is None
 
 
 def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:

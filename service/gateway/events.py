@@ -1,0 +1,176 @@
+"""HTTP requests to Lambda events, and results to HTTP, by API Gateway's rules for REST APIs (payload 1.0)."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import airspeed
+from multidict import CIMultiDict, MultiMapping
+
+from service.gateway.routes import GatewayError, GatewayResponse, Route, static_headers
+
+_RESULT_MEMBERS: Final = frozenset({"statusCode", "headers", "body", "isBase64Encoded"})
+# API Gateway writes these itself and renames those of a function.
+_REMAPPED: Final = frozenset({"date", "server", "www-authenticate", "content-length"})
+_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
+# API Gateway says this of the connection and the body, and a client does not.
+_NOT_IN_EVENT: Final = _HOP_BY_HOP | {"x-forwarded-proto", "x-forwarded-port", "content-length"}
+_STATUSES: Final = range(200, 600)
+_UNSAFE: Final = re.compile(r"[\r\n\0]")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request, read whole.
+
+    Attributes:
+        identity: the caller, as `requestContext.identity` names it.
+        scheme: `https` or `http`.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    stage: str
+    headers: MultiMapping[str] = field(repr=False)  # with the API key
+    query: MultiMapping[str]
+    path_parameters: Mapping[str, str]
+    body: bytes = field(repr=False)
+    identity: Mapping[str, Any]
+    scheme: str = "http"
+    protocol: str = "HTTP/1.1"
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP response."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+def _context(request: Request, route: Route) -> dict[str, Any]:
+    """`requestContext` of an event, which is `$context` of a template."""
+    now = time.time()
+    return {
+        "accountId": "000000000000",
+        "apiId": "local",
+        "httpMethod": request.method,
+        "identity": dict(request.identity),
+        "path": f"/{request.stage}{request.path}" if request.stage else request.path,
+        "protocol": request.protocol,
+        "requestId": request.request_id,
+        "requestTime": utc(int(now), "%d/%b/%Y:%H:%M:%S +0000"),
+        "requestTimeEpoch": int(now * 1000),
+        "resourceId": "local",
+        "resourcePath": route.resource,
+        "stage": request.stage or "local",
+    }
+
+
+@functools.lru_cache(maxsize=2)  # each of the two formats is needed hundreds of times a second
+def utc(seconds: int, form: str) -> str:
+    """A time in seconds since 1970, UTC, in a form of `time.strftime`."""
+    return time.strftime(form, time.gmtime(seconds))
+
+
+def proxy_event(request: Request, route: Route) -> dict[str, Any]:
+    """The event of an aws_proxy integration, where all bodies are binary; it never has a Content-Length."""
+    headers = {"X-Forwarded-Proto": [request.scheme]}
+    for name, value in request.headers.items():
+        if name.lower() not in _NOT_IN_EVENT:
+            headers.setdefault(name, []).append(value)
+    query: dict[str, list[str]] = {}
+    for name, value in request.query.items():
+        query.setdefault(name, []).append(value)
+    return {
+        "resource": route.resource,
+        "path": request.path,
+        "httpMethod": request.method,
+        "headers": {name: values[-1] for name, values in headers.items()},
+        "multiValueHeaders": headers,
+        "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
+        "multiValueQueryStringParameters": query or None,
+        "pathParameters": dict(request.path_parameters) or None,
+        "stageVariables": None,
+        "requestContext": _context(request, route),
+        "body": base64.b64encode(request.body).decode("ascii") if request.body else None,
+        "isBase64Encoded": bool(request.body),
+    }
+
+
+def proxy_response(result: object) -> Response:
+    """The response to a function's result.
+
+    Raises:
+        GatewayError: the result is malformed: 502.
+    """
+    try:
+        return _parse_result(result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GatewayError("DEFAULT_5XX") from error
+
+
+def _parse_result(result: object) -> Response:
+    if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
+        raise TypeError(f"a result has the members {sorted(_RESULT_MEMBERS)} only")
+    status, headers, body = int(result["statusCode"]), result.get("headers") or {}, result.get("body") or ""
+    if status not in _STATUSES or not isinstance(headers, dict) or not isinstance(body, str):
+        raise ValueError("a result has a status from 200 to 599, an object of headers, and text as its body")
+    if unsafe := [name for name, value in headers.items() if _UNSAFE.search(f"{name}{value}")]:
+        raise ValueError(f"headers of more than one line: {unsafe}")
+    decode = result.get("isBase64Encoded")
+    data = base64.b64decode(body, validate=True) if decode else body.encode("utf-8", "replace")
+    renamed = CIMultiDict[str](
+        (f"x-amzn-Remapped-{name}" if name.lower() in _REMAPPED else name, str(value))
+        for name, value in headers.items()
+    )
+    renamed.setdefault("Content-Type", "application/json")
+    return Response(status, renamed, data)
+
+
+def mock_response(request: Request, route: Route) -> Response:
+    """The response of a mock integration: request template -> status -> response and its template.
+
+    A body is never rendered, nor passed through: without a template for its Content-Type it is refused.
+
+    Raises:
+        GatewayError: no request template takes this Content-Type: 415.
+    """
+    # API Gateway takes JSON where there is no Content-Type.
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    template = route.integration["requestTemplates"].get(media_type or "application/json")
+    if template is None:
+        raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
+    variables = {"context": _context(request, route)}
+    status = str(json.loads(_render(template, variables))["statusCode"])
+    responses = route.integration["responses"]
+    response = responses.get(status) or responses["default"]
+    (media_type, template), *_ = response["responseTemplates"].items()
+    headers = static_headers(response, "method.response.header.")
+    headers.setdefault("Content-Type", media_type)
+    return Response(int(response["statusCode"]), headers, _render(template, variables).encode())
+
+
+def _render(template: str, variables: Mapping[str, Any]) -> str:
+    """Apache Velocity, as API Gateway applies it to the templates of an integration."""
+    if "#" not in template and "$" not in template:  # the pages, which are large
+        return template
+    return str(airspeed.Template(template).merge(variables))
+
+
+def gateway_response(response: GatewayResponse, error: GatewayError, request_id: str) -> Response:
+    """A gateway response. Its template is **not** Velocity: two variables are replaced, no more."""
+    body = response.template.replace("$context.requestId", request_id)
+    body = body.replace("$context.error.messageString", json.dumps(error.message))
+    headers = response.headers.copy()
+    headers["x-amzn-ErrorType"] = response.error_type
+    return Response(response.status, headers, body.encode())

@@ -1,0 +1,154 @@
+"""What the document says to a gateway: routes, API keys, integrations, gateway responses, the usage plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+from multidict import CIMultiDict
+
+JSON = Mapping[str, Any]
+"""A part of a parsed OpenAPI document."""
+
+_METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
+_ANY: Final = "x-amazon-apigateway-any-method"
+_PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")  # as `re.escape` leaves it
+
+ERROR_TYPES: Final = {
+    "API_CONFIGURATION_ERROR": "InternalServerErrorException",
+    "DEFAULT_4XX": "BadRequestException",
+    "DEFAULT_5XX": "InternalServerErrorException",
+    "INTEGRATION_FAILURE": "InternalServerErrorException",
+    "INTEGRATION_TIMEOUT": "InternalServerErrorException",
+    "INVALID_API_KEY": "ForbiddenException",
+    "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",
+    "QUOTA_EXCEEDED": "LimitExceededException",
+    "REQUEST_TOO_LARGE": "RequestTooLargeException",
+    "THROTTLED": "TooManyRequestsException",
+    "UNAUTHORIZED": "UnauthorizedException",
+    "UNSUPPORTED_MEDIA_TYPE": "BadRequestException",
+}
+"""The gateway response types that are used here -> x-amzn-ErrorType. The document defines each of them."""
+
+
+class GatewayError(Exception):
+    """The gateway itself answers, with the gateway response of this type."""
+
+    def __init__(self, kind: str, message: str = "") -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.message = message
+
+
+@dataclass(frozen=True)
+class GatewayResponse:
+    """A gateway response of the document: status, headers, body template."""
+
+    status: int
+    headers: CIMultiDict[str]
+    template: str
+    error_type: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    Attributes:
+        resource: the path as the document writes it, such as `/ca/{name}`.
+        needs_key: whether `security` asks for an API key.
+        takes_basic: whether the key may be the password of HTTP Basic.
+        takes_body: whether the operation has a requestBody.
+        integration: the x-amazon-apigateway-integration object.
+    """
+
+    resource: str
+    needs_key: bool
+    takes_basic: bool
+    takes_body: bool
+    integration: JSON
+
+
+@dataclass(frozen=True)
+class UsagePlan:
+    """x-usage-plan: requests a second, at once, and in a period of `DAY`, `WEEK` or `MONTH`."""
+
+    rate: float
+    burst: int
+    quota: int
+    period: str
+
+
+class Contract:
+    """A document, read once for serving."""
+
+    def __init__(self, document: JSON) -> None:
+        self._responses: JSON = document["x-amazon-apigateway-gateway-responses"]
+        self._routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
+        self._templates = [
+            (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(path))), routes)
+            for path, routes in self._routes.items()
+            if "{" in path
+        ]
+        plan = document.get("x-usage-plan")
+        self.plan = UsagePlan(**plan) if plan else None
+
+    def route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route of a request, and its path parameters; a literal path precedes a template.
+
+        A slash at the end does not count.
+
+        Raises:
+            GatewayError: the document has no such path or method.
+        """
+        routes, parameters = self._find(path.removesuffix("/") or "/")
+        route = routes.get(method) or routes.get("ANY")
+        if route is None:
+            raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
+        return route, parameters
+
+    def _find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
+        if path in self._routes and "{" not in path:
+            return self._routes[path], {}
+        for pattern, routes in self._templates:
+            if match := pattern.fullmatch(path):
+                return routes, {name: unquote(value) for name, value in match.groupdict().items()}
+        return {}, {}
+
+    def gateway_response(self, kind: str) -> GatewayResponse:
+        """The document's gateway response of a type."""
+        response = self._responses[kind]
+        return GatewayResponse(
+            status=int(response["statusCode"]),
+            headers=static_headers(response, "gatewayresponse.header."),
+            template=response["responseTemplates"]["application/json"],
+            error_type=ERROR_TYPES[kind],
+        )
+
+
+def static_headers(response: JSON, prefix: str) -> CIMultiDict[str]:
+    """The headers that responseParameters set to a literal, which is in single quotes."""
+    parameters = response.get("responseParameters", {})
+    return CIMultiDict((name.removeprefix(prefix), value[1:-1]) for name, value in parameters.items())
+
+
+def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]]:
+    schemes = document["components"]["securitySchemes"]
+    basic = {name for name, scheme in schemes.items() if scheme.get("scheme", "").lower() == "basic"}
+    keys = {name for name, scheme in schemes.items() if scheme["type"] == "apiKey"}
+    for method in {*_METHODS, _ANY} & item.keys():
+        operation = item[method]
+        named = {name for requirement in operation.get("security", ()) for name in requirement}
+        yield (
+            "ANY" if method == _ANY else method.upper(),
+            Route(
+                resource=path,
+                needs_key=bool(named & (keys | basic)),
+                takes_basic=bool(named & basic),
+                takes_body="requestBody" in operation,
+                integration=operation["x-amazon-apigateway-integration"],
+            ),
+        )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict, MultiDict
+
+from service.gateway import events
+from service.gateway.routes import Contract, GatewayError
+from tests import authorities
+
+CONTRACT = Contract(authorities.document())
+
+
+def request(path: str = "/ca", method: str = "GET", **change: Any) -> events.Request:
+    """A request, with some of it changed."""
+    members: dict[str, Any] = {
+        "request_id": "id",
+        "method": method,
+        "path": path,
+        "stage": "",
+        "headers": CIMultiDict(),
+        "query": MultiDict(),
+        "path_parameters": {},
+        "body": b"",
+        "identity": {},
+    }
+    return events.Request(**{**members, **change})
+
+
+def proxy_event(**change: Any) -> dict[str, Any]:
+    """The event of a request."""
+    return events.proxy_event(request(**change), CONTRACT.route("GET", "/ca")[0])
+
+
+def test_event_has_the_last_value_of_a_header_and_all_of_them() -> None:
+    headers = CIMultiDict(
+        [("X-A", "1"), ("X-A", "2"), ("Connection", "close"), ("X-Forwarded-Proto", "https")]
+    )
+    event = proxy_event(headers=headers)
+    assert event["headers"] == {"X-Forwarded-Proto": "http", "X-A": "2"}
+    assert event["multiValueHeaders"] == {"X-Forwarded-Proto": ["http"], "X-A": ["1", "2"]}
+
+
+def test_event_body_is_base64_unless_there_is_none() -> None:
+    assert (proxy_event(body=b"\xff")["body"], proxy_event(body=b"\xff")["isBase64Encoded"]) == ("/w==", True)
+    assert (proxy_event()["body"], proxy_event()["isBase64Encoded"]) == (None, False)
+
+
+def test_event_context_is_of_the_request() -> None:
+    context = proxy_event(protocol="HTTP/1.0")["requestContext"]
+    values = [context[name] for name in ("path", "protocol", "requestId", "stage")]
+    assert values == ["/ca", "HTTP/1.0", "id", "local"]
+    assert abs(context["requestTimeEpoch"] / 1000 - time.time()) < 5
+    assert time.strptime(context["requestTime"], "%d/%b/%Y:%H:%M:%S +0000")
+
+
+@pytest.mark.parametrize(
+    ("result", "body"),
+    [
+        ({"statusCode": 200}, b""),
+        ({"statusCode": "200", "body": None, "headers": None}, b""),
+        ({"statusCode": 200, "body": "\ud800"}, b"?"),
+        ({"statusCode": 200, "body": "iQ=="}, b"iQ=="),
+        ({"statusCode": 200, "body": "iQ==", "isBase64Encoded": True}, b"\x89"),
+    ],
+)
+def test_result_is_a_response(result: dict[str, Any], body: bytes) -> None:
+    response = events.proxy_response(result)
+    assert (response.status, response.body) == (200, body)
+    assert response.headers == CIMultiDict({"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *(None, [], "hello", {}, {"body": "x"}, {"statusCode": 200, "cookies": []}),
+        *({"statusCode": status} for status in ("fine", None, True, 100, 199, 600, 999)),
+        *({"statusCode": 200, "body": body} for body in ({"a": 1}, 7)),
+        *({"statusCode": 200, "headers": headers} for headers in (["a"], "a")),
+        *({"statusCode": 200, "headers": {"a": value}} for value in ("x\r\nb: y", "a\nb", "a\0b")),
+        {"statusCode": 200, "body": "*", "isBase64Encoded": True},
+    ],
+    ids=repr,
+)
+def test_malformed_result_is_502(result: object) -> None:
+    with pytest.raises(GatewayError, match="DEFAULT_5XX"):
+        events.proxy_response(result)
+
+
+def test_headers_that_api_gateway_writes_are_renamed() -> None:
+    headers = {"Date": "never", "WWW-Authenticate": "Basic", "content-length": "3", "ETag": "x"}
+    response = events.proxy_response({"statusCode": 200, "headers": headers})
+    names = ["x-amzn-Remapped-Date", "x-amzn-Remapped-WWW-Authenticate", "x-amzn-Remapped-content-length"]
+    assert list(response.headers) == [*names, "ETag", "Content-Type"]
+
+
+def mock(path: str, method: str, content_type: str = "", body: bytes = b"") -> events.Response:
+    """The response of a mock integration of the contract."""
+    headers = CIMultiDict[str]({"Content-Type": content_type} if content_type else {})
+    return events.mock_response(
+        request(path, method, headers=headers, body=body), CONTRACT.route(method, path)[0]
+    )
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("DELETE", 405)])
+@pytest.mark.parametrize("content_type", ["", "application/json", "Text/Plain; charset=utf-8"])
+def test_mock_status_is_the_request_templates(method: str, status: int, content_type: str) -> None:
+    assert mock("/ca", method, content_type).status == status
+
+
+def test_mock_without_a_template_for_the_media_type_is_415() -> None:
+    with pytest.raises(GatewayError, match="UNSUPPORTED_MEDIA_TYPE"):
+        mock("/ca", "DELETE", "image/png")
+
+
+def test_mock_never_renders_the_body() -> None:
+    response = mock("/ca", "DELETE", "text/plain", b'{"statusCode": 204} $context.requestId')
+    assert (response.status, b"urn:uuid:id" in response.body) == (405, True)
+
+
+def test_gateway_response_is_no_velocity() -> None:
+    """Its message is escaped, and not read for variables."""
+    error = GatewayError("DEFAULT_4XX", '#if(1)"$context.requestId#end')
+    response = events.gateway_response(CONTRACT.gateway_response("DEFAULT_4XX"), error, "id")
+    assert b'"detail":"#if(1)\\"$context.requestId#end","instance":"urn:uuid:id"' in response.body
+    assert response.headers["x-amzn-ErrorType"] == "BadRequestException"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.gateway.routes import Contract, GatewayError
+from tests import authorities
+from tests.gateway import running
+
+
+def operation(**members: Any) -> dict[str, Any]:
+    """An operation of the function."""
+    return {"x-amazon-apigateway-integration": {"type": "aws_proxy"}, **members}
+
+
+def contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Contract:
+    """A contract with these paths."""
+    document = {**running.library(), "paths": paths}
+    return Contract({**document, "components": {"securitySchemes": schemes}} if schemes else document)
+
+
+@pytest.mark.parametrize(
+    ("path", "resource", "parameters"),
+    [
+        ("/", "/", {}),
+        ("/a/new", "/a/new", {}),
+        ("/a/new/", "/a/new", {}),
+        ("/a/1", "/a/{x}", {"x": "1"}),
+        ("/a/1%202", "/a/{x}", {"x": "1 2"}),
+        ("/v1.0/a/1", "/v1.0/{x}/{y}", {"x": "a", "y": "1"}),
+        ("/v1x0/a/1", None, {}),
+        ("/a/{x}", "/a/{x}", {"x": "{x}"}),
+        ("/a/1/2", None, {}),
+        ("/a/new//", None, {}),
+    ],
+)
+def test_literal_path_precedes_template(path: str, resource: str | None, parameters: dict[str, str]) -> None:
+    paths = ("/", "/a/{x}", "/a/new", "/v1.0/{x}/{y}")
+    routes = contract({path: {"get": operation()} for path in paths})
+    if resource is None:
+        with pytest.raises(GatewayError, match="MISSING_AUTHENTICATION_TOKEN"):
+            routes.route("GET", path)
+    else:
+        route, values = routes.route("GET", path)
+        assert (route.resource, values) == (resource, parameters)
+
+
+def test_method_precedes_any_method() -> None:
+    any_method = {"get": operation(requestBody={}), "x-amazon-apigateway-any-method": operation()}
+    routes = contract({"/any": any_method, "/get": {"get": operation()}})
+    assert [routes.route(method, "/any")[0].takes_body for method in ("GET", "PUT", "get")] == [
+        True,
+        False,
+        False,
+    ]
+    for method in ("PUT", "get", "ANY"):
+        with pytest.raises(GatewayError):
+            routes.route(method, "/get")
+
+
+def test_security_of_another_kind_needs_no_api_key() -> None:
+    schemes = {"o": {"type": "oauth2"}, "k": {"type": "apiKey"}, "b": {"type": "http", "scheme": "Basic"}}
+    routes = contract({f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes)
+    found = [routes.route("GET", f"/{name}")[0] for name in schemes]
+    assert [(route.needs_key, route.takes_basic) for route in found] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+
+
+def test_a_contract_without_a_usage_plan_has_none() -> None:
+    assert Contract(authorities.document()).plan
+    assert Contract({**authorities.document(), "x-usage-plan": None}).plan is None
