@@ -21,7 +21,7 @@ from typing import Final
 from cryptography import x509
 
 from service import contract
-from service.contract import ContractError
+from service.overrides import OverridesError, verify
 from service.pki import revocation
 from service.pki.errors import IssuerError
 from service.pki.policy import ProfileError
@@ -100,14 +100,13 @@ class SafeLoader:
 }
 
 _LEFT_OUT: Final = (
-    "check.py",
     "cli",
     "client.py",
     "foreman.py",
     "gateway",
     "many.py",
     "openapi.yaml",
-    "profiles.schema.json",
+    "profile_lint.py",
     "secrecy.py",
     "__pycache__",
 )
@@ -142,10 +141,10 @@ def build(
 
     Raises:
         BuildError: a wheel is missing, or the CA must not go into a zip.
-        ContractError, ProfileError: the profiles are not well formed.
+        OverridesError, ProfileError: the profiles are not well formed.
     """
     document = contract.load(profiles)
-    contract.profiles(document)
+    verify(contract.policy(document))
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
@@ -279,7 +278,7 @@ def main() -> int:
             os.fsencode(passphrase) if passphrase else None,
             options.profiles,
         )
-    except (BuildError, IssuerError, ContractError, ProfileError, OSError) as error:
+    except (BuildError, IssuerError, OverridesError, ProfileError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
         return 1
     sys.stdout.writelines(f"{line}\n" for line in told)

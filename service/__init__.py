@@ -7,6 +7,7 @@
 A certification request goes in at the left, a certificate comes out, nothing is stored. The map:
 
     contract     openapi.yaml: loaded once, made ready for import and for serving
+    overrides    the operator's profiles file: parsed with line numbers, checked by profiles.schema.json
     pki          the core: requests, keys, names, profiles, issuers, certificates, renewal, CRLs. Pure
     signers      where the CA's key lives; each returns an ordinary private key. And the lists beside it
     authority    the story: load, prove, permit, template, intent, sign, verify, result
@@ -19,7 +20,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     aws_lambda   handler(event, context): composes all of the above
     foreman      `certlet serve`: the gateway and the function in processes of their own
     cli, client  the command line, and the HTTP client behind `certlet sign`
-    check        `certlet check`: what is wrong with the profiles, line by line
+    profile_lint `certlet check`: problems of the profiles, line by line
 
 Standards: RFC 2986 (requests), 5280 (certificates and CRLs), 5891 (internationalized names), 6979
 (deterministic ECDSA), 7030 and 8951 (EST), 7396 (merged profiles), 7468 (PEM), 7617 (HTTP Basic), 8555

@@ -40,7 +40,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Raises:
         UnauthorizedError: the authorizer finds no credentials, as API Gateway wants to be told.
         SettingsError: the environment is wrong.
-        ProfileError, ContractError: the profiles are.
+        ProfileError, OverridesError: the profiles are.
         OSError: the profiles or the audit log cannot be opened.
     """
     if authorizer.is_asked(event):
@@ -53,7 +53,7 @@ def prepare() -> None:
     """Do at once what the first event would have to wait for: Lambda's init phase.
 
     Raises:
-        SettingsError, ProfileError, ContractError, OSError: as `handler`.
+        SettingsError, ProfileError, OverridesError, OSError: as `handler`.
         IssuerError: the CA cannot be loaded.
     """
     _application()

@@ -1,21 +1,18 @@
-"""The contract, `openapi.yaml`: loaded once, and made ready for whoever takes it."""
+"""The contract, `openapi.yaml`: loaded, with the operator's profiles merged over its own, and rendered."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from service.pki.errors import quoted
-from service.pki.policy import Profiles
+from service.overrides import OverridesError, Source, merge_patch, verify
+from service.pki.policy import ProfileError, Profiles
 
 Document = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
 
-OWN_MEMBERS: Final = {"profiles": dict, "default": str, "principals": dict}
-"""What an operator's own profiles file may state, and as what."""
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
@@ -29,27 +26,15 @@ _REQUEST: Final = ("operationId", "parameters", "requestBody")
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
 
-class ContractError(ValueError):
-    """An operator's own file is not one; the message lists every fault, in one line.
-
-    Attributes:
-        faults: the line of each, and what it should be.
-    """
-
-    def __init__(self, *faults: tuple[int, str]) -> None:
-        super().__init__("; ".join(f"line {line}: {detail}" for line, detail in faults))
-        self.faults = faults
-
-
-def load(own: Path | None = None) -> Document:
+def load(overrides: Path | None = None) -> Document:
     """The contract that this package carries; the Lambda zip carries it parsed, as JSON.
 
     Args:
-        own: a YAML file of the operator's own profiles, which are merged over the contract's.
+        overrides: a YAML file of the operator's own profiles, which are merged over the contract's.
 
     Raises:
         OSError: the operator's file cannot be read.
-        ContractError: it does not state profiles.
+        OverridesError: it has problems, or the merged profiles have.
     """
     parsed = resources.files("service").joinpath("openapi.json")
     if parsed.is_file():
@@ -57,21 +42,17 @@ def load(own: Path | None = None) -> Document:
     else:
         # Through JSON, so that parts that YAML aliases share become parts of their own.
         document = json.loads(json.dumps(_yaml(source())))
-    return merged(document, own_profiles(read(own))) if own else document
-
-
-def read(own: Path) -> str:
-    """An operator's own file.
-
-    Raises:
-        OSError: it cannot be read.
-        ContractError: it is not UTF-8.
-    """
+    if overrides is None:
+        return document
+    text = Source.read(overrides)
+    problems = set(text.duplicates)
     try:
-        return own.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ContractError((line, "it is not UTF-8")) from error
+        document = with_overrides(document, text.data)
+    except ProfileError as error:
+        problems |= {(text.line(fault.path), str(fault)) for fault in error.faults}
+    if problems:
+        raise OverridesError(problems)
+    return document
 
 
 def source() -> str:
@@ -79,63 +60,33 @@ def source() -> str:
     return resources.files("service").joinpath("openapi.yaml").read_text(encoding="utf-8")
 
 
-def own_profiles(text: str) -> Document:
-    """Read an operator's own profiles.
+def policy(document: Document) -> dict[str, Any]:
+    """The part of a contract that `profiles.schema.json` describes."""
+    return {
+        "profiles": document[PROFILES],
+        "default": document["components"]["schemas"]["ProfileName"]["default"],
+        "principals": document[PRINCIPALS],
+    }
+
+
+def with_overrides(document: Document, overrides: object) -> Document:
+    """The contract with an operator's profiles merged over its own; requests may name these.
 
     Args:
-        text: YAML, a mapping of `profiles` (name -> profile, or null for none of that name), `default` and
-            `principals`, each optional.
+        document: the contract.
+        overrides: JSON Merge Patch (RFC 7396) for `policy`.
 
     Raises:
-        ContractError: it is not that.
+        ProfileError: the merged profiles are not well formed; it lists every fault.
     """
-    import yaml  # noqa: PLC0415 - as in `_yaml`
-
-    try:
-        node = compose(text)
-        stated = json.loads(json.dumps(yaml.load(text, Loader=yaml.SafeLoader)))
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        said = " ".join(str(error).split())[:200]
-        raise ContractError((mark.line + 1 if mark else 1, f"it is not YAML: {said}")) from error
-    known = ", ".join(OWN_MEMBERS)
-    if not isinstance(stated, dict):
-        raise ContractError((1, f"it is not a mapping of {known}"))
-    faults = [(line, f"{name} stands in it twice") for line, name in _twice(node)]
-    for key, _ in node.value:
-        name, line = str(key.value), key.start_mark.line + 1
-        if name not in OWN_MEMBERS:
-            faults.append((line, f"{quoted(name)} is none of {known}: it is a mapping of these"))
-        elif not isinstance(stated[name], OWN_MEMBERS[name]):
-            faults.append((line, f"{name} is not {'text' if OWN_MEMBERS[name] is str else 'a mapping'}"))
-    if faults:
-        raise ContractError(*sorted(faults))
-    return stated
-
-
-def compose(text: str) -> Any:  # noqa: ANN401 - PyYAML is not typed
-    """The nodes of an operator's YAML, by PyYAML's own loader: libyaml's crashes on what is nested deeply.
-
-    Raises:
-        yaml.YAMLError, RecursionError: it is not YAML.
-    """
-    import yaml  # noqa: PLC0415 - as in `_yaml`
-
-    return yaml.compose(text, Loader=yaml.SafeLoader)
-
-
-def merged(document: Document, own: Document) -> Document:
-    """The contract with an operator's own profiles merged over its own, as JSON Merge Patch has it
-    (RFC 7396), and with their names as the ones that a request may give.
-    """
-    profiles = _merge(document[PROFILES], own.get("profiles", {}))
+    merged = merge_patch(policy(document), overrides)
+    verify(merged)
     schemas = document["components"]["schemas"]
-    name = {**schemas["ProfileName"], "enum": list(profiles)}
-    name["default"] = own.get("default", name["default"])
+    name = {**schemas["ProfileName"], "enum": list(merged["profiles"]), "default": merged["default"]}
     return {
         **document,
-        PROFILES: profiles,
-        PRINCIPALS: _merge(document[PRINCIPALS], own.get("principals", {})),
+        PROFILES: merged["profiles"],
+        PRINCIPALS: merged["principals"],
         "components": {**document["components"], "schemas": {**schemas, "ProfileName": name}},
     }
 
@@ -144,10 +95,9 @@ def profiles(document: Document) -> Profiles:
     """The issuance policy that a contract states.
 
     Raises:
-        ProfileError: it is not well formed; every fault is named at once.
+        ProfileError: it is not well formed; it lists every fault.
     """
-    default = str(document["components"]["schemas"]["ProfileName"]["default"])
-    return Profiles(document[PROFILES], default, document[PRINCIPALS])
+    return Profiles(**policy(document))
 
 
 def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
@@ -155,32 +105,6 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(text, Loader=loader)  # noqa: S506 - safe ones  # nosec B506
-
-
-def _twice(node: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - a node of PyYAML, which keeps the last one
-    """The members that an object has twice, with their lines: YAML 1.2 3.2.1.3 forbids them."""
-    children = node.value if isinstance(getattr(node, "value", None), list) else []
-    seen: set[str] = set()
-    for child in children:
-        key, value = child if isinstance(child, tuple) else (None, child)
-        if key is not None:
-            if str(key.value) in seen:
-                yield key.start_mark.line + 1, str(key.value)
-            seen.add(str(key.value))
-        yield from _twice(value)
-
-
-def _merge(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
-    """RFC 7396 2."""
-    if not isinstance(patch, dict):
-        return patch
-    kept = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            kept.pop(name, None)
-        else:
-            kept[name] = _merge(kept.get(name), value)
-    return kept
 
 
 def for_function(document: Document) -> Document:

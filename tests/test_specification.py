@@ -18,6 +18,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from service import contract
 from service.authority import Principal, PrincipalKind
+from service.overrides import Source
 from service.pki import csr, keys
 from service.pki.csr import CertificationRequest
 from service.pki.issuer import Issuer
@@ -29,11 +30,11 @@ from tests.serving import ROOT
 TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
 POLICY = contract.profiles(
-    contract.merged(
+    contract.with_overrides(
         contract.load(),
-        contract.own_profiles(
+        Source(
             (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-        ),
+        ).data,
     )
 )
 NO_REV_AVAIL = "2.5.29.56"

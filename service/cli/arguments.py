@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 
 from service import contract
 from service.cli.terminal import CommandError
+from service.overrides import OverridesError
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.pki.policy import ProfileError
@@ -176,10 +177,10 @@ def document(own: Path | None) -> contract.Document:
     try:
         found = contract.load(own)
         contract.profiles(found)
-    except contract.ContractError as error:
+    except OverridesError as error:
         raise CommandError(f"{own}: {error}") from error
     except ProfileError as error:
-        raise CommandError(f"the profiles have faults, and certlet check gives the lines: {error}") from error
+        raise CommandError(f"the profiles have faults: {error}") from error
     return found
 
 

@@ -187,12 +187,12 @@ def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from service import check  # noqa: PLC0415 - with jsonschema, which no other command needs
+    from service import profile_lint  # noqa: PLC0415 - with jsonschema, which no other command needs
 
-    found = check.findings(options.profiles)
-    for each in found:
-        print(each)  # noqa: T201 - what the command is for
-    return int(any(each.is_fault for each in found))
+    findings = profile_lint.lint(options.profiles)
+    for finding in findings:
+        print(finding)  # noqa: T201 - what the command is for
+    return int(any(finding.is_fault for finding in findings))
 
 
 def _openapi(options: argparse.Namespace) -> None:

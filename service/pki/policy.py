@@ -1,20 +1,27 @@
-"""The issuance policy: profiles and principals, read from what the contract states, all of it or nothing."""
+"""The issuance policy: profiles and principals, loaded from the contract's JSON, all of it or nothing.
+
+`profiles.schema.json` defines the shape; `service.overrides` checks it. What is checked here is what a schema
+cannot say, and the type of each value: a profile of another shape is an error, never a laxer profile.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from service.pki import keys
-from service.pki.errors import UnknownProfile, quoted
+from service.pki import keys, names
+from service.pki.errors import IssuanceError, UnknownProfile, printable, quoted
 from service.pki.keys import KeyKind
+from service.pki.names import NameKind
 from service.pki.profile import (
     ANYBODY,
     ATTRIBUTES,
@@ -27,15 +34,22 @@ from service.pki.profile import (
     iso8601,
     usage_oid,
 )
-from service.pki.rules import NameRules, Path, Report
+from service.pki.rules import DnsRules, EmailRules, IpRules, NameRules, UriRules
 
-_NOT_FOR_LEAVES: Final = {  # what would let a certificate speak for the CA, or for everything
+JSONPath = tuple[str | int, ...]
+"""A place in JSON: `("profiles", "server", "validity")`."""
+_Parse = Callable[[Any], Any]
+"""Converts JSON of the right type; raises ValueError, IssuanceError, or ProfileError for what is within."""
+_Fields = Mapping[Any, tuple[type, _Parse]]
+"""What a JSON object may have: the type of each value in JSON, and what converts it."""
+
+_CA_ONLY_USAGES: Final = {  # what would let a certificate speak for the CA, or for everything
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     ExtendedKeyUsageOID.OCSP_SIGNING,
-    ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3 wants it alone and critical
+    ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3: it must be the only one, and critical
 }
-# What the CA itself puts in, or what is the CA's to say; RFC 9608's and RFC 5280 4.2.1.15's besides.
-_OURS: Final = frozenset(
+# What the CA itself adds, or only a CA certificate has; RFC 9608's noRevAvail, and those of RFC 5280 4.2.
+_CA_CONTROLLED_EXTENSIONS: Final = frozenset(
     {
         ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
@@ -56,77 +70,61 @@ _OURS: Final = frozenset(
     }
 )
 _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": ExtensionOID.OCSP_NO_CHECK}
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library takes leading zeros too
+_OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library accepts leading zeros
 _RSA: Final = re.compile(r"RSA(?:-([0-9]{4,5}))?")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986 3.1, in its canonical case
+_NO_PRINCIPALS: Final[dict[str, object]] = {}
 _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage", "names")
-_OPTIONAL: Final = (
-    "max_validity",
-    "short_lived",
-    "subject",
-    "public_keys",
-    "extensions",
-    "certificate_policies",
-    "ca_issuers",
-    "revocation",
-    "crl",
-    "principals",
-)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with the profiles."""
+class ProfileFault:
+    """One thing that is wrong with the profiles, and where."""
 
-    path: Path
+    path: JSONPath
     detail: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.path))}: {self.detail}"
+        place = printable(".".join(map(str, self.path)))
+        return f"{place}: {self.detail}" if place else self.detail
 
 
 class ProfileError(ValueError):
     """The profiles are not well formed; the message lists every fault, and so does `faults`."""
 
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("; ".join(map(str, faults)))
+    def __init__(self, faults: Iterable[ProfileFault]) -> None:
         self.faults = tuple(faults)
+        super().__init__("; ".join(map(str, self.faults)))
 
 
 class Profiles:
-    """All certificate profiles of a contract, the default one, and what each principal is held to."""
+    """All certificate profiles of a contract, the default one, and the names that each principal may have."""
 
-    def __init__(
-        self,
-        stated: Mapping[str, object],
-        default: str,
-        principals: Mapping[str, object] | None = None,
-    ) -> None:
-        """Read `x-certificate-profiles` and `x-certificate-principals`.
+    def __init__(self, profiles: object, default: object, principals: object = _NO_PRINCIPALS) -> None:
+        """Load what `profiles.schema.json` describes.
+
+        Args:
+            profiles: `x-certificate-profiles`, JSON.
+            default: the name of the default profile.
+            principals: `x-certificate-principals`, JSON.
 
         Raises:
-            ProfileError: they are not well formed; every fault is named at once.
+            ProfileError: they are not well formed; it lists every fault.
         """
-        faults: list[Fault] = []
-        self._by_name = {name: _Reader(name, value, faults).profile() for name, value in stated.items()}
-        self.default = default
-        if default not in self._by_name:
-            known = ", ".join(self._by_name)
-            faults.append(Fault(("default",), f"{quoted(default)} is not among the profiles: {known}"))
-        self._principals = {
-            name: NameRules.load(value, _reporting(faults, ("principals", name)))
-            for name, value in (principals or {}).items()
-        }
-        faults += [
-            Fault(("principals", name), f"{quoted(name)} is not the name of one principal")
-            for name in ("", ANYBODY)
-            if name in self._principals
-        ]
-        _verify_policies(self._by_name.values(), faults)
+        data = {"profiles": profiles, "default": default, "principals": principals}
+        parsed, faults = _parse_members(
+            data, {"profiles": (dict, _profiles), "default": (str, str), "principals": (dict, _principals)}
+        )
+        if "default" in parsed and isinstance(profiles, dict) and default not in profiles:
+            detail = (
+                f"{quoted(parsed['default'])} is not among the profiles: {printable(', '.join(profiles))}"
+            )
+            faults.append(ProfileFault(("default",), detail))
         if faults:
             raise ProfileError(faults)
+        self._by_name: dict[str, Profile] = parsed["profiles"]
+        self._principals: dict[str, NameRules] = parsed["principals"]
+        self.default: str = parsed["default"]
 
     def __iter__(self) -> Iterator[Profile]:
         return iter(self._by_name.values())
@@ -142,237 +140,241 @@ class Profiles:
         return self._by_name[known]
 
     def known(self, name: str | None) -> str:
-        """The name of the profile that `named` gives; '' if there is none."""
-        found = self._by_name.get(self.default if name is None else name)
-        return found.name if found else ""
+        """The name of the profile that `named` returns; '' if there is none."""
+        profile = self._by_name.get(self.default if name is None else name)
+        return profile.name if profile else ""
 
     def held_to(self, principal: str) -> NameRules | None:
-        """The names that a principal may have of what its profiles give; None for all of them."""
+        """The names that a principal may have among those that its profiles permit; None for all of them."""
         return self._principals.get(principal)
 
     def offering(self, usage: x509.ObjectIdentifier) -> list[str]:
-        """The names of the profiles that give this extended key usage."""
+        """The names of the profiles with this extended key usage."""
         return [profile.name for profile in self if usage in profile.usages]
 
     def warnings(self) -> list[tuple[str, str]]:
-        """What is well formed and may still not be meant: the profile's name, and a sentence."""
+        """What is well formed and may still be a mistake: the profile's name, and a sentence."""
         return [
             (
-                each.name,
-                f"{each.name}: certificates of up to {iso8601(each.max_validity)} that nobody can revoke",
+                profile.name,
+                f"{profile.name}: nobody can revoke certificates of up to {iso8601(profile.max_validity)}",
             )
-            for each in self
-            if each.revocation is Revocation.NONE and each.max_validity > each.short_lived
+            for profile in self
+            if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived
         ]
 
 
-def _verify_policies(profiles: Iterable[Profile], faults: list[Fault]) -> None:
-    """A certificate's profile is known by its first policy, so no two have the same."""
-    owners: dict[x509.ObjectIdentifier, str] = {}
-    for profile in profiles:
-        for own in profile.certificate_policies[:1]:
-            if own in owners:
-                path = ("profiles", profile.name, "certificate_policies", 0)
-                faults.append(Fault(path, f"the profile {owners[own]} has it as its own already"))
-            owners.setdefault(own, profile.name)
-
-
-def _reporting(faults: list[Fault], prefix: Path) -> Report:
-    def report(path: Path, detail: str) -> None:
-        faults.append(Fault((*prefix, *path), detail))
-
-    return report
-
-
-class _Reader:
-    """Reads one profile of any JSON, adding what is wrong to `faults`; what it returns then is not used."""
-
-    def __init__(self, name: str, stated: object, faults: list[Fault]) -> None:
-        self._report = _reporting(faults, ("profiles", name))
-        self._faulty: set[str | int] = set()  # the members that cannot be held against others
-        self._stated: Mapping[str, object] = stated if isinstance(stated, Mapping) else {}
-        if not isinstance(stated, Mapping):
-            self._fault((), "a profile is a mapping")
-        self._name = name
-
-    def profile(self) -> Profile:
-        self._read_members()
-        validity = self._duration("validity", "PT0S")
-        max_validity = self._duration("max_validity", iso8601(validity))
-        backdate = self._duration("backdate", "PT0S")
-        known = self._stated.keys() - self._faulty
-        if {"validity", "backdate"} <= known and validity - backdate < LEAST_VALIDITY:
-            self._fault(("validity",), "it leaves less than a minute after the backdate")
-        if {"validity", "max_validity"} <= known and max_validity < validity:
-            self._fault(("max_validity",), "it is shorter than the validity")
-        allowed, fixed = self._subject()
-        usages = self._usages()
-        if "CN" in dict(fixed) and ExtendedKeyUsageOID.SERVER_AUTH in map(usage_oid, usages):
-            why = "a TLS server's common name is one of its names (CA/Browser Forum 7.1.4.3)"
-            self._fault(("subject", "fixed", "CN"), why)
-        revocation, crl = self._revocation()
-        return Profile(
-            name=self._name,
-            description=self._text("description"),
-            validity=validity,
-            max_validity=max_validity,
-            backdate=backdate,
-            extended_key_usage=usages,
-            names=NameRules.load(self._stated.get("names"), self._within("names")),
-            allowed_attributes=allowed,
-            fixed_attributes=fixed,
-            public_keys=self._public_keys(),
-            extensions=self._each("extensions", _extension_oid, ()),
-            certificate_policies=self._each("certificate_policies", _oid, ()),
-            ca_issuers=self._url("ca_issuers"),
-            revocation=revocation,
-            crl=crl,
-            short_lived=self._duration("short_lived", "P7D"),
-            principals=self._each("principals", _principal, (ANYBODY,)),
-        )
-
-    def _fault(self, path: Path, detail: str) -> None:
-        self._faulty |= {*path[:1]}
-        self._report(path, detail)
-
-    def _within(self, member: str) -> Report:
-        return lambda path, detail: self._fault((member, *path), detail)
-
-    def _read_members(self) -> None:
-        if not _NAME.fullmatch(self._name):
-            self._fault((), "the name is not 1 to 32 lower-case letters, digits and hyphens")
-        if missing := [member for member in _REQUIRED if member not in self._stated]:
-            self._fault((), f"{', '.join(missing)} missing")
-        for unknown in sorted(map(str, self._stated.keys() - {*_REQUIRED, *_OPTIONAL})):
-            self._fault((unknown,), "there is no such member")
-
-    def _text(self, member: str) -> str:
-        value = self._stated.get(member, "")
-        if not isinstance(value, str):
-            self._fault((member,), "it is not text")
-        return str(value)
-
-    def _url(self, member: str) -> str:
-        url = self._text(member)
-        try:
-            parts = urlsplit(url)
-            sound = not url or (url.startswith(("http://", "https://")) and bool(parts.hostname))
-        except ValueError:
-            sound = False
-        if not sound or not url.isascii() or len(url) > 2048 or not url.isprintable() or " " in url:  # noqa: PLR2004
-            self._fault((member,), f"{quoted(url)} is not an http or https URL")
-        return url
-
-    def _duration(self, member: str, default: str) -> timedelta:
-        try:
-            return duration(str(self._stated.get(member, default)))
-        except ValueError as error:
-            self._fault((member,), str(error))
-            return timedelta()
-
-    def _each(
-        self, member: str, read: Callable[[str], _T], default: tuple[_T, ...], *, least: int = 0
-    ) -> tuple[_T, ...]:
-        """A list of different things, each read by `read`, which raises ValueError."""
-        if member not in self._stated:
-            return default
-        stated = self._stated[member]
-        if not isinstance(stated, list) or len(stated) < least:
-            self._fault((member,), "it is not a list" if least == 0 else "it is not a list of one or more")
-            return default
-        found: list[_T] = []
-        for position, value in enumerate(stated):
+def _parse_members(data: dict[Any, Any], fields: _Fields) -> tuple[dict[Any, Any], list[ProfileFault]]:
+    """Parse each member of an object: the values of those without faults, and every fault."""
+    parsed: dict[Any, Any] = {}
+    faults: list[ProfileFault] = []
+    for key, value in data.items():
+        if key not in fields:
+            faults.append(ProfileFault((key,), f"unknown key; known: {', '.join(fields)}"))
+        elif not isinstance(value, kind := fields[key][0]):
+            faults.append(ProfileFault((key,), f"{quoted(str(value))} is not of the type {kind.__name__}"))
+        else:
             try:
-                found.append(read(_text(value)))
-            except ValueError as error:
-                self._fault((member, position), str(error))
-            if found[-1:] and found[-1] in found[:-1]:
-                self._fault((member, position), f"{quoted(str(found.pop()))} stands in it twice")
-        return tuple(found)
-
-    def _usages(self) -> tuple[str, ...]:
-        read = self._each("extended_key_usage", _usage, (), least=1)
-        for position, usage in enumerate(read):
-            if usage_oid(usage) in map(usage_oid, read[:position]):
-                self._fault(("extended_key_usage",), f"{usage} stands in it by name and by OID")
-        return read
-
-    def _public_keys(self) -> tuple[tuple[KeyKind, int], ...]:
-        read = self._each("public_keys", _public_key, tuple((kind, 0) for kind in KeyKind), least=1)
-        if len(dict(read)) != len(read):
-            self._fault(("public_keys",), "RSA stands in it twice")
-        return read
-
-    def _subject(self) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-        stated = self._stated.get("subject", {"allowed": ["CN"]})
-        if not isinstance(stated, Mapping):
-            self._fault(("subject",), "it is not a mapping of allowed and fixed")
-            return (), ()
-        for unknown in sorted(map(str, stated.keys() - {"allowed", "fixed"})):
-            self._fault(("subject", unknown), "there is no such member")
-        allowed, fixed = stated.get("allowed", []), stated.get("fixed", {})
-        if not isinstance(allowed, list) or any(each not in ATTRIBUTES for each in map(str, allowed)):
-            self._fault(("subject", "allowed"), f"it is not a list of some of {', '.join(ATTRIBUTES)}")
-            allowed = []
-        if not isinstance(fixed, Mapping) or any(str(each) not in ATTRIBUTES for each in fixed):
-            self._fault(("subject", "fixed"), f"it is not a mapping of some of {', '.join(ATTRIBUTES)}")
-            fixed = {}
-        for name, text in fixed.items():
-            wrong = attribute_fault(name, text) if isinstance(text, str) else "it is not text"
-            if wrong:
-                self._fault(("subject", "fixed", name), wrong)
-        return tuple(map(str, allowed)), tuple((str(name), str(text)) for name, text in fixed.items())
-
-    def _revocation(self) -> tuple[Revocation, str]:
-        stated, crl = str(self._stated.get("revocation", Revocation.NONE)), self._url("crl")
-        if stated not in list(Revocation):
-            self._fault(("revocation",), f"{quoted(stated)} is neither none nor crl")
-            return Revocation.NONE, crl
-        if (stated == Revocation.CRL) != bool(crl):
-            self._fault(("crl",), "a URL for revocation crl, and for no other")
-        return Revocation(stated), crl
+                parsed[key] = fields[key][1](value)
+            except ProfileError as error:
+                faults += [ProfileFault((key, *fault.path), fault.detail) for fault in error.faults]
+            except (ValueError, IssuanceError) as error:
+                faults.append(ProfileFault((key,), str(error)))
+    return parsed, faults
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{quoted(str(value))} is not text")  # noqa: TRY004 - as its callers have it
-    return value
+def _object(data: dict[Any, Any], fields: _Fields) -> dict[Any, Any]:
+    parsed, faults = _parse_members(data, fields)
+    if faults:
+        raise ProfileError(faults)
+    return parsed
+
+
+def _list(parse: _Parse, identity: _Parse | None = None, *, min_items: int = 0) -> tuple[type, _Parse]:
+    """A list of text; no two of its values have the same `identity`."""
+
+    def parse_list(data: list[Any]) -> tuple[Any, ...]:
+        if len(data) < min_items:
+            raise ValueError("it is empty")
+        values = _object(dict(enumerate(data)), dict.fromkeys(range(len(data)), (str, parse)))
+        seen = [identity(value) for value in values.values()] if identity else []
+        for index, value in enumerate(seen):
+            if value in seen[:index]:
+                raise ValueError(f"{quoted(data[index])} is listed twice")
+        return tuple(values.values())
+
+    return list, parse_list
 
 
 def _oid(text: str) -> x509.ObjectIdentifier:
     try:
-        if not _OID.fullmatch(text):
-            raise ValueError(text)  # noqa: TRY301 - the library's own refusal says no more
-        return x509.ObjectIdentifier(text)
-    except ValueError as error:
-        raise ValueError(f"{quoted(text)} is not an OID in dotted decimals") from error
+        if _OID.fullmatch(text):
+            return x509.ObjectIdentifier(text)
+    except ValueError:  # an arc is too large
+        pass
+    raise ValueError(f"{quoted(text)} is not an OID in dotted decimals")
 
 
 def _usage(text: str) -> str:
-    if text not in EXTENDED_KEY_USAGES and _oid(text) in _NOT_FOR_LEAVES:
-        raise ValueError(f"{quoted(text)} is not for certificates of an end entity here")
+    if text not in EXTENDED_KEY_USAGES and _oid(text) in _CA_ONLY_USAGES:
+        raise ValueError(f"{quoted(text)} is not for certificates of an end entity")
     return text
 
 
 def _extension_oid(text: str) -> x509.ObjectIdentifier:
     oid = _EXTENSIONS.get(text) or _oid(text)
-    if oid in _OURS:
-        raise ValueError(f"{quoted(text)} is the CA's to say, not a request's")
+    if oid in _CA_CONTROLLED_EXTENSIONS:
+        raise ValueError(f"{quoted(text)} is the CA's to set, not a request's")
     return oid
 
 
 def _public_key(text: str) -> tuple[KeyKind, int]:
-    if rsa := _RSA.fullmatch(text):
-        least = int(rsa.group(1) or keys.RSA_MIN_BITS)
-        if keys.RSA_MIN_BITS <= least <= keys.RSA_MAX_BITS:
-            return KeyKind.RSA, least
-    elif text in list(KeyKind):
+    """The kind of a key, and the least size in bits (0 for all kinds but RSA)."""
+    if not (rsa := _RSA.fullmatch(text)):
         return KeyKind(text), 0
-    known = ", ".join(["RSA-2048 (the least size)", *list(KeyKind)[1:]])
-    raise ValueError(f"{quoted(text)} is none of {known}")
+    least = int(rsa.group(1) or keys.RSA_MIN_BITS)
+    if not keys.RSA_MIN_BITS <= least <= keys.RSA_MAX_BITS:
+        raise ValueError(f"RSA keys have {keys.RSA_MIN_BITS} to {keys.RSA_MAX_BITS} bits, not {least}")
+    return KeyKind.RSA, least
 
 
-def _principal(text: str) -> str:
-    if not text:
-        raise ValueError("'' is not the name of a principal")
+def _url(text: str) -> str:
+    if text and not urlsplit(text).hostname:
+        raise ValueError(f"{quoted(text)} has no host")
     return text
+
+
+def _allowed_attribute(text: str) -> str:
+    if text not in ATTRIBUTES:
+        raise ValueError(f"{quoted(text)} is none of {', '.join(ATTRIBUTES)}")
+    return text
+
+
+def _fixed_attribute(name: str, text: str) -> str:
+    if fault := attribute_fault(_allowed_attribute(name), text):
+        raise ValueError(fault)
+    return text
+
+
+def _fixed_attributes(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(_object(data, {name: (str, partial(_fixed_attribute, name)) for name in data}).items())
+
+
+def _domain(text: str, *, underscores: bool = False) -> str:
+    below = "." if text.startswith(".") else ""
+    return below + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=underscores)
+
+
+# A domain whose labels may have an underscore, as those of services and trust domains do.
+_subtree: Final = partial(_domain, underscores=True)
+
+
+def _scheme(text: str) -> str:
+    if not _SCHEME.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not a URI scheme in lower case")
+    return text
+
+
+_NAMES: Final[Mapping[str, tuple[type, _Fields]]] = {
+    NameKind.DNS: (
+        DnsRules,
+        dict.fromkeys(("permitted", "excluded"), _list(_subtree, min_items=1))
+        | dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool)),
+    ),
+    NameKind.IP: (
+        IpRules,
+        dict.fromkeys(("permitted", "excluded"), _list(ipaddress.ip_network, min_items=1)),
+    ),
+    NameKind.EMAIL: (EmailRules, dict.fromkeys(("permitted", "excluded"), _list(_domain, min_items=1))),
+    NameKind.URI: (UriRules, {"schemes": _list(_scheme, min_items=1), "hosts": _list(_subtree, min_items=1)}),
+}
+
+
+def name_rules(data: dict[str, Any]) -> NameRules:
+    """Load the names that a profile or a principal may have: `{dns: {permitted: [example.com]}, ip: {}}`.
+
+    Raises:
+        ProfileError: they are not well formed; it lists every fault.
+    """
+
+    def parse_kind(rules: type, fields: _Fields, data: dict[str, Any]) -> Any:  # noqa: ANN401 - one of four types
+        return rules(**_object(data, fields))
+
+    kinds = {kind: (dict, partial(parse_kind, *rules)) for kind, rules in _NAMES.items()}
+    return NameRules(**_object(data, kinds))
+
+
+_SUBJECT: Final[_Fields] = {
+    "allowed": _list(_allowed_attribute),
+    "fixed": (dict, _fixed_attributes),
+}
+_PROFILE: Final[_Fields] = {
+    **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, duration)),
+    **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
+    "description": (str, str),
+    "extended_key_usage": _list(_usage, usage_oid, min_items=1),
+    "names": (dict, name_rules),
+    "subject": (dict, partial(_object, fields=_SUBJECT)),
+    "public_keys": _list(_public_key, lambda key: key[0], min_items=1),
+    "extensions": _list(_extension_oid, lambda oid: oid),
+    "certificate_policies": _list(_oid, lambda oid: oid),
+    "revocation": (str, Revocation),
+    "principals": _list(str, str),
+}
+
+
+def _profile(name: str, data: dict[str, Any]) -> Profile:
+    parsed, faults = _parse_members(data, _PROFILE)
+    if missing := [member for member in _REQUIRED if member not in data]:
+        faults.append(ProfileFault((), f"{', '.join(missing)} missing"))
+    faults += _contradictions(parsed, {fault.path[0] for fault in faults if fault.path})
+    if faults:
+        raise ProfileError(faults)
+    subject = parsed.pop("subject", {"allowed": ("CN",)})
+    return Profile(
+        **{"name": name, "max_validity": parsed["validity"], **parsed},
+        allowed_attributes=subject.get("allowed", ()),
+        fixed_attributes=subject.get("fixed", ()),
+    )
+
+
+def _contradictions(profile: Mapping[str, Any], faulty: set[str | int]) -> Iterator[ProfileFault]:
+    """Members that are well formed and contradict one another; those that are not have their own faults."""
+    if "validity" in profile:
+        if profile["validity"] - profile.get("backdate", timedelta()) < LEAST_VALIDITY:
+            yield ProfileFault(("validity",), "less than a minute is left after the backdate")
+        if profile.get("max_validity", timedelta.max) < profile["validity"]:
+            yield ProfileFault(("max_validity",), "it is shorter than validity")
+    fixed = dict(profile.get("subject", {}).get("fixed", ()))
+    if "CN" in fixed and ExtendedKeyUsageOID.SERVER_AUTH in map(
+        usage_oid, profile.get("extended_key_usage", ())
+    ):
+        detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
+        yield ProfileFault(("subject", "fixed", "CN"), detail)
+    has_crl = profile.get("revocation") is Revocation.CRL
+    if not faulty & {"revocation", "crl"} and has_crl != bool(profile.get("crl")):
+        yield ProfileFault(("crl",), "required if revocation is crl, and only then")
+
+
+def _profiles(data: dict[str, Any]) -> dict[str, Profile]:
+    """The profiles. A certificate's profile is known by its first policy, so no two have the same."""
+    profiles, faults = _parse_members(data, {name: (dict, partial(_profile, name)) for name in data})
+    owners: dict[x509.ObjectIdentifier, str] = {}
+    for name, profile in profiles.items():
+        for policy_oid in profile.certificate_policies[:1]:
+            if owners.setdefault(policy_oid, name) != name:
+                detail = f"it is the first policy of the profile {owners[policy_oid]} already"
+                faults.append(ProfileFault((name, "certificate_policies", 0), detail))
+    if faults:
+        raise ProfileError(faults)
+    return profiles
+
+
+def _principal(name: str, data: dict[str, Any]) -> NameRules:
+    if name in {"", ANYBODY}:  # no caller has such a name, so the rules would restrict nobody
+        raise ValueError(f"{quoted(name)} is not the name of one principal")
+    return name_rules(data)
+
+
+def _principals(data: dict[str, Any]) -> dict[str, NameRules]:
+    return _object(data, {name: (dict, partial(_principal, name)) for name in data})

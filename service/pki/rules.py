@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from service.pki import constraints, names
-from service.pki.errors import IssuanceError, quoted
 from service.pki.names import Name, NameKind
 
-Path = tuple[str | int, ...]
-"""Where in what is stated something stands: `("dns", "permitted", 0)`."""
-Report = Callable[[Path, str], None]
-"""Takes what is wrong with what is stated, and where."""
-
 _Network = IPv4Network | IPv6Network
-_T = TypeVar("_T")
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986 3.1, in its canonical case
 # The SPIFFE ID standard, 2.1 to 2.4: trust domain, then segments, none of them empty, `.` or `..`.
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}((/(?!\.{1,2}(/|\Z))[A-Za-z0-9._-]+)*)")
 
@@ -134,14 +126,6 @@ class UriRules:
             yield f"permits URIs at {', '.join(self.hosts)}"
 
 
-_RULES: Final[dict[str, type[DnsRules | IpRules | EmailRules | UriRules]]] = {
-    NameKind.DNS: DnsRules,
-    NameKind.IP: IpRules,
-    NameKind.EMAIL: EmailRules,
-    NameKind.URI: UriRules,
-}
-
-
 @dataclass(frozen=True)
 class NameRules:
     """The rules for each kind of name; a kind whose rules are None is not permitted."""
@@ -150,19 +134,6 @@ class NameRules:
     ip: IpRules | None = None
     email: EmailRules | None = None
     uri: UriRules | None = None
-
-    @classmethod
-    def load(cls, stated: object, report: Report) -> NameRules:
-        """Read the rules as the contract states them: `{dns: {permitted: [example.com]}, ip: {}}`.
-
-        Args:
-            stated: any JSON.
-            report: called with each thing that is wrong; what is returned then is not to be used.
-        """
-        read: dict[str, Any] = {}
-        for kind, value in _members(stated, tuple(_RULES), (), report).items():
-            read[kind] = _RULES[kind](**_read(_RULES[kind], value, kind, report))
-        return cls(**read)
 
     def faults(self, given: Sequence[Name], whose: str) -> list[tuple[int | None, str]]:
         """What is not permitted, as the position of the name and a sentence; the position of none is None.
@@ -175,7 +146,7 @@ class NameRules:
         for position, name in enumerate(given):
             rules = getattr(self, name.kind)
             if rules is None:
-                kinds = ", ".join(kind for kind in _RULES if getattr(self, kind)) or "no names"
+                kinds = ", ".join(kind for kind in NameKind if getattr(self, kind)) or "no names"
                 found.append((position, f"{name}: {whose} permits {kinds}"))
                 continue
             found += [(position, f"{name}: {whose} {fault}") for fault in rules.faults(name)]
@@ -191,7 +162,7 @@ class NameRules:
 
     def stated(self) -> dict[str, object]:
         """The rules as `load` reads them, without what is as if nothing were said."""
-        return {kind: _stated(rules) for kind in _RULES if (rules := getattr(self, kind)) is not None}
+        return {kind: _stated(rules) for kind in NameKind if (rules := getattr(self, kind)) is not None}
 
 
 def _spiffe_faults(given: Sequence[Name]) -> list[tuple[int | None, str]]:
@@ -212,78 +183,3 @@ def _stated(rules: DnsRules | IpRules | EmailRules | UriRules) -> dict[str, obje
     return {
         name: value if value is True else list(map(str, value)) for name, value in members.items() if value
     }
-
-
-def _read(
-    rules: type[DnsRules | IpRules | EmailRules | UriRules], stated: object, kind: str, report: Report
-) -> dict[str, Any]:
-    """The members of one kind's rules: lists are read by what they hold, the others are booleans."""
-    known = tuple(each.name for each in fields(rules))
-    read: dict[str, Any] = {}
-    for member, value in _members(stated, known, (kind,), report).items():
-        if isinstance(getattr(rules, member), bool):
-            read[member] = value
-            if not isinstance(value, bool):
-                report((kind, member), "it is neither true nor false")
-            continue
-        reader = _scheme if member == "schemes" else _READERS[kind]
-        read[member] = _each(value, reader, (kind, member), report)
-    return read
-
-
-def _members(stated: object, known: tuple[str, ...], path: Path, report: Report) -> Mapping[str, object]:
-    if not isinstance(stated, Mapping):
-        report(path, f"it is not a mapping of {', '.join(known)}")
-        return {}
-    for unknown in sorted(str(name) for name in stated if name not in known):
-        report((*path, unknown), f"it is none of {', '.join(known)}")
-    return {name: stated[name] for name in known if name in stated}
-
-
-def _each(stated: object, read: Callable[[str], _T], path: Path, report: Report) -> tuple[_T, ...]:
-    """A list of one or more; an empty one reads as if it permitted nothing, and would permit all."""
-    if not isinstance(stated, list) or not stated:
-        report(path, "it is not a list of one or more")
-        return ()
-    found = []
-    for position, value in enumerate(stated):
-        try:
-            found.append(read(value if isinstance(value, str) else ""))
-        except (ValueError, IssuanceError):
-            report((*path, position), f"{quoted(str(value))} is not {_WORDS[read]}")
-    return tuple(found)
-
-
-def _domain(text: str) -> str:
-    below = "." if text.startswith(".") else ""
-    return below + names.dns_name(text.removeprefix("."), "", wildcard=False)
-
-
-def _subtree(text: str) -> str:
-    """A domain, whose labels may hold an underscore, as those of services and trust domains do."""
-    below = "." if text.startswith(".") else ""
-    return below + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=True)
-
-
-def _network(text: str) -> _Network:
-    return ipaddress.ip_network(text)
-
-
-def _scheme(text: str) -> str:
-    if not _SCHEME.fullmatch(text):
-        raise ValueError(text)
-    return text
-
-
-_READERS: Final[dict[str, Callable[[str], object]]] = {
-    NameKind.DNS: _subtree,
-    NameKind.IP: _network,
-    NameKind.EMAIL: _domain,
-    NameKind.URI: _subtree,
-}
-_WORDS: Final[dict[Callable[[str], object], str]] = {
-    _domain: "a DNS name, or one with a leading dot",
-    _subtree: "a DNS name, or one with a leading dot",
-    _network: "an IP network, as 10.0.0.0/8",
-    _scheme: "a URI scheme in lower case",
-}

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from service import contract
 from service.authority import Principal, PrincipalKind
+from service.overrides import Source
 from service.pki import ceremony, encoding, signing
 from service.pki.errors import BadPublicKey
 from service.pki.issuer import Issuer
@@ -117,9 +118,9 @@ def keys_of(ca: str) -> str:
 @functools.cache
 def policy() -> Profiles:
     """The contract's profiles, and two of an operator's."""
-    own = contract.own_profiles((ROOT / "tests" / "policies.yaml").read_text())
-    profiles = {name: own["profiles"][name] for name in ("team", "secret")}
-    return contract.profiles(contract.merged(contract.load(), {"profiles": profiles}))
+    overrides = Source.read(ROOT / "tests" / "policies.yaml")
+    profiles = {name: overrides.data["profiles"][name] for name in ("team", "secret")}
+    return contract.profiles(contract.with_overrides(contract.load(), {"profiles": profiles}))
 
 
 @functools.cache

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import contract
+from service.overrides import OverridesError, Source, merge_patch, verify
+from service.pki.policy import ProfileError, Profiles
+from tests import authorities
+
+GOOD: dict[str, Any] = authorities.document()[contract.PROFILES]["server"]
+
+TEXT = """\
+profiles:
+  server: &server
+    validity: P1D
+    names: {dns: {permitted: [a.example,
+      b.example]}}
+  team:
+    <<: [*server, {validity: P2D, backdate: PT1M}]
+    description: x
+"""
+
+
+def test_source_has_the_line_of_every_value() -> None:
+    """A member's line is its key's; what a mapping merges (`<<`) has the line where it is written."""
+    source = Source(TEXT)
+    names = {"dns": {"permitted": ["a.example", "b.example"]}}
+    server = {"validity": "P1D", "names": names}
+    team = {"description": "x", **server, "backdate": "PT1M"}
+    assert source.data == {"profiles": {"server": server, "team": team}}
+    for path, line in (
+        ((), 1),
+        (("profiles", "server"), 2),
+        (("profiles", "server", "names", "dns", "permitted", 0), 4),
+        (("profiles", "server", "names", "dns", "permitted", 1), 5),
+        (("profiles", "team", "description"), 8),
+        (("profiles", "team", "validity"), 3),
+        (("profiles", "team", "backdate"), 7),
+    ):
+        assert source.lines[path] == source.line((*path, "absent")) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("a: 1\nb: [\n", 3, "not YAML"),
+        ("default:\tclient", 1, "not YAML"),
+        ("a: \x07", 1, "not YAML"),
+        ("a: &a {b: *a}", 1, "nested too deeply"),
+        ("a: &a {b: {<<: *a}}", 1, "nested too deeply"),
+        pytest.param("[" * 100_000, 1, "nested too deeply", id="deep"),
+        pytest.param("\n".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 20}]" for n in range(1, 9)).replace("*x0", "0"), 1, "aliases repeat too much", id="bomb"),
+        ("a: 1\nb: 2026-01-01", 2, "'timestamp' is not a type of JSON"),
+        ("!!python/object:os.system {}", 1, "'python/object:os.system' is not a type of JSON"),
+        ("!!set {a}", 1, "'set' is not a type of JSON"),
+        ("a: !!bool maybe", 1, "'maybe' is not of the type bool"),
+        ("a: !!int ''", 1, "'' is not of the type int"),
+        ("a:\n  <<: 7", 2, "<< merges mappings only"),
+    ],
+)  # fmt: skip
+def test_text_that_is_not_json_in_yaml_is_refused(text: str, line: int, words: str) -> None:
+    """Values that JSON has not, what refers to itself, and what a few lines of aliases blow up."""
+    with pytest.raises(OverridesError, match=words) as refusal:
+        Source(text)
+    assert [line for line, _ in refusal.value.problems] == [line]
+
+
+@given(
+    st.text(alphabet="ab:-[]{}&*<!'\"?|>%@` \n\t0.") | st.binary().map(lambda data: data.decode("latin-1"))
+)
+def test_source_parser_never_crashes(text: str) -> None:
+    """Any text is JSON then, or refused with a line."""
+    try:
+        json.dumps(Source(text).data)
+    except OverridesError as error:
+        assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("[]", [(1, "expected a mapping of profiles, default, principals")]),
+        ("", [(1, "expected a mapping of profiles, default, principals")]),
+        ("profiles: []", [(1, "profiles: expected a mapping")]),
+        ("profiles:\n  peer: {}\n  peer: null", [(3, "duplicate key 'peer'")]),
+        ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals")]),
+        ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
+        ("profiles:\n  server: null", [(1, "default: 'server' is not among the profiles: client, peer")]),
+        ("profiles:\n  server: {names: null}", [(2, "profiles.server: names missing")]),
+        ('profiles:\n  server: {"\\e[2J": 1}', [(2, r"profiles.server.\x1b[2J: unknown key; known: description, validity, max_validity, backdate, extended_key_usage, names, subject, public_keys, extensions, certificate_policies, ca_issuers, revocation, crl, short_lived, principals")]),
+        (b"default: server\n# \xff", [(2, "not UTF-8")]),
+    ],
+)  # fmt: skip
+def test_overrides_with_problems_are_refused(
+    tmp_path: Path, text: str | bytes, problems: list[tuple[int, str]]
+) -> None:
+    """Every problem has its line, whether of the file or of the merged profiles; one line has them all."""
+    path = tmp_path / "own.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(OverridesError) as refusal:
+        contract.load(path)
+    assert refusal.value.problems == problems
+    assert str(refusal.value) == "; ".join(f"line {line}: {detail}" for line, detail in problems)
+
+
+def names(**kinds: object) -> dict[str, object]:
+    """A change of a profile's names."""
+    return {"names": kinds}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"max_validity": "P365D", "short_lived": "P1D", "certificate_policies": ["1.3.6.1.4.1.32473.9", "2.23.140.1.2.1"]},
+        {"subject": {"allowed": ["CN", "O", "OU"], "fixed": {"C": "CH"}}, "principals": ["ci", "*"]},
+        {"subject": {}, "principals": [], "extensions": ["tlsFeature", "1.3.6.1.4.1.99999.1"]},
+        {"public_keys": ["RSA-3072", "P-256", "Ed25519", "ML-DSA-65"], "ca_issuers": "http://ca.example/ca.crt"},
+        {"public_keys": ["RSA"], "revocation": "crl", "crl": "http://ca.example/ca.crl"},
+        {"extended_key_usage": ["1.3.6.1.5.2.3.5"], "crl": "", "revocation": "none"},
+        {"extended_key_usage": ["codeSigning", "clientAuth"], "subject": {"fixed": {"CN": "a"}}},
+        names(),
+        names(dns={"permitted": ["example.com", ".a_b.example"], "underscores": True}, ip={"excluded": ["10.0.0.0/8", "::1"]}),
+        names(email={"permitted": [".example.com"]}, uri={"schemes": ["spiffe"], "hosts": ["example.com"]}),
+    ],
+)  # fmt: skip
+def test_profile_is_accepted(change: dict[str, Any]) -> None:
+    """Every member, in every form that it has."""
+    verify({"profiles": {"server": GOOD | change}, "default": "server", "principals": {"ci": {"dns": {}}}})
+
+
+DURATION, OID, URL = "an ISO 8601 duration", "an OID in dotted decimals", "an http or https URL"
+USAGE, EXTENSION, KEY = "serverAuth, clientAuth, ", "tlsFeature, ocspNoCheck or an OID", "one of RSA-2048"
+DOMAIN = "is not a DNS name"
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "words"),
+    [
+        ({"validity": "P1Y"}, "validity", f"'P1Y': expected {DURATION}"),
+        ({"validity": 90}, "validity", f"'90': expected {DURATION}"),
+        ({"validity": "P99999D"}, "validity", "longer than 10000 days"),
+        ({"validity": "P1D\n"}, "validity", DURATION),
+        ({"backdate": "x"}, "backdate", DURATION),
+        ({"validity": "PT5M"}, "validity", "less than a minute"),
+        ({"max_validity": "P89D"}, "max_validity", "shorter"),
+        ({"short_lived": "7"}, "short_lived", DURATION),
+        ({"description": 1}, "description", "'1': expected text"),
+        ({"extended_key_usage": []}, "extended_key_usage", "expected a list of one or more"),
+        ({"extended_key_usage": "serverAuth"}, "extended_key_usage", "expected a list of one or more"),
+        ({"extended_key_usage": ["anyExtendedKeyUsage"]}, "extended_key_usage.0", USAGE),
+        ({"extended_key_usage": ["2.5.29.37.0"]}, "extended_key_usage.0", "not for certificates of an end entity"),
+        ({"extended_key_usage": ["1.3.6.1.5.5.7.3.9"]}, "extended_key_usage.0", "not for certificates"),
+        ({"extended_key_usage": ["1.3.6.1.5.5.7.3.8"]}, "extended_key_usage.0", "not for certificates"),
+        ({"extended_key_usage": ["serverAuth", "serverAuth"]}, "extended_key_usage", "listed twice"),
+        ({"extended_key_usage": ["serverAuth", "1.3.6.1.5.5.7.3.1"]}, "extended_key_usage", "'1.3.6.1.5.5.7.3.1' is listed twice"),
+        ({"names": ["dns"]}, "names", "a mapping of dns, ip, email, uri"),
+        (names(dn={}), "names.dn", "unknown key; known: dns, ip, email, uri"),
+        (names(dns=None), "names.dns", "a mapping of permitted, "),
+        (names(dns={"permit": []}), "names.dns.permit", "unknown key; known: permitted, "),
+        (names(dns={"permitted": []}), "names.dns.permitted", "a list of one or more"),
+        (names(dns={"permitted": "a.b"}), "names.dns.permitted", "a list of one or more"),
+        (names(dns={"permitted": ["a.b", "-"]}), "names.dns.permitted.1", "hyphen"),
+        (names(dns={"permitted": ["*.a.b"]}), "names.dns.permitted.0", "wildcard"),
+        (names(dns={"excluded": [7]}), "names.dns.excluded.0", "'7': expected text"),
+        (names(dns={"wildcards": "yes"}), "names.dns.wildcards", "expected true or false"),
+        (names(ip={"permitted": ["10.0.0.1/8"]}), "names.ip.permitted.0", "has host bits set"),
+        (names(ip={"permitted": [167772160]}), "names.ip.permitted.0", "expected text"),
+        (names(ip={"wildcards": True}), "names.ip.wildcards", "unknown key; known: permitted, excluded"),
+        (names(email={"permitted": ["a@b.c"]}), "names.email.permitted.0", "a@b"),
+        (names(uri={"schemes": ["HTTPS"]}), "names.uri.schemes.0", "scheme in lower case"),
+        (names(uri={"hosts": ["https://a.b"]}), "names.uri.hosts.0", "https:"),
+        ({"subject": "CN"}, "subject", "a mapping of allowed, fixed"),
+        ({"subject": {"allow": []}}, "subject.allow", "unknown key"),
+        ({"subject": {"allowed": ["XX"]}}, "subject.allowed.0", "one of C, ST"),
+        ({"subject": {"fixed": {"XX": "a"}}}, "subject.fixed.XX", "one of C, ST"),
+        ({"subject": {"fixed": {"C": "Switzerland"}}}, "subject.fixed.C", "country code"),
+        ({"subject": {"fixed": {"O": 7}}}, "subject.fixed.O", "text"),
+        ({"subject": {"fixed": {"CN": "a"}}}, "subject.fixed.CN", "one of its names"),
+        ({"public_keys": []}, "public_keys", "one or more"),
+        ({"public_keys": ["RSA-1024"]}, "public_keys.0", "2048 to 8192 bits"),
+        ({"public_keys": ["RSA-002048"]}, "public_keys.0", KEY),
+        ({"public_keys": ["secp256k1"]}, "public_keys.0", KEY),
+        ({"public_keys": ["RSA-2048", "RSA-3072"]}, "public_keys", "'RSA-3072' is listed twice"),
+        ({"extensions": ["basicConstraints"]}, "extensions.0", EXTENSION),
+        *[({"extensions": [f"2.5.29.{arc}"]}, "extensions.0", "the CA's to set") for arc in (17, 18, 19, 56)],
+        ({"certificate_policies": ["x"]}, "certificate_policies.0", OID),
+        ({"certificate_policies": ["1.2.03"]}, "certificate_policies.0", OID),
+        ({"certificate_policies": ["2.5", "9.9"]}, "certificate_policies.1", OID),
+        ({"certificate_policies": ["0.99"]}, "certificate_policies.0", OID),
+        *[({"ca_issuers": url}, "ca_issuers", URL) for url in ("HTTP://x/y", "ldap://x", "http://a b", "http://a/\n", "http://\xe9")],
+        ({"ca_issuers": "http://[x"}, "ca_issuers", "Invalid IPv6 URL"),
+        ({"ca_issuers": "http:///x"}, "ca_issuers", "has no host"),
+        ({"revocation": "ocsp"}, "revocation", "'ocsp': expected one of none, crl"),
+        ({"revocation": "crl"}, "crl", "required if revocation is crl, and only then"),
+        ({"crl": "http://x/y"}, "crl", "and only then"),
+        ({"principals": "ci"}, "principals", "a list"),
+        ({"principals": [""]}, "principals.0", "name of a principal"),
+        ({"principals": [7]}, "principals.0", "'7': expected the name"),
+        ({"colour": "red"}, "colour", "unknown key"),
+    ],
+)  # fmt: skip
+def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words: str) -> None:
+    """Every member is checked, by the schema or by code, and the one fault says where it is."""
+    with pytest.raises(ProfileError) as refusal:
+        verify({"profiles": {"server": GOOD | change}, "default": "server", "principals": {}})
+    (fault,) = refusal.value.faults
+    assert ".".join(map(str, fault.path)) == f"profiles.server.{place}"
+    assert words in fault.detail
+
+
+def test_faults_of_all_profiles_are_collected() -> None:
+    """One refusal lists every fault of every profile, the default and the principals, and of the names of these."""
+    shared = GOOD | {"certificate_policies": ["1.2.3", "1.2.4"]}
+    with pytest.raises(ProfileError) as refusal:
+        verify(
+            {
+                "profiles": {
+                    "a": shared | {"validity": "PT1M"},
+                    "b": shared,
+                    "c": shared | {"certificate_policies": ["1.2.4", "1.2.3"]},
+                    "d": shared,
+                    "B!\n": {},
+                    "e": 7,
+                },
+                "default": "f",
+                "principals": {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}},
+            }
+        )
+    for words in (
+        "profiles.a.validity: less than a minute",
+        "profiles.d.certificate_policies.0: it is the first policy of the profile b already",
+        "profiles.B!\\n: 'B!\\n': expected a profile name: 1 to 32",
+        "profiles.e: '7': expected a mapping",
+        "default: 'f' is not among the profiles: a, b, c, d, B!\\n, e",
+        "principals.: '' is not the name of one principal",
+        "principals.*: '*' is not the name of one principal",
+        "principals.ci.dns.permitted.0: ",
+    ):
+        assert words in str(refusal.value)
+    assert len(refusal.value.faults) == 9
+
+
+def test_contract_s_own_profiles_are_well_formed() -> None:
+    """What the package carries, and serves without a check by the schema."""
+    verify(contract.policy(contract.load()))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "P1D", "P٣D", "CN", "crl", "1.2.3", "1.02.3", "http://a/b", "HTTP://a/b", "RSA-2048", "RSA-02048"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["dns", "permitted", "wildcards", "allowed"]), inner, max_size=2),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([*GOOD, "subject", "public_keys", "extensions", "max_validity", "crl", "revocation", "principals"]), JSON, max_size=3))  # fmt: skip
+def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
+    """Any JSON is a profile or refused; and the core by itself permits nothing by a profile of the wrong shape."""
+    policy = {"profiles": {"server": GOOD | change}, "default": "server", "principals": {}}
+    try:
+        profile = Profiles(**policy).named("server")
+    except ProfileError:
+        with pytest.raises(ProfileError):
+            verify(policy)
+        return
+    try:
+        verify(policy)
+    except ProfileError as error:
+        assert {fault.path[2] for fault in error.faults} <= {"crl", "ca_issuers"} or not all(
+            profile.principals
+        )
+
+
+@given(JSON, JSON)
+def test_merge_patch_of_itself_changes_nothing(target: Any, patch: Any) -> None:
+    """RFC 7396 2: a patch that was applied once has no more to do."""
+    once = merge_patch(target, patch)
+    assert merge_patch(once, patch) == once

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from service import contract, profile_lint
+from tests import authorities
+from tests.serving import ROOT
+
+LINES = (ROOT / "openapi.yaml").read_text().splitlines()
+
+
+def test_long_lived_certificates_without_revocation_are_warned_of(tmp_path: Path) -> None:
+    """A line for each profile of more than `short_lived` without a CRL, where it is defined; else nothing."""
+    warnings = profile_lint.lint(None)
+    assert [LINES[warning.line - 1] for warning in warnings] == ["  server:", "  client:", "  peer:"]
+    for name, warning in zip(("server", "client", "peer"), warnings, strict=True):
+        text = f"{name}: nobody can revoke certificates of up to P90D"
+        assert str(warning) == f"openapi.yaml:{warning.line}: warning: {text}"
+    own = tmp_path / "own.yaml"
+    own.write_text("profiles:\n  client: null\n  peer:\n    validity: P8D")
+    assert [(warning.file, warning.line) for warning in profile_lint.lint(own)] == [
+        (str(own), 3),
+        ("openapi.yaml", warnings[0].line),
+    ]
+    own.write_text("profiles: {client: null, peer: null, server: {validity: P7D}}")
+    assert not profile_lint.lint(own)
+
+
+def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever edits `openapi.yaml` itself learns the same as of a file of one's own."""
+    document = copy.deepcopy(authorities.document())
+    del document[contract.PROFILES]["client"]["names"]
+    document[contract.PRINCIPALS] = {"*": {}}
+    document["components"]["schemas"]["ProfileName"]["default"] = "x"
+    monkeypatch.setattr(contract, "load", lambda _: document)
+    faults = profile_lint.lint(None)
+    assert [LINES[fault.line - 1].partition(":")[0] for fault in faults] == [
+        "  client",
+        "x-certificate-principals",
+        "      default",
+    ]
+    assert all(fault.is_fault for fault in faults)
