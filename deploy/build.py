@@ -175,7 +175,7 @@ def _install(arch: str, python: str, tree: Path) -> None:
     for name in _UNUSED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for path in sorted(tree.rglob("*"), reverse=True):
-        metadata = path.parent.suffix == ".dist-info" and path.name != "METADATA"
+        metadata = path.parent.suffix == ".dist-info" and path.name not in ("METADATA", "sboms")
         if metadata or path.suffix in (".pyi", ".typed", ".pyx", ".pxd", ".c", ".h"):
             path.unlink() if path.is_file() else shutil.rmtree(path)
 

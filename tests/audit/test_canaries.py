@@ -176,4 +176,4 @@ def test_neither_zip_nor_bill_holds_a_secret(home: Path, archive: Path) -> None:
     assert b"ENCRYPTED" in encrypted
     assert leaked(home, encrypted) == set(encrypted.splitlines()[1:-1])
     assert not leaked(home, b"\0".join(content.values()))
-    assert not leaked(home, sbom.bill(archive).encode())
+    assert not leaked(home, sbom.sbom(archive).encode())

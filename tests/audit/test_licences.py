@@ -1,80 +1,52 @@
-"""What ships and runs is under permissive licences, by each package's own word."""
+"""`pip-licenses`, as pyproject.toml configures it, accepts permissive licences and nothing else."""
 
 from __future__ import annotations
 
 import re
-from email.message import Message
-from importlib import metadata
+import subprocess
+import sys
+import venv
+from pathlib import Path
 
 import pytest
 
-from deploy import licences
-from deploy.licences import LicenceError
 from tests.serving import ROOT
 
-LOCKED = sorted(
-    {
-        found
-        for lock in ("service.txt", "function.txt")
-        for found in re.findall(
-            r"^([a-z0-9-]+)==([^ ;\\]+)(.*)", (ROOT / "deploy" / "lock" / lock).read_text(), re.MULTILINE
-        )
-    }
-)
+LOCKS = ROOT / "deploy" / "lock"
 
 
-def package(name: str = "x", **headers: str) -> Message:
-    """A package's metadata."""
-    made = Message()
-    made["Name"] = name
-    for header, value in headers.items():
-        made[header.replace("_", "-")] = value
-    return made
-
-
-def test_everything_in_the_locks_is_permissive() -> None:
-    """Each package of the locks is here, in the locked version, under a licence of the table."""
-    assert len(LOCKED) > 35
-    for name, version, _ in LOCKED:
-        found = metadata.distribution(name)
-        assert found.version == version, name
-        licences.verify(found.metadata)  # type: ignore[arg-type]  # it is a Message
+def test_what_ships_and_runs_is_installed_here() -> None:
+    """So `tox -e audit` judges it with the rest, in the version of its lock."""
+    here = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / "audit.txt").read_text(), re.MULTILINE))
+    for lock in ("service.txt", "function.txt"):
+        locked = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / lock).read_text(), re.MULTILINE))
+        assert len(locked) > 15
+        assert locked <= here
 
 
 @pytest.mark.parametrize(
-    ("headers", "stated"),
+    ("name", "headers", "code"),
     [
-        ({"License_Expression": "MIT"}, "MIT"),
-        ({"License_Expression": "GPL-3.0-only OR MIT"}, "GPL-3.0-only OR MIT"),
-        ({"License_Expression": "Apache-2.0 AND (MIT OR MPL-2.0)"}, "Apache-2.0 AND (MIT OR MPL-2.0)"),
-        ({"License": "Apache-2.0"}, "Apache-2.0"),
-        (
-            {"License": "The whole text", "Classifier": "License :: OSI Approved :: BSD License"},
-            "BSD-3-Clause",
-        ),
+        ("x", "License-Expression: MIT", 0),
+        ("x", "License: The whole text\nClassifier: License :: OSI Approved :: BSD License", 0),
+        ("certifi", "License-Expression: MPL-2.0", 0),
+        ("x", "License-Expression: MPL-2.0", 1),
+        ("x", "License-Expression: GPL-3.0-only", 1),
+        ("x", "License-Expression: MIT AND GPL-3.0-only", 1),
+        ("x", "License-Expression: LicenseRef-Mine", 1),
+        ("x", "License: mine", 1),
+        ("x", "Classifier: License :: OSI Approved :: GNU General Public License (GPL)", 1),
+        ("x", "License: MIT\nClassifier: License :: Other/Proprietary License", 1),
+        ("x", "Summary: without a licence", 1),
     ],
 )
-def test_licences_that_are_allowed(headers: dict[str, str], stated: str) -> None:
-    """An SPDX expression, old metadata that is one, or a classifier; of a choice one is enough."""
-    assert licences.expression(package(**headers)) == stated
-    licences.verify(package(**headers))
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"License": "mine"},
-        {"License_Expression": "GPL-3.0-only"},
-        {"License_Expression": "MIT AND GPL-3.0-only"},
-        {"License_Expression": "MPL-2.0"},
-        {"License_Expression": "LicenseRef-Mine"},
-        {"Classifier": "License :: OSI Approved :: GNU General Public License (GPL)"},
-        {"License": "x", "Classifier": "License :: Other/Proprietary License"},
-    ],
-)
-def test_licences_that_are_not(headers: dict[str, str]) -> None:
-    """Copyleft, unknown and unstated ones fail; the exception is for one package alone."""
-    with pytest.raises(LicenceError, match="x "):
-        licences.verify(package(**headers))
-    licences.verify(package("certifi", License_Expression="MPL-2.0"))
+def test_licence_decides(tmp_path: Path, name: str, headers: str, code: int) -> None:
+    venv.create(tmp_path)
+    (packages,) = tmp_path.glob("lib/python*/site-packages")
+    (packages / f"{name}-1.dist-info").mkdir()
+    text = f"Metadata-Version: 2.4\nName: {name}\nVersion: 1\n{headers}\n"
+    (packages / f"{name}-1.dist-info" / "METADATA").write_text(text)
+    command = [sys.executable, "-m", "piplicenses", "--python", str(tmp_path / "bin" / "python")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == code, run.stdout
+    assert (f"{name}:1" in run.stderr) == bool(code), run.stderr
