@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import re
 import secrets
 import ssl
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
+
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, make_headers
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, ProtocolError, ReadTimeoutError
+from urllib3.util import parse_url
 
 from service.pki.errors import printable
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
-_LOST: Final = (502, 504)  # the function may have signed, and nobody knows
-_UNAVAILABLE: Final = 503
-_BUSY: Final = 429  # the usage plan's rate is used up for a moment, or its quota for longer
-_PATIENCE: Final = 10  # seconds that are waited where the service says for how long
+_REPEATS: Final = 2
+_AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the function may have signed
+_MAX_RETRY_AFTER: Final = 10  # seconds
+_MAX_RESPONSE: Final = 67_108_864  # octets; a CRL of a million entries has 40 million
 
-# RFC 7468 5.1, as Certlet writes it: nothing else of an answer gets into a file or to a terminal.
+# RFC 7468 5.1, as Certlet writes it: nothing else of a response gets into a file or to a terminal.
 _CERTIFICATES: Final = re.compile(
     r"(-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----\n)*"
 )
@@ -45,7 +48,7 @@ class Wish:
     """What is to be signed.
 
     Attributes:
-        csr: the request, PEM or base64 of the DER.
+        csr: the certificate signing request, PEM or base64 of the DER.
         profile: the certificate profile; None for the default one.
         validity: how long, ISO 8601; None for the profile's.
         not_after: until when, RFC 3339, instead.
@@ -63,7 +66,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Signed:
-    """The answer: certificate, intermediates, and what is worth knowing."""
+    """A certificate, its intermediates, notes for the user, and when it ends (RFC 3339)."""
 
     crt_pem: str
     chain_pem: str
@@ -73,11 +76,11 @@ class Signed:
 
 @dataclass(frozen=True)
 class Unsigned:
-    """What became of a request of a batch that got no certificate.
+    """A request of a batch that got no certificate.
 
     Attributes:
         why: every reason, a line each.
-        is_passing: whether there was only no time or room for it: it may be sent again.
+        is_passing: whether only time or room was missing: it may be sent again.
     """
 
     why: str
@@ -89,9 +92,9 @@ class Offer:
     """A certificate profile that the caller may use.
 
     Attributes:
-        name: what a request names it.
+        name: its name in a request.
         policies: the OIDs of its certificate policies; the first is its own.
-        extensions: the OIDs of the extensions that a request may bring along.
+        extensions: the OIDs of the extensions that it copies from a request.
     """
 
     name: str
@@ -101,7 +104,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Planned:
-    """The answer to a dry run: what would be issued."""
+    """The response to a dry run: what would be issued."""
 
     subject: str
     names: tuple[str, ...]
@@ -112,10 +115,10 @@ class Planned:
 
 
 def sign(url: str, api_key: str, wish: Wish) -> Signed:
-    """Have a certification request signed.
+    """Have a certificate signing request signed.
 
-    Where an answer got lost on its way the request is sent again, twice at most, with the same
-    Idempotency-Key: a CA that can repeat itself then answers the same certificate.
+    If a response is lost, the request is sent again, twice at most, with the same Idempotency-Key: a CA
+    that can repeat itself answers with the same certificate.
 
     Args:
         url: the service's base URL, with its stage if it has one.
@@ -123,141 +126,154 @@ def sign(url: str, api_key: str, wish: Wish) -> Signed:
         wish: what is to be signed.
 
     Raises:
-        ClientError: it is refused, or no service answers there.
+        ClientError: the service refuses it, or there is none.
     """
-    return _ask(url, "/sign", api_key, _json({"text": False, **wish.stated()}), _signed, repeats=True)
+    return _ask(url, "/sign", api_key, _issued, {"text": False, **wish.stated()}, repeats=_REPEATS)
 
 
 def sign_batch(url: str, api_key: str, wishes: Sequence[Wish]) -> list[Signed | Unsigned]:
-    """Have several certification requests signed in one go, each judged by itself.
-
-    A lost answer is asked for again, as in `sign`; where the usage plan wants it, its time is waited for.
-
-    Args:
-        url: as for `sign`.
-        api_key: as for `sign`.
-        wishes: at most `BATCH_REQUESTS`, of at most `BATCH_BYTES` in JSON.
+    """Have at most `BATCH_REQUESTS` requests signed, each judged by itself; sent again as in `sign`.
 
     Returns:
         what became of each, in their order.
 
     Raises:
-        ClientError: none was judged, or no service answers there.
+        ClientError: none was judged, or there is no service.
     """
-    found = _ask(url, "/sign/batch", api_key, _body(wishes), _batch, repeats=True)
-    if len(found) != len(wishes):
-        raise ClientError(f"{url} answered {len(found)} results for {len(wishes)} requests")
-    return found
+    results = _ask(url, "/sign/batch", api_key, _batch, batch_body(wishes), repeats=_REPEATS)
+    if len(results) != len(wishes):
+        raise ClientError(f"{url} answered {len(results)} results for {len(wishes)} requests")
+    return results
+
+
+def batch_body(wishes: Sequence[Wish]) -> dict[str, list[dict[str, str]]]:
+    """The body of a batch, at most `BATCH_BYTES` in JSON."""
+    return {"requests": [wish.stated() for wish in wishes]}
 
 
 def examine(url: str, api_key: str, wish: Wish) -> Planned:
-    """Ask what would be issued; nothing is.
-
-    Args:
-        url: as for `sign`.
-        api_key: as for `sign`.
-        wish: as for `sign`.
-
-    Raises:
-        ClientError: it would be refused, or no service answers there.
-    """
-    return _ask(url, "/sign?dry_run=true", api_key, _json(wish.stated()), _planned, repeats=False)
+    """Ask what would be issued; nothing is. Arguments and errors are those of `sign`."""
+    return _ask(url, "/sign?dry_run=true", api_key, _planned, wish.stated())
 
 
 def offers(url: str, api_key: str) -> list[Offer]:
-    """Ask which profiles the caller may use.
-
-    Args:
-        url: as for `sign`.
-        api_key: as for `sign`.
-
-    Raises:
-        ClientError: it is refused, or no service answers there.
-    """
-    return _ask(url, "/profiles/mine", api_key, None, _offers, repeats=False)
+    """Ask which profiles the caller may use. Arguments and errors are those of `sign`."""
+    return _ask(url, "/profiles/mine", api_key, _offers)
 
 
 def crl(url: str) -> bytes:
-    """The list of what the service's CA revoked, DER.
-
-    Args:
-        url: as for `sign`.
-
-    Raises:
-        ClientError: it is refused, or no service answers there.
-    """
-    return _ask(url, "/ca.crl", None, None, bytes, repeats=False)
+    """Fetch the CRL of the service's CA, DER. Arguments and errors are those of `sign`."""
+    return _ask(url, "/ca.crl", None, bytes)
 
 
 def root(url: str) -> bytes:
-    """Fetch the root's certificate, DER, from whoever answers there: it proves nothing by itself.
+    """Fetch the root's certificate, DER, from anyone who answers there: it proves nothing by itself.
 
-    So TLS proves nothing either: its certificate may be under this very root, which nobody trusts yet.
-
-    Args:
-        url: as for `sign`.
-
-    Raises:
-        ClientError: it is refused, or no service answers there.
+    So TLS is not verified: its certificate may be under this very root, which nobody trusts yet.
+    Arguments and errors are those of `sign`.
     """
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with _explaining(url):
-        request = _request(url, "/root.crt", None, None)
-        return _answer(request, 1, urllib.request.HTTPSHandler(context=context))
+    return _ask(url, "/root.crt", None, bytes, is_verified=False)
 
 
-def _body(wishes: Sequence[Wish]) -> bytes:
-    return _json({"requests": [wish.stated() for wish in wishes]})
-
-
-def _json(body: object) -> bytes:
-    return json.dumps(body).encode()
-
-
-def _ask(
+def _ask(  # noqa: PLR0913 - each is a property of an operation
     url: str,
     path: str,
     api_key: str | None,
-    body: bytes | None,
-    read: Callable[[bytes], _T],
+    parse: Callable[[bytes], _T],
+    body: object = None,
     *,
-    repeats: bool,
+    repeats: int = 0,
+    is_verified: bool = True,
 ) -> _T:
-    with _explaining(url):
-        request = _request(url, path, api_key, body)
-        if repeats:
-            request.add_header("Idempotency-Key", str(_uuid7()))
-        return read(_answer(request, attempts=3 if repeats else 1))
-
-
-def _request(url: str, path: str, api_key: str | None, body: bytes | None) -> urllib.request.Request:
+    """Send a request and parse the response; every failure is a ClientError that says what to do."""
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
-    headers = {} if body is None else {"Content-Type": "application/json"}
+    headers = {"Connection": "close"}
     if api_key is not None:
         if not re.fullmatch(r"[!-~]{1,128}", api_key):
             raise ClientError("an API key has at most 128 visible ASCII characters, without spaces")
         headers["x-api-key"] = api_key
-    return urllib.request.Request(url.rstrip("/") + path, body, headers)  # noqa: S310 - the scheme was checked
-
-
-@contextlib.contextmanager
-def _explaining(url: str) -> Iterator[None]:
-    """Every failure of the network, and every answer that is none, in words."""
+    if repeats:
+        headers["Idempotency-Key"] = str(_uuid7())
     try:
-        yield
-    except urllib.error.HTTPError as error:
-        hint = f"\n  is {url} the service's base URL, with its stage if it has one?"
-        raise ClientError(_explain(error) + (hint if error.code == HTTPStatus.NOT_FOUND else "")) from error
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ClientError(f"no Certlet answers at {url}: {_cause(cause, url)}") from error
+        with _pool(url, is_verified=is_verified) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # of `root`, which says why
+            response, data = _send(pool, url.rstrip("/") + path, headers, body, repeats)
+        if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+            return parse(data)
+    except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"no Certlet answers at {url}: {_cause(error, url)}") from error
+    try:
+        problem = _told(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        problem = printable(f"the server answered {response.status} {response.reason}")
+    hint = f"\n  is {url} the service's base URL, with its stage if it has one?"
+    raise ClientError(problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""))
 
 
-def _cause(error: BaseException | str, url: str) -> str:
-    """Why a connection came to nothing, and what is to be done about the usual reasons."""
+def _pool(url: str, *, is_verified: bool) -> PoolManager:
+    """Connections to the service, or to the proxy that the environment names for it."""
+    context = ssl.create_default_context() if url.startswith("https:") else None
+    if context and not is_verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    target = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(target.scheme)
+    if not proxy or urllib.request.proxy_bypass(target.netloc):
+        return PoolManager(ssl_context=context)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    credentials = urllib.parse.unquote(parse_url(proxy).auth or "")
+    headers = make_headers(proxy_basic_auth=credentials) if credentials else None
+    return ProxyManager(proxy, proxy_headers=headers, ssl_context=context)
+
+
+def _send(
+    pool: PoolManager, url: str, headers: dict[str, str], body: object, repeats: int
+) -> tuple[BaseHTTPResponse, bytes]:
+    """The response and its body. No redirect is followed: it would send the API key to another server."""
+    method = "GET" if body is None else "POST"
+    retry: Retry = _BriefRetry(
+        repeats, connect=0, other=0, allowed_methods=None, status_forcelist=_AMBIGUOUS, raise_on_status=False
+    )
+    options: dict[str, Any] = {"redirect": False, "preload_content": False, "decode_content": False}
+    options |= {"timeout": _TIMEOUT, "headers": headers} | ({} if body is None else {"json": body})
+    while True:
+        try:
+            with pool.request(method, url, retries=retry, **options) as response:
+                data = response.read(_MAX_RESPONSE)
+                if response.read(1):  # which finds out, too, whether the connection was cut off
+                    raise ValueError(f"its response has more than {_MAX_RESPONSE} octets")
+                return response, data
+        except ProtocolError as error:  # the connection ended within the body, which the pool leaves to us
+            retry = (response.retries or retry).increment(method, url, error=error)
+
+
+class _BriefRetry(Retry):
+    """Repeats a request unless that could take long: after a time-out, or where the service says so."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        *args: Any,  # noqa: ANN401 - what urllib3 passes to itself
+        **kwargs: Any,  # noqa: ANN401 - as above
+    ) -> _BriefRetry:
+        """Count an attempt; give up if none is left."""
+        wait = response.headers.get("Retry-After", "0") if response else "0"
+        is_brief = re.fullmatch("[0-9]{1,9}", wait) and int(wait) <= _MAX_RETRY_AFTER
+        left = self if is_brief and not isinstance(error, ReadTimeoutError) else self.new(total=0)
+        return Retry.increment(left, method, url, response, error, *args, **kwargs)
+
+
+def _cause(error: BaseException, url: str) -> str:
+    """Why a connection failed, and what to do about the usual reasons."""
+    while isinstance(error, HTTPError):  # which wraps what the system or OpenSSL says
+        causes = [each for each in (error.__cause__, *error.args[::-1]) if isinstance(each, BaseException)]
+        if not causes:
+            break
+        error = causes[0]
     match error:
         case ssl.SSLCertVerificationError():
             return f"{error.verify_message} ($SSL_CERT_FILE names the root to be trusted: certlet trust)"
@@ -272,99 +288,56 @@ def _cause(error: BaseException | str, url: str) -> str:
     return str(error) or type(error).__name__
 
 
-def _answer(request: urllib.request.Request, attempts: int, *handlers: urllib.request.BaseHandler) -> bytes:
-    """The answer; asked for again where one may have got lost after the service had the request."""
-    opener = urllib.request.build_opener(_NoRedirects, *handlers)
-    for left in reversed(range(attempts)):
-        try:
-            with opener.open(request, timeout=_TIMEOUT) as response:
-                return bytes(response.read())
-        except urllib.error.HTTPError as error:
-            wait = 0 if error.code in _LOST else _wait(error)
-            if wait is None or not left:
-                raise
-            error.close()
-            time.sleep(wait)
-        except (ConnectionResetError, http.client.RemoteDisconnected, http.client.IncompleteRead):
-            if not left:
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _wait(error: urllib.error.HTTPError) -> int | None:
-    """How many seconds a busy service asks to be given; None if it is not busy, or for too long."""
-    seconds = error.headers.get("Retry-After", "")
-    if error.code != _BUSY or not re.fullmatch("[0-9]{1,9}", seconds) or int(seconds) > _PATIENCE:
-        return None
-    return int(seconds)
-
-
 def _uuid7() -> uuid.UUID:
     """A UUIDv7 (RFC 9562 5.7) of now."""
-    milliseconds = int(datetime.now(UTC).timestamp() * 1000)
-    return uuid.UUID(
-        int=milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
-    )
+    random = secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
+    return uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | random)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: following it would send the API key to whoever is named there."""
-
-    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
-        """Follow none."""
+def _issued(body: bytes) -> Signed:
+    return _certificate(json.loads(body))
 
 
-def _signed(body: bytes) -> Signed:
-    return _issued(json.loads(body))
-
-
-def _issued(answer: Any) -> Signed:  # noqa: ANN401 - JSON
-    leaf, chain, not_after = (answer[name] for name in ("crt_pem", "chain_pem", "not_after"))
-    notes = tuple(answer["notes"])
-    if not all(isinstance(each, str) for each in (leaf, chain, not_after, *notes)):
+def _certificate(response: Any) -> Signed:  # noqa: ANN401 - JSON
+    leaf, chain, not_after = (response[name] for name in ("crt_pem", "chain_pem", "not_after"))
+    notes = tuple(response["notes"])
+    if not all(isinstance(text, str) for text in (leaf, chain, not_after, *notes)):
         raise TypeError("its answer is not the contract's")
-    if not leaf or not all(_CERTIFICATES.fullmatch(each) for each in (leaf, chain)):
+    if not leaf or not all(_CERTIFICATES.fullmatch(pem) for pem in (leaf, chain)):
         raise ValueError("its answer holds no certificate")
     return Signed(leaf, chain, notes, not_after)
 
 
 def _batch(body: bytes) -> list[Signed | Unsigned]:
-    answer = json.loads(body)
-    chain = {"chain_pem": answer["chain_pem"]}
+    response = json.loads(body)
+    chain = {"chain_pem": response["chain_pem"]}
     return [
-        _issued(each["certificate"] | chain)
-        if "certificate" in each
-        else Unsigned(_told(each["problem"]), each["problem"]["status"] == _UNAVAILABLE)
-        for each in answer["results"]
+        _certificate(result["certificate"] | chain)
+        if "certificate" in result
+        else Unsigned(_told(result["problem"]), result["problem"]["status"] == HTTPStatus.SERVICE_UNAVAILABLE)
+        for result in response["results"]
     ]
 
 
 def _offers(body: bytes) -> list[Offer]:
     return [
-        Offer(str(each["name"]), tuple(each["certificate_policies"]), tuple(each["extensions"]))
-        for each in json.loads(body)["profiles"]
+        Offer(str(profile["name"]), tuple(profile["certificate_policies"]), tuple(profile["extensions"]))
+        for profile in json.loads(body)["profiles"]
     ]
 
 
 def _planned(body: bytes) -> Planned:
-    answer = json.loads(body)
-    members = {each.name: answer[each.name] for each in fields(Planned)}
+    response = json.loads(body)
+    members = {field.name: response[field.name] for field in fields(Planned)}
     names, notes = tuple(members.pop("names")), tuple(members.pop("notes"))
-    if not all(isinstance(each, str) for each in (*members.values(), *names, *notes)):
+    if not all(isinstance(text, str) for text in (*members.values(), *names, *notes)):
         raise TypeError("its answer is not the contract's")
     return Planned(**members, names=names, notes=notes)
 
 
-def _explain(error: urllib.error.HTTPError) -> str:
-    try:
-        return _told(json.load(error))
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-        return f"the server answered {error.code} {error.reason}"
-
-
 def _told(problem: Any) -> str:  # noqa: ANN401 - JSON
     """A problem document for people: a line, and one more for each of several reasons."""
-    reasons = [(each["field"], each["detail"]) for each in problem.get("errors", ())]
+    reasons = [(reason["field"], reason["detail"]) for reason in problem.get("errors", ())]
     where = f", {reasons[0][0]}" if len(reasons) == 1 and reasons[0][0] else ""
     lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']}{where})"]
     lines += [f"  {field}: {detail}" for field, detail in reasons] if len(reasons) > 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -240,7 +241,7 @@ def test_a_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
     sizes = []
 
     def ask(wishes: Sequence[Wish]) -> list[Signed | Unsigned]:
-        sizes.append(len(client._body(wishes)))
+        sizes.append(len(json.dumps(client.batch_body(wishes))))
         return [Unsigned("no", is_passing=False) for _ in wishes]
 
     signing = many.Signing(Wish(""), ask)
