@@ -15,3 +15,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]
     directory = tmp_path_factory.mktemp("server")
     with serving.serving(directory, "--ephemeral", "--unlimited", "--workers", "2") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
+    """`certlet serve --tls`, with its CA in `ca`: one a module, which may revoke what it was issued."""
+    with serving.serving(tmp_path_factory.mktemp("site"), "--tls", "--unlimited") as running:
+        yield running

@@ -12,7 +12,6 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,19 +137,15 @@ def hurried(at: Sites) -> Answer:
 
 def listless(at: Sites) -> Answer:
     """What a list that is none comes to, once the usage plan lets somebody ask."""
-    deadline = time.monotonic() + 20
-    while (answer := at.troubled.request("GET", "/ca.crl")).status == 429:
-        assert time.monotonic() < deadline
-    return answer
+    serving.wait_until(lambda: at.troubled.request("GET", "/ca.crl").status != 429)
+    return at.troubled.request("GET", "/ca.crl")
 
 
 def told(do: str) -> Callable[[Sites], Answer]:
     """What comes of a function that does this, once one is there."""
 
     def ask(at: Sites) -> Answer:
-        deadline = time.monotonic() + 20
-        while at.broken.request("GET", "/health").status != 200:
-            assert time.monotonic() < deadline
+        serving.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
         return at.broken.request("GET", f"/health?do={do}")
 
     return ask

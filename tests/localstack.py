@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +42,7 @@ def client(endpoint: str, service: str) -> Any:
 @contextlib.contextmanager
 def running(directory: Path) -> Iterator[str]:
     """Its endpoint. Its Python, in an environment of its own, is named by LOCALSTACK_PYTHON."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{serving.free_port()}"
     settings = {
         "GATEWAY_LISTEN": address,
         "SKIP_SSL_CERT_DOWNLOAD": "1",
@@ -62,7 +59,7 @@ def running(directory: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        _await(f"http://{address}/_localstack/health")
+        serving.wait_until(lambda: _is_there(f"http://{address}/_localstack/health"), 60)
         yield f"http://{address}"
     finally:
         process.send_signal(signal.SIGTERM)
@@ -72,10 +69,7 @@ def running(directory: Path) -> Iterator[str]:
         process.wait()
 
 
-def _await(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - our own
-            return
-        time.sleep(0.2)
-    raise AssertionError("LocalStack did not start")
+def _is_there(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - our own
+        return True
+    return False

@@ -7,14 +7,18 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,117 @@ def environ(**change: str) -> dict[str, str]:
     """This process's environment without any CERTLET_ of its own, and the project importable."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CERTLET_")}
     return {**kept, "PYTHONPATH": str(ROOT), **change}
+
+
+def run(
+    *command: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that reads nothing to its end.
+
+    Raises:
+        AssertionError: `check`, and it failed.
+    """
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environ() if env is None else env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert not check or done.returncode == 0, (command, done.stdout[-4000:], done.stderr[-4000:])
+    return done
+
+
+def wait_until(condition: Callable[..., object], seconds: float = 30) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: it is not, after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started and has not waited for."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def descendants(pid: int) -> list[int]:
+    """Those, and theirs."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def module(pid: int) -> str:
+    """The module that a process of Python runs; '' if it has ended, or runs none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return ""
+    return words[words.index("-m") + 1] if "-m" in words else ""
+
+
+def resident(pid: int) -> int:
+    """The resident memory of a process, in KiB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Writes no log; what it answers is in `respond`."""
+
+    def respond(self) -> None:
+        """Answer one GET or POST."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def do_POST(self) -> None:
+        self.respond()
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        """Send one answer, with hyphens for underscores in the names of headers."""
+        self.send_response(status)
+        for name, value in {**headers, "Content_Length": str(len(body))}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
+            self.wfile.write(body)
+
+    def body(self) -> bytes:
+        """The body of the request."""
+        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve until the end of the block: the URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def certlet(

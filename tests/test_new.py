@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import stat
-import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.pki.errors import printable
+from tests import serving
 from tests.serving import API_KEY, Server, certlet
 
 
@@ -54,8 +51,8 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
     pem = (tmp_path / "www.example.com.key").read_bytes()
     assert load_pem_private_key(pem, b"battery staple").public_key() == leaf.public_key()
     read = ["openssl", "pkcs12", "-in", "w.p12", "-noenc", "-passin", "pass:correct horse"]
-    opened = subprocess.run(read, cwd=tmp_path, capture_output=True, check=True).stdout
-    assert (opened.count(b"BEGIN CERTIFICATE"), opened.count(b"BEGIN PRIVATE KEY")) == (2, 1)
+    opened = serving.run(*read, cwd=tmp_path).stdout
+    assert (opened.count("BEGIN CERTIFICATE"), opened.count("BEGIN PRIVATE KEY")) == (2, 1)
 
 
 def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
@@ -123,30 +120,6 @@ def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
 
 
-class Hostile(BaseHTTPRequestHandler):
-    """Answers whatever its server says."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = self.server.answer  # type: ignore[attr-defined]
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def hostile() -> Iterator[HTTPServer]:
-    with HTTPServer(("127.0.0.1", 0), Hostile) as site:
-        thread = threading.Thread(target=site.serve_forever)
-        thread.start()
-        yield site
-        site.shutdown()
-        thread.join(10)
-
-
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -157,14 +130,17 @@ def hostile() -> Iterator[HTTPServer]:
         (200, rb'{"crt_pem": "\u001b[2J", "chain_pem": "", "notes": [], "not_after": ""}'),
     ],
 )
-def test_a_server_does_not_reach_the_terminal(
-    hostile: HTTPServer, tmp_path: Path, status: int, body: bytes
-) -> None:
+def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body: bytes) -> None:
     """No control character of an answer is printed, nor a line of the server's making."""
-    hostile.answer = (status, body)  # type: ignore[attr-defined]
+
+    class Hostile(serving.QuietHandler):
+        def respond(self) -> None:
+            self.body()
+            self.answer(status, body)
+
     for command in (("new", "a.example.com"), ("sign", "-")):
-        url = f"http://127.0.0.1:{hostile.server_port}"
-        run = certlet(*command, cwd=tmp_path, env=environ(url))
+        with serving.http_server(Hostile) as url:
+            run = certlet(*command, cwd=tmp_path, env=environ(url))
         assert run.returncode == 1
         said = (run.stdout + run.stderr).decode()
         assert all(map(str.isprintable, said.split("\n"))), said

@@ -49,15 +49,7 @@ def run(server: Server, tmp_path: Path) -> Run:
     environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", command],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return serving.run("sh", "-c", command, cwd=tmp_path, env=environ, check=False)
 
     return run
 
@@ -209,10 +201,7 @@ def test_the_pasted_commands(tmp_path: Path) -> None:
     """The openssl and the curl line that the server prints make a key, a request and a certificate."""
     with serving.serving(tmp_path, env={}) as server:
         lines = "\n".join(server.said).partition("Sign one")[2]
-        done = subprocess.run(
-            ["sh", "-ec", lines], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
-        )
-    assert done.returncode == 0, done.stderr
+        done = serving.run("sh", "-ec", lines, cwd=tmp_path)
     assert done.stdout.count("-----BEGIN CERTIFICATE-----") == 2
 
 

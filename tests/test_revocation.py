@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from service.pki.revocation import Revoked
 from service.signers import lists
 from tests import authorities, csrs
 from tests.authorities import Log
-from tests.serving import Server, certlet, serving
+from tests.serving import Server, certlet, run, serving
 from tests.test_path import problem
 
 OWN = """\
@@ -38,15 +37,10 @@ def sign(server: Server, profile: str = "server") -> str:
 
 def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
     """What `openssl verify -crl_check` says of a certificate."""
-    run = subprocess.run(
-        ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem", "-untrusted", "chain.pem"]
-        + [*(["-CRLfile", crl] if crl else []), leaf],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout + run.stderr
+    command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem"]
+    given = ["-CRLfile", crl] if crl else []
+    done = run(*command, "-untrusted", "chain.pem", *given, leaf, cwd=directory, check=False)
+    return done.stdout + done.stderr
 
 
 def backdated(ca: Path) -> None:
@@ -230,9 +224,7 @@ def lint(crl: Path) -> list[dict[str, str]]:
     """What pkilint's linter of CRLs finds (RFC 5280 5)."""
     program = Path(sys.executable).parent / "lint_crl"
     arguments = ["lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON", str(crl)]
-    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-    assert run.stdout.strip(), run.stderr
-    results = json.loads(run.stdout)["results"]
+    results = json.loads(run(program, *arguments, check=False).stdout)["results"]
     return [finding for result in results for finding in result["finding_descriptions"]]
 
 

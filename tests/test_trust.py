@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,13 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from service.signers import file
 from tests import authorities, serving
 from tests.serving import Server, certlet
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with TLS of its own CA's, in `ca`."""
-    with serving.serving(tmp_path_factory.mktemp("site"), "--tls", "--unlimited") as running:
-        yield running
 
 
 def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
@@ -42,15 +32,7 @@ def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
 
 
 def pasted(commands: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["sh", "-ec", "\n".join(commands)],
-        cwd=cwd,
-        env=serving.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return serving.run("sh", "-ec", "\n".join(commands), cwd=cwd, check=False)
 
 
 @pytest.mark.parametrize("source", ["--ca", "--url"])
@@ -108,28 +90,16 @@ def test_what_is_no_root_is_refused(tmp_path: Path) -> None:
     bodies = [b"junk", authorities.ca().public_bytes(Encoding.DER)]
     evil = authorities.root(subject="\x1b[2Jroot", issuer="\x1b[2Jroot").public_bytes(Encoding.DER)
 
-    class Sends(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write((bodies or [evil]).pop(0))
+    class Sends(serving.QuietHandler):
+        def respond(self) -> None:
+            self.answer(200, (bodies or [evil]).pop(0))
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Sends) as away:
-        thread = threading.Thread(target=away.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{away.server_port}"
-        try:
-            for _ in range(2):
-                run = certlet("trust", "--url", url, cwd=tmp_path)
-                assert (run.returncode, run.stdout) == (1, b"")
-                assert b"is no root certificate" in run.stderr
-            shown = certlet("trust", "--url", url, cwd=tmp_path)
-            assert shown.returncode == 0, shown.stderr
-            assert b"\x1b" not in shown.stdout
-            assert b"CN=\\x1b[2Jroot" in shown.stdout
-        finally:
-            away.shutdown()
-            thread.join(10)
+    with serving.http_server(Sends) as url:
+        for _ in range(2):
+            run = certlet("trust", "--url", url, cwd=tmp_path)
+            assert (run.returncode, run.stdout) == (1, b"")
+            assert b"is no root certificate" in run.stderr
+        shown = certlet("trust", "--url", url, cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert b"\x1b" not in shown.stdout
+        assert b"CN=\\x1b[2Jroot" in shown.stdout

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -13,9 +12,9 @@ from tests import csrs, serving
 def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel carries the contract and all modules: installed elsewhere, it serves and signs."""
     source = tmp_path / "source"
-    subprocess.run(["git", "clone", "--quiet", str(serving.ROOT), str(source)], check=True)
+    serving.run("git", "clone", "--quiet", serving.ROOT, source)
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    serving.run(sys.executable, "-c", build, cwd=source)
     (wheel,) = tmp_path.glob("certlet-*.whl")
     target = tmp_path / "target"
     with zipfile.ZipFile(wheel) as archive:

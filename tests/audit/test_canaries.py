@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import time
 import zipfile
 from pathlib import Path
 from typing import cast
@@ -120,11 +119,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
         assert full.status == 503
         (home / "ca" / "signing-ca.key").rename(home / "away")
         os.kill(worker, signal.SIGABRT)
-        deadline = time.monotonic() + 20
-        while "does not start" not in server.logged():
-            assert time.monotonic() < deadline
-            server.request("GET", "/health")
-            time.sleep(0.1)
+        serving.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.logged())
         (home / "away").rename(home / "ca" / "signing-ca.key")
     wrong = serving.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
     none = serving.certlet("serve", "--port", "0", cwd=home)

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,8 @@ HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
 
 def processes(server: serving.Server) -> dict[int, str]:
     """The server's processes, and which module each of them is."""
-
-    def beneath(pid: int) -> list[int]:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [each for child in map(int, children) for each in (child, *beneath(child))]
-
-    found = {}
-    for pid in (server.process.pid, *beneath(server.process.pid)):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        found[pid] = words[words.index("-m") + 1]
-    return found
+    pid = server.process.pid
+    return {each: serving.module(each) for each in (pid, *serving.descendants(pid))}
 
 
 def dumps(directory: Path, *steps: str) -> bool:
@@ -73,10 +64,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
         for module in ("service.gateway.function", "service.cli"):
             (victim,) = (pid for pid, name in found.items() if name == module)
             os.kill(victim, signal.SIGABRT)
-            deadline = time.monotonic() + 20
-            while is_alive(victim):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            serving.wait_until(lambda victim=victim: not is_alive(victim))
     assert not [path for path in tmp_path.rglob("*") if "core" in path.name]
 
 
@@ -107,12 +95,5 @@ def test_commands_are_sealed_before_they_hold_a_key(tmp_path: Path, arguments: t
         "def tell(*_, **__):\n    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n    sys.exit(7)\n"
         f"ceremony.hold = ceremony.succeed = keys.generate = file.private_key = tell\ncli.main({list(arguments)!r})\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=serving.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = serving.run(sys.executable, "-c", code, cwd=tmp_path, check=False)
     assert (run.returncode, run.stdout) == (7, "0\n"), run.stderr

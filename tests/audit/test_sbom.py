@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -40,8 +39,7 @@ def test_sbom_lists_a_package_that_is_not_locked(archive: Path, tmp_path: Path) 
     shutil.copy(archive, path)
     with zipfile.ZipFile(path, "a") as changed:
         changed.writestr("evil-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
-    command = [sys.executable, "-m", "deploy.sbom", str(path)]
-    run = subprocess.run(command, cwd=serving.ROOT, env=serving.environ(), check=True, capture_output=True)
+    run = serving.run(sys.executable, "-m", "deploy.sbom", path, cwd=serving.ROOT)
     output = path.with_suffix(".cdx.json")
-    assert run.stdout.decode() == f"{output}\n"
+    assert run.stdout == f"{output}\n"
     assert "pkg:pypi/evil@1" in output.read_text()

@@ -4,7 +4,6 @@ import contextlib
 import re
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from playwright.sync_api import Browser, Page, Route, expect
 
 from deploy import form
@@ -76,6 +70,7 @@ def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options
     assert unexpected == []
 
 
+CHROMIUM_S_ADVICE = "Input elements should have autocomplete attributes"  # of the dialog for keys of /docs
 REFUSED = ("the server responded with a status of",)  # what Chromium says of every 4xx
 GOOD = csrs.pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
 
@@ -233,10 +228,7 @@ def test_a_key_and_a_request_are_made_here(
             page.click("#save-key")
         download.value.save_as(tmp_path / "key.pem")
         (tmp_path / "a.csr").write_text(page.input_value("#csr"))
-        shown = subprocess.run(
-            ["openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text"],
-            cwd=tmp_path, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        shown = serving.run("openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text", cwd=tmp_path)
         assert "verify OK" in shown.stderr
         assert openssl in shown.stdout
         for name in (
@@ -252,32 +244,11 @@ def test_a_key_and_a_request_are_made_here(
         expect(page.locator("#status")).to_have_text("Signed.")
         (tmp_path / "crt.pem").write_text(page.inner_text("#pem") + "\n")
         assert not any("PRIVATE" in body for body in tab.bodies)
-    (tmp_path / "root.der").write_bytes(server.request("GET", "/root.crt").body)
-    assert shake_hands(tmp_path) == "TLSv1.3"
-
-
-def shake_hands(directory: Path) -> str | None:
-    """A TLS handshake with the key and the certificate; the protocol's version."""
-    assert load_pem_private_key((directory / "key.pem").read_bytes(), None)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(directory / "crt.pem", directory / "key.pem")
-    root = ssl.DER_cert_to_PEM_cert((directory / "root.der").read_bytes())
-    client = ssl.create_default_context(cadata=root)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection, server.wrap_socket(connection, server_side=True) as wrapped:
-                wrapped.recv(1)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        raw = socket.create_connection(listener.getsockname())
-        with raw, client.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped:
-            version = wrapped.version()
-            wrapped.send(b"x")
-        thread.join(10)
-    return version
+    root = ssl.DER_cert_to_PEM_cert(server.request("GET", "/root.crt").body)
+    files = ("--tls-cert", "crt.pem", "--tls-key", "key.pem")
+    with serving.serving(tmp_path, "--ephemeral", *files) as shaking_hands:
+        client = ssl.create_default_context(cadata=root)
+        assert shaking_hands.request("GET", "/health", context=client).status == 200
 
 
 @pytest.mark.parametrize("names", ["", "a:b:c", "a/b c", "a..b", "1.2.3.", "b\u00fc/x"])
@@ -435,10 +406,8 @@ def test_copying(browser: Browser, server: Server) -> None:
         tab.sign(GOOD)
         tab.page.click("text=Copy the chain")
         expect(tab.page.locator("#status")).to_have_text("Copied the chain.")
-        assert (
-            len(x509.load_pem_x509_certificates(tab.page.evaluate("navigator.clipboard.readText()").encode()))
-            == 1
-        )
+        copied = tab.page.evaluate("navigator.clipboard.readText()").encode()
+        assert len(x509.load_pem_x509_certificates(copied)) == 1
 
 
 def own_address() -> str | None:
@@ -509,9 +478,11 @@ def test_axe_would_find_something(browser: Browser, server: Server) -> None:
         assert "label" in [each["id"] for each in found["violations"]]
 
 
-def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Server) -> None:
+@pytest.mark.parametrize("page", ["/sign", "/docs"])
+def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Server, page: str) -> None:
     """An inline script, and a request to elsewhere, are stopped by the Content-Security-Policy."""
-    with opened(browser, f"{server.url}/sign", ("Content Security Policy", "Refused", "blocked")) as tab:
+    expected = ("Content Security Policy", "Refused", "blocked", CHROMIUM_S_ADVICE)
+    with opened(browser, server.url + page, expected) as tab:
         tab.page.evaluate(
             "() => { const s = document.createElement('script'); s.textContent = 'document.title = 1';"
             " document.body.append(s); }"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests import serving
 from tests.serving import Site
 
 
@@ -25,32 +24,15 @@ def grown(value: Any) -> Any:
 def version(today: Site) -> Iterator[Site]:
     """Serve until the end of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            length = self.headers["content-length"]
-            body = self.rfile.read(int(length)) if length else None
+    class Handler(serving.QuietHandler):
+        def respond(self) -> None:
             kept = {
                 name: self.headers[name] for name in ("content-type", "x-api-key") if name in self.headers
             }
-            answer = today.request(self.command, self.path, body, kept)
-            media_type = answer.headers["content-type"]
-            content = json.dumps(grown(answer.json())).encode() if "json" in media_type else answer.body
-            self.send_response(answer.status)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            found = today.request(self.command, self.path, self.body() or None, kept)
+            media_type = found.headers["content-type"]
+            content = json.dumps(grown(found.json())).encode() if "json" in media_type else found.body
+            self.answer(found.status, content, Content_Type=media_type)
 
-        do_GET = do_POST = answer  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield Site(f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving.http_server(Handler) as url:
+        yield Site(url)

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -92,10 +91,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
     environ = serving.environ(
         PATH=scripts, GOFLAGS="-mod=mod", GOPROXY="off", NO_COLOR="1", JAVA_OPTS=QUICK, **(env or {})
     )
-    done = subprocess.run(
-        command, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+    done = serving.run(*command, cwd=cwd, env=environ)
     return done.stdout + done.stderr
 
 

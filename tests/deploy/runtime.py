@@ -13,16 +13,16 @@ import queue
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from deploy import build
+from tests import serving
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -43,8 +43,7 @@ class Runtime:
 
     def resident(self) -> int:
         """The process's resident memory, in KiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+        return serving.resident(self.process.pid)
 
 
 def install(client: Path, python: str) -> None:
@@ -52,15 +51,12 @@ def install(client: Path, python: str) -> None:
     wheels = [f"--platform={glibc}_x86_64" for glibc in build.GLIBC]
     options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
     lock = build.ROOT / "deploy" / "lock" / "lambda.txt"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *wheels, *options]
-        + ["--target", str(client), "-r", str(lock)],
-        check=True,
-    )
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
+    serving.run(*pip, *wheels, *options, "--target", client, "-r", lock)
 
 
 def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(serving.QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
@@ -71,32 +67,21 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
             with contextlib.suppress(ConnectionResetError):  # the function was ended
                 super().handle_one_request()
 
-        def do_GET(self) -> None:
+        def respond(self) -> None:
+            if self.command == "POST":
+                kind = "init error" if self.path == f"{_PREFIX}init/error" else self.path.rpartition("/")[2]
+                runtime[0].outcomes.put((kind, json.loads(self.body())))
+                self.answer(202, b"{}")
+                return
             number, event = runtime[0].events.get()
-            headers = {
-                "Lambda-Runtime-Aws-Request-Id": number,
-                "Lambda-Runtime-Deadline-Ms": str(int(time.time() * 1000) + 10_000),
-                "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-central-1:000000000000:function:certlet",
-                "Content-Type": "application/json",
-            }
-            self._answer(200, json.dumps(event).encode(), headers)
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            kind = "init error" if self.path == f"{_PREFIX}init/error" else self.path.rpartition("/")[2]
-            runtime[0].outcomes.put((kind, body))
-            self._answer(202, b"{}", {})
-
-        def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            """Say nothing."""
+            self.answer(
+                200,
+                json.dumps(event).encode(),
+                Lambda_Runtime_Aws_Request_Id=number,
+                Lambda_Runtime_Deadline_Ms=str(int(time.time() * 1000) + 10_000),
+                Lambda_Runtime_Invoked_Function_Arn="arn:aws:lambda:eu-central-1:000000000000:function:certlet",
+                Content_Type="application/json",
+            )
 
     return Handler
 
@@ -105,32 +90,21 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
 def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> Iterator[Runtime]:
     """A function, unpacked in `task`, run by `python` with the runtime client in `client`."""
     here: list[Runtime] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(here))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    environ = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join([str(task), str(client)]),
-        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
-        "LAMBDA_TASK_ROOT": str(task),
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        **env,
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(python), "-S", "-m", "awslambdaric", "function.handler"],
-            cwd=task,
-            env=environ,
-            stdout=output,
-            stderr=output,
-        )
-    here.append(Runtime(process, log))
-    thread.start()
-    try:
-        yield here[0]
-    finally:
-        process.kill()
-        process.wait()
-        server.shutdown()
-        server.server_close()
+    with serving.http_server(_handler(here)) as url, log.open("wb") as output:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join([str(task), str(client)]),
+            "AWS_LAMBDA_RUNTIME_API": url.removeprefix("http://"),
+            "LAMBDA_TASK_ROOT": str(task),
+            "AWS_REGION": "eu-central-1",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            **env,
+        }
+        command = [str(python), "-S", "-m", "awslambdaric", "function.handler"]
+        process = subprocess.Popen(command, cwd=task, env=environ, stdout=output, stderr=output)
+        here.append(Runtime(process, log))
+        try:
+            yield here[0]
+        finally:
+            process.kill()
+            process.wait()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,10 @@ def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str
     """`cfn-lint` and `sam validate --lint` are clean; and with a fault put in, they are not."""
     program = Path(os.environ["SAM_PYTHON"]).parent / command[0]
     env = serving.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
-    good = subprocess.run(
-        [program, *command[1:], TEMPLATE], env=env, capture_output=True, text=True, check=False
-    )
-    assert good.returncode == 0, good.stdout + good.stderr
+    serving.run(program, *command[1:], TEMPLATE, env=env)
     broken = tmp_path / "template.yaml"
     broken.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
-    bad = subprocess.run(
-        [program, *command[1:], broken], env=env, capture_output=True, text=True, check=False
-    )
-    assert bad.returncode != 0
+    assert serving.run(program, *command[1:], broken, env=env, check=False).returncode != 0
 
 
 def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
@@ -85,10 +78,7 @@ def test_the_defaults_are_the_contract_s() -> None:
     plan = authorities.document()["x-usage-plan"]
     parameters = TREE["Parameters"]
     assert {name: parameters[name.title()]["Default"] for name in plan} == plan
-    passed = subprocess.run(
-        [sys.executable, "-m", "deploy.parameters"],
-        cwd=serving.ROOT, env=serving.environ(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    passed = serving.run(sys.executable, "-m", "deploy.parameters", cwd=serving.ROOT)
     assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
     assert set(dict(each.split("=") for each in passed.stdout.split())) <= set(parameters)
 
@@ -97,10 +87,7 @@ def test_est_is_off_and_goes_with_its_document() -> None:
     """`make deploy EST=on` says it to the document and to the template; by default there is no domain."""
     parameters = TREE["Parameters"]
     assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
-    passed = subprocess.run(
-        [sys.executable, "-m", "deploy.parameters", "--est"],
-        cwd=serving.ROOT, env=serving.environ(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    passed = serving.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=serving.ROOT)
     assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
     makefile = (serving.ROOT / "Makefile").read_text()
     assert makefile.count("$(WITH_EST)") == 2

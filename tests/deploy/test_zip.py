@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,8 @@ VERSIONS = [version for version in sorted({HERE, "3.13"}) if build.interpreter(v
 
 def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m deploy.build`."""
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.build", *arguments],
-        cwd=serving.ROOT,
-        env=serving.environ(**env),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-m", "deploy.build", *arguments)
+    return serving.run(*command, cwd=serving.ROOT, env=serving.environ(**env), check=False)
 
 
 @pytest.fixture(scope="session")
@@ -198,16 +191,9 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
 def slow_kms() -> Iterator[SlowKms]:
     """A KMS on a socket, which holds a real key and signs when it is let."""
     kms = SlowKms()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kms.handler())
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    kms.url = f"http://127.0.0.1:{server.server_port}"
-    yield kms
-    kms.may_sign.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving.http_server(kms.handler()) as kms.url:
+        yield kms
+        kms.may_sign.set()
 
 
 class SlowKms:
@@ -229,32 +215,16 @@ class SlowKms:
         self.asked.set()
         self.may_sign.wait(30)
         algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
-        return {
-            "Signature": base64.b64encode(
-                self.key.sign(base64.b64decode(asked["Message"]), algorithm)
-            ).decode()
-        }
+        signature = self.key.sign(base64.b64decode(asked["Message"]), algorithm)
+        return {"Signature": base64.b64encode(signature).decode()}
 
-    def handler(kms) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has a self of its own
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                answer = json.dumps(kms.call(self.headers["X-Amz-Target"], asked)).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    self.wfile.write(answer)
-
-            def log_message(self, *_args: object) -> None:
-                """Say nothing."""
+    def handler(kms) -> type[serving.QuietHandler]:  # noqa: N805 - the handler has a self of its own
+        class Handler(serving.QuietHandler):
+            def respond(self) -> None:
+                called = kms.call(self.headers["X-Amz-Target"], json.loads(self.body()))
+                self.answer(200, json.dumps(called).encode())
 
         return Handler
-
-    def hold(self) -> None:
-        """From now on it does not answer `Sign`."""
-        self.asked.clear()
-        self.may_sign.clear()
 
 
 @pytest.fixture
@@ -279,16 +249,25 @@ def audited(log: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "event" in line]
 
 
+@contextlib.contextmanager
+def timed_out(zipped: Zipped, kms: SlowKms, log: Path, env: dict[str, str]) -> Iterator[runtime.Runtime]:
+    """A function that nobody waits for any more, since KMS does not answer it."""
+    with zipped.running(log, **env) as function:
+        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        kms.asked.clear()
+        kms.may_sign.clear()
+        with pytest.raises(queue.Empty):  # the integration's time-out: 504
+            function.invoke(event(), timeout=0.5)
+        assert kms.asked.is_set()
+        yield function
+
+
 def test_after_a_504_the_audit_log_shows_the_certificate(
     zipped: Zipped, slow_kms: SlowKms, remote: dict[str, str], tmp_path: Path
 ) -> None:
     """API Gateway stops waiting, the function goes on: what nobody received stands in the audit log."""
     log = tmp_path / "log"
-    with zipped.running(log, **remote) as function:
-        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
-        slow_kms.hold()
-        with pytest.raises(queue.Empty):  # the integration's time-out: 504
-            function.invoke(event(), timeout=0.5)
+    with timed_out(zipped, slow_kms, log, remote) as function:
         assert [line["event"] for line in audited(log)] == ["intent"]
         slow_kms.may_sign.set()
         _, late = function.outcomes.get(timeout=30)
@@ -304,12 +283,7 @@ def test_a_function_that_lambda_ends_at_its_time_out(
 ) -> None:
     """Lambda kills it while KMS signs: an intent without a result, which counts as issued; the next start signs."""
     log = tmp_path / "log"
-    with zipped.running(log, **remote) as function:
-        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
-        slow_kms.hold()
-        with pytest.raises(queue.Empty):
-            function.invoke(event(), timeout=0.5)
-        assert slow_kms.asked.is_set()
+    with timed_out(zipped, slow_kms, log, remote) as function:
         function.process.kill()
     assert [line["event"] for line in audited(log)] == ["intent"]
     slow_kms.may_sign.set()

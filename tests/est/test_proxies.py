@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests import csrs, serving
-from tests.est.test_devices import root, run
-from tests.serving import API_KEY, ROOT, Server
+from tests.est.test_devices import UNTIL_THERE, root
+from tests.serving import API_KEY, ROOT, Server, run
 
 PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
@@ -37,12 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
     with serving.serving(directory, *shlex.split(line)) as made:
         yield made
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def local(config: str, directory: Path, server: Server, port: int) -> str:
@@ -80,7 +73,7 @@ def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
     (directory / "ca.example.com.key").write_bytes(key)
     signed = server.request("POST", "/sign.pem", csrs.pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
-    port = free_port()
+    port = serving.free_port()
     config = local(block(name), directory, server, port)
     environ = {**os.environ, "HOME": str(directory)}
     with subprocess.Popen(commands(name, config, directory), cwd=directory, env=environ) as process:
@@ -95,24 +88,20 @@ def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
     """Over HTTPS by the proxy: a certificate, a refusal in our words, a batch of 3 MB, and no EST."""
     with proxied(name, tmp_path, server) as url:
 
-        def ask(path: str, body: bytes, *headers: str) -> tuple[int, bytes]:
+        def ask(path: str, body: bytes, *headers: str) -> tuple[int, str]:
             (tmp_path / "body").write_bytes(body)
             given = [part for header in headers for part in ("-H", header)]
             there = ["--resolve", f"{url.removeprefix('https://')}:127.0.0.1", "--cacert", root(server)]
-            retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]
-            options = ["-sS", *there, *retry, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
-            body, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition(b"\n")
-            return int(status), body
+            options = ["-sS", *there, *UNTIL_THERE, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
+            body_, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition("\n")
+            return int(status), body_
 
-        key, pem, json_ = (
-            f"x-api-key: {API_KEY}",
-            "Content-Type: application/pkcs10",
-            "Content-Type: application/json",
-        )
+        key, pem = f"x-api-key: {API_KEY}", "Content-Type: application/pkcs10"
+        json_ = "Content-Type: application/json"
         good = csrs.pem(csrs.build())
         status, body = ask("/sign.pem", good, key, pem)
         assert status == 200
-        assert body.startswith(b"-----BEGIN CERTIFICATE-----")
+        assert body.startswith("-----BEGIN CERTIFICATE-----")
         status, body = ask("/sign.pem", b"garbage", key, pem)
         assert (status, json.loads(body)["code"]) == (422, "badCSR")
         assert ask("/sign.pem", good, "x-api-key: wrong", pem)[0] == 403
@@ -130,5 +119,5 @@ def test_systemd_reads_the_unit(tmp_path: Path) -> None:
     for text, faults in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
         (tmp_path / "certlet.service").write_text(text)
         verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]
-        said = run(*verify, cwd=tmp_path, check=False).stderr.decode()
+        said = run(*verify, cwd=tmp_path, check=False).stderr
         assert len([line for line in said.splitlines() if "certlet.service" in line]) == faults, said

@@ -7,9 +7,8 @@ import base64
 import json
 import socket
 import ssl
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,6 @@ from tests.est.test_events import stranger
 from tests.serving import API_KEY, Answer, Server
 
 REQUEST = csrs.build("device.example.com")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with TLS of its own, and its CA in `ca`."""
-    directory = tmp_path_factory.mktemp("tls")
-    with serving.serving(directory, "--tls", "--unlimited") as server:
-        yield server
 
 
 def root(server: Server) -> Path:
@@ -333,7 +324,7 @@ def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str)
 def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> None:
     """A key too small for TLS is a certificate's all the same: OpenSSL's reason is told, and no line of its source."""
     make = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
-    subprocess.run(make.split(), cwd=tmp_path, capture_output=True, check=True)
+    serving.run(*make.split(), cwd=tmp_path)
     arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
     run = serving.certlet("serve", *arguments, cwd=tmp_path)
     told = "certlet: OpenSSL does not take crt and key: ee key too small"

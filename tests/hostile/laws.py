@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.web.requests import MAX_BODY_BYTES
+from tests import serving
 from tests.hostile import der
 from tests.hostile.strategies import Sent
 
@@ -162,7 +162,5 @@ def verify(issued: list[str], chain: str, root: str, folder: Path) -> int:
             files.append(str(folder / f"{number}.pem"))
             (folder / files[-1]).write_text(pem)
     command = ["openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "chain.pem"]
-    run = subprocess.run([*command, *files], cwd=folder, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count(": OK") == len(files)
+    assert serving.run(*command, *files, cwd=folder).stdout.count(": OK") == len(files)
     return len(files)

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests import serving
 from tests.hostile import der, strategies
 from tests.hostile.test_table import CASES, read
 from tests.serving import ROOT
@@ -26,15 +27,8 @@ def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProc
         (corpus / f"{number}").write_bytes(read(path, row))
     for kind in strategies.GOOD_KEYS:
         (corpus / kind).write_bytes(plain(kind))
-    return subprocess.run(
-        [sys.executable, "-m", "tests.hostile.guided", str(seconds), str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True,
-        text=True,
-        timeout=seconds + 400,
-        check=False,
-    )
+    command = (sys.executable, "-m", "tests.hostile.guided", str(seconds), str(folder))
+    return serving.run(*command, cwd=ROOT, env=serving.environ(**environ), timeout=seconds + 400, check=False)
 
 
 def plain(kind: str) -> bytes:

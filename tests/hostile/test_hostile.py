@@ -73,7 +73,7 @@ def by_event(sent: Sent) -> tuple[int, bytes, float]:
 
 def by_http(server: Server) -> Ask:
     """A running server's answer."""
-    processes = family(server.process.pid)
+    processes = [server.process.pid, *serving.descendants(server.process.pid)]
 
     def ask(sent: Sent) -> tuple[int, bytes, float]:
         began = worked(processes)
@@ -82,12 +82,6 @@ def by_http(server: Server) -> Ask:
         return answer.status, answer.body, worked(processes) - began
 
     return ask
-
-
-def family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(each for child in children for each in family(int(child)))]
 
 
 def worked(processes: list[int]) -> float:

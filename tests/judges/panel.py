@@ -21,6 +21,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from tests import serving
 from tests.judges.cases import NOW, Case, Exhibits
 
 HERE: Final = Path(__file__).parent
@@ -32,20 +33,9 @@ JAVA: Final = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 Verdicts = dict[tuple[str, Case], str]
 
 
-def run(
-    *command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> tuple[int, str, str]:
+def run(*command: str | Path, cwd: Path) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
+    done = serving.run(*command, cwd=cwd, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -90,8 +80,7 @@ def each(judge: Callable[[Path, Case], str]) -> Callable[[Path, Exhibits], Itera
 def nss(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
     """`vfychain`, and the empty database that it wants."""
     (directory / "nss").mkdir()
-    code, _, err = run("certutil", "-N", "-d", "sql:nss", "--empty-password", cwd=directory)
-    assert not code, err
+    serving.run("certutil", "-N", "-d", "sql:nss", "--empty-password", cwd=directory)
     yield from each(vfychain)(directory, exhibits)
 
 
@@ -111,11 +100,9 @@ def cryptography(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str
             yield "cryptography", case.folder, "ok"
 
 
-def lines(*command: str | Path, env: dict[str, str] | None = None) -> Iterator[tuple[str, str, str]]:
+def lines(*command: str | Path) -> Iterator[tuple[str, str, str]]:
     """What a program of ours prints."""
-    code, out, err = run(*command, env=env)
-    assert not code, f"{command[0]}: {err}"
-    for line in out.splitlines():
+    for line in serving.run(*command).stdout.splitlines():
         judge, folder, verdict = line.split("\t")
         yield judge, folder, verdict
 
@@ -137,9 +124,8 @@ def go(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
     """Go's crypto/x509."""
     del exhibits
     # Modules off and no C: the standard library alone, as Debian compiled it.
-    env = {**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0", "GOCACHE": str(directory / "go")}
-    code, _, err = run("go", "build", "-o", directory / "judge-go", HERE / "judge.go", env=env)
-    assert not code, err
+    env = serving.environ(GO111MODULE="off", CGO_ENABLED="0", GOCACHE=str(directory / "go"))
+    serving.run("go", "build", "-o", directory / "judge-go", HERE / "judge.go", env=env)
     yield from lines(directory / "judge-go", directory)
 
 
@@ -194,11 +180,8 @@ def nginx(directory: Path, exhibits: Exhibits) -> Iterator[dict[Case, Path]]:
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
         process = subprocess.Popen([program, "-c", config, "-p", made], stderr=subprocess.PIPE, text=True)
         try:
-            deadline = time.monotonic() + 30
-            while not (Path(made) / "pid").exists():
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            serving.wait_until(lambda: (Path(made) / "pid").exists() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
             yield sockets
         finally:
             process.terminate()
@@ -214,7 +197,7 @@ def nginx_and_curl(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, s
             own, trusted = (other, folder) if case.purpose == "server" else (folder, other)
             _, out, err = run(
                 "curl", "-sS", "--max-time", "20", "--unix-socket", socket, "--cacert", trusted / "root.pem",
-                "--cert", own / "bundle.pem", "--key", own / "key.pem", f"https://{case.host}/",
+                "--cert", own / "bundle.pem", "--key", own / "key.pem", f"https://{case.host}/", cwd=folder,
             )  # fmt: skip
             yield "nginx+curl", case.folder, "ok" if out == "SUCCESS" else out + err
 

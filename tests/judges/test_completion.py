@@ -41,23 +41,10 @@ def script(shell: str, directory: Path) -> Path:
 def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
     """Commands, actions, options, choices, and files where files are taken."""
     (tmp_path / "mine.crt").write_text("")
-    run = subprocess.run(
-        [
-            "fish",
-            "--no-config",
-            "-c",
-            'source $argv[1]; complete -C "$argv[2]"',
-            script("fish", tmp_path),
-            line,
-        ],
-        cwd=tmp_path,
-        env=serving.environ(HOME=str(tmp_path)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
+    command = ("fish", "--no-config", "-c", 'source $argv[1]; complete -C "$argv[2]"')
+    env = serving.environ(HOME=str(tmp_path))
+    run = serving.run(*command, script("fish", tmp_path), line, cwd=tmp_path, env=env)
+    assert run.stderr == ""
     assert {each.partition("\t")[0] for each in run.stdout.splitlines()} == found
 
 

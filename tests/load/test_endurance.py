@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,8 +11,6 @@ from urllib.parse import urlsplit
 from tests import serving
 from tests.est.test_tls import own, trusting
 from tests.gateway import running
-from tests.gateway.test_faults import resident
-from tests.load import traffic
 
 
 async def _flood(port: int, request: bytes, requests: int, connections: int) -> int:
@@ -43,13 +40,13 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Ca
         port = int(server.url.rpartition(":")[2])
         refused = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
         function = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
-        processes = traffic.children(server)
+        processes = serving.children(server.process.pid)
         asyncio.run(_flood(port, refused, 5_000, 5))
         asyncio.run(_flood(port, function, 1_000, 5))
-        before = [resident(pid) for pid in processes]
+        before = [serving.resident(pid) for pid in processes]
         assert asyncio.run(_flood(port, refused, 90_000, 5)) == 90_000
         assert asyncio.run(_flood(port, function, 10_000, 5)) == 10_000
-        after = [resident(pid) for pid in processes]
+        after = [serving.resident(pid) for pid in processes]
         say(f"resident KiB, gateway and function: {before} before, {after} after 100,000 requests")
         assert all(then < now * 1.1 + 4096 for now, then in zip(before, after, strict=True))
 
@@ -68,9 +65,7 @@ def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", port), 10) as plain,
             trusting(server).wrap_socket(plain, server_hostname="localhost") as kept,
         ):
-            deadline = time.monotonic() + 60
-            while own(server) == first and time.monotonic() < deadline:
-                time.sleep(1)
+            serving.wait_until(lambda: own(server) != first, 60)
             second = own(server)
             assert second.serial_number != first.serial_number
             assert second.public_key() == first.public_key()

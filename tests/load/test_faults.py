@@ -20,7 +20,7 @@ from cryptography import x509
 from tests import csrs, serving
 from tests.load import traffic
 from tests.load.traffic import Haul, Traffic
-from tests.serving import Answer, Server
+from tests.serving import Answer, Server, wait_until
 from tests.test_path import problem, uuid7
 
 SERVE = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
@@ -31,16 +31,8 @@ GOOD = csrs.pem(csrs.build()).decode()
 def loaded(server: Server, directory: Path, calls: int = 150) -> Traffic:
     """Traffic that is under way, of clients that take a 503 for an answer."""
     running = Traffic(server, directory, is_patient=False)
-    wait(lambda: running.calls() >= calls)
+    wait_until(lambda: running.calls() >= calls)
     return running
-
-
-def wait(until: object, seconds: float = 30) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not until():  # type: ignore[operator]  # a function of no arguments
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
 
 
 def statuses(hauls: list[Haul]) -> set[tuple[int, str]]:
@@ -71,10 +63,10 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
         for _ in range(3):
             victim = traffic.workers(server)[0]
             os.kill(victim, signal.SIGKILL)
-            wait(lambda victim=victim: victim not in traffic.workers(server))
-            wait(lambda: len(traffic.workers(server)) == 2)
+            wait_until(lambda victim=victim: victim not in traffic.workers(server))
+            wait_until(lambda: len(traffic.workers(server)) == 2)
             more = running.calls() + 100
-            wait(lambda more=more: running.calls() >= more)
+            wait_until(lambda more=more: running.calls() >= more)
         hauls = running.end()
         assert server.sign({"csr": GOOD}).status == 200
     assert statuses(hauls) <= {(502, "badGateway"), (503, "unavailable")}
@@ -122,9 +114,8 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         bound = log.stat().st_size + 700  # as a disk that has room for one line and a half
         for pid in traffic.workers(server):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
-        wait(
-            lambda: server.sign({"csr": "garbage"}).status == 503
-        )  # its line is shorter than a certificate's
+        # A refusal's line is shorter than a certificate's.
+        wait_until(lambda: server.sign({"csr": "garbage"}).status == 503)
         full = log.read_bytes()
         answers = [server.sign({"csr": GOOD}) for _ in range(20)]
         dry = server.sign({"csr": "garbage"})
@@ -217,7 +208,7 @@ def test_the_clock_is_stepped_under_load(tmp_path: Path) -> None:
         for seconds in (+3, -3, +3_000, -3_000, +86_400, 0):
             offset.write_text(f"{seconds:+d}")
             more = running.calls() + 60
-            wait(lambda more=more: running.calls() >= more)
+            wait_until(lambda more=more: running.calls() >= more)
         hauls = running.end()
     # The one thing that a client may see: a retry whose window the clock left is another certificate.
     for haul in hauls:
@@ -236,7 +227,9 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         victims = traffic.workers(server)
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
-        wait(lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged())
+        wait_until(
+            lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged()
+        )
         problem(server.sign({"csr": GOOD}), 503, "unavailable")
         problem(server.request("GET", "/health"), 503, "unavailable")
         assert "signing-ca.key: Is a directory" in server.logged()
@@ -247,7 +240,7 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         assert "signing-ca.key: Is a directory" in line
         key.rmdir()
         (tmp_path / "away").rename(key)
-        wait(lambda: server.request("GET", "/health").status == 200)
+        wait_until(lambda: server.request("GET", "/health").status == 200)
         issued(server.sign({"csr": GOOD}))
 
 
@@ -265,10 +258,12 @@ def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
         assert server.request("GET", "/ca").status == 200
         for victim in traffic.workers(server):
             os.kill(victim, signal.SIGKILL)
-        wait(lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged())
+        wait_until(
+            lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged()
+        )
         problem(server.sign({"csr": GOOD}), 503, "unavailable")
         assert not (tmp_path / "ca").exists()  # a new CA is never made while it runs
         (tmp_path / "moved").rename(tmp_path / "ca")
-        wait(lambda: server.request("GET", "/health").status == 200)
+        wait_until(lambda: server.request("GET", "/health").status == 200)
         assert server.sign({"csr": GOOD}, other).status == 200
         assert server.request("GET", "/ca.crl").status == 200

@@ -12,7 +12,6 @@ from typing import Any
 
 from service.pki import errors
 from tests import serving
-from tests.gateway.test_faults import resident
 from tests.load import traffic
 from tests.load.traffic import Haul, Record, Traffic
 
@@ -26,7 +25,8 @@ GROWTH = 12 * 1024  # KiB
 
 def memory(server: serving.Server) -> dict[str, int]:
     """Resident memory of the server's processes, KiB, by module and number."""
-    return {f"{traffic.module(pid)} {pid}": resident(pid) for pid in traffic.children(server)}
+    pids = serving.children(server.process.pid)
+    return {f"{serving.module(pid)} {pid}": serving.resident(pid) for pid in pids}
 
 
 def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:

@@ -10,8 +10,6 @@ import json
 import random
 import re
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -25,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests import csrs
+from tests import csrs, serving
 from tests.serving import API_KEY, Server
 from tests.test_path import uuid7
 
@@ -82,16 +80,8 @@ def good() -> tuple[str, ...]:
 @functools.cache
 def sha1() -> str:
     """A request signed with SHA-1, which cryptography would not make."""
-    with tempfile.TemporaryDirectory() as directory:
-        made = subprocess.run(
-            ["openssl", "req", "-new", "-sha1", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null"]
-            + ["-subj", "/CN=a.example.com"],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    return made.stdout
+    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null")
+    return serving.run("openssl", "req", "-new", "-sha1", *key, "-subj", "/CN=a.example.com").stdout
 
 
 @functools.cache
@@ -470,34 +460,13 @@ def judged_by_openssl(sample: Sequence[bytes], ca: Path, directory: Path) -> int
         path = directory / f"{number}.pem"
         path.write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
         files.append(path.name)
-    command = ["openssl", "verify", "-x509_strict", "-CAfile", str(ca / "root-ca.crt")]
-    run = subprocess.run(
-        [*command, "-untrusted", str(ca / "signing-ca.crt"), *files],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    command = ("openssl", "verify", "-x509_strict", "-CAfile", ca / "root-ca.crt")
+    run = serving.run(*command, "-untrusted", ca / "signing-ca.crt", *files, cwd=directory)
     assert run.stdout.count(": OK") == len(files)
     return len(files)
 
 
-def children(server: Server) -> list[int]:
-    """The gateway's process and the function's."""
-    path = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    return list(map(int, path.read_text().split()))
-
-
-def module(pid: int) -> str:
-    """Which module a process is; '' if it has ended."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return ""
-    return words[words.index("-m") + 1] if "-m" in words else ""
-
-
 def workers(server: Server) -> list[int]:
     """The function's processes."""
-    return [pid for pid in children(server) if module(pid) == "service.gateway.function"]
+    pids = serving.children(server.process.pid)
+    return [pid for pid in pids if serving.module(pid) == "service.gateway.function"]
