@@ -35,21 +35,20 @@ def name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def usage(*, cert_sign: bool) -> x509.KeyUsage:
-    """A CA's key usage."""
-    bits = dict.fromkeys(
-        ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"]
-        + ["key_agreement", "encipher_only", "decipher_only"],
-        False,
+def usage(*names: str, **bits: bool) -> x509.KeyUsage:
+    """The key usage with these bits."""
+    known = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign "
     )
-    return x509.KeyUsage(key_cert_sign=cert_sign, crl_sign=True, **bits)
+    all_bits = dict.fromkeys(f"{known}crl_sign encipher_only decipher_only".split(), False)
+    return x509.KeyUsage(**{**all_bits, **dict.fromkeys(names, True), **bits})
 
 
 def ca(**change: Any) -> x509.Certificate:
     """A signing CA under ROOT, with one thing changed, or (value None) left out."""
     parts: dict[str, Any] = {
         "basic": x509.BasicConstraints(ca=True, path_length=0),
-        "usage": usage(cert_sign=True),
+        "usage": usage("key_cert_sign", "crl_sign"),
         "ski": x509.SubjectKeyIdentifier.from_public_key(SIGNING.public_key()),
     }
     subject = change.pop("subject", "Signing")
@@ -58,15 +57,9 @@ def ca(**change: Any) -> x509.Certificate:
     start = change.pop("start", NOW - timedelta(days=1))
     end = change.pop("end", NOW + timedelta(days=365))
     critical = change.pop("critical", False)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject if isinstance(subject, x509.Name) else name(subject))
-        .issuer_name(name(issued_by))
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
-    )
+    names = (name(issued_by), subject if isinstance(subject, x509.Name) else name(subject))
+    builder = x509.CertificateBuilder(*names, public_key, x509.random_serial_number())
+    builder = builder.not_valid_before(start).not_valid_after(end)
     for part, value in {**parts, **change}.items():
         if value is not None:
             builder = builder.add_extension(value, critical=critical if part == "extra" else part != "ski")

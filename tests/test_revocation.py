@@ -121,31 +121,6 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
         assert (b"of the CA before, for which no CRL is signed any more" in said) is warned
 
 
-def test_who_says_that_nobody_revokes_it(tmp_path: Path) -> None:
-    """Through HTTP: noRevAvail (RFC 9608) up to `short_lived`, backdate included, and never beside a CRL's address."""
-    own = (
-        'profiles: {client: {short_lived: P1D}, peer: {revocation: crl, crl: "http://ca.example.com/ca.crl"}}'
-    )
-    (tmp_path / "own.yaml").write_text(own)
-    with serving(tmp_path, "--profiles", "own.yaml") as server:
-        for profile, validity, says in (
-            ("server", "P7D", True), ("server", "P7DT1S", False), ("server", None, False),
-            ("client", "P1D", True), ("client", "P1DT1S", False), ("peer", "P1D", False),
-        ):  # fmt: skip
-            body = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
-            answer = server.sign(body | ({"validity": validity} if validity else {})).json()
-            certificate = x509.load_pem_x509_certificate(answer["crt_pem"].encode())
-            found = {each.oid.dotted_string: each.value.public_bytes() for each in certificate.extensions}
-            assert (found.get("2.5.29.56") == b"\5\0") is says, (profile, validity)
-            assert ("2.5.29.31" in found) is (profile == "peer")
-            assert not found.keys() & {"2.5.29.46", "1.3.6.1.5.5.7.1.1"}
-        stated = {
-            each["name"]: each["short_lived"]
-            for each in server.request("GET", "/profiles").json()["profiles"]
-        }
-    assert stated == {"server": "P7D", "client": "P1D", "peer": "P7D"}
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
@@ -29,14 +30,8 @@ from tests.serving import ROOT
 
 TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
-POLICY = contract.profiles(
-    contract.with_overrides(
-        contract.load(),
-        Source(
-            (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-        ).data,
-    )
-)
+OWN = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
+POLICY = contract.profiles(contract.with_overrides(contract.load(), Source(OWN).data))
 NO_REV_AVAIL = "2.5.29.56"
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
@@ -190,28 +185,15 @@ def basic_constraints(case: Case) -> None:
 
 
 def key_usage(case: Case) -> None:
-    held = case.need(x509.KeyUsage)
     is_rsa = keys.kind_of(case.request.public_key) is keys.KeyKind.RSA
-    assert held.digital_signature
-    assert held.key_encipherment is is_rsa
-    others = (
-        held.content_commitment,
-        held.data_encipherment,
-        held.key_agreement,
-        held.key_cert_sign,
-        held.crl_sign,
-    )
-    assert not any(others)
+    assert case.need(x509.KeyUsage) == authorities.usage("digital_signature", key_encipherment=is_rsa)
 
 
 def extended_key_usage(case: Case) -> None:
     held = list(case.need(x509.ExtendedKeyUsage))
     assert held == list(case.profile.usages)
-    assert not {each.dotted_string for each in held} & {
-        "2.5.29.37.0",
-        "1.3.6.1.5.5.7.3.9",
-        "1.3.6.1.5.5.7.3.8",
-    }
+    forbidden = {"2.5.29.37.0", "1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8"}
+    assert not {each.dotted_string for each in held} & forbidden
 
 
 def subject_alternative_name(case: Case) -> None:
@@ -252,12 +234,10 @@ def certificate_policies(case: Case) -> None:
 
 
 def authority_information_access(case: Case) -> None:
-    held = [
-        (each.access_method, each.access_location.value)
-        for each in case.get(x509.AuthorityInformationAccess) or ()
-    ]
+    held = case.get(x509.AuthorityInformationAccess) or ()
     stated = case.profile.ca_issuers
-    assert held == ([(AuthorityInformationAccessOID.CA_ISSUERS, stated)] if stated else [])
+    expected = [(AuthorityInformationAccessOID.CA_ISSUERS, stated)] if stated else []
+    assert [(each.access_method, each.access_location.value) for each in held] == expected
 
 
 def crl_distribution_points(case: Case) -> None:
@@ -290,14 +270,7 @@ CHECKS: dict[str, Check] = {
     )
 }  # fmt: skip
 
-SUBJECT = x509.Name(
-    [
-        x509.NameAttribute(NameOID.COUNTRY_NAME, "AU"),
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
-        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "Ops"),
-        x509.NameAttribute(NameOID.COMMON_NAME, "a.team.example.com"),
-    ]
-)
+SUBJECT = x509.Name.from_rfc4514_string("CN=a.team.example.com,OU=Ops,O=system:masters,C=AU")
 MUCH = (  # of what a request may ask for, and not get
     x509.TLSFeature([x509.TLSFeatureType.status_request]),
     x509.SubjectKeyIdentifier(b"\1" * 20),
@@ -354,19 +327,16 @@ def test_every_certificate_keeps(line: str) -> None:
             raise AssertionError(f"{line}: {case}") from error
 
 
+def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
+    """Somebody's certificate for SUBJECT, from so many days ago for so many days."""
+    start, end = (NOW.replace(tzinfo=None) + timedelta(days=days) for days in (-before, after))
+    return x509.CertificateBuilder(authorities.name("Somebody"), SUBJECT, key, serial, start, end)
+
+
 def naive() -> x509.Certificate:
     """What a tutorial signs: the request's subject and key for ten years, version 1, serial number 1000."""
-    request = REQUESTS["rsa-3072"]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(SUBJECT)
-        .issuer_name(authorities.name("Somebody"))
-        .public_key(request.public_key())
-        .serial_number(1000)
-        .not_valid_before(NOW - timedelta(days=400))
-        .not_valid_after(NOW + timedelta(days=3650))
-        .sign(authorities.SIGNING, hashes.SHA384())
-    )
+    key = REQUESTS["rsa-3072"].public_key()
+    made = builder(key, 1000, 400, 3650).sign(authorities.SIGNING, hashes.SHA384())
     # Without the version's five octets it is of version 1; both lengths before it shrink.
     der, stated = made.public_bytes(Encoding.DER), b"\xa0\x03\x02\x01\x02"
     outer, inner = (int.from_bytes(der[at : at + 2], "big") - len(stated) for at in (2, 6))
@@ -376,52 +346,25 @@ def naive() -> x509.Certificate:
 
 def generous() -> x509.Certificate:
     """What a CA signs that gives whatever is asked: critical, twice and for everything."""
-    bits = dict.fromkeys(
-        ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"], True
-    )
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-        **bits,
-    )
-    http = x509.UniformResourceIdentifier("http://evil.example/")
+    http, oid = x509.UniformResourceIdentifier("http://evil.example/"), x509.ObjectIdentifier
     values: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=None), False),
-        (usage, False),
+        (authorities.usage("content_commitment", "data_encipherment", "key_cert_sign", "crl_sign"), False),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), True),
-        (x509.SubjectAlternativeName([x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))] * 2), False),
+        (x509.SubjectAlternativeName([x509.RegisteredID(oid("1.2.3"))] * 2), False),
         (x509.SubjectKeyIdentifier(b"\1" * 20), True),
         (x509.AuthorityKeyIdentifier(b"\1" * 20, [x509.DirectoryName(SUBJECT)], 7), False),
-        (
-            x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), ["cps"])]),
-            False,
-        ),
-        (
-            x509.AuthorityInformationAccess(
-                [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, http)]
-            ),
-            False,
-        ),
+        (x509.CertificatePolicies([x509.PolicyInformation(oid("2.5.29.32.0"), ["cps"])]), False),
+        (x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.OCSP, http)]), False),
         (x509.CRLDistributionPoints([x509.DistributionPoint([http], None, None, None)]), False),
-        (x509.UnrecognizedExtension(x509.ObjectIdentifier(NO_REV_AVAIL), b"\5\0"), False),
+        (x509.UnrecognizedExtension(oid(NO_REV_AVAIL), b"\5\0"), False),
         (x509.TLSFeature([x509.TLSFeatureType.status_request_v2]), False),
-        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), False),
-    ]
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(SUBJECT)
-        .issuer_name(authorities.name("Somebody"))
-        .public_key(authorities.signing_key(authorities.hierarchy("p-256", ())).public_key())
-        .serial_number(2**100)
-        .not_valid_before(NOW)
-        .not_valid_after(NOW + timedelta(days=1))
-    )
+        (x509.UnrecognizedExtension(oid("1.2.3.4"), b"\5\0"), False),
+    ]  # fmt: skip
+    made = builder(authorities.signing_key(authorities.hierarchy("p-256", ())).public_key(), 2**100, 0, 1)
     for value, critical in values:
-        builder = builder.add_extension(value, critical)
-    return builder.sign(authorities.SIGNING, hashes.SHA384())
+        made = made.add_extension(value, critical)
+    return made.sign(authorities.SIGNING, hashes.SHA384())
 
 
 @pytest.mark.parametrize("line", CHECKS)

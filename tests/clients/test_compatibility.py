@@ -17,173 +17,116 @@ CURRENT = contract.plain(contract.load())
 Change = Callable[[dict[str, Any]], object]
 
 
-def schema(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """A schema of the document."""
-    found: dict[str, Any] = document["components"]["schemas"][name]
-    return found
+SCHEMAS = ("components", "schemas")
+SIGN = ("paths", "/sign", "post")
+PEM = ("paths", "/sign.pem", "post", "requestBody", "content")
+REQUEST = (*SCHEMAS, "SignRequest", "properties")
+CERTIFICATE = (*SCHEMAS, "SignedCertificate")
+SCHEMES = ("components", "securitySchemes")
+PURPOSE = {"type": "string"}
+QUESTION = {"name": "purpose", "in": "query", "schema": PURPOSE}
 
 
-def operation(document: dict[str, Any], path: str, method: str = "post") -> dict[str, Any]:
-    """An operation of the document."""
-    found: dict[str, Any] = document["paths"][path][method]
-    return found
+def at(document: Any, *place: str | int) -> Any:
+    """What stands at a place of the document."""
+    for step in place:
+        document = document[step]
+    return document
 
 
-def contents(document: dict[str, Any], path: str, status: str) -> dict[str, Any]:
-    """Media types of an answer."""
-    found: dict[str, Any] = operation(document, path)["responses"][status]["content"]
-    return found
+def put(*place: str | int, **members: object) -> Change:
+    """Other members there, or more."""
+    return lambda document: at(document, *place).update(members)
 
 
-def demand(document: dict[str, Any]) -> None:
-    """A request needs what it did not need before."""
-    schema(document, "SignRequest")["properties"]["purpose"] = {"type": "string"}
-    schema(document, "SignRequest")["required"].append("purpose")
+def drop(*place: str | int) -> Change:
+    """That member removed."""
+    return lambda document: at(document, *place[:-1]).pop(place[-1])
 
 
-def withhold(document: dict[str, Any]) -> None:
-    """An answer lacks what it always had."""
-    del schema(document, "SignedCertificate")["properties"]["serial_number"]
-    schema(document, "SignedCertificate")["required"].remove("serial_number")
+def add(*place: str | int, value: object) -> Change:
+    """An element more in the list there."""
+    return lambda document: at(document, *place).append(value)
+
+
+def remove(*place: str | int, value: object) -> Change:
+    """An element less."""
+    return lambda document: at(document, *place).remove(value)
+
+
+def both(*changes: Change) -> Change:
+    """One change after the other."""
+    return lambda document: [change(document) for change in changes]
 
 
 def rename(document: dict[str, Any]) -> None:
     """A schema, and with it a type of every client, has another name."""
-    text = json.dumps(document).replace('schemas/Problem"', 'schemas/Fault"')
-    document.update(json.loads(text))
-    schemas = document["components"]["schemas"]
-    schemas["Fault"] = schemas.pop("Problem")
+    document.update(json.loads(json.dumps(document).replace('schemas/Problem"', 'schemas/Fault"')))
+    at(document, *SCHEMAS)["Fault"] = at(document, *SCHEMAS).pop("Problem")
 
 
 def replicate(document: dict[str, Any]) -> None:
     """An operation more."""
     document["paths"]["/more"] = copy.deepcopy(document["paths"]["/health"])
-    operation(document, "/more", "get")["operationId"] = "more"
+    put("paths", "/more", "get", operationId="more")(document)
 
 
-QUESTION = {"name": "purpose", "in": "query", "schema": {"type": "string"}}
+# A request needs what it did not need before; an answer lacks what it always had.
+DEMAND = both(put(*REQUEST, purpose=PURPOSE), add(*SCHEMAS, "SignRequest", "required", value="purpose"))
+WITHHOLD = both(
+    drop(*CERTIFICATE, "properties", "serial_number"),
+    remove(*CERTIFICATE, "required", value="serial_number"),
+)
+XML = put(*SIGN, "responses", "200", content={"application/xml": {"schema": {"type": "object"}}})
 # What breaks, and the rule that says so.
 BREAKING: dict[str, tuple[Change, str]] = {
-    "an operation removed": (lambda it: it["paths"].pop("/ca.crl"), "GET /ca.crl: api path removed"),
-    "a method removed": (lambda it: it["paths"]["/sign"].pop("post"), "POST /sign: api removed"),
-    "an operation renamed": (
-        lambda it: operation(it, "/sign").update(operationId="issue"),
-        "(api-operation-id-removed)",
-    ),
-    "another tag": (lambda it: operation(it, "/sign").update(tags=["issue"]), "(api-tag-removed)"),
+    "an operation removed": (drop("paths", "/ca.crl"), "GET /ca.crl: api path removed"),
+    "a method removed": (drop(*SIGN), "POST /sign: api removed"),
+    "an operation renamed": (put(*SIGN, operationId="issue"), "(api-operation-id-removed)"),
+    "another tag": (put(*SIGN, tags=["issue"]), "(api-tag-removed)"),
     "a schema renamed": (rename, "(api-schema-removed)"),
-    "a required member of an answer removed": (withhold, "(response-required-property-removed)"),
-    "an optional member of an answer removed": (
-        lambda it: schema(it, "Problem")["properties"].pop("errors"),
-        "(response-optional-property-removed)",
-    ),
-    "a member of an answer that may be missing": (
-        lambda it: schema(it, "SignedCertificate")["required"].remove("serial_number"),
-        "(response-property-became-optional)",
-    ),
-    "a required member of a request": (demand, "(new-required-request-property)"),
-    "a member of a request removed": (
-        lambda it: schema(it, "SignRequest")["properties"].pop("validity"),
-        "(request-property-removed)",
-    ),
-    "a narrower enum": (
-        lambda it: schema(it, "ProfileName")["enum"].remove("peer"),
-        "(request-property-enum-value-removed)",
-    ),
-    "a wider enum in an answer": (
-        lambda it: schema(it, "ProfileName")["enum"].append("other"),
-        "(response-property-enum-value-added)",
-    ),
-    "a narrower string": (
-        lambda it: schema(it, "SignRequest")["properties"]["validity"].update(maxLength=10),
-        "(request-property-max-length-decreased)",
-    ),
-    "a shorter list": (
-        lambda it: schema(it, "BatchRequest")["properties"]["requests"].update(maxItems=100),
-        "components.schemas.BatchRequest.requests.maxItems: lowered",
-    ),
-    "another default": (
-        lambda it: schema(it, "SignRequest")["properties"]["text"].update(default=False),
-        "(request-property-default-value-changed)",
-    ),
-    "a required parameter": (
-        lambda it: operation(it, "/sign")["parameters"].append({**QUESTION, "required": True}),
-        "(new-required-request-parameter)",
-    ),
-    "a parameter that is required now": (
-        lambda it: operation(it, "/sign")["parameters"][0].update(required=True),
-        "(request-parameter-became-required)",
-    ),
-    "an answer removed": (
-        lambda it: operation(it, "/sign")["responses"].pop("202"),
-        "(response-success-status-removed)",
-    ),
-    "a refusal removed": (
-        lambda it: operation(it, "/sign")["responses"].pop("422"),
-        "(response-non-success-status-removed)",
-    ),
-    "another type in an answer": (
-        lambda it: schema(it, "Problem")["properties"]["status"].update(type="string"),
-        "(response-property-type-changed)",
-    ),
-    "another type in a request": (
-        lambda it: schema(it, "SignRequest")["properties"]["text"].update(type="string"),
-        "(request-property-type-changed)",
-    ),
-    "a media type of a request removed": (
-        lambda it: operation(it, "/sign.pem")["requestBody"]["content"].pop("application/pkcs10"),
-        "(request-body-media-type-removed)",
-    ),
-    "another media type of an answer": (
-        lambda it: contents(it, "/sign", "200").update(
-            {"application/xml": contents(it, "/sign", "200").pop("application/json")}
-        ),
-        "(response-media-type-removed)",
-    ),
-    "a key needed": (
-        lambda it: operation(it, "/health", "get").update(security=[{"apiKey": []}]),
-        "(api-security-added)",
-    ),
-    "a kind of key refused": (
-        lambda it: operation(it, "/.well-known/est/simpleenroll")["security"].remove({"basic": []}),
-        "(api-security-removed)",
-    ),
-    "another header for the key": (
-        lambda it: it["components"]["securitySchemes"]["apiKey"].update(name="x-key"),
-        "components.securitySchemes.apiKey: changed",
-    ),
-    "a kind of key removed": (
-        lambda it: it["components"]["securitySchemes"].pop("basic"),
-        "components.securitySchemes.basic: changed",
-    ),
-    "another place": (lambda it: it.update(servers=[{"url": "/v2"}]), "servers: changed"),
-}
+    "a required member of an answer removed": (WITHHOLD, "(response-required-property-removed)"),
+    "an optional member of an answer removed": (drop(*SCHEMAS, "Problem", "properties", "errors"), "(response-optional-property-removed)"),
+    "a member of an answer that may be missing": (remove(*CERTIFICATE, "required", value="serial_number"), "(response-property-became-optional)"),
+    "a required member of a request": (DEMAND, "(new-required-request-property)"),
+    "a member of a request removed": (drop(*REQUEST, "validity"), "(request-property-removed)"),
+    "a narrower enum": (remove(*SCHEMAS, "ProfileName", "enum", value="peer"), "(request-property-enum-value-removed)"),
+    "a wider enum in an answer": (add(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
+    "a narrower string": (put(*REQUEST, "validity", maxLength=10), "(request-property-max-length-decreased)"),
+    "a shorter list": (put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=100), "components.schemas.BatchRequest.requests.maxItems: lowered"),
+    "another default": (put(*REQUEST, "text", default=False), "(request-property-default-value-changed)"),
+    "a required parameter": (add(*SIGN, "parameters", value={**QUESTION, "required": True}), "(new-required-request-parameter)"),
+    "a parameter that is required now": (put(*SIGN, "parameters", 0, required=True), "(request-parameter-became-required)"),
+    "an answer removed": (drop(*SIGN, "responses", "202"), "(response-success-status-removed)"),
+    "a refusal removed": (drop(*SIGN, "responses", "422"), "(response-non-success-status-removed)"),
+    "another type in an answer": (put(*SCHEMAS, "Problem", "properties", "status", type="string"), "(response-property-type-changed)"),
+    "another type in a request": (put(*REQUEST, "text", type="string"), "(request-property-type-changed)"),
+    "a media type of a request removed": (drop(*PEM, "application/pkcs10"), "(request-body-media-type-removed)"),
+    "another media type of an answer": (XML, "(response-media-type-removed)"),
+    "a key needed": (put("paths", "/health", "get", security=[{"apiKey": []}]), "(api-security-added)"),
+    "a kind of key refused": (remove("paths", "/.well-known/est/simpleenroll", "post", "security", value={"basic": []}), "(api-security-removed)"),
+    "another header for the key": (put(*SCHEMES, "apiKey", name="x-key"), "components.securitySchemes.apiKey: changed"),
+    "a kind of key removed": (drop(*SCHEMES, "basic"), "components.securitySchemes.basic: changed"),
+    "another place": (put(servers=[{"url": "/v2"}]), "servers: changed"),
+}  # fmt: skip
 COMPATIBLE: dict[str, Change] = {
     "nothing": lambda _: None,
     "an operation": replicate,
-    "an optional member of a request": lambda it: schema(it, "SignRequest")["properties"].update(
-        purpose={"type": "string"}
+    "an optional member of a request": put(*REQUEST, purpose=PURPOSE),
+    "a member of an answer": put(*CERTIFICATE, "properties", more=PURPOSE),
+    "an optional parameter": add(*SIGN, "parameters", value=QUESTION),
+    "a wider string": put(*REQUEST, "validity", maxLength=64),
+    "a longer list": put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
+    "a refusal": put(*SIGN, "responses", **{"409": at(CURRENT, *SIGN, "responses", "422")}),
+    "a media type of a request": put(*PEM, **{"application/x-csr": {"schema": PURPOSE}}),
+    "other words": both(
+        put("info", description="Other words."),
+        put(*SIGN, summary="Other words", description="Other words."),
+        put(*SCHEMAS, "Problem", description="Other words."),
+        put(*SCHEMES, "basic", description="Other words."),
     ),
-    "a member of an answer": lambda it: schema(it, "SignedCertificate")["properties"].update(
-        more={"type": "string"}
-    ),
-    "an optional parameter": lambda it: operation(it, "/sign")["parameters"].append(QUESTION),
-    "a wider string": lambda it: schema(it, "SignRequest")["properties"]["validity"].update(maxLength=64),
-    "a longer list": lambda it: schema(it, "BatchRequest")["properties"]["requests"].update(maxItems=900),
-    "a refusal": lambda it: operation(it, "/sign")["responses"].update(
-        {"409": operation(it, "/sign")["responses"]["422"]}
-    ),
-    "a media type of a request": lambda it: operation(it, "/sign.pem")["requestBody"]["content"].update(
-        {"application/x-csr": {"schema": {"type": "string"}}}
-    ),
-    "other words": lambda it: (
-        it["info"].update(description="Other words."),
-        operation(it, "/sign").update(summary="Other words", description="Other words."),
-        schema(it, "Problem").update(description="Other words."),
-        it["components"]["securitySchemes"]["basic"].update(description="Other words."),
-    ),
-    "another example": lambda it: operation(it, "/sign")["requestBody"]["content"]["application/json"].update(
-        example={"csr": "-----BEGIN"}
+    "another example": put(
+        *SIGN, "requestBody", "content", "application/json", example={"csr": "-----BEGIN"}
     ),
 }
 
@@ -237,16 +180,16 @@ def test_an_addition_passes(folder: Path, change: str) -> None:
 def test_a_major_version_may_break(tmp_path: Path) -> None:
     """The next major version passes with a breaking change, and once released it is held to itself alone."""
     assert compatibility.release(CURRENT, tmp_path) == []
-    broken = changed(withhold, "1.0.0")
-    assert compatibility.faults(changed(withhold, "0.2.0"), tmp_path)
+    broken = changed(WITHHOLD, "1.0.0")
+    assert compatibility.faults(changed(WITHHOLD, "0.2.0"), tmp_path)
     assert compatibility.release(broken, tmp_path) == []
     assert sorted(each.name for each in tmp_path.iterdir()) == ["openapi-0.json", "openapi-1.json"]
     assert compatibility.faults(broken, tmp_path) == []
     assert compatibility.faults(changed(lambda _: None, "1.1.0"), tmp_path) == []
     demanding = copy.deepcopy(broken)
-    demand(demanding)
+    DEMAND(demanding)
     assert compatibility.faults(demanding, tmp_path)
-    assert compatibility.faults(changed(withhold, "3.0.0"), tmp_path) == [
+    assert compatibility.faults(changed(WITHHOLD, "3.0.0"), tmp_path) == [
         "info.version: 3.0.0 does not follow 1.x, the last that was released"
     ]
 
@@ -255,7 +198,7 @@ def test_what_breaks_is_not_released(tmp_path: Path) -> None:
     """A release replaces the one before it, octet for octet as `certlet openapi --plain` prints; a fault keeps it."""
     assert compatibility.release(CURRENT, tmp_path) == []
     kept = (tmp_path / "openapi-0.json").read_bytes()
-    assert compatibility.release(changed(withhold), tmp_path)
+    assert compatibility.release(changed(WITHHOLD), tmp_path)
     assert (tmp_path / "openapi-0.json").read_bytes() == kept
     more = changed(replicate)
     assert compatibility.release(more, tmp_path) == []

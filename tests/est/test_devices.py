@@ -44,7 +44,19 @@ def request(cwd: Path, name: str, cn: str = "device.example.com") -> None:
     """A key and a request, by strongSwan."""
     key = run("pki", "--gen", "--type", "ecdsa", "--size", "256", "--outform", "pem", cwd=cwd)
     (cwd / f"{name}.key").write_text(key.stdout)
-    made = run("pki", "--req", "--in", f"{name}.key", "--type", "ecdsa", "--dn", f"CN={cn}", cwd=cwd)
+    made = run(
+        "pki",
+        "--req",
+        "--in",
+        f"{name}.key",
+        "--type",
+        "ecdsa",
+        "--dn",
+        f"CN={cn}",
+        "--outform",
+        "pem",
+        cwd=cwd,
+    )
     (cwd / f"{name}.csr").write_text(made.stdout)
 
 

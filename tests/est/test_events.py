@@ -166,17 +166,6 @@ def test_a_rollover_forgets_nothing_that_was_revoked(tmp_path: Path) -> None:
     assert (again.returncode, b"it was revoked at" in again.stderr) == (1, True)
 
 
-def test_a_rollover_needs_the_list_of_what_was_revoked(tmp_path: Path) -> None:
-    """Without it, or with one that cannot be read, nothing is made."""
-    assert serving.certlet("init", "old", cwd=tmp_path).returncode == 0
-    listed = tmp_path / "old" / "revoked.yaml"
-    for text in ("- nonsense\n", None):
-        listed.unlink() if text is None else listed.write_text(text)
-        made = serving.certlet("rollover", "old", "new", cwd=tmp_path)
-        assert (made.returncode, b"old/revoked.yaml" in made.stderr) == (1, True)
-        assert not (tmp_path / "new").exists()
-
-
 def test_csrattrs_ask_for_nothing(directory: Path) -> None:
     """RFC 7030 4.5.2: 204, and an empty body."""
     for path in ("/csrattrs", "/client/csrattrs"):

@@ -44,7 +44,7 @@ def test_a_root_alone_is_an_issuer() -> None:
         (ca(), [root()], ROOT, "not the one in the CA certificate"),
         (ca(basic=None), [root()], SIGNING, "not a CA"),
         (ca(basic=x509.BasicConstraints(ca=False, path_length=None)), [root()], SIGNING, "not a CA"),
-        (ca(usage=usage(cert_sign=False)), [root()], SIGNING, "may not sign"),
+        (ca(usage=usage("crl_sign")), [root()], SIGNING, "may not sign"),
         (ca(usage=None), [root()], SIGNING, "may not sign"),
         (ca(ski=None), [root()], SIGNING, "no subject key identifier"),
         (ca(), [root(basic=x509.BasicConstraints(ca=True, path_length=0))], SIGNING, "pathLen"),
