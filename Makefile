@@ -54,8 +54,8 @@ deploy: setup
 	.venv/bin/certlet openapi --template $(OWN) $(WITH_EST) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
 
-# All figures, against cfssl and of the zip, into bench/README.md, docs/bench.svg and build/; BENCH="--short" and
-# so on. It wants a quiet machine.
+# All figures, against cfssl and of the zip, into bench/figures.md and build/; BENCH=--short and so on. It needs a
+# quiet machine.
 bench: setup .venv/tox
 	.venv/bin/tox exec -q -e bench -- python -m bench $(BENCH)
 

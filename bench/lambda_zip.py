@@ -1,4 +1,4 @@
-"""The zip: its size, its cold start and what is imported then, its warm time and its memory.
+"""The zip: its size, its cold start, its warm time and its memory.
 
 Cold start is from the process's start to its first signed certificate, under Lambda's own runtime client,
 against the same with a handler that only imports cryptography and signs with it. Warm is the handler's
@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,8 +35,6 @@ MAX_MEGABYTES: Final = 12
 MAX_COLD: Final = 3  # times cryptography alone
 MAX_WARM: Final = 2.5  # times authority.issue
 MAX_RESIDENT: Final = 100  # MB
-OURS: Final = ("function", "service")  # the zip's own packages
-_IMPORTED: Final = re.compile(r"import time: +(\d+) \| +(\d+) \|( +)(\S+)$", re.MULTILINE)
 PASSPHRASE: Final = "bench"  # noqa: S105 - of a CA that ends with the run
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -60,23 +55,6 @@ def handler(event, context):
 
 
 @dataclass(frozen=True)
-class Imports:
-    """What is imported until the first event can be answered, as `-X importtime` tells it.
-
-    Attributes:
-        own, others, standard: milliseconds in our modules, in other packages, in Python's.
-        modules: how many there are.
-        most: the packages that take the most, their modules added up, milliseconds.
-    """
-
-    own: float
-    others: float
-    standard: float
-    modules: int
-    most: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
 class ZipFigures:
     """All of the zip's.
 
@@ -85,7 +63,6 @@ class ZipFigures:
         cold: start to the first certificate, against cryptography alone.
         warm: the handler, without text, against `authority.issue`.
         resident: MB of memory at the first answer.
-        imports: the median of several starts, by their sum.
         targets: of the four, in this order.
     """
 
@@ -93,7 +70,6 @@ class ZipFigures:
     cold: Spread
     warm: Spread
     resident: float
-    imports: Imports
     targets: tuple[Target, ...]
 
 
@@ -118,36 +94,6 @@ def _microseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) / CALLS * 1e6
 
 
-def imports(told: str) -> Imports:
-    """What `-X importtime` told of the function's module and all beneath it.
-
-    Raises:
-        BenchError: it told nothing of it.
-    """
-    found = [(int(own), len(depth), name) for own, _, depth, name in _IMPORTED.findall(told)]
-    last = next((number for number, (_, _, name) in enumerate(found) if name == "function"), None)
-    if last is None:
-        raise BenchError(f"nothing was imported: {told}")
-    # Modules stand above the one that imported them; the interpreter's own start ends at the last at its depth.
-    first = max((number for number in range(last) if found[number][1] <= found[last][1]), default=-1) + 1
-    packages: Counter[str] = Counter()
-    for own, _, name in found[first : last + 1]:
-        packages[name.partition(".")[0]] += own
-    totals = {"own": 0.0, "others": 0.0, "standard": 0.0}
-    for package, own in packages.items():
-        kind = "own" if package in OURS else "standard" if package in sys.stdlib_module_names else "others"
-        totals[kind] += own / 1000
-    most = tuple((package, own / 1000) for package, own in packages.most_common(10))
-    return Imports(modules=last + 1 - first, most=most, **totals)
-
-
-def _imported(task: Path) -> Imports:
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(task), CA_PASSPHRASE: PASSPHRASE}
-    command = [sys.executable, "-S", "-X", "importtime", "-c", "import function"]
-    ran = subprocess.run(command, cwd=task, env=env, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
-    return imports(ran.stderr)
-
-
 def measure(rounds: int) -> ZipFigures:
     """Build the zip, and measure it.
 
@@ -168,7 +114,6 @@ def measure(rounds: int) -> ZipFigures:
         answers = [
             (_first_answer(task, client, log), _first_answer(bare, client, log)) for _ in range(rounds)
         ]
-        starts = sorted((_imported(task) for _ in range(rounds)), key=lambda each: each.own + each.others)
         megabytes = archive.stat().st_size / 1e6
         cold = Spread.ratio([ours[0] for ours, _ in answers], [floor[0] for _, floor in answers])
         resident = max(ours[1] for ours, _ in answers)
@@ -180,7 +125,7 @@ def measure(rounds: int) -> ZipFigures:
         (MAX_RESIDENT, resident),
     )
     targets = tuple(Target(bound, value <= bound, at_most=True) for bound, value in reached)
-    return ZipFigures(megabytes, cold, warm, resident, starts[len(starts) // 2], targets)
+    return ZipFigures(megabytes, cold, warm, resident, targets)
 
 
 def _bare(task: Path, bare: Path) -> Path:

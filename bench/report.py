@@ -1,11 +1,11 @@
-"""The figures as Markdown tables, for the terminal and for bench/README.md."""
+"""The figures as Markdown tables, for the terminal and for bench/figures.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from bench.figures import Comparison, Cost, Served, Share, Spread, Target
+from bench.figures import Comparison, Cost, Served, Share, Spread
 from bench.lambda_zip import ZipFigures
 
 _WHAT: Final = ("CA", "connections", "asked")
@@ -13,14 +13,14 @@ _WHAT: Final = ("CA", "connections", "asked")
 
 def report(comparison: Comparison, lambda_zip: ZipFigures) -> str:
     """All tables, in the order in which they are read."""
-    return "\n\n".join([*_comparison(comparison), *_zip(lambda_zip)]) + "\n"
+    return "\n\n".join(["# Figures", *_comparison(comparison), *_zip(lambda_zip)]) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
     yield "; ".join(f"{name}: {value}" for name, value in comparison.conditions.items()) + "."
     if comparison.dropped:
         yield f"{comparison.dropped} measurements were repeated, because some answers were no success."
-    yield "### Against cfssl"
+    yield "## Against cfssl"
     yield _table(
         [*_WHAT, "certificates/s", "x cfssl", "target", "x by CPU time"],
         map(_rates, comparison.served),
@@ -32,7 +32,7 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
         ["request", "cfssl", "Certlet"],
         ([each.asked, each.theirs, each.ours] for each in comparison.differences),
     )
-    yield "### Floors"
+    yield "## Floors"
     yield _table(
         ["µs for a certificate", *(f"{share.ca} CA" for share in comparison.shares)],
         [*_costs(comparison.costs), *_shares(comparison.shares)],
@@ -76,7 +76,7 @@ def _shares(shares: Sequence[Share]) -> Iterator[list[str]]:
 
 
 def _zip(found: ZipFigures) -> Iterator[str]:
-    yield "### The Lambda zip"
+    yield "## The Lambda zip"
     values = (
         ("size, MB", f"{found.megabytes:.1f}"),
         ("cold start, to the first signed certificate, x cryptography alone", _spread(found.cold)),
@@ -85,13 +85,6 @@ def _zip(found: ZipFigures) -> Iterator[str]:
     )
     rows = ([*value, str(target)] for value, target in zip(values, found.targets, strict=True))
     yield _table(["figure", "measured", "target"], rows)
-    imports = found.imports
-    yield (
-        f"A cold start imports {imports.modules} modules: {imports.others:.0f} ms in other packages, "
-        f"{imports.own:.0f} ms in ours (`function` prepares the first answer in it), "
-        f"{imports.standard:.0f} ms in Python's own. The most:"
-    )
-    yield _table(["package", "ms"], ([f"`{name}`", f"{took:.1f}"] for name, took in imports.most))
 
 
 def _spread(spread: Spread, digits: int = 2) -> str:
@@ -109,13 +102,3 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines.insert(1, ["-" * width for width in widths])
     cells = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def verdicts(comparison: Comparison, lambda_zip: ZipFigures) -> list[tuple[str, Target]]:
-    """Every target, and whether it was kept."""
-    served = [
-        (f"{each.name}, {each.ca} CA, x cfssl", each.target) for each in comparison.served if each.target
-    ]
-    shares = [(f"batch, {each.ca} CA, x authority.issue", each.target) for each in comparison.shares]
-    names = ("zip: MB", "zip: cold start", "zip: warm handler", "zip: memory")
-    return [*served, *shares, *zip(names, lambda_zip.targets, strict=True)]

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench import figures, floors, lambda_zip, load, peers, plot, report, results
+from bench import figures, floors, load, peers
 from bench.figures import Spread, Target
 from bench.load import BenchError, Load, Refused
 from bench.peers import Server
@@ -45,7 +44,7 @@ def ours(directory: Path, ca: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def short(directory: Path) -> Path:
     """What a short run wrote; what it put nowhere else."""
-    kept = [path.read_bytes() if path.exists() else b"" for path in (command.README, command.PLOT)]
+    before = command.FIGURES.read_bytes()
     ran = subprocess.run(
         [sys.executable, "-m", "bench", "--short", "--output", str(directory / "out")],
         cwd=serving.ROOT,
@@ -54,8 +53,8 @@ def short(directory: Path) -> Path:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert (directory / "out" / "bench.md").read_text() in ran.stdout
-    assert kept == [path.read_bytes() if path.exists() else b"" for path in (command.README, command.PLOT)]
+    assert (directory / "out" / "figures.md").read_text() in ran.stdout
+    assert command.FIGURES.read_bytes() == before
     return directory / "out"
 
 
@@ -93,12 +92,10 @@ def test_a_short_run_has_every_floor(short: Path) -> None:
 
 
 def test_a_short_run_has_the_zip(short: Path) -> None:
-    """Size, cold start, warm time, memory, and what was imported, ours and others'."""
+    """Size, cold start, warm time, memory."""
     found = json.loads((short / "bench.json").read_text())["zip"]
-    imports = found["imports"]
     values = [found["megabytes"], found["cold"]["median"], found["warm"]["median"], found["resident"]]
-    assert all(map(is_positive, [*values, imports["own"], imports["others"], imports["standard"]]))
-    assert {"service", "cryptography"} <= {name for name, _ in imports["most"]}
+    assert all(map(is_positive, values))
     assert [target["bound"] for target in found["targets"]] == [12, 3, 2.5, 100]
 
 
@@ -114,17 +111,6 @@ def test_a_short_run_tells_them_apart(short: Path) -> None:
     ]
     assert [each["ours"] for each in found] == ours
     assert all(each["theirs"] for each in found)
-
-
-def test_a_short_run_is_drawn(short: Path) -> None:
-    """The plot is well-formed, and has a bar for each way of asking under each CA, and their targets."""
-    root = ET.parse(short / "bench.svg").getroot()  # noqa: S314 - we wrote it
-    space = "{http://www.w3.org/2000/svg}"
-    texts = [each.text for each in root.iter(f"{space}text")]
-    assert [texts.count(name) for name in NAMES] == [2, 2, 2, 2]
-    bars = [each for each in root.iter(f"{space}rect") if each.get("class") in ("ours", "theirs")]
-    assert len(bars) == 8
-    assert len([each for each in root.iter(f"{space}line") if each.get("class") == "target"]) == 4
 
 
 def test_ratios_are_of_medians_with_the_spread_of_rounds() -> None:
@@ -223,37 +209,6 @@ def test_cfssl_that_does_not_start_is_told(tmp_path: Path, ca: Path, monkeypatch
         pass
 
 
-def test_results_are_read_as_they_were_written(short: Path) -> None:
-    """So tables and plot can be made again, of the JSON alone."""
-    text = (short / "bench.json").read_text()
-    found = results.load(text)
-    assert results.encode(found) == text
-    assert report.report(found.comparison, found.zip) == (short / "bench.md").read_text()
-    assert plot.svg(found.comparison) == (short / "bench.svg").read_text()
-    with pytest.raises(KeyError):
-        results.load("{}")
-
-
-TOLD = """import time: self [us] | cumulative | imported package
-import time:       900 |        900 | encodings
-import time:      1000 |       1000 |       cryptography.x509
-import time:      2000 |       3000 |     cryptography
-import time:       500 |        500 |     json
-import time:      4000 |       7500 |   service
-import time:       100 |       7600 | function
-import time:        50 |         50 | atexit
-"""
-
-
-def test_imports_are_told_apart() -> None:
-    """Ours, others' and Python's own, of what the function's module imports and nothing else."""
-    found = lambda_zip.imports(TOLD)
-    assert (found.own, found.others, found.standard, found.modules) == (4.1, 3.0, 0.5, 5)
-    assert found.most[:2] == (("service", 4.0), ("cryptography", 3.0))
-    with pytest.raises(BenchError, match="nothing was imported"):
-        lambda_zip.imports(TOLD.replace("function", "another"))
-
-
 @pytest.mark.parametrize(
     ("error", "is_helped"), [(Refused("u: {'refused': 1}"), True), (BenchError("u: no"), False)]
 )
@@ -265,16 +220,8 @@ def test_who_is_refused_hears_what_to_do(
     def measured(_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(command, "_measured", measured)
+    monkeypatch.setattr(command, "_measure", measured)
     assert command.main(["--short"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"bench: {error}"
     assert [command.SMALLER in line for line in said[1:]] == [True] * is_helped
-
-
-def test_figures_go_between_their_marks() -> None:
-    """What people wrote around them stays; a page without the marks is refused."""
-    page = f"before\n{command.BEGIN}old\n{command.END}after\n"
-    assert command.between_marks(page, "new\n") == f"before\n{command.BEGIN}\nnew\n\n{command.END}after\n"
-    with pytest.raises(ValueError, match="where the figures go"):
-        command.between_marks(f"{command.END}{command.BEGIN}", "new\n")
