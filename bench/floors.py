@@ -19,13 +19,13 @@ from bench import load, peers
 from bench.load import BenchError
 from service import contract
 from service.audit import Event
-from service.authority import Authority, Custody, IssuedCertificate
-from service.pki import signing
+from service.authority import Authority, IssuedCertificate, LoadedCA
+from service.pki import keys
 from service.signers import file
 from tests import authorities
 
 ISSUE: Final = "authority.issue, one after the other"
-ISSUE_ALL: Final = f"authority.issue_all, {peers.BATCH} at a time"
+ISSUE_ALL: Final = f"authority.issue_batch, {peers.BATCH} at a time"
 LOAD, PROVE, SIGN, PEM = (
     f"cryptography: {what}"
     for what in ("load the CSR", "its proof of possession", "build and sign", "certificate to PEM")
@@ -74,8 +74,8 @@ def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
             authority.issue(order)
 
     def all_at_once() -> None:
-        if not all(isinstance(each, IssuedCertificate) for each in authority.issue_all(orders)):
-            raise BenchError("issue_all refused a request")
+        if not all(isinstance(each, IssuedCertificate) for each in authority.issue_batch(orders)):
+            raise BenchError("issue_batch refused a request")
 
     return {ISSUE: (one_by_one, len(orders)), ISSUE_ALL: (all_at_once, len(orders))}
 
@@ -87,7 +87,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     pem = peers.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
     like = _authority(ca).issue(authorities.order(pem)).certificate
-    hashed = signing.signature_hash(key.public_key())
+    hashed = keys.signature_hash(key.public_key())
 
     def sign() -> x509.Certificate:
         now = datetime.now(UTC)
@@ -111,7 +111,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _authority(ca: Path) -> Authority:
     """As the server composes it, but for the audit events, which nobody writes."""
-    kept = Custody(file.load(ca, None), file.serial_secret(ca))
+    kept = LoadedCA(file.load(ca, None), file.serial_secret(ca))
     profiles = contract.profiles(authorities.document())
     return Authority(lambda: kept, profiles, lambda: datetime.now(UTC), _forget)
 

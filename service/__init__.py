@@ -10,7 +10,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     overrides    the operator's profiles file: parsed with line numbers, checked by profiles.schema.json
     pki          the core: requests, keys, names, profiles, issuers, certificates, renewal, CRLs. Pure
     signers      where the CA's key lives; each returns an ordinary private key. And the lists beside it
-    authority    the story: load, prove, permit, template, intent, sign, verify, result
+    authority    issuance: parse, verify, evaluate, record the intent, sign, verify, record the result
     audit        the record of what was issued: a storageless CA's only memory
     settings     what the environment says
     secrecy      no core files of processes that hold secrets

@@ -33,8 +33,8 @@ class Event:
         names: the subject alternative names; in a refusal those that were asked for, as sent.
         common_name: the subject's common name; in a refusal as the names.
         subject_public_key_sha256: of the SubjectPublicKeyInfo, hexadecimal.
-        template_sha256: of the TBSCertificate (RFC 5280 4.1), DER, with the serial number 0: all that the
-            certificate holds but serial number and signature.
+        template_sha256: of all that the certificate will hold but issuer, serial number and signature
+            (`CertificateSpec.digest`), hexadecimal.
         not_before, not_after: RFC 3339, UTC.
         fingerprint_sha256: of the certificate, hexadecimal; in a result alone.
         reasons: code and detail of every refusal.

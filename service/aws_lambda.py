@@ -16,7 +16,7 @@ from wsgiref.types import WSGIApplication
 import awsgi
 
 from service import audit, contract, signers
-from service.authority import Authority, Custody, Mapper
+from service.authority import Authority, LoadedCA, MapFunction
 from service.pki.errors import IssuerUnavailable
 from service.settings import KeySource, Settings
 from service.signers import lists
@@ -58,7 +58,7 @@ def prepare() -> None:
     """
     _application()
     try:
-        _custody()
+        _load_ca()
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     gc.collect()
@@ -76,7 +76,7 @@ def _settings() -> Settings:
 
 
 @functools.cache
-def _custody() -> Custody:
+def _load_ca() -> LoadedCA:
     """The issuer, and so on. Like all that is cached here, only a success is: a failure is tried again."""
     return signers.load(_settings())
 
@@ -87,22 +87,23 @@ def _application() -> WSGIApplication:
     settings = _settings()
     document = contract.load(settings.profiles)
     authority = Authority(
-        custody=_custody,
+        load_ca=_load_ca,
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
         record=audit.to_descriptor(_audit_log(settings), settings.metrics),
         revoked=lambda: lists.revoked(settings.ca),
-        together=_threads,
+        parallel_map=_thread_pool_map,
     )
     return app.create(document, authority, settings.api_key_names)
 
 
 @functools.cache
-def _threads() -> Mapper:
-    return threads(KMS_AT_ONCE if _settings().key_source is KeySource.KMS else len(os.sched_getaffinity(0)))
+def _thread_pool_map() -> MapFunction:
+    is_remote = _settings().key_source is KeySource.KMS
+    return thread_pool_map(KMS_AT_ONCE if is_remote else len(os.sched_getaffinity(0)))
 
 
-def threads(number: int) -> Mapper:
+def thread_pool_map(number: int) -> MapFunction:
     """As `map`, in so many threads."""
     if number == 1:
         return map

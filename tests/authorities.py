@@ -12,17 +12,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from service import contract
 from service.audit import Event
-from service.authority import Authority, Custody, IssuanceRequest, Principal, PrincipalKind
-from service.pki import ceremony
-from service.pki.draft import Plan
+from service.authority import Authority, IssuanceRequest, LoadedCA, Principal, PrincipalKind
+from service.pki import ceremony, csr, evaluation
+from service.pki.certificate import CertificateSpec
+from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
-from service.pki.profile import Asked
-from service.pki.template import CertificateSpec
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -120,28 +120,31 @@ class Counting(Issuer):
 
     count = 0
 
-    def sign(self, to_be_signed: bytes) -> bytes:
+    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """As any does."""
         self.count += 1
-        return super().sign(to_be_signed)
+        return super().sign(builder)
 
 
-def signed(by: Issuer, planned: CertificateSpec, serial_number: int = 1) -> x509.Certificate:
-    """What an issuer makes of a template."""
-    return x509.load_der_x509_certificate(by.sign(planned.to_be_signed(serial_number)))
-
-
-def under(
+def context(
     profile: str | None = None,
     of: Issuer | None = None,
     policy: Profiles | None = None,
     now: datetime = NOW,
-    asked: Asked | None = None,
     principal: str = CALLER.name,
-) -> Plan:
-    """What a certificate is planned under."""
+    **more: Any,
+) -> IssuanceContext:
+    """What a request is evaluated against."""
     chosen = policy or profiles()
-    return Plan(chosen.named(profile), chosen, principal, of or issuer(), now, now, asked or Asked())
+    return IssuanceContext(chosen.named(profile), chosen, principal, of or issuer(), now, now, **more)
+
+
+def evaluate(
+    request: x509.CertificateSigningRequest, issuance_context: IssuanceContext | None = None
+) -> CertificateSpec:
+    """What would be issued for a request."""
+    loaded = csr.load(request.public_bytes(Encoding.DER))
+    return evaluation.evaluate(loaded, issuance_context or context())
 
 
 SERIAL_SECRET = bytes(range(32))
@@ -155,7 +158,7 @@ def authority(
     serial_secret: bytes | None = SERIAL_SECRET,
 ) -> Authority:
     """An authority whose clock stands at `now`."""
-    kept = Custody(of or issuer(), serial_secret)
+    kept = LoadedCA(of or issuer(), serial_secret)
     record = (log if log is not None else Log()).extend
     return Authority(lambda: kept, policy or profiles(), lambda: now, record)
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, signing
+from service.pki import keys
 
 KINDS = tuple(sorted(keys.GENERATORS))
 FAST_KINDS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
@@ -54,7 +54,7 @@ def build(
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(key(kind), signing.signature_hash(key(kind).public_key()))
+    return builder.sign(key(kind), keys.signature_hash(key(kind).public_key()))
 
 
 def pem(request: x509.CertificateSigningRequest) -> bytes:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import audit
 from service.audit import Event
-from service.authority import Authority, Custody
+from service.authority import Authority, LoadedCA
 from service.pki import encoding
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
@@ -96,7 +96,7 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
         hashlib.sha256(spki).hexdigest(),
     )
     assert b"\n" not in audit.line(log[0])[:-1]
-    unread, *_ = authority.issue_all([order(b"junk"), order(csrs.pem(request))])
+    unread, *_ = authority.issue_batch([order(b"junk"), order(csrs.pem(request))])
     assert isinstance(unread, IssuanceError)
     assert (log[1].names, log[1].subject_public_key_sha256) == ((), "")
     assert log[2].names == log[0].names
@@ -111,8 +111,8 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
     answers: Iterator[Callable[[], Issuer]] = iter([broken_issuer, authorities.issuer])
 
-    def custody() -> Custody:
-        return Custody(next(answers)())
+    def custody() -> LoadedCA:
+        return LoadedCA(next(answers)())
 
     authority = Authority(custody, authorities.profiles(), lambda: NOW, Log().extend)
     with pytest.raises(IssuerUnavailable):
@@ -132,7 +132,7 @@ def test_without_a_record_no_certificate(fails_at: int, signed: int) -> None:
             raise OSError(28, "No space left on device")
         written.extend(events)
 
-    authority = Authority(lambda: Custody(issuer), authorities.profiles(), lambda: NOW, record)
+    authority = Authority(lambda: LoadedCA(issuer), authorities.profiles(), lambda: NOW, record)
     with pytest.raises(IssuerUnavailable, match="audit log"):
         authority.issue(order(GOOD))
     assert issuer.count == signed
@@ -151,7 +151,7 @@ def test_readiness_follows_the_clock() -> None:
 def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
     readings, log = iter([NOW, NOW + later]), Log()
-    kept = Custody(authorities.issuer())
+    kept = LoadedCA(authorities.issuer())
     authority = Authority(lambda: kept, authorities.profiles(), lambda: next(readings), log.extend)
     certificate = authority.issue(order(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
@@ -240,8 +240,8 @@ def test_an_issuer_error_is_not_the_client_s_fault() -> None:
     class Breaking(Issuer):
         """Fails when it signs."""
 
-        def sign(self, to_be_signed: bytes) -> bytes:
-            raise IssuerError(f"no signature for {len(to_be_signed)} octets")
+        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+            raise IssuerError(f"no signature for {builder}")
 
     made = authorities.hierarchy()
     issuer = Breaking(made.signing, [made.root], authorities.signing_key(made))

@@ -19,7 +19,7 @@ from jsonschema import Draft4Validator
 
 from service import aws_lambda, contract
 from service.audit import Event
-from service.authority import Authority, Custody, IssuedCertificate
+from service.authority import Authority, IssuedCertificate, LoadedCA
 from service.pki.csr import MAX_DER_BYTES
 from service.pki.errors import BadCSR, IssuerUnavailable
 from service.pki.issuer import Issuer
@@ -247,7 +247,7 @@ def test_the_room_that_is_kept_suffices() -> None:
             for text in (True, False):
                 answer = operations._BatchAnswer("urn:uuid:0", text=text)
                 order = authorities.order(data)
-                answer.add(authority.issue_all([order]))
+                answer.add(authority.issue_batch([order]))
                 assert '"certificate"' in answer.encode().decode()
                 assert len(answer.encode()) < answer._most_bytes(order)
 
@@ -274,7 +274,7 @@ def test_the_room_that_is_kept_suffices_for_notes(
     order = authorities.order(base64.b64encode(csrs.der(request)))
     assert len(order.csr) > 50_000
     answer = operations._BatchAnswer("urn:uuid:0", text=text_too)
-    answer.add(authorities.authority().issue_all([order]))
+    answer.add(authorities.authority().issue_batch([order]))
     (result,) = json.loads(answer.encode())["results"]
     assert len(result["certificate"]["notes"]) >= number
     assert len(answer.encode()) < answer._most_bytes(order)
@@ -350,9 +350,9 @@ def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcom
             raise OSError("disk full")
         written.append([event.event for event in events])
 
-    authority = Authority(lambda: Custody(issuer), authorities.profiles(), lambda: authorities.NOW, record)
+    authority = Authority(lambda: LoadedCA(issuer), authorities.profiles(), lambda: authorities.NOW, record)
     requests = [request(0), "nonsense", request(1)]
-    found = authority.issue_all([authorities.order(each.encode()) for each in requests])
+    found = authority.issue_batch([authorities.order(each.encode()) for each in requests])
     assert list(map(type, found)) == outcomes
     assert issuer.count == signed
     whole = [["refusal"], ["intent", "intent"], ["result", "result"]]
@@ -369,20 +369,19 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
             used.append(key)
             return threads.map(function, items)
 
-    kept = Custody(authorities.issuer(key))
+    kept = LoadedCA(authorities.issuer(key))
     authority = Authority(
         lambda: kept,
         authorities.profiles(),
         lambda: authorities.NOW,
         authorities.Log().extend,
-        together=lambda: together,
+        parallel_map=lambda: together,
     )
     sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]
-    found = authority.issue_all([authorities.order(each) for each in sent])
+    found = authority.issue_batch([authorities.order(each) for each in sent])
     assert len(used) == times
     names = [
-        each.template.subject.rfc4514_string() if isinstance(each, IssuedCertificate) else ""
-        for each in found
+        each.spec.subject.rfc4514_string() if isinstance(each, IssuedCertificate) else "" for each in found
     ]
     assert names == [f"CN=n{number}.example.com" if number % 3 else "" for number in range(12)]
     for each in found:
@@ -390,19 +389,19 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
             each.certificate.verify_directly_issued_by(kept.issuer.certificate)
 
 
-def test_a_key_elsewhere_signs_slowly() -> None:
+def test_a_key_elsewhere_parallelise() -> None:
     """What is asked over a network is asked for several at once, whatever its kind."""
     made = authorities.hierarchy()
     issuer = Issuer(made.signing, [made.root], authorities.signing_key(made), is_deterministic=False)
-    assert issuer.signs_slowly
-    assert not authorities.issuer().signs_slowly
+    assert issuer.parallelise
+    assert not authorities.issuer().parallelise
 
 
 @pytest.mark.parametrize("number", [1, 2, 8])
 def test_threads_work_at_once(number: int) -> None:
     """So many signatures are in the making at the same time: each waits for all the others."""
     meeting = threading.Barrier(number)
-    assert sorted(aws_lambda.threads(number)(lambda _: meeting.wait(10), range(number))) == list(
+    assert sorted(aws_lambda.thread_pool_map(number)(lambda _: meeting.wait(10), range(number))) == list(
         range(number)
     )
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.authority import Authority, Custody
+from service.authority import Authority, LoadedCA
 from service.pki import encoding
 from service.pki.revocation import Revoked
 from service.signers import lists
@@ -212,7 +212,7 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
         Revoked(7, now - timedelta(days=1), x509.ReasonFlags.superseded),
         Revoked(8, now - timedelta(1)),
     ]
-    kept = Custody(authorities.issuer(kind))
+    kept = LoadedCA(authorities.issuer(kind))
     made = Authority(
         lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked[:entries]
     )

@@ -31,7 +31,7 @@ from service import client, files, secrecy
 from service.cli import arguments
 from service.cli.arguments import KEY_PASSPHRASE, Commands
 from service.cli.terminal import CommandError, say, warn
-from service.pki import encoding, keys, names, signing
+from service.pki import encoding, keys, names
 from service.pki.errors import RejectedIdentifier, quoted
 from service.pki.names import Name, NameKind
 
@@ -200,7 +200,7 @@ def request(
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    made = builder.sign(key, signing.signature_hash(key.public_key()))
+    made = builder.sign(key, keys.signature_hash(key.public_key()))
     return made.public_bytes(Encoding.PEM).decode("ascii")
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, signing
+from service.pki import keys
 from service.pki.errors import IssuerError
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years
@@ -159,7 +159,7 @@ def _root(
         .not_valid_before(start)
         .not_valid_after(start + ROOT_VALIDITY - timedelta(seconds=1))
     )
-    return builder.sign(private_key, signing.signature_hash(private_key.public_key())), private_key
+    return builder.sign(private_key, keys.signature_hash(private_key.public_key())), private_key
 
 
 def _signing_key(
@@ -197,7 +197,7 @@ def _signing(
     )
     if constraints:
         builder = builder.add_extension(constraints, critical=True)
-    return builder.sign(root_key, signing.signature_hash(root_key.public_key()))
+    return builder.sign(root_key, keys.signature_hash(root_key.public_key()))
 
 
 def _dn(common_name: str) -> x509.Name:

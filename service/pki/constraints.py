@@ -135,10 +135,5 @@ def _mailbox_within(mailbox: str, base: str) -> bool:
 def _subject_within(subject: x509.Name, base: x509.GeneralName) -> bool:
     if not isinstance(base, x509.DirectoryName):
         return False
-    limit = [_folded(rdn) for rdn in base.value.rdns]
-    return [_folded(rdn) for rdn in subject.rdns][: len(limit)] == limit
-
-
-def _folded(rdn: x509.RelativeDistinguishedName) -> frozenset[tuple[str, str]]:
-    """Case and inner spaces do not count (RFC 5280 7.1)."""
-    return frozenset((each.oid.dotted_string, " ".join(str(each.value).casefold().split())) for each in rdn)
+    limit = names.canonical_dn(base.value)
+    return names.canonical_dn(subject)[: len(limit)] == limit

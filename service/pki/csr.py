@@ -125,7 +125,7 @@ def load(data: bytes) -> CertificationRequest:
     keys.verify_signature_algorithm(signature_algorithm, signature_hash)
     public_key = _public_key(request)
     kind = keys.kind_of(public_key)
-    keys.verify_encoding(kind, bits, spki)
+    keys.verify_canonical_spki(public_key, spki)
     weakness.verify_strength(public_key)
     _verify_possession(request, signed, public_key)
     return CertificationRequest(

@@ -19,7 +19,7 @@ from service.pki import encoding
 
 WINDOW: Final = timedelta(minutes=5)
 SECRET_BYTES: Final = 32
-_DOMAIN: Final = b"certlet serial number 2"
+_DOMAIN: Final = b"certlet serial number 3"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _VERSION_7: Final = 7
 _SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)
@@ -30,7 +30,7 @@ class Window:
     """When a certificate counts as issued, and until when a retry gets the same one, UTC."""
 
     issued_at: datetime
-    until: datetime
+    expires_at: datetime
 
 
 def window(key: str, now: datetime) -> Window:
@@ -63,6 +63,6 @@ def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
         secret: 32 octets that serve nothing else; who knows them can foretell serial numbers.
         inputs: who asked for what, and all that the certificate holds, but for the serial number.
     """
-    code = hmac.digest(secret, encoding.joined((_DOMAIN, *inputs)), "sha256")
+    code = hmac.digest(secret, encoding.length_prefixed((_DOMAIN, *inputs)), "sha256")
     number = int.from_bytes(code, "big") >> (256 - _SERIAL_BITS)
     return number or 1  # zero is no serial number

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service.pki import constraints, encoding, keys, signing
+from service.pki import constraints, keys
 from service.pki.errors import BadPublicKey, IssuerError
-from service.pki.names import DistinguishedName, Name, distinguished_name
+from service.pki.keys import Hash
+from service.pki.names import Name
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
+_S_co = TypeVar("_S_co", covariant=True)
 
 _HANDLED: Final = (
     x509.BasicConstraints,
@@ -22,7 +24,18 @@ _HANDLED: Final = (
     x509.ExtendedKeyUsage,
     x509.NameConstraints,
 )
-_PROBE: Final = b"certlet: can this key sign?"  # no certificate: DER begins otherwise
+
+
+class _Builder(Protocol[_S_co]):
+    """Any of the library's builders."""
+
+    def sign(
+        self,
+        private_key: CertificateIssuerPrivateKeyTypes,
+        algorithm: Hash | None,
+        *,
+        ecdsa_deterministic: bool | None,
+    ) -> _S_co: ...
 
 
 class Issuer:
@@ -35,12 +48,11 @@ class Issuer:
         intermediates: what a TLS server sends after its own certificate: issuer first, no root.
         previous: the certificates of the CA that this one succeeds, under which certificates may still
             be valid: served beside the chain, and never signed under.
-        subject_der: the issuing CA's name, which stands as the issuer in what it signs, DER.
-        signature_algorithm: AlgorithmIdentifier of what it signs, DER.
+        authority_key_identifier: what it writes into all that it signs (RFC 5280 4.2.1.1).
         public_keys: of every CA certificate that it knows, DER.
         is_deterministic: whether what it signs twice is the same twice, octet for octet.
-        signs_slowly: whether a signature takes longer than handing it to another thread, which it then
-            does not keep waiting: all but P-256 and Ed25519, and whatever is elsewhere.
+        parallelise: whether a signature takes longer than handing it to another thread: all but P-256 and
+            Ed25519, and all that a remote key makes.
         not_before: when the last certificate of the chain begins, UTC.
         not_after: when the first one of it ends, UTC.
     """
@@ -85,22 +97,21 @@ class Issuer:
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = _authority_key_identifier(certificate)
-        self.encoded_authority_key_identifier = encoding.extension(self.authority_key_identifier)
         constraining = [_extension(ca, x509.NameConstraints) for ca in path]
         self._constraints = [each.value for each in constraining if each]
         restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
         self._usages = [each.value for each in restricting if each]
-        self.subject_der = certificate.subject.public_bytes()
         self.public_keys = frozenset(
             keys.subject_public_key_info(each.public_key()) for each in self.authorities
         )
-        public_key = private_key.public_key()
-        kind = self._kind = keys.kind_of(public_key)
-        self.signature_algorithm = signing.signature_algorithm(public_key)
-        self._make = signing.signer(private_key, is_deterministic=is_deterministic)
-        self._verify = signing.verifier(public_key)
+        public_key = certificate.public_key()
+        kind = keys.kind_of(public_key)
+        self._hash = keys.signature_hash(public_key)
+        self._verify_signature = keys.signature_verifier(public_key)
+        # None where the algorithm leaves no choice, or the signer takes none.
+        self._ecdsa_deterministic = True if is_deterministic and kind in keys.EC_KINDS else None
         self.is_deterministic: bool = is_deterministic and kind not in keys.ML_DSA_KINDS
-        self.signs_slowly: bool = not is_deterministic or kind not in keys.FAST_KINDS
+        self.parallelise: bool = not is_deterministic or kind not in keys.FAST_KINDS
 
     @property
     def root(self) -> x509.Certificate:
@@ -112,15 +123,12 @@ class Issuer:
         """Every CA certificate that somebody may need: this one, its chain, and those before it."""
         return (self.certificate, *self.chain, *self.previous)
 
-    def name_violations(self, subject: DistinguishedName, names: Sequence[Name]) -> list[str]:
+    def name_violations(self, subject: x509.Name, names: Sequence[Name]) -> list[str]:
         """What these names would violate in any nameConstraints of the chain, in sentences."""
-        if not self._constraints:
-            return []
-        distinguished = distinguished_name(subject)
         return [
             violation
             for each in self._constraints
-            for violation in constraints.violations(each, distinguished, names)
+            for violation in constraints.violations(each, subject, names)
         ]
 
     def may_issue_for(self, usage: x509.ObjectIdentifier) -> bool:
@@ -130,49 +138,33 @@ class Issuer:
         """
         return all(usage in allowed for allowed in self._usages)
 
-    def prove(self) -> None:
-        """Sign a probe, which nobody sees, and verify it: that the key answers, and is the right one.
+    def self_test(self) -> None:
+        """Sign a certification request, which nobody sees: the key answers, and is the right one.
 
         Raises:
-            IssuerError: it does not verify.
+            IssuerError: the signature does not verify.
         """
-        self._signature(_PROBE)
+        builder = x509.CertificateSigningRequestBuilder().subject_name(self.certificate.subject)
+        request = self._sign(builder)
+        self._verify(request.signature, request.tbs_certrequest_bytes)
 
-    def sign(self, to_be_signed: bytes) -> bytes:
-        """Sign a certificate, and verify it before anyone sees it.
+    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Sign a certificate in this CA's name, and verify it before anyone sees it.
+
+        A faulty deterministic signature would give the key away, if it left.
 
         Args:
-            to_be_signed: TBSCertificate (RFC 5280 4.1), DER.
-
-        Returns:
-            the certificate, DER.
+            builder: everything but the issuer's name.
 
         Raises:
-            IssuerError: the signature does not verify, or the certificate cannot be read, names another
-                issuer, or would outlive this one.
+            IssuerError: the signature does not verify, or the certificate would outlive this one.
         """
-        signature = encoding.bit_string(self._signature(to_be_signed))
-        der = encoding.sequence(to_be_signed, self.signature_algorithm, signature)
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            outlives = certificate.not_valid_after_utc > self.not_after
-            precedes = certificate.not_valid_before_utc < self.not_before
-        except ValueError as error:
-            raise IssuerError("the certificate cannot be read") from error
-        if self.subject_der not in to_be_signed:
-            raise IssuerError("the certificate does not name its issuer")
-        if outlives or precedes:
+        certificate = self._sign(builder.issuer_name(self.certificate.subject))
+        self._verify(certificate.signature, certificate.tbs_certificate_bytes)
+        not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not self.not_before <= not_before <= not_after <= self.not_after:
             raise IssuerError("the certificate would be valid while its issuer is not")
-        return der
-
-    def _signature(self, data: bytes) -> bytes:
-        """A signature, verified: a faulty deterministic one would give the key away, if it left."""
-        signature = self._make(data)
-        try:
-            self._verify(signature, data)
-        except InvalidSignature as error:
-            raise IssuerError("the signature that was made does not verify") from error
-        return signature
+        return certificate
 
     def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
         """Sign a certificate revocation list in this CA's name, and verify it before anyone sees it.
@@ -187,17 +179,18 @@ class Issuer:
         if usage is None or not usage.value.crl_sign:
             raise IssuerError(f"{_name(self.certificate)} may not sign CRLs")
         named = builder.issuer_name(self.certificate.subject)
-        crl = named.add_extension(self.authority_key_identifier, critical=False).sign(
-            self._private_key,
-            signing.signature_hash(self.certificate.public_key()),
-            # None where the algorithm leaves no choice, or the signer takes none.
-            ecdsa_deterministic=True if self.is_deterministic and self._kind in keys.EC_KINDS else None,
-        )
+        crl = self._sign(named.add_extension(self.authority_key_identifier, critical=False))
+        self._verify(crl.signature, crl.tbs_certlist_bytes)
+        return crl
+
+    def _sign(self, builder: _Builder[_S_co]) -> _S_co:
+        return builder.sign(self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic)
+
+    def _verify(self, signature: bytes, data: bytes) -> None:
         try:
-            self._verify(crl.signature, crl.tbs_certlist_bytes)
+            self._verify_signature(signature, data)
         except InvalidSignature as error:
             raise IssuerError("the signature that was made does not verify") from error
-        return crl
 
 
 def _verify_path(path: Sequence[x509.Certificate]) -> None:

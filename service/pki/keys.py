@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
-from service.pki import encoding
+from service.pki.encoding import oid_name
 from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quoted
 
 RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
@@ -29,6 +30,8 @@ RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
 RSA_BITS_STEP: Final = 8  # CA/Browser Forum Baseline Requirements 6.1.5
 RSA_MIN_EXPONENT: Final = 2**16  # FIPS 186-5 A.1.1: 2^16 < e
 RSA_MAX_EXPONENT: Final = 2**64  # OpenSSL takes no larger one with a modulus over 3,072 bits
+
+Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 
 class KeyKind(StrEnum):
@@ -45,6 +48,12 @@ class KeyKind(StrEnum):
 
 
 EC_KINDS: Final = frozenset({KeyKind.P256, KeyKind.P384, KeyKind.P521})
+_HASHES: Final[dict[KeyKind, Hash]] = {
+    KeyKind.RSA: hashes.SHA256(),
+    KeyKind.P256: hashes.SHA256(),
+    KeyKind.P384: hashes.SHA384(),
+    KeyKind.P521: hashes.SHA512(),
+}
 FAST_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
@@ -85,25 +94,6 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
 )
 
 
-def _on_curve(curve: ObjectIdentifier) -> bytes:
-    named = encoding.object_identifier(curve)
-    return encoding.algorithm(PublicKeyAlgorithmOID.EC_PUBLIC_KEY, named)
-
-
-ALGORITHMS: Final = {
-    KeyKind.RSA: encoding.algorithm(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, encoding.NULL),
-    KeyKind.P256: _on_curve(ec.EllipticCurveOID.SECP256R1),
-    KeyKind.P384: _on_curve(ec.EllipticCurveOID.SECP384R1),
-    KeyKind.P521: _on_curve(ec.EllipticCurveOID.SECP521R1),
-    KeyKind.ED25519: encoding.algorithm(PublicKeyAlgorithmOID.ED25519),
-    KeyKind.ML_DSA_44: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_44),
-    KeyKind.ML_DSA_65: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_65),
-    KeyKind.ML_DSA_87: encoding.algorithm(PublicKeyAlgorithmOID.ML_DSA_87),
-}
-"""AlgorithmIdentifier of a key of each kind, DER (RFC 4055 1.2, RFC 5480 2.1.1, RFC 8410 3, RFC 9881 4)."""
-_UNCOMPRESSED: Final = b"\x04"  # RFC 5480 2.2
-
-
 # Points of small order, for which anybody can make signatures, in all their encodings but for the sign
 # bit: y = 0, 1, -1 and the two y of order 8, and 0 and 1 again as p and p + 1 (RFC 8032 5.1.3).
 _SMALL_ORDER: Final = frozenset(
@@ -142,9 +132,9 @@ def verify_signature_algorithm(
     """
     hashed = algorithm != SignatureAlgorithmOID.RSASSA_PSS or isinstance(hash_algorithm, _SHA2)
     if algorithm not in _SIGNATURE_ALGORITHMS or not hashed:
-        name = algorithm._name if algorithm._name != "Unknown OID" else algorithm.dotted_string  # noqa: SLF001 - the library's only name for it
         raise BadSignatureAlgorithm(
-            f"{name} is not accepted; sign the request with SHA-256, SHA-384, SHA-512, Ed25519 or ML-DSA",
+            f"{oid_name(algorithm)} is not accepted; "
+            "sign the request with SHA-256, SHA-384, SHA-512, Ed25519 or ML-DSA",
             "signature_algorithm",
         )
 
@@ -189,20 +179,17 @@ def _verify_rsa(modulus: int, exponent: int) -> None:
         raise _bad("the RSA public exponent must be odd and between 2^16 and 2^64")
 
 
-def verify_encoding(kind: KeyKind, key: bytes, subject_public_key_info: bytes) -> None:
-    """Refuse any encoding of a key but the usual one, since the certificate carries it unchanged.
+def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
+    """Refuse any encoding of a key but the usual one: the library would write that into the certificate.
 
     Args:
-        kind: the key's.
-        key: its bits, as `verify_bounds` gives them.
-        subject_public_key_info: all of it, DER.
+        public_key: the key.
+        spki: its SubjectPublicKeyInfo as the request has it, DER.
 
     Raises:
         BadPublicKey: it is another, with a compressed point or parameters that the key has not.
     """
-    compressed = kind in EC_KINDS and key[:1] != _UNCOMPRESSED
-    usual = encoding.sequence(ALGORITHMS[kind], encoding.bit_string(key))
-    if compressed or subject_public_key_info != usual:
+    if spki != subject_public_key_info(public_key):
         raise _bad(
             "the key's encoding is not the usual one (a compressed point, or odd parameters), "
             "and the certificate could not carry it unchanged"
@@ -227,6 +214,32 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     if curve not in _CURVES:
         raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
     return _CURVES[curve]
+
+
+def signature_hash(public_key: CertificatePublicKeyTypes) -> Hash | None:
+    """The hash that an issuer with this key signs with; None where the algorithm has its own.
+
+    Raises:
+        BadPublicKey: the key is of a kind that is not certified.
+    """
+    return _HASHES.get(kind_of(public_key))
+
+
+def signature_verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
+    """A function that verifies signatures as an issuer with this key makes them.
+
+    Returns:
+        a function of the signature and the data, which raises `cryptography.exceptions.InvalidSignature`.
+
+    Raises:
+        BadPublicKey: the key is of a kind that is not certified.
+    """
+    algorithm = signature_hash(public_key)
+    if algorithm is None:
+        return public_key.verify  # type: ignore[union-attr,return-value]  # Ed25519 and ML-DSA take no more
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return partial(public_key.verify, padding=padding.PKCS1v15(), algorithm=algorithm)
+    return partial(public_key.verify, signature_algorithm=ec.ECDSA(algorithm))  # type: ignore[union-attr,call-arg]  # EC
 
 
 def subject_public_key_info(public_key: CertificatePublicKeyTypes) -> bytes:

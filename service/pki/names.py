@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -47,6 +48,22 @@ def distinguished_name(attributes: DistinguishedName) -> x509.Name:
     """The same as the library's value."""
     # RFC 5280 counts characters, as `profile.attribute_fault` does; the library's own check counts octets.
     return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in attributes])
+
+
+def canonical_dn(name: x509.Name) -> list[frozenset[tuple[str, str]]]:
+    """A distinguished name as RFC 5280 7.1 compares it.
+
+    Case, spaces around and within, and Unicode's compatibility forms (RFC 4518 2) do not count; the order of
+    the RDNs does.
+    """
+    return [
+        frozenset((each.oid.dotted_string, _stringprep(str(each.value))) for each in rdn) for rdn in name.rdns
+    ]
+
+
+def _stringprep(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
 
 
 class NameKind(StrEnum):

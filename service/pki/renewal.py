@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.pki import encoding, keys, names
+from service.pki.certificate import CertificateSpec
 from service.pki.errors import (
     BadPublicKey,
     NotPermitted,
@@ -25,14 +25,13 @@ from service.pki.issuer import Issuer
 from service.pki.names import Name
 from service.pki.policy import Profiles
 from service.pki.profile import Profile
-from service.pki.template import CertificateSpec
 from service.pki.weakness import DenyList
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True)
-class Presented:
+class ClientCertificate:
     """A client certificate, read whole. Nothing is proved of it but that; `verify` does the rest.
 
     Attributes:
@@ -57,7 +56,7 @@ class Presented:
         return self.certificate.serial_number
 
 
-def load(pem: bytes) -> Presented:
+def load(pem: bytes) -> ClientCertificate:
     """Read a client certificate, every part of it that counts.
 
     Args:
@@ -71,7 +70,7 @@ def load(pem: bytes) -> Presented:
         sans = _value(certificate, x509.SubjectAlternativeName) or ()
         usages = _value(certificate, x509.ExtendedKeyUsage) or ()
         policies = _value(certificate, x509.CertificatePolicies) or ()
-        return Presented(
+        return ClientCertificate(
             certificate=certificate,
             subject=certificate.subject,
             names=tuple(names.load(each, "") for each in sans),
@@ -91,14 +90,18 @@ def _value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
 
 
 def verify(
-    presented: Presented, issuer: Issuer, revoked: Iterable[int], denied: DenyList, now: datetime
+    client_certificate: ClientCertificate,
+    issuer: Issuer,
+    revoked: Iterable[int],
+    denied: DenyList,
+    now: datetime,
 ) -> None:
     """Prove that a client certificate is one of this CA's that may still be used.
 
     What TLS proved before counts for nothing here: a gateway may prove less, or trust more.
 
     Args:
-        presented: the certificate.
+        client_certificate: the certificate.
         issuer: this CA, and with it the one before a rollover.
         revoked: the serial numbers of what was revoked.
         denied: keys that are never certified.
@@ -107,18 +110,18 @@ def verify(
     Raises:
         NotPermitted: it is not; the first reason is told.
     """
-    certificate = presented.certificate
+    certificate = client_certificate.certificate
     if not any(_is_issued_by(certificate, ca, now) for ca in (issuer.certificate, *issuer.previous)):
         raise NotPermitted("The client certificate is not one of this CA.")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         end = encoding.timestamp(certificate.not_valid_after_utc)
         raise NotPermitted(f"The client certificate is not valid now; it ends at {end}.")
-    if ExtendedKeyUsageOID.CLIENT_AUTH not in presented.extended_key_usage:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in client_certificate.extended_key_usage:
         raise NotPermitted("The client certificate is not for TLS clients (clientAuth).")
-    if presented.serial_number in revoked:
+    if client_certificate.serial_number in revoked:
         raise NotPermitted("The client certificate was revoked.")
     try:
-        denied.verify(presented.subject_public_key_info)
+        denied.verify(client_certificate.subject_public_key_info)
     except BadPublicKey as error:
         raise NotPermitted("The client certificate's key is on the deny list of this CA.") from error
 
@@ -131,11 +134,11 @@ def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate, now: date
     return ca.not_valid_before_utc <= now <= ca.not_valid_after_utc
 
 
-def profile(presented: Presented, profiles: Profiles, label: str | None) -> Profile:
+def profile(client_certificate: ClientCertificate, profiles: Profiles, label: str | None) -> Profile:
     """The profile that a certificate was issued under, which its first policy says.
 
     Args:
-        presented: the certificate.
+        client_certificate: the certificate.
         profiles: all of them.
         label: the profile that the request names; None if it names none.
 
@@ -144,7 +147,7 @@ def profile(presented: Presented, profiles: Profiles, label: str | None) -> Prof
         NotPermitted: no profile has that policy for its own, or the request names another.
     """
     named = None if label is None else profiles.named(label)
-    own = presented.policies[:1]
+    own = client_certificate.policies[:1]
     found = next((each for each in profiles if own and each.certificate_policies[:1] == own), None)
     if found is None:
         raise NotPermitted("No profile has the client certificate's first policy for its own.")
@@ -153,46 +156,31 @@ def profile(presented: Presented, profiles: Profiles, label: str | None) -> Prof
     return found
 
 
-def as_presented(presented: Presented, template: CertificateSpec) -> CertificateSpec:
-    """Hold what would be issued against what was presented: the same subject, the same names in any order.
+def require_same_identity(client_certificate: ClientCertificate, spec: CertificateSpec) -> CertificateSpec:
+    """Require the subject and the names, in any order, of the certificate that is renewed.
 
     Returns:
-        what is issued, for the presented subject in its own letters: those that RFC 5280 7.1 does not compare
-        make another subject for whoever compares octets.
+        the same for the client certificate's subject, octet for octet: letters that RFC 5280 7.1 does not
+        compare make another subject for a program that compares octets.
 
     Raises:
-        RequestError: they differ; every difference is told.
+        RequestError: they differ; every difference is listed.
     """
     reasons: list[RequestError] = []
-    if prepared(template.subject) != prepared(presented.subject):
-        has, would = presented.subject.rfc4514_string(), template.subject.rfc4514_string()
+    if names.canonical_dn(spec.subject) != names.canonical_dn(client_certificate.subject):
+        has, would = client_certificate.subject.rfc4514_string(), spec.subject.rfc4514_string()
         detail = f"the subject would be {quoted(would)}, and the client certificate has {quoted(has)}"
         reasons.append(RejectedIdentifier(detail, "subject"))
     field = "subject_alt_name"
     reasons += [
         RejectedIdentifier(f"{quoted(str(each))} is not in the client certificate", field)
-        for each in template.names
-        if each not in presented.names
+        for each in spec.names
+        if each not in client_certificate.names
     ]
     reasons += [
         RejectedIdentifier(f"{quoted(str(each))} of the client certificate is not asked for", field)
-        for each in presented.names
-        if each not in template.names
+        for each in client_certificate.names
+        if each not in spec.names
     ]
     refuse(reasons)
-    return replace(template, attributes=tuple((each.oid, str(each.value)) for each in presented.subject))
-
-
-def prepared(subject: x509.Name) -> list[frozenset[tuple[str, str]]]:
-    """A distinguished name as RFC 5280 7.1 compares it: neither case, nor spaces around and within, nor
-    Unicode's compatibility forms (RFC 4518 2) count; the order of its parts does.
-    """
-    return [
-        frozenset((each.oid.dotted_string, _prepared(str(each.value))) for each in rdn)
-        for rdn in subject.rdns
-    ]
-
-
-def _prepared(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
+    return replace(spec, subject=client_certificate.subject)

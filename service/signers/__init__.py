@@ -9,13 +9,13 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service.authority import Custody
+from service.authority import LoadedCA
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
 from service.signers import file, lists
 
 
-def load(settings: Settings) -> Custody:
+def load(settings: Settings) -> LoadedCA:
     """What the settings' CA keeps, after its issuer signed and verified a probe.
 
     Args:
@@ -30,8 +30,8 @@ def load(settings: Settings) -> Custody:
     # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
     made = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
-    made.prove()
-    return Custody(made, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
+    made.self_test()
+    return LoadedCA(made, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
 
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:

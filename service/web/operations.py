@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from service.authority import NO_CALLER, Authority, IssuanceRequest, IssuedCertificate, Principal
+from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding, keys, revocation
+from service.pki.certificate import CertificateSpec
 from service.pki.errors import (
     IssuanceError,
     IssuerError,
     IssuerUnavailable,
     NotPermitted,
 )
+from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, iso8601
-from service.pki.template import LEAST_REMAINING, CertificateSpec
 from service.web import principal, problems
 from service.web.answers import Answer
 from service.web.requests import Accepted
@@ -55,7 +56,7 @@ class Operations:
         """`POST /sign`: JSON in, JSON out."""
         order = self._orders(event, request)(_csr(request.json["csr"]), request.json)
         if request.query.get("dry_run"):
-            return _json(_planned(self._authority.examine(order)), "no-store", HTTPStatus.ACCEPTED)
+            return _json(_planned(self._authority.dry_run(order)), "no-store", HTTPStatus.ACCEPTED)
         issued = self._authority.issue(order)
         signed = _signed(issued, text=bool(request.json.get("text", True)))
         return _json(signed | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
@@ -63,7 +64,7 @@ class Operations:
     def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`POST /sign.pem`: PEM in, PEM out."""
         issued = self._authority.issue(self._orders(event, request)(request.body, request.query))
-        bundle = encoding.pem_block(issued.der) + _chain_pem(issued.intermediates)
+        bundle = encoding.pem([issued.certificate]) + _chain_pem(issued.intermediates)
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
     def signBatch(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
@@ -73,9 +74,9 @@ class Operations:
         order = self._orders(event, request)
         orders = [order(_csr(item["csr"]), item) for item in items]
         if orders[0].principal is None:
-            self._authority.examine(orders[0])  # which refuses, and records it: once for all of them
+            self._authority.dry_run(orders[0])  # which refuses, and records it: once for all of them
         while orders and request.time_left() > RESERVED_TIME and (fitting := answer.fitting(orders)):
-            answer.add(self._authority.issue_all(fitting))
+            answer.add(self._authority.issue_batch(fitting))
             orders = orders[len(fitting) :]
         answer.add([NO_TIME] * len(orders))
         return Answer(answer.encode(), _JSON, "no-store")
@@ -139,13 +140,13 @@ class Operations:
 
     def health(self, _event: Event, _request: Accepted) -> Answer:
         """`GET /health`: ready, or 503."""
-        until = self._authority.ready_issuer().not_after - LEAST_REMAINING
+        until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
         return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
 
     def _caller(self, event: Event) -> Principal:
         caller = principal.authenticated(event, self._api_key_names)
         if caller is None:
-            raise NotPermitted(NO_CALLER)
+            raise NotPermitted(API_KEY_REQUIRED)
         return caller
 
     def _orders(
@@ -204,13 +205,13 @@ def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
     return (
         answer
         | {
-            "crt_pem": encoding.pem_block(issued.der),
-            "serial_number": encoding.serial(issued.serial_number),
+            "crt_pem": encoding.pem([issued.certificate]),
+            "serial_number": encoding.serial(issued.certificate.serial_number),
             "fingerprint_sha256": issued.fingerprint_sha256,
-            "not_before": encoding.timestamp(issued.template.not_before),
-            "not_after": encoding.timestamp(issued.template.not_after),
-            "profile": issued.template.profile.name,
-            "notes": issued.template.notes,
+            "not_before": encoding.timestamp(issued.spec.not_before),
+            "not_after": encoding.timestamp(issued.spec.not_after),
+            "profile": issued.spec.profile.name,
+            "notes": issued.spec.notes,
         }
         | ({"idempotent_until": encoding.timestamp(until)} if (until := issued.idempotent_until) else {})
     )

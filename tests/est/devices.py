@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from service.pki import encoding, signing, template
+from service.pki import keys
 from service.pki.issuer import Issuer
 from service.signers import file
 from tests import authorities, csrs
@@ -43,22 +44,12 @@ def forged(
     **change: Any,
 ) -> x509.Certificate:
     """A certificate as the service issues them, signed so many days ago, or with members changed."""
-    from service.pki import csr  # noqa: PLC0415
-
-    asked = csr.load(csrs.pem(request or csrs.build("device.example.com")))
-    now = datetime.now(UTC)
-    planned = template.plan(asked, authorities.under(profile, by, now=now))
-    members = {
-        "not_before": planned.not_before - age,
-        "not_after": planned.not_after - age,
-        **change,
-    }
-    made = template.CertificateSpec(
-        **{**{name: getattr(planned, name) for name in planned.__dataclass_fields__}, **members}
-    )
-    to_be_signed = made.to_be_signed(x509.random_serial_number())
-    signature = encoding.bit_string(signing.signer(by._private_key, is_deterministic=True)(to_be_signed))
-    return x509.load_der_x509_certificate(encoding.sequence(to_be_signed, by.signature_algorithm, signature))
+    context = authorities.context(profile, by, now=datetime.now(UTC))
+    spec = authorities.evaluate(request or csrs.build("device.example.com"), context)
+    period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
+    builder = replace(spec, **(period | change)).builder(x509.random_serial_number())
+    key = by._private_key
+    return builder.issuer_name(by.certificate.subject).sign(key, keys.signature_hash(key.public_key()))
 
 
 def pem(certificate: x509.Certificate) -> str:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from service import aws_lambda, contract
-from service.authority import Authority, Custody
+from service.authority import Authority, LoadedCA
 from service.pki import encoding, keys
 from service.pki.issuer import Issuer
 from service.signers import lists
@@ -75,7 +75,7 @@ def ask(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]],
     document = contract.load(directory / "own.yaml")
     ca = directory / "ca"
     authority = Authority(
-        custody=lambda: Custody(issuer(ca), deny_list=lists.deny_list(ca)),
+        load_ca=lambda: LoadedCA(issuer(ca), deny_list=lists.deny_list(ca)),
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
         record=log.extend,

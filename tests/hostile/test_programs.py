@@ -194,7 +194,7 @@ PROGRAMS: Final = {
     "cert-manager's shape, RSA": Made(go("cert-manager-rsa.csr"), CERT_MANAGER, (JETSTACK,)),
     "acme, EC": Made(lambda folder: acme(folder, "p-384"), ACME),
     "acme, RSA": Made(lambda folder: acme(folder, "rsa-2048"), ACME),
-    "acme, must-staple": Made(lambda folder: acme(folder, "p-256", must_staple=True), ACME, ("extension TLSFeature left out",)),
+    "acme, must-staple": Made(lambda folder: acme(folder, "p-256", must_staple=True), ACME, ("extension tlsFeature left out",)),
 }  # fmt: skip
 
 

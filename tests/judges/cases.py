@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from service import contract
 from service.authority import Principal, PrincipalKind
 from service.overrides import Source
-from service.pki import ceremony, encoding, signing
+from service.pki import ceremony, encoding, keys
 from service.pki.errors import BadPublicKey
 from service.pki.issuer import Issuer
 from service.pki.policy import Profiles
@@ -196,7 +196,7 @@ def resigned(good: x509.Certificate, by: ceremony.Hierarchy, not_after: datetime
     for each in good.extensions:
         value = akid if isinstance(each.value, x509.AuthorityKeyIdentifier) else each.value
         builder = builder.add_extension(value, each.critical)
-    return Exhibit(builder.sign(key, signing.signature_hash(key.public_key())), by.signing, by.root)
+    return Exhibit(builder.sign(key, keys.signature_hash(key.public_key())), by.signing, by.root)
 
 
 def write(directory: Path, exhibits: Exhibits) -> None:

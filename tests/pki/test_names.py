@@ -5,6 +5,7 @@ import ipaddress
 import idna
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -227,3 +228,35 @@ def test_a_labels_are_total(text: str) -> None:
         return
     label = name.partition(".")[0]
     assert idna.encode(idna.decode(label)) == label.encode()
+
+
+def subject(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+    """A distinguished name."""
+    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in parts])
+
+
+CN, ORG = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
+COMPARED = [
+    ([(CN, "Anna")], [(CN, "anna")], True),
+    ([(CN, "  Anna   Maria ")], [(CN, "anna maria")], True),
+    ([(CN, "\uff21\uff22\uff23")], [(CN, "abc")], True),
+    ([(CN, "Straße")], [(CN, "STRASSE")], True),
+    ([(CN, "caf\u00e9")], [(CN, "cafe\u0301")], True),
+    ([(CN, "Anna")], [(CN, "Anne")], False),
+    ([(CN, "Anna")], [(ORG, "Anna")], False),
+    ([(CN, "Anna"), (ORG, "x")], [(CN, "Anna")], False),
+    ([(CN, "Anna"), (ORG, "x")], [(ORG, "x"), (CN, "Anna")], False),
+    ([], [], True),
+    ([], [(CN, "Anna")], False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "same"), COMPARED)
+def test_distinguished_names_are_compared(
+    one: list[tuple[x509.ObjectIdentifier, str]],
+    other: list[tuple[x509.ObjectIdentifier, str]],
+    *,
+    same: bool,
+) -> None:
+    """RFC 5280 7.1: neither case, spaces nor compatibility forms count; what and in which order does."""
+    assert (names.canonical_dn(subject(*one)) == names.canonical_dn(subject(*other))) is same

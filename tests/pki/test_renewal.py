@@ -6,9 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
-from service.pki import csr, renewal, template
+from service.pki import renewal
 from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError, UnknownProfile
 from service.pki.issuer import Issuer
 from service.pki.weakness import DenyList
@@ -18,45 +17,11 @@ from tests.authorities import NOW
 
 def made(
     profile: str = "peer", cn: str | None = "a.example.com", sans: Sequence[str] = (), now: datetime = NOW
-) -> renewal.Presented:
+) -> renewal.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
     by = authorities.issuer()
-    request = csr.load(csrs.pem(csrs.build(cn, sans)))
-    planned = template.plan(request, authorities.under(profile, by, now=now))
-    signed = authorities.signed(by, planned, x509.random_serial_number())
-    return renewal.load(signed.public_bytes(Encoding.PEM))
-
-
-def subject(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
-    """A distinguished name."""
-    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in parts])
-
-
-CN, ORG = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
-COMPARED = [
-    ([(CN, "Anna")], [(CN, "anna")], True),
-    ([(CN, "  Anna   Maria ")], [(CN, "anna maria")], True),
-    ([(CN, "\uff21\uff22\uff23")], [(CN, "abc")], True),
-    ([(CN, "Straße")], [(CN, "STRASSE")], True),
-    ([(CN, "caf\u00e9")], [(CN, "cafe\u0301")], True),
-    ([(CN, "Anna")], [(CN, "Anne")], False),
-    ([(CN, "Anna")], [(ORG, "Anna")], False),
-    ([(CN, "Anna"), (ORG, "x")], [(CN, "Anna")], False),
-    ([(CN, "Anna"), (ORG, "x")], [(ORG, "x"), (CN, "Anna")], False),
-    ([], [], True),
-    ([], [(CN, "Anna")], False),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("one", "other", "same"), COMPARED)
-def test_distinguished_names_are_compared(
-    one: list[tuple[x509.ObjectIdentifier, str]],
-    other: list[tuple[x509.ObjectIdentifier, str]],
-    *,
-    same: bool,
-) -> None:
-    """RFC 5280 7.1: neither case, spaces nor compatibility forms count; what and in which order does."""
-    assert (renewal.prepared(subject(*one)) == renewal.prepared(subject(*other))) is same
+    spec = authorities.evaluate(csrs.build(cn, sans), authorities.context(profile, by, now=now))
+    return renewal.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
 
 
 NAMES = [
@@ -73,14 +38,13 @@ NAMES = [
 @pytest.mark.parametrize(("had", "asked", "differences"), NAMES)
 def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differences: int) -> None:
     """Order and spelling do not count; each name too many, and each that is missing, is told."""
-    request = csr.load(csrs.pem(csrs.build("a.example.com", asked)))
-    planned = template.plan(request, authorities.under("peer"))
+    spec = authorities.evaluate(csrs.build("a.example.com", asked), authorities.context("peer"))
     presented = made(sans=had)
     if not differences:
-        assert renewal.as_presented(presented, planned) == planned
+        assert renewal.require_same_identity(presented, spec) == spec
         return
     with pytest.raises(RequestError) as refusal:
-        renewal.as_presented(presented, planned)
+        renewal.require_same_identity(presented, spec)
     assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.authority import Authority, Custody
+from service.authority import Authority, LoadedCA
 from service.pki import revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
@@ -111,7 +111,7 @@ def test_a_list_has_a_bound() -> None:
 
 def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
     """An authority with a list."""
-    kept = Custody(of)
+    kept = LoadedCA(of)
     return Authority(lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked)
 
 
@@ -166,7 +166,7 @@ def test_the_list_is_read_and_signed_once_a_window() -> None:
         read.append(1)
         return (STOLEN,) if len(read) > 1 else ()
 
-    kept, clock = Custody(authorities.issuer()), iter(moments)
+    kept, clock = LoadedCA(authorities.issuer()), iter(moments)
     made = Authority(lambda: kept, authorities.profiles(), lambda: next(clock), Log().extend, revoked)
     first, again, following = made.crl(), made.crl(), made.crl()
     assert again is first
@@ -186,7 +186,7 @@ def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
             raise answer
         return answer
 
-    kept = Custody(authorities.issuer())
+    kept = LoadedCA(authorities.issuer())
     made = Authority(lambda: kept, authorities.profiles(), lambda: NOW, Log().extend, revoked)
     with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
         made.crl()

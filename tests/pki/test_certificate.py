@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import timedelta
+
+from cryptography import x509
+
+from service.pki import csr
+from service.pki.certificate import CertificateSpec
+from tests import authorities, csrs
+
+SECOND = timedelta(seconds=1)
+
+
+def test_the_builder_takes_every_field() -> None:
+    """What an issuer signs is the specification, extension by extension, in order."""
+    spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))
+    certificate = authorities.issuer().sign(spec.builder(0x1234))
+    assert certificate.serial_number == 0x1234
+    assert certificate.subject == spec.subject
+    assert certificate.public_key() == spec.public_key
+    assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (
+        spec.not_before,
+        spec.not_after,
+    )
+    assert [(each.oid, each.critical, each.value.public_bytes()) for each in certificate.extensions] == [
+        (each.oid, each.critical, each.value.value) for each in spec.extensions
+    ]
+
+
+def test_the_digest_covers_every_field() -> None:
+    """Any change of what the certificate will hold changes the digest (RFC 5280 4.1.2)."""
+    spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com"]))
+    other_key = csr.load(csrs.pem(csrs.build(kind="p-384"))).subject_public_key_info
+    changed = {
+        "subject": replace(spec, subject=authorities.name("other")),
+        "subject_public_key_info": replace(spec, subject_public_key_info=other_key),
+        "not_before": replace(spec, not_before=spec.not_before + SECOND),
+        "not_after": replace(spec, not_after=spec.not_after - SECOND),
+        "extensions": replace(spec, extensions=spec.extensions[::-1]),
+    }
+    # The key as an object; what the extensions hold; and what is not in the certificate.
+    others = {"public_key", "names", "profile", "notes"}
+    assert changed.keys() | others == {each.name for each in fields(CertificateSpec)}
+    for position, extension in enumerate(spec.extensions):
+        oid, critical, value = extension.oid, extension.critical, extension.value
+        other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), value.public_bytes())
+        empty = x509.UnrecognizedExtension(oid, b"\4\0")
+        before, after = spec.extensions[:position], spec.extensions[position + 1 :]
+        changed |= {
+            f"{position} left out": replace(spec, extensions=(*before, *after)),
+            **{
+                f"{position} {variant}": replace(spec, extensions=(*before, variant, *after))
+                for variant in (
+                    x509.Extension(other.oid, critical, other),
+                    x509.Extension(oid, not critical, value),
+                    x509.Extension(oid, critical, empty),
+                )
+            },
+        }
+    assert replace(spec).digest == spec.digest
+    assert len({each.digest for each in (spec, *changed.values())}) == 1 + len(changed)
