@@ -43,3 +43,10 @@ def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) 
         "      default",
     ]
     assert all(fault.is_fault for fault in faults)
+
+
+def test_profiles_of_the_manual_are_well_formed(tmp_path: Path) -> None:
+    """What docs/profiles.md shows has no faults."""
+    own = tmp_path / "own.yaml"
+    own.write_text((ROOT / "docs" / "profiles.md").read_text().partition("```yaml\n")[2].partition("```")[0])
+    assert [warning.text.partition(":")[0] for warning in profile_lint.lint(own)] == ["server", "peer"]
