@@ -24,7 +24,7 @@ from service import contract
 from service.overrides import OverridesError, verify
 from service.pki import revocation
 from service.pki.errors import IssuerError
-from service.pki.policy import ProfileError
+from service.pki.profile_loader import ProfileError
 from service.signers import file, lists
 
 ROOT: Final = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from service.pki.csr import CertificationRequest
 from service.pki.errors import BadCSR, IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
-from service.pki.policy import Profiles
+from service.pki.profile_loader import IssuancePolicy
 from service.pki.renewal import ClientCertificate
 from service.pki.revocation import Revoked
 from service.pki.weakness import DenyList
@@ -151,7 +151,7 @@ class Authority:
     def __init__(
         self,
         load_ca: Callable[[], LoadedCA],
-        profiles: Profiles,
+        profiles: IssuancePolicy,
         clock: Callable[[], datetime],
         record: Recorder,
         revoked: Callable[[], Sequence[Revoked]] = tuple,
@@ -323,7 +323,7 @@ class Authority:
         assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
         window = None if key is None else idempotency.window(key, now)
         context = IssuanceContext(
-            profile=self.profiles.named(request.profile),
+            profile=self.profiles.get(request.profile),
             profiles=self.profiles,
             principal=principal.name,
             issuer=ca.issuer,
@@ -359,7 +359,7 @@ class Authority:
             time=encoding.timestamp(now),
             request_id=request.request_id,
             principal=request.principal.name if request.principal else "",
-            profile=self.profiles.known(request.profile),
+            profile=self.profiles.resolve_name(request.profile),
             names=parsed.names if parsed else (),
             common_name=parsed.common_name if parsed else "",
             subject_public_key_sha256=_sha256(parsed.subject_public_key_info) if parsed else "",

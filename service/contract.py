@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.overrides import OverridesError, Source, merge_patch, verify
-from service.pki.policy import ProfileError, Profiles
+from service.pki.profile_loader import IssuancePolicy, ProfileError
 
 Document = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
@@ -91,13 +91,13 @@ def with_overrides(document: Document, overrides: object) -> Document:
     }
 
 
-def profiles(document: Document) -> Profiles:
+def profiles(document: Document) -> IssuancePolicy:
     """The issuance policy that a contract states.
 
     Raises:
         ProfileError: it is not well formed; it lists every fault.
     """
-    return Profiles(**policy(document))
+    return IssuancePolicy(**policy(document))
 
 
 def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.pki.errors import quoted
-from service.pki.policy import JSONPath, ProfileError, ProfileFault, Profiles
+from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileFault
 
 _MAX_VALUES: Final = 100_000  # aliases repeat values: a few lines can stand for billions
 _TAG: Final = "tag:yaml.org,2002:"
@@ -151,7 +151,7 @@ def verify(policy: object) -> None:
     faults = {fault for error in Draft202012Validator(schema).iter_errors(policy) for fault in _faults(error)}
     if isinstance(policy, dict):
         try:
-            Profiles(policy.get("profiles"), policy.get("default"), policy.get("principals"))
+            IssuancePolicy(policy.get("profiles"), policy.get("default"), policy.get("principals"))
         except ProfileError as error:
             paths = {fault.path for fault in faults}  # the schema says more plainly what is expected there
             faults |= {fault for fault in error.faults if fault.path not in paths}

@@ -8,7 +8,7 @@ from typing import Final
 
 from service import contract
 from service.overrides import OverridesError, Source, verify
-from service.pki.policy import JSONPath, ProfileError
+from service.pki.profile_loader import JSONPath, ProfileError
 
 _IN_CONTRACT: Final = {
     "profiles": (contract.PROFILES,),

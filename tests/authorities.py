@@ -22,7 +22,7 @@ from service.pki import ceremony, csr, evaluation
 from service.pki.certificate import CertificateSpec
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
-from service.pki.policy import Profiles
+from service.pki.profile_loader import IssuancePolicy
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -83,7 +83,7 @@ def document() -> contract.Document:
     return contract.load()
 
 
-def profiles() -> Profiles:
+def profiles() -> IssuancePolicy:
     """The contract's profiles."""
     return contract.profiles(document())
 
@@ -129,14 +129,14 @@ class Counting(Issuer):
 def context(
     profile: str | None = None,
     of: Issuer | None = None,
-    policy: Profiles | None = None,
+    policy: IssuancePolicy | None = None,
     now: datetime = NOW,
     principal: str = CALLER.name,
     **more: Any,
 ) -> IssuanceContext:
     """What a request is evaluated against."""
     chosen = policy or profiles()
-    return IssuanceContext(chosen.named(profile), chosen, principal, of or issuer(), now, now, **more)
+    return IssuanceContext(chosen.get(profile), chosen, principal, of or issuer(), now, now, **more)
 
 
 def evaluate(
@@ -154,7 +154,7 @@ def authority(
     log: Log | None = None,
     now: datetime = NOW,
     of: Issuer | None = None,
-    policy: Profiles | None = None,
+    policy: IssuancePolicy | None = None,
     serial_secret: bytes | None = SERIAL_SECRET,
 ) -> Authority:
     """An authority whose clock stands at `now`."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service import contract
 from service.overrides import OverridesError, Source, merge_patch, verify
-from service.pki.policy import ProfileError, Profiles
+from service.pki.profile_loader import IssuancePolicy, ProfileError
 from tests import authorities
 
 GOOD: dict[str, Any] = authorities.document()[contract.PROFILES]["server"]
@@ -117,8 +117,8 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
     document = contract.load(path)
     policy = contract.profiles(document)
     assert [profile.name for profile in policy] == ["client", "peer"]
-    assert policy.named(None).name == "client"
-    assert policy.named("peer").validity == timedelta(days=1)
+    assert policy.get(None).name == "client"
+    assert policy.get("peer").validity == timedelta(days=1)
     rendered = contract.includable(document)
     name = rendered["components"]["schemas"]["ProfileName"]
     assert (name["enum"], name.get("default")) == (["client", "peer"], None)
@@ -261,7 +261,7 @@ def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
     """Any JSON is a profile or refused; and the core by itself permits nothing by a profile of the wrong shape."""
     policy = {"profiles": {"server": GOOD | change}, "default": "server", "principals": {}}
     try:
-        profile = Profiles(**policy).named("server")
+        profile = IssuancePolicy(**policy).get("server")
     except ProfileError:
         with pytest.raises(ProfileError):
             verify(policy)

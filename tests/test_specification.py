@@ -23,7 +23,7 @@ from service.overrides import Source
 from service.pki import csr, keys
 from service.pki.csr import CertificationRequest
 from service.pki.issuer import Issuer
-from service.pki.profile import ATTRIBUTES, Asked, Profile, Revocation, iso8601
+from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, iso8601
 from tests import authorities, csrs
 from tests.authorities import NOW
 from tests.serving import ROOT
@@ -52,7 +52,7 @@ class Case:
     request: CertificationRequest
     profile: Profile
     issuer: Issuer
-    asked: Asked
+    asked: RequestedValidity
 
     def get(self, kind: type[_T]) -> _T | None:
         """An extension's value; None if there is none."""
@@ -138,7 +138,7 @@ def subject(case: Case) -> None:
 def common_name(case: Case) -> None:
     names = case.get(x509.SubjectAlternativeName)
     for each in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        assert not case.profile.is_for_servers or each.value in [str(name.value) for name in names or []]
+        assert not case.profile.is_tls_server or each.value in [str(name.value) for name in names or []]
 
 
 def public_key(case: Case) -> None:
@@ -288,7 +288,11 @@ REQUESTS = {
     "much": csrs.build(subject=SUBJECT, sans=["dns:b.team.example.com"], extensions=MUCH),
     **{kind: csrs.build("a.team.example.com", kind=kind) for kind in ("rsa-3072", "ed25519", "ml-dsa-65")},
 }
-ASKED = {"nothing": Asked(), "a day": Asked(timedelta(days=1)), "seven days": Asked(timedelta(days=7))}
+ASKED = {
+    "nothing": RequestedValidity(),
+    "a day": RequestedValidity(timedelta(days=1)),
+    "seven days": RequestedValidity(timedelta(days=7)),
+}
 CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 
 
@@ -296,8 +300,8 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     """A certificate by a whole authority."""
     loaded = csr.load(csrs.der(REQUESTS[request]))
-    of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.named(profile)
-    wanted = Asked(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
+    of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.get(profile)
+    wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")
     validity = iso8601(wanted.validity) if wanted.validity else None
     order = authorities.order(loaded.der, profile, validity=validity, principal=principal)

@@ -17,7 +17,7 @@ from service.cli.terminal import CommandError
 from service.overrides import OverridesError
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
-from service.pki.policy import ProfileError
+from service.pki.profile_loader import ProfileError
 from service.settings import PROFILES
 from service.signers import file
 

@@ -161,10 +161,10 @@ def _tls(options: argparse.Namespace, document: contract.Document, stack: ExitSt
         files = {"tls_certificate": str(options.tls_cert), "tls_key": str(options.tls_key)}
     elif options.tls:
         try:
-            profile = contract.profiles(document).named(options.tls_profile)
+            profile = contract.profiles(document).get(options.tls_profile)
         except IssuanceError as error:
             raise CommandError(f"--tls-profile: {error}") from error
-        if not profile.is_for_servers:
+        if not profile.is_tls_server:
             raise CommandError(f"the profile {profile.name} is not for servers: name one with --tls-profile")
         files = stack.enter_context(foreman.own_certificate(_names(options), options.tls_profile))
     else:

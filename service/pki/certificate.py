@@ -15,7 +15,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 from service.pki import encoding
 from service.pki.keys import KeyKind
 from service.pki.names import Name
-from service.pki.profile import LEAST_VALIDITY, Profile, Revocation
+from service.pki.profile import MIN_VALIDITY, Profile, Revocation, key_usage
 
 Extension = x509.Extension[x509.UnrecognizedExtension]
 
@@ -63,7 +63,7 @@ class CertificateSpec:
     @property
     def usable_until(self) -> datetime:
         """Until when the certificate is worth handing out: a minute before its end, UTC."""
-        return self.not_after + timedelta(seconds=1) - LEAST_VALIDITY
+        return self.not_after + timedelta(seconds=1) - MIN_VALIDITY
 
     @property
     def common_name(self) -> str:
@@ -91,7 +91,7 @@ def static_extensions(profile: Profile, kind: KeyKind) -> tuple[Extension, ...]:
     """What is in every certificate of a profile for a kind of key."""
     result = [
         extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-        extension(profile.key_usage(kind), critical=True),
+        extension(key_usage(kind), critical=True),
         extension(x509.ExtendedKeyUsage(profile.usages)),
     ]
     if profile.certificate_policies:

@@ -35,10 +35,18 @@ from service.pki.errors import (
     refuse,
 )
 from service.pki.issuer import Issuer
+from service.pki.name_policy import NamePolicy
 from service.pki.names import Name, NameKind
-from service.pki.policy import Profiles
-from service.pki.profile import ATTRIBUTES, NOTHING, Asked, Profile, attribute_fault, usage_oid
-from service.pki.rules import NameRules
+from service.pki.profile import (
+    ATTRIBUTES,
+    DEFAULT_VALIDITY,
+    Profile,
+    RequestedValidity,
+    check_subject_attribute,
+    eku_oid,
+    key_usage,
+)
+from service.pki.profile_loader import IssuancePolicy
 from service.pki.weakness import DenyList
 
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # of what is left of the chain's, to be worth issuing
@@ -80,7 +88,7 @@ class IssuanceContext:
     """
 
     profile: Profile
-    profiles: Profiles
+    profiles: IssuancePolicy
     principal: str
     issuer: Issuer
     now: datetime
@@ -177,19 +185,19 @@ class _Evaluation:
         self._collect(lambda: self._profile.verify_key(self._request.public_key))
         self._collect(lambda: weakness.verify_not_issuer(spki, ca_keys))
 
-    def requested_validity(self) -> Asked:
+    def requested_validity(self) -> RequestedValidity:
         """What the request asks for; the default if that cannot be read, which is a violation."""
         try:
-            return Asked.load(self._context.validity, self._context.not_after)
+            return RequestedValidity.parse(self._context.validity, self._context.not_after)
         except RejectedValidity as violation:
             self.violations.append(violation)
-            return NOTHING
+            return DEFAULT_VALIDITY
 
-    def evaluate_validity(self, requested: Asked) -> tuple[datetime, datetime]:
+    def evaluate_validity(self, requested: RequestedValidity) -> tuple[datetime, datetime]:
         """What the profile gives, or what is asked for; not beyond the CA's own end."""
         issuer = self._context.issuer
         try:
-            not_before, not_after = self._profile.period(
+            not_before, not_after = self._profile.validity_period(
                 self._context.issued_at, issuer.not_before, requested
             )
         except RejectedValidity as violation:
@@ -198,7 +206,7 @@ class _Evaluation:
         if not_after <= issuer.not_after:
             return not_before, not_after
         end = timestamp(issuer.not_after)
-        if requested != NOTHING:
+        if requested != DEFAULT_VALIDITY:
             name = "validity" if requested.not_after is None else "not_after"
             self.violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
         self.notes.append(f"validity cut to the CA's own end, {end}")
@@ -251,7 +259,7 @@ class _Evaluation:
         )
 
     def _set_attribute(self, name: str, text: str) -> bool:
-        violation = attribute_fault(name, text)
+        violation = check_subject_attribute(name, text)
         if violation:
             place = _COMMON_NAME if name == "CN" else f"subject.{name}"
             self.violations.append(RejectedIdentifier(violation, place))
@@ -270,7 +278,7 @@ class _Evaluation:
             self._common_name = text
         else:
             return
-        if self._profile.is_for_servers and not attribute_fault("CN", text):
+        if self._profile.is_tls_server and not check_subject_attribute("CN", text):
             self._require_in_san(text)
 
     def _require_in_san(self, common_name: str) -> None:
@@ -310,10 +318,10 @@ class _Evaluation:
         """
         rules, implied = self._profile.names, self._name_implied_by_common_name()
         self._apply(
-            rules, f"the profile {self._profile.name}", [name for name in implied if rules.gives(name)]
+            rules, f"the profile {self._profile.name}", [name for name in implied if rules.permits_kind(name)]
         )
         principal = self._context.principal
-        if principal_rules := self._context.profiles.held_to(principal):
+        if principal_rules := self._context.profiles.names_permitted_for(principal):
             self._apply(principal_rules, f"the principal {principal}", implied)
         self.violations += [
             RejectedIdentifier(violation, _SAN)
@@ -327,7 +335,7 @@ class _Evaluation:
         implied = names.read_into_common_name(self._common_name)
         return [implied] if implied and implied not in self.names else []
 
-    def _apply(self, rules: NameRules, label: str, implied: Sequence[Name]) -> None:
+    def _apply(self, rules: NamePolicy, label: str, implied: Sequence[Name]) -> None:
         fields = tuple(self.names.values())
         self.violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
@@ -336,7 +344,7 @@ class _Evaluation:
         if implied:
             self.violations += [
                 RejectedIdentifier(detail, _COMMON_NAME)
-                for _, detail in rules.of_common_names().faults(implied, label)
+                for _, detail in rules.for_common_name().faults(implied, label)
             ]
 
     def evaluate_extensions(self) -> None:
@@ -363,11 +371,11 @@ class _Evaluation:
         self.violations += [
             BadCSR(f"this CA may not issue certificates for {usage}", "profile")
             for usage in self._profile.extended_key_usage
-            if not self._context.issuer.may_issue_for(usage_oid(usage))
+            if not self._context.issuer.may_issue_for(eku_oid(usage))
         ]
 
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
-        granted = _key_usages(self._profile.key_usage(self._request.key_kind))
+        granted = _key_usages(key_usage(self._request.key_kind))
         for usage in _key_usages(requested):
             if usage in _CA_ONLY_USAGES:
                 self._reject_extension("key_usage", f"{usage}: only end entities are certified")
@@ -378,7 +386,7 @@ class _Evaluation:
         granted = self._profile.usages
         for usage in requested:
             if usage not in granted:
-                offers = self._context.profiles.offering(usage)
+                offers = self._context.profiles.with_extended_key_usage(usage)
                 others = f"the profile {' or '.join(offers)} does" if offers else "no profile does"
                 self._reject_extension(
                     "extended_key_usage",
@@ -399,7 +407,7 @@ class _Evaluation:
         if self.names:  # RFC 5280 4.2.1.6: critical if there is no subject
             sans = x509.SubjectAlternativeName([name.general_name() for name in self.names])
             result.append(extension(sans, critical=not has_subject))
-        if self._profile.is_irrevocable(*period):  # never with the address of a CRL (RFC 9608 4)
+        if self._profile.asserts_no_rev_avail(*period):  # never with the address of a CRL (RFC 9608 4)
             result.append(extension(NO_REV_AVAIL))
         return (*result, *map(extension, self._requested_extensions))
 

@@ -46,7 +46,7 @@ DistinguishedName = tuple[tuple[x509.ObjectIdentifier, str], ...]
 
 def distinguished_name(attributes: DistinguishedName) -> x509.Name:
     """The same as the library's value."""
-    # RFC 5280 counts characters, as `profile.attribute_fault` does; the library's own check counts octets.
+    # RFC 5280 counts characters, as `profile.check_subject_attribute` does; the library counts octets.
     return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in attributes])
 
 

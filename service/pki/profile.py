@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from service.pki import keys
 from service.pki.errors import BadPublicKey, RejectedValidity, quoted
 from service.pki.keys import KeyKind
-from service.pki.rules import NameRules
+from service.pki.name_policy import NamePolicy
 
 EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; any other stands as its OID
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
@@ -35,8 +35,8 @@ ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characte
     "CN": (NameOID.COMMON_NAME, 64),
     "serialNumber": (NameOID.SERIAL_NUMBER, 64),
 }
-LEAST_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
-ANYBODY: Final = "*"
+MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
+ANY_PRINCIPAL: Final = "*"
 _CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")
 
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
@@ -51,21 +51,21 @@ class Revocation(StrEnum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedValidity:
     """What a request asks of the validity; at most one of the two."""
 
     validity: timedelta | None = None
     not_after: datetime | None = None
 
     @classmethod
-    def load(cls, validity: str | None, not_after: str | None) -> Asked:
-        """Read what a request states: an ISO 8601 duration, or an RFC 3339 time in UTC and whole seconds.
+    def parse(cls, validity: str | None, not_after: str | None) -> RequestedValidity:
+        """Parse what a request has: an ISO 8601 duration, or an RFC 3339 time in UTC and whole seconds.
 
         Raises:
             RejectedValidity: it is none.
         """
         if validity is None and not_after is None:
-            return NOTHING
+            return DEFAULT_VALIDITY
         try:
             length = None if validity is None else duration(validity)
         except ValueError as error:
@@ -83,7 +83,7 @@ def _time(text: str) -> datetime:
     raise RejectedValidity(f"{quoted(text)} {told}", "not_after")
 
 
-NOTHING: Final = Asked()
+DEFAULT_VALIDITY: Final = RequestedValidity()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class Profile:
     max_validity: timedelta
     backdate: timedelta
     extended_key_usage: tuple[str, ...]
-    names: NameRules
+    names: NamePolicy
     allowed_attributes: tuple[str, ...] = ("CN",)
     fixed_attributes: tuple[tuple[str, str], ...] = ()
     public_keys: tuple[tuple[KeyKind, int], ...] = tuple((kind, 0) for kind in KeyKind)
@@ -126,23 +126,23 @@ class Profile:
     revocation: Revocation = Revocation.NONE
     crl: str = ""
     short_lived: timedelta = timedelta(days=7)
-    principals: tuple[str, ...] = (ANYBODY,)
+    principals: tuple[str, ...] = (ANY_PRINCIPAL,)
 
     @functools.cached_property
     def usages(self) -> tuple[x509.ObjectIdentifier, ...]:
         """The extended key usages, as OIDs."""
-        return tuple(map(usage_oid, self.extended_key_usage))
+        return tuple(map(eku_oid, self.extended_key_usage))
 
     @functools.cached_property
-    def is_for_servers(self) -> bool:
+    def is_tls_server(self) -> bool:
         """Whether certificates are for TLS servers, which are known by their SANs alone (RFC 9525)."""
         return ExtendedKeyUsageOID.SERVER_AUTH in self.usages
 
     def permits(self, principal: str) -> bool:
         """Whether a principal may use it."""
-        return ANYBODY in self.principals or principal in self.principals
+        return ANY_PRINCIPAL in self.principals or principal in self.principals
 
-    def is_irrevocable(self, not_before: datetime, not_after: datetime) -> bool:
+    def asserts_no_rev_avail(self, not_before: datetime, not_after: datetime) -> bool:
         """Whether a certificate of this span says that it is never revoked (RFC 9608 noRevAvail)."""
         span = not_after - not_before + timedelta(seconds=1)
         return self.revocation is Revocation.NONE and span <= self.short_lived
@@ -164,55 +164,51 @@ class Profile:
                 "public_key",
             )
 
-    def key_usage(self, kind: KeyKind) -> x509.KeyUsage:
-        """The key usage for a kind of key: keyEncipherment for RSA alone (RFC 8813 3, RFC 9881 5)."""
-        return _FOR_RSA if kind is KeyKind.RSA else _FOR_OTHERS
-
-    def period(self, moment: datetime, earliest: datetime, asked: Asked) -> tuple[datetime, datetime]:
-        """not_before and not_after for an issue at `moment`, whole seconds, the last one included.
+    def validity_period(
+        self, issued_at: datetime, earliest: datetime, requested: RequestedValidity
+    ) -> tuple[datetime, datetime]:
+        """not_before and not_after, whole seconds, the last one included.
 
         Args:
-            moment: the time of issue, UTC.
+            issued_at: the time of issue, UTC.
             earliest: the earliest not_before that the issuer's chain allows, UTC.
-            asked: what the request asks for.
+            requested: what the request asks for.
 
         Raises:
             RejectedValidity: it asks for more than `max_validity`, for less than a minute, or in two ways.
         """
-        return _period(self, moment.replace(microsecond=0), earliest, asked)
+        return _validity_period(self, issued_at.replace(microsecond=0), earliest, requested)
 
 
-@functools.lru_cache(maxsize=256)  # what comes in the same second mostly asks for the same
-def _period(
-    profile: Profile, moment: datetime, earliest: datetime, asked: Asked
+@functools.lru_cache(maxsize=256)  # requests in the same second mostly ask for the same
+def _validity_period(
+    profile: Profile, issued_at: datetime, earliest: datetime, requested: RequestedValidity
 ) -> tuple[datetime, datetime]:
-    """As `Profile.period`, of a moment in whole seconds."""
-    start = max(moment - profile.backdate, earliest)
-    if asked.validity is not None and asked.not_after is not None:
+    start = max(issued_at - profile.backdate, earliest)
+    if requested.validity is not None and requested.not_after is not None:
         raise RejectedValidity("validity and not_after are both given", "validity")
-    field = "validity" if asked.not_after is None else "not_after"
-    if asked.not_after is not None:
-        end = asked.not_after
-    else:
-        length = profile.validity if asked.validity is None else asked.validity
-        end = start + length - timedelta(seconds=1)
+    field = "validity" if requested.not_after is None else "not_after"
+    length = profile.validity if requested.validity is None else requested.validity
+    end = requested.not_after or start + length - timedelta(seconds=1)
     if end - start + timedelta(seconds=1) > profile.max_validity:
         longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
         most = iso8601(profile.max_validity)
         raise RejectedValidity(
             f"the profile {profile.name} gives {most} at most, which is until {longest}", field
         )
-    if end + timedelta(seconds=1) < moment + LEAST_VALIDITY:
-        since = f": it counts from {start:%Y-%m-%dT%H:%M:%SZ}" if asked.validity is not None else ""
+    if end + timedelta(seconds=1) < issued_at + MIN_VALIDITY:
+        since = f": it counts from {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
         raise RejectedValidity(f"less than a minute of validity would be left{since}", field)
     return start, end
 
 
-def _key_usage(*, key_encipherment: bool) -> x509.KeyUsage:
+@functools.cache
+def key_usage(kind: KeyKind) -> x509.KeyUsage:
+    """The key usage for a kind of key: keyEncipherment only for RSA (RFC 8813 3, RFC 9881 5)."""
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
-        key_encipherment=key_encipherment,
+        key_encipherment=kind is KeyKind.RSA,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=False,
@@ -222,11 +218,7 @@ def _key_usage(*, key_encipherment: bool) -> x509.KeyUsage:
     )
 
 
-_FOR_RSA: Final = _key_usage(key_encipherment=True)
-_FOR_OTHERS: Final = _key_usage(key_encipherment=False)
-
-
-def usage_oid(name: str) -> x509.ObjectIdentifier:
+def eku_oid(name: str) -> x509.ObjectIdentifier:
     """An extended key usage by RFC 5280's name, or by its OID."""
     return EXTENDED_KEY_USAGES.get(name) or x509.ObjectIdentifier(name)
 
@@ -255,7 +247,7 @@ def iso8601(length: timedelta) -> str:
     return f"P{days}" + (f"T{time}" if time else "") if days or time else "PT0S"
 
 
-def attribute_fault(name: str, text: str) -> str:
+def check_subject_attribute(name: str, text: str) -> str:
     """What is wrong with a subject attribute, in a sentence; '' if nothing is (RFC 5280 A.1)."""
     bound, label = ATTRIBUTES[name][1], "the common name" if name == "CN" else name
     if name == "C" and not re.fullmatch("[A-Z]{2}", text):

@@ -23,8 +23,8 @@ from service.pki.errors import (
 )
 from service.pki.issuer import Issuer
 from service.pki.names import Name
-from service.pki.policy import Profiles
 from service.pki.profile import Profile
+from service.pki.profile_loader import IssuancePolicy
 from service.pki.weakness import DenyList
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
@@ -134,7 +134,7 @@ def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate, now: date
     return ca.not_valid_before_utc <= now <= ca.not_valid_after_utc
 
 
-def profile(client_certificate: ClientCertificate, profiles: Profiles, label: str | None) -> Profile:
+def profile(client_certificate: ClientCertificate, profiles: IssuancePolicy, label: str | None) -> Profile:
     """The profile that a certificate was issued under, which its first policy says.
 
     Args:
@@ -146,7 +146,7 @@ def profile(client_certificate: ClientCertificate, profiles: Profiles, label: st
         UnknownProfile: the request names one that does not exist.
         NotPermitted: no profile has that policy for its own, or the request names another.
     """
-    named = None if label is None else profiles.named(label)
+    named = None if label is None else profiles.get(label)
     own = client_certificate.policies[:1]
     found = next((each for each in profiles if own and each.certificate_policies[:1] == own), None)
     if found is None:

@@ -38,12 +38,12 @@ class Est:
 
     def estCacerts(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, and those before it."""
-        self._authority.profiles.named(request.path.get("label"))
+        self._authority.profiles.get(request.path.get("label"))
         return _certificates(self._authority.issuer().authorities, "public, max-age=3600")
 
     def estCsrattrs(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
         """`GET /csrattrs`: nothing is asked for, since a profile adds what a request does not have to say."""
-        self._authority.profiles.named(request.path.get("label"))
+        self._authority.profiles.get(request.path.get("label"))
         return Answer(b"", "", "no-cache", HTTPStatus.NO_CONTENT)
 
     def estSimpleenroll(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId

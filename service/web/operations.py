@@ -131,10 +131,10 @@ class Operations:
         """`GET /profiles/mine`: what the caller may have."""
         profiles, caller = self._authority.profiles, self._caller(event)
         mine = [_profile(each) for each in profiles if each.permits(caller.name)]
-        held_to = profiles.held_to(caller.name)
+        permitted = profiles.names_permitted_for(caller.name)
         return _json(
             {"principal": caller.name, "profiles": mine, "default": profiles.default}
-            | ({"names": held_to.stated()} if held_to else {}),
+            | ({"names": permitted.to_dict()} if permitted else {}),
             "no-store",
         )
 
@@ -176,7 +176,7 @@ def _profile(profile: Profile) -> dict[str, object]:
         "max_validity": iso8601(profile.max_validity),
         "backdate": iso8601(profile.backdate),
         "extended_key_usage": profile.extended_key_usage,
-        "names": profile.names.stated(),
+        "names": profile.names.to_dict(),
         "subject": {"allowed": profile.allowed_attributes, "fixed": dict(profile.fixed_attributes)},
         "public_keys": [f"{kind}-{bits}" if bits else kind for kind, bits in profile.public_keys],
         "extensions": [oid.dotted_string for oid in profile.extensions],

@@ -24,7 +24,7 @@ from service.overrides import Source
 from service.pki import ceremony, encoding, keys
 from service.pki.errors import BadPublicKey
 from service.pki.issuer import Issuer
-from service.pki.policy import Profiles
+from service.pki.profile_loader import IssuancePolicy
 from tests import authorities, csrs
 from tests.serving import ROOT
 
@@ -116,7 +116,7 @@ def keys_of(ca: str) -> str:
 
 
 @functools.cache
-def policy() -> Profiles:
+def policy() -> IssuancePolicy:
     """The contract's profiles, and two of an operator's."""
     overrides = Source.read(ROOT / "tests" / "policies.yaml")
     profiles = {name: overrides.data["profiles"][name] for name in ("team", "secret")}
@@ -147,7 +147,7 @@ def positives() -> Iterator[tuple[Case, Exhibit]]:
 def takes(profile: str, kind: str) -> bool:
     """Whether a profile is for keys of this kind."""
     try:
-        policy().named(profile).verify_key(csrs.key(kind).public_key())
+        policy().get(profile).verify_key(csrs.key(kind).public_key())
     except BadPublicKey:
         return False
     return True

@@ -22,8 +22,8 @@ from service.pki.errors import (
 )
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
-from service.pki.policy import Profiles
 from service.pki.profile import ATTRIBUTES
+from service.pki.profile_loader import IssuancePolicy
 from tests import authorities, csrs
 from tests.authorities import NOW, SIGNING, ca, root
 
@@ -300,7 +300,7 @@ TEAM: dict[str, Any] = {
 def team(principal: str = "tests", **change: Any) -> IssuanceContext:
     """The context of one profile, which is TEAM with something changed."""
     principals = change.pop("principals_names", {})
-    profiles = Profiles({"team": TEAM | change}, "team", principals)
+    profiles = IssuancePolicy({"team": TEAM | change}, "team", principals)
     return authorities.context("team", policy=profiles, principal=principal)
 
 
@@ -535,7 +535,7 @@ def test_more_validity_than_the_profile_gives(requested: dict[str, Any]) -> None
 def test_more_validity_than_the_chain_has() -> None:
     """A default is cut with a note; an explicit request is refused."""
     issuer = Issuer(ca(), [root(end=NOW + timedelta(days=3))], SIGNING)
-    context = authorities.context("team", issuer, Profiles({"team": TEAM}, "team"))
+    context = authorities.context("team", issuer, IssuancePolicy({"team": TEAM}, "team"))
     end = encoding.timestamp(issuer.not_after)
     assert granted(context).notes[-1] == f"validity cut to the CA's own end, {end}"
     requests: list[dict[str, Any]] = [{"validity": "P4D"}, {"not_after": "2026-11-27T12:30:45Z"}]

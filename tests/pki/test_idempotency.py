@@ -13,7 +13,7 @@ from service.authority import IssuanceRequest, IssuedCertificate, Principal, Pri
 from service.pki import idempotency
 from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
-from service.pki.policy import Profiles
+from service.pki.profile_loader import IssuancePolicy
 from tests import authorities, csrs
 from tests.authorities import NOW, order
 
@@ -78,7 +78,7 @@ def test_lengths_keep_inputs_apart() -> None:
 
 
 def issue(
-    now: datetime = NOW, of: Issuer | None = None, policy: Profiles | None = None, **change: Any
+    now: datetime = NOW, of: Issuer | None = None, policy: IssuancePolicy | None = None, **change: Any
 ) -> IssuedCertificate:
     """One certificate, by an authority of its own: nothing is kept from one request to the next."""
     made = authorities.authority(now=now, of=of, policy=policy)
@@ -136,7 +136,7 @@ def test_without_a_key_every_certificate_is_another() -> None:
     assert first.idempotent_until is None
 
 
-def policy(**change: Any) -> Profiles:
+def policy(**change: Any) -> IssuancePolicy:
     """A policy of one profile, with something changed."""
     stated = {
         "description": "x",
@@ -146,7 +146,7 @@ def policy(**change: Any) -> Profiles:
         "names": {"dns": {}, "ip": {}},
         "extensions": ["1.2.3.4", "1.2.3.5"],
     }
-    return Profiles({"server": stated | change}, "server")
+    return IssuancePolicy({"server": stated | change}, "server")
 
 
 def extension(oid: str, value: bytes) -> bytes:

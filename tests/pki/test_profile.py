@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from service.pki import keys, profile
 from service.pki.errors import BadPublicKey, RejectedValidity
 from service.pki.keys import KeyKind
-from service.pki.profile import Asked, Profile, Revocation
-from service.pki.rules import NameRules
+from service.pki.name_policy import NamePolicy
+from service.pki.profile import Profile, RequestedValidity, Revocation
 from tests import csrs
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 999_999, tzinfo=UTC)
@@ -25,7 +25,7 @@ SERVER = Profile(
     max_validity=timedelta(days=90),
     backdate=timedelta(minutes=5),
     extended_key_usage=("serverAuth",),
-    names=NameRules(),
+    names=NamePolicy(),
 )
 
 
@@ -48,7 +48,7 @@ def test_other_durations_are_refused(text: str) -> None:
 
 def test_the_period_is_inclusive_and_whole_seconds() -> None:
     """not_after is the last second of the period, so that both ends count (RFC 5280 4.1.2.5)."""
-    start, end = SERVER.period(NOW, LONG_AGO, Asked())
+    start, end = SERVER.validity_period(NOW, LONG_AGO, RequestedValidity())
     assert start == datetime(2026, 1, 1, 11, 55, tzinfo=UTC)
     assert end - start + timedelta(seconds=1) == timedelta(days=30)
 
@@ -56,41 +56,41 @@ def test_the_period_is_inclusive_and_whole_seconds() -> None:
 def test_not_before_never_precedes_the_chain() -> None:
     """The backdate is cut where the issuer's chain begins."""
     earliest = NOW.replace(microsecond=0) - timedelta(seconds=7)
-    assert SERVER.period(NOW, earliest, Asked())[0] == earliest
+    assert SERVER.validity_period(NOW, earliest, RequestedValidity())[0] == earliest
 
 
 @pytest.mark.parametrize(
     ("asked", "length"),
     [
-        (Asked(timedelta(days=90)), timedelta(days=90)),
-        (Asked(timedelta(minutes=6)), timedelta(minutes=6)),
-        (Asked(timedelta(minutes=6, seconds=1)), timedelta(minutes=6, seconds=1)),
-        (Asked(not_after=datetime(2026, 1, 2, 11, 54, 59, tzinfo=UTC)), timedelta(days=1)),
-        (Asked(not_after=datetime(2026, 4, 1, 11, 54, 59, tzinfo=UTC)), timedelta(days=90)),
+        (RequestedValidity(timedelta(days=90)), timedelta(days=90)),
+        (RequestedValidity(timedelta(minutes=6)), timedelta(minutes=6)),
+        (RequestedValidity(timedelta(minutes=6, seconds=1)), timedelta(minutes=6, seconds=1)),
+        (RequestedValidity(not_after=datetime(2026, 1, 2, 11, 54, 59, tzinfo=UTC)), timedelta(days=1)),
+        (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 54, 59, tzinfo=UTC)), timedelta(days=90)),
     ],
 )
-def test_less_may_be_asked_for(asked: Asked, length: timedelta) -> None:
+def test_less_may_be_asked_for(asked: RequestedValidity, length: timedelta) -> None:
     """A length, or a last second, up to the profile's maximum, and down to a minute that is left."""
-    start, end = SERVER.period(NOW, LONG_AGO, asked)
+    start, end = SERVER.validity_period(NOW, LONG_AGO, asked)
     assert end - start + timedelta(seconds=1) == length
 
 
 @pytest.mark.parametrize(
     ("asked", "field", "words"),
     [
-        (Asked(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
-        (Asked(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
-        (Asked(timedelta(minutes=5)), "validity", "less than a minute of validity would be left: it counts from 2026-01-01T11:55:00Z"),
-        (Asked(timedelta()), "validity", "less than a minute"),
-        (Asked(not_after=NOW), "not_after", "less than a minute of validity would be left$"),
-        (Asked(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
-        (Asked(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
+        (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
+        (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
+        (RequestedValidity(timedelta(minutes=5)), "validity", "less than a minute of validity would be left: it counts from 2026-01-01T11:55:00Z"),
+        (RequestedValidity(timedelta()), "validity", "less than a minute"),
+        (RequestedValidity(not_after=NOW), "not_after", "less than a minute of validity would be left$"),
+        (RequestedValidity(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
+        (RequestedValidity(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
 )  # fmt: skip
-def test_more_or_nothing_is_refused(asked: Asked, field: str, words: str) -> None:
+def test_more_or_nothing_is_refused(asked: RequestedValidity, field: str, words: str) -> None:
     """More than the maximum, nothing worth having, or two answers: 422, and the limit in words."""
     with pytest.raises(RejectedValidity, match=words) as refusal:
-        SERVER.period(NOW, LONG_AGO, asked)
+        SERVER.validity_period(NOW, LONG_AGO, asked)
     assert refusal.value.field == field
 
 
@@ -100,13 +100,15 @@ def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        assert Asked.load(None, "2026-12-01T00:00:00Z").not_after == datetime(2026, 12, 1, tzinfo=UTC)
+        assert RequestedValidity.parse(None, "2026-12-01T00:00:00Z").not_after == datetime(
+            2026, 12, 1, tzinfo=UTC
+        )
         for text in (
             "2026-12-01", "2026-W49", "20261201T0000", "2026-12-01T00:00:00", "2026-12-01X00:00:00Z", "", "2026-12-01T00:00:00+00:00",
             "2026-12-01T00:00:00.5Z", "2026-02-30T00:00:00Z", "2026-12-01T24:00:01Z", "0000-01-01T00:00:00Z", "\u0662026-12-01T00:00:00Z",
         ):  # fmt: skip
             with pytest.raises(RejectedValidity, match="is not a time in UTC") as refused:
-                Asked.load(None, text)
+                RequestedValidity.parse(None, text)
             assert refused.value.field == "not_after"
     finally:
         monkeypatch.undo()
@@ -116,7 +118,7 @@ def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
     """keyEncipherment is for RSA alone (RFC 8813 3, RFC 9881 5); digitalSignature for all."""
-    usage = SERVER.key_usage(keys.kind_of(csrs.key(kind).public_key()))
+    usage = profile.key_usage(keys.kind_of(csrs.key(kind).public_key()))
     assert usage.digital_signature
     assert usage.key_encipherment is kind.startswith("rsa")
     assert not usage.key_cert_sign
@@ -156,16 +158,16 @@ def test_kinds_and_sizes_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits:
 def test_who_is_irrevocable(revocation: Revocation, short_lived: int, span: timedelta, *, says: bool) -> None:
     """RFC 9608: a whole span, both ends included, of at most `short_lived`, and no CRL."""
     held = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
-    assert held.is_irrevocable(NOW, NOW + span - timedelta(seconds=1)) is says
+    assert held.asserts_no_rev_avail(NOW, NOW + span - timedelta(seconds=1)) is says
 
 
 def test_usages_by_name_or_oid() -> None:
     """A usage that RFC 5280 does not name stands as its OID."""
     held = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
     assert [usage.dotted_string for usage in held.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
-    assert held.is_for_servers
-    assert not replace(SERVER, extended_key_usage=("clientAuth",)).is_for_servers
-    assert profile.usage_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
+    assert held.is_tls_server
+    assert not replace(SERVER, extended_key_usage=("clientAuth",)).is_tls_server
+    assert profile.eku_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,6 @@ def test_who_may_use_it(principals: tuple[str, ...], caller: str, *, may: bool) 
 )  # fmt: skip
 def test_subject_attributes(name: str, text: str, fault: str) -> None:
     """RFC 5280 A.1's bounds, in characters; C is ISO 3166's, serialNumber a PrintableString."""
-    found = profile.attribute_fault(name, text)
+    found = profile.check_subject_attribute(name, text)
     assert fault in found
     assert bool(found) is bool(fault)

@@ -21,20 +21,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from service.pki import keys, names
 from service.pki.errors import IssuanceError, UnknownProfile, printable, quoted
 from service.pki.keys import KeyKind
+from service.pki.name_policy import DnsPolicy, EmailPolicy, IpPolicy, NamePolicy, UriPolicy
 from service.pki.names import NameKind
 from service.pki.profile import (
-    ANYBODY,
+    ANY_PRINCIPAL,
     ATTRIBUTES,
     EXTENDED_KEY_USAGES,
-    LEAST_VALIDITY,
+    MIN_VALIDITY,
     Profile,
     Revocation,
-    attribute_fault,
+    check_subject_attribute,
     duration,
+    eku_oid,
     iso8601,
-    usage_oid,
 )
-from service.pki.rules import DnsRules, EmailRules, IpRules, NameRules, UriRules
 
 JSONPath = tuple[str | int, ...]
 """A place in JSON: `("profiles", "server", "validity")`."""
@@ -97,7 +97,7 @@ class ProfileError(ValueError):
         super().__init__("; ".join(map(str, self.faults)))
 
 
-class Profiles:
+class IssuancePolicy:
     """All certificate profiles of a contract, the default one, and the names that each principal may have."""
 
     def __init__(self, profiles: object, default: object, principals: object = _NO_PRINCIPALS) -> None:
@@ -123,32 +123,32 @@ class Profiles:
         if faults:
             raise ProfileError(faults)
         self._by_name: dict[str, Profile] = parsed["profiles"]
-        self._principals: dict[str, NameRules] = parsed["principals"]
+        self._principals: dict[str, NamePolicy] = parsed["principals"]
         self.default: str = parsed["default"]
 
     def __iter__(self) -> Iterator[Profile]:
         return iter(self._by_name.values())
 
-    def named(self, name: str | None) -> Profile:
+    def get(self, name: str | None) -> Profile:
         """The profile of that name; the default one for None.
 
         Raises:
             UnknownProfile: there is none.
         """
-        if not (known := self.known(name)):
+        if not (known := self.resolve_name(name)):
             raise UnknownProfile(f"{quoted(str(name))} is none of: {', '.join(self._by_name)}", "profile")
         return self._by_name[known]
 
-    def known(self, name: str | None) -> str:
-        """The name of the profile that `named` returns; '' if there is none."""
+    def resolve_name(self, name: str | None) -> str:
+        """The name of the profile that `get` returns; '' if there is none."""
         profile = self._by_name.get(self.default if name is None else name)
         return profile.name if profile else ""
 
-    def held_to(self, principal: str) -> NameRules | None:
+    def names_permitted_for(self, principal: str) -> NamePolicy | None:
         """The names that a principal may have among those that its profiles permit; None for all of them."""
         return self._principals.get(principal)
 
-    def offering(self, usage: x509.ObjectIdentifier) -> list[str]:
+    def with_extended_key_usage(self, usage: x509.ObjectIdentifier) -> list[str]:
         """The names of the profiles with this extended key usage."""
         return [profile.name for profile in self if usage in profile.usages]
 
@@ -251,7 +251,7 @@ def _allowed_attribute(text: str) -> str:
 
 
 def _fixed_attribute(name: str, text: str) -> str:
-    if fault := attribute_fault(_allowed_attribute(name), text):
+    if fault := check_subject_attribute(_allowed_attribute(name), text):
         raise ValueError(fault)
     return text
 
@@ -277,20 +277,23 @@ def _scheme(text: str) -> str:
 
 _NAMES: Final[Mapping[str, tuple[type, _Fields]]] = {
     NameKind.DNS: (
-        DnsRules,
+        DnsPolicy,
         dict.fromkeys(("permitted", "excluded"), _list(_subtree, min_items=1))
         | dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool)),
     ),
     NameKind.IP: (
-        IpRules,
+        IpPolicy,
         dict.fromkeys(("permitted", "excluded"), _list(ipaddress.ip_network, min_items=1)),
     ),
-    NameKind.EMAIL: (EmailRules, dict.fromkeys(("permitted", "excluded"), _list(_domain, min_items=1))),
-    NameKind.URI: (UriRules, {"schemes": _list(_scheme, min_items=1), "hosts": _list(_subtree, min_items=1)}),
+    NameKind.EMAIL: (EmailPolicy, dict.fromkeys(("permitted", "excluded"), _list(_domain, min_items=1))),
+    NameKind.URI: (
+        UriPolicy,
+        {"schemes": _list(_scheme, min_items=1), "hosts": _list(_subtree, min_items=1)},
+    ),
 }
 
 
-def name_rules(data: dict[str, Any]) -> NameRules:
+def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
     """Load the names that a profile or a principal may have: `{dns: {permitted: [example.com]}, ip: {}}`.
 
     Raises:
@@ -301,7 +304,7 @@ def name_rules(data: dict[str, Any]) -> NameRules:
         return rules(**_object(data, fields))
 
     kinds = {kind: (dict, partial(parse_kind, *rules)) for kind, rules in _NAMES.items()}
-    return NameRules(**_object(data, kinds))
+    return NamePolicy(**_object(data, kinds))
 
 
 _SUBJECT: Final[_Fields] = {
@@ -312,8 +315,8 @@ _PROFILE: Final[_Fields] = {
     **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, duration)),
     **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
     "description": (str, str),
-    "extended_key_usage": _list(_usage, usage_oid, min_items=1),
-    "names": (dict, name_rules),
+    "extended_key_usage": _list(_usage, eku_oid, min_items=1),
+    "names": (dict, parse_name_policy),
     "subject": (dict, partial(_object, fields=_SUBJECT)),
     "public_keys": _list(_public_key, lambda key: key[0], min_items=1),
     "extensions": _list(_extension_oid, lambda oid: oid),
@@ -341,13 +344,13 @@ def _profile(name: str, data: dict[str, Any]) -> Profile:
 def _contradictions(profile: Mapping[str, Any], faulty: set[str | int]) -> Iterator[ProfileFault]:
     """Members that are well formed and contradict one another; those that are not have their own faults."""
     if "validity" in profile:
-        if profile["validity"] - profile.get("backdate", timedelta()) < LEAST_VALIDITY:
+        if profile["validity"] - profile.get("backdate", timedelta()) < MIN_VALIDITY:
             yield ProfileFault(("validity",), "less than a minute is left after the backdate")
         if profile.get("max_validity", timedelta.max) < profile["validity"]:
             yield ProfileFault(("max_validity",), "it is shorter than validity")
     fixed = dict(profile.get("subject", {}).get("fixed", ()))
     if "CN" in fixed and ExtendedKeyUsageOID.SERVER_AUTH in map(
-        usage_oid, profile.get("extended_key_usage", ())
+        eku_oid, profile.get("extended_key_usage", ())
     ):
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
         yield ProfileFault(("subject", "fixed", "CN"), detail)
@@ -370,11 +373,11 @@ def _profiles(data: dict[str, Any]) -> dict[str, Profile]:
     return profiles
 
 
-def _principal(name: str, data: dict[str, Any]) -> NameRules:
-    if name in {"", ANYBODY}:  # no caller has such a name, so the rules would restrict nobody
+def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
+    if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the rules would restrict nobody
         raise ValueError(f"{quoted(name)} is not the name of one principal")
-    return name_rules(data)
+    return parse_name_policy(data)
 
 
-def _principals(data: dict[str, Any]) -> dict[str, NameRules]:
+def _principals(data: dict[str, Any]) -> dict[str, NamePolicy]:
     return _object(data, {name: (dict, partial(_principal, name)) for name in data})

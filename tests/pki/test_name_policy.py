@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from service.pki import names
-from service.pki.policy import name_rules
+from service.pki.profile_loader import parse_name_policy
 from tests import csrs
 
 
 def judge(stated: dict[str, Any], *given: str) -> list[tuple[int | None, str]]:
     """What these rules say of names."""
-    rules = name_rules(stated)
+    rules = parse_name_policy(stated)
     return rules.faults([names.load(csrs.general_name(each), "") for each in given], "the profile x")
 
 
@@ -138,4 +138,4 @@ def test_a_spiffe_id_is_the_only_uri() -> None:
 def test_rules_are_said_as_they_were_read() -> None:
     """What `/profiles` shows is read again as the same rules."""
     stated = {"dns": {**EXCLUDED, "underscores": True}, "ip": NETWORKS, "email": MAILS, "uri": {}}
-    assert name_rules(stated).stated() == stated
+    assert parse_name_policy(stated).to_dict() == stated

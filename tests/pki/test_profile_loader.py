@@ -9,9 +9,9 @@ from cryptography import x509
 from service import contract
 from service.pki.errors import UnknownProfile
 from service.pki.keys import KeyKind
-from service.pki.policy import ProfileError, Profiles
+from service.pki.name_policy import DnsPolicy, NamePolicy
 from service.pki.profile import Profile, Revocation
-from service.pki.rules import DnsRules, NameRules
+from service.pki.profile_loader import IssuancePolicy, ProfileError
 from tests import authorities
 
 GOOD: dict[str, Any] = {**authorities.document()[contract.PROFILES]["server"], "certificate_policies": []}
@@ -22,7 +22,7 @@ def test_profile_is_loaded() -> None:
     minimal = {
         member: GOOD[member] for member in ("description", "validity", "backdate", "extended_key_usage")
     }
-    profile = Profiles({"a": minimal | {"names": {"dns": {}}}}, "a").named("a")
+    profile = IssuancePolicy({"a": minimal | {"names": {"dns": {}}}}, "a").get("a")
     assert vars(profile) == vars(
         Profile(
             name="a",
@@ -31,7 +31,7 @@ def test_profile_is_loaded() -> None:
             max_validity=timedelta(days=90),
             backdate=timedelta(minutes=5),
             extended_key_usage=("serverAuth",),
-            names=NameRules(dns=DnsRules()),
+            names=NamePolicy(dns=DnsPolicy()),
         )
     )
     change = {
@@ -41,7 +41,7 @@ def test_profile_is_loaded() -> None:
         "certificate_policies": ["1.2.3"],
         "principals": ["ci"],
     }
-    profile = Profiles({"a": GOOD | change}, "a").named("a")
+    profile = IssuancePolicy({"a": GOOD | change}, "a").get("a")
     assert (profile.allowed_attributes, profile.fixed_attributes) == (("O",), (("C", "CH"),))
     assert profile.public_keys == ((KeyKind.RSA, 3072), (KeyKind.P256, 0))
     assert profile.extensions == (x509.TLSFeature.oid,)
@@ -72,33 +72,33 @@ def test_profile_is_loaded() -> None:
 def test_wrong_shape_is_an_error_without_the_schema(change: dict[str, Any]) -> None:
     """The core alone, as at a cold start: nothing of another shape is read as if it permitted more."""
     with pytest.raises(ProfileError, match=r"^profiles\.a\."):
-        Profiles({"a": GOOD | change}, "a")
+        IssuancePolicy({"a": GOOD | change}, "a")
 
 
 @pytest.mark.parametrize("arguments", [([], "a"), ({}, "a"), ({"a": GOOD}, ["a"]), ({"a": GOOD}, "a", []), ({"a": 7}, "a")])  # fmt: skip
 def test_wrong_shape_of_the_policy_is_an_error_without_the_schema(arguments: tuple[Any, ...]) -> None:
     """So are profiles, a default and principals that are none."""
     with pytest.raises(ProfileError):
-        Profiles(*arguments)
+        IssuancePolicy(*arguments)
 
 
 def test_profiles_by_name() -> None:
     """None means the default profile; an unknown name is refused with the names that there are."""
     profiles = authorities.profiles()
-    assert profiles.named(None).name == profiles.known(None) == "server"
-    assert profiles.named("peer").name == "peer"
-    assert profiles.known("admin") == ""
+    assert profiles.get(None).name == profiles.resolve_name(None) == "server"
+    assert profiles.get("peer").name == "peer"
+    assert profiles.resolve_name("admin") == ""
     with pytest.raises(UnknownProfile, match="server, client, peer"):
-        profiles.named("admin")
+        profiles.get("admin")
 
 
 def test_warnings() -> None:
     """What nobody can revoke, and lives for more than the profile calls short, is worth a word."""
     crl = {"revocation": "crl", "crl": "http://ca.example/ca.crl"}
-    made = Profiles(
+    made = IssuancePolicy(
         {"long": GOOD, "short": GOOD | {"validity": "P7D"}, "said": GOOD | {"short_lived": "P90D"}, "crl": GOOD | crl}
         | {"most": GOOD | {"validity": "P7D", "max_validity": "P8D"}},
         "long",
     )  # fmt: skip
     assert [name for name, _ in made.warnings()] == ["long", "most"]
-    assert made.named("crl").revocation is Revocation.CRL
+    assert made.get("crl").revocation is Revocation.CRL

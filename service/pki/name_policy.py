@@ -23,7 +23,7 @@ _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}((/(?!\.{1,2}(/|\Z))
 
 
 @dataclass(frozen=True)
-class DnsRules:
+class DnsPolicy:
     """DNS names; a subtree is a name and all beneath it, or with a leading dot those beneath alone.
 
     Attributes:
@@ -60,7 +60,7 @@ class DnsRules:
 
 
 @dataclass(frozen=True)
-class IpRules:
+class IpPolicy:
     """IP addresses; an IPv4-mapped IPv6 address is held to the rules of both.
 
     Attributes:
@@ -84,7 +84,7 @@ class IpRules:
 
 
 @dataclass(frozen=True)
-class EmailRules:
+class EmailPolicy:
     """Mailboxes; a domain is that one alone, or with a leading dot those beneath it.
 
     Attributes:
@@ -106,7 +106,7 @@ class EmailRules:
 
 
 @dataclass(frozen=True)
-class UriRules:
+class UriPolicy:
     """URIs. A SPIFFE ID has the standard's form, whatever is permitted.
 
     Attributes:
@@ -127,13 +127,13 @@ class UriRules:
 
 
 @dataclass(frozen=True)
-class NameRules:
+class NamePolicy:
     """The rules for each kind of name; a kind whose rules are None is not permitted."""
 
-    dns: DnsRules | None = None
-    ip: IpRules | None = None
-    email: EmailRules | None = None
-    uri: UriRules | None = None
+    dns: DnsPolicy | None = None
+    ip: IpPolicy | None = None
+    email: EmailPolicy | None = None
+    uri: UriPolicy | None = None
 
     def faults(self, given: Sequence[Name], whose: str) -> list[tuple[int | None, str]]:
         """What is not permitted, as the position of the name and a sentence; the position of none is None.
@@ -152,17 +152,17 @@ class NameRules:
             found += [(position, f"{name}: {whose} {fault}") for fault in rules.faults(name)]
         return found + _spiffe_faults(given)
 
-    def gives(self, name: Name) -> bool:
+    def permits_kind(self, name: Name) -> bool:
         """Whether names of this name's kind are permitted at all."""
         return getattr(self, name.kind) is not None
 
-    def of_common_names(self) -> NameRules:
+    def for_common_name(self) -> NamePolicy:
         """The same for what is a name only to whoever takes it for one: underscores are no fault there."""
         return replace(self, dns=replace(self.dns, underscores=True)) if self.dns else self
 
-    def stated(self) -> dict[str, object]:
-        """The rules as `load` reads them, without what is as if nothing were said."""
-        return {kind: _stated(rules) for kind in NameKind if (rules := getattr(self, kind)) is not None}
+    def to_dict(self) -> dict[str, object]:
+        """JSON, as `profile_loader.parse_name_policy` takes it, without defaults."""
+        return {kind: _to_dict(rules) for kind in NameKind if (rules := getattr(self, kind)) is not None}
 
 
 def _spiffe_faults(given: Sequence[Name]) -> list[tuple[int | None, str]]:
@@ -178,7 +178,7 @@ def _spiffe_faults(given: Sequence[Name]) -> list[tuple[int | None, str]]:
     return found
 
 
-def _stated(rules: DnsRules | IpRules | EmailRules | UriRules) -> dict[str, object]:
+def _to_dict(rules: DnsPolicy | IpPolicy | EmailPolicy | UriPolicy) -> dict[str, object]:
     members = {each.name: getattr(rules, each.name) for each in fields(rules)}
     return {
         name: value if value is True else list(map(str, value)) for name, value in members.items() if value
