@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests import serving
+
 WRK_SCRIPT: Final = Path(__file__).parent / "wrk.lua"
 TIMEOUT: Final = "20s"  # of a request; its own 2 s are too few for eight batches on a slow machine
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -57,20 +59,6 @@ def pinned(core: int, command: Sequence[str | Path]) -> list[str]:
     return ["taskset", "--cpu-list", str(core), *map(str, command)]
 
 
-def family(pid: int) -> tuple[int, ...]:
-    """A process and all that descend from it."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(_stat(path)[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-    found = [pid]
-    for each in found:
-        found += sorted(child for child, parent in parents.items() if parent == each)
-    return tuple(found)
-
-
 def run(
     pid: int, url: str, headers: Mapping[str, str], bodies: Sequence[bytes], connections: int, seconds: int
 ) -> Load:
@@ -88,10 +76,10 @@ def run(
         Refused: an answer was no success, a connection broke, or nothing was answered.
         BenchError: the server's processes were others afterwards, or on another core.
     """
-    before = family(pid)
+    before = [pid, *serving.descendants(pid)]
     spent = _cpu(before)
     outcome = _wrk(url, headers, bodies, connections, seconds)
-    if family(pid) != before:
+    if [pid, *serving.descendants(pid)] != before:
         raise BenchError(f"{url}: a process of the server ended, or began")
     cpu = _cpu(before) - spent
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
@@ -105,7 +93,7 @@ def run(
         p50=outcome["p50"],
         p99=outcome["p99"],
         cpu=cpu,
-        resident=sum(map(_resident, before)),
+        resident=sum(map(serving.resident, before)) * 1024 / 1e6,
     )
 
 
@@ -128,16 +116,7 @@ def _wrk(
     return outcome
 
 
-def _stat(path: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the third on: the second may hold blanks (proc(5))."""
-    return path.read_text().rpartition(")")[2].split()
-
-
 def _cpu(processes: Sequence[int]) -> float:
-    fields = [_stat(Path(f"/proc/{each}/stat")) for each in processes]
+    # proc(5): the second field may hold blanks.
+    fields = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in processes]
     return sum(int(each[11]) + int(each[12]) for each in fields) / _TICKS  # utime, stime
-
-
-def _resident(process: int) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6

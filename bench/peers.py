@@ -159,7 +159,7 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     directory.mkdir()
     policy, log = directory / "policy.json", directory / "cfssl.log"
     policy.write_text(json.dumps(CFSSL_POLICY))
-    port = _free_port()
+    port = serving.free_port()
     command = ["cfssl", "serve", "-address", "127.0.0.1", "-port", port, "-config", policy]
     command += ["-ca", ca / file.SIGNING_CERTIFICATE, "-ca-key", ca / file.SIGNING_KEY]
     with log.open("wb") as output:
@@ -176,13 +176,6 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
