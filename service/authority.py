@@ -249,7 +249,7 @@ class Authority:
         now = self._clock()
         renewal_request = _capture(self._authenticate_renewal, request, client_certificate, now)
         if isinstance(renewal_request, IssuanceError):
-            event = self._refusal_event(request, now, renewal_request, None)
+            event = self._refusal_event(request, now, renewal_request)
             raise self._try_record([event]) or renewal_request
         return self.issue(renewal_request)
 
@@ -351,18 +351,18 @@ class Authority:
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
     def _refusal_event(
-        self, request: IssuanceRequest, now: datetime, error: IssuanceError, csr: object
+        self, request: IssuanceRequest, now: datetime, error: IssuanceError, parsed: object = None
     ) -> Event:
-        parsed = csr if isinstance(csr, CertificationRequest) else None
+        csr = parsed if isinstance(parsed, CertificationRequest) else None
         return Event(
             event="refusal",
             time=encoding.timestamp(now),
             request_id=request.request_id,
             principal=request.principal.name if request.principal else "",
             profile=self.profiles.resolve_name(request.profile),
-            names=parsed.names if parsed else (),
-            common_name=parsed.common_name if parsed else "",
-            subject_public_key_sha256=_sha256(parsed.subject_public_key_info) if parsed else "",
+            names=csr.names if csr else (),
+            common_name=csr.common_name if csr else "",
+            subject_public_key_sha256=_sha256(csr.subject_public_key_info) if csr else "",
             reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.reasons),
             milliseconds=self._milliseconds(now),
         )

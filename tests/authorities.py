@@ -18,9 +18,10 @@ from cryptography.x509.oid import NameOID
 from service import contract
 from service.audit import Event
 from service.authority import Authority, IssuanceRequest, LoadedCA, Principal, PrincipalKind
-from service.pki import ceremony, csr, evaluation
+from service.pki import csr, evaluation
 from service.pki.certificate import CertificateSpec
 from service.pki.evaluation import IssuanceContext
+from service.pki.hierarchy import Hierarchy, create_hierarchy
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
 
@@ -89,13 +90,13 @@ def profiles() -> IssuancePolicy:
 
 
 @functools.cache
-def hierarchy(key: str = "p-256", permitted: tuple[str, ...] = ()) -> ceremony.Hierarchy:
+def hierarchy(key: str = "p-256", permitted: tuple[str, ...] = ()) -> Hierarchy:
     """A CA that was made ten days before `NOW`."""
     subtrees = [ip_network(each) if "/" in each else each for each in permitted]
-    return ceremony.hold("Test", "0a1b2c", key, NOW - timedelta(days=10), subtrees)
+    return create_hierarchy("Test", "0a1b2c", key, NOW - timedelta(days=10), subtrees)
 
 
-def signing_key(made: ceremony.Hierarchy) -> CertificateIssuerPrivateKeyTypes:
+def signing_key(made: Hierarchy) -> CertificateIssuerPrivateKeyTypes:
     """Its signing key, which is there where it was made here."""
     assert made.signing_key is not None
     return made.signing_key

@@ -19,7 +19,7 @@ from service.cli import arguments
 from service.cli.arguments import KEY_FILE, Commands
 from service.cli.terminal import ArgumentsError, CommandError, say
 from service.gateway import usage
-from service.pki import ceremony, encoding, revocation
+from service.pki import encoding, hierarchy, revocation
 from service.settings import CA_PASSPHRASE
 from service.signers import file, lists
 
@@ -32,7 +32,7 @@ def add_to(commands: Commands) -> None:
     init.add_argument(
         "--name",
         default="Certlet",
-        help=f"what its names begin with, at most {ceremony.MAX_NAME} characters; else Certlet",
+        help=f"what its names begin with, at most {hierarchy.MAX_NAME} characters; else Certlet",
     )
     init.add_argument(
         "--permit-dns",
@@ -95,15 +95,15 @@ def _init(options: argparse.Namespace) -> None:
     secrecy.seal()
     passphrase = arguments.secret(CA_PASSPHRASE)
     try:
-        hierarchy = ceremony.hold(
+        created = hierarchy.create_hierarchy(
             options.name,
-            secrets.token_hex(ceremony.SUFFIX_BYTES),
+            secrets.token_hex(hierarchy.SUFFIX_BYTES),
             options.key,
             datetime.now(UTC),
             [*options.permit_dns, *options.permit_ip],
             _kms_public_key(options.kms) if options.kms else None,
         )
-        file.save(options.directory, hierarchy, passphrase)
+        file.save(options.directory, created, passphrase)
     except ValueError as error:
         raise CommandError(str(error)) from error
     say(f"Made a CA in {options.directory}. Move {options.directory / file.ROOT_KEY} to a safe place:")
@@ -122,15 +122,15 @@ def _rollover(options: argparse.Namespace) -> None:
     kept, key_file = lists.load(options.old), usage.KeyFile(options.old / KEY_FILE)
     key_file.read()  # what cannot be taken over is found before anything is made
     try:
-        hierarchy = ceremony.succeed(
-            ceremony.Predecessor(certificate, chain, file.previous(options.old)),
+        created = hierarchy.create_successor(
+            hierarchy.Predecessor(certificate, chain, file.previous(options.old)),
             None if options.new_root else file.private_key(root_key, passphrase),
-            secrets.token_hex(ceremony.SUFFIX_BYTES),
+            secrets.token_hex(hierarchy.SUFFIX_BYTES),
             options.key,
             datetime.now(UTC),
             _kms_public_key(options.kms) if options.kms else None,
         )
-        file.save(options.new, hierarchy, passphrase, kept)
+        file.save(options.new, created, passphrase, kept)
     except ValueError as error:
         raise CommandError(str(error)) from error
     usage.KeyFile(options.new / KEY_FILE).take_over(key_file)

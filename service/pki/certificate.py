@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from service.pki import encoding
+from service.pki.issuer import Issuer
 from service.pki.keys import KeyKind
 from service.pki.names import Name
 from service.pki.profile import MIN_VALIDITY, Profile, Revocation, key_usage
@@ -79,7 +80,7 @@ class CertificateSpec:
                 [
                     self.subject.public_bytes(),
                     self.subject_public_key_info,
-                    f"{self.not_before} {self.not_after} {kinds}".encode(),
+                    f"{self.not_before.timestamp()} {self.not_after.timestamp()} {kinds}".encode(),
                     *[each.value.value for each in self.extensions],
                 ]
             )
@@ -87,9 +88,10 @@ class CertificateSpec:
 
 
 @functools.lru_cache(maxsize=256)
-def static_extensions(profile: Profile, kind: KeyKind) -> tuple[Extension, ...]:
-    """What is in every certificate of a profile for a kind of key."""
+def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[Extension, ...]:
+    """What is in every certificate of an issuer and a profile for a kind of key."""
     result = [
+        extension(issuer.authority_key_identifier),
         extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
         extension(key_usage(kind), critical=True),
         extension(x509.ExtendedKeyUsage(profile.usages)),

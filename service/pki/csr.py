@@ -69,10 +69,15 @@ class CertificationRequest:
     attributes: tuple[x509.ObjectIdentifier, ...]
 
     @property
+    def general_names(self) -> Sequence[x509.GeneralName] | None:
+        """The requested subject alternative names; None without the extension."""
+        values = (each.value for each in self.extensions)
+        return next((list(value) for value in values if isinstance(value, x509.SubjectAlternativeName)), None)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The subject alternative names that are asked for, as sent; of other GeneralNames the kind alone."""
-        sans = [each.value for each in self.extensions if isinstance(each.value, x509.SubjectAlternativeName)]
-        return tuple(names.shown(name) for listed in sans for name in listed)
+        """The requested subject alternative names, as sent; of other GeneralNames only the kind."""
+        return tuple(map(names.shown, self.general_names or ()))
 
     @property
     def common_name(self) -> str:

@@ -116,13 +116,12 @@ def evaluate(request: CertificationRequest, context: IssuanceContext) -> Certifi
         raise NotPermitted(f"The profile {profile.name} is not for this caller.", "profile")
     verify_issuer_lifetime(issuer, context.now)
     evaluation = _Evaluation(request, context)
-    requested_validity = evaluation.requested_validity()
     evaluation.evaluate_key()
     evaluation.evaluate_names()
     subject = evaluation.evaluate_subject()
     evaluation.verify_names(subject)
     evaluation.evaluate_extensions()
-    not_before, not_after = evaluation.evaluate_validity(requested_validity)
+    not_before, not_after = evaluation.evaluate_validity()
     refuse(evaluation.violations)
     return CertificateSpec(
         subject=subject,
@@ -185,20 +184,13 @@ class _Evaluation:
         self._collect(lambda: self._profile.verify_key(self._request.public_key))
         self._collect(lambda: weakness.verify_not_issuer(spki, ca_keys))
 
-    def requested_validity(self) -> RequestedValidity:
-        """What the request asks for; the default if that cannot be read, which is a violation."""
-        try:
-            return RequestedValidity.parse(self._context.validity, self._context.not_after)
-        except RejectedValidity as violation:
-            self.violations.append(violation)
-            return DEFAULT_VALIDITY
-
-    def evaluate_validity(self, requested: RequestedValidity) -> tuple[datetime, datetime]:
+    def evaluate_validity(self) -> tuple[datetime, datetime]:
         """What the profile gives, or what is asked for; not beyond the CA's own end."""
-        issuer = self._context.issuer
+        context, issuer = self._context, self._context.issuer
         try:
+            requested = RequestedValidity.parse(context.validity, context.not_after)
             not_before, not_after = self._profile.validity_period(
-                self._context.issued_at, issuer.not_before, requested
+                context.issued_at, issuer.not_before, requested
             )
         except RejectedValidity as violation:
             self.violations.append(violation)
@@ -214,11 +206,9 @@ class _Evaluation:
 
     def evaluate_names(self) -> None:
         """Grant every subject alternative name, or refuse it."""
-        for requested in self._request.extensions:
-            if isinstance(requested.value, x509.SubjectAlternativeName):
-                self._evaluate_alternative_names(list(requested.value))
-
-    def _evaluate_alternative_names(self, general_names: Sequence[x509.GeneralName]) -> None:
+        general_names = self._request.general_names
+        if general_names is None:
+            return
         if not general_names:  # RFC 5280 4.2.1.6: at least one entry
             self.violations.append(RejectedIdentifier("it is there and holds no name", _SAN))
         if len(general_names) > names.MAX_NAMES:
@@ -398,12 +388,9 @@ class _Evaluation:
 
     def extensions(self, *, has_subject: bool, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
         """Every extension of the certificate, in order."""
-        issuer, request = self._context.issuer, self._request
-        result = [
-            extension(issuer.authority_key_identifier),
-            extension(x509.SubjectKeyIdentifier(request.key_identifier)),
-            *static_extensions(self._profile, request.key_kind),
-        ]
+        request = self._request
+        authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
+        result = [authority_key, extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
         if self.names:  # RFC 5280 4.2.1.6: critical if there is no subject
             sans = x509.SubjectAlternativeName([name.general_name() for name in self.names])
             result.append(extension(sans, critical=not has_subject))

@@ -96,7 +96,7 @@ class Issuer:
             raise IssuerError("the private key is not the one in the CA certificate")
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
-        self.authority_key_identifier = _authority_key_identifier(certificate)
+        self.authority_key_identifier = authority_key_identifier(certificate)
         constraining = [_extension(ca, x509.NameConstraints) for ca in path]
         self._constraints = [each.value for each in constraining if each]
         restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
@@ -231,7 +231,7 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
         raise IssuerError(f"{_name(ca)} has a subject that cannot be written again unchanged")
 
 
-def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The CA's subject key identifier, octet for octet: a hash of its key may be another value."""
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)

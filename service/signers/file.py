@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from service import files
 from service.pki import encoding, idempotency
-from service.pki.ceremony import Hierarchy
 from service.pki.errors import IssuerError
+from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE
 from service.signers import lists

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import aws_lambda
-from service.pki import ceremony
 from service.pki.errors import IssuerError
+from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
 from service.signers import aws, file, kms
 from tests import authorities, csrs, localstack, serving
@@ -145,7 +145,7 @@ def slow(error: type[ConnectTimeoutError | ReadTimeoutError]) -> Callable[[bytes
 @pytest.fixture(params=["p-256", "rsa-2048"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
     """The handler in this process, its CA's key in a KMS that does what it is told."""
-    made = ceremony.hold("Test", "0a", request.param, authorities.NOW)
+    made = create_hierarchy("Test", "0a", request.param, authorities.NOW)
     key = authorities.signing_key(made)
     assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
     file.save(tmp_path / "ca", made, None)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from deploy import build
-from service.pki import ceremony
+from service.pki.hierarchy import create_hierarchy
 from service.signers import file
 from tests import serving
 from tests.deploy import runtime
@@ -230,7 +230,7 @@ class SlowKms:
 @pytest.fixture
 def remote(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
     """The function's environment for a CA whose key is in `slow_kms`."""
-    made = ceremony.hold(
+    made = create_hierarchy(
         "Test", "0a", "p-256", datetime.now(UTC), signing_public_key=slow_kms.key.public_key()
     )
     file.save(tmp_path / "ca", made, None)

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from service import contract
 from service.authority import Principal, PrincipalKind
 from service.overrides import Source
-from service.pki import ceremony, encoding, keys
+from service.pki import encoding, keys
 from service.pki.errors import BadPublicKey
+from service.pki.hierarchy import Hierarchy, create_hierarchy
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
 from tests import authorities, csrs
@@ -103,11 +104,11 @@ Exhibits = dict[Case, Exhibit]
 
 
 @functools.cache
-def hierarchy(ca: str, permitted: tuple[str, ...] = (), *, impostor: bool = False) -> ceremony.Hierarchy:
+def hierarchy(ca: str, permitted: tuple[str, ...] = (), *, impostor: bool = False) -> Hierarchy:
     """A CA of 200 days of age; the impostor has the same names and other keys."""
     del impostor  # it only asks for another
     subtrees = [ip_network(each) if "/" in each else each for each in permitted]
-    return ceremony.hold("Judged", keys_of(ca), keys_of(ca), FOUNDED, subtrees)
+    return create_hierarchy("Judged", keys_of(ca), keys_of(ca), FOUNDED, subtrees)
 
 
 def keys_of(ca: str) -> str:
@@ -179,7 +180,7 @@ def twins() -> Iterator[tuple[Case, Exhibit]]:
                     yield case, made[twin]
 
 
-def resigned(good: x509.Certificate, by: ceremony.Hierarchy, not_after: datetime) -> Exhibit:
+def resigned(good: x509.Certificate, by: Hierarchy, not_after: datetime) -> Exhibit:
     """The same certificate by another CA, or with another end: what the authority refuses to sign."""
     key = authorities.signing_key(by)
     identifier = by.signing.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

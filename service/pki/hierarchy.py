@@ -1,4 +1,4 @@
-"""The key ceremony: a root CA, and the signing CA beneath it (RFC 5280 4.2.1.9, 4.2.1.10)."""
+"""Create a hierarchy: a root CA, and the signing CA below it (RFC 5280 4.2.1.9, 4.2.1.10)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from cryptography.x509.oid import NameOID
 
 from service.pki import keys
 from service.pki.errors import IssuerError
+from service.pki.issuer import authority_key_identifier
+from service.pki.names import distinguished_name
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years
 SIGNING_VALIDITY: Final = timedelta(days=1826)  # five years
 BACKDATE: Final = timedelta(days=1)
+_SECOND: Final = timedelta(seconds=1)
 
 _ROOT: Final = " Root CA "
 _SIGNING: Final = " Signing CA "
-_NOBODY: Final = "invalid"
+_RESERVED_TLD: Final = "invalid"  # nobody has it (RFC 6761 6.4)
 _COMMON_NAME: Final = 64  # characters, not octets (RFC 5280 A.1: ub-common-name)
 SUFFIX_BYTES: Final = 3  # random, in hexadecimal at the end of each name
 MAX_NAME: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
@@ -32,11 +35,11 @@ MAX_NAME: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A CA that was made: the root, to be kept away, and the signing CA, to be used. No `repr` shows a key.
+    """A new CA: the root, whose key is kept offline, and the signing CA. No `repr` shows a key.
 
     Attributes:
         root, signing: the certificates.
-        root_key: the root's private key; None if the root was there already.
+        root_key: the root's private key; None if the root existed already.
         signing_key: the signing CA's; None if it lives elsewhere.
         previous: the certificates of the CA that this one succeeds, its chain among them.
     """
@@ -48,7 +51,22 @@ class Hierarchy:
     previous: tuple[x509.Certificate, ...] = ()
 
 
-def hold(
+@dataclass(frozen=True)
+class Predecessor:
+    """A signing CA that another takes over from.
+
+    Attributes:
+        certificate: its own.
+        chain: those above it, the root last.
+        previous: the certificates that it still serves of the CA before it.
+    """
+
+    certificate: x509.Certificate
+    chain: Sequence[x509.Certificate]
+    previous: Sequence[x509.Certificate] = ()
+
+
+def create_hierarchy(
     name: str,
     suffix: str,
     key: str,
@@ -56,19 +74,19 @@ def hold(
     permitted: Sequence[str | IPv4Network | IPv6Network] = (),
     signing_public_key: CertificatePublicKeyTypes | None = None,
 ) -> Hierarchy:
-    """Make a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
+    """Create a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
     Args:
-        name: what both are called, at most `MAX_NAME` characters; " Root CA" or " Signing CA" and the
-            suffix follow it.
+        name: the name of both, at most `MAX_NAME` characters; " Root CA" or " Signing CA" and the suffix
+            follow it.
         suffix: `SUFFIX_BYTES` random octets in hexadecimal, so that two CAs of one name are never taken
             for each other.
         key: the kind of both keys, as `keys.generate` takes it.
         now: the time, UTC.
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to,
-            critical; for a kind that is not mentioned there is no constraint, except that a DNS
-            or an IP constraint alone excludes all names of the other kind.
-        signing_public_key: of a signing key that lives elsewhere, such as in KMS; None to make one.
+            critical; for a kind that is not mentioned there is no constraint, except that only a DNS
+            or only an IP constraint excludes all names of the other kind.
+        signing_public_key: of a signing key that is elsewhere, such as in KMS; None to create one.
 
     Raises:
         ValueError: there is no such kind of key, or the name is empty or too long.
@@ -77,29 +95,14 @@ def hold(
         raise ValueError("a CA needs a name")
     if len(name) > MAX_NAME:
         raise ValueError(f"the name has {len(name)} characters; {MAX_NAME} are accepted")
+    root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
     constraints = _name_constraints(permitted) if permitted else None
-    root, root_key = _root(f"{name}{_ROOT}{suffix}", key, now)
     signing_key, public_key = _signing_key(key, signing_public_key)
-    signing = _signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
+    signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
     return Hierarchy(root, signing, root_key, signing_key)
 
 
-@dataclass(frozen=True)
-class Predecessor:
-    """A signing CA that another takes over from.
-
-    Attributes:
-        certificate: its own.
-        chain: those above it, the root last.
-        previous: what it has still served of the CA before it.
-    """
-
-    certificate: x509.Certificate
-    chain: Sequence[x509.Certificate]
-    previous: Sequence[x509.Certificate] = ()
-
-
-def succeed(
+def create_successor(
     predecessor: Predecessor,
     root_key: CertificateIssuerPrivateKeyTypes | None,
     suffix: str,
@@ -107,59 +110,39 @@ def succeed(
     now: datetime,
     signing_public_key: CertificatePublicKeyTypes | None = None,
 ) -> Hierarchy:
-    """Make the signing CA that takes over from another, of its name and under its nameConstraints.
+    """Create the signing CA that takes over from another, with its name and its nameConstraints.
 
     Args:
         predecessor: the other.
-        root_key: the root's key, to stay beneath the same root; None to make a new root.
-        suffix: random, as for `hold`.
-        key: the kind of the keys that are made, as `keys.generate` takes it.
+        root_key: the root's key, to stay below the same root; None to create a new root.
+        suffix: random, as for `create_hierarchy`.
+        key: the kind of the keys that are created.
         now: the time, UTC.
-        signing_public_key: of a signing key that lives elsewhere; None to make one.
+        signing_public_key: of a signing key that is elsewhere; None to create one.
 
     Raises:
         IssuerError: the root's key is not the root's.
         ValueError: there is no such kind of key, or the root ends within a day.
     """
-    name, root, made_key = _called(predecessor.certificate), predecessor.chain[-1], None
+    name, root, new_root_key = _base_name(predecessor.certificate), predecessor.chain[-1], None
     if root_key is None:
-        root, root_key = _root(f"{name}{_ROOT}{suffix}", key, now)
-        made_key = root_key
+        root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
+        new_root_key = root_key
     elif root_key.public_key() != root.public_key():
         raise IssuerError("the root's key is not the one in the root's certificate")
+    extensions = [each.value for each in predecessor.certificate.extensions]
+    constraints = next((each for each in extensions if isinstance(each, x509.NameConstraints)), None)
     signing_key, public_key = _signing_key(key, signing_public_key)
-    constraints = _constraints_of(predecessor.certificate)
-    signing = _signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
+    signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
     served = (predecessor.certificate, *predecessor.chain, *predecessor.previous)
     previous = tuple(each for each in served if each != root and each.not_valid_after_utc > now)
-    return Hierarchy(root, signing, made_key, signing_key, previous)
+    return Hierarchy(root, signing, new_root_key, signing_key, previous)
 
 
-def _called(signing: x509.Certificate) -> str:
-    """The name that a CA was made with, or as much as fits of its common name if it was not made here."""
+def _base_name(signing: x509.Certificate) -> str:
+    """The name that a CA was created with; of another's common name as much as fits."""
     attributes = signing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(attributes[0].value).partition(_SIGNING)[0][:MAX_NAME] if attributes else "Certlet"
-
-
-def _constraints_of(ca: x509.Certificate) -> x509.NameConstraints | None:
-    try:
-        return ca.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _root(
-    common_name: str, key: str, now: datetime
-) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
-    private_key = keys.generate(key)
-    subject, start = _dn(common_name), now.replace(microsecond=0) - BACKDATE
-    builder = (
-        _ca(subject, private_key.public_key(), 1)
-        .issuer_name(subject)
-        .not_valid_before(start)
-        .not_valid_after(start + ROOT_VALIDITY - timedelta(seconds=1))
-    )
-    return builder.sign(private_key, keys.signature_hash(private_key.public_key())), private_key
 
 
 def _signing_key(
@@ -167,11 +150,20 @@ def _signing_key(
 ) -> tuple[CertificateIssuerPrivateKeyTypes | None, CertificatePublicKeyTypes]:
     if public_key is not None:
         return None, public_key
-    made = keys.generate(key)
-    return made, made.public_key()
+    private_key = keys.generate(key)
+    return private_key, private_key.public_key()
 
 
-def _signing(
+def _create_root(
+    common_name: str, key: str, now: datetime
+) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
+    private_key, start = keys.generate(key), now.replace(microsecond=0) - BACKDATE
+    builder = _builder(common_name, private_key.public_key(), 1, start, start + ROOT_VALIDITY - _SECOND)
+    builder = builder.issuer_name(_dn(common_name))
+    return builder.sign(private_key, keys.signature_hash(private_key.public_key())), private_key
+
+
+def _create_signing(
     common_name: str,
     public_key: CertificatePublicKeyTypes,
     root: x509.Certificate,
@@ -180,52 +172,38 @@ def _signing(
     constraints: x509.NameConstraints | None,
 ) -> x509.Certificate:
     start = max(now.replace(microsecond=0) - BACKDATE, root.not_valid_before_utc)
-    end = min(start + SIGNING_VALIDITY - timedelta(seconds=1), root.not_valid_after_utc)
+    end = min(start + SIGNING_VALIDITY - _SECOND, root.not_valid_after_utc)
     if end < now + BACKDATE:
         raise ValueError("the root ends too soon: make a new one")
-    builder = (
-        _ca(_dn(common_name), public_key, 0)
-        .issuer_name(root.subject)
-        .not_valid_before(start)
-        .not_valid_after(end)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-                root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-            ),
-            critical=False,
-        )
-    )
+    builder = _builder(common_name, public_key, 0, start, end).issuer_name(root.subject)
+    builder = builder.add_extension(authority_key_identifier(root), critical=False)
     if constraints:
         builder = builder.add_extension(constraints, critical=True)
     return builder.sign(root_key, keys.signature_hash(root_key.public_key()))
 
 
 def _dn(common_name: str) -> x509.Name:
-    # Not validated: the library counts octets.
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
+    return distinguished_name(((NameOID.COMMON_NAME, common_name),))
 
 
-def _ca(
-    subject: x509.Name, public_key: CertificatePublicKeyTypes, path_length: int
+def _builder(
+    common_name: str,
+    public_key: CertificatePublicKeyTypes,
+    path_length: int,
+    not_before: datetime,
+    not_after: datetime,
 ) -> x509.CertificateBuilder:
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    usage = dict.fromkeys(["digital_signature", "content_commitment", "key_encipherment"], False)
+    usage |= dict.fromkeys(["data_encipherment", "key_agreement", "encipher_only", "decipher_only"], False)
     return (
         x509.CertificateBuilder()
-        .subject_name(subject)
+        .subject_name(_dn(common_name))
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
@@ -235,12 +213,12 @@ def _name_constraints(
 ) -> x509.NameConstraints:
     """Permitted subtrees, for every kind of name that is certified.
 
-    Constraints restrict only the kinds that they mention: a CA held to DNS names could name any address, and
-    any host in a URI or a mailbox. Of those a domain's have two forms, its own and what is beneath it (RFC
-    5280 4.2.1.10); where no domain is permitted there is one that nobody has (RFC 6761 6.4).
+    Constraints restrict only the kinds that they mention: a CA constrained to DNS names could name any
+    address, and any host in a URI or a mailbox. In those a domain has two forms, itself and what is below it
+    (RFC 5280 4.2.1.10); if no domain is permitted, there is one that nobody has.
     """
     domains = [each for each in permitted if isinstance(each, str)]
-    hosts = [form for each in domains or [_NOBODY] for form in (each, f".{each}")]
+    hosts = [form for each in domains or [_RESERVED_TLD] for form in (each, f".{each}")]
     dns = [x509.DNSName(each) for each in domains]
     ip = [x509.IPAddress(each) for each in permitted if not isinstance(each, str)]
     within = [kind(each) for kind in (x509.RFC822Name, x509.UniformResourceIdentifier) for each in hosts]
