@@ -28,7 +28,7 @@ from service import aws_lambda
 from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE
 from tests import authorities, csrs, serving
 from tests.deploy import runtime
-from tests.test_lambda import event
+from tests.events import event
 
 CALLS: Final = 300  # of the warm handler, in a round
 MAX_MEGABYTES: Final = 12

@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service.pki import encoding
 from tests import authorities, csrs, serving
-from tests.est.devices import body, certificates
-from tests.est.test_tls import basic, trusting
+from tests.est.devices import basic, body, certificates, trusting
 from tests.gateway import running
 from tests.gateway.table import JSON, KEY
 from tests.serving import Answer, Server

@@ -37,10 +37,11 @@ def run(
     *command: str | Path,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: str = "",
     timeout: float = 300,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that reads nothing to its end.
+    """Run a command to its end.
 
     Raises:
         AssertionError: `check`, and it failed.
@@ -49,7 +50,7 @@ def run(
         command,
         cwd=cwd,
         env=environ() if env is None else env,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -215,6 +216,10 @@ class Server(Site):
     def logged(self) -> str:
         """What the server wrote to stderr so far."""
         return self.log.read_text()
+
+    def processes(self) -> dict[int, str]:
+        """The module of each process: foreman, gateway and function."""
+        return {pid: module(pid) for pid in (self.process.pid, *descendants(self.process.pid))}
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the server with a signal, and wait."""

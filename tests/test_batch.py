@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +23,9 @@ from service.pki.errors import BadCSR, IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.web import operations
 from tests import authorities, csrs, serving
+from tests.answers import DOCUMENT, JSON, problem, uuid7
+from tests.events import answers, event
 from tests.serving import Answer, Server
-from tests.test_path import DOCUMENT, JSON, problem, uuid7
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -34,19 +33,6 @@ _B = TypeVar("_B")
 RESULTS = Draft4Validator(
     DOCUMENT["paths"]["/sign/batch"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
 )
-# The handler, told by its second argument that there is so much time left, each time that it looks.
-RUN = """
-import json, sys
-from service import aws_lambda
-class Context:
-    def __init__(self, *milliseconds):
-        self.milliseconds = list(milliseconds)
-    def get_remaining_time_in_millis(self):
-        return self.milliseconds.pop(0) if self.milliseconds[1:] else self.milliseconds[0]
-for line in sys.stdin:
-    event, left = json.loads(line)
-    print(json.dumps(aws_lambda.handler(event, Context(*left))), flush=True)
-"""
 
 
 @functools.cache
@@ -282,32 +268,14 @@ def test_the_room_that_is_kept_suffices_for_notes(
 
 def invoked(directory: Path, left: list[int], number: int, **headers: str) -> list[Any]:
     """The results of a batch of so many requests, with these milliseconds left at each look."""
-    body = json.dumps({"requests": [{"csr": request(each)} for each in range(number)]})
-    event = {
-        "resource": "/sign/batch",
-        "path": "/sign/batch",
-        "httpMethod": "POST",
-        "headers": {"Content-Type": "application/json", **headers},
-        "multiValueHeaders": {},
-        "queryStringParameters": None,
-        "requestContext": {"requestId": "c6af9ac6", "identity": {"apiKeyId": "abc123"}},
-        "body": body,
-        "isBase64Encoded": False,
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input=json.dumps([event, left]) + "\n",
-        env=serving.environ(CERTLET_CA=str(directory / "ca")),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    answer = json.loads(run.stdout)
+    body = json.dumps({"requests": [{"csr": request(each)} for each in range(number)]}).encode()
+    sent = {"Content-Type": "application/json", **headers}
+    asked = event("/sign/batch", headers=sent, body=base64.b64encode(body).decode())
+    (answer,), logged = answers(directory, asked, left=left)
     assert answer["statusCode"] == 200
     found = json.loads(answer["body"])
     RESULTS.validate(found)
-    signed = sum('"event":"intent"' in line for line in run.stderr.splitlines())
+    signed = sum('"event":"intent"' in line for line in logged.splitlines())
     assert signed == codes(found["results"]).count("")
     return list(found["results"])
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +12,7 @@ import pytest
 from service import aws_lambda
 from service.web import principal
 from tests import csrs, serving
-
-GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
-RUN = """
-import json, sys
-from service import aws_lambda
-for line in sys.stdin:
-    print(json.dumps(aws_lambda.handler(json.loads(line), None)), flush=True)
-"""
-
-
-def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
-    """A proxy event of a caller whose key the gateway checked."""
-    body = json.dumps({"csr": GOOD}).encode() if method == "POST" else b""
-    return {
-        "resource": path,
-        "path": path,
-        "httpMethod": method,
-        "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
-        "multiValueHeaders": {"Content-Type": ["application/json"]},
-        "queryStringParameters": None,
-        "multiValueQueryStringParameters": None,
-        "pathParameters": None,
-        "stageVariables": None,
-        "requestContext": {
-            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
-            "identity": {"apiKeyId": "abc123", "sourceIp": "192.0.2.1"},
-        },
-        "body": base64.b64encode(body).decode() or None,
-        "isBase64Encoded": bool(body),
-        **change,
-    }
-
-
-def answers(directory: Path, *events: dict[str, Any], **env: str) -> tuple[list[dict[str, Any]], str]:
-    """What the handler answers in a process of its own, and what it logs."""
-    run = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input="".join(json.dumps(each) + "\n" for each in events),
-        env=serving.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
+from tests.events import GOOD, answers, event
 
 
 @pytest.fixture(scope="module")
@@ -263,26 +217,13 @@ def test_wrong_settings_are_told_at_once(directory: Path, env: dict[str, str], w
 
 def test_an_unexpected_error_is_a_bare_500(directory: Path) -> None:
     """`RuntimeError("secret")` somewhere inside is a 500 without the word; the log has it."""
-    script = RUN.replace(
-        "for line",
-        "from service.authority import Authority\n"
-        "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
-        "Authority.issue = fail\nfor line",
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        input=json.dumps(event()) + "\n",
-        env=serving.environ(CERTLET_CA=str(directory / "ca")),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    result = json.loads(run.stdout)
+    fail = "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
+    before = f"from service.authority import Authority\n{fail}Authority.issue = fail"
+    (result,), logged = answers(directory, event(), before=before)
     assert result["statusCode"] == 500
     assert "secret" not in json.dumps(result)
     assert json.loads(result["body"])["code"] == "serverInternal"
-    assert "RuntimeError: secret" in run.stderr
+    assert "RuntimeError: secret" in logged
 
 
 METHOD = "arn:aws:execute-api:eu-central-1:123456789012:abcdef/v1/POST"

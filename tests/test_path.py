@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 import subprocess
 import time
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,46 +16,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
-from jsonschema import Draft4Validator
 
 from service import contract
 from service.web.requests import MAX_BODY_BYTES
 from tests import authorities, csrs
+from tests.answers import JSON, KEY, PEM, documented, problem, uuid7
 from tests.pki.test_weakness import SOUND, spki_of, tlv
 from tests.pki.test_weakness import WEAK as WEAK_MODULI
-from tests.serving import API_KEY, Answer, Server
+from tests.serving import API_KEY, Server
 
-DOCUMENT = contract.resolve(authorities.document(), authorities.document())
-KEY = {"x-api-key": API_KEY}
-JSON = {"Content-Type": "application/json", **KEY}
-PEM = {"Content-Type": "application/x-pem-file"}
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
-PROBLEM = Draft4Validator(DOCUMENT["components"]["schemas"]["Problem"])
-
-
-def uuid7() -> str:
-    """A UUIDv7 (RFC 9562 5.7) of now."""
-    return str(uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | 0b10 << 62 | secrets.randbits(62)))
-
-
-def problem(answer: Answer, status: int, code: str) -> Any:
-    """The problem document of an answer, which is of the contract's shape."""
-    assert answer.status == status, answer.body
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    found = answer.json()
-    PROBLEM.validate(found)
-    assert (found["status"], found["code"], found["type"]) == (status, code, f"/problems#{code}")
-    assert found["instance"] == f"urn:uuid:{answer.headers['x-amzn-RequestId']}"
-    return found
-
-
-def documented(path: str, method: str, answer: Answer, document: Any = DOCUMENT) -> Any:
-    """The JSON of an answer, which is as the contract says."""
-    response = document["paths"][path][method]["responses"][str(answer.status)]
-    found = answer.json()
-    Draft4Validator(response["content"]["application/json"]["schema"]).validate(found)
-    return found
 
 
 def test_a_request_is_signed(server: Server) -> None:

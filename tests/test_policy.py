@@ -20,8 +20,8 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from service import contract
 from tests import csrs
+from tests.answers import JSON, PEM, documented, problem, uuid7
 from tests.serving import API_KEY, CERTLET, ROOT, Server, certlet, serving
-from tests.test_path import JSON, PEM, documented, problem, uuid7
 
 OWN = ROOT / "tests" / "policies.yaml"
 MERGED = contract.load(OWN)

@@ -19,9 +19,9 @@ from service.pki import encoding
 from service.pki.revocation import Revoked
 from service.signers import lists
 from tests import authorities, csrs
+from tests.answers import problem
 from tests.authorities import Log
 from tests.serving import Server, certlet, run, serving
-from tests.test_path import problem
 
 OWN = """\
 profiles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from service.signers import file
 from tests import authorities, serving
 from tests.serving import Server, certlet
-
-
-def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
-    """What `certlet trust` prints: under each heading its commands, under '' the rest."""
-    run = certlet("trust", *arguments, cwd=cwd)
-    assert run.returncode == 0, run.stderr
-    found: dict[str, list[str]] = {"": []}
-    heading = ""
-    for line in run.stdout.decode().splitlines():
-        if line.startswith("  "):
-            found[heading].append(line.strip())
-        elif line.startswith(("Root ", "Until ", "SHA-256 ", "Warning ")):
-            found[""].append(line)
-        else:
-            heading = line
-            found[heading] = []
-    return found
-
-
-def pasted(commands: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return serving.run("sh", "-ec", "\n".join(commands), cwd=cwd, check=False)
+from tests.transcripts import pasted, printed
 
 
 @pytest.mark.parametrize("source", ["--ca", "--url"])

@@ -30,10 +30,9 @@ from service.gateway.usage import digest
 from service.pki import csr
 from service.settings import Settings
 from tests import csrs, serving
+from tests.answers import uuid7
 from tests.audit.conftest import CREDENTIAL, ENVIRON, PASSPHRASE
-from tests.audit.test_cores import processes
 from tests.serving import API_KEY, Server
-from tests.test_path import uuid7
 
 CHALLENGE = b"canary-challenge-77aa"
 STRANGER = "canary-stranger-key-0123456789-0123456789"
@@ -113,7 +112,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     log = home / "audit.log"
     with serving.serving(home, "--unlimited", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
-        (worker,) = (pid for pid, name in processes(server).items() if name == "service.gateway.function")
+        (worker,) = (pid for pid, name in server.processes().items() if name == "service.gateway.function")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
         full = server.sign({"csr": csrs.pem(challenging()).decode()})
         assert full.status == 503

@@ -19,12 +19,6 @@ PIPED = Path("/proc/sys/kernel/core_pattern").read_text().startswith("|")
 HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
 
 
-def processes(server: serving.Server) -> dict[int, str]:
-    """The server's processes, and which module each of them is."""
-    pid = server.process.pid
-    return {each: serving.module(each) for each in (pid, *serving.descendants(pid))}
-
-
 def dumps(directory: Path, *steps: str) -> bool:
     """Whether a process that does these steps and aborts has its memory dumped."""
     code = "; ".join([*steps, "import os", "os.abort()"])
@@ -57,7 +51,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
     command = (*UNBOUNDED, *serving.CERTLET, "serve", "--port", "0")
     with serving.serving(tmp_path, command=command) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
-        found = processes(server)
+        found = server.processes()
         assert sorted(found.values()) == ["service.cli", "service.gateway.function", "service.gateway.server"]
         for pid, module in found.items():
             assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0), module

@@ -20,8 +20,8 @@ from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
 from service.signers import aws, file, kms
 from tests import authorities, csrs, localstack, serving
-from tests.test_lambda import answers, event
-from tests.test_path import uuid7
+from tests.answers import uuid7
+from tests.events import answers, event
 
 CSR = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
 

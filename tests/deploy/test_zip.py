@@ -26,9 +26,9 @@ from deploy import build
 from service.pki.hierarchy import create_hierarchy
 from service.signers import file
 from tests import serving
+from tests.answers import uuid7
 from tests.deploy import runtime
-from tests.test_lambda import event
-from tests.test_path import uuid7
+from tests.events import event
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105

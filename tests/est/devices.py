@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import base64
+import functools
+import socket
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
 
 from service.pki import keys
 from service.pki.issuer import Issuer
 from service.signers import file
 from tests import authorities, csrs
+from tests.serving import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
+UNTIL_THERE = [
+    "--retry",
+    "20",
+    "--retry-connrefused",
+    "--retry-delay",
+    "1",
+]  # of curl's, for a server that starts
 
 
 def body(request: x509.CertificateSigningRequest) -> bytes:
@@ -55,3 +68,54 @@ def forged(
 def pem(certificate: x509.Certificate) -> str:
     """One certificate in PEM."""
     return certificate.public_bytes(Encoding.PEM).decode()
+
+
+@functools.cache
+def stranger() -> x509.Certificate:
+    """A certificate of another CA that says the same."""
+    root, signing = keys.generate("p-256"), keys.generate("p-256")
+    now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
+    ca = authorities.ca(
+        public_key=signing.public_key(), signer=root, ski=x509.SubjectKeyIdentifier(b"1"), **now
+    )
+    top = authorities.root(public_key=root.public_key(), signer=root, **now)
+    return forged(Issuer(ca, [top], signing))
+
+
+def root(server: Server) -> Path:
+    """The file with the root that everybody trusts."""
+    return server.log.parent / "ca" / "root-ca.crt"
+
+
+def trusting(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
+    """A client's TLS, with a certificate of its own perhaps."""
+    context = ssl.create_default_context(cafile=str(root(server)))
+    if client is not None:
+        context.load_cert_chain(key_and(server.log.parent, client, csrs.key("p-256")))
+    return context
+
+
+def key_and(directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Path:
+    """A file with a certificate and its key."""
+    path = directory / f"{certificate.serial_number}.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_text(pem(certificate) + private.decode())
+    return path
+
+
+def basic(password: str, user: str = "device") -> str:
+    """An Authorization header."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def own(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
+    """The certificate that the server shows now."""
+    context = trusting(server)
+    if version:
+        context.maximum_version = version
+    host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
+    with (
+        socket.create_connection((str(host), int(port or 0)), 10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")

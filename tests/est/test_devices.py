@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from tests import serving
-from tests.est.devices import issuer, pem
+from tests.est.devices import UNTIL_THERE, issuer, pem, root
 from tests.serving import API_KEY, ROOT, Server, run
 
 OWN = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
@@ -29,14 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def root(server: Server) -> str:
-    """The file with the root."""
-    return str(server.log.parent / "ca" / "root-ca.crt")
-
-
 def pki(server: Server, cwd: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """strongSwan's EST client."""
-    command = ["pki", "--est", "--url", server.url, "--cacert", root(server), "--outform", "pem"]
+    command = ["pki", "--est", "--url", server.url, "--cacert", str(root(server)), "--outform", "pem"]
     return run(*command, *options, cwd=cwd, check=check)
 
 
@@ -67,7 +62,7 @@ def certificate(path: Path) -> x509.Certificate:
 
 def test_strongswan_gets_the_ca(site: Server, tmp_path: Path) -> None:
     """`pki --estca` gets the root and the intermediate, and finds them trusted."""
-    command = ["pki", "--estca", "--url", site.url, "--cacert", root(site), "--caout", "ca.pem"]
+    command = ["pki", "--estca", "--url", site.url, "--cacert", str(root(site)), "--caout", "ca.pem"]
     run(*command, "--outform", "pem", cwd=tmp_path)
     got = {certificate(each) for each in tmp_path.glob("ca*.pem")}
     assert got == set(issuer(site.log.parent / "ca").authorities)
@@ -114,7 +109,7 @@ def test_strongswan_is_told_no(site: Server, tmp_path: Path) -> None:
 
 def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "answer") -> tuple[int, bytes]:
     """Status and body of what curl does."""
-    command = ["curl", "-sS", "--cacert", root(server), "-o", out, "-w", "%{http_code}"]
+    command = ["curl", "-sS", "--cacert", str(root(server)), "-o", out, "-w", "%{http_code}"]
     done = run(*command, *options, f"{server.url}/.well-known/est{path}", cwd=cwd)
     return int(done.stdout), (cwd / out).read_bytes()
 
@@ -140,13 +135,6 @@ def unpack(cwd: Path, name: str) -> None:
 
 
 BASIC = ["-u", f"device:{API_KEY}"]
-UNTIL_THERE = [
-    "--retry",
-    "20",
-    "--retry-connrefused",
-    "--retry-delay",
-    "1",
-]  # of curl's, for a server that starts
 
 
 def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
@@ -162,7 +150,7 @@ def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
     assert curl(site, tmp_path, "/cacerts")[0] == 200
     unpack(tmp_path, "ca")
     for name in ("first", "second"):
-        verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", root(site)]
+        verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", str(root(site))]
         run(*verify, "-untrusted", "ca.crt", f"{name}.crt", cwd=tmp_path)
     assert curl(site, tmp_path, "/csrattrs")[0] == 204
 
@@ -228,7 +216,7 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
         try:
-            there = ["curl", "-sS", "--cacert", root(site), *UNTIL_THERE]
+            there = ["curl", "-sS", "--cacert", str(root(site)), *UNTIL_THERE]
             url = f"https://localhost:{port}/"
             seen = run(*there, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
             assert seen.stdout == "CN=device.example.com\n"
@@ -252,7 +240,7 @@ def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
     openssl_request(tmp_path, "device")
     assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200
     unpack(tmp_path, "device")
-    (tmp_path / "root-ca.crt").write_bytes(Path(root(site)).read_bytes())
+    (tmp_path / "root-ca.crt").write_bytes(root(site).read_bytes())
     host = urlsplit(site.url).netloc
     script = script.replace("est.example.com", host)
     script = script.replace("cd /etc/device", f"cd {shlex.quote(str(tmp_path))}")

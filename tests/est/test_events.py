@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import json
 import textwrap
@@ -21,13 +20,12 @@ from cryptography.x509.oid import AttributeOID, NameOID
 
 from service import aws_lambda, contract
 from service.authority import Authority, LoadedCA
-from service.pki import encoding, keys
-from service.pki.issuer import Issuer
+from service.pki import encoding
 from service.signers import lists
 from service.web import app
 from tests import authorities, csrs, serving
-from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem
-from tests.test_lambda import event
+from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem, stranger
+from tests.events import event
 
 GOOD = body(csrs.build("device.example.com"))
 CLIENT = body(csrs.build("device.example.com", kind="p-384"))  # another key for the same name
@@ -323,18 +321,6 @@ def test_other_names_are_refused(directory: Path, what: str) -> None:
     problem = refused(opened(found), 400, code, word)
     assert problem["errors"]
     assert "intent" not in logged.kinds()
-
-
-@functools.cache
-def stranger() -> x509.Certificate:
-    """A certificate of another CA that says the same."""
-    root, signing = keys.generate("p-256"), keys.generate("p-256")
-    now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
-    ca = authorities.ca(
-        public_key=signing.public_key(), signer=root, ski=x509.SubjectKeyIdentifier(b"1"), **now
-    )
-    top = authorities.root(public_key=root.public_key(), signer=root, **now)
-    return forged(Issuer(ca, [top], signing))
 
 
 def without_policy(directory: Path) -> x509.Certificate:

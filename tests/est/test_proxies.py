@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests import csrs, serving
-from tests.est.test_devices import UNTIL_THERE, root
+from tests.est.devices import UNTIL_THERE, root
 from tests.serving import API_KEY, ROOT, Server, run
 
 PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
@@ -91,7 +91,7 @@ def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
         def ask(path: str, body: bytes, *headers: str) -> tuple[int, str]:
             (tmp_path / "body").write_bytes(body)
             given = [part for header in headers for part in ("-H", header)]
-            there = ["--resolve", f"{url.removeprefix('https://')}:127.0.0.1", "--cacert", root(server)]
+            there = ["--resolve", f"{url.removeprefix('https://')}:127.0.0.1", "--cacert", str(root(server))]
             options = ["-sS", *there, *UNTIL_THERE, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
             body_, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition("\n")
             return int(status), body_

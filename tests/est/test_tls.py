@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -31,32 +30,23 @@ from service.gateway.usage import OWN_NAME
 from service.pki import encoding
 from service.pki.issuer import Issuer
 from tests import authorities, csrs, serving
-from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem
-from tests.est.test_events import stranger
+from tests.est.devices import (
+    EST,
+    PKCS10,
+    basic,
+    body,
+    certificates,
+    forged,
+    issuer,
+    key_and,
+    own,
+    pem,
+    stranger,
+    trusting,
+)
 from tests.serving import API_KEY, Answer, Server
 
 REQUEST = csrs.build("device.example.com")
-
-
-def root(server: Server) -> Path:
-    """The file with the root that everybody trusts."""
-    return server.log.parent / "ca" / "root-ca.crt"
-
-
-def trusting(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
-    """A client's TLS, with a certificate of its own perhaps."""
-    context = ssl.create_default_context(cafile=str(root(server)))
-    if client is not None:
-        context.load_cert_chain(key_and(server.log.parent, client, csrs.key("p-256")))
-    return context
-
-
-def key_and(directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Path:
-    """A file with a certificate and its key."""
-    path = directory / f"{certificate.serial_number}.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_text(pem(certificate) + private.decode())
-    return path
 
 
 def enroll(
@@ -68,24 +58,6 @@ def enroll(
     """POST a device's request."""
     sent = {"Content-Type": PKCS10, **headers}
     return server.request("POST", EST + path, body(REQUEST), sent, trusting(server, client))
-
-
-def basic(password: str, user: str = "device") -> str:
-    """An Authorization header."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def own(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
-    """The certificate that the server shows now."""
-    context = trusting(server)
-    if version:
-        context.maximum_version = version
-    host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
-    with (
-        socket.create_connection((str(host), int(port or 0)), 10) as plain,
-        context.wrap_socket(plain, server_hostname=host) as connection,
-    ):
-        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
 
 
 def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:

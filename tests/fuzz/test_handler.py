@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from urllib3 import HTTPResponse
 
 from service import aws_lambda
 from service.gateway.function import Context
-from tests import authorities, serving
+from tests import authorities, events, serving
 from tests.fuzz import contract
 
 sign = contract.load(refusable=True).include(contract.signs)
@@ -38,8 +37,9 @@ class Events(HTTPAdapter):
         result = aws_lambda.handler(event(request), Context("fuzz", time.monotonic() + 10))
         assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
         assert "content-length" not in {name.lower() for name in result["headers"]}
-        body = base64.b64decode(result["body"]) if result["isBase64Encoded"] else result["body"].encode()
-        answer = HTTPResponse(BytesIO(body), result["headers"], result["statusCode"], preload_content=False)
+        answer = HTTPResponse(
+            BytesIO(events.body(result)), result["headers"], result["statusCode"], preload_content=False
+        )
         return self.build_response(request, answer)
 
 
@@ -50,39 +50,28 @@ def event(request: requests.PreparedRequest) -> dict[str, Any]:
     body = request.body.encode() if isinstance(request.body, str) else request.body or b""
     headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
     known = headers.get("x-api-key") == serving.API_KEY
-    return {
-        "resource": parts.path,
-        "path": parts.path,
-        "httpMethod": request.method,
-        "headers": headers,
-        "multiValueHeaders": {name: [value] for name, value in headers.items()},
-        "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
-        "multiValueQueryStringParameters": query or None,
-        "pathParameters": None,
-        "stageVariables": None,
-        "requestContext": {
-            "requestId": str(uuid.uuid4()),
-            "stage": "prod",
-            "identity": {"apiKeyId": "abc123" if known else None, "sourceIp": "127.0.0.1"},
-        },
-        "body": base64.b64encode(body).decode() if body else None,
-        "isBase64Encoded": bool(body),
-    }
+    identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "127.0.0.1"}
+    return events.event(
+        parts.path,
+        str(request.method),
+        headers=headers,
+        multiValueHeaders={name: [value] for name, value in headers.items()},
+        queryStringParameters={name: values[-1] for name, values in query.items()} or None,
+        multiValueQueryStringParameters=query or None,
+        requestContext={"requestId": str(uuid.uuid4()), "stage": "prod", "identity": identity},
+        body=base64.b64encode(body).decode() if body else None,
+        isBase64Encoded=bool(body),
+    )
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
     """The handler in this process, with a CA of its own, behind a requests session."""
+    names = {"CERTLET_API_KEY_NAMES": '{"abc123": "fuzz"}'}
     directory = tmp_path_factory.mktemp("handler")
-    assert serving.certlet("init", "ca", cwd=directory).returncode == 0
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("CERTLET_")]:
-            patch.delenv(name)
-        patch.setenv("CERTLET_CA", str(directory / "ca"))
-        patch.setenv("CERTLET_API_KEY_NAMES", '{"abc123": "fuzz"}')
-        with requests.Session() as made:
-            made.mount("http://", Events())
-            yield made
+    with events.handler_environment(directory, **names), requests.Session() as made:
+        made.mount("http://", Events())
+        yield made
 
 
 def ask(case: Any, session: requests.Session, headers: Mapping[str, str]) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from tests import authorities, serving
+from tests.answers import problem
 from tests.gateway import running
 from tests.serving import API_KEY, Server
-from tests.test_path import problem
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests import serving
+from tests.events import answers
 from tests.gateway import running, table
 from tests.gateway.table import CERTLET, LIBRARY, Row
 from tests.serving import Answer, Server
-from tests.test_lambda import answers
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 

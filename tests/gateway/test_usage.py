@@ -10,9 +10,9 @@ from service import files
 from service.gateway.routes import GatewayError, UsagePlan
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter, digest
 from tests import authorities, csrs, serving
+from tests.answers import problem
 from tests.gateway import running
 from tests.serving import API_KEY
-from tests.test_path import problem
 
 PLAN = UsagePlan(rate=2, burst=3, quota=5, period="DAY")
 

@@ -7,7 +7,11 @@ the documented order decides: it is read, then its signature algorithm, its key,
 
 from __future__ import annotations
 
+import importlib.resources
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 
@@ -165,3 +169,28 @@ SMALLSTEP: Final = (
     Row("ca/ca_test.go", FORGED, "openssl: the signature is not good", "block"),
     Row("ca/client_test.go", _SMALLSTEP, "good", "block"),
 )  # fmt: skip
+
+BLOCK: Final = re.compile(
+    rb"-----BEGIN (NEW )?CERTIFICATE REQUEST-----\n[A-Za-z0-9+/=\n]+-----END (NEW )?CERTIFICATE REQUEST-----"
+)
+_VECTORS: Final = Path(str(importlib.resources.files("cryptography_vectors"))) / "x509/requests"
+_SOURCES: Final = Path("/usr/share/gocode/src/github.com")
+COLLECTIONS: Final[dict[str, tuple[Path, tuple[Row, ...], int]]] = {
+    "vectors": (_VECTORS, VECTORS, 26),
+    "cfssl": (_SOURCES / "cloudflare/cfssl", CFSSL, 41),
+    "smallstep": (_SOURCES / "smallstep/certificates", SMALLSTEP, 10),
+}
+CASES: Final = [(folder / row.path, row) for folder, rows, _ in COLLECTIONS.values() for row in rows]
+
+
+def read(path: Path, row: Row) -> bytes:
+    """What is sent."""
+    data = path.read_bytes()
+    if row.part == "block":
+        found = BLOCK.search(data)
+        assert found is not None
+        return found.group(0)
+    if row.part:
+        member: str = json.loads(data, strict=False)[row.part]
+        return member.encode()
+    return data

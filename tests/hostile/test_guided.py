@@ -11,7 +11,7 @@ import pytest
 
 from tests import serving
 from tests.hostile import der, strategies
-from tests.hostile.test_table import CASES, read
+from tests.hostile.table import CASES, read
 from tests.serving import ROOT
 
 SECONDS: Final = int(os.environ.get("HOSTILE_GUIDED_SECONDS", "20"))  # `make nightly`: 10 minutes

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
-import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -12,25 +9,13 @@ import pytest
 from cryptography import x509
 
 from service.pki import names
-from tests.hostile import table
-from tests.hostile.table import Refused, Row, Signed
+from tests.hostile.table import BLOCK, CASES, COLLECTIONS, Refused, Row, Signed, read
 from tests.serving import API_KEY, Answer, Server
 
-BLOCK: Final = re.compile(
-    rb"-----BEGIN (NEW )?CERTIFICATE REQUEST-----\n[A-Za-z0-9+/=\n]+-----END (NEW )?CERTIFICATE REQUEST-----"
-)
-VECTORS = Path(str(importlib.resources.files("cryptography_vectors"))) / "x509/requests"
-SOURCES = Path("/usr/share/gocode/src/github.com")
-COLLECTIONS: Final = {
-    "vectors": (VECTORS, table.VECTORS, 26),
-    "cfssl": (SOURCES / "cloudflare/cfssl", table.CFSSL, 41),
-    "smallstep": (SOURCES / "smallstep/certificates", table.SMALLSTEP, 10),
-}
 PACKAGES: Final = {
     "cfssl": "golang-github-cloudflare-cfssl-dev",
     "smallstep": "golang-github-smallstep-certificates-dev",
 }
-CASES = [(folder / row.path, row) for folder, rows, _ in COLLECTIONS.values() for row in rows]
 
 
 def requests_in(folder: Path, package: str | None) -> set[str]:
@@ -48,19 +33,6 @@ def holds_request(path: Path) -> bool:
     if path.suffix == ".go":
         return BLOCK.search(data) is not None
     return path.suffix == ".csr" or b"CERTIFICATE REQUEST-----" in data
-
-
-def read(path: Path, row: Row) -> bytes:
-    """What is sent."""
-    data = path.read_bytes()
-    if row.part == "block":
-        found = BLOCK.search(data)
-        assert found is not None
-        return found.group(0)
-    if row.part:
-        member: str = json.loads(data, strict=False)[row.part]
-        return member.encode()
-    return data
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)

@@ -13,7 +13,7 @@ import pytest
 
 from tests import serving
 from tests.serving import Server
-from tests.test_trust import pasted, printed
+from tests.transcripts import pasted, printed
 
 # Debian's roots, where its own are added, and Java's, which `cacerts` is a link to.
 CHANGED = (Path("/etc/ssl"), Path("/usr/local/share/ca-certificates"))

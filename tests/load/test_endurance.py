@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests import serving
-from tests.est.test_tls import own, trusting
+from tests.est.devices import own, trusting
 from tests.gateway import running
 
 

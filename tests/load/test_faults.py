@@ -18,10 +18,10 @@ from pathlib import Path
 from cryptography import x509
 
 from tests import csrs, serving
+from tests.answers import problem, uuid7
 from tests.load import traffic
 from tests.load.traffic import Haul, Traffic
 from tests.serving import Answer, Server, wait_until
-from tests.test_path import problem, uuid7
 
 SERVE = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
 OWN = ("--profiles", str(traffic.OWN_PROFILES))

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests import csrs, serving
+from tests.answers import uuid7
 from tests.serving import API_KEY, Server
-from tests.test_path import uuid7
 
 KEY: Final = {"x-api-key": API_KEY}
 JSON: Final = {**KEY, "Content-Type": "application/json"}
