@@ -8,6 +8,7 @@ from typing import Final
 
 from service import contract
 from service.overrides import OverridesError, Source, verify
+from service.pki.profile import Revocation, iso8601
 from service.pki.profile_loader import JSONPath, ProfileError
 
 _IN_CONTRACT: Final = {
@@ -39,26 +40,25 @@ def lint(overrides: Path | None) -> list[Finding]:
     Raises:
         OSError: the file cannot be read.
     """
-    try:
-        document = contract.load(overrides)
-    except OverridesError as error:
-        return [Finding(str(overrides), line, detail) for line, detail in error.problems]
     in_contract = Source(contract.source(), "CSafeLoader")
 
     def line(path: JSONPath) -> int:
         return in_contract.line((*_IN_CONTRACT[str(path[0])], *path[1:]))
 
     try:
+        document = contract.load(overrides)
         if overrides is None:
             verify(contract.policy(document))
+    except OverridesError as error:
+        return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
         return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.faults)
+    lines = Source.read(overrides).lines if overrides else {}
     findings = []
-    in_overrides = Source.read(overrides) if overrides else None
-    for name, text in contract.profiles(document).warnings():
-        path = ("profiles", name)
-        if in_overrides and path in in_overrides.lines:
-            findings.append(Finding(str(overrides), in_overrides.lines[path], text, is_fault=False))
-        else:
-            findings.append(Finding("openapi.yaml", line(path), text, is_fault=False))
+    for profile in contract.profiles(document):
+        if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
+            path = ("profiles", profile.name)
+            place = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", line(path))
+            text = f"nobody can revoke certificates of up to {iso8601(profile.max_validity)}"
+            findings.append(Finding(*place, f"{profile.name}: {text}", is_fault=False))
     return sorted(findings)

@@ -25,8 +25,13 @@ def test_long_lived_certificates_without_revocation_are_warned_of(tmp_path: Path
         (str(own), 3),
         ("openapi.yaml", warnings[0].line),
     ]
-    own.write_text("profiles: {client: null, peer: null, server: {validity: P7D}}")
+    quiet = "server: {validity: P7D}, client: {short_lived: P90D}, peer: {revocation: crl, crl: 'http://a.example/crl'}"
+    own.write_text(f"profiles: {{{quiet}}}")
     assert not profile_lint.lint(own)
+    own.write_text(f"profiles: {{{quiet.replace('P7D', 'P7D, max_validity: P8D')}}}")
+    assert [str(warning) for warning in profile_lint.lint(own)] == [
+        f"{own}:1: warning: server: nobody can revoke certificates of up to P8D"
+    ]
 
 
 def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:

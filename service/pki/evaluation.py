@@ -329,12 +329,12 @@ class _Evaluation:
         fields = tuple(self.names.values())
         self.violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
-            for position, detail in rules.faults(tuple(self.names), label)
+            for position, detail in rules.violations(tuple(self.names), label)
         ]
         if implied:
             self.violations += [
                 RejectedIdentifier(detail, _COMMON_NAME)
-                for _, detail in rules.for_common_name().faults(implied, label)
+                for _, detail in rules.for_common_name().violations(implied, label)
             ]
 
     def evaluate_extensions(self) -> None:

@@ -44,7 +44,7 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 class Revocation(StrEnum):
-    """How a certificate of a profile is taken back before its end."""
+    """How certificates of a profile are revoked."""
 
     NONE = "none"
     CRL = "crl"
@@ -52,7 +52,7 @@ class Revocation(StrEnum):
 
 @dataclass(frozen=True)
 class RequestedValidity:
-    """What a request asks of the validity; at most one of the two."""
+    """The validity that a request asks for, by at most one of the two."""
 
     validity: timedelta | None = None
     not_after: datetime | None = None
@@ -64,8 +64,6 @@ class RequestedValidity:
         Raises:
             RejectedValidity: it is none.
         """
-        if validity is None and not_after is None:
-            return DEFAULT_VALIDITY
         try:
             length = None if validity is None else duration(validity)
         except ValueError as error:
@@ -79,8 +77,8 @@ def _time(text: str) -> datetime:
             return datetime.fromisoformat(text)
     except ValueError:  # there is no such day, or hour
         pass
-    told = "is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
-    raise RejectedValidity(f"{quoted(text)} {told}", "not_after")
+    expected = "a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
+    raise RejectedValidity(f"{quoted(text)} is not {expected}", "not_after")
 
 
 DEFAULT_VALIDITY: Final = RequestedValidity()
@@ -88,26 +86,26 @@ DEFAULT_VALIDITY: Final = RequestedValidity()
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """One certificate profile. It is itself alone, so that what follows from it is found again at once.
+    """One certificate profile. It compares by identity, so that it is a cheap key of an `lru_cache`.
 
     Attributes:
-        name: what a request calls it.
+        name: by which requests name it.
         description: one sentence for people.
-        validity: the length of the validity period if none is asked for, both ends included.
-        max_validity: the longest that may be asked for.
+        validity: the length of the default validity period, both ends included.
+        max_validity: the longest validity period that a request may ask for.
         backdate: how far not_before lies before the time of issue, for clocks that are behind.
-        extended_key_usage: what certificates are for, by RFC 5280's names, or OIDs.
-        names: which subject alternative names it takes.
-        allowed_attributes: what the subject may hold of what a request asks for.
-        fixed_attributes: what every subject holds, whatever a request asks for.
+        extended_key_usage: RFC 5280's names, or OIDs.
+        names: the subject alternative names that it permits.
+        allowed_attributes: the subject attributes that are copied from the request.
+        fixed_attributes: the subject attributes that every certificate has.
         public_keys: the kinds of key, and the least size in bits (of RSA; 0 for all others).
-        extensions: what a request may bring along, not critical.
-        certificate_policies: RFC 5280 4.2.1.4; the first is this profile's own.
-        ca_issuers: where the issuer's certificate is to be had (RFC 5280 4.2.2.1); '' for nowhere.
+        extensions: those that are copied from the request, never critical.
+        certificate_policies: RFC 5280 4.2.1.4; the first identifies the profile.
+        ca_issuers: the URL of the issuer's certificate (RFC 5280 4.2.2.1); '' for none.
         revocation: whether there is a CRL for its certificates.
-        crl: where it is to be had; '' for nowhere.
-        short_lived: up to which length a certificate that nobody can revoke says so (RFC 9608).
-        principals: who may use it; `*` is anybody.
+        crl: the URL of the CRL; '' for none.
+        short_lived: the longest validity period of certificates that assert noRevAvail (RFC 9608).
+        principals: who may use it; `*` is everyone.
     """
 
     name: str
@@ -135,7 +133,7 @@ class Profile:
 
     @functools.cached_property
     def is_tls_server(self) -> bool:
-        """Whether certificates are for TLS servers, which are known by their SANs alone (RFC 9525)."""
+        """Whether certificates are for TLS servers, which clients identify only by SANs (RFC 9525)."""
         return ExtendedKeyUsageOID.SERVER_AUTH in self.usages
 
     def permits(self, principal: str) -> bool:
@@ -143,15 +141,15 @@ class Profile:
         return ANY_PRINCIPAL in self.principals or principal in self.principals
 
     def asserts_no_rev_avail(self, not_before: datetime, not_after: datetime) -> bool:
-        """Whether a certificate of this span says that it is never revoked (RFC 9608 noRevAvail)."""
+        """Whether a certificate of this validity period has the extension noRevAvail (RFC 9608)."""
         span = not_after - not_before + timedelta(seconds=1)
         return self.revocation is Revocation.NONE and span <= self.short_lived
 
     def verify_key(self, public_key: CertificatePublicKeyTypes) -> None:
-        """Refuse a key of a kind or size that the profile does not take.
+        """Refuse a key of another kind, or of a smaller size, than the profile takes.
 
         Raises:
-            BadPublicKey: it is one.
+            BadPublicKey: the profile does not take the key.
         """
         least = dict(self.public_keys).get(keys.kind_of(public_key))
         size = public_key.key_size if least and isinstance(public_key, rsa.RSAPublicKey) else 0

@@ -33,7 +33,6 @@ from service.pki.profile import (
     check_subject_attribute,
     duration,
     eku_oid,
-    iso8601,
 )
 
 JSONPath = tuple[str | int, ...]
@@ -135,14 +134,15 @@ class IssuancePolicy:
         Raises:
             UnknownProfile: there is none.
         """
-        if not (known := self.resolve_name(name)):
+        profile = self._by_name.get(self.default if name is None else name)
+        if profile is None:
             raise UnknownProfile(f"{quoted(str(name))} is none of: {', '.join(self._by_name)}", "profile")
-        return self._by_name[known]
+        return profile
 
     def resolve_name(self, name: str | None) -> str:
         """The name of the profile that `get` returns; '' if there is none."""
-        profile = self._by_name.get(self.default if name is None else name)
-        return profile.name if profile else ""
+        resolved = self.default if name is None else name
+        return resolved if resolved in self._by_name else ""
 
     def names_permitted_for(self, principal: str) -> NamePolicy | None:
         """The names that a principal may have among those that its profiles permit; None for all of them."""
@@ -151,17 +151,6 @@ class IssuancePolicy:
     def with_extended_key_usage(self, usage: x509.ObjectIdentifier) -> list[str]:
         """The names of the profiles with this extended key usage."""
         return [profile.name for profile in self if usage in profile.usages]
-
-    def warnings(self) -> list[tuple[str, str]]:
-        """What is well formed and may still be a mistake: the profile's name, and a sentence."""
-        return [
-            (
-                profile.name,
-                f"{profile.name}: nobody can revoke certificates of up to {iso8601(profile.max_validity)}",
-            )
-            for profile in self
-            if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived
-        ]
 
 
 def _parse_members(data: dict[Any, Any], fields: _Fields) -> tuple[dict[Any, Any], list[ProfileFault]]:

@@ -11,8 +11,9 @@ from tests import csrs
 
 def judge(stated: dict[str, Any], *given: str) -> list[tuple[int | None, str]]:
     """What these rules say of names."""
-    rules = parse_name_policy(stated)
-    return rules.faults([names.load(csrs.general_name(each), "") for each in given], "the profile x")
+    return parse_name_policy(stated).violations(
+        [names.load(csrs.general_name(each), "") for each in given], "the profile x"
+    )
 
 
 EXAMPLE = {"permitted": ["example.com"], "wildcards": True}

@@ -10,7 +10,7 @@ from service import contract
 from service.pki.errors import UnknownProfile
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, NamePolicy
-from service.pki.profile import Profile, Revocation
+from service.pki.profile import Profile
 from service.pki.profile_loader import IssuancePolicy, ProfileError
 from tests import authorities
 
@@ -90,15 +90,3 @@ def test_profiles_by_name() -> None:
     assert profiles.resolve_name("admin") == ""
     with pytest.raises(UnknownProfile, match="server, client, peer"):
         profiles.get("admin")
-
-
-def test_warnings() -> None:
-    """What nobody can revoke, and lives for more than the profile calls short, is worth a word."""
-    crl = {"revocation": "crl", "crl": "http://ca.example/ca.crl"}
-    made = IssuancePolicy(
-        {"long": GOOD, "short": GOOD | {"validity": "P7D"}, "said": GOOD | {"short_lived": "P90D"}, "crl": GOOD | crl}
-        | {"most": GOOD | {"validity": "P7D", "max_validity": "P8D"}},
-        "long",
-    )  # fmt: skip
-    assert [name for name, _ in made.warnings()] == ["long", "most"]
-    assert made.get("crl").revocation is Revocation.CRL
