@@ -41,6 +41,7 @@ _Parse = Callable[[Any], Any]
 """Converts JSON of the right type; raises ValueError, IssuanceError, or ProfileError for what is within."""
 _Fields = Mapping[Any, tuple[type, _Parse]]
 """What a JSON object may have: the type of each value in JSON, and what converts it."""
+_Check = Callable[[dict[Any, Any]], Iterable["ProfileFault"]]
 
 _CA_ONLY_USAGES: Final = {  # what would let a certificate speak for the CA, or for everything
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
@@ -71,7 +72,6 @@ _CA_CONTROLLED_EXTENSIONS: Final = frozenset(
 _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": ExtensionOID.OCSP_NO_CHECK}
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library accepts leading zeros
 _RSA: Final = re.compile(r"RSA(?:-([0-9]{4,5}))?")
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986 3.1, in its canonical case
 _NO_PRINCIPALS: Final[dict[str, object]] = {}
 _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage", "names")
 
@@ -110,17 +110,11 @@ class IssuancePolicy:
         Raises:
             ProfileError: they are not well formed; it lists every fault.
         """
-        data = {"profiles": profiles, "default": default, "principals": principals}
-        parsed, faults = _parse_members(
-            data, {"profiles": (dict, _profiles), "default": (str, str), "principals": (dict, _principals)}
+        parsed = _object(
+            {"profiles": profiles, "default": default, "principals": principals},
+            {"profiles": (dict, _profiles), "default": (str, str), "principals": (dict, _principals)},
+            lambda parsed: _default_faults(parsed.get("default"), profiles),
         )
-        if "default" in parsed and isinstance(profiles, dict) and default not in profiles:
-            detail = (
-                f"{quoted(parsed['default'])} is not among the profiles: {printable(', '.join(profiles))}"
-            )
-            faults.append(ProfileFault(("default",), detail))
-        if faults:
-            raise ProfileError(faults)
         self._by_name: dict[str, Profile] = parsed["profiles"]
         self._principals: dict[str, NamePolicy] = parsed["principals"]
         self.default: str = parsed["default"]
@@ -153,8 +147,8 @@ class IssuancePolicy:
         return [profile.name for profile in self if usage in profile.usages]
 
 
-def _parse_members(data: dict[Any, Any], fields: _Fields) -> tuple[dict[Any, Any], list[ProfileFault]]:
-    """Parse each member of an object: the values of those without faults, and every fault."""
+def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
+    """Parse each member of an object; `check` yields the faults of the well-formed members together."""
     parsed: dict[Any, Any] = {}
     faults: list[ProfileFault] = []
     for key, value in data.items():
@@ -169,11 +163,7 @@ def _parse_members(data: dict[Any, Any], fields: _Fields) -> tuple[dict[Any, Any
                 faults += [ProfileFault((key, *fault.path), fault.detail) for fault in error.faults]
             except (ValueError, IssuanceError) as error:
                 faults.append(ProfileFault((key,), str(error)))
-    return parsed, faults
-
-
-def _object(data: dict[Any, Any], fields: _Fields) -> dict[Any, Any]:
-    parsed, faults = _parse_members(data, fields)
+    faults += check(parsed)
     if faults:
         raise ProfileError(faults)
     return parsed
@@ -258,27 +248,18 @@ def _domain(text: str, *, underscores: bool = False) -> str:
 _subtree: Final = partial(_domain, underscores=True)
 
 
-def _scheme(text: str) -> str:
-    if not _SCHEME.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is not a URI scheme in lower case")
-    return text
+def _subtrees(parse: _Parse) -> _Fields:
+    return dict.fromkeys(("permitted", "excluded"), _list(parse, min_items=1))
 
 
 _NAMES: Final[Mapping[str, tuple[type, _Fields]]] = {
     NameKind.DNS: (
         DnsPolicy,
-        dict.fromkeys(("permitted", "excluded"), _list(_subtree, min_items=1))
-        | dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool)),
+        {**_subtrees(_subtree), **dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool))},
     ),
-    NameKind.IP: (
-        IpPolicy,
-        dict.fromkeys(("permitted", "excluded"), _list(ipaddress.ip_network, min_items=1)),
-    ),
-    NameKind.EMAIL: (EmailPolicy, dict.fromkeys(("permitted", "excluded"), _list(_domain, min_items=1))),
-    NameKind.URI: (
-        UriPolicy,
-        {"schemes": _list(_scheme, min_items=1), "hosts": _list(_subtree, min_items=1)},
-    ),
+    NameKind.IP: (IpPolicy, _subtrees(ipaddress.ip_network)),
+    NameKind.EMAIL: (EmailPolicy, _subtrees(_domain)),
+    NameKind.URI: (UriPolicy, {"schemes": _list(str, min_items=1), "hosts": _list(_subtree, min_items=1)}),
 }
 
 
@@ -288,12 +269,8 @@ def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
     Raises:
         ProfileError: they are not well formed; it lists every fault.
     """
-
-    def parse_kind(rules: type, fields: _Fields, data: dict[str, Any]) -> Any:  # noqa: ANN401 - one of four types
-        return rules(**_object(data, fields))
-
-    kinds = {kind: (dict, partial(parse_kind, *rules)) for kind, rules in _NAMES.items()}
-    return NamePolicy(**_object(data, kinds))
+    kinds = {kind: (dict, partial(_object, fields=fields)) for kind, (_, fields) in _NAMES.items()}
+    return NamePolicy(**{kind: _NAMES[kind][0](**members) for kind, members in _object(data, kinds).items()})
 
 
 _SUBJECT: Final[_Fields] = {
@@ -316,12 +293,7 @@ _PROFILE: Final[_Fields] = {
 
 
 def _profile(name: str, data: dict[str, Any]) -> Profile:
-    parsed, faults = _parse_members(data, _PROFILE)
-    if missing := [member for member in _REQUIRED if member not in data]:
-        faults.append(ProfileFault((), f"{', '.join(missing)} missing"))
-    faults += _contradictions(parsed, {fault.path[0] for fault in faults if fault.path})
-    if faults:
-        raise ProfileError(faults)
+    parsed = _object(data, _PROFILE, partial(_profile_faults, data))
     subject = parsed.pop("subject", {"allowed": ("CN",)})
     return Profile(
         **{"name": name, "max_validity": parsed["validity"], **parsed},
@@ -330,36 +302,42 @@ def _profile(name: str, data: dict[str, Any]) -> Profile:
     )
 
 
-def _contradictions(profile: Mapping[str, Any], faulty: set[str | int]) -> Iterator[ProfileFault]:
-    """Members that are well formed and contradict one another; those that are not have their own faults."""
-    if "validity" in profile:
-        if profile["validity"] - profile.get("backdate", timedelta()) < MIN_VALIDITY:
+def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileFault]:
+    """Missing members, and well-formed members that contradict one another."""
+    if missing := [member for member in _REQUIRED if member not in data]:
+        yield ProfileFault((), f"{', '.join(missing)} missing")
+    if "validity" in parsed:
+        if parsed["validity"] - parsed.get("backdate", timedelta()) < MIN_VALIDITY:
             yield ProfileFault(("validity",), "less than a minute is left after the backdate")
-        if profile.get("max_validity", timedelta.max) < profile["validity"]:
+        if parsed.get("max_validity", timedelta.max) < parsed["validity"]:
             yield ProfileFault(("max_validity",), "it is shorter than validity")
-    fixed = dict(profile.get("subject", {}).get("fixed", ()))
-    if "CN" in fixed and ExtendedKeyUsageOID.SERVER_AUTH in map(
-        eku_oid, profile.get("extended_key_usage", ())
-    ):
+    usages = map(eku_oid, parsed.get("extended_key_usage", ()))
+    if "CN" in dict(parsed.get("subject", {}).get("fixed", ())) and ExtendedKeyUsageOID.SERVER_AUTH in usages:
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
         yield ProfileFault(("subject", "fixed", "CN"), detail)
-    has_crl = profile.get("revocation") is Revocation.CRL
-    if not faulty & {"revocation", "crl"} and has_crl != bool(profile.get("crl")):
+    has_crl = parsed.get("revocation") is Revocation.CRL
+    if data.keys() & {"revocation", "crl"} <= parsed.keys() and has_crl != bool(parsed.get("crl")):
         yield ProfileFault(("crl",), "required if revocation is crl, and only then")
 
 
 def _profiles(data: dict[str, Any]) -> dict[str, Profile]:
-    """The profiles. A certificate's profile is known by its first policy, so no two have the same."""
-    profiles, faults = _parse_members(data, {name: (dict, partial(_profile, name)) for name in data})
+    return _object(data, {name: (dict, partial(_profile, name)) for name in data}, _first_policy_faults)
+
+
+def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileFault]:
+    """A certificate's profile is known by its first policy, so no two profiles have the same."""
     owners: dict[x509.ObjectIdentifier, str] = {}
     for name, profile in profiles.items():
         for policy_oid in profile.certificate_policies[:1]:
             if owners.setdefault(policy_oid, name) != name:
                 detail = f"it is the first policy of the profile {owners[policy_oid]} already"
-                faults.append(ProfileFault((name, "certificate_policies", 0), detail))
-    if faults:
-        raise ProfileError(faults)
-    return profiles
+                yield ProfileFault((name, "certificate_policies", 0), detail)
+
+
+def _default_faults(default: str | None, profiles: object) -> Iterator[ProfileFault]:
+    if default is not None and isinstance(profiles, dict) and default not in profiles:
+        known = printable(", ".join(profiles))
+        yield ProfileFault(("default",), f"{quoted(default)} is not among the profiles: {known}")
 
 
 def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
