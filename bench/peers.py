@@ -27,7 +27,7 @@ from bench import load
 from bench.load import BenchError, Load
 from service.signers import file
 from tests import serving
-from tests.pki.test_weakness import prime_after
+from tests.pki.test_weak_keys import prime_after
 from tests.serving import API_KEY, Site
 
 KINDS: Final = ("p-256", "rsa-2048")

@@ -17,16 +17,16 @@ from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import Event, Recorder
-from service.pki import csr, encoding, evaluation, idempotency, renewal, revocation
+from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificationRequest
 from service.pki.errors import BadCSR, IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
-from service.pki.renewal import ClientCertificate
+from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import Revoked
-from service.pki.weakness import DenyList
+from service.pki.weak_keys import DenyList
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -258,14 +258,14 @@ class Authority:
     ) -> IssuanceRequest:
         if pem is None:
             raise NotPermitted(CLIENT_CERTIFICATE_REQUIRED)
-        client_certificate, ca = renewal.load(pem), self._ca()
+        client_certificate, ca = reenroll.load(pem), self._ca()
         try:
             revoked = [each.serial_number for each in self._revoked()]
         except IssuerError as error:
             raise IssuerUnavailable("the list of what was revoked cannot be had") from error
-        renewal.verify(client_certificate, ca.issuer, revoked, ca.deny_list, now)
-        profile = renewal.profile(client_certificate, self.profiles, request.profile)
-        name = f"certificate:{encoding.serial(client_certificate.serial_number)}"
+        reenroll.verify(client_certificate, ca.issuer, revoked, ca.deny_list, now)
+        profile = reenroll.profile(client_certificate, self.profiles, request.profile)
+        name = f"certificate:{encoding.serial(client_certificate.certificate.serial_number)}"
         principal = Principal(PrincipalKind.CLIENT_CERTIFICATE, name)
         return replace(
             request, profile=profile.name, principal=principal, client_certificate=client_certificate
@@ -338,7 +338,7 @@ class Authority:
         if window and now > spec.usable_until:  # what was short began with the window, and is over
             window, spec = None, evaluation.evaluate(csr, replace(context, issued_at=now))
         if request.client_certificate:
-            spec = renewal.require_same_identity(request.client_certificate, spec)
+            spec = reenroll.require_same_identity(request.client_certificate, spec)
         serial_number, expires_at = x509.random_serial_number(), None
         if key is not None and (reason := _why_not_idempotent(ca, window)):
             note = f"a retry will get another certificate: {reason}"

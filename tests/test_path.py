@@ -21,8 +21,8 @@ from service import contract
 from service.web.requests import MAX_BODY_BYTES
 from tests import authorities, csrs
 from tests.answers import JSON, KEY, PEM, documented, problem, uuid7
-from tests.pki.test_weakness import SOUND, spki_of, tlv
-from tests.pki.test_weakness import WEAK as WEAK_MODULI
+from tests.pki.test_weak_keys import SOUND, spki_of, tlv
+from tests.pki.test_weak_keys import WEAK as WEAK_MODULI
 from tests.serving import API_KEY, Server
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()

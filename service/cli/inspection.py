@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
-from service.pki import constraints, csr, encoding, keys, names, weakness
+from service.pki import csr, encoding, keys, name_constraints, names, weak_keys
 from service.pki.errors import IssuanceError
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
@@ -274,7 +274,7 @@ def _key_faults(held: x509.Certificate | x509.CertificateSigningRequest) -> Iter
         public_key = held.public_key()
         keys.kind_of(public_key)
         keys.verify_bounds(_key_algorithm(held), keys.subject_public_key_info(public_key))
-        weakness.verify_strength(public_key)
+        weak_keys.verify_strength(public_key)
     except IssuanceError as error:
         yield error.detail
     except Exception:  # noqa: BLE001 - the library has no common class for what a bad key raises
@@ -332,7 +332,7 @@ def _constraint_faults(chain: Sequence[x509.Certificate]) -> Iterator[str]:
     for ca in chain[1:]:
         limit = _found(_extensions(ca) or (), x509.NameConstraints)
         if limit:
-            yield from constraints.violations(limit, chain[0].subject, sans)
+            yield from name_constraints.violations(limit, chain[0].subject, sans)
 
 
 def _name_faults(asked: Sequence[x509.GeneralName]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, names, pem, weakness
+from service.pki import keys, names, pem, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey
 from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
@@ -131,7 +131,7 @@ def load(data: bytes) -> CertificationRequest:
     public_key = _public_key(request)
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
-    weakness.verify_strength(public_key)
+    weak_keys.verify_strength(public_key)
     _verify_possession(request, signed, public_key)
     return CertificationRequest(
         der=der,

@@ -14,7 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from service.pki import names, weakness
+from service.pki import names, weak_keys
 from service.pki.certificate import (
     NO_REV_AVAIL,
     CertificateSpec,
@@ -47,7 +47,7 @@ from service.pki.profile import (
     key_usage,
 )
 from service.pki.profile_loader import IssuancePolicy
-from service.pki.weakness import DenyList
+from service.pki.weak_keys import DenyList
 
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # of what is left of the chain's, to be worth issuing
 
@@ -182,7 +182,7 @@ class _Evaluation:
         spki, ca_keys = self._request.subject_public_key_info, self._context.issuer.public_keys
         self._collect(lambda: self._context.deny_list.verify(spki))
         self._collect(lambda: self._profile.verify_key(self._request.public_key))
-        self._collect(lambda: weakness.verify_not_issuer(spki, ca_keys))
+        self._collect(lambda: weak_keys.verify_not_issuer(spki, ca_keys))
 
     def evaluate_validity(self) -> tuple[datetime, datetime]:
         """What the profile gives, or what is asked for; not beyond the CA's own end."""

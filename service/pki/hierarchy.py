@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from service.pki import keys
 from service.pki.errors import IssuerError
-from service.pki.issuer import authority_key_identifier
+from service.pki.issuer import authority_key_identifier, extension_value
 from service.pki.names import distinguished_name
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years
@@ -130,8 +130,7 @@ def create_successor(
         new_root_key = root_key
     elif root_key.public_key() != root.public_key():
         raise IssuerError("the root's key is not the one in the root's certificate")
-    extensions = [each.value for each in predecessor.certificate.extensions]
-    constraints = next((each for each in extensions if isinstance(each, x509.NameConstraints)), None)
+    constraints = extension_value(predecessor.certificate, x509.NameConstraints)
     signing_key, public_key = _signing_key(key, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
     served = (predecessor.certificate, *predecessor.chain, *predecessor.previous)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service.pki import constraints, keys
+from service.pki import keys
 from service.pki.errors import BadPublicKey, IssuerError
-from service.pki.keys import Hash
+from service.pki.name_constraints import violations
 from service.pki.names import Name
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
-_S_co = TypeVar("_S_co", covariant=True)
+_S = TypeVar("_S")
 
 _HANDLED: Final = (
     x509.BasicConstraints,
@@ -24,18 +24,6 @@ _HANDLED: Final = (
     x509.ExtendedKeyUsage,
     x509.NameConstraints,
 )
-
-
-class _Builder(Protocol[_S_co]):
-    """Any of the library's builders."""
-
-    def sign(
-        self,
-        private_key: CertificateIssuerPrivateKeyTypes,
-        algorithm: Hash | None,
-        *,
-        ecdsa_deterministic: bool | None,
-    ) -> _S_co: ...
 
 
 class Issuer:
@@ -97,10 +85,10 @@ class Issuer:
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = authority_key_identifier(certificate)
-        constraining = [_extension(ca, x509.NameConstraints) for ca in path]
-        self._constraints = [each.value for each in constraining if each]
-        restricting = [_extension(ca, x509.ExtendedKeyUsage) for ca in path]
-        self._usages = [each.value for each in restricting if each]
+        constraints = [extension_value(ca, x509.NameConstraints) for ca in path]
+        self._constraints = [each for each in constraints if each is not None]
+        usages = [extension_value(ca, x509.ExtendedKeyUsage) for ca in path]
+        self._usages = [each for each in usages if each is not None]
         self.public_keys = frozenset(
             keys.subject_public_key_info(each.public_key()) for each in self.authorities
         )
@@ -125,11 +113,7 @@ class Issuer:
 
     def name_violations(self, subject: x509.Name, names: Sequence[Name]) -> list[str]:
         """What these names would violate in any nameConstraints of the chain, in sentences."""
-        return [
-            violation
-            for each in self._constraints
-            for violation in constraints.violations(each, subject, names)
-        ]
+        return [violation for each in self._constraints for violation in violations(each, subject, names)]
 
     def may_issue_for(self, usage: x509.ObjectIdentifier) -> bool:
         """Whether every extended key usage of the chain includes this very one.
@@ -145,7 +129,7 @@ class Issuer:
             IssuerError: the signature does not verify.
         """
         builder = x509.CertificateSigningRequestBuilder().subject_name(self.certificate.subject)
-        request = self._sign(builder)
+        request = self._sign(builder.sign)
         self._verify(request.signature, request.tbs_certrequest_bytes)
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
@@ -159,7 +143,7 @@ class Issuer:
         Raises:
             IssuerError: the signature does not verify, or the certificate would outlive this one.
         """
-        certificate = self._sign(builder.issuer_name(self.certificate.subject))
+        certificate = self._sign(builder.issuer_name(self.certificate.subject).sign)
         self._verify(certificate.signature, certificate.tbs_certificate_bytes)
         not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not self.not_before <= not_before <= not_after <= self.not_after:
@@ -175,16 +159,17 @@ class Issuer:
         Raises:
             IssuerError: the CA may not sign CRLs (RFC 5280 4.2.1.3), or the signature does not verify.
         """
-        usage = _extension(self.certificate, x509.KeyUsage)
-        if usage is None or not usage.value.crl_sign:
+        usage = extension_value(self.certificate, x509.KeyUsage)
+        if usage is None or not usage.crl_sign:
             raise IssuerError(f"{_name(self.certificate)} may not sign CRLs")
         named = builder.issuer_name(self.certificate.subject)
-        crl = self._sign(named.add_extension(self.authority_key_identifier, critical=False))
+        crl = self._sign(named.add_extension(self.authority_key_identifier, critical=False).sign)
         self._verify(crl.signature, crl.tbs_certlist_bytes)
         return crl
 
-    def _sign(self, builder: _Builder[_S_co]) -> _S_co:
-        return builder.sign(self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic)
+    def _sign(self, sign: Callable[..., _S]) -> _S:
+        """Call the `sign` of one of the library's builders."""
+        return sign(self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic)
 
     def _verify(self, signature: bytes, data: bytes) -> None:
         try:
@@ -216,15 +201,15 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
     for extension in extensions:
         if extension.critical and not isinstance(extension.value, _HANDLED):
             raise IssuerError(f"{_name(ca)} has a critical extension unknown here: {extension.oid}")
-    basic = _extension(ca, x509.BasicConstraints)
-    if basic is None or not basic.value.ca:
+    basic = extension_value(ca, x509.BasicConstraints)
+    if basic is None or not basic.ca:
         raise IssuerError(f"{_name(ca)} is not a CA")
-    if basic.value.path_length is not None and basic.value.path_length < depth:
+    if basic.path_length is not None and basic.path_length < depth:
         raise IssuerError(f"{_name(ca)} has a pathLen too short for its place in the chain")
-    usage = _extension(ca, x509.KeyUsage)
-    if usage is None or not usage.value.key_cert_sign:
+    usage = extension_value(ca, x509.KeyUsage)
+    if usage is None or not usage.key_cert_sign:
         raise IssuerError(f"{_name(ca)} may not sign certificates")
-    if _extension(ca, x509.SubjectKeyIdentifier) is None:
+    if extension_value(ca, x509.SubjectKeyIdentifier) is None:
         raise IssuerError(f"{_name(ca)} has no subject key identifier")
     # A certificate's issuer must be its issuer's subject, octet for octet (RFC 5280 4.1.2.4).
     if ca.subject.public_bytes() not in ca.tbs_certificate_bytes:
@@ -237,11 +222,9 @@ def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifie
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def _extension(ca: x509.Certificate, kind: type[_T]) -> x509.Extension[_T] | None:
-    try:
-        return ca.extensions.get_extension_for_class(kind)
-    except x509.ExtensionNotFound:
-        return None
+def extension_value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    """The value of an extension of this class; None without one."""
+    return next((each.value for each in certificate.extensions if isinstance(each.value, kind)), None)
 
 
 def _name(ca: x509.Certificate) -> str:

@@ -14,7 +14,8 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
 
-from service.pki import constraints, names
+from service.pki import names
+from service.pki.name_constraints import in_dns_subtree, in_host_subtree, overlaps_subtree
 from service.pki.names import Name, NameKind
 
 _Network = IPv4Network | IPv6Network
@@ -52,10 +53,10 @@ class DnsPolicy:
             yield "permits no names of a single label"
         if "_" in name.value and not self.underscores:
             yield "permits no underscores"
-        if self.permitted and not any(constraints.is_under(name, subtree) for subtree in self.permitted):
+        if self.permitted and not any(in_dns_subtree(name, subtree) for subtree in self.permitted):
             yield f"permits names in {', '.join(self.permitted)}"
         for subtree in self.excluded:
-            if constraints.is_touching(name, subtree):
+            if overlaps_subtree(name, subtree):
                 yield f"excludes names in {subtree}"
 
 
@@ -98,10 +99,10 @@ class EmailPolicy:
     def violations(self, name: Name) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         domain = name.value.rpartition("@")[2]
-        if self.permitted and not any(constraints.is_host_within(domain, base) for base in self.permitted):
+        if self.permitted and not any(in_host_subtree(domain, base) for base in self.permitted):
             yield f"permits mailboxes of {', '.join(self.permitted)}"
         for base in self.excluded:
-            if constraints.is_host_within(domain, base):
+            if in_host_subtree(domain, base):
                 yield f"excludes mailboxes of {base}"
 
 
@@ -122,7 +123,7 @@ class UriPolicy:
         scheme, host = urlsplit(name.value).scheme, names.uri_host(name)
         if self.schemes and scheme not in self.schemes:
             yield f"permits URIs of {', '.join(self.schemes)}"
-        if self.hosts and not any(host and constraints.is_host_within(host, base) for base in self.hosts):
+        if self.hosts and not any(host and in_host_subtree(host, base) for base in self.hosts):
             yield f"permits URIs at {', '.join(self.hosts)}"
 
 

@@ -14,7 +14,7 @@ from service import files
 from service.pki import encoding, revocation
 from service.pki.errors import IssuerError
 from service.pki.revocation import Revoked
-from service.pki.weakness import DenyList
+from service.pki.weak_keys import DenyList
 
 DENY_LIST: Final = "denied-keys.txt"
 REVOKED: Final = "revoked.yaml"

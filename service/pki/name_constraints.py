@@ -24,9 +24,11 @@ _KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items(
 def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
     """What a certificate with this subject and these names would violate, in sentences."""
     found = [
-        f"{name} is outside what the CA is constrained to{_read_otherwise(name)}"
+        f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}"
         for name in constrained(subject, sans)
-        if not _allowed(constraints, _KINDS[name.kind], partial(_within, name), partial(_touches, name))
+        if not _allowed(
+            constraints, _KINDS[name.kind], partial(_within, name), partial(_overlaps_excluded, name)
+        )
     ]
     within = partial(_subject_within, subject)
     if subject.rdns and not _allowed(constraints, x509.DirectoryName, within, within):
@@ -67,22 +69,22 @@ def _within(name: Name, base: x509.GeneralName) -> bool:
                 ipaddress.ip_address(name.value) in base.value
             )
         case x509.DNSName():
-            return is_under(name, base.value.lower())
+            return in_dns_subtree(name, base.value.lower())
         case x509.RFC822Name():
             return _mailbox_within(name.value, base.value)
         case x509.UniformResourceIdentifier():
-            return all(is_host_within(host, base.value.lower()) for host in _hosts(name))
+            return all(in_host_subtree(host, base.value.lower()) for host in _hosts(name))
     return False
 
 
-def _touches(name: Name, base: x509.GeneralName) -> bool:
+def _overlaps_excluded(name: Name, base: x509.GeneralName) -> bool:
     """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
     if name.kind is NameKind.DNS:
-        return is_touching(name, str(base.value).lower().removeprefix("."))
+        return overlaps_subtree(name, str(base.value).lower().removeprefix("."))
     if name.kind is NameKind.URI:
         # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
         return not names.uri_host(name) or any(
-            is_host_within(host, str(base.value).lower()) for host in _hosts(name)
+            in_host_subtree(host, str(base.value).lower()) for host in _hosts(name)
         )
     return _within(name, base)
 
@@ -96,7 +98,7 @@ def _hosts(name: Name) -> tuple[str, str]:
     return names.uri_host(name), after.partition(":" if ":" in after else "/")[0]
 
 
-def _read_otherwise(name: Name) -> str:
+def _openssl_host_hint(name: Name) -> str:
     """What is not plain from a name that is outside: that OpenSSL takes more of a URI for its host."""
     if name.kind is not NameKind.URI:
         return ""
@@ -104,7 +106,7 @@ def _read_otherwise(name: Name) -> str:
     return "" if read.startswith("[") or read == host else f"; OpenSSL takes {quoted(read)} for its host"
 
 
-def is_under(name: Name, subtree: str) -> bool:
+def in_dns_subtree(name: Name, subtree: str) -> bool:
     """Whether a DNS name is in a subtree; a leading dot asks for one more label, as OpenSSL has it."""
     if subtree.startswith("."):
         return name.value.endswith(subtree)
@@ -112,13 +114,13 @@ def is_under(name: Name, subtree: str) -> bool:
     return not subtree or host == subtree or host.endswith("." + subtree)
 
 
-def is_touching(name: Name, subtree: str) -> bool:
+def overlaps_subtree(name: Name, subtree: str) -> bool:
     """Whether a DNS name is in a subtree, or is a wildcard that stands for the name at its top."""
     stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
-    return stands_for_it or is_under(name, subtree)
+    return stands_for_it or in_dns_subtree(name, subtree)
 
 
-def is_host_within(host: str, subtree: str) -> bool:
+def in_host_subtree(host: str, subtree: str) -> bool:
     """Whether a host is that one, or beneath the one after a leading dot."""
     if subtree.startswith("."):
         return host.endswith(subtree)
@@ -129,7 +131,7 @@ def _mailbox_within(mailbox: str, base: str) -> bool:
     if "@" in base:
         local, _, domain = base.rpartition("@")
         return mailbox == f"{local}@{domain.lower()}"
-    return is_host_within(mailbox.rpartition("@")[2], base.lower())
+    return in_host_subtree(mailbox.rpartition("@")[2], base.lower())
 
 
 def _subject_within(subject: x509.Name, base: x509.GeneralName) -> bool:

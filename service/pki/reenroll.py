@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -21,13 +20,11 @@ from service.pki.errors import (
     quoted,
     refuse,
 )
-from service.pki.issuer import Issuer
+from service.pki.issuer import Issuer, extension_value
 from service.pki.names import Name
 from service.pki.profile import Profile
 from service.pki.profile_loader import IssuancePolicy
-from service.pki.weakness import DenyList
-
-_T = TypeVar("_T", bound=x509.ExtensionType)
+from service.pki.weak_keys import DenyList
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class ClientCertificate:
 
     Attributes:
         certificate: it.
-        subject: its subject.
         names: its subject alternative names.
         subject_public_key_info: its key, DER.
         extended_key_usage: what it is for.
@@ -44,16 +40,10 @@ class ClientCertificate:
     """
 
     certificate: x509.Certificate
-    subject: x509.Name
     names: tuple[Name, ...]
     subject_public_key_info: bytes
     extended_key_usage: tuple[x509.ObjectIdentifier, ...]
     policies: tuple[x509.ObjectIdentifier, ...]
-
-    @property
-    def serial_number(self) -> int:
-        """Its serial number."""
-        return self.certificate.serial_number
 
 
 def load(pem: bytes) -> ClientCertificate:
@@ -67,12 +57,11 @@ def load(pem: bytes) -> ClientCertificate:
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        sans = _value(certificate, x509.SubjectAlternativeName) or ()
-        usages = _value(certificate, x509.ExtendedKeyUsage) or ()
-        policies = _value(certificate, x509.CertificatePolicies) or ()
+        sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
+        usages = extension_value(certificate, x509.ExtendedKeyUsage) or ()
+        policies = extension_value(certificate, x509.CertificatePolicies) or ()
         return ClientCertificate(
             certificate=certificate,
-            subject=certificate.subject,
             names=tuple(names.load(each, "") for each in sans),
             subject_public_key_info=keys.subject_public_key_info(certificate.public_key()),
             extended_key_usage=tuple(usages),
@@ -80,13 +69,6 @@ def load(pem: bytes) -> ClientCertificate:
         )
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise NotPermitted("The client certificate cannot be read.") from error
-
-
-def _value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def verify(
@@ -118,7 +100,7 @@ def verify(
         raise NotPermitted(f"The client certificate is not valid now; it ends at {end}.")
     if ExtendedKeyUsageOID.CLIENT_AUTH not in client_certificate.extended_key_usage:
         raise NotPermitted("The client certificate is not for TLS clients (clientAuth).")
-    if client_certificate.serial_number in revoked:
+    if client_certificate.certificate.serial_number in revoked:
         raise NotPermitted("The client certificate was revoked.")
     try:
         denied.verify(client_certificate.subject_public_key_info)
@@ -167,8 +149,8 @@ def require_same_identity(client_certificate: ClientCertificate, spec: Certifica
         RequestError: they differ; every difference is listed.
     """
     reasons: list[RequestError] = []
-    if names.canonical_dn(spec.subject) != names.canonical_dn(client_certificate.subject):
-        has, would = client_certificate.subject.rfc4514_string(), spec.subject.rfc4514_string()
+    if names.canonical_dn(spec.subject) != names.canonical_dn(client_certificate.certificate.subject):
+        has, would = client_certificate.certificate.subject.rfc4514_string(), spec.subject.rfc4514_string()
         detail = f"the subject would be {quoted(would)}, and the client certificate has {quoted(has)}"
         reasons.append(RejectedIdentifier(detail, "subject"))
     field = "subject_alt_name"
@@ -183,4 +165,4 @@ def require_same_identity(client_certificate: ClientCertificate, spec: Certifica
         if each not in spec.names
     ]
     refuse(reasons)
-    return replace(spec, subject=client_certificate.subject)
+    return replace(spec, subject=client_certificate.certificate.subject)

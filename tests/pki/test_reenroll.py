@@ -7,21 +7,21 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.pki import renewal
+from service.pki import reenroll
 from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError, UnknownProfile
 from service.pki.issuer import Issuer
-from service.pki.weakness import DenyList
+from service.pki.weak_keys import DenyList
 from tests import authorities, csrs
 from tests.authorities import NOW
 
 
 def made(
     profile: str = "peer", cn: str | None = "a.example.com", sans: Sequence[str] = (), now: datetime = NOW
-) -> renewal.ClientCertificate:
+) -> reenroll.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
     by = authorities.issuer()
     spec = authorities.evaluate(csrs.build(cn, sans), authorities.context(profile, by, now=now))
-    return renewal.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
+    return reenroll.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
 
 
 NAMES = [
@@ -41,10 +41,10 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
     spec = authorities.evaluate(csrs.build("a.example.com", asked), authorities.context("peer"))
     presented = made(sans=had)
     if not differences:
-        assert renewal.require_same_identity(presented, spec) == spec
+        assert reenroll.require_same_identity(presented, spec) == spec
         return
     with pytest.raises(RequestError) as refusal:
-        renewal.require_same_identity(presented, spec)
+        reenroll.require_same_identity(presented, spec)
     assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
 
 
@@ -76,10 +76,10 @@ def test_who_may_renew(profile: str, now: datetime, word: str | None) -> None:
     """A certificate of this CA, for clients, from its first second to its last."""
     presented, by = made(profile, sans=["dns:a.example.com"]), authorities.issuer()
     if word is None:
-        renewal.verify(presented, by, [1], DenyList(), now)
+        reenroll.verify(presented, by, [1], DenyList(), now)
         return
     with pytest.raises(NotPermitted, match=word):
-        renewal.verify(presented, by, [1], DenyList(), now)
+        reenroll.verify(presented, by, [1], DenyList(), now)
 
 
 def test_what_was_revoked_or_denied_may_not() -> None:
@@ -88,10 +88,10 @@ def test_what_was_revoked_or_denied_may_not() -> None:
 
     presented, by = made(), authorities.issuer()
     with pytest.raises(NotPermitted, match="revoked"):
-        renewal.verify(presented, by, [1, presented.serial_number], DenyList(), NOW)
+        reenroll.verify(presented, by, [1, presented.certificate.serial_number], DenyList(), NOW)
     digest = hashlib.sha256(presented.subject_public_key_info).digest()
     with pytest.raises(NotPermitted, match="deny list"):
-        renewal.verify(presented, by, [], DenyList(frozenset({digest})), NOW)
+        reenroll.verify(presented, by, [], DenyList(frozenset({digest})), NOW)
 
 
 def test_another_ca_s_may_not() -> None:
@@ -101,19 +101,19 @@ def test_another_ca_s_may_not() -> None:
     )
     by = Issuer(other, [authorities.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
-        renewal.verify(made(), by, [], DenyList(), NOW)
+        reenroll.verify(made(), by, [], DenyList(), NOW)
 
 
 def test_the_profile_is_the_policy_s() -> None:
     """The first policy says the profile; a label may say the same, and nothing else."""
     policy = authorities.profiles()
     presented = made("client", sans=["dns:a.example.com"])
-    assert renewal.profile(presented, policy, None).name == "client"
-    assert renewal.profile(presented, policy, "client").name == "client"
+    assert reenroll.profile(presented, policy, None).name == "client"
+    assert reenroll.profile(presented, policy, "client").name == "client"
     with pytest.raises(NotPermitted, match="of the profile client, not server"):
-        renewal.profile(presented, policy, "server")
+        reenroll.profile(presented, policy, "server")
     with pytest.raises(UnknownProfile):
-        renewal.profile(presented, policy, "nope")
+        reenroll.profile(presented, policy, "nope")
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_the_profile_is_the_policy_s() -> None:
 def test_what_is_no_certificate(pem: bytes) -> None:
     """Whatever cannot be read is refused, without a word of it."""
     with pytest.raises(NotPermitted, match="cannot be read"):
-        renewal.load(pem)
+        reenroll.load(pem)

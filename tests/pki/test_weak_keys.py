@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
-from service.pki import csr, keys, weakness
+from service.pki import csr, keys, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
-from service.pki.weakness import DenyList
+from service.pki.weak_keys import DenyList
 from tests import authorities, csrs
 
 
@@ -91,24 +91,24 @@ SOUND: dict[str, Callable[[], int]] = {
 def test_weak_moduli_are_refused(modulus: Callable[[], int], words: str) -> None:
     """BR 6.1.6 small factors, BR 6.1.1.3 Fermat, CVE-2017-15361: each by a modulus made for it."""
     with pytest.raises(BadPublicKey, match=words) as refusal:
-        weakness.verify_strength(rsa_key(modulus()))
+        weak_keys.verify_strength(rsa_key(modulus()))
     assert refusal.value.field == "public_key"
 
 
 @pytest.mark.parametrize("modulus", SOUND.values(), ids=SOUND)
 def test_their_sound_twins_are_not(modulus: Callable[[], int]) -> None:
     """What is just beyond each rule passes it."""
-    weakness.verify_strength(rsa_key(modulus()))
+    weak_keys.verify_strength(rsa_key(modulus()))
 
 
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_fresh_keys_are_strong(kind: str) -> None:
     """A key as anybody makes it passes; that two hundred RSA moduli do says that ROCA's mark is no accident."""
-    weakness.verify_strength(csrs.key(kind).public_key())
+    weak_keys.verify_strength(csrs.key(kind).public_key())
     if kind == "rsa-2048":
         modulus = csrs.key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
         for number in range(200):
-            assert not weakness._has_close_factors(modulus + 2 * number * number * 7919)
+            assert not weak_keys._has_close_factors(modulus + 2 * number * number * 7919)
 
 
 def forged(spki: bytes) -> bytes:
@@ -238,5 +238,5 @@ def test_the_keys_of_a_ca() -> None:
     for ca in (issuer.certificate, issuer.root):
         own = ca.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         with pytest.raises(BadPublicKey, match="CA's own"):
-            weakness.verify_not_issuer(own, issuer.public_keys)
-    weakness.verify_not_issuer(SPKI, issuer.public_keys)
+            weak_keys.verify_not_issuer(own, issuer.public_keys)
+    weak_keys.verify_not_issuer(SPKI, issuer.public_keys)
