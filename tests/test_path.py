@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service import contract
 from service.web.requests import MAX_BODY_BYTES
 from tests import authorities, csrs
 from tests.answers import JSON, KEY, PEM, documented, problem, uuid7
-from tests.pki.test_weak_keys import SOUND, spki_of, tlv
-from tests.pki.test_weak_keys import WEAK as WEAK_MODULI
 from tests.serving import API_KEY, Server
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
@@ -67,123 +62,6 @@ def test_base64_of_der_is_taken(server: Server) -> None:
     assert server.sign({"csr": der}).status == 200
 
 
-def test_openssl_s_default_subject_is_signed_with_notes(server: Server, tmp_path: Path) -> None:
-    """A request made by `openssl req` with all its defaults and a CN is signed; what is left out is said."""
-    subprocess.run(
-        ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null"]
-        + ["-subj", "/C=AU/ST=Some-State/O=Internet Widgits Pty Ltd/CN=a.example.com"]
-        + ["-out", str(tmp_path / "a.csr")],
-        check=True,
-        capture_output=True,
-    )
-    notes = server.sign({"csr": (tmp_path / "a.csr").read_text()}).json()["notes"]
-    assert notes == [
-        "subject attribute C='AU' left out",
-        "subject attribute ST='Some-State' left out",
-        "subject attribute O='Internet Widgits Pty Ltd' left out",
-        "common name added to the subject alternative names: dns:a.example.com",
-    ]
-
-
-def forged(spki: bytes, kind: str = "rsa-2048") -> bytes:
-    """Base64 of a request for a key that is not ours: its signature is none, and it is refused before that matters."""
-    info = csrs.build(kind=kind).tbs_certrequest_bytes
-    own = csrs.key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    header = 4 if info[1] == 0x82 else 3 if info[1] == 0x81 else 2
-    assert own in info
-    algorithm = bytes.fromhex(
-        "300d06092a864886f70d01010b0500" if kind == "rsa-2048" else "300a06082a8648ce3d040302"
-    )
-    signature = b"\0" + (b"\1" * 256 if kind == "rsa-2048" else bytes.fromhex("3006020101020101"))
-    request = tlv(0x30, tlv(0x30, info[header:].replace(own, spki)) + algorithm + tlv(3, signature))
-    return base64.b64encode(request)
-
-
-def off_the_curve() -> bytes:
-    """A P-256 key with one bit of its y changed."""
-    good = csrs.key("p-256").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return good[:-1] + bytes([good[-1] ^ 1])
-
-
-KEYS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "small factor": (
-        lambda: forged(spki_of(WEAK_MODULI["factor 751"][0](), 65537)),
-        "factor smaller than 752",
-    ),
-    "close primes": (lambda: forged(spki_of(WEAK_MODULI["the next prime"][0](), 65537)), "Fermat"),
-    "ROCA": (lambda: forged(spki_of(WEAK_MODULI["ROCA"][0](), 65537)), "CVE-2017-15361"),
-    "even": (lambda: forged(spki_of(1 << 2047, 65537)), "even"),
-    "exponent": (lambda: forged(spki_of(1 << 2047 | 1, 3)), "exponent"),
-    "16384 bits": (lambda: forged(spki_of(1 << 16383 | 1, 65537)), "16384 bits"),
-    "off the curve": (lambda: forged(off_the_curve(), "p-256"), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize(("request_for", "words"), KEYS.values(), ids=KEYS)
-def test_weak_keys_through_the_whole_path(
-    server: Server, request_for: Callable[[], bytes], words: str
-) -> None:
-    """Each rule on keys answers 422 badPublicKey, in its own words, before the signature is looked at."""
-    request, began = request_for().decode(), time.perf_counter()
-    found = problem(server.sign({"csr": request}), 422, "badPublicKey")
-    assert words in found["detail"]
-    assert [each["field"] for each in found["errors"]] == ["public_key"]
-    assert time.perf_counter() - began < 2  # with all that a busy machine adds; the proof alone takes longer
-
-
-def test_a_sound_key_that_is_not_the_sender_s(server: Server) -> None:
-    """Their twin: the forgery itself is found where the key is no reason."""
-    sound = forged(spki_of(SOUND["far primes"](), 65537)).decode()
-    problem(server.sign({"csr": sound}), 422, "badCSR")
-    assert server.sign({"csr": GOOD}).status == 200
-
-
-def test_a_megabyte_through_the_whole_path(server: Server) -> None:
-    """A CSR of 1 MB is 413 in JSON and by itself, in no time; half of what a body may hold is 400 or 422."""
-    large, began = GOOD + " " * 1_048_576, time.perf_counter()
-    problem(server.sign({"csr": large}), 413, "tooLarge")
-    problem(server.request("POST", "/sign.pem", large.encode(), KEY | PEM), 413, "tooLarge")
-    assert time.perf_counter() - began < 2
-    large = GOOD + " " * 131_072
-    problem(server.sign({"csr": large}), 400, "malformed")
-    problem(server.request("POST", "/sign.pem", large.encode(), KEY | PEM), 422, "badCSR")
-
-
-NAMES = [
-    ("dns:", "empty DNS name"),
-    ("dns:a\x00.example", "not a DNS name"),
-    ("dns:a\n.example", "not a DNS name"),
-    ("dns:_a.example.com", "underscores"),
-    ("dns:a.example.", "ends with a dot"),
-    ("dns:" + "a" * 64 + ".example", "63 octets"),
-    ("dns:10.0.0.1", "IP address"),
-    ("dns:1.0.0.10.in-addr.arpa", "reverse zone"),
-    ("dns:1.ip6.arpa", "reverse zone"),
-    ("dns:xn--n3h.example", "IDNA 2008"),
-    ("dns:*", "wildcard"),
-    ("dns:*.com", "top-level domain"),
-    ("dns:a.*.example", "wildcard"),
-    ("email:a@b_c.example", "not a DNS name"),
-    ("uri:relative", "absolute URI"),
-    ("uri:spiffe://td.example/a/..", "SPIFFE"),
-]
-
-
-@pytest.mark.parametrize("profile", ["client", None])
-def test_every_fault_of_names_through_the_whole_path(server: Server, profile: str | None) -> None:
-    """One answer has a reason for each of the names, in their order; and their sound twins are given."""
-    order = {"profile": profile} if profile else {}
-    request = csrs.pem(csrs.build(None, [name for name, _ in NAMES])).decode()
-    found = problem(server.sign({"csr": request, **order}), 422, "compound")
-    by_field = {each["field"]: each for each in found["errors"]}
-    for position, (name, words) in enumerate(NAMES):
-        reason = by_field[f"subject_alt_name[{position}]"]
-        assert reason["code"] == "rejectedIdentifier"
-        assert words in reason["detail"] or (not profile and name.startswith("uri:spiffe")), reason
-    sound = ["dns:a.example", "dns:xn--bcher-kva.example", "dns:*.example.com", "dns:db01", "ip:10.0.0.1"]
-    assert server.sign({"csr": csrs.pem(csrs.build(None, sound)).decode(), **order}).status == 200
-
-
 TAMPERED = base64.b64encode(csrs.der(csrs.build()).replace(b"a.example", b"b.example")).decode()
 WEAK = (
     x509.CertificateSigningRequestBuilder()
@@ -219,58 +97,38 @@ def test_several_reasons_are_compound(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "fields"),
+    ("body", "faults"),
     [
-        (b"", [""]),
-        (b"{", [""]),
-        (b"[]", [""]),
-        (b"null", [""]),
-        (b"\xff", [""]),
-        (b"NaN", [""]),
-        (b"[" * 100_000, [""]),
-        (b"{}", [""]),
-        (b'{"csr":1}', ["csr"]),
-        (b'{"csr":""}', ["csr"]),
-        (b'{"csr":"x","csr":"y"}', [""]),
-        (b'{"csr":"x","profile":"admin"}', ["profile"]),
-        (b'{"csr":"x","text":"yes"}', ["text"]),
-        (b'{"csr":"x","text":"yes","profile":3,"a":1}', ["", "profile", "text"]),
-        (json.dumps({"csr": "A" * 131_073}).encode(), ["csr"]),
-    ],
-)
-def test_malformed_bodies_are_400_with_every_fault(server: Server, body: bytes, fields: list[str]) -> None:
-    """What is not the contract's JSON is 400, and one answer lists every fault."""
-    found = problem(server.request("POST", "/sign", body, JSON), 400, "malformed")
-    assert sorted(each["field"] for each in found["errors"]) == fields
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"csr": ""}, ["it is empty"]),
-        ({"csr": 1}, ["this must be text"]),
-        ({"csr": "A" * 131_073}, ["it has 131073 characters; 131072 are accepted"]),
-        ({}, ["missing: csr"]),
-        ([], ["this must be an object"]),
-        ({"csr": "x", "profile": None}, ["this must be text"]),
-        ({"csr": "x", "profile": "admin"}, ["'admin' is none of: server, client, peer"]),
-        ({"csr": "x", "text": "yes"}, ["this must be true or false"]),
-        ({"csr": "x", "validity": ""}, ["it is empty"]),
-        ({"csr": "x", "validity": "90d"}, ["'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"]),
-        ({"csr": "x", "not_after": "2030-1-1"}, ["'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"]),
-        (b"\xff", ["the body is not JSON: octet 1 of it is not UTF-8"]),
-        (b'{"csr"}', ["the body is not JSON: Expecting ':' delimiter, at line 1, column 7"]),
-        (b'{"csr":NaN}', ["the body is not JSON: NaN is not JSON"]),
-        (b'{"csr":"x","csr":"y"}', ["the body is not JSON: a member stands twice in one object"]),
-        (b"[" * 100_000, ["the body is not JSON: it is nested too deeply"]),
+        (b"", {"": "the body is missing"}),
+        (b"{", {"": "the body is not JSON: Expecting property name enclosed in double quotes, at line 1, column 2"}),
+        (b"null", {"": "this must be an object"}),
+        (b"[]", {"": "this must be an object"}),
+        (b"\xff", {"": "the body is not JSON: octet 1 of it is not UTF-8"}),
+        (b'{"csr"}', {"": "the body is not JSON: Expecting ':' delimiter, at line 1, column 7"}),
+        (b'{"csr":NaN}', {"": "the body is not JSON: NaN is not JSON"}),
+        (b'{"csr":"x","csr":"y"}', {"": "the body is not JSON: a member stands twice in one object"}),
+        (b"[" * 100_000, {"": "the body is not JSON: it is nested too deeply"}),
+        ({"csr": ""}, {"csr": "it is empty"}),
+        ({"csr": 1}, {"csr": "this must be text"}),
+        ({"csr": "A" * 131_073}, {"csr": "it has 131073 characters; 131072 are accepted"}),
+        ({}, {"": "missing: csr"}),
+        ({"csr": "x", "profile": None}, {"profile": "this must be text"}),
+        ({"csr": "x", "profile": "admin"}, {"profile": "'admin' is none of: server, client, peer"}),
+        ({"csr": "x", "text": "yes"}, {"text": "this must be true or false"}),
+        ({"csr": "x", "validity": ""}, {"validity": "it is empty"}),
+        ({"csr": "x", "validity": "90d"}, {"validity": "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"}),
+        ({"csr": "x", "not_after": "2030-1-1"}, {"not_after": "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"}),
+        ({"csr": "x", "text": "yes", "profile": 3, "a": 1}, {"": "unknown: 'a'", "profile": "this must be text", "text": "this must be true or false"}),
     ],
 )  # fmt: skip
-def test_a_fault_is_told_in_words(server: Server, body: object, said: list[str]) -> None:
-    """One sentence for what is wrong with a value, in the words of the contract and of no library's checks."""
+def test_malformed_body_is_400_with_every_fault_in_words(
+    server: Server, body: object, faults: dict[str, str]
+) -> None:
+    """One sentence for each fault of what is not the contract's JSON, in the words of no library's checks."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     found = problem(server.request("POST", "/sign", sent, JSON), 400, "malformed")
-    assert [each["detail"] for each in found["errors"]] == said
-    assert found["detail"] == said[0]
+    assert {each["field"]: each["detail"] for each in found["errors"]} == faults
+    assert len(faults) > 1 or found["detail"] in faults.values()
 
 
 def test_faults_of_parameters_are_told_in_words(server: Server) -> None:
@@ -293,22 +151,16 @@ def test_faults_of_parameters_are_told_in_words(server: Server) -> None:
         ("/sign.pem?x=1&y=2", ["query.x", "query.y"]),
         ("/sign.pem?profile=admin", ["query.profile"]),
         ("/sign.pem?profile=server&profile=peer", ["query.profile"]),
+        *((f"{path}?x=1", ["query.x"]) for path in ("/ca", "/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt")),
+        *((f"{path}?x=1", ["query.x"]) for path in ("/profiles", "/health")),
     ],
 )
 def test_unknown_query_parameters_are_400(server: Server, path: str, fields: list[str]) -> None:
     """A query parameter that the contract does not have, or has once, is told."""
     body = json.dumps({"csr": GOOD}).encode() if path.startswith("/sign?") else GOOD.encode()
     headers = JSON if path.startswith("/sign?") else {"Content-Type": "text/plain", **KEY}
-    found = problem(server.request("POST", path, body, headers), 400, "malformed")
-    assert sorted(each["field"] for each in found["errors"]) == fields
-
-
-@pytest.mark.parametrize(
-    "path", ["/ca", "/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt", "/profiles", "/health"]
-)
-def test_public_operations_have_no_parameters(server: Server, path: str) -> None:
-    """An unknown query parameter is 400 everywhere."""
-    problem(server.request("GET", path + "?x=1"), 400, "malformed")
+    answer = server.request("POST", path, body, headers) if "sign" in path else server.request("GET", path)
+    assert sorted(each["field"] for each in problem(answer, 400, "malformed")["errors"]) == fields
 
 
 def test_query_and_body_faults_come_together(server: Server) -> None:
@@ -345,6 +197,9 @@ def test_a_large_body_is_413(server: Server) -> None:
     """A body over the bound is 413; one at the bound is read (and is no request)."""
     problem(server.request("POST", "/sign", b" " * (MAX_BODY_BYTES + 1), JSON), 413, "tooLarge")
     problem(server.request("POST", "/sign", b" " * MAX_BODY_BYTES, JSON), 400, "malformed")
+    large = GOOD.encode() + b" " * MAX_BODY_BYTES
+    problem(server.request("POST", "/sign.pem", large, KEY | PEM), 413, "tooLarge")
+    problem(server.request("POST", "/sign.pem", large[:MAX_BODY_BYTES], KEY | PEM), 422, "badCSR")
 
 
 @pytest.mark.parametrize(
@@ -438,9 +293,6 @@ def test_less_validity_may_be_asked_for(server: Server) -> None:
     ("asked", "status", "code", "field"),
     [
         ({"validity": "P91D"}, 422, "rejectedValidity", "validity"),
-        ({"validity": "PT5M"}, 422, "rejectedValidity", "validity"),
-        ({"validity": "PT"}, 422, "rejectedValidity", "validity"),
-        ({"validity": "P99999D"}, 422, "rejectedValidity", "validity"),
         ({"validity": "P1Y"}, 400, "malformed", "validity"),
         ({"validity": 90}, 400, "malformed", "validity"),
         ({"not_after": "2099-01-01T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
