@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from service.pki.errors import quoted
+from service.pki.errors import printable, quoted
 from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileFault
 
 _MAX_VALUES: Final = 100_000  # aliases repeat values: a few lines can stand for billions
@@ -59,7 +59,7 @@ class Source:
             self.data: Any = None if root is None else self._value(root, ())
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            detail = " ".join(str(error).split())[:200]
+            detail = printable(" ".join(str(error).split()))[:200]
             raise OverridesError([(mark.line + 1 if mark else 1, f"not YAML: {detail}")]) from error
         except RecursionError as error:
             raise OverridesError([(1, "nested too deeply")]) from error
