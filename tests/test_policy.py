@@ -56,7 +56,7 @@ def team(sans: list[str], **change: object) -> str:
     return csrs.pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
 
 
-def test_own_profiles_are_merged_over_the_contract_s(own: Server) -> None:
+def test_profiles_lists_the_merged_profiles(own: Server) -> None:
     """RFC 7396: null takes one away, a member changes one, a new name adds one; nobody is named."""
     found = {
         each["name"]: each
@@ -76,7 +76,7 @@ def test_own_profiles_are_merged_over_the_contract_s(own: Server) -> None:
     assert problem(own.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed")
 
 
-def test_a_profile_of_one_s_own_is_enforced(own: Server) -> None:
+def test_own_profile_is_enforced(own: Server) -> None:
     """Subject, usages, policies, addresses and validity are those that the file states."""
     signed = own.sign(
         {"csr": team(["dns:a.team.example.com", "ip:10.1.2.3"]), "profile": "team", "validity": "P300D"}
@@ -90,7 +90,7 @@ def test_a_profile_of_one_s_own_is_enforced(own: Server) -> None:
     assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS in found
 
 
-def test_every_reason_of_a_policy_at_once(own: Server) -> None:
+def test_policy_violations_are_collected(own: Server) -> None:
     """Key, names and validity are refused together, each with its field and in words."""
     request = team(
         ["dns:db.team.example.com", "dns:a.other.example.com", "ip:192.0.2.1", "email:a@evil.example"]
@@ -106,7 +106,7 @@ def test_every_reason_of_a_policy_at_once(own: Server) -> None:
     ]
 
 
-def test_a_profile_is_for_those_that_it_names(own: Server) -> None:
+def test_profile_with_principals_refuses_others(own: Server) -> None:
     """Another caller is 403 in the contract's words, recorded as a refusal; `/profiles/mine` says so first."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
     refused = problem(own.sign(body), 403, "unauthorized")
@@ -121,7 +121,7 @@ def test_a_profile_is_for_those_that_it_names(own: Server) -> None:
         ] == names
 
 
-def test_a_principal_is_held_to_its_subtrees(own: Server) -> None:
+def test_principal_gets_only_its_own_names(own: Server) -> None:
     """Whatever the profile gives, the principal gets its own names alone, and is told which."""
     assert own.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
     found = problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
@@ -152,7 +152,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
         assert sum(member in line for line in lines) == number
 
 
-def test_an_audit_log_that_is_full(tmp_path: Path) -> None:
+def test_full_audit_log_is_503(tmp_path: Path) -> None:
     """Through HTTP: without a record nothing is signed, refused or examined: 503."""
     with serving(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
         found = problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
@@ -165,7 +165,7 @@ def test_an_audit_log_that_is_full(tmp_path: Path) -> None:
         )
 
 
-def test_a_retry_reaches_another_worker(own: Server) -> None:
+def test_retry_gets_the_same_certificate_from_any_worker(own: Server) -> None:
     """Four workers share the secret, so whichever of them answers gives the same certificate."""
     body = json.dumps({"csr": team(["dns:a.team.example.com"])}).encode()
     headers = JSON | {"Idempotency-Key": "one-and-the-same"}
@@ -176,7 +176,7 @@ def test_a_retry_reaches_another_worker(own: Server) -> None:
     assert len(found) == len({until for until, _ in found}) <= 2
 
 
-def test_a_retry_after_a_restart(tmp_path: Path) -> None:
+def test_retry_gets_the_same_certificate_after_a_restart(tmp_path: Path) -> None:
     """Through HTTP: nothing but the CA's directory is needed for it."""
     body = json.dumps({"csr": team(["dns:a.example.com"])}).encode()
     key = {"Idempotency-Key": uuid7()}
@@ -229,7 +229,7 @@ def test_check_and_serve_refuse_bad_profiles(tmp_path: Path) -> None:
     assert (missing.returncode, missing.stderr) == (1, b"certlet: nowhere.yaml: No such file or directory\n")
 
 
-def test_a_key_on_the_deny_list_is_refused(tmp_path: Path) -> None:
+def test_denied_key_is_refused(tmp_path: Path) -> None:
     """`denied-keys.txt` beside the CA holds SHA-256 of public keys; a malformed one is not none: nothing starts."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     spki = csrs.build().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -247,7 +247,7 @@ def test_a_key_on_the_deny_list_is_refused(tmp_path: Path) -> None:
     assert "denied-keys.txt" in run.stderr.decode()
 
 
-def test_metrics_are_an_option(own: Server, directory: Path) -> None:
+def test_audit_log_embeds_metrics(own: Server, directory: Path) -> None:
     """CloudWatch's embedded format: three metrics at most, the profile their only dimension."""
     assert own.sign({"csr": team(["dns:a.example.com"])}).status == 200
     assert own.request("POST", "/sign.pem?profile=peer", b"garbage!", JSON | PEM).status == 422

@@ -93,7 +93,9 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
         ("uri", {}, "spiffe://td.example/%61", "SPIFFE"),
     ],
 )  # fmt: skip
-def test_names_are_held_to_the_rules(kind: str, rules: dict[str, Any], name: str, words: str) -> None:
+def test_names_outside_the_policy_are_refused(
+    kind: str, rules: dict[str, Any], name: str, words: str
+) -> None:
     """Each rule refuses what it is for, says which name and why, and leaves the rest."""
     found = judge({kind: rules}, f"{kind}:{name}")
     assert len(found) == bool(words)
@@ -103,14 +105,14 @@ def test_names_are_held_to_the_rules(kind: str, rules: dict[str, Any], name: str
         assert sentence.startswith(f"{kind}:")
 
 
-def test_underscores_are_for_those_who_allow_them() -> None:
+def test_underscores_must_be_allowed() -> None:
     """RFC 1123 2.1 gives host names none; a profile may, for service names."""
     refused = judge({"dns": {}}, "dns:_sip.example.com")
     assert refused == [(0, "dns:_sip.example.com: the profile x permits no underscores")]
     assert not judge({"dns": {"underscores": True}}, "dns:_sip.example.com")
 
 
-def test_a_kind_that_is_not_mentioned_is_not_permitted() -> None:
+def test_kind_without_a_policy_is_not_permitted() -> None:
     """The kinds that are permitted are said; so it is if there are none."""
     assert judge({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y") == [
         (1, "uri:urn:x:y: the profile x permits dns, ip")
@@ -118,7 +120,7 @@ def test_a_kind_that_is_not_mentioned_is_not_permitted() -> None:
     assert judge({}, "dns:a.b") == [(0, "dns:a.b: the profile x permits no names")]
 
 
-def test_every_fault_of_every_name() -> None:
+def test_violations_of_all_names_are_collected() -> None:
     """A name may break several rules, and several names may: all is said at once."""
     rules = {"dns": {"permitted": ["example.com"]}, "ip": {}}
     found = judge(rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost")
@@ -136,7 +138,7 @@ def test_a_spiffe_id_is_the_only_uri() -> None:
         ]
 
 
-def test_rules_are_said_as_they_were_read() -> None:
+def test_to_dict_is_parsed_as_the_same_policy() -> None:
     """What `/profiles` shows is read again as the same rules."""
     stated = {"dns": {**EXCLUDED, "underscores": True}, "ip": NETWORKS, "email": MAILS, "uri": {}}
     assert parse_name_policy(stated).to_dict() == stated

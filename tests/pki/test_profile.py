@@ -60,7 +60,7 @@ def test_not_before_never_precedes_the_chain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "length"),
+    ("requested", "length"),
     [
         (RequestedValidity(timedelta(days=90)), timedelta(days=90)),
         (RequestedValidity(timedelta(minutes=6)), timedelta(minutes=6)),
@@ -69,14 +69,14 @@ def test_not_before_never_precedes_the_chain() -> None:
         (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 54, 59, tzinfo=UTC)), timedelta(days=90)),
     ],
 )
-def test_less_may_be_asked_for(asked: RequestedValidity, length: timedelta) -> None:
+def test_shorter_validity_is_granted(requested: RequestedValidity, length: timedelta) -> None:
     """A length, or a last second, up to the profile's maximum, and down to a minute that is left."""
-    start, end = SERVER.validity_period(NOW, LONG_AGO, asked)
+    start, end = SERVER.validity_period(NOW, LONG_AGO, requested)
     assert end - start + timedelta(seconds=1) == length
 
 
 @pytest.mark.parametrize(
-    ("asked", "field", "words"),
+    ("requested", "field", "words"),
     [
         (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
         (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
@@ -87,10 +87,10 @@ def test_less_may_be_asked_for(asked: RequestedValidity, length: timedelta) -> N
         (RequestedValidity(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
 )  # fmt: skip
-def test_more_or_nothing_is_refused(asked: RequestedValidity, field: str, words: str) -> None:
+def test_validity_out_of_bounds_is_refused(requested: RequestedValidity, field: str, words: str) -> None:
     """More than the maximum, nothing worth having, or two answers: 422, and the limit in words."""
     with pytest.raises(RejectedValidity, match=words) as refusal:
-        SERVER.validity_period(NOW, LONG_AGO, asked)
+        SERVER.validity_period(NOW, LONG_AGO, requested)
     assert refusal.value.field == field
 
 
@@ -133,14 +133,16 @@ def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
         *[((KeyKind.P256, 0), kind, kind == "p-256") for kind in ("p-256", "p-384", "rsa-2048", "ml-dsa-44")],
     ],
 )
-def test_kinds_and_sizes_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
+def test_profile_takes_its_kinds_and_sizes_of_keys(
+    taken: tuple[KeyKind, int], kind: str, *, fits: bool
+) -> None:
     """A profile takes the kinds that it lists, and of RSA the least size that it says."""
-    held = replace(SERVER, public_keys=(taken,))
+    changed = replace(SERVER, public_keys=(taken,))
     if fits:
-        held.verify_key(csrs.key(kind).public_key())
+        changed.verify_key(csrs.key(kind).public_key())
         return
     with pytest.raises(BadPublicKey) as refusal:
-        held.verify_key(csrs.key(kind).public_key())
+        changed.verify_key(csrs.key(kind).public_key())
     assert f"takes no {kind} keys; it takes {taken[0]}".lower() in refusal.value.detail.lower()
     assert refusal.value.field == "public_key"
 
@@ -155,17 +157,19 @@ def test_kinds_and_sizes_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits:
         (Revocation.CRL, 7, timedelta(days=1), False),
     ],
 )
-def test_who_is_irrevocable(revocation: Revocation, short_lived: int, span: timedelta, *, says: bool) -> None:
+def test_short_lived_certificates_assert_no_rev_avail(
+    revocation: Revocation, short_lived: int, span: timedelta, *, says: bool
+) -> None:
     """RFC 9608: a whole span, both ends included, of at most `short_lived`, and no CRL."""
-    held = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
-    assert held.asserts_no_rev_avail(NOW, NOW + span - timedelta(seconds=1)) is says
+    changed = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
+    assert changed.asserts_no_rev_avail(NOW, NOW + span - timedelta(seconds=1)) is says
 
 
 def test_usages_by_name_or_oid() -> None:
     """A usage that RFC 5280 does not name stands as its OID."""
-    held = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
-    assert [usage.dotted_string for usage in held.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
-    assert held.is_tls_server
+    changed = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
+    assert [usage.dotted_string for usage in changed.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
+    assert changed.is_tls_server
     assert not replace(SERVER, extended_key_usage=("clientAuth",)).is_tls_server
     assert profile.eku_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
 
@@ -174,7 +178,7 @@ def test_usages_by_name_or_oid() -> None:
     ("principals", "caller", "may"),
     [(("*",), "anybody", True), (("ci",), "ci", True), (("ci",), "CI", False), (("ci", "*"), "x", True), ((), "ci", False)],
 )  # fmt: skip
-def test_who_may_use_it(principals: tuple[str, ...], caller: str, *, may: bool) -> None:
+def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str, *, may: bool) -> None:
     """Those that it lists; `*` is anybody, and an empty list nobody."""
     assert replace(SERVER, principals=principals).permits(caller) is may
 
@@ -192,7 +196,7 @@ def test_who_may_use_it(principals: tuple[str, ...], caller: str, *, may: bool) 
         ("serialNumber", "7_7", "PrintableString"),
     ],
 )  # fmt: skip
-def test_subject_attributes(name: str, text: str, fault: str) -> None:
+def test_subject_attributes_are_bounded(name: str, text: str, fault: str) -> None:
     """RFC 5280 A.1's bounds, in characters; C is ISO 3166's, serialNumber a PrintableString."""
     found = profile.check_subject_attribute(name, text)
     assert fault in found
