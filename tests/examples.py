@@ -179,9 +179,7 @@ EXAMPLES: Final = {
     "form": Example("How the page begins.", 200, got("/sign")),
     "problems": Example("How the page begins.", 200, got("/problems")),
     "sign": Example("The certificate for this operation's example.", 200, lambda at: sent(at.plain, "sign")),
-    "dryRun": Example(
-        "What would be issued for it.", 202, lambda at: sent(at.plain, "sign", "/sign?dry_run=true")
-    ),
+    "dryRun": Example("What would be issued for it.", 202, lambda at: sent(at.plain, "sign", "/sign?dry_run=true")),
     "signPem": Example("A certificate and its issuer.", 200, lambda at: sent(at.plain, "signPem")),
     "signBatch": Example("Two certificates.", 200, lambda at: sent(at.plain, "signBatch")),
     "ca": Example("A CA that was never rolled over.", 200, got("/ca")),
@@ -196,35 +194,17 @@ EXAMPLES: Final = {
     "estCacerts": Example("The issuing CA and its root.", 200, device("GET", "/cacerts")),
     "estSimpleenroll": Example(ENROLLED, 200, lambda at: sent(at.tls, "estSimpleenroll")),
     "estSimplereenroll": Example(ENROLLED, 200, enrolled),
-    "methodNotAllowed": Example(
-        "DELETE of a path that has it not.", 405, lambda at: at.plain.request("DELETE", "/ca")
-    ),
-    "malformed": Example(
-        "A body without `csr`, and with a profile that does not exist.",
-        400,
-        posted("/sign", {"profile": "admin"}),
-    ),
+    "methodNotAllowed": Example("DELETE of a path that has it not.", 405, lambda at: at.plain.request("DELETE", "/ca")),
+    "malformed": Example("A body without `csr`, and with a profile that does not exist.", 400, posted("/sign", {"profile": "admin"})),
     "forbidden": Example("No API key.", 403, posted("/sign", {}, **{"x-api-key": ""})),
     "httpsRequired": Example("EST over plain HTTP.", 403, got(f"{EST}/cacerts")),
     "unknownLabel": Example("A label that no profile has.", 404, device("GET", "/admin/cacerts")),
     "unauthorized": Example("No credentials.", 401, device("POST", "/simpleenroll", b"x")),
-    "enrollmentRefused": Example(
-        "A body that is no request.", 400, device("POST", "/simpleenroll", b"garbage", **KEY)
-    ),
-    "enrollmentForbidden": Example(
-        "A wrong password.", 403, device("POST", "/simpleenroll", b"x", Authorization=basic("wrong"))
-    ),
+    "enrollmentRefused": Example("A body that is no request.", 400, device("POST", "/simpleenroll", b"garbage", **KEY)),
+    "enrollmentForbidden": Example("A wrong password.", 403, device("POST", "/simpleenroll", b"x", Authorization=basic("wrong"))),
     "renewalForbidden": Example("No client certificate.", 403, device("POST", "/simplereenroll", b"x")),
-    "tooLarge": Example(
-        "A body of a megabyte.",
-        413,
-        lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY}),
-    ),
-    "unsupportedMediaType": Example(
-        "A body of XML.",
-        415,
-        lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY}),
-    ),
+    "tooLarge": Example("A body of a megabyte.", 413, lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
+    "unsupportedMediaType": Example("A body of XML.", 415, lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),
     "refused": Example("A name that ends with a dot, and a request to be a CA.", 422, refused),
     "rateLimited": Example("Too many requests at once.", 429, hurried),
     "internalError": Example("A fault of the service.", 500, lambda at: at.broken.request("GET", "/sign")),
@@ -232,7 +212,7 @@ EXAMPLES: Final = {
     "unavailable": Example("An issuer that cannot issue.", 503, listless),
     "busy": Example("No function is free.", 503, busy),
     "timedOut": Example("A function that takes too long.", 504, told("hang")),
-}
+}  # fmt: skip
 
 
 def value(answer: Answer) -> Any:

@@ -30,7 +30,7 @@ from service.gateway.usage import digest
 from service.pki import csr
 from service.settings import Settings
 from tests import csrs, serving
-from tests.answers import uuid7
+from tests.answers import JSON, uuid7
 from tests.audit.conftest import CREDENTIAL, ENVIRON, PASSPHRASE
 from tests.serving import API_KEY, Server
 
@@ -72,37 +72,25 @@ def everything(server: Server) -> bytes:
     """What the server answers to requests, good and bad, that have secrets in them."""
     request = csrs.pem(challenging()).decode()
     bad = base64.b64encode(csrs.der(challenging()).replace(b"a.example", b"b.example")).decode()
-    headers = {
-        "Content-Type": "application/json",
-        "x-api-key": API_KEY,
-        "Authorization": f"Bearer {STRANGER}",
-    }
+    headers = {**JSON, "Authorization": f"Bearer {STRANGER}"}
+    asked = {"csr": request}
     answers = [
-        server.sign({"csr": request}),
-        server.sign({"csr": request}, STRANGER),
-        server.sign({"csr": bad}),
+        server.sign(asked), server.sign(asked, STRANGER), server.sign({"csr": bad}),
         server.sign({"csr": request, "profile": PASSPHRASE[:3]}),
         server.sign({"csr": request, "validity": "P9000D"}),
         server.request("POST", "/sign.pem", csrs.der(challenging()), {"x-api-key": API_KEY}),
-        server.request("POST", "/sign", b"{", headers),
-        server.request("POST", "/sign?dry_run=true", json.dumps({"csr": request}).encode(), headers),
-        server.request(
-            "POST",
-            "/sign",
-            json.dumps({"csr": request}).encode(),
-            {**headers, "Idempotency-Key": uuid7()},
-        ),
-        server.request(
-            "POST",
-            "/sign/batch",
-            json.dumps({"requests": [{"csr": request}, {"csr": bad}]}).encode(),
-            headers,
-        ),
         server.request("GET", f"/nothing?x-api-key={API_KEY}", headers={"Cookie": f"key={STRANGER}"}),
         server.request("GET", "/profiles/mine", headers=headers),
         server.request("GET", "/ca"),
         server.request("GET", "/sign", headers={"Accept": "text/html"}),
-    ]
+    ]  # fmt: skip
+    for path, body, more in (
+        ("/sign", b"{", {}),
+        ("/sign?dry_run=true", json.dumps(asked).encode(), {}),
+        ("/sign", json.dumps(asked).encode(), {"Idempotency-Key": uuid7()}),
+        ("/sign/batch", json.dumps({"requests": [asked, {"csr": bad}]}).encode(), {}),
+    ):
+        answers.append(server.request("POST", path, body, {**headers, **more}))
     assert {200, 202, 400, 403, 404, 422} <= {each.status for each in answers}
     return b"".join(str(each.headers).encode() + each.body for each in answers)
 

@@ -37,40 +37,27 @@ ONE_SCHEMA = {
     "paths": {},
     "components": {"schemas": {"One": {"type": "object", "properties": {"a": {"type": "string"}}}}},
 }
+
+
+def reference(name: str, **more: object) -> dict[str, Any]:
+    """A media type object of a schema."""
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}, **more}
+
+
 OPERATION = {
     "operationId": "one",
-    "requestBody": {
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/One"}, "example": {"a": "b"}}
-        }
-    },
+    "requestBody": {"content": {"application/json": reference("One", example={"a": "b"})}},
     "responses": {"200": {"description": "One"}},
 }
 ONE_BODY = {**ONE_SCHEMA, "servers": [{"url": "/"}], "paths": {"/one": {"post": OPERATION}}}
 # No operationId, a media type that nobody knows, a discriminator of what is no object, an enum of all sorts.
+ANSWER = {"description": "One", "content": {"application/x-one": reference("Two")}}
+MAPPING = {"propertyName": "a", "mapping": {"one": "#/components/schemas/One"}}
+CHOICE = {"oneOf": [{"$ref": "#/components/schemas/One"}], "discriminator": MAPPING}
 QUESTIONABLE = {
     **ONE_SCHEMA,
-    "paths": {
-        "/one": {
-            "get": {
-                "responses": {
-                    "200": {
-                        "description": "One",
-                        "content": {"application/x-one": {"schema": {"$ref": "#/components/schemas/Two"}}},
-                    }
-                }
-            }
-        }
-    },
-    "components": {
-        "schemas": {
-            "One": {"type": "string", "enum": ["a", {"b": 1}]},
-            "Two": {
-                "oneOf": [{"$ref": "#/components/schemas/One"}],
-                "discriminator": {"propertyName": "a", "mapping": {"one": "#/components/schemas/One"}},
-            },
-        }
-    },
+    "paths": {"/one": {"get": {"responses": {"200": ANSWER}}}},
+    "components": {"schemas": {"One": {"type": "string", "enum": ["a", {"b": 1}]}, "Two": CHOICE}},
 }
 # What openapi-generator says of any document that has as much: a schema, or an example of a body. In the schema
 # the example would be quiet for Java, and cost a second line for Python.
@@ -228,11 +215,8 @@ def test_the_client_does_all(
     signed.verify_directly_issued_by(chain[0])
     of_batch.verify_directly_issued_by(chain[0])
     assert told["not_after"] == signed.not_valid_after_utc.timestamp()
-    assert told["refused"] == {
-        "status": 422,
-        "code": "rejectedIdentifier",
-        "fields": ["subject_alt_name[0]"],
-    }
+    expected = {"status": 422, "code": "rejectedIdentifier", "fields": ["subject_alt_name[0]"]}
+    assert told["refused"] == expected
     assert told["forbidden"] == {"status": 403, "code": "unauthorized", "fields": []}
     assert told["profiles"] == ["server", "client", "peer"]
     assert told["batch"][1] == "rejectedIdentifier"
@@ -257,12 +241,7 @@ def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_p
     """EST's media types, over HTTPS: the client of openapi-python-client gets the CA, a certificate, a typed 400."""
     made = client(clients, "openapi-python-client")
     with serving.serving(tmp_path, "--tls", "--unlimited") as server:
-        command: list[str | Path] = [
-            sys.executable,
-            HERE / "enrol_by_openapi_python_client.py",
-            server.url,
-            API_KEY,
-        ]
+        command = (sys.executable, HERE / "enrol_by_openapi_python_client.py", server.url, API_KEY)
         root = tmp_path / "ca" / "root-ca.crt"
         told = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=made.env))
         issuer = x509.load_pem_x509_certificate((tmp_path / "ca" / "signing-ca.crt").read_bytes())

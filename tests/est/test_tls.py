@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -28,7 +27,6 @@ from service.gateway import tls
 from service.gateway.routes import GatewayError
 from service.gateway.usage import OWN_NAME
 from service.pki import encoding
-from service.pki.issuer import Issuer
 from tests import authorities, csrs, serving
 from tests.est.devices import (
     EST,
@@ -168,16 +166,10 @@ def test_a_failure_is_tried_again_before_the_end(
 ) -> None:
     """A function that does not answer, and one that answers nonsense, are asked again, not two thirds later."""
     monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
-    by = authorities.issuer()
-    client = forged_of(by)
+    client = authorities.ca(public_key=csrs.key("p-256").public_key())
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
-    answers = iter(
-        [
-            GatewayError("INTEGRATION_TIMEOUT"),
-            {"statusCode": 200, "body": "{}"},
-            {"statusCode": 200, "body": json.dumps(good)},
-        ]
-    )
+    bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
+    answers = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
     key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "key").write_bytes(key)
 
@@ -197,14 +189,6 @@ def test_a_failure_is_tried_again_before_the_end(
         "the function did not answer: INTEGRATION_TIMEOUT",
         "what the function answered is no signed certificate",
     ]
-
-
-def forged_of(by: Issuer) -> x509.Certificate:
-    """A certificate by the tests' CA, whatever the time."""
-    name = by.certificate.subject
-    builder = x509.CertificateBuilder(name, name, csrs.key("p-256").public_key(), 1)
-    dated = builder.not_valid_before(authorities.NOW).not_valid_after(authorities.NOW)
-    return dated.sign(by._private_key, SHA256())
 
 
 def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
@@ -327,11 +311,8 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
         "body": "".join(map(pem, ca.authorities)),
     }  # fmt: skip
-    options: dict[str, Any] = {
-        "tls_certificate": str(server_file),
-        "tls_key": str(server_file),
-        "tls_clients": event,
-    }
+    files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
+    options: dict[str, Any] = {**files, "tls_clients": event}
     with running.gateway(tmp_path, running.library(), **options) as server:
         client = forged(ca)
         told = server.request("GET", "/books", context=trusting(server, client)).json()["event"]

@@ -185,15 +185,9 @@ def resigned(good: x509.Certificate, by: Hierarchy, not_after: datetime) -> Exhi
     key = authorities.signing_key(by)
     identifier = by.signing.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     akid = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(good.subject)
-        .issuer_name(by.signing.subject)
-        .public_key(good.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(good.not_valid_before_utc)
-        .not_valid_after(not_after)
-    )
+    serial = x509.random_serial_number()
+    builder = x509.CertificateBuilder(by.signing.subject, good.subject, good.public_key(), serial)
+    builder = builder.not_valid_before(good.not_valid_before_utc).not_valid_after(not_after)
     for each in good.extensions:
         value = akid if isinstance(each.value, x509.AuthorityKeyIdentifier) else each.value
         builder = builder.add_extension(value, each.critical)

@@ -16,6 +16,14 @@ from tests.judges.panel import NAMES
 
 ACCEPTED: Final = "ok"
 
+_JAVA: Final = {
+    "expired": r"java\.security\.cert\.CertificateExpiredException: .*",
+    "wrong name": r".*CertPathValidatorException: target certificate constraints check failed",
+    "wrong usage": r".*CertPathValidatorException: target certificate constraints check failed",
+    "wrong CA": r".*CertPathValidatorException: Path does not chain with any of the trust anchors",
+    "tampered": r"java\.security\.SignatureException: Signature does not match\.",
+    "outside nameConstraints": r".*CertPathValidatorException: name constraints check failed",
+}
 # What a refusal says, as a pattern of the whole verdict.
 REFUSALS: Final[dict[str, dict[str, str]]] = {
     "pkilint": {},
@@ -54,21 +62,11 @@ REFUSALS: Final[dict[str, dict[str, str]]] = {
         "tampered": r"Chain is bad! .* ERROR -8182: Peer's certificate has an invalid signature\.",
         "outside nameConstraints": r"Chain is bad! .* CERT 1\. .* ERROR -8187: security library: invalid arguments\.",
     },
-    "java": {
-        "expired": r"java\.security\.cert\.CertificateExpiredException: .*",
-        "wrong name": r".*CertPathValidatorException: target certificate constraints check failed",
-        "wrong usage": r".*CertPathValidatorException: target certificate constraints check failed",
-        "wrong CA": r".*CertPathValidatorException: Path does not chain with any of the trust anchors",
-        "tampered": r"java\.security\.SignatureException: Signature does not match\.",
-        "outside nameConstraints": r".*CertPathValidatorException: name constraints check failed",
-    },
+    "java": _JAVA,
     "java-tls": {
-        "expired": r"java\.security\.cert\.CertificateExpiredException: .*",
+        **_JAVA,
         "wrong name": r".*CertificateException: No subject alternative DNS name matching .* found\.",
         "wrong usage": r".*ValidatorException: Extended key usage does not permit use for TLS (server|client) authentication",
-        "wrong CA": r".*CertPathValidatorException: Path does not chain with any of the trust anchors",
-        "tampered": r"java\.security\.SignatureException: Signature does not match\.",
-        "outside nameConstraints": r".*CertPathValidatorException: name constraints check failed",
     },
     "go": {
         "expired": r"x509: certificate has expired or is not yet valid: .*",

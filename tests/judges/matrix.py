@@ -24,9 +24,8 @@ def _row(heads: tuple[str, ...], cells: tuple[str, ...]) -> str:
     """A line of the table."""
     widths = (7, 18, 53) if len(heads) == 3 else (80,)
     left = " ".join(head.ljust(width) for head, width in zip(heads, widths, strict=True))
-    return (
-        f"{left} {' '.join(cell.rjust(max(len(name), 4)) for cell, name in zip(cells, NAMES, strict=True))}"
-    )
+    right = " ".join(cell.rjust(max(len(name), 4)) for cell, name in zip(cells, NAMES, strict=True))
+    return f"{left} {right}"
 
 
 def lines(verdicts: Verdicts, seconds: dict[str, float]) -> Iterator[str]:
@@ -46,16 +45,8 @@ def lines(verdicts: Verdicts, seconds: dict[str, float]) -> Iterator[str]:
             yield _row((profile, ca, " ".join(kinds) if len(alike) > 1 else "all"), cells)
     yield _row(("negative twins, where the judge knows the keys",), NAMES)
     for twin in TWINS:
-        cells = tuple(
-            _cell(
-                verdicts,
-                judge,
-                [case for case in cases if case.twin == twin and gap(judge, case) not in KINDS],
-                numbers,
-            )
-            for judge in NAMES
-        )
-        yield _row((twin,), cells)
+        known = {judge: [case for case in cases if case.twin == twin and gap(judge, case) not in KINDS] for judge in NAMES}  # fmt: skip
+        yield _row((twin,), tuple(_cell(verdicts, judge, known[judge], numbers) for judge in NAMES))
     yield "gaps"
     merged: dict[str, list[str]] = {}
     for each, number in numbers.items():
