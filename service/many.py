@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import click
 from cryptography import x509
 
 from service import client, files
@@ -24,8 +25,6 @@ from service.pki.errors import IssuanceError, printable
 
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
 _ENVELOPE: Final = len('{"requests": []}')
-_BAR: Final = 30  # characters
-
 
 Asker = Callable[[Sequence[client.Wish]], list[client.Signed | client.Unsigned]]
 """Has a batch signed: what became of each."""
@@ -104,18 +103,18 @@ class Signing:
                 stays.
         """
         self.tally = Tally(len(paths))
-        try:
+        with click.progressbar(
+            length=len(paths), show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
+        ) as bar:
             waiting = [job for path in paths if (job := self._job(path, anew=anew))]
-            self._show()
+            bar.update(self.tally.done)
             while waiting:
                 batch = list(_fitting(waiting))
                 left = [job for job, is_done in zip(batch, self._batch(batch), strict=True) if not is_done]
                 if len(left) == len(batch):
                     raise client.ClientError("the service had no time or room for any request: try again")
                 waiting = left + waiting[len(batch) :]
-                self._show()
-        finally:
-            sys.stderr.write(_clear())
+                bar.update(self.tally.done - bar.pos)
 
     def _job(self, path: Path, *, anew: bool) -> _Job | None:
         """What is to be done for a file; None, and counted, if it is nothing."""
@@ -169,19 +168,7 @@ class Signing:
 
     def _tell(self, line: str) -> None:
         shown = "\n".join(map(printable, line.split("\n")))
-        sys.stderr.write(f"{_clear()}{shown}\n")
-
-    def _show(self) -> None:
-        """The progress bar, where somebody sees it."""
-        if sys.stderr.isatty():
-            done, total = self.tally.done, self.tally.total
-            full = _BAR * done // max(total, 1)
-            sys.stderr.write(f"\r[{'#' * full}{'.' * (_BAR - full)}] {done}/{total}")
-            sys.stderr.flush()
-
-
-def _clear() -> str:
-    return "\r\x1b[K" if sys.stderr.isatty() else ""
+        click.echo(f"\r\x1b[K{shown}" if sys.stderr.isatty() else shown, err=True)  # over the bar
 
 
 def _fitting(jobs: Sequence[_Job]) -> Iterator[_Job]:

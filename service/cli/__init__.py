@@ -1,100 +1,130 @@
 """The command line. Errors are one clear line on stderr and a non-zero exit, never a traceback.
 
-making       new
-signing      sign
-renewing     renew
-showing      show, with what inspection finds
-trusting     trust
-serving      serve, key
-ceremonies   init, rollover, revoke, openapi, check
-completing   completion
-arguments    what several of them take
-terminal     what they print
+Each command is the module of its name; `init`, `rollover` and `revoke` are in `ca`. `options` has what
+several commands take, `terminal` prints, `inspection` is behind `show`.
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from typing import Final
 
-from service import client
-from service.cli import (
-    arguments,
-    ceremonies,
-    completing,
-    making,
-    renewing,
-    serving,
-    showing,
-    signing,
-    trusting,
-)
-from service.cli.terminal import ArgumentsError, CommandError, say, warn
-from service.foreman import ServeError
-from service.gateway import usage
+import click
+from click.shell_completion import shell_complete
+
+from service.cli.terminal import warn
 from service.pki.errors import IssuanceError
 
+COMPLETION: Final = "_CERTLET_COMPLETE"  # the variable by which a shell asks for completions
 
-def main(given: list[str] | None = None) -> int:
+# Each command with its module and its first sentence: --help and a shell's Tab load nothing else.
+_COMMANDS: Final = {
+    "new": ("new", "Make a private key and have its certificate signed."),
+    "sign": ("sign", "Have certificate signing requests signed."),
+    "renew": ("renew", "Have certificates that end soon signed again."),
+    "show": ("show", "Print what is in a request or certificate."),
+    "trust": ("trust", "Print the commands that make a machine trust the root."),
+    "serve": ("serve", "Serve the contract on this machine."),
+    "key": ("key", "Manage the API keys of the local gateway."),
+    "init": ("ca", "Make a root CA and a signing CA."),
+    "rollover": ("ca", "Make the CA that takes over from another."),
+    "revoke": ("ca", "Revoke a certificate."),
+    "openapi": ("openapi", "Print the document that API Gateway imports."),
+    "check": ("check", "Check the certificate profiles, your own among them."),
+    "completion": ("completion", "Print what lets a shell complete the arguments of certlet."),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (those of the process for None).
 
     Returns:
-        0; 1 if it failed; 2 if the arguments make no sense; 130 after Ctrl-C; 141 if nobody reads on.
+        0; 1 if the command fails; 2 if the arguments make no sense; 130 after Ctrl-C; 141 if the reader of
+        stdout has gone.
     """
     # The library warns of common names of more than 64 octets; we count characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     status = 1
     try:
-        options = parser().parse_args(given)
-        return int(options.run(options) or 0)
-    except ArgumentsError as error:
-        message, status = str(error), 2
-    except (CommandError, client.ClientError, ServeError, usage.KeyFileError, IssuanceError) as error:
-        message = str(error)
+        if instruction := os.environ.get(COMPLETION):
+            return shell_complete(certlet, {}, "certlet", COMPLETION, instruction)
+        with certlet.make_context("certlet", sys.argv[1:] if argv is None else argv) as context:
+            return int(certlet.invoke(context) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.UsageError as error:
+        message, status = _usage(error), error.exit_code
     except BrokenPipeError:
-        # Who reads has enough, as head has: nothing is wrong, and what is still in the buffer goes nowhere.
+        # The reader has enough, as head has: that is no error. What is still in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
+        message = str(error)
     warn(f"certlet: {message}")
     return status
 
 
-class _Version(argparse.Action):
-    """Says the contract's version, which is the package's: read only where it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002 - argparse's
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        say(f"certlet {arguments.document(None)['info']['version']}")
-        parser.exit()
+def _usage(error: click.UsageError) -> str:
+    """A usage error as one line: what is wrong, then which help to read."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    command = error.ctx.command_path if error.ctx else "certlet"
+    return f"{message[:1].lower()}{message[1:]} (see {command} --help)"
 
 
-def parser() -> argparse.ArgumentParser:
-    """What reads the arguments, with every command that there is."""
-    made = argparse.ArgumentParser(
-        prog="certlet",
-        description="A private certificate authority.",
-        epilog="Exit status: 0 if it is done; 1 if it is refused or fails, and stderr says why; "
-        "2 if the arguments make no sense.",
-    )
-    made.add_argument("--version", action=_Version, help="say which version this is")
-    commands = made.add_subparsers(metavar="COMMAND", required=True)
-    # In the order that --help has them: who needs a certificate comes first.
-    making.add_to(commands)
-    signing.add_to(commands)
-    renewing.add_to(commands)
-    showing.add_to(commands)
-    trusting.add_to(commands)
-    serving.add_to(commands)
-    ceremonies.add_to(commands)
-    completing.add_to(commands, made)
-    return made
+def _expected() -> tuple[type[Exception], ...]:
+    """The errors whose message is for people, of modules that most commands do without."""
+    from service.client import ClientError  # noqa: PLC0415 - see above
+    from service.foreman import ServeError  # noqa: PLC0415 - see above
+    from service.gateway.usage import KeyFileError  # noqa: PLC0415 - see above
+
+    return click.ClickException, IssuanceError, ClientError, ServeError, KeyFileError
+
+
+class _Command(click.Command):
+    """A command whose module is loaded when it runs, completes its arguments or explains itself."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
+        """The context of the command itself."""
+        module = importlib.import_module(f"service.cli.{_COMMANDS[str(self.name)][0]}")
+        command: click.Command = getattr(module, str(self.name))
+        return command.make_context(info_name, args, parent, **extra)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> None:
+    """Print the contract's version, which is the package's."""
+    if value:
+        from service.cli import options, terminal  # noqa: PLC0415 - the contract is read only for this
+
+        terminal.say(f"certlet {options.load_document(None)['info']['version']}")
+        ctx.exit()
+
+
+@click.group(
+    commands=[_Command(name, short_help=text) for name, (_, text) in _COMMANDS.items()],
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="Exit status: 0 if it is done; 1 if it is refused or fails, and stderr says why; 2 if the "
+    "arguments make no sense.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def certlet() -> None:
+    """Run a private certificate authority, and get certificates from one."""

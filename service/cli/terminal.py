@@ -1,37 +1,33 @@
 """What reaches the terminal, and the one error of a command that cannot do what it is asked.
 
-Text of a certificate, a request or a server never reaches it but through here, where control characters
-are escaped: no name moves the cursor, or draws a line that is none of ours.
+Text of a certificate, a request or a server reaches the terminal only through here, where control characters
+are escaped: no name moves the cursor, or draws a line that is not ours.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+
+import click
 
 from service.pki.errors import printable
 
 
-class CommandError(Exception):
-    """What the command was asked cannot be done; the message is for people."""
-
-
-class ArgumentsError(CommandError):
-    """The arguments make no sense together; the message says which."""
+class CommandError(click.ClickException):
+    """The command cannot do what it was asked; the message is for people."""
 
 
 def say(line: str) -> None:
-    """Print a line, at once."""
-    _write(sys.stdout, line)
+    """Print a line on stdout, at once."""
+    _echo(line, err=False)
 
 
 def warn(message: str) -> None:
     """Print what went wrong, or is to be known, on stderr: one line, or one for each reason."""
     for line in message.split("\n"):
-        _write(sys.stderr, line)
+        _echo(line, err=True)
 
 
-def _write(stream: TextIO, line: str) -> None:
-    encoding = stream.encoding or "utf-8"
-    stream.write(printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+def _echo(line: str, *, err: bool) -> None:
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    click.echo(printable(line).encode(encoding, "backslashreplace").decode(encoding), err=err)

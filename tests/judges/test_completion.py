@@ -1,10 +1,11 @@
-"""What `certlet completion` prints, loaded by fish and zsh, which then offer it."""
+"""What `certlet completion` prints, loaded by bash, fish and zsh, which then ask `certlet` what to offer."""
 
 from __future__ import annotations
 
 import os
 import pty
 import select
+import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -17,11 +18,18 @@ from tests.serving import certlet
 KEYS = {"p-256", "p-384", "p-521"}
 
 
-def script(shell: str, directory: Path) -> Path:
+def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
+    """The script for a shell, and an environment in which `certlet` is a program; and a file, `mine.crt`."""
     run = certlet("completion", shell, cwd=directory)
     assert run.returncode == 0, run.stderr
-    (directory / f"certlet.{shell}").write_bytes(run.stdout)
-    return directory / f"certlet.{shell}"
+    (directory / "script").write_bytes(run.stdout)
+    (directory / "mine.crt").touch()
+    program = directory / "bin" / "certlet"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    return directory / "script", serving.environ(HOME=str(directory), TERM="dumb", PATH=path)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +48,9 @@ def script(shell: str, directory: Path) -> Path:
 )
 def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
     """Commands, actions, options, choices, and files where files are taken."""
-    (tmp_path / "mine.crt").write_text("")
     command = ("fish", "--no-config", "-c", 'source $argv[1]; complete -C "$argv[2]"')
-    env = serving.environ(HOME=str(tmp_path))
-    run = serving.run(*command, script("fish", tmp_path), line, cwd=tmp_path, env=env)
+    script, env = prepared("fish", tmp_path)
+    run = serving.run(*command, script, line, cwd=tmp_path, env=env)
     assert run.stderr == ""
     assert {each.partition("\t")[0] for each in run.stdout.splitlines()} == found
 
@@ -59,23 +66,26 @@ def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
         ("certlet show mi", "certlet show mine.crt"),
     ],
 )
-def test_zsh_completes(tmp_path: Path, line: str, whole: str) -> None:
-    """At a terminal, Tab makes the line whole."""
-    (tmp_path / "mine.crt").write_text("")
+@pytest.mark.parametrize(
+    ("shell", "load"),
+    [
+        (("bash", "--norc", "--noprofile", "-i"), ""),
+        (("zsh", "-f", "-i"), "autoload -U compinit; compinit -u -D; "),
+    ],
+    ids=["bash", "zsh"],
+)
+def test_tab_makes_the_line_whole(
+    tmp_path: Path, shell: tuple[str, ...], load: str, line: str, whole: str
+) -> None:
+    """At a terminal, Tab completes commands, actions, options, choices and files."""
+    script, env = prepared(shell[0], tmp_path)
     terminal, inside = pty.openpty()
-    command = ["setsid", "--ctty", "zsh", "-f", "-i"]
     with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=serving.environ(HOME=str(tmp_path), TERM="dumb"),
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
+        ["setsid", "--ctty", *shell], cwd=tmp_path, env=env, stdin=inside, stdout=inside, stderr=inside
     ) as process:
         os.close(inside)
         try:
-            load = f"autoload -U compinit; compinit -u -D; source {script('zsh', tmp_path)}; PS1='load''ed '"
-            os.write(terminal, f"{load}\n".encode())
+            os.write(terminal, f"{load}source {script}; PS1='load''ed '\n".encode())
             _read(terminal, "loaded ")
             os.write(terminal, f"{line}\t".encode())
             _read(terminal, whole)

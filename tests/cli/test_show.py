@@ -22,11 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
-from service.cli import inspection, making
+from service.cli import inspection
+from service.cli.new import key_pem
 from service.pki import keys
 from tests import authorities, csrs
 from tests.authorities import NOW, SIGNING, ca, root
-from tests.serving import certlet
+from tests.cli import certlet
 
 NAMES = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
 
@@ -139,7 +140,7 @@ def test_keys_are_judged(weak_key: rsa.RSAPrivateKey) -> None:
 
 def test_old_signatures_are_told(tmp_path: Path) -> None:
     """SHA-1 is told of what openssl signed with it; of a root nobody verifies it."""
-    (tmp_path / "root.key").write_bytes(making.key_pem(csrs.key("rsa-2048"), None))
+    (tmp_path / "root.key").write_bytes(key_pem(csrs.key("rsa-2048"), None))
     (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build()))
     for command in (
         "openssl req -x509 -new -key root.key -subj /CN=Old -sha1 -days 9 -out root.crt",
@@ -213,7 +214,7 @@ def flipped(found: Callable[[x509.Certificate], bytes], place: int, bit: int) ->
 def test_show_tells_what_no_ca_writes(tmp_path: Path, der: bytes, fault: str) -> None:
     """What is malformed inside is told beside all the rest, without a warning of the library's."""
     (tmp_path / "a.crt").write_bytes(der)
-    run = certlet("show", "a.crt", cwd=tmp_path)
+    run = certlet("show", "a.crt")
     assert (run.returncode, run.stderr) == (1, b"")
     (told,) = [line for line in run.stdout.decode().splitlines() if line.startswith("  Wrong")]
     assert fault in told
@@ -249,7 +250,7 @@ def test_show_reads_every_form(tmp_path: Path, form: str) -> None:
         "p7": pkcs7.serialize_certificates([certificate], Encoding.DER),
     }.get(form, pem)
     (tmp_path / "a").write_bytes(data)
-    run = certlet("show", "-" if form == "stdin" else "a", cwd=tmp_path, stdin=data)
+    run = certlet("show", "-" if form == "stdin" else "a", stdin=data)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.decode().splitlines()
     number = certificate.serial_number
@@ -271,8 +272,8 @@ def test_show_says_what_is_wrong(tmp_path: Path) -> None:
     """A fault is exit 1; control characters of a stranger never reach the terminal; a key is held against it."""
     evil = csrs.build(cn="\x1b[2J\ncertlet: fine", sans=["dns:a.example.com"])
     (tmp_path / "a.csr").write_bytes(csrs.pem(evil))
-    (tmp_path / "a.key").write_bytes(making.key_pem(keys.generate("p-384"), None))
-    run = certlet("show", "a.csr", "--key-file", "a.key", cwd=tmp_path)
+    (tmp_path / "a.key").write_bytes(key_pem(keys.generate("p-384"), None))
+    run = certlet("show", "a.csr", "--key-file", "a.key")
     assert (run.returncode, run.stderr) == (1, b"")
     assert run.stdout.decode().splitlines() == [
         "Request",
@@ -292,8 +293,8 @@ REQUEST, CERTIFICATE = csrs.pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
 
 def test_a_key_beside_a_certificate_is_passed_over(tmp_path: Path) -> None:
     """What is shown is the certificate; nothing of the key is, nor is the file refused for it."""
-    (tmp_path / "a").write_bytes(making.key_pem(csrs.key(), None) + CERTIFICATE)
-    run = certlet("show", "a", cwd=tmp_path)
+    (tmp_path / "a").write_bytes(key_pem(csrs.key(), None) + CERTIFICATE)
+    run = certlet("show", "a")
     assert (run.returncode, run.stderr) == (0, b"")
     assert run.stdout.startswith(b"Certificate\n")
 
@@ -305,8 +306,8 @@ def test_a_key_beside_a_certificate_is_passed_over(tmp_path: Path) -> None:
         (b"junk", "holds no request and no certificate"),
         (b"0" + bytes(range(128, 200)), "that can be read"),
         (b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n", "that can be read"),
-        (making.key_pem(csrs.key(), None), KEY_ALONE),
-        (making.key_pem(csrs.key(), b"abc"), KEY_ALONE),
+        (key_pem(csrs.key(), None), KEY_ALONE),
+        (key_pem(csrs.key(), b"abc"), KEY_ALONE),
         (csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), KEY_ALONE),
         (
             csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
@@ -316,7 +317,7 @@ def test_a_key_beside_a_certificate_is_passed_over(tmp_path: Path) -> None:
         (REQUEST.replace(b"-----END", b"----END"), f"certlet: a: the PEM block {DAMAGED}"),
         (REQUEST[:100] + b"*" + REQUEST[100:], f"certlet: a: the PEM block {DAMAGED}"),
         (REQUEST[:110] + REQUEST[111:], f"certlet: a: the PEM block {DAMAGED}"),
-        (REQUEST[:200] + making.key_pem(csrs.key(), None), f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST[:200] + key_pem(csrs.key(), None), f"certlet: a: the PEM block {DAMAGED}"),
         (CERTIFICATE + CERTIFICATE[:200], f"certlet: a: the PEM block 2 of 2 {DAMAGED}"),
         (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"certlet: a: the PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 octets"),
@@ -332,7 +333,7 @@ def test_show_refuses_what_it_cannot_read(tmp_path: Path, data: bytes | None, wo
     """What holds neither is one line on stderr, exit 1, without a word of a private key."""
     if data is not None:
         (tmp_path / "a").write_bytes(data)
-    run = certlet("show", "a", cwd=tmp_path)
+    run = certlet("show", "a")
     assert (run.returncode, run.stdout) == (1, b"")
     assert word in run.stderr.decode()
     assert run.stderr.count(b"\n") == 1

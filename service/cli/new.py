@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import getpass
 import ipaddress
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
+import click
 import idna
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import mldsa
@@ -28,12 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from service import client, files, secrecy
-from service.cli import arguments
-from service.cli.arguments import KEY_PASSPHRASE, Commands
+from service.cli import options
+from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say, warn
-from service.pki import encoding, keys, names
+from service.pki import encoding, keys
 from service.pki.errors import RejectedIdentifier, quoted
 from service.pki.names import Name, NameKind
+from service.pki.names import load as load_name
 
 P12_PASSWORD: Final = "CERTLET_P12_PASSWORD"  # noqa: S105 - the variable's name, not its value
 
@@ -41,90 +40,8 @@ _MAX_COMMON_NAME: Final = 64  # RFC 5280 A.1: ub-common-name
 _LIKE_URI: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|urn:", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """The files that are to be made."""
-
-    key: Path
-    certificate: Path
-    pkcs12: Path | None
-
-    def present(self) -> Iterator[Path]:
-        """Those that are there already."""
-        for each in (self.key, self.certificate, self.pkcs12):
-            if each and os.path.lexists(each):
-                yield each
-
-
-def add_to(commands: Commands) -> None:
-    """Add `new`."""
-    new = commands.add_parser(
-        "new",
-        help="make a private key and have its certificate signed",
-        epilog=f"The key is encrypted if ${KEY_PASSPHRASE} is set, under what it holds.",
-    )
-    new.add_argument(
-        "names",
-        nargs="+",
-        type=_name,
-        metavar="NAME",
-        help="a DNS name, IP address, email address or URI; dns:, ip:, email: or uri: before it decides",
-    )
-    arguments.take_key(new)
-    arguments.take_profile(new, "the default one")
-    arguments.take_validity(new)
-    new.add_argument(
-        "--out",
-        type=str,  # a Path forgets a slash at the end
-        metavar="PATH",
-        help="PATH.key and PATH.crt, or if it is a directory files in it; else named after the first name",
-    )
-    new.add_argument(
-        "--p12", type=Path, metavar="FILE", help=f"PKCS#12 too; its password is asked for, or ${P12_PASSWORD}"
-    )
-    new.add_argument("--force", action="store_true", help="replace the files that are there")
-    arguments.take_service(new)
-    new.set_defaults(run=_new)
-
-
-def _new(options: argparse.Namespace) -> None:
-    secrecy.seal()
-    targets = _targets(options.out, options.names[0], options.p12)
-    if not options.force and (there := next(targets.present(), None)):
-        raise CommandError(f"{there} is there already; nothing was changed (--force replaces it)")
-    if targets.pkcs12:
-        files.verify_writable(targets.pkcs12)
-    api_key, passphrase = arguments.api_key(options), arguments.secret(KEY_PASSPHRASE)
-    key = keys.generate(options.key)
-    if targets.pkcs12 and isinstance(
-        key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
-    ):
-        raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
-    password = _p12_password() if targets.pkcs12 else b""
-    wish = client.Wish(
-        request(key, _subject(options.names), [_alternative(options.names)]),
-        options.profile,
-        options.validity,
-        options.not_after,
-    )
-    with files.atomic_files(overwrite=options.force) as write:
-        # Before anything is signed, so that no certificate is without its key for want of room or rights.
-        write(targets.key, key_pem(key, passphrase), 0o600)
-        signed = client.sign(options.url, api_key, wish)
-        certificates = read(signed, key)
-        write(targets.certificate, encoding.pem(certificates).encode(), 0o644)
-        if targets.pkcs12:
-            write(targets.pkcs12, _pkcs12(options.names[0], key, certificates, password), 0o600)
-    for note in signed.notes:
-        warn(f"note: {note}")
-    say(f"Key       {targets.key}")
-    say(f"Signed    {targets.certificate}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
-    if targets.pkcs12:
-        say(f"PKCS#12   {targets.pkcs12}")
-
-
-def _name(text: str) -> Name:
-    """One name, of the kind that it looks like, or that is said before it."""
+def _parse_name(text: str) -> Name:
+    """One name, of the kind that it looks like, or that the text says before it."""
     kind, colon, rest = text.partition(":")
     if not (colon and kind.lower() in set(NameKind)):
         kind, rest = _kind(text), text
@@ -138,11 +55,11 @@ def _name(text: str) -> Name:
                 general = x509.UniformResourceIdentifier(rest)
             case NameKind.DNS:
                 general = x509.DNSName(_a_labels(rest))
-        return names.load(general, "")
+        return load_name(general, "")
     except RejectedIdentifier as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise ValueError(str(error)) from error
     except ValueError as error:  # of which idna's own errors are a kind
-        raise argparse.ArgumentTypeError(f"{quoted(rest)} is no name of the kind {kind}") from error
+        raise ValueError(f"{quoted(rest)} is no name of the kind {kind}") from error
 
 
 def _kind(text: str) -> NameKind:
@@ -164,29 +81,93 @@ def _a_labels(text: str) -> str:
     return wildcard + idna.encode(text.removeprefix(wildcard), uts46=True).decode("ascii")
 
 
-def _subject(asked: Sequence[Name]) -> x509.Name:
+@click.command(epilog="Example: certlet new www.example.com 192.0.2.1 --p12 www.p12")
+@click.argument("names", nargs=-1, required=True, type=_parse_name, metavar="NAME...")
+@options.key_option
+@options.profile_option("the default one")
+@options.validity_options
+@click.option(
+    "--out",
+    metavar="PATH",  # a Path would lose a slash at the end
+    show_default="the first name",
+    help="Write PATH.key and PATH.crt, or files in PATH if it is a directory.",
+)
+@click.option(
+    "--p12", type=options.FILE, help=f"Write a PKCS#12 too. Its password is ${P12_PASSWORD}, or is asked for."
+)
+@options.force_option
+@options.service_options
+def new(
+    *,
+    names: tuple[Name, ...],
+    kind: str,
+    profile: str | None,
+    validity: str | None,
+    not_after: str | None,
+    out: str | None,
+    p12: Path | None,
+    force: bool,
+    url: str,
+    api_key: str | None,
+) -> None:
+    """Make a private key and have its certificate signed.
+
+    NAME is a DNS name, IP address, email address or URI; dns:, ip:, email: or uri: before it decides which.
+    The key is encrypted if $CERTLET_KEY_PASSPHRASE is set.
+    """
+    options.forbid_together("--validity", "--not-after")
+    secrecy.seal()
+    stem = _stem(out, names[0])
+    key_path, path = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.crt")
+    if p12 in (key_path, path):
+        raise CommandError(f"{p12} is to be two files at once")
+    existing = next((file for file in (key_path, path, p12) if file and os.path.lexists(file)), None)
+    if existing and not force:
+        raise CommandError(f"{existing} is there already; nothing was changed (--force replaces it)")
+    if p12:
+        files.verify_writable(p12)
+    api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
+    key = keys.generate(kind)
+    if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
+        raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
+    password = _p12_password() if p12 else b""
+    wish = client.Wish(request(key, _subject(names), [_alternative(names)]), profile, validity, not_after)
+    with files.atomic_files(overwrite=force) as write:
+        # Before anything is signed, so that no certificate is without its key for want of room or rights.
+        write(key_path, key_pem(key, passphrase), 0o600)
+        signed = client.sign(url, api_key, wish)
+        certificates = read(signed, key)
+        write(path, encoding.pem(certificates).encode(), 0o644)
+        if p12:
+            write(p12, _pkcs12(names[0], key, certificates, password), 0o600)
+    for note in signed.notes:
+        warn(f"note: {note}")
+    say(f"Key       {key_path}")
+    say(f"Signed    {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
+    if p12:
+        say(f"PKCS#12   {p12}")
+
+
+def _subject(names: Sequence[Name]) -> x509.Name:
     """The first DNS name as the common name, if it is one and fits; else no subject."""
-    first = next((each.value for each in asked if each.kind is NameKind.DNS), "")
+    first = next((name.value for name in names if name.kind is NameKind.DNS), "")
     fits = 0 < len(first) <= _MAX_COMMON_NAME
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, first)] if fits else [])
 
 
-def _alternative(asked: Sequence[Name]) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName([each.general_name() for each in dict.fromkeys(asked)])
+def _alternative(names: Sequence[Name]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
 
 
-def _targets(out: str | None, first: Name, p12: Path | None) -> _Targets:
+def _stem(out: str | None, first: Name) -> Path:
+    """The path of the files without their suffixes."""
     if out and not (out.endswith("/") or Path(out).is_dir()):
         stem = Path(out)
     else:
         stem = Path(out or "") / re.sub("[^A-Za-z0-9._@-]", "_", first.value.replace("*", "_wildcard"))
     if not stem.name.strip("."):
         raise CommandError(f"{out} names no file")
-    # A stem has dots of its own, and with_suffix would cut at the last.
-    key, certificate = (stem.with_name(stem.name + suffix) for suffix in (".key", ".crt"))
-    if p12 in (key, certificate):
-        raise CommandError(f"{p12} is to be two files at once")
-    return _Targets(key, certificate, p12)
+    return stem
 
 
 def request(
@@ -242,11 +223,10 @@ def _pkcs12(
 
 
 def _p12_password() -> bytes:
-    if given := arguments.secret(P12_PASSWORD):
-        return given
+    if password := options.read_secret(P12_PASSWORD):
+        return password
     if not sys.stdin.isatty():
         raise CommandError(f"no terminal to ask for the PKCS#12's password: set {P12_PASSWORD}")
-    typed = getpass.getpass("Password of the PKCS#12: ")
-    if not typed or getpass.getpass("The same again: ") != typed:
-        raise CommandError("the password is empty, or the two are not the same")
-    return typed.encode()
+    return str(
+        click.prompt("Password of the PKCS#12", hide_input=True, confirmation_prompt=True, err=True)
+    ).encode()

@@ -11,23 +11,20 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.cli import making
+from service.cli.new import key_pem
 from service.pki import encoding
 from tests import authorities, csrs, serving
-from tests.serving import API_KEY, Server, certlet
+from tests.cli import ask, certlet
+from tests.serving import Server
 
 HOOK = """#!/bin/sh
 printf '%s|%s|%s' "$1" "$CERTLET_RENEWED" "$CERTLET_API_KEY" >> hooked
 """
 
 
-def environ(server: Server) -> dict[str, str]:
-    return {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
-
-
-def made(server: Server, directory: Path, *more: str, name: str = "a.example.com") -> Path:
+def made(directory: Path, *more: str, name: str = "a.example.com") -> Path:
     """A certificate with its key beside it."""
-    run = certlet("new", name, *more, cwd=directory, env=environ(server))
+    run = certlet("new", name, *more)
     assert run.returncode == 0, run.stderr
     return directory / f"{name}.crt"
 
@@ -38,11 +35,9 @@ def leaf(path: Path) -> x509.Certificate:
 
 def test_nothing_due_is_quiet(server: Server, tmp_path: Path) -> None:
     """What ends later stays octet for octet; no word, no hook, exit 0, and no service is asked."""
-    path = made(server, tmp_path)
+    path = made(tmp_path)
     before = path.read_bytes()
-    run = certlet(
-        "renew", path.name, "--hook", "false", cwd=tmp_path, env={"CERTLET_URL": "http://127.0.0.1:9"}
-    )
+    run = certlet("renew", path.name, "--hook", "false", env={"CERTLET_URL": "http://127.0.0.1:9"})
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
     assert path.read_bytes() == before
 
@@ -50,8 +45,8 @@ def test_nothing_due_is_quiet(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("new_key", [False, True], ids=["same key", "new key"])
 def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: bool) -> None:
     """The same subject, names and profile; the same mode; the hook runs once for all, without the API key."""
-    first = made(server, tmp_path, "10.0.0.1", "--profile", "peer")
-    second = made(server, tmp_path, name="b.example.com")
+    first = made(tmp_path, "10.0.0.1", "--profile", "peer")
+    second = made(tmp_path, name="b.example.com")
     first.chmod(0o640)
     (tmp_path / "hook").write_text(HOOK)
     (tmp_path / "hook").chmod(0o755)
@@ -60,7 +55,7 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
     before = {path: leaf(path) for path in (first, second)}
     old_keys = {path: path.with_suffix(".key").read_bytes() for path in before}
     arguments = ["--within", "100d", "--hook", "./hook 'two words'", *(["--new-key"] if new_key else [])]
-    run = certlet("renew", first.name, "link.crt", *arguments, cwd=tmp_path, env=environ(server))
+    run = certlet("renew", first.name, "link.crt", *arguments)
     assert run.returncode == 0, run.stderr
     assert [line.split()[1] for line in run.stdout.decode().splitlines()] == [
         "a.example.com.crt,",
@@ -89,46 +84,49 @@ def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
         authorities.order(csrs.pem(csrs.build()), validity="P1D")
     )
     (tmp_path / "a.pem").write_text(encoding.pem([old.certificate]))
-    (tmp_path / "k.pem").write_bytes(making.key_pem(key, None))
-    run = certlet("renew", "a.pem", "--key-file", "k.pem", cwd=tmp_path, env=environ(server))
+    (tmp_path / "k.pem").write_bytes(key_pem(key, None))
+    run = certlet("renew", "a.pem", "--key-file", "k.pem")
     assert run.returncode == 0, run.stderr
     assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
 
 
-def test_what_was_revoked_is_not_renewed(tmp_path: Path) -> None:
+def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that may be in other hands gets no new certificate; nor does any while nobody can tell."""
     with serving.serving(tmp_path, "--ca", "ca") as server:
+        ask(server, monkeypatch)
         for name in ("a", "b"):
-            made(server, tmp_path, name=f"{name}.example.com")
+            made(tmp_path, name=f"{name}.example.com")
         held = (tmp_path / "a.example.com.crt").read_bytes()
-        assert certlet("revoke", "a.example.com.crt", "--ca", "ca", cwd=tmp_path).returncode == 0
+        assert certlet("revoke", "a.example.com.crt", "--ca", "ca").returncode == 0
     listed = tmp_path / "ca" / "revoked.yaml"  # what is new in it is in the CRL five minutes later
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--within", "99d")
     with serving.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
-        ran = certlet(*asked, cwd=tmp_path, env=environ(server))
+        ask(server, monkeypatch)
+        ran = certlet(*asked)
         assert (ran.returncode, ran.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
         assert b"a.example.com.crt: it was revoked: make another key" in ran.stderr
         assert (tmp_path / "a.example.com.crt").read_bytes() == held
     listed.write_text("nonsense")
     with serving.serving(tmp_path, "--ca", "ca") as server:
-        ran = certlet(*asked, cwd=tmp_path, env=environ(server))
+        ask(server, monkeypatch)
+        ran = certlet(*asked)
         assert (ran.returncode, ran.stdout) == (1, b"")
         assert ran.stderr.count(b"503") == 2
 
 
 def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
     """Each failure is told by its file, nothing of it changes, exit 1; the others are renewed."""
-    good = made(server, tmp_path)
-    other = made(server, tmp_path, name="b.example.com")
+    good = made(tmp_path)
+    other = made(tmp_path, name="b.example.com")
     other.with_suffix(".key").write_bytes(good.with_suffix(".key").read_bytes())
-    keyless = made(server, tmp_path, name="c.example.com")
+    keyless = made(tmp_path, name="c.example.com")
     keyless.with_suffix(".key").unlink()
     (tmp_path / "both.crt").write_bytes(good.read_bytes() + good.with_suffix(".key").read_bytes())
     (tmp_path / "junk.crt").write_bytes(b"junk")
     bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt"]
     before = {name: (tmp_path / name).read_bytes() for name in bad}
-    run = certlet("renew", "no.crt", *bad, good.name, "--within", "100d", cwd=tmp_path, env=environ(server))
+    run = certlet("renew", "no.crt", *bad, good.name, "--within", "100d")
     assert run.returncode == 1
     assert run.stdout.startswith(b"Renewed   a.example.com.crt, until ")
     told = run.stderr.decode().splitlines()
@@ -159,8 +157,8 @@ def test_renew_says_why_not(
     server: Server, tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
 ) -> None:
     """A refusal, a hook that fails, and arguments that make no sense are told, and are no success."""
-    path = made(server, tmp_path)
-    run = certlet("renew", path.name, "--within", "100d", *arguments, cwd=tmp_path, env=environ(server))
+    path = made(tmp_path)
+    run = certlet("renew", path.name, "--within", "100d", *arguments)
     assert (run.returncode, word in run.stderr.decode()) == (status, True)
     assert b"Traceback" not in run.stderr
 
@@ -179,12 +177,11 @@ def test_the_passphrase_s_variable_is_named(
 ) -> None:
     """What `new` encrypted a key under opens it for `show` and `renew`; else they name the variable that they read."""
     path, key = tmp_path / "a.example.com.crt", "a.example.com.key"
-    usual = environ(server)
-    run = certlet("new", path.stem, cwd=tmp_path, env=usual | {"CERTLET_KEY_PASSPHRASE": "abc"})
+    run = certlet("new", path.stem, env={"CERTLET_KEY_PASSPHRASE": "abc"})
     assert run.returncode == 0, run.stderr
     for command in (("show", path.name, "--key-file", key), ("renew", path.name, "--within", "200d")):
         given = {} if secret is None else {"CERTLET_KEY_PASSPHRASE": secret}
-        run = certlet(*command, cwd=tmp_path, env=usual | given)
+        run = certlet(*command, env=given)
         assert run.returncode == int(bool(word))
         assert run.stderr.decode().endswith(f"{word}\n" if word else "")
         assert b"CERTLET_CA_PASSPHRASE" not in run.stderr
@@ -192,17 +189,17 @@ def test_the_passphrase_s_variable_is_named(
 
 def test_no_passphrase_is_wrong_where_none_is_set(server: Server, tmp_path: Path) -> None:
     """What is no key is told as that alone where no passphrase was given; a key in clear wants none."""
-    path = made(server, tmp_path)
+    path = made(tmp_path)
     key = path.with_suffix(".key")
-    run = certlet("show", path, "--key-file", key, cwd=tmp_path, env={"CERTLET_KEY_PASSPHRASE": "abc"})
+    run = certlet("show", path, "--key-file", key, env={"CERTLET_KEY_PASSPHRASE": "abc"})
     assert run.stderr.decode() == f"certlet: {key} is not encrypted, but CERTLET_KEY_PASSPHRASE is set\n"
     key.write_text("junk")
-    run = certlet("show", path, "--key-file", key, cwd=tmp_path)
+    run = certlet("show", path, "--key-file", key)
     assert run.stderr.decode() == f"certlet: {key} is not a PEM private key\n"
 
 
 @pytest.mark.parametrize("command", ["new", "renew", "show"])
-def test_help_names_the_passphrase_s_variable(tmp_path: Path, command: str) -> None:
+def test_help_names_the_passphrase_s_variable(command: str) -> None:
     """--help of what writes or reads a certificate's key says where its passphrase comes from."""
-    assert b"$CERTLET_KEY_PASSPHRASE" in certlet(command, "--help", cwd=tmp_path).stdout
-    assert b"CERTLET_KEY_PASSPHRASE" not in certlet("sign", "--help", cwd=tmp_path).stdout
+    assert b"$CERTLET_KEY_PASSPHRASE" in certlet(command, "--help").stdout
+    assert b"CERTLET_KEY_PASSPHRASE" not in certlet("sign", "--help").stdout

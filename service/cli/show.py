@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import re
@@ -12,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import click
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs7
 
 from service import secrecy
-from service.cli import arguments, inspection
-from service.cli.arguments import KEY_PASSPHRASE, Commands
+from service.cli import inspection, options
 from service.cli.inspection import Report
+from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say
 from service.pki import csr
 
@@ -37,28 +37,24 @@ _CERTIFICATES: Final = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _BAGS: Final = (b"PKCS7", b"CMS")
 
 
-def add_to(commands: Commands) -> None:
-    """Add `show`."""
-    show = commands.add_parser(
-        "show",
-        help="say what is in a request or certificate, and what is wrong with it",
-        epilog="Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.",
-    )
-    show.add_argument("file", type=Path, metavar="FILE", help="PEM, DER, base64 or PKCS#7; - is stdin")
-    show.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="FILE",
-        help=f"a private key: whether it is its own; ${KEY_PASSPHRASE} opens it",
-    )
-    show.set_defaults(run=_show)
+@click.command(epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
+@click.argument("file", type=options.FILE)
+@click.option(
+    "--key-file",
+    type=options.FILE,
+    help=f"Compare with this private key, which ${KEY_PASSPHRASE} opens if it is encrypted.",
+)
+def show(*, file: Path, key_file: Path | None) -> int:
+    """Print what is in a request or certificate.
 
+    What is wrong with it is printed too. FILE is PEM, DER, base64 or PKCS#7; - is stdin.
 
-def _show(options: argparse.Namespace) -> int:
+    Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.
+    """
     secrecy.seal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
-        reports = _reports(options.file, _public_key(options.key_file))
+        reports = _reports(file, _public_key(key_file))
     for number, report in enumerate(reports, 1):
         if number > 1:
             say("")
@@ -73,7 +69,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _public_key(path: Path | None) -> CertificatePublicKeyTypes | None:
-    return arguments.private_key(path).public_key() if path else None
+    return options.load_private_key(path).public_key() if path else None
 
 
 def _reports(path: Path, key: CertificatePublicKeyTypes | None) -> list[Report]:

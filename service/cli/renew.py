@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import shlex
 import stat
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service import client, files, secrecy
-from service.cli import arguments, making
-from service.cli.arguments import API_KEY, KEY_PASSPHRASE, Commands
-from service.cli.terminal import ArgumentsError, CommandError, say, warn
+from service import client, secrecy
+from service.cli import options
+from service.cli.new import key_pem, read, request
+from service.cli.options import API_KEY, KEY_PASSPHRASE
+from service.cli.terminal import CommandError, say, warn
+from service.files import atomic_files
 from service.pki import csr, encoding, keys
 from service.pki.errors import IssuanceError
 
@@ -30,71 +31,81 @@ RENEWED: Final = "CERTLET_RENEWED"
 _USUAL: Final = timedelta(days=30)
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A certificate in a file, and its key.
+def _parse_hook(text: str) -> list[str]:
+    command = shlex.split(text)
+    if not command:
+        raise ValueError("a command is needed")
+    return command
 
-    Attributes:
-        path: the file itself, of which a symbolic link may be the name.
-        key_path: the key's, likewise.
-        certificate: the first in the file.
-        key: its private key.
+
+@click.command(epilog="Example: certlet renew www.example.com.crt --hook 'systemctl reload nginx'")
+@click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
+@click.option(
+    "--within",
+    type=options.parse_span,
+    metavar="30d",
+    show_default="30d, or the last third of a shorter life",
+    help="Renew what ends within so many h, d or w.",
+)
+@click.option(
+    "--hook",
+    type=_parse_hook,
+    metavar="COMMAND",
+    help=f"Run this once, without a shell, if anything was renewed; ${RENEWED} has the files, one a line.",
+)
+@click.option(
+    "--key-file", type=options.FILE, help="Use this key, for one certificate.", show_default="FILE.key"
+)
+@click.option("--new-key", is_flag=True, help="Make another key of the same kind.")
+@options.profile_option("the one that its policy names")
+@options.service_options
+def renew(
+    *,
+    files: tuple[Path, ...],
+    within: timedelta | None,
+    hook: list[str] | None,
+    key_file: Path | None,
+    new_key: bool,
+    profile: str | None,
+    url: str,
+    api_key: str | None,
+) -> int:
+    """Have certificates that end soon signed again.
+
+    FILE is a certificate, PEM, with its key beside it as .key. $CERTLET_KEY_PASSPHRASE opens a key that is
+    encrypted, and encrypts one that is made.
+
+    Exit status: 0 if all that was due was renewed, even if nothing was; 1 if any was not, or the hook failed.
+    A certificate that cannot be renewed is reported, stays as it was, and stops no other.
     """
-
-    path: Path
-    key_path: Path
-    certificate: x509.Certificate
-    key: CertificateIssuerPrivateKeyTypes
-
-
-def add_to(commands: Commands) -> None:
-    """Add `renew`."""
-    renew = commands.add_parser(
-        "renew",
-        help="have certificates that end soon signed again",
-        epilog=f"${KEY_PASSPHRASE} opens a key that is encrypted, and encrypts one that is made. "
-        "Exit status: 0 if all that was due was renewed, be it nothing; 1 if any was not, or the hook "
-        "failed. One that fails is told, stays as it was, and stops no other.",
-    )
-    renew.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a certificate, PEM, its key beside it as .key"
-    )
-    renew.add_argument(
-        "--within",
-        type=arguments.span,
-        metavar="30d",
-        help="what ends within so many h, d or w; else 30d, or the last third of a shorter life",
-    )
-    renew.add_argument(
-        "--hook",
-        type=_hook,
-        metavar="COMMAND",
-        help=f"run once if anything was renewed, without a shell; ${RENEWED} has the files, a line each",
-    )
-    renew.add_argument("--key-file", type=Path, metavar="FILE", help="the key, for one certificate")
-    renew.add_argument("--new-key", action="store_true", help="make another key of the same kind")
-    arguments.take_profile(renew, "the one that its policy names")
-    arguments.take_service(renew)
-    renew.set_defaults(run=_renew)
-
-
-def _renew(options: argparse.Namespace) -> int:
     secrecy.seal()
-    if options.key_file and len(options.files) > 1:
-        raise ArgumentsError("--key-file is for one certificate; several have theirs beside them")
-    offers = functools.cache(lambda: client.offers(options.url, arguments.api_key(options)))
-    revoked = functools.cache(lambda: _revoked(options.url))
+    if key_file and len(files) > 1:
+        raise click.UsageError("--key-file is for one certificate; several have theirs beside them")
+    offers = functools.cache(lambda: client.offers(url, options.require_api_key(api_key)))
+    revoked = functools.cache(lambda: _revoked(url))
     renewed, failed = [], False
-    for path in dict.fromkeys(options.files):
+    for path in dict.fromkeys(files):
         try:
             certificate = _certificate(path)
-            if not _is_due(certificate, options.within, datetime.now(UTC)):
+            if not _is_due(certificate, within, datetime.now(UTC)):
                 continue
-            held = _held(path, options.key_file or path.with_suffix(".key"), certificate)
-            _verify(certificate, revoked())
-            end = _sign_again(held, options, None if options.profile else offers())
+            key_path = key_file or path.with_suffix(".key")
+            key = _load_key(key_path, certificate)
+            _verify_not_revoked(certificate, revoked())
+            offer = None if profile else _offer(certificate, offers())
+            key = _another(key) if new_key else key
+            csr_pem = request(key, certificate.subject, _extensions(certificate, offer))
+            wish = client.Wish(csr_pem, offer.name if offer else profile)
+            certificates = read(client.sign(url, options.require_api_key(api_key), wish), key)
+            _verify(certificates[0], certificate)
+            # A symbolic link stays one: the file that it names is replaced.
+            with atomic_files() as write:
+                if new_key:  # anyone who reads both files between the two renames sees a mismatch
+                    mode = stat.S_IMODE(key_path.stat().st_mode)
+                    write(key_path.resolve(), key_pem(key, options.read_secret(KEY_PASSPHRASE)), mode)
+                write(path.resolve(), encoding.pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
-            say(f"Renewed   {path}, until {encoding.timestamp(end)}")
+            say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
         except OSError as error:
             other = f"{error.filename}: " if error.filename not in (None, str(path)) else ""
             warn(f"certlet: {path}: {other}{error.strerror}")
@@ -102,8 +113,8 @@ def _renew(options: argparse.Namespace) -> int:
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")
             failed = True
-    if renewed and options.hook:
-        failed |= not _run(options.hook, renewed)
+    if renewed and hook:
+        failed |= not _run(hook, renewed)
     return int(failed)
 
 
@@ -132,40 +143,24 @@ def _revoked(url: str) -> frozenset[int]:
         raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
 
 
-def _verify(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
+def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
+    key = options.load_private_key(path)
+    if key.public_key() != certificate.public_key():
+        raise CommandError(f"{path} is not its key")
+    return key
+
+
+def _verify_not_revoked(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
     if certificate.serial_number in revoked:
         raise CommandError("it was revoked: make another key and certificate with certlet new")
 
 
-def _held(path: Path, key_path: Path, certificate: x509.Certificate) -> _Held:
-    key = arguments.private_key(key_path)
-    if key.public_key() != certificate.public_key():
-        raise CommandError(f"{key_path} is not its key")
-    return _Held(Path(os.path.realpath(path)), Path(os.path.realpath(key_path)), certificate, key)
-
-
-def _sign_again(held: _Held, options: argparse.Namespace, offers: Sequence[client.Offer] | None) -> datetime:
-    """Replace the certificate, and the key if wished, once both are there whole.
-
-    Returns:
-        when the new one ends, UTC.
-    """
-    offer = None if offers is None else _offer(held.certificate, offers)
-    key = _another(held.key) if options.new_key else held.key
-    wanted = making.request(key, held.certificate.subject, _extensions(held.certificate, offer))
-    wish = client.Wish(wanted, offer.name if offer else options.profile)
-    certificates = making.read(client.sign(options.url, arguments.api_key(options), wish), key)
-    if _names(certificates[0]) != _names(held.certificate):
+def _verify(new: x509.Certificate, old: x509.Certificate) -> None:
+    """Whether a certificate may take the place of another."""
+    if _names(new) != _names(old):
         raise CommandError("the certificate that the service sent has other names; nothing was replaced")
-    end = certificates[0].not_valid_after_utc
-    if end < held.certificate.not_valid_after_utc:
+    if new.not_valid_after_utc < old.not_valid_after_utc:
         raise CommandError("the new certificate would end earlier; nothing was replaced")
-    with files.atomic_files() as write:
-        if options.new_key:  # anyone who reads both files between the two renames sees a mismatch
-            pem = making.key_pem(key, arguments.secret(KEY_PASSPHRASE))
-            write(held.key_path, pem, stat.S_IMODE(held.key_path.stat().st_mode))
-        write(held.path, encoding.pem(certificates).encode(), 0o644)
-    return end
 
 
 def _offer(certificate: x509.Certificate, offers: Sequence[client.Offer]) -> client.Offer:
@@ -220,13 +215,3 @@ def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
     if status:
         warn(f"certlet: the hook {command[0]} ended with {status}")
     return not status
-
-
-def _hook(text: str) -> list[str]:
-    try:
-        found = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if not found:
-        raise argparse.ArgumentTypeError("a command is needed")
-    return found

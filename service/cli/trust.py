@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
 from typing import Final
 
+import click
 from cryptography import x509
 
 from service import client
-from service.cli import arguments
-from service.cli.arguments import Commands
+from service.cli import options
 from service.cli.terminal import CommandError, say
 from service.pki import encoding
 from service.signers import file
@@ -41,35 +40,42 @@ _COMMANDS: Final = (
 )
 
 
-def add_to(commands: Commands) -> None:
-    """Add `trust`."""
-    trust = commands.add_parser("trust", help="print the commands that make a machine trust the root")
-    trust.add_argument("--ca", type=Path, metavar="DIR", help="the CA's directory; else --url is asked")
-    trust.add_argument(
-        "--sha256", type=_fingerprint, metavar="FINGERPRINT", help="the root's, from who runs the CA"
-    )
-    arguments.take_service(trust, key=False)
-    trust.set_defaults(run=_trust)
+def _parse_fingerprint(text: str) -> str:
+    """A SHA-256 in hexadecimal, with or without colons, as `encoding.fingerprint` writes it."""
+    digest = text.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"{text!r} is no SHA-256, which has 64 hexadecimal digits")
+    return digest
 
 
-def _trust(options: argparse.Namespace) -> None:
-    root = file.chain(arguments.ca(options.ca))[1][-1] if options.ca else _fetched(options.url)
+@click.command(epilog="Example: certlet trust --url https://ca.example.com")
+@click.option("--ca", type=options.DIRECTORY, help="Read the root here, instead of asking --url.")
+@click.option(
+    "--sha256",
+    type=_parse_fingerprint,
+    metavar="FINGERPRINT",
+    help="Require this fingerprint of the root, which you have from who runs the CA.",
+)
+@options.url_option
+def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
+    """Print the commands that make a machine trust the root."""
+    root = file.chain(options.require_ca(ca))[1][-1] if ca else _fetched(url)
     digest = encoding.fingerprint(root)
-    if options.sha256 not in (None, digest):
+    if sha256 not in (None, digest):
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")
     name = f"certlet-{digest[:8]}"
     say(f"Root      {root.subject.rfc4514_string()}")
     say(f"Until     {encoding.timestamp(root.not_valid_after_utc)}")
     say(f"SHA-256   {digest}")
-    if not (options.ca or options.sha256):
+    if not (ca or sha256):
         say("Warning   whoever answers there said so: ask who runs the CA (certlet trust --ca DIR)")
     say("Get it, and compare")
-    if options.ca:
-        source = shlex.quote(str((options.ca / file.ROOT_CERTIFICATE).resolve()))
+    if ca:
+        source = shlex.quote(str((ca / file.ROOT_CERTIFICATE).resolve()))
         say(f"  cp {source} {name}.crt")
     else:
-        insecurely = " --insecure" if options.url.startswith("https") else ""
-        source = shlex.quote(options.url.rstrip("/") + "/root.crt")
+        insecurely = " --insecure" if url.startswith("https") else ""
+        source = shlex.quote(url.rstrip("/") + "/root.crt")
         say(f"  curl -sSf{insecurely} {source} | openssl x509 -inform der -out {name}.crt")
     say(f"  openssl x509 -in {name}.crt -noout -fingerprint -sha256")
     for system, command in _COMMANDS:
@@ -90,11 +96,3 @@ def _fetched(url: str) -> x509.Certificate:
     if not is_ca:
         raise CommandError(f"what {url} sends is no CA's certificate")
     return root
-
-
-def _fingerprint(text: str) -> str:
-    """A SHA-256 in hexadecimal, with or without colons, as `encoding.fingerprint` writes it."""
-    plain = text.replace(":", "").lower()
-    if not re.fullmatch("[0-9a-f]{64}", plain):
-        raise argparse.ArgumentTypeError("a SHA-256 has 64 hexadecimal digits")
-    return plain

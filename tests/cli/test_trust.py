@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.signers import file
 from tests import authorities, serving
-from tests.serving import Server, certlet
+from tests.cli import certlet
+from tests.serving import Server
 from tests.transcripts import pasted, printed
 
 
@@ -59,12 +60,12 @@ def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
     told = printed("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
     assert not any(line.startswith("Warning") for line in told[""])
     for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):
-        run = certlet("trust", "--url", site.url, "--sha256", given, cwd=tmp_path)
+        run = certlet("trust", "--url", site.url, "--sha256", given)
         assert (run.returncode, run.stdout) == (status, b"")
         assert word in run.stderr.decode()
 
 
-def test_what_is_no_root_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_root_is_refused() -> None:
     """Neither junk nor a CA beneath a root is a root; a name's control characters are escaped."""
     bodies = [b"junk", authorities.ca().public_bytes(Encoding.DER)]
     evil = authorities.root(subject="\x1b[2Jroot", issuer="\x1b[2Jroot").public_bytes(Encoding.DER)
@@ -75,10 +76,10 @@ def test_what_is_no_root_is_refused(tmp_path: Path) -> None:
 
     with serving.http_server(Sends) as url:
         for _ in range(2):
-            run = certlet("trust", "--url", url, cwd=tmp_path)
+            run = certlet("trust", "--url", url)
             assert (run.returncode, run.stdout) == (1, b"")
             assert b"is no root certificate" in run.stderr
-        shown = certlet("trust", "--url", url, cwd=tmp_path)
+        shown = certlet("trust", "--url", url)
         assert shown.returncode == 0, shown.stderr
         assert b"\x1b" not in shown.stdout
         assert b"CN=\\x1b[2Jroot" in shown.stdout

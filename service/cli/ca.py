@@ -1,0 +1,185 @@
+"""`certlet init`, `certlet rollover` and `certlet revoke`: what is done to a CA, apart from serving it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from service import secrecy
+from service.cli import options
+from service.cli.options import KEY_FILE
+from service.cli.terminal import CommandError, say
+from service.gateway import usage
+from service.pki import encoding, hierarchy, revocation
+from service.settings import CA_PASSPHRASE
+from service.signers import file, lists
+
+
+@click.command(epilog="Example: certlet init ca --permit-dns example.com")
+@click.argument("directory", type=options.FILE, metavar="DIR")
+@options.key_option
+@click.option(
+    "--name",
+    metavar="NAME",
+    default="Certlet",
+    help=f"Begin the names of both CAs with this, at most {hierarchy.MAX_NAME} characters.",
+)
+@click.option(
+    "--permit-dns",
+    multiple=True,
+    metavar="DOMAIN",
+    type=options.parse_domain,
+    help="Restrict the CA to hosts, URIs and mailboxes of this domain (repeatable).",
+)
+@click.option(
+    "--permit-ip",
+    multiple=True,
+    metavar="CIDR",
+    type=ipaddress.ip_network,
+    help="Restrict the CA to addresses of this network (repeatable).",
+)
+@options.kms_option
+def init(
+    *,
+    directory: Path,
+    kind: str,
+    name: str,
+    permit_dns: tuple[str, ...],
+    permit_ip: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+    kms: str | None,
+) -> None:
+    """Make a root CA and a signing CA.
+
+    DIR gets both. A CA that is in it already is never replaced.
+    """
+    secrecy.seal()
+    passphrase = options.read_secret(CA_PASSPHRASE)
+    try:
+        created = hierarchy.create_hierarchy(
+            name,
+            secrets.token_hex(hierarchy.SUFFIX_BYTES),
+            kind,
+            datetime.now(UTC),
+            [*permit_dns, *permit_ip],
+            _kms_public_key(kms) if kms else None,
+        )
+        file.save(directory, created, passphrase)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    say(f"Made a CA in {directory}. Move {directory / file.ROOT_KEY} to a safe place:")
+    say("it is not needed for issuing.")
+
+
+@click.command(epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key")
+@click.argument("old", type=options.FILE)
+@click.argument("new", type=options.FILE)
+@options.key_option
+@options.kms_option
+@click.option(
+    "--root-key",
+    type=options.FILE,
+    show_default=f"OLD/{file.ROOT_KEY}",
+    help="Sign with the root's key in this file.",
+)
+@click.option("--new-root", is_flag=True, help="Make another root, which everybody has to trust again.")
+def rollover(
+    *, old: Path, new: Path, kind: str, kms: str | None, root_key: Path | None, new_root: bool
+) -> None:
+    """Make the CA that takes over from another.
+
+    NEW gets it, and the API keys and the lists of the CA in OLD too.
+    """
+    options.forbid_together("--root-key", "--new-root")
+    secrecy.seal()
+    passphrase = options.read_secret(CA_PASSPHRASE)
+    certificate, chain = file.chain(options.require_ca(old, "OLD"))
+    if not chain:
+        raise CommandError(f"{old} holds a CA without a root above it")
+    root_key = root_key or old / file.ROOT_KEY
+    if not new_root and not root_key.exists():
+        raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
+    beside, key_file = lists.load(old), usage.KeyFile(old / KEY_FILE)
+    key_file.read()  # what cannot be taken over is found before anything is made
+    try:
+        created = hierarchy.create_successor(
+            hierarchy.Predecessor(certificate, chain, file.previous(old)),
+            None if new_root else file.private_key(root_key, passphrase),
+            secrets.token_hex(hierarchy.SUFFIX_BYTES),
+            kind,
+            datetime.now(UTC),
+            _kms_public_key(kms) if kms else None,
+        )
+        file.save(new, created, passphrase, beside)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    usage.KeyFile(new / KEY_FILE).take_over(key_file)
+    say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")
+    say(f"Delete {new / file.PREVIOUS} when the last certificate of the old one has ended.")
+
+
+@click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
+@click.argument("certificate", type=click.Path(readable=False), metavar="SERIAL|FILE")
+@click.option(
+    "--reason",
+    type=click.Choice(sorted(revocation.REASONS)),
+    metavar="REASON",
+    help=f"Give a reason: {', '.join(sorted(revocation.REASONS))}.",
+)
+@options.ca_option
+def revoke(*, certificate: str, reason: str | None, ca: Path) -> None:
+    """Revoke a certificate.
+
+    GET /ca.crl will list it. SERIAL is its serial number in hexadecimal.
+    """
+    options.require_ca(ca)
+    revoked = _issued_by(ca, Path(certificate)) if Path(certificate).is_file() else None
+    try:
+        number = revoked.serial_number if revoked else revocation.serial_number(certificate)
+    except ValueError as error:
+        raise CommandError(f"{error}, nor is there such a file") from error
+    now = datetime.now(UTC).replace(microsecond=0)
+    lists.add_revoked(ca, revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None))
+    listed = encoding.timestamp(now + revocation.WINDOW)
+    say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
+    say("if that is the file that is served: on AWS, make and deploy the zip again.")
+    if revoked and (why := _why_nobody_learns(ca, revoked)):
+        say(f"Warning   {why}: who verifies it never learns of it,")
+        say(f"          until it ends at {encoding.timestamp(revoked.not_valid_after_utc)}.")
+
+
+def _issued_by(ca: Path, path: Path) -> x509.Certificate:
+    """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
+    data = path.read_bytes()
+    authorities = [file.chain(ca)[0], *file.previous(ca)]
+    load = x509.load_der_x509_certificate if data[:1] == b"0" else x509.load_pem_x509_certificate
+    for each in authorities:
+        with contextlib.suppress(ValueError, InvalidSignature):
+            certificate = load(data)
+            certificate.verify_directly_issued_by(each)
+            return certificate
+    raise CommandError(f"{path} is no certificate of the CA in {ca}")
+
+
+def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
+    """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
+    if certificate.issuer != file.chain(ca)[0].subject:
+        return "the certificate is of the CA before, for which no CRL is signed any more"
+    if not any(isinstance(each.value, x509.CRLDistributionPoints) for each in certificate.extensions):
+        return "the certificate names no CRL (revocation: none)"
+    return ""
+
+
+def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
+    try:
+        from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
+    except ImportError as error:
+        raise CommandError("--kms needs boto3: pip install boto3") from error
+    return kms.private_key(key_id).public_key()

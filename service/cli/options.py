@@ -1,0 +1,273 @@
+"""The options that several commands take, and how their values are read."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from service.cli.terminal import CommandError
+from service.pki import keys, names
+from service.pki.errors import IssuanceError
+from service.settings import PROFILES
+
+if TYPE_CHECKING:  # both take a while to load, and most commands need neither
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+    from service import contract
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+URL: Final = "CERTLET_URL"
+API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
+KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
+KEY_FILE: Final = "api-keys.json"
+DEFAULT_CA: Final = Path("ca")
+_DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+# Whether a file exists or can be read is found where it is opened: that is no error of the arguments.
+FILE: Final = click.Path(path_type=Path, readable=False)
+FILE.name = "file"
+DIRECTORY: Final = click.Path(path_type=Path, readable=False)
+DIRECTORY.name = "dir"
+
+_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+class _KeyKind(click.Choice[str]):
+    """A kind of key, as `keys.generate` takes it; `p256` and `RSA2048` are understood too."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read a value from the arguments."""
+        plain = value.lower().replace("-", "")
+        return super().convert(
+            next((kind for kind in self.choices if kind.replace("-", "") == plain), value), param, ctx
+        )
+
+
+def forbid_together(*options: str) -> None:
+    """Refuse arguments that have more than one of these options.
+
+    Raises:
+        UsageError: they have.
+    """
+    source = click.get_current_context().get_parameter_source
+    names = [
+        option for option in options if source(option[2:].replace("-", "_")) is ParameterSource.COMMANDLINE
+    ]
+    if len(names) > 1:
+        raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
+
+
+def parse_span(text: str) -> timedelta:
+    """A number of hours, days or weeks, as `30d`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch("[0-9]{1,5}[hdw]", text):
+        raise ValueError(f"{text!r} is no number of hours, days or weeks, such as 12h, 30d, 4w")
+    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+
+
+def _parse_validity(text: str) -> str:
+    """A span as the contract has it, ISO 8601; of one in ISO 8601 the service is the judge."""
+    if text.startswith("P"):
+        return text
+    span = parse_span(text)
+    return f"P{span.days}D" if span.seconds == 0 else f"PT{span // timedelta(hours=1)}H"
+
+
+def _parse_time(text: str) -> str:
+    try:
+        datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time in UTC, such as 2027-01-31T12:00:00Z") from None
+    return text
+
+
+def _parse_dns_name(text: str) -> str:
+    try:
+        return names.dns_name(text, "", wildcard=False)
+    except IssuanceError as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_host(text: str) -> str:
+    """A DNS name or an IP address.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return _parse_dns_name(text)
+
+
+def parse_domain(text: str) -> str:
+    """A DNS subtree, with or without a leading dot.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _parse_dns_name(text.removeprefix("."))
+
+
+def matching(pattern: str, kind: str) -> Callable[[str], str]:
+    """Make a reader of texts that match a pattern.
+
+    Args:
+        pattern: a regular expression, for the whole text.
+        kind: what the error says that the text has to be.
+    """
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} is not {kind}")
+        return text
+
+    return parse
+
+
+_KIND: Final = _KeyKind(sorted(keys.GENERATORS))
+
+profiles_option: Final = click.option(
+    "--profiles",
+    type=FILE,
+    envvar=PROFILES,
+    show_envvar=True,
+    help="Merge these profiles over the contract's.",
+)
+url_option: Final = click.option(
+    "--url",
+    metavar="URL",
+    envvar=URL,
+    show_envvar=True,
+    default=_DEFAULT_URL,
+    help="Ask this service, stage included.",
+)
+api_key_option: Final = click.option(
+    "--api-key",
+    metavar="KEY",
+    envvar=API_KEY,
+    show_envvar=True,
+    help="Use this API key, which ps shows to others.",
+)
+key_option: Final = click.option(
+    "--key",
+    "kind",
+    type=_KIND,
+    metavar="KIND",
+    default="p-256",
+    help=f"Make a key of this kind: {', '.join(_KIND.choices)}.",
+)
+ca_option: Final = click.option(
+    "--ca", type=DIRECTORY, default=DEFAULT_CA, help="Use the CA in this directory."
+)
+kms_option: Final = click.option("--kms", metavar="KEY-ID", help="Sign with this key in AWS KMS.")
+force_option: Final = click.option("--force", is_flag=True, help="Replace files that exist.")
+_validity_option: Final = click.option(
+    "--validity",
+    type=_parse_validity,
+    metavar="30d",
+    help="Ask for so many h, d or w, or for an ISO 8601 duration.",
+)
+_not_after_option: Final = click.option(
+    "--not-after", type=_parse_time, metavar="TIME", help="Ask for this end, such as 2027-01-31T12:00:00Z."
+)
+
+
+def service_options(command: _Command) -> _Command:
+    """Add `--url` and `--api-key`."""
+    return url_option(api_key_option(command))
+
+
+def profile_option(default: str) -> Callable[[_Command], _Command]:
+    """Add `--profile`, with what applies if it is not given."""
+    return click.option("--profile", metavar="NAME", show_default=default, help="Issue under this profile.")
+
+
+def validity_options(command: _Command) -> _Command:
+    """Add `--validity` and `--not-after`, which the command forbids together."""
+    return _validity_option(_not_after_option(command))
+
+
+def require_api_key(api_key: str | None) -> str:
+    """The API key that the arguments or the environment give.
+
+    Raises:
+        CommandError: neither does.
+    """
+    if not api_key:
+        raise CommandError(
+            f"an API key is needed: --api-key, or ${API_KEY} (certlet key add NAME makes one, beside the CA)"
+        )
+    return api_key
+
+
+def require_ca(directory: Path, option: str = "--ca") -> Path:
+    """The directory of a CA that exists, which this option gives.
+
+    Raises:
+        CommandError: there is none in it.
+        PermissionError: the directory cannot be read.
+    """
+    from service.signers import file  # noqa: PLC0415 - see above
+
+    if not file.exists(directory):
+        raise CommandError(
+            f"there is no CA in {directory}: say where with {option}, or make one (certlet init)"
+        )
+    return directory
+
+
+def read_secret(variable: str) -> bytes | None:
+    """The passphrase in an environment variable; None if it is not set. Never an argument: `ps` shows those.
+
+    Raises:
+        CommandError: it is set but empty.
+    """
+    secret = os.environ.get(variable)
+    if secret == "":
+        raise CommandError(f"{variable} is set but empty")
+    return os.fsencode(secret) if secret else None
+
+
+def load_private_key(path: Path) -> CertificateIssuerPrivateKeyTypes:
+    """A certificate's key, as `certlet new` writes it.
+
+    Raises:
+        CommandError: its passphrase is set but empty.
+        IssuerError: it cannot be read.
+    """
+    from service.signers import file  # noqa: PLC0415 - see above
+
+    return file.private_key(path, read_secret(KEY_PASSPHRASE), KEY_PASSPHRASE)
+
+
+def load_document(overrides: Path | None) -> contract.Document:
+    """The contract, with the operator's own profiles merged over it.
+
+    Raises:
+        CommandError: either has faults.
+    """
+    from service import contract  # noqa: PLC0415 - see above
+    from service.overrides import OverridesError  # noqa: PLC0415 - see above
+    from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - see above
+
+    try:
+        document = contract.load(overrides)
+        contract.profiles(document)
+    except OverridesError as error:
+        raise CommandError(f"{overrides}: {error}") from error
+    except ProfileError as error:
+        raise CommandError(f"the profiles have faults: {error}") from error
+    return document

@@ -1,0 +1,153 @@
+"""`certlet sign`: certificates for requests that exist already."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from service import client, many
+from service import files as output
+from service.cli import options
+from service.cli.terminal import CommandError, say, warn
+from service.pki import csr
+
+
+@click.command(epilog="Example: certlet sign my.csr --out my.crt")
+@click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
+@options.service_options
+@options.profile_option("the default one")
+@options.validity_options
+@click.option("--dry-run", is_flag=True, help="Print what would be signed, and sign nothing.")
+@click.option(
+    "--out",
+    type=options.FILE,
+    show_default="stdout",
+    help="Write the certificate of the one request to this file.",
+)
+@click.option("--beside", is_flag=True, help="Write NAME.crt beside each NAME.csr, as for several requests.")
+@options.force_option
+def sign(
+    *,
+    files: tuple[Path, ...],
+    url: str,
+    api_key: str | None,
+    profile: str | None,
+    validity: str | None,
+    not_after: str | None,
+    dry_run: bool,
+    out: Path | None,
+    beside: bool,
+    force: bool,
+) -> int:
+    """Have certificate signing requests signed.
+
+    FILE is a request, PEM or DER; a single - is stdin.
+    """
+    options.forbid_together("--validity", "--not-after")
+    options.forbid_together("--out", "--beside")
+    api_key = options.require_api_key(api_key)
+    wish = client.Wish("", profile, validity, not_after)
+    if dry_run:
+        if out or beside:
+            raise click.UsageError("--dry-run writes nothing: leave --out and --beside out")
+        return _examine(files, functools.partial(client.examine, url, api_key), wish)
+    if beside or len(files) > 1:
+        if out:
+            raise click.UsageError("--out is for one request; several go beside theirs")
+        return _sign_beside(files, functools.partial(client.sign_batch, url, api_key), wish, overwrite=force)
+    (path,) = files
+    if out:
+        _verify_out(out, overwrite=force)
+    signed = client.sign(url, api_key, replace(wish, csr=_read(path)))
+    for note in signed.notes:
+        warn(f"note: {note}")
+    if out:
+        _keep(out, signed)
+        say(f"Signed    {out}, until {signed.not_after}")
+    else:
+        sys.stdout.write(signed.crt_pem + signed.chain_pem)
+    return 0
+
+
+def _verify_out(out: Path, *, overwrite: bool) -> None:
+    """Before it is made: that it can be written, and takes the place of nothing but another."""
+    if out.exists() and not (out.is_file() or out.is_dir()):  # a pipe, or a terminal
+        return
+    output.verify_writable(out)
+    if not out.exists():
+        return
+    existing = out.read_bytes()
+    if b"BEGIN CERTIFICATE-----" not in existing or csr.holds_private_key(existing):
+        raise CommandError(f"{out} is there already, and holds no certificate alone; nothing was changed")
+    if not overwrite:
+        raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")
+
+
+def _keep(out: Path, signed: client.Signed) -> None:
+    try:
+        if out.exists() and not out.is_file():
+            out.write_text(signed.crt_pem + signed.chain_pem, encoding="ascii")
+        else:
+            many.keep(out, signed)
+    except OSError as error:
+        raise CommandError(many.lost(out, signed, error)) from error
+
+
+def _examine(
+    paths: Sequence[Path], examine: Callable[[client.Wish], client.Planned], wish: client.Wish
+) -> int:
+    failed = False
+    for path in paths:
+        try:
+            planned = examine(replace(wish, csr=_read(path)))
+        except (CommandError, client.ClientError) as error:
+            if len(paths) == 1:
+                raise
+            warn(str(error) if isinstance(error, CommandError) else f"{path}: {error}")
+            failed = True
+            continue
+        if len(paths) > 1:
+            say(f"File      {path}")
+        _show(planned)
+    return int(failed)
+
+
+def _read(path: Path) -> str:
+    try:
+        return many.read(path)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+    except client.ClientError as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def _sign_beside(paths: Sequence[Path], ask: many.Asker, wish: client.Wish, *, overwrite: bool) -> int:
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = many.beside(path)
+        if str(path) == "-" or path == target or targets.setdefault(target, path) != path:
+            raise click.UsageError(f"{path}: no certificate can be written beside it, as {target}")
+    signing = many.Signing(wish, ask)
+    try:
+        signing.run(list(targets.values()), anew=overwrite)
+    finally:
+        tally = signing.tally
+        left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
+        say(f"{tally.signed} signed, {tally.present} there already, {tally.failed} not signed{left}")
+        if tally.present and wish != client.Wish(""):
+            warn("note: what is there already may be of another profile or validity (--force asks anew)")
+    return int(tally.failed > 0)
+
+
+def _show(planned: client.Planned) -> None:
+    say(f"Subject   {planned.subject or '(empty)'}")
+    say(f"Names     {', '.join(planned.names) or '(none)'}")
+    say(f"Valid     {planned.not_before} to {planned.not_after}")
+    say(f"Profile   {planned.profile}")
+    for note in planned.notes:
+        say(f"Note      {note}")

@@ -1,0 +1,32 @@
+"""The command line: most commands run in this process, as `certlet` here does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner
+
+from service import cli
+from tests.serving import API_KEY, Site
+
+
+def certlet(
+    *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one command to its end in this process, which it does not seal: later tests want to look inside."""
+    with mock.patch("service.secrecy.seal"), CliRunner().isolation(stdin, env) as (stdout, stderr, _):
+        status = cli.main(list(map(str, arguments)))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+
+def ask(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the environment name the service that commands ask."""
+    monkeypatch.setenv("CERTLET_API_KEY", API_KEY)
+    monkeypatch.setenv("CERTLET_URL", site.url)

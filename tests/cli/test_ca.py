@@ -1,0 +1,246 @@
+"""`certlet init` and `certlet rollover`: what is made, and what never is."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+)
+
+from service.pki import encoding
+from service.signers import file, lists
+from tests import authorities, csrs, serving
+from tests.cli import certlet
+
+FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
+
+
+def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
+    """A root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day, keys 0600."""
+    made = certlet("init", "ca", "--name", "Acme")
+    assert made.returncode == 0, made.stderr
+    assert b"root-ca.key to a safe place" in made.stdout
+    assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
+    for name in ("root-ca.key", "signing-ca.key", "serial.key"):
+        assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
+    issuer = file.load(tmp_path / "ca", None)
+    for certificate, years, depth, kind in (
+        (issuer.root, 10, 1, "Root"),
+        (issuer.certificate, 5, 0, "Signing"),
+    ):
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        assert basic.critical
+        assert basic.value == x509.BasicConstraints(ca=True, path_length=depth)
+        length = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        assert round(length.total_seconds() / 86400 / 365.25) == years
+        age = time.time() - certificate.not_valid_before_utc.timestamp()
+        assert 86_400 <= age < 86_400 + 120
+        assert certificate.subject.rfc4514_string().startswith(f"CN=Acme {kind} CA ")
+    assert issuer.root.subject != issuer.certificate.subject
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    """--help says how long a name may be; characters are counted, not octets; and such a CA signs and rolls over."""
+    assert "at most 46" in " ".join(certlet("init", "--help").stdout.decode().split())
+    name = "ä" * 45 + "東"
+    for command in (("init", "ca", "--name", name), ("rollover", "ca", "next", "--new-root")):
+        made = certlet(*command)
+        assert (made.returncode, made.stderr) == (0, b"")
+    for directory in ("ca", "next"):
+        with serving.serving(tmp_path, "--ca", directory) as server:
+            pem = server.sign({"csr": csrs.pem(csrs.build()).decode()}).json()["crt_pem"]
+            assert server.request("GET", "/ca.crl").status == 200
+        assert "UserWarning" not in server.logged()
+        shown = certlet("show", "-", stdin=pem.encode())
+        assert shown.stderr == b""
+        assert f"CN={name} Signing CA ".encode() in shown.stdout
+
+
+def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
+    """A CA that was not made here, with a common name too long for ours, is rolled over under its beginning."""
+    old = [authorities.ca(subject="x" * 60), authorities.root()]
+    for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
+        (tmp_path / name).write_text(encoding.pem([certificate]))
+    (tmp_path / "revoked.yaml").touch()
+    made = certlet("rollover", ".", "next", "--new-root")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == lists.HEAD
+    subject = file.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
+    assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
+
+
+def test_two_cas_of_one_name_differ(tmp_path: Path) -> None:
+    """The names end in random digits, so that nobody takes one CA for the other."""
+    for name in ("a", "b"):
+        assert certlet("init", name).returncode == 0
+    roots = [file.load(tmp_path / name, None).root.subject for name in ("a", "b")]
+    assert roots[0] != roots[1]
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    """Where there is any part of a CA, nothing is changed, and the line says so."""
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "signing-ca.key").write_text("precious")
+    made = certlet("init", "ca")
+    assert made.returncode == 1
+    assert b"holds a CA already" in made.stderr
+    assert [path.name for path in (tmp_path / "ca").iterdir()] == ["signing-ca.key"]
+    assert (tmp_path / "ca" / "signing-ca.key").read_text() == "precious"
+
+
+@pytest.mark.parametrize("new_root", [False, True], ids=["the same root", "a new root"])
+def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
+    """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
+    assert certlet("init", "old", "--permit-dns", "example.com").returncode == 0
+    csr = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+    with serving.serving(tmp_path, "--ca", "old") as server:
+        before = server.sign({"csr": csr}).json()
+        old = server.request("GET", "/ca").json()
+        assert old["previous_pem"] == ""
+    assert certlet("key", "add", "ci", "--ca", "old").returncode == 0
+    (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
+    made = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []))
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "new" / "root-ca.key").exists() == new_root
+    assert b"ci" in certlet("key", "list", "--ca", "new").stdout
+    assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
+    assert (tmp_path / "new" / "serial.key").read_bytes() != (tmp_path / "old" / "serial.key").read_bytes()
+    with serving.serving(tmp_path, "--ca", "new") as server:
+        after = server.sign({"csr": csr}).json()
+        new = server.request("GET", "/ca").json()
+        bundle = server.request("GET", "/ca.pem").body.decode()
+        (tmp_path / "all.p7c").write_bytes(server.request("GET", "/ca.p7c").body)
+        outside = server.sign({"csr": csrs.pem(csrs.build(sans=["dns:a.example.org"])).decode()})
+        assert outside.status == 422
+    assert (new["root_pem"] == old["root_pem"]) != new_root
+    assert new["ca_pem"] != old["ca_pem"]
+    assert new["previous_pem"] == (old["chain_pem"] if new_root else old["ca_pem"])
+    assert bundle == new["chain_pem"] + new["previous_pem"]
+    (tmp_path / "bundle.pem").write_text(bundle)
+    for name, leaf, root in (("before", before, old["root_pem"]), ("after", after, new["root_pem"])):
+        (tmp_path / name).write_text(leaf["crt_pem"])
+        (tmp_path / "root.pem").write_text(root)
+        command = [
+            "openssl",
+            "verify",
+            "-x509_strict",
+            "-CAfile",
+            "root.pem",
+            "-untrusted",
+            "bundle.pem",
+            name,
+        ]
+        judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert judged.returncode == 0, judged.stderr
+    listed = subprocess.run(
+        ["openssl", "pkcs7", "-inform", "DER", "-in", "all.p7c", "-print_certs"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert listed.stdout.count("BEGIN CERTIFICATE") == bundle.count("BEGIN CERTIFICATE") == 3 + new_root
+
+
+def test_rollover_says_why_not(tmp_path: Path) -> None:
+    """Without the root's key, with another root's, or over a CA: one line, and nothing is made."""
+    for name in ("old", "other"):
+        assert certlet("init", name).returncode == 0
+    for arguments, word in (
+        (("old", "other"), b"holds a CA already"),
+        (("none", "new"), b"there is no CA in none: say where with OLD, or make one (certlet init)"),
+        (("old", "new", "--root-key", "other/root-ca.key"), b"not the one in the root's certificate"),
+        (("old", "new", "--root-key", "gone.key"), b"--new-root"),
+    ):
+        refused = certlet("rollover", *arguments)
+        assert refused.returncode == 1
+        assert word in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert not (tmp_path / "new").exists()
+
+
+BAD_LISTS = [
+    ("old/revoked.yaml", b"- {serial: 10, at: 2026-01-01T00:00:00Z}", b"between quotes"),
+    ("old/revoked.yaml", b"\xff", b"not UTF-8"),
+    ("old/revoked.yaml", None, b"old/revoked.yaml: "),
+    ("old/denied-keys.txt", b"0123", b"denied-keys.txt"),
+    ("old/api-keys.json", b"[]", b"not a file of API keys"),
+    ("new/revoked.yaml", b"", b"it is there already; nothing was changed"),
+    ("new/denied-keys.txt", b"", b"it is there already; nothing was changed"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "word"), BAD_LISTS)
+def test_a_list_that_cannot_be_taken_over_stops_a_rollover(
+    tmp_path: Path, name: str, content: bytes | None, word: bytes
+) -> None:
+    """A CA is made with the lists of the one before, or not at all: one line, and no file of it is there."""
+    assert certlet("init", "old").returncode == 0
+    (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
+    (tmp_path / "new").mkdir()
+    (tmp_path / name).unlink(missing_ok=True)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    there = sorted((tmp_path / "new").iterdir())
+    refused = certlet("rollover", "old", "new")
+    assert refused.returncode == 1
+    assert word in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert sorted((tmp_path / "new").iterdir()) == there
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "old" / "revoked.yaml").touch()
+    assert certlet("rollover", "old", "new").returncode == 0
+    assert (tmp_path / "new" / "revoked.yaml").exists()
+
+
+def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
+    """What the CA before the one before it issued is still served, until it has ended."""
+    assert certlet("init", "a").returncode == 0
+    for old, new in (("a", "b"), ("b", "c")):
+        made = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
+        assert made.returncode == 0, made.stderr
+    issuer = file.load(tmp_path / "c", None)
+    before = [file.load(tmp_path / name, None).certificate for name in ("b", "a")]
+    assert list(issuer.previous) == before
+    assert [each.subject for each in issuer.authorities[1:2]] == [issuer.root.subject]
+
+
+def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
+    """With CERTLET_CA_PASSPHRASE both keys are encrypted, and open under it alone."""
+    secret = {"CERTLET_CA_PASSPHRASE": "correct horse"}
+    assert certlet("init", "ca", env=secret).returncode == 0
+    for name in ("root-ca.key", "signing-ca.key"):
+        pem = (tmp_path / "ca" / name).read_bytes()
+        assert b"ENCRYPTED PRIVATE KEY" in pem
+        assert load_pem_private_key(pem, b"correct horse")
+    for env, word in (({}, b"encrypted"), ({"CERTLET_CA_PASSPHRASE": "wrong"}, b"wrong")):
+        refused = serving.certlet("serve", "--port", "0", cwd=tmp_path, env=env)
+        assert refused.returncode == 1
+        assert word in refused.stderr
+        assert refused.stderr.splitlines()[-1].startswith(b"certlet: ")
+        assert b"Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["rsa-2048", "p-384", "ed25519", "ml-dsa-44"])
+def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
+    """A CA of another kind of key is made, and served."""
+    assert certlet("init", "ca", "--key", kind).returncode == 0
+    with serving.serving(tmp_path) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+
+
+def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
+    """--permit-dns and --permit-ip bind the signing CA, and the server refuses what they exclude."""
+    arguments = ("--permit-dns", "example.com", "--permit-ip", "10.0.0.0/8")
+    assert certlet("init", "ca", *arguments).returncode == 0
+    signing = file.load(tmp_path / "ca", None).certificate
+    constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
+    assert constraints.critical
+    with serving.serving(tmp_path) as server:
+        assert server.sign({"csr": csrs.pem(csrs.build("a.example.com")).decode()}).status == 200
+        refused = server.sign({"csr": csrs.pem(csrs.build("a.example.org")).decode()})
+        assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")

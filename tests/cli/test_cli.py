@@ -1,0 +1,167 @@
+"""The whole command line: errors, the version, what it loads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests import serving
+from tests.cli import certlet
+from tests.serving import API_KEY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (("nonsense",), 2, "certlet: no such command 'nonsense' (see certlet --help)"),
+        (("init",), 2, "DIR"),
+        (("init", "ca", "--key", "dsa"), 2, "'dsa' is not one of"),
+        (("init", "ca", "--permit-dns", "*.x"), 2, "wildcard"),
+        (("init", "ca", "--permit-ip", "10.0.0.1/8"), 2, "host bits"),
+        (("init", "ca", "--name", "x" * 47), 1, "certlet: the name has 47 characters; 46 are accepted"),
+        (("init", "ca", "--name", " "), 1, "certlet: a CA needs a name"),
+        (("init", "/dev/null/ca"), 1, "Not a directory"),
+        (("serve", "--port", "99999"), 2, "port"),
+        (("serve", "--workers", "0"), 2, "1<=x<=64"),
+        (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
+        (
+            ("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"),
+            1,
+            "certlet: 203.0.113.9 is no address of this machine: give another --host",
+        ),
+        (
+            ("serve", "--ephemeral", "--host", "nohost.invalid", "--insecure-http"),
+            1,
+            "certlet: the host nohost.invalid is not found: give --host an address of this machine",
+        ),
+        (("serve", "--ephemeral", "--host", "a..b", "--insecure-http"), 1, "the host a..b is not found"),
+        (
+            ("serve", "--audit-log", "none/a"),
+            1,
+            "certlet: --audit-log none/a: No such file or directory",
+        ),
+        (("serve", "--audit-log", "."), 1, "certlet: --audit-log .: Is a directory"),
+        (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
+        (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
+        (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
+        (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet key add"),
+        (("sign", "-", "--validity", "30"), 2, "12h, 30d, 4w"),
+        (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
+        (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
+        (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
+        (
+            ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
+            1,
+            "no Certlet answers at http://127.0.0.1:9: nothing listens",
+        ),
+        (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
+        (("openapi", "--region", "x"), 2, "together"),
+        (("openapi",), 2, "together"),
+        (("openapi", "--template", "--region", "x"), 2, "alone"),
+        (("openapi", "--template", "--plain"), 2, "alone"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
+) -> None:
+    """Whatever is wrong, the last line says what, the exit is not zero, and there is no traceback."""
+    run = serving.certlet(*arguments, cwd=tmp_path) if arguments[0] == "serve" else certlet(*arguments)
+    assert run.returncode == status
+    assert word in run.stderr.decode().splitlines()[-1]
+    assert b"Traceback" not in run.stderr
+    assert b"Errno" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sign", "a.csr", "b.csr", "--out", "x"),
+        ("sign", "a.csr", "--dry-run", "--out", "x"),
+        ("sign", "a.csr", "--dry-run", "--beside"),
+        ("sign", "a.csr", "--validity", "1d", "--not-after", "2030-01-01T00:00:00Z"),
+        ("renew", "a.crt", "b.crt", "--key-file", "k"),
+        ("openapi",),
+    ],
+)
+def test_arguments_that_make_no_sense_are_told_as_such(arguments: tuple[str, ...]) -> None:
+    """Exit status 2, as `--help` has it, and nobody is asked."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": "http://127.0.0.1:1"}
+    ran = certlet(*arguments, env=env)
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert ran.stderr
+    assert b"127.0.0.1" not in ran.stderr
+
+
+@pytest.mark.parametrize("directory", ["nowhere", "empty", "empty/file"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("key", "add", "x", "--ca"), "--ca"),
+        (("key", "list", "--ca"), "--ca"),
+        (("key", "remove", "x", "--ca"), "--ca"),
+        (("trust", "--ca"), "--ca"),
+        (("revoke", "0a", "--ca"), "--ca"),
+        (("rollover",), "OLD"),
+    ],
+)
+def test_what_is_no_ca_is_told_alike(
+    tmp_path: Path, command: tuple[str, ...], option: str, directory: str
+) -> None:
+    """Whatever wants a CA says that there is none, and where one is named; nothing is made there."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "file").touch()
+    rest = ["new"] if command == ("rollover",) else []
+    run = certlet(*command, directory, *rest)
+    told = f"certlet: there is no CA in {directory}: say where with {option}, or make one (certlet init)\n"
+    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", told)
+    assert {path.name for path in tmp_path.rglob("*")} == {"empty", "file"}
+
+
+def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
+    """Where there is a part of a CA, what is missing is named; what nobody lets us see is not said to be gone."""
+    assert certlet("init", "ca").returncode == 0
+    (tmp_path / "ca" / "signing-ca.crt").unlink()
+    run = certlet("trust", "--ca", "ca")
+    assert run.stderr == b"certlet: ca/signing-ca.crt: No such file or directory\n"
+    if os.geteuid() != 0:  # root sees everything
+        (tmp_path / "ca").chmod(0o600)
+        run = certlet("key", "list")
+        assert run.stderr == b"certlet: ca/root-ca.crt: Permission denied\n"
+        (tmp_path / "ca").chmod(0o700)
+
+
+def test_the_version_is_one() -> None:
+    """`certlet --version` says the package's version, which the contract has too; a command's name is not needed."""
+    stated = tomllib.loads((serving.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    said = certlet("--version")
+    assert (said.returncode, said.stdout.decode(), said.stderr) == (0, f"certlet {stated}\n", b"")
+    assert certlet("sign", "--version").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("openapi", "--plain"), ("--version",)])
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A closed pipe, as `| head` leaves it, ends the command without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [*serving.CERTLET, *arguments],
+            cwd=tmp_path, env=serving.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_the_command_line_loads_no_server() -> None:
+    """What most commands do without, and would wait for, is loaded by those that need it."""
+    program = "import sys; from service import cli; cli.main(['sign', '--help']); print(*sorted(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=serving.environ()
+    )
+    assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())
+    assert "service.client" in run.stdout.split()

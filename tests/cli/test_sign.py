@@ -1,0 +1,243 @@
+"""`certlet sign`, with a service that answers, refuses, or does neither."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import threading
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from tests import csrs, serving
+from tests.cli import certlet
+from tests.serving import API_KEY, Server
+
+
+def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
+    """`certlet sign` reads PEM, DER or stdin, writes the bundle, and notes on stderr."""
+    request = csrs.build("a.example.com")
+    (tmp_path / "a.csr").write_bytes(csrs.pem(request))
+    (tmp_path / "a.der").write_bytes(csrs.der(request))
+    for arguments, stdin in ((("a.csr",), b""), (("a.der",), b""), (("-",), csrs.pem(request))):
+        signed = certlet("sign", *arguments, stdin=stdin)
+        assert signed.returncode == 0, signed.stderr
+        assert len(x509.load_pem_x509_certificates(signed.stdout)) == 2
+        assert signed.stderr.startswith(b"note: common name added")
+    kept = certlet("sign", "a.csr", "--out", "a.crt", "--profile", "peer")
+    leaf, _ = x509.load_pem_x509_certificates((tmp_path / "a.crt").read_bytes())
+    usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert len(list(usages)) == 2
+    assert kept.stdout.decode() == f"Signed    a.crt, until {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}\n"
+
+
+def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path: Path) -> None:
+    """--out replaces a certificate if --force says so, and never a key or a request; then nothing is signed."""
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert certlet("sign", "a.csr", "--out", "a.crt").returncode == 0
+    first = (tmp_path / "a.crt").read_bytes()
+    (tmp_path / "a.key").write_bytes(key)
+    (tmp_path / "both.pem").write_bytes(first + key)
+    before = server.logged().count('"event":"intent"')
+    for out, force in (
+        ("a.crt", False),
+        ("a.key", True),
+        ("both.pem", True),
+        ("a.csr", True),
+        ("a.csr", False),
+    ):
+        held = (tmp_path / out).read_bytes()
+        refused = certlet("sign", "a.csr", "--out", out, *["--force"] * force)
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert b"nothing was changed" in refused.stderr
+        assert (tmp_path / out).read_bytes() == held
+    assert server.logged().count('"event":"intent"') == before
+    assert certlet("sign", "a.csr", "--out", "a.crt", "--force").returncode == 0
+    assert (tmp_path / "a.crt").read_bytes() != first
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
+    piped = serving.certlet("sign", "a.csr", "--out", "/dev/stdout", cwd=tmp_path, env=env)
+    assert piped.stdout.startswith(b"-----BEGIN CERTIFICATE-----")
+
+
+def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path: Path) -> None:
+    """A place that is not there, or is a directory, is told before anybody is asked; also for a PKCS#12."""
+    env = {"CERTLET_P12_PASSWORD": "x"}
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    (tmp_path / "dir.crt").mkdir()
+    (tmp_path / "dir.csr").write_bytes(csrs.pem(csrs.build("dir.example.com")))
+    before = server.logged().count('"event":"intent"')
+    for arguments, told in (
+        (("sign", "a.csr", "--out", "nodir/x.crt"), "nodir/x.crt: No such file or directory"),
+        (("sign", "a.csr", "--out", "dir.crt"), "dir.crt: Is a directory"),
+        (("sign", "dir.csr", "--beside"), "dir.crt: Is a directory"),
+        (("new", "b.example.com", "--p12", "nodir/b.p12"), "nodir/b.p12: No such file or directory"),
+    ):
+        refused = certlet(*arguments, env=env)
+        assert (refused.returncode, told in refused.stderr.decode()) == (1, True), refused.stderr
+    assert server.logged().count('"event":"intent"') == before
+    assert not list(tmp_path.glob("b.*"))
+
+
+@pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--beside")])
+def test_a_certificate_that_cannot_be_written_is_not_lost(
+    server: Server, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
+    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *serving.CERTLET, "sign", *arguments]
+    env = serving.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
+    ran = subprocess.run(full, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert ran.returncode == 1
+    assert b"the certificate was signed, and is on stdout" in ran.stderr
+    assert len(x509.load_pem_x509_certificates(ran.stdout[: ran.stdout.rindex(b"-----") + 6])) == 2
+    assert not (tmp_path / "a.crt").exists()
+
+
+def test_a_dry_run_of_several_looks_at_each(server: Server, tmp_path: Path) -> None:
+    """Each is told with its name, one that is refused stops no other, and the exit status tells of it."""
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.csr").write_bytes(csrs.pem(csrs.build(f"{name}.example.com")))
+    (tmp_path / "b.csr").write_bytes(b"junk!")
+    ran = certlet("sign", "a.csr", "b.csr", "none.csr", "c.csr", "--dry-run")
+    assert ran.returncode == 1
+    assert re.findall("^File +(.*)|^Subject +(.*)", ran.stdout.decode(), re.MULTILINE) == [
+        ("a.csr", ""), ("", "CN=a.example.com"), ("c.csr", ""), ("", "CN=c.example.com"),
+    ]  # fmt: skip
+    told = ran.stderr.decode().splitlines()
+    assert told[0].startswith("b.csr: The certification request is not acceptable.")
+    assert told[-1] == "none.csr: No such file or directory"
+    assert certlet("sign", "a.csr", "c.csr", "--dry-run").returncode == 0
+
+
+def test_no_private_key_is_sent(tmp_path: Path) -> None:
+    """A file that holds a private key, alone or beside its request, is refused before anybody is asked."""
+    env = {"CERTLET_API_KEY": API_KEY}
+    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        env["CERTLET_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for content in (key, csrs.pem(csrs.build()) + key):
+            (tmp_path / "my.key").write_bytes(content)
+            for option in ("--out=my.crt", "--dry-run"):
+                done = certlet("sign", "my.key", option, env=env)
+                told = b"certlet: my.key: it holds a private key, so nothing of it was sent: give the request alone\n"
+                assert (done.returncode, done.stderr) == (1, told)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: Path) -> None:
+    """HTTPS asked of HTTP, HTTP of HTTPS, a root that is not trusted, a path that is none: each has its hint."""
+    env = {"CERTLET_API_KEY": API_KEY}
+    request = csrs.pem(csrs.build())
+
+    def told(url: str, **more: str) -> tuple[int, str]:
+        done = certlet("sign", "-", "--url", url, env=env | more, stdin=request)
+        return done.returncode, done.stderr.decode()
+
+    https = server.url.replace("http", "https", 1)
+    assert told(https) == (
+        1,
+        f"certlet: no Certlet answers at {https}: it speaks no TLS; perhaps plain {server.url}\n",
+    )
+    status, why = told(f"{server.url}/sign")
+    assert status == 1
+    assert why.endswith(f"\n  is {server.url}/sign the service's base URL, with its stage if it has one?\n")
+    assert "base URL" not in told(server.url, CERTLET_API_KEY="x")[1]
+    with serving.serving(tmp_path, "--tls") as secure:
+        plain = secure.url.replace("https", "http", 1)
+        assert told(plain)[1].endswith(f"perhaps it is {secure.url}\n")
+        status, why = told(secure.url)
+        assert status == 1
+        assert why.endswith(" ($SSL_CERT_FILE names the root to be trusted: certlet trust)\n")
+        assert told(secure.url, SSL_CERT_FILE=str(tmp_path / "ca" / "root-ca.crt"))[0] == 0
+
+
+def test_sign_asks_for_less(server: Server) -> None:
+    """`--validity` and `--not-after` reach the certificate; too much of either is told."""
+    request = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+    signed = certlet("sign", "-", "--validity", "P1D", stdin=request)
+    leaf = x509.load_pem_x509_certificates(signed.stdout)[0]
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=1, seconds=-1)
+    for said, hours in (("12h", 12), ("2d", 48), ("1w", 168), ("36h", 36)):
+        signed = certlet("sign", "-", "--validity", said, stdin=request)
+        leaf = x509.load_pem_x509_certificates(signed.stdout)[0]
+        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(hours=hours, seconds=-1)
+    refused = certlet("sign", "-", "--not-after", "2099-01-01T00:00:00Z", stdin=request)
+    assert b"P90D at most" in refused.stderr
+
+
+def test_a_dry_run_says_what_would_be_signed(server: Server) -> None:
+    """`--dry-run` prints names, times and notes, and no certificate; a refusal is told as ever."""
+    told = certlet("sign", "-", "--dry-run", stdin=csrs.pem(csrs.build()))
+    lines = told.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["Subject", "Names", "Valid", "Profile", "Note"]
+    assert lines[1] == "Names     dns:a.example.com"
+    bad = certlet("sign", "-", "--dry-run", stdin=csrs.pem(csrs.build("localhost")))
+    assert (bad.returncode, bad.stdout) == (1, b"")
+    assert b"rejectedIdentifier" in bad.stderr
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_lost_answer_is_asked_for_again(server: Server, losses: int) -> None:
+    """Where the connection ends after the request, `sign` retries, and gets the certificate that was signed."""
+    target = urlsplit(server.url)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        passed = threading.Thread(target=lossy, args=(listener, (target.hostname, target.port), losses))
+        passed.start()
+        env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+        before = server.logged().count('"result"')
+        done = certlet("sign", "-", env=env, stdin=csrs.pem(csrs.build()))
+        passed.join(30)
+    results = [json.loads(line) for line in server.logged().splitlines() if '"result"' in line][before:]
+    assert len({each["serial_number"] for each in results}) == 1
+    if losses == 3:
+        assert done.returncode == 1
+        assert b"no Certlet answers" in done.stderr
+        return
+    assert len(results) == losses + 1
+    leaf = x509.load_pem_x509_certificates(done.stdout)[0]
+    assert f"{leaf.serial_number:x}" == results[0]["serial_number"].lstrip("0")
+
+
+def lossy(listener: socket.socket, target: tuple[str, int], losses: int) -> None:
+    """Passes requests on; of the first few it keeps the answers."""
+    for attempt in range(3):
+        connection, _ = listener.accept()
+        with connection, socket.create_connection(target) as onward:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += connection.recv(65_536)
+            head, _, body = request.partition(b"\r\n\r\n")
+            length = int(next(line for line in head.lower().split(b"\r\n") if b"content-length" in line)[15:])
+            while len(body) < length:
+                body += connection.recv(65_536)
+            onward.sendall(head + b"\r\n\r\n" + body)
+            answer = b""
+            while part := onward.recv(65_536):  # urllib asks for the connection to be closed
+                answer += part
+            if attempt >= losses:
+                connection.sendall(answer)
+                return
+
+
+def test_sign_says_why_not(server: Server) -> None:
+    """A refusal is told with every reason; a wrong key, and another server, each in their words."""
+    bad = csrs.pem(csrs.build("localhost", ["dns:_"]))
+    refused = certlet("sign", "-", stdin=bad)
+    assert refused.returncode == 1
+    assert b"subject_alt_name[0]: dns:_: the profile server permits no underscores" in refused.stderr
+    assert b"subject.common_name: 'localhost'" in refused.stderr
+    wrong = certlet("sign", "-", "--api-key", "x", stdin=bad)
+    assert b"403 unauthorized" in wrong.stderr
