@@ -30,9 +30,3 @@ def test_pem_blocks_follow_one_another() -> None:
 def test_an_object_identifier_has_a_name_or_its_digits(oid: x509.ObjectIdentifier, name: str) -> None:
     """Names are the library's constants in camel case, as RFC 5280 writes most of them."""
     assert encoding.oid_name(oid) == name
-
-
-def test_length_prefixes_keep_parts_apart() -> None:
-    """No two lists of parts give the same octets."""
-    lists = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"ab", b"c", b""], []]
-    assert len({encoding.length_prefixed(parts) for parts in lists}) == len(lists)

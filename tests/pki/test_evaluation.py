@@ -257,16 +257,6 @@ def test_usages_of_the_ca_are_checked_before_signing() -> None:
     assert authorities.codes(refusal.value) == [("badCSR", "profile")]
 
 
-def test_a_permitted_kind_excludes_the_other() -> None:
-    """A CA that is permitted DNS names alone names no address, and the reverse."""
-    dns_alone = authorities.issuer(permitted=("example.com",))
-    with pytest.raises(RequestError, match="constrained"):
-        evaluate(csrs.build(None, ["ip:10.0.0.1"]), issuer=dns_alone)
-    ip_alone = authorities.issuer(permitted=("10.0.0.0/8",))
-    with pytest.raises(RequestError, match="constrained"):
-        evaluate(csrs.build(None, ["dns:a.example.com"]), issuer=ip_alone)
-
-
 @pytest.mark.parametrize(
     ("start", "end", "ready"),
     [
@@ -363,28 +353,6 @@ def test_a_certificate_names_somebody(allowed: list[str]) -> None:
     assert granted(team(**stated), cn="Anna").subject == dn()
     fixed = {**stated, "subject": {"allowed": allowed, "fixed": {"O": "Example AG"}}}
     assert granted(team(**fixed), cn="Anna", sans=[]).subject == dn(O="Example AG")
-
-
-def test_what_a_profile_adds() -> None:
-    """Policies, the issuer's address and the CRL's: each where it is stated, and not critical."""
-    crl: dict[str, Any] = {"revocation": "crl", "crl": "http://ca.example/ca.crl"}
-    spec = granted(
-        team(certificate_policies=["1.2.3", "1.2.4"], ca_issuers="http://ca.example/ca.crt", **crl)
-    )
-    found = extensions(spec)
-    (policies, _), (access, _), (points, _) = (
-        found[oid] for oid in ("2.5.29.32", "1.3.6.1.5.5.7.1.1", "2.5.29.31")
-    )
-    assert [each.policy_identifier.dotted_string for each in policies] == ["1.2.3", "1.2.4"]  # type: ignore[attr-defined]
-    assert [each.access_location.value for each in access] == ["http://ca.example/ca.crt"]  # type: ignore[attr-defined]
-    assert [each.full_name[0].value for each in points] == ["http://ca.example/ca.crl"]  # type: ignore[attr-defined]
-    assert not any(found[oid][1] for oid in ("2.5.29.32", "1.3.6.1.5.5.7.1.1", "2.5.29.31"))
-    assert not extensions(granted(team())).keys() & {
-        "2.5.29.32",
-        "1.3.6.1.5.5.7.1.1",
-        "2.5.29.31",
-        "2.5.29.56",
-    }
 
 
 @pytest.mark.parametrize(
