@@ -65,3 +65,11 @@ def pem(request: x509.CertificateSigningRequest) -> bytes:
 def der(request: x509.CertificateSigningRequest) -> bytes:
     """The request in DER."""
     return request.public_bytes(Encoding.DER)
+
+
+def tlv(tag: int, *parts: bytes) -> bytes:
+    """A DER value of these parts (X.690 8.1), as the library may not write it."""
+    body = b"".join(parts)
+    octets = len(body).to_bytes((len(body).bit_length() + 7) // 8 or 1, "big")
+    length = octets if len(body) < 128 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + body

@@ -25,7 +25,7 @@ from service.pki.issuer import Issuer
 from service.pki.profile import ATTRIBUTES
 from service.pki.profile_loader import IssuancePolicy
 from tests import authorities, csrs
-from tests.authorities import NOW, SIGNING, ca, root
+from tests.authorities import NOW, SIGNING, ca, root, usage
 
 
 def evaluate(
@@ -154,21 +154,14 @@ def test_other_subject_attributes_are_left_out_and_named() -> None:
     )
 
 
-def key_usage(**bits: bool) -> x509.KeyUsage:
-    """A key usage with these bits."""
-    names = ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment"]
-    names += ["key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
-    return x509.KeyUsage(**{**dict.fromkeys(names, False), **bits})
-
-
 @pytest.mark.parametrize(
     ("extension", "reasons"),
     [
         (x509.BasicConstraints(ca=True, path_length=None), [("badCSR", "extensions.basic_constraints")]),
         (x509.BasicConstraints(ca=False, path_length=None), []),
-        (key_usage(key_cert_sign=True), [("badCSR", "extensions.key_usage")]),
-        (key_usage(crl_sign=True), [("badCSR", "extensions.key_usage")]),
-        (key_usage(digital_signature=True), []),
+        (usage("key_cert_sign"), [("badCSR", "extensions.key_usage")]),
+        (usage("crl_sign"), [("badCSR", "extensions.key_usage")]),
+        (usage("digital_signature"), []),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), []),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), [("badCSR", "extensions.extended_key_usage")]),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), [("badCSR", "extensions.extended_key_usage")]),
@@ -204,12 +197,12 @@ def test_a_refused_usage_names_the_profile_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "profile", "extension", "note"),
     [
-        ("p-256", "server", key_usage(key_encipherment=True), "key usage keyEncipherment left out"),
-        ("rsa-2048", "server", key_usage(key_agreement=True), "key usage keyAgreement left out"),
-        ("p-256", "server", key_usage(content_commitment=True), "key usage contentCommitment left out"),
+        ("p-256", "server", usage("key_encipherment"), "key usage keyEncipherment left out"),
+        ("rsa-2048", "server", usage("key_agreement"), "key usage keyAgreement left out"),
+        ("p-256", "server", usage("content_commitment"), "key usage contentCommitment left out"),
         ("p-256", "peer", x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), "extended key usage clientAuth added by the profile"),
         ("p-256", "server", x509.TLSFeature([x509.TLSFeatureType.status_request]), "extension tlsFeature left out"),
-        ("rsa-2048", "server", key_usage(key_agreement=True, encipher_only=True), "key usage keyAgreement left out, key usage encipherOnly left out"),
+        ("rsa-2048", "server", usage("key_agreement", "encipher_only"), "key usage keyAgreement left out, key usage encipherOnly left out"),
         ("p-256", "server", x509.OCSPNoCheck(), "extension ocspNoCheck left out"),
         ("p-256", "server", x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), "extension 1.2.3.4 left out"),
         ("p-256", "server", x509.SubjectKeyIdentifier(b"\1" * 20), "extension subjectKeyIdentifier left out"),

@@ -15,6 +15,7 @@ from service.pki import csr, keys, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
 from service.pki.weak_keys import DenyList
 from tests import authorities, csrs
+from tests.csrs import tlv
 
 
 def is_prime(number: int) -> bool:
@@ -166,14 +167,6 @@ def test_a_huge_modulus_in_a_request_is_refused_at_once() -> None:
     with pytest.raises(BadPublicKey, match="16384 bits"):
         csr.load(request)
     assert time.perf_counter() - began < 0.05
-
-
-def tlv(tag: int, value: bytes) -> bytes:
-    """A DER element."""
-    size = len(value)
-    octets = size.to_bytes((size.bit_length() + 7) // 8 or 1, "big")
-    length = octets if size < 128 else bytes([0x80 | len(octets)]) + octets
-    return bytes([tag]) + length + value
 
 
 def spki_of(modulus: int, exponent: int) -> bytes:
