@@ -8,7 +8,7 @@ from typing import Final
 
 from service import contract
 from service.overrides import OverridesError, Source, verify
-from service.pki.profile import Revocation, iso8601
+from service.pki.profile import Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
 
 _IN_CONTRACT: Final = {
@@ -59,6 +59,6 @@ def lint(overrides: Path | None) -> list[Finding]:
         if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
             path = ("profiles", profile.name)
             place = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", line(path))
-            text = f"nobody can revoke certificates of up to {iso8601(profile.max_validity)}"
+            text = f"nobody can revoke certificates of up to {format_duration(profile.max_validity)}"
             findings.append(Finding(*place, f"{profile.name}: {text}", is_fault=False))
     return sorted(findings)

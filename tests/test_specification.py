@@ -23,7 +23,7 @@ from service.overrides import Source
 from service.pki import csr, keys
 from service.pki.csr import CertificationRequest
 from service.pki.issuer import Issuer
-from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, iso8601
+from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
 from tests import authorities, csrs
 from tests.authorities import NOW
 from tests.serving import ROOT
@@ -303,7 +303,7 @@ def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.get(profile)
     wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")
-    validity = iso8601(wanted.validity) if wanted.validity else None
+    validity = format_duration(wanted.validity) if wanted.validity else None
     order = authorities.order(loaded.der, profile, validity=validity, principal=principal)
     made = authorities.authority(of=of, policy=POLICY).issue(order)
     return Case(made.certificate, loaded, chosen, of, wanted)

@@ -65,7 +65,7 @@ class RequestedValidity:
             RejectedValidity: it is none.
         """
         try:
-            length = None if validity is None else duration(validity)
+            length = None if validity is None else parse_duration(validity)
         except ValueError as error:
             raise RejectedValidity(str(error), "validity") from error
         return cls(length, None if not_after is None else _time(not_after))
@@ -190,7 +190,7 @@ def _validity_period(
     end = requested.not_after or start + length - timedelta(seconds=1)
     if end - start + timedelta(seconds=1) > profile.max_validity:
         longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
-        most = iso8601(profile.max_validity)
+        most = format_duration(profile.max_validity)
         raise RejectedValidity(
             f"the profile {profile.name} gives {most} at most, which is until {longest}", field
         )
@@ -221,7 +221,7 @@ def eku_oid(name: str) -> x509.ObjectIdentifier:
     return EXTENDED_KEY_USAGES.get(name) or x509.ObjectIdentifier(name)
 
 
-def duration(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """An ISO 8601 duration of days and smaller: `P90D`, `PT5M`, `P1DT12H`.
 
     Raises:
@@ -236,8 +236,8 @@ def duration(text: str) -> timedelta:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def iso8601(length: timedelta) -> str:
-    """A duration in ISO 8601, as `duration` reads it."""
+def format_duration(length: timedelta) -> str:
+    """A duration in ISO 8601, as `parse_duration` reads it."""
     hours, rest = divmod(length.seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     time = "".join(f"{n}{unit}" for n, unit in ((hours, "H"), (minutes, "M"), (seconds, "S")) if n)

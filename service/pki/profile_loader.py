@@ -31,8 +31,8 @@ from service.pki.profile import (
     Profile,
     Revocation,
     check_subject_attribute,
-    duration,
     eku_oid,
+    parse_duration,
 )
 
 JSONPath = tuple[str | int, ...]
@@ -278,7 +278,7 @@ _SUBJECT: Final[_Fields] = {
     "fixed": (dict, _fixed_attributes),
 }
 _PROFILE: Final[_Fields] = {
-    **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, duration)),
+    **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, parse_duration)),
     **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
     "description": (str, str),
     "extended_key_usage": _list(_usage, eku_oid, min_items=1),

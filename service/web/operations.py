@@ -19,7 +19,7 @@ from service.pki.errors import (
     NotPermitted,
 )
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
-from service.pki.profile import Profile, iso8601
+from service.pki.profile import Profile, format_duration
 from service.web import principal, problems
 from service.web.answers import Answer
 from service.web.requests import Accepted
@@ -172,9 +172,9 @@ def _profile(profile: Profile) -> dict[str, object]:
     return {
         "name": profile.name,
         "description": profile.description,
-        "validity": iso8601(profile.validity),
-        "max_validity": iso8601(profile.max_validity),
-        "backdate": iso8601(profile.backdate),
+        "validity": format_duration(profile.validity),
+        "max_validity": format_duration(profile.max_validity),
+        "backdate": format_duration(profile.backdate),
         "extended_key_usage": profile.extended_key_usage,
         "names": profile.names.to_dict(),
         "subject": {"allowed": profile.allowed_attributes, "fixed": dict(profile.fixed_attributes)},
@@ -182,7 +182,7 @@ def _profile(profile: Profile) -> dict[str, object]:
         "extensions": [oid.dotted_string for oid in profile.extensions],
         "certificate_policies": [oid.dotted_string for oid in profile.certificate_policies],
         "revocation": profile.revocation,
-        "short_lived": iso8601(profile.short_lived),
+        "short_lived": format_duration(profile.short_lived),
         **({"ca_issuers": profile.ca_issuers} if profile.ca_issuers else {}),
         **({"crl": profile.crl} if profile.crl else {}),
     }
