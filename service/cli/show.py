@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import re
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,22 +18,18 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, p
 
 from service import secrecy
 from service.cli import inspection, options
-from service.cli.inspection import Report
+from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say
-from service.pki import csr
+from service.pki import csr, pem
 
 _MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
-_MAX_CERTIFICATES: Final = 300  # each may be held against each
+_MAX_CERTIFICATES: Final = 300  # each may be compared with each
 
-# RFC 7468 3; what `csr` takes for a request, and OpenSSL's older names for a certificate and a PKCS#7.
-_PEM: Final = re.compile(
-    rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----(?P<body>[^-]*)-----END (?P=label)-----"
-)
-_PEM_BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----")
-_REQUESTS: Final = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")
-_CERTIFICATES: Final = (b"CERTIFICATE", b"X509 CERTIFICATE")
-_BAGS: Final = (b"PKCS7", b"CMS")
+# RFC 7468 5 and 8, and OpenSSL's older names.
+_CERTIFICATE_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
+_PKCS7_LABELS: Final = ("PKCS7", "CMS")
+_LABELS: Final = ("", *pem.REQUEST_LABELS, *_CERTIFICATE_LABELS, *_PKCS7_LABELS)
 
 
 @click.command(epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
@@ -54,70 +49,61 @@ def show(*, file: Path, key_file: Path | None) -> int:
     secrecy.seal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
-        reports = _reports(file, _public_key(key_file))
-    for number, report in enumerate(reports, 1):
+        inspections = _inspect(file, _public_key(key_file))
+    for number, one in enumerate(inspections, 1):
         if number > 1:
             say("")
-        say(f"{report.kind}{f' {number} of {len(reports)}' if len(reports) > 1 else ''}")
-        for label, text in report.facts:
+        say(f"{one.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
+        for label, text in one.facts:
             say(f"  {label:<9} {text}")
-        for fault in report.faults:
-            say(f"  {'Wrong':<9} {fault}")
-        for note in report.notes:
+        for problem in one.problems:
+            say(f"  {'Wrong':<9} {problem}")
+        for note in one.notes:
             say(f"  {'Note':<9} {note}")
-    return int(any(report.faults for report in reports))
+    return int(any(one.problems for one in inspections))
 
 
 def _public_key(path: Path | None) -> CertificatePublicKeyTypes | None:
     return options.load_private_key(path).public_key() if path else None
 
 
-def _reports(path: Path, key: CertificatePublicKeyTypes | None) -> list[Report]:
-    data = _contents(path)
+def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspection]:
+    data = _read(path)
     if len(data) > _MAX_BYTES:
         raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
-    if fault := _fault(data):
-        raise CommandError(f"{path}: {fault}")
+    blocks = [block for block in pem.parse(data) if block.label in _LABELS]
+    _verify_blocks(path, data, blocks)
     try:
-        requests, certificates = _held(data)
-        reports = [inspection.of_request(each, key) for each in requests]
+        requests, certificates = _parse(blocks)
+        inspections = [inspection.inspect_csr(der, data, key) for der in requests]
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise CommandError(f"{path} holds no request and no certificate that can be read") from error
     if not requests and not certificates:
         raise CommandError(f"{path} holds no request and no certificate")
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} holds more than {_MAX_CERTIFICATES} certificates")
-    return reports + inspection.of_chain(certificates, datetime.now(UTC), key)
+    return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
 
 
-def _contents(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     if str(path) == "-":
         return sys.stdin.buffer.read(_MAX_BYTES + 1)
-    with path.open("rb") as opened:
-        return opened.read(_MAX_BYTES + 1)
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
 
 
-def _fault(data: bytes) -> str:
-    """Why a file cannot be read that has something in it after all; '' if it is not known."""
-    whole = {found.start() for found in _PEM.finditer(data) if _is_base64(found["body"])}
-    begun = [found.start() for found in _PEM_BEGIN.finditer(data) if _is_ours(found)]
-    for number, start in enumerate(begun, 1):
-        if start not in whole:  # in the service's words
-            which = f"the PEM block {number} of {len(begun)}" if len(begun) > 1 else "the PEM block"
-            return f"{which} is damaged: its base64 or its END line is wrong"
-    if not begun and (csr.holds_private_key(data) or _is_key(data)):
-        return "it holds a private key alone: give it with --key-file, beside its request or certificate"
-    return ""
+def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:
+    """Say why a file cannot be read that has something in it after all."""
+    for number, block in enumerate(blocks, 1):
+        if block.label and block.der is None:
+            which = f"the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else "the PEM block"
+            raise CommandError(f"{path}: {which} is damaged: its base64 or its END line is wrong")
+    if not any(block.label for block in blocks) and (csr.holds_private_key(data) or _is_private_key(data)):
+        hint = "give it with --key-file, beside its request or certificate"
+        raise CommandError(f"{path}: it holds a private key alone: {hint}")
 
 
-def _is_base64(text: bytes) -> bool:
-    try:
-        return bool(_decoded(text))
-    except ValueError:
-        return False
-
-
-def _is_key(der: bytes) -> bool:
+def _is_private_key(der: bytes) -> bool:
     try:
         load_der_private_key(der, None)
     except TypeError:  # encrypted
@@ -127,34 +113,27 @@ def _is_key(der: bytes) -> bool:
     return True
 
 
-def _held(data: bytes) -> tuple[list[bytes], list[x509.Certificate]]:
-    """The requests, DER, and the certificates that there are; what else is in PEM does not count."""
-    blocks = [(found["label"], _decoded(found["body"])) for found in _PEM.finditer(data) if _is_ours(found)]
-    if not blocks and b"-----BEGIN " not in data:
-        return _in_der(data if data[:1] == b"\x30" and not data.isascii() else _decoded(data))
-    requests = [der for label, der in blocks if label in _REQUESTS]
-    certificates = [x509.load_der_x509_certificate(der) for label, der in blocks if label in _CERTIFICATES]
-    bags = [der for label, der in blocks if label in _BAGS]
-    return requests, certificates + [each for bag in bags for each in _in_bag(bag)]
+def _parse(blocks: Sequence[pem.Block]) -> tuple[list[bytes], list[x509.Certificate]]:
+    """The requests, DER, and the certificates."""
+    requests: list[bytes] = []
+    certificates: list[x509.Certificate] = []
+    for block in blocks:
+        der = block.der or b""
+        label = block.label or _guess_label(der)
+        if label in pem.REQUEST_LABELS:
+            requests.append(der)
+        elif label in _CERTIFICATE_LABELS:
+            certificates.append(x509.load_der_x509_certificate(der))
+        else:  # a set without order (RFC 5652 5.1)
+            certificates += inspection.sort_chain(pkcs7.load_der_pkcs7_certificates(der))
+    return requests, certificates
 
 
-def _in_der(der: bytes) -> tuple[list[bytes], list[x509.Certificate]]:
+def _guess_label(der: bytes) -> str:
     with contextlib.suppress(ValueError):
         x509.load_der_x509_csr(der)
-        return [der], []
+        return pem.REQUEST_LABELS[0]
     with contextlib.suppress(ValueError):
-        return [], [x509.load_der_x509_certificate(der)]
-    return [], _in_bag(der)
-
-
-def _in_bag(der: bytes) -> list[x509.Certificate]:
-    """The certificates of a PKCS#7 (RFC 5652 5.1), a set without order."""
-    return inspection.arranged(pkcs7.load_der_pkcs7_certificates(der))
-
-
-def _is_ours(found: re.Match[bytes]) -> bool:
-    return found["label"] in _REQUESTS + _CERTIFICATES + _BAGS
-
-
-def _decoded(text: bytes) -> bytes:
-    return base64.b64decode(b"".join(text.split()), validate=True)
+        x509.load_der_x509_certificate(der)
+        return _CERTIFICATE_LABELS[0]
+    return _PKCS7_LABELS[0]
