@@ -44,7 +44,7 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True)
-class Wish:
+class SignRequest:
     """What is to be signed.
 
     Attributes:
@@ -59,7 +59,7 @@ class Wish:
     validity: str | None = None
     not_after: str | None = None
 
-    def stated(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str]:
         """The same as the contract's members."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -75,20 +75,20 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Unsigned:
+class SignFailure:
     """A request of a batch that got no certificate.
 
     Attributes:
-        why: every reason, a line each.
-        is_passing: whether only time or room was missing: it may be sent again.
+        reason: every reason, a line each.
+        retryable: whether only time or room was missing: it may be sent again.
     """
 
-    why: str
-    is_passing: bool
+    reason: str
+    retryable: bool
 
 
 @dataclass(frozen=True)
-class Offer:
+class ProfileInfo:
     """A certificate profile that the caller may use.
 
     Attributes:
@@ -103,7 +103,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Planned:
+class DryRun:
     """The response to a dry run: what would be issued."""
 
     subject: str
@@ -114,7 +114,7 @@ class Planned:
     notes: tuple[str, ...]
 
 
-def sign(url: str, api_key: str, wish: Wish) -> Signed:
+def sign(url: str, api_key: str, request: SignRequest) -> Signed:
     """Have a certificate signing request signed.
 
     If a response is lost, the request is sent again, twice at most, with the same Idempotency-Key: a CA
@@ -123,15 +123,15 @@ def sign(url: str, api_key: str, wish: Wish) -> Signed:
     Args:
         url: the service's base URL, with its stage if it has one.
         api_key: the API key.
-        wish: what is to be signed.
+        request: what is to be signed.
 
     Raises:
         ClientError: the service refuses it, or there is none.
     """
-    return _ask(url, "/sign", api_key, _issued, {"text": False, **wish.stated()}, repeats=_REPEATS)
+    return _ask(url, "/sign", api_key, _issued, {"text": False, **request.to_json()}, repeats=_REPEATS)
 
 
-def sign_batch(url: str, api_key: str, wishes: Sequence[Wish]) -> list[Signed | Unsigned]:
+def sign_batch(url: str, api_key: str, requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
     """Have at most `BATCH_REQUESTS` requests signed, each judged by itself; sent again as in `sign`.
 
     Returns:
@@ -140,33 +140,33 @@ def sign_batch(url: str, api_key: str, wishes: Sequence[Wish]) -> list[Signed | 
     Raises:
         ClientError: none was judged, or there is no service.
     """
-    results = _ask(url, "/sign/batch", api_key, _batch, batch_body(wishes), repeats=_REPEATS)
-    if len(results) != len(wishes):
-        raise ClientError(f"{url} answered {len(results)} results for {len(wishes)} requests")
+    results = _ask(url, "/sign/batch", api_key, _batch, batch_body(requests), repeats=_REPEATS)
+    if len(results) != len(requests):
+        raise ClientError(f"{url} answered {len(results)} results for {len(requests)} requests")
     return results
 
 
-def batch_body(wishes: Sequence[Wish]) -> dict[str, list[dict[str, str]]]:
+def batch_body(requests: Sequence[SignRequest]) -> dict[str, list[dict[str, str]]]:
     """The body of a batch, at most `BATCH_BYTES` in JSON."""
-    return {"requests": [wish.stated() for wish in wishes]}
+    return {"requests": [request.to_json() for request in requests]}
 
 
-def examine(url: str, api_key: str, wish: Wish) -> Planned:
+def dry_run(url: str, api_key: str, request: SignRequest) -> DryRun:
     """Ask what would be issued; nothing is. Arguments and errors are those of `sign`."""
-    return _ask(url, "/sign?dry_run=true", api_key, _planned, wish.stated())
+    return _ask(url, "/sign?dry_run=true", api_key, _dry_run, request.to_json())
 
 
-def offers(url: str, api_key: str) -> list[Offer]:
+def list_profiles(url: str, api_key: str) -> list[ProfileInfo]:
     """Ask which profiles the caller may use. Arguments and errors are those of `sign`."""
-    return _ask(url, "/profiles/mine", api_key, _offers)
+    return _ask(url, "/profiles/mine", api_key, _profiles)
 
 
-def crl(url: str) -> bytes:
+def fetch_crl(url: str) -> bytes:
     """Fetch the CRL of the service's CA, DER. Arguments and errors are those of `sign`."""
     return _ask(url, "/ca.crl", None, bytes)
 
 
-def root(url: str) -> bytes:
+def fetch_root(url: str) -> bytes:
     """Fetch the root's certificate, DER, from anyone who answers there: it proves nothing by itself.
 
     So TLS is not verified: its certificate may be under this very root, which nobody trusts yet.
@@ -197,14 +197,14 @@ def _ask(  # noqa: PLR0913 - each is a property of an operation
         headers["Idempotency-Key"] = str(_uuid7())
     try:
         with _pool(url, is_verified=is_verified) as pool, warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)  # of `root`, which says why
+            warnings.simplefilter("ignore", InsecureRequestWarning)  # of `fetch_root`, which says why
             response, data = _send(pool, url.rstrip("/") + path, headers, body, repeats)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         raise ClientError(f"no Certlet answers at {url}: {_cause(error, url)}") from error
     try:
-        problem = _told(json.loads(data))
+        problem = _format_problem(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError):
         problem = printable(f"the server answered {response.status} {response.reason}")
     hint = f"\n  is {url} the service's base URL, with its stage if it has one?"
@@ -308,34 +308,38 @@ def _certificate(response: Any) -> Signed:  # noqa: ANN401 - JSON
     return Signed(leaf, chain, notes, not_after)
 
 
-def _batch(body: bytes) -> list[Signed | Unsigned]:
+def _batch(body: bytes) -> list[Signed | SignFailure]:
     response = json.loads(body)
     chain = {"chain_pem": response["chain_pem"]}
     return [
         _certificate(result["certificate"] | chain)
         if "certificate" in result
-        else Unsigned(_told(result["problem"]), result["problem"]["status"] == HTTPStatus.SERVICE_UNAVAILABLE)
+        else _failure(result["problem"])
         for result in response["results"]
     ]
 
 
-def _offers(body: bytes) -> list[Offer]:
+def _failure(problem: Any) -> SignFailure:  # noqa: ANN401 - JSON
+    return SignFailure(_format_problem(problem), problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _profiles(body: bytes) -> list[ProfileInfo]:
     return [
-        Offer(str(profile["name"]), tuple(profile["certificate_policies"]), tuple(profile["extensions"]))
-        for profile in json.loads(body)["profiles"]
+        ProfileInfo(str(info["name"]), tuple(info["certificate_policies"]), tuple(info["extensions"]))
+        for info in json.loads(body)["profiles"]
     ]
 
 
-def _planned(body: bytes) -> Planned:
+def _dry_run(body: bytes) -> DryRun:
     response = json.loads(body)
-    members = {field.name: response[field.name] for field in fields(Planned)}
+    members = {field.name: response[field.name] for field in fields(DryRun)}
     names, notes = tuple(members.pop("names")), tuple(members.pop("notes"))
     if not all(isinstance(text, str) for text in (*members.values(), *names, *notes)):
         raise TypeError("its answer is not the contract's")
-    return Planned(**members, names=names, notes=notes)
+    return DryRun(**members, names=names, notes=notes)
 
 
-def _told(problem: Any) -> str:  # noqa: ANN401 - JSON
+def _format_problem(problem: Any) -> str:  # noqa: ANN401 - JSON
     """A problem document for people: a line, and one more for each of several reasons."""
     reasons = [(reason["field"], reason["detail"]) for reason in problem.get("errors", ())]
     where = f", {reasons[0][0]}" if len(reasons) == 1 and reasons[0][0] else ""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pytest
 
 from service import client
-from service.client import ClientError, Wish
+from service.client import ClientError, SignRequest
 from tests import csrs
 
 Response: TypeAlias = tuple[int, dict[str, str], bytes, int | None]  # and how much of the body is sent
@@ -93,7 +93,7 @@ def test_lost_response_is_asked_for_again_with_the_same_key(
 ) -> None:
     """Up to twice more, with one Idempotency-Key, what may have been signed is asked for."""
     server = scripted(*script)
-    assert client.sign(server.url, "key", Wish("csr")).crt_pem == PEM
+    assert client.sign(server.url, "key", SignRequest("csr")).crt_pem == PEM
     assert len(server.seen) == requests
     assert len({headers["idempotency-key"] for _, headers in server.seen}) == 1
 
@@ -124,7 +124,7 @@ def test_failure_is_told_after_as_many_attempts_as_it_deserves(
     monkeypatch.setattr(client, "_MAX_RESPONSE", 4096)
     server = scripted(*[response] * requests)
     with pytest.raises(ClientError) as raised:
-        client.sign(server.url, "key", Wish("csr"))
+        client.sign(server.url, "key", SignRequest("csr"))
     assert message in str(raised.value)
     assert (len(server.seen), server.script) == (requests, [])
 
@@ -134,7 +134,7 @@ def test_what_need_not_be_signed_is_asked_once(scripted: Callable[..., Scripted]
     server = scripted((502, {}, b"", None), (429, {"Retry-After": "0"}, PROBLEM, None))
     for message in ("502", "429"):
         with pytest.raises(ClientError, match=message):
-            client.offers(server.url, "key")
+            client.list_profiles(server.url, "key")
     assert ["idempotency-key" in headers for _, headers in server.seen] == [False, False]
 
 
@@ -147,7 +147,7 @@ def test_time_out_is_not_waited_for_again(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         with pytest.raises(ClientError, match="timed out"):
-            client.sign(f"http://127.0.0.1:{listener.getsockname()[1]}", "key", Wish("csr"))
+            client.sign(f"http://127.0.0.1:{listener.getsockname()[1]}", "key", SignRequest("csr"))
         listener.accept()[0].close()
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -159,12 +159,12 @@ def test_proxy_of_the_environment_is_used(
     """$http_proxy gets the request, with its user's password; $no_proxy says for which hosts it does not."""
     proxy, server = scripted(OK), scripted(OK)
     monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//anna:p%40ss@"))
-    client.sign("http://certlet.example", "key", Wish("csr"))
+    client.sign("http://certlet.example", "key", SignRequest("csr"))
     ((path, headers),) = proxy.seen
     assert path == "http://certlet.example/sign"
     assert headers["proxy-authorization"] == "Basic YW5uYTpwQHNz"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    client.sign(server.url, "key", Wish("csr"))
+    client.sign(server.url, "key", SignRequest("csr"))
     assert [path for path, _ in server.seen] == ["/sign"]
     assert "proxy-authorization" not in server.seen[0][1]
 
@@ -182,4 +182,4 @@ def test_proxy_of_the_environment_is_used(
 def test_malformed_url_or_api_key_is_refused(url: str, key: str, message: str) -> None:
     """Neither reaches the network, nor a header."""
     with pytest.raises(ClientError, match=message):
-        client.sign(url, key, Wish("csr"))
+        client.sign(url, key, SignRequest("csr"))

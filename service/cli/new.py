@@ -131,11 +131,12 @@ def new(
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
     password = _p12_password() if p12 else b""
-    wish = client.Wish(request(key, _subject(names), [_alternative(names)]), profile, validity, not_after)
+    csr = request(key, _subject(names), [_alternative(names)])
+    sign_request = client.SignRequest(csr, profile, validity, not_after)
     with files.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
         write(key_path, key_pem(key, passphrase), 0o600)
-        signed = client.sign(url, api_key, wish)
+        signed = client.sign(url, api_key, sign_request)
         certificates = read(signed, key)
         write(path, encoding.pem(certificates).encode(), 0o644)
         if p12:

@@ -81,7 +81,7 @@ def renew(
     secrecy.seal()
     if key_file and len(files) > 1:
         raise click.UsageError("--key-file is for one certificate; several have theirs beside them")
-    offers = functools.cache(lambda: client.offers(url, options.require_api_key(api_key)))
+    offers = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))
     revoked = functools.cache(lambda: _revoked(url))
     renewed, failed = [], False
     for path in dict.fromkeys(files):
@@ -95,8 +95,8 @@ def renew(
             offer = None if profile else _offer(certificate, offers())
             key = _another(key) if new_key else key
             csr_pem = request(key, certificate.subject, _extensions(certificate, offer))
-            wish = client.Wish(csr_pem, offer.name if offer else profile)
-            certificates = read(client.sign(url, options.require_api_key(api_key), wish), key)
+            sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
+            certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
             _verify(certificates[0], certificate)
             # A symbolic link stays one: the file that it names is replaced.
             with atomic_files() as write:
@@ -138,7 +138,7 @@ def _is_due(certificate: x509.Certificate, within: timedelta | None, now: dateti
 def _revoked(url: str) -> frozenset[int]:
     """The serial numbers that the service's CRL lists; without it nothing is renewed, as with EST."""
     try:
-        return frozenset(each.serial_number for each in x509.load_der_x509_crl(client.crl(url)))
+        return frozenset(each.serial_number for each in x509.load_der_x509_crl(client.fetch_crl(url)))
     except ValueError as error:
         raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
 
@@ -163,7 +163,7 @@ def _verify(new: x509.Certificate, old: x509.Certificate) -> None:
         raise CommandError("the new certificate would end earlier; nothing was replaced")
 
 
-def _offer(certificate: x509.Certificate, offers: Sequence[client.Offer]) -> client.Offer:
+def _offer(certificate: x509.Certificate, offers: Sequence[client.ProfileInfo]) -> client.ProfileInfo:
     """The profile that a certificate was issued under, which its first policy says."""
     try:
         policies = certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
@@ -176,7 +176,7 @@ def _offer(certificate: x509.Certificate, offers: Sequence[client.Offer]) -> cli
     return found
 
 
-def _extensions(certificate: x509.Certificate, offer: client.Offer | None) -> list[x509.ExtensionType]:
+def _extensions(certificate: x509.Certificate, offer: client.ProfileInfo | None) -> list[x509.ExtensionType]:
     """The names, and what else the profile lets a request bring along."""
     brought = set(offer.extensions) if offer else set()
     return [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from service import client, many
+from service import client
 from service import files as output
-from service.cli import options
+from service.cli import batch, options
 from service.cli.terminal import CommandError, say, warn
 from service.pki import csr
 
@@ -51,19 +51,21 @@ def sign(
     options.forbid_together("--validity", "--not-after")
     options.forbid_together("--out", "--beside")
     api_key = options.require_api_key(api_key)
-    wish = client.Wish("", profile, validity, not_after)
+    request = client.SignRequest("", profile, validity, not_after)
     if dry_run:
         if out or beside:
             raise click.UsageError("--dry-run writes nothing: leave --out and --beside out")
-        return _examine(files, functools.partial(client.examine, url, api_key), wish)
+        return _examine(files, functools.partial(client.dry_run, url, api_key), request)
     if beside or len(files) > 1:
         if out:
             raise click.UsageError("--out is for one request; several go beside theirs")
-        return _sign_beside(files, functools.partial(client.sign_batch, url, api_key), wish, overwrite=force)
+        return _sign_beside(
+            files, functools.partial(client.sign_batch, url, api_key), request, overwrite=force
+        )
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
-    signed = client.sign(url, api_key, replace(wish, csr=_read(path)))
+    signed = client.sign(url, api_key, replace(request, csr=_read(path)))
     for note in signed.notes:
         warn(f"note: {note}")
     if out:
@@ -93,18 +95,18 @@ def _keep(out: Path, signed: client.Signed) -> None:
         if out.exists() and not out.is_file():
             out.write_text(signed.crt_pem + signed.chain_pem, encoding="ascii")
         else:
-            many.keep(out, signed)
+            batch.write_certificate(out, signed)
     except OSError as error:
-        raise CommandError(many.lost(out, signed, error)) from error
+        raise CommandError(batch.dump_to_stdout(out, signed, error)) from error
 
 
 def _examine(
-    paths: Sequence[Path], examine: Callable[[client.Wish], client.Planned], wish: client.Wish
+    paths: Sequence[Path], examine: Callable[[client.SignRequest], client.DryRun], request: client.SignRequest
 ) -> int:
     failed = False
     for path in paths:
         try:
-            planned = examine(replace(wish, csr=_read(path)))
+            planned = examine(replace(request, csr=_read(path)))
         except (CommandError, client.ClientError) as error:
             if len(paths) == 1:
                 raise
@@ -119,32 +121,34 @@ def _examine(
 
 def _read(path: Path) -> str:
     try:
-        return many.read(path)
+        return batch.read_request(path)
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
     except client.ClientError as error:
         raise CommandError(f"{path}: {error}") from error
 
 
-def _sign_beside(paths: Sequence[Path], ask: many.Asker, wish: client.Wish, *, overwrite: bool) -> int:
+def _sign_beside(
+    paths: Sequence[Path], sign_batch: batch.SignBatch, request: client.SignRequest, *, overwrite: bool
+) -> int:
     targets: dict[Path, Path] = {}
     for path in paths:
-        target = many.beside(path)
+        target = batch.certificate_path(path)
         if str(path) == "-" or path == target or targets.setdefault(target, path) != path:
             raise click.UsageError(f"{path}: no certificate can be written beside it, as {target}")
-    signing = many.Signing(wish, ask)
+    signer = batch.BatchSigner(request, sign_batch)
     try:
-        signing.run(list(targets.values()), anew=overwrite)
+        signer.run(list(targets.values()), overwrite=overwrite)
     finally:
-        tally = signing.tally
+        tally = signer.tally
         left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
-        say(f"{tally.signed} signed, {tally.present} there already, {tally.failed} not signed{left}")
-        if tally.present and wish != client.Wish(""):
+        say(f"{tally.signed} signed, {tally.skipped} there already, {tally.failed} not signed{left}")
+        if tally.skipped and request != client.SignRequest(""):
             warn("note: what is there already may be of another profile or validity (--force asks anew)")
     return int(tally.failed > 0)
 
 
-def _show(planned: client.Planned) -> None:
+def _show(planned: client.DryRun) -> None:
     say(f"Subject   {planned.subject or '(empty)'}")
     say(f"Names     {', '.join(planned.names) or '(none)'}")
     say(f"Valid     {planned.not_before} to {planned.not_after}")

@@ -86,7 +86,7 @@ def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
 
 def _fetched(url: str) -> x509.Certificate:
     """The root that a service sends: a CA's certificate, signed by itself."""
-    data = client.root(url)
+    data = client.fetch_root(url)
     try:
         root = x509.load_der_x509_certificate(data)
         root.verify_directly_issued_by(root)

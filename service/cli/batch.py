@@ -1,0 +1,214 @@
+"""`certlet sign *.csr`: each certificate next to its request, in batches; existing ones are kept.
+
+A certificate is written whole as soon as it is here, so that after an interruption the same command signs
+only the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import click
+from cryptography import x509
+
+from service import files
+from service.cli.terminal import warn
+from service.client import BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
+from service.pki import csr, keys, pem
+from service.pki.errors import IssuanceError
+
+AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
+_ENVELOPE: Final = len('{"requests": []}')
+
+SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailure]]
+
+
+@dataclass
+class Tally:
+    """How many requests there are, and what became of them."""
+
+    total: int
+    signed: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many are not sent any more."""
+        return self.signed + self.skipped + self.failed
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    request: SignRequest
+
+    @property
+    def target(self) -> Path:
+        return certificate_path(self.path)
+
+
+def certificate_path(path: Path) -> Path:
+    """Where the certificate of the request in a file goes."""
+    return path.with_suffix(".crt")
+
+
+def read_request(path: Path) -> str:
+    """The request in a file (stdin for `-`) as JSON carries it: text as it is, DER in base64.
+
+    Raises:
+        OSError: the file cannot be read.
+        ClientError: a private key is in it, which nobody else may see.
+    """
+    size = csr.MAX_TEXT_BYTES + 1  # one more than any Certlet takes: it says so itself
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(size)
+    else:
+        with path.open("rb") as file:
+            data = file.read(size)
+    if csr.holds_private_key(data):
+        raise ClientError("it holds a private key, so nothing of it was sent: give the request alone")
+    return base64.b64encode(data).decode() if pem.is_der(data) else data.decode("utf-8", "replace")
+
+
+class BatchSigner:
+    """Signs the requests of several files, each into a file next to it, and says on stderr what fails."""
+
+    def __init__(self, request: SignRequest, sign_batch: SignBatch) -> None:
+        """Begin with no file.
+
+        Args:
+            request: what every request has in common: all but its CSR.
+            sign_batch: has a batch signed.
+        """
+        self._request = request
+        self._sign_batch = sign_batch
+        self.tally = Tally(0)
+
+    def run(self, paths: Sequence[Path], *, overwrite: bool = False) -> None:
+        """Sign the requests in these files.
+
+        Args:
+            paths: the files.
+            overwrite: whether to replace an existing certificate.
+
+        Raises:
+            ClientError: a batch was refused as a whole, or there is no service; what was written before it
+                stays.
+        """
+        self.tally = Tally(len(paths))
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(
+            length=len(paths), file=sys.stderr, hidden=hidden, show_pos=True, show_eta=False
+        ) as bar:
+            waiting = [job for path in paths if (job := self._job(path, overwrite=overwrite))]
+            bar.update(self.tally.done)
+            while waiting:
+                batch = list(_first_batch(waiting))
+                left = [job for job, is_done in zip(batch, self._sign(batch), strict=True) if not is_done]
+                if len(left) == len(batch):
+                    raise ClientError("the service had no time or room for any request: try again")
+                waiting = left + waiting[len(batch) :]
+                bar.update(len(batch) - len(left))
+
+    def _job(self, path: Path, *, overwrite: bool) -> _Job | None:
+        """What is to be done for a file; None, and counted, if it is nothing."""
+        try:
+            job = _Job(path, replace(self._request, csr=read_request(path)))
+            files.verify_writable(job.target)
+            if overwrite or not job.target.exists():
+                return job
+            certificate = _certificate(job.target)
+        except ClientError as error:
+            self._fail(path, str(error))
+            return None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename != str(path) else ""
+            self._fail(path, f"{where}{error.strerror}")
+            return None
+        if not certificate or keys.subject_public_key_info(certificate.public_key()) != _spki(
+            job.request.csr
+        ):
+            self._fail(path, f"{job.target} is there, and is not its certificate (--force replaces it)")
+            return None
+        if certificate.not_valid_after_utc < datetime.now(UTC):
+            return job
+        self.tally.skipped += 1
+        return None
+
+    def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
+        """Whether each request of a batch is done with."""
+        for job, result in zip(batch, self._sign_batch([job.request for job in batch]), strict=True):
+            if isinstance(result, Signed):
+                self._write(job, result)
+            elif not result.retryable:
+                self._fail(job.path, result.reason)
+            yield isinstance(result, Signed) or not result.retryable
+
+    def _write(self, job: _Job, signed: Signed) -> None:
+        try:
+            write_certificate(job.target, signed)
+        except OSError as error:
+            self._fail(job.path, dump_to_stdout(job.target, signed, error))
+            return
+        self.tally.signed += 1
+        for note in signed.notes:
+            _warn(f"{job.path}: note: {note}")
+
+    def _fail(self, path: Path, reason: str) -> None:
+        self.tally.failed += 1
+        _warn(f"{path}: {reason}")
+
+
+def _warn(message: str) -> None:
+    if sys.stderr.isatty():  # where the bar stands in this line
+        click.echo("\r\x1b[K", nl=False, err=True)
+    warn(message)
+
+
+def _first_batch(jobs: Sequence[_Job]) -> Iterator[_Job]:
+    """The first of the jobs, as many as one batch takes."""
+    room = BATCH_BYTES - _ENVELOPE
+    for job in jobs[:AT_ONCE]:
+        room -= len(json.dumps(job.request.to_json())) + len(", ")
+        if room < 0:
+            return
+        yield job
+
+
+def _spki(text: str) -> bytes | None:
+    """The SubjectPublicKeyInfo of a request, DER; None if it is none, which the service says better."""
+    with suppress(IssuanceError):
+        return csr.load(text.encode("utf-8", "replace")).subject_public_key_info
+    return None
+
+
+def _certificate(path: Path) -> x509.Certificate | None:
+    """The first certificate in a PEM file; None if it holds none."""
+    data = path.read_bytes()
+    with suppress(ValueError):
+        return x509.load_pem_x509_certificate(data)
+    return None
+
+
+def write_certificate(path: Path, signed: Signed) -> None:
+    """Write a certificate, and the chain after it: the whole file, or none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files.write_atomically(path, (signed.crt_pem + signed.chain_pem).encode("ascii"), 0o644)
+
+
+def dump_to_stdout(path: Path, signed: Signed, error: OSError) -> str:
+    """Print a certificate that could not be written, which is the only copy; and say why."""
+    sys.stdout.write(signed.crt_pem + signed.chain_pem)
+    return f"{path}: {error.strerror}; the certificate was signed, and is on stdout"
