@@ -76,12 +76,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class SignFailure:
-    """A request of a batch that got no certificate.
-
-    Attributes:
-        reason: every reason, a line each.
-        retryable: whether only time or room was missing: it may be sent again.
-    """
+    """A request of a batch that got no certificate: why, a line each; and whether it may be sent again."""
 
     reason: str
     retryable: bool
@@ -89,12 +84,8 @@ class SignFailure:
 
 @dataclass(frozen=True)
 class ProfileInfo:
-    """A certificate profile that the caller may use.
-
-    Attributes:
-        name: its name in a request.
-        policies: the OIDs of its certificate policies; the first is its own.
-        extensions: the OIDs of the extensions that it copies from a request.
+    """A profile that the caller may use: the OIDs of its policies (its own first), and of the extensions that
+    it copies from a request.
     """
 
     name: str
@@ -128,7 +119,8 @@ def sign(url: str, api_key: str, request: SignRequest) -> Signed:
     Raises:
         ClientError: the service refuses it, or there is none.
     """
-    return _ask(url, "/sign", api_key, _issued, {"text": False, **request.to_json()}, repeats=_REPEATS)
+    body = {"text": False, **request.to_json()}
+    return _ask(url, "/sign", api_key, lambda data: _certificate(json.loads(data)), body, repeats=_REPEATS)
 
 
 def sign_batch(url: str, api_key: str, requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
@@ -251,20 +243,13 @@ def _send(
 class _BriefRetry(Retry):
     """Repeats a request unless that could take long: after a time-out, or where the service says so."""
 
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        *args: Any,  # noqa: ANN401 - what urllib3 passes to itself
-        **kwargs: Any,  # noqa: ANN401 - as above
-    ) -> _BriefRetry:
+    def increment(self, *args: Any, **kwargs: Any) -> _BriefRetry:  # noqa: ANN401 - as urllib3 calls it
         """Count an attempt; give up if none is left."""
+        response, error = kwargs.get("response"), kwargs.get("error")
         wait = response.headers.get("Retry-After", "0") if response else "0"
         is_brief = re.fullmatch("[0-9]{1,9}", wait) and int(wait) <= _MAX_RETRY_AFTER
         left = self if is_brief and not isinstance(error, ReadTimeoutError) else self.new(total=0)
-        return Retry.increment(left, method, url, response, error, *args, **kwargs)
+        return Retry.increment(left, *args, **kwargs)
 
 
 def _cause(error: BaseException, url: str) -> str:
@@ -294,15 +279,10 @@ def _uuid7() -> uuid.UUID:
     return uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | random)
 
 
-def _issued(body: bytes) -> Signed:
-    return _certificate(json.loads(body))
-
-
 def _certificate(response: Any) -> Signed:  # noqa: ANN401 - JSON
     leaf, chain, not_after = (response[name] for name in ("crt_pem", "chain_pem", "not_after"))
     notes = tuple(response["notes"])
-    if not all(isinstance(text, str) for text in (leaf, chain, not_after, *notes)):
-        raise TypeError("its answer is not the contract's")
+    _verify_strings(leaf, chain, not_after, *notes)
     if not leaf or not all(_CERTIFICATES.fullmatch(pem) for pem in (leaf, chain)):
         raise ValueError("its answer holds no certificate")
     return Signed(leaf, chain, notes, not_after)
@@ -311,16 +291,15 @@ def _certificate(response: Any) -> Signed:  # noqa: ANN401 - JSON
 def _batch(body: bytes) -> list[Signed | SignFailure]:
     response = json.loads(body)
     chain = {"chain_pem": response["chain_pem"]}
-    return [
-        _certificate(result["certificate"] | chain)
-        if "certificate" in result
-        else _failure(result["problem"])
-        for result in response["results"]
-    ]
-
-
-def _failure(problem: Any) -> SignFailure:  # noqa: ANN401 - JSON
-    return SignFailure(_format_problem(problem), problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE)
+    results: list[Signed | SignFailure] = []
+    for result in response["results"]:
+        if "certificate" in result:
+            results.append(_certificate(result["certificate"] | chain))
+        else:
+            problem = result["problem"]
+            is_retryable = problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE
+            results.append(SignFailure(_format_problem(problem), is_retryable))
+    return results
 
 
 def _profiles(body: bytes) -> list[ProfileInfo]:
@@ -334,9 +313,13 @@ def _dry_run(body: bytes) -> DryRun:
     response = json.loads(body)
     members = {field.name: response[field.name] for field in fields(DryRun)}
     names, notes = tuple(members.pop("names")), tuple(members.pop("notes"))
-    if not all(isinstance(text, str) for text in (*members.values(), *names, *notes)):
-        raise TypeError("its answer is not the contract's")
+    _verify_strings(*members.values(), *names, *notes)
     return DryRun(**members, names=names, notes=notes)
+
+
+def _verify_strings(*texts: object) -> None:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("its answer is not the contract's")
 
 
 def _format_problem(problem: Any) -> str:  # noqa: ANN401 - JSON

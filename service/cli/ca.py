@@ -18,7 +18,7 @@ from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say
 from service.gateway import usage
-from service.pki import encoding, hierarchy, revocation
+from service.pki import encoding, hierarchy, pem, revocation
 from service.settings import CA_PASSPHRASE
 from service.signers import file, lists
 
@@ -159,7 +159,7 @@ def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
     data = path.read_bytes()
     authorities = [file.chain(ca)[0], *file.previous(ca)]
-    load = x509.load_der_x509_certificate if data[:1] == b"0" else x509.load_pem_x509_certificate
+    load = x509.load_der_x509_certificate if pem.is_der(data) else x509.load_pem_x509_certificate
     for each in authorities:
         with contextlib.suppress(ValueError, InvalidSignature):
             certificate = load(data)

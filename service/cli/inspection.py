@@ -7,21 +7,21 @@ Nothing here reads a file, a clock or the network. Text of a stranger is escaped
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from service.pki import csr, encoding, keys, names
 from service.pki.errors import IssuanceError
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=x509.ExtensionType)
-_Extensions: TypeAlias = Sequence[x509.Extension[x509.ExtensionType]]
+_Owner: TypeAlias = x509.Certificate | x509.CertificateSigningRequest
 
 _USES: Final = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS servers",
@@ -63,31 +63,24 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         ValueError: it is no request at all.
     """
     request = x509.load_der_x509_csr(der)
-    extensions = _extensions(request) or ()
-    sans = list(_value(extensions, x509.SubjectAlternativeName) or ())
-    others = [each.oid for each in extensions if not isinstance(each.value, x509.SubjectAlternativeName)]
+    sans = list(_value(request, x509.SubjectAlternativeName) or ())
+    others = [
+        each.oid for each in _extensions(request) or () if each.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+    ]
     facts = (
         ("Subject", _subject(request.subject)),
         ("Names", ", ".join(map(names.shown, sans)) or "(none)"),
         ("Key", _key(request)),
         ("Asks for", ", ".join(map(encoding.oid_name, others))),
     )
-    return Inspection("Request", _non_empty(facts), tuple(_csr_problems(der, file, sans, key)))
-
-
-def _csr_problems(
-    der: bytes, file: bytes, sans: Sequence[x509.GeneralName], key: CertificatePublicKeyTypes | None
-) -> Iterator[str]:
+    problems = [_refusal(csr.load, der)]
+    problems += [_refusal(names.load, san, "") for san in sans if type(san) in names.KINDS]
     if csr.holds_private_key(file):
-        yield "a private key is in the same file, so certlet sign sends nothing of it: give the request alone"
-    checks: list[Callable[[], object]] = [functools.partial(csr.load, der)]
-    checks += [functools.partial(names.load, san, "") for san in sans if type(san) in names.KINDS]
-    for check in checks:
-        try:
-            check()
-        except IssuanceError as error:
-            yield error.detail
-    yield from _key_mismatch(x509.load_der_x509_csr(der), key)
+        problems.insert(
+            0, "a private key is in its file, so certlet sign sends nothing: give the request alone"
+        )
+    problems.append(_key_mismatch(request, key))
+    return Inspection("Request", _non_empty(facts), tuple(filter(None, problems)))
 
 
 def inspect_chain(
@@ -103,23 +96,27 @@ def inspect_chain(
     """
     inspections = []
     for index, certificate in enumerate(certificates):
-        extensions = _extensions(certificate)
-        problems = [] if extensions is not None else ["its extensions cannot be read"]
-        if certificate.not_valid_after_utc < now:
-            problems.append(f"it ended {_span(now - certificate.not_valid_after_utc)} ago")
-        elif now < certificate.not_valid_before_utc:
-            problems.append(
-                f"it is not yet valid: it begins in {_span(certificate.not_valid_before_utc - now)}"
-            )
-        if index == 0:
-            problems += _key_mismatch(certificate, key)
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        problems = []
+        if _extensions(certificate) is None:
+            problems.append("its extensions cannot be read")
+        if end < now:
+            problems.append(f"it ended {_span(now - end)} ago")
+        elif now < start:
+            problems.append(f"it is not yet valid: it begins in {_span(start - now)}")
         if certificate.issuer != certificate.subject and not _is_verifiable(certificate):
             algorithm = encoding.oid_name(certificate.signature_algorithm_oid)
             problems.append(f"it is signed with {algorithm}, which proves nothing any more")
-        problems += _issuer_problems(certificates, index)
-        facts = _facts(certificate, extensions or (), now)
-        notes = () if _is_ca(certificates[0]) else tuple(_chain_notes(certificates, index))
-        inspections.append(Inspection(_kind(certificate), facts, tuple(problems), notes))
+        problems += [_key_mismatch(certificate, None if index else key), _issuer_problem(certificates, index)]
+        note = "" if _is_ca(certificates[0]) else _chain_note(certificates, index)
+        inspections.append(
+            Inspection(
+                _kind(certificate),
+                _facts(certificate, now),
+                tuple(filter(None, problems)),
+                (note,) if note else (),
+            )
+        )
     return inspections
 
 
@@ -134,12 +131,10 @@ def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificat
     return chain
 
 
-def _facts(
-    certificate: x509.Certificate, extensions: _Extensions, now: datetime
-) -> tuple[tuple[str, str], ...]:
+def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    usage = _value(extensions, x509.ExtendedKeyUsage)
-    sans = ", ".join(map(names.shown, _value(extensions, x509.SubjectAlternativeName) or ()))
+    usage = _value(certificate, x509.ExtendedKeyUsage)
+    sans = ", ".join(map(names.shown, _value(certificate, x509.SubjectAlternativeName) or ()))
     facts = (
         ("Subject", _subject(certificate.subject)),
         ("Names", sans or ("" if _is_ca(certificate) else "(none)")),
@@ -176,81 +171,84 @@ def _kind(certificate: x509.Certificate) -> str:
     return "Root CA" if certificate.issuer == certificate.subject else "CA"
 
 
-def _issuer_problems(chain: Sequence[x509.Certificate], index: int) -> Iterator[str]:
-    """Whether what follows a certificate is what issued it (RFC 5280 6.1)."""
+def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
+    """Whether what follows a certificate is what issued it (RFC 5280 6.1); '' if so."""
     certificate = chain[index]
     named = [number for number, each in enumerate(chain) if each.subject == certificate.issuer]
     signers = [number for number in named if _is_signed_by(certificate, chain[number])]
     if certificate in chain[:index]:
-        yield f"it is here twice: it is number {chain.index(certificate) + 1} too"
-    elif certificate.issuer == certificate.subject:
-        if index not in signers:
-            yield "its signature is not by its own key, though it names itself as its issuer"
-    elif named and not signers:
-        yield f"number {named[0] + 1} has its issuer's name, and did not sign it"
-    elif not _is_ca(chain[0]):
-        if signers and index + 1 not in signers:
-            yield f"out of order: number {signers[0] + 1} issued it, and ought to follow it"
-        elif not signers and index + 1 < len(chain):
-            yield "what issued it ought to follow it, and is not here: the chain has a gap"
+        return f"it is here twice: it is number {chain.index(certificate) + 1} too"
+    if certificate.issuer == certificate.subject:
+        is_own = index in signers
+        return "" if is_own else "its signature is not by its own key, though it names itself as its issuer"
+    if named and not signers:
+        return f"number {named[0] + 1} has its issuer's name, and did not sign it"
+    if signers and index + 1 not in signers and not _is_ca(chain[0]):
+        return f"out of order: number {signers[0] + 1} issued it, and ought to follow it"
+    if not signers and index + 1 < len(chain) and not _is_ca(chain[0]):
+        return "what issued it ought to follow it, and is not here: the chain has a gap"
+    return ""
 
 
-def _chain_notes(chain: Sequence[x509.Certificate], index: int) -> Iterator[str]:
-    is_root = chain[index].issuer == chain[index].subject
-    if is_root and index:
-        yield "whoever trusts this root has it already: a server need not send it"
-    elif not is_root and index and index == len(chain) - 1:
-        yield "what issued it is not here: clients need to have that, as a root"
-    elif not is_root and len(chain) == 1:
-        yield "what issued it is not here: a server has to send that too, unless it is a root"
+def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:
+    if chain[index].issuer == chain[index].subject:
+        return "whoever trusts this root has it already: a server need not send it" if index else ""
+    if index + 1 < len(chain):
+        return ""
+    if index:
+        return "what issued it is not here: clients need to have that, as a root"
+    return "what issued it is not here: a server has to send that too, unless it is a root"
 
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's key made the signature; always for algorithms that nobody verifies any more."""
-    if not _is_verifiable(certificate):
-        return True
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001 - the library has no common class for what disproves a signature
-        return False
+    verify = functools.partial(_succeeds, certificate.verify_directly_issued_by, issuer)
+    return not _is_verifiable(certificate) or _try_or(verify, otherwise=False)
+
+
+def _succeeds(action: Callable[..., object], *args: object) -> bool:
+    action(*args)
     return True
 
 
 def _is_verifiable(certificate: x509.Certificate) -> bool:
+    digest = _try_or(lambda: certificate.signature_hash_algorithm, None)
+    return not _refusal(keys.verify_signature_algorithm, certificate.signature_algorithm_oid, digest)
+
+
+def _refusal(check: Callable[..., object], *args: object) -> str:
+    """What the core says against something; '' if nothing."""
     try:
-        algorithm = _try_or(lambda: certificate.signature_hash_algorithm, None)
-        keys.verify_signature_algorithm(certificate.signature_algorithm_oid, algorithm)
-    except IssuanceError:
-        return False
-    return True
+        check(*args)
+    except IssuanceError as error:
+        return error.detail
+    return ""
 
 
-def _key_mismatch(
-    owner: x509.Certificate | x509.CertificateSigningRequest, key: CertificatePublicKeyTypes | None
-) -> Iterator[str]:
-    if key is not None and _try_or(lambda: owner.public_key() != key, otherwise=True):
-        yield "the private key is not its own"
+def _key_mismatch(owner: _Owner, key: CertificatePublicKeyTypes | None) -> str:
+    is_own = key is None or _try_or(lambda: owner.public_key() == key, otherwise=False)
+    return "" if is_own else "the private key is not its own"
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
-    basic = _value(_extensions(certificate) or (), x509.BasicConstraints)
+    basic = _value(certificate, x509.BasicConstraints)
     return bool(basic and basic.ca)
 
 
-def _extensions(owner: x509.Certificate | x509.CertificateSigningRequest) -> _Extensions | None:
+def _extensions(owner: _Owner) -> x509.Extensions | None:
     """The extensions; None if they cannot be read."""
-    return _try_or(lambda: tuple(owner.extensions), None)
+    return _try_or(lambda: owner.extensions, None)
 
 
-def _value(extensions: _Extensions, kind: type[_E]) -> _E | None:
-    return next((each.value for each in extensions if isinstance(each.value, kind)), None)
+def _value(owner: _Owner, kind: type[_E]) -> _E | None:
+    return next((each.value for each in _extensions(owner) or () if isinstance(each.value, kind)), None)
 
 
 def _subject(name: x509.Name) -> str:
     return _try_or(name.rfc4514_string, "(cannot be read)") or "(empty)"
 
 
-def _key(owner: x509.Certificate | x509.CertificateSigningRequest) -> str:
+def _key(owner: _Owner) -> str:
     """The kind of key, or what its algorithm is called if it is of no kind that is certified."""
     algorithm: x509.ObjectIdentifier = owner.public_key_algorithm_oid  # type: ignore[union-attr]  # not in the stubs
     return _try_or(lambda: keys.describe(owner.public_key()), "") or encoding.oid_name(algorithm)

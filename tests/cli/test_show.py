@@ -206,7 +206,7 @@ def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
         r"  Subject   CN=\x1b[2J\ncertlet: fine",
         "  Names     dns:a.example.com",
         "  Key       P-256",
-        "  Wrong     a private key is in the same file, so certlet sign sends nothing of it: give the request alone",
+        "  Wrong     a private key is in its file, so certlet sign sends nothing: give the request alone",
         "  Wrong     the private key is not its own",
     ]
 

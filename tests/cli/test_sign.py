@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import subprocess
-import threading
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -187,49 +184,6 @@ def test_a_dry_run_says_what_would_be_signed(server: Server) -> None:
     bad = certlet("sign", "-", "--dry-run", stdin=csrs.pem(csrs.build("localhost")))
     assert (bad.returncode, bad.stdout) == (1, b"")
     assert b"rejectedIdentifier" in bad.stderr
-
-
-@pytest.mark.parametrize("losses", [1, 2, 3])
-def test_a_lost_answer_is_asked_for_again(server: Server, losses: int) -> None:
-    """Where the connection ends after the request, `sign` retries, and gets the certificate that was signed."""
-    target = urlsplit(server.url)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        passed = threading.Thread(target=lossy, args=(listener, (target.hostname, target.port), losses))
-        passed.start()
-        env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": f"http://127.0.0.1:{listener.getsockname()[1]}"}
-        before = server.logged().count('"result"')
-        done = certlet("sign", "-", env=env, stdin=csrs.pem(csrs.build()))
-        passed.join(30)
-    results = [json.loads(line) for line in server.logged().splitlines() if '"result"' in line][before:]
-    assert len({each["serial_number"] for each in results}) == 1
-    if losses == 3:
-        assert done.returncode == 1
-        assert b"no Certlet answers" in done.stderr
-        return
-    assert len(results) == losses + 1
-    leaf = x509.load_pem_x509_certificates(done.stdout)[0]
-    assert f"{leaf.serial_number:x}" == results[0]["serial_number"].lstrip("0")
-
-
-def lossy(listener: socket.socket, target: tuple[str, int], losses: int) -> None:
-    """Passes requests on; of the first few it keeps the answers."""
-    for attempt in range(3):
-        connection, _ = listener.accept()
-        with connection, socket.create_connection(target) as onward:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += connection.recv(65_536)
-            head, _, body = request.partition(b"\r\n\r\n")
-            length = int(next(line for line in head.lower().split(b"\r\n") if b"content-length" in line)[15:])
-            while len(body) < length:
-                body += connection.recv(65_536)
-            onward.sendall(head + b"\r\n\r\n" + body)
-            answer = b""
-            while part := onward.recv(65_536):  # urllib asks for the connection to be closed
-                answer += part
-            if attempt >= losses:
-                connection.sendall(answer)
-                return
 
 
 def test_sign_says_why_not(server: Server) -> None:
