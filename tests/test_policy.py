@@ -99,10 +99,10 @@ def test_policy_violations_are_collected(own: Server) -> None:
     )
     found = problem(own.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound")
     assert [(each["code"], each["field"]) for each in found["errors"]] == [
-        ("rejectedValidity", "validity"),
         ("badPublicKey", "public_key"),
         *[("rejectedIdentifier", f"subject_alt_name[{position}]") for position in (0, 1, 2, 3, 5)],
         ("rejectedIdentifier", "subject_alt_name"),
+        ("rejectedValidity", "validity"),
     ]
 
 
