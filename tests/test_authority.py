@@ -208,18 +208,20 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     assert all(json.loads(line)["event"] == "intent" for line in lines)
 
 
-def test_an_issuer_error_is_not_the_client_s_fault() -> None:
-    """What our side breaks is an IssuerError, recorded as an intent without a result."""
+@pytest.mark.parametrize("fault", [IssuerError("no signature"), RuntimeError("a bug")])
+def test_a_fault_of_ours_is_an_issuer_error(fault: Exception) -> None:
+    """It is recorded as an intent without a result, and keeps its cause for the log."""
 
     class Breaking(Issuer):
         """Fails when it signs."""
 
-        def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-            raise IssuerError(f"no signature for {builder}")
+        def sign(self, _builder: x509.CertificateBuilder) -> x509.Certificate:
+            raise fault
 
-    made = authorities.hierarchy()
-    issuer = Breaking(made.signing, [made.root], authorities.signing_key(made))
+    created = authorities.hierarchy()
+    issuer = Breaking(created.signing, [created.root], authorities.signing_key(created))
     log = Log()
-    with pytest.raises(IssuerError):
+    with pytest.raises(IssuerError) as error:
         authorities.authority(log, of=issuer).issue(order(GOOD))
+    assert fault in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]

@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from service import contract
 from service.authority import Authority
-from service.pki.errors import IssuanceError
+from service.pki.errors import IssuanceError, IssuerUnavailable
 from service.web import est, principal, problems, requests
 from service.web.answers import Answer
 from service.web.est import Est
@@ -170,7 +170,8 @@ def _answer(
             return problems.transport(413, detail, instance)
         except IssuanceError as error:
             if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
-                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__)
+                trace = None if isinstance(error, IssuerUnavailable) else error.__cause__  # it may be a bug
+                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
             return problems.refusal(error, instance, statuses)
 
     return answer

@@ -45,6 +45,7 @@ def evaluate(
         ("server", "*.example.com", [], "*.example.com", ["dns:*.example.com"], ["common name added"]),
         ("server", "A.Example.com", ["dns:a.example.COM"], "A.Example.com", ["dns:a.example.com"], []),
         ("server", "localhost", ["dns:localhost"], "localhost", ["dns:localhost"], []),
+        ("server", "2001:db8:0::1", ["ip:2001:db8::1"], "2001:db8:0::1", ["ip:2001:db8::1"], []),
         ("server", None, ["dns:a.example.com"], None, ["dns:a.example.com"], []),
         ("server", None, ["ip:10.0.0.1", "dns:b"], None, ["ip:10.0.0.1", "dns:b"], []),
         ("server", None, ["dns:a.b", "dns:A.b"], None, ["dns:a.b"], ["twice"]),
