@@ -15,7 +15,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     settings     what the environment says
     secrecy      no core files of processes that hold secrets
     credentials  which API key a request carries
-    web          Connexion: operations, EST, problem documents, who asks; API Gateway's authorizer
+    web          Connexion executes the contract: validators, identity, operations, EST; the authorizer
     gateway      the local API Gateway, its HTTPS, and the contract for people; knows nothing of certificates
     aws_lambda   handler(event, context): composes all of the above
     foreman      `certlet serve`: the gateway and the function in processes of their own

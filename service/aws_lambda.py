@@ -71,7 +71,6 @@ def _settings() -> Settings:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # The library warns, through the module, of common names of more than 64 octets; we count characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
-    logging.getLogger("connexion").setLevel(logging.ERROR)  # it warns of our many media types
     return Settings.from_environ(os.environ)
 
 
@@ -127,7 +126,8 @@ def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
 
     aws-wsgi insists on `queryStringParameters`, loses repeated values of the query and of headers (which
     RFC 9110 5.2 joins), takes the server's port from a header, and finds headers by their exact spelling;
-    to WSGI `Content_Type` is `Content-Type`, so no header with an underscore gets there.
+    to WSGI `Content_Type` is `Content-Type`, so no header with an underscore gets there. WSGI has a path's
+    octets as Latin-1 (PEP 3333).
     """
     query = event.get("multiValueQueryStringParameters") or {}
     pairs = [(name, value) for name, values in query.items() for value in values]
@@ -142,7 +142,8 @@ def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
     headers.setdefault("X-Forwarded-Port", "443")
     return {
         **event,
-        "path": event["path"].removesuffix("/") or "/",  # the gateway's route, which has none
+        # The gateway's route, which has no slash at its end.
+        "path": (event["path"].removesuffix("/") or "/").encode("utf-8", "replace").decode("latin-1"),
         "queryStringParameters": pairs or list(single.items()),
         "headers": headers,
     }

@@ -21,7 +21,7 @@ EST: Final = "/.well-known/est/"  # how the paths begin that AWS has only where 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _VENDOR: Final = "x-amazon-apigateway-"
-_REQUEST: Final = ("operationId", "parameters", "requestBody")
+_EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")
 # What API Gateway does not take, and what only describes; none of it changes an answer.
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
@@ -108,20 +108,50 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
 
 
 def for_function(document: Document) -> Document:
-    """What the operations that reach the function say of a request, without `$ref`: no mock operations,
-    and no security, which the gateway enforces and `service.web.principal` checks again from what the
-    gateway says.
+    """The document that the function executes: the operations that reach it, with their parameters, bodies,
+    security, and the statuses and media types of their responses. `$ref`s are resolved, and what only
+    describes is left out: Connexion checks and copies the document at each cold start.
     """
     paths: Document = {}
     for path, item in document["paths"].items():
         reached = {
-            method: resolve({key: item[method][key] for key in _REQUEST if key in item[method]}, document)
+            method: _executed(item[method], document)
             for method in METHODS
             if method in item and item[method][_INTEGRATION]["type"] != "mock"
         }
         if reached:
             paths[path] = reached
-    return {"openapi": document["openapi"], "paths": paths}
+    return {
+        "openapi": document["openapi"],
+        "info": {"title": "", "version": ""},
+        "paths": paths,
+        "components": {"securitySchemes": _undescribed(document["components"]["securitySchemes"])},
+    }
+
+
+def _executed(operation: Document, document: Document) -> Document:
+    responses = {status: _target(stated, document) for status, stated in operation["responses"].items()}
+    return {
+        **{key: _undescribed(resolve(operation[key], document)) for key in _EXECUTED if key in operation},
+        "responses": {
+            status: {"description": "", "content": {kind: {} for kind in response.get("content", ())}}
+            for status, response in responses.items()
+        },
+    }
+
+
+def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
+    """A copy without descriptions and examples; a property of such a name is a schema, and stays."""
+    if isinstance(node, list):
+        return [_undescribed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _undescribed(value)
+        for key, value in node.items()
+        if not (key == "description" and isinstance(value, str))
+        and not (key in {"example", "examples"} and "schema" in node)
+    }
 
 
 def includable(document: Document, *, est: bool = False) -> Document:
@@ -269,11 +299,16 @@ def resolve(node: Any, document: Document) -> Any:  # noqa: ANN401 - JSON
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
-        target: Any = document
-        for part in node["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
-        return resolve(target, document)
+        return resolve(_target(node, document), document)
     return {key: resolve(value, document) for key, value in node.items()}
+
+
+def _target(node: Document, document: Document) -> Document:
+    """What a `$ref` refers to; the node itself if it is none."""
+    target = document
+    for part in node.get("$ref", "#").split("/")[1:]:
+        target = target[part]
+    return target if "$ref" in node else node
 
 
 def _render(node: Any, document: Document, substitutions: dict[str, str]) -> Any:  # noqa: ANN401 - JSON

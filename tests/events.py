@@ -8,14 +8,19 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import awsgi
 import pytest
 
-from tests import csrs, serving
+from service import aws_lambda
+from service.web import app
+from tests import authorities, csrs, serving
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+ANYBODY: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
 # The handler, whose second argument says how much time is left, each time that it is asked.
 RUN = """
 import json, sys
@@ -53,6 +58,24 @@ def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str,
         "isBase64Encoded": bool(body),
         **change,
     }
+
+
+def est(**change: Any) -> dict[str, Any]:
+    """An event of EST's simpleenroll."""
+    headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
+    base64_csr = base64.b64encode(csrs.der(csrs.build("device.example.com"))).decode()
+    usual = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
+    return event("/.well-known/est/simpleenroll") | usual | change
+
+
+def ask(document: dict[str, Any], *events: dict[str, Any]) -> tuple[list[dict[str, Any]], authorities.Log]:
+    """What a contract's application answers to events, through aws-wsgi, and what is recorded."""
+    log = authorities.Log()
+    application = app.create(document, authorities.authority(log, now=datetime.now(UTC)), {"abc123": "ci"})
+    return [
+        awsgi.response(application, aws_lambda._whole(each), None, app.BINARY_CONTENT_TYPES)
+        for each in events
+    ], log
 
 
 def answers(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service import aws_lambda
-from service.web import principal
+from service.web import identity
 from tests import csrs, serving
 from tests.events import GOOD, answers, event
 
@@ -280,7 +280,7 @@ def test_the_authorizer_asks_for_credentials(authorization: str) -> None:
 
 def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:
     """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
-    context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": principal.KEY_BEARER}}
+    context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.KEY_BEARER}}
     found, logged = answers(directory, event(requestContext=context), event("/sign", "POST", type="REQUEST"))
     assert [each["statusCode"] for each in found] == [403, 200]
     assert logged.count('"event":"intent"') == 1

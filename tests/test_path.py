@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service import contract
-from service.web.requests import MAX_BODY_BYTES
+from service.web.app import MAX_BODY_BYTES
 from tests import authorities, csrs
 from tests.answers import JSON, KEY, PEM, documented, problem, uuid7
 from tests.serving import API_KEY, Server

@@ -1,1 +1,1 @@
-"""The service behind the gateway: Connexion and Flask, known to nobody else."""
+"""The service behind the gateway: Connexion executes the contract. Nothing else knows Connexion and Flask."""

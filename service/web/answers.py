@@ -1,12 +1,10 @@
-"""What an operation answers, and how WSGI hands it on."""
+"""What an operation answers, and how Flask sends it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Final
 
-_STATUS_LINES: Final = {each.value: f"{each.value} {each.phrase}" for each in HTTPStatus}
+import flask
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,14 @@ class Answer:
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def status_line(self) -> str:
-        """Status and reason, as PEP 3333 has them."""
-        return _STATUS_LINES[self.status]
-
-    def header_list(self) -> list[tuple[str, str]]:
-        """All of its headers, as PEP 3333 has them."""
+    def response(self, *, for_pages: bool) -> flask.Response:
+        """The answer; any page may read it (CORS), for no cookie means anything here. EST has no pages."""
         content_type = [("Content-Type", self.content_type)] if self.content_type else []
-        return [*content_type, ("Cache-Control", self.cache), *self.headers]
+        cors = [("Access-Control-Allow-Origin", "*")] if for_pages else []
+        headers = [*content_type, ("Cache-Control", self.cache), *self.headers, *cors]
+        return _Response(self.body, self.status, headers)
+
+
+class _Response(flask.Response):
+    automatically_set_content_length = False  # the gateway does: in a Lambda result a body may be base64
+    default_mimetype = None  # no body, no Content-Type

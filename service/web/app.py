@@ -1,198 +1,171 @@
-"""The WSGI application: Connexion routes the contract to the operations.
+"""The WSGI application: Connexion executes the contract.
 
-No type of Connexion's or Flask's leaves this module, so that another framework could take its place here.
+Connexion gets the function's document and does what it says: it finds the operation of a request, asks for
+the caller where `security` is, checks parameters and bodies with our validators, and calls the operation
+with named arguments. This module plugs in where Connexion and Flask document it, and nowhere else.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import connexion
-from connexion.apis.flask_api import FlaskApi
-from connexion.apis.flask_utils import flaskify_path
-from connexion.resolver import Resolution, Resolver
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+import flask
+from connexion.exceptions import ProblemException
+from connexion.resolver import Resolver
+from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.exceptions import HTTPException, default_exceptions
 
 from service import contract
-from service.authority import Authority
-from service.pki.errors import IssuanceError, IssuerUnavailable
-from service.web import est, principal, problems, requests
+from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
+from service.pki.errors import IssuanceError, IssuerUnavailable, NotPermitted
+from service.web import est, identity, problems
 from service.web.answers import Answer
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
+from service.web.strict_json import StrictJson
+from service.web.validators import BodyValidator, ParameterValidator
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
-EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
-CONTEXT: Final = "awsgi.context"  # and the invocation's context
+MAX_BODY_BYTES: Final = 262_144  # where the contract has no x-max-bytes
 NO_OPERATION: Final = "The contract has no such operation."
+_FROM_GATEWAY: Final = {"HTTP_HOST": "certlet", **identity.CREDENTIALS}
 
 _log = logging.getLogger(__name__)
 
-_ROUTES: Final = 64  # paths that are remembered; the contract has some thirty, and a few hold a name
 
-_Match = Callable[[str, str], tuple[str, Mapping[str, str]]]
-"""What finds the operation of a path and a method, and what the path holds; or raises HTTPException."""
-_View = Callable[[WSGIEnvironment, Mapping[str, str]], Answer]
-"""What answers a request with these parameters in its path."""
+class _Request(flask.Request):
+    """A request without what this API has not, and what Connexion would read of each request.
+
+    curl calls any body a form, and a body that was parsed as one is no body any more.
+    """
+
+    form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties of Werkzeug's
+    url = ""  # the gateway's to know
 
 
 def create(
     document: contract.Document, authority: Authority, api_key_names: Mapping[str, str]
 ) -> WSGIApplication:
-    """The application that answers a contract's operations.
+    """The application that executes a contract.
 
     Args:
         document: the contract.
         authority: what issues.
         api_key_names: API key id -> name of the principal.
     """
+    # It warns of our many media types, and would write the names of unknown parameters into the log.
+    logging.getLogger("connexion").setLevel(logging.CRITICAL)
     served = contract.for_function(document)
-    app = connexion.FlaskApp(
-        __name__,
-        options={"swagger_ui": False, "serve_spec": False},
-        server_args={"static_folder": None},
-    )
-    app.api_cls = _Api
+    for scheme in served["components"]["securitySchemes"].values():
+        function = "x-apikeyInfoFunc" if scheme["type"] == "apiKey" else "x-basicInfoFunc"
+        scheme[function] = identity.SECURITY_FUNCTION
+    operations = contract.operations(served)
+    options = {"swagger_ui": False, "serve_spec": False}
+    app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
+    app.app.request_class, app.app.json = _Request, StrictJson(app.app)
+    app.app.url_map.merge_slashes = False  # a path is one of the contract's, or none
+    app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
+    app.app.before_request(functools.partial(_begin, operations))
     app.add_api(
-        _routes(served),
-        resolver=_Resolver(
-            contract.operations(served), Operations(authority, api_key_names), Est(authority, api_key_names)
-        ),
+        served,
+        resolver=Resolver(functools.partial(_resolve, operations, Operations(authority), Est(authority))),
+        strict_validation=True,
+        validator_map={"body": BodyValidator, "parameter": ParameterValidator},
     )
-    match = functools.lru_cache(maxsize=_ROUTES)(app.app.url_map.bind("").match)
-    return functools.partial(_serve, match, app.app.view_functions)
+    for status in default_exceptions:
+        app.add_error_handler(status, _http_error)
+    app.add_error_handler(401, functools.partial(_unauthorized, authority))
+    app.add_error_handler(ProblemException, _problem)
+    app.add_error_handler(IssuanceError, _refusal)
+    app.add_error_handler(Exception, _unexpected)
+    return functools.partial(_serve, app)
 
 
-def _serve(
-    match: _Match, views: Mapping[str, _View], environ: WSGIEnvironment, start_response: StartResponse
-) -> Iterable[bytes]:
-    """Answer a request by the routes that were made of the contract, at once.
-
-    Flask would make two contexts, a session, a request and a response of it, for hooks that nobody has set:
-    they took a quarter of what a certificate takes.
-    """
-    try:
-        name, path = match(environ["PATH_INFO"], environ["REQUEST_METHOD"])
-        answer = views[name](environ, path)
-    except HTTPException as error:  # a path or method that the gateway would not have sent
-        status = (
-            HTTPStatus.METHOD_NOT_ALLOWED if isinstance(error, MethodNotAllowed) else HTTPStatus.NOT_FOUND
-        )
-        answer = problems.transport(status, NO_OPERATION, _instance(environ))
-    except Exception:  # noqa: BLE001 - a bare 500: whatever happened is for the log alone
-        _log.exception("unexpected")
-        answer = problems.internal(_instance(environ))
-    headers = answer.header_list()
-    if not environ["PATH_INFO"].startswith(est.PREFIX):
-        # No cookie means anything here, so any page may ask (CORS). Devices are no pages.
-        headers.append(("Access-Control-Allow-Origin", "*"))
-    start_response(answer.status_line, headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
+def _serve(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer a request without what the caller says of itself and of this host: the gateway knows better."""
+    environ |= _FROM_GATEWAY
+    return app(environ, start_response)
 
 
-def _routes(served: contract.Document) -> contract.Document:
-    """What Connexion is for here: path and method -> operationId.
+def _resolve(
+    operations: Mapping[str, contract.Document], json: Operations, enrollment: Est, name: str
+) -> Callable[..., flask.Response]:
+    """The method of an operationId; Connexion makes no validator of parameters where there are none."""
+    perform = getattr(enrollment if hasattr(enrollment, name) else json, name)
+    if not operations[name].get("parameters"):
+        perform = ParameterValidator((), strict_validation=True)(perform)
 
-    It would prove the whole document against OpenAPI's schema at every start, which took as long as the
-    rest of it together; `tox -e spec` proves it once, and `service.web.requests` reads the operations.
-    """
-    paths = {
-        path: {
-            method: {
-                "operationId": item[method]["operationId"],
-                "responses": {"default": {"description": ""}},
-            }
-            for method in item
-            if method in contract.METHODS
-        }
-        for path, item in served["paths"].items()
-    }
-    return {"openapi": served["openapi"], "info": {"title": "", "version": ""}, "paths": paths}
+    @functools.wraps(perform)
+    def respond(**arguments: object) -> flask.Response:
+        return _response(perform(**arguments))
+
+    return respond
 
 
-class _Api(FlaskApi):  # type: ignore[misc]  # Connexion is not typed
-    """Connexion's API without its decorators, which would read a request and write an answer once more."""
-
-    def _add_operation_internal(self, method: str, path: str, operation: Any) -> None:  # noqa: ANN401 - as above
-        """Route a path and a method to what the resolver gives."""
-        resolved = operation._resolution  # noqa: SLF001 - `function` would decorate it
-        self.blueprint.add_url_rule(
-            flaskify_path(path),
-            resolved.operation_id,
-            resolved.function,
-            methods=[method],
-            provide_automatic_options=False,  # a method is one of the contract's, or none
-        )
+def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None:
+    """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
+    request, operation = flask.request, _operation()
+    if hasattr(Est, operation) and request.scheme != "https":
+        return _response(problems.transport(403, est.NO_HTTPS, identity.instance()))
+    if body := operations.get(operation, {}).get("requestBody"):
+        request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
+    return None
 
 
-class _Resolver(Resolver):  # type: ignore[misc]  # Connexion is not typed
-    """operationId -> method of `Operations` or `Est`, behind the check of the request and the problems."""
-
-    def __init__(
-        self, stated: Mapping[str, contract.Document], operations: Operations, enrollment: Est
-    ) -> None:
-        super().__init__()
-        self._stated = stated
-        self._operations = operations
-        self._est = enrollment
-
-    def resolve(self, operation: Any) -> Resolution:  # noqa: ANN401 - Connexion is not typed
-        name = operation.operation_id
-        expectation = requests.Expectation(self._stated[name])
-        if hasattr(self._est, name):
-            perform = _answer(getattr(self._est, name), expectation, problems.EST_STATUS)
-            return Resolution(_over_https(perform), name)
-        return Resolution(_answer(getattr(self._operations, name), expectation), name)
+def _http_error(error: HTTPException) -> flask.Response:
+    too_large = f"A body of at most {connexion.request.max_content_length} bytes is accepted."
+    details = {404: NO_OPERATION, 405: NO_OPERATION, 413: too_large}
+    if error.code not in details:
+        return _unexpected(error)
+    return _response(problems.transport(error.code, details[error.code], identity.instance()))
 
 
-def _answer(
-    perform: Callable[[Mapping[str, Any], requests.Accepted], Answer],
-    expectation: requests.Expectation,
-    statuses: problems.Statuses = problems.STATUS,
-) -> _View:
-    def answer(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
-        event = environ.get(EVENT, {})
-        instance = principal.instance(event)
+def _unauthorized(authority: Authority, _error: HTTPException) -> flask.Response:
+    """The gateway named no caller. A refusal to issue is recorded, as any other."""
+    refusal: IssuanceError = NotPermitted(API_KEY_REQUIRED)
+    if connexion.request.method == "POST":
         try:
-            return perform(event, expectation.check(environ, path, functools.partial(_time_left, environ)))
-        except requests.MalformedError as error:
-            return problems.malformed(error.reasons, instance)
-        except requests.UnsupportedMediaTypeError as error:
-            return problems.transport(415, f"This takes {error}.", instance)
-        except requests.TooLargeError as error:
-            detail = f"A body of at most {error} bytes is accepted."
-            return problems.transport(413, detail, instance)
+            authority.dry_run(IssuanceRequest(b"", _profile(), None, identity.request_id()))
         except IssuanceError as error:
-            if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
-                trace = None if isinstance(error, IssuerUnavailable) else error.__cause__  # it may be a bug
-                _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
-            return problems.refusal(error, instance, statuses)
-
-    return answer
+            refusal = error
+    return _refusal(refusal)
 
 
-def _over_https(answer: _View) -> _View:
-    """The answer, over HTTPS alone, which is looked at before anything else is."""
-
-    def guarded(environ: WSGIEnvironment, path: Mapping[str, str]) -> Answer:
-        if environ["wsgi.url_scheme"] == "https":
-            return answer(environ, path)
-        return problems.transport(403, est.NO_HTTPS, _instance(environ))
-
-    return guarded
+def _profile() -> str | None:
+    """The profile that a request names, in its path, query or body."""
+    request, body = flask.request, flask.request.get_json(silent=True)
+    stated = {**(body if isinstance(body, dict) else {}), **request.args}.get("profile")
+    name = (request.view_args or {}).get("label", stated)
+    return name if isinstance(name, str) else None
 
 
-def _instance(environ: WSGIEnvironment) -> str:
-    return principal.instance(environ.get(EVENT, {}))
+def _problem(error: ProblemException) -> flask.Response:
+    return _response(problems.transport(error.status, error.detail, identity.instance(), error.ext or ()))
 
 
-def _time_left(environ: WSGIEnvironment) -> float:
-    """Seconds until Lambda, or the local gateway, gives up."""
-    context = environ.get(CONTEXT)
-    return math.inf if context is None else context.get_remaining_time_in_millis() / 1000
+def _refusal(error: IssuanceError) -> flask.Response:
+    if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
+        trace = None if isinstance(error, IssuerUnavailable) else error.__cause__  # it may be a bug
+        _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
+    statuses = problems.EST_STATUS if hasattr(Est, _operation()) else problems.STATUS
+    return _response(problems.refusal(error, identity.instance(), statuses))
+
+
+def _unexpected(error: Exception) -> flask.Response:
+    """A bare 500: whatever happened is for the log alone."""
+    _log.error("unexpected", exc_info=error)
+    return _response(problems.internal(identity.instance()))
+
+
+def _operation() -> str:
+    """The operationId of the request; '' if it has none."""
+    return (connexion.request.endpoint or "").rpartition(".")[2]
+
+
+def _response(answer: Answer) -> flask.Response:
+    return answer.response(for_pages=not connexion.request.path.startswith(est.PREFIX))

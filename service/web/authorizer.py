@@ -1,7 +1,7 @@
 """API Gateway's REQUEST authorizer: tells it which API key a request carries, and permits nothing by itself.
 
 The key is API Gateway's to know and to count. The function gets its id afterwards, as it does from
-x-api-key, so an operation that lost its key from the document is refused (`service.web.principal`).
+x-api-key, so an operation that lost its key from the document is refused (`service.web.identity`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from service import credentials
-from service.web import est, principal
+from service.web import est, identity
 
 _VERSION: Final = "2012-10-17"  # of the policy language
 
@@ -47,7 +47,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
         "Resource": event["methodArn"],
     }
     return {
-        "principalId": principal.KEY_BEARER,
+        "principalId": identity.KEY_BEARER,
         "policyDocument": {"Version": _VERSION, "Statement": [statement]},
         **({} if key is None else {"usageIdentifierKey": key}),
     }

@@ -6,18 +6,17 @@ What came over plain HTTP does not get here: `service.web.app` sees to it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 
 from service.authority import Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding
-from service.web import principal
+from service.web import identity
 from service.web.answers import Answer
-from service.web.problems import Reason
-from service.web.requests import Accepted, MalformedError
+from service.web.problems import MalformedError, Reason
 
 PREFIX: Final = "/.well-known/est/"
 NO_HTTPS: Final = "EST is served over HTTPS alone (RFC 7030 3.3)."
@@ -26,35 +25,33 @@ CERTIFICATES: Final = "application/pkcs7-mime; smime-type=certs-only"
 _SEQUENCE: Final = b"\x30"  # how DER begins, and "0" to base64: then a length, which base64 cannot be
 _LONG_LENGTH: Final = b"\x80"
 
-Event = Mapping[str, Any]
-
 
 class Est:
     """What the EST operations do, by operationId; with a label they do the same for a profile."""
 
-    def __init__(self, authority: Authority, api_key_names: Mapping[str, str]) -> None:
+    def __init__(self, authority: Authority) -> None:
         self._authority = authority
-        self._api_key_names = api_key_names
 
-    def estCacerts(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def estCacerts(self, label: str | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, and those before it."""
-        self._authority.profiles.get(request.path.get("label"))
+        self._authority.profiles.get(label)
         return _certificates(self._authority.issuer().authorities, "public, max-age=3600")
 
-    def estCsrattrs(self, _event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def estCsrattrs(self, label: str | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /csrattrs`: nothing is asked for, since a profile adds what a request does not have to say."""
-        self._authority.profiles.get(request.path.get("label"))
+        self._authority.profiles.get(label)
         return Answer(b"", "", "no-cache", HTTPStatus.NO_CONTENT)
 
-    def estSimpleenroll(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
-        """`POST /simpleenroll`: for whoever has an API key."""
-        caller = principal.authenticated(event, self._api_key_names)
-        return _enrolled(self._authority.issue(_order(event, request, caller)))
+    def estSimpleenroll(  # noqa: N802 - operationId
+        self, body: bytes, label: str | None = None, user: Principal | None = None
+    ) -> Answer:
+        """`POST /simpleenroll`: for a caller with an API key."""
+        return _enrolled(self._authority.issue(_request(body, label, user)))
 
-    def estSimplereenroll(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
-        """`POST /simplereenroll`: for whoever has a certificate."""
-        order = _order(event, request, None)
-        return _enrolled(self._authority.renew(order, principal.client_certificate(event)))
+    def estSimplereenroll(self, body: bytes, label: str | None = None) -> Answer:  # noqa: N802 - operationId
+        """`POST /simplereenroll`: for a caller with a certificate."""
+        request = _request(body, label, None)
+        return _enrolled(self._authority.renew(request, identity.client_certificate()))
 
     estLabelledCacerts = estCacerts  # noqa: N815 - operationId
     estLabelledCsrattrs = estCsrattrs  # noqa: N815 - operationId
@@ -62,17 +59,13 @@ class Est:
     estLabelledSimplereenroll = estSimplereenroll  # noqa: N815 - operationId
 
 
-def _order(event: Event, request: Accepted, caller: Principal | None) -> IssuanceRequest:
-    """The order that a body states, whatever its Content-Transfer-Encoding says (RFC 8951 3.1)."""
-    if request.body[:1] == _SEQUENCE and request.body[1:2] >= _LONG_LENGTH:
+def _request(body: bytes, label: str | None, user: Principal | None) -> IssuanceRequest:
+    """The request that a body makes, whatever its Content-Transfer-Encoding says (RFC 8951 3.1)."""
+    if body[:1] == _SEQUENCE and body[1:2] >= _LONG_LENGTH:
         detail = "the body is DER; EST takes base64 of it (RFC 8951 3.1)"
         raise MalformedError([Reason("malformed", "", detail)])
     return IssuanceRequest(
-        csr=request.body,
-        profile=request.path.get("label"),
-        principal=caller,
-        request_id=principal.request_id(event),
-        is_est=True,
+        csr=body, profile=label, principal=user, request_id=identity.request_id(), is_est=True
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+import connexion
+
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding, keys, revocation
 from service.pki.certificate import CertificateSpec
@@ -20,9 +22,8 @@ from service.pki.errors import (
 )
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
-from service.web import principal, problems
+from service.web import identity, problems
 from service.web.answers import Answer
-from service.web.requests import Accepted
 
 _JSON: Final = "application/json"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
@@ -42,46 +43,52 @@ _log = logging.getLogger(__name__)
 _chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.pem)  # it changes with the CA alone
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
-Event = Mapping[str, Any]
-
 
 class Operations:
     """What the contract's operations do, by operationId."""
 
-    def __init__(self, authority: Authority, api_key_names: Mapping[str, str]) -> None:
+    def __init__(self, authority: Authority) -> None:
         self._authority = authority
-        self._api_key_names = api_key_names
 
-    def sign(self, event: Event, request: Accepted) -> Answer:
+    def sign(
+        self, body: Mapping[str, Any], *, dry_run: bool = False, user: Principal | None = None
+    ) -> Answer:
         """`POST /sign`: JSON in, JSON out."""
-        order = self._orders(event, request)(_csr(request.json["csr"]), request.json)
-        if request.query.get("dry_run"):
-            return _json(_planned(self._authority.dry_run(order)), "no-store", HTTPStatus.ACCEPTED)
-        issued = self._authority.issue(order)
-        signed = _signed(issued, text=bool(request.json.get("text", True)))
+        request = _requests(user)(_csr(body["csr"]), body)
+        if dry_run:
+            return _json(_planned(self._authority.dry_run(request)), "no-store", HTTPStatus.ACCEPTED)
+        issued = self._authority.issue(request)
+        signed = _signed(issued, text=bool(body.get("text", True)))
         return _json(signed | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
 
-    def signPem(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def signPem(  # noqa: N802 - operationId
+        self,
+        body: bytes,
+        profile: str | None = None,
+        validity: str | None = None,
+        not_after: str | None = None,
+        user: Principal | None = None,
+    ) -> Answer:
         """`POST /sign.pem`: PEM in, PEM out."""
-        issued = self._authority.issue(self._orders(event, request)(request.body, request.query))
+        query = {"profile": profile, "validity": validity, "not_after": not_after}
+        issued = self._authority.issue(_requests(user)(body, query))
         bundle = encoding.pem([issued.certificate]) + _chain_pem(issued.intermediates)
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
-    def signBatch(self, event: Event, request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def signBatch(self, body: Mapping[str, Any], user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
         """`POST /sign/batch`: each request for itself, the chain once."""
-        answer = _BatchAnswer(principal.instance(event), text=bool(request.json.get("text", False)))
-        items = request.json["requests"]
-        order = self._orders(event, request)
-        orders = [order(_csr(item["csr"]), item) for item in items]
-        if orders[0].principal is None:
-            self._authority.dry_run(orders[0])  # which refuses, and records it: once for all of them
-        while orders and request.time_left() > RESERVED_TIME and (fitting := answer.fitting(orders)):
+        answer = _BatchAnswer(identity.instance(), text=bool(body.get("text", False)))
+        request = _requests(user)
+        requests = [request(_csr(item["csr"]), item) for item in body["requests"]]
+        if user is None:
+            self._authority.dry_run(requests[0])  # which refuses, and records it: once for all of them
+        while requests and identity.time_left() > RESERVED_TIME and (fitting := answer.fitting(requests)):
             answer.add(self._authority.issue_batch(fitting))
-            orders = orders[len(fitting) :]
-        answer.add([NO_TIME] * len(orders))
+            requests = requests[len(fitting) :]
+        answer.add([NO_TIME] * len(requests))
         return Answer(answer.encode(), _JSON, "no-store")
 
-    def ca(self, _event: Event, _request: Accepted) -> Answer:
+    def ca(self) -> Answer:
         """`GET /ca`: the CA, as JSON."""
         issuer = self._authority.issuer()
         return _json(
@@ -100,67 +107,61 @@ class Operations:
             _AN_HOUR,
         )
 
-    def caCrt(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def caCrt(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crt`: the issuing CA, DER."""
         return Answer(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
 
-    def caPem(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def caPem(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last, then those before it."""
         return Answer(encoding.pem(self._authority.issuer().authorities).encode("ascii"), PEM_CHAIN, _AN_HOUR)
 
-    def caP7c(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def caP7c(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
         return Answer(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
 
-    def caCrl(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def caCrl(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crl`: what was revoked, DER."""
         return Answer(encoding.der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
 
-    def rootCrt(self, _event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def rootCrt(self) -> Answer:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""
         return Answer(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
 
-    def profiles(self, _event: Event, _request: Accepted) -> Answer:
+    def profiles(self) -> Answer:
         """`GET /profiles`: what may be issued, not for whom."""
         profiles = self._authority.profiles
         return _json(
             {"profiles": [_profile(each) for each in profiles], "default": profiles.default}, "no-cache"
         )
 
-    def myProfiles(self, event: Event, _request: Accepted) -> Answer:  # noqa: N802 - operationId
+    def myProfiles(self, user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /profiles/mine`: what the caller may have."""
-        profiles, caller = self._authority.profiles, self._caller(event)
-        mine = [_profile(each) for each in profiles if each.permits(caller.name)]
-        permitted = profiles.names_permitted_for(caller.name)
+        if user is None:
+            raise NotPermitted(API_KEY_REQUIRED)
+        profiles = self._authority.profiles
+        mine = [_profile(each) for each in profiles if each.permits(user.name)]
+        permitted = profiles.names_permitted_for(user.name)
         return _json(
-            {"principal": caller.name, "profiles": mine, "default": profiles.default}
+            {"principal": user.name, "profiles": mine, "default": profiles.default}
             | ({"names": permitted.to_dict()} if permitted else {}),
             "no-store",
         )
 
-    def health(self, _event: Event, _request: Accepted) -> Answer:
+    def health(self) -> Answer:
         """`GET /health`: ready, or 503."""
         until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
         return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
 
-    def _caller(self, event: Event) -> Principal:
-        caller = principal.authenticated(event, self._api_key_names)
-        if caller is None:
-            raise NotPermitted(API_KEY_REQUIRED)
-        return caller
 
-    def _orders(
-        self, event: Event, request: Accepted
-    ) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
-        """What makes orders of this caller: of a certification request, and what JSON or a query states."""
-        caller, request_id = principal.authenticated(event, self._api_key_names), principal.request_id(event)
-        key = request.headers.get("Idempotency-Key")
+def _requests(user: Principal | None) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
+    """What makes requests of this caller: of a CSR, and what JSON or a query says."""
+    request_id, key = identity.request_id(), connexion.request.headers.get("Idempotency-Key")
 
-        def order(csr: bytes, stated: Mapping[str, Any]) -> IssuanceRequest:
-            validity, not_after = stated.get("validity"), stated.get("not_after")
-            return IssuanceRequest(csr, stated.get("profile"), caller, request_id, validity, not_after, key)
+    def request(csr: bytes, stated: Mapping[str, Any]) -> IssuanceRequest:
+        validity, not_after = stated.get("validity"), stated.get("not_after")
+        return IssuanceRequest(csr, stated.get("profile"), user, request_id, validity, not_after, key)
 
-        return order
+    return request
 
 
 def _csr(text: str) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from connexion.exceptions import ProblemException
+
 from service.pki import errors
 from service.web.answers import Answer
 
@@ -61,6 +63,14 @@ class Reason:
     detail: str
 
 
+class MalformedError(ProblemException):  # type: ignore[misc]  # Connexion is not typed
+    """The request is not what the contract says, for these reasons."""
+
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        detail = reasons[0].detail if len(reasons) == 1 else f"{len(reasons)} faults, each listed in errors."
+        super().__init__(status=400, detail=detail, ext=reasons)
+
+
 def refusal(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Answer:
     """The answer to a refusal. What is our own fault is told to the log alone."""
     return _response(document(error, instance, statuses))
@@ -81,15 +91,9 @@ def document(error: errors.IssuanceError, instance: str, statuses: Statuses = ST
     )
 
 
-def malformed(faults: Sequence[Reason], instance: str) -> Answer:
-    """400, with every fault of the request."""
-    detail = faults[0].detail if len(faults) == 1 else f"{len(faults)} faults, each listed in errors."
-    return _response(_problem(400, *_TRANSPORT[400], detail, instance, faults))
-
-
-def transport(status: int, detail: str, instance: str) -> Answer:
-    """A problem of HTTP alone: 403, 404, 405, 413, 415, or a bare 500."""
-    return _response(_problem(status, *_TRANSPORT[status], detail, instance, []))
+def transport(status: int, detail: str, instance: str, errors: Sequence[Reason] = ()) -> Answer:
+    """A problem of HTTP alone: 400 with every error, 403, 404, 405, 413, 415, or a bare 500."""
+    return _response(_problem(status, *_TRANSPORT[status], detail, instance, errors))
 
 
 def internal(instance: str) -> Answer:

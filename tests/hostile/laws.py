@@ -13,7 +13,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.web.requests import MAX_BODY_BYTES
+from service.web.app import MAX_BODY_BYTES
 from tests import serving
 from tests.hostile import der
 from tests.hostile.strategies import Sent

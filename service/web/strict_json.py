@@ -1,0 +1,39 @@
+"""JSON as RFC 8259 has it, for Flask: UTF-8, each member once, no NaN, nested to a depth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask.json.provider import DefaultJSONProvider
+
+
+class StrictJson(DefaultJSONProvider):
+    """Flask's JSON provider, whose only error is a ValueError that says what is wrong and where."""
+
+    def loads(self, s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
+        """Parse JSON.
+
+        Raises:
+            ValueError: it is not JSON; the message never repeats a part of it.
+        """
+        try:
+            text = s if isinstance(s, str) else s.decode("utf-8")
+            return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"octet {error.start + 1} of it is not UTF-8") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{error.msg}, at line {error.lineno}, column {error.colno}") from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice in one object")
+    return members
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
