@@ -52,53 +52,6 @@ gc.freeze()
 gc.enable()
 '''
 
-# What Connexion and Flask import and this function never uses: requests fetches OAuth's token information
-# and documents from elsewhere, PyYAML reads what is here JSON, and Jinja2 renders pages, which the mock
-# integrations hold. They took a third of the cold start.
-STAND_INS: Final = {
-    "jinja2.py": '''"""In place of Jinja2, which nothing here uses."""
-
-
-class BaseLoader:
-    pass
-
-
-class FileSystemLoader(BaseLoader):
-    pass
-
-
-class Environment:
-    pass
-
-
-class Template:
-    pass
-
-
-class TemplateNotFound(Exception):
-    pass
-''',
-    "requests.py": '''"""In place of requests, which nothing here uses."""
-
-
-class adapters:
-    class HTTPAdapter:
-        def __init__(self, **_options):
-            pass
-
-
-class Session:
-    def mount(self, _prefix, _adapter):
-        pass
-''',
-    "yaml.py": '''"""In place of PyYAML, which nothing here uses."""
-
-
-class SafeLoader:
-    pass
-''',
-}
-
 _LEFT_OUT: Final = (
     "cli",
     "client.py",
@@ -151,8 +104,6 @@ def build(
         shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_LEFT_OUT))
         (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
         (tree / "function.py").write_text(ENTRY)
-        for name, text in STAND_INS.items():
-            (tree / name).write_text(text)
         if ca is not None:
             _copy_ca(ca, tree / CA_IN_ZIP, passphrase)
         told = [] if _compile(python, tree) else [f"no python{python} here: no bytecode shipped"]
