@@ -79,7 +79,11 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
 
     def write(path: Path, data: bytes, mode: int) -> None:
         if not overwrite:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            except FileExistsError as error:
+                error.strerror = "it is there already; nothing was changed"
+                raise
             created.append(path)
         temporary = path.with_name(f".certlet.{secrets.token_hex(8)}")  # fits where the longest name does
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

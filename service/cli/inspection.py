@@ -6,7 +6,6 @@ Nothing here reads a file, a clock or the network. Text of a stranger is escaped
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -73,14 +72,15 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         ("Key", _key(request)),
         ("Asks for", ", ".join(map(encoding.oid_name, others))),
     )
-    problems = [_refusal(csr.load, der)]
-    problems += [_refusal(names.load, san, "") for san in sans if type(san) in names.KINDS]
-    if csr.holds_private_key(file):
-        problems.insert(
-            0, "a private key is in its file, so certlet sign sends nothing: give the request alone"
-        )
-    problems.append(_key_mismatch(request, key))
-    return Inspection("Request", _non_empty(facts), tuple(filter(None, problems)))
+    warning = "a private key is in its file, so certlet sign sends nothing: give the request alone"
+    return _inspection(
+        "Request",
+        facts,
+        warning if csr.holds_private_key(file) else "",
+        _refusal(csr.load, der),
+        *[_refusal(names.load, san, "") for san in sans if type(san) in names.KINDS],
+        _key_mismatch(request, key),
+    )
 
 
 def inspect_chain(
@@ -94,30 +94,26 @@ def inspect_chain(
         now: the time, UTC.
         key: the public half of the key that is said to be the first one's; None for none.
     """
-    inspections = []
-    for index, certificate in enumerate(certificates):
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        problems = []
-        if _extensions(certificate) is None:
-            problems.append("its extensions cannot be read")
-        if end < now:
-            problems.append(f"it ended {_span(now - end)} ago")
-        elif now < start:
-            problems.append(f"it is not yet valid: it begins in {_span(start - now)}")
-        if certificate.issuer != certificate.subject and not _is_verifiable(certificate):
-            algorithm = encoding.oid_name(certificate.signature_algorithm_oid)
-            problems.append(f"it is signed with {algorithm}, which proves nothing any more")
-        problems += [_key_mismatch(certificate, None if index else key), _issuer_problem(certificates, index)]
-        note = "" if _is_ca(certificates[0]) else _chain_note(certificates, index)
-        inspections.append(
-            Inspection(
-                _kind(certificate),
-                _facts(certificate, now),
-                tuple(filter(None, problems)),
-                (note,) if note else (),
-            )
+    is_bundle = any(map(_is_ca, certificates[:1]))
+    return [
+        _inspection(
+            _kind(certificate),
+            _facts(certificate, now),
+            "its extensions cannot be read" if _extensions(certificate) is None else "",
+            _date_problem(certificate, now),
+            _signature_problem(certificate),
+            "" if index else _key_mismatch(certificate, key),
+            _issuer_problem(certificates, index),
+            note="" if is_bundle else _chain_note(certificates, index),
         )
-    return inspections
+        for index, certificate in enumerate(certificates)
+    ]
+
+
+def _inspection(kind: str, facts: Sequence[tuple[str, str]], *problems: str, note: str = "") -> Inspection:
+    """All that has a text."""
+    facts = tuple((label, text) for label, text in facts if text)
+    return Inspection(kind, facts, tuple(filter(None, problems)), (note,) if note else ())
 
 
 def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
@@ -133,28 +129,33 @@ def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificat
 
 def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    left = f" ({_span(end - now)} left)" if end > now else ""
     usage = _value(certificate, x509.ExtendedKeyUsage)
     sans = ", ".join(map(names.shown, _value(certificate, x509.SubjectAlternativeName) or ()))
-    facts = (
+    return (
         ("Subject", _subject(certificate.subject)),
         ("Names", sans or ("" if _is_ca(certificate) else "(none)")),
         ("Issuer", _subject(certificate.issuer)),
-        ("Valid", f"{encoding.timestamp(start)} to {encoding.timestamp(end)}{_remaining(end, now)}"),
+        ("Valid", f"{encoding.timestamp(start)} to {encoding.timestamp(end)}{left}"),
         ("Key", _key(certificate)),
         ("For", ", ".join(_USES.get(each, each.dotted_string) for each in usage or ())),
         ("Serial", encoding.serial(certificate.serial_number)),
         ("SHA-256", encoding.fingerprint(certificate)),
     )
-    return _non_empty(facts)
 
 
-def _non_empty(facts: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((label, text) for label, text in facts if text)
+def _date_problem(certificate: x509.Certificate, now: datetime) -> str:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if end < now:
+        return f"it ended {_span(now - end)} ago"
+    return f"it is not yet valid: it begins in {_span(start - now)}" if now < start else ""
 
 
-def _remaining(end: datetime, now: datetime) -> str:
-    left = end - now
-    return f" ({_span(left)} left)" if left > timedelta(0) else ""
+def _signature_problem(certificate: x509.Certificate) -> str:
+    if certificate.issuer == certificate.subject or _is_verifiable(certificate):
+        return ""
+    algorithm = encoding.oid_name(certificate.signature_algorithm_oid)
+    return f"it is signed with {algorithm}, which proves nothing any more"
 
 
 def _span(time: timedelta) -> str:
@@ -202,12 +203,12 @@ def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's key made the signature; always for algorithms that nobody verifies any more."""
-    verify = functools.partial(_succeeds, certificate.verify_directly_issued_by, issuer)
-    return not _is_verifiable(certificate) or _try_or(verify, otherwise=False)
-
-
-def _succeeds(action: Callable[..., object], *args: object) -> bool:
-    action(*args)
+    if not _is_verifiable(certificate):
+        return True
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # noqa: BLE001 - the library has no common class for what disproves a signature
+        return False
     return True
 
 

@@ -1,9 +1,9 @@
-"""A CA in a directory: certificates and keys in PEM files, keys 0600 and encrypted if wished."""
+"""A CA in a directory: certificates and keys in PEM files, keys 0600 and optionally encrypted."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
 import secrets
 from pathlib import Path
 from typing import Final, cast, get_args
@@ -110,26 +110,22 @@ def exists(directory: Path) -> bool:
         PermissionError: nobody lets us look.
     """
     for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (directory / name).lstat()
-        except PermissionError:
-            raise
-        except OSError:  # not there, or nothing that could hold it
-            continue
-        return True
+            return True
     return False
 
 
-def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: Lists | None = None) -> None:
+def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carried: Lists = Lists()) -> None:  # noqa: B008 - it is immutable
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
 
-    Its lists come first: a CA that is there, and its lists are not, would certify what they deny.
+    Write the lists before the keys: a CA without its deny list would sign denied keys.
 
     Args:
         directory: where; it may be made.
         hierarchy: the CA.
         passphrase: of its keys.
-        kept: its lists, those of the CA before it; None for those of a new one.
+        carried: its lists: those of the CA before it, else empty ones.
 
     Raises:
         FileExistsError: there is one of the files already; nothing was changed.
@@ -142,10 +138,9 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: 
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
-    kept = kept or Lists()
     contents = (
-        (lists.REVOKED, kept.revoked, 0o644),
-        (lists.DENY_LIST, kept.denied, 0o644),
+        (lists.REVOKED, carried.revoked, 0o644),
+        (lists.DENY_LIST, carried.denied, 0o644),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, _key_pem(hierarchy.root_key, passphrase), 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
@@ -153,11 +148,6 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, kept: 
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
     )
-    for name, data, _ in contents:
-        if data and os.path.lexists(directory / name):
-            raise FileExistsError(
-                errno.EEXIST, "it is there already; nothing was changed", str(directory / name)
-            )
     with files.atomic_files(overwrite=False) as write:
         for name, data, mode in contents:
             if data:
