@@ -199,18 +199,17 @@ def test_rendering_keeps_names_that_look_like_keywords() -> None:
     assert "default" not in RENDERED["components"]["schemas"]["ProfileName"]
 
 
-def test_rendering_leaves_links_and_examples_out() -> None:
-    """What is for readers and testers of the contract does not reach API Gateway."""
+def test_rendering_leaves_links_out() -> None:
+    """What is for testers of the contract does not reach API Gateway; tests/test_examples.py has examples."""
     assert "links" in DOCUMENT["paths"]["/profiles"]["get"]["responses"]["200"]
     assert "links" not in RENDERED["paths"]["/profiles"]["get"]["responses"]["200"]
-    assert "example" in DOCUMENT["paths"]["/sign.pem"]["post"]["requestBody"]["content"]["text/plain"]
-    assert "example" not in RENDERED["paths"]["/sign.pem"]["post"]["requestBody"]["content"]["text/plain"]
 
 
 def test_the_request_s_profiles_are_the_profiles() -> None:
-    """What a request may name is what `x-certificate-profiles` holds."""
-    named = DOCUMENT["components"]["schemas"]["ProfileName"]["enum"]
-    assert named == list(DOCUMENT["x-certificate-profiles"])
+    """What a request may name is what `x-certificate-profiles` holds; the default is one of them."""
+    name = DOCUMENT["components"]["schemas"]["ProfileName"]
+    assert name["enum"] == list(DOCUMENT["x-certificate-profiles"])
+    assert name["default"] in name["enum"]
 
 
 def test_every_operation_is_performed() -> None:
@@ -339,50 +338,23 @@ ANY = "x-amazon-apigateway-any-method"
 SENTENCES = re.compile(r"[A-Z`].*\.", re.DOTALL)
 
 
-def described(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every place of a document that readers want words for, with its name."""
-    yield "info", document["info"]
-    for tag in document["tags"]:
-        yield f"tags.{tag['name']}", tag
-    for path, item in document["paths"].items():
-        for method in (*contract.METHODS, ANY):
-            if method in item:
-                yield from operation_places(f"{path}.{method}", item[method])
-    for name, response in document["components"]["responses"].items():
-        yield from response_places(f"responses.{name}", response)
-    for name, scheme in document["components"]["securitySchemes"].items():
-        yield f"securitySchemes.{name}", scheme
-    for name, stated in document["components"]["schemas"].items():
-        yield from schema_places(f"schemas.{name}", stated)
+OPERATION = rf"paths \S+ (get|post|{ANY})"
+RESPONSE = rf"({OPERATION} responses \S+|components responses \S+)"
+SCHEMA = r"components (securitySchemes \S+|schemas \S+( items| properties \S+)*)"
+PLACES = re.compile(
+    rf"info|tags \d+|{OPERATION}( parameters \d+| requestBody)?|{RESPONSE}( headers \S+)?|{SCHEMA}"
+)
 
 
-def operation_places(place: str, operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """An operation, its parameters, body and responses."""
-    yield place, operation
-    for parameter in operation.get("parameters", ()):
-        yield f"{place}.{parameter['name']}", parameter
-    if "requestBody" in operation:
-        yield f"{place}.requestBody", operation["requestBody"]
-    for status, response in operation["responses"].items():
-        yield from response_places(f"{place}.{status}", response)
-
-
-def response_places(place: str, response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A response and its headers; one that stands elsewhere has its words there."""
-    if "$ref" not in response:
-        yield place, response
-        for name, header in response.get("headers", {}).items():
-            yield f"{place}.{name}", header
-
-
-def schema_places(place: str, stated: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A schema and its properties, and theirs."""
-    if "$ref" not in stated:
-        yield place, stated
-        for name, each in stated.get("properties", {}).items():
-            yield from schema_places(f"{place}.{name}", each)
-        if "properties" in stated.get("items", {}):
-            yield from schema_places(f"{place}[]", stated["items"])
+def described(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every place of a document that readers want words for, and does not refer to another, with its name."""
+    if isinstance(node, list):
+        node = {str(number): each for number, each in enumerate(node)}
+    if isinstance(node, dict) and "$ref" not in node:
+        if PLACES.fullmatch(place) and ("properties" in node or not place.endswith(" items")):
+            yield place, node
+        for name, each in node.items():
+            yield from described(each, f"{place} {name}".strip())
 
 
 def undescribed(document: dict[str, Any]) -> list[str]:

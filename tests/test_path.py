@@ -179,7 +179,13 @@ def test_a_wrong_key_is_403(server: Server, path: str, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "media_type"),
-    [("/sign", "text/plain"), ("/sign", "application/xml"), ("/sign.pem", "application/json"), ("/sign", "")],
+    [
+        ("/sign", "text/plain"),
+        ("/sign", "application/xml"),
+        ("/sign.pem", "application/json"),
+        ("/sign/batch", "text/plain"),
+        ("/sign", ""),
+    ],
 )
 def test_other_media_types_are_415(server: Server, path: str, media_type: str) -> None:
     """A Content-Type that the operation does not take is 415, and the answer lists those it takes."""
@@ -264,13 +270,6 @@ def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
     assert [each["name"] for each in found["profiles"]] == list(stated)
     for each in found["profiles"]:
         assert stated[each["name"]].items() <= each.items()
-
-
-def test_a_request_s_profiles_are_the_contract_s() -> None:
-    """The values of a request's `profile` are the profiles' names, and the default is one of them."""
-    name = authorities.document()["components"]["schemas"]["ProfileName"]
-    assert name["enum"] == list(authorities.document()["x-certificate-profiles"])
-    assert name["default"] in name["enum"]
 
 
 def test_less_validity_may_be_asked_for(server: Server) -> None:
