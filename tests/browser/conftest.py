@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests import serving
+from tests.browser.tabs import REFUSED, SCREENSHOTS, Tab, opened
 
-SCREENSHOTS = serving.ROOT / "build" / "screenshots"
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,3 +31,17 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def form(browser: Browser, server: serving.Server) -> Iterator[Tab]:
+    """The form, which must not complain."""
+    with opened(browser, f"{server.url}/sign") as tab:
+        yield tab
+
+
+@pytest.fixture
+def refusing(browser: Browser, server: serving.Server) -> Iterator[Tab]:
+    """The form, for requests that are refused."""
+    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+        yield tab

@@ -8,8 +8,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import SCREENSHOTS
+from tests import serving
 from tests.serving import API_KEY
+
+SCREENSHOTS = serving.ROOT / "build" / "screenshots"
 
 
 class Tab:

@@ -9,8 +9,7 @@ from cryptography import x509
 from playwright.sync_api import Browser, Page, expect
 
 from tests import csrs
-from tests.browser.conftest import SCREENSHOTS
-from tests.browser.tabs import CHROMIUM_S_ADVICE, REFUSED, opened
+from tests.browser.tabs import CHROMIUM_S_ADVICE, REFUSED, SCREENSHOTS, opened
 from tests.serving import API_KEY, Server
 
 LOADED = ("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js", "/openapi.json")

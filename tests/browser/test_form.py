@@ -25,49 +25,46 @@ AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
 GOOD = csrs.pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
 
 
-def test_paste_and_sign(browser: Browser, server: Server) -> None:
+def test_paste_and_sign(form: Tab) -> None:
     """A pasted request is shown for what it is, signed, and the answer shows first what matters."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        page = tab.page
-        page.fill("#csr", GOOD.decode())
-        expect(page.locator("#csr-seen")).to_contain_text("CN=www.example.com")
-        expect(page.locator("#csr-seen")).to_contain_text("DNS www.example.com, IP 10.0.0.1")
-        expect(page.locator("#csr-seen")).to_contain_text("P-256")
-        tab.sign(GOOD)
-        expect(page.locator("#status")).to_have_text("Signed.")
-        expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
-        expect(page.locator("#facts")).to_contain_text("89 days left")
-        expect(page.locator("#notes")).to_contain_text("Nothing was left out")
-        assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
-        expect(page.locator("#result-title")).to_be_focused()
-        x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
-        assert page.inner_text("#text").startswith("Certificate:")
-        tab.shot("signed")
+    page = form.page
+    page.fill("#csr", GOOD.decode())
+    expect(page.locator("#csr-seen")).to_contain_text("CN=www.example.com")
+    expect(page.locator("#csr-seen")).to_contain_text("DNS www.example.com, IP 10.0.0.1")
+    expect(page.locator("#csr-seen")).to_contain_text("P-256")
+    form.sign(GOOD)
+    expect(page.locator("#status")).to_have_text("Signed.")
+    expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
+    expect(page.locator("#facts")).to_contain_text("89 days left")
+    expect(page.locator("#notes")).to_contain_text("Nothing was left out")
+    assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
+    expect(page.locator("#result-title")).to_be_focused()
+    x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
+    assert page.inner_text("#text").startswith("Certificate:")
+    form.shot("signed")
 
 
-def test_nothing_is_loaded_from_anywhere(browser: Browser, server: Server) -> None:
+def test_nothing_is_loaded_from_anywhere(form: Tab, server: Server) -> None:
     """The page is one request; the profiles are asked for when somebody begins, and once."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.wait_for_load_state("networkidle")
-        assert tab.requests == [f"{server.url}/sign"]
-        tab.page.focus("#csr")
-        expect(tab.page.locator("#profile-seen")).to_contain_text("valid 90 days")
-        tab.page.focus("#key")
-        assert [url for url in tab.requests if "data:" not in url] == [
-            f"{server.url}/sign",
-            f"{server.url}/profiles",
-        ]
-        tab.page.select_option("#profile", "peer")
-        expect(tab.page.locator("#profile-seen")).to_contain_text("serverAuth, clientAuth")
+    form.page.wait_for_load_state("networkidle")
+    assert form.requests == [f"{server.url}/sign"]
+    form.page.focus("#csr")
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+    form.page.focus("#key")
+    assert [url for url in form.requests if "data:" not in url] == [
+        f"{server.url}/sign",
+        f"{server.url}/profiles",
+    ]
+    form.page.select_option("#profile", "peer")
+    expect(form.page.locator("#profile-seen")).to_contain_text("serverAuth, clientAuth")
 
 
-def test_nothing_moves(browser: Browser, server: Server) -> None:
+def test_nothing_moves(form: Tab) -> None:
     """What the page shows of a request and of a profile does not push the rest about."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        before = tab.page.locator("#send").bounding_box()
-        tab.page.fill("#csr", GOOD.decode())
-        expect(tab.page.locator("#profile-seen")).to_contain_text("valid 90 days")
-        assert tab.page.locator("#send").bounding_box() == before
+    before = form.page.locator("#send").bounding_box()
+    form.page.fill("#csr", GOOD.decode())
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+    assert form.page.locator("#send").bounding_box() == before
 
 
 @pytest.mark.parametrize("stage", ["/prod/sign", "/prod/sign/"])
@@ -80,26 +77,25 @@ def test_any_stage(browser: Browser, tmp_path: Path, stage: str) -> None:
             expect(tab.page.locator("#status")).to_have_text("Signed.")
 
 
-def test_a_der_file_is_dropped_or_chosen(browser: Browser, server: Server, tmp_path: Path) -> None:
+def test_a_der_file_is_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     """A DER file is read in the browser, dropped on the field or chosen."""
     der = csrs.der(csrs.build("der.example.com", kind="rsa-2048"))
     (tmp_path / "request.der").write_bytes(der)
-    with opened(browser, f"{server.url}/sign") as tab:
-        page = tab.page
-        page.set_input_files("#file", str(tmp_path / "request.der"))
-        expect(page.locator("#csr-seen")).to_contain_text("RSA-2048")
-        page.fill("#csr", "")
-        drop = """octets => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(octets)], 'request.der'));
-            document.getElementById('csr').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
-        }"""
-        page.evaluate(drop, list(der))
-        expect(page.locator("#csr-seen")).to_contain_text("CN=der.example.com")
-        page.fill("#key", API_KEY)
-        page.click("#send")
-        expect(page.locator("#status")).to_have_text("Signed.")
-        expect(page.locator("#notes")).to_contain_text("common name added")
+    page = form.page
+    page.set_input_files("#file", str(tmp_path / "request.der"))
+    expect(page.locator("#csr-seen")).to_contain_text("RSA-2048")
+    page.fill("#csr", "")
+    drop = """octets => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(octets)], 'request.der'));
+        document.getElementById('csr').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(drop, list(der))
+    expect(page.locator("#csr-seen")).to_contain_text("CN=der.example.com")
+    page.fill("#key", API_KEY)
+    page.click("#send")
+    expect(page.locator("#status")).to_have_text("Signed.")
+    expect(page.locator("#notes")).to_contain_text("common name added")
 
 
 PRIVATE = csrs.key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -117,45 +113,38 @@ CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         (GOOD.replace(b"\nMI", b"\nMA"), "does not read as"),
     ],
 )
-def test_what_is_no_request_is_said_and_not_sent(
-    browser: Browser, server: Server, text: bytes, said: str
-) -> None:
+def test_what_is_no_request_is_said_and_not_sent(form: Tab, text: bytes, said: str) -> None:
     """A private key, a certificate or garbage is named at once, and never leaves the browser."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.fill("#csr", text.decode())
-        tab.page.fill("#key", API_KEY)
-        expect(tab.page.locator("#csr-faults")).to_contain_text(said)
-        tab.page.click("#send")
-        expect(tab.page.locator("#status")).to_have_text("Not sent.")
-        assert not any(tab.bodies)
+    form.page.fill("#csr", text.decode())
+    form.page.fill("#key", API_KEY)
+    expect(form.page.locator("#csr-faults")).to_contain_text(said)
+    form.page.click("#send")
+    expect(form.page.locator("#status")).to_have_text("Not sent.")
+    assert not any(form.bodies)
 
 
-def test_a_private_key_file_is_named_in_der_too(browser: Browser, server: Server, tmp_path: Path) -> None:
+def test_a_private_key_file_is_named_in_der_too(form: Tab, server: Server, tmp_path: Path) -> None:
     """A private key or a certificate in DER is recognised by its structure."""
     key = csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "key.der").write_bytes(key)
     (tmp_path / "ca.der").write_bytes(server.request("GET", "/ca.crt").body)
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.set_input_files("#file", str(tmp_path / "key.der"))
-        expect(tab.page.locator("#csr-faults")).to_contain_text("private key")
-        tab.page.set_input_files("#file", str(tmp_path / "ca.der"))
-        expect(tab.page.locator("#csr-faults")).to_contain_text("a certificate, not")
-        assert not any(tab.bodies)
+    form.page.set_input_files("#file", str(tmp_path / "key.der"))
+    expect(form.page.locator("#csr-faults")).to_contain_text("private key")
+    form.page.set_input_files("#file", str(tmp_path / "ca.der"))
+    expect(form.page.locator("#csr-faults")).to_contain_text("a certificate, not")
+    assert not any(form.bodies)
 
 
 @pytest.mark.parametrize("kind", csrs.KINDS)
-def test_every_kind_of_key_is_named(browser: Browser, server: Server, kind: str) -> None:
+def test_every_kind_of_key_is_named(form: Tab, kind: str) -> None:
     """What the page says of a request is what the core says of it."""
     request = csrs.build(
         "a.example", ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"], kind=kind
     )
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.fill("#csr", csrs.pem(request).decode())
-        seen = tab.page.locator("#csr-seen")
-        expect(seen).to_contain_text(keys.describe(csrs.key(kind).public_key()))
-        expect(seen).to_contain_text(
-            "DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y"
-        )
+    form.page.fill("#csr", csrs.pem(request).decode())
+    seen = form.page.locator("#csr-seen")
+    expect(seen).to_contain_text(keys.describe(csrs.key(kind).public_key()))
+    expect(seen).to_contain_text("DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y")
 
 
 @pytest.mark.parametrize(
@@ -202,26 +191,24 @@ def test_a_key_and_a_request_are_made_here(
 
 
 @pytest.mark.parametrize("names", ["", "a:b:c", "a/b c", "a..b", "1.2.3.", "b\u00fc/x"])
-def test_a_name_that_cannot_be_written_is_said(browser: Browser, server: Server, names: str) -> None:
+def test_a_name_that_cannot_be_written_is_said(form: Tab, names: str) -> None:
     """No name, or one that is none, makes no request."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.click("summary")
-        tab.page.fill("#names", names)
-        tab.page.click("#generate")
-        expect(tab.page.locator("#make-faults")).to_contain_text(
-            re.compile("at least one name|cannot be written")
-        )
-        assert tab.page.input_value("#csr") == ""
+    form.page.click("summary")
+    form.page.fill("#names", names)
+    form.page.click("#generate")
+    expect(form.page.locator("#make-faults")).to_contain_text(
+        re.compile("at least one name|cannot be written")
+    )
+    assert form.page.input_value("#csr") == ""
 
 
-def test_a_wrong_key_is_said_at_the_key(browser: Browser, server: Server) -> None:
+def test_a_wrong_key_is_said_at_the_key(refusing: Tab) -> None:
     """403 has its own words, at the field that it is about, which has the focus."""
-    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
-        tab.sign(GOOD, key="x" * 40)
-        expect(tab.page.locator("#key-faults")).to_contain_text("not known here")
-        expect(tab.page.locator("#key")).to_be_focused()
-        expect(tab.page.locator("#key")).to_have_attribute("aria-invalid", "true")
-        expect(tab.page.locator("#result")).to_be_hidden()
+    refusing.sign(GOOD, key="x" * 40)
+    expect(refusing.page.locator("#key-faults")).to_contain_text("not known here")
+    expect(refusing.page.locator("#key")).to_be_focused()
+    expect(refusing.page.locator("#key")).to_have_attribute("aria-invalid", "true")
+    expect(refusing.page.locator("#result")).to_be_hidden()
 
 
 def test_a_profile_that_is_for_others_is_said_at_the_profile(browser: Browser, tmp_path: Path) -> None:
@@ -239,16 +226,15 @@ def test_a_profile_that_is_for_others_is_said_at_the_profile(browser: Browser, t
         expect(tab.page.locator("#key-faults li")).to_have_count(0)
 
 
-def test_a_refused_name_is_said_at_the_request(browser: Browser, server: Server) -> None:
+def test_a_refused_name_is_said_at_the_request(refusing: Tab) -> None:
     """A refusal shows every reason next to what it is about."""
-    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
-        tab.sign(csrs.pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
-        expect(tab.page.locator("#csr-faults li")).to_have_count(2)
-        expect(tab.page.locator("#csr-faults")).to_contain_text(
-            "subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores"
-        )
-        expect(tab.page.locator("#csr")).to_be_focused()
-        tab.shot("refused")
+    refusing.sign(csrs.pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
+    expect(refusing.page.locator("#csr-faults li")).to_have_count(2)
+    expect(refusing.page.locator("#csr-faults")).to_contain_text(
+        "subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores"
+    )
+    expect(refusing.page.locator("#csr")).to_be_focused()
+    refusing.shot("refused")
 
 
 def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
@@ -284,38 +270,35 @@ def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x", "a\u202egpj.exe"]
 )
-def test_a_hostile_subject_is_text(browser: Browser, server: Server, text: str) -> None:
+def test_a_hostile_subject_is_text(form: Tab, text: str) -> None:
     """Nothing from a request or a certificate is put in as HTML, nor changes the direction of text."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.sign(csrs.pem(csrs.build(text)), profile="client")
-        expect(tab.page.locator("#status")).to_have_text("Signed.")
-        assert tab.page.title() == "Certlet: sign a certification request"
-        assert tab.page.locator("img, #result b").count() == 0
-        assert "\u202e" not in tab.page.inner_text("#csr-seen")
-        assert "\u202e" not in tab.page.inner_text("#facts")
+    form.sign(csrs.pem(csrs.build(text)), profile="client")
+    expect(form.page.locator("#status")).to_have_text("Signed.")
+    assert form.page.title() == "Certlet: sign a certification request"
+    assert form.page.locator("img, #result b").count() == 0
+    assert "\u202e" not in form.page.inner_text("#csr-seen")
+    assert "\u202e" not in form.page.inner_text("#facts")
 
 
-def test_control_characters_are_shown_escaped(browser: Browser, server: Server) -> None:
+def test_control_characters_are_shown_escaped(refusing: Tab) -> None:
     """A subject with control characters shows them escaped, and is refused."""
-    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
-        tab.sign(csrs.pem(csrs.build("x\x1b[2J\ny")), profile="client")
-        assert "\\u001b[2J\\u000ay" in tab.page.inner_text("#csr-seen")
-        expect(tab.page.locator("#csr-faults")).to_contain_text("control character")
+    refusing.sign(csrs.pem(csrs.build("x\x1b[2J\ny")), profile="client")
+    assert "\\u001b[2J\\u000ay" in refusing.page.inner_text("#csr-seen")
+    expect(refusing.page.locator("#csr-faults")).to_contain_text("control character")
 
 
-def test_the_key_is_remembered_on_request_alone(browser: Browser, server: Server) -> None:
-    """The API key is in no source, and in the tab's storage only if somebody says so."""
+def test_the_key_is_remembered_on_request_alone(form: Tab, server: Server) -> None:
+    """The API key is in no source, and in the form's storage only if somebody says so."""
     assert API_KEY not in server.request("GET", "/sign").body.decode()
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.sign(GOOD)
-        assert tab.page.evaluate("sessionStorage.length") == 0
-        tab.page.check("#remember")
-        tab.page.reload()
-        assert tab.page.input_value("#key") == API_KEY
-        tab.page.uncheck("#remember")
-        tab.page.reload()
-        assert tab.page.input_value("#key") == ""
-        assert tab.page.evaluate("localStorage.length") == 0
+    form.sign(GOOD)
+    assert form.page.evaluate("sessionStorage.length") == 0
+    form.page.check("#remember")
+    form.page.reload()
+    assert form.page.input_value("#key") == API_KEY
+    form.page.uncheck("#remember")
+    form.page.reload()
+    assert form.page.input_value("#key") == ""
+    assert form.page.evaluate("localStorage.length") == 0
 
 
 def test_the_keyboard_suffices(browser: Browser, server: Server) -> None:
@@ -419,13 +402,12 @@ def judge(tab: Tab) -> None:
     assert len(found["passes"]) > 20
 
 
-def test_axe_would_find_something(browser: Browser, server: Server) -> None:
+def test_axe_would_find_something(form: Tab) -> None:
     """The twin: a label taken away is found."""
-    with opened(browser, f"{server.url}/sign") as tab:
-        tab.page.evaluate(AXE.read_text())
-        tab.page.evaluate("document.querySelector('label[for=key]').remove()")
-        found = tab.page.evaluate("() => axe.run()")
-        assert "label" in [each["id"] for each in found["violations"]]
+    form.page.evaluate(AXE.read_text())
+    form.page.evaluate("document.querySelector('label[for=key]').remove()")
+    found = form.page.evaluate("() => axe.run()")
+    assert "label" in [each["id"] for each in found["violations"]]
 
 
 @pytest.mark.parametrize("page", ["/sign", "/docs"])
