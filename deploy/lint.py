@@ -298,7 +298,9 @@ def main() -> int:
     """Check what `certlet openapi` prints, with EST and without."""
     document, target = contract.load(), ("eu-central-1", "123456789012", "certlet")
     found = [
-        fault for est in (False, True) for fault in faults(contract.importable(document, *target, est=est))
+        fault
+        for est in (False, True)
+        for fault in faults(contract.for_api_gateway(document, *target, est=est))
     ]
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     sys.stdout.write(f"{len(RULES)} rules, {len(found)} faults\n")

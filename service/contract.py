@@ -154,14 +154,14 @@ def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
     }
 
 
-def includable(document: Document, *, est: bool = False) -> Document:
-    """The document as a CloudFormation template includes it: as `importable`, but with the `Fn::Sub`
-    of its ARNs, which CloudFormation resolves.
+def for_cloudformation(document: Document, *, est: bool = False) -> Document:
+    """The document that a CloudFormation template includes: as `for_api_gateway`, but with the `Fn::Sub` of
+    its ARNs, which CloudFormation resolves.
     """
     return _rendered(_for_aws(document, est=est), {})
 
 
-def importable(
+def for_api_gateway(
     document: Document, region: str, account: str, function: str, *, est: bool = False
 ) -> Document:
     """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
@@ -190,46 +190,39 @@ def _for_aws(document: Document, *, est: bool) -> Document:
     The source of API keys is the whole API's, so with EST the authorizer is on every operation that needs a
     key. API Gateway wants both of `security`'s alternatives, as its own export has them.
     """
-    paths = {
-        path: {
-            method: {**stated, "security": _security(stated["security"], est=est)}
-            if isinstance(stated, dict) and "security" in stated
-            else stated
-            for method, stated in item.items()
-        }
-        for path, item in document["paths"].items()
-        if est or not path.startswith(EST)
-    }
+    paths = {path: item for path, item in document["paths"].items() if est or not path.startswith(EST)}
     schemes = {
         name: scheme
         for name, scheme in document["components"]["securitySchemes"].items()
         if scheme["type"] == "apiKey"
     }
-    if not est:
-        components = {**document["components"], "securitySchemes": schemes}
-        return {**document, "paths": paths, "components": components}
-    uri = operations(document)["sign"][_INTEGRATION]["uri"]
-    # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
-    schemes["authorizer"] = {
-        "type": "apiKey",
-        "name": "Authorization",
-        "in": "header",
-        "x-amazon-apigateway-authtype": "custom",
-        "x-amazon-apigateway-authorizer": {
-            "type": "request",
-            "authorizerUri": uri,
-            "authorizerResultTtlInSeconds": 0,
-        },
-    }
+    extensions = {}
+    if est:
+        security: list[Document] = [{"apiKey": []}, {"authorizer": []}]
+        paths = {
+            path: {
+                key: {**value, "security": security}
+                if isinstance(value, dict) and value.get("security")
+                else value
+                for key, value in item.items()
+            }
+            for path, item in paths.items()
+        }
+        extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
+        # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
+        schemes["authorizer"] = {
+            "type": "apiKey",
+            "name": "Authorization",
+            "in": "header",
+            "x-amazon-apigateway-authtype": "custom",
+            "x-amazon-apigateway-authorizer": {
+                "type": "request",
+                "authorizerUri": operations(document)["sign"][_INTEGRATION]["uri"],
+                "authorizerResultTtlInSeconds": 0,
+            },
+        }
     components = {**document["components"], "securitySchemes": schemes}
-    source = {"x-amazon-apigateway-api-key-source": "AUTHORIZER"}
-    return {**document, **source, "paths": paths, "components": components}
-
-
-def _security(stated: list[dict[str, Any]], *, est: bool) -> list[dict[str, Any]]:
-    if not stated or not est:
-        return stated
-    return [{"apiKey": []}, {"authorizer": []}]
+    return {**document, **extensions, "paths": paths, "components": components}
 
 
 def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
@@ -239,33 +232,36 @@ def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
     return rendered
 
 
-def plain(document: Document) -> Document:
-    """The document without vendor extensions, as viewers, generators of clients and differs read it.
+def public(document: Document) -> Document:
+    """The document without vendor extensions, for viewers, client generators and diffs.
 
-    What is answered is open in it, for a later version's answers may have members more, and clients are to
-    ignore these, as RFC 9457 3.2 has it for problems. What is asked for stays closed.
+    Its responses allow unknown members, which later versions may add and clients must ignore (as RFC 9457 3.2
+    has it for problems). Its requests allow none.
     """
-    stripped: Document = _plain(document)
-    asked = _schemas([each.get("requestBody") for each in operations(stripped).values()], stripped)
+    stripped: Document = _without_extensions(document)
+    bodies = [operation.get("requestBody") for operation in operations(stripped).values()]
+    requests = _schemas(bodies, stripped)
     schemas = stripped["components"]["schemas"]
-    opened = {name: schema if name in asked else _open(schema) for name, schema in schemas.items()}
+    opened = {
+        name: schema if name in requests else _open_responses(schema) for name, schema in schemas.items()
+    }
     return {**stripped, "components": {**stripped["components"], "schemas": opened}}
 
 
-def _plain(node: Any) -> Any:  # noqa: ANN401 - JSON
+def _without_extensions(node: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(node, list):
-        return [_plain(item) for item in node]
+        return [_without_extensions(item) for item in node]
     if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items() if not key.startswith("x-")}
+        return {key: _without_extensions(value) for key, value in node.items() if not key.startswith("x-")}
     return node
 
 
-def _open(node: Any) -> Any:  # noqa: ANN401 - JSON
+def _open_responses(node: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(node, list):
-        return [_open(item) for item in node]
+        return [_open_responses(item) for item in node]
     if isinstance(node, dict):
         closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
-        return {key: _open(value) for key, value in node.items() if key not in closing}
+        return {key: _open_responses(value) for key, value in node.items() if key not in closing}
     return node
 
 

@@ -24,8 +24,8 @@ from service.web.operations import Operations
 from tests import authorities
 
 DOCUMENT = authorities.document()
-RENDERED = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet")
-WITH_EST = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
+RENDERED = contract.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet")
+WITH_EST = contract.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
 PAGES = {
     path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
     for path in ("/sign", "/problems")
@@ -185,7 +185,7 @@ def test_rendering_resolves_addresses() -> None:
         ("cn-north-1", "aws-cn"),
         ("us-gov-west-1", "aws-us-gov"),
     ):
-        rendered = contract.importable(DOCUMENT, region, "123456789012", "certlet")
+        rendered = contract.for_api_gateway(DOCUMENT, region, "123456789012", "certlet")
         assert rendered["paths"]["/ca"]["get"][INTEGRATION]["uri"] == (
             f"arn:{partition}:apigateway:{region}:lambda:path/2015-03-31/functions/"
             f"arn:{partition}:lambda:{region}:123456789012:function:certlet/invocations"
@@ -384,7 +384,7 @@ def test_what_is_not_described_is_named() -> None:
 
 def test_what_clients_are_made_of_is_open_to_additions() -> None:
     """In the plain document every answer may have members more, at any depth, and a request none."""
-    plain = contract.plain(DOCUMENT)["components"]["schemas"]
+    plain = contract.public(DOCUMENT)["components"]["schemas"]
     closed = {name for name, schema in plain.items() if '"additionalProperties": false' in json.dumps(schema)}
     assert closed == {"SignRequest", "BatchRequest", "BatchItem"}
     assert DOCUMENT["components"]["schemas"]["Problem"]["additionalProperties"] is False

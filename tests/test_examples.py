@@ -156,7 +156,7 @@ def test_another_certificate_is_another(at: Sites) -> None:
 def test_examples_are_not_imported() -> None:
     """API Gateway takes no examples: nowhere in what it imports is one left."""
     for est in (False, True):
-        rendered = contract.importable(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
+        rendered = contract.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
         assert "examples" not in rendered["components"]
         for item in rendered["paths"].values():
             for operation in item.values():

@@ -119,7 +119,7 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
     assert [profile.name for profile in policy] == ["client", "peer"]
     assert policy.get(None).name == "client"
     assert policy.get("peer").validity == timedelta(days=1)
-    rendered = contract.includable(document)
+    rendered = contract.for_cloudformation(document)
     name = rendered["components"]["schemas"]["ProfileName"]
     assert (name["enum"], name.get("default")) == (["client", "peer"], None)
     assert not any(key.startswith("x-certificate") for key in rendered)

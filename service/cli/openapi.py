@@ -44,9 +44,9 @@ def openapi(
         )
     document = options.load_document(profiles)
     if plain:
-        rendered = contract.plain(document)
+        rendered = contract.public(document)
     elif template:
-        rendered = contract.includable(document, est=est)
+        rendered = contract.for_cloudformation(document, est=est)
     else:
-        rendered = contract.importable(document, *target, est=est)
+        rendered = contract.for_api_gateway(document, *target, est=est)
     click.echo(json.dumps(rendered, indent=2))

@@ -124,7 +124,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - click's values, which _Set
             unseen.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
             document=document,
-            published=contract.plain(document),
+            published=contract.public(document),
             host=settings.host,
             port=settings.port,
             workers=settings.workers,

@@ -13,7 +13,7 @@ import pytest
 from deploy import compatibility
 from service import contract
 
-CURRENT = contract.plain(contract.load())
+CURRENT = contract.public(contract.load())
 Change = Callable[[dict[str, Any]], object]
 
 

@@ -104,7 +104,7 @@ def test_est_is_off_and_goes_with_its_document() -> None:
 
 def test_with_est_the_authorizer_is_the_template_s_function() -> None:
     """The included document's authorizer is the very function, by an address that CloudFormation resolves."""
-    included = contract.includable(authorities.document(), est=True)
+    included = contract.for_cloudformation(authorities.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
     assert uri == contract.operations(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
@@ -148,7 +148,7 @@ def test_the_permission_is_for_this_api_alone() -> None:
 
 def test_what_is_included_names_the_template_s_function() -> None:
     """`certlet openapi --template` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
-    included = contract.includable(authorities.document())
+    included = contract.for_cloudformation(authorities.document())
     uris = {json.dumps(each["uri"]) for each in integrations(included) if each["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri
