@@ -16,9 +16,11 @@ A certification request goes in at the left, a certificate comes out, nothing is
     secrecy      no core files of processes that hold secrets
     credentials  which API key a request carries
     web          Connexion executes the contract: validators, identity, operations, EST; the authorizer
-    gateway      the local API Gateway, its HTTPS, and the contract for people; knows nothing of certificates
+    gateway      the local API Gateway, its HTTPS, and the contract for people; knows nothing of certificates.
+                 One queue for all workers (worker_pool, worker); Landlock around the HTTP process (sandbox)
     aws_lambda   handler(event, context): composes all of the above
-    foreman      `certlet serve`: the gateway and the function in processes of their own
+    supervisor   `certlet serve`: the gateway and its workers, each in a process of its own
+    self_issued  the key and the certificate of `certlet serve --tls`
     cli, client  the command line, and the HTTP client behind `certlet sign`
     profile_lint `certlet check`: problems of the profiles, line by line
 

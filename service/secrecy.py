@@ -1,6 +1,6 @@
 """A process that holds secrets keeps its memory to itself: no core file, no debugger of the same user.
 
-The function's processes hold the CA's key, the foreman the passphrase, the gateway API keys as they come in.
+Workers hold the CA's key, the supervisor the passphrase, the gateway API keys as they come in.
 A core file of any of them would hold these too, in a directory that nobody guards.
 """
 
@@ -21,7 +21,7 @@ def seal() -> None:
     RLIMIT_CORE is 0, for its children too; where cores are piped to a program the kernel heeds no limit, so
     on Linux the process is not dumpable either (prctl(2), PR_SET_DUMPABLE). That ends at the next
     `execve`, so each process seals itself. It also closes /proc/PID/mem and /proc/PID/environ to others
-    of the same user: what got hold of the gateway's process cannot read the function's.
+    of the same user: what got hold of the gateway's process cannot read a worker's.
 
     Raises:
         OSError: the kernel refuses.

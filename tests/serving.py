@@ -79,8 +79,9 @@ def free_port() -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started and has not waited for."""
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    """The processes that any thread of a process started, and that nobody has waited for."""
+    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return sorted(int(child) for numbers in lists for child in numbers)
 
 
 def descendants(pid: int) -> list[int]:
@@ -218,7 +219,7 @@ class Server(Site):
         return self.log.read_text()
 
     def processes(self) -> dict[int, str]:
-        """The module of each process: foreman, gateway and function."""
+        """The module of each process: supervisor, gateway and workers."""
         return {pid: module(pid) for pid in (self.process.pid, *descendants(self.process.pid))}
 
     def stop(self, number: int = signal.SIGTERM) -> int:

@@ -84,8 +84,8 @@ def _usage(error: click.UsageError) -> str:
 def _expected() -> tuple[type[Exception], ...]:
     """The errors whose message is for people, of modules that most commands do without."""
     from service.client import ClientError  # noqa: PLC0415 - see above
-    from service.foreman import ServeError  # noqa: PLC0415 - see above
     from service.gateway.usage import KeyFileError  # noqa: PLC0415 - see above
+    from service.supervisor import ServeError  # noqa: PLC0415 - see above
 
     return click.ClickException, IssuanceError, ClientError, ServeError, KeyFileError
 

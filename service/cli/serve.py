@@ -19,16 +19,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service import contract, foreman, secrecy
+from service import contract, secrecy, self_issued
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, say
-from service.foreman import Foreman
-from service.gateway import usage
+from service.gateway import sandbox, usage
 from service.gateway.configuration import Configuration
 from service.pki.errors import IssuanceError
 from service.settings import AUDIT_LOG, CA, PROFILES
 from service.signers import file
+from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
 DEFAULT_KEY: Final = "default"  # the name of the API key that the first start makes, or the environment gives
@@ -144,7 +144,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - click's values, which _Set
             trust = f"--cacert {directory / file.ROOT_CERTIFICATE} " if settings.tls else ""
             _announce(f"{scheme}://{_address(settings)}:{port}{stage}", shown, trust)
 
-        return Foreman(HANDLER, _environ(settings, directory)).run(configuration, announce)
+        return Supervisor(HANDLER, _environ(settings, directory)).run(configuration, announce)
 
 
 def _is_https(settings: _Settings) -> bool:
@@ -178,6 +178,8 @@ def _warnings(settings: _Settings) -> Iterator[str]:
         yield "the usage plan is off (--unlimited)"
     if settings.tls and not settings.tls_name and _is_unspecified(settings.host):
         yield "its certificate is for localhost, and clients elsewhere refuse it: give --tls-name"
+    if not sandbox.is_supported():
+        yield "this kernel has no Landlock, so the HTTP process may read what this user may read"
 
 
 def _tls(settings: _Settings, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
@@ -191,10 +193,10 @@ def _tls(settings: _Settings, document: contract.Document, stack: ExitStack) -> 
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_tls_server:
             raise CommandError(f"the profile {profile.name} is not for servers: name one with --tls-profile")
-        files = stack.enter_context(foreman.own_certificate(_names(settings), settings.tls_profile))
+        files = stack.enter_context(self_issued.self_issued_tls(_names(settings), settings.tls_profile))
     else:
         return {}
-    return {**files, "tls_clients": foreman.event("GET", "/ca.pem")}
+    return {**files, "tls_client_ca_event": self_issued.internal_event("GET", "/ca.pem")}
 
 
 def _verify_pair(certificate: Path, key: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the gateway is told when it starts; apart, so that who tells it need not load a server."""
+"""The gateway's configuration; in a module of its own so that the supervisor does not import aiohttp."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the gateway is told when it starts, as one JSON object.
+    """What the gateway gets when it starts, as one JSON object.
 
     Attributes:
         document: the contract.
         published: the contract for readers: how it is served and who may have what is not for them.
         host, port: where to listen; port 0 takes a free one.
-        workers: the function's concurrency.
+        workers: how many there are.
         key_file: the file of API keys.
         extra_keys: name -> SHA-256 of keys that are in no file.
         unlimited: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; none if it is empty.
         tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
-        tls_order: the event that has the function sign that certificate, with `crt_pem`, `chain_pem` and
-            `not_after` in its answer; none if the file is there.
-        tls_clients: the event that has it answer, in PEM, under what client certificates are taken; none
-            if they are not.
+        tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
+            and `not_after` in the response; empty if the file exists.
+        tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
+            empty if these are not asked for.
     """
 
     document: dict[str, Any] = field(repr=False)
@@ -38,8 +38,8 @@ class Configuration:
     stage: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
-    tls_order: dict[str, Any] = field(default_factory=dict)
-    tls_clients: dict[str, Any] = field(default_factory=dict)
+    tls_signing_event: dict[str, Any] = field(default_factory=dict)
+    tls_client_ca_event: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """One line of JSON."""

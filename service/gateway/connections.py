@@ -11,20 +11,24 @@ from aiohttp import web
 
 # Seconds without a whole head of a request. A proxy should hang up first, or it asks as we do: nginx does
 # after 60, Caddy after 120. aiohttp would wait for an hour.
-IDLE: Final = 150.0
-MOST: Final = 4096  # connections at once, which take some 80 MB
-RESERVE: Final = 160  # descriptors for all else, and for what is accepted at once and not counted yet
-LEAST: Final = 16  # connections, however few descriptors there are
+IDLE_TIMEOUT: Final = 150.0
+MAX_CONNECTIONS: Final = 4096  # connections at once, which take some 80 MB
+RESERVED_FDS: Final = 160  # descriptors for all else, and for what is accepted at once and not counted yet
+MIN_CONNECTIONS: Final = 16  # connections, however few descriptors there are
 
 
-def bound() -> int:
+def connection_limit() -> int:
     """How many connections there may be; as many descriptors are asked for as that takes, and may be had."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST + RESERVE
+    wanted = MAX_CONNECTIONS + RESERVED_FDS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return MOST if soft == resource.RLIM_INFINITY else max(LEAST, min(MOST, soft - RESERVE))
+    return (
+        MAX_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, soft - RESERVED_FDS))
+    )
 
 
 class Connections:
@@ -35,25 +39,25 @@ class Connections:
         self._open: set[object] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became so
 
-    def made(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         """Count a connection, and make room for it."""
         self._open.add(connection)
         self._idle[connection] = None
         if len(self._open) > self._most:
             longest = next(iter(self._idle))  # which is at least this one
-            self.lost(longest)
+            self.closed(longest)
             longest.force_close()
 
-    def lost(self, connection: Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         """Count it no more."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
-    def begins(self, connection: object) -> None:
+    def mark_busy(self, connection: object) -> None:
         """A request was read: the connection is not closed until it is answered."""
         self._idle.pop(connection, None)  # type: ignore[call-overload]  # a connection, as aiohttp knows it
 
-    def ends(self, connection: object) -> None:
+    def mark_idle(self, connection: object) -> None:
         """It was answered, and the connection is idle, if it is still there."""
         if connection in self._open and isinstance(connection, Connection):
             self._idle[connection] = None
@@ -83,7 +87,7 @@ class Connection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # as aiohttp itself calls it
             auto_decompress=False,
-            keepalive_timeout=IDLE,
+            keepalive_timeout=IDLE_TIMEOUT,
             **options,
         )
         self._connections = connections
@@ -92,12 +96,12 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client is there."""
         super().connection_made(transport)
-        self._connections.made(self)
+        self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
-        self._connections.lost(self)
+        self._connections.closed(self)
 
     def handle_error(
         self,

@@ -14,7 +14,6 @@ import stat
 import sys
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,26 +22,26 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from service import audit, credentials, secrecy
-from service.gateway import events
+from service.gateway import events, sandbox
 from service.gateway.configuration import Configuration
-from service.gateway.connections import Connection, Connections, bound
+from service.gateway.connections import Connection, Connections, connection_limit
 from service.gateway.docs import Docs
-from service.gateway.function import to_json, why
-from service.gateway.processes import Function, Process, StartError
 from service.gateway.routes import Contract, GatewayError, Route
-from service.gateway.tls import Tls, client_certificate
+from service.gateway.tls import Tls, TlsError, client_certificate
 from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
+from service.gateway.worker import one_line, to_json, yield_to_others
+from service.gateway.worker_pool import WorkerPool
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
-MAX_ANONYMOUS: Final = 1024 * 1024  # octets that are kept of whoever needs no key
-MAX_UNASKED: Final = 16 * 1024  # and where the operation takes no body
+MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # octets that are kept of whoever needs no key
+MAX_UNEXPECTED_BODY: Final = 16 * 1024  # and where the operation takes no body
 MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
 TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
-_NOT_LOGGED: Final = 200  # characters of a path that a log line keeps
+_LOGGED_CHARS: Final = 200  # longer methods and paths are cut off in the access log
 
 _log = logging.getLogger(__name__)
 
@@ -50,42 +49,43 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """One document, served."""
 
-    def __init__(self, configuration: Configuration, function: Function, connections: Connections) -> None:
+    def __init__(self, link: SupervisorLink, pool: WorkerPool, connections: Connections) -> None:
+        configuration = link.configuration
         self._connections = connections
         self._active = 0
-        self._is_ending = False
-        self._settled = asyncio.Event()
+        self._draining = False
+        self._draind = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.published, configuration.stage)
-        self._function = function
+        self._pool = pool
         self._access_log = _AccessLog()
-        self._keys = Keyring(KeyFile(Path(configuration.key_file)), configuration.extra_keys)
+        self._keys = Keyring(link, configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan
         self._meter = Meter(plan, time.monotonic, time.time) if plan else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and log it."""
         self._active += 1
-        self._settled.clear()
-        self._connections.begins(request.protocol)
+        self._draind.clear()
+        self._connections.mark_busy(request.protocol)
         try:
             response = await self._handle(request)
-            if self._is_ending:
+            if self._draining:
                 response.force_close()
             return response
         finally:
-            self._connections.ends(request.protocol)
+            self._connections.mark_idle(request.protocol)
             self._active -= 1
             if not self._active:
-                self._settled.set()
+                self._draind.set()
 
-    async def settle(self) -> None:
+    async def drain(self) -> None:
         """Wait for the requests in flight, but not for ever; each answer is its connection's last."""
-        self._is_ending = True
+        self._draining = True
         with contextlib.suppress(TimeoutError):
             if self._active:
-                await asyncio.wait_for(self._settled.wait(), SHUTDOWN_TIMEOUT)
+                await asyncio.wait_for(self._draind.wait(), SHUTDOWN_TIMEOUT)
 
     def malformed(self) -> web.Response:
         """The answer to what is not HTTP."""
@@ -140,7 +140,7 @@ class Gateway:
             raise GatewayError("REQUEST_TOO_LARGE")
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
         event = events.proxy_event(read, route)
-        return events.proxy_response(await self._function.invoke(event, timeout))
+        return events.proxy_response(await self._pool.invoke(event, timeout))
 
     def _refusal(self, error: GatewayError, request_id: str) -> events.Response:
         return events.gateway_response(self._contract.gateway_response(error.kind), error, request_id)
@@ -173,9 +173,9 @@ async def _read_body(request: web.BaseRequest, route: Route) -> bytes:
     if not request.can_read_body:
         return b""
     length = request.content_length
-    if not (route.needs_key or route.takes_body) and (length is None or length > MAX_UNASKED):
+    if not (route.needs_key or route.takes_body) and (length is None or length > MAX_UNEXPECTED_BODY):
         return b""  # aiohttp reads it to its end, and keeps none of it
-    most = MAX_PAYLOAD if route.needs_key else MAX_ANONYMOUS
+    most = MAX_PAYLOAD if route.needs_key else MAX_UNAUTHENTICATED_BODY
     if (length or 0) > most:
         raise GatewayError("REQUEST_TOO_LARGE")
     if request.content.is_eof():  # all of it came with the head
@@ -229,8 +229,8 @@ class _AccessLog:
             "request_id": request_id,
             "source_ip": request.remote,
             "key": caller[0] if caller else None,
-            "method": request.method[:_NOT_LOGGED],
-            "path": request.rel_url.raw_path[:_NOT_LOGGED],
+            "method": request.method[:_LOGGED_CHARS],
+            "path": request.rel_url.raw_path[:_LOGGED_CHARS],
             "status": answer.status,
             "bytes": len(answer.body),
             "milliseconds": round(took * 1000, 1),
@@ -239,79 +239,105 @@ class _AccessLog:
             os.write(self._descriptor, f"{to_json(line)}\n".encode("ascii"))
 
 
-class Control:
-    """The line to the foreman, who alone starts and ends processes."""
+class SupervisorLink(KeyFile):
+    """The socket to the supervisor. It also stands for the file of API keys, which the supervisor reads.
 
-    def __init__(self, line: socket.socket, hung_up: Callable[[], None]) -> None:
-        """Listen to the line; `hung_up` is called when the foreman is gone."""
-        self._line = line
-        self._hung_up = hung_up
-        self._expected: deque[asyncio.Future[Process]] = deque()
-        asyncio.get_running_loop().add_reader(line, self._hear)
+    The file is next to the CA's key, where this process can read nothing.
+    """
 
-    async def hire(self, instead_of: int | None) -> Process:
-        """A new process of the function, in place of one that is ended.
+    def __init__(self, control: socket.socket) -> None:
+        """Receive the configuration.
 
         Raises:
-            OSError: the foreman is gone.
+            EOFError: the supervisor is gone.
         """
-        expected = asyncio.get_running_loop().create_future()
-        self._expected.append(expected)
-        self.report(instead_of=instead_of)
-        process: Process = await expected
-        return process
+        self._control = control
+        self._lines = control.makefile("rb")
+        self.configuration = Configuration(**json.loads(self._line()))
+        super().__init__(Path(self.configuration.key_file))
 
-    def report(self, **news: object) -> None:
-        """Tell the foreman what we want, where we listen, or why we do not."""
-        self._line.sendall(json.dumps(news).encode() + b"\n")
+    def _line(self) -> bytes:
+        if line := self._lines.readline():
+            return line
+        raise EOFError("the supervisor is gone")
 
-    def _hear(self) -> None:
-        """One process at a time: each message carries one descriptor, which ends a read."""
-        data, descriptors, _, _ = socket.recv_fds(self._line, 4096, 1)
-        if descriptors:
-            process = Process(json.loads(data)["number"], socket.socket(fileno=descriptors[0]))
-            self._expected.popleft().set_result(process)
-            return
-        asyncio.get_running_loop().remove_reader(self._line)
-        for expected in self._expected:
-            expected.set_exception(ConnectionResetError("the foreman is gone"))
-        self._hung_up()
+    def wait_for_workers(self, on_close: Callable[[], None]) -> None:
+        """Wait until all workers are ready; `on_close` is called when the supervisor is gone after that.
+
+        Raises:
+            EOFError: the supervisor is gone.
+        """
+        self._line()
+        asyncio.get_running_loop().add_reader(self._control, on_close)
+
+    def send(self, **message: object) -> None:
+        """Tell the supervisor where we listen, or why we do not; or ask for API keys."""
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+
+    def read(self) -> dict[str, str]:
+        """The API keys, as in `KeyFile`. The supervisor answers at once.
+
+        Raises:
+            KeyFileError: the file cannot be read, or is malformed.
+        """
+        self.send(api_keys=True)
+        message = json.loads(self._line())
+        if "error" in message:
+            raise KeyFileError(message["error"])
+        keys: dict[str, str] = message["keys"]
+        return keys
 
 
-async def _tls(configuration: Configuration, function: Function) -> Tls | None:
+def _tls(configuration: Configuration) -> Tls | None:
+    """The server's side of TLS, with the operator's certificate if there is one.
+
+    Raises:
+        TlsError: OpenSSL does not take that.
+    """
     if not configuration.tls_certificate:
         return None
     tls = Tls(configuration.tls_certificate, configuration.tls_key)
-    if not configuration.tls_order:
+    if not configuration.tls_signing_event:
         tls.load()
-    if configuration.tls_clients:
-        await tls.trust(function.invoke, configuration.tls_clients)
     return tls
 
 
-async def serve(configuration: Configuration, line: socket.socket) -> int:
-    """Serve until SIGTERM, SIGINT or the foreman's end; requests in flight are answered first."""
+def _enter_sandbox(configuration: Configuration) -> None:
+    """Give up what is not needed; the directory of API keys is the CA's."""
+    is_self_issued = bool(configuration.tls_signing_event)
+    writable = [Path(configuration.tls_certificate).parent] if is_self_issued else []
+    sandbox.enter([Path(configuration.key_file).parent], writable)
+
+
+async def serve(link: SupervisorLink, channel: socket.socket) -> int:
+    """Serve until SIGTERM, SIGINT or the supervisor's end; requests in flight are answered first."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in STOP:
-        loop.add_signal_handler(each, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # as the foreman starts us they are blocked
-    control = Control(line, stop.set)
-    function = Function(control.hire)
-    connections = Connections(bound())
-    gateway = Gateway(configuration, function, connections)
+    for number in STOP:
+        loop.add_signal_handler(number, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # as the supervisor starts us they are blocked
+    configuration = link.configuration
+    pool = WorkerPool(channel)
+    connections = Connections(connection_limit())
+    gateway = Gateway(link, pool, connections)
 
     def connection() -> Connection:
         return Connection(manager, connections, gateway.malformed)
 
     manager = web.Server(gateway.handle)
-    keeping: asyncio.Task[None] | None = None
+    renewal: asyncio.Task[None] | None = None
     try:
-        await function.start(configuration.workers)
-        tls = await _tls(configuration, function)
-        if tls and configuration.tls_order:
-            ends = await tls.enroll(function.invoke, configuration.tls_order)
-            keeping = asyncio.create_task(tls.keep(function.invoke, configuration.tls_order, ends))
+        link.wait_for_workers(stop.set)
+        tls = _tls(configuration)
+        # From here on: no thread has been started that could be left out, and no client is there yet.
+        _enter_sandbox(configuration)
+        if tls and configuration.tls_client_ca_event:
+            await tls.load_client_cas(pool.invoke, configuration.tls_client_ca_event)
+        if tls and configuration.tls_signing_event:
+            ends = await tls.enroll(pool.invoke, configuration.tls_signing_event)
+            renewal = asyncio.create_task(
+                tls.renew_forever(pool.invoke, configuration.tls_signing_event, ends)
+            )
         listener = await loop.create_server(
             connection,
             configuration.host,
@@ -319,23 +345,22 @@ async def serve(configuration: Configuration, line: socket.socket) -> int:
             ssl=tls.context if tls else None,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
         )
-    except (StartError, KeyFileError, OSError, UnicodeError) as error:
-        control.report(failed=_failure(error, configuration))
+    except (TlsError, OSError, UnicodeError) as error:
+        link.send(failed=_startup_error(error, configuration))
         return 1
-    control.report(port=listener.sockets[0].getsockname()[1])
+    link.send(port=listener.sockets[0].getsockname()[1])
     await stop.wait()
     listener.close()
-    if keeping:
-        keeping.cancel()
-    await gateway.settle()
+    if renewal:
+        renewal.cancel()
+    await gateway.drain()
     await manager.shutdown(1)
-    await function.stop()
     # The loop takes its handlers along: one more signal would end us by what it does by default.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     return 0
 
 
-def _failure(error: Exception, configuration: Configuration) -> str:
+def _startup_error(error: Exception, configuration: Configuration) -> str:
     """Why it does not listen, for whoever started it, in one line."""
     if isinstance(error, socket.gaierror | UnicodeError):  # the latter's of what no DNS name can be
         return f"the host {configuration.host} is not found: give --host an address of this machine"
@@ -348,23 +373,18 @@ def _failure(error: Exception, configuration: Configuration) -> str:
                 return f"{where} is not for this user to open: give a --port above 1023"
             case errno.EADDRNOTAVAIL | None:  # newer Pythons tell no number
                 return f"{configuration.host} is no address of this machine: give another --host"
-    return why(error)
+    return one_line(error)
 
 
 def main(arguments: list[str]) -> int:
-    """Be the HTTP process: `DESCRIPTOR` of the line to the foreman."""
+    """Be the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
     secrecy.seal()
+    yield_to_others()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    with socket.socket(fileno=int(arguments[0])) as line:
-        first = bytearray()
-        while not first.endswith(b"\n"):
-            chunk = line.recv(1 << 16)
-            if not chunk:
-                return 1
-            first += chunk
-        with contextlib.suppress(KeyboardInterrupt):
-            return asyncio.run(serve(Configuration(**json.loads(first)), line))
-    return 0
+    control, channel = (socket.socket(fileno=int(argument)) for argument in arguments)
+    with control, channel, contextlib.suppress(KeyboardInterrupt, EOFError):
+        return asyncio.run(serve(SupervisorLink(control), channel))
+    return 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from service.gateway.processes import StartError
 from service.gateway.routes import GatewayError
 
 RENEW_AFTER: Final = 2 / 3  # of what is left of its life when a certificate is got
@@ -36,6 +35,10 @@ Invoke = Callable[[JSON, float], Awaitable[Any]]
 """Has the function answer an event within so many seconds."""
 
 
+class TlsError(Exception):
+    """HTTPS cannot be served; the message says why, in one line."""
+
+
 class Tls:
     """The server's side of TLS 1.2 and newer. New connections get what was loaded last."""
 
@@ -55,7 +58,7 @@ class Tls:
         """Read the files.
 
         Raises:
-            StartError: they are no certificate and its key.
+            TlsError: they are no certificate and its key.
         """
         try:
             self.context.load_cert_chain(self._certificate, self._key)
@@ -63,15 +66,15 @@ class Tls:
             files = f"{self._certificate} and {self._key}"
             word = (getattr(error, "reason", None) or "").replace("_", " ").lower()
             told = word or "is the passphrase right, and the key the certificate's?"
-            raise StartError(f"OpenSSL does not take {files}: {told}") from error
+            raise TlsError(f"OpenSSL does not take {files}: {told}") from error
 
-    async def trust(self, invoke: Invoke, event: JSON) -> None:
+    async def load_client_cas(self, invoke: Invoke, event: JSON) -> None:
         """Take client certificates, from those who have one, under what the function answers, PEM.
 
         Raises:
-            StartError: it does not.
+            TlsError: it does not.
         """
-        pem = str((await _answered(invoke, event))["body"])
+        pem = str((await _invoke_checked(invoke, event))["body"])
         self.context.load_verify_locations(cadata=pem)
         self.context.verify_mode = ssl.CERT_OPTIONAL
 
@@ -82,22 +85,22 @@ class Tls:
             when it ends, in seconds since 1970, UTC.
 
         Raises:
-            StartError: the function does not sign it.
+            TlsError: the function does not sign it.
         """
-        body = (await _answered(invoke, event))["body"]
+        body = (await _invoke_checked(invoke, event))["body"]
         try:
             signed = json.loads(body)
             pem, ends = signed["crt_pem"] + signed["chain_pem"], datetime.fromisoformat(signed["not_after"])
         except (KeyError, TypeError, ValueError) as error:
-            raise StartError("what the function answered is no signed certificate") from error
-        self._take(pem)
+            raise TlsError("the function did not return a signed certificate") from error
+        self._install(pem)
         return ends.timestamp()
 
-    def _take(self, pem: str) -> None:
+    def _install(self, pem: str) -> None:
         Path(self._certificate).write_text(pem, encoding="ascii")  # OpenSSL reads files alone
         self.load()
 
-    async def keep(self, invoke: Invoke, event: JSON, ends: float) -> None:
+    async def renew_forever(self, invoke: Invoke, event: JSON, ends: float) -> None:
         """Have it signed again for ever, each time that two thirds of its life are over.
 
         Args:
@@ -115,7 +118,7 @@ class Tls:
         while True:
             try:
                 return await self.enroll(invoke, event)
-            except (StartError, OSError) as error:
+            except (TlsError, OSError) as error:
                 _log.error("the server's own certificate is not renewed: %s", error)
                 await asyncio.sleep(min(RETRY, max(LEAST_RETRY, (ends - time.time()) / 10)))
 
@@ -126,17 +129,17 @@ async def _sleep_until(moment: float) -> None:
         await asyncio.sleep(min(left, RETRY))
 
 
-async def _answered(invoke: Invoke, event: JSON) -> JSON:
+async def _invoke_checked(invoke: Invoke, event: JSON) -> JSON:
     context = {**event["requestContext"], "requestId": str(uuid.uuid4())}
     try:
         result: JSON = await invoke({**event, "requestContext": context}, _TIMEOUT)
     except GatewayError as error:
-        raise StartError(f"the function did not answer: {error.kind}") from error
+        raise TlsError(f"the function did not answer: {error.kind}") from error
     if result["statusCode"] == 200:  # noqa: PLR2004
         return result
     problem = json.loads(result["body"])
     reasons = [f"{each['field']}: {each['detail']}" for each in problem.get("errors", ())]
-    raise StartError("; ".join([problem["detail"], *reasons]))
+    raise TlsError("; ".join([problem["detail"], *reasons]))
 
 
 def client_certificate(connection: ssl.SSLObject | None) -> JSON | None:

@@ -100,7 +100,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     log = home / "audit.log"
     with serving.serving(home, "--unlimited", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
-        (worker,) = (pid for pid, name in server.processes().items() if name == "service.gateway.function")
+        (worker,) = (pid for pid, name in server.processes().items() if name == "service.gateway.worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
         full = server.sign({"csr": csrs.pem(challenging()).decode()})
         assert full.status == 503

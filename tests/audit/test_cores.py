@@ -47,15 +47,15 @@ def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
 
 
 def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
-    """Foreman, gateway and function have a limit of 0, and leave nothing when they are aborted."""
+    """Supervisor, gateway and worker have a limit of 0, and leave nothing when they are aborted."""
     command = (*UNBOUNDED, *serving.CERTLET, "serve", "--port", "0")
     with serving.serving(tmp_path, command=command) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
         found = server.processes()
-        assert sorted(found.values()) == ["service.cli", "service.gateway.function", "service.gateway.server"]
+        assert sorted(found.values()) == ["service.cli", "service.gateway.server", "service.gateway.worker"]
         for pid, module in found.items():
             assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0), module
-        for module in ("service.gateway.function", "service.cli"):
+        for module in ("service.gateway.worker", "service.cli"):
             (victim,) = (pid for pid, name in found.items() if name == module)
             os.kill(victim, signal.SIGABRT)
             serving.wait_until(lambda victim=victim: not is_alive(victim))

@@ -180,7 +180,7 @@ def test_refusals_within_a_batch_do_not_count(ours: Server) -> None:
 
 
 def test_all_of_a_servers_processes_are_measured_on_its_core(ours: Server) -> None:
-    """Foreman, gateway and worker; one that is somewhere else is told."""
+    """Supervisor, gateway and worker; one that is somewhere else is told."""
     processes = [ours.pid, *serving.descendants(ours.pid)]
     assert len(processes) == 3
     assert {frozenset(os.sched_getaffinity(each)) for each in processes} == {frozenset({load.cores()[0]})}

@@ -97,7 +97,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
     with serving.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
         directory = Path(next(line.split()[2] for line in server.said if line.startswith("New CA")))
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        children = _descendants(server.process.pid)
+        children = serving.descendants(server.process.pid)
         assert len(children) == 3
         assert server.stop(number) == 0
     assert not directory.exists()
@@ -108,7 +108,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
 WAITING = """
 import pathlib, sys, time
 began = pathlib.Path("began")
-if "service.gateway.function" in sys.orig_argv:
+if "service.gateway.worker" in sys.orig_argv:
     with began.open("a") as file:
         file.write("x")
 until = time.monotonic() + 20
@@ -130,13 +130,13 @@ def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
     assert (tmp_path / "began").read_text() == "xx"  # and no others
 
 
-@pytest.mark.parametrize("victim", ["foreman", "gateway"])
+@pytest.mark.parametrize("victim", ["supervisor", "gateway"])
 def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
-    """When the foreman or the gateway is killed, the rest ends by itself."""
+    """When the supervisor or the gateway is killed, the rest ends by itself."""
     with serving.serving(tmp_path, "--workers", "2") as server:
-        children = _descendants(server.process.pid)
+        children = serving.descendants(server.process.pid)
         gateway = next(pid for pid in children if "gateway.server" in _command(pid))
-        os.kill(server.process.pid if victim == "foreman" else gateway, signal.SIGKILL)
+        os.kill(server.process.pid if victim == "supervisor" else gateway, signal.SIGKILL)
         deadline = time.monotonic() + 20
         while any("service." in _command(pid) for pid in children) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -147,7 +147,9 @@ def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> No
     """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
     with serving.serving(tmp_path, "--ephemeral") as server:
         before = server.request("GET", "/ca").json()
-        (worker,) = (pid for pid in _descendants(server.process.pid) if "gateway.function" in _command(pid))
+        (worker,) = (
+            pid for pid in serving.descendants(server.process.pid) if "gateway.worker" in _command(pid)
+        )
         os.kill(worker, signal.SIGKILL)
         statuses = {server.request("GET", "/ca").status for _ in range(3)}
         assert statuses <= {200, 502, 503}
@@ -179,22 +181,17 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
         ]
         found = {}
         if os.geteuid() != 0:
-            for pid in (server.process.pid, *_descendants(server.process.pid)):
+            for pid in (server.process.pid, *serving.descendants(server.process.pid)):
                 with pytest.raises(PermissionError):
                     _memory(pid)
             return
-        for pid in _descendants(server.process.pid):
+        for pid in serving.descendants(server.process.pid):
             memory = _memory(pid)
             found[_command(pid).split()[3]] = [needle in memory for needle in needles]
         assert not any(found["service.gateway.server"])
         # The twin: the function's process holds them, so the search can find them.
-        assert all(found["service.gateway.function"][:2])
-        assert any(found["service.gateway.function"][2:4])
-
-
-def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [each for child in map(int, children) for each in (child, *_descendants(child))]
+        assert all(found["service.gateway.worker"][:2])
+        assert any(found["service.gateway.worker"][2:4])
 
 
 def _command(pid: int) -> str:

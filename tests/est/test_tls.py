@@ -180,14 +180,14 @@ def test_a_failure_is_tried_again_before_the_end(
         return answer
 
     own_tls = tls.Tls(str(tmp_path / "crt"), str(tmp_path / "key"))
-    kept = own_tls.keep(invoke, {"requestContext": {}}, time.time() + 0.2)
+    kept = own_tls.renew_forever(invoke, {"requestContext": {}}, time.time() + 0.2)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(kept, 3))
     assert (tmp_path / "crt").read_text() == pem(client)
     assert next(answers, None) is None
     assert [each.message.partition(": ")[2] for each in caplog.records] == [
         "the function did not answer: INTEGRATION_TIMEOUT",
-        "what the function answered is no signed certificate",
+        "the function did not return a signed certificate",
     ]
 
 
@@ -312,7 +312,7 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
         "body": "".join(map(pem, ca.authorities)),
     }  # fmt: skip
     files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
-    options: dict[str, Any] = {**files, "tls_clients": event}
+    options: dict[str, Any] = {**files, "tls_client_ca_event": event}
     with running.gateway(tmp_path, running.library(), **options) as server:
         client = forged(ca)
         told = server.request("GET", "/books", context=trusting(server, client)).json()["event"]

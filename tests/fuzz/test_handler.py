@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import ignored_auth
 from urllib3 import HTTPResponse
 
 from service import aws_lambda
-from service.gateway.function import Context
+from service.gateway.worker import Context
 from tests import authorities, events, serving
 from tests.fuzz import contract
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service.foreman import Foreman
 from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
+from service.supervisor import Supervisor
 from tests import authorities, serving
 
 HANDLER = "tests.gateway.echo_handler.handler"
@@ -67,7 +67,7 @@ def main() -> int:
     def announce(port: int) -> None:
         print(f"Form      {scheme}://127.0.0.1:{port}/sign\nsign.pem", flush=True)  # noqa: T201
 
-    return Foreman(handler, os.environ).run(configuration, announce)
+    return Supervisor(handler, os.environ).run(configuration, announce)
 
 
 if __name__ == "__main__":

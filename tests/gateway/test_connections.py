@@ -70,7 +70,7 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
                 assert time.monotonic() - began < 1
         under_way.sendall(body[100:])
         assert under_way.recv(100).startswith(b"HTTP/1.1 200")
-        most = DESCRIPTORS - connections.RESERVE
+        most = DESCRIPTORS - connections.RESERVED_FDS
         opened = [is_open(each) for each in held]
         assert not any(opened[: -most - 5])
         assert all(opened[-most + 5 :])
@@ -82,8 +82,8 @@ async def listening(most: int) -> AsyncIterator[int]:
     """A server with these connections; its port."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
-        counted.begins(request.protocol)
-        counted.ends(request.protocol)
+        counted.mark_busy(request.protocol)
+        counted.mark_idle(request.protocol)
         return web.Response(text="x")
 
     def made() -> Connection:
@@ -97,7 +97,7 @@ async def listening(most: int) -> AsyncIterator[int]:
 
 def test_an_idle_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word, with half a head, or after an answer; but not while there are requests."""
-    monkeypatch.setattr(connections, "IDLE", 0.3)
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.3)
 
     async def story() -> None:
         async with listening(9) as port:
@@ -145,7 +145,7 @@ def test_the_one_that_is_idle_longest_makes_room() -> None:
 
 @pytest.mark.parametrize(
     ("soft", "hard", "said"),
-    [(100, 1000, (1000 - connections.RESERVE, 1000)), (100, 100, (connections.LEAST, 100)), (5000, 9000, (connections.MOST, 5000))],
+    [(100, 1000, (1000 - connections.RESERVED_FDS, 1000)), (100, 100, (connections.MIN_CONNECTIONS, 100)), (5000, 9000, (connections.MAX_CONNECTIONS, 5000))],
 )  # fmt: skip
 def test_the_bound_follows_the_descriptors_that_may_be_had(
     soft: int, hard: int, said: tuple[int, int]
@@ -154,7 +154,7 @@ def test_the_bound_follows_the_descriptors_that_may_be_had(
     code = (
         "import resource; from service.gateway import connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
-        "print((connections.bound(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
+        "print((connections.connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], env=serving.environ(), capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service import aws_lambda
-from service.gateway.function import Context
+from service.gateway.worker import Context
 from tests import serving
 from tests.gateway import running
 from tests.gateway.test_faults import POST, connect, received
@@ -111,7 +111,7 @@ def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
     """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
     with running.gateway(tmp_path, running.library(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
-        family = [server.process.pid, *children(server.process.pid)]
+        family = [server.process.pid, *serving.children(server.process.pid)]
         assert len(family) == 4
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             napping = pool.submit(server.request, "GET", "/books?do=nap")
@@ -132,16 +132,12 @@ def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
     with serving.serving(tmp_path, "--ephemeral") as server:
         (gateway,) = (
             each
-            for each in children(server.process.pid)
+            for each in serving.children(server.process.pid)
             if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
         )
         os.kill(gateway, signal.SIGKILL)
         assert server.process.wait(20) == 1
         assert server.logged().endswith("certlet: the gateway was ended by signal 9\n")
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -354,9 +354,10 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
     """Bodies that an operation does not take are not kept, whoever sends how many; and it is answered as ever."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     with serving.serving(tmp_path, "--ephemeral") as server, contextlib.ExitStack() as stack:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         (gateway,) = (
-            int(each) for each in children if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
+            each
+            for each in serving.children(server.process.pid)
+            if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
         )
         before = resident(gateway)
         for _ in range(20):

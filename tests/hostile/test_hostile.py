@@ -15,7 +15,7 @@ from cryptography import x509
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from service import aws_lambda
-from service.gateway.function import Context
+from service.gateway.worker import Context
 from tests import events, serving
 from tests.hostile import der, laws, strategies
 from tests.hostile.laws import Judge

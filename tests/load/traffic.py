@@ -469,4 +469,4 @@ def judged_by_openssl(sample: Sequence[bytes], ca: Path, directory: Path) -> int
 def workers(server: Server) -> list[int]:
     """The function's processes."""
     pids = serving.children(server.process.pid)
-    return [pid for pid in pids if serving.module(pid) == "service.gateway.function"]
+    return [pid for pid in pids if serving.module(pid) == "service.gateway.worker"]

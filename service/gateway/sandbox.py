@@ -1,0 +1,117 @@
+"""What the gateway process can reach: little of the file system, by Landlock (Linux 5.13 and newer).
+
+It can read Python, its packages and what the resolver reads, and write its own TLS certificate. So the CA's
+directory, `~/.aws` and `/proc` are out of its reach, whichever user runs it. Landlock also denies it the
+memory and the descriptors of other processes; and, in newer kernels, signals to them, and outgoing TCP
+connections: a cloud's metadata service would hand out credentials.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+# linux/landlock.h; the system calls have these numbers on every architecture but Alpha.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET_VERSION: Final = 1
+_RULE_PATH_BENEATH: Final = 1
+_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
+    1 << bit for bit in (1, 2, 3, 5, 8, 14)
+)
+_READ: Final = _READ_FILE | _READ_DIR
+_WRITE: Final = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+_FILE_ONLY: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
+_FS_RIGHTS: Final = (13, 14, 15, 15, 16)  # how many a kernel has, by its ABI, from 1; all are denied
+_NET_CONNECT_TCP: Final = 2  # from ABI 4
+_SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL: Final = 3  # from ABI 6
+_PR_SET_NO_NEW_PRIVS: Final = 38  # linux/prctl.h
+
+_RESOLVER: Final = ("hosts", "resolv.conf", "nsswitch.conf", "host.conf", "gai.conf", "services", "localtime")
+_LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+
+
+class _RulesetAttribute(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _PathBeneathAttribute(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def is_supported() -> bool:
+    """Whether the kernel has Landlock."""
+    return _abi() > 0
+
+
+def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
+    """Deny all else to this thread and those that it starts, for ever. Without Landlock nothing happens.
+
+    Args:
+        secret: directories that stay out of reach, even if a directory of packages contains them.
+        writable: directories that may be changed.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    abi = _abi()
+    if abi < 1:
+        return
+    rights = (1 << _FS_RIGHTS[min(abi, len(_FS_RIGHTS)) - 1]) - 1
+    attribute = _RulesetAttribute(rights, _NET_CONNECT_TCP, _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL)
+    size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - which members the kernel knows
+    ruleset = _syscall(_CREATE_RULESET, ctypes.byref(attribute), ctypes.c_size_t(size), 0)
+    try:
+        for path in readable(secret):
+            _allow(ruleset, path, _READ & rights)
+        for path in writable:
+            _allow(ruleset, path, _WRITE & rights)
+        if ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+            raise OSError("no_new_privs cannot be set")
+        _syscall(_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def readable(secret: Iterable[Path]) -> list[Path]:
+    """What a Python process may have to read while it serves; no directory with something secret in it."""
+    hidden = [path.resolve() for path in (*secret, Path("~/.aws").expanduser(), Path("/proc"))]
+    packages = [Path(path) for path in sys.path if path]
+    own = Path(__file__).parents[1]
+    paths = [*map(Path, _LIBRARIES), *(Path("/etc", name) for name in _RESOLVER), own, *packages]
+    return [path for path in paths if not any(each.is_relative_to(path.resolve()) for each in hidden)]
+
+
+def _allow(ruleset: int, path: Path, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # what is not there need not be allowed
+        return
+    try:
+        allowed = rights if path.is_dir() else rights & _FILE_ONLY
+        attribute = _PathBeneathAttribute(allowed, descriptor)
+        _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(attribute), 0)
+    finally:
+        os.close(descriptor)
+
+
+def _abi() -> int:
+    """The version of Landlock; not above 0 if there is none."""
+    try:
+        return _syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    result: int = libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

@@ -1,0 +1,71 @@
+"""HTTPS with a certificate of the CA itself (`certlet serve --tls`): its key, and the event to issue it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from service import files
+from service.gateway.usage import OWN_NAME
+
+
+@contextlib.contextmanager
+def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[str, Any]]:
+    """Have the gateway serve HTTPS with a certificate of the CA that it serves.
+
+    The key, P-256, lives in a directory of this user only, which is removed at the end of the block.
+
+    Args:
+        names: the server's DNS names and IP addresses.
+        profile: the certificate profile; None for the default one.
+
+    Yields:
+        members of the gateway's configuration: files, and the event that has a worker issue the certificate.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
+    body = {"csr": request.public_bytes(Encoding.PEM).decode(), "text": False}
+    with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
+        key_file = Path(directory) / "server.key"
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        files.write_atomically(key_file, pem, 0o600)
+        yield {
+            "tls_certificate": str(Path(directory) / "server.crt"),
+            "tls_key": str(key_file),
+            "tls_signing_event": internal_event(
+                "POST", "/sign", body | ({"profile": profile} if profile else {})
+            ),
+        }
+
+
+def internal_event(method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """A proxy event of the server's own, whose caller is the server itself."""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
+        "queryStringParameters": None,
+        "requestContext": {"identity": {"apiKeyId": OWN_NAME}},
+        "body": json.dumps(body) if body else None,
+        "isBase64Encoded": False,
+    }
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

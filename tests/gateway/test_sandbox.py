@@ -1,0 +1,176 @@
+"""What the gateway process can reach, seen from inside of it: a `sitecustomize` of ours tries on a signal."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.gateway import sandbox
+from tests import csrs, serving
+from tests.serving import API_KEY
+
+PROBE = """
+import errno, json, os, signal, socket, sys
+
+def attempt(kind, target):
+    try:
+        if kind == "open":
+            os.close(os.open(target, os.O_RDONLY))
+        elif kind == "write":
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT))
+        elif kind == "list":
+            os.listdir(target)
+        elif kind == "kill":
+            os.kill(target, 0)
+        elif kind == "connect":
+            socket.create_connection(("127.0.0.1", target), 5).close()
+        elif kind == "run":
+            os.posix_spawn(target, [target], {})
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+
+if "service.gateway.server" in sys.orig_argv:
+    orders, results = open("orders"), open("results", "w")
+    def probe(*_):
+        results.write(json.dumps([attempt(*order) for order in json.load(orders)]) + "\\n")
+        results.flush()
+    signal.signal(signal.SIGUSR1, probe)
+"""
+DENIED = {"EACCES", "EPERM"}
+
+
+def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> None:
+    """Not the CA's key, AWS credentials, a worker's or the supervisor's memory; what it needs, it reads."""
+    (tmp_path / "sitecustomize.py").write_text(PROBE)
+    (tmp_path / "orders").touch()
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("secret")
+    env = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{serving.ROOT}",
+        "HOME": str(tmp_path),
+        "CERTLET_API_KEY": API_KEY,
+        "CERTLET_CA_PASSPHRASE": "canary-passphrase",
+        "AWS_SECRET_ACCESS_KEY": "canary-credential",
+    }
+    with serving.serving(tmp_path, "--tls", env=env) as server:
+        pids = {name: pid for pid, name in server.processes().items()}
+        worker, gateway = pids["service.gateway.worker"], pids["service.gateway.server"]
+        supervisor = pids["service.cli"]
+        denied: list[tuple[str, Any]] = [
+            ("open", str(tmp_path / "ca" / "signing-ca.key")),
+            ("open", str(tmp_path / "ca" / "serial.key")),
+            ("write", str(tmp_path / "ca" / "revoked.yaml")),
+            ("open", str(tmp_path / ".aws" / "credentials")),
+            *(
+                (kind, f"/proc/{pid}/{name}")
+                for pid in (worker, supervisor)
+                for kind, name in (("open", "environ"), ("open", "mem"), ("list", "fd"), ("open", "maps"))
+            ),
+            ("list", "/proc"),
+            ("open", "/etc/passwd"),
+            ("kill", worker),
+            ("kill", supervisor),
+            ("connect", int(server.url.rpartition(":")[2])),
+            ("run", "/bin/true"),
+        ]
+        allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
+        (tmp_path / "orders").write_text(json.dumps([*denied, *allowed]))
+        os.kill(gateway, signal.SIGUSR1)
+        deadline = time.monotonic() + 20
+        while not (text := (tmp_path / "results").read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        outcomes = json.loads(text)
+        assert [
+            order for order, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
+        ] == []
+        assert outcomes[len(denied) :] == ["done"] * len(allowed)
+        if os.geteuid() == 0:  # the twin: what root can read outside of the sandbox, and what is not there
+            assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
+            for pid in (worker, gateway):
+                environ = Path(f"/proc/{pid}/environ").read_bytes()
+                assert b"HOME=" in environ
+                assert b"canary" not in environ
+                assert API_KEY.encode() not in environ
+            assert b"canary-passphrase" in Path(f"/proc/{supervisor}/environ").read_bytes()
+
+
+def attempt(directory: Path, *steps: str) -> str:
+    """What becomes of reading the file `key` in a process that does these steps before."""
+    (directory / "key").write_text("secret")
+    code = "\n".join(
+        ["from pathlib import Path", "from service.gateway import sandbox", *steps, "open('key').read()"]
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        env=serving.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("abi", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_each_version_of_landlock_denies_files(tmp_path: Path, abi: int) -> None:
+    """The kernel takes what its older versions know; where there is none, nothing is denied."""
+    outcome = attempt(tmp_path, f"sandbox._abi = lambda: {abi}", "sandbox.enter([], [Path('other')])")
+    assert outcome.startswith("PermissionError") == bool(abi)
+    allowed = attempt(
+        tmp_path, f"sandbox._abi = lambda: {abi}", f"sandbox.enter([], [Path({str(tmp_path)!r})])"
+    )
+    assert allowed == ""
+
+
+def test_kernel_without_landlock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system call is not there, or is switched off."""
+    assert sandbox.is_supported()
+    for code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+
+        def fail(*_: object, code: int = code) -> int:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(sandbox, "_syscall", fail)
+        assert not sandbox.is_supported()
+        sandbox.enter([])
+
+
+def test_directory_of_packages_that_contains_a_secret_is_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Served from a checkout, which is on the path, the CA is in there; links lead to the same place."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "ca")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / "packages")])
+    for secret in ("ca", "link"):
+        readable = sandbox.readable([tmp_path / secret])
+        assert tmp_path not in readable
+        assert tmp_path / "packages" in readable
+    assert tmp_path in sandbox.readable([])
+
+
+def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
+    """Also with an API key that is added while it serves, in a file that it cannot read."""
+    with serving.serving(tmp_path, "--ca", "ca") as server:
+        added = serving.certlet("key", "add", "other", "--ca", "ca", cwd=tmp_path)
+        key = added.stdout.decode().split()[-1]
+        request = {"csr": csrs.pem(csrs.build()).decode()}
+        assert server.sign(request, key).status == 200
+        good = (tmp_path / "ca" / "api-keys.json").read_text()
+        (tmp_path / "ca" / "api-keys.json").write_text("damaged")
+        assert server.sign(request, key).status == 500
+        assert "api-keys.json cannot be read as a file of API keys" in server.logged()
+        (tmp_path / "ca" / "api-keys.json").write_text(good)
+        assert server.sign(request, key).status == 200

@@ -1,0 +1,117 @@
+"""A worker's loop, its packets and its slot."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from service.gateway import worker
+
+EVENT: dict[str, Any] = {"requestContext": {"requestId": "id-1"}, "body": "x"}
+CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 600}
+
+
+def responses(*packets: bytes, handler: Any = lambda event, _context: event["body"]) -> dict[int, Any]:
+    """What a worker says to these packets, by number."""
+    gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    slot, descriptor = worker.create_slot()
+    os.close(descriptor)
+    with gateway, channel:
+        for packet in packets:
+            worker.send(gateway, packet)
+        gateway.shutdown(socket.SHUT_WR)
+        worker.serve(channel, slot, handler)
+        assert slot[0] == 0
+        channel.close()
+        received = {}
+        while response := worker.receive(gateway):
+            received[response.number] = worker.decode(response)
+    return received
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        worker.NUMBER.pack(1) + b"nonsense",
+        worker.NUMBER.pack(1) + b"[]",
+        worker.encode(1, {}),
+        worker.encode(1, {**CALL, "timeout": None}),
+        worker.encode(1, {**CALL, "event": []}),
+        worker.NUMBER.pack(1) + b"{" * 100_000,
+    ],
+)
+def test_malformed_call_fails_and_the_next_is_answered(packet: bytes) -> None:
+    """Whatever the gateway sends, the worker goes on."""
+    assert responses(packet, worker.encode(2, CALL)) == {1: {"failed": True}, 2: {"result": "x"}}
+
+
+def test_packet_without_a_number_is_answered_to_nobody() -> None:
+    """Number 0 is no call's."""
+    assert responses(b"short", worker.encode(2, CALL)) == {0: {"failed": True}, 2: {"result": "x"}}
+
+
+def test_late_call_is_not_begun() -> None:
+    """The gateway has told its client that no worker began it; one in time is answered."""
+    late = {**CALL, "begin_by": time.monotonic() - 0.01}
+    assert responses(worker.encode(1, late), worker.encode(2, CALL)) == {2: {"result": "x"}}
+
+
+@pytest.mark.parametrize("result", [{1, 2}, object()])
+def test_result_that_json_cannot_say_is_a_failure(result: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log names the request."""
+    assert responses(worker.encode(1, CALL), handler=lambda *_: result) == {1: {"failed": True}}
+    assert capsys.readouterr().err.startswith("id-1: the handler failed\nTraceback")
+
+
+def test_slot_names_the_call_that_has_begun_and_nobody_else_can_write_it() -> None:
+    """Neither through its descriptor, nor by opening that again; it cannot shrink."""
+    slot, descriptor = worker.create_slot()
+    view = worker.map_slot(descriptor)
+    slot[0] = 7
+    assert view[0] == 7
+    with pytest.raises(TypeError):
+        view[0] = 8
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+    for each in (descriptor, again):
+        with pytest.raises(PermissionError):
+            mmap.mmap(each, 8)
+        with pytest.raises(PermissionError):
+            os.pwrite(each, b"12345678", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(each, 0)
+        os.close(each)
+
+
+def test_call_that_takes_too_long_ends_the_process_by_sigalrm() -> None:
+    """Even where the handler is in no Python code, and whatever it was started with."""
+    code = (
+        "import signal, sys, time\nfrom tests.gateway import test_worker as t\nfrom service.gateway import worker\n"
+        "call = {**t.CALL, 'timeout': 0.1, 'begin_by': time.monotonic() + 9}\n"
+        "t.responses(worker.encode(1, call), handler=lambda *_: time.sleep(float(sys.argv[1])))"
+    )
+    statuses = [
+        subprocess.run([sys.executable, "-c", code, seconds], check=False).returncode
+        for seconds in ("0", "9")
+    ]
+    assert statuses == [0, -signal.SIGALRM]
+
+
+def test_worker_without_a_supervisor_ends() -> None:
+    """It waits neither for its secrets nor for calls when nobody is there any more."""
+    gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    supervisor, link = socket.socketpair()
+    descriptors = [channel.fileno(), link.fileno()]
+    command = [sys.executable, "-m", "service.gateway.worker", *map(str, descriptors)]
+    with channel, link:
+        process = subprocess.Popen([*command, "nowhere.handler"], pass_fds=descriptors)
+    supervisor.close()
+    gateway.close()
+    assert process.wait(20) == 1
