@@ -40,8 +40,7 @@ def load(overrides: Path | None = None) -> Document:
     if parsed.is_file():
         document: Document = json.loads(parsed.read_bytes())
     else:
-        # Through JSON, so that parts that YAML aliases share become parts of their own.
-        document = json.loads(json.dumps(_yaml(source())))
+        document = Source(source(), "CSafeLoader").data
     if overrides is None:
         return document
     text = Source.read(overrides)
@@ -98,13 +97,6 @@ def profiles(document: Document) -> IssuancePolicy:
         ProfileError: it is not well formed; it lists every fault.
     """
     return IssuancePolicy(**policy(document))
-
-
-def _yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
-    import yaml  # noqa: PLC0415 - 70 ms that the zip's cold start does without
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(text, Loader=loader)  # noqa: S506 - safe ones  # nosec B506
 
 
 def for_function(document: Document) -> Document:
