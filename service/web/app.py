@@ -39,10 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Request(flask.Request):
-    """A request without what this API has not, and what Connexion would read of each request.
-
-    curl calls any body a form, and a body that was parsed as one is no body any more.
-    """
+    """A request without what this API has not: curl calls any body a form, which would leave none of it."""
 
     form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties of Werkzeug's
     url = ""  # the gateway's to know
