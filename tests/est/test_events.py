@@ -139,9 +139,8 @@ def test_cacerts_hold_the_ca_before_a_rollover(tmp_path: Path) -> None:
     renewed = issued(one(tmp_path, est("/simplereenroll", CLIENT, forged(old))))
     renewed.verify_directly_issued_by(new.certificate)
     (tmp_path / "ca" / "previous-ca.crt").unlink()
-    refused(
-        one(tmp_path, est("/simplereenroll", CLIENT, forged(old))), 403, "unauthorized", "not one of this CA"
-    )
+    again = est("/simplereenroll", CLIENT, forged(old))
+    refused(one(tmp_path, again), 403, "unauthorized", "not one of this CA")
 
 
 def test_a_rollover_forgets_nothing_that_was_revoked(tmp_path: Path) -> None:
@@ -234,9 +233,8 @@ def test_what_is_no_good_request(directory: Path, path: str, what: str) -> None:
 
 def test_an_empty_body_and_another_type(directory: Path) -> None:
     """No body is 400, and a Content-Type that is not PKCS#10's is 415."""
-    refused(
-        one(directory, est("/simpleenroll", headers={"Content-Type": PKCS10})), 400, "malformed", "missing"
-    )
+    empty = est("/simpleenroll", headers={"Content-Type": PKCS10})
+    refused(one(directory, empty), 400, "malformed", "missing")
     other = est("/simpleenroll", GOOD, headers={"Content-Type": "application/json"})
     refused(one(directory, other), 415, "unsupportedMediaType", PKCS10)
 
@@ -298,10 +296,8 @@ OTHER_ORDER = csrs.build("a.example.com", ["dns:b.example.com", "dns:a.example.c
 
 def test_the_order_of_names_does_not_count(directory: Path) -> None:
     """RFC 7030 4.2.2 asks for the same names; a set of them, spelt as they like."""
-    first = forged(
-        issuer(directory / "ca"),
-        request=csrs.build("a.example.com", ["dns:a.example.com", "dns:B.example.com"]),
-    )
+    request = csrs.build("a.example.com", ["dns:a.example.com", "dns:B.example.com"])
+    first = forged(issuer(directory / "ca"), request=request)
     assert issued(one(directory, est("/simplereenroll", body(OTHER_ORDER), first)))
 
 

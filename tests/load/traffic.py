@@ -125,13 +125,8 @@ def _retried(draw: random.Random) -> Call:
 
 
 def _dry_run(draw: random.Random) -> Call:
-    return Call(
-        "POST",
-        "/sign?dry_run=true",
-        202,
-        headers=JSON,
-        body=_json({"csr": draw.choice(good()), "profile": "peer"}),
-    )
+    body = _json({"csr": draw.choice(good()), "profile": "peer"})
+    return Call("POST", "/sign?dry_run=true", 202, headers=JSON, body=body)
 
 
 def _batch(draw: random.Random) -> Call:
@@ -145,8 +140,7 @@ def _batch(draw: random.Random) -> Call:
 
 def _refused(draw: random.Random) -> Call:
     order, status, code = draw.choice(refused())
-    recorded = int(status != 400)
-    return Call("POST", "/sign", status, code, JSON, _json(order), recorded=recorded)
+    return Call("POST", "/sign", status, code, JSON, _json(order), recorded=int(status != 400))
 
 
 def _malformed(draw: random.Random) -> Call:
@@ -172,23 +166,12 @@ _WRONG: Final = [
 ]
 
 _MIX: Final[list[tuple[Callable[[random.Random], Call], int]]] = [
-    (_sign, 20),
-    (_sign_pem, 20),
-    (_retried, 10),
-    (_dry_run, 8),
-    (_batch, 5),
-    (_refused, 12),
-    (_malformed, 5),
-    (lambda draw: draw.choice(_READ), 12),
-    (lambda draw: draw.choice(_WRONG), 8),
-]
+    (_sign, 20), (_sign_pem, 20), (_retried, 10), (_dry_run, 8), (_batch, 5), (_refused, 12), (_malformed, 5),
+    (lambda draw: draw.choice(_READ), 12), (lambda draw: draw.choice(_WRONG), 8),
+]  # fmt: skip
 
 _NO_HTTP: Final = 0.02  # how often
-GARBAGE: Final = (
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
-    b"GET /\x00 HTTP/1.1\r\n\r\n",
-    b"hello\r\n\r\n",
-)
+GARBAGE: Final = (b"\x16\x03\x01\2\0\1\0\1\xfc\r\n\r\n", b"GET /\0 HTTP/1.1\r\n\r\n", b"hello\r\n\r\n")
 
 
 @dataclass

@@ -1,26 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.pki import reenroll
-from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError, UnknownProfile
+from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError
 from service.pki.issuer import Issuer
 from service.pki.weak_keys import DenyList
 from tests import authorities, csrs
 from tests.authorities import NOW
 
 
-def made(
-    profile: str = "peer", cn: str | None = "a.example.com", sans: Sequence[str] = (), now: datetime = NOW
-) -> reenroll.ClientCertificate:
+def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
     by = authorities.issuer()
-    spec = authorities.evaluate(csrs.build(cn, sans), authorities.context(profile, by, now=now))
+    spec = authorities.evaluate(csrs.build("a.example.com", sans), authorities.context("peer", by))
     return reenroll.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
 
 
@@ -61,39 +58,6 @@ def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     assert new.serial_number != old.serial_number
 
 
-LATER = NOW + timedelta(days=89)
-WHO = [
-    ("peer", NOW, None),
-    ("client", LATER, None),
-    ("server", NOW, "clientAuth"),
-    ("peer", NOW + timedelta(days=91), "not valid now"),
-    ("peer", NOW - timedelta(minutes=6), "not valid now"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("profile", "now", "word"), WHO)
-def test_who_may_renew(profile: str, now: datetime, word: str | None) -> None:
-    """A certificate of this CA, for clients, from its first second to its last."""
-    presented, by = made(profile, sans=["dns:a.example.com"]), authorities.issuer()
-    if word is None:
-        reenroll.verify(presented, by, [1], DenyList(), now)
-        return
-    with pytest.raises(NotPermitted, match=word):
-        reenroll.verify(presented, by, [1], DenyList(), now)
-
-
-def test_what_was_revoked_or_denied_may_not() -> None:
-    """Its serial number is on the list; or the SHA-256 of its key is."""
-    import hashlib  # noqa: PLC0415
-
-    presented, by = made(), authorities.issuer()
-    with pytest.raises(NotPermitted, match="revoked"):
-        reenroll.verify(presented, by, [1, presented.certificate.serial_number], DenyList(), NOW)
-    digest = hashlib.sha256(presented.subject_public_key_info).digest()
-    with pytest.raises(NotPermitted, match="deny list"):
-        reenroll.verify(presented, by, [], DenyList(frozenset({digest})), NOW)
-
-
 def test_another_ca_s_may_not() -> None:
     """The very name of the issuer is not enough: its signature is what counts."""
     other = authorities.ca(
@@ -102,24 +66,3 @@ def test_another_ca_s_may_not() -> None:
     by = Issuer(other, [authorities.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
         reenroll.verify(made(), by, [], DenyList(), NOW)
-
-
-def test_the_profile_is_the_policy_s() -> None:
-    """The first policy says the profile; a label may say the same, and nothing else."""
-    policy = authorities.profiles()
-    presented = made("client", sans=["dns:a.example.com"])
-    assert reenroll.profile(presented, policy, None).name == "client"
-    assert reenroll.profile(presented, policy, "client").name == "client"
-    with pytest.raises(NotPermitted, match="of the profile client, not server"):
-        reenroll.profile(presented, policy, "server")
-    with pytest.raises(UnknownProfile):
-        reenroll.profile(presented, policy, "nope")
-
-
-@pytest.mark.parametrize(
-    "pem", [b"", b"x", b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
-)
-def test_what_is_no_certificate(pem: bytes) -> None:
-    """Whatever cannot be read is refused, without a word of it."""
-    with pytest.raises(NotPermitted, match="cannot be read"):
-        reenroll.load(pem)
