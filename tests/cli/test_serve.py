@@ -72,25 +72,6 @@ def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
     assert certlet("key", "list").stdout.endswith(b"  default\n")
 
 
-def test_the_printed_commands_work_when_pasted(tmp_path: Path) -> None:
-    """The openssl and curl lines that the server prints make a request, and a certificate."""
-    with serving.serving(tmp_path, env={}) as server:
-        start = next(i for i, line in enumerate(server.said) if line.startswith("Sign one"))
-        script = "\n".join(line[10:] for line in server.said[start:])
-        pasted = subprocess.run(
-            ["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr
-
-
-def test_issuing_never_opens_the_root_key(tmp_path: Path) -> None:
-    """With root-ca.key moved away the server starts and signs."""
-    assert certlet("init", "ca").returncode == 0
-    (tmp_path / "ca" / "root-ca.key").unlink()
-    with serving.serving(tmp_path) as server:
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
     """SIGTERM and SIGINT end all processes, with exit 0, and an ephemeral CA is gone."""
