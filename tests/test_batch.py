@@ -187,7 +187,7 @@ def test_the_room_that_is_kept_suffices() -> None:
         for sans in ([], ["dns:a.example.com"], [f"dns:{'x' * 60}.{n}.example.com" for n in range(99)]):
             data = csrs.pem(csrs.build("a.example.com", sans, kind=kind))
             for text in (True, False):
-                answer = operations._BatchAnswer("urn:uuid:0", text=text)
+                answer = operations._BatchAnswer(text=text)
                 order = authorities.order(data)
                 answer.add(authority.issue_batch([order]))
                 assert '"certificate"' in answer.encode().decode()
@@ -215,7 +215,7 @@ def test_the_room_that_is_kept_suffices_for_notes(
     request = csrs.build(sans=["dns:a.example.com"], subject=x509.Name(attributes))
     order = authorities.order(base64.b64encode(csrs.der(request)))
     assert len(order.csr) > 50_000
-    answer = operations._BatchAnswer("urn:uuid:0", text=text_too)
+    answer = operations._BatchAnswer(text=text_too)
     answer.add(authorities.authority().issue_batch([order]))
     (result,) = json.loads(answer.encode())["results"]
     assert len(result["certificate"]["notes"]) >= number

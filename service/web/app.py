@@ -23,10 +23,10 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 from service import contract
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
 from service.pki.errors import IssuanceError, IssuerUnavailable, NotPermitted
-from service.web import est, identity, problems
-from service.web.answers import Answer
+from service.web import est, identity
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
+from service.web.problems import EST_STATUS, STATUS, refusal, transport
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
@@ -68,6 +68,7 @@ def create(
     app.app.url_map.merge_slashes = False  # a path is one of the contract's, or none
     app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
     app.app.before_request(functools.partial(_begin, operations))
+    app.app.after_request(_allow_pages)
     app.add_api(
         served,
         resolver=Resolver(functools.partial(_resolve, operations, Operations(authority), Est(authority))),
@@ -93,44 +94,45 @@ def _resolve(
     operations: Mapping[str, contract.Document], json: Operations, enrollment: Est, name: str
 ) -> Callable[..., flask.Response]:
     """The method of an operationId; Connexion makes no validator of parameters where there are none."""
+    perform: Callable[..., flask.Response]
     perform = getattr(enrollment if hasattr(enrollment, name) else json, name)
-    if not operations[name].get("parameters"):
-        perform = ParameterValidator((), strict_validation=True)(perform)
-
-    @functools.wraps(perform)
-    def respond(**arguments: object) -> flask.Response:
-        return _response(perform(**arguments))
-
-    return respond
+    if operations[name].get("parameters"):
+        return perform
+    return ParameterValidator((), strict_validation=True)(perform)
 
 
 def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None:
     """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
     request, operation = flask.request, _operation()
     if hasattr(Est, operation) and request.scheme != "https":
-        return _response(problems.transport(403, est.NO_HTTPS, identity.instance()))
+        return transport(403, est.NO_HTTPS)
     if body := operations.get(operation, {}).get("requestBody"):
         request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
     return None
 
 
+def _allow_pages(response: flask.Response) -> flask.Response:
+    """Any page may read an answer (CORS), for no cookie means anything here. EST has no pages."""
+    if not connexion.request.path.startswith(est.PREFIX):
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    return response
+
+
 def _http_error(error: HTTPException) -> flask.Response:
     too_large = f"A body of at most {connexion.request.max_content_length} bytes is accepted."
     details = {404: NO_OPERATION, 405: NO_OPERATION, 413: too_large}
-    if error.code not in details:
-        return _unexpected(error)
-    return _response(problems.transport(error.code, details[error.code], identity.instance()))
+    return transport(error.code, details[error.code]) if error.code in details else _unexpected(error)
 
 
 def _unauthorized(authority: Authority, _error: HTTPException) -> flask.Response:
     """The gateway named no caller. A refusal to issue is recorded, as any other."""
-    refusal: IssuanceError = NotPermitted(API_KEY_REQUIRED)
+    reason: IssuanceError = NotPermitted(API_KEY_REQUIRED)
     if connexion.request.method == "POST":
         try:
             authority.dry_run(IssuanceRequest(b"", _profile(), None, identity.request_id()))
         except IssuanceError as error:
-            refusal = error
-    return _refusal(refusal)
+            reason = error
+    return _refusal(reason)
 
 
 def _profile() -> str | None:
@@ -142,27 +144,22 @@ def _profile() -> str | None:
 
 
 def _problem(error: ProblemException) -> flask.Response:
-    return _response(problems.transport(error.status, error.detail, identity.instance(), error.ext or ()))
+    return transport(error.status, error.detail, error.ext or ())
 
 
 def _refusal(error: IssuanceError) -> flask.Response:
-    if problems.STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
+    if STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
         trace = None if isinstance(error, IssuerUnavailable) else error.__cause__  # it may be a bug
         _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
-    statuses = problems.EST_STATUS if hasattr(Est, _operation()) else problems.STATUS
-    return _response(problems.refusal(error, identity.instance(), statuses))
+    return refusal(error, EST_STATUS if hasattr(Est, _operation()) else STATUS)
 
 
 def _unexpected(error: Exception) -> flask.Response:
     """A bare 500: whatever happened is for the log alone."""
     _log.error("unexpected", exc_info=error)
-    return _response(problems.internal(identity.instance()))
+    return transport(500)
 
 
 def _operation() -> str:
     """The operationId of the request; '' if it has none."""
     return (connexion.request.endpoint or "").rpartition(".")[2]
-
-
-def _response(answer: Answer) -> flask.Response:
-    return answer.response(for_pages=not connexion.request.path.startswith(est.PREFIX))

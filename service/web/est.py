@@ -76,4 +76,4 @@ def _enrolled(issued: IssuedCertificate) -> Answer:
 def _certificates(certificates: Sequence[x509.Certificate], cache: str) -> Answer:
     """PKCS#7 certs-only, in base64 of one line: RFC 8951 3.1 has no other, and strongSwan reads no other."""
     body = base64.b64encode(encoding.certs_only(certificates))
-    return Answer(body, CERTIFICATES, cache, headers=(("Content-Transfer-Encoding", "base64"),))
+    return Answer(body, CERTIFICATES, cache, headers=[("Content-Transfer-Encoding", "base64")])

@@ -25,9 +25,6 @@ API_KEY_NAMES: Final = "API_KEY_NAMES"  # in the application's configuration: AP
 CREDENTIALS: Final = {"HTTP_X_API_KEY": "", "HTTP_AUTHORIZATION": "Basic Og=="}
 SECURITY_FUNCTION: Final = f"{__name__}.verify"
 
-_EVENT: Final = "awsgi.event"  # where aws-wsgi keeps the Lambda event
-_CONTEXT: Final = "awsgi.context"  # and the invocation's context
-
 
 def verify(*_credentials: str) -> dict[str, Principal] | None:
     """Connexion's security function for every scheme of the contract, whatever the credentials say.
@@ -35,22 +32,21 @@ def verify(*_credentials: str) -> dict[str, Principal] | None:
     Returns:
         The caller, which Connexion passes on as `user`; None if the gateway named none, which refuses.
     """
-    principal = _authenticated(_event(), current_app.config[API_KEY_NAMES])
+    principal = _authenticated()
     return None if principal is None else {"sub": principal}
 
 
-def _authenticated(event: Mapping[str, Any], api_key_names: Mapping[str, str]) -> Principal | None:
-    """The principal of a REST API proxy event (payload 1.0); None if the gateway named none.
+def _authenticated() -> Principal | None:
+    """The principal that the gateway named, if any.
 
     An IAM caller is its ARN; an API key the name of its id, or its id if it has no name; a caller that the
     operator's authorizer named is `authorizer:` and that name, so that it is never taken for an API key's.
     """
-    context = _member(event, "requestContext")
-    identity, authorizer = _member(context, "identity"), _member(context, "authorizer")
+    identity, authorizer = _member(_context(), "identity"), _member(_context(), "authorizer")
     if arn := _text(identity, "userArn"):
         return Principal(PrincipalKind.IAM, arn)
     if key_id := _text(identity, "apiKeyId"):
-        return Principal(PrincipalKind.API_KEY, api_key_names.get(key_id, key_id))
+        return Principal(PrincipalKind.API_KEY, current_app.config[API_KEY_NAMES].get(key_id, key_id))
     name = _text(authorizer, "principalId") or _text(_member(authorizer, "claims"), "sub")
     if name and name != KEY_BEARER:
         return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
@@ -62,28 +58,24 @@ def client_certificate() -> bytes | None:
 
     API Gateway hands it on where a domain has mutual TLS, the local gateway over any TLS.
     """
-    identity = _member(_member(_event(), "requestContext"), "identity")
-    return _text(_member(identity, "clientCert"), "clientCertPem").encode("utf-8", "replace") or None
+    certificate = _member(_member(_context(), "identity"), "clientCert")
+    return _text(certificate, "clientCertPem").encode("utf-8", "replace") or None
 
 
 def request_id() -> str:
     """The gateway's name for the request; '' if it gave none."""
-    return str(_member(_event(), "requestContext").get("requestId") or "")
-
-
-def instance() -> str:
-    """The request as a URI, for problem documents."""
-    return f"urn:uuid:{request_id()}"
+    return str(_context().get("requestId") or "")
 
 
 def time_left() -> float:
     """Seconds until Lambda, or the local gateway, gives up."""
-    context = connexion.request.environ.get(_CONTEXT)
+    context = connexion.request.environ.get("awsgi.context")  # aws-wsgi's, as `awsgi.event`
     return math.inf if context is None else context.get_remaining_time_in_millis() / 1000
 
 
-def _event() -> Mapping[str, Any]:
-    return _member(connexion.request.environ, _EVENT)
+def _context() -> Mapping[str, Any]:
+    """`requestContext` of the proxy event (payload 1.0), which aws-wsgi passes on."""
+    return _member(_member(connexion.request.environ, "awsgi.event"), "requestContext")
 
 
 def _text(node: Mapping[str, Any], name: str) -> str:

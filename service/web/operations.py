@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,7 @@ import connexion
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding, keys, revocation
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import (
-    IssuanceError,
-    IssuerError,
-    IssuerUnavailable,
-    NotPermitted,
-)
+from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
 from service.web import identity, problems
@@ -61,23 +57,15 @@ class Operations:
         signed = _signed(issued, text=bool(body.get("text", True)))
         return _json(signed | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
 
-    def signPem(  # noqa: N802 - operationId
-        self,
-        body: bytes,
-        profile: str | None = None,
-        validity: str | None = None,
-        not_after: str | None = None,
-        user: Principal | None = None,
-    ) -> Answer:
+    def signPem(self, body: bytes, user: Principal | None = None, **query: Any) -> Answer:  # noqa: N802, ANN401 - operationId; Connexion is not typed
         """`POST /sign.pem`: PEM in, PEM out."""
-        query = {"profile": profile, "validity": validity, "not_after": not_after}
         issued = self._authority.issue(_requests(user)(body, query))
         bundle = encoding.pem([issued.certificate]) + _chain_pem(issued.intermediates)
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
     def signBatch(self, body: Mapping[str, Any], user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
         """`POST /sign/batch`: each request for itself, the chain once."""
-        answer = _BatchAnswer(identity.instance(), text=bool(body.get("text", False)))
+        answer = _BatchAnswer(text=bool(body.get("text", False)))
         request = _requests(user)
         requests = [request(_csr(item["csr"]), item) for item in body["requests"]]
         if user is None:
@@ -221,34 +209,28 @@ def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
 class _BatchAnswer:
     """The results of a batch, in JSON, which never pass `MAX_ANSWER_BYTES`."""
 
-    def __init__(self, instance: str, *, text: bool) -> None:
-        self._instance = instance
+    def __init__(self, *, text: bool) -> None:
         self._text = text
         self._results: list[str] = []
         self._chain = ""
         self._room = MAX_ANSWER_BYTES
 
-    def fitting(self, orders: Sequence[IssuanceRequest]) -> Sequence[IssuanceRequest]:
-        """The first of these orders, whose certificates certainly have room; few enough to be timed."""
-        room, number = self._room, 0
-        for order in orders[:AT_ONCE]:
-            room -= self._most_bytes(order)
-            if room < 0:
-                break
-            number += 1
-        return orders[:number]
+    def fitting(self, requests: Sequence[IssuanceRequest]) -> Sequence[IssuanceRequest]:
+        """The first of these requests, if their certificates certainly have room; few enough to be timed."""
+        sizes = itertools.accumulate(map(self._most_bytes, requests[:AT_ONCE]))
+        return requests[: sum(size <= self._room for size in sizes)]
 
-    def _most_bytes(self, order: IssuanceRequest) -> int:
-        """What the result of an order never passes, if it is a certificate.
+    def _most_bytes(self, request: IssuanceRequest) -> int:
+        """What the result of a request never passes, if it is a certificate.
 
-        All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) stands in the
-        request too. For an octet of the request in base64 PEM in JSON takes 1.5, readable text 5, and notes
-        take 4: a control character is five in JSON, an OID's octet up to four.
+        All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) is in the request too.
+        For an octet of the request in base64 PEM in JSON takes 1.5, readable text 5, and notes take 4: a
+        control character is five in JSON, an OID's octet up to four.
         """
-        return (9 if self._text else 4) * (len(order.csr) + 6000)
+        return (9 if self._text else 4) * (len(request.csr) + 6000)
 
     def add(self, outcomes: Sequence[IssuedCertificate | IssuanceError]) -> None:
-        """Write down what became of the next orders."""
+        """Write down what became of the next requests."""
         for outcome in outcomes:
             if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
                 _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
@@ -263,7 +245,7 @@ class _BatchAnswer:
     def _result(self, outcome: IssuedCertificate | IssuanceError) -> str:
         if isinstance(outcome, IssuedCertificate):
             return _to_json({"certificate": _signed(outcome, text=self._text)})
-        return _to_json({"problem": problems.document(outcome, self._instance)})
+        return _to_json({"problem": problems.document(outcome)})
 
     def encode(self) -> bytes:
         """The whole, in JSON."""

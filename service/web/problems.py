@@ -10,6 +10,7 @@ from typing import Final, cast
 from connexion.exceptions import ProblemException
 
 from service.pki import errors
+from service.web import identity
 from service.web.answers import Answer
 
 STATUS: Final[dict[type[errors.IssuanceError], int]] = {
@@ -46,10 +47,6 @@ _TRANSPORT: Final = {
 _RETRY_AFTER: Final = "60"  # seconds: how often an operator's repair is worth asking for
 _DETAIL_500: Final = "The fault is not in the request."
 
-
-Document = dict[str, object]
-"""A problem document (RFC 9457)."""
-
 Statuses = Mapping[type[errors.IssuanceError], int]
 """The HTTP status of each class of refusal."""
 
@@ -71,51 +68,38 @@ class MalformedError(ProblemException):  # type: ignore[misc]  # Connexion is no
         super().__init__(status=400, detail=detail, ext=reasons)
 
 
-def refusal(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Answer:
-    """The answer to a refusal. What is our own fault is told to the log alone."""
-    return _response(document(error, instance, statuses))
+def refusal(error: errors.IssuanceError, statuses: Statuses) -> Answer:
+    """The answer to a refusal. If the fault is ours, only the log says what it is."""
+    return _response(document(error, statuses))
 
 
-def document(error: errors.IssuanceError, instance: str, statuses: Statuses = STATUS) -> Document:
+def document(error: errors.IssuanceError, statuses: Statuses = STATUS) -> dict[str, object]:
     """The problem document of a refusal, which stands alone or in a batch."""
     status = statuses[type(error)]
     detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
-    reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons]
-    return _problem(
-        status,
-        error.code,
-        error.title,
-        detail,
-        instance,
-        reasons if isinstance(error, errors.RequestError) or error.field else [],
-    )
+    is_request = isinstance(error, errors.RequestError) or error.field
+    reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons] if is_request else []
+    return _problem(status, error.code, error.title, detail, reasons)
 
 
-def transport(status: int, detail: str, instance: str, errors: Sequence[Reason] = ()) -> Answer:
+def transport(status: int, detail: str = _DETAIL_500, errors: Sequence[Reason] = ()) -> Answer:
     """A problem of HTTP alone: 400 with every error, 403, 404, 405, 413, 415, or a bare 500."""
-    return _response(_problem(status, *_TRANSPORT[status], detail, instance, errors))
+    return _response(_problem(status, *_TRANSPORT[status], detail, errors))
 
 
-def internal(instance: str) -> Answer:
-    """A bare 500 that says nothing of its cause."""
-    return transport(500, _DETAIL_500, instance)
-
-
-def _problem(
-    status: int, code: str, title: str, detail: str, instance: str, reasons: Sequence[Reason]
-) -> Document:
-    problem: Document = {
+def _problem(status: int, code: str, title: str, detail: str, reasons: Sequence[Reason]) -> dict[str, object]:
+    problem: dict[str, object] = {
         "type": f"/problems#{code}",
         "title": title,
         "status": status,
         "code": code,
         "detail": detail,
-        "instance": instance,
+        "instance": f"urn:uuid:{identity.request_id()}",
     }
     return problem | ({"errors": [vars(reason) for reason in reasons]} if reasons else {})
 
 
-def _response(problem: Document) -> Answer:
+def _response(problem: dict[str, object]) -> Answer:
     status = cast("int", problem["status"])
     body = json.dumps(problem, separators=(",", ":")).encode("ascii")
     headers = (("Retry-After", _RETRY_AFTER),) if status == 503 else ()  # noqa: PLR2004

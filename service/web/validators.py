@@ -114,7 +114,8 @@ def _violations(validator: Draft4Validator, value: object, field: str = "") -> I
     """What is wrong with a value, or with parts of it, each of which is a field."""
     errors: dict[str, list[Any]] = {}
     for error in validator.iter_errors(value):
-        errors.setdefault(field or _path(error.absolute_path), []).append(error)
+        path = ".".join(str(part)[:40] for part in error.absolute_path)
+        errors.setdefault(field or path, []).append(error)
     for name, of_field in errors.items():
         yield from (_reason(name, sentence) for sentence in _sentences(of_field))
 
@@ -150,10 +151,6 @@ def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class
         case other:
             said = f"{other} {bound} is not kept"
     return said
-
-
-def _path(parts: Sequence[str | int]) -> str:
-    return ".".join(str(part)[:40] for part in parts)
 
 
 def _reason(field: str, detail: str) -> Reason:
