@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
+import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -27,16 +31,13 @@ _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "exter
 
 
 def load(overrides: Path | None = None) -> Document:
-    """The contract that this package carries; the Lambda zip carries it parsed, as JSON.
-
-    Args:
-        overrides: a YAML file of the operator's own profiles, which are merged over the contract's.
+    """The contract of this package, with the operator's YAML file of profiles merged over its own.
 
     Raises:
         OSError: the operator's file cannot be read.
         OverridesError: it has problems, or the merged profiles have.
     """
-    parsed = resources.files("service").joinpath("openapi.json")
+    parsed = resources.files("service").joinpath("openapi.json")  # of the Lambda zip
     if parsed.is_file():
         document: Document = json.loads(parsed.read_bytes())
     else:
@@ -69,11 +70,7 @@ def policy(document: Document) -> dict[str, Any]:
 
 
 def with_overrides(document: Document, overrides: object) -> Document:
-    """The contract with an operator's profiles merged over its own; requests may name these.
-
-    Args:
-        document: the contract.
-        overrides: JSON Merge Patch (RFC 7396) for `policy`.
+    """The contract with an operator's profiles, a JSON Merge Patch (RFC 7396) for `policy`, merged over it.
 
     Raises:
         ProfileError: the merged profiles are not well formed; it lists every fault.
@@ -122,35 +119,37 @@ def for_function(document: Document) -> Document:
 
 
 def _executed(operation: Document, document: Document) -> Document:
-    responses = {status: _target(stated, document) for status, stated in operation["responses"].items()}
     return {
         **{key: _undescribed(resolve(operation[key], document)) for key in _EXECUTED if key in operation},
         "responses": {
-            status: {"description": "", "content": {kind: {} for kind in response.get("content", ())}}
-            for status, response in responses.items()
+            status: {
+                "description": "",
+                "content": {kind: {} for kind in _target(response, document).get("content", ())},
+            }
+            for status, response in operation["responses"].items()
         },
     }
 
 
 def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
     """A copy without descriptions and examples; a property of such a name is a schema, and stays."""
-    if isinstance(node, list):
-        return [_undescribed(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: _undescribed(value)
-        for key, value in node.items()
-        if not (key == "description" and isinstance(value, str))
-        and not (key in {"example", "examples"} and "schema" in node)
-    }
+
+    def change(node: Document) -> Document:
+        return {
+            key: value
+            for key, value in node.items()
+            if not (key == "description" and isinstance(value, str))
+            and not (key in {"example", "examples"} and "schema" in node)
+        }
+
+    return _rewrite(node, change)
 
 
 def for_cloudformation(document: Document, *, est: bool = False) -> Document:
     """The document that a CloudFormation template includes: as `for_api_gateway`, but with the `Fn::Sub` of
     its ARNs, which CloudFormation resolves.
     """
-    return _rendered(_for_aws(document, est=est), {})
+    return _for_aws(document, {}, est=est)
 
 
 def for_api_gateway(
@@ -173,33 +172,23 @@ def for_api_gateway(
         "${AWS::AccountId}": account,
         "${Function.Arn}": f"arn:{partition}:lambda:{region}:{account}:function:{function}",
     }
-    return _rendered(_for_aws(document, est=est), substitutions)
+    return _for_aws(document, substitutions, est=est)
 
 
-def _for_aws(document: Document, *, est: bool) -> Document:
+def _for_aws(document: Document, substitutions: dict[str, str], *, est: bool) -> Document:
     """The contract without what API Gateway has not: HTTP Basic, which an authorizer stands in for.
 
     The source of API keys is the whole API's, so with EST the authorizer is on every operation that needs a
     key. API Gateway wants both of `security`'s alternatives, as its own export has them.
     """
-    paths = {path: item for path, item in document["paths"].items() if est or not path.startswith(EST)}
+    components = document["components"]
     schemes = {
-        name: scheme
-        for name, scheme in document["components"]["securitySchemes"].items()
-        if scheme["type"] == "apiKey"
+        name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"
     }
-    extensions = {}
+    paths, extensions = document["paths"], {}
     if est:
         security: list[Document] = [{"apiKey": []}, {"authorizer": []}]
-        paths = {
-            path: {
-                key: {**value, "security": security}
-                if isinstance(value, dict) and value.get("security")
-                else value
-                for key, value in item.items()
-            }
-            for path, item in paths.items()
-        }
+        paths = _rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
         # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
         schemes["authorizer"] = {
@@ -213,15 +202,34 @@ def _for_aws(document: Document, *, est: bool) -> Document:
                 "authorizerResultTtlInSeconds": 0,
             },
         }
-    components = {**document["components"], "securitySchemes": schemes}
-    return {**document, **extensions, "paths": paths, "components": components}
+    else:
+        paths = {path: item for path, item in paths.items() if not path.startswith(EST)}
+    inlined = ("responses", "examples")
+    components = {name: part for name, part in components.items() if name not in inlined}
+    components["securitySchemes"] = schemes
 
+    def change(node: Document) -> Any:  # noqa: ANN401 - text, or JSON
+        if "Fn::Sub" in node and substitutions:
+            return re.sub(r"\$\{.+?\}", lambda match: substitutions[match[0]], node["Fn::Sub"])
+        if str(node.get("$ref")).startswith("#/components/responses/"):
+            node = _target(node, document)
+        return {
+            key: value
+            for key, value in node.items()
+            if not _is_documentation(key, node) and (not key.startswith("x-") or key.startswith(_VENDOR))
+        }
 
-def _rendered(document: Document, substitutions: dict[str, str]) -> Document:
-    rendered: Document = _render(document, document, substitutions)
-    for of in ("responses", "examples"):
-        del rendered["components"][of]
+    aws = {**document, **extensions, "paths": paths, "components": components}
+    rendered: Document = _rewrite(aws, change)
     return rendered
+
+
+def _is_documentation(key: str, node: Document) -> bool:
+    """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
+    or refuses; a property, or a response, of that name is none.
+    """
+    describes = isinstance(node.get("type"), str) or "schema" in node
+    return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)
 
 
 def public(document: Document) -> Document:
@@ -230,44 +238,27 @@ def public(document: Document) -> Document:
     Its responses allow unknown members, which later versions may add and clients must ignore (as RFC 9457 3.2
     has it for problems). Its requests allow none.
     """
-    stripped: Document = _without_extensions(document)
+    stripped: Document = _rewrite(
+        document, lambda node: {key: value for key, value in node.items() if not key.startswith("x-")}
+    )
     bodies = [operation.get("requestBody") for operation in operations(stripped).values()]
     requests = _schemas(bodies, stripped)
     schemas = stripped["components"]["schemas"]
     opened = {
-        name: schema if name in requests else _open_responses(schema) for name, schema in schemas.items()
+        name: schema if name in requests else _rewrite(schema, _opened) for name, schema in schemas.items()
     }
     return {**stripped, "components": {**stripped["components"], "schemas": opened}}
 
 
-def _without_extensions(node: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(node, list):
-        return [_without_extensions(item) for item in node]
-    if isinstance(node, dict):
-        return {key: _without_extensions(value) for key, value in node.items() if not key.startswith("x-")}
-    return node
-
-
-def _open_responses(node: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(node, list):
-        return [_open_responses(item) for item in node]
-    if isinstance(node, dict):
-        closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
-        return {key: _open_responses(value) for key, value in node.items() if key not in closing}
-    return node
+def _opened(node: Document) -> Document:
+    closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
+    return {key: value for key, value in node.items() if key not in closing}
 
 
 def _schemas(node: Any, document: Document) -> set[str]:  # noqa: ANN401 - JSON
     """The names of the schemas that a part of the document refers to, and of those that these refer to."""
-    if isinstance(node, list):
-        return {name for item in node for name in _schemas(item, document)}
-    if not isinstance(node, dict):
-        return set()
-    reference = node.get("$ref", "")
-    if reference.startswith("#/components/schemas/"):
-        name = reference.rpartition("/")[2]
-        return {name} | _schemas(document["components"]["schemas"][name], document)
-    return _schemas(list(node.values()), document)
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(node)))
+    return names.union(*(_schemas(document["components"]["schemas"][name], document) for name in names))
 
 
 def operations(document: Document) -> dict[str, Document]:
@@ -282,47 +273,20 @@ def operations(document: Document) -> dict[str, Document]:
 
 def resolve(node: Any, document: Document) -> Any:  # noqa: ANN401 - JSON
     """A copy with every `$ref` replaced by what it refers to; no schema of ours is recursive."""
-    if isinstance(node, list):
-        return [resolve(item, document) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        return resolve(_target(node, document), document)
-    return {key: resolve(value, document) for key, value in node.items()}
+    return _rewrite(node, lambda node: _target(node, document))
 
 
 def _target(node: Document, document: Document) -> Document:
     """What a `$ref` refers to; the node itself if it is none."""
-    target = document
-    for part in node.get("$ref", "#").split("/")[1:]:
-        target = target[part]
-    return target if "$ref" in node else node
-
-
-def _render(node: Any, document: Document, substitutions: dict[str, str]) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(node, list):
-        return [_render(item, document, substitutions) for item in node]
-    if not isinstance(node, dict):
+    if "$ref" not in node:
         return node
-    if "Fn::Sub" in node and substitutions:
-        text = node["Fn::Sub"]
-        for name, value in substitutions.items():
-            text = text.replace(name, value)
-        return text
-    reference = node.get("$ref", "")
-    if isinstance(reference, str) and reference.startswith("#/components/responses/"):
-        name = reference.rpartition("/")[2]
-        return _render(document["components"]["responses"][name], document, substitutions)
-    return {
-        key: _render(value, document, substitutions)
-        for key, value in node.items()
-        if not _is_documentation(key, node) and (not key.startswith("x-") or key.startswith(_VENDOR))
-    }
+    return _target(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
 
 
-def _is_documentation(key: str, node: Document) -> bool:
-    """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
-    or refuses; a property, or a response, of that name is none.
-    """
-    describes = isinstance(node.get("type"), str) or "schema" in node
-    return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)
+def _rewrite(node: Any, change: Callable[[Document], Any]) -> Any:  # noqa: ANN401 - JSON
+    """A copy with each object replaced by what `change` makes of it, the outer before the inner."""
+    if isinstance(node, dict):
+        node = change(node)
+    if isinstance(node, dict):
+        return {key: _rewrite(value, change) for key, value in node.items()}
+    return [_rewrite(item, change) for item in node] if isinstance(node, list) else node
