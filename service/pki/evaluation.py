@@ -1,27 +1,18 @@
-"""Evaluate what a request asks for against profile, principal and issuer: granted, refused, or noted.
-
-Nothing is copied by default. What a request asks for is granted, or refused, or left out with a
-note, so that nobody is surprised by the certificate.
-"""
+"""Evaluate what a request asks for: grant it, refuse it, or leave it out with a note."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from service.pki import names, weak_keys
-from service.pki.certificate import (
-    NO_REV_AVAIL,
-    CertificateSpec,
-    Extension,
-    extension,
-    static_extensions,
-)
+from service.pki.certificate import NO_REV_AVAIL, CertificateSpec, Extension, extension, static_extensions
 from service.pki.csr import CertificationRequest
 from service.pki.encoding import oid_name, timestamp
 from service.pki.errors import (
@@ -68,6 +59,7 @@ _SHORT_NAMES: Final = {oid: name for name, (oid, _) in ATTRIBUTES.items()} | {
 }
 _SAN: Final = "subject_alt_name"  # fields of the request, for errors
 _COMMON_NAME: Final = "subject.common_name"
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,9 @@ class IssuanceContext:
 
     Attributes:
         profile: the profile that the certificate is issued under.
-        profiles: all of them, so that a refusal can name the one that would do.
+        profiles: all profiles: a refusal names those that would permit what is refused.
         principal: the caller, by the name that profiles know.
-        issuer: what will sign.
+        issuer: the issuer that will sign.
         now: the time, UTC.
         issued_at: when the certificate counts as issued, UTC: now, or the window of an idempotent request.
         validity: the requested length of the validity period, ISO 8601; None for the profile's.
@@ -100,11 +92,7 @@ class IssuanceContext:
 
 
 def evaluate(request: CertificationRequest, context: IssuanceContext) -> CertificateSpec:
-    """Decide what the certificate will hold.
-
-    Args:
-        request: the proved request.
-        context: profile, principal, issuer and time.
+    """Decide what the certificate of a verified request will hold.
 
     Raises:
         NotPermitted: the profile is not for this principal.
@@ -115,25 +103,7 @@ def evaluate(request: CertificationRequest, context: IssuanceContext) -> Certifi
     if not (context.is_renewal or profile.permits(context.principal)):
         raise NotPermitted(f"The profile {profile.name} is not for this caller.", "profile")
     verify_issuer_lifetime(issuer, context.now)
-    evaluation = _Evaluation(request, context)
-    evaluation.evaluate_key()
-    evaluation.evaluate_names()
-    subject = evaluation.evaluate_subject()
-    evaluation.verify_names(subject)
-    evaluation.evaluate_extensions()
-    not_before, not_after = evaluation.evaluate_validity()
-    refuse(evaluation.violations)
-    return CertificateSpec(
-        subject=subject,
-        names=tuple(evaluation.names),
-        public_key=request.public_key,
-        subject_public_key_info=request.subject_public_key_info,
-        profile=profile,
-        not_before=not_before,
-        not_after=not_after,
-        extensions=evaluation.extensions(has_subject=bool(subject.rdns), period=(not_before, not_after)),
-        notes=tuple(evaluation.notes),
-    )
+    return _Evaluation(request, context).evaluate()
 
 
 def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
@@ -149,16 +119,16 @@ def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
 
 
 class _Evaluation:
-    """What has been decided so far about one request: names, notes, and violations."""
+    """The decisions so far about one request."""
 
     def __init__(self, request: CertificationRequest, context: IssuanceContext) -> None:
         self._request = request
         self._context = context
         self._profile = context.profile
-        self.names: dict[Name, str] = {}  # each with its field in the request
+        self._names: dict[Name, str] = {}  # each with its field in the request
         self._requested_extensions: list[x509.ExtensionType] = []
-        self.violations: list[RequestError] = []
-        self.notes = [
+        self._violations: list[RequestError] = []
+        self._notes = [
             "challengePassword ignored"
             if oid == AttributeOID.CHALLENGE_PASSWORD
             else f"attribute {oid_name(oid)} left out"
@@ -168,24 +138,43 @@ class _Evaluation:
         self._has_common_name = False  # in the request
         self._common_name = ""  # what is granted of what the request asks for
 
-    def _collect(self, verify: Callable[[], None]) -> None:
+    def evaluate(self) -> CertificateSpec:
+        """Evaluate each part of the request."""
+        request, context = self._request, self._context
+        spki = request.subject_public_key_info
+        self._collect(partial(context.deny_list.verify, spki))
+        self._collect(partial(self._profile.verify_key, request.public_key))
+        self._collect(partial(weak_keys.verify_not_issuer, spki, context.issuer.public_keys))
+        self._evaluate_names(request.general_names)
+        subject = self._evaluate_subject()
+        self._verify_names(subject)
+        self._evaluate_extensions()
+        not_before, not_after = self._evaluate_validity()
+        refuse(self._violations)
+        return CertificateSpec(
+            subject=subject,
+            names=tuple(self._names),
+            public_key=request.public_key,
+            subject_public_key_info=spki,
+            profile=self._profile,
+            not_before=not_before,
+            not_after=not_after,
+            extensions=self._extensions(has_subject=bool(subject.rdns), period=(not_before, not_after)),
+            notes=tuple(self._notes),
+        )
+
+    def _collect(self, parse: Callable[[], _Result]) -> _Result | None:
+        """Call `parse`; None if it raises a violation."""
         try:
-            verify()
+            return parse()
         except RequestError as violation:
-            self.violations.append(violation)
+            self._violations.append(violation)
+            return None
 
     def _reject_common_name(self, detail: str) -> None:
-        self.violations.append(RejectedIdentifier(detail, _COMMON_NAME))
+        self._violations.append(RejectedIdentifier(detail, _COMMON_NAME))
 
-    def evaluate_key(self) -> None:
-        """Refuse a key that the profile does not take, a denied one, and the CA's own."""
-        spki, ca_keys = self._request.subject_public_key_info, self._context.issuer.public_keys
-        self._collect(lambda: self._context.deny_list.verify(spki))
-        self._collect(lambda: self._profile.verify_key(self._request.public_key))
-        self._collect(lambda: weak_keys.verify_not_issuer(spki, ca_keys))
-
-    def evaluate_validity(self) -> tuple[datetime, datetime]:
-        """What the profile gives, or what is asked for; not beyond the CA's own end."""
+    def _evaluate_validity(self) -> tuple[datetime, datetime]:
         context, issuer = self._context, self._context.issuer
         try:
             requested = RequestedValidity.parse(context.validity, context.not_after)
@@ -193,40 +182,35 @@ class _Evaluation:
                 context.issued_at, issuer.not_before, requested
             )
         except RejectedValidity as violation:
-            self.violations.append(violation)
+            self._violations.append(violation)
             return issuer.not_before, issuer.not_after
         if not_after <= issuer.not_after:
             return not_before, not_after
         end = timestamp(issuer.not_after)
         if requested != DEFAULT_VALIDITY:
             name = "validity" if requested.not_after is None else "not_after"
-            self.violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
-        self.notes.append(f"validity cut to the CA's own end, {end}")
+            self._violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
+        self._notes.append(f"validity cut to the CA's own end, {end}")
         return not_before, issuer.not_after
 
-    def evaluate_names(self) -> None:
-        """Grant every subject alternative name, or refuse it."""
-        general_names = self._request.general_names
+    def _evaluate_names(self, general_names: Sequence[x509.GeneralName] | None) -> None:
         if general_names is None:
             return
         if not general_names:  # RFC 5280 4.2.1.6: at least one entry
-            self.violations.append(RejectedIdentifier("it is there and holds no name", _SAN))
+            self._violations.append(RejectedIdentifier("it is there and holds no name", _SAN))
         if len(general_names) > names.MAX_NAMES:
             detail = f"{len(general_names)} names; {names.MAX_NAMES} are accepted"
-            self.violations.append(RejectedIdentifier(detail, _SAN))
+            self._violations.append(RejectedIdentifier(detail, _SAN))
             return
         for position, general_name in enumerate(general_names):
             place = f"{_SAN}[{position}]"
-            try:
-                name = names.load(general_name, place)
-            except RequestError as violation:
-                self.violations.append(violation)
-                continue
-            if name in self.names:
-                self.notes.append(f"{name} asked for twice, given once")
-            self.names.setdefault(name, place)
+            name = self._collect(partial(names.load, general_name, place))
+            if name in self._names:
+                self._notes.append(f"{name} asked for twice, given once")
+            elif name:
+                self._names[name] = place
 
-    def evaluate_subject(self) -> x509.Name:
+    def _evaluate_subject(self) -> x509.Name:
         """Take the attributes that the profile allows, and its own; leave others out, with a note."""
         for oid, text in self._request.subject:
             name = _SHORT_NAMES.get(oid, oid.dotted_string)
@@ -235,8 +219,8 @@ class _Evaluation:
             elif name in self._profile.allowed_attributes and name not in self._attributes:
                 self._set_attribute(name, text)
             elif self._attributes.get(name) != text:
-                self.notes.append(f"subject attribute {name}={quoted(text)} left out")
-        if not (self.names or self.violations):
+                self._notes.append(f"subject attribute {name}={quoted(text)} left out")
+        if not (self._names or self._violations):
             if not self._has_common_name:
                 self._reject_common_name("neither a common name nor a subject alternative name is asked for")
             elif not self._attributes:  # RFC 5280 4.1.2.6: without a subject there is an alternative name
@@ -252,7 +236,7 @@ class _Evaluation:
         violation = check_subject_attribute(name, text)
         if violation:
             place = _COMMON_NAME if name == "CN" else f"subject.{name}"
-            self.violations.append(RejectedIdentifier(violation, place))
+            self._violations.append(RejectedIdentifier(violation, place))
         else:
             self._attributes[name] = text
         return not violation
@@ -263,7 +247,7 @@ class _Evaluation:
             return
         self._has_common_name = True
         if "CN" in self._attributes or "CN" not in self._profile.allowed_attributes:
-            self.notes.append(f"common name {quoted(text)} left out of the subject")
+            self._notes.append(f"common name {quoted(text)} left out of the subject")
         elif self._set_attribute("CN", text):
             self._common_name = text
         else:
@@ -274,10 +258,8 @@ class _Evaluation:
     def _require_in_san(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
         folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
-        if any(name.value == folded for name in self.names):
-            return
         implied = names.from_common_name(common_name)
-        if implied in self.names:
+        if implied in self._names or any(name.value == folded for name in self._names):
             return
         if implied is None:
             self._reject_common_name(
@@ -285,26 +267,18 @@ class _Evaluation:
                 "name with a dot nor an IP address that could be added"
             )
             return
-        try:
-            name = names.load(implied.general_name(), _COMMON_NAME)
-        except RequestError as violation:
-            self.violations.append(violation)
-        except ValueError:  # the library takes no text that is not ASCII
-            self._reject_common_name(
-                f"{quoted(common_name)} is not in A-labels; write it as xn--… (RFC 5890)"
-            )
-        else:
-            if len(self.names) >= names.MAX_NAMES:
-                self._reject_common_name(f"there is no room for it: {names.MAX_NAMES} names are accepted")
-                return
-            self.names[name] = _COMMON_NAME
-            self.notes.append(f"common name added to the subject alternative names: {name}")
+        name = self._collect(partial(names.parse, implied.kind, implied.value, _COMMON_NAME))
+        if name and len(self._names) >= names.MAX_NAMES:
+            self._reject_common_name(f"there is no room for it: {names.MAX_NAMES} names are accepted")
+        elif name:
+            self._names[name] = _COMMON_NAME
+            self._notes.append(f"common name added to the subject alternative names: {name}")
 
-    def verify_names(self, subject: x509.Name) -> None:
+    def _verify_names(self, subject: x509.Name) -> None:
         """Apply the rules of the profile, of the principal, and the CA's constraints to the names.
 
-        A common name that reads as a host's name, an address or a mailbox counts as that name. Where the
-        profile gives no names of its kind it is just a name; a principal with rules has no others.
+        A common name that reads as a host's name, an address or a mailbox counts as that name, unless the
+        profile permits no names of that kind; a principal's rules always apply to it.
         """
         rules, implied = self._profile.names, self._name_implied_by_common_name()
         self._apply(
@@ -313,52 +287,49 @@ class _Evaluation:
         principal = self._context.principal
         if principal_rules := self._context.profiles.names_permitted_for(principal):
             self._apply(principal_rules, f"the principal {principal}", implied)
-        self.violations += [
+        self._violations += [
             RejectedIdentifier(violation, _SAN)
-            for violation in self._context.issuer.name_violations(subject, tuple(self.names))
+            for violation in self._context.issuer.name_violations(subject, tuple(self._names))
         ]
 
     def _name_implied_by_common_name(self) -> list[Name]:
         """What the common name reads as, if that is none of the names."""
-        if not self._common_name or Name(NameKind.DNS, self._common_name) in self.names:  # as a server's is
+        if not self._common_name or Name(NameKind.DNS, self._common_name) in self._names:  # as a server's is
             return []
         implied = names.read_into_common_name(self._common_name)
-        return [implied] if implied and implied not in self.names else []
+        return [implied] if implied and implied not in self._names else []
 
     def _apply(self, rules: NamePolicy, label: str, implied: Sequence[Name]) -> None:
-        fields = tuple(self.names.values())
-        self.violations += [
+        fields = tuple(self._names.values())
+        self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
-            for position, detail in rules.violations(tuple(self.names), label)
+            for position, detail in rules.violations(tuple(self._names), label)
         ]
         if implied:
-            self.violations += [
+            self._violations += [
                 RejectedIdentifier(detail, _COMMON_NAME)
                 for _, detail in rules.for_common_name().violations(implied, label)
             ]
 
-    def evaluate_extensions(self) -> None:
+    def _evaluate_extensions(self) -> None:
         """Refuse what only a CA or another profile has; copy what the profile lets a request ask for."""
         for requested in self._request.extensions:
             match requested.value:
-                case x509.SubjectAlternativeName():
+                case x509.SubjectAlternativeName() | x509.BasicConstraints(ca=False):
                     pass
-                case x509.BasicConstraints(ca=is_ca):
-                    if is_ca:
-                        self._reject_extension(
-                            "basic_constraints", "CA:TRUE: only end entities are certified"
-                        )
+                case x509.BasicConstraints(ca=True):
+                    self._reject_extension("basic_constraints", "CA:TRUE: only end entities are certified")
                 case x509.KeyUsage():
                     self._evaluate_key_usage(requested.value)
                 case x509.ExtendedKeyUsage():
-                    self._evaluate_extended_key_usage(list(requested.value))
+                    self._evaluate_extended_key_usage(requested.value)
                 case _ if requested.oid in self._profile.extensions:
                     self._requested_extensions.append(requested.value)
                     if requested.critical:  # Java and Go refuse what is critical and unknown to them
-                        self.notes.append(f"extension {oid_name(requested.oid)} is not critical")
+                        self._notes.append(f"extension {oid_name(requested.oid)} is not critical")
                 case _:
-                    self.notes.append(f"extension {oid_name(requested.oid)} left out")
-        self.violations += [
+                    self._notes.append(f"extension {oid_name(requested.oid)} left out")
+        self._violations += [
             BadCSR(f"this CA may not issue certificates for {usage}", "profile")
             for usage in self._profile.extended_key_usage
             if not self._context.issuer.may_issue_for(eku_oid(usage))
@@ -370,36 +341,34 @@ class _Evaluation:
             if usage in _CA_ONLY_USAGES:
                 self._reject_extension("key_usage", f"{usage}: only end entities are certified")
             elif usage not in granted:
-                self.notes.append(f"key usage {usage} left out")
+                self._notes.append(f"key usage {usage} left out")
 
-    def _evaluate_extended_key_usage(self, requested: Sequence[x509.ObjectIdentifier]) -> None:
-        granted = self._profile.usages
+    def _evaluate_extended_key_usage(self, requested: Iterable[x509.ObjectIdentifier]) -> None:
         for usage in requested:
-            if usage not in granted:
+            if usage not in self._profile.usages:
                 offers = self._context.profiles.with_extended_key_usage(usage)
                 others = f"the profile {' or '.join(offers)} does" if offers else "no profile does"
-                self._reject_extension(
-                    "extended_key_usage",
-                    f"{oid_name(usage)}, which the profile {self._profile.name} does not give; {others}",
-                )
-        for name, usage in zip(self._profile.extended_key_usage, granted, strict=True):
-            if usage not in requested:
-                self.notes.append(f"extended key usage {name} added by the profile")
+                detail = f"{oid_name(usage)}, which the profile {self._profile.name} does not give; {others}"
+                self._reject_extension("extended_key_usage", detail)
+        self._notes += [
+            f"extended key usage {name} added by the profile"
+            for name in self._profile.extended_key_usage
+            if eku_oid(name) not in requested
+        ]
 
-    def extensions(self, *, has_subject: bool, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
-        """Every extension of the certificate, in order."""
+    def _extensions(self, *, has_subject: bool, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
         request = self._request
         authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
         result = [authority_key, extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
-        if self.names:  # RFC 5280 4.2.1.6: critical if there is no subject
-            sans = x509.SubjectAlternativeName([name.general_name() for name in self.names])
+        if self._names:  # RFC 5280 4.2.1.6: critical if there is no subject
+            sans = x509.SubjectAlternativeName([name.general_name() for name in self._names])
             result.append(extension(sans, critical=not has_subject))
         if self._profile.asserts_no_rev_avail(*period):  # never with the address of a CRL (RFC 9608 4)
             result.append(extension(NO_REV_AVAIL))
         return (*result, *map(extension, self._requested_extensions))
 
     def _reject_extension(self, extension: str, detail: str) -> None:
-        self.violations.append(BadCSR(f"the request asks for {detail}", f"extensions.{extension}"))
+        self._violations.append(BadCSR(f"the request asks for {detail}", f"extensions.{extension}"))
 
 
 def _key_usages(extension: x509.KeyUsage) -> list[str]:

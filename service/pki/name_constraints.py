@@ -1,15 +1,10 @@
-"""Name constraints (RFC 5280 4.2.1.10): what a CA certificate lets its issuer name.
-
-They are checked before signing, for no linter and no signature check notices a violation: only the
-relying party does, when the certificate is already in use.
-"""
+"""Name constraints (RFC 5280 4.2.1.10) of a CA, checked before signing: after it, only relying parties do."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -18,8 +13,6 @@ from service.pki import names
 from service.pki.errors import quoted
 from service.pki.names import Name, NameKind
 
-_KINDS: Final = {kind: general_name for general_name, kind in names.KINDS.items()}
-
 
 def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
     """What a certificate with this subject and these names would violate, in sentences."""
@@ -27,7 +20,10 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
         f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}"
         for name in constrained(subject, sans)
         if not _allowed(
-            constraints, _KINDS[name.kind], partial(_within, name), partial(_overlaps_excluded, name)
+            constraints,
+            names.GENERAL_NAMES[name.kind],
+            partial(_within, name),
+            partial(_overlaps_excluded, name),
         )
     ]
     within = partial(_subject_within, subject)
@@ -37,10 +33,10 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
 
 
 def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
-    """The names that a verifier holds against the constraints.
+    """The names that a verifier compares with the constraints.
 
-    OpenSSL takes a common name that looks like a host name, `10.0.0.1` too, for a DNS name where
-    there is no DNS name beside it, so that counts as well.
+    OpenSSL takes a common name that looks like a host name, `10.0.0.1` too, for a DNS name if there is no
+    other DNS name.
     """
     listed = list(sans)
     if any(name.kind is NameKind.DNS for name in listed):
@@ -90,16 +86,13 @@ def _overlaps_excluded(name: Name, base: x509.GeneralName) -> bool:
 
 
 def _hosts(name: Name) -> tuple[str, str]:
-    """The host of a URI, and what OpenSSL takes for it: all before a colon, or else before a slash.
-
-    What only one of the two permits is worth nothing to whoever reads the other.
-    """
+    """The host of a URI, and what OpenSSL takes for it: all before a colon, or else before a slash."""
     after = name.value.partition("://")[2].lower()
     return names.uri_host(name), after.partition(":" if ":" in after else "/")[0]
 
 
 def _openssl_host_hint(name: Name) -> str:
-    """What is not plain from a name that is outside: that OpenSSL takes more of a URI for its host."""
+    """For a URI that is outside: that OpenSSL takes more of it for its host."""
     if name.kind is not NameKind.URI:
         return ""
     host, read = _hosts(name)
@@ -122,9 +115,7 @@ def overlaps_subtree(name: Name, subtree: str) -> bool:
 
 def in_host_subtree(host: str, subtree: str) -> bool:
     """Whether a host is that one, or beneath the one after a leading dot."""
-    if subtree.startswith("."):
-        return host.endswith(subtree)
-    return host == subtree
+    return host.endswith(subtree) if subtree.startswith(".") else host == subtree
 
 
 def _mailbox_within(mailbox: str, base: str) -> bool:

@@ -1,17 +1,14 @@
-"""Which names may be certified: the subtrees, networks, domains and URIs of a profile or a principal.
-
-A kind of name without a policy is not permitted. Subtrees and hosts are written and compared like name
-constraints (RFC 5280 4.2.1.10).
-"""
+"""Which names a profile or a principal permits, by rules like name constraints (RFC 5280 4.2.1.10)."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from service.pki import names
@@ -19,8 +16,22 @@ from service.pki.name_constraints import in_dns_subtree, in_host_subtree, overla
 from service.pki.names import Name, NameKind
 
 _Network = IPv4Network | IPv6Network
+_Subtree = TypeVar("_Subtree", str, _Network)
 # The SPIFFE ID standard, 2.1 to 2.4: trust domain, then segments, none of them empty, `.` or `..`.
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}((/(?!\.{1,2}(/|\Z))[A-Za-z0-9._-]+)*)")
+
+
+def _subtree_violations(
+    label: str,
+    permitted: Sequence[_Subtree],
+    excluded: Sequence[_Subtree],
+    is_within: Callable[[_Subtree], bool],
+    overlaps: Callable[[_Subtree], bool],
+) -> Iterator[str]:
+    if permitted and not any(map(is_within, permitted)):
+        yield f"permits {label} {', '.join(map(str, permitted))}"
+    for subtree in filter(overlaps, excluded):
+        yield f"excludes {label} {subtree}"
 
 
 @dataclass(frozen=True)
@@ -53,20 +64,15 @@ class DnsPolicy:
             yield "permits no names of a single label"
         if "_" in name.value and not self.underscores:
             yield "permits no underscores"
-        if self.permitted and not any(in_dns_subtree(name, subtree) for subtree in self.permitted):
-            yield f"permits names in {', '.join(self.permitted)}"
-        for subtree in self.excluded:
-            if overlaps_subtree(name, subtree):
-                yield f"excludes names in {subtree}"
+        is_within, overlaps = partial(in_dns_subtree, name), partial(overlaps_subtree, name)
+        yield from _subtree_violations("names in", self.permitted, self.excluded, is_within, overlaps)
 
 
 @dataclass(frozen=True)
 class IpPolicy:
-    """IP addresses; an IPv4-mapped IPv6 address must be permitted as both.
+    """IP addresses in the permitted networks (empty for all), and outside the excluded ones.
 
-    Attributes:
-        permitted: the networks; empty for all.
-        excluded: networks that no address may be in.
+    An IPv4-mapped IPv6 address must be permitted as IPv4, and not be excluded as either.
     """
 
     permitted: tuple[_Network, ...] = ()
@@ -75,22 +81,21 @@ class IpPolicy:
     def violations(self, name: Name) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         address = ipaddress.ip_address(name.value)
-        mapped = getattr(address, "ipv4_mapped", None)
-        forms = [address] if mapped is None else [mapped, address]
-        if self.permitted and not any(forms[0] in network for network in self.permitted):
-            yield f"permits addresses in {', '.join(map(str, self.permitted))}"
-        for network in self.excluded:
-            if any(form in network for form in forms):
-                yield f"excludes addresses in {network}"
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return _subtree_violations(
+            "addresses in",
+            self.permitted,
+            self.excluded,
+            lambda network: mapped in network,
+            lambda network: mapped in network or address in network,
+        )
 
 
 @dataclass(frozen=True)
 class EmailPolicy:
-    """Mailboxes; a domain is only itself, or with a leading dot those below it.
+    """Mailboxes of the permitted domains (empty for all), and not of the excluded ones.
 
-    Attributes:
-        permitted: the domains; empty for all.
-        excluded: domains that no mailbox may be of.
+    A domain is only itself, or with a leading dot those below it.
     """
 
     permitted: tuple[str, ...] = ()
@@ -98,12 +103,8 @@ class EmailPolicy:
 
     def violations(self, name: Name) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
-        domain = name.value.rpartition("@")[2]
-        if self.permitted and not any(in_host_subtree(domain, base) for base in self.permitted):
-            yield f"permits mailboxes of {', '.join(self.permitted)}"
-        for base in self.excluded:
-            if in_host_subtree(domain, base):
-                yield f"excludes mailboxes of {base}"
+        is_of = partial(in_host_subtree, name.value.rpartition("@")[2])
+        return _subtree_violations("mailboxes of", self.permitted, self.excluded, is_of, is_of)
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,7 @@ class NamePolicy:
     def violations(self, names: Sequence[Name], label: str) -> list[tuple[int | None, str]]:
         """Why names are not permitted: the position of the name (None for all of them), and a sentence.
 
-        Args:
-            names: the names of one certificate.
-            label: whose policy this is: "the profile server".
+        `label` says in it whose policy this is: "the profile server".
         """
         violations: list[tuple[int | None, str]] = []
         for position, name in enumerate(names):

@@ -6,9 +6,11 @@ import contextlib
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -51,13 +53,12 @@ def distinguished_name(attributes: DistinguishedName) -> x509.Name:
 
 
 def canonical_dn(name: x509.Name) -> list[frozenset[tuple[str, str]]]:
-    """A distinguished name as RFC 5280 7.1 compares it.
-
-    Case, spaces around and within, and Unicode's compatibility forms (RFC 4518 2) do not count; the order of
-    the RDNs does.
+    """A distinguished name as RFC 5280 7.1 compares it: without case, spaces around and within, and Unicode's
+    compatibility forms (RFC 4518 2).
     """
     return [
-        frozenset((each.oid.dotted_string, _stringprep(str(each.value))) for each in rdn) for rdn in name.rdns
+        frozenset((attribute.oid.dotted_string, _stringprep(str(attribute.value))) for attribute in rdn)
+        for rdn in name.rdns
     ]
 
 
@@ -75,12 +76,14 @@ class NameKind(StrEnum):
     URI = "uri"
 
 
+_GeneralName = x509.DNSName | x509.IPAddress | x509.RFC822Name | x509.UniformResourceIdentifier
 KINDS: Final[dict[type, NameKind]] = {
     x509.DNSName: NameKind.DNS,
     x509.IPAddress: NameKind.IP,
     x509.RFC822Name: NameKind.EMAIL,
     x509.UniformResourceIdentifier: NameKind.URI,
 }
+GENERAL_NAMES: Final[dict[NameKind, type[_GeneralName]]] = {kind: cls for cls, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,9 @@ class Name:
         return f"{self.kind.value}:{self.value}"
 
     def general_name(self) -> x509.GeneralName:
-        """The same as a GeneralName, to be put into a certificate."""
-        match self.kind:
-            case NameKind.DNS:
-                return x509.DNSName(self.value)
-            case NameKind.IP:
-                return x509.IPAddress(ipaddress.ip_address(self.value))
-            case NameKind.EMAIL:
-                return x509.RFC822Name(self.value)
-            case NameKind.URI:
-                return x509.UniformResourceIdentifier(self.value)
+        """The same as a GeneralName, for a certificate."""
+        value: Any = ipaddress.ip_address(self.value) if self.kind is NameKind.IP else self.value
+        return GENERAL_NAMES[self.kind](value)
 
 
 def shown(general_name: x509.GeneralName) -> str:
@@ -118,24 +114,25 @@ def load(general_name: x509.GeneralName, field: str) -> Name:
     Raises:
         RejectedIdentifier: it is of another kind, or not well formed.
     """
-    match general_name:
-        case x509.DNSName():
-            return Name(NameKind.DNS, dns_name(general_name.value, field, underscores=True))
-        case x509.IPAddress():
-            return Name(NameKind.IP, _ip_address(general_name, field))
-        case x509.RFC822Name():
-            return Name(NameKind.EMAIL, _email(general_name.value, field))
-        case x509.UniformResourceIdentifier():
-            return Name(NameKind.URI, _uri(general_name.value, field))
-    kind = type(general_name).__name__
-    raise RejectedIdentifier(f"names of kind {kind} are not certified", field)
+    kind = KINDS.get(type(general_name))
+    if kind is None:
+        raise RejectedIdentifier(f"names of kind {type(general_name).__name__} are not certified", field)
+    return parse(kind, general_name.value, field)
+
+
+def parse(kind: NameKind, value: object, field: str) -> Name:
+    """Normalise one name, of which `field` is the place in the request.
+
+    Raises:
+        RejectedIdentifier: it is not well formed.
+    """
+    return Name(kind, _PARSERS[kind](value, field))
 
 
 def from_common_name(text: str) -> Name | None:
     """The DNS name or IP address that a common name spells, if it spells one.
 
-    A DNS name has a dot here: `localhost` or `Anna` may be anything. It is not yet known to be well
-    formed; `load` it to know.
+    A DNS name has a dot here: `localhost` or `Anna` may be anything. `parse` says whether it is well formed.
     """
     if _LIKE_ADDRESS.fullmatch(text):  # a zone (RFC 4007 11) is no part of an address
         with contextlib.suppress(ValueError):
@@ -148,8 +145,7 @@ def from_common_name(text: str) -> Name | None:
 def read_into_common_name(text: str) -> Name | None:
     """The name that programs may read a common name as: a host's, an address or a mailbox; None for none.
 
-    Whoever decides by common names does not care whether they are meant as such, nor whether a host may be
-    called so: OpenSSL compares `db_1.example.org` and `127.1` with any name that it is asked for.
+    OpenSSL compares `db_1.example.org` and `127.1` with any name that it is asked for.
     """
     if _LIKE_MAILBOX.fullmatch(text):
         local, _, domain = text.rpartition("@")
@@ -166,13 +162,13 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
 
     Args:
         text: the name.
-        field: where it stands in the request.
+        field: its place in the request.
         wildcard: whether it may be one.
         underscores: whether labels may hold one, as names of services do; hosts' names do not.
 
     Raises:
-        RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 9525 6.3), its A-labels are not
-            those of IDNA 2008 (RFC 5891), or it is of the reverse zones, which name no hosts.
+        RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 5891, RFC 9525 6.3), or it is of
+            the reverse zones, which name no hosts.
     """
     if not text.isascii():
         raise RejectedIdentifier(f"{quoted(text)} is not in A-labels; write it as xn--… (RFC 5890)", field)
@@ -185,9 +181,7 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
     form = _LABEL_OR_SERVICE if underscores else _LABEL
     if not all(form.fullmatch(label) for label in labels):
         raise RejectedIdentifier(_label_fault(text, labels), field)
-    if _NUMBER.fullmatch(
-        labels[-1]
-    ):  # RFC 1123 2.1; and 127.0.0.0x1 is an address to WHATWG's and inet_aton's readers
+    if _NUMBER.fullmatch(labels[-1]):  # RFC 1123 2.1; WHATWG and inet_aton read 127.0.0.0x1 as an address
         raise RejectedIdentifier(f"{quoted(text)} reads as an IP address, not a DNS name", field)
     if ".".join(labels[-2:]) in _REVERSE:
         raise RejectedIdentifier(f"{quoted(text)} is of a reverse zone, which names addresses", field)
@@ -198,10 +192,7 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
 
 
 def _is_a_label(label: str) -> bool:
-    """Whether a label of an internationalized name decodes, and encodes to the very same (RFC 5891 5.4, 5.5).
-
-    Labels with two hyphens there that do not begin with xn are reserved (RFC 5891 4.2.3.1).
-    """
+    """Whether a label encodes to the very same (RFC 5891 5.4, 5.5); without xn it is reserved (4.2.3.1)."""
     import idna  # noqa: PLC0415 - its tables take 10 ms, and few names are internationalized
 
     try:
@@ -224,18 +215,17 @@ def _label_fault(text: str, labels: list[str]) -> str:
     return f"{quoted(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
 
 
-def _ip_address(name: x509.IPAddress, field: str) -> str:
-    if isinstance(name.value, ipaddress.IPv4Network | ipaddress.IPv6Network):
-        raise RejectedIdentifier(f"{name.value} is a network, not an address", field)
-    return str(name.value)
+def _ip_address(value: object, field: str) -> str:
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        raise RejectedIdentifier(f"{value} is a network, not an address", field)
+    return str(value)
 
 
 def _email(text: str, field: str) -> str:
     local, at, domain = text.rpartition("@")
     if at and not text.isascii():
-        raise RejectedIdentifier(
-            f"{quoted(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified", field
-        )
+        detail = f"{quoted(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified"
+        raise RejectedIdentifier(detail, field)
     if not at or len(text) > _MAX_MAILBOX_OCTETS or not _LOCAL_PART.fullmatch(local):
         raise RejectedIdentifier(f"{quoted(text)} is not an email address", field)
     return f"{local}@{dns_name(domain, field, wildcard=False)}"
@@ -275,6 +265,14 @@ def _verify_authority(text: str, field: str) -> None:
             raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from None
         # Names of hosts have none, but trust domains may (the SPIFFE ID standard, 2.1).
         dns_name(host, field, wildcard=False, underscores=parts.scheme == "spiffe")
+
+
+_PARSERS: Final[dict[NameKind, Callable[[Any, str], str]]] = {
+    NameKind.DNS: partial(dns_name, underscores=True),
+    NameKind.IP: _ip_address,
+    NameKind.EMAIL: _email,
+    NameKind.URI: _uri,
+}
 
 
 def uri_host(name: Name) -> str:
