@@ -35,8 +35,7 @@ _CERTIFICATES: Final = re.compile(
     r"(-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----\n)*"
 )
 
-BATCH_REQUESTS: Final = 500  # of one batch
-BATCH_BYTES: Final = 4_194_304  # of its body
+BATCH_BYTES: Final = 4_194_304  # of a batch's body
 
 
 class ClientError(Exception):
@@ -45,13 +44,9 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class SignRequest:
-    """What is to be signed.
+    """What is to be signed: a CSR, PEM or base64 of the DER; None elsewhere is for the service's default.
 
-    Attributes:
-        csr: the certificate signing request, PEM or base64 of the DER.
-        profile: the certificate profile; None for the default one.
-        validity: how long, ISO 8601; None for the profile's.
-        not_after: until when, RFC 3339, instead.
+    `validity` is a duration in ISO 8601; `not_after`, which is instead of it, a time in RFC 3339.
     """
 
     csr: str
@@ -73,6 +68,11 @@ class Signed:
     notes: tuple[str, ...]
     not_after: str
 
+    @property
+    def pem(self) -> str:
+        """The certificate, its chain after it."""
+        return self.crt_pem + self.chain_pem
+
 
 @dataclass(frozen=True)
 class SignFailure:
@@ -84,9 +84,7 @@ class SignFailure:
 
 @dataclass(frozen=True)
 class ProfileInfo:
-    """A profile that the caller may use: the OIDs of its policies (its own first), and of the extensions that
-    it copies from a request.
-    """
+    """A profile that the caller may use: OIDs of its policies, its own first, and of what it copies."""
 
     name: str
     policies: tuple[str, ...]
@@ -106,15 +104,10 @@ class DryRun:
 
 
 def sign(url: str, api_key: str, request: SignRequest) -> Signed:
-    """Have a certificate signing request signed.
+    """Have a certificate signing request signed by the service at a base URL, with its stage if it has one.
 
     If a response is lost, the request is sent again, twice at most, with the same Idempotency-Key: a CA
     that can repeat itself answers with the same certificate.
-
-    Args:
-        url: the service's base URL, with its stage if it has one.
-        api_key: the API key.
-        request: what is to be signed.
 
     Raises:
         ClientError: the service refuses it, or there is none.
@@ -124,37 +117,26 @@ def sign(url: str, api_key: str, request: SignRequest) -> Signed:
 
 
 def sign_batch(url: str, api_key: str, requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
-    """Have at most `BATCH_REQUESTS` requests signed, each judged by itself; sent again as in `sign`.
-
-    Returns:
-        what became of each, in their order.
-
-    Raises:
-        ClientError: none was judged, or there is no service.
-    """
-    results = _ask(url, "/sign/batch", api_key, _batch, batch_body(requests), repeats=_REPEATS)
+    """Have at most 500 requests, of `BATCH_BYTES`, signed: what became of each. Otherwise as `sign`."""
+    body = {"requests": [request.to_json() for request in requests]}
+    results = _ask(url, "/sign/batch", api_key, _batch, body, repeats=_REPEATS)
     if len(results) != len(requests):
         raise ClientError(f"{url} answered {len(results)} results for {len(requests)} requests")
     return results
 
 
-def batch_body(requests: Sequence[SignRequest]) -> dict[str, list[dict[str, str]]]:
-    """The body of a batch, at most `BATCH_BYTES` in JSON."""
-    return {"requests": [request.to_json() for request in requests]}
-
-
 def dry_run(url: str, api_key: str, request: SignRequest) -> DryRun:
-    """Ask what would be issued; nothing is. Arguments and errors are those of `sign`."""
+    """Ask what would be issued; nothing is. Errors are those of `sign`, as below."""
     return _ask(url, "/sign?dry_run=true", api_key, _dry_run, request.to_json())
 
 
 def list_profiles(url: str, api_key: str) -> list[ProfileInfo]:
-    """Ask which profiles the caller may use. Arguments and errors are those of `sign`."""
+    """Ask which profiles the caller may use."""
     return _ask(url, "/profiles/mine", api_key, _profiles)
 
 
 def fetch_crl(url: str) -> bytes:
-    """Fetch the CRL of the service's CA, DER. Arguments and errors are those of `sign`."""
+    """Fetch the CRL of the service's CA, DER."""
     return _ask(url, "/ca.crl", None, bytes)
 
 
@@ -162,7 +144,6 @@ def fetch_root(url: str) -> bytes:
     """Fetch the root's certificate, DER, from anyone who answers there: it proves nothing by itself.
 
     So TLS is not verified: its certificate may be under this very root, which nobody trusts yet.
-    Arguments and errors are those of `sign`.
     """
     return _ask(url, "/root.crt", None, bytes, is_verified=False)
 

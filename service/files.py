@@ -17,40 +17,30 @@ Writer: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode of
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory's lock. The lock is not on a file in it, since files are replaced.
-
-    Raises:
-        OSError: the directory cannot be opened.
-    """
+    """Hold a directory's lock. It is not on a file in it, since files are replaced."""
     with _opened(directory) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
 def verify_writable(path: Path) -> None:
-    """Check that `path` can be written, before creating something that cannot be re-created.
-
-    Raises:
-        OSError: it is a directory, its own directory does not exist, or we may not write there.
-    """
+    """Raise the OSError that writing `path` would, before creating something that cannot be re-created."""
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise _os_error(errno.EISDIR, path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        raise _os_error(errno.ENOENT, path)
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        raise _os_error(errno.EACCES, path)
+
+
+def _os_error(number: int, path: Path) -> OSError:
+    return OSError(number, os.strerror(number), str(path))
 
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Create or replace one file, as in `atomic_files`.
+    """Create or replace one file, as in `atomic_files`; OSError if it cannot be, and nothing was changed.
 
-    Args:
-        path: the file. A symbolic link is replaced, not followed.
-        data: its new content.
-        mode: permissions of a new file, which the umask limits.
-
-    Raises:
-        OSError: it cannot be written; nothing was changed.
+    A symbolic link is replaced, not followed. The umask limits `mode`, the permissions of a new file.
     """
     with atomic_files() as write:
         write(path, data, mode)
@@ -64,14 +54,8 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
     order of their writing, when the block ends. A file that is replaced keeps its owner and group. It keeps
     its mode too, unless the caller's gives nothing to others: that one is for a secret, and always applies.
 
-    Args:
-        overwrite: whether to replace existing files. If not, their names are taken when they are written.
-
-    Yields:
-        what writes a file.
-
     Raises:
-        FileExistsError: a file exists and may not be replaced.
+        FileExistsError: a file exists, and not `overwrite`. New names are then taken when they are written.
         OSError: a file cannot be written, or its owner would lose it.
     """
     created: list[Path] = []
@@ -114,7 +98,7 @@ def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(replaced.st_mode):  # before the first rename, which nothing undoes
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise _os_error(errno.EISDIR, path)
     if not stat.S_ISREG(replaced.st_mode):
         return
     kept = stat.S_IMODE(replaced.st_mode) if mode & stat.S_IRWXO else mode

@@ -34,11 +34,7 @@ class Finding:
 def lint(overrides: Path | None) -> list[Finding]:
     """Every fault of the profiles, or every warning if there is no fault, sorted by file and line.
 
-    Args:
-        overrides: the operator's own profiles; None for those of the contract only.
-
-    Raises:
-        OSError: the file cannot be read.
+    `overrides` are the operator's own profiles, or None; OSError if they cannot be read.
     """
     in_contract = Source(contract.source(), "CSafeLoader")
 

@@ -23,20 +23,16 @@ from service.gateway.usage import OWN_NAME
 def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[str, Any]]:
     """Have the gateway serve HTTPS with a certificate of the CA that it serves.
 
-    The key, P-256, lives in a directory of this user only, which is removed at the end of the block.
-
-    Args:
-        names: the server's DNS names and IP addresses.
-        profile: the certificate profile; None for the default one.
-
-    Yields:
-        members of the gateway's configuration: files, and the event that has a worker issue the certificate.
+    The key, P-256, lives in a directory of this user only, which is removed at the end of the block. `names`
+    are DNS names and IP addresses; no `profile` is the default one. Yields members of the gateway's
+    configuration: files, and the event that has a worker issue the certificate.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     request = builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
     body = {"csr": request.public_bytes(Encoding.PEM).decode(), "text": False}
+    body |= {"profile": profile} if profile else {}
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -44,9 +40,7 @@ def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[
         yield {
             "tls_certificate": str(Path(directory) / "server.crt"),
             "tls_key": str(key_file),
-            "tls_signing_event": internal_event(
-                "POST", "/sign", body | ({"profile": profile} if profile else {})
-            ),
+            "tls_signing_event": internal_event("POST", "/sign", body),
         }
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from service.cli.terminal import warn
+from service.cli.terminal import os_error, warn
 from service.pki.errors import IssuanceError
 
 COMPLETION: Final = "_CERTLET_COMPLETE"  # the variable by which a shell asks for completions
@@ -40,12 +40,7 @@ _COMMANDS: Final = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `certlet` with these arguments (those of the process for None).
-
-    Returns:
-        0; 1 if the command fails; 2 if the arguments make no sense; 130 after Ctrl-C; 141 if the reader of
-        stdout has gone.
-    """
+    """Run `certlet` with these arguments (those of the process for None): the exit status."""
     # The library warns of common names of more than 64 octets; we count characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     status = 1
@@ -63,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        message = os_error(error)
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except Exception as error:

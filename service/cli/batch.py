@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -19,7 +19,7 @@ import click
 from cryptography import x509
 
 from service import files
-from service.cli.terminal import warn
+from service.cli.terminal import CommandError, os_error, warn
 from service.client import BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.pki import csr, pem
 from service.pki.errors import IssuanceError
@@ -34,7 +34,7 @@ SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailu
 class Tally:
     """How many requests there are, and what became of them."""
 
-    total: int
+    total: int = 0
     signed: int = 0
     skipped: int = 0
     failed: int = 0
@@ -64,44 +64,40 @@ def read_request(path: Path) -> str:
     """The request in a file (stdin for `-`) as JSON carries it: text as it is, DER in base64.
 
     Raises:
-        OSError: the file cannot be read.
-        ClientError: a private key is in it, which nobody else may see.
+        CommandError: the file cannot be read, or a private key is in it, which nobody else may see.
     """
     size = csr.MAX_TEXT_BYTES + 1  # one more than any Certlet takes: it says so itself
-    if str(path) == "-":
-        data = sys.stdin.buffer.read(size)
-    else:
-        with path.open("rb") as file:
+    try:
+        with click.open_file(str(path), "rb") as file:
             data = file.read(size)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
     if csr.holds_private_key(data):
-        raise ClientError("it holds a private key, so nothing of it was sent: give the request alone")
+        raise CommandError(
+            f"{path}: it holds a private key, so nothing of it was sent: give the request alone"
+        )
     return base64.b64encode(data).decode() if pem.is_der(data) else data.decode("utf-8", "replace")
 
 
+@dataclass
 class BatchSigner:
-    """Signs the requests of several files, each into a file next to it, and says on stderr what fails."""
+    """Signs the requests of several files, each into a file next to it, and says on stderr what fails.
 
-    def __init__(self, request: SignRequest, sign_batch: SignBatch) -> None:
-        """Begin with no file.
+    Attributes:
+        request: what every request has in common: all but its CSR.
+        sign_batch: has a batch signed.
+        tally: what became of the files.
+    """
 
-        Args:
-            request: what every request has in common: all but its CSR.
-            sign_batch: has a batch signed.
-        """
-        self._request = request
-        self._sign_batch = sign_batch
-        self.tally = Tally(0)
+    request: SignRequest
+    sign_batch: SignBatch
+    tally: Tally = field(default_factory=Tally)
 
     def run(self, paths: Sequence[Path], *, overwrite: bool = False) -> None:
-        """Sign the requests in these files.
-
-        Args:
-            paths: the files.
-            overwrite: whether to replace an existing certificate.
+        """Sign the requests in these files, and replace existing certificates if `overwrite`.
 
         Raises:
-            ClientError: a batch was refused as a whole, or there is no service; what was written before it
-                stays.
+            ClientError: a batch was refused as a whole, or there is no service; what was written stays.
         """
         self.tally = Tally(len(paths))
         hidden = not sys.stderr.isatty()
@@ -120,52 +116,51 @@ class BatchSigner:
 
     def _job(self, path: Path, *, overwrite: bool) -> _Job | None:
         """What is to be done for a file; None, and counted, if it is nothing."""
+        problem = (
+            f"{path}: {certificate_path(path)} is there, and is not its certificate (--force replaces it)"
+        )
         try:
-            job = _Job(path, replace(self._request, csr=read_request(path)))
+            job = _Job(path, replace(self.request, csr=read_request(path)))
             files.verify_writable(job.target)
             if overwrite or not job.target.exists():
                 return job
             certificate = x509.load_pem_x509_certificate(job.target.read_bytes())
-            request = csr.load(job.request.csr.encode("utf-8", "replace"))
-            if certificate.public_key() == request.public_key:
+            if certificate.public_key() == csr.load(job.request.csr.encode("utf-8", "replace")).public_key:
                 if certificate.not_valid_after_utc < datetime.now(UTC):
                     return job
                 self.tally.skipped += 1
                 return None
-        except ClientError as error:
-            self._fail(path, str(error))
-            return None
+        except CommandError as error:
+            problem = str(error)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename != str(path) else ""
-            self._fail(path, f"{where}{error.strerror}")
-            return None
+            problem = f"{path}: {os_error(error, path)}"
         except (ValueError, IssuanceError):  # no certificate, or no request: none that belongs to the other
             pass
-        self._fail(path, f"{job.target} is there, and is not its certificate (--force replaces it)")
+        self._fail(problem)
         return None
 
     def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
         """Whether each request of a batch is done with."""
-        for job, result in zip(batch, self._sign_batch([job.request for job in batch]), strict=True):
+        for job, result in zip(batch, self.sign_batch([job.request for job in batch]), strict=True):
             if isinstance(result, Signed):
                 self._write(job, result)
             elif not result.retryable:
-                self._fail(job.path, result.reason)
+                self._fail(f"{job.path}: {result.reason}")
             yield isinstance(result, Signed) or not result.retryable
 
     def _write(self, job: _Job, signed: Signed) -> None:
         try:
             write_certificate(job.target, signed)
-        except OSError as error:
-            self._fail(job.path, dump_to_stdout(job.target, signed, error))
+        except CommandError as error:
+            self._fail(f"{job.path}: {error}")
             return
         self.tally.signed += 1
         for note in signed.notes:
             _warn(f"{job.path}: note: {note}")
 
-    def _fail(self, path: Path, reason: str) -> None:
+    def _fail(self, message: str) -> None:
         self.tally.failed += 1
-        _warn(f"{path}: {reason}")
+        _warn(message)
 
 
 def _warn(message: str) -> None:
@@ -188,12 +183,15 @@ def write_certificate(path: Path, signed: Signed) -> None:
     """Write a certificate, and the chain after it: the whole file, or none.
 
     Raises:
-        OSError: it cannot be written.
+        CommandError: it cannot be written. It is on stdout instead, since it is the only copy.
     """
-    files.write_atomically(path, (signed.crt_pem + signed.chain_pem).encode("ascii"), 0o644)
-
-
-def dump_to_stdout(path: Path, signed: Signed, error: OSError) -> str:
-    """Print a certificate that could not be written, which is the only copy; and say why."""
-    sys.stdout.write(signed.crt_pem + signed.chain_pem)
-    return f"{path}: {error.strerror}; the certificate was signed, and is on stdout"
+    try:
+        if path.exists() and not path.is_file():  # a pipe, or a terminal
+            path.write_text(signed.pem, encoding="ascii")
+        else:
+            files.write_atomically(path, signed.pem.encode("ascii"), 0o644)
+    except OSError as error:
+        sys.stdout.write(signed.pem)
+        raise CommandError(
+            f"{path}: {error.strerror}; the certificate was signed, and is on stdout"
+        ) from error

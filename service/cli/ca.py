@@ -158,12 +158,11 @@ def revoke(*, certificate: str, reason: str | None, ca: Path) -> None:
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
     data = path.read_bytes()
-    authorities = [file.chain(ca)[0], *file.previous(ca)]
     load = x509.load_der_x509_certificate if pem.is_der(data) else x509.load_pem_x509_certificate
-    for each in authorities:
+    for issuer in (file.chain(ca)[0], *file.previous(ca)):
         with contextlib.suppress(ValueError, InvalidSignature):
             certificate = load(data)
-            certificate.verify_directly_issued_by(each)
+            certificate.verify_directly_issued_by(issuer)
             return certificate
     raise CommandError(f"{path} is no certificate of the CA in {ca}")
 

@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 _E = TypeVar("_E", bound=x509.ExtensionType)
 _Owner: TypeAlias = x509.Certificate | x509.CertificateSigningRequest
 
+_SAN: Final = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 _USES: Final = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS servers",
     ExtendedKeyUsageOID.CLIENT_AUTH: "TLS clients",
@@ -35,14 +36,7 @@ _USES: Final = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one request or certificate is found to be.
-
-    Attributes:
-        kind: what it is, in a word or two.
-        facts: what is in it, each with its label.
-        problems: what is wrong with it, in sentences.
-        notes: what is only worth knowing.
-    """
+    """What one request or certificate is: labelled facts, what is wrong, and what is worth knowing."""
 
     kind: str
     facts: tuple[tuple[str, str], ...]
@@ -51,26 +45,18 @@ class Inspection:
 
 
 def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None = None) -> Inspection:
-    """What is in a certificate signing request, and why no service would take it, whatever the profile.
+    """What is in a CSR, DER, and why no service would take it, whatever the profile.
 
-    Args:
-        der: the request, DER.
-        file: all that stands in its file.
-        key: the public half of the key that is said to be its own; None for none.
-
-    Raises:
-        ValueError: it is no request at all.
+    `file` is all that is in its file, `key` the public half of its own key. ValueError if it is no CSR.
     """
     request = x509.load_der_x509_csr(der)
     sans = list(_value(request, x509.SubjectAlternativeName) or ())
-    others = [
-        each.oid for each in _extensions(request) or () if each.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME
-    ]
+    oids = [extension.oid for extension in _extensions(request) or ()]
     facts = (
         ("Subject", _subject(request.subject)),
         ("Names", ", ".join(map(names.shown, sans)) or "(none)"),
         ("Key", _key(request)),
-        ("Asks for", ", ".join(map(encoding.oid_name, others))),
+        ("Asks for", ", ".join(encoding.oid_name(oid) for oid in oids if oid != _SAN)),
     )
     warning = "a private key is in its file, so certlet sign sends nothing: give the request alone"
     return _inspection(
@@ -86,13 +72,10 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
 def inspect_chain(
     certificates: Sequence[x509.Certificate], now: datetime, key: CertificatePublicKeyTypes | None = None
 ) -> list[Inspection]:
-    """What is in certificates, the first of them the one that the others are the chain of.
+    """What is in certificates, as a TLS server sends them: each issued by the next (RFC 8446 4.4.2).
 
-    Args:
-        certificates: as a TLS server sends them (RFC 8446 4.4.2), each issued by the next. If the first is
-            a CA's they are a bundle, as of roots, in any order.
-        now: the time, UTC.
-        key: the public half of the key that is said to be the first one's; None for none.
+    If the first is a CA's they are a bundle, as of roots, in any order. `now` is in UTC, `key` the
+    public half of the first one's key.
     """
     is_bundle = any(map(_is_ca, certificates[:1]))
     return [
@@ -112,12 +95,12 @@ def inspect_chain(
 
 def _inspection(kind: str, facts: Sequence[tuple[str, str]], *problems: str, note: str = "") -> Inspection:
     """All that has a text."""
-    facts = tuple((label, text) for label, text in facts if text)
+    facts = tuple(fact for fact in facts if fact[1])
     return Inspection(kind, facts, tuple(filter(None, problems)), (note,) if note else ())
 
 
 def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    """Certificates without order, such as a PKCS#7's, each before what issued it."""
+    """Certificates without order, such as a PKCS#7's, each before its issuer's."""
     left = list(certificates)
     chain: list[x509.Certificate] = []
     while left:

@@ -131,7 +131,8 @@ def new(
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
     password = _p12_password() if p12 else b""
-    csr = request(key, _subject(names), [_alternative(names)])
+    alternative = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
+    csr = request(key, _subject(names), [alternative])
     sign_request = client.SignRequest(csr, profile, validity, not_after)
     with files.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
@@ -140,7 +141,10 @@ def new(
         certificates = read(signed, key)
         write(path, encoding.pem(certificates).encode(), 0o644)
         if p12:
-            write(p12, _pkcs12(names[0], key, certificates, password), 0o600)
+            p12_key = cast("pkcs12.PKCS12PrivateKeyTypes", key)
+            name, encryption = names[0].value.encode(), BestAvailableEncryption(password)
+            leaf, *chain = certificates
+            write(p12, pkcs12.serialize_key_and_certificates(name, p12_key, leaf, chain, encryption), 0o600)
     for note in signed.notes:
         warn(f"note: {note}")
     say(f"Key       {key_path}")
@@ -154,10 +158,6 @@ def _subject(names: Sequence[Name]) -> x509.Name:
     first = next((name.value for name in names if name.kind is NameKind.DNS), "")
     fits = 0 < len(first) <= _MAX_COMMON_NAME
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, first)] if fits else [])
-
-
-def _alternative(names: Sequence[Name]) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
 
 
 def _stem(out: str | None, first: Name) -> Path:
@@ -174,32 +174,24 @@ def _stem(out: str | None, first: Name) -> Path:
 def request(
     key: CertificateIssuerPrivateKeyTypes, subject: x509.Name, extensions: Sequence[x509.ExtensionType]
 ) -> str:
-    """A certification request, PEM, signed with its key.
-
-    Raises:
-        BadPublicKey: the key is of a kind that is not certified.
-    """
+    """A CSR, PEM, signed with its key; BadPublicKey if that is of a kind that is not certified."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    made = builder.sign(key, keys.signature_hash(key.public_key()))
-    return made.public_bytes(Encoding.PEM).decode("ascii")
+    csr = builder.sign(key, keys.signature_hash(key.public_key()))
+    return csr.public_bytes(Encoding.PEM).decode("ascii")
 
 
 def read(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -> list[x509.Certificate]:
-    """The certificate that came back, its chain after it.
-
-    Raises:
-        CommandError: it cannot be read, or is not for the key.
-    """
+    """The certificate that came back, its chain after it; CommandError if it is not for the key."""
     try:
-        found = x509.load_pem_x509_certificates((signed.crt_pem + signed.chain_pem).encode())
-        is_ours = found[0].public_key() == key.public_key()
+        certificates = x509.load_pem_x509_certificates(signed.pem.encode())
+        is_ours = certificates[0].public_key() == key.public_key()
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise CommandError("the certificate that the service sent cannot be read") from error
     if not is_ours:
         raise CommandError("the certificate that the service sent is for another key")
-    return found
+    return certificates
 
 
 def key_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
@@ -208,26 +200,10 @@ def key_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
-def _pkcs12(
-    name: Name,
-    key: CertificateIssuerPrivateKeyTypes,
-    certificates: Sequence[x509.Certificate],
-    password: bytes,
-) -> bytes:
-    return pkcs12.serialize_key_and_certificates(
-        name.value.encode(),
-        cast("pkcs12.PKCS12PrivateKeyTypes", key),
-        certificates[0],
-        list(certificates[1:]),
-        BestAvailableEncryption(password),
-    )
-
-
 def _p12_password() -> bytes:
     if password := options.read_secret(P12_PASSWORD):
         return password
     if not sys.stdin.isatty():
         raise CommandError(f"no terminal to ask for the PKCS#12's password: set {P12_PASSWORD}")
-    return str(
-        click.prompt("Password of the PKCS#12", hide_input=True, confirmation_prompt=True, err=True)
-    ).encode()
+    typed = click.prompt("Password of the PKCS#12", hide_input=True, confirmation_prompt=True, err=True)
+    return str(typed).encode()

@@ -53,25 +53,16 @@ class _KeyKind(click.Choice[str]):
 
 
 def forbid_together(*options: str) -> None:
-    """Refuse arguments that have more than one of these options.
-
-    Raises:
-        UsageError: they have.
-    """
+    """Raise a UsageError if the arguments have more than one of these options."""
     source = click.get_current_context().get_parameter_source
-    names = [
-        option for option in options if source(option[2:].replace("-", "_")) is ParameterSource.COMMANDLINE
-    ]
+    parameters = {option: option[2:].replace("-", "_") for option in options}
+    names = [option for option in options if source(parameters[option]) is ParameterSource.COMMANDLINE]
     if len(names) > 1:
         raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
 
 
 def parse_span(text: str) -> timedelta:
-    """A number of hours, days or weeks, as `30d`.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A number of hours, days or weeks, as `30d`; ValueError if it is none."""
     if not re.fullmatch("[0-9]{1,5}[hdw]", text):
         raise ValueError(f"{text!r} is no number of hours, days or weeks, such as 12h, 30d, 4w")
     return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
@@ -101,11 +92,7 @@ def _parse_dns_name(text: str) -> str:
 
 
 def parse_host(text: str) -> str:
-    """A DNS name or an IP address.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """A DNS name or an IP address; ValueError if it is neither."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -113,21 +100,12 @@ def parse_host(text: str) -> str:
 
 
 def parse_domain(text: str) -> str:
-    """A DNS subtree, with or without a leading dot.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A DNS subtree, with or without a leading dot; ValueError if it is none."""
     return _parse_dns_name(text.removeprefix("."))
 
 
 def matching(pattern: str, kind: str) -> Callable[[str], str]:
-    """Make a reader of texts that match a pattern.
-
-    Args:
-        pattern: a regular expression, for the whole text.
-        kind: what the error says that the text has to be.
-    """
+    """A parser of texts that match a regular expression as a whole; `kind` is for its ValueError."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -174,15 +152,6 @@ ca_option: Final = click.option(
 )
 kms_option: Final = click.option("--kms", metavar="KEY-ID", help="Sign with this key in AWS KMS.")
 force_option: Final = click.option("--force", is_flag=True, help="Replace files that exist.")
-_validity_option: Final = click.option(
-    "--validity",
-    type=_parse_validity,
-    metavar="30d",
-    help="Ask for so many h, d or w, or for an ISO 8601 duration.",
-)
-_not_after_option: Final = click.option(
-    "--not-after", type=_parse_time, metavar="TIME", help="Ask for this end, such as 2027-01-31T12:00:00Z."
-)
 
 
 def service_options(command: _Command) -> _Command:
@@ -197,15 +166,20 @@ def profile_option(default: str) -> Callable[[_Command], _Command]:
 
 def validity_options(command: _Command) -> _Command:
     """Add `--validity` and `--not-after`, which the command forbids together."""
-    return _validity_option(_not_after_option(command))
+    not_after = click.option(
+        "--not-after",
+        type=_parse_time,
+        metavar="TIME",
+        help="Ask for this end, such as 2027-01-31T12:00:00Z.",
+    )
+    validity_help = "Ask for so many h, d or w, or for an ISO 8601 duration."
+    return click.option("--validity", type=_parse_validity, metavar="30d", help=validity_help)(
+        not_after(command)
+    )
 
 
 def require_api_key(api_key: str | None) -> str:
-    """The API key that the arguments or the environment give.
-
-    Raises:
-        CommandError: neither does.
-    """
+    """The API key that the arguments or the environment give; CommandError if neither does."""
     if not api_key:
         raise CommandError(
             f"an API key is needed: --api-key, or ${API_KEY} (certlet key add NAME makes one, beside the CA)"
@@ -216,9 +190,7 @@ def require_api_key(api_key: str | None) -> str:
 def require_ca(directory: Path, option: str = "--ca") -> Path:
     """The directory of a CA that exists, which this option gives.
 
-    Raises:
-        CommandError: there is none in it.
-        PermissionError: the directory cannot be read.
+    Raises a CommandError if there is none in it, a PermissionError if it cannot be read.
     """
     from service.signers import file  # noqa: PLC0415 - see above
 
@@ -230,11 +202,7 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
 
 
 def read_secret(variable: str) -> bytes | None:
-    """The passphrase in an environment variable; None if it is not set. Never an argument: `ps` shows those.
-
-    Raises:
-        CommandError: it is set but empty.
-    """
+    """The passphrase in an environment variable; None if it is not set, CommandError if it is empty."""
     secret = os.environ.get(variable)
     if secret == "":
         raise CommandError(f"{variable} is set but empty")
@@ -242,23 +210,14 @@ def read_secret(variable: str) -> bytes | None:
 
 
 def load_private_key(path: Path) -> CertificateIssuerPrivateKeyTypes:
-    """A certificate's key, as `certlet new` writes it.
-
-    Raises:
-        CommandError: its passphrase is set but empty.
-        IssuerError: it cannot be read.
-    """
+    """A certificate's key, as `certlet new` writes it; IssuerError if it cannot be read."""
     from service.signers import file  # noqa: PLC0415 - see above
 
     return file.private_key(path, read_secret(KEY_PASSPHRASE), KEY_PASSPHRASE)
 
 
 def load_document(overrides: Path | None) -> contract.Document:
-    """The contract, with the operator's own profiles merged over it.
-
-    Raises:
-        CommandError: either has faults.
-    """
+    """The contract, with the operator's own profiles merged over it; CommandError if either has faults."""
     from service import contract  # noqa: PLC0415 - see above
     from service.overrides import OverridesError  # noqa: PLC0415 - see above
     from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - see above

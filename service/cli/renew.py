@@ -7,21 +7,22 @@ import os
 import shlex
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.oid import ExtensionOID
 
 from service import client, secrecy
 from service.cli import options
 from service.cli.new import key_pem, read, request
 from service.cli.options import API_KEY, KEY_PASSPHRASE
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import CommandError, os_error, say, warn
 from service.files import atomic_files
 from service.pki import csr, encoding, keys
 from service.pki.errors import IssuanceError
@@ -90,11 +91,12 @@ def renew(
             if not _is_due(certificate, within, datetime.now(UTC)):
                 continue
             key_path = key_file or path.with_suffix(".key")
-            key = _load_key(key_path, certificate)
-            _verify_not_revoked(certificate, revoked())
+            key = _load_key(key_path, certificate, revoked)
             offer = None if profile else _offer(certificate, offers())
             key = _another(key) if new_key else key
-            csr_pem = request(key, certificate.subject, _extensions(certificate, offer))
+            csr_pem = request(
+                key, certificate.subject, _extensions(certificate, offer.extensions if offer else ())
+            )
             sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
             certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
             _verify(certificates[0], certificate)
@@ -107,8 +109,7 @@ def renew(
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
         except OSError as error:
-            other = f"{error.filename}: " if error.filename not in (None, str(path)) else ""
-            warn(f"certlet: {path}: {other}{error.strerror}")
+            warn(f"certlet: {path}: {os_error(error, path)}")
             failed = True
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")
@@ -143,16 +144,15 @@ def _revoked(url: str) -> frozenset[int]:
         raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
 
 
-def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
+def _load_key(
+    path: Path, certificate: x509.Certificate, revoked: Callable[[], frozenset[int]]
+) -> CertificateIssuerPrivateKeyTypes:
     key = options.load_private_key(path)
     if key.public_key() != certificate.public_key():
         raise CommandError(f"{path} is not its key")
-    return key
-
-
-def _verify_not_revoked(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
-    if certificate.serial_number in revoked:
+    if certificate.serial_number in revoked():
         raise CommandError("it was revoked: make another key and certificate with certlet new")
+    return key
 
 
 def _verify(new: x509.Certificate, old: x509.Certificate) -> None:
@@ -176,23 +176,14 @@ def _offer(certificate: x509.Certificate, offers: Sequence[client.ProfileInfo]) 
     return found
 
 
-def _extensions(certificate: x509.Certificate, offer: client.ProfileInfo | None) -> list[x509.ExtensionType]:
-    """The names, and what else the profile lets a request bring along."""
-    brought = set(offer.extensions) if offer else set()
-    return [
-        each.value
-        for each in certificate.extensions
-        if isinstance(each.value, x509.SubjectAlternativeName) or each.oid.dotted_string in brought
-    ]
+def _extensions(certificate: x509.Certificate, copied: Sequence[str] = ()) -> list[x509.ExtensionType]:
+    """The names, and the extensions that the profile copies from a request."""
+    oids = {ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string, *copied}
+    return [each.value for each in certificate.extensions if each.oid.dotted_string in oids]
 
 
 def _names(certificate: x509.Certificate) -> set[x509.GeneralName]:
-    return {
-        name
-        for each in certificate.extensions
-        if isinstance(each.value, x509.SubjectAlternativeName)
-        for name in each.value
-    }
+    return {name for names in _extensions(certificate) for name in cast("x509.SubjectAlternativeName", names)}
 
 
 def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateKeyTypes:

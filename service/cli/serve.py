@@ -10,8 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import click
@@ -32,27 +32,6 @@ from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
 DEFAULT_KEY: Final = "default"  # the name of the API key that the first start makes, or the environment gives
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What the arguments say."""
-
-    host: str
-    port: int
-    ca: Path
-    ephemeral: bool
-    profiles: Path | None
-    audit_log: Path | None
-    workers: int
-    unlimited: bool
-    stage: str | None
-    tls_cert: Path | None
-    tls_key: Path | None
-    tls: bool
-    tls_name: tuple[str, ...]
-    tls_profile: str | None
-    insecure_http: bool
 
 
 @click.command(epilog="Example: certlet serve --tls --host 0.0.0.0 --tls-name ca.example.com")
@@ -93,10 +72,10 @@ class _Settings:
     "--tls-profile", metavar="NAME", show_default="the default one", help="Issue it under this profile."
 )
 @click.option("--insecure-http", is_flag=True, help="Allow HTTP off loopback.")
-def serve(**arguments: Any) -> int:  # noqa: ANN401 - click's values, which _Settings gives their types
+def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own type
     """Serve the contract on this machine."""
     options.forbid_together("--ca", "--ephemeral")
-    settings = _Settings(**arguments)
+    settings = SimpleNamespace(**arguments)
     secrecy.seal()
     is_https = _is_https(settings)
     if settings.tls_cert and settings.tls_key:
@@ -113,10 +92,10 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - click's values, which _Set
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         if not file.exists(directory):
             _init_in_child(directory)
-            kept = (
+            hint = (
                 "until this server ends" if settings.ephemeral else f"move {directory / file.ROOT_KEY} away"
             )
-            say(f"New CA    {directory} ({kept})")
+            say(f"New CA    {directory} ({hint})")
         key_file = usage.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)
         unseen = stack.enter_context(ExitStack())
@@ -147,7 +126,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - click's values, which _Set
         return Supervisor(HANDLER, _environ(settings, directory)).run(configuration, announce)
 
 
-def _is_https(settings: _Settings) -> bool:
+def _is_https(settings: SimpleNamespace) -> bool:
     """Whether it speaks HTTPS, of options that go together."""
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together")
@@ -173,7 +152,7 @@ def _try(audit_log: Path) -> None:
         raise CommandError(f"--audit-log {audit_log}: {error.strerror}") from error
 
 
-def _warnings(settings: _Settings) -> Iterator[str]:
+def _warnings(settings: SimpleNamespace) -> Iterator[str]:
     if settings.unlimited:
         yield "the usage plan is off (--unlimited)"
     if settings.tls and not settings.tls_name and _is_unspecified(settings.host):
@@ -182,7 +161,7 @@ def _warnings(settings: _Settings) -> Iterator[str]:
         yield "this kernel has no Landlock, so the HTTP process may read what this user may read"
 
 
-def _tls(settings: _Settings, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
+def _tls(settings: SimpleNamespace, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
     """The gateway's HTTPS: none, with the operator's files, or with a certificate of the CA itself."""
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
@@ -211,9 +190,8 @@ def _verify_pair(certificate: Path, key: Path) -> None:
     except TypeError:
         if sys.stdin.isatty():  # where OpenSSL asks
             return
-        raise CommandError(
-            f"{key} is encrypted, and there is no terminal to ask for its passphrase"
-        ) from None
+        message = f"{key} is encrypted, and there is no terminal to ask for its passphrase"
+        raise CommandError(message) from None
     except UnsupportedAlgorithm:  # of a rare kind, which OpenSSL may know
         return
     except ValueError:  # its text may quote the file, so it is not kept
@@ -229,7 +207,7 @@ def _read(option: str, path: Path) -> bytes:
         raise CommandError(f"{option} {path}: {error.strerror}") from error
 
 
-def _names(settings: _Settings) -> list[str]:
+def _names(settings: SimpleNamespace) -> list[str]:
     """What the certificate of HTTPS names, if it is the CA's own; else nothing."""
     if settings.tls_name or not settings.tls:
         return list(settings.tls_name)
@@ -237,7 +215,7 @@ def _names(settings: _Settings) -> list[str]:
     return usual if settings.host in usual or _is_unspecified(settings.host) else [*usual, settings.host]
 
 
-def _address(settings: _Settings) -> str:
+def _address(settings: SimpleNamespace) -> str:
     """The host of its URL: what it listens at, unless that is no one's address, or not in the certificate."""
     host, names = settings.host, _names(settings)
     if names and host not in names:
@@ -247,11 +225,10 @@ def _address(settings: _Settings) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _environ(settings: _Settings, directory: Path) -> dict[str, str]:
+def _environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """The function's environment: ours, and what the arguments say."""
-    stated = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
-    given = {name: os.path.abspath(path) for name, path in stated.items() if path}  # noqa: PTH100 - as above
-    return {**os.environ, **given}
+    paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
+    return os.environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:
@@ -278,14 +255,10 @@ def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
 
 def _init_in_child(directory: Path) -> None:
     """Make the CA in a process that ends at once, so that this one never holds a key."""
-    made = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "service.cli", "init", str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        raise CommandError(made.stderr.strip().removeprefix("certlet: ") or "the CA could not be made")
+    command = [sys.executable, "-P", "-m", "service.cli", "init", str(directory)]
+    init = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if init.returncode:
+        raise CommandError(init.stderr.strip().removeprefix("certlet: ") or "the CA could not be made")
 
 
 def _is_loopback(host: str) -> bool:

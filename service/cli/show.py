@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -49,26 +48,21 @@ def show(*, file: Path, key_file: Path | None) -> int:
     secrecy.seal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
-        inspections = _inspect(file, _public_key(key_file))
+        key = options.load_private_key(key_file).public_key() if key_file else None
+        inspections = _inspect(file, key)
     for number, one in enumerate(inspections, 1):
         if number > 1:
             say("")
         say(f"{one.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
-        for label, text in one.facts:
+        problems, notes = (("Wrong", text) for text in one.problems), (("Note", text) for text in one.notes)
+        for label, text in (*one.facts, *problems, *notes):
             say(f"  {label:<9} {text}")
-        for problem in one.problems:
-            say(f"  {'Wrong':<9} {problem}")
-        for note in one.notes:
-            say(f"  {'Note':<9} {note}")
     return int(any(one.problems for one in inspections))
 
 
-def _public_key(path: Path | None) -> CertificatePublicKeyTypes | None:
-    return options.load_private_key(path).public_key() if path else None
-
-
 def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspection]:
-    data = _read(path)
+    with click.open_file(str(path), "rb") as file:
+        data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
     blocks = [block for block in pem.parse(data) if block.label in _LABELS]
@@ -83,13 +77,6 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} holds more than {_MAX_CERTIFICATES} certificates")
     return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
-
-
-def _read(path: Path) -> bytes:
-    if str(path) == "-":
-        return sys.stdin.buffer.read(_MAX_BYTES + 1)
-    with path.open("rb") as file:
-        return file.read(_MAX_BYTES + 1)
 
 
 def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:

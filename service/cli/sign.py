@@ -65,19 +65,19 @@ def sign(
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
-    signed = client.sign(url, api_key, replace(request, csr=_read(path)))
+    signed = client.sign(url, api_key, replace(request, csr=batch.read_request(path)))
     for note in signed.notes:
         warn(f"note: {note}")
     if out:
-        _keep(out, signed)
+        batch.write_certificate(out, signed)
         say(f"Signed    {out}, until {signed.not_after}")
     else:
-        sys.stdout.write(signed.crt_pem + signed.chain_pem)
+        sys.stdout.write(signed.pem)
     return 0
 
 
 def _verify_out(out: Path, *, overwrite: bool) -> None:
-    """Before it is made: that it can be written, and takes the place of nothing but another."""
+    """Check before signing that `out` is writable, and would overwrite nothing but a certificate."""
     if out.exists() and not (out.is_file() or out.is_dir()):  # a pipe, or a terminal
         return
     output.verify_writable(out)
@@ -90,23 +90,13 @@ def _verify_out(out: Path, *, overwrite: bool) -> None:
         raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")
 
 
-def _keep(out: Path, signed: client.Signed) -> None:
-    try:
-        if out.exists() and not out.is_file():
-            out.write_text(signed.crt_pem + signed.chain_pem, encoding="ascii")
-        else:
-            batch.write_certificate(out, signed)
-    except OSError as error:
-        raise CommandError(batch.dump_to_stdout(out, signed, error)) from error
-
-
 def _examine(
     paths: Sequence[Path], examine: Callable[[client.SignRequest], client.DryRun], request: client.SignRequest
 ) -> int:
     failed = False
     for path in paths:
         try:
-            planned = examine(replace(request, csr=_read(path)))
+            planned = examine(replace(request, csr=batch.read_request(path)))
         except (CommandError, client.ClientError) as error:
             if len(paths) == 1:
                 raise
@@ -117,15 +107,6 @@ def _examine(
             say(f"File      {path}")
         _show(planned)
     return int(failed)
-
-
-def _read(path: Path) -> str:
-    try:
-        return batch.read_request(path)
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
-    except client.ClientError as error:
-        raise CommandError(f"{path}: {error}") from error
 
 
 def _sign_beside(

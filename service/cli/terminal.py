@@ -7,6 +7,7 @@ are escaped: no name moves the cursor, or draws a line that is not ours.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -26,6 +27,12 @@ def warn(message: str) -> None:
     """Print what went wrong, or is to be known, on stderr: one line, or one for each reason."""
     for line in message.split("\n"):
         _echo(line, err=True)
+
+
+def os_error(error: OSError, path: Path | None = None) -> str:
+    """What the system says of a file, after its name unless that is `path`."""
+    name = f"{error.filename}: " if error.filename and str(error.filename) != str(path) else ""
+    return name + (error.strerror or str(error))
 
 
 def _echo(line: str, *, err: bool) -> None:

@@ -193,7 +193,7 @@ def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
     sizes = []
 
     def refuse(requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
-        sizes.append(len(json.dumps(client.batch_body(requests))))
+        sizes.append(len(json.dumps({"requests": [request.to_json() for request in requests]})))
         return [SignFailure("no", retryable=False) for _ in requests]
 
     signer = batch.BatchSigner(SignRequest(""), refuse)

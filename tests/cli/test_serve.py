@@ -11,6 +11,7 @@ import stat
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -214,7 +215,7 @@ ANNOUNCED = [
 @pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED)
 def test_what_is_announced(arguments: str, url: str, *, warned: bool) -> None:
     """The host of the address is one that the certificate names, or says where nobody can be reached by it."""
-    settings = serve._Settings(**serve.serve.make_context("serve", arguments.split()).params)
+    settings = SimpleNamespace(**serve.serve.make_context("serve", arguments.split()).params)
     assert serve._address(settings) == url.partition("//")[2].removesuffix(":")
     assert any("clients elsewhere refuse it" in each for each in serve._warnings(settings)) == warned
 
