@@ -158,12 +158,7 @@ def for_api_gateway(
     """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
     without any `x-` that is not API Gateway's, and with no `$ref` but to schemas.
 
-    Args:
-        document: the contract.
-        region: the function's region.
-        account: its account.
-        function: its name.
-        est: whether EST is in it, and with it an authorizer, which every API key then comes from.
+    With `est` it has EST, and an authorizer, which every API key then comes from.
     """
     partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
     substitutions = {

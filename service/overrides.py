@@ -18,11 +18,7 @@ _TYPES: Final = {"array": "a list", "boolean": "true or false", "object": "a map
 
 
 class OverridesError(ValueError):
-    """The operator's file has problems; the message lists every one, in one line.
-
-    Attributes:
-        problems: the line of each, and a sentence.
-    """
+    """The operator's file has problems; the message and `problems` list the line of each, and a sentence."""
 
     def __init__(self, problems: Iterable[tuple[int, str]]) -> None:
         self.problems = sorted(problems)
@@ -39,11 +35,7 @@ class Source:
     """
 
     def __init__(self, text: str, loader: str = "SafeLoader") -> None:
-        """Parse it.
-
-        Args:
-            text: YAML.
-            loader: the name of PyYAML's loader; libyaml's (CSafeLoader) crashes on deep nesting.
+        """Parse YAML by PyYAML's loader of that name; libyaml's (CSafeLoader) crashes on deep nesting.
 
         Raises:
             OverridesError: it is not YAML, or has values that JSON has not.
@@ -137,10 +129,7 @@ def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def verify(policy: object) -> None:
-    """Check profiles by `profiles.schema.json`, and by what a schema cannot say.
-
-    Args:
-        policy: JSON: the members `profiles`, `default` and `principals`.
+    """Check profiles, JSON, by `profiles.schema.json`, and by what a schema cannot say.
 
     Raises:
         ProfileError: they are not well formed; it lists every fault.

@@ -31,6 +31,7 @@ from service.pki.names import Name, NameKind
 from service.pki.profile import (
     ATTRIBUTES,
     DEFAULT_VALIDITY,
+    KEY_USAGES,
     Profile,
     RequestedValidity,
     check_subject_attribute,
@@ -42,17 +43,6 @@ from service.pki.weak_keys import DenyList
 
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # of what is left of the chain's, to be worth issuing
 
-_KEY_USAGES: Final = {  # the library's name, and RFC 5280's (4.2.1.3)
-    "digital_signature": "digitalSignature",
-    "content_commitment": "contentCommitment",
-    "key_encipherment": "keyEncipherment",
-    "data_encipherment": "dataEncipherment",
-    "key_agreement": "keyAgreement",
-    "key_cert_sign": "keyCertSign",
-    "crl_sign": "cRLSign",
-    "encipher_only": "encipherOnly",
-    "decipher_only": "decipherOnly",
-}
 _CA_ONLY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
 _SHORT_NAMES: Final = {oid: name for name, (oid, _) in ATTRIBUTES.items()} | {
     NameOID.EMAIL_ADDRESS: "emailAddress"
@@ -373,5 +363,5 @@ class _Evaluation:
 
 def _key_usages(extension: x509.KeyUsage) -> list[str]:
     """RFC 5280's names of the bits; the library raises for the last two without keyAgreement."""
-    usages = list(_KEY_USAGES.items())[: None if extension.key_agreement else -2]
+    usages = list(KEY_USAGES.items())[: None if extension.key_agreement else -2]
     return [name for attribute, name in usages if getattr(extension, attribute)]

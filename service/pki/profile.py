@@ -26,6 +26,17 @@ EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; any other stands as its OID
     "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
 }
+KEY_USAGES: Final = {  # the library's names, and RFC 5280's (4.2.1.3)
+    "digital_signature": "digitalSignature",
+    "content_commitment": "contentCommitment",
+    "key_encipherment": "keyEncipherment",
+    "data_encipherment": "dataEncipherment",
+    "key_agreement": "keyAgreement",
+    "key_cert_sign": "keyCertSign",
+    "crl_sign": "cRLSign",
+    "encipher_only": "encipherOnly",
+    "decipher_only": "decipherOnly",
+}
 ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characters
     "C": (NameOID.COUNTRY_NAME, 2),
     "ST": (NameOID.STATE_OR_PROVINCE_NAME, 128),
@@ -59,10 +70,10 @@ class RequestedValidity:
 
     @classmethod
     def parse(cls, validity: str | None, not_after: str | None) -> RequestedValidity:
-        """Parse what a request has: an ISO 8601 duration, or an RFC 3339 time in UTC and whole seconds.
+        """Parse a request's ISO 8601 duration, or RFC 3339 time in UTC and whole seconds.
 
         Raises:
-            RejectedValidity: it is none.
+            RejectedValidity: it is neither.
         """
         try:
             length = None if validity is None else parse_duration(validity)
@@ -88,24 +99,12 @@ DEFAULT_VALIDITY: Final = RequestedValidity()
 class Profile:
     """One certificate profile. It compares by identity, so that it is a cheap key of an `lru_cache`.
 
+    `profiles.schema.json` describes the attributes. Validity periods include both ends; a URL is '' for none.
+
     Attributes:
-        name: by which requests name it.
-        description: one sentence for people.
-        validity: the length of the default validity period, both ends included.
-        max_validity: the longest validity period that a request may ask for.
-        backdate: how far not_before lies before the time of issue, for clocks that are behind.
-        extended_key_usage: RFC 5280's names, or OIDs.
-        names: the subject alternative names that it permits.
         allowed_attributes: the subject attributes that are copied from the request.
         fixed_attributes: the subject attributes that every certificate has.
         public_keys: the kinds of key, and the least size in bits (of RSA; 0 for all others).
-        extensions: those that are copied from the request, never critical.
-        certificate_policies: RFC 5280 4.2.1.4; the first identifies the profile.
-        ca_issuers: the URL of the issuer's certificate (RFC 5280 4.2.2.1); '' for none.
-        revocation: whether there is a CRL for its certificates.
-        crl: the URL of the CRL; '' for none.
-        short_lived: the longest validity period of certificates that assert noRevAvail (RFC 9608).
-        principals: who may use it; `*` is everyone.
     """
 
     name: str
@@ -146,7 +145,7 @@ class Profile:
         return self.revocation is Revocation.NONE and span <= self.short_lived
 
     def verify_key(self, public_key: CertificatePublicKeyTypes) -> None:
-        """Refuse a key of another kind, or of a smaller size, than the profile takes.
+        """Check the kind and the size of a key.
 
         Raises:
             BadPublicKey: the profile does not take the key.
@@ -154,23 +153,16 @@ class Profile:
         least = dict(self.public_keys).get(keys.kind_of(public_key))
         size = public_key.key_size if least and isinstance(public_key, rsa.RSAPublicKey) else 0
         if least is None or size < least:
-            taken = ", ".join(
-                f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys
-            )
-            raise BadPublicKey(
-                f"the profile {self.name} takes no {keys.describe(public_key)} keys; it takes {taken}",
-                "public_key",
-            )
+            taken = [f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys]
+            refused = f"takes no {keys.describe(public_key)} keys; it takes {', '.join(taken)}"
+            raise BadPublicKey(f"the profile {self.name} {refused}", "public_key")
 
     def validity_period(
         self, issued_at: datetime, earliest: datetime, requested: RequestedValidity
     ) -> tuple[datetime, datetime]:
-        """not_before and not_after, whole seconds, the last one included.
+        """not_before and not_after (UTC, whole seconds, the last one included) for a time of issue, UTC.
 
-        Args:
-            issued_at: the time of issue, UTC.
-            earliest: the earliest not_before that the issuer's chain allows, UTC.
-            requested: what the request asks for.
+        not_before is not before `earliest`, UTC, which is where the issuer's chain begins.
 
         Raises:
             RejectedValidity: it asks for more than `max_validity`, for less than a minute, or in two ways.
@@ -190,10 +182,8 @@ def _validity_period(
     end = requested.not_after or start + length - timedelta(seconds=1)
     if end - start + timedelta(seconds=1) > profile.max_validity:
         longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
-        most = format_duration(profile.max_validity)
-        raise RejectedValidity(
-            f"the profile {profile.name} gives {most} at most, which is until {longest}", field
-        )
+        most = f"{format_duration(profile.max_validity)} at most, which is until {longest}"
+        raise RejectedValidity(f"the profile {profile.name} gives {most}", field)
     if end + timedelta(seconds=1) < issued_at + MIN_VALIDITY:
         since = f": it counts from {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
         raise RejectedValidity(f"less than a minute of validity would be left{since}", field)
@@ -203,17 +193,8 @@ def _validity_period(
 @functools.cache
 def key_usage(kind: KeyKind) -> x509.KeyUsage:
     """The key usage for a kind of key: keyEncipherment only for RSA (RFC 8813 3, RFC 9881 5)."""
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=kind is KeyKind.RSA,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    bits = dict.fromkeys(KEY_USAGES, False)
+    return x509.KeyUsage(**bits | {"digital_signature": True, "key_encipherment": kind is KeyKind.RSA})
 
 
 def eku_oid(name: str) -> x509.ObjectIdentifier:

@@ -1,7 +1,7 @@
 """The issuance policy: profiles and principals, loaded from the contract's JSON, all of it or nothing.
 
-`profiles.schema.json` defines the shape; `service.overrides` checks it. What is checked here is what a schema
-cannot say, and the type of each value: a profile of another shape is an error, never a laxer profile.
+`service.overrides` checks it by `profiles.schema.json`. This module checks what a schema cannot say, and the
+type of each value: a profile of another shape is an error, never a laxer profile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from service.pki import keys, names
 from service.pki.errors import IssuanceError, UnknownProfile, printable, quoted
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, EmailPolicy, IpPolicy, NamePolicy, UriPolicy
-from service.pki.names import NameKind
 from service.pki.profile import (
     ANY_PRINCIPAL,
     ATTRIBUTES,
@@ -89,7 +88,7 @@ class ProfileFault:
 
 
 class ProfileError(ValueError):
-    """The profiles are not well formed; the message lists every fault, and so does `faults`."""
+    """The profiles are not well formed; the message and `faults` list every fault."""
 
     def __init__(self, faults: Iterable[ProfileFault]) -> None:
         self.faults = tuple(faults)
@@ -100,21 +99,18 @@ class IssuancePolicy:
     """All certificate profiles of a contract, the default one, and the names that each principal may have."""
 
     def __init__(self, profiles: object, default: object, principals: object = _NO_PRINCIPALS) -> None:
-        """Load what `profiles.schema.json` describes.
-
-        Args:
-            profiles: `x-certificate-profiles`, JSON.
-            default: the name of the default profile.
-            principals: `x-certificate-principals`, JSON.
+        """Load what `profiles.schema.json` describes, JSON.
 
         Raises:
-            ProfileError: they are not well formed; it lists every fault.
+            ProfileError: it is not well formed; it lists every fault.
         """
-        parsed = _object(
-            {"profiles": profiles, "default": default, "principals": principals},
-            {"profiles": (dict, _profiles), "default": (str, str), "principals": (dict, _principals)},
-            lambda parsed: _default_faults(parsed.get("default"), profiles),
-        )
+        fields: _Fields = {
+            "profiles": _members(dict, _profile, _first_policy_faults),
+            "default": (str, str),
+            "principals": _members(dict, _principal),
+        }
+        data = {"profiles": profiles, "default": default, "principals": principals}
+        parsed = _object(data, fields, partial(_default_faults, profiles))
         self._by_name: dict[str, Profile] = parsed["profiles"]
         self._principals: dict[str, NamePolicy] = parsed["principals"]
         self.default: str = parsed["default"]
@@ -167,6 +163,13 @@ def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ())
     if faults:
         raise ProfileError(faults)
     return parsed
+
+
+def _members(
+    kind: type, parse: Callable[[str, Any], Any], check: _Check = lambda _: ()
+) -> tuple[type, _Parse]:
+    """An object with members of any name; `parse` takes the name and the value, of the type `kind`."""
+    return dict, lambda data: _object(data, {name: (kind, partial(parse, name)) for name in data}, check)
 
 
 def _list(parse: _Parse, identity: _Parse | None = None, *, min_items: int = 0) -> tuple[type, _Parse]:
@@ -235,10 +238,6 @@ def _fixed_attribute(name: str, text: str) -> str:
     return text
 
 
-def _fixed_attributes(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(_object(data, {name: (str, partial(_fixed_attribute, name)) for name in data}).items())
-
-
 def _domain(text: str, *, underscores: bool = False) -> str:
     below = "." if text.startswith(".") else ""
     return below + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=underscores)
@@ -252,14 +251,16 @@ def _subtrees(parse: _Parse) -> _Fields:
     return dict.fromkeys(("permitted", "excluded"), _list(parse, min_items=1))
 
 
-_NAMES: Final[Mapping[str, tuple[type, _Fields]]] = {
-    NameKind.DNS: (
-        DnsPolicy,
-        {**_subtrees(_subtree), **dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool))},
-    ),
-    NameKind.IP: (IpPolicy, _subtrees(ipaddress.ip_network)),
-    NameKind.EMAIL: (EmailPolicy, _subtrees(_domain)),
-    NameKind.URI: (UriPolicy, {"schemes": _list(str, min_items=1), "hosts": _list(_subtree, min_items=1)}),
+def _policy(policy: type, fields: _Fields) -> tuple[type, _Parse]:
+    return dict, lambda data: policy(**_object(data, fields))
+
+
+_FLAGS: Final = dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool))
+_NAMES: Final[_Fields] = {
+    "dns": _policy(DnsPolicy, {**_subtrees(_subtree), **_FLAGS}),
+    "ip": _policy(IpPolicy, _subtrees(ipaddress.ip_network)),
+    "email": _policy(EmailPolicy, _subtrees(_domain)),
+    "uri": _policy(UriPolicy, {"schemes": _list(str, min_items=1), "hosts": _list(_subtree, min_items=1)}),
 }
 
 
@@ -269,14 +270,10 @@ def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
     Raises:
         ProfileError: they are not well formed; it lists every fault.
     """
-    kinds = {kind: (dict, partial(_object, fields=fields)) for kind, (_, fields) in _NAMES.items()}
-    return NamePolicy(**{kind: _NAMES[kind][0](**members) for kind, members in _object(data, kinds).items()})
+    return NamePolicy(**_object(data, _NAMES))
 
 
-_SUBJECT: Final[_Fields] = {
-    "allowed": _list(_allowed_attribute),
-    "fixed": (dict, _fixed_attributes),
-}
+_SUBJECT: Final[_Fields] = {"allowed": _list(_allowed_attribute), "fixed": _members(str, _fixed_attribute)}
 _PROFILE: Final[_Fields] = {
     **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, parse_duration)),
     **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
@@ -298,7 +295,7 @@ def _profile(name: str, data: dict[str, Any]) -> Profile:
     return Profile(
         **{"name": name, "max_validity": parsed["validity"], **parsed},
         allowed_attributes=subject.get("allowed", ()),
-        fixed_attributes=subject.get("fixed", ()),
+        fixed_attributes=tuple(subject.get("fixed", {}).items()),
     )
 
 
@@ -312,16 +309,12 @@ def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[Pr
         if parsed.get("max_validity", timedelta.max) < parsed["validity"]:
             yield ProfileFault(("max_validity",), "it is shorter than validity")
     usages = map(eku_oid, parsed.get("extended_key_usage", ()))
-    if "CN" in dict(parsed.get("subject", {}).get("fixed", ())) and ExtendedKeyUsageOID.SERVER_AUTH in usages:
+    if "CN" in parsed.get("subject", {}).get("fixed", {}) and ExtendedKeyUsageOID.SERVER_AUTH in usages:
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
         yield ProfileFault(("subject", "fixed", "CN"), detail)
     has_crl = parsed.get("revocation") is Revocation.CRL
     if data.keys() & {"revocation", "crl"} <= parsed.keys() and has_crl != bool(parsed.get("crl")):
         yield ProfileFault(("crl",), "required if revocation is crl, and only then")
-
-
-def _profiles(data: dict[str, Any]) -> dict[str, Profile]:
-    return _object(data, {name: (dict, partial(_profile, name)) for name in data}, _first_policy_faults)
 
 
 def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileFault]:
@@ -334,7 +327,8 @@ def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileFault]
                 yield ProfileFault((name, "certificate_policies", 0), detail)
 
 
-def _default_faults(default: str | None, profiles: object) -> Iterator[ProfileFault]:
+def _default_faults(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileFault]:
+    default = parsed.get("default")
     if default is not None and isinstance(profiles, dict) and default not in profiles:
         known = printable(", ".join(profiles))
         yield ProfileFault(("default",), f"{quoted(default)} is not among the profiles: {known}")
@@ -344,7 +338,3 @@ def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
     if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the rules would restrict nobody
         raise ValueError(f"{quoted(name)} is not the name of one principal")
     return parse_name_policy(data)
-
-
-def _principals(data: dict[str, Any]) -> dict[str, NamePolicy]:
-    return _object(data, {name: (dict, partial(_principal, name)) for name in data})
