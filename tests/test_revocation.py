@@ -127,7 +127,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
         (["xyz"], "'xyz' is not a serial number in hexadecimal, nor is there such a file"),
         (["other.pem"], "other.pem is no certificate of the CA in ca"),
         (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
-        (["0a", "--reason", "certificateHold"], "invalid choice"),
+        (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),
         (["0b"], "it was revoked at 2026-01-01T00:00:00Z already"),
         (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
     ],

@@ -1,8 +1,7 @@
 """RFC 2986: bytes -> `CertificationRequest`, eager and total, with proof of possession.
 
 `cryptography` reads lazily: a forged signature, a malformed SAN or an unknown curve all load, and
-fail later. So `load` forces every field here, and whoever holds a `CertificationRequest` holds one
-that was read whole and whose sender has the private key.
+fail later. So `load` forces every field here.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ class _CertificationRequestInfo:  # RFC 2986 4.1
 
 @dataclass(frozen=True)
 class CertificationRequest:
-    """A certification request, read whole and proved. Made by `load` alone.
+    """A certification request, whose sender proved possession of the private key.
 
     Attributes:
         der: the request itself, DER.
-        subject: the subject as asked for.
+        subject: the requested subject.
         public_key: the subject public key, of a kind and size that is certified.
         key_kind: its kind.
-        subject_public_key_info: the key's DER; the certificate carries these very bytes.
+        subject_public_key_info: the key's DER, which the certificate carries unchanged.
         key_identifier: SHA-1 of the key's bits (RFC 5280 4.2.1.2, method 1).
         extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
         attributes: the kinds of its other attributes, such as challengePassword; never their values.
@@ -71,8 +70,10 @@ class CertificationRequest:
     @property
     def general_names(self) -> Sequence[x509.GeneralName] | None:
         """The requested subject alternative names; None without the extension."""
-        values = (each.value for each in self.extensions)
-        return next((list(value) for value in values if isinstance(value, x509.SubjectAlternativeName)), None)
+        for each in self.extensions:
+            if isinstance(each.value, x509.SubjectAlternativeName):
+                return list(each.value)
+        return None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,25 +82,22 @@ class CertificationRequest:
 
     @property
     def common_name(self) -> str:
-        """The first common name that is asked for, as sent; '' if none is."""
+        """The first requested common name, as sent; '' for none."""
         return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
 def holds_private_key(data: bytes) -> bool:
-    """Whether a private key in PEM, of any kind (RFC 7468 10 and 11), stands in it, alone or not."""
+    """Whether the data contains a private key in PEM, of any kind (RFC 7468 10 and 11)."""
     return _PRIVATE_KEY in data
 
 
 def load(data: bytes) -> CertificationRequest:
-    """Read a certification request: PEM with either header, DER, or base64 of the DER.
+    """Read a certification request: PEM with either header and text around it, DER, or base64 of the DER.
 
-    Text around the PEM block, CRLF and LF are allowed. The order is size, parse, key bounds, signature
-    algorithm, weak keys, proof of possession, so that nothing is computed on a key that is out of bounds,
-    and nobody is told to sign anew with one.
+    The key's bounds come before the proof, so that nothing is computed on a key that is out of bounds.
 
     Raises:
-        BadCSR: it is too large, malformed, holds no or several requests, or its signature is not
-            by the key it carries.
+        BadCSR: it is too large, malformed, not exactly one request, or not signed by the key in it.
         BadSignatureAlgorithm: it is signed with SHA-1 or another algorithm that proves nothing.
         BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak; or a
             private key in PEM is in the data.
@@ -118,21 +116,30 @@ def load(data: bytes) -> CertificationRequest:
         signed = request.tbs_certrequest_bytes
         info = asn1.decode_der(_CertificationRequestInfo, signed)
         spki = asn1.encode_der(info.subject_public_key_info)
-        signature_algorithm = request.signature_algorithm_oid
-        signature_hash = _signature_hash(request)
         key_algorithm = request.public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
-        subject = tuple((attribute.oid, _text(attribute)) for attribute in request.subject)
+        subject = tuple(
+            (each.oid, each.value if isinstance(each.value, str) else each.value.hex())
+            for each in request.subject
+        )
         extensions = tuple(request.extensions)
         attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
     bits = keys.verify_bounds(key_algorithm, spki)
-    keys.verify_signature_algorithm(signature_algorithm, signature_hash)
-    public_key = _public_key(request)
+    keys.verify_signature_algorithm(request.signature_algorithm_oid, _signature_hash(request))
+    try:
+        public_key = request.public_key()
+    except Exception as error:  # as above
+        raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
     weak_keys.verify_strength(public_key)
-    _verify_possession(request, signed, public_key)
+    if not _is_signed_with(request, signed, public_key):
+        raise BadCSR(
+            "the signature is not by the key in the request: it was changed, damaged, or signed "
+            "with another key",
+            "signature",
+        )
     return CertificationRequest(
         der=der,
         subject=subject,
@@ -158,7 +165,6 @@ def _der(data: bytes) -> bytes:
 
 
 def _why_none(data: bytes, labels: Sequence[str]) -> str:
-    """Why there is no request in the data, in which PEM blocks have these labels."""
     if not labels:
         return "there is no certification request in it"
     if not labels[0]:
@@ -185,43 +191,18 @@ def _signature_hash(request: x509.CertificateSigningRequest) -> hashes.HashAlgor
         return None
 
 
-def _text(attribute: x509.NameAttribute[str | bytes]) -> str:
-    value = attribute.value
-    return value if isinstance(value, str) else value.hex()
-
-
-def _public_key(request: x509.CertificateSigningRequest) -> CertificatePublicKeyTypes:
-    try:
-        return request.public_key()
-    except Exception as error:  # the library has no common class for what a bad key raises
-        raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
-
-
-def _verify_possession(
-    request: x509.CertificateSigningRequest, signed: bytes, public_key: CertificatePublicKeyTypes
-) -> None:
-    try:
-        proved = _is_signed_with(request, signed, public_key)
-    except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
-        proved = False
-    if not proved:
-        raise BadCSR(
-            "the signature is not by the key in the request: it was changed, damaged, or signed "
-            "with another key",
-            "signature",
-        )
-
-
 def _is_signed_with(
     request: x509.CertificateSigningRequest, signed: bytes, public_key: CertificatePublicKeyTypes
 ) -> bool:
-    """Whether the request's signature is by this key, which is the one in it; raises, too, if it is not."""
-    if isinstance(public_key, ec.EllipticCurvePublicKey):  # the library would load the key once more
-        how = request.signature_algorithm_parameters
-        if isinstance(how, ec.ECDSA):
-            public_key.verify(request.signature, signed, how)
-            return True
-    return request.is_signature_valid
+    try:
+        if isinstance(public_key, ec.EllipticCurvePublicKey):  # the library would load the key once more
+            how = request.signature_algorithm_parameters
+            if isinstance(how, ec.ECDSA):
+                public_key.verify(request.signature, signed, how)
+                return True
+        return request.is_signature_valid  # noqa: TRY300 - it raises as well
+    except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
+        return False
 
 
 def _sentence(error: Exception) -> str:

@@ -1,7 +1,4 @@
-"""Values -> text and bytes: PEM, DER, PKCS#7 certs-only, readable text, hexadecimal, RFC 3339.
-
-The library encodes all that is DER.
-"""
+"""Values -> text and bytes: PEM, DER, PKCS#7 certs-only, readable text, hexadecimal, RFC 3339."""
 
 from __future__ import annotations
 
@@ -13,12 +10,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import (
-    AttributeOID,
-    ExtendedKeyUsageOID,
-    ExtensionOID,
-    SignatureAlgorithmOID,
-)
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 from OpenSSL import crypto
 
 

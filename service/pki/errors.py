@@ -1,8 +1,4 @@
-"""The tree of refusals. Each class has a stable code and a sentence; none knows an HTTP status.
-
-Codes are RFC 8555 section 6.7's words where it has one. `service.web.problems` maps each class to a
-problem document (RFC 9457) in one table.
-"""
+"""The tree of refusals. Each class has a stable code (RFC 8555 6.7's where it has one) and a sentence."""
 
 from __future__ import annotations
 
@@ -10,11 +6,7 @@ from typing import ClassVar
 
 
 class IssuanceError(Exception):
-    """Nothing was issued.
-
-    `code` is stable and meant for programs; `title` is a sentence for people; `detail` says what
-    was wrong this time; `field` names the part of the request that it is about ('' for none).
-    """
+    """Nothing was issued: `detail` says why, `field` which part of the request is wrong ('' for none)."""
 
     code: ClassVar[str] = "serverInternal"
     title: ClassVar[str] = "The certificate could not be issued."
@@ -114,11 +106,7 @@ class IssuerUnavailable(IssuerError):
 
 
 def refuse(reasons: list[RequestError]) -> None:
-    """Raise what was collected, all of it at once; return if there is nothing.
-
-    Raises:
-        RequestError: the one reason, or `Refused` holding them all.
-    """
+    """Raise the one reason, or `Refused` with all of them; return if there is none."""
     if len(reasons) == 1:
         raise reasons[0]
     if reasons:

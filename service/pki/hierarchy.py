@@ -35,11 +35,11 @@ MAX_NAME: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A new CA: the root, whose key is kept offline, and the signing CA. No `repr` shows a key.
+    """A new CA.
 
     Attributes:
         root, signing: the certificates.
-        root_key: the root's private key; None if the root existed already.
+        root_key: the root's private key, to be kept offline; None if the root existed already.
         signing_key: the signing CA's; None if it lives elsewhere.
         previous: the certificates of the CA that this one succeeds, its chain among them.
     """
@@ -53,17 +53,11 @@ class Hierarchy:
 
 @dataclass(frozen=True)
 class Predecessor:
-    """A signing CA that another takes over from.
-
-    Attributes:
-        certificate: its own.
-        chain: those above it, the root last.
-        previous: the certificates that it still serves of the CA before it.
-    """
+    """A signing CA, those above it with the root last, and what it still serves of the CA before it."""
 
     certificate: x509.Certificate
     chain: Sequence[x509.Certificate]
-    previous: Sequence[x509.Certificate] = ()
+    previous: Sequence[x509.Certificate]
 
 
 def create_hierarchy(
@@ -77,15 +71,12 @@ def create_hierarchy(
     """Create a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
     Args:
-        name: the name of both, at most `MAX_NAME` characters; " Root CA" or " Signing CA" and the suffix
-            follow it.
-        suffix: `SUFFIX_BYTES` random octets in hexadecimal, so that two CAs of one name are never taken
-            for each other.
+        name: what both names begin with, at most `MAX_NAME` characters.
+        suffix: what they end with, which tells CAs apart: `SUFFIX_BYTES` random octets in hexadecimal.
         key: the kind of both keys, as `keys.generate` takes it.
         now: the time, UTC.
-        permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to,
-            critical; for a kind that is not mentioned there is no constraint, except that only a DNS
-            or only an IP constraint excludes all names of the other kind.
+        permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to; if all are of
+            one kind, no name of the other kind is permitted.
         signing_public_key: of a signing key that is elsewhere, such as in KMS; None to create one.
 
     Raises:
@@ -112,13 +103,7 @@ def create_successor(
 ) -> Hierarchy:
     """Create the signing CA that takes over from another, with its name and its nameConstraints.
 
-    Args:
-        predecessor: the other.
-        root_key: the root's key, to stay below the same root; None to create a new root.
-        suffix: random, as for `create_hierarchy`.
-        key: the kind of the keys that are created.
-        now: the time, UTC.
-        signing_public_key: of a signing key that is elsewhere; None to create one.
+    `root_key` is that of the present root; None creates a new root. The rest is as for `create_hierarchy`.
 
     Raises:
         IssuerError: the root's key is not the root's.
@@ -157,9 +142,10 @@ def _create_root(
     common_name: str, key: str, now: datetime
 ) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
     private_key, start = keys.generate(key), now.replace(microsecond=0) - BACKDATE
-    builder = _builder(common_name, private_key.public_key(), 1, start, start + ROOT_VALIDITY - _SECOND)
+    public_key = private_key.public_key()
+    builder = _builder(common_name, public_key, 1, start, start + ROOT_VALIDITY - _SECOND)
     builder = builder.issuer_name(_dn(common_name))
-    return builder.sign(private_key, keys.signature_hash(private_key.public_key())), private_key
+    return builder.sign(private_key, keys.signature_hash(public_key)), private_key
 
 
 def _create_signing(
@@ -207,9 +193,7 @@ def _builder(
     )
 
 
-def _name_constraints(
-    permitted: Sequence[str | IPv4Network | IPv6Network],
-) -> x509.NameConstraints:
+def _name_constraints(permitted: Sequence[str | IPv4Network | IPv6Network]) -> x509.NameConstraints:
     """Permitted subtrees, for every kind of name that is certified.
 
     Constraints restrict only the kinds that they mention: a CA constrained to DNS names could name any
@@ -221,8 +205,6 @@ def _name_constraints(
     dns = [x509.DNSName(each) for each in domains]
     ip = [x509.IPAddress(each) for each in permitted if not isinstance(each, str)]
     within = [kind(each) for kind in (x509.RFC822Name, x509.UniformResourceIdentifier) for each in hosts]
-    everywhere = [x509.IPAddress(IPv4Network("0.0.0.0/0")), x509.IPAddress(IPv6Network("::/0"))]
-    excluded: list[x509.GeneralName] = [] if ip else [*everywhere]
-    if not dns:
-        excluded.append(x509.DNSName(""))
+    no_ip = [x509.IPAddress(IPv4Network("0.0.0.0/0")), x509.IPAddress(IPv6Network("::/0"))]
+    excluded = [*([] if ip else no_ip), *([] if dns else [x509.DNSName("")])]
     return x509.NameConstraints([*dns, *ip, *within], excluded or None)

@@ -1,4 +1,4 @@
-"""The issuer: CA certificate + chain + private key, proved at construction. It signs and re-verifies."""
+"""The issuer: CA certificate, chain and private key, verified at construction. It signs and verifies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ from service.pki.names import Name
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _S = TypeVar("_S")
 
-_HANDLED: Final = (
-    x509.BasicConstraints,
-    x509.KeyUsage,
-    x509.ExtendedKeyUsage,
-    x509.NameConstraints,
-)
+_HANDLED: Final = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.NameConstraints)
 
 
 class Issuer:
@@ -31,18 +26,15 @@ class Issuer:
 
     Attributes:
         certificate: the issuing CA's certificate.
-        chain: the certificates above it, its issuer first, the self-signed root last; empty where
-            the issuing CA is the root.
+        chain: the certificates above it, its issuer first, the self-signed root last; empty if the
+            issuing CA is the root.
         intermediates: what a TLS server sends after its own certificate: issuer first, no root.
-        previous: the certificates of the CA that this one succeeds, under which certificates may still
-            be valid: served beside the chain, and never signed under.
-        authority_key_identifier: what it writes into all that it signs (RFC 5280 4.2.1.1).
+        previous: the certificates of the CA that this one succeeds: served beside the chain.
+        authority_key_identifier: of all that it signs (RFC 5280 4.2.1.1).
         public_keys: of every CA certificate that it knows, DER.
-        is_deterministic: whether what it signs twice is the same twice, octet for octet.
-        parallelise: whether a signature takes longer than handing it to another thread: all but P-256 and
-            Ed25519, and all that a remote key makes.
-        not_before: when the last certificate of the chain begins, UTC.
-        not_after: when the first one of it ends, UTC.
+        is_deterministic: whether it signs the same data to the same signature, octet for octet.
+        parallelise: whether a signature takes longer than handing it to another thread.
+        not_before, not_after: when all certificates of the chain are valid, UTC.
     """
 
     def __init__(
@@ -54,20 +46,12 @@ class Issuer:
         *,
         is_deterministic: bool = True,
     ) -> None:
-        """Prove that relying parties will accept what this issuer signs.
+        """Verify that relying parties will accept what this issuer signs (RFC 5280 6.1).
 
-        Args:
-            certificate: as above.
-            chain: as above.
-            private_key: the certificate's.
-            previous: as above.
-            is_deterministic: whether it can be told to sign the same again; KMS's EC keys cannot.
+        `is_deterministic` says whether the key can repeat a signature; KMS's EC keys cannot.
 
         Raises:
-            IssuerError: the key is not the certificate's; or the chain is out of order, badly
-                signed, does not end in a self-signed root, or holds a certificate that is no CA,
-                may not sign certificates, has too short a pathLen or an unknown critical extension;
-                or one of `previous` is no CA.
+            IssuerError: they would not, or the key is not the certificate's.
         """
         self.certificate = certificate
         self.chain = tuple(chain)
@@ -78,21 +62,17 @@ class Issuer:
         path = (certificate, *self.chain)
         self.intermediates = path[:-1]
         _verify_path(path)
-        if keys.subject_public_key_info(certificate.public_key()) != keys.subject_public_key_info(
-            private_key.public_key()
-        ):
+        public_key = certificate.public_key()
+        if public_key != private_key.public_key():
             raise IssuerError("the private key is not the one in the CA certificate")
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = authority_key_identifier(certificate)
-        constraints = [extension_value(ca, x509.NameConstraints) for ca in path]
-        self._constraints = [each for each in constraints if each is not None]
-        usages = [extension_value(ca, x509.ExtendedKeyUsage) for ca in path]
-        self._usages = [each for each in usages if each is not None]
+        self._constraints = list(filter(None, (extension_value(ca, x509.NameConstraints) for ca in path)))
+        self._usages = list(filter(None, (extension_value(ca, x509.ExtendedKeyUsage) for ca in path)))
         self.public_keys = frozenset(
             keys.subject_public_key_info(each.public_key()) for each in self.authorities
         )
-        public_key = certificate.public_key()
         kind = keys.kind_of(public_key)
         self._hash = keys.signature_hash(public_key)
         self._verify_signature = keys.signature_verifier(public_key)
@@ -123,22 +103,15 @@ class Issuer:
         return all(usage in allowed for allowed in self._usages)
 
     def self_test(self) -> None:
-        """Sign a certification request, which nobody sees: the key answers, and is the right one.
-
-        Raises:
-            IssuerError: the signature does not verify.
-        """
+        """Sign a certification request, which nobody sees; raise `IssuerError` if that does not verify."""
         builder = x509.CertificateSigningRequestBuilder().subject_name(self.certificate.subject)
         request = self._sign(builder.sign)
         self._verify(request.signature, request.tbs_certrequest_bytes)
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """Sign a certificate in this CA's name, and verify it before anyone sees it.
+        """Sign a certificate, of which the builder has all but the issuer's name, and verify it.
 
         A faulty deterministic signature would give the key away, if it left.
-
-        Args:
-            builder: everything but the issuer's name.
 
         Raises:
             IssuerError: the signature does not verify, or the certificate would outlive this one.
@@ -151,10 +124,7 @@ class Issuer:
         return certificate
 
     def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
-        """Sign a certificate revocation list in this CA's name, and verify it before anyone sees it.
-
-        Args:
-            builder: everything but the issuer's name and key identifier.
+        """Sign a CRL, of which the builder has all but the issuer's name and key identifier, and verify it.
 
         Raises:
             IssuerError: the CA may not sign CRLs (RFC 5280 4.2.1.3), or the signature does not verify.
@@ -168,7 +138,6 @@ class Issuer:
         return crl
 
     def _sign(self, sign: Callable[..., _S]) -> _S:
-        """Call the `sign` of one of the library's builders."""
         return sign(self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic)
 
     def _verify(self, signature: bytes, data: bytes) -> None:
@@ -190,7 +159,7 @@ def _verify_path(path: Sequence[x509.Certificate]) -> None:
 
 
 def _verify_ca(ca: x509.Certificate, depth: int) -> None:
-    """Prove that one certificate may stand `depth` places above the issuing CA (RFC 5280 6.1.4)."""
+    """Verify that a certificate may stand `depth` places above the issuing CA (RFC 5280 6.1.4)."""
     try:
         public_key = ca.public_key()
         keys.kind_of(public_key)

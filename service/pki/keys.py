@@ -1,8 +1,4 @@
-"""Which public keys and signature algorithms are good: policy as data, each figure with its source.
-
-Bounds come before arithmetic: an RSA modulus and exponent are measured in the DER, and a key that is
-out of bounds is never handed to the library.
-"""
+"""Which public keys and signature algorithms are accepted: policy as data, each figure with its source."""
 
 from __future__ import annotations
 
@@ -35,7 +31,7 @@ Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 
 class KeyKind(StrEnum):
-    """The kinds of key that are certified, and that a CA may have, by the names people use."""
+    """The kinds of key that are certified, and that a CA may have."""
 
     RSA = "RSA"
     P256 = "P-256"
@@ -59,14 +55,12 @@ ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.M
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
 _KINDS: Final[dict[type, KeyKind]] = {
-    ec.EllipticCurvePublicKey: KeyKind.P256,  # or what its curve says
     rsa.RSAPublicKey: KeyKind.RSA,
     ed25519.Ed25519PublicKey: KeyKind.ED25519,
     mldsa.MLDSA44PublicKey: KeyKind.ML_DSA_44,
     mldsa.MLDSA65PublicKey: KeyKind.ML_DSA_65,
     mldsa.MLDSA87PublicKey: KeyKind.ML_DSA_87,
 }
-_BASES: Final[dict[type, type]] = {}
 _REFUSED: Final = {
     PublicKeyAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",
     PublicKeyAlgorithmOID.DSA: "DSA",
@@ -125,11 +119,7 @@ class _RSAPublicKey:  # RFC 8017 A.1.1
 def verify_signature_algorithm(
     algorithm: ObjectIdentifier, hash_algorithm: hashes.HashAlgorithm | None
 ) -> None:
-    """Refuse a certification request's signature algorithm that proves nothing (SHA-1, MD5, …).
-
-    Raises:
-        BadSignatureAlgorithm: it is none of RSA, RSA-PSS or ECDSA with SHA-2, Ed25519, ML-DSA.
-    """
+    """Raise `BadSignatureAlgorithm` for all but RSA, RSA-PSS and ECDSA with SHA-2, Ed25519 and ML-DSA."""
     hashed = algorithm != SignatureAlgorithmOID.RSASSA_PSS or isinstance(hash_algorithm, _SHA2)
     if algorithm not in _SIGNATURE_ALGORITHMS or not hashed:
         raise BadSignatureAlgorithm(
@@ -140,10 +130,10 @@ def verify_signature_algorithm(
 
 
 def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
-    """Refuse what is out of bounds in a DER SubjectPublicKeyInfo, before any arithmetic on it.
+    """Verify the bounds of a DER SubjectPublicKeyInfo, before any arithmetic on it.
 
     Returns:
-        the key's bits (RFC 5280 4.1: subjectPublicKey), whose SHA-1 identifies it (4.2.1.2, method 1).
+        the key's bits (RFC 5280 4.1: subjectPublicKey).
 
     Raises:
         BadPublicKey: the algorithm is refused by name, or the RSA figures are out of bounds.
@@ -158,13 +148,10 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
             _verify_rsa(numbers.modulus, numbers.public_exponent)
     except ValueError as error:
         raise _bad("the public key is malformed") from error
-    if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
+    without_sign = key[:31] + bytes(octet & 0x7F for octet in key[31:])
+    if algorithm == PublicKeyAlgorithmOID.ED25519 and without_sign in _SMALL_ORDER:
         raise _bad("the Ed25519 point is of small order: anybody can sign for it")
     return key
-
-
-def _without_sign(point: bytes) -> bytes:
-    return point[:31] + bytes(octet & 0x7F for octet in point[31:])
 
 
 def _verify_rsa(modulus: int, exponent: int) -> None:
@@ -180,15 +167,7 @@ def _verify_rsa(modulus: int, exponent: int) -> None:
 
 
 def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
-    """Refuse any encoding of a key but the usual one: the library would write that into the certificate.
-
-    Args:
-        public_key: the key.
-        spki: its SubjectPublicKeyInfo as the request has it, DER.
-
-    Raises:
-        BadPublicKey: it is another, with a compressed point or parameters that the key has not.
-    """
+    """Raise `BadPublicKey` unless the DER `spki` is what the library will write into the certificate."""
     if spki != subject_public_key_info(public_key):
         raise _bad(
             "the key's encoding is not the usual one (a compressed point, or odd parameters), "
@@ -202,38 +181,24 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     Raises:
         BadPublicKey: it is of a kind that is not certified.
     """
-    base = _BASES.get(type(public_key))  # before isinstance, which is slow with abstract classes
-    if base is None:
-        base = next((each for each in _KINDS if isinstance(public_key, each)), None)
-        if base is None:
-            raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
-        _BASES[type(public_key)] = base
-    if base is not ec.EllipticCurvePublicKey:
-        return _KINDS[base]
-    curve: str = public_key.curve.name  # type: ignore[union-attr]  # as `base` says
-    if curve not in _CURVES:
-        raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
-    return _CURVES[curve]
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        curve = public_key.curve.name
+        if curve not in _CURVES:
+            raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
+        return _CURVES[curve]
+    for base, kind in _KINDS.items():
+        if isinstance(public_key, base):
+            return kind
+    raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
 
 
 def signature_hash(public_key: CertificatePublicKeyTypes) -> Hash | None:
-    """The hash that an issuer with this key signs with; None where the algorithm has its own.
-
-    Raises:
-        BadPublicKey: the key is of a kind that is not certified.
-    """
+    """The hash that an issuer with this key signs with; None where the algorithm has its own."""
     return _HASHES.get(kind_of(public_key))
 
 
 def signature_verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
-    """A function that verifies signatures as an issuer with this key makes them.
-
-    Returns:
-        a function of the signature and the data, which raises `cryptography.exceptions.InvalidSignature`.
-
-    Raises:
-        BadPublicKey: the key is of a kind that is not certified.
-    """
+    """A function of signature and data, which raises `InvalidSignature` if this issuer did not make it."""
     algorithm = signature_hash(public_key)
     if algorithm is None:
         return public_key.verify  # type: ignore[union-attr,return-value]  # Ed25519 and ML-DSA take no more
@@ -248,22 +213,14 @@ def subject_public_key_info(public_key: CertificatePublicKeyTypes) -> bytes:
 
 
 def describe(public_key: CertificatePublicKeyTypes) -> str:
-    """A key in a word: `RSA-3072`, `P-256`, `ML-DSA-65`.
-
-    Raises:
-        BadPublicKey: it is of a kind that is not certified.
-    """
+    """A key in a word, such as `RSA-3072` or `P-256`; raise as `kind_of`."""
     if isinstance(public_key, rsa.RSAPublicKey):
         return f"RSA-{public_key.key_size}"
     return kind_of(public_key).value
 
 
 def generate(name: str) -> CertificateIssuerPrivateKeyTypes:
-    """Make a private key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` … `ml-dsa-87`, in any case.
-
-    Raises:
-        ValueError: there is no such kind.
-    """
+    """Make a private key of a kind in `GENERATORS`, in any case; raise `ValueError` for another one."""
     generator = GENERATORS.get(name.lower())
     if generator is None:
         raise ValueError(f"there is no kind of key {quoted(name)}")

@@ -14,17 +14,15 @@ _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
 _BLOCK: Final = re.compile(
     _BEGIN.pattern + rb"-----\s(?P<body>[A-Za-z0-9+/=\s]*+)-----END (?P=label)-----"  # RFC 7468 3
 )
-_SEQUENCE: Final = b"\x30"
-_LONG_LENGTH: Final = b"\x80"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One thing that stands in a file.
+    """One PEM block, or the DER or base64 that a whole file is.
 
     Attributes:
-        label: its PEM label; '' if there is no PEM, and all of the data is DER or base64.
-        der: its content; None if it is damaged: its base64, its END line, or the line end after BEGIN.
+        label: its PEM label; '' if there is no PEM.
+        der: its content; None if it is damaged.
     """
 
     label: str
@@ -32,8 +30,8 @@ class Block:
 
 
 def is_der(data: bytes) -> bool:
-    """Whether it is DER, not text: a SEQUENCE of over 127 octets, whose second octet is never ASCII."""
-    return data[:1] == _SEQUENCE and data[1:2] >= _LONG_LENGTH
+    """Whether it is a DER SEQUENCE of over 127 octets, whose second octet is never ASCII."""
+    return data[:1] == b"\x30" and data[1:2] >= b"\x80"
 
 
 def parse(data: bytes) -> list[Block]:
@@ -43,15 +41,11 @@ def parse(data: bytes) -> list[Block]:
     """
     if is_der(data):
         return [Block("", data)]
-    begins = list(_BEGIN.finditer(data))
-    if begins:
-        return [Block(begin["label"].decode("ascii"), _content(data, begin.start())) for begin in begins]
-    return [Block("", _decode(data))] if data.strip() else []
-
-
-def _content(data: bytes, start: int) -> bytes | None:
-    block = _BLOCK.match(data, start)
-    return _decode(block["body"]) if block else None
+    blocks = []
+    for begin in _BEGIN.finditer(data):
+        block = _BLOCK.match(data, begin.start())
+        blocks.append(Block(begin["label"].decode("ascii"), _decode(block["body"]) if block else None))
+    return blocks or ([Block("", _decode(data))] if data.strip() else [])
 
 
 def _decode(text: bytes) -> bytes | None:

@@ -1,16 +1,15 @@
-"""Certificate revocation lists (RFC 5280 5) from a list that somebody keeps: nothing is stored here.
+"""Certificate revocation lists (RFC 5280 5) from a list that the operator keeps.
 
-A list is signed once in each window of five minutes, holds what was revoked before the window began, and
-has the window's number: so it says the same whoever signs it, and its number grows. What is revoked now is in
-the next window's; an entry that somebody dates back by hand would change a list that is out already.
-Every certificate of the CA is in its scope, so it needs no issuingDistributionPoint; entries stay when their
-certificates end, for nobody here knows when that is.
+A CRL holds what was revoked before its window of five minutes began, and has the window's number: so it is
+the same whichever process signs it, and its number grows. Entries stay when their certificates end, since
+nobody here knows when that is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -42,18 +41,12 @@ _MAX_FAULTS: Final = 20  # in one message
 
 
 class RevocationError(ValueError):
-    """The list is not well formed; the message names every fault."""
+    """The list is not well formed; the message lists what is wrong."""
 
 
 @dataclass(frozen=True)
 class Revoked:
-    """One certificate that was revoked.
-
-    Attributes:
-        serial_number: its.
-        revoked_at: since when, UTC, whole seconds.
-        reason: why; None if nobody says.
-    """
+    """A revoked certificate: serial number, time (UTC, whole seconds), and the reason if there is one."""
 
     serial_number: int
     revoked_at: datetime
@@ -61,36 +54,30 @@ class Revoked:
 
 
 def serial_number(text: str) -> int:
-    """A serial number in hexadecimal, as this CA and openssl write it: `0a1b…`, `0A:1B:…`, `0x0a1b…`.
-
-    Raises:
-        ValueError: it is none, or is not positive, or has more than 20 octets.
-    """
+    """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`, positive and of 20 octets at most; raise `ValueError`."""
     digits = text.strip().replace(":", "").lower()
     if not _HEX.fullmatch(digits) or not int(digits, 16):
         raise ValueError(f"{quoted(text)} is not a serial number in hexadecimal")
     return int(digits, 16)
 
 
-def load(stated: object) -> tuple[Revoked, ...]:
-    """Read a list: `[{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: keyCompromise}]`.
-
-    Args:
-        stated: parsed JSON or YAML; `at` may be a time, `reason` may be missing.
+def load(data: object) -> tuple[Revoked, ...]:
+    """Read parsed JSON or YAML: `[{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: keyCompromise}]`.
 
     Raises:
-        RevocationError: it is not one; every fault is named at once.
+        RevocationError: it is not such a list; the message lists all that is wrong.
     """
-    if not isinstance(stated, list):
+    if not isinstance(data, list):
         raise RevocationError("it is not a list of serial, at and reason")
-    if len(stated) > MAX_ENTRIES:
-        raise RevocationError(f"it has {len(stated)} entries; {MAX_ENTRIES} are accepted")
+    if len(data) > MAX_ENTRIES:
+        raise RevocationError(f"it has {len(data)} entries; {MAX_ENTRIES} are accepted")
     faults: list[str] = []
     entries: dict[int, Revoked] = {}
-    for position, value in enumerate(stated):
-        entry = _entry(value, lambda fault, at=position: faults.append(f"entry {at + 1}: {fault}"))  # type: ignore[misc]
+    for position, value in enumerate(data, 1):
+        entry, problems = _entry(value)
         if entry and entries.setdefault(entry.serial_number, entry) is not entry:
-            faults.append(f"entry {position + 1}: {encoding.serial(entry.serial_number)} stands in it twice")
+            problems.append(f"{encoding.serial(entry.serial_number)} stands in it twice")
+        faults += [f"entry {position}: {problem}" for problem in problems]
     if faults:
         more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
         raise RevocationError("; ".join(faults[:_MAX_FAULTS]) + more)
@@ -99,11 +86,8 @@ def load(stated: object) -> tuple[Revoked, ...]:
 
 def entry(revoked: Revoked) -> dict[str, str]:
     """One entry, as `load` reads it."""
-    stated = {
-        "serial": encoding.serial(revoked.serial_number),
-        "at": encoding.timestamp(revoked.revoked_at),
-    }
-    return stated | ({"reason": revoked.reason.value} if revoked.reason else {})
+    serial, at = encoding.serial(revoked.serial_number), encoding.timestamp(revoked.revoked_at)
+    return {"serial": serial, "at": at} | ({"reason": revoked.reason.value} if revoked.reason else {})
 
 
 def window(now: datetime) -> int:
@@ -114,62 +98,48 @@ def window(now: datetime) -> int:
 def builder(
     revoked: Iterable[Revoked], number: int, not_after: datetime
 ) -> x509.CertificateRevocationListBuilder:
-    """The list of one window, ready for `Issuer.sign_crl`.
-
-    Args:
-        revoked: everything that was revoked.
-        number: the window's.
-        not_after: the end of the issuer's life, UTC, which the list does not outlive.
-    """
+    """The CRL of a window, for `Issuer.sign_crl`; it does not outlive the issuer (`not_after`, UTC)."""
     start = datetime.fromtimestamp(number * WINDOW.total_seconds(), UTC)
-    made = (
+    result = (
         x509.CertificateRevocationListBuilder()
         .last_update(start)
         .next_update(min(start + NEXT_UPDATE, not_after))
         .add_extension(x509.CRLNumber(number), critical=False)
     )
     for each in sorted(revoked, key=lambda each: each.serial_number):
-        if each.revoked_at > start:
-            continue
-        listed = x509.RevokedCertificateBuilder().serial_number(each.serial_number)
-        listed = listed.revocation_date(each.revoked_at)
-        if each.reason:
-            listed = listed.add_extension(x509.CRLReason(each.reason), critical=False)
-        made = made.add_revoked_certificate(listed.build())
-    return made
+        if each.revoked_at <= start:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.serial_number)
+            entry = entry.revocation_date(each.revoked_at)
+            if each.reason:
+                entry = entry.add_extension(x509.CRLReason(each.reason), critical=False)
+            result = result.add_revoked_certificate(entry.build())
+    return result
 
 
-def _entry(value: object, fault: Callable[[str], None]) -> Revoked | None:
-    """One entry; None, and its faults reported, if it is none."""
+def _entry(value: object) -> tuple[Revoked | None, list[str]]:
+    """One entry, or what is wrong with it."""
     if not isinstance(value, Mapping) or not _MEMBERS >= value.keys() >= {"serial", "at"}:
-        fault("it is not a mapping of serial, at and reason")
-        return None
-    serial, at, reason = value["serial"], _time(value["at"]), value.get("reason")
-    number = None
-    if not isinstance(serial, str):  # 10 would be ten to YAML, and sixteen to us
-        fault("serial is not text: write it in hexadecimal, between quotes")
-    else:
-        try:
-            number = serial_number(serial)
-        except ValueError as error:
-            fault(str(error))
+        return None, ["it is not a mapping of serial, at and reason"]
+    number, at, reason, problems = 0, _time(value["at"]), value.get("reason"), []
+    try:
+        if not isinstance(value["serial"], str):  # 10 would be ten to YAML, and sixteen to us
+            raise ValueError("serial is not text: write it in hexadecimal, between quotes")  # noqa: TRY004, TRY301
+        number = serial_number(value["serial"])
+    except ValueError as error:
+        problems.append(str(error))
     if at is None:
-        fault(f"at is not a time (RFC 3339, UTC): {quoted(str(value['at']))}")
+        problems.append(f"at is not a time (RFC 3339, UTC): {quoted(str(value['at']))}")
     if reason is not None and not (isinstance(reason, str) and reason in REASONS):
-        fault(f"reason is none of {', '.join(REASONS)}: {quoted(str(reason))}")
-        return None
-    return Revoked(number, at, REASONS[reason] if reason else None) if number and at else None
+        problems.append(f"reason is none of {', '.join(REASONS)}: {quoted(str(reason))}")
+    if problems or at is None:
+        return None, problems
+    return Revoked(number, at, REASONS[reason] if reason else None), problems
 
 
 def _time(value: object) -> datetime | None:
     """A time from text or from YAML, UTC, whole seconds; None if it is none."""
-    try:
+    with contextlib.suppress(ValueError, OverflowError):
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        return None
-    try:
-        return moment.astimezone(UTC).replace(microsecond=0)
-    except OverflowError:
-        return None
+        if isinstance(moment, datetime) and moment.tzinfo is not None:
+            return moment.astimezone(UTC).replace(microsecond=0)
+    return None

@@ -1,4 +1,4 @@
-"""Keys of the right kind and size that are still no good: their private half can be found, or is known."""
+"""Keys of an accepted kind and size whose private key can be computed, or is known."""
 
 from __future__ import annotations
 
@@ -25,15 +25,9 @@ _SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
 
 
 def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
-    """Refuse an RSA key whose modulus is easily factored. Other kinds have no such keys.
+    """Raise `BadPublicKey` for an RSA key whose modulus is easily factored.
 
-    That an EC point is on its curve is the library's to prove, when it reads the key.
-
-    Args:
-        public_key: of a size within `keys.verify_bounds`, which bounds the work.
-
-    Raises:
-        BadPublicKey: the modulus has a small factor, or two close ones, or is of CVE-2017-15361.
+    Its size is within `keys.verify_bounds`, which bounds the work.
     """
     if not isinstance(public_key, rsa.RSAPublicKey):
         return
@@ -47,15 +41,7 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
 
 
 def verify_not_issuer(subject_public_key_info: bytes, own: frozenset[bytes]) -> None:
-    """Refuse the key of a CA: its certificate would speak for the CA.
-
-    Args:
-        subject_public_key_info: the key, DER.
-        own: the CA's own keys, DER.
-
-    Raises:
-        BadPublicKey: it is one of them.
-    """
+    """Raise `BadPublicKey` for a key (DER) of the CA's own: its certificate would speak for the CA."""
     if subject_public_key_info in own:
         raise _bad("this is the CA's own key")
 
@@ -72,12 +58,10 @@ class DenyList:
 
     @classmethod
     def load(cls, text: str) -> DenyList:
-        """Read a list, as `sha256sum` writes one: a SHA-256 in hexadecimal begins each line.
-
-        Blank lines, and what follows `#`, do not count.
+        """Read the output of `sha256sum`, with blank lines and comments after `#`.
 
         Raises:
-            ValueError: a line is none; every such line is named.
+            ValueError: a line does not begin with a SHA-256; every such line is named.
         """
         digests, faulty = set(), []
         for number, line in enumerate(text.splitlines(), 1):
@@ -91,14 +75,7 @@ class DenyList:
         return cls(frozenset(digests))
 
     def verify(self, subject_public_key_info: bytes) -> None:
-        """Refuse a key that is on the list.
-
-        Args:
-            subject_public_key_info: the key, DER.
-
-        Raises:
-            BadPublicKey: it is.
-        """
+        """Raise `BadPublicKey` if the key (DER) is on the list."""
         if self.digests and hashlib.sha256(subject_public_key_info).digest() in self.digests:
             raise _bad("the key is on the deny list of this CA")
 
