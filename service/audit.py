@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -21,22 +21,15 @@ _COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 @dataclass(frozen=True)
 class Event:
-    """One line. Text from requests stands in it JSON-escaped, in ASCII, so it cannot forge a line.
+    """One line. Times are RFC 3339, UTC; digests and serial numbers hexadecimal.
 
     Attributes:
-        event: what happened.
-        time: when, RFC 3339, UTC.
         request_id: the gateway's name for the request.
         principal: who asked, as the gateway identified them.
         profile: the certificate profile; '' if the one asked for does not exist.
-        serial_number: hexadecimal; '' in a refusal.
-        names: the subject alternative names; in a refusal those that were asked for, as sent.
-        common_name: the subject's common name; in a refusal as the names.
-        subject_public_key_sha256: of the SubjectPublicKeyInfo, hexadecimal.
+        names, common_name: of the certificate; in a refusal those that were asked for, as sent.
         template_sha256: of all that the certificate will hold but issuer, serial number and signature
-            (`CertificateSpec.digest`), hexadecimal.
-        not_before, not_after: RFC 3339, UTC.
-        fingerprint_sha256: of the certificate, hexadecimal; in a result alone.
+            (`CertificateSpec.digest`).
         reasons: code and detail of every refusal.
         milliseconds: from the request to this line; in a result or a refusal.
     """
@@ -63,7 +56,7 @@ Recorder = Callable[[Sequence[Event]], None]
 
 
 def line(event: Event, metrics: str = "") -> bytes:
-    """One event as a line of JSON in ASCII; members without a value are left out.
+    """One event as a line of JSON in ASCII, which no text can forge; members without a value are left out.
 
     Args:
         event: what happened.
@@ -105,7 +98,7 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     def record(events: Sequence[Event]) -> None:
         nonlocal ours
         data = b"".join([line(event, metrics) for event in events])
-        with Alone(descriptor):
+        with locked(descriptor):
             size = os.fstat(descriptor).st_size
             if size != ours and _is_within_a_line(descriptor, size):
                 data = b"\n" + data
@@ -118,23 +111,16 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     return record
 
 
-class Alone:
-    """Holds the lock of what a descriptor is open for, against other processes; none is no fault."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> None:
-        """Wait for it."""
-        self._lock(fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        """Let it go."""
-        self._lock(fcntl.LOCK_UN)
-
-    def _lock(self, how: int) -> None:
+@contextlib.contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """Hold the lock of what a descriptor is open for, against other processes, if it has one."""
+    with contextlib.suppress(OSError):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
         with contextlib.suppress(OSError):
-            fcntl.lockf(self._descriptor, how)
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
 
 def _take_back(descriptor: int, written: int) -> None:

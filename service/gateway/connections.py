@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -19,16 +20,13 @@ MIN_CONNECTIONS: Final = 16  # connections, however few descriptors there are
 
 def connection_limit() -> int:
     """How many connections there may be; as many descriptors are asked for as that takes, and may be had."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits)
     wanted = MAX_CONNECTIONS + RESERVED_FDS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        MAX_CONNECTIONS
-        if soft == resource.RLIM_INFINITY
-        else max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, soft - RESERVED_FDS))
-    )
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    return max(MIN_CONNECTIONS, min(soft, wanted) - RESERVED_FDS)
 
 
 class Connections:
@@ -71,24 +69,14 @@ class Connection(web.RequestHandler):
         manager: web.Server,
         connections: Connections,
         malformed: Callable[[], web.Response],
-        **options: Any,  # noqa: ANN401 - aiohttp's own
     ) -> None:
-        """Begin one.
-
-        Args:
-            manager: aiohttp's.
-            connections: where it is counted.
-            malformed: makes the answer to what is not HTTP.
-            options: aiohttp's.
-        """
-        loop = asyncio.get_running_loop()
+        """Count it among `connections`; `malformed` makes the answer to what is not HTTP."""
         super().__init__(
             manager,
-            loop=loop,
+            loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # as aiohttp itself calls it
             auto_decompress=False,
             keepalive_timeout=IDLE_TIMEOUT,
-            **options,
         )
         self._connections = connections
         self._malformed = malformed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,13 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_MEDIA_TYPES: Final = {
+    "/docs": "text/html; charset=utf-8",
+    "/docs/start.js": "text/javascript; charset=utf-8",
+    "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "/docs/swagger-ui.css": "text/css; charset=utf-8",
+    "/openapi.json": "application/json",
+}
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -70,16 +76,8 @@ class Docs:
     def __init__(self, published: JSON, stage: str) -> None:
         self._published = published
         self._root = f"/{stage}" if stage else ""
-        made: dict[str, Callable[[], Response]] = {
-            "/docs": functools.partial(self._text, "text/html", _PAGE),
-            "/docs/start.js": functools.partial(self._text, "text/javascript", _START),
-            "/docs/swagger-ui-bundle.js": functools.partial(
-                _bundled, "text/javascript", "swagger-ui-bundle.js"
-            ),
-            "/docs/swagger-ui.css": functools.partial(_bundled, "text/css", "swagger-ui.css"),
-            "/openapi.json": self._document,
-        }
-        self._responses = {self._root + path: functools.cache(answer) for path, answer in made.items()}
+        self._paths = {self._root + path: path for path in _MEDIA_TYPES}
+        self._response = functools.cache(self._create)
 
     def answer(self, method: str, path: str) -> Response | None:
         """The answer to a request for a path that the document has not; None if it is none of these either.
@@ -87,29 +85,22 @@ class Docs:
         Raises:
             OSError: the viewer's files cannot be read.
         """
-        found = self._responses.get(path.removesuffix("/"))
-        return found() if found and method in ("GET", "HEAD") else None
+        name = self._paths.get(path.removesuffix("/"))
+        return self._response(name) if name and method in ("GET", "HEAD") else None
 
-    def _text(self, media_type: str, template: str) -> Response:
-        return _response(media_type, template.format(root=self._root).encode())
-
-    def _document(self) -> Response:
-        document = {**self._published, "servers": [{"url": self._root or "/"}]}
-        answer = _response("application/json", json.dumps(document, separators=(",", ":")).encode())
-        answer.headers["Access-Control-Allow-Origin"] = "*"
-        return answer
-
-
-def _bundled(media_type: str, name: str) -> Response:
-    spec = util.find_spec("flask_swagger_ui")  # which does not import it: it would bring Flask along
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(name)
-    return _response(media_type, Path(spec.origin).with_name("dist").joinpath(name).read_bytes())
-
-
-def _response(media_type: str, body: bytes) -> Response:
-    headers = CIMultiDict(_HEADERS)
-    headers["Content-Type"] = f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type
-    if media_type == "text/html":
-        headers["Content-Security-Policy"] = _POLICY
-    return Response(200, headers, body)
+    def _create(self, path: str) -> Response:
+        headers = CIMultiDict(_HEADERS, **{"Content-Type": _MEDIA_TYPES[path]})
+        if path == "/docs":
+            headers["Content-Security-Policy"] = _POLICY
+            return Response(200, headers, _PAGE.format(root=self._root).encode())
+        if path == "/docs/start.js":
+            return Response(200, headers, _START.format(root=self._root).encode())
+        if path == "/openapi.json":
+            headers["Access-Control-Allow-Origin"] = "*"
+            document = {**self._published, "servers": [{"url": self._root or "/"}]}
+            return Response(200, headers, json.dumps(document, separators=(",", ":")).encode())
+        spec = util.find_spec("flask_swagger_ui")  # which does not import it: it would bring Flask along
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(path)
+        file = Path(spec.origin).with_name("dist") / path.removeprefix("/docs/")
+        return Response(200, headers, file.read_bytes())

@@ -14,7 +14,7 @@ from typing import Any, Final
 import airspeed
 from multidict import CIMultiDict, MultiMapping
 
-from service.gateway.routes import GatewayError, GatewayResponse, Route, static_headers
+from service.gateway.routes import ERROR_TYPES, JSON, GatewayError, Route, static_headers
 
 _RESULT_MEMBERS: Final = frozenset({"statusCode", "headers", "body", "isBase64Encoded"})
 # API Gateway writes these itself and renames those of a function.
@@ -167,10 +167,10 @@ def _render(template: str, variables: Mapping[str, Any]) -> str:
     return str(airspeed.Template(template).merge(variables))
 
 
-def gateway_response(response: GatewayResponse, error: GatewayError, request_id: str) -> Response:
+def gateway_response(response: JSON, error: GatewayError, request_id: str) -> Response:
     """A gateway response. Its template is **not** Velocity: two variables are replaced, no more."""
-    body = response.template.replace("$context.requestId", request_id)
+    body = response["responseTemplates"]["application/json"].replace("$context.requestId", request_id)
     body = body.replace("$context.error.messageString", json.dumps(error.message))
-    headers = response.headers.copy()
-    headers["x-amzn-ErrorType"] = response.error_type
-    return Response(response.status, headers, body.encode())
+    headers = static_headers(response, "gatewayresponse.header.")
+    headers["x-amzn-ErrorType"] = ERROR_TYPES[error.kind]
+    return Response(int(response["statusCode"]), headers, body.encode())

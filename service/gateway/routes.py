@@ -44,16 +44,6 @@ class GatewayError(Exception):
 
 
 @dataclass(frozen=True)
-class GatewayResponse:
-    """A gateway response of the document: status, headers, body template."""
-
-    status: int
-    headers: CIMultiDict[str]
-    template: str
-    error_type: str
-
-
-@dataclass(frozen=True)
 class Route:
     """One method of one path.
 
@@ -83,10 +73,10 @@ class UsagePlan:
 
 
 class Contract:
-    """A document, read once for serving."""
+    """A document, read once for serving; `responses` are its gateway responses by type."""
 
     def __init__(self, document: JSON) -> None:
-        self._responses: JSON = document["x-amazon-apigateway-gateway-responses"]
+        self.responses: JSON = document["x-amazon-apigateway-gateway-responses"]
         self._routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
         self._templates = [
             (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(path))), routes)
@@ -117,16 +107,6 @@ class Contract:
             if match := pattern.fullmatch(path):
                 return routes, {name: unquote(value) for name, value in match.groupdict().items()}
         return {}, {}
-
-    def gateway_response(self, kind: str) -> GatewayResponse:
-        """The document's gateway response of a type."""
-        response = self._responses[kind]
-        return GatewayResponse(
-            status=int(response["statusCode"]),
-            headers=static_headers(response, "gatewayresponse.header."),
-            template=response["responseTemplates"]["application/json"],
-            error_type=ERROR_TYPES[kind],
-        )
 
 
 def static_headers(response: JSON, prefix: str) -> CIMultiDict[str]:

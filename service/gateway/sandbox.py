@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,15 +35,6 @@ _RESOLVER: Final = ("hosts", "resolv.conf", "nsswitch.conf", "host.conf", "gai.c
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
 
 
-class _RulesetAttribute(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneathAttribute(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
-
-
 def is_supported() -> bool:
     """Whether the kernel has Landlock."""
     return _abi() > 0
@@ -62,9 +54,10 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
     if abi < 1:
         return
     rights = (1 << _FS_RIGHTS[min(abi, len(_FS_RIGHTS)) - 1]) - 1
-    attribute = _RulesetAttribute(rights, _NET_CONNECT_TCP, _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL)
+    # struct landlock_ruleset_attr
+    attribute = struct.pack("=QQQ", rights, _NET_CONNECT_TCP, _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL)
     size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - which members the kernel knows
-    ruleset = _syscall(_CREATE_RULESET, ctypes.byref(attribute), ctypes.c_size_t(size), 0)
+    ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
         for path in readable(secret):
             _allow(ruleset, path, _READ & rights)
@@ -93,8 +86,8 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         return
     try:
         allowed = rights if path.is_dir() else rights & _FILE_ONLY
-        attribute = _PathBeneathAttribute(allowed, descriptor)
-        _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(attribute), 0)
+        attribute = struct.pack("=Qi", allowed, descriptor)  # struct landlock_path_beneath_attr
+        _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, attribute, 0)
     finally:
         os.close(descriptor)
 

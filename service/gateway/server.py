@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 import uuid
@@ -53,13 +52,12 @@ class Gateway:
         configuration = link.configuration
         self._connections = connections
         self._active = 0
-        self._draining = False
-        self._draind = asyncio.Event()
+        self._is_ending = False
+        self._is_idle = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.published, configuration.stage)
         self._pool = pool
-        self._access_log = _AccessLog()
         self._keys = Keyring(link, configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan
         self._meter = Meter(plan, time.monotonic, time.time) if plan else None
@@ -67,30 +65,30 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and log it."""
         self._active += 1
-        self._draind.clear()
+        self._is_idle.clear()
         self._connections.mark_busy(request.protocol)
         try:
             response = await self._handle(request)
-            if self._draining:
+            if self._is_ending:
                 response.force_close()
             return response
         finally:
             self._connections.mark_idle(request.protocol)
             self._active -= 1
             if not self._active:
-                self._draind.set()
+                self._is_idle.set()
 
     async def drain(self) -> None:
         """Wait for the requests in flight, but not for ever; each answer is its connection's last."""
-        self._draining = True
-        with contextlib.suppress(TimeoutError):
+        self._is_ending = True
+        with contextlib.suppress(TimeoutError):  # not aiohttp's own shutdown, which reads no further body
             if self._active:
-                await asyncio.wait_for(self._draind.wait(), SHUTDOWN_TIMEOUT)
+                await asyncio.wait_for(self._is_idle.wait(), SHUTDOWN_TIMEOUT)
 
     def malformed(self) -> web.Response:
         """The answer to what is not HTTP."""
-        error = GatewayError("DEFAULT_4XX", "The request is not well-formed HTTP")
         request_id = str(uuid.uuid4())
+        error = GatewayError("DEFAULT_4XX", "The request is not well-formed HTTP")
         return _response(self._refusal(error, request_id), request_id)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -104,7 +102,7 @@ class Gateway:
         except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer
             _log.exception("%s: the gateway failed", request_id)
             answer = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
-        self._access_log.write(request, request_id, caller, answer, time.monotonic() - began)
+        _log_access(request, request_id, caller, answer, time.monotonic() - began)
         return _response(answer, request_id)
 
     async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> events.Response:
@@ -143,7 +141,7 @@ class Gateway:
         return events.proxy_response(await self._pool.invoke(event, timeout))
 
     def _refusal(self, error: GatewayError, request_id: str) -> events.Response:
-        return events.gateway_response(self._contract.gateway_response(error.kind), error, request_id)
+        return events.gateway_response(self._contract.responses[error.kind], error, request_id)
 
     def _within_stage(self, path: str) -> str:
         prefix = f"/{self._stage}" if self._stage else ""
@@ -206,51 +204,35 @@ def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
     }
 
 
-class _AccessLog:
-    """One line of JSON in ASCII for each answer, on stderr: neither the event nor the key."""
-
-    def __init__(self) -> None:
-        self._descriptor = sys.stderr.fileno()
-        # A file takes a write as one. In a pipe a long line of the audit log may be under way.
-        is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._alone = contextlib.nullcontext() if is_file else audit.Alone(self._descriptor)
-
-    def write(
-        self,
-        request: web.BaseRequest,
-        request_id: str,
-        caller: list[str],
-        answer: events.Response,
-        took: float,
-    ) -> None:
-        """Say what was asked, and what was answered after `took` seconds."""
-        line = {
-            "access": events.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
-            "request_id": request_id,
-            "source_ip": request.remote,
-            "key": caller[0] if caller else None,
-            "method": request.method[:_LOGGED_CHARS],
-            "path": request.rel_url.raw_path[:_LOGGED_CHARS],
-            "status": answer.status,
-            "bytes": len(answer.body),
-            "milliseconds": round(took * 1000, 1),
-        }
-        with contextlib.suppress(OSError), self._alone:  # a log that nobody reads is no reason not to answer
-            os.write(self._descriptor, f"{to_json(line)}\n".encode("ascii"))
+def _log_access(
+    request: web.BaseRequest, request_id: str, caller: list[str], answer: events.Response, took: float
+) -> None:
+    """Write one line of JSON in ASCII for an answer to stderr: neither the event nor the key."""
+    line = {
+        "access": events.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
+        "request_id": request_id,
+        "source_ip": request.remote,
+        "key": caller[0] if caller else None,
+        "method": request.method[:_LOGGED_CHARS],
+        "path": request.rel_url.raw_path[:_LOGGED_CHARS],
+        "status": answer.status,
+        "bytes": len(answer.body),
+        "milliseconds": round(took * 1000, 1),
+    }
+    stderr = sys.stderr.fileno()
+    # A log that nobody reads is no reason not to answer. In a pipe a long audit line may be under way.
+    with contextlib.suppress(OSError), audit.locked(stderr):
+        os.write(stderr, f"{to_json(line)}\n".encode("ascii"))
 
 
 class SupervisorLink(KeyFile):
-    """The socket to the supervisor. It also stands for the file of API keys, which the supervisor reads.
+    """The socket to the supervisor, which also reads the file of API keys: this process cannot.
 
-    The file is next to the CA's key, where this process can read nothing.
+    Each method raises EOFError if the supervisor is gone.
     """
 
     def __init__(self, control: socket.socket) -> None:
-        """Receive the configuration.
-
-        Raises:
-            EOFError: the supervisor is gone.
-        """
+        """Receive the configuration."""
         self._control = control
         self._lines = control.makefile("rb")
         self.configuration = Configuration(**json.loads(self._line()))
@@ -262,11 +244,7 @@ class SupervisorLink(KeyFile):
         raise EOFError("the supervisor is gone")
 
     def wait_for_workers(self, on_close: Callable[[], None]) -> None:
-        """Wait until all workers are ready; `on_close` is called when the supervisor is gone after that.
-
-        Raises:
-            EOFError: the supervisor is gone.
-        """
+        """Wait until all workers are ready; `on_close` is called when the supervisor is gone after that."""
         self._line()
         asyncio.get_running_loop().add_reader(self._control, on_close)
 
@@ -275,11 +253,7 @@ class SupervisorLink(KeyFile):
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> dict[str, str]:
-        """The API keys, as in `KeyFile`. The supervisor answers at once.
-
-        Raises:
-            KeyFileError: the file cannot be read, or is malformed.
-        """
+        """The API keys, as in `KeyFile`."""
         self.send(api_keys=True)
         message = json.loads(self._line())
         if "error" in message:
@@ -289,11 +263,7 @@ class SupervisorLink(KeyFile):
 
 
 def _tls(configuration: Configuration) -> Tls | None:
-    """The server's side of TLS, with the operator's certificate if there is one.
-
-    Raises:
-        TlsError: OpenSSL does not take that.
-    """
+    """The server's side of TLS, with the operator's certificate if there is one."""
     if not configuration.tls_certificate:
         return None
     tls = Tls(configuration.tls_certificate, configuration.tls_key)

@@ -43,23 +43,21 @@ class Tls:
     """The server's side of TLS 1.2 and newer. New connections get what was loaded last."""
 
     def __init__(self, certificate: str, key: str) -> None:
-        """Name the files.
-
-        Args:
-            certificate: the server's certificate and its intermediates, PEM.
-            key: its private key, PEM.
-        """
+        """Name the files, in PEM: the server's certificate with its intermediates, and its private key."""
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._certificate = certificate
         self._key = key
 
-    def load(self) -> None:
-        """Read the files.
+    def load(self, certificate: str = "") -> None:
+        """Read the files, after the certificate's got this content (PEM), if any.
 
         Raises:
+            OSError: the certificate's file cannot be written.
             TlsError: they are no certificate and its key.
         """
+        if certificate:
+            Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
             self.context.load_cert_chain(self._certificate, self._key)
         except OSError as error:  # ssl.SSLError is one, and says nothing of which file
@@ -93,34 +91,28 @@ class Tls:
             pem, ends = signed["crt_pem"] + signed["chain_pem"], datetime.fromisoformat(signed["not_after"])
         except (KeyError, TypeError, ValueError) as error:
             raise TlsError("the function did not return a signed certificate") from error
-        self._install(pem)
+        self.load(pem)
         return ends.timestamp()
-
-    def _install(self, pem: str) -> None:
-        Path(self._certificate).write_text(pem, encoding="ascii")  # OpenSSL reads files alone
-        self.load()
 
     async def renew_forever(self, invoke: Invoke, event: JSON, ends: float) -> None:
         """Have it signed again for ever, each time that two thirds of its life are over.
 
+        After a failure this tries again, often enough to succeed before the end, and on after that.
+
         Args:
             invoke: the function.
             event: what has it sign.
-            ends: when the present certificate does.
+            ends: when the present certificate does, in seconds since 1970, UTC.
         """
+        pause = (ends - time.time()) * RENEW_AFTER
         while True:
-            now = time.time()
-            await _sleep_until(now + (ends - now) * RENEW_AFTER)
-            ends = await self._renew(invoke, event, ends)
-
-    async def _renew(self, invoke: Invoke, event: JSON, ends: float) -> float:
-        """Try until it is signed: often enough to succeed before it ends, and on after that."""
-        while True:
+            await _sleep_until(time.time() + pause)
             try:
-                return await self.enroll(invoke, event)
+                ends = await self.enroll(invoke, event)
+                pause = (ends - time.time()) * RENEW_AFTER
             except (TlsError, OSError) as error:
                 _log.error("the server's own certificate is not renewed: %s", error)
-                await asyncio.sleep(min(RETRY, max(LEAST_RETRY, (ends - time.time()) / 10)))
+                pause = min(RETRY, max(LEAST_RETRY, (ends - time.time()) / 10))
 
 
 async def _sleep_until(moment: float) -> None:

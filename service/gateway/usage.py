@@ -123,9 +123,9 @@ class KeyFile:
 class Keyring:
     """The keys that are valid now: the file's, read again when it changes, and the environment's."""
 
-    def __init__(self, file: KeyFile | None, extra: Mapping[str, str]) -> None:
+    def __init__(self, file: KeyFile, extra: Mapping[str, str]) -> None:
         self._file = file
-        self._extra = dict(extra)
+        self._extra = extra
         self._version: tuple[int, int, int] | None = None
         self._keys: dict[str, str] = {}
 
@@ -140,17 +140,14 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        version = None
-        if self._file is not None:
-            try:
-                stat = os.stat(self._file.path)  # noqa: PTH116 - for every request, and half the time
-                version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            except FileNotFoundError:
-                version = (0, 0, 0)
-        if self._keys and version == self._version:
-            return
-        self._keys = {**(self._file.read() if self._file else {}), **self._extra}
-        self._version = version
+        try:
+            stat = os.stat(self._file.path)  # noqa: PTH116 - for every request, and half the time
+            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            version = (0, 0, 0)
+        if version != self._version:
+            self._keys = {**self._file.read(), **self._extra}
+            self._version = version
 
 
 @dataclass
@@ -192,13 +189,10 @@ class Meter:
         if use.tokens < 1:
             raise GatewayError("THROTTLED")
         if name is not None:
-            self._count(use)
+            period = int(self.wall() // PERIODS[self.plan.period])
+            if period != use.period:
+                use.period, use.count = period, 0
+            if use.count >= self.plan.quota:
+                raise GatewayError("QUOTA_EXCEEDED")
+            use.count += 1
         use.tokens -= 1
-
-    def _count(self, use: _Use) -> None:
-        period = int(self.wall() // PERIODS[self.plan.period])
-        if period != use.period:
-            use.period, use.count = period, 0
-        if use.count >= self.plan.quota:
-            raise GatewayError("QUOTA_EXCEEDED")
-        use.count += 1

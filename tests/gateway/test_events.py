@@ -123,6 +123,6 @@ def test_mock_never_renders_the_body() -> None:
 def test_gateway_response_is_no_velocity() -> None:
     """Its message is escaped, and not read for variables."""
     error = GatewayError("DEFAULT_4XX", '#if(1)"$context.requestId#end')
-    response = events.gateway_response(CONTRACT.gateway_response("DEFAULT_4XX"), error, "id")
+    response = events.gateway_response(CONTRACT.responses["DEFAULT_4XX"], error, "id")
     assert b'"detail":"#if(1)\\"$context.requestId#end","instance":"urn:uuid:id"' in response.body
     assert response.headers["x-amzn-ErrorType"] == "BadRequestException"
