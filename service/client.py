@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, make_headers
-from urllib3.exceptions import HTTPError, InsecureRequestWarning, ProtocolError, ReadTimeoutError
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, make_headers
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, ProtocolError
 from urllib3.util import parse_url
 
 from service.pki.errors import printable
@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
 _REPEATS: Final = 2
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the function may have signed
+_BUSY: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)  # if Retry-After says when
 _MAX_RETRY_AFTER: Final = 10  # seconds
 _MAX_RESPONSE: Final = 67_108_864  # octets; a CRL of a million entries has 40 million
 
@@ -205,32 +206,24 @@ def _send(
 ) -> tuple[BaseHTTPResponse, bytes]:
     """The response and its body. No redirect is followed: it would send the API key to another server."""
     method = "GET" if body is None else "POST"
-    retry: Retry = _BriefRetry(
-        repeats, connect=0, other=0, allowed_methods=None, status_forcelist=_AMBIGUOUS, raise_on_status=False
-    )
-    options: dict[str, Any] = {"redirect": False, "preload_content": False, "decode_content": False}
-    options |= {"timeout": _TIMEOUT, "headers": headers} | ({} if body is None else {"json": body})
-    while True:
+    options: dict[str, Any] = {"retries": False, "redirect": False, "timeout": _TIMEOUT, "headers": headers}
+    options |= {"preload_content": False, "decode_content": False} | ({} if body is None else {"json": body})
+    for left in reversed(range(repeats + 1)):
         try:
-            with pool.request(method, url, retries=retry, **options) as response:
+            with pool.request(method, url, **options) as response:
                 data = response.read(_MAX_RESPONSE)
                 if response.read(1):  # which finds out, too, whether the connection was cut off
                     raise ValueError(f"its response has more than {_MAX_RESPONSE} octets")
-                return response, data
-        except ProtocolError as error:  # the connection ended within the body, which the pool leaves to us
-            retry = (response.retries or retry).increment(method, url, error=error)
-
-
-class _BriefRetry(Retry):
-    """Repeats a request unless that could take long: after a time-out, or where the service says so."""
-
-    def increment(self, *args: Any, **kwargs: Any) -> _BriefRetry:  # noqa: ANN401 - as urllib3 calls it
-        """Count an attempt; give up if none is left."""
-        response, error = kwargs.get("response"), kwargs.get("error")
-        wait = response.headers.get("Retry-After", "0") if response else "0"
+        except ProtocolError:  # the connection ended before the response, or within it
+            if not left:
+                raise
+            continue
+        wait = response.headers.get("Retry-After", "0" if response.status in _AMBIGUOUS else "")
         is_brief = re.fullmatch("[0-9]{1,9}", wait) and int(wait) <= _MAX_RETRY_AFTER
-        left = self if is_brief and not isinstance(error, ReadTimeoutError) else self.new(total=0)
-        return Retry.increment(left, *args, **kwargs)
+        if not left or not is_brief or response.status not in (*_AMBIGUOUS, *_BUSY):
+            break
+        time.sleep(int(wait))
+    return response, data
 
 
 def _cause(error: BaseException, url: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from service import files
 from service.gateway.usage import OWN_NAME
+from service.pki import keys
 
 
 @contextlib.contextmanager
@@ -35,8 +36,7 @@ def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[
     body |= {"profile": profile} if profile else {}
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        files.write_atomically(key_file, pem, 0o600)
+        files.write_atomically(key_file, keys.encode_private_key(key), 0o600)
         yield {
             "tls_certificate": str(Path(directory) / "server.crt"),
             "tls_key": str(key_file),

@@ -1,8 +1,4 @@
-"""`certlet sign *.csr`: each certificate next to its request, in batches; existing ones are kept.
-
-A certificate is written whole as soon as it is here, so that after an interruption the same command signs
-only the rest.
-"""
+"""`certlet sign *.csr`: each certificate next to its request, in batches; a repetition signs the rest."""
 
 from __future__ import annotations
 
@@ -27,6 +23,7 @@ from service.pki.errors import IssuanceError
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
 _ENVELOPE: Final = len('{"requests": []}')
 
+_Job: TypeAlias = tuple[Path, SignRequest]
 SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailure]]
 
 
@@ -43,16 +40,6 @@ class Tally:
     def done(self) -> int:
         """How many are not sent any more."""
         return self.signed + self.skipped + self.failed
-
-
-@dataclass(frozen=True)
-class _Job:
-    path: Path
-    request: SignRequest
-
-    @property
-    def target(self) -> Path:
-        return certificate_path(self.path)
 
 
 def certificate_path(path: Path) -> Path:
@@ -83,10 +70,7 @@ def read_request(path: Path) -> str:
 class BatchSigner:
     """Signs the requests of several files, each into a file next to it, and says on stderr what fails.
 
-    Attributes:
-        request: what every request has in common: all but its CSR.
-        sign_batch: has a batch signed.
-        tally: what became of the files.
+    `request` is what every request has in common: all but its CSR.
     """
 
     request: SignRequest
@@ -116,18 +100,17 @@ class BatchSigner:
 
     def _job(self, path: Path, *, overwrite: bool) -> _Job | None:
         """What is to be done for a file; None, and counted, if it is nothing."""
-        problem = (
-            f"{path}: {certificate_path(path)} is there, and is not its certificate (--force replaces it)"
-        )
+        target = certificate_path(path)
+        problem = f"{path}: {target} is there, and is not its certificate (--force replaces it)"
         try:
-            job = _Job(path, replace(self.request, csr=read_request(path)))
-            files.verify_writable(job.target)
-            if overwrite or not job.target.exists():
-                return job
-            certificate = x509.load_pem_x509_certificate(job.target.read_bytes())
-            if certificate.public_key() == csr.load(job.request.csr.encode("utf-8", "replace")).public_key:
+            request = replace(self.request, csr=read_request(path))
+            files.verify_writable(target)
+            if overwrite or not target.exists():
+                return path, request
+            certificate = x509.load_pem_x509_certificate(target.read_bytes())
+            if certificate.public_key() == csr.load(request.csr.encode("utf-8", "replace")).public_key:
                 if certificate.not_valid_after_utc < datetime.now(UTC):
-                    return job
+                    return path, request
                 self.tally.skipped += 1
                 return None
         except CommandError as error:
@@ -141,22 +124,23 @@ class BatchSigner:
 
     def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
         """Whether each request of a batch is done with."""
-        for job, result in zip(batch, self.sign_batch([job.request for job in batch]), strict=True):
+        results = self.sign_batch([request for _, request in batch])
+        for (path, _), result in zip(batch, results, strict=True):
             if isinstance(result, Signed):
-                self._write(job, result)
+                self._write(path, result)
             elif not result.retryable:
-                self._fail(f"{job.path}: {result.reason}")
+                self._fail(f"{path}: {result.reason}")
             yield isinstance(result, Signed) or not result.retryable
 
-    def _write(self, job: _Job, signed: Signed) -> None:
+    def _write(self, path: Path, signed: Signed) -> None:
         try:
-            write_certificate(job.target, signed)
+            write_certificate(certificate_path(path), signed)
         except CommandError as error:
-            self._fail(f"{job.path}: {error}")
+            self._fail(f"{path}: {error}")
             return
         self.tally.signed += 1
         for note in signed.notes:
-            _warn(f"{job.path}: note: {note}")
+            _warn(f"{path}: note: {note}")
 
     def _fail(self, message: str) -> None:
         self.tally.failed += 1
@@ -172,11 +156,11 @@ def _warn(message: str) -> None:
 def _first_batch(jobs: Sequence[_Job]) -> Iterator[_Job]:
     """The first of the jobs, as many as one batch takes."""
     room = BATCH_BYTES - _ENVELOPE
-    for job in jobs[:AT_ONCE]:
-        room -= len(json.dumps(job.request.to_json())) + len(", ")
+    for path, request in jobs[:AT_ONCE]:
+        room -= len(json.dumps(request.to_json())) + len(", ")
         if room < 0:
             return
-        yield job
+        yield path, request
 
 
 def write_certificate(path: Path, signed: Signed) -> None:

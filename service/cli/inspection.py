@@ -1,8 +1,4 @@
-"""What is in a request, a certificate or a chain, and whether it belongs together, in plain words.
-
-Nothing here reads a file, a clock or the network. Text of a stranger is escaped where it is printed, in
-`service.cli.terminal`.
-"""
+"""What is in a request, a certificate or a chain, and whether it belongs together, in plain words."""
 
 from __future__ import annotations
 

@@ -19,8 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     pkcs12,
 )
 from cryptography.x509.oid import NameOID
@@ -101,14 +99,12 @@ def new(
     *,
     names: tuple[Name, ...],
     kind: str,
-    profile: str | None,
-    validity: str | None,
-    not_after: str | None,
     out: str | None,
     p12: Path | None,
     force: bool,
     url: str,
     api_key: str | None,
+    **members: str | None,
 ) -> None:
     """Make a private key and have its certificate signed.
 
@@ -133,10 +129,10 @@ def new(
     password = _p12_password() if p12 else b""
     alternative = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
     csr = request(key, _subject(names), [alternative])
-    sign_request = client.SignRequest(csr, profile, validity, not_after)
+    sign_request = client.SignRequest(csr, **members)
     with files.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
-        write(key_path, key_pem(key, passphrase), 0o600)
+        write(key_path, keys.encode_private_key(key, passphrase), 0o600)
         signed = client.sign(url, api_key, sign_request)
         certificates = read(signed, key)
         write(path, encoding.pem(certificates).encode(), 0o644)
@@ -192,12 +188,6 @@ def read(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -> list[x
     if not is_ours:
         raise CommandError("the certificate that the service sent is for another key")
     return certificates
-
-
-def key_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None) -> bytes:
-    """A private key, PKCS#8 in PEM, encrypted if there is a passphrase."""
-    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def _p12_password() -> bytes:

@@ -26,18 +26,9 @@ from service.cli import options
 @click.option("--plain", is_flag=True, help="Print it for people and tools: no vendor extensions.")
 @click.option("--est", is_flag=True, help="Include EST, which needs a domain of its own.")
 @options.profiles_option
-def openapi(
-    *,
-    region: str | None,
-    account: str | None,
-    function: str | None,
-    template: bool,
-    plain: bool,
-    est: bool,
-    profiles: Path | None,
-) -> None:
+def openapi(*, template: bool, plain: bool, est: bool, profiles: Path | None, **arn: str | None) -> None:
     """Print the document that API Gateway imports."""
-    target = [text for text in (region, account, function) if text]
+    target = [text for name in ("region", "account", "function") if (text := arn[name])]
     if (template, plain, len(target)) not in {(True, False, 0), (False, True, 0), (False, False, 3)}:
         raise click.UsageError(
             "give --region, --account and --function together, or --template alone, or --plain alone"

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from service import client, secrecy
 from service.cli import options
-from service.cli.new import key_pem, read, request
+from service.cli.new import read, request
 from service.cli.options import API_KEY, KEY_PASSPHRASE
 from service.cli.terminal import CommandError, os_error, say, warn
 from service.files import atomic_files
@@ -104,7 +104,8 @@ def renew(
             with atomic_files() as write:
                 if new_key:  # anyone who reads both files between the two renames sees a mismatch
                     mode = stat.S_IMODE(key_path.stat().st_mode)
-                    write(key_path.resolve(), key_pem(key, options.read_secret(KEY_PASSPHRASE)), mode)
+                    data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
+                    write(key_path.resolve(), data, mode)
                 write(path.resolve(), encoding.pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")

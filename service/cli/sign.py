@@ -36,13 +36,11 @@ def sign(
     files: tuple[Path, ...],
     url: str,
     api_key: str | None,
-    profile: str | None,
-    validity: str | None,
-    not_after: str | None,
     dry_run: bool,
     out: Path | None,
     beside: bool,
     force: bool,
+    **members: str | None,
 ) -> int:
     """Have certificate signing requests signed.
 
@@ -51,7 +49,7 @@ def sign(
     options.forbid_together("--validity", "--not-after")
     options.forbid_together("--out", "--beside")
     api_key = options.require_api_key(api_key)
-    request = client.SignRequest("", profile, validity, not_after)
+    request = client.SignRequest("", **members)
     if dry_run:
         if out or beside:
             raise click.UsageError("--dry-run writes nothing: leave --out and --beside out")

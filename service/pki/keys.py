@@ -14,7 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
 )
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
@@ -225,6 +231,12 @@ def generate(name: str) -> CertificateIssuerPrivateKeyTypes:
     if generator is None:
         raise ValueError(f"there is no kind of key {quoted(name)}")
     return generator()
+
+
+def encode_private_key(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
+    """A private key, PKCS#8 in PEM, encrypted if there is a passphrase."""
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 GENERATORS: Final[dict[str, Callable[[], CertificateIssuerPrivateKeyTypes]]] = {

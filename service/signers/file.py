@@ -11,16 +11,10 @@ from typing import Final, cast, get_args
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import files
-from service.pki import encoding, idempotency
+from service.pki import encoding, idempotency, keys
 from service.pki.errors import IssuerError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
@@ -138,13 +132,17 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
+    root_key, signing_key = (  # None lives elsewhere, or was not made here
+        keys.encode_private_key(key, passphrase) if key else b""
+        for key in (hierarchy.root_key, hierarchy.signing_key)
+    )
     contents = (
         (lists.REVOKED, carried.revoked, 0o644),
         (lists.DENY_LIST, carried.denied, 0o644),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
-        (ROOT_KEY, _key_pem(hierarchy.root_key, passphrase), 0o600),
+        (ROOT_KEY, root_key, 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
-        (SIGNING_KEY, _key_pem(hierarchy.signing_key, passphrase), 0o600),
+        (SIGNING_KEY, signing_key, 0o600),
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
     )
@@ -184,10 +182,3 @@ def parse(
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
         raise IssuerError(f"{where} holds a key that cannot sign certificates")
     return cast("CertificateIssuerPrivateKeyTypes", key)
-
-
-def _key_pem(key: CertificateIssuerPrivateKeyTypes | None, passphrase: bytes | None) -> bytes:
-    if key is None:  # it lives elsewhere, or was not made here
-        return b""
-    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -11,8 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.cli.new import key_pem
 from service.pki import encoding
+from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
 from tests.cli import ask, certlet
 from tests.serving import Server
@@ -84,7 +84,7 @@ def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
         authorities.order(csrs.pem(csrs.build()), validity="P1D")
     )
     (tmp_path / "a.pem").write_text(encoding.pem([old.certificate]))
-    (tmp_path / "k.pem").write_bytes(key_pem(key, None))
+    (tmp_path / "k.pem").write_bytes(encode_private_key(key))
     run = certlet("renew", "a.pem", "--key-file", "k.pem")
     assert run.returncode == 0, run.stderr
     assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.cli import inspection
-from service.cli.new import key_pem
 from service.pki import keys
+from service.pki.keys import encode_private_key
 from tests import authorities, csrs
 from tests.authorities import NOW, SIGNING, ca, root
 from tests.cli import certlet
@@ -98,7 +98,7 @@ def test_private_key_is_compared() -> None:
 
 def test_old_signature_is_told_and_is_none_of_a_chain_s_faults(tmp_path: Path) -> None:
     """SHA-1 is told of what openssl signed with it; of a root nobody verifies it."""
-    (tmp_path / "root.key").write_bytes(key_pem(csrs.key("rsa-2048"), None))
+    (tmp_path / "root.key").write_bytes(encode_private_key(csrs.key("rsa-2048")))
     (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build()))
     for command in (
         "openssl req -x509 -new -key root.key -subj /CN=Old -sha1 -days 9 -out root.crt",
@@ -197,7 +197,7 @@ def test_every_form_shows_the_same(tmp_path: Path, form: str) -> None:
 def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
     """Control characters of a stranger never reach the terminal; a key is compared; one in the file is told."""
     evil = csrs.build(cn="\x1b[2J\ncertlet: fine", sans=["dns:a.example.com"])
-    (tmp_path / "a.key").write_bytes(key_pem(keys.generate("p-384"), None))
+    (tmp_path / "a.key").write_bytes(encode_private_key(keys.generate("p-384")))
     (tmp_path / "a.csr").write_bytes(csrs.pem(evil) + (tmp_path / "a.key").read_bytes())
     run = certlet("show", "a.csr", "--key-file", "a.key")
     assert (run.returncode, run.stderr) == (1, b"")
@@ -220,7 +220,7 @@ REQUEST, CERTIFICATE = csrs.pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
 
 def test_key_next_to_a_certificate_is_passed_over(tmp_path: Path) -> None:
     """What is shown is the certificate; nothing of the key is, nor is the file refused for it."""
-    (tmp_path / "a").write_bytes(key_pem(csrs.key(), None) + CERTIFICATE)
+    (tmp_path / "a").write_bytes(encode_private_key(csrs.key()) + CERTIFICATE)
     run = certlet("show", "a")
     assert (run.returncode, run.stderr) == (0, b"")
     assert run.stdout.startswith(b"Certificate\n")
@@ -234,14 +234,14 @@ def test_key_next_to_a_certificate_is_passed_over(tmp_path: Path) -> None:
         (b"0" + bytes(range(128, 200)), "that can be read"),
         (b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n", "that can be read"),
         (CERTIFICATE * 301, "more than 300 certificates"),
-        (key_pem(csrs.key(), None), KEY_ALONE),
-        (key_pem(csrs.key(), b"abc"), KEY_ALONE),
+        (encode_private_key(csrs.key()), KEY_ALONE),
+        (encode_private_key(csrs.key(), b"abc"), KEY_ALONE),
         (csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), KEY_ALONE),
         (
             csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
             KEY_ALONE,
         ),
-        (REQUEST[:200] + key_pem(csrs.key(), None), f"certlet: a: the PEM block {DAMAGED}"),
+        (REQUEST[:200] + encode_private_key(csrs.key()), f"certlet: a: the PEM block {DAMAGED}"),
         (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"certlet: a: the PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 octets"),
         (None, "No such file"),
