@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID
@@ -28,9 +28,10 @@ from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import Revoked
 from service.pki.weak_keys import DenyList
 
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 _T = TypeVar("_T")
+
+MapFunction = Callable[..., Iterable[Any]]
+"""Called as `map` with one iterable."""
 
 API_KEY_REQUIRED: Final = (
     "This needs a valid API key: in the x-api-key header, or for EST as the password of HTTP Basic."
@@ -53,13 +54,10 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """The caller, from its credentials; never from the certification request.
+    """The caller, from its credentials.
 
-    Attributes:
-        kind: how the caller proved that.
-        name: what profiles and the audit log call it: an API key's name, an IAM caller's ARN,
-            `authorizer:` and the name that an authorizer gave, or `certificate:` and the serial number of a
-            client certificate.
+    Its name in profiles and in the audit log is an API key's name, an IAM caller's ARN, `authorizer:` and the
+    name that an authorizer gave, or `certificate:` and the serial number of a client certificate.
     """
 
     kind: PrincipalKind
@@ -73,13 +71,13 @@ class IssuanceRequest:
     Attributes:
         csr: the certificate signing request as sent: PEM, DER, or base64.
         profile: the profile's name; None for the default one.
-        principal: the caller; None for one that the gateway does not know.
+        principal: the caller; None if unauthenticated.
         request_id: the gateway's name for the request.
         validity: the requested length of the validity period, ISO 8601; None for the profile's.
         not_after: or the requested end, RFC 3339.
-        idempotency_key: what makes a retry the same request; None for a certificate of its own.
+        idempotency_key: what makes a retry the same request.
         is_est: whether it came by EST, where a challengePassword means something (RFC 7030 3.5).
-        client_certificate: the verified client certificate that it renews; None for a first one.
+        client_certificate: the verified client certificate that it renews.
     """
 
     csr: bytes = field(repr=False)  # it may hold a challengePassword
@@ -98,11 +96,10 @@ class IssuedCertificate:
     """A certificate that was signed, verified and recorded.
 
     Attributes:
-        certificate: the certificate.
-        intermediates: what a TLS server sends after it.
-        spec: what it holds, and notes on what the request asked for.
+        certificate, intermediates: what a TLS server sends.
+        spec: what the certificate holds, and notes.
         fingerprint_sha256: of the certificate, hexadecimal.
-        idempotent_until: until when a retry gets this very one, UTC; None if no retry does.
+        idempotent_until: until when a retry gets the same certificate, UTC; None if no retry does.
     """
 
     certificate: x509.Certificate
@@ -114,13 +111,7 @@ class IssuedCertificate:
 
 @dataclass(frozen=True)
 class LoadedCA:
-    """A CA's key and what goes with it.
-
-    Attributes:
-        issuer: signs.
-        serial_secret: what idempotent serial numbers are made with; None for none.
-        deny_list: keys that are never certified.
-    """
+    """An issuer, the secret for idempotent serial numbers (if any), and the keys that are never certified."""
 
     issuer: Issuer
     serial_secret: bytes | None = field(default=None, repr=False)
@@ -129,20 +120,13 @@ class LoadedCA:
 
 @dataclass(frozen=True)
 class _Approved:
-    """A request that is granted: what will be signed, by what, and the event that is recorded before."""
+    """A request that is granted; the intent is recorded before it is signed."""
 
     spec: CertificateSpec
     issuer: Issuer
     serial_number: int
     idempotent_until: datetime | None
     intent: Event
-
-
-class MapFunction(Protocol):
-    """The signature of `map` with one iterable."""
-
-    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A], /) -> Iterable[_B]:
-        """Apply a function to each item; the results have the order of the items."""
 
 
 class Authority:
@@ -157,18 +141,16 @@ class Authority:
         revoked: Callable[[], Sequence[Revoked]] = tuple,
         parallel_map: Callable[[], MapFunction] = lambda: map,
     ) -> None:
-        """Put an authority together.
+        """Create an authority.
 
         Args:
             load_ca: returns the CA, or raises `IssuerError`; called for each request, so that a CA that
                 was not available is tried again.
             profiles: what may be issued.
-            clock: the time, UTC; a request is decided at one time.
+            clock: the time, UTC.
             record: writes the audit events.
-            revoked: returns what was revoked, or raises `IssuerError`; called once a window, so that a
-                list may change while the authority runs.
-            parallel_map: returns the function that makes several signatures at once; called for keys that
-                sign slowly.
+            revoked: returns what was revoked, or raises `IssuerError`; for each window, and each renewal.
+            parallel_map: returns the function that makes several slow signatures at once.
         """
         self._load_ca = load_ca
         self.profiles = profiles
@@ -179,11 +161,7 @@ class Authority:
         self._crl: tuple[Issuer, int, x509.CertificateRevocationList] | None = None
 
     def issuer(self) -> Issuer:
-        """The issuer, whether or not it may issue now.
-
-        Raises:
-            IssuerUnavailable: it cannot be loaded; the cause is for the log only.
-        """
+        """The issuer, whether or not it may issue now; raise `IssuerUnavailable` if it cannot be loaded."""
         return self._ca().issuer
 
     def _ca(self) -> LoadedCA:
@@ -195,11 +173,7 @@ class Authority:
             raise IssuerUnavailable("the CA cannot be loaded") from error
 
     def ready_issuer(self) -> Issuer:
-        """The issuer, which is valid now and for another hour.
-
-        Raises:
-            IssuerUnavailable: it cannot be loaded, is not valid now, or ends within the hour.
-        """
+        """The issuer; raise `IssuerUnavailable` unless it is valid now and for another hour."""
         issuer = self.issuer()
         evaluation.verify_issuer_lifetime(issuer, self._clock())
         return issuer
@@ -229,17 +203,12 @@ class Authority:
             RequestError: the request cannot be granted, for every reason that it names.
             NotPermitted: the principal may not have it, or there is none.
             IssuerError: what the issuer signed does not verify, or there is a fault of our own.
-            IssuerUnavailable: the issuer is not available or not valid now, or the record cannot be
-                written; then nothing was signed, or what was signed is withheld.
+            IssuerUnavailable: the issuer is not available or not valid, or the audit log cannot be written.
         """
         return _result(*self.issue_batch([request]))
 
     def renew(self, request: IssuanceRequest, client_certificate: bytes | None) -> IssuedCertificate:
-        """Issue a certificate in place of the one that the caller presents.
-
-        Args:
-            request: with the profile that a label names, and without a principal, which the certificate is.
-            client_certificate: PEM, as the gateway got it; None if there was none.
+        """Issue a certificate in place of the client certificate (PEM) that the caller presents, if it does.
 
         Raises:
             NotPermitted: it is not one of this CA that may be renewed; or of another profile.
@@ -274,8 +243,7 @@ class Authority:
     def issue_batch(self, requests: Sequence[IssuanceRequest]) -> list[IssuedCertificate | IssuanceError]:
         """Issue several certificates: each result, in order, is what `issue` returns or raises.
 
-        Each step is taken for all of them before the next one, and recorded in one write: the same work in a
-        row takes a processor three quarters of the time that it takes by turns.
+        Each step is taken for all of them before the next one: that is faster, and is recorded in one write.
         """
         now = self._clock()
         approved = self._approve_all(requests, now)
@@ -286,7 +254,12 @@ class Authority:
         issued = list(map_function(partial(_capture, _sign), approved))
         unrecorded = self._try_record(
             [
-                _result_event(each.intent, result, self._milliseconds(now))
+                replace(
+                    each.intent,
+                    event="result",
+                    fingerprint_sha256=result.fingerprint_sha256,
+                    milliseconds=self._milliseconds(now),
+                )
                 for each, result in zip(approved, issued, strict=True)
                 if isinstance(each, _Approved) and isinstance(result, IssuedCertificate)
             ]
@@ -294,11 +267,7 @@ class Authority:
         return _unless(unrecorded, issued)
 
     def dry_run(self, request: IssuanceRequest) -> CertificateSpec:
-        """What `issue` would issue; nothing is signed. A refusal is recorded as any other.
-
-        Raises:
-            RequestError, NotPermitted, IssuerError, IssuerUnavailable: as `issue`.
-        """
+        """What `issue` would issue, or raise; nothing is signed, and a refusal is recorded."""
         return _result(*self._approve_all([request], self._clock())).spec
 
     def _approve_all(
@@ -469,11 +438,6 @@ def _intent_event(
         not_before=encoding.timestamp(spec.not_before),
         not_after=encoding.timestamp(spec.not_after),
     )
-
-
-def _result_event(intent: Event, issued: IssuedCertificate, milliseconds: int) -> Event:
-    fingerprint = issued.fingerprint_sha256
-    return replace(intent, event="result", fingerprint_sha256=fingerprint, milliseconds=milliseconds)
 
 
 def _sha256(data: bytes) -> str:

@@ -29,13 +29,12 @@ class CertificateSpec:
     """All that a certificate will hold, except the issuer's name, the serial number and the signature.
 
     Attributes:
-        subject: what the request asks for of what the profile allows; may be empty.
+        subject: may be empty.
         names: the subject alternative names, each once, in the request's order.
-        public_key: the request's subject public key.
+        public_key: the subject public key.
         subject_public_key_info: the same, DER.
         profile: the certificate profile.
-        not_before: the first second of the validity period, UTC.
-        not_after: its last second, UTC.
+        not_before, not_after: the first and the last second of the validity period, UTC.
         extensions: every extension, in order.
         notes: what the request asks for and does not get, or what was added, in sentences.
     """

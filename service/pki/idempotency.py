@@ -1,8 +1,8 @@
-"""The same certificate for a retry, with nothing stored: time and serial number from what was asked.
+"""The same certificate for a retry, with nothing stored.
 
 Within one window of five minutes a request with the same Idempotency-Key has the same validity, and a serial
-number that is a keyed hash of everything else that the certificate holds. A signature that is
-deterministic (RFC 6979, RFC 8032, PKCS#1 v1.5) then makes it the same certificate, octet for octet.
+number that is a keyed hash of all the rest. A deterministic signature (RFC 6979, RFC 8032, PKCS#1 v1.5) then
+makes it the same certificate, octet for octet.
 """
 
 from __future__ import annotations
@@ -34,15 +34,10 @@ class Window:
 
 
 def window(key: str, now: datetime) -> Window:
-    """The window of an Idempotency-Key.
+    """The window of an Idempotency-Key at `now` (UTC).
 
-    A UUIDv7 of the last five minutes (RFC 9562 5.7) counts them from its own time; whatever else from the
-    full five minutes of the clock that `now` is in. A UUIDv7 of the future does so until its time has come:
-    from then on it counts from that, so the promise ends there.
-
-    Args:
-        key: as the client chose it.
-        now: the time, UTC.
+    A UUIDv7 (RFC 9562 5.7) of the last five minutes begins its own window; any other key has the clock's. A
+    UUIDv7 of the future has the clock's until its time has come, so the promise ends there.
     """
     seconds, length = int(now.timestamp()), int(WINDOW.total_seconds())
     start = seconds - seconds % length
@@ -59,9 +54,7 @@ def window(key: str, now: datetime) -> Window:
 def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
     """A serial number of 159 bits: HMAC-SHA-256 over the inputs, each after its length.
 
-    Args:
-        secret: 32 octets that serve nothing else; who knows them can foretell serial numbers.
-        inputs: who asked for what, and all that the certificate holds, but for the serial number.
+    Anyone who knows the secret (`SECRET_BYTES` octets) can predict serial numbers.
     """
     code = hmac.digest(secret, encoding.length_prefixed((_DOMAIN, *inputs)), "sha256")
     number = int.from_bytes(code, "big") >> (256 - _SERIAL_BITS)

@@ -1,8 +1,4 @@
-"""Where the CA's key lives: a file, Secrets Manager, or KMS.
-
-Each gives an ordinary private key of `cryptography`, so there is no signer interface of our own. boto3 is
-imported only when one of AWS's is asked for.
-"""
+"""Where the CA's key lives: a file, Secrets Manager, or KMS; each gives a private key of `cryptography`."""
 
 from __future__ import annotations
 
@@ -16,10 +12,7 @@ from service.signers import file, lists
 
 
 def load(settings: Settings) -> LoadedCA:
-    """What the settings' CA keeps, after its issuer signed and verified a probe.
-
-    Args:
-        settings: where certificates and key are.
+    """Load the CA of the settings, after its issuer signed and verified a probe.
 
     Raises:
         IssuerError: a file cannot be read, or they do not make an issuer.
@@ -29,14 +22,14 @@ def load(settings: Settings) -> LoadedCA:
     key = _private_key(settings)
     # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
-    made = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
-    made.self_test()
-    return LoadedCA(made, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
+    issuer = Issuer(certificate, chain, key, file.previous(settings.ca), is_deterministic=not random)
+    issuer.self_test()
+    return LoadedCA(issuer, file.serial_secret(settings.ca), lists.deny_list(settings.ca))
 
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
     if settings.key_source is KeySource.KMS:
-        from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
+        from service.signers import kms  # noqa: PLC0415 - boto3 only if it is needed
 
         return kms.private_key(settings.key_name)
     passphrase, variable = settings.ca_passphrase, CA_PASSPHRASE

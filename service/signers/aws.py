@@ -19,22 +19,14 @@ _CONFIG: Final = Config(
 
 
 def client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-    """A client of an AWS service, by the environment's region and credentials.
-
-    Raises:
-        IssuerUnavailable: the environment names no region, or boto3 cannot make it.
-    """
+    """A client of an AWS service, by the environment; raise `IssuerUnavailable` without a region."""
     with failures(service):
         return boto3.client(service, config=_CONFIG)
 
 
 @contextlib.contextmanager
 def failures(what: str) -> Iterator[None]:
-    """Throttled, denied, slow or gone: whatever AWS says is that the CA is unavailable now.
-
-    Raises:
-        IssuerUnavailable: with AWS's word as its cause, which is for the log alone.
-    """
+    """Raise `IssuerUnavailable` for whatever AWS fails with, which is its cause, for the log only."""
     try:
         yield
     except (ClientError, BotoCoreError) as error:

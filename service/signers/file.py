@@ -31,48 +31,37 @@ SERIAL_KEY: Final = "serial.key"
 
 
 def load(directory: Path, passphrase: bytes | None) -> Issuer:
-    """The signing CA of a directory, with its key. `root-ca.key` is never opened.
+    """The signing CA of a directory, with its key.
 
     Raises:
         IssuerError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
-            do not make an issuer. The message names the file and holds nothing secret.
+            do not make an issuer. The message names the file.
     """
     return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase), previous(directory))
 
 
 def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
-    """The signing CA's certificate, and those above it.
-
-    Raises:
-        IssuerError: a file is missing, unreadable or malformed.
-    """
+    """The signing CA's certificate, and those above it; raise as `load`."""
     signing = _certificates(directory / SIGNING_CERTIFICATE)
     return signing[0], [*signing[1:], *_certificates(directory / ROOT_CERTIFICATE)]
 
 
 def previous(directory: Path) -> list[x509.Certificate]:
-    """The certificates of the CA before a rollover; none if there was none.
-
-    Raises:
-        IssuerError: the file is unreadable or malformed.
-    """
+    """The certificates of the CA before a rollover, if there was one; raise as `load`."""
     path = directory / PREVIOUS
     return _certificates(path) if path.exists() else []
 
 
 def serial_secret(directory: Path) -> bytes | None:
-    """What idempotent serial numbers are made with: 32 octets of their own; None if there is no such file.
+    """The secret for idempotent serial numbers, 32 octets; None if there is no such file.
 
     Raises:
         IssuerError: it is unreadable, or of another length.
     """
     path = directory / SERIAL_KEY
-    try:
-        secret = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
+    secret = _read(path)
     if len(secret) != idempotency.SECRET_BYTES:
         raise IssuerError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
     return secret
@@ -81,28 +70,16 @@ def serial_secret(directory: Path) -> bytes | None:
 def private_key(
     path: Path, passphrase: bytes | None, variable: str = CA_PASSPHRASE
 ) -> CertificateIssuerPrivateKeyTypes:
-    """The private key in a PEM file.
-
-    Args:
-        path: the file.
-        passphrase: what it is encrypted under; None for nothing.
-        variable: of the environment, which the passphrase comes from; named where it is at fault.
+    """The private key in a PEM file; the passphrase comes from this environment variable, as errors say.
 
     Raises:
         IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
     """
-    try:
-        return parse(path.read_bytes(), passphrase, str(path), variable)
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
+    return parse(_read(path), passphrase, str(path), variable)
 
 
 def exists(directory: Path) -> bool:
-    """Whether there is any part of a CA in the directory.
-
-    Raises:
-        PermissionError: nobody lets us look.
-    """
+    """Whether there is any part of a CA in the directory; raise `PermissionError` if that is not readable."""
     for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (directory / name).lstat()
@@ -114,12 +91,6 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
 
     Write the lists before the keys: a CA without its deny list would sign denied keys.
-
-    Args:
-        directory: where; it may be made.
-        hierarchy: the CA.
-        passphrase: of its keys.
-        carried: its lists: those of the CA before it, else empty ones.
 
     Raises:
         FileExistsError: there is one of the files already; nothing was changed.
@@ -154,11 +125,16 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
+        return x509.load_pem_x509_certificates(_read(path))
     except ValueError as error:
         raise IssuerError(f"{path} is not a PEM certificate") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IssuerError(f"{path}: {error.strerror}") from error
 
 
 def parse(

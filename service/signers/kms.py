@@ -20,15 +20,11 @@ _SUFFIXES: Final = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512
 
 
 def private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyTypes:  # noqa: ANN401 - boto3's
-    """A KMS key, as a private key that signs.
-
-    Args:
-        key_id: its id, ARN or alias.
-        client: a KMS client; one by the environment for None.
+    """A KMS key (id, ARN or alias), as a private key that signs; default client: by the environment.
 
     Raises:
         IssuerError: it is not an RSA or EC key for signing.
-        IssuerUnavailable: KMS does not tell its public key.
+        IssuerUnavailable: KMS does not return its public key.
     """
     client = client or aws.client("kms")
     with aws.failures("KMS"):

@@ -1,4 +1,4 @@
-"""The lists that an operator keeps beside a CA: keys never to be certified, and certificates revoked."""
+"""The lists that an operator keeps next to a CA: keys that are never certified, and revoked certificates."""
 
 from __future__ import annotations
 
@@ -23,38 +23,27 @@ HEAD: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to i
 
 @dataclass(frozen=True)
 class Lists:
-    """Both lists as they are written; those of a new CA, where nothing else is said.
-
-    Attributes:
-        revoked: `revoked.yaml`.
-        denied: `denied-keys.txt`; empty for none.
-    """
+    """The contents of `revoked.yaml` and `denied-keys.txt`; default: those of a new CA."""
 
     revoked: bytes = HEAD
     denied: bytes = b""
 
 
 def load(directory: Path) -> Lists:
-    """Both lists, for the CA that takes over: what was taken back under one is not given under the next.
+    """Both lists, for the CA that takes over.
 
     Raises:
         IssuerError: one is unreadable or malformed, or `revoked.yaml` is missing.
     """
     revoked(directory)
     deny_list(directory)
-    denied = directory / DENY_LIST
-    return Lists(
-        _read(directory / REVOKED).encode() or HEAD,
-        _read(denied).encode() if denied.exists() else b"",
-    )
+    path = directory / DENY_LIST
+    denied = _read(path).encode() if path.exists() else b""
+    return Lists(_read(directory / REVOKED).encode() or HEAD, denied)
 
 
 def deny_list(directory: Path) -> DenyList:
-    """The keys that are never certified; none if there is no such file.
-
-    Raises:
-        IssuerError: the file is unreadable or malformed.
-    """
+    """The keys that are never certified, if there is a list; raise `IssuerError` if that is malformed."""
     path = directory / DENY_LIST
     if not path.exists():
         return DenyList()
@@ -65,11 +54,7 @@ def deny_list(directory: Path) -> DenyList:
 
 
 def revoked(directory: Path) -> tuple[Revoked, ...]:
-    """What was revoked. A list that is not there is no empty list: nobody would notice that it got lost.
-
-    Raises:
-        IssuerError: the file is missing, unreadable or malformed.
-    """
+    """What was revoked; raise `IssuerError` if the list is missing, unreadable or malformed."""
     path = directory / REVOKED
     try:
         now = path.stat()
@@ -84,30 +69,24 @@ def _revoked(path: Path, _version: tuple[int, int, int]) -> tuple[Revoked, ...]:
 
 
 def parse_revoked(text: str, path: Path) -> tuple[Revoked, ...]:
-    """Read `revoked.yaml`; nothing but comments is an empty list.
-
-    Raises:
-        IssuerError: it is malformed; every fault is named.
-    """
+    """Read `revoked.yaml`, which may be empty; raise `IssuerError` if it is malformed."""
     try:
-        stated = json.loads(text)  # as the Lambda zip has it, which has no PyYAML
+        data = json.loads(text)  # as the Lambda zip has it, which has no PyYAML
     except ValueError:
         import yaml  # noqa: PLC0415 - as above
 
         try:
-            stated = yaml.safe_load(text)
+            data = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError) as error:
             raise IssuerError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
     try:
-        return revocation.load([] if stated is None else stated)
+        return revocation.load([] if data is None else data)
     except ValueError as error:
         raise IssuerError(f"{path}: {error}") from error
 
 
 def add_revoked(directory: Path, entry: Revoked) -> None:
-    """Add an entry to `revoked.yaml`, which is replaced whole, so that nobody reads a half.
-
-    One process at a time does so, for what two of them add at once must both stand in it.
+    """Add an entry to `revoked.yaml`, which is replaced atomically, under a lock.
 
     Raises:
         IssuerError: the file is missing or malformed, has the serial number already, or is not

@@ -6,11 +6,7 @@ from service.signers import aws
 
 
 def secret(name: str) -> bytes:
-    """A secret's value: the signing key in PEM.
-
-    Raises:
-        IssuerUnavailable: AWS does not give it.
-    """
+    """A secret's value: the signing key in PEM; raise `IssuerUnavailable` if AWS does not return it."""
     with aws.failures("Secrets Manager"):
         answer = aws.client("secretsmanager").get_secret_value(SecretId=name)
     value = answer.get("SecretString")
@@ -18,11 +14,7 @@ def secret(name: str) -> bytes:
 
 
 def parameter(name: str) -> bytes:
-    """A SecureString's value: the passphrase of the signing key.
-
-    Raises:
-        IssuerUnavailable: AWS does not give it.
-    """
+    """A SecureString's value: the passphrase of the signing key; raise as `secret`."""
     with aws.failures("Systems Manager"):
         answer = aws.client("ssm").get_parameter(Name=name, WithDecryption=True)
     return str(answer["Parameter"]["Value"]).encode()
