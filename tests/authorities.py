@@ -157,11 +157,13 @@ def authority(
     of: Issuer | None = None,
     policy: IssuancePolicy | None = None,
     serial_secret: bytes | None = SERIAL_SECRET,
+    **more: Any,
 ) -> Authority:
-    """An authority whose clock stands at `now`."""
-    kept = LoadedCA(of or issuer(), serial_secret)
+    """An authority whose clock stands at `now`, if no other is given."""
+    ca = LoadedCA(of or issuer(), serial_secret)
     record = (log if log is not None else Log()).extend
-    return Authority(lambda: kept, policy or profiles(), lambda: now, record)
+    usual = {"load_ca": lambda: ca, "clock": lambda: now, "record": record}
+    return Authority(profiles=policy or profiles(), **{**usual, **more})
 
 
 def order(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequest:

@@ -6,10 +6,9 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -17,10 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import audit
 from service.audit import Event
-from service.authority import Authority, LoadedCA
+from service.authority import LoadedCA
 from service.pki import encoding
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
-from service.pki.issuer import Issuer
 from tests import authorities, csrs, serving
 from tests.authorities import NOW, Log, order
 
@@ -73,20 +71,14 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
 def test_a_refusal_says_of_whom_and_of_what() -> None:
     """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
     log = Log()
-    sans: list[str | x509.GeneralName] = [
-        "dns:_.example",
-        "email:a@b",
-        x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
-    ]
-    authority, request = authorities.authority(log), csrs.build("x\ny", sans)
+    other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
+    authority, request = authorities.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
     with pytest.raises(IssuanceError):
         authority.issue(order(csrs.pem(request)))
     spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert log[0].names == ("dns:_.example", "email:a@b", "RegisteredID")
-    assert (log[0].common_name, log[0].subject_public_key_sha256) == (
-        "x\ny",
-        hashlib.sha256(spki).hexdigest(),
-    )
+    assert log[0].common_name == "x\ny"
+    assert log[0].subject_public_key_sha256 == hashlib.sha256(spki).hexdigest()
     assert b"\n" not in audit.line(log[0])[:-1]
     unread, *_ = authority.issue_batch([order(b"junk"), order(csrs.pem(request))])
     assert isinstance(unread, IssuanceError)
@@ -94,19 +86,10 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
     assert log[2].names == log[0].names
 
 
-def broken_issuer() -> NoReturn:
-    """An issuer that cannot be had."""
-    raise IssuerUnavailable("the disk is gone")
-
-
 def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
-    answers: Iterator[Callable[[], Issuer]] = iter([broken_issuer, authorities.issuer])
-
-    def custody() -> LoadedCA:
-        return LoadedCA(next(answers)())
-
-    authority = Authority(custody, authorities.profiles(), lambda: NOW, Log().extend)
+    answers = [IssuerUnavailable("the disk is gone"), LoadedCA(authorities.issuer())]
+    authority = authorities.authority(load_ca=Mock(side_effect=answers))
     with pytest.raises(IssuerUnavailable):
         authority.issue(order(GOOD))
     assert authority.issue(order(GOOD)).certificate
@@ -125,8 +108,7 @@ def test_readiness_follows_the_clock() -> None:
 def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
     readings, log = iter([NOW, NOW + later]), Log()
-    kept = LoadedCA(authorities.issuer())
-    authority = Authority(lambda: kept, authorities.profiles(), lambda: next(readings), log.extend)
+    authority = authorities.authority(log, clock=lambda: next(readings))
     certificate = authority.issue(order(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
     assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
@@ -209,18 +191,10 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [IssuerError("no signature"), RuntimeError("a bug")])
-def test_a_fault_of_ours_is_an_issuer_error(fault: Exception) -> None:
+def test_a_fault_of_ours_is_an_issuer_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded as an intent without a result, and keeps its cause for the log."""
-
-    class Breaking(Issuer):
-        """Fails when it signs."""
-
-        def sign(self, _builder: x509.CertificateBuilder) -> x509.Certificate:
-            raise fault
-
-    created = authorities.hierarchy()
-    issuer = Breaking(created.signing, [created.root], authorities.signing_key(created))
-    log = Log()
+    issuer, log = authorities.issuer(), Log()
+    monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
     with pytest.raises(IssuerError) as error:
         authorities.authority(log, of=issuer).issue(order(GOOD))
     assert fault in (error.value, error.value.__cause__)

@@ -14,13 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.authority import Authority, LoadedCA
 from service.pki import encoding
 from service.pki.revocation import Revoked
 from service.signers import lists
 from tests import authorities, csrs
 from tests.answers import problem
-from tests.authorities import Log
 from tests.serving import Server, certlet, run, serving
 
 OWN = """\
@@ -52,7 +50,9 @@ def backdated(ca: Path) -> None:
 
 
 def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
-    """`GET /ca.crl`, kept as openssl reads it."""
+    """`GET /ca.crl`, kept as openssl reads it, with the chain and the root."""
+    (directory / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
+    (directory / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
     answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/pkix-crl")
     assert answer.headers["Cache-Control"] == "public, max-age=300"
@@ -70,8 +70,6 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
             (tmp_path / f"{name}.pem").write_text(sign(server))
         (tmp_path / "peer.pem").write_text(sign(server, "peer"))
-        (tmp_path / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
-        (tmp_path / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
         assert not list(fetch(server, tmp_path))
         assert "OK" in verify(tmp_path, "a.pem")
     leaf = x509.load_pem_x509_certificate((tmp_path / "a.pem").read_bytes())
@@ -108,8 +106,6 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
     with serving(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
         (tmp_path / "after.pem").write_text(sign(server))
-        (tmp_path / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
-        (tmp_path / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
         crl = fetch(server, tmp_path)
     revoked = x509.load_pem_x509_certificate((tmp_path / "before.pem").read_bytes()).serial_number
     assert [each.serial_number for each in crl] == [revoked]
@@ -208,14 +204,9 @@ def lint(crl: Path) -> list[dict[str, str]]:
 def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int) -> None:
     """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
     now = datetime.now(UTC)
-    revoked = [
-        Revoked(7, now - timedelta(days=1), x509.ReasonFlags.superseded),
-        Revoked(8, now - timedelta(1)),
-    ]
-    kept = LoadedCA(authorities.issuer(kind))
-    made = Authority(
-        lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked[:entries]
-    )
+    yesterday = now - timedelta(days=1)
+    revoked = [Revoked(7, yesterday, x509.ReasonFlags.superseded), Revoked(8, yesterday)]
+    made = authorities.authority(of=authorities.issuer(kind), now=now, revoked=lambda: revoked[:entries])
     (tmp_path / "ca.crl").write_bytes(encoding.der(made.crl()))
     assert lint(tmp_path / "ca.crl") == []
 

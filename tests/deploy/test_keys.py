@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
@@ -41,13 +42,9 @@ def test_a_ca_in_kms(endpoint: str, tmp_path: Path, spec: str) -> None:
     env = localstack.environ(endpoint)
     made = serving.certlet("init", "ca", "--kms", key_id, cwd=tmp_path, env=env)
     assert made.returncode == 0, made.stderr
-    assert {path.name for path in (tmp_path / "ca").iterdir()} == {
-        "revoked.yaml",
-        "root-ca.crt",
-        "root-ca.key",
-        "serial.key",
-        "signing-ca.crt",
-    }
+    assert " ".join(sorted(path.name for path in (tmp_path / "ca").iterdir())) == (
+        "revoked.yaml root-ca.crt root-ca.key serial.key signing-ca.crt"
+    )
     retried = event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
     results, logged = answers(tmp_path, event(), retried, retried, **env, CERTLET_CA_KEY=f"kms:{key_id}")
     assert results[0]["statusCode"] == 200, logged
@@ -124,24 +121,6 @@ def sign(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, digest: bytes) -> 
     return key.sign(digest, ec.ECDSA(algorithm))
 
 
-def refused(code: str) -> Callable[[bytes], bytes]:
-    """KMS says no."""
-
-    def fault(_: bytes) -> bytes:
-        raise ClientError({"Error": {"Code": code, "Message": "the cause, for the log alone"}}, "Sign")
-
-    return fault
-
-
-def slow(error: type[ConnectTimeoutError | ReadTimeoutError]) -> Callable[[bytes], bytes]:
-    """KMS does not answer in time."""
-
-    def fault(_: bytes) -> bytes:
-        raise error(endpoint_url="https://kms.example")
-
-    return fault
-
-
 @pytest.fixture(params=["p-256", "rsa-2048"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
     """The handler in this process, its CA's key in a KMS that does what it is told."""
@@ -165,24 +144,22 @@ def forget() -> None:
         cached.cache_clear()
 
 
-FAULTS = {
-    "throttled": refused("ThrottlingException"),
-    "denied": refused("AccessDeniedException"),
-    "disabled": refused("DisabledException"),
-    "connect": slow(ConnectTimeoutError),
-    "read": slow(ReadTimeoutError),
-}
+REFUSALS = [
+    ClientError({"Error": {"Code": code, "Message": "the cause, for the log alone"}}, "Sign")
+    for code in ("ThrottlingException", "AccessDeniedException", "DisabledException")
+]
+SILENCES = [error(endpoint_url="https://kms.example") for error in (ConnectTimeoutError, ReadTimeoutError)]
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("fault", [*REFUSALS, *SILENCES], ids=str)
 @pytest.mark.parametrize("when", ["at start", "later"])
 def test_kms_in_trouble_is_503_and_passes(
-    remote: Kms, fault: Callable[[bytes], bytes], when: str, caplog: pytest.LogCaptureFixture
+    remote: Kms, fault: Exception, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Throttled, denied, slow or gone: 503 with Retry-After, the cause in the log alone; then it recovers."""
     if when == "later":
         assert aws_lambda.handler(event(), None)["statusCode"] == 200
-    good, remote.fault = remote.fault, fault
+    good, remote.fault = remote.fault, Mock(side_effect=fault)
     if when == "at start":
         aws_lambda.prepare()
     result = aws_lambda.handler(event(), None)

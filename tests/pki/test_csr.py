@@ -42,23 +42,11 @@ PEM = csrs.pem(csrs.build()).decode()
 DER = csrs.der(csrs.build())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        PEM,
-        PEM.replace("\n", "\r\n"),
-        PEM.replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"),
-        f"Subject: CN=x\n\n{PEM}\nand so on\n",
-        PEM.rstrip("\n"),
-        base64.b64encode(DER).decode(),
-        base64.encodebytes(DER).decode(),
-        base64.encodebytes(DER).decode().replace("\n", "\r\n"),
-    ],
-    ids=["lf", "crlf", "new", "text around", "no last newline", "base64", "wrapped base64", "crlf base64"],
-)
-def test_every_wrapping_in_the_wild_is_read(text: str) -> None:
-    """PEM with either header, CRLF or LF, text around it, or bare base64: all give the request."""
-    assert csr.load(text.encode()).subject == csr.load(PEM.encode()).subject
+@pytest.mark.parametrize("label", ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"])
+def test_either_pem_label_is_read(label: str) -> None:
+    """RFC 7468 7, and what Windows and Java write; tests/pki/test_pem.py has what may be around it."""
+    loaded = csr.load(PEM.replace("CERTIFICATE REQUEST", label).encode())
+    assert loaded.subject == csr.load(base64.b64encode(DER)).subject
 
 
 @pytest.mark.parametrize(
@@ -214,10 +202,8 @@ def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
 
 def test_a_challenge_password_is_noticed_and_not_kept() -> None:
     """A challengePassword is known to be there; its value is nowhere in the loaded request's repr."""
-    request = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22").sign(
-        csrs.key(),
-        hashes.SHA256(),
-    )
+    builder = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
+    request = builder.sign(csrs.key(), hashes.SHA256())
     loaded = csr.load(csrs.der(request))
     assert AttributeOID.CHALLENGE_PASSWORD in loaded.attributes
     assert csr.load(DER).attributes == ()
@@ -244,10 +230,8 @@ def test_small_order_points_sign_for_anybody() -> None:
             spki = tlv(0x30, bytes.fromhex("300506032b6570"), tlv(0x03, b"\0", point))
             with pytest.raises(BadPublicKey, match="small order"):
                 keys.verify_bounds(PublicKeyAlgorithmOID.ED25519, spki)
-    keys.verify_bounds(
-        PublicKeyAlgorithmOID.ED25519,
-        csrs.key("ed25519").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-    )
+    good = keys.subject_public_key_info(csrs.key("ed25519").public_key())
+    keys.verify_bounds(PublicKeyAlgorithmOID.ED25519, good)
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x30\x82" + tail))

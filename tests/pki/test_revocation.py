@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -10,13 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.authority import Authority, LoadedCA
+from service.authority import Authority
 from service.pki import revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.pki.revocation import RevocationError, Revoked
 from tests import authorities
-from tests.authorities import NOW, ROOT, Log
+from tests.authorities import NOW, ROOT
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 STOLEN = Revoked(0xA1B, AT, x509.ReasonFlags.key_compromise)
@@ -111,8 +112,7 @@ def test_a_list_has_a_bound() -> None:
 
 def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
     """An authority with a list."""
-    kept = LoadedCA(of)
-    return Authority(lambda: kept, authorities.profiles(), lambda: now, Log().extend, lambda: revoked)
+    return authorities.authority(of=of, now=now, revoked=lambda: revoked)
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
@@ -160,34 +160,18 @@ def test_one_list_a_window() -> None:
 def test_the_list_is_read_and_signed_once_a_window() -> None:
     """A new list is seen with the next window, without a restart; within one, the work is done once."""
     moments = [NOW, NOW + timedelta(seconds=5), NOW + timedelta(minutes=5)]
-    read: list[int] = []
-
-    def revoked() -> tuple[Revoked, ...]:
-        read.append(1)
-        return (STOLEN,) if len(read) > 1 else ()
-
-    kept, clock = LoadedCA(authorities.issuer()), iter(moments)
-    made = Authority(lambda: kept, authorities.profiles(), lambda: next(clock), Log().extend, revoked)
+    revoked = Mock(side_effect=[(), (STOLEN,)])
+    clock = iter(moments)
+    made = authorities.authority(clock=lambda: next(clock), revoked=revoked)
     first, again, following = made.crl(), made.crl(), made.crl()
     assert again is first
     assert [len(list(each)) for each in (first, following)] == [0, 1]
-    assert len(read) == 2
+    assert revoked.call_count == 2
 
 
 def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
-    answers: Iterator[IssuerError | tuple[Revoked, ...]] = iter(
-        [IssuerError("revoked.yaml: gone"), (STOLEN,)]
-    )
-
-    def revoked() -> tuple[Revoked, ...]:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    kept = LoadedCA(authorities.issuer())
-    made = Authority(lambda: kept, authorities.profiles(), lambda: NOW, Log().extend, revoked)
+    made = authorities.authority(revoked=Mock(side_effect=[IssuerError("revoked.yaml: gone"), (STOLEN,)]))
     with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
         made.crl()
     assert len(list(made.crl())) == 1
