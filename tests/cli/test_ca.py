@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import stat
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.pki import encoding
 from service.signers import file, lists
@@ -119,22 +116,11 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     for name, leaf, root in (("before", before, old["root_pem"]), ("after", after, new["root_pem"])):
         (tmp_path / name).write_text(leaf["crt_pem"])
         (tmp_path / "root.pem").write_text(root)
-        command = [
-            "openssl",
-            "verify",
-            "-x509_strict",
-            "-CAfile",
-            "root.pem",
-            "-untrusted",
-            "bundle.pem",
-            name,
-        ]
-        judged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert judged.returncode == 0, judged.stderr
-    listed = subprocess.run(
-        ["openssl", "pkcs7", "-inform", "DER", "-in", "all.p7c", "-print_certs"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        command = "openssl verify -x509_strict -CAfile root.pem -untrusted bundle.pem"
+        serving.run(*command.split(), name, cwd=tmp_path)
+    listed = serving.run(
+        *["openssl", "pkcs7", "-inform", "DER", "-in", "all.p7c", "-print_certs"], cwd=tmp_path
+    )
     assert listed.stdout.count("BEGIN CERTIFICATE") == bundle.count("BEGIN CERTIFICATE") == 3 + new_root
 
 
@@ -151,9 +137,8 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
         (("old", "new", "--root-key", "gone.key"), b"--new-root"),
     ):
         refused = certlet("rollover", *arguments)
-        assert refused.returncode == 1
+        assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
         assert word in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
         assert not (tmp_path / "new").exists()
 
 
@@ -181,9 +166,8 @@ def test_a_list_that_cannot_be_taken_over_stops_a_rollover(
         (tmp_path / name).write_bytes(content)
     there = sorted((tmp_path / "new").iterdir())
     refused = certlet("rollover", "old", "new")
-    assert refused.returncode == 1
+    assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
     assert word in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
     assert sorted((tmp_path / "new").iterdir()) == there
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / "old" / "revoked.yaml").touch()

@@ -29,22 +29,14 @@ from tests.cli import certlet
         (("serve", "--port", "99999"), 2, "port"),
         (("serve", "--workers", "0"), 2, "1<=x<=64"),
         (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
-        (
-            ("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"),
-            1,
-            "certlet: 203.0.113.9 is no address of this machine: give another --host",
-        ),
+        (("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"), 1, "9 is no address of this"),
         (
             ("serve", "--ephemeral", "--host", "nohost.invalid", "--insecure-http"),
             1,
             "certlet: the host nohost.invalid is not found: give --host an address of this machine",
         ),
         (("serve", "--ephemeral", "--host", "a..b", "--insecure-http"), 1, "the host a..b is not found"),
-        (
-            ("serve", "--audit-log", "none/a"),
-            1,
-            "certlet: --audit-log none/a: No such file or directory",
-        ),
+        (("serve", "--audit-log", "none/a"), 1, "certlet: --audit-log none/a: No such file or directory"),
         (("serve", "--audit-log", "."), 1, "certlet: --audit-log .: Is a directory"),
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
@@ -54,19 +46,11 @@ from tests.cli import certlet
         (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
         (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
-        (
-            ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
-            1,
-            "no Certlet answers at http://127.0.0.1:9: nothing listens",
-        ),
+        (("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9: nothing listens"),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
         (("sign", "a.csr", "b.csr", "--out", "x", "--api-key", "x"), 2, "--out is for one request"),
         (("sign", "a.csr", "-", "--api-key", "x"), 2, "no certificate can be written beside it"),
-        (
-            ("sign", "a.csr", "a.pem", "--api-key", "x"),
-            2,
-            "a.pem: no certificate can be written beside it, as a.crt",
-        ),
+        (("sign", "a.csr", "a.pem", "--api-key", "x"), 2, "a.pem: no certificate can be written beside it"),
         (("sign", "a.csr", "b.crt", "--api-key", "x"), 2, "b.crt: no certificate can be written beside it"),
         (("sign", "a", "--dry-run", "--out", "x", "--api-key", "x"), 2, "--dry-run writes nothing"),
         (("sign", "a", "--dry-run", "--beside", "--api-key", "x"), 2, "--dry-run writes nothing"),
@@ -85,6 +69,7 @@ def test_errors_are_one_clear_line(
     """Whatever is wrong, the last line says what, the exit is not zero, and there is no traceback."""
     run = serving.certlet(*arguments, cwd=tmp_path) if arguments[0] == "serve" else certlet(*arguments)
     assert run.returncode == status
+    assert arguments[0] == "serve" or not run.stdout
     assert word in run.stderr.decode().splitlines()[-1]
     assert b"Traceback" not in run.stderr
     assert b"Errno" not in run.stderr

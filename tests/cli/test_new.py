@@ -9,7 +9,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.pki.errors import printable
 from tests import serving
 from tests.cli import certlet
 from tests.serving import API_KEY, Server
@@ -26,21 +25,12 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
         ["Signed", "www.example.com.crt,"],
         ["PKCS#12", "w.p12"],
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "www.example.com.key",
-        "www.example.com.crt",
-        "w.p12",
-    }
-    assert stat.S_IMODE((tmp_path / "www.example.com.key").stat().st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "w.p12").stat().st_mode) == 0o600
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"www.example.com.key": 0o600, "www.example.com.crt": 0o644, "w.p12": 0o600}
     leaf, *chain = x509.load_pem_x509_certificates((tmp_path / "www.example.com.crt").read_bytes())
     sans = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert sans.get_values_for_type(x509.DNSName) == [
-        "www.example.com",
-        "*.example.com",
-        "xn--bcher-kva.example",
-    ]
-    assert [str(each) for each in sans.get_values_for_type(x509.IPAddress)] == ["192.0.2.1", "2001:db8::1"]
+    values = [str(san.value) for san in sans]
+    assert values == ["www.example.com", "*.example.com", *names[2:4], "xn--bcher-kva.example"]
     assert leaf.subject.rfc4514_string() == "CN=www.example.com"
     assert len(chain) == 1
     pem = (tmp_path / "www.example.com.key").read_bytes()
@@ -52,17 +42,14 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
 
 def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
     """An address and a URI make a client's certificate without a common name; --out is a stem."""
-    names = ["anna@example.com", "spiffe://example.com/a"]
-    run = certlet("new", *names[:1], "--profile", "client", "--out", "a.b")
-    assert run.returncode == 0, run.stderr
     (tmp_path / "in").mkdir()
-    run = certlet("new", names[1], "--profile", "client", "--out", "in")
-    assert run.returncode == 0, run.stderr
-    for path, kind, value in (
-        (tmp_path / "a.b.crt", x509.RFC822Name, names[0]),
-        (tmp_path / "in" / "spiffe___example.com_a.crt", x509.UniformResourceIdentifier, names[1]),
+    for value, out, path, kind in (
+        ("anna@example.com", "a.b", "a.b.crt", x509.RFC822Name),
+        ("spiffe://example.com/a", "in", "in/spiffe___example.com_a.crt", x509.UniformResourceIdentifier),
     ):
-        leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        run = certlet("new", value, "--profile", "client", "--out", out)
+        assert run.returncode == 0, run.stderr
+        leaf = x509.load_pem_x509_certificate((tmp_path / path).read_bytes())
         sans = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert list(sans) == [kind(value)]
         assert leaf.subject == x509.Name([])
@@ -137,8 +124,3 @@ def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body:
         assert all(map(str.isprintable, said.split("\n"))), said
         assert sum(line.startswith("certlet: ") for line in said.split("\n")) == 1
         assert list(tmp_path.iterdir()) == []
-
-
-def test_printable_leaves_words_alone() -> None:
-    """Letters of any script stay; control characters and those that turn text around are escaped."""
-    assert printable("Zoë 東京 a\x1b[0m\x9b\u202e\n") == "Zoë 東京 a\\x1b[0m\\x9b\\u202e\\n"

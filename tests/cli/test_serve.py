@@ -9,15 +9,12 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.cli import serve
 from tests import csrs, serving
@@ -117,28 +114,20 @@ def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
     """When the supervisor or the gateway is killed, the rest ends by itself."""
     with serving.serving(tmp_path, "--workers", "2") as server:
         children = serving.descendants(server.process.pid)
-        gateway = next(pid for pid in children if "gateway.server" in _command(pid))
+        gateway = next(pid for pid in children if serving.module(pid) == "service.gateway.server")
         os.kill(server.process.pid if victim == "supervisor" else gateway, signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while any("service." in _command(pid) for pid in children) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any("service." in _command(pid) for pid in children)
+        serving.wait_until(lambda: not any(map(serving.module, children)))
 
 
 def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> None:
     """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
     with serving.serving(tmp_path, "--ephemeral") as server:
         before = server.request("GET", "/ca").json()
-        (worker,) = (
-            pid for pid in serving.descendants(server.process.pid) if "gateway.worker" in _command(pid)
-        )
+        (worker,) = (pid for pid, module in server.processes().items() if module == "service.gateway.worker")
         os.kill(worker, signal.SIGKILL)
-        statuses = {server.request("GET", "/ca").status for _ in range(3)}
-        assert statuses <= {200, 502, 503}
-        deadline = time.monotonic() + 20
-        while (after := server.request("GET", "/ca")).status != 200:
-            assert time.monotonic() < deadline
-        assert after.json() == before
+        assert {server.request("GET", "/ca").status for _ in range(3)} <= {200, 502, 503}
+        serving.wait_until(lambda: server.request("GET", "/ca").status == 200)
+        assert server.request("GET", "/ca").json() == before
 
 
 def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
@@ -154,33 +143,21 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
         pem = (tmp_path / "ca" / "signing-ca.key").read_bytes()
         numbers = load_pem_private_key(pem, secret.encode()).private_numbers()  # type: ignore[union-attr]
         scalar = numbers.private_value.to_bytes(32, "big")  # type: ignore[union-attr]
-        needles = [
-            secret.encode(),
-            credential.encode(),
-            scalar,
-            scalar[::-1],
-            base64.b64encode(scalar),
-        ]
-        found = {}
+        needles = [secret.encode(), credential.encode(), scalar, scalar[::-1], base64.b64encode(scalar)]
         if os.geteuid() != 0:
-            for pid in (server.process.pid, *serving.descendants(server.process.pid)):
+            for pid in server.processes():
                 with pytest.raises(PermissionError):
                     _memory(pid)
             return
-        for pid in serving.descendants(server.process.pid):
-            memory = _memory(pid)
-            found[_command(pid).split()[3]] = [needle in memory for needle in needles]
+        found = {
+            module: [needle in memory for needle in needles]
+            for pid, module in server.processes().items()
+            for memory in [_memory(pid)]
+        }
         assert not any(found["service.gateway.server"])
         # The twin: the function's process holds them, so the search can find them.
         assert all(found["service.gateway.worker"][:2])
         assert any(found["service.gateway.worker"][2:4])
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 def _memory(pid: int) -> bytes:
@@ -227,8 +204,5 @@ def test_what_is_announced_can_be_reached(tmp_path: Path, arguments: str, url: s
         assert server.url.startswith(url)
         said = "\n".join(server.said)
         assert ("its certificate is for localhost, and clients elsewhere refuse it" in said) == warned
-        pasted = subprocess.run(
-            ["sh", "-ec", "\n".join(line[10:] for line in server.said[-3:])],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        pasted = serving.run("sh", "-ec", "\n".join(line[10:] for line in server.said[-3:]), cwd=tmp_path)
         assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr

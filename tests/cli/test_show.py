@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from service.cli import inspection
 from service.pki import keys
 from service.pki.keys import encode_private_key
-from tests import authorities, csrs
+from tests import authorities, csrs, serving
 from tests.authorities import NOW, SIGNING, ca, root
 from tests.cli import certlet
 
@@ -104,7 +103,7 @@ def test_old_signature_is_told_and_is_none_of_a_chain_s_faults(tmp_path: Path) -
         "openssl req -x509 -new -key root.key -subj /CN=Old -sha1 -days 9 -out root.crt",
         "openssl x509 -req -in a.csr -CA root.crt -CAkey root.key -sha1 -days 5 -out a.crt",
     ):
-        subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=True)
+        serving.run(*command.split(), cwd=tmp_path)
     chain = [x509.load_pem_x509_certificate((tmp_path / name).read_bytes()) for name in ("a.crt", "root.crt")]
     inspections = inspection.inspect_chain(chain, chain[0].not_valid_before_utc)
     assert [each.problems for each in inspections] == [
@@ -118,14 +117,21 @@ def weak() -> x509.CertificateSigningRequest:
     return builder.sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
 
 
+def forged() -> x509.CertificateSigningRequest:
+    der = bytearray(csrs.der(csrs.build()))
+    der[-1] ^= 1
+    return x509.load_der_x509_csr(bytes(der))
+
+
 @pytest.mark.parametrize(
     ("request_", "problem"),
     [
         (csrs.build(), ""),
         (csrs.build(sans=["dns:-a"]), "'-a' is not a DNS name"),
         (weak(), "the RSA modulus has 1024 bits; 2048 to 8192 are accepted"),
+        (forged(), "the signature is not by the key in the request"),
     ],
-    ids=["good", "name", "key"],
+    ids=["good", "name", "key", "signature"],
 )
 def test_request_is_judged_as_the_service_does(
     request_: x509.CertificateSigningRequest, problem: str
@@ -134,14 +140,6 @@ def test_request_is_judged_as_the_service_does(
     der = csrs.der(request_)
     (told,) = inspection.inspect_csr(der, der).problems or ("",)
     assert problem in told
-
-
-def test_forged_request_is_told() -> None:
-    """The signature is not by the request's key."""
-    der = bytearray(csrs.der(csrs.build(sans=["dns:a.example.com"])))
-    der[-1] ^= 1
-    (problem,) = inspection.inspect_csr(bytes(der), bytes(der)).problems
-    assert problem.startswith("the signature is not by the key in the request")
 
 
 def test_malformed_extensions_are_told(tmp_path: Path) -> None:
@@ -224,6 +222,12 @@ def test_key_next_to_a_certificate_is_passed_over(tmp_path: Path) -> None:
     run = certlet("show", "a")
     assert (run.returncode, run.stderr) == (0, b"")
     assert run.stdout.startswith(b"Certificate\n")
+
+
+def test_key_file_without_a_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(CERTIFICATE)
+    run = certlet("show", "a", "--key-file", "a")
+    assert (run.returncode, run.stdout, run.stderr) == (1, b"", b"certlet: a is not a PEM private key\n")
 
 
 @pytest.mark.parametrize(
