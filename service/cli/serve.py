@@ -92,9 +92,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         if not file.exists(directory):
             _init_in_child(directory)
-            hint = (
-                "until this server ends" if settings.ephemeral else f"move {directory / file.ROOT_KEY} away"
-            )
+            root_key = directory / file.ROOT_KEY
+            hint = "until this server ends" if settings.ephemeral else f"move {root_key} away"
             say(f"New CA    {directory} ({hint})")
         key_file = usage.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)

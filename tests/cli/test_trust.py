@@ -35,20 +35,16 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
     """With what is printed a client takes the certificate that the CA signed; without, it does not."""
     told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
     assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
-    python, health = serving.CERTLET[0], f"{site.url}/health"
-    (variables,) = told["Python, in place of its own"]
-    with_it, without = {
-        "curl": ([told["curl, for one request"][0].replace("https://…", health)], [f"curl {health}"]),
-        "ssl": (
-            [variables, f"{python} -c 'import urllib.request as u; u.urlopen(\"{health}\")'"],
-            [f"{python} -c 'import urllib.request as u; u.urlopen(\"{health}\")'"],
-        ),
-        "requests": (
-            [variables, f"{python} -c 'import requests; requests.get(\"{health}\")'"],
-            [f"{python} -c 'import requests; requests.get(\"{health}\")'"],
-        ),
+    python, health = f"{serving.CERTLET[0]} -c", f"{site.url}/health"
+    without = {
+        "curl": f"curl {health}",
+        "ssl": f"{python} 'import urllib.request as u; u.urlopen(\"{health}\")'",
+        "requests": f"{python} 'import requests; requests.get(\"{health}\")'",
     }[program]
-    taken, refused = pasted(with_it, tmp_path), pasted(without, tmp_path)
+    with_it = [*told["Python, in place of its own"], without]
+    if program == "curl":
+        with_it = [told["curl, for one request"][0].replace("https://…", health)]
+    taken, refused = pasted(with_it, tmp_path), pasted([without], tmp_path)
     assert taken.returncode == 0, taken.stderr
     assert refused.returncode != 0
     assert "certificate" in refused.stderr
