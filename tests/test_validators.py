@@ -38,6 +38,7 @@ PROBLEMS = {
     "null": (sign("null"), [("", "this must be an object")]),
     "not-utf-8": (sign("") | {"body": "eyJcgP8iOiAxfQ==", "isBase64Encoded": True}, [("", "the body is not JSON: octet 4 of it is not UTF-8")]),
     "no-parameters": (event("/ca", "GET", queryStringParameters={"x\x1b": "1"}), [("query.x\\x1b", "there is no query parameter 'x\\x1b'")]),
+    "a-body-where-none-belongs": (event("/ca", "GET", body="x", queryStringParameters={"x": "1"}), [("query.x", "there is no query parameter 'x'"), ("", "this takes no body")]),
     "no-parameters-but-a-body": (est(body="", queryStringParameters={"x": "1"}), [("query.x", "there is no query parameter 'x'"), ("", "the body is missing")]),
 }  # fmt: skip
 

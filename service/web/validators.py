@@ -61,7 +61,7 @@ class BodyValidator:
 
 
 class ParameterValidator:
-    """Checks the query and the headers, and refuses the request if there is any problem, the body's included.
+    """Checks the query and the headers, and refuses the request for any problem, an unexpected body included.
 
     A parameter in the path is a part of a name: what it names exists or not, which the operation says.
     """
@@ -82,7 +82,10 @@ class ParameterValidator:
 
         @functools.wraps(function)
         def validated(*arguments: object, **named: object) -> _T:
-            if problems := [*self._problems(), *connexion.context.get(_PROBLEMS, ())]:
+            body_problems = connexion.context.get(_PROBLEMS)
+            if body_problems is None and connexion.request.content_length:  # there is no body validator
+                body_problems = [_reason("", "this takes no body")]
+            if problems := [*self._problems(), *(body_problems or ())]:
                 raise MalformedError(problems)
             return function(*arguments, **named)
 
