@@ -30,7 +30,6 @@ from service.pki.name_policy import NamePolicy
 from service.pki.names import Name, NameKind
 from service.pki.profile import (
     ATTRIBUTES,
-    DEFAULT_VALIDITY,
     KEY_USAGES,
     Profile,
     RequestedValidity,
@@ -54,19 +53,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class IssuanceContext:
-    """What a request is evaluated against.
+    """What a request is evaluated against; times are UTC.
 
     Attributes:
-        profile: the profile that the certificate is issued under.
         profiles: all profiles: a refusal names those that would permit what is refused.
-        principal: the caller, by the name that profiles know.
-        issuer: the issuer that will sign.
-        now: the time, UTC.
-        issued_at: when the certificate counts as issued, UTC: now, or the window of an idempotent request.
+        issued_at: when the certificate counts as issued: now, or the window of an idempotent request.
         validity: the requested length of the validity period, ISO 8601; None for the profile's.
         not_after: or the requested end, RFC 3339.
         is_renewal: whether the caller is a certificate of the profile, which is its own permission.
-        deny_list: keys that are never certified.
     """
 
     profile: Profile
@@ -149,7 +143,7 @@ class _Evaluation:
             profile=self._profile,
             not_before=not_before,
             not_after=not_after,
-            extensions=self._extensions(has_subject=bool(subject.rdns), period=(not_before, not_after)),
+            extensions=self._extensions(subject, (not_before, not_after)),
             notes=tuple(self._notes),
         )
 
@@ -168,20 +162,17 @@ class _Evaluation:
         context, issuer = self._context, self._context.issuer
         try:
             requested = RequestedValidity.parse(context.validity, context.not_after)
-            not_before, not_after = self._profile.validity_period(
-                context.issued_at, issuer.not_before, requested
-            )
+            period = self._profile.validity_period(context.issued_at, issuer.not_before, requested)
         except RejectedValidity as violation:
             self._violations.append(violation)
             return issuer.not_before, issuer.not_after
-        if not_after <= issuer.not_after:
-            return not_before, not_after
+        if period[1] <= issuer.not_after:
+            return period
         end = timestamp(issuer.not_after)
-        if requested != DEFAULT_VALIDITY:
-            name = "validity" if requested.not_after is None else "not_after"
+        if name := "validity" if requested.validity else "not_after" if requested.not_after else "":
             self._violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
         self._notes.append(f"validity cut to the CA's own end, {end}")
-        return not_before, issuer.not_after
+        return period[0], issuer.not_after
 
     def _evaluate_names(self, general_names: Sequence[x509.GeneralName] | None) -> None:
         if general_names is None:
@@ -214,9 +205,8 @@ class _Evaluation:
             if not self._has_common_name:
                 self._reject_common_name("neither a common name nor a subject alternative name is asked for")
             elif not self._attributes:  # RFC 5280 4.1.2.6: without a subject there is an alternative name
-                self._reject_common_name(
-                    f"the profile {self._profile.name} takes no common name, and there is no other name"
-                )
+                detail = f"the profile {self._profile.name} takes no common name, and there is no other name"
+                self._reject_common_name(detail)
         attributes = self._attributes
         return names.distinguished_name(
             tuple((oid, attributes[name]) for name, (oid, _) in ATTRIBUTES.items() if name in attributes)
@@ -252,9 +242,9 @@ class _Evaluation:
         if implied in self._names or any(name.value == folded for name in self._names):
             return
         if implied is None:
+            detail = "is neither a DNS name with a dot nor an IP address that could be added"
             self._reject_common_name(
-                f"{quoted(common_name)} is not among the subject alternative names, and is neither a DNS "
-                "name with a dot nor an IP address that could be added"
+                f"{quoted(common_name)} is not among the subject alternative names, and {detail}"
             )
             return
         name = self._collect(partial(names.parse, implied.kind, implied.value, _COMMON_NAME))
@@ -270,11 +260,12 @@ class _Evaluation:
         A common name that reads as a host's name, an address or a mailbox counts as that name, unless the
         profile permits no names of that kind; a principal's rules always apply to it.
         """
-        rules, implied = self._profile.names, self._name_implied_by_common_name()
-        self._apply(
-            rules, f"the profile {self._profile.name}", [name for name in implied if rules.permits_kind(name)]
-        )
-        principal = self._context.principal
+        implied = names.read_into_common_name(self._common_name)
+        if implied in self._names or Name(NameKind.DNS, self._common_name) in self._names:  # as a server's is
+            implied = None
+        profile, principal = self._profile, self._context.principal
+        counted = implied if implied and profile.names.permits_kind(implied) else None
+        self._apply(profile.names, f"the profile {profile.name}", counted)
         if principal_rules := self._context.profiles.names_permitted_for(principal):
             self._apply(principal_rules, f"the principal {principal}", implied)
         self._violations += [
@@ -282,14 +273,7 @@ class _Evaluation:
             for violation in self._context.issuer.name_violations(subject, tuple(self._names))
         ]
 
-    def _name_implied_by_common_name(self) -> list[Name]:
-        """What the common name reads as, if that is none of the names."""
-        if not self._common_name or Name(NameKind.DNS, self._common_name) in self._names:  # as a server's is
-            return []
-        implied = names.read_into_common_name(self._common_name)
-        return [implied] if implied and implied not in self._names else []
-
-    def _apply(self, rules: NamePolicy, label: str, implied: Sequence[Name]) -> None:
+    def _apply(self, rules: NamePolicy, label: str, implied: Name | None) -> None:
         fields = tuple(self._names.values())
         self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
@@ -298,7 +282,7 @@ class _Evaluation:
         if implied:
             self._violations += [
                 RejectedIdentifier(detail, _COMMON_NAME)
-                for _, detail in rules.for_common_name().violations(implied, label)
+                for _, detail in rules.for_common_name().violations([implied], label)
             ]
 
     def _evaluate_extensions(self) -> None:
@@ -346,13 +330,13 @@ class _Evaluation:
             if eku_oid(name) not in requested
         ]
 
-    def _extensions(self, *, has_subject: bool, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
+    def _extensions(self, subject: x509.Name, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
         request = self._request
         authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
         result = [authority_key, extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
         if self._names:  # RFC 5280 4.2.1.6: critical if there is no subject
             sans = x509.SubjectAlternativeName([name.general_name() for name in self._names])
-            result.append(extension(sans, critical=not has_subject))
+            result.append(extension(sans, critical=not subject.rdns))
         if self._profile.asserts_no_rev_avail(*period):  # never with the address of a CRL (RFC 9608 4)
             result.append(extension(NO_REV_AVAIL))
         return (*result, *map(extension, self._requested_extensions))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -16,20 +17,15 @@ from service.pki.names import Name, NameKind
 
 def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
     """What a certificate with this subject and these names would violate, in sentences."""
-    found = [
-        f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}"
-        for name in constrained(subject, sans)
-        if not _allowed(
-            constraints,
-            names.GENERAL_NAMES[name.kind],
-            partial(_within, name),
-            partial(_overlaps_excluded, name),
-        )
-    ]
-    within = partial(_subject_within, subject)
-    if subject.rdns and not _allowed(constraints, x509.DirectoryName, within, within):
-        found.append("the subject is outside what the CA is constrained to")
-    return found
+    sentences = []
+    for name in constrained(subject, sans):
+        is_within, overlaps = partial(_is_within, name), partial(_overlaps_excluded, name)
+        if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
+            sentences.append(f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}")
+    is_within = partial(_is_subject_within, subject)
+    if subject.rdns and not _is_permitted(constraints, x509.DirectoryName, is_within, is_within):
+        sentences.append("the subject is outside what the CA is constrained to")
+    return sentences
 
 
 def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
@@ -47,42 +43,37 @@ def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
     ]
 
 
-def _allowed(
+def _is_permitted(
     constraints: x509.NameConstraints,
     kind: type,
-    within: Callable[[x509.GeneralName], bool],
-    touches: Callable[[x509.GeneralName], bool],
+    is_within: Callable[[Any], bool],
+    overlaps: Callable[[Any], bool],
 ) -> bool:
-    permitted = [base for base in constraints.permitted_subtrees or () if isinstance(base, kind)]
-    excluded = [base for base in constraints.excluded_subtrees or () if isinstance(base, kind)]
-    return (not permitted or any(map(within, permitted))) and not any(map(touches, excluded))
+    permitted = [base.value for base in constraints.permitted_subtrees or () if isinstance(base, kind)]
+    excluded = [base.value for base in constraints.excluded_subtrees or () if isinstance(base, kind)]
+    return (not permitted or any(map(is_within, permitted))) and not any(map(overlaps, excluded))
 
 
-def _within(name: Name, base: x509.GeneralName) -> bool:
-    match base:
-        case x509.IPAddress():
-            return isinstance(base.value, ipaddress.IPv4Network | ipaddress.IPv6Network) and (
-                ipaddress.ip_address(name.value) in base.value
-            )
-        case x509.DNSName():
-            return in_dns_subtree(name, base.value.lower())
-        case x509.RFC822Name():
-            return _mailbox_within(name.value, base.value)
-        case x509.UniformResourceIdentifier():
-            return all(in_host_subtree(host, base.value.lower()) for host in _hosts(name))
-    return False
+def _is_within(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, or a network
+    match name.kind:
+        case NameKind.IP:
+            return ipaddress.ip_address(name.value) in base
+        case NameKind.DNS:
+            return in_dns_subtree(name, base.lower())
+        case NameKind.EMAIL:
+            return _is_mailbox_within(name.value, base)
+        case NameKind.URI:
+            return all(in_host_subtree(host, base.lower()) for host in _hosts(name))
 
 
-def _overlaps_excluded(name: Name, base: x509.GeneralName) -> bool:
+def _overlaps_excluded(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, or a network
     """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
     if name.kind is NameKind.DNS:
-        return overlaps_subtree(name, str(base.value).lower().removeprefix("."))
-    if name.kind is NameKind.URI:
-        # RFC 5280 has a verifier refuse a URI without a host where URIs are constrained at all.
-        return not names.uri_host(name) or any(
-            in_host_subtree(host, str(base.value).lower()) for host in _hosts(name)
-        )
-    return _within(name, base)
+        return overlaps_subtree(name, base.lower().removeprefix("."))
+    if name.kind is NameKind.URI:  # a verifier refuses one without a host (RFC 5280 4.2.1.10)
+        hosts = _hosts(name)
+        return not hosts[0] or any(in_host_subtree(host, base.lower()) for host in hosts)
+    return _is_within(name, base)
 
 
 def _hosts(name: Name) -> tuple[str, str]:
@@ -118,15 +109,13 @@ def in_host_subtree(host: str, subtree: str) -> bool:
     return host.endswith(subtree) if subtree.startswith(".") else host == subtree
 
 
-def _mailbox_within(mailbox: str, base: str) -> bool:
+def _is_mailbox_within(mailbox: str, base: str) -> bool:
     if "@" in base:
         local, _, domain = base.rpartition("@")
         return mailbox == f"{local}@{domain.lower()}"
     return in_host_subtree(mailbox.rpartition("@")[2], base.lower())
 
 
-def _subject_within(subject: x509.Name, base: x509.GeneralName) -> bool:
-    if not isinstance(base, x509.DirectoryName):
-        return False
-    limit = names.canonical_dn(base.value)
+def _is_subject_within(subject: x509.Name, base: x509.Name) -> bool:
+    limit = names.canonical_dn(base)
     return names.canonical_dn(subject)[: len(limit)] == limit

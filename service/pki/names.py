@@ -160,11 +160,7 @@ def read_into_common_name(text: str) -> Name | None:
 def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool = False) -> str:
     """A DNS name in A-labels, lower case; a wildcard only as the whole left-most label.
 
-    Args:
-        text: the name.
-        field: its place in the request.
-        wildcard: whether it may be one.
-        underscores: whether labels may hold one, as names of services do; hosts' names do not.
+    Labels of services may have `underscores`, those of hosts not. `field` is the name's place in the request.
 
     Raises:
         RejectedIdentifier: it is not one (RFC 1034 3.5, RFC 1123 2.1, RFC 5891, RFC 9525 6.3), or it is of

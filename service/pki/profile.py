@@ -92,9 +92,6 @@ def _time(text: str) -> datetime:
     raise RejectedValidity(f"{quoted(text)} is not {expected}", "not_after")
 
 
-DEFAULT_VALIDITY: Final = RequestedValidity()
-
-
 @dataclass(frozen=True, eq=False)
 class Profile:
     """One certificate profile. It compares by identity, so that it is a cheap key of an `lru_cache`.

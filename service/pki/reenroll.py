@@ -62,14 +62,8 @@ def verify(
 ) -> None:
     """Prove that a client certificate is of this CA, or the one before a rollover, and still usable.
 
-    It relies on nothing that TLS proved: a gateway may prove less, or trust more.
-
-    Args:
-        client_certificate: the certificate.
-        issuer: this CA.
-        revoked: the serial numbers of revoked certificates.
-        denied: keys that are never certified.
-        now: the time, UTC.
+    It relies on nothing that TLS proved: a gateway may prove less, or trust more. `revoked` has serial
+    numbers, and `denied` keys that are never certified; `now` is UTC.
 
     Raises:
         NotPermitted: it is not; the detail has the first reason.
