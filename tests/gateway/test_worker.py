@@ -47,6 +47,7 @@ def responses(*packets: bytes, handler: Any = lambda event, _context: event["bod
         worker.encode(1, {**CALL, "event": []}),
         worker.NUMBER.pack(1) + b"{" * 100_000,
     ],
+    ids=["not JSON", "list", "empty", "no time-out", "no event", "deep"],
 )
 def test_malformed_call_fails_and_the_next_is_answered(packet: bytes) -> None:
     """Whatever the gateway sends, the worker goes on."""
