@@ -56,7 +56,6 @@ _LEFT_OUT: Final = (
     "cli",
     "client.py",
     "gateway",
-    "many.py",
     "openapi.yaml",
     "profile_lint.py",
     "secrecy.py",

@@ -353,7 +353,7 @@ def resident(pid: int) -> int:
 def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
     """Bodies that an operation does not take are not kept, whoever sends how many; and it is answered as ever."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
-    with serving.serving(tmp_path, "--ephemeral") as server, contextlib.ExitStack() as stack:
+    with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server, contextlib.ExitStack() as stack:
         (gateway,) = (
             each
             for each in serving.children(server.process.pid)
