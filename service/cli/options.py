@@ -203,10 +203,10 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
 
 def read_secret(variable: str) -> bytes | None:
     """The passphrase in an environment variable; None if it is not set, CommandError if it is empty."""
-    secret = os.environ.get(variable)
-    if secret == "":
+    value = os.environ.get(variable)
+    if value == "":
         raise CommandError(f"{variable} is set but empty")
-    return os.fsencode(secret) if secret else None
+    return os.fsencode(value) if value else None
 
 
 def load_private_key(path: Path) -> CertificateIssuerPrivateKeyTypes:

@@ -24,7 +24,7 @@ ERROR_TYPES: Final = {
     "INTEGRATION_FAILURE": "InternalServerErrorException",
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",
     "INVALID_API_KEY": "ForbiddenException",
-    "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",
+    "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",  # nosec B105 - no password
     "QUOTA_EXCEEDED": "LimitExceededException",
     "REQUEST_TOO_LARGE": "RequestTooLargeException",
     "THROTTLED": "TooManyRequestsException",
