@@ -136,8 +136,8 @@ def hurried(at: Sites) -> Answer:
 
 def listless(at: Sites) -> Answer:
     """What a list that is none comes to, once the usage plan lets somebody ask."""
-    serving.wait_until(lambda: at.troubled.request("GET", "/ca.crl").status != 429)
-    return at.troubled.request("GET", "/ca.crl")
+    answers = (at.troubled.request("GET", "/ca.crl") for _ in range(1000))
+    return next(answer for answer in answers if answer.status != 429)
 
 
 def told(do: str) -> Callable[[Sites], Answer]:
