@@ -134,29 +134,6 @@ def test_four_megabytes(server: Server) -> None:
         assert "4194304" in found["detail"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"requests":[{"csr":1}]}', b'{"requests":[{}]}', b'{"requests":["x"]}', b'{"requests":{}}',
-        b'{"requests":[{"csr":"x","text":true}]}', b"{}", b"[]", b"{", b"",
-    ],
-)  # fmt: skip
-def test_a_body_of_another_shape(server: Server, body: bytes) -> None:
-    """A body that is no batch is 400 as a whole."""
-    problem(server.request("POST", "/sign/batch", body, JSON), 400, "malformed")
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(0, "it is empty"), (501, "it has 501 items; 500 are accepted")]
-)
-def test_a_batch_of_too_few_or_too_many(server: Server, number: int, said: str) -> None:
-    """1 to 500 requests: another number is 400 with the reason in words, and nothing is signed."""
-    answer = batch(server, *([request(0)] * number))
-    (fault,) = problem(answer, 400, "malformed")["errors"]
-    assert (fault["field"], fault["detail"]) == ("requests", said)
-    assert not events(server, answer)
-
-
 def test_an_answer_that_would_be_too_large(server: Server) -> None:
     """What finds no room in 5.5 MB is a 503 of its own, unsigned; the rest of it, sent again, is signed."""
     large = csrs.pem(

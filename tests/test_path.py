@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
@@ -42,13 +40,6 @@ def test_a_request_is_signed(server: Server) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize("profile", ["server", "client", "peer"])
-def test_every_profile_signs(server: Server, profile: str) -> None:
-    """The profile that is asked for is the one that is answered."""
-    request = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
-    assert server.sign({"csr": request, "profile": profile}).json()["profile"] == profile
-
-
 def test_without_text(server: Server) -> None:
     """`text: false` leaves `crt_text` out, and nothing else."""
     signed = documented("/sign", "post", server.sign({"csr": GOOD, "text": False}))
@@ -56,111 +47,11 @@ def test_without_text(server: Server) -> None:
     assert signed["crt_pem"]
 
 
-def test_base64_of_der_is_taken(server: Server) -> None:
-    """`csr` may be base64 of the DER."""
-    der = base64.b64encode(csrs.der(csrs.build())).decode()
-    assert server.sign({"csr": der}).status == 200
-
-
-TAMPERED = base64.b64encode(csrs.der(csrs.build()).replace(b"a.example", b"b.example")).decode()
-WEAK = (
-    x509.CertificateSigningRequestBuilder()
-    .subject_name(csrs.build().subject)
-    .sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
-)
-
-
-@pytest.mark.parametrize(
-    ("order", "code", "field"),
-    [
-        ({"csr": "garbage!"}, "badCSR", "csr"),
-        ({"csr": "\ud800"}, "badCSR", "csr"),
-        ({"csr": TAMPERED}, "badCSR", "signature"),
-        ({"csr": csrs.pem(WEAK).decode()}, "badPublicKey", "public_key"),
-        ({"csr": csrs.pem(csrs.build("localhost")).decode()}, "rejectedIdentifier", "subject.common_name"),
-    ],
-)
-def test_refusals_are_422_with_every_reason(
-    server: Server, order: dict[str, str], code: str, field: str
-) -> None:
-    """What is wrong with a certification request is 422, with code and field of every reason."""
-    found = problem(server.sign(order), 422, code)
-    assert [each["code"] for each in found["errors"]] == [code]
-    assert found["errors"][0]["field"] == field
-
-
 def test_several_reasons_are_compound(server: Server) -> None:
     """Several reasons of one request are told at once, each with its own code."""
     request = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
     found = problem(server.sign({"csr": csrs.pem(request).decode()}), 422, "compound")
     assert [each["code"] for each in found["errors"]] == ["rejectedIdentifier"] * 2 + ["badCSR"]
-
-
-@pytest.mark.parametrize(
-    ("body", "faults"),
-    [
-        (b"", {"": "the body is missing"}),
-        (b"{", {"": "the body is not JSON: Expecting property name enclosed in double quotes, at line 1, column 2"}),
-        (b"null", {"": "this must be an object"}),
-        (b"[]", {"": "this must be an object"}),
-        (b"\xff", {"": "the body is not JSON: octet 1 of it is not UTF-8"}),
-        (b'{"csr"}', {"": "the body is not JSON: Expecting ':' delimiter, at line 1, column 7"}),
-        (b'{"csr":NaN}', {"": "the body is not JSON: NaN is not JSON"}),
-        (b'{"csr":"x","csr":"y"}', {"": "the body is not JSON: a member stands twice in one object"}),
-        (b"[" * 100_000, {"": "the body is not JSON: it is nested too deeply"}),
-        ({"csr": ""}, {"csr": "it is empty"}),
-        ({"csr": 1}, {"csr": "this must be text"}),
-        ({"csr": "A" * 131_073}, {"csr": "it has 131073 characters; 131072 are accepted"}),
-        ({}, {"": "missing: csr"}),
-        ({"csr": "x", "profile": None}, {"profile": "this must be text"}),
-        ({"csr": "x", "profile": "admin"}, {"profile": "'admin' is none of: server, client, peer"}),
-        ({"csr": "x", "text": "yes"}, {"text": "this must be true or false"}),
-        ({"csr": "x", "validity": ""}, {"validity": "it is empty"}),
-        ({"csr": "x", "validity": "90d"}, {"validity": "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"}),
-        ({"csr": "x", "not_after": "2030-1-1"}, {"not_after": "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"}),
-        ({"csr": "x", "text": "yes", "profile": 3, "a": 1}, {"": "unknown: 'a'", "profile": "this must be text", "text": "this must be true or false"}),
-    ],
-)  # fmt: skip
-def test_malformed_body_is_400_with_every_fault_in_words(
-    server: Server, body: object, faults: dict[str, str]
-) -> None:
-    """One sentence for each fault of what is not the contract's JSON, in the words of no library's checks."""
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    found = problem(server.request("POST", "/sign", sent, JSON), 400, "malformed")
-    assert {each["field"]: each["detail"] for each in found["errors"]} == faults
-    assert len(faults) > 1 or found["detail"] in faults.values()
-
-
-def test_faults_of_parameters_are_told_in_words(server: Server) -> None:
-    """The same for the query and the headers."""
-    key = {"Idempotency-Key": "with a space"}
-    answer = server.request("POST", "/sign.pem?validity=90d&profile=x", GOOD.encode(), KEY | PEM | key)
-    assert [(each["field"], each["detail"]) for each in problem(answer, 400, "malformed")["errors"]] == [
-        ("query.validity", "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"),
-        ("query.profile", "'x' is none of: server, client, peer"),
-        ("header.Idempotency-Key", "'with a space' is not 8 to 128 visible ASCII characters without a space"),
-    ]  # fmt: skip
-    answer = server.request("POST", "/sign?dry_run=1", json.dumps({"csr": GOOD}).encode(), JSON)
-    assert problem(answer, 400, "malformed")["detail"] == "this must be true or false"
-
-
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        ("/sign?x=1", ["query.x"]),
-        ("/sign.pem?x=1&y=2", ["query.x", "query.y"]),
-        ("/sign.pem?profile=admin", ["query.profile"]),
-        ("/sign.pem?profile=server&profile=peer", ["query.profile"]),
-        *((f"{path}?x=1", ["query.x"]) for path in ("/ca", "/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt")),
-        *((f"{path}?x=1", ["query.x"]) for path in ("/profiles", "/health")),
-    ],
-)
-def test_unknown_query_parameters_are_400(server: Server, path: str, fields: list[str]) -> None:
-    """A query parameter that the contract does not have, or has once, is told."""
-    body = json.dumps({"csr": GOOD}).encode() if path.startswith("/sign?") else GOOD.encode()
-    headers = JSON if path.startswith("/sign?") else {"Content-Type": "text/plain", **KEY}
-    answer = server.request("POST", path, body, headers) if "sign" in path else server.request("GET", path)
-    assert sorted(each["field"] for each in problem(answer, 400, "malformed")["errors"]) == fields
 
 
 def test_query_and_body_faults_come_together(server: Server) -> None:
@@ -178,14 +69,7 @@ def test_a_wrong_key_is_403(server: Server, path: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "media_type"),
-    [
-        ("/sign", "text/plain"),
-        ("/sign", "application/xml"),
-        ("/sign.pem", "application/json"),
-        ("/sign/batch", "text/plain"),
-        ("/sign", ""),
-    ],
+    ("path", "media_type"), [("/sign", "text/plain"), ("/sign.pem", "application/json"), ("/sign", "")]
 )
 def test_other_media_types_are_415(server: Server, path: str, media_type: str) -> None:
     """A Content-Type that the operation does not take is 415, and the answer lists those it takes."""
@@ -230,13 +114,6 @@ def test_der_in_pem_out_by_profile(server: Server) -> None:
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
-def test_pem_refusals_are_problems(server: Server) -> None:
-    """`POST /sign.pem` refuses with the same problems; an empty body is 400."""
-    headers = {"Content-Type": "text/plain", **KEY}
-    problem(server.request("POST", "/sign.pem", b"garbage!", headers), 422, "badCSR")
-    problem(server.request("POST", "/sign.pem", b"", headers), 400, "malformed")
-
-
 def test_the_ca_in_every_form(server: Server) -> None:
     """JSON, DER, PEM and PKCS#7 all hold the same certificates, root last."""
     authority = documented("/ca", "get", server.request("GET", "/ca"))
@@ -263,13 +140,14 @@ def test_the_ca_in_every_form(server: Server) -> None:
 
 
 def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
-    """`GET /profiles` says what `x-certificate-profiles` says."""
+    """`GET /profiles` says what `x-certificate-profiles` says, and the profile that is asked for is answered."""
     found = documented("/profiles", "get", server.request("GET", "/profiles"))
     stated = authorities.document()["x-certificate-profiles"]
     assert found["default"] == "server"
     assert [each["name"] for each in found["profiles"]] == list(stated)
     for each in found["profiles"]:
         assert stated[each["name"]].items() <= each.items()
+        assert server.sign({"csr": GOOD, "profile": each["name"]}).json()["profile"] == each["name"]
 
 
 def test_less_validity_may_be_asked_for(server: Server) -> None:
@@ -289,23 +167,18 @@ def test_less_validity_may_be_asked_for(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "code", "field"),
+    ("asked", "field"),
     [
-        ({"validity": "P91D"}, 422, "rejectedValidity", "validity"),
-        ({"validity": "P1Y"}, 400, "malformed", "validity"),
-        ({"validity": 90}, 400, "malformed", "validity"),
-        ({"not_after": "2099-01-01T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
-        ({"not_after": "2001-01-01T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
-        ({"not_after": "2030-02-31T00:00:00Z"}, 422, "rejectedValidity", "not_after"),
-        ({"not_after": "2030-01-01"}, 400, "malformed", "not_after"),
-        ({"validity": "P1D", "not_after": "2030-01-01T00:00:00Z"}, 422, "rejectedValidity", "validity"),
+        ({"validity": "P91D"}, "validity"),
+        ({"not_after": "2099-01-01T00:00:00Z"}, "not_after"),
+        ({"not_after": "2001-01-01T00:00:00Z"}, "not_after"),
+        ({"not_after": "2030-02-31T00:00:00Z"}, "not_after"),
+        ({"validity": "P1D", "not_after": "2030-01-01T00:00:00Z"}, "validity"),
     ],
 )
-def test_validities_that_are_not_given(
-    server: Server, asked: dict[str, object], status: int, code: str, field: str
-) -> None:
-    """Too much, too little, no duration, no time, or two of them: each its documented answer."""
-    found = problem(server.sign({"csr": GOOD, **asked}), status, code)
+def test_validities_that_are_not_given(server: Server, asked: dict[str, object], field: str) -> None:
+    """Too much, too little, no day of the calendar, or two of them: 422; tests/test_validators.py has the 400s."""
+    found = problem(server.sign({"csr": GOOD, **asked}), 422, "rejectedValidity")
     assert {each["field"] for each in found["errors"]} == {field}
 
 
@@ -332,11 +205,8 @@ def test_a_dry_run_gives_every_reason_against(server: Server) -> None:
     dry = problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
     assert dry["errors"] == problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
     assert json.loads(server.logged().splitlines()[-2])["event"] == "refusal"
-    problem(
-        server.request("POST", "/sign?dry_run=true", body, JSON | {"x-api-key": "x"}), 403, "unauthorized"
-    )
-    for query in ("dry_run=1", "dry_run=", "dry_run=True", "dry_run=true&dry_run=true"):
-        problem(server.request("POST", f"/sign?{query}", body, JSON), 400, "malformed")
+    nobody = JSON | {"x-api-key": "x"}
+    problem(server.request("POST", "/sign?dry_run=true", body, nobody), 403, "unauthorized")
 
 
 def test_a_retry_through_the_whole_path(server: Server) -> None:
@@ -353,16 +223,6 @@ def test_a_retry_through_the_whole_path(server: Server) -> None:
     other = server.request("POST", "/sign", body, JSON | {"Idempotency-Key": uuid7()}).json()
     assert other["serial_number"] != answers[0]["serial_number"]
     assert "idempotent_until" not in server.sign({"csr": GOOD}).json()
-
-
-@pytest.mark.parametrize("key", ["short", "x" * 129, "with a space", "é" * 8])
-def test_idempotency_keys_that_are_none(server: Server, key: str) -> None:
-    """8 to 128 visible ASCII characters; anything else is 400."""
-    headers = JSON | {"Idempotency-Key": key.encode().decode("latin-1")}
-    found = problem(
-        server.request("POST", "/sign", json.dumps({"csr": GOOD}).encode(), headers), 400, "malformed"
-    )
-    assert {each["field"] for each in found["errors"]} == {"header.Idempotency-Key"}
 
 
 def test_what_the_caller_may_have(server: Server) -> None:
@@ -390,20 +250,20 @@ def test_the_form_is_served_from_the_document(server: Server) -> None:
     assert "script-src 'sha256-" in answer.headers["Content-Security-Policy"]
 
 
-PATHS = [path for path in authorities.document()["paths"] if not path.startswith(contract.EST)]
-EST_PATHS = [path for path in authorities.document()["paths"] if path.startswith(contract.EST)]
+METHODS = {
+    path: [method.upper() for method in ("get", "post") if method in item]
+    for path, item in authorities.document()["paths"].items()
+}
+PATHS = [path for path in METHODS if not path.startswith(contract.EST)]
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_other_methods_are_405(server: Server, path: str) -> None:
     """A method that a path does not have is 405 with Allow."""
-    allowed = [
-        method.upper() for method in ("get", "post") if method in authorities.document()["paths"][path]
-    ]
-    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(allowed):
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(METHODS[path]):
         answer = server.request(method, path)
         problem(answer, 405, "methodNotAllowed")
-        assert answer.headers["Allow"] == ", ".join([*allowed, "OPTIONS"])
+        assert answer.headers["Allow"] == ", ".join([*METHODS[path], "OPTIONS"])
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -411,18 +271,15 @@ def test_preflight(server: Server, path: str) -> None:
     """OPTIONS is the CORS preflight: 204, the path's methods, the key's header."""
     answer = server.request("OPTIONS", path, headers={"Origin": "https://other.example"})
     assert (answer.status, answer.body) == (204, b"")
-    allowed = [
-        method.upper() for method in ("get", "post") if method in authorities.document()["paths"][path]
-    ]
-    assert answer.headers["Access-Control-Allow-Methods"] == ", ".join(allowed)
+    assert answer.headers["Access-Control-Allow-Methods"] == ", ".join(METHODS[path])
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "x-api-key" in answer.headers["Access-Control-Allow-Headers"]
 
 
-@pytest.mark.parametrize("path", EST_PATHS)
+@pytest.mark.parametrize("path", [path for path in METHODS if path not in PATHS])
 def test_est_has_no_preflight(server: Server, path: str) -> None:
     """OPTIONS is a method like all others that a path of EST's has not: 405, Allow, and no CORS."""
-    (allowed,) = [each.upper() for each in ("get", "post") if each in authorities.document()["paths"][path]]
+    (allowed,) = METHODS[path]
     for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"} - {allowed}:
         answer = server.request(method, path.replace("{label}", "peer"))
         assert (answer.status, answer.json()["code"]) == (405, "methodNotAllowed")
@@ -446,11 +303,8 @@ def test_a_slash_at_the_end_does_not_count(server: Server) -> None:
 def test_nothing_secret_is_logged(server: Server) -> None:
     """Neither an API key nor a challenge password reaches the log; control characters do not either."""
     request = x509.CertificateSigningRequestBuilder().subject_name(csrs.build().subject)
-    secret = request.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22").sign(
-        csrs.key(),
-        hashes.SHA256(),
-    )
-    answer = server.sign({"csr": csrs.pem(secret).decode()})
+    request = request.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
+    answer = server.sign({"csr": csrs.pem(request.sign(csrs.key(), hashes.SHA256())).decode()})
     assert answer.json()["notes"][0] == "challengePassword ignored"
     server.sign({"csr": "\x1b[2Jgarbage"})
     server.request("GET", "/nope%0d%0ax?%1b")

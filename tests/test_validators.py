@@ -11,22 +11,29 @@ from tests import authorities
 from tests.events import GOOD, ask, est, event
 
 
-def sign(body: str, query: dict[str, list[str]] | None = None, **headers: str) -> dict[str, Any]:
-    """An event of `POST /sign`."""
-    return event(
-        headers={"Content-Type": "application/json", **headers},
-        multiValueQueryStringParameters=query,
-        body=body,
-        isBase64Encoded=False,
-    )
+def sign(
+    body: object, query: dict[str, list[str]] | None = None, path: str = "/sign", /, **headers: str
+) -> dict[str, Any]:
+    """An event of an operation that signs; what is no text is sent as JSON."""
+    headers = {"Content-Type": "text/plain" if path == "/sign.pem" else "application/json", **headers}
+    body = body if isinstance(body, str) else json.dumps(body)
+    sent = {"headers": headers, "multiValueQueryStringParameters": query, "body": body}
+    return event(path) | sent | {"isBase64Encoded": False}
+
+
+def batch(requests: object) -> dict[str, Any]:
+    """An event of `POST /sign/batch`."""
+    return sign({"requests": requests}, None, "/sign/batch")
 
 
 CSR = json.dumps({"csr": GOOD})
+KEY, A_KEY = "Idempotency-Key", "8 to 128 visible ASCII characters without a space"
+NO_DURATION = "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"
 PROBLEMS = {
     "everything": (
-        sign('{"csr": 1, "x": 2, "text": "yes"}', {"y": ["1"], "dry_run": ["maybe"]}, **{"Idempotency-Key": "a b"}),
+        sign('{"csr": 1, "x": 2, "text": "yes"}', {"y": ["1"], "dry_run": ["maybe"]}, **{KEY: "a b"}),
         [("query.y", "there is no query parameter 'y'"), ("query.dry_run", "this must be true or false"),
-         ("header.Idempotency-Key", "'a b' is not 8 to 128 visible ASCII characters without a space"),
+         (f"header.{KEY}", f"'a b' is not {A_KEY}"),
          ("", "unknown: 'x'"), ("csr", "this must be text"), ("text", "this must be true or false")],
     ),
     "twice": (sign(CSR, {"dry_run": ["true", "false"]}), [("query.dry_run", "given more than once")]),
@@ -37,6 +44,35 @@ PROBLEMS = {
     "deep": (sign("[" * 100_000), [("", "the body is not JSON: it is nested too deeply")]),
     "null": (sign("null"), [("", "this must be an object")]),
     "not-utf-8": (sign("") | {"body": "eyJcgP8iOiAxfQ==", "isBase64Encoded": True}, [("", "the body is not JSON: octet 4 of it is not UTF-8")]),
+    "no-csr": (sign({}), [("", "missing: csr")]),
+    "empty-csr": (sign({"csr": ""}), [("csr", "it is empty")]),
+    "long-csr": (sign({"csr": "A" * 131_073}), [("csr", "it has 131073 characters; 131072 are accepted")]),
+    "no-profile": (sign({"csr": "x", "profile": None}), [("profile", "this must be text")]),
+    "other-profile": (sign({"csr": "x", "profile": "admin"}), [("profile", "'admin' is none of: server, client, peer")]),
+    "no-validity": (sign({"csr": "x", "validity": ""}), [("validity", "it is empty")]),
+    "no-duration": (sign({"csr": "x", "validity": "90d"}), [("validity", NO_DURATION)]),
+    "no-time": (sign({"csr": "x", "not_after": "2030-1-1"}), [("not_after", "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)")]),
+    "query-of-pem": (
+        sign(GOOD, {"validity": ["90d"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
+        [("query.validity", NO_DURATION), ("query.profile", "'x' is none of: server, client, peer"),
+         ("query.x", "there is no query parameter 'x'"), ("query.y", "there is no query parameter 'y'"),
+         (f"header.{KEY}", f"'with a space' is not {A_KEY}")],
+    ),
+    "no-pem": (sign("", None, "/sign.pem"), [("", "the body is missing")]),
+    "short-key": (sign(CSR, **{KEY: "short"}), [(f"header.{KEY}", f"'short' is not {A_KEY}")]),
+    "long-key": (sign(CSR, **{KEY: "x" * 129}), [(f"header.{KEY}", f"'{'x' * 39}\\u2026' is not {A_KEY}")]),
+    "key-of-letters-beyond-ascii": (sign(CSR, **{KEY: "\xe9" * 8}), [(f"header.{KEY}", "'" + "\\xe9" * 8 + f"' is not {A_KEY}")]),
+    "batch-of-none": (batch([]), [("requests", "it is empty")]),
+    "batch-of-501": (batch([{"csr": GOOD}] * 501), [("requests", "it has 501 items; 500 are accepted")]),
+    "batch-of-text": (batch(["x"]), [("requests.0", "this must be an object")]),
+    "batch-of-nothing": (batch([{}]), [("requests.0", "missing: csr")]),
+    "batch-of-number": (batch([{"csr": 1}]), [("requests.0.csr", "this must be text")]),
+    "batch-with-text": (batch([{"csr": "x", "text": True}]), [("requests.0", "unknown: 'text'")]),
+    "no-batch": (batch({}), [("requests", "this must be an array")]),
+    **{
+        path: (event(path, "GET", queryStringParameters={"x": "1"}), [("query.x", "there is no query parameter 'x'")])
+        for path in ("/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt", "/profiles", "/health")
+    },
     "no-parameters": (event("/ca", "GET", queryStringParameters={"x\x1b": "1"}), [("query.x\\x1b", "there is no query parameter 'x\\x1b'")]),
     "a-body-where-none-belongs": (event("/ca", "GET", body="x", queryStringParameters={"x": "1"}), [("query.x", "there is no query parameter 'x'"), ("", "this takes no body")]),
     "no-parameters-but-a-body": (est(body="", queryStringParameters={"x": "1"}), [("query.x", "there is no query parameter 'x'"), ("", "the body is missing")]),
