@@ -16,14 +16,19 @@ ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
 BASIC = "Basic " + base64.b64encode(b"any:abc123").decode()
 NOBODY: list[dict[str, Any]] = [
     {},
-    {"apiKeyId": None},
-    {"apiKey": "abc123"},
-    {"user": "abc123", "userArn": None},
-    {"clientCert": {"clientCertPem": "x"}},
+    {"identity": None},
+    {"identity": {}},
+    {"identity": {}, "apiKeyId": "abc123"},
+    *({"identity": {"apiKeyId": number}} for number in (None, "", ["abc123"])),
+    {"identity": {"apiKey": "abc123"}},
+    {"identity": {"user": "abc123", "userArn": None}},
+    {"identity": {"clientCert": {"clientCertPem": "x"}}},
+    {"identity": {}, "authorizer": {"principalId": ["anna"]}},
+    {"identity": {}, "authorizer": {"claims": "sub"}},
 ]
 FORGED: list[dict[str, str]] = [
     {},
-    {"x-api-key": "abc123"},
+    {"x-api-key": "abc123", "apiKeyId": "abc123"},
     {"X-Api-Key": ""},
     {"Authorization": BASIC},
     {"Authorization": BASIC, "x-api-key": "abc123"},
@@ -33,11 +38,11 @@ FORGED: list[dict[str, str]] = [
 ]
 
 
-def requests(identity: dict[str, Any], authorizer: dict[str, Any], headers: dict[str, str]) -> list[Any]:
+def requests(context: dict[str, Any], headers: dict[str, str]) -> list[Any]:
     """The events of a caller: an API key's operations, and EST's, which takes HTTP Basic too."""
-    context = {"requestId": "x", "identity": identity, "authorizer": authorizer}
+    claimed = {"requestContext": context, "apiKeyId": "abc123"}
     return [
-        {**asked, "requestContext": context, "headers": {**asked["headers"], **headers}}
+        {**asked, **claimed, "headers": {**asked["headers"], **headers}}
         for asked in (event(), event("/profiles/mine", "GET"), est())
     ]
 
@@ -45,7 +50,7 @@ def requests(identity: dict[str, Any], authorizer: dict[str, Any], headers: dict
 @pytest.mark.parametrize("headers", FORGED)
 def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
     """A key in x-api-key, or as the password of HTTP Basic, is nobody's if requestContext has no apiKeyId."""
-    asked = [each for identity in NOBODY for each in requests(identity, {}, headers)]
+    asked = [each for context in NOBODY for each in requests(context, headers)]
     found, log = ask(authorities.document(), *asked)
     assert {each["statusCode"] for each in found} == {"403"}
     assert {json.loads(each["body"])["code"] for each in found} == {"unauthorized"}
@@ -54,18 +59,22 @@ def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("headers", FORGED)
 @pytest.mark.parametrize(
-    ("identity", "authorizer", "principal"),
+    ("context", "principal"),
     [
-        ({"apiKeyId": "abc123"}, {}, "ci"),
-        ({"userArn": ARN}, {}, ARN),
-        ({}, {"principalId": "anna"}, "authorizer:anna"),
+        ({"identity": {"apiKeyId": "abc123"}}, "ci"),
+        ({"identity": {"apiKeyId": "unmapped"}}, "unmapped"),
+        ({"identity": {"userArn": ARN}}, ARN),
+        ({"identity": {"userArn": ARN, "apiKeyId": "abc123"}}, ARN),
+        ({"identity": {}, "authorizer": {"principalId": "anna"}}, "authorizer:anna"),
+        ({"identity": {"apiKeyId": "abc123"}, "authorizer": {"principalId": "anna"}}, "ci"),
+        ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "authorizer:4711"),
     ],
 )
 def test_the_caller_is_whom_the_gateway_names(
-    identity: dict[str, Any], authorizer: dict[str, Any], principal: str, headers: dict[str, str]
+    context: dict[str, Any], principal: str, headers: dict[str, str]
 ) -> None:
-    """An API key's, IAM's and an authorizer's caller are served, whatever credentials the request has, or none."""
-    found, log = ask(authorities.document(), *requests(identity, authorizer, headers))
+    """IAM's caller, else an API key's, else an authorizer's is served, whatever credentials the request has, or none."""
+    found, log = ask(authorities.document(), *requests(context, headers))
     assert [each["statusCode"] for each in found] == ["200", "200", "200"]
     assert json.loads(found[1]["body"])["principal"] == principal
     assert {each.principal for each in log} == {principal}

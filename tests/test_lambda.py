@@ -1,4 +1,4 @@
-"""The Lambda handler by events: who asks is what the gateway says, and nothing else."""
+"""The Lambda handler by events, in a process of its own; tests/test_identity.py has who asks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from service import aws_lambda
 from service.web import identity
 from tests import csrs, serving
-from tests.events import GOOD, answers, event
+from tests.events import answers, event
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +32,6 @@ def test_a_caller_with_a_key_is_served(directory: Path) -> None:
 
 
 ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
-
-
-@pytest.mark.parametrize(
-    ("context", "principal"),
-    [
-        ({"identity": {"apiKeyId": "abc123"}}, "ci"),
-        ({"identity": {"apiKeyId": "unmapped"}}, "unmapped"),
-        ({"identity": {"userArn": ARN}}, ARN),
-        ({"identity": {"userArn": ARN, "apiKeyId": "abc123"}}, ARN),
-        ({"identity": {}, "authorizer": {"principalId": "anna"}}, "authorizer:anna"),
-        ({"identity": {"apiKeyId": "abc123"}, "authorizer": {"principalId": "anna"}}, "ci"),
-        ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "authorizer:4711"),
-        ({"identity": {}, "authorizer": {"principalId": ["anna"]}}, None),
-        ({"identity": {}, "authorizer": {"claims": "sub"}}, None),
-    ],
-)
-def test_who_asks(directory: Path, context: dict[str, Any], principal: str | None) -> None:
-    """An IAM caller's ARN, else the API key's name, else whom an authorizer names, apart from key names."""
-    asked = event("/profiles/mine", "GET", requestContext={"requestId": "x", **context})
-    found, _ = answers(directory, asked, CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
-    assert found[0]["statusCode"] == (200 if principal else 403)
-    assert json.loads(found[0]["body"]).get("principal") == principal
 
 
 @pytest.mark.parametrize(
@@ -89,42 +67,6 @@ def test_profiles_and_names_of_whoever_asks(
     assert [each["statusCode"] for each in found] == expected[ending]
 
 
-FORGED: list[dict[str, Any]] = [
-    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": None}}},
-    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ""}}},
-    {"requestContext": {"requestId": "x", "identity": {"apiKeyId": ["abc123"]}}},
-    {"requestContext": {"requestId": "x", "identity": {}}},
-    {"requestContext": {"requestId": "x", "apiKeyId": "abc123"}},
-    {"requestContext": {"requestId": "x", "identity": None}},
-    {"requestContext": {}},
-    {
-        "requestContext": {"requestId": "x", "identity": {}},
-        "headers": {"Content-Type": "application/json", "x-api-key": "abc123", "apiKeyId": "abc123"},
-    },
-    {"requestContext": {"requestId": "x", "identity": {}}, "apiKeyId": "abc123"},
-]
-
-
-@pytest.mark.parametrize("path", ["/sign", "/sign.pem", "/sign/batch", "/sign?dry_run=true"])
-def test_without_the_gateway_s_word_nothing_is_signed(directory: Path, path: str) -> None:
-    """An event without requestContext.identity.apiKeyId is 403, whatever else claims a key, and recorded once."""
-    change: dict[str, Any] = {"headers": {"Content-Type": "text/plain"}} if path == "/sign.pem" else {}
-    if path == "/sign/batch":
-        change["body"] = base64.b64encode(json.dumps({"requests": [{"csr": GOOD}] * 2}).encode()).decode()
-    path, _, query = path.partition("?")
-    change["queryStringParameters"] = {"dry_run": "true"} if query else None
-    found, logged = answers(directory, *(event(path, **{**change, **forged}) for forged in FORGED))
-    statuses = [each["statusCode"] for each in found]
-    assert set(statuses) <= {403, 415}
-    assert 403 in statuses
-    assert len(found) == len(FORGED)
-    recorded = [json.loads(line) for line in logged.splitlines()]
-    assert [line["event"] for line in recorded] == ["refusal"] * statuses.count(403)
-    for line in recorded:
-        assert "principal" not in line
-        assert line["reasons"][0].startswith("unauthorized ")
-
-
 def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
     """RFC 9110 5.2: neither of two Idempotency-Keys is taken for the key; and a header once is as it was."""
 
@@ -147,13 +89,6 @@ def test_binary_answers_are_base64(directory: Path) -> None:
     assert not found[1]["isBase64Encoded"]
 
 
-def test_public_operations_need_nobody(directory: Path) -> None:
-    """Public operations answer without a key."""
-    anonymous: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
-    found, _ = answers(directory, event("/health", "GET", **anonymous))
-    assert found[0]["statusCode"] == 200
-
-
 def test_what_the_gateway_would_not_send(directory: Path) -> None:
     """A path or method that no gateway routes is a problem, not a failure."""
     wrong = [("/nope", "GET"), ("/ca//", "GET"), ("/static/x", "GET"), ("/sign", "DELETE"), ("/sign", "GET")]
@@ -166,33 +101,17 @@ def test_what_the_gateway_would_not_send(directory: Path) -> None:
 
 def test_head_is_get_without_a_body(directory: Path) -> None:
     """HEAD is answered as GET is, with no octet of the body (RFC 9110 9.3.2)."""
-    (head, get, sign), _ = answers(
-        directory, event("/ca", "HEAD"), event("/ca", "GET"), event("/sign", "HEAD")
-    )
+    asked = (event(path, method) for path, method in (("/ca", "HEAD"), ("/ca", "GET"), ("/sign", "HEAD")))
+    (head, get, sign), _ = answers(directory, *asked)
     assert (head["statusCode"], head["headers"], head["body"]) == (200, get["headers"], "")
     assert get["body"]
     assert (sign["statusCode"], sign["body"]) == (405, "")
 
 
-def test_headers_cannot_pose_as_others(directory: Path) -> None:
-    """To WSGI `Content_Type` is `Content-Type`; here it is nothing."""
-    posing: dict[str, Any] = {
-        "headers": {"Content-Type": "application/json", "Content_Type": "text/plain", "Upgrade": "x"}
-    }
-    found, _ = answers(directory, event(**posing))
-    assert found[0]["statusCode"] == 200
-
-
 def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_path: Path) -> None:
     """Without its key the CA is unavailable, on every operation that needs it; the cause is in the log."""
-    found, logged = answers(
-        directory,
-        event("/health", "GET"),
-        event(),
-        event("/ca", "GET"),
-        event("/profiles", "GET"),
-        CERTLET_CA=str(tmp_path / "none"),
-    )
+    asked = [event("/health", "GET"), event(), event("/ca", "GET"), event("/profiles", "GET")]
+    found, logged = answers(directory, *asked, CERTLET_CA=str(tmp_path / "none"))
     assert [each["statusCode"] for each in found] == [503, 503, 503, 200]
     assert found[0]["headers"]["Retry-After"] == "60"
     assert "root-ca.crt" not in found[0]["body"]
@@ -269,13 +188,11 @@ def test_the_authorizer_tells_the_key(resource: str, headers: dict[str, str], ke
     assert policy.get("usageIdentifierKey") == key
 
 
-@pytest.mark.parametrize(
-    "authorization", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"]
-)
-def test_the_authorizer_asks_for_credentials(authorization: str) -> None:
+@pytest.mark.parametrize("text", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"])
+def test_the_authorizer_asks_for_credentials(text: str) -> None:
     """Without a key EST is `Unauthorized`, word by word: API Gateway's UNAUTHORIZED response, which is 401."""
     with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
-        aws_lambda.handler(asked(ENROLL, **({"Authorization": authorization} if authorization else {})), None)
+        aws_lambda.handler(asked(ENROLL, **({"Authorization": text} if text else {})), None)
 
 
 def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:

@@ -91,6 +91,7 @@ def test_source_parser_never_crashes(text: str) -> None:
         ("profiles: []", [(1, "profiles: expected a mapping")]),
         ("profiles:\n  peer: {}\n  peer: null", [(3, "duplicate key 'peer'")]),
         ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals")]),
+        ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri")]),
         ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
         ("profiles:\n  server: null", [(1, "default: 'server' is not among the profiles: client, peer")]),
         ("profiles:\n  server: {names: null}", [(2, "profiles.server: names missing")]),
