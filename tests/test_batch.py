@@ -29,6 +29,7 @@ from tests.serving import Answer, Server
 RESULTS = Draft4Validator(
     DOCUMENT["paths"]["/sign/batch"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
 )
+LONG_NAMES = [f"dns:{'x' * 60}.{number}.example.com" for number in range(99)]
 
 
 @functools.cache
@@ -73,14 +74,12 @@ def test_results_come_in_order_with_the_chain_once(server: Server) -> None:
     """500 are served: each certificate at its request's place; the chain verifies all of them, and stands once."""
     answer = batch(server, *(request(number % 60) for number in range(500)))
     found = results(answer)
-    assert [common_name(each) for each in found] == [
-        f"CN=n{number % 60}.example.com" for number in range(500)
-    ]
+    names = [f"CN=n{number % 60}.example.com" for number in range(500)]
+    assert [common_name(each) for each in found] == names
     chain = x509.load_pem_x509_certificates(answer.json()["chain_pem"].encode())
     for each in found:
-        x509.load_pem_x509_certificate(each["certificate"]["crt_pem"].encode()).verify_directly_issued_by(
-            chain[0]
-        )
+        leaf = x509.load_pem_x509_certificate(each["certificate"]["crt_pem"].encode())
+        leaf.verify_directly_issued_by(chain[0])
     assert "chain_pem" not in found[0]["certificate"]
     assert len({each["certificate"]["serial_number"] for each in found}) == 500
 
@@ -136,9 +135,7 @@ def test_four_megabytes(server: Server) -> None:
 
 def test_an_answer_that_would_be_too_large(server: Server) -> None:
     """What finds no room in 5.5 MB is a 503 of its own, unsigned; the rest of it, sent again, is signed."""
-    large = csrs.pem(
-        csrs.build("a.example.com", [f"dns:{'x' * 60}.{n}.example.com" for n in range(99)])
-    ).decode()
+    large = csrs.pem(csrs.build("a.example.com", LONG_NAMES)).decode()
     sent = [large] * (4_194_304 // (len(json.dumps({"csr": large})) + 1) - 1)
     answer = batch(server, *sent, text=True)
     found = codes(results(answer))
@@ -154,7 +151,7 @@ def test_the_room_that_is_kept_suffices() -> None:
     """No certificate, with its text, is larger in an answer than what is kept free for it."""
     authority = authorities.authority()
     for kind in csrs.KINDS:
-        for sans in ([], ["dns:a.example.com"], [f"dns:{'x' * 60}.{n}.example.com" for n in range(99)]):
+        for sans in ([], ["dns:a.example.com"], LONG_NAMES):
             data = csrs.pem(csrs.build("a.example.com", sans, kind=kind))
             for text in (True, False):
                 answer = operations._BatchAnswer(text=text)
@@ -262,12 +259,10 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
     sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]
     found = authority.issue_batch([authorities.order(each) for each in sent])
     assert len(used) == times
-    names = [
-        each.spec.subject.rfc4514_string() if isinstance(each, IssuedCertificate) else "" for each in found
-    ]
-    assert names == [f"CN=n{number}.example.com" if number % 3 else "" for number in range(12)]
-    for each in found:
+    for number, each in zip(range(12), found, strict=True):
+        assert isinstance(each, IssuedCertificate) == bool(number % 3)
         if isinstance(each, IssuedCertificate):
+            assert each.spec.subject.rfc4514_string() == f"CN=n{number}.example.com"
             each.certificate.verify_directly_issued_by(issuer.certificate)
 
 
@@ -283,6 +278,5 @@ def test_a_key_elsewhere_parallelise() -> None:
 def test_threads_work_at_once(number: int) -> None:
     """So many signatures are in the making at the same time: each waits for all the others."""
     meeting = threading.Barrier(number)
-    assert sorted(aws_lambda.thread_pool_map(number)(lambda _: meeting.wait(10), range(number))) == list(
-        range(number)
-    )
+    places = aws_lambda.thread_pool_map(number)(lambda _: meeting.wait(10), range(number))
+    assert sorted(places) == list(range(number))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,10 +159,5 @@ def test_examples_are_not_imported() -> None:
     """API Gateway takes no examples: nowhere in what it imports is one left."""
     for est in (False, True):
         rendered = contract.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
-        assert "examples" not in rendered["components"]
-        for item in rendered["paths"].values():
-            for operation in item.values():
-                parts = [operation.get("requestBody", {}), *operation["responses"].values()]
-                for part in parts:
-                    for content in part.get("content", {}).values():
-                        assert set(content) == {"schema"}
+        assert not re.search('"examples?":', json.dumps(rendered))
+    assert re.search('"example":', json.dumps(DOCUMENT))

@@ -213,13 +213,7 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
 
 def test_pkilint_would_find_something(tmp_path: Path) -> None:
     """The negative twin: a list without a number and the CA's identifier is found."""
-    now = datetime.now(UTC)
-    naive = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(authorities.name("Naive"))
-        .last_update(now)
-        .next_update(now + timedelta(days=1))
-        .sign(authorities.ROOT, hashes.SHA256())
-    )
-    (tmp_path / "ca.crl").write_bytes(encoding.der(naive))
+    now = datetime.now(UTC).replace(tzinfo=None)
+    builder = x509.CertificateRevocationListBuilder(authorities.name("Naive"), now, now + timedelta(days=1))
+    (tmp_path / "ca.crl").write_bytes(encoding.der(builder.sign(authorities.ROOT, hashes.SHA256())))
     assert lint(tmp_path / "ca.crl")

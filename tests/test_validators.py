@@ -88,11 +88,3 @@ def test_every_problem_is_reported_at_once(what: str) -> None:
     assert (answer["statusCode"], found["code"], log) == ("400", "malformed", [])
     assert [(each["field"], each["detail"]) for each in found["errors"]] == problems
     assert found["detail"] in {problems[0][1], f"{len(problems)} faults, each listed in errors."}
-
-
-@pytest.mark.parametrize("value", ["true", "false"])
-def test_a_boolean_in_the_query_is_a_boolean(value: str) -> None:
-    """`dry_run=true` issues nothing, `dry_run=false` a certificate."""
-    (answer,), log = ask(authorities.document(), sign(CSR, {"dry_run": [value]}))
-    assert answer["statusCode"] == ("202" if value == "true" else "200")
-    assert log.kinds() == ([] if value == "true" else ["intent", "result"])
