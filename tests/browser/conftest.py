@@ -11,16 +11,9 @@ from playwright.sync_api import Browser, sync_playwright
 from tests import serving
 from tests.browser.tabs import REFUSED, SCREENSHOTS, Tab, opened
 
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP plain.example 127.0.0.1",
-]
+DISABLED = ("gpu", "quic", "background-networking", "component-update", "sync")
+RESOLVER = "--host-resolver-rules=MAP plain.example 127.0.0.1"
+CHROMIUM = ["--no-sandbox", "--no-first-run", RESOLVER, *(f"--disable-{each}" for each in DISABLED)]
 
 
 @pytest.fixture(scope="session")

@@ -87,13 +87,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What stands in a case's folder.
-
-    Attributes:
-        leaf: the certificate.
-        signing: the CA that signed it.
-        root: what the judge trusts.
-    """
+    """What stands in a case's folder: a certificate, the CA that signed it, and the root that the judge trusts."""
 
     leaf: x509.Certificate
     signing: x509.Certificate
@@ -105,8 +99,7 @@ Exhibits = dict[Case, Exhibit]
 
 @functools.cache
 def hierarchy(ca: str, permitted: tuple[str, ...] = (), *, impostor: bool = False) -> Hierarchy:
-    """A CA of 200 days of age; the impostor has the same names and other keys."""
-    del impostor  # it only asks for another
+    """A CA of 200 days of age; the impostor, which only the cache tells apart, has other keys and the same names."""
     subtrees = [ip_network(each) if "/" in each else each for each in permitted]
     return create_hierarchy("Judged", keys_of(ca), keys_of(ca), FOUNDED, subtrees)
 
@@ -196,10 +189,6 @@ def resigned(good: x509.Certificate, by: Hierarchy, not_after: datetime) -> Exhi
 
 def write(directory: Path, exhibits: Exhibits) -> None:
     """All cases as folders, and the list of them."""
-    private = {
-        kind: csrs.key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        for kind in csrs.KINDS
-    }
     for case, exhibit in exhibits.items():
         folder = directory / case.folder
         folder.mkdir()
@@ -207,6 +196,7 @@ def write(directory: Path, exhibits: Exhibits) -> None:
         texts = {"leaf": leaf, "chain": chain, "bundle": leaf + chain, "root": encoding.pem([exhibit.root])}
         for name, text in texts.items():
             (folder / f"{name}.pem").write_text(text)
-        (folder / "key.pem").write_bytes(private[case.kind])
+        private = csrs.key(case.kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / "key.pem").write_bytes(private)
     lines = [f"{case.folder}\t{case.purpose}\t{case.host}\n" for case in exhibits]
     (directory / "cases.tsv").write_text("".join(lines))

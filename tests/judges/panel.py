@@ -86,7 +86,6 @@ def nss(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
 
 def cryptography(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
     """cryptography's own verifier, which is not what signs."""
-    del directory
     for case, exhibit in exhibits.items():
         builder = PolicyBuilder().store(Store([exhibit.root])).time(NOW)
         try:
@@ -116,13 +115,11 @@ def reference(directory: Path, exhibits: Exhibits) -> Path:
 
 def pkilint(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
     """Both of pkilint's linters for certificates."""
-    del exhibits
     yield from lines(sys.executable, "-m", "tests.judges.lint", directory)
 
 
 def go(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
     """Go's crypto/x509."""
-    del exhibits
     # Modules off and no C: the standard library alone, as Debian compiled it.
     env = serving.environ(GO111MODULE="off", CGO_ENABLED="0", GOCACHE=str(directory / "go"))
     serving.run("go", "build", "-o", directory / "judge-go", HERE / "judge.go", env=env)
@@ -166,17 +163,12 @@ def nginx(directory: Path, exhibits: Exhibits) -> Iterator[dict[Case, Path]]:
     other = reference(directory, exhibits).name
     with tempfile.TemporaryDirectory() as made:  # a socket's path has 107 characters at most
         sockets = {case: Path(made) / str(number) for number, case in enumerate(exhibits)}
-        servers = [
-            SERVER.format(
-                socket=socket,
-                directory=directory,
-                own=case.folder if case.purpose == "server" else other,
-                trusted=other if case.purpose == "server" else case.folder,
-            )
-            for case, socket in sockets.items()
-        ]
+        servers = ""
+        for case, socket in sockets.items():
+            own, trusted = (case.folder, other) if case.purpose == "server" else (other, case.folder)
+            servers += SERVER.format(socket=socket, directory=directory, own=own, trusted=trusted)
         config = directory / "nginx.conf"
-        config.write_text(NGINX.format(sockets=made, directory=directory, servers="".join(servers)))
+        config.write_text(NGINX.format(sockets=made, directory=directory, servers=servers))
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
         process = subprocess.Popen([program, "-c", config, "-p", made], stderr=subprocess.PIPE, text=True)
         try:

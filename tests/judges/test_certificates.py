@@ -9,21 +9,15 @@ from tests.judges.gaps import KINDS, OVERSIGHTS, fault, gap
 from tests.judges.panel import NAMES, Verdicts
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("kind", [*PROFILES, *TWINS])
 @pytest.mark.parametrize("judge", NAMES)
-def test_what_we_issue_is_accepted(exhibits: Exhibits, verdicts: Verdicts, judge: str, profile: str) -> None:
-    """Every judge that knows the keys accepts every certificate, for what its profile is for; the others say that they do not."""
-    asked = [case for case in exhibits if case.profile == profile and not case.twin]
-    assert asked
-    found = {case.folder: fault(judge, case, verdicts[judge, case]) for case in asked}
-    assert {folder: text for folder, text in found.items() if text} == {}
-
-
-@pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize("judge", NAMES)
-def test_what_is_wrong_is_refused(exhibits: Exhibits, verdicts: Verdicts, judge: str, twin: str) -> None:
-    """The negative twins: each is refused, for the very thing that is wrong; or the judge is known not to look."""
-    asked = [case for case in exhibits if case.twin == twin]
+def test_certificate_is_accepted_and_its_twin_refused(
+    exhibits: Exhibits, verdicts: Verdicts, judge: str, kind: str
+) -> None:
+    """Every judge that knows the keys accepts every certificate of a profile, for what the profile is for, and
+    refuses each negative twin for the very thing that is wrong; or it is known not to know, or not to look.
+    """
+    asked = [case for case in exhibits if (case.twin or case.profile) == kind]
     assert asked
     found = {case.folder: fault(judge, case, verdicts[judge, case]) for case in asked}
     assert {folder: text for folder, text in found.items() if text} == {}
