@@ -108,9 +108,8 @@ def device(method: str, path: str, body: bytes | None = None, **headers: str) ->
 
 def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
     """Send the example of a renewal with a certificate of its own names in the handshake."""
-    first = device(
-        "POST", "/peer/simpleenroll", body(csrs.build("www.example.com", ["dns:www.example.com"])), **KEY
-    )(at)
+    request = body(csrs.build("www.example.com", ["dns:www.example.com"]))
+    first = device("POST", "/peer/simpleenroll", request, **KEY)(at)
     context = trusting(at.tls, certificates(first.body)[0])
     example = authorities.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
@@ -160,13 +159,7 @@ def busy(at: Sites) -> Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """An example of an answer.
-
-    Attributes:
-        summary: what it is the answer to.
-        status: its own.
-        ask: how it is come by.
-    """
+    """An example of an answer: its summary, its status, and how to ask for it."""
 
     summary: str
     status: int

@@ -30,13 +30,8 @@ def environ(endpoint: str) -> dict[str, str]:
 
 def client(endpoint: str, service: str) -> Any:
     """A client of one of its services."""
-    return boto3.client(
-        service,
-        endpoint_url=endpoint,
-        region_name=REGION,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106 - it takes any
-    )
+    credentials = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **credentials)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
@@ -159,6 +160,14 @@ def certlet(
         timeout=60,
         check=False,
     )
+
+
+def executable(path: Path, script: str = f'exec {shlex.join(CERTLET)} "$@"') -> Path:
+    """Write a program for sh, `certlet` by default, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
 
 
 @dataclass(frozen=True)

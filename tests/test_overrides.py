@@ -215,22 +215,14 @@ def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words:
 
 def test_faults_of_all_profiles_are_collected() -> None:
     """One refusal lists every fault of every profile, the default and the principals, and of the names of these."""
-    shared = GOOD | {"certificate_policies": ["1.2.3", "1.2.4"]}
+    shared, other = (
+        GOOD | {"certificate_policies": oids} for oids in (["1.2.3", "1.2.4"], ["1.2.4", "1.2.3"])
+    )
+    brief = shared | {"validity": "PT1M"}
+    profiles = {"a": brief, "b": shared, "c": other, "d": shared, "B!\n": {}, "e": 7}
+    principals = {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}}
     with pytest.raises(ProfileError) as refusal:
-        verify(
-            {
-                "profiles": {
-                    "a": shared | {"validity": "PT1M"},
-                    "b": shared,
-                    "c": shared | {"certificate_policies": ["1.2.4", "1.2.3"]},
-                    "d": shared,
-                    "B!\n": {},
-                    "e": 7,
-                },
-                "default": "f",
-                "principals": {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}},
-            }
-        )
+        verify({"profiles": profiles, "default": "f", "principals": principals})
     for words in (
         "profiles.a.validity: less than a minute",
         "profiles.d.certificate_policies.0: it is the first policy of the profile b already",
@@ -270,9 +262,8 @@ def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
     try:
         verify(policy)
     except ProfileError as error:
-        assert {fault.path[2] for fault in error.faults} <= {"crl", "ca_issuers"} or not all(
-            profile.principals
-        )
+        members = {fault.path[2] for fault in error.faults}
+        assert members <= {"crl", "ca_issuers"} or not all(profile.principals)
 
 
 @given(JSON, JSON)

@@ -38,15 +38,7 @@ _T = TypeVar("_T", bound=x509.ExtensionType)
 
 @dataclass(frozen=True)
 class Case:
-    """A certificate, and all that it came from.
-
-    Attributes:
-        certificate: it.
-        request: what was asked for.
-        profile: what it was asked under.
-        issuer: who signed it.
-        asked: what was asked of the validity.
-    """
+    """A certificate, and all that it came from."""
 
     certificate: x509.Certificate
     request: CertificationRequest
@@ -98,10 +90,7 @@ def signature_algorithm(case: Case) -> None:
 
 
 def signature(case: Case) -> None:
-    try:
-        case.certificate.verify_directly_issued_by(case.issuer.certificate)
-    except (InvalidSignature, ValueError) as error:
-        raise AssertionError from error
+    case.certificate.verify_directly_issued_by(case.issuer.certificate)
 
 
 def issuer(case: Case) -> None:
@@ -325,10 +314,7 @@ def test_every_line_has_its_check() -> None:
 def test_every_certificate_keeps(line: str) -> None:
     """One line of the document, for every profile, request, validity and kind of CA."""
     for case in CASES:
-        try:
-            CHECKS[line](issued(*case))
-        except AssertionError as error:
-            raise AssertionError(f"{line}: {case}") from error
+        CHECKS[line](issued(*case))
 
 
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
@@ -378,6 +364,6 @@ def test_the_check_would_find_something(line: str) -> None:
     for certificate in (naive(), generous()):
         try:
             CHECKS[line](Case(certificate, good.request, good.profile, good.issuer, good.asked))
-        except (AssertionError, AttributeError, ValueError):
+        except (AssertionError, AttributeError, InvalidSignature, ValueError):
             return
     raise AssertionError(f"nothing breaks {line}")

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -84,10 +83,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 def print_document(directory: Path) -> None:
     """README's first command, with the `certlet` of a clone."""
-    certlet = directory / ".venv/bin/certlet"
-    certlet.parent.mkdir(parents=True)
-    certlet.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
-    certlet.chmod(0o700)
+    serving.executable(directory / ".venv/bin/certlet")
     run("sh", "-c", COMMANDS[0], cwd=directory)
 
 
@@ -121,16 +117,10 @@ class Client:
         self.env = env
 
 
-def openapi_generator_python(directory: Path) -> Client:
-    said = make("openapi-generator-python", directory)
-    command: list[str | Path] = [sys.executable, HERE / "by_openapi_generator.py"]
-    return Client(command, said, PYTHONPATH=str(directory / "made/python"))
-
-
-def openapi_python_client(directory: Path) -> Client:
-    said = make("openapi-python-client", directory)
-    command: list[str | Path] = [sys.executable, HERE / "by_openapi_python_client.py"]
-    return Client(command, said, PYTHONPATH=str(directory / "made"))
+def python(directory: Path, name: str, script: str, path: str) -> Client:
+    """A client for Python, which a script imports from a path."""
+    said = make(name, directory)
+    return Client([sys.executable, HERE / script], said, PYTHONPATH=str(directory / path))
 
 
 def typescript(directory: Path) -> tuple[Client, Client]:
@@ -181,10 +171,14 @@ def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
     with ThreadPoolExecutor(2) as pool:
         both = pool.submit(typescript, directory)
         made: dict[str, Future[Any]] = {
-            "openapi-generator-python": pool.submit(openapi_generator_python, directory),
+            "openapi-generator-python": pool.submit(
+                python, directory, "openapi-generator-python", "by_openapi_generator.py", "made/python"
+            ),
             "go": pool.submit(go, directory),
             "java": pool.submit(java, directory),
-            "openapi-python-client": pool.submit(openapi_python_client, directory),
+            "openapi-python-client": pool.submit(
+                python, directory, "openapi-python-client", "by_openapi_python_client.py", "made"
+            ),
             "openapi-fetch": both,
             "hey-api": both,
         }

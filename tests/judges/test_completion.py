@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import shlex
 import subprocess
 import time
 from pathlib import Path
@@ -24,11 +23,7 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
     assert run.returncode == 0, run.stderr
     (directory / "script").write_bytes(run.stdout)
     (directory / "mine.crt").touch()
-    program = directory / "bin" / "certlet"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(serving.CERTLET)} "$@"\n')
-    program.chmod(0o755)
-    path = f"{program.parent}:{os.environ['PATH']}"
+    path = f"{serving.executable(directory / 'bin' / 'certlet').parent}:{os.environ['PATH']}"
     return directory / "script", serving.environ(HOME=str(directory), TERM="dumb", PATH=path)
 
 

@@ -46,8 +46,7 @@ def test_the_printed_commands_are_what_makes_it_trusted(
     told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
     assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
     (tmp_path / "Fetch.java").write_text(JAVA)
-    (tmp_path / "sudo").write_text('#!/bin/sh\nexec "$@"\n')  # in the namespace everybody is root
-    (tmp_path / "sudo").chmod(0o755)
+    serving.executable(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
     mounts = []
     for number, folder in enumerate(CHANGED):
         shutil.copytree(folder, tmp_path / str(number), symlinks=True, ignore=_unreadable)
