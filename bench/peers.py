@@ -27,7 +27,6 @@ from bench import load
 from bench.load import BenchError, Load
 from service.signers import file
 from tests import serving
-from tests.pki.test_weak_keys import prime_after
 from tests.serving import API_KEY, Site
 
 KINDS: Final = ("p-256", "rsa-2048")
@@ -230,16 +229,8 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
     issuer = x509.load_pem_x509_certificate(between.read_bytes())
     for csr, pem in zip(asked, certificates, strict=True):
         _verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)
-    command: list[str | Path] = [
-        "openssl",
-        "verify",
-        "-purpose",
-        "sslserver",
-        "-CAfile",
-        trusted,
-        "-untrusted",
-        between,
-    ]
+    files = ["-CAfile", str(trusted), "-untrusted", str(between)]
+    command = ["openssl", "verify", "-purpose", "sslserver", *files]
     last = certificates[-1].encode()
     judged = subprocess.run(command, input=last, capture_output=True, check=False)  # noqa: S603 - our own words
     if judged.returncode:
@@ -301,7 +292,9 @@ def differences(ours: Server, theirs: Server) -> list[Difference]:
 def _close_primes() -> rsa.RSAPrivateKey:
     """A key that Fermat's method takes apart at once."""
     p = rsa.generate_private_key(65537, 2048).private_numbers().p
-    q = prime_after(p + 2)
+    q = p + 2
+    while pow(2, q - 1, q) != 1:  # Fermat's test, which no composite number of this size passes by chance
+        q += 2
     d = pow(65537, -1, (p - 1) * (q - 1))
     public = rsa.RSAPublicNumbers(65537, p * q)
     return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()

@@ -103,7 +103,6 @@ def signing_key(made: Hierarchy) -> CertificateIssuerPrivateKeyTypes:
 
 
 def issuer(key: str = "p-256", permitted: tuple[str, ...] = ()) -> Issuer:
-    """The issuer of such a CA."""
     made = hierarchy(key, permitted)
     return Issuer(made.signing, [made.root], signing_key(made))
 
@@ -112,17 +111,13 @@ class Log(list[Event]):
     """A recorder that keeps what it is given."""
 
     def kinds(self) -> list[str]:
-        """The kinds of event, in order."""
         return [event.event for event in self]
 
 
 class Counting(Issuer):
-    """An issuer that counts what it signs."""
-
     count = 0
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """As any does."""
         self.count += 1
         return super().sign(builder)
 
@@ -167,7 +162,6 @@ def authority(
 
 
 def order(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequest:
-    """A request to issue."""
     usual = {"principal": CALLER, "request_id": "b3f1c1de-0000-4000-8000-000000000000"}
     return IssuanceRequest(csr, profile, **{**usual, **change})
 

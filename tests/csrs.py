@@ -58,12 +58,10 @@ def build(
 
 
 def pem(request: x509.CertificateSigningRequest) -> bytes:
-    """The request in PEM."""
     return request.public_bytes(Encoding.PEM)
 
 
 def der(request: x509.CertificateSigningRequest) -> bytes:
-    """The request in DER."""
     return request.public_bytes(Encoding.DER)
 
 

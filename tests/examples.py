@@ -117,7 +117,6 @@ def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
 
 
 def other_request() -> str:
-    """A request for another name."""
     return csrs.pem(csrs.build("other.example.com")).decode()
 
 

@@ -29,7 +29,6 @@ def environ(endpoint: str) -> dict[str, str]:
 
 
 def client(endpoint: str, service: str) -> Any:
-    """A client of one of its services."""
     credentials = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **credentials)
 

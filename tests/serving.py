@@ -127,7 +127,6 @@ class QuietHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def body(self) -> bytes:
-        """The body of the request."""
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
 
     def log_message(self, *_: object) -> None:
@@ -172,14 +171,11 @@ def executable(path: Path, script: str = f'exec {shlex.join(CERTLET)} "$@"') -> 
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer of any status."""
-
     status: int
     headers: Message
     body: bytes
 
     def json(self) -> Any:
-        """The body, parsed."""
         return json.loads(self.body)
 
 
@@ -212,8 +208,6 @@ class Site:
 
 @dataclass
 class Server(Site):
-    """A running server."""
-
     process: subprocess.Popen[str]
     said: list[str]
     log: Path
@@ -224,7 +218,6 @@ class Server(Site):
         return self.request("POST", "/sign", json.dumps(order).encode(), headers)
 
     def logged(self) -> str:
-        """What the server wrote to stderr so far."""
         return self.log.read_text()
 
     def processes(self) -> dict[int, str]:

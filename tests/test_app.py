@@ -21,12 +21,10 @@ PEM: dict[str, Any] = {"body": GOOD, "isBase64Encoded": False}
 
 
 def pem(media_type: str) -> dict[str, Any]:
-    """An event of `POST /sign.pem`."""
     return event("/sign.pem", headers={"Content-Type": media_type}, **PEM)
 
 
 def batch(count: int) -> dict[str, Any]:
-    """An event of a batch."""
     body = json.dumps({"requests": [{"csr": GOOD}] * count})
     return event("/sign/batch", body=body, isBase64Encoded=False)
 
@@ -49,12 +47,10 @@ def unsecured(path: str, document: dict[str, Any]) -> None:
 
 
 def schemas(document: Any) -> Any:
-    """The contract's schemas."""
     return document["components"]["schemas"]
 
 
 def media_types(document: Any) -> Any:
-    """What `POST /sign.pem` takes."""
     return document["paths"]["/sign.pem"]["post"]["requestBody"]["content"]
 
 
@@ -89,7 +85,6 @@ CHANGES: dict[str, tuple[Change, dict[str, Any], int, int]] = {
 
 
 def changed(change: Change) -> dict[str, Any]:
-    """A copy of the contract with something changed."""
     document = copy.deepcopy(authorities.document())
     change(document)
     return document

@@ -34,7 +34,6 @@ LONG_NAMES = [f"dns:{'x' * 60}.{number}.example.com" for number in range(99)]
 
 @functools.cache
 def request(number: int, kind: str = "p-256") -> str:
-    """A request of its own name."""
     return csrs.pem(csrs.build(f"n{number}.example.com", kind=kind)).decode()
 
 
@@ -54,7 +53,6 @@ def results(answer: Answer) -> list[Any]:
 
 
 def common_name(result: Any) -> str:
-    """Whom a result's certificate is for."""
     certificate = x509.load_pem_x509_certificate(result["certificate"]["crt_pem"].encode())
     return certificate.subject.rfc4514_string()
 

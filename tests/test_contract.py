@@ -80,22 +80,18 @@ def test_est_has_no_cors() -> None:
 
 
 def schema(document: Any) -> Any:
-    """A schema to break."""
     return document["components"]["schemas"]["SignRequest"]["properties"]["text"]
 
 
 def sign(document: Any) -> Any:
-    """An aws_proxy operation to break."""
     return document["paths"]["/sign"]["post"]
 
 
 def form(document: Any) -> Any:
-    """A mock operation to break."""
     return document["paths"]["/sign"]["get"]
 
 
 def authorizing(uri: object) -> dict[str, Any]:
-    """An authorizer of that address."""
     return {"type": "apiKey", "x-amazon-apigateway-authorizer": {"authorizerUri": uri}}
 
 
@@ -335,7 +331,6 @@ def described(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]
 
 
 def undescribed(document: dict[str, Any]) -> list[str]:
-    """The places without sentences."""
     texts = ((place, node.get("description", "").strip()) for place, node in described(document))
     return [place for place, text in texts if not SENTENCES.fullmatch(text)]
 

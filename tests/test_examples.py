@@ -29,7 +29,6 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every operation, the any-methods among them."""
     for path, item in DOCUMENT["paths"].items():
         for method, operation in item.items():
             yield f"{method} {path}", operation

@@ -17,7 +17,6 @@ from tests.events import answers, event
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a CA."""
     made = tmp_path_factory.mktemp("lambda")
     assert serving.certlet("init", "ca", cwd=made).returncode == 0
     return made

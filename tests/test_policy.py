@@ -49,7 +49,6 @@ def own(directory: Path) -> Iterator[Server]:
 
 
 def team(sans: list[str], **change: object) -> str:
-    """A request for the profile `team`."""
     return csrs.pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
 
 

@@ -22,7 +22,6 @@ def sign(
 
 
 def batch(requests: object) -> dict[str, Any]:
-    """An event of `POST /sign/batch`."""
     return sign({"requests": requests}, None, "/sign/batch")
 
 

@@ -18,7 +18,6 @@ CHROMIUM = ["--no-sandbox", "--no-first-run", RESOLVER, *(f"--disable-{each}" fo
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)

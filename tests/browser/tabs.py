@@ -15,8 +15,6 @@ SCREENSHOTS = serving.ROOT / "build" / "screenshots"
 
 
 class Tab:
-    """A page, and everything that it complained of."""
-
     def __init__(self, page: Page) -> None:
         self.page = page
         self.complaints: list[str] = []

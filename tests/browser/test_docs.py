@@ -18,7 +18,6 @@ REQUEST = csrs.pem(csrs.build("www.example.com")).decode()
 
 
 def authorize(page: Page, key: str) -> None:
-    """Type the API key in."""
     page.click(".auth-wrapper .authorize")
     page.fill("#api_key_value", key)
     page.click(".modal-ux [aria-label='Apply credentials']")

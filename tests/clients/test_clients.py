@@ -186,7 +186,6 @@ def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
 
 
 def client(clients: dict[str, Future[Any]], name: str) -> Client:
-    """One of them."""
     made: Any = clients[name].result()
     found: Client = made[name == "hey-api"] if isinstance(made, tuple) else made
     return found

@@ -29,7 +29,6 @@ CSR = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """LocalStack."""
     with localstack.running(tmp_path_factory.mktemp("localstack")) as running:
         yield running
 
@@ -114,7 +113,6 @@ class Kms:
 
 
 def sign(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, digest: bytes) -> bytes:
-    """A signature over a SHA-256 digest."""
     algorithm = utils.Prehashed(hashes.SHA256())
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(digest, padding.PKCS1v15(), algorithm)

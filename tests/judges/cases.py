@@ -80,7 +80,6 @@ class Case:
 
     @property
     def folder(self) -> str:
-        """The folder's name."""
         parts = (self.profile, self.ca, self.kind, self.purpose, self.twin)
         return "_".join(filter(None, parts)).replace(", ", "-").replace(" ", "-")
 
@@ -105,7 +104,6 @@ def hierarchy(ca: str, permitted: tuple[str, ...] = (), *, impostor: bool = Fals
 
 
 def keys_of(ca: str) -> str:
-    """The kind of a CA's keys."""
     return ca.partition(",")[0]
 
 
@@ -188,7 +186,6 @@ def resigned(good: x509.Certificate, by: Hierarchy, not_after: datetime) -> Exhi
 
 
 def write(directory: Path, exhibits: Exhibits) -> None:
-    """All cases as folders, and the list of them."""
     for case, exhibit in exhibits.items():
         folder = directory / case.folder
         folder.mkdir()

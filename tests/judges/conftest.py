@@ -13,7 +13,6 @@ _JUDGED = pytest.StashKey[tuple[Verdicts, dict[str, float]]]()
 
 @pytest.fixture(scope="session")
 def exhibits() -> Exhibits:
-    """Every case, and its certificates."""
     return dict(cases.positives()) | dict(cases.twins())
 
 
@@ -21,7 +20,6 @@ def exhibits() -> Exhibits:
 def verdicts(
     exhibits: Exhibits, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Verdicts:
-    """What every judge says of every case."""
     directory = tmp_path_factory.mktemp("judged")
     cases.write(directory, exhibits)
     pytestconfig.stash[_JUDGED] = panel.judge(directory, exhibits)

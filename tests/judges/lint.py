@@ -64,7 +64,6 @@ def lint_pair(issuer: str, subject: str) -> list[str]:
 
 
 def main(directory: Path) -> None:
-    """Judge every case."""
     for line in (directory / "cases.tsv").read_text().splitlines():
         case = line.partition("\t")[0]
         leaf, chain, root = (

@@ -21,7 +21,6 @@ def _cell(verdicts: Verdicts, judge: str, cases: list[Case], numbers: dict[Gap, 
 
 
 def _row(heads: tuple[str, ...], cells: tuple[str, ...]) -> str:
-    """A line of the table."""
     widths = (7, 18, 53) if len(heads) == 3 else (80,)
     left = " ".join(head.ljust(width) for head, width in zip(heads, widths, strict=True))
     right = " ".join(cell.rjust(max(len(name), 4)) for cell, name in zip(cells, NAMES, strict=True))
