@@ -6,11 +6,11 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service.pki import encoding
 from service.pki.issuer import Issuer
@@ -18,10 +18,15 @@ from service.pki.keys import KeyKind
 from service.pki.names import Name
 from service.pki.profile import MIN_VALIDITY, Profile, Revocation, key_usage
 
-Extension = x509.Extension[x509.UnrecognizedExtension]
-
 # RFC 9608 3: no revocation information will ever be published. The library has no class for it; it is NULL.
 NO_REV_AVAIL: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
+
+
+class Extension(NamedTuple):
+    """An extension, encoded already, and its part of `CertificateSpec.digest`."""
+
+    value: x509.Extension[x509.UnrecognizedExtension]
+    digested: bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class CertificateSpec:
 
     Attributes:
         subject: may be empty.
+        common_name: the one in the subject; '' for none.
         names: the subject alternative names, each once, in the request's order.
         public_key: the subject public key.
         subject_public_key_info: the same, DER.
@@ -40,6 +46,7 @@ class CertificateSpec:
     """
 
     subject: x509.Name
+    common_name: str
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
     subject_public_key_info: bytes
@@ -57,7 +64,7 @@ class CertificateSpec:
             serial_number=serial_number,
             not_valid_before=self.not_before,
             not_valid_after=self.not_after,
-            extensions=list(self.extensions),
+            extensions=[each.value for each in self.extensions],
         )
 
     @property
@@ -65,25 +72,13 @@ class CertificateSpec:
         """Until when the certificate is worth handing out: a minute before its end, UTC."""
         return self.not_after + timedelta(seconds=1) - MIN_VALIDITY
 
-    @property
-    def common_name(self) -> str:
-        """The common name in the subject; '' for none."""
-        return next((str(each.value) for each in self.subject if each.oid == NameOID.COMMON_NAME), "")
-
     @functools.cached_property
     def digest(self) -> bytes:
         """SHA-256 of every field that the certificate will hold, in DER or text, each after its length."""
-        kinds = " ".join([f"{each.oid.dotted_string} {each.critical}" for each in self.extensions])
-        return hashlib.sha256(
-            encoding.length_prefixed(
-                [
-                    self.subject.public_bytes(),
-                    self.subject_public_key_info,
-                    f"{self.not_before.timestamp()} {self.not_after.timestamp()} {kinds}".encode(),
-                    *[each.value.value for each in self.extensions],
-                ]
-            )
-        ).digest()
+        times = encoding.timestamp(self.not_before) + encoding.timestamp(self.not_after)
+        parts = [self.subject.public_bytes(), self.subject_public_key_info, times.encode("ascii")]
+        parts += [each.digested for each in self.extensions]
+        return hashlib.sha256(encoding.length_prefixed(parts)).digest()
 
 
 @functools.lru_cache(maxsize=256)
@@ -111,5 +106,7 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
 
 
 def extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension:
-    """An extension, encoded already, so that the digest and the signature do not encode it again."""
-    return x509.Extension(value.oid, critical, x509.UnrecognizedExtension(value.oid, value.public_bytes()))
+    """An extension of this value."""
+    oid, der = value.oid, value.public_bytes()
+    digested = f"{oid.dotted_string} {critical} ".encode("ascii") + der
+    return Extension(x509.Extension(oid, critical, x509.UnrecognizedExtension(oid, der)), digested)

@@ -137,6 +137,7 @@ class _Evaluation:
         refuse(self._violations)
         return CertificateSpec(
             subject=subject,
+            common_name=self._attributes.get("CN", ""),
             names=tuple(self._names),
             public_key=request.public_key,
             subject_public_key_info=spki,
@@ -260,8 +261,10 @@ class _Evaluation:
         A common name that reads as a host's name, an address or a mailbox counts as that name, unless the
         profile permits no names of that kind; a principal's rules always apply to it.
         """
-        implied = names.read_into_common_name(self._common_name)
-        if implied in self._names or Name(NameKind.DNS, self._common_name) in self._names:  # as a server's is
+        implied = None
+        if Name(NameKind.DNS, self._common_name) not in self._names:  # as a server's is
+            implied = names.read_into_common_name(self._common_name)
+        if implied in self._names:
             implied = None
         profile, principal = self._profile, self._context.principal
         counted = implied if implied and profile.names.permits_kind(implied) else None

@@ -154,10 +154,13 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
             _verify_rsa(numbers.modulus, numbers.public_exponent)
     except ValueError as error:
         raise _bad("the public key is malformed") from error
-    without_sign = key[:31] + bytes(octet & 0x7F for octet in key[31:])
-    if algorithm == PublicKeyAlgorithmOID.ED25519 and without_sign in _SMALL_ORDER:
+    if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
         raise _bad("the Ed25519 point is of small order: anybody can sign for it")
     return key
+
+
+def _without_sign(point: bytes) -> bytes:
+    return point[:31] + bytes(octet & 0x7F for octet in point[31:])
 
 
 def _verify_rsa(modulus: int, exponent: int) -> None:

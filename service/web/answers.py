@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
+
+EST_PREFIX: Final = "/.well-known/est/"
 
 
 class Answer(flask.Response):
@@ -23,3 +27,14 @@ class Answer(flask.Response):
     ) -> None:
         headers = [("Cache-Control", cache), *headers]
         super().__init__(body, status, headers, content_type=content_type or None)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer as it is, with CORS: any page may read it, for no cookie means anything here.
+
+        EST has no pages.
+        """
+        headers = self.headers.to_wsgi_list()
+        if not environ["PATH_INFO"].startswith(EST_PREFIX):
+            headers.append(("Access-Control-Allow-Origin", "*"))
+        start_response(self.status, headers)
+        return () if environ["REQUEST_METHOD"] == "HEAD" else (self.get_data(),)

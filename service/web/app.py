@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import connexion
@@ -67,8 +67,8 @@ def create(
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # a path is one of the contract's, or none
     app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
+    app.app.ensure_sync = _as_it_is  # Flask documents that this may be replaced
     app.app.before_request(functools.partial(_begin, operations))
-    app.app.after_request(_allow_pages)
     app.add_api(
         served,
         resolver=Resolver(functools.partial(_resolve, operations, Operations(authority), Est(authority))),
@@ -101,6 +101,10 @@ def _resolve(
     return ParameterValidator((), strict_validation=True)(perform)
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
 def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None:
     """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
     request, operation = flask.request, _operation()
@@ -109,13 +113,6 @@ def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None
     if body := operations.get(operation, {}).get("requestBody"):
         request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
     return None
-
-
-def _allow_pages(response: flask.Response) -> flask.Response:
-    """Any page may read an answer (CORS), for no cookie means anything here. EST has no pages."""
-    if not connexion.request.path.startswith(est.PREFIX):
-        response.headers["Access-Control-Allow-Origin"] = "*"
-    return response
 
 
 def _http_error(error: HTTPException) -> flask.Response:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from service import credentials
-from service.web import est, identity
+from service.web import identity
+from service.web.answers import EST_PREFIX
 
 _VERSION: Final = "2012-10-17"  # of the policy language
 
@@ -37,7 +38,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
         UnauthorizedError: it is EST's, and carries no key.
     """
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-    is_est = str(event.get("resource", "")).startswith(est.PREFIX)
+    is_est = str(event.get("resource", "")).startswith(EST_PREFIX)
     key = credentials.api_key(headers.get, basic=is_est)
     if key is None and is_est:
         raise UnauthorizedError

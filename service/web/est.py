@@ -18,7 +18,6 @@ from service.web import identity
 from service.web.answers import Answer
 from service.web.problems import MalformedError, Reason
 
-PREFIX: Final = "/.well-known/est/"
 NO_HTTPS: Final = "EST is served over HTTPS alone (RFC 7030 3.3)."
 CERTIFICATES: Final = "application/pkcs7-mime; smime-type=certs-only"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from flask.json.provider import DefaultJSONProvider
 
@@ -19,7 +19,7 @@ class StrictJson(DefaultJSONProvider):
         """
         try:
             text = s if isinstance(s, str) else s.decode("utf-8")
-            return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+            return _decode(text)
         except UnicodeDecodeError as error:
             raise ValueError(f"octet {error.start + 1} of it is not UTF-8") from error
         except json.JSONDecodeError as error:
@@ -37,3 +37,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_decode: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode

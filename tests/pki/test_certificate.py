@@ -6,7 +6,7 @@ from datetime import timedelta
 from cryptography import x509
 
 from service.pki import csr
-from service.pki.certificate import CertificateSpec
+from service.pki.certificate import CertificateSpec, extension
 from tests import authorities, csrs
 
 SECOND = timedelta(seconds=1)
@@ -24,7 +24,7 @@ def test_the_builder_takes_every_field() -> None:
         spec.not_after,
     )
     assert [(each.oid, each.critical, each.value.public_bytes()) for each in certificate.extensions] == [
-        (each.oid, each.critical, each.value.value) for each in spec.extensions
+        (value.oid, value.critical, value.value.value) for value, _ in spec.extensions
     ]
 
 
@@ -40,21 +40,20 @@ def test_the_digest_covers_every_field() -> None:
         "extensions": replace(spec, extensions=spec.extensions[::-1]),
     }
     # The key as an object; what the extensions hold; and what is not in the certificate.
-    others = {"public_key", "names", "profile", "notes"}
+    others = {"public_key", "common_name", "names", "profile", "notes"}
     assert changed.keys() | others == {each.name for each in fields(CertificateSpec)}
-    for position, extension in enumerate(spec.extensions):
-        oid, critical, value = extension.oid, extension.critical, extension.value
-        other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), value.public_bytes())
-        empty = x509.UnrecognizedExtension(oid, b"\4\0")
+    for position, (held, _) in enumerate(spec.extensions):
+        other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), held.value.value)
+        empty = x509.UnrecognizedExtension(held.oid, b"\4\0")
         before, after = spec.extensions[:position], spec.extensions[position + 1 :]
         changed |= {
             f"{position} left out": replace(spec, extensions=(*before, *after)),
             **{
                 f"{position} {variant}": replace(spec, extensions=(*before, variant, *after))
                 for variant in (
-                    x509.Extension(other.oid, critical, other),
-                    x509.Extension(oid, not critical, value),
-                    x509.Extension(oid, critical, empty),
+                    extension(other, critical=held.critical),
+                    extension(held.value, critical=not held.critical),
+                    extension(empty, critical=held.critical),
                 )
             },
         }
