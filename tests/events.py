@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import awsgi
 import pytest
@@ -60,6 +62,25 @@ def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str,
     }
 
 
+def of_request(method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    """The proxy event that a REST API with binary media types `*/*` makes of a request."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    known = headers.get("x-api-key") == serving.API_KEY
+    identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "192.0.2.1"}
+    return event(
+        parts.path,
+        method,
+        headers=dict(headers),
+        multiValueHeaders={name: [value] for name, value in headers.items()},
+        queryStringParameters={name: values[-1] for name, values in query.items()} or None,
+        multiValueQueryStringParameters=query or None,
+        requestContext={"requestId": str(uuid.uuid4()), "stage": "prod", "identity": identity},
+        body=base64.b64encode(content).decode() or None,
+        isBase64Encoded=bool(content),
+    )
+
+
 def est(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
@@ -68,10 +89,13 @@ def est(**change: Any) -> dict[str, Any]:
     return event("/.well-known/est/simpleenroll") | usual | change
 
 
-def ask(document: dict[str, Any], *events: dict[str, Any]) -> tuple[list[dict[str, Any]], authorities.Log]:
-    """What a contract's application answers to events, through aws-wsgi, and what is recorded."""
+def ask(
+    document: dict[str, Any], *events: dict[str, Any], **more: Any
+) -> tuple[list[dict[str, Any]], authorities.Log]:
+    """What a contract's application answers to events, through aws-wsgi, and what its authority records."""
     log = authorities.Log()
-    application = app.create(document, authorities.authority(log, now=datetime.now(UTC)), {"abc123": "ci"})
+    authority = authorities.authority(log, now=datetime.now(UTC), **more)
+    application = app.create(document, authority, {"abc123": "ci"})
     return [
         awsgi.response(application, aws_lambda._whole(each), None, app.BINARY_CONTENT_TYPES)
         for each in events

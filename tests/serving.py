@@ -212,6 +212,15 @@ class Server(Site):
     said: list[str]
     log: Path
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    def pids(self, name: str) -> list[int]:
+        """Its child processes that run a module of `service.gateway`."""
+        return [pid for pid in children(self.process.pid) if module(pid) == f"service.gateway.{name}"]
+
     def sign(self, order: object, key: str = API_KEY) -> Answer:
         """`POST /sign` with JSON."""
         headers = {"Content-Type": "application/json", "x-api-key": key}

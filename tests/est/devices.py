@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from service.pki import keys
 from service.pki.issuer import Issuer
@@ -24,13 +24,7 @@ from tests.serving import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
-UNTIL_THERE = [
-    "--retry",
-    "20",
-    "--retry-connrefused",
-    "--retry-delay",
-    "1",
-]  # of curl's, for a server that starts
+UNTIL_THERE = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]  # curl's, as a server starts
 
 
 def body(request: x509.CertificateSigningRequest) -> bytes:
@@ -75,9 +69,8 @@ def stranger() -> x509.Certificate:
     """A certificate of another CA that says the same."""
     root, signing = keys.generate("p-256"), keys.generate("p-256")
     now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
-    ca = authorities.ca(
-        public_key=signing.public_key(), signer=root, ski=x509.SubjectKeyIdentifier(b"1"), **now
-    )
+    ski = x509.SubjectKeyIdentifier(b"1")
+    ca = authorities.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)
     top = authorities.root(public_key=root.public_key(), signer=root, **now)
     return forged(Issuer(ca, [top], signing))
 
@@ -98,8 +91,7 @@ def trusting(server: Server, client: x509.Certificate | None = None) -> ssl.SSLC
 def key_and(directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Path:
     """A file with a certificate and its key."""
     path = directory / f"{certificate.serial_number}.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_text(pem(certificate) + private.decode())
+    path.write_text(pem(certificate) + keys.encode_private_key(key).decode())
     return path
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from service.pki.keys import encode_private_key
 from tests import csrs, serving
 from tests.est.devices import UNTIL_THERE, root
 from tests.serving import API_KEY, ROOT, Server, run
@@ -55,9 +55,8 @@ def commands(name: str, config: str, directory: Path) -> list[str]:
         options = "{\n  admin off\n  auto_https disable_redirects\n}\n"
         (directory / "Caddyfile").write_text(options + config)
         return ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
-    paths = " ".join(
-        f"{kind}_temp_path t{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{kind}_temp_path t{kind};" for kind in kinds)
     user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not write here
     begin = f"daemon off; pid nginx.pid; error_log stderr; {user} events {{}}"
     whole = f"{begin}\nhttp {{ access_log off; {paths}\n{config}}}\n"
@@ -69,8 +68,7 @@ def commands(name: str, config: str, directory: Path) -> list[str]:
 @contextlib.contextmanager
 def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
     """The proxy in front of the server, with a certificate that the server signed: its URL."""
-    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (directory / "ca.example.com.key").write_bytes(key)
+    (directory / "ca.example.com.key").write_bytes(encode_private_key(csrs.key("p-256")))
     signed = server.request("POST", "/sign.pem", csrs.pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
     port = serving.free_port()

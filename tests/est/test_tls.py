@@ -12,50 +12,29 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 
 from service.gateway import tls
 from service.gateway.routes import GatewayError
 from service.gateway.usage import OWN_NAME
 from service.pki import encoding
+from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
-from tests.est.devices import (
-    EST,
-    PKCS10,
-    basic,
-    body,
-    certificates,
-    forged,
-    issuer,
-    key_and,
-    own,
-    pem,
-    stranger,
-    trusting,
-)
+from tests.est import devices
+from tests.est.devices import basic, body, certificates, forged, issuer, own, pem, stranger, trusting
 from tests.serving import API_KEY, Answer, Server
 
 REQUEST = csrs.build("device.example.com")
 
 
 def enroll(
-    server: Server,
-    path: str = "/simpleenroll",
-    client: x509.Certificate | None = None,
-    **headers: Any,
+    server: Server, path: str = "/simpleenroll", client: x509.Certificate | None = None, **headers: Any
 ) -> Answer:
     """POST a device's request."""
-    sent = {"Content-Type": PKCS10, **headers}
-    return server.request("POST", EST + path, body(REQUEST), sent, trusting(server, client))
+    sent = {"Content-Type": devices.PKCS10, **headers}
+    return server.request("POST", devices.EST + path, body(REQUEST), sent, trusting(server, client))
 
 
 def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:
@@ -78,7 +57,7 @@ def test_older_tls_is_refused(site: Server) -> None:
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", int(urlsplit(site.url).port or 0)), 10) as plain,
+        socket.create_connection(("127.0.0.1", site.port), 10) as plain,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(plain, server_hostname="localhost")
@@ -111,10 +90,8 @@ def test_a_wrong_password_is_a_wrong_key(site: Server) -> None:
     """403 INVALID_API_KEY, as everywhere; and no password is logged."""
     answer = enroll(site, Authorization=basic("wrong-password-of-a-device"))
     assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
-    assert (
-        enroll(site, "/simpleenroll", None, **{"Authorization": basic(API_KEY), "x-api-key": "wrong"}).status
-        == 403
-    )
+    both: dict[str, Any] = {"Authorization": basic(API_KEY), "x-api-key": "wrong"}
+    assert enroll(site, **both).status == 403
     assert "wrong-password" not in site.logged()
     assert API_KEY not in site.logged()
 
@@ -149,16 +126,14 @@ def test_tls_refuses_what_is_no_client_s(site: Server, case: str) -> None:
 def test_whoever_has_no_certificate_is_served(site: Server) -> None:
     """A client certificate is asked for, not insisted on."""
     assert site.request("GET", "/health", context=trusting(site)).json()["status"] == "ready"
-    assert site.request("GET", EST + "/cacerts", context=trusting(site)).status == 200
+    assert site.request("GET", devices.EST + "/cacerts", context=trusting(site)).status == 200
 
 
 def test_a_client_certificate_is_the_handshake_s_alone(site: Server) -> None:
     """No header makes one, nor HTTPS out of HTTP."""
-    client = forged(issuer(site.log.parent / "ca"))
-    sent: dict[str, Any] = {
-        name: pem(client).replace("\n", "") for name in ("X-Client-Cert", "Client-Cert", "X-SSL-Cert")
-    }
-    assert enroll(site, "/simplereenroll", None, **sent).status == 403
+    client = pem(forged(issuer(site.log.parent / "ca"))).replace("\n", "")
+    sent: dict[str, Any] = dict.fromkeys(("X-Client-Cert", "Client-Cert", "X-SSL-Cert"), client)
+    assert enroll(site, "/simplereenroll", **sent).status == 403
 
 
 def test_a_failure_is_tried_again_before_the_end(
@@ -170,8 +145,7 @@ def test_a_failure_is_tried_again_before_the_end(
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
     bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
     answers = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
-    key = csrs.key("p-256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "key").write_bytes(key)
+    (tmp_path / "key").write_bytes(encode_private_key(csrs.key("p-256")))
 
     async def invoke(_event: dict[str, Any], _timeout: float) -> Any:
         answer = next(answers)
@@ -229,15 +203,14 @@ def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: s
 def brought(directory: Path) -> None:
     """A certificate for this machine, its key in three forms, another's key, and what is neither."""
     key, other = csrs.key("p-256"), csrs.key("p-384")
-    by = authorities.issuer()
-    own = forged(by, "server", csrs.build(None, ["ip:127.0.0.1"]))
-    clear = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    own = pem(forged(authorities.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
+    clear = encode_private_key(key)
     files = {
-        "crt": pem(own).encode(),
+        "crt": own,
         "key": clear,
-        "both": pem(own).encode() + clear,
-        "sealed": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
-        "other": other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "both": own + clear,
+        "sealed": encode_private_key(key, b"abc"),
+        "other": encode_private_key(other),
         "csr": csrs.pem(csrs.build()),
         "cut": clear[:60],
     }
@@ -270,10 +243,8 @@ def test_which_of_the_files_is_wrong(tmp_path: Path, certificate: str, key: str,
 def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str) -> None:
     """A certificate and its key, in two files or in one, are served as they are."""
     brought(tmp_path)
-    arguments = ("--tls-cert", certificate, "--tls-key", key)
-    with serving.serving(tmp_path, *arguments) as server:
-        port = int(urlsplit(server.url).port or 0)
-        shown = ssl.get_server_certificate(("127.0.0.1", port))
+    with serving.serving(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
+        shown = ssl.get_server_certificate(("127.0.0.1", server.port))
         assert shown.strip() in (tmp_path / "crt").read_text()
 
 
@@ -303,9 +274,8 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
 
     assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
     ca = issuer(tmp_path / "ca")
-    server_file = key_and(
-        tmp_path, forged(ca, "server", csrs.build(None, ["ip:127.0.0.1"])), csrs.key("p-256")
-    )
+    own = forged(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
+    server_file = devices.key_and(tmp_path, own, csrs.key("p-256"))
     server_file.write_text(server_file.read_text() + pem(ca.certificate))
     event: dict[str, Any] = {
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
