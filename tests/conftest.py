@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import serving
+from tests.gateway import running as gateways
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]
     """`certlet serve --ephemeral`, without its usage plan, for tests that only ask it."""
     directory = tmp_path_factory.mktemp("server")
     with serving.serving(directory, "--ephemeral", "--unlimited", "--workers", "2") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
+    """The second API, by two processes."""
+    directory = tmp_path_factory.mktemp("library")
+    with gateways.gateway(directory, gateways.library(), workers=2) as running:
         yield running
 
 

@@ -37,10 +37,7 @@ def library() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def gateway(
-    directory: Path,
-    document: dict[str, Any],
-    handler: str = HANDLER,
-    **change: Any,
+    directory: Path, document: dict[str, Any], handler: str = HANDLER, **change: Any
 ) -> Iterator[serving.Server]:
     """Serve a document."""
     options = {"workers": 1, "unlimited": True, **change}

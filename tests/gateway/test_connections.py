@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from aiohttp import web
 from service.gateway import connections
 from service.gateway.connections import Connection, Connections
 from tests import csrs, serving
+from tests.gateway.test_faults import connect
 from tests.serving import API_KEY, CERTLET
 
 DESCRIPTORS = 240
@@ -37,32 +37,17 @@ def is_open(client: socket.socket) -> bool:
 
 def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
     """However many say nothing, or half of it, others are answered at once, and what is under way is finished."""
-    command = [
-        "bash",
-        "-c",
-        f'ulimit -n {DESCRIPTORS} && exec "$@"',
-        "bash",
-        *CERTLET,
-        "serve",
-        "--port",
-        "0",
-    ]
+    limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
+    command = [*limited, *CERTLET, "serve", "--port", "0"]
     body = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
-    with (
-        serving.serving(tmp_path, "--ephemeral", "--unlimited", command=command) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        host, _, port = server.url.rpartition("//")[2].partition(":")
-
-        def connected() -> socket.socket:
-            return stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
-
-        under_way = connected()
+    options = ("--ephemeral", "--unlimited")
+    with serving.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:
+        under_way = stack.enter_context(connect(server))
         under_way.sendall(head.encode() + body[:100])
         held = []
         for number in range(3 * DESCRIPTORS):
-            held.append(connected())
+            held.append(stack.enter_context(connect(server)))
             held[-1].sendall(HALF_A_HEAD if number % 2 else b"")
             if number % 20 == 0:
                 began = time.monotonic()
@@ -111,9 +96,8 @@ def test_an_idle_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert await reader.readuntil(b"\r\n\r\nx")
                 await asyncio.sleep(0.1)
             for idle, _ in clients[:3]:
-                assert b"HTTP" not in (await asyncio.wait_for(idle.read(), 0.01)).replace(
-                    b"HTTP/1.1 200", b""
-                )
+                said = await asyncio.wait_for(idle.read(), 0.01)
+                assert b"HTTP" not in said.replace(b"HTTP/1.1 200", b"")
             assert not reader.at_eof()
             assert await asyncio.wait_for(reader.read(), 2) == b""
             for _, writer in clients:
@@ -147,16 +131,11 @@ def test_the_one_that_is_idle_longest_makes_room() -> None:
     ("soft", "hard", "said"),
     [(100, 1000, (1000 - connections.RESERVED_FDS, 1000)), (100, 100, (connections.MIN_CONNECTIONS, 100)), (5000, 9000, (connections.MAX_CONNECTIONS, 5000))],
 )  # fmt: skip
-def test_the_bound_follows_the_descriptors_that_may_be_had(
-    soft: int, hard: int, said: tuple[int, int]
-) -> None:
+def test_the_bound_follows_the_descriptors(soft: int, hard: int, said: tuple[int, int]) -> None:
     """As many as the hard limit gives, less a reserve; never more than the bound, and a few at least."""
     code = (
         "import resource; from service.gateway import connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         "print((connections.connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=serving.environ(), capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.strip() == str(said)
+    assert serving.run(sys.executable, "-c", code).stdout.strip() == str(said)

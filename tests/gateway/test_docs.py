@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from openapi_spec_validator import validate
 from service import contract
 from tests import authorities
 from tests.gateway import running
-from tests.serving import ROOT, Server, serving
+from tests.serving import ROOT, Server, run, serving
 
 PATHS = {
     "/docs": "text/html; charset=utf-8",
@@ -134,7 +133,4 @@ def test_the_gateway_imports_no_flask() -> None:
         "assert docs.answer('GET', '/docs/swagger-ui.css').body\n"
         "print([name for name in sys.modules if 'flask' in name])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert run.stdout == "[]\n"
+    assert run(sys.executable, "-c", program).stdout == "[]\n"

@@ -35,10 +35,8 @@ def proxy_event(**change: Any) -> dict[str, Any]:
 
 
 def test_event_has_the_last_value_of_a_header_and_all_of_them() -> None:
-    headers = CIMultiDict(
-        [("X-A", "1"), ("X-A", "2"), ("Connection", "close"), ("X-Forwarded-Proto", "https")]
-    )
-    event = proxy_event(headers=headers)
+    headers = [("X-A", "1"), ("X-A", "2"), ("Connection", "close"), ("X-Forwarded-Proto", "https")]
+    event = proxy_event(headers=CIMultiDict(headers))
     assert event["headers"] == {"X-Forwarded-Proto": "http", "X-A": "2"}
     assert event["multiValueHeaders"] == {"X-Forwarded-Proto": ["http"], "X-A": ["1", "2"]}
 
@@ -99,9 +97,8 @@ def test_headers_that_api_gateway_writes_are_renamed() -> None:
 def mock(path: str, method: str, content_type: str = "", body: bytes = b"") -> events.Response:
     """The response of a mock integration of the contract."""
     headers = CIMultiDict[str]({"Content-Type": content_type} if content_type else {})
-    return events.mock_response(
-        request(path, method, headers=headers, body=body), CONTRACT.route(method, path)[0]
-    )
+    asked = request(path, method, headers=headers, body=body)
+    return events.mock_response(asked, CONTRACT.route(method, path)[0])
 
 
 @pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("DELETE", 405)])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import json
 import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from tests import authorities, serving
 from tests.answers import problem
 from tests.gateway import running
 from tests.serving import API_KEY, Server
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The second document, served by two processes."""
-    directory = tmp_path_factory.mktemp("faults")
-    with running.gateway(directory, running.library(), workers=2) as server:
-        yield server
 
 
 def contract(**integration: Any) -> dict[str, Any]:
@@ -56,16 +47,14 @@ def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -
         if answer.status != 200:
             problem(answer, 503, "unavailable")
             assert answer.headers["Retry-After"] == "1"
-        deadline = time.monotonic() + 10
-        while server.request("GET", "/health").status != 200:
-            assert time.monotonic() < deadline
+        serving.wait_until(lambda: server.request("GET", "/health").status == 200, 10)
         problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
 
 
 def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
     """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
     busy = contract(timeoutInMillis=2500)
-    with running.gateway(tmp_path, busy) as server, concurrent.futures.ThreadPoolExecutor(3) as pool:
+    with running.gateway(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
         hanging = pool.submit(server.request, "GET", "/health?do=hang")
         time.sleep(0.3)
         began = time.monotonic()
@@ -74,20 +63,15 @@ def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -
         problem(answer, 503, "unavailable")
         assert answer.headers["Retry-After"] == "1"
         assert hanging.result().status == 504
-    with (
-        running.gateway(tmp_path, running.library()) as server,
-        concurrent.futures.ThreadPoolExecutor(2) as pool,
-    ):
+    with running.gateway(tmp_path, running.library()) as server, ThreadPoolExecutor(2) as pool:
         naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
         assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
 
 
 def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
     """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
-    with (
-        running.gateway(tmp_path, contract(timeoutInMillis=2500)) as server,
-        concurrent.futures.ThreadPoolExecutor(2) as pool,
-    ):
+    document = contract(timeoutInMillis=2500)
+    with running.gateway(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
         assert server.request("GET", "/health").json()["number"] == 1
         dozing = pool.submit(server.request, "GET", "/health?do=doze")
         time.sleep(0.02)  # it is in hand, and may still be brief
@@ -101,10 +85,7 @@ def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
 
 def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> None:
     """With a process the call that it began is lost; those after it were not begun, and another answers them."""
-    with (
-        running.gateway(tmp_path, running.library(), workers=2) as server,
-        concurrent.futures.ThreadPoolExecutor(6) as pool,
-    ):
+    with running.gateway(tmp_path, running.library(), workers=2) as server, ThreadPoolExecutor(6) as pool:
         pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
         while len(pids) < 2:
             naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
@@ -122,7 +103,7 @@ def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> Non
 
 def test_workers_are_the_concurrency(library: Server) -> None:
     """Two processes answer two calls at once."""
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:
         began = time.monotonic()
         found = list(pool.map(lambda _: library.request("GET", "/books?do=nap").json()["pid"], range(2)))
         assert len(set(found)) == 2
@@ -185,7 +166,7 @@ def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -
         writer.close()
 
     async def press(server: Server) -> float:
-        clients = [asyncio.create_task(ask(int(server.url.rpartition(":")[2]))) for _ in range(8)]
+        clients = [asyncio.create_task(ask(server.port)) for _ in range(8)]
         await asyncio.sleep(0.5)
         began = time.monotonic()
         assert await asyncio.to_thread(server.stop) == 0
@@ -205,21 +186,16 @@ def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -
 @contextlib.contextmanager
 def connect(server: Server) -> Iterator[socket.socket]:
     """A bare connection."""
-    host, _, port = server.url.rpartition("//")[2].partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         yield client
 
 
 def received(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
     """What comes until a mark, or the end."""
     found = b""
-    while until not in found:
-        with contextlib.suppress(ConnectionResetError):
-            chunk = client.recv(65536)
-            if chunk:
-                found += chunk
-                continue
-        break
+    with contextlib.suppress(ConnectionResetError):
+        while until not in found and (chunk := client.recv(65536)):
+            found += chunk
     return found
 
 
@@ -269,24 +245,21 @@ def test_pipelined_requests_are_answered_in_order(library: Server) -> None:
     with connect(library) as client:
         client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
         found = received(client, until=b'"isbn": "9"')
-        assert [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)] == sorted(
-            found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)
-        )
+        places = [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
+        assert places == sorted(places)
         assert found.count(b"HTTP/1.1 200 OK") >= 9
 
 
 def test_a_client_may_wait_for_100_continue(library: Server) -> None:
     """`Expect: 100-continue` is answered before the body, where a body will be read."""
+    waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     with connect(library) as client:
-        client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        client.sendall(POST + waiting)
         assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
         client.sendall(b"ab")
         assert b" 200 OK" in received(client)
     with connect(library) as client:
-        refused = (
-            POST.replace(API_KEY.encode(), b"wrong") + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
-        )
-        client.sendall(refused)
+        client.sendall(POST.replace(API_KEY.encode(), b"wrong") + waiting)
         assert received(client).startswith(b"HTTP/1.1 403 ")
 
 
@@ -314,23 +287,9 @@ def test_two_hundred_slow_clients_delay_nobody(library: Server) -> None:
 
 def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
     """50 connections that never begin their handshake delay nobody by more than a second."""
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        + [
-            "-keyout",
-            "key.pem",
-            "-out",
-            "crt.pem",
-            "-subj",
-            "/CN=x",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
+    named = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    serving.run(*make.split(), *named.split(), cwd=tmp_path)
     files = {"tls_certificate": str(tmp_path / "crt.pem"), "tls_key": str(tmp_path / "key.pem")}
     trusting = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
     with running.gateway(tmp_path, running.library(), **files) as server, contextlib.ExitStack() as stack:
@@ -342,24 +301,12 @@ def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
             assert not received(client).startswith(b"HTTP/1.1 200")
 
 
-def resident(pid: int) -> int:
-    """A process's resident memory, in KiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1])
-    raise AssertionError(pid)
-
-
 def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
     """Bodies that an operation does not take are not kept, whoever sends how many; and it is answered as ever."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server, contextlib.ExitStack() as stack:
-        (gateway,) = (
-            each
-            for each in serving.children(server.process.pid)
-            if b"gateway.server" in Path(f"/proc/{each}/cmdline").read_bytes()
-        )
-        before = resident(gateway)
+        (gateway,) = server.pids("server")
+        before = serving.resident(gateway)
         for _ in range(20):
             client = stack.enter_context(connect(server))
             client.sendall(head)
@@ -367,6 +314,6 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
             with contextlib.suppress(TimeoutError, ConnectionError):  # it may hang up meanwhile
                 for _ in range(100):
                     client.sendall(b"x" * 99_000)
-        assert resident(gateway) - before < 20_000
+        assert serving.resident(gateway) - before < 20_000
         answer = server.request("GET", "/health", b"x" * 100_000, {"Content-Type": "text/plain"})
         assert answer.status == 200

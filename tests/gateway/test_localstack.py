@@ -20,6 +20,7 @@ from tests.gateway.test_table import judge
 from tests.serving import API_KEY, Answer
 
 Ask = Callable[[Row], Answer]
+FOR_LOCALSTACK = (authorities.document(), localstack.REGION, "0" * 12, "certlet")
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
     with localstack.running(tmp_path_factory.mktemp("localstack")) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        body = json.dumps(
-            contract.for_api_gateway(authorities.document(), localstack.REGION, "0" * 12, "certlet")
-        )
+        body = json.dumps(contract.for_api_gateway(*FOR_LOCALSTACK))
         api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
         before = client.get_resources(restApiId=api, limit=500)["items"]
         client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
@@ -47,9 +46,7 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
     with localstack.running(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = contract.for_api_gateway(
-            authorities.document(), localstack.REGION, "0" * 12, "certlet", est=True
-        )
+        document = contract.for_api_gateway(*FOR_LOCALSTACK, est=True)
         made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert made["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]

@@ -6,9 +6,7 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +78,16 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
             ("open", "/etc/passwd"),
             ("kill", worker),
             ("kill", supervisor),
-            ("connect", int(server.url.rpartition(":")[2])),
+            ("connect", server.port),
             ("run", "/bin/true"),
         ]
         allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
         (tmp_path / "orders").write_text(json.dumps([*denied, *allowed]))
         os.kill(gateway, signal.SIGUSR1)
-        deadline = time.monotonic() + 20
-        while not (text := (tmp_path / "results").read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        outcomes = json.loads(text)
-        assert [
-            order for order, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
-        ] == []
+        serving.wait_until((tmp_path / "results").read_text, 20)
+        outcomes = json.loads((tmp_path / "results").read_text())
+        reached = [order for order, told in zip(denied, outcomes, strict=False) if told not in DENIED]
+        assert not reached
         assert outcomes[len(denied) :] == ["done"] * len(allowed)
         if os.geteuid() == 0:  # the twin: what root can read outside of the sandbox, and what is not there
             assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
@@ -108,29 +102,19 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
 def attempt(directory: Path, *steps: str) -> str:
     """What becomes of reading the file `key` in a process that does these steps before."""
     (directory / "key").write_text("secret")
-    code = "\n".join(
-        ["from pathlib import Path", "from service.gateway import sandbox", *steps, "open('key').read()"]
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=directory,
-        env=serving.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    begin = "from pathlib import Path\nfrom service.gateway import sandbox"
+    code = "\n".join([begin, *steps, "open('key').read()"])
+    run = serving.run(sys.executable, "-c", code, cwd=directory, check=False)
     return run.stderr.strip().rpartition("\n")[2]
 
 
 @pytest.mark.parametrize("abi", [0, 1, 2, 3, 4, 5, 6, 7])
 def test_each_version_of_landlock_denies_files(tmp_path: Path, abi: int) -> None:
     """The kernel takes what its older versions know; where there is none, nothing is denied."""
-    outcome = attempt(tmp_path, f"sandbox._abi = lambda: {abi}", "sandbox.enter([], [Path('other')])")
+    version = f"sandbox._abi = lambda: {abi}"
+    outcome = attempt(tmp_path, version, "sandbox.enter([], [Path('other')])")
     assert outcome.startswith("PermissionError") == bool(abi)
-    allowed = attempt(
-        tmp_path, f"sandbox._abi = lambda: {abi}", f"sandbox.enter([], [Path({str(tmp_path)!r})])"
-    )
-    assert allowed == ""
+    assert attempt(tmp_path, version, f"sandbox.enter([], [Path({str(tmp_path)!r})])") == ""
 
 
 def test_kernel_without_landlock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +130,7 @@ def test_kernel_without_landlock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
         sandbox.enter([])
 
 
-def test_directory_of_packages_that_contains_a_secret_is_not_readable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_beside_a_secret_are_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Served from a checkout, which is on the path, the CA is in there; links lead to the same place."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "ca").mkdir()

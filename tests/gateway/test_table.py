@@ -1,30 +1,19 @@
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests import serving
-from tests.events import answers
+from tests.events import answers, body, of_request
 from tests.gateway import running, table
 from tests.gateway.table import CERTLET, LIBRARY, Row
 from tests.serving import Answer, Server
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The second document, served."""
-    with running.gateway(tmp_path_factory.mktemp("library"), running.library()) as server:
-        yield server
 
 
 def judge(row: Row, answer: Answer) -> None:
@@ -64,41 +53,18 @@ def test_another_document_through_the_local_gateway(library: Server, row: Row) -
     ask(library, row)
 
 
-def as_event(row: Row) -> dict[str, Any]:
-    """The proxy event that a REST API with binary media types `*/*` makes of a row."""
-    parts = urlsplit(row.path)
-    query = parse_qs(parts.query, keep_blank_values=True)
-    return {
-        "resource": parts.path,
-        "path": parts.path,
-        "httpMethod": row.method,
-        "headers": dict(row.send),
-        "multiValueHeaders": {name: [value] for name, value in row.send.items()},
-        "queryStringParameters": {name: values[-1] for name, values in query.items()} or None,
-        "multiValueQueryStringParameters": query or None,
-        "pathParameters": None,
-        "stageVariables": None,
-        "requestContext": {
-            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
-            "identity": {"apiKeyId": "abc123" if "x-api-key" in row.send else None, "sourceIp": "192.0.2.1"},
-        },
-        "body": base64.b64encode(row.content).decode() if row.content else None,
-        "isBase64Encoded": bool(row.content),
-    }
-
-
 def test_the_contract_by_events(tmp_path: Path) -> None:
     """Each row that reaches the function gives the same answer by an event alone."""
     assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
     rows = [row for row in CERTLET if row.events]
-    found, _ = answers(tmp_path, *map(as_event, rows))
+    events = [of_request(row.method, row.path, row.send, row.content or b"") for row in rows]
+    found, _ = answers(tmp_path, *events)
     assert len(found) == len(rows) >= 10
     for row, result in zip(rows, found, strict=True):
         headers = Message()
         for name, value in result["headers"].items():
             headers[name] = value
-        body = base64.b64decode(result["body"]) if result["isBase64Encoded"] else result["body"].encode()
-        judge(row, Answer(result["statusCode"], headers, body))
+        judge(row, Answer(result["statusCode"], headers, body(result)))
 
 
 def test_the_table_is_whole() -> None:
@@ -131,9 +97,8 @@ def test_a_lost_security_line_signs_nothing(tmp_path: Path) -> None:
     assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         original = serving.environ
-        patch.setattr(
-            serving, "environ", lambda **change: original(CERTLET_CA=str(tmp_path / "ca"), **change)
-        )
+        named = {"CERTLET_CA": str(tmp_path / "ca")}
+        patch.setattr(serving, "environ", lambda **change: original(**named, **change))
         with running.gateway(tmp_path, document, "service.aws_lambda.handler") as server:
             answer = server.request("POST", "/sign", table.ORDER, {**table.JSON, **table.KEY})
             assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
