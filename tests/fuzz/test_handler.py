@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import base64
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
@@ -21,9 +18,7 @@ from tests import authorities, events, serving
 from tests.fuzz import contract
 
 sign = contract.load(refusable=True).include(contract.signs)
-public = (
-    contract.load(refusable=False).exclude(contract.signs).exclude(contract.keyed).exclude(contract.pages)
-)
+public = contract.load().exclude(contract.signs).exclude(contract.keyed).exclude(contract.pages)
 keyed = contract.load(batched=True).include(contract.keyed)
 est = contract.load(enrollable=True).include(contract.enrolls)
 tally = contract.Tally()
@@ -34,34 +29,15 @@ class Events(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *_args: object, **_kwargs: object) -> requests.Response:
         """Answer one request."""
-        result = aws_lambda.handler(event(request), Context("fuzz", time.monotonic() + 10))
+        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
+        event = events.of_request(str(request.method), str(request.url), headers, body)
+        result = aws_lambda.handler(event, Context("fuzz", time.monotonic() + 10))
         assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
         assert "content-length" not in {name.lower() for name in result["headers"]}
-        answer = HTTPResponse(
-            BytesIO(events.body(result)), result["headers"], result["statusCode"], preload_content=False
-        )
+        content, status = BytesIO(events.body(result)), result["statusCode"]
+        answer = HTTPResponse(content, result["headers"], status, preload_content=False)
         return self.build_response(request, answer)
-
-
-def event(request: requests.PreparedRequest) -> dict[str, Any]:
-    """A proxy event as a REST API with binary media types `*/*` makes it."""
-    parts = urlsplit(str(request.url))
-    query = parse_qs(parts.query, keep_blank_values=True)
-    body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-    headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
-    known = headers.get("x-api-key") == serving.API_KEY
-    identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "127.0.0.1"}
-    return events.event(
-        parts.path,
-        str(request.method),
-        headers=headers,
-        multiValueHeaders={name: [value] for name, value in headers.items()},
-        queryStringParameters={name: values[-1] for name, values in query.items()} or None,
-        multiValueQueryStringParameters=query or None,
-        requestContext={"requestId": str(uuid.uuid4()), "stage": "prod", "identity": identity},
-        body=base64.b64encode(body).decode() if body else None,
-        isBase64Encoded=bool(body),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from typing import Final
 import pytest
 
 from tests import serving
-from tests.hostile import der, strategies
+from tests.hostile import strategies
 from tests.hostile.table import CASES, read
+from tests.hostile.test_hostile import plain
 from tests.serving import ROOT
 
 SECONDS: Final = int(os.environ.get("HOSTILE_GUIDED_SECONDS", "20"))  # `make nightly`: 10 minutes
@@ -26,16 +27,9 @@ def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProc
     for number, (path, row) in enumerate(CASES):
         (corpus / f"{number}").write_bytes(read(path, row))
     for kind in strategies.GOOD_KEYS:
-        (corpus / kind).write_bytes(plain(kind))
+        (corpus / kind).write_bytes(plain(kind, strategies.spki(kind)).der)
     command = (sys.executable, "-m", "tests.hostile.guided", str(seconds), str(folder))
     return serving.run(*command, cwd=ROOT, env=serving.environ(**environ), timeout=seconds + 400, check=False)
-
-
-def plain(kind: str) -> bytes:
-    """A request without a name, by each kind of key."""
-    parts = (der.integer(0), der.tlv(der.SEQUENCE), strategies.spki(kind), der.tlv(der.ATTRIBUTES))
-    info = der.tlv(der.SEQUENCE, *parts)
-    return strategies.assembled(info, *strategies.sign(kind, 0, info))
 
 
 @pytest.mark.skipif(not IS_BUILT, reason="Atheris has wheels for Linux on x86_64 and Python up to 3.13 alone")
