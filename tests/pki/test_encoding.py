@@ -12,9 +12,8 @@ from tests import authorities
 def test_pem_blocks_follow_one_another() -> None:
     """RFC 7468 5: as the library writes each of them."""
     certificates = [authorities.ca(), authorities.root()]
-    assert encoding.pem(certificates).encode() == b"".join(
-        each.public_bytes(Encoding.PEM) for each in certificates
-    )
+    blocks = [each.public_bytes(Encoding.PEM) for each in certificates]
+    assert encoding.pem(certificates).encode() == b"".join(blocks)
     assert encoding.pem([]) == ""
 
 

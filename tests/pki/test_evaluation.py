@@ -12,14 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import csr, encoding, evaluation
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import (
-    IssuerUnavailable,
-    NotPermitted,
-    Refused,
-    RejectedIdentifier,
-    RejectedValidity,
-    RequestError,
-)
+from service.pki.errors import IssuerUnavailable, NotPermitted, Refused, RejectedValidity, RequestError
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.profile import ATTRIBUTES
@@ -35,84 +28,76 @@ def evaluate(
     return authorities.evaluate(request, authorities.context(profile, issuer))
 
 
+def refused(request: x509.CertificateSigningRequest, *context: Any) -> Sequence[tuple[str, str]]:
+    """The code and field of each reason against it."""
+    with pytest.raises(RequestError) as refusal:
+        evaluate(request, *context)
+    return authorities.codes(refusal.value)
+
+
 @pytest.mark.parametrize(
-    ("profile", "cn", "sans", "common_name", "given", "notes"),
+    ("profile", "cn", "sans", "given", "note"),
     [
-        ("server", "a.example.com", ["dns:a.example.com"], "a.example.com", ["dns:a.example.com"], []),
-        ("server", "a.example.com", [], "a.example.com", ["dns:a.example.com"], ["common name added"]),
-        ("server", "10.0.0.1", [], "10.0.0.1", ["ip:10.0.0.1"], ["common name added"]),
-        ("server", "2001:DB8::1", [], "2001:DB8::1", ["ip:2001:db8::1"], ["common name added"]),
-        ("server", "*.example.com", [], "*.example.com", ["dns:*.example.com"], ["common name added"]),
-        ("server", "A.Example.com", ["dns:a.example.COM"], "A.Example.com", ["dns:a.example.com"], []),
-        ("server", "localhost", ["dns:localhost"], "localhost", ["dns:localhost"], []),
-        ("server", "2001:db8:0::1", ["ip:2001:db8::1"], "2001:db8:0::1", ["ip:2001:db8::1"], []),
-        ("server", None, ["dns:a.example.com"], None, ["dns:a.example.com"], []),
-        ("server", None, ["ip:10.0.0.1", "dns:b"], None, ["ip:10.0.0.1", "dns:b"], []),
-        ("server", None, ["dns:a.b", "dns:A.b"], None, ["dns:a.b"], ["twice"]),
-        ("peer", "a.example.com", ["uri:spiffe://x.y/z"], "a.example.com", ["uri:spiffe://x.y/z", "dns:a.example.com"], ["common name added"]),
-        ("client", "Anna Beispiel", [], "Anna Beispiel", [], []),
-        ("client", "a.example.com", [], "a.example.com", [], []),
-        ("client", "é" * 64, [], "é" * 64, [], []),
-        ("client", "<img src=x onerror=alert(1)>", [], "<img src=x onerror=alert(1)>", [], []),
-        ("client", None, ["email:a@b.example"], None, ["email:a@b.example"], []),
+        ("server", "a.example.com", ["dns:a.example.com"], ["dns:a.example.com"], ""),
+        ("server", "a.example.com", [], ["dns:a.example.com"], "common name added"),
+        ("server", "10.0.0.1", [], ["ip:10.0.0.1"], "common name added"),
+        ("server", "2001:DB8::1", [], ["ip:2001:db8::1"], "common name added"),
+        ("server", "*.example.com", [], ["dns:*.example.com"], "common name added"),
+        ("server", "A.Example.com", ["dns:a.example.COM"], ["dns:a.example.com"], ""),
+        ("server", "localhost", ["dns:localhost"], ["dns:localhost"], ""),
+        ("server", "2001:db8:0::1", ["ip:2001:db8::1"], ["ip:2001:db8::1"], ""),
+        ("server", None, ["dns:a.example.com"], ["dns:a.example.com"], ""),
+        ("server", None, ["ip:10.0.0.1", "dns:b"], ["ip:10.0.0.1", "dns:b"], ""),
+        ("server", None, ["dns:a.b", "dns:A.b"], ["dns:a.b"], "twice"),
+        ("server", None, [f"dns:a{n}.example" for n in range(100)], [f"dns:a{n}.example" for n in range(100)], ""),
+        ("peer", "a.example.com", ["uri:spiffe://x.y/z"], ["uri:spiffe://x.y/z", "dns:a.example.com"], "common name added"),
+        ("client", "Anna Beispiel", [], [], ""),
+        ("client", "a.example.com", [], [], ""),
+        ("client", "é" * 64, [], [], ""),
+        ("client", "<img src=x onerror=alert(1)>", [], [], ""),
+        ("client", None, ["email:a@b.example"], ["email:a@b.example"], ""),
     ],
 )  # fmt: skip
 def test_names_that_are_given(
-    profile: str,
-    cn: str | None,
-    sans: Sequence[str],
-    common_name: str | None,
-    given: Sequence[str],
-    notes: Sequence[str],
+    profile: str, cn: str | None, sans: Sequence[str], given: Sequence[str], note: str
 ) -> None:
-    """Every name is honoured; a server's common name is added to its SANs, with a note."""
+    """Every name is honoured, a hundred at most; a server's common name is added to its SANs, with a note."""
     spec = evaluate(csrs.build(cn, sans), profile)
-    subject = [str(each.value) for each in spec.subject]
-    assert subject == ([common_name] if common_name else [])
-    assert [str(each) for each in spec.names] == list(given)
-    assert len(spec.notes) == len(notes)
-    assert all(word in note for word, note in zip(notes, spec.notes, strict=True))
+    assert [each.value for each in spec.subject] == ([cn] if cn else [])
+    assert [str(each) for each in spec.names] == given
+    assert len(spec.notes) == bool(note)
+    assert note in "".join(spec.notes)
 
 
 CN, SAN0 = "subject.common_name", "subject_alt_name[0]"
 
 
 @pytest.mark.parametrize(
-    ("profile", "cn", "sans", "reasons"),
+    ("profile", "cn", "sans", "fields"),
     [
-        ("server", None, [], [("rejectedIdentifier", CN)]),
-        ("client", None, [], [("rejectedIdentifier", CN)]),
-        ("server", "localhost", [], [("rejectedIdentifier", CN)]),
-        ("server", "Anna", ["dns:a.example"], [("rejectedIdentifier", CN)]),
-        ("server", "a_b.example.com", [], [("rejectedIdentifier", CN)]),
-        ("server", "bücher.example", [], [("rejectedIdentifier", CN)]),
-        ("server", "a.*.example", [], [("rejectedIdentifier", CN)]),
-        ("server", "\u212aube.example", ["dns:kube.example"], [("rejectedIdentifier", CN)]),
-        ("server", "fe80::1%eth0", [], [("rejectedIdentifier", CN)]),
-        ("server", "a.example.com.", [], [("rejectedIdentifier", CN)]),
-        ("client", "x\ny", [], [("rejectedIdentifier", CN)]),
-        ("client", "x\x00y", [], [("rejectedIdentifier", CN)]),
-        ("client", "x\u2028y", [], [("rejectedIdentifier", CN)]),
-        ("server", None, ["email:a@b.example"], [("rejectedIdentifier", SAN0)]),
-        ("peer", None, ["email:a@b.example"], [("rejectedIdentifier", SAN0)]),
-        ("server", None, ["dns:a..b", "uri:x:y"], [("rejectedIdentifier", SAN0), ("rejectedIdentifier", "subject_alt_name[1]")]),
-        ("server", None, [f"dns:a{n}.example" for n in range(101)], [("rejectedIdentifier", "subject_alt_name")]),
-        ("server", "b.example", [f"dns:a{n}.example" for n in range(100)], [("rejectedIdentifier", CN)]),
+        ("server", None, [], [CN]),
+        ("client", None, [], [CN]),
+        ("server", "localhost", [], [CN]),
+        ("server", "Anna", ["dns:a.example"], [CN]),
+        ("server", "a_b.example.com", [], [CN]),
+        ("server", "bücher.example", [], [CN]),
+        ("server", "a.*.example", [], [CN]),
+        ("server", "\u212aube.example", ["dns:kube.example"], [CN]),
+        ("server", "fe80::1%eth0", [], [CN]),
+        ("server", "a.example.com.", [], [CN]),
+        ("client", "x\ny", [], [CN]),
+        ("client", "x\x00y", [], [CN]),
+        ("client", "x\u2028y", [], [CN]),
+        ("server", None, ["email:a@b.example"], [SAN0]),
+        ("peer", None, ["email:a@b.example"], [SAN0]),
+        ("server", None, ["dns:a..b", "uri:x:y"], [SAN0, "subject_alt_name[1]"]),
+        ("server", None, [f"dns:a{n}.example" for n in range(101)], ["subject_alt_name"]),
+        ("server", "b.example", [f"dns:a{n}.example" for n in range(100)], [CN]),
     ],
 )  # fmt: skip
-def test_names_that_are_refused(
-    profile: str, cn: str | None, sans: Sequence[str], reasons: list[tuple[str, str]]
-) -> None:
+def test_names_that_are_refused(profile: str, cn: str | None, sans: Sequence[str], fields: list[str]) -> None:
     """One bad name refuses the whole request, and every bad name is listed with its field."""
-    with pytest.raises(RequestError) as refusal:
-        evaluate(csrs.build(cn, sans), profile)
-    assert authorities.codes(refusal.value) == reasons
-
-
-def test_a_hundred_names_are_honoured() -> None:
-    """The bound is a hundred, and a hundred are given, in order."""
-    asked = [f"dns:a{n}.example" for n in range(100)]
-    assert [str(each) for each in evaluate(csrs.build(None, asked)).names] == asked
+    assert refused(csrs.build(cn, sans), profile) == [("rejectedIdentifier", field) for field in fields]
 
 
 @pytest.mark.parametrize(("length", "fits"), [(64, True), (65, False)])
@@ -136,17 +121,9 @@ def test_two_common_names_are_refused() -> None:
 
 def test_other_subject_attributes_are_left_out_and_named() -> None:
     """openssl's defaults, and a hostile O=system:masters, are not certified; each is noted."""
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "AU"),
-            x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "Some-State"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
-            x509.NameAttribute(NameOID.COMMON_NAME, "a.example.com"),
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, "7"),
-        ]
-    )
+    subject = dn(C="AU", ST="Some-State", O="system:masters", CN="a.example.com", serialNumber="7")
     spec = evaluate(csrs.build(subject=subject, sans=["dns:a.example.com"]))
-    assert spec.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a.example.com")])
+    assert spec.subject == dn(CN="a.example.com")
     assert spec.notes == (
         "subject attribute C='AU' left out",
         "subject attribute ST='Some-State' left out",
@@ -156,43 +133,34 @@ def test_other_subject_attributes_are_left_out_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extension", "reasons"),
+    ("extension", "field"),
     [
-        (x509.BasicConstraints(ca=True, path_length=None), [("badCSR", "extensions.basic_constraints")]),
-        (x509.BasicConstraints(ca=False, path_length=None), []),
-        (usage("key_cert_sign"), [("badCSR", "extensions.key_usage")]),
-        (usage("crl_sign"), [("badCSR", "extensions.key_usage")]),
-        (usage("digital_signature"), []),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), []),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), [("badCSR", "extensions.extended_key_usage")]),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), [("badCSR", "extensions.extended_key_usage")]),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), [("badCSR", "extensions.extended_key_usage")]),
+        (x509.BasicConstraints(ca=True, path_length=None), "basic_constraints"),
+        (x509.BasicConstraints(ca=False, path_length=None), ""),
+        (usage("key_cert_sign"), "key_usage"),
+        (usage("crl_sign"), "key_usage"),
+        (usage("digital_signature"), ""),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), ""),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), "extended_key_usage"),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), "extended_key_usage"),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), "extended_key_usage"),
     ],
-)  # fmt: skip
-def test_extensions_that_only_others_have(
-    extension: x509.ExtensionType, reasons: list[tuple[str, str]]
-) -> None:
+)
+def test_extensions_that_only_others_have(extension: x509.ExtensionType, field: str) -> None:
     """What belongs to a CA, or to another profile, is refused, not dropped; its harmless twin is not."""
     request = csrs.build(extensions=[extension])
-    if not reasons:
+    if field:
+        assert refused(request) == [("badCSR", f"extensions.{field}")]
+    else:
         assert evaluate(request)
-        return
-    with pytest.raises(RequestError) as refusal:
-        evaluate(request)
-    assert authorities.codes(refusal.value) == reasons
 
 
 def test_a_refused_usage_names_the_profile_that_has_it() -> None:
     """Somebody who asks the wrong profile is told the right ones."""
-    asked = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-    with pytest.raises(
-        RequestError,
-        match=r"for clientAuth, which the profile server does not give; the profile client or peer does$",
-    ):
-        evaluate(csrs.build(extensions=[asked]))
-    unknown = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
-    with pytest.raises(RequestError, match=r"; no profile does$"):
-        evaluate(csrs.build(extensions=[unknown]))
+    told = "for clientAuth, which the profile server does not give; the profile client or peer does"
+    for asked, words in ((ExtendedKeyUsageOID.CLIENT_AUTH, told), (ExtendedKeyUsageOID.CODE_SIGNING, "; no profile does")):  # fmt: skip
+        with pytest.raises(RequestError, match=f"{words}$"):
+            evaluate(csrs.build(extensions=[x509.ExtendedKeyUsage([asked])]))
 
 
 @pytest.mark.parametrize(
@@ -209,9 +177,7 @@ def test_a_refused_usage_names_the_profile_that_has_it() -> None:
         ("p-256", "server", x509.SubjectKeyIdentifier(b"\1" * 20), "extension subjectKeyIdentifier left out"),
     ],
 )  # fmt: skip
-def test_what_is_left_out_or_added_is_noted(
-    kind: str, profile: str, extension: x509.ExtensionType, note: str
-) -> None:
+def test_what_is_left_out_is_noted(kind: str, profile: str, extension: x509.ExtensionType, note: str) -> None:
     """Nothing is dropped or added without a word; cert-manager's keyEncipherment for EC is a note."""
     spec = evaluate(csrs.build(sans=["dns:a.example.com"], extensions=[extension], kind=kind), profile)
     assert ", ".join(spec.notes) == note
@@ -219,12 +185,8 @@ def test_what_is_left_out_or_added_is_noted(
 
 def test_every_reason_at_once() -> None:
     """Faults of names and of extensions are told together, each with its own code and field."""
-    request = csrs.build(
-        "Anna", ["dns:a..b", "dns:_x.example"], [x509.BasicConstraints(ca=True, path_length=None)]
-    )
-    with pytest.raises(Refused) as refusal:
-        evaluate(request)
-    assert authorities.codes(refusal.value) == [
+    ca = x509.BasicConstraints(ca=True, path_length=None)
+    assert refused(csrs.build("Anna", ["dns:a..b", "dns:_x.example"], [ca])) == [
         ("rejectedIdentifier", "subject_alt_name[0]"),
         ("rejectedIdentifier", "subject.common_name"),
         ("rejectedIdentifier", "subject_alt_name[1]"),
@@ -395,14 +357,9 @@ def test_the_ca_s_own_key_is_not_certified() -> None:
     issuer = Issuer(made.signing, [made.root], authorities.signing_key(made))
     for key in (made.signing_key, made.root_key):
         assert key is not None
-        request = (
-            x509.CertificateSigningRequestBuilder()
-            .subject_name(dn(CN="a.example.com"))
-            .sign(key, hashes.SHA256())
-        )
-        with pytest.raises(RequestError) as refusal:
-            evaluate(request, issuer=issuer)
-        assert authorities.codes(refusal.value) == [("badPublicKey", "public_key")]
+        request = x509.CertificateSigningRequestBuilder().subject_name(dn(CN="a.example.com"))
+        found = refused(request.sign(key, hashes.SHA256()), "server", issuer)
+        assert found == [("badPublicKey", "public_key")]
 
 
 def test_a_profile_names_who_may_use_it() -> None:
@@ -426,10 +383,8 @@ def test_a_principal_is_held_to_its_own_names() -> None:
     assert granted(team("other", principals_names=held_to), cn=None)
 
 
-CLIENT: dict[str, Any] = {
-    "extended_key_usage": ["clientAuth"],
-    "names": {"dns": {"permitted": ["example.com"]}},
-}
+OF_EXAMPLE = {"dns": {"permitted": ["example.com"]}}
+CLIENT: dict[str, Any] = {"extended_key_usage": ["clientAuth"], "names": OF_EXAMPLE}
 HELD = CLIENT | {"principals_names": {"tests": {"dns": {"permitted": ["ci.example.com"]}}}}
 
 
@@ -461,9 +416,7 @@ HELD = CLIENT | {"principals_names": {"tests": {"dns": {"permitted": ["ci.exampl
         (CLIENT | {"names": {"dns": {}}}, "sensor_1.hall", []),
     ],
 )
-def test_a_common_name_is_held_to_the_rules_of_names(
-    change: dict[str, Any], cn: str, whose: list[str]
-) -> None:
+def test_a_common_name_is_held_to_rules(change: dict[str, Any], cn: str, whose: list[str]) -> None:
     """Programs that tell clients by their common name read names in it, which are no way round the rules."""
     if not whose:
         assert granted(team(**change), cn=cn, sans=[]).names == ()
@@ -477,9 +430,9 @@ def test_a_common_name_is_held_to_the_rules_of_names(
 
 def test_a_list_of_no_names_is_refused() -> None:
     """RFC 5280 4.2.1.6: if the extension is there it holds a name; one that is not there is none."""
-    with pytest.raises(RejectedIdentifier, match="holds no name") as refusal:
+    with pytest.raises(RequestError, match="holds no name") as refusal:
         granted(team(), sans=[], extensions=[x509.SubjectAlternativeName([])])
-    assert refusal.value.field == "subject_alt_name"
+    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject_alt_name")]
     assert granted(team(), sans=[])
 
 

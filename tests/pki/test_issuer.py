@@ -112,11 +112,8 @@ def test_every_signature_is_verified() -> None:
     """A signer that signs with another key, as a faulty one would, lets nothing out."""
     issuer = Issuer(ca(), [root()], SIGNING)
     issuer._private_key = ROOT
-    for sign in (
-        issuer.self_test,
-        lambda: issuer.sign(leaf(issuer)),
-        lambda: issuer.sign_crl(revocation.builder([], 0, NOW)),
-    ):
+    crl = revocation.builder([], 0, NOW)
+    for sign in (issuer.self_test, lambda: issuer.sign(leaf(issuer)), lambda: issuer.sign_crl(crl)):
         with pytest.raises(IssuerError, match="does not verify"):
             sign()
 

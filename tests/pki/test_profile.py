@@ -100,9 +100,8 @@ def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        assert RequestedValidity.parse(None, "2026-12-01T00:00:00Z").not_after == datetime(
-            2026, 12, 1, tzinfo=UTC
-        )
+        found = RequestedValidity.parse(None, "2026-12-01T00:00:00Z")
+        assert found.not_after == datetime(2026, 12, 1, tzinfo=UTC)
         for text in (
             "2026-12-01", "2026-W49", "20261201T0000", "2026-12-01T00:00:00", "2026-12-01X00:00:00Z", "", "2026-12-01T00:00:00+00:00",
             "2026-12-01T00:00:00.5Z", "2026-02-30T00:00:00Z", "2026-12-01T24:00:01Z", "0000-01-01T00:00:00Z", "\u0662026-12-01T00:00:00Z",
@@ -133,9 +132,7 @@ def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
         *[((KeyKind.P256, 0), kind, kind == "p-256") for kind in ("p-256", "p-384", "rsa-2048", "ml-dsa-44")],
     ],
 )
-def test_profile_takes_its_kinds_and_sizes_of_keys(
-    taken: tuple[KeyKind, int], kind: str, *, fits: bool
-) -> None:
+def test_profile_takes_its_kinds_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
     """A profile takes the kinds that it lists, and of RSA the least size that it says."""
     changed = replace(SERVER, public_keys=(taken,))
     if fits:

@@ -19,9 +19,8 @@ GOOD: dict[str, Any] = {**authorities.document()[contract.PROFILES]["server"], "
 
 def test_profile_is_loaded() -> None:
     """What is optional has its default, and every member is the value that it describes."""
-    minimal = {
-        member: GOOD[member] for member in ("description", "validity", "backdate", "extended_key_usage")
-    }
+    needed = ("description", "validity", "backdate", "extended_key_usage")
+    minimal = {member: GOOD[member] for member in needed}
     profile = IssuancePolicy({"a": minimal | {"names": {"dns": {}}}}, "a").get("a")
     assert vars(profile) == vars(
         Profile(

@@ -60,9 +60,8 @@ def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
 
 def test_another_ca_s_may_not() -> None:
     """The very name of the issuer is not enough: its signature is what counts."""
-    other = authorities.ca(
-        public_key=csrs.key("p-384").public_key(), subject=authorities.issuer().certificate.subject
-    )
+    subject = authorities.issuer().certificate.subject
+    other = authorities.ca(public_key=csrs.key("p-384").public_key(), subject=subject)
     by = Issuer(other, [authorities.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
         reenroll.verify(made(), by, [], DenyList(), NOW)
