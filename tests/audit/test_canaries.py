@@ -14,12 +14,7 @@ from typing import cast
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import AttributeOID
 
 from deploy import sbom
@@ -28,6 +23,7 @@ from service.authority import IssuanceRequest
 from service.gateway.configuration import Configuration
 from service.gateway.usage import digest
 from service.pki import csr
+from service.pki.keys import encode_private_key
 from service.settings import Settings
 from tests import csrs, serving
 from tests.answers import JSON, uuid7
@@ -51,7 +47,7 @@ def canaries(home: Path) -> set[bytes]:
         pem = (home / "ca" / name).read_bytes()
         key = cast("ec.EllipticCurvePrivateKey", load_pem_private_key(pem, PASSPHRASE.encode()))
         found |= spelt(key.private_numbers().private_value.to_bytes(32, "big"))
-        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        plain = encode_private_key(key)
         # The third line of the plain one is a part of the public key, which stands in the certificate too.
         found |= {*pem.splitlines()[1:-1], *plain.splitlines()[1:3]}
     return found
@@ -100,7 +96,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     log = home / "audit.log"
     with serving.serving(home, "--unlimited", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
-        (worker,) = (pid for pid, name in server.processes().items() if name == "service.gateway.worker")
+        (worker,) = server.pids("worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
         full = server.sign({"csr": csrs.pem(challenging()).decode()})
         assert full.status == 503
@@ -125,27 +121,17 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
     custody = signers.load(settings)
+    keys = {"default": digest(API_KEY)}
     configuration = Configuration(
-        document={},
-        published={},
-        host="",
-        port=0,
-        workers=1,
-        key_file="",
-        extra_keys={"default": digest(API_KEY)},
+        document={}, published={}, host="", port=0, workers=1, key_file="", extra_keys=keys
     )
-    values = [
-        settings,
-        custody,
-        custody.issuer,
-        configuration,
-        IssuanceRequest(csrs.der(challenging()), None, None, ""),
-        csr.load(csrs.der(challenging())),
-    ]
+    request = csrs.der(challenging())
+    values = [settings, custody, custody.issuer, configuration, IssuanceRequest(request, None, None, "")]
+    values.append(csr.load(request))
     shown = "".join(f"{each!r}{each!s}" for each in values).encode()
     assert not leaked(home, shown)
     assert digest(API_KEY).encode() not in shown
-    assert leaked(home, repr(csrs.der(challenging())).encode())
+    assert leaked(home, repr(request).encode())
 
 
 def test_neither_zip_nor_bill_holds_a_secret(home: Path, archive: Path) -> None:

@@ -33,17 +33,12 @@ _PLAIN: Final = {("coverage", "positive"), ("coverage", "negative"), ("fuzzing",
 _BODY: Final = _PLAIN | {("examples", "positive"), ("fuzzing", "negative")}
 
 # What violates the schema by its length alone is 413, and that is a refusal as good as 400.
-_REFUSED: Final = {
-    "negative_data_rejection": {"expected-statuses": ["400", "401", "403", "404", "405", "413", "415", "422"]}
-}
+_REFUSALS: Final = ["400", "401", "403", "404", "405", "413", "415", "422"]
+_REFUSED: Final = {"negative_data_rejection": {"expected-statuses": _REFUSALS}}
 # A request that is well-formed, and is refused for what it asks, is 422: of the sign operations alone.
 _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
 # What is wrong with a request of a batch is told in its result: to break a `format` alone breaks no schema.
-_BATCHED: Final = {
-    "negative_data_rejection": {
-        "expected-statuses": ["200", "400", "401", "403", "404", "405", "413", "415", "422"]
-    }
-}
+_BATCHED: Final = {"negative_data_rejection": {"expected-statuses": ["200", *_REFUSALS]}}
 # EST says 400 instead, and 403 to whoever presents no certificate.
 _ENROLLABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
 

@@ -20,11 +20,8 @@ from tests.hostile.strategies import Sent
 
 SECONDS: Final = 1.0  # of a processor, at most, for one answer
 CODES: Final = {"badCSR", "badPublicKey", "badSignatureAlgorithm", "rejectedIdentifier", "rejectedValidity"}
-KINDS: Final = {
-    "server": b"\x82\x87",
-    "client": b"\x82\x87\x81\x86",
-    "peer": b"\x82\x87\x86",
-}  # GeneralName tags
+# GeneralName tags.
+KINDS: Final = {"server": b"\x82\x87", "client": b"\x82\x87\x81\x86", "peer": b"\x82\x87\x86"}
 # Their form, as a verifier relies on it: a host, an address, a mailbox, a URI.
 _HOST: Final = rb"(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _FORMS: Final = {
