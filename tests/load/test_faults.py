@@ -20,7 +20,7 @@ from cryptography import x509
 from tests import csrs, serving
 from tests.answers import problem, uuid7
 from tests.load import traffic
-from tests.load.traffic import Haul, Traffic
+from tests.load.traffic import Haul, Outcome, Traffic
 from tests.serving import Answer, Server, wait_until
 
 SERVE = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
@@ -35,14 +35,15 @@ def loaded(server: Server, directory: Path, calls: int = 150) -> Traffic:
     return running
 
 
-def statuses(hauls: list[Haul]) -> set[tuple[int, str]]:
+def undocumented(hauls: list[Haul]) -> list[Outcome]:
     """The answers that differ from those documented for a sound server."""
-    return {
-        (each.status, each.code or each.why)
-        for haul in hauls
-        for each in haul.outcomes
-        if (each.status, each.code) != (each.call.status, each.call.code)
-    }
+    answers = [each for haul in hauls for each in haul.outcomes]
+    return [each for each in answers if (each.status, each.code) != (each.call.status, each.call.code)]
+
+
+def statuses(hauls: list[Haul]) -> set[tuple[int, str]]:
+    """What they are."""
+    return {(each.status, each.code or each.why) for each in undocumented(hauls)}
 
 
 def sound(hauls: list[Haul], directory: Path, broken: int = 0) -> traffic.Record:
@@ -61,10 +62,10 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
     with serving.serving(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
         for _ in range(3):
-            victim = traffic.workers(server)[0]
+            victim = server.pids("worker")[0]
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda victim=victim: victim not in traffic.workers(server))
-            wait_until(lambda: len(traffic.workers(server)) == 2)
+            wait_until(lambda victim=victim: victim not in server.pids("worker"))
+            wait_until(lambda: len(server.pids("worker")) == 2)
             more = running.calls() + 100
             wait_until(lambda more=more: running.calls() >= more)
         hauls = running.end()
@@ -73,11 +74,8 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
     lost = [each for haul in hauls for each in haul.outcomes if each.status == 502]
     assert len(lost) <= 3
     audited = sound(hauls, tmp_path, broken=3)
-    without = {
-        request_id
-        for request_id, serials in audited.intents.items()
-        if serials != {serial for serial, _ in audited.results[request_id]}
-    }
+    results = {key: {serial for serial, _ in audited.results[key]} for key in audited.intents}
+    without = {key for key, serials in audited.intents.items() if serials != results[key]}
     assert without <= {each.request_id for each in lost}  # these count as issued
 
 
@@ -90,18 +88,12 @@ def test_sigterm_under_load(tmp_path: Path) -> None:
         took = time.monotonic() - began
         hauls = running.end()
     assert took < 8, "requests in flight are awaited, not those that may still come"
-    odd = [
-        each
-        for haul in hauls
-        for each in haul.outcomes
-        if (each.status, each.code) != (each.call.status, each.call.code)
-    ]
+    odd = undocumented(hauls)
     # A request on a kept connection may cross its end on the way (RFC 9112 9.6): nothing of it was read.
     assert not [each for each in odd if each.status or each.began < began], odd
     audited = sound(hauls, tmp_path)
-    assert audited.intents == {
-        key: {serial for serial, _ in results} for key, results in audited.results.items()
-    }
+    results = audited.results.items()
+    assert audited.intents == {key: {serial for serial, _ in each} for key, each in results}
     handed_out = {each.request_id for haul in hauls for each in haul.outcomes if each.status == 200}
     assert audited.results.keys() <= handed_out
 
@@ -112,7 +104,7 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
     with serving.serving(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
         bound = log.stat().st_size + 700  # as a disk that has room for one line and a half
-        for pid in traffic.workers(server):
+        for pid in server.pids("worker"):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
         # A refusal's line is shorter than a certificate's.
         wait_until(lambda: server.sign({"csr": "garbage"}).status == 503)
@@ -128,7 +120,7 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         assert b'"intent"' not in since
         assert b'"result"' not in since
         hauls = running.end()
-        for pid in traffic.workers(server):
+        for pid in server.pids("worker"):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         last = server.sign({"csr": GOOD})
         assert last.status == 200
@@ -217,6 +209,14 @@ def test_the_clock_is_stepped_under_load(tmp_path: Path) -> None:
     sound(hauls, tmp_path)
 
 
+def kill_workers(server: Server) -> None:
+    """End them, and wait until no successor starts."""
+    for victim in server.pids("worker"):
+        os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: server.request("GET", "/health").status == 503)
+    wait_until(lambda: "does not start" in server.logged())
+
+
 def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
     """It refuses to start, in one line; while it runs the key is in memory, and a successor waits for its return."""
     with serving.serving(tmp_path, *SERVE) as server:
@@ -224,12 +224,7 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         key.rename(tmp_path / "away")
         key.mkdir()  # which root cannot read either
         assert server.sign({"csr": GOOD}).status == 200
-        victims = traffic.workers(server)
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        wait_until(
-            lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged()
-        )
+        kill_workers(server)
         problem(server.sign({"csr": GOOD}), 503, "unavailable")
         problem(server.request("GET", "/health"), 503, "unavailable")
         assert "signing-ca.key: Is a directory" in server.logged()
@@ -256,11 +251,7 @@ def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
         problem(server.sign({"csr": GOOD}, other), 403, "unauthorized")
         problem(server.request("GET", "/ca.crl"), 503, "unavailable")
         assert server.request("GET", "/ca").status == 200
-        for victim in traffic.workers(server):
-            os.kill(victim, signal.SIGKILL)
-        wait_until(
-            lambda: server.request("GET", "/health").status == 503 and "does not start" in server.logged()
-        )
+        kill_workers(server)
         problem(server.sign({"csr": GOOD}), 503, "unavailable")
         assert not (tmp_path / "ca").exists()  # a new CA is never made while it runs
         (tmp_path / "moved").rename(tmp_path / "ca")

@@ -131,9 +131,8 @@ def _dry_run(draw: random.Random) -> Call:
 
 def _batch(draw: random.Random) -> Call:
     bad = [order for order, _, _ in refused()]
-    orders = [
-        draw.choice(bad) if draw.random() < 0.25 else {"csr": draw.choice(good())} for _ in range(BATCH)
-    ]
+    wanted = [draw.random() < 0.25 for _ in range(BATCH)]
+    orders = [draw.choice(bad) if is_bad else {"csr": draw.choice(good())} for is_bad in wanted]
     recorded = sum(order in bad for order in orders)
     return Call("POST", "/sign/batch", 200, headers=JSON, body=_json({"requests": orders}), recorded=recorded)
 
@@ -200,7 +199,7 @@ class _Client:
     """One client, with a connection that is kept."""
 
     def __init__(self, server: Server, seed: int, directory: Path, *, is_patient: bool) -> None:
-        self._port = int(server.url.rpartition(":")[2])
+        self._port = server.port
         self._draw = random.Random(seed)  # noqa: S311 - which request is next
         self._connection: http.client.HTTPConnection | None = None
         self._is_patient = is_patient
@@ -447,9 +446,3 @@ def judged_by_openssl(sample: Sequence[bytes], ca: Path, directory: Path) -> int
     run = serving.run(*command, "-untrusted", ca / "signing-ca.crt", *files, cwd=directory)
     assert run.stdout.count(": OK") == len(files)
     return len(files)
-
-
-def workers(server: Server) -> list[int]:
-    """The function's processes."""
-    pids = serving.children(server.process.pid)
-    return [pid for pid in pids if serving.module(pid) == "service.gateway.worker"]
