@@ -52,13 +52,10 @@ def test_completion_offers_what_may_stand_there(words: list[str], values: set[st
 
 def commands(group: click.Group) -> list[click.Command]:
     """The commands of a group, loaded, and those within them."""
-    loaded = [
-        command.make_context(name, [], resilient_parsing=True).command
-        for name, command in group.commands.items()
-    ]
-    return loaded + [
-        inner for command in loaded if isinstance(command, click.Group) for inner in commands(command)
-    ]
+    stubs = group.commands.items()
+    loaded = [stub.make_context(name, [], resilient_parsing=True).command for name, stub in stubs]
+    groups = [command for command in loaded if isinstance(command, click.Group)]
+    return loaded + [inner for each in groups for inner in commands(each)]
 
 
 def test_each_command_and_option_has_its_help() -> None:

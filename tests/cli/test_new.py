@@ -72,9 +72,8 @@ def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
         (("a.example.com", "--key", "dsa"), 2, "'dsa' is not one of"),
     ],
 )
-def test_nothing_half_made(
-    server: Server, tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
-) -> None:
+@pytest.mark.usefixtures("server")
+def test_nothing_half_made(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
     """Where anything is refused, it says why, and no key, certificate or PKCS#12 is left."""
     (tmp_path / "there.crt").write_text("precious")
     run = certlet("new", *arguments)
@@ -101,13 +100,10 @@ def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (
-            422,
-            rb'{"title": "\u001b[2J", "detail": "a\ncertlet: b", "status": 422, "code": "x", "errors": [{"field": "\u009b", "detail": "\u202e"}]}',
-        ),
+        (422, rb'{"title": "\u001b[2J", "detail": "a\ncertlet: b", "status": 422, "code": "x", "errors": [{"field": "\u009b", "detail": "\u202e"}]}'),
         (200, rb'{"crt_pem": "\u001b[2J", "chain_pem": "", "notes": [], "not_after": ""}'),
     ],
-)
+)  # fmt: skip
 def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body: bytes) -> None:
     """No control character of an answer is printed, nor a line of the server's making."""
 

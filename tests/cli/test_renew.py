@@ -76,12 +76,10 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
 
 def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
     """A certificate that ended days ago is renewed, with a key file of another name."""
-    key = csrs.key("p-256")
-    old = authorities.authority(now=authorities.NOW - timedelta(days=9)).issue(
-        authorities.order(csrs.pem(csrs.build()), validity="P1D")
-    )
+    order = authorities.order(csrs.pem(csrs.build()), validity="P1D")
+    old = authorities.authority(now=authorities.NOW - timedelta(days=9)).issue(order)
     (tmp_path / "a.pem").write_text(encoding.pem([old.certificate]))
-    (tmp_path / "k.pem").write_bytes(encode_private_key(key))
+    (tmp_path / "k.pem").write_bytes(encode_private_key(csrs.key("p-256")))
     run = certlet("renew", "a.pem", "--key-file", "k.pem")
     assert run.returncode == 0, run.stderr
     assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
@@ -145,9 +143,8 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
         (("--within", "30"), 2, "30d"),
     ],
 )
-def test_renew_says_why_not(
-    server: Server, tmp_path: Path, arguments: tuple[str, ...], status: int, word: str
-) -> None:
+@pytest.mark.usefixtures("server")
+def test_renew_says_why_not(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
     """A refusal, a hook that fails, and arguments that make no sense are told, and are no success."""
     path = made(tmp_path)
     run = certlet("renew", path.name, "--within", "100d", *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -25,9 +26,8 @@ from tests.serving import API_KEY
 def test_an_audit_log_that_the_environment_names(tmp_path: Path) -> None:
     """What CERTLET_AUDIT_LOG names, and cannot be opened, is told by its name, and not by a number."""
     log = tmp_path / "none" / "a"
-    run = serving.certlet(
-        "serve", "--ephemeral", "--port", "0", cwd=tmp_path, env={"CERTLET_AUDIT_LOG": str(log)}
-    )
+    env = {"CERTLET_AUDIT_LOG": str(log)}
+    run = serving.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env)
     assert run.stderr.decode() == f"certlet: {log}: No such file or directory\n"
 
 
@@ -101,9 +101,8 @@ while "service.gateway.server" in sys.orig_argv and not (began.exists() and bega
 def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
     """Its processes do not wait for the gateway to import: here it does so only once they are there."""
     (tmp_path / "sitecustomize.py").write_text(WAITING)
-    with serving.serving(
-        tmp_path, "--workers", "2", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{serving.ROOT}"}
-    ) as server:
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{serving.ROOT}"}
+    with serving.serving(tmp_path, "--workers", "2", env=env) as server:
         assert server.request("GET", "/health").status == 200
         assert server.stop() == 0
     assert (tmp_path / "began").read_text() == "xx"  # and no others
@@ -114,7 +113,7 @@ def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
     """When the supervisor or the gateway is killed, the rest ends by itself."""
     with serving.serving(tmp_path, "--workers", "2") as server:
         children = serving.descendants(server.process.pid)
-        gateway = next(pid for pid in children if serving.module(pid) == "service.gateway.server")
+        (gateway,) = server.pids("server")
         os.kill(server.process.pid if victim == "supervisor" else gateway, signal.SIGKILL)
         serving.wait_until(lambda: not any(map(serving.module, children)))
 
@@ -123,7 +122,7 @@ def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> No
     """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
     with serving.serving(tmp_path, "--ephemeral") as server:
         before = server.request("GET", "/ca").json()
-        (worker,) = (pid for pid, module in server.processes().items() if module == "service.gateway.worker")
+        (worker,) = server.pids("worker")
         os.kill(worker, signal.SIGKILL)
         assert {server.request("GET", "/ca").status for _ in range(3)} <= {200, 502, 503}
         serving.wait_until(lambda: server.request("GET", "/ca").status == 200)
@@ -165,14 +164,11 @@ def _memory(pid: int) -> bytes:
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, rights, *_ = line.split()
-            if not rights.startswith("rw"):
-                continue
             start, end = (int(part, 16) for part in span.split("-"))
-            try:
-                memory.seek(start)
-                parts.append(memory.read(end - start))
-            except (OSError, ValueError, OverflowError):  # a page that cannot be read holds nothing
-                continue
+            if rights.startswith("rw"):  # a page that cannot be read holds nothing
+                with contextlib.suppress(OSError, ValueError, OverflowError):
+                    memory.seek(start)
+                    parts.append(memory.read(end - start))
     return b"".join(parts)
 
 

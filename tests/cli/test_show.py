@@ -11,17 +11,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    pkcs7,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.cli import inspection
-from service.pki import keys
+from service.pki import keys, pem
 from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
 from tests.authorities import NOW, SIGNING, ca, root
@@ -59,9 +53,7 @@ def leaf(**change: Any) -> x509.Certificate:
         ([root(signer=SIGNING)], 0, "its signature is not by its own key"),
     ],
 )
-def test_problem_of_a_chain_is_told_of_one_certificate(
-    chain: Sequence[x509.Certificate], index: int, problem: str
-) -> None:
+def test_problem_of_a_chain_is_told(chain: Sequence[x509.Certificate], index: int, problem: str) -> None:
     """Of a chain with one thing wrong that one thing is told, of the certificate that has it."""
     problems = [each.problems for each in inspection.inspect_chain(chain, NOW)]
     assert len(problems[index]) == 1, problems
@@ -106,10 +98,8 @@ def test_old_signature_is_told_and_is_none_of_a_chain_s_faults(tmp_path: Path) -
         serving.run(*command.split(), cwd=tmp_path)
     chain = [x509.load_pem_x509_certificate((tmp_path / name).read_bytes()) for name in ("a.crt", "root.crt")]
     inspections = inspection.inspect_chain(chain, chain[0].not_valid_before_utc)
-    assert [each.problems for each in inspections] == [
-        ("it is signed with rsaWithSha1, which proves nothing any more",),
-        (),
-    ]
+    told = "it is signed with rsaWithSha1, which proves nothing any more"
+    assert [each.problems for each in inspections] == [(told,), ()]
 
 
 def weak() -> x509.CertificateSigningRequest:
@@ -133,9 +123,7 @@ def forged() -> x509.CertificateSigningRequest:
     ],
     ids=["good", "name", "key", "signature"],
 )
-def test_request_is_judged_as_the_service_does(
-    request_: x509.CertificateSigningRequest, problem: str
-) -> None:
+def test_request_is_judged_as_by_the_service(request_: x509.CertificateSigningRequest, problem: str) -> None:
     """What the service refuses under every profile is told in its words."""
     der = csrs.der(request_)
     (told,) = inspection.inspect_csr(der, der).problems or ("",)
@@ -149,9 +137,8 @@ def test_malformed_extensions_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.crt").write_bytes(der)
     run = certlet("show", "a.crt")
     assert (run.returncode, run.stderr) == (1, b"")
-    assert [line for line in run.stdout.decode().splitlines() if line.startswith("  Wrong")] == [
-        "  Wrong     its extensions cannot be read"
-    ]
+    wrong = [line for line in run.stdout.splitlines() if line.startswith(b"  Wrong")]
+    assert wrong == [b"  Wrong     its extensions cannot be read"]
 
 
 def test_pkcs7_is_put_in_order() -> None:
@@ -209,9 +196,7 @@ def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
     ]
 
 
-KEY_ALONE = (
-    "certlet: a: it holds a private key alone: give it with --key-file, beside its request or certificate"
-)
+KEY_ALONE = "a: it holds a private key alone: give it with --key-file, beside its request or certificate"
 DAMAGED = "is damaged: its base64 or its END line is wrong"
 REQUEST, CERTIFICATE = csrs.pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
 
@@ -240,13 +225,10 @@ def test_key_file_without_a_key_is_refused(tmp_path: Path) -> None:
         (CERTIFICATE * 301, "more than 300 certificates"),
         (encode_private_key(csrs.key()), KEY_ALONE),
         (encode_private_key(csrs.key(), b"abc"), KEY_ALONE),
-        (csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), KEY_ALONE),
-        (
-            csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"abc")),
-            KEY_ALONE,
-        ),
-        (REQUEST[:200] + encode_private_key(csrs.key()), f"certlet: a: the PEM block {DAMAGED}"),
-        (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"certlet: a: the PEM block 1 of 2 {DAMAGED}"),
+        (pem.parse(encode_private_key(csrs.key()))[0].der, KEY_ALONE),
+        (pem.parse(encode_private_key(csrs.key(), b"abc"))[0].der, KEY_ALONE),
+        (REQUEST[:200] + encode_private_key(csrs.key()), f"a: the PEM block {DAMAGED}"),
+        (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"a: the PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 octets"),
         (None, "No such file"),
     ],
@@ -261,5 +243,6 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path, data: bytes | None,
         (tmp_path / "a").write_bytes(data)
     run = certlet("show", "a")
     assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr.startswith(b"certlet: a")
     assert fragment in run.stderr.decode()
     assert run.stderr.count(b"\n") == 1

@@ -78,9 +78,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
 
 
 @pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--beside")])
-def test_a_certificate_that_cannot_be_written_is_not_lost(
-    server: Server, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
+def test_a_certificate_is_not_lost(server: Server, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
     (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
     full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *serving.CERTLET, "sign", *arguments]
