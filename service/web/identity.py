@@ -42,7 +42,8 @@ def _authenticated() -> Principal | None:
     An IAM caller is its ARN; an API key the name of its id, or its id if it has no name; a caller that the
     operator's authorizer named is `authorizer:` and that name, so that it is never taken for an API key's.
     """
-    identity, authorizer = _member(_context(), "identity"), _member(_context(), "authorizer")
+    context = _context()
+    identity, authorizer = _member(context, "identity"), _member(context, "authorizer")
     if arn := _text(identity, "userArn"):
         return Principal(PrincipalKind.IAM, arn)
     if key_id := _text(identity, "apiKeyId"):
