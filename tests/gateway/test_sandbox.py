@@ -94,6 +94,7 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
             for pid in (worker, gateway):
                 environ = Path(f"/proc/{pid}/environ").read_bytes()
                 assert b"HOME=" in environ
+                assert b"hugetlb=1" in environ
                 assert b"canary" not in environ
                 assert API_KEY.encode() not in environ
             assert b"canary-passphrase" in Path(f"/proc/{supervisor}/environ").read_bytes()
