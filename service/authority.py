@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
@@ -275,9 +275,8 @@ class Authority:
     ) -> list[_Approved | IssuanceError]:
         """Approve or refuse each request; the refusals are recorded."""
         parsed = [_capture(_parse_and_verify, request) for request in requests]
-        approved = [
-            _capture(self._approve, request, now, csr) for request, csr in zip(requests, parsed, strict=True)
-        ]
+        approve = partial(self._approve, cache(self._ca), now)  # the same CA for all
+        approved = [_capture(approve, request, csr) for request, csr in zip(requests, parsed, strict=True)]
         unrecorded = self._try_record(
             [
                 self._refusal_event(request, now, error, csr)
@@ -287,8 +286,14 @@ class Authority:
         )
         return [unrecorded or each if isinstance(each, IssuanceError) else each for each in approved]
 
-    def _approve(self, request: IssuanceRequest, now: datetime, csr: CertificationRequest) -> _Approved:
-        principal, key, ca = request.principal, request.idempotency_key, self._ca()
+    def _approve(
+        self,
+        load_ca: Callable[[], LoadedCA],
+        now: datetime,
+        request: IssuanceRequest,
+        csr: CertificationRequest,
+    ) -> _Approved:
+        principal, key, ca = request.principal, request.idempotency_key, load_ca()
         assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
         window = None if key is None else idempotency.window(key, now)
         context = IssuanceContext(
