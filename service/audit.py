@@ -11,16 +11,14 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One line. Times are RFC 3339, UTC; digests and serial numbers hexadecimal.
 
     Attributes:
@@ -63,7 +61,7 @@ def line(event: Event, metrics: str = "") -> bytes:
         metrics: a CloudWatch namespace, for which a result or a refusal is a metric too, in CloudWatch's
             embedded metric format; '' for none. The profile is the only dimension: it has few values.
     """
-    members = {name: value for name, value in vars(event).items() if value not in ("", (), None)}
+    members = {name: value for name, value in event._asdict().items() if value not in ("", (), None)}
     if metrics and event.event in _COUNTS:
         members |= _embedded(event, _COUNTS[event.event], metrics)
     return _to_json(members).encode("ascii") + b"\n"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache, partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID
@@ -52,8 +52,7 @@ class PrincipalKind(StrEnum):
     CLIENT_CERTIFICATE = "client_certificate"
 
 
-@dataclass(frozen=True)
-class Principal:
+class Principal(NamedTuple):
     """The caller, from its credentials.
 
     Its name in profiles and in the audit log is an API key's name, an IAM caller's ARN, `authorizer:` and the
@@ -91,8 +90,7 @@ class IssuanceRequest:
     client_certificate: ClientCertificate | None = None
 
 
-@dataclass(frozen=True)
-class IssuedCertificate:
+class IssuedCertificate(NamedTuple):
     """A certificate that was signed, verified and recorded.
 
     Attributes:
@@ -118,8 +116,7 @@ class LoadedCA:
     deny_list: DenyList = field(default_factory=DenyList)
 
 
-@dataclass(frozen=True)
-class _Approved:
+class _Approved(NamedTuple):
     """A request that is granted; the intent is recorded before it is signed."""
 
     spec: CertificateSpec
@@ -254,8 +251,7 @@ class Authority:
         issued = list(map_function(partial(_capture, _sign), approved))
         unrecorded = self._try_record(
             [
-                replace(
-                    each.intent,
+                each.intent._replace(
                     event="result",
                     fingerprint_sha256=result.fingerprint_sha256,
                     milliseconds=self._milliseconds(now),
@@ -310,7 +306,7 @@ class Authority:
         )
         spec = evaluation.evaluate(csr, context)
         if window and now > spec.usable_until:  # what was short began with the window, and is over
-            window, spec = None, evaluation.evaluate(csr, replace(context, issued_at=now))
+            window, spec = None, evaluation.evaluate(csr, context._replace(issued_at=now))
         if request.client_certificate:
             spec = reenroll.require_same_identity(request.client_certificate, spec)
         serial_number, expires_at = x509.random_serial_number(), None

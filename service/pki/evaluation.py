@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
@@ -51,8 +50,7 @@ _COMMON_NAME: Final = "subject.common_name"
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class IssuanceContext:
+class IssuanceContext(NamedTuple):
     """What a request is evaluated against; times are UTC.
 
     Attributes:
@@ -72,7 +70,7 @@ class IssuanceContext:
     validity: str | None = None
     not_after: str | None = None
     is_renewal: bool = False
-    deny_list: DenyList = field(default_factory=DenyList)
+    deny_list: DenyList = DenyList()
 
 
 def evaluate(request: CertificationRequest, context: IssuanceContext) -> CertificateSpec:

@@ -7,10 +7,9 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -86,8 +85,7 @@ KINDS: Final[dict[type, NameKind]] = {
 GENERAL_NAMES: Final[dict[NameKind, type[_GeneralName]]] = {kind: cls for cls, kind in KINDS.items()}
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """One name, normalised, so that equal names are equal values."""
 
     kind: NameKind

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -61,8 +61,7 @@ class Revocation(StrEnum):
     CRL = "crl"
 
 
-@dataclass(frozen=True)
-class RequestedValidity:
+class RequestedValidity(NamedTuple):
     """The validity that a request asks for, by at most one of the two."""
 
     validity: timedelta | None = None

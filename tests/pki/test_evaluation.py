@@ -325,7 +325,7 @@ def test_a_certificate_names_somebody(allowed: list[str]) -> None:
 )  # fmt: skip
 def test_no_revocation_available(change: dict[str, Any], validity: str | None, *, says: bool) -> None:
     """RFC 9608: short-lived certificates say it, not critical, as NULL; and never beside a CRL's address."""
-    found = extensions(granted(replace(team(**change), validity=validity)))
+    found = extensions(granted(team(**change)._replace(validity=validity)))
     assert ("2.5.29.56" in found) is says
     if says:
         value, critical = found["2.5.29.56"]
@@ -440,10 +440,10 @@ def test_a_list_of_no_names_is_refused() -> None:
 def test_more_validity_than_the_profile_gives(requested: dict[str, Any]) -> None:
     """It is refused together with all other reasons; less is given."""
     with pytest.raises(Refused) as refusal:
-        granted(replace(team(), **requested), sans=["ip:10.0.0.1"])
+        granted(team()._replace(**requested), sans=["ip:10.0.0.1"])
     (field,) = requested
     assert ("rejectedValidity", field) in authorities.codes(refusal.value)
-    spec = granted(replace(team(), validity="P2D"))
+    spec = granted(team()._replace(validity="P2D"))
     assert spec.not_after - spec.not_before == timedelta(days=2, seconds=-1)
 
 
@@ -456,5 +456,5 @@ def test_more_validity_than_the_chain_has() -> None:
     requests: list[dict[str, Any]] = [{"validity": "P4D"}, {"not_after": "2026-11-27T12:30:45Z"}]
     for requested in requests:
         with pytest.raises(RejectedValidity, match="the CA's own certificates end at"):
-            granted(replace(context, **requested))
-    assert granted(replace(context, not_after=end)).not_after == issuer.not_after
+            granted(context._replace(**requested))
+    assert granted(context._replace(not_after=end)).not_after == issuer.not_after
