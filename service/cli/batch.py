@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import click
-from cryptography import x509
 
 from service import files
 from service.cli.terminal import CommandError, os_error, warn
 from service.client import BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
-from service.pki import csr, pem
+from service.pki import certificate_reader, csr, pem
 from service.pki.errors import IssuanceError
 
 AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
@@ -107,7 +106,7 @@ class BatchSigner:
             files.verify_writable(target)
             if overwrite or not target.exists():
                 return path, request
-            certificate = x509.load_pem_x509_certificate(target.read_bytes())
+            certificate = certificate_reader.load_pem(target.read_bytes())
             if certificate.public_key() == csr.load(request.csr.encode("utf-8", "replace")).public_key:
                 if certificate.not_valid_after_utc < datetime.now(UTC):
                     return path, request

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import secrets
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service import secrecy
@@ -18,7 +17,8 @@ from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say
 from service.gateway import usage
-from service.pki import encoding, hierarchy, pem, revocation
+from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
+from service.pki.certificate_reader import is_issued_by
 from service.settings import CA_PASSPHRASE
 from service.signers import file, lists
 
@@ -158,12 +158,13 @@ def revoke(*, certificate: str, reason: str | None, ca: Path) -> None:
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
     data = path.read_bytes()
-    load = x509.load_der_x509_certificate if pem.is_der(data) else x509.load_pem_x509_certificate
-    for issuer in (file.chain(ca)[0], *file.previous(ca)):
-        with contextlib.suppress(ValueError, InvalidSignature):
-            certificate = load(data)
-            certificate.verify_directly_issued_by(issuer)
-            return certificate
+    load = certificate_reader.load_der if pem.is_der(data) else certificate_reader.load_pem
+    try:
+        certificate = load(data)
+    except ValueError as error:
+        raise CommandError(f"{path} is no certificate of the CA in {ca}: {error}") from error
+    if any(map(partial(is_issued_by, certificate), (file.chain(ca)[0], *file.previous(ca)))):
+        return certificate
     raise CommandError(f"{path} is no certificate of the CA in {ca}")
 
 

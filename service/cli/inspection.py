@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from service.pki import csr, encoding, keys, names
+from service.pki import certificate_reader, csr, encoding, keys, names
+from service.pki.certificate_reader import is_issued_by
 from service.pki.errors import IssuanceError
 
 _T = TypeVar("_T")
@@ -70,6 +71,7 @@ def inspect_chain(
 ) -> list[Inspection]:
     """What is in certificates, as a TLS server sends them: each issued by the next (RFC 8446 4.4.2).
 
+    They are read by `certificate_reader`, at least in part.
     If the first is a CA's they are a bundle, as of roots, in any order. `now` is in UTC, `key` the
     public half of the first one's key.
     """
@@ -78,7 +80,7 @@ def inspect_chain(
         _inspection(
             _kind(certificate),
             _facts(certificate, now),
-            "its extensions cannot be read" if _extensions(certificate) is None else "",
+            *certificate_reader.malformed_fields(certificate),
             _date_problem(certificate, now),
             _signature_problem(certificate),
             "" if index else _key_mismatch(certificate, key),
@@ -182,13 +184,7 @@ def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's key made the signature; always for algorithms that nobody verifies any more."""
-    if not _is_verifiable(certificate):
-        return True
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001 - the library has no common class for what disproves a signature
-        return False
-    return True
+    return not _is_verifiable(certificate) or is_issued_by(certificate, issuer)
 
 
 def _is_verifiable(certificate: x509.Certificate) -> bool:
@@ -225,7 +221,7 @@ def _value(owner: _Owner, kind: type[_E]) -> _E | None:
 
 
 def _subject(name: x509.Name) -> str:
-    return _try_or(name.rfc4514_string, "(cannot be read)") or "(empty)"
+    return name.rfc4514_string() or "(empty)"
 
 
 def _key(owner: _Owner) -> str:

@@ -27,7 +27,7 @@ from service import client, files, secrecy
 from service.cli import options
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say, warn
-from service.pki import encoding, keys
+from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import RejectedIdentifier, quoted
 from service.pki.names import Name, NameKind
 from service.pki.names import load as load_name
@@ -181,7 +181,7 @@ def request(
 def read(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -> list[x509.Certificate]:
     """The certificate that came back, its chain after it; CommandError if it is not for the key."""
     try:
-        certificates = x509.load_pem_x509_certificates(signed.pem.encode())
+        certificates = certificate_reader.load_pem_chain(signed.pem.encode())
         is_ours = certificates[0].public_key() == key.public_key()
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise CommandError("the certificate that the service sent cannot be read") from error

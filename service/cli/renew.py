@@ -24,7 +24,7 @@ from service.cli.new import read, request
 from service.cli.options import API_KEY, KEY_PASSPHRASE
 from service.cli.terminal import CommandError, os_error, say, warn
 from service.files import atomic_files
-from service.pki import csr, encoding, keys
+from service.pki import certificate_reader, csr, encoding, keys
 from service.pki.errors import IssuanceError
 
 RENEWED: Final = "CERTLET_RENEWED"
@@ -125,9 +125,9 @@ def _certificate(path: Path) -> x509.Certificate:
     if csr.holds_private_key(data):
         raise CommandError("it holds a private key too, which would be lost: give them files of their own")
     try:
-        return x509.load_pem_x509_certificate(data)
+        return certificate_reader.load_pem(data)
     except ValueError as error:
-        raise CommandError("it holds no certificate in PEM") from error
+        raise CommandError(str(error)) from error
 
 
 def _is_due(certificate: x509.Certificate, within: timedelta | None, now: datetime) -> bool:

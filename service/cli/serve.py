@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import click
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -25,6 +24,7 @@ from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, say
 from service.gateway import sandbox, usage
 from service.gateway.configuration import Configuration
+from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
 from service.settings import AUDIT_LOG, CA, PROFILES
 from service.signers import file
@@ -180,7 +180,7 @@ def _tls(settings: SimpleNamespace, document: contract.Document, stack: ExitStac
 def _verify_pair(certificate: Path, key: Path) -> None:
     """Whether the operator's files are a certificate and its key, told in words that OpenSSL has not."""
     try:
-        public_key = x509.load_pem_x509_certificate(_read("--tls-cert", certificate)).public_key()
+        public_key = certificate_reader.load_pem(_read("--tls-cert", certificate)).public_key()
     except ValueError as error:
         raise CommandError(f"there is no certificate in {certificate}, in PEM (--tls-cert)") from error
     data = _read("--tls-key", key)

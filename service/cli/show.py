@@ -20,7 +20,8 @@ from service.cli import inspection, options
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say
-from service.pki import csr, pem
+from service.pki import certificate_reader, csr, encoding, pem
+from service.pki.errors import library_error
 
 _MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
 _MAX_CERTIFICATES: Final = 300  # each may be compared with each
@@ -67,12 +68,24 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
         raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
     blocks = [block for block in pem.parse(data) if block.label in _LABELS]
     _verify_blocks(path, data, blocks)
-    try:
-        requests, certificates = _parse(blocks)
-        inspections = [inspection.inspect_csr(der, data, key) for der in requests]
-    except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise CommandError(f"{path} holds no request and no certificate that can be read") from error
-    if not requests and not certificates:
+    inspections: list[Inspection] = []
+    certificates: list[x509.Certificate] = []
+    for number, block in enumerate(blocks, 1):
+        der = block.der or b""
+        label = block.label or _guess_label(der)
+        try:
+            if label in pem.REQUEST_LABELS:
+                inspections.append(inspection.inspect_csr(der, data, key))
+            elif label in _CERTIFICATE_LABELS:
+                certificates.append(certificate_reader.load_identity(der))
+            else:  # a set without order (RFC 5652 5.1)
+                unordered = map(encoding.der, pkcs7.load_der_pkcs7_certificates(der))
+                certificates += inspection.sort_chain([*map(certificate_reader.load_identity, unordered)])
+        except Exception as error:  # the library has no common class for what malformed bytes raise
+            place = f"{path}: the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
+            message = f"{place} holds no request and no certificate that can be read: {library_error(error)}"
+            raise CommandError(message) from error
+    if not inspections and not certificates:
         raise CommandError(f"{path} holds no request and no certificate")
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} holds more than {_MAX_CERTIFICATES} certificates")
@@ -100,27 +113,13 @@ def _is_private_key(der: bytes) -> bool:
     return True
 
 
-def _parse(blocks: Sequence[pem.Block]) -> tuple[list[bytes], list[x509.Certificate]]:
-    """The requests, DER, and the certificates."""
-    requests: list[bytes] = []
-    certificates: list[x509.Certificate] = []
-    for block in blocks:
-        der = block.der or b""
-        label = block.label or _guess_label(der)
-        if label in pem.REQUEST_LABELS:
-            requests.append(der)
-        elif label in _CERTIFICATE_LABELS:
-            certificates.append(x509.load_der_x509_certificate(der))
-        else:  # a set without order (RFC 5652 5.1)
-            certificates += inspection.sort_chain(pkcs7.load_der_pkcs7_certificates(der))
-    return requests, certificates
-
-
 def _guess_label(der: bytes) -> str:
-    with contextlib.suppress(ValueError):
-        x509.load_der_x509_csr(der)
-        return pem.REQUEST_LABELS[0]
-    with contextlib.suppress(ValueError):
-        x509.load_der_x509_certificate(der)
-        return _CERTIFICATE_LABELS[0]
+    for label, load in (
+        (pem.REQUEST_LABELS[0], x509.load_der_x509_csr),
+        (_CERTIFICATE_LABELS[0], x509.load_der_x509_certificate),
+    ):
+        with contextlib.suppress(ValueError):
+            with contextlib.suppress(x509.InvalidVersion):
+                load(der)
+            return label
     return _PKCS7_LABELS[0]

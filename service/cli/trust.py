@@ -13,7 +13,7 @@ from cryptography import x509
 from service import client
 from service.cli import options
 from service.cli.terminal import CommandError, say
-from service.pki import encoding
+from service.pki import certificate_reader, encoding
 from service.signers import file
 
 # NAME is what the root is to be called, NAME.crt its file, where the commands are run.
@@ -88,7 +88,7 @@ def _fetched(url: str) -> x509.Certificate:
     """The root that a service sends: a CA's certificate, signed by itself."""
     data = client.fetch_root(url)
     try:
-        root = x509.load_der_x509_certificate(data)
+        root = certificate_reader.load_der(data)
         root.verify_directly_issued_by(root)
         is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except Exception as error:  # the library has no common class for what malformed bytes raise

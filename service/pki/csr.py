@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from service.pki import keys, names, pem, weak_keys
-from service.pki.errors import BadCSR, BadPublicKey
+from service.pki.errors import BadCSR, BadPublicKey, library_error
 from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
 
@@ -124,13 +124,13 @@ def load(data: bytes) -> CertificationRequest:
         extensions = tuple(request.extensions)
         attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {_sentence(error)}", "csr") from error
+        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {library_error(error)}", "csr") from error
     bits = keys.verify_bounds(key_algorithm, spki)
     keys.verify_signature_algorithm(request.signature_algorithm_oid, _signature_hash(request))
     try:
         public_key = request.public_key()
     except Exception as error:  # as above
-        raise BadPublicKey(f"the key cannot be read: {_sentence(error)}", "public_key") from error
+        raise BadPublicKey(f"the key cannot be read: {library_error(error)}", "public_key") from error
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
     weak_keys.verify_strength(public_key)
@@ -203,10 +203,3 @@ def _is_signed_with(
         return request.is_signature_valid  # noqa: TRY300 - it raises as well
     except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
         return False
-
-
-def _sentence(error: Exception) -> str:
-    first = str(error).partition("\n")[0][:120]
-    if "ParseError" in first:  # which parser, and where in its own types, is nobody else's matter
-        return "its DER is malformed"
-    return first.encode("unicode_escape").decode("ascii") or type(error).__name__

@@ -124,3 +124,13 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
     )
+
+
+def library_error(error: Exception) -> str:
+    """What `cryptography` says of malformed bytes, one escaped line without its own types."""
+    first = str(error).partition("\n")[0]
+    if "ParseError" in first:  # which parser, and where in its own types, is nobody else's matter
+        return "its DER is malformed"
+    if "PEM" in first:  # the library refers to its manual
+        return "it is not in PEM"
+    return first[:120].encode("unicode_escape").decode("ascii") or type(error).__name__

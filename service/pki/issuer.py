@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from service.pki import keys
+from service.pki.certificate_reader import is_issued_by
 from service.pki.errors import BadPublicKey, IssuerError
 from service.pki.name_constraints import violations
 from service.pki.names import Name
@@ -151,11 +152,9 @@ def _verify_path(path: Sequence[x509.Certificate]) -> None:
     for depth, ca in enumerate(path):
         _verify_ca(ca, depth)
         above = path[depth + 1] if depth + 1 < len(path) else ca
-        try:
-            ca.verify_directly_issued_by(above)
-        except (InvalidSignature, ValueError, TypeError) as error:
+        if not is_issued_by(ca, above):
             what = "the certificate after it in the chain" if above is not ca else "itself"
-            raise IssuerError(f"{_name(ca)} is not issued by {what}") from error
+            raise IssuerError(f"{_name(ca)} is not issued by {what}")
 
 
 def _verify_ca(ca: x509.Certificate, depth: int) -> None:

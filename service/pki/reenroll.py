@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from service.pki import encoding, keys, names
+from service.pki import certificate_reader, encoding, keys, names
 from service.pki.certificate import CertificateSpec
+from service.pki.certificate_reader import is_issued_by
 from service.pki.errors import BadPublicKey, NotPermitted, RejectedIdentifier, RequestError, quoted, refuse
 from service.pki.issuer import Issuer, extension_value
 from service.pki.names import Name
@@ -38,7 +38,7 @@ def load(pem: bytes) -> ClientCertificate:
         NotPermitted: it cannot be read.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = certificate_reader.load_pem(pem)
         sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
         usages = extension_value(certificate, x509.ExtendedKeyUsage) or ()
         policies = extension_value(certificate, x509.CertificatePolicies) or ()
@@ -69,7 +69,10 @@ def verify(
         NotPermitted: it is not; the detail has the first reason.
     """
     certificate = client_certificate.certificate
-    if not any(_is_issued_by(certificate, ca, now) for ca in (issuer.certificate, *issuer.previous)):
+    if not any(
+        ca.not_valid_before_utc <= now <= ca.not_valid_after_utc and is_issued_by(certificate, ca)
+        for ca in (issuer.certificate, *issuer.previous)
+    ):
         raise NotPermitted("The client certificate is not one of this CA.")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         end = encoding.timestamp(certificate.not_valid_after_utc)
@@ -82,14 +85,6 @@ def verify(
         denied.verify(client_certificate.subject_public_key_info)
     except BadPublicKey as error:
         raise NotPermitted("The client certificate's key is on the deny list of this CA.") from error
-
-
-def _is_issued_by(certificate: x509.Certificate, ca: x509.Certificate, now: datetime) -> bool:
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return ca.not_valid_before_utc <= now <= ca.not_valid_after_utc
 
 
 def profile(client_certificate: ClientCertificate, profiles: IssuancePolicy, label: str | None) -> Profile:

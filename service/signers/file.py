@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import files
-from service.pki import encoding, idempotency, keys
+from service.pki import certificate_reader, encoding, idempotency, keys
 from service.pki.errors import IssuerError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
@@ -125,9 +125,9 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(_read(path))
+        return certificate_reader.load_pem_chain(_read(path))
     except ValueError as error:
-        raise IssuerError(f"{path} is not a PEM certificate") from error
+        raise IssuerError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

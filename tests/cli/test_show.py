@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
 from tests.authorities import NOW, SIGNING, ca, root
 from tests.cli import certlet
+from tests.hostile import strategies
 
 NAMES = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
 
@@ -138,7 +140,7 @@ def test_malformed_extensions_are_told(tmp_path: Path) -> None:
     run = certlet("show", "a.crt")
     assert (run.returncode, run.stderr) == (1, b"")
     wrong = [line for line in run.stdout.splitlines() if line.startswith(b"  Wrong")]
-    assert wrong == [b"  Wrong     its extensions cannot be read"]
+    assert wrong == [b"  Wrong     the extensions cannot be read: its DER is malformed"]
 
 
 def test_pkcs7_is_put_in_order() -> None:
@@ -246,3 +248,15 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path, data: bytes | None,
     assert run.stderr.startswith(b"certlet: a")
     assert fragment in run.stderr.decode()
     assert run.stderr.count(b"\n") == 1
+
+
+def test_changed_files_are_shown_or_refused(tmp_path: Path) -> None:
+    """Whatever was changed in a certificate, a PKCS#7 or a request, `show` shows the file, or says in a line why not."""
+    sound = [*(each.public_bytes(Encoding.DER) for each in (leaf(), ca(), root())), csrs.der(csrs.build()),
+             pkcs7.serialize_certificates([leaf(), ca()], Encoding.DER)]  # fmt: skip
+    chance = Random(22)  # noqa: S311 - the same again from the same seed
+    for _ in range(2000):
+        change = chance.choice((strategies.changed, strategies.bent))
+        (tmp_path / "a").write_bytes(change(chance, chance.choice(sound)))
+        run = certlet("show", "a")
+        assert (b"  Subject " in run.stdout) is not run.stderr.startswith(b"certlet: a"), run

@@ -294,7 +294,7 @@ def changed(chance: Random, data: bytes) -> bytes:
     return root.encode()
 
 
-def _bent(chance: Random, data: bytes) -> bytes:
+def bent(chance: Random, data: bytes) -> bytes:
     """Octets changed, left out, put in, or cut off, without any regard for structure."""
     bent = bytearray(data)
     for _ in range(chance.randint(1, 4)):
@@ -368,7 +368,7 @@ class Family:
         whole = assembled(info, *sign(self.kind, which, info))
         if way < 0.8:
             return whole
-        return changed(chance, whole) if way < 0.9 else _bent(chance, whole)
+        return changed(chance, whole) if way < 0.9 else bent(chance, whole)
 
 
 @st.composite

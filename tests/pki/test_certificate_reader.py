@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import re
+import ssl
+import warnings
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.pki import certificate_reader, encoding, keys, names
+from service.pki.errors import IssuerError
+from service.pki.issuer import extension_value
+from service.signers import file
+from tests import authorities, csrs
+from tests.authorities import ca, root
+from tests.cli import certlet
+from tests.cli.test_show import NAMES, leaf
+from tests.hostile import strategies
+
+SOUND: Final = leaf().public_bytes(Encoding.DER)
+
+
+def changed(old: bytes, new: bytes) -> bytes:
+    """The sound certificate with the first of these octets changed."""
+    assert len(old) == len(new)
+    assert old in SOUND
+    return SOUND.replace(old, new, 1)
+
+
+POINT: Final = keys.subject_public_key_info(csrs.key().public_key())[-64:]
+MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
+    "version": (changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), "the certificate cannot be read"),
+    "subject": (changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"), "the subject cannot be read"),
+    "issuer": (changed(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be read"),
+    "validity": (changed(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be read"),
+    "names": (changed(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be read"),
+    "an extension twice": (
+        changed(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x13"),
+        "the extensions cannot be read: Duplicate",
+    ),
+    "key": (changed(POINT, b"\x01" * 64), "the public key cannot be read"),
+    "curve": (
+        changed(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177")),
+        "the public key cannot be read",
+    ),
+    "signature algorithm": (
+        SOUND.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040377")),
+        "the signature algorithm cannot be read",
+    ),
+}
+
+
+PARTIAL: Final = ("names", "an extension twice", "key", "curve", "signature algorithm")
+
+
+def pem(*ders: bytes) -> bytes:
+    return b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in ders)
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_malformed_certificate_is_one_error(fault: str) -> None:
+    """Whichever class the library raises, and whenever, it is a ValueError at the start that names the field."""
+    der, problem = MALFORMED[fault]
+    with pytest.raises(ValueError, match=f"^{problem}"):
+        certificate_reader.load_der(der)
+    with pytest.raises(ValueError, match=f"^{problem}"):
+        certificate_reader.load_pem(pem(der, SOUND))
+    with pytest.raises(ValueError, match=problem.replace(" cannot", "( of certificate 2)? cannot")):
+        certificate_reader.load_pem_chain(pem(SOUND, der))
+    if fault in PARTIAL:
+        assert certificate_reader.load_identity(der).subject == leaf().subject
+    else:
+        with pytest.raises(ValueError, match=problem):
+            certificate_reader.load_identity(der)
+
+
+def test_sound_certificate_is_read() -> None:
+    """The positive twin, in each form."""
+    certificate = x509.load_der_x509_certificate(SOUND)
+    assert certificate_reader.load_der(SOUND) == certificate_reader.load_identity(SOUND) == certificate
+    assert certificate_reader.load_pem(pem(SOUND, b"0")) == certificate
+    assert certificate_reader.load_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
+    for junk in (b"", b"junk", pem(b"0")):
+        with pytest.raises(ValueError, match=r"^the certificate cannot be read: it|its"):
+            certificate_reader.load_pem_chain(junk)
+
+
+def test_changed_certificate_is_refused_or_usable() -> None:
+    """Of thousands of changed certificates each is refused with a ValueError, or every use of it goes well."""
+    sound = [
+        SOUND,
+        *(each.public_bytes(Encoding.DER) for each in (ca(), root(), authorities.issuer("rsa-2048").root)),
+    ]
+    chance, counts = Random(22), [0, 0]  # noqa: S311 - the same again from the same seed
+    warnings.simplefilter("ignore")  # the library's, of serial numbers that are negative
+    for _ in range(4000):
+        der = chance.choice((strategies.changed, strategies.bent))(chance, chance.choice(sound))
+        try:
+            certificate = certificate_reader.load_der(der)
+        except ValueError as error:
+            assert re.fullmatch(r"the [a-z ]+ cannot be read: [ -~]+", str(error)), str(error)
+            counts[0] += 1
+            continue
+        certificate.subject.rfc4514_string()
+        for name in extension_value(certificate, x509.SubjectAlternativeName) or ():
+            names.shown(name)
+        certificate_reader.is_issued_by(certificate, certificate)
+        assert encoding.timestamp(certificate.not_valid_after_utc) + encoding.serial(
+            certificate.serial_number
+        )
+        counts[1] += 1
+    assert min(counts) > 500, counts
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_commands_name_the_malformed_field(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`show`, `renew`, `revoke` and a start each say in one line what is wrong with a certificate."""
+    monkeypatch.chdir(tmp_path)
+    der, problem = MALFORMED[fault]
+    Path("bad.crt").write_bytes(pem(der))
+    assert not certlet("init", "ca").returncode
+    for command in ("renew bad.crt --api-key x", "revoke bad.crt --ca ca", "show bad.crt"):
+        run = certlet(*command.split())
+        message = (run.stdout if command.startswith("show") and fault in PARTIAL else run.stderr).decode()
+        if command.startswith("show") and fault in ("curve", "signature algorithm"):  # unknown here only
+            assert message.startswith("Certificate\n  Subject   CN=a.example.com\n")
+        else:
+            assert (run.returncode, problem in message) == (1, True), message
+    Path("ca/signing-ca.crt").write_bytes(pem(der))
+    with pytest.raises(IssuerError, match=f"signing-ca.crt: {problem}"):
+        file.chain(Path("ca"))
