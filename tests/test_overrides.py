@@ -190,7 +190,7 @@ DOMAIN = "is not a DNS name"
         ({"public_keys": ["RSA-002048"]}, "public_keys.0", KEY),
         ({"public_keys": ["RSA-2048", "RSA-3072"]}, "public_keys", "'RSA-3072' is listed twice"),
         ({"extensions": ["basicConstraints"]}, "extensions.0", EXTENSION),
-        *[({"extensions": [f"2.5.29.{arc}"]}, "extensions.0", "the CA's to set") for arc in (17, 18, 19, 56)],
+        *[({"extensions": [f"2.5.29.{arc}"]}, "extensions.0", "the CA's to set") for arc in (7, 17, 18, 19, 56)],
         ({"certificate_policies": ["1.2.03"]}, "certificate_policies.0", OID),
         ({"certificate_policies": ["2.5", "9.9"]}, "certificate_policies.1", OID),
         ({"certificate_policies": ["0.99"]}, "certificate_policies.0", OID),

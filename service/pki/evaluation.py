@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from service.pki import names, weak_keys
+from service.pki import names, pem, weak_keys
 from service.pki.certificate import NO_REV_AVAIL, CertificateSpec, Extension, extension, static_extensions
 from service.pki.csr import CertificationRequest
 from service.pki.encoding import oid_name, timestamp
@@ -299,7 +299,7 @@ class _Evaluation:
                 case x509.ExtendedKeyUsage():
                     self._evaluate_extended_key_usage(requested.value)
                 case _ if requested.oid in self._profile.extensions:
-                    self._requested_extensions.append(requested.value)
+                    self._copy_extension(requested.value)
                     if requested.critical:  # Java and Go refuse what is critical and unknown to them
                         self._notes.append(f"extension {oid_name(requested.oid)} is not critical")
                 case _:
@@ -309,6 +309,16 @@ class _Evaluation:
             for usage in self._profile.extended_key_usage
             if not self._context.issuer.may_issue_for(eku_oid(usage))
         ]
+
+    def _copy_extension(self, value: x509.ExtensionType) -> None:
+        """Copy an extension; of one that the library does not know, the octets of the request."""
+        self._requested_extensions.append(value)
+        if isinstance(value, x509.UnrecognizedExtension):
+            try:
+                pem.verify_der(value.value)
+            except ValueError:
+                name = oid_name(value.oid)
+                self._reject_extension(name, f"the extension {name}, whose value is not DER (X.690)")
 
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
         granted = _key_usages(key_usage(self._request.key_kind))

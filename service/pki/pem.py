@@ -1,4 +1,4 @@
-"""Tell PEM, DER and base64 apart: bytes from outside -> DER, with the label that PEM gives it."""
+"""Tell PEM, DER and base64 apart: bytes from outside -> DER, with the label that PEM gives it; verify DER."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat import asn1
+
 # RFC 7468 7; `NEW` is what Windows certreq and Java's keytool write.
 REQUEST_LABELS: Final = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
@@ -14,6 +17,28 @@ _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
 _BLOCK: Final = re.compile(
     _BEGIN.pattern + rb"-----\s(?P<body>[A-Za-z0-9+/=\s]*+)-----END (?P=label)-----"  # RFC 7468 3
 )
+
+_CONSTRUCTED: Final = 0x20
+_CONSTRUCTED_STRINGS: Final = frozenset(range(0x20, 0x40)) - {0x30, 0x31}  # X.690 10.2
+_MAX_DEPTH: Final = 32
+_PRIMITIVES: Final[dict[int, type]] = {  # by the identifier octet; end-of-contents (0) is no value
+    0x00: asn1.Null,
+    0x01: bool,
+    0x02: int,
+    0x03: asn1.BitString,
+    0x05: asn1.Null,
+    0x06: x509.ObjectIdentifier,
+    0x0C: str,
+    0x13: asn1.PrintableString,
+    0x16: asn1.IA5String,
+    0x17: asn1.UTCTime,
+    0x18: asn1.GeneralizedTime,
+}
+
+
+@asn1.sequence
+class _Parts:
+    parts: list[asn1.TLV]
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,27 @@ class Block:
 def is_der(data: bytes) -> bool:
     """Whether it is a DER SEQUENCE of over 127 octets, whose second octet is never ASCII."""
     return data[:1] == b"\x30" and data[1:2] >= b"\x80"
+
+
+def verify_der(data: bytes, depth: int = 0) -> None:
+    """Verify that the data is one value in DER, and that the values within it are too (X.690 8.1, 10, 11).
+
+    Raises:
+        ValueError: it is not, or it has more than 32 levels.
+    """
+    value = asn1.decode_der(asn1.TLV, data)
+    tag = value.tag_bytes[0]
+    if tag in _PRIMITIVES:
+        value.parse(_PRIMITIVES[tag])
+    elif tag & _CONSTRUCTED:
+        if depth == _MAX_DEPTH or tag in _CONSTRUCTED_STRINGS:
+            raise ValueError("a string in parts, or too many levels")
+        for part in asn1.decode_der(_Parts, _sequence(_sequence(bytes(value.data)))).parts:
+            verify_der(asn1.encode_der(part), depth + 1)
+
+
+def _sequence(content: bytes) -> bytes:
+    return b"\x30" + asn1.encode_der(content)[1:]  # an OCTET STRING with another tag
 
 
 def parse(data: bytes) -> list[Block]:

@@ -47,26 +47,17 @@ _CA_ONLY_USAGES: Final = {  # what would let a certificate speak for the CA, or 
     ExtendedKeyUsageOID.OCSP_SIGNING,
     ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3: it must be the only one, and critical
 }
-# What the CA itself adds, or only a CA certificate has; RFC 9608's noRevAvail, and those of RFC 5280 4.2.
-_CA_CONTROLLED_EXTENSIONS: Final = frozenset(
-    {
-        ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.CERTIFICATE_POLICIES,
-        ExtensionOID.CRL_DISTRIBUTION_POINTS,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.FRESHEST_CRL,
-        ExtensionOID.INHIBIT_ANY_POLICY,
-        ExtensionOID.ISSUER_ALTERNATIVE_NAME,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.NAME_CONSTRAINTS,
-        ExtensionOID.POLICY_CONSTRAINTS,
-        ExtensionOID.POLICY_MAPPINGS,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-        x509.ObjectIdentifier("2.5.29.56"),
-    }
+# The arcs of extensions that only the CA sets: verifiers read rights, names or revocation in them.
+_CA_CONTROLLED_ARCS: Final = (
+    "2.5.29",  # RFC 5280 4.2.1, and what was there before: to Windows 2.5.29.7 is a subjectAltName too
+    "1.3.6.1.4.1.311",  # Microsoft: application policies, certificate templates, the SID of an account
+    "2.16.840.1.113730.1",  # Netscape: nsCertType, nsSslServerName
+    "1.3.6.1.4.1.11129.2.4",  # RFC 6962 3: SCTs, poison
+    "1.3.6.1.4.1.44363.44",  # RFC 9345 4.2: delegated credentials
+    "1.3.36.8.3",  # ISIS-MTT: procuration, admission, monetary limit
+    # RFC 5280 4.2.2.1, 5755 4.4.3 and 7.4, 3779 (IP addresses, AS numbers), 3820 3.8 (proxies), 6010, 5913,
+    # 8226 (telephone numbers), 8360, 9118
+    *(f"1.3.6.1.5.5.7.1.{arc}" for arc in (1, 6, 7, 8, 10, 14, 18, 21, 26, 27, 28, 29, 33)),
 )
 _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": ExtensionOID.OCSP_NO_CHECK}
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library accepts leading zeros
@@ -205,8 +196,8 @@ def _usage(text: str) -> str:
 
 def _extension_oid(text: str) -> x509.ObjectIdentifier:
     oid = _EXTENSIONS.get(text) or _oid(text)
-    if oid in _CA_CONTROLLED_EXTENSIONS:
-        raise ValueError(f"{quoted(text)} is the CA's to set, not a request's")
+    if f"{oid.dotted_string}.".startswith(tuple(f"{arc}." for arc in _CA_CONTROLLED_ARCS)):
+        raise ValueError(f"{quoted(text)} is the CA's to set, not a request's: verifiers read rights in it")
     return oid
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 
 import pytest
 
 from service.pki import pem
 from service.pki.pem import Block
 from tests import csrs
+from tests.csrs import tlv
 
 BUILT = csrs.build()
 DER = csrs.der(BUILT)
@@ -58,3 +60,34 @@ def test_what_is_damaged_keeps_its_label(data: bytes, label: str) -> None:
 def test_content_is_not_shown() -> None:
     """A traceback does not show what may be a private key."""
     assert repr(DER) not in repr(REQUEST)
+
+
+DEEP = functools.reduce(lambda value, _: tlv(0x30, value), range(32), b"\x05\x00")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"\x05\x00", tlv(0x30), tlv(0x30, b"\x05\x00", tlv(0xA0, b"\x01\x01\xff")), tlv(0x04, b"any octets"), tlv(0x80, b"\xff"), DEEP),
+        *(tlv(0x31, b"\x02\x01\x80"), tlv(0x0C, b"x" * 300), b"\x03\x02\x01\x02", b"\x06\x01\x2a", tlv(0x5F, b"")[:1] + b"\x20\x01a"),
+    ],
+    ids=bytes.hex,
+)  # fmt: skip
+def test_der_is_verified(data: bytes) -> None:
+    """A value, and those within it; of a kind that is the certificate's own, only the lengths."""
+    pem.verify_der(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"\x05", b"junk", b"\x05\x00\x00", b"\x05\x00\x05\x00", b"\x30\x80\x05\x00\x00\x00", b"\x04\x81\x01a", b"\x04\x02a", b"\x00\x00"),
+        *(tlv(0x30, b"\x05"), tlv(0x30, tlv(0xA0, b"\x05\x01")), tlv(0xA0, b"\x30\x80\x00\x00"), tlv(0x24, b"\x04\x01a"), tlv(0x30, DEEP)),
+        *(b"\x01\x01\x05", b"\x02\x02\x00\x01", b"\x02\x00", b"\x03\x02\x01\x01", b"\x05\x01\x00", b"\x06\x02\x80\x01", b"\x0c\x01\xff", b"\x17\x01a"),
+    ],
+    ids=bytes.hex,
+)  # fmt: skip
+def test_what_is_not_der_is_refused(data: bytes) -> None:
+    """Octets too few or too many, BER's forms, and primitive values that have another encoding."""
+    with pytest.raises(ValueError, match=r"."):
+        pem.verify_der(data)
