@@ -22,7 +22,6 @@ from cryptography import x509
 
 from service import contract
 from service.overrides import OverridesError, verify
-from service.pki import revocation
 from service.pki.errors import IssuerError
 from service.pki.profile_loader import ProfileError
 from service.signers import file, lists
@@ -145,8 +144,7 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     target.mkdir()
     for name in names:
         shutil.copyfile(ca / name, target / name)
-    entries = [revocation.entry(each) for each in lists.revoked(ca)]
-    (target / lists.REVOKED).write_text(json.dumps(entries))  # which is YAML too
+    (target / lists.REVOKED).write_bytes(lists.encode(lists.revoked(ca).values()))
 
 
 def _verify_key(ca: Path, passphrase: bytes | None) -> None:

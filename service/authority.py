@@ -6,7 +6,7 @@ There is one path: a single request is a batch of one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -135,7 +135,7 @@ class Authority:
         profiles: IssuancePolicy,
         clock: Callable[[], datetime],
         record: Recorder,
-        revoked: Callable[[], Sequence[Revoked]] = tuple,
+        revoked: Callable[[], Mapping[int, Revoked]] = dict,
         parallel_map: Callable[[], MapFunction] = lambda: map,
     ) -> None:
         """Create an authority.
@@ -146,7 +146,8 @@ class Authority:
             profiles: what may be issued.
             clock: the time, UTC.
             record: writes the audit events.
-            revoked: returns what was revoked, or raises `IssuerError`; for each window, and each renewal.
+            revoked: returns what was revoked, by serial number, or raises `IssuerError`; for each CRL, and
+                each renewal.
             parallel_map: returns the function that makes several slow signatures at once.
         """
         self._load_ca = load_ca
@@ -155,7 +156,7 @@ class Authority:
         self._record = record
         self._revoked = revoked
         self._parallel_map = parallel_map
-        self._crl: tuple[Issuer, int, x509.CertificateRevocationList] | None = None
+        self._crl: tuple[Issuer, Mapping[int, Revoked], int, x509.CertificateRevocationList] | None = None
 
     def issuer(self) -> Issuer:
         """The issuer, whether or not it may issue now; raise `IssuerUnavailable` if it cannot be loaded."""
@@ -176,22 +177,25 @@ class Authority:
         return issuer
 
     def crl(self) -> x509.CertificateRevocationList:
-        """The current certificate revocation list, signed once in each window.
+        """The current certificate revocation list, signed once in each window for each CA and list.
+
+        A clock that goes back does not take it to an older window: that would unlist what was revoked since.
 
         Raises:
             IssuerUnavailable: the issuer or the list is not available, or the issuer is not valid now.
         """
         issuer, now = self.issuer(), self._clock()
-        window = revocation.window(now)
-        if self._crl is None or self._crl[:2] != (issuer, window):
-            if not issuer.not_before <= now <= issuer.not_after:
-                raise IssuerUnavailable("the CA's chain is not valid now")
-            try:
-                builder = revocation.builder(self._revoked(), window, issuer.not_after)
-                self._crl = (issuer, window, issuer.sign_crl(builder))
-            except IssuerError as error:
-                raise IssuerUnavailable("the list of what was revoked cannot be had or signed") from error
-        return self._crl[2]
+        if not issuer.not_before <= now <= issuer.not_after:
+            raise IssuerUnavailable("the CA's chain is not valid now")
+        window = max(revocation.window(now), self._crl[2] if self._crl else 0)
+        try:
+            revoked = self._revoked()
+            if self._crl is None or self._crl[:3] != (issuer, revoked, window):
+                builder = revocation.builder(revoked.values(), window, issuer.not_after)
+                self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
+        except (IssuerError, ValueError) as error:  # a ValueError: an entry does not fit into a CRL
+            raise IssuerUnavailable("the list of what was revoked cannot be had or signed") from error
+        return self._crl[3]
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
         """Issue one certificate, or refuse; either way it is recorded.
@@ -226,7 +230,7 @@ class Authority:
             raise NotPermitted(CLIENT_CERTIFICATE_REQUIRED)
         client_certificate, ca = reenroll.load(pem), self._ca()
         try:
-            revoked = [each.serial_number for each in self._revoked()]
+            revoked = self._revoked()
         except IssuerError as error:
             raise IssuerUnavailable("the list of what was revoked cannot be had") from error
         reenroll.verify(client_certificate, ca.issuer, revoked, ca.deny_list, now)

@@ -17,7 +17,7 @@ import awsgi
 
 from service import audit, contract, signers
 from service.authority import Authority, LoadedCA, MapFunction
-from service.pki.errors import IssuerUnavailable
+from service.pki.errors import IssuerError, IssuerUnavailable
 from service.settings import KeySource, Settings
 from service.signers import lists
 from service.web import app, authorizer
@@ -61,6 +61,10 @@ def prepare() -> None:
         _load_ca()
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
+    try:
+        lists.revoked(_settings().ca)  # seconds, if it is long
+    except IssuerError as error:  # as above, for the requests that need it
+        _log.warning("%s", error.detail)
     gc.collect()
     gc.freeze()  # what is here by now stays: no later collection has to look through it
     gc.set_threshold(GARBAGE)

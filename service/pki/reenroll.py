@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -56,7 +56,7 @@ def load(pem: bytes) -> ClientCertificate:
 def verify(
     client_certificate: ClientCertificate,
     issuer: Issuer,
-    revoked: Iterable[int],
+    revoked: Container[int],
     denied: DenyList,
     now: datetime,
 ) -> None:

@@ -2,14 +2,15 @@
 
 A CRL holds what was revoked before its window of five minutes began, and has the window's number: so it is
 the same whichever process signs it, and its number grows. Entries stay when their certificates end, since
-nobody here knows when that is.
+nobody here knows when that is. A certificate whose time of revocation is to come is listed from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -21,7 +22,7 @@ from service.pki.errors import quoted
 
 WINDOW: Final = timedelta(minutes=5)
 NEXT_UPDATE: Final = timedelta(hours=24)
-MAX_ENTRIES: Final = 100_000  # 4 MB signed, within what a Lambda may answer
+MAX_ENTRIES: Final = 80_000  # 4.2 MB signed; in base64 within the 6 MiB that a Lambda may answer
 
 # RFC 5280 5.3.1, those that an end entity's certificate can have. No hold: what cannot be stored cannot be
 # released; no unspecified: the RFC wants the reason left out instead.
@@ -36,7 +37,11 @@ REASONS: Final = {
     )
 }
 _MEMBERS: Final = {"serial", "at", "reason"}
-_HEX: Final = re.compile(r"(?:0x)?[0-9a-f]{1,40}")  # RFC 5280 4.1.2.2: 20 octets at most
+_HEX: Final = re.compile(r"(?:0x)?0*([0-7]?[0-9a-f]{1,39})")  # RFC 5280 4.1.2.2: 20 octets, the first bit 0
+_TEXT: Final = r'"([^"\\]*)"'
+_ENTRY: Final = re.compile(
+    rf'- \{{"serial": {_TEXT}, "at": {_TEXT}(?:, "reason": {_TEXT})?\}}(?:\s+#.*)?|\s*(?:#.*)?'
+)
 _MAX_FAULTS: Final = 20  # in one message
 
 
@@ -52,42 +57,76 @@ class Revoked:
     revoked_at: datetime
     reason: x509.ReasonFlags | None = None
 
+    @functools.cached_property
+    def crl_entry(self) -> x509.RevokedCertificate:
+        """The entry of a CRL (RFC 5280 5.1.2.6); raise `ValueError` if a CRL cannot hold it."""
+        builder = x509.RevokedCertificateBuilder().serial_number(self.serial_number)
+        builder = builder.revocation_date(self.revoked_at)
+        if self.reason:
+            builder = builder.add_extension(x509.CRLReason(self.reason), critical=False)
+        return builder.build()
+
 
 def serial_number(text: str) -> int:
-    """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`, positive and of 20 octets at most; raise `ValueError`."""
-    digits = text.strip().replace(":", "").lower()
-    if not _HEX.fullmatch(digits) or not int(digits, 16):
-        raise ValueError(f"{quoted(text)} is not a serial number in hexadecimal")
-    return int(digits, 16)
+    """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`, positive and of 159 bits at most; raise `ValueError`."""
+    digits = _HEX.fullmatch(text.strip().replace(":", "").lower())
+    number = int(digits[1], 16) if digits else 0
+    if not number:
+        raise ValueError(f"{quoted(text)} is not a serial number in hexadecimal, of 20 octets at most")
+    return number
 
 
-def load(data: object) -> tuple[Revoked, ...]:
-    """Read parsed JSON or YAML: `[{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: keyCompromise}]`.
+def load(entries: Iterable[tuple[int, object]]) -> Mapping[int, Revoked]:
+    """Read a list: of each entry its line, and `{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: …}`.
+
+    Returns:
+        the entries by serial number, each of which a CRL can hold.
 
     Raises:
         RevocationError: it is not such a list; the message lists all that is wrong.
     """
-    if not isinstance(data, list):
-        raise RevocationError("it is not a list of serial, at and reason")
-    if len(data) > MAX_ENTRIES:
-        raise RevocationError(f"it has {len(data)} entries; {MAX_ENTRIES} are accepted")
+    return _collect((line, *_entry(value)) for line, value in entries)
+
+
+def load_plain(text: str) -> Mapping[int, Revoked] | int:
+    """Read a list that is written as `encode` does it, a line for each entry, comments aside.
+
+    It is read more than ten times as fast as YAML, and what it says is the same.
+
+    Returns:
+        as `load`; or the first line that is written otherwise, from 1.
+
+    Raises:
+        RevocationError: as `load`.
+    """
+    lines = [_plain_entry(line) for line in text.splitlines()]
+    if None in lines:
+        return lines.index(None) + 1
+    return _collect((number, *line) for number, line in enumerate(lines, 1) if line)
+
+
+def _collect(entries: Iterable[tuple[int, Revoked | None, Sequence[str]]]) -> Mapping[int, Revoked]:
     faults: list[str] = []
-    entries: dict[int, Revoked] = {}
-    for position, value in enumerate(data, 1):
-        entry, problems = _entry(value)
-        if entry and entries.setdefault(entry.serial_number, entry) is not entry:
-            problems.append(f"{encoding.serial(entry.serial_number)} stands in it twice")
-        faults += [f"entry {position}: {problem}" for problem in problems]
+    result: dict[int, Revoked] = {}
+    number = 0
+    for line, entry, problems in entries:
+        number += 1
+        faults += [f"line {line}: {problem}" for problem in problems]
+        if entry and result.setdefault(entry.serial_number, entry) is not entry:
+            faults.append(f"line {line}: {encoding.serial(entry.serial_number)} stands in it twice")
+    if number > MAX_ENTRIES:
+        raise RevocationError(f"it has {number} entries; {MAX_ENTRIES} are accepted")
     if faults:
         more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
         raise RevocationError("; ".join(faults[:_MAX_FAULTS]) + more)
-    return tuple(entries.values())
+    return result
 
 
-def entry(revoked: Revoked) -> dict[str, str]:
-    """One entry, as `load` reads it."""
+def encode(revoked: Revoked) -> str:
+    """One entry, as a line that `load_plain` reads; it is YAML, too."""
     serial, at = encoding.serial(revoked.serial_number), encoding.timestamp(revoked.revoked_at)
-    return {"serial": serial, "at": at} | ({"reason": revoked.reason.value} if revoked.reason else {})
+    reason = f', "reason": "{revoked.reason.value}"' if revoked.reason else ""
+    return f'- {{"serial": "{serial}", "at": "{at}"{reason}}}\n'
 
 
 def window(now: datetime) -> int:
@@ -98,28 +137,42 @@ def window(now: datetime) -> int:
 def builder(
     revoked: Iterable[Revoked], number: int, not_after: datetime
 ) -> x509.CertificateRevocationListBuilder:
-    """The CRL of a window, for `Issuer.sign_crl`; it does not outlive the issuer (`not_after`, UTC)."""
+    """The CRL of a window, for `Issuer.sign_crl`; it does not outlive the issuer (`not_after`, UTC).
+
+    Raises:
+        ValueError: a CRL cannot hold an entry; or its time is after the issuer's end, a slip that would keep
+            it out of every CRL.
+    """
     start = datetime.fromtimestamp(number * WINDOW.total_seconds(), UTC)
-    result = (
-        x509.CertificateRevocationListBuilder()
+    ordered = sorted(revoked, key=lambda entry: entry.serial_number)
+    for entry in ordered:
+        if entry.revoked_at > not_after:
+            serial, at = encoding.serial(entry.serial_number), encoding.timestamp(entry.revoked_at)
+            raise ValueError(f"{serial} would be revoked at {at}, after the CA's end")
+    # At once: the builder copies what it has for each entry that is added to it.
+    entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
+    return (
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .last_update(start)
         .next_update(min(start + NEXT_UPDATE, not_after))
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    for each in sorted(revoked, key=lambda each: each.serial_number):
-        if each.revoked_at <= start:
-            entry = x509.RevokedCertificateBuilder().serial_number(each.serial_number)
-            entry = entry.revocation_date(each.revoked_at)
-            if each.reason:
-                entry = entry.add_extension(x509.CRLReason(each.reason), critical=False)
-            result = result.add_revoked_certificate(entry.build())
-    return result
 
 
-def _entry(value: object) -> tuple[Revoked | None, list[str]]:
+@functools.lru_cache(2 * MAX_ENTRIES)  # of a list that changed only the lines that did are read
+def _plain_entry(line: str) -> tuple[Revoked | None, tuple[str, ...]] | tuple[()] | None:
+    """One entry, or what is wrong with it; () of a line without one, None of a line written otherwise."""
+    match = _ENTRY.fullmatch(line)
+    if not match:
+        return None
+    serial, at, reason = match.groups()
+    return _entry({"serial": serial, "at": at, "reason": reason}) if serial is not None else ()
+
+
+def _entry(value: object) -> tuple[Revoked | None, tuple[str, ...]]:
     """One entry, or what is wrong with it."""
     if not isinstance(value, Mapping) or not _MEMBERS >= value.keys() >= {"serial", "at"}:
-        return None, ["it is not a mapping of serial, at and reason"]
+        return None, ("it is not a mapping of serial, at and reason",)
     number, at, reason, problems = 0, _time(value["at"]), value.get("reason"), []
     try:
         if not isinstance(value["serial"], str):  # 10 would be ten to YAML, and sixteen to us
@@ -132,8 +185,13 @@ def _entry(value: object) -> tuple[Revoked | None, list[str]]:
     if reason is not None and not (isinstance(reason, str) and reason in REASONS):
         problems.append(f"reason is none of {', '.join(REASONS)}: {quoted(str(reason))}")
     if problems or at is None:
-        return None, problems
-    return Revoked(number, at, REASONS[reason] if reason else None), problems
+        return None, tuple(problems)
+    entry = Revoked(number, at, REASONS[reason] if reason else None)
+    try:
+        entry.crl_entry  # noqa: B018 - built here, so that signing finds it
+    except ValueError as error:
+        return None, (str(error),)
+    return entry, ()
 
 
 def _time(value: object) -> datetime | None:

@@ -1,0 +1,130 @@
+"""Revocation lists that an attacker, or an operator's slip, would use against the CA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from service.pki import revocation
+from service.pki.errors import IssuerError, IssuerUnavailable
+from service.pki.revocation import Revoked
+from service.signers import lists
+from tests import authorities, csrs
+from tests.authorities import NOW
+from tests.serving import certlet, serving
+
+LINE = '- {{"serial": "{}", "at": "{}", "reason": "keyCompromise"}}\n'.format
+AT = "2026-01-01T00:00:00Z"
+MOST = 2**159 - 1
+
+
+def long(start: int = 0, number: int = revocation.MAX_ENTRIES) -> str:
+    """A list of the longest serial numbers."""
+    return lists.HEAD.decode() + "".join(
+        LINE(f"{MOST - each:x}", AT) for each in range(start, start + number)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (LINE(f"{MOST:x}", AT), ""),
+        (LINE(f"{MOST + 1:x}", AT), "line 2: '8000000000000000000000000000000000000000' is not a serial"),
+        (LINE("0a", "1950-01-01T00:00:00Z"), ""),
+        (LINE("0a", "1949-12-31T23:59:59Z"), "line 2: The revocation date must be on or after 1950"),
+        (LINE("0a", "0001-01-01T00:00:00Z"), "line 2: The revocation date must be on or after 1950"),
+        (LINE("0a", "2026-02-30T00:00:00Z"), "line 2: at is not a time"),
+        ("- {serial: '0a', at: 2026-02-30T00:00:00Z}", "line 2: not a list in YAML: day is out of range"),
+        ("- {serial: !!bool x, at: 2026-02-28}", "line 2: not a list in YAML: 'x'"),
+        ("[" * 10_000, "line 1: not a list in YAML: maximum recursion"),
+        ("# \u2028- {serial: '0a', at: 2026-02-28T00:00:00Z}", ""),  # which ends a line of YAML
+        (LINE("0a", AT) + "\n# \x0b\n  - {}", "line 1: not a list in YAML: unacceptable character"),
+        (LINE("0a", AT) + LINE("00A", AT), "line 3: 0a stands in it twice"),
+        (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n", ""),
+        (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n- []\n", "line 5: it is not a mapping"),
+        (long() + f"- serial: '0b'\n  at: {AT}\n", "line 80002 is not as `certlet revoke` writes it, and the list is long"),
+        (long(), ""),
+        (long(number=revocation.MAX_ENTRIES + 1), "it has 80001 entries; 80000 are accepted"),
+    ],
+    ids=range(17),
+)  # fmt: skip
+def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str) -> None:
+    """Within the time of a request, by the line that is at fault, and every time as fast; what is read can be signed."""
+    (tmp_path / lists.REVOKED).write_text(text if text.startswith("#") else f"# {'x' * 20}\n{text}")
+    began = time.process_time()
+    try:
+        listed = lists.revoked(tmp_path)
+    except IssuerError as error:
+        assert fault, error
+        assert f"{tmp_path / lists.REVOKED}: {fault}" in error.detail
+        with pytest.raises(IssuerError):
+            lists.revoked(tmp_path)
+    else:
+        assert not fault
+        assert listed
+        issuer = authorities.issuer()
+        made = authorities.authority(of=issuer, now=NOW, revoked=lambda: lists.revoked(tmp_path))
+        assert len(list(made.crl())) == len(listed)
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("revoked", "status"),
+    [
+        (Revoked(MOST, NOW - timedelta(hours=1)), 200),
+        (Revoked(MOST + 1, NOW - timedelta(hours=1)), 503),
+        (Revoked(7, datetime(1949, 12, 31, tzinfo=UTC)), 503),
+        (Revoked(7, authorities.issuer().not_after), 200),
+        (Revoked(7, authorities.issuer().not_after + timedelta(seconds=1)), 503),
+    ],
+)
+def test_what_no_crl_can_hold_is_unavailable(revoked: Revoked, status: int) -> None:
+    """RFC 5280 4.1.2.2 and 5.1.2.6; and what would never be listed, as of a mistyped year, is a fault as well."""
+    made = authorities.authority(revoked=lambda: {revoked.serial_number: revoked})
+    if status == 200:
+        assert made.crl().issuer
+    else:
+        with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
+            made.crl()
+
+
+def test_a_clock_that_goes_back_unlists_nothing() -> None:
+    """Number and entries stay, until the clock is past them; outside of the CA's validity there is none."""
+    revoked = Revoked(7, NOW - timedelta(minutes=10))
+    issuer = authorities.issuer()
+    steps = (0, -60, -1, issuer.not_before - NOW, -1440, 5)
+    moments: Iterator[datetime] = iter(
+        NOW + (each if isinstance(each, timedelta) else timedelta(minutes=each)) for each in steps
+    )
+    made = authorities.authority(of=issuer, clock=lambda: next(moments), revoked=lambda: {7: revoked})
+    found = [made.crl() for _ in steps]
+    numbers = [each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for each in found]
+    assert numbers == [*[numbers[0]] * 5, numbers[0] + 1]
+    assert all(each.get_revoked_certificate_by_serial_number(7) for each in found)
+    early = authorities.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
+    with pytest.raises(IssuerUnavailable, match="not valid now"):
+        early.crl()
+
+
+def test_the_longest_list_is_served(tmp_path: Path) -> None:
+    """At start, and when it is replaced by another: a CRL and certificates, by all workers, in time."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    path = tmp_path / "ca" / lists.REVOKED
+    order = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()}
+    path.write_text(long())
+    with serving(tmp_path, "--workers", "2", "--unlimited") as server:
+        for start in (0, revocation.MAX_ENTRIES):
+            path.write_text(long(start))
+            for _ in range(3):
+                answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
+                assert answer.status == 200, answer.body
+                assert len(answer.body) * 4 / 3 < 6 * 2**20 - 100_000, "more than a Lambda may answer"
+                crl = x509.load_der_x509_crl(answer.body)
+                assert len(crl) == revocation.MAX_ENTRIES
+                assert crl.get_revoked_certificate_by_serial_number(MOST - start)
+                assert server.sign(order).status == 200
