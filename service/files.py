@@ -7,12 +7,15 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Writer: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode of a new file
+
+_EXISTS: Final = "it is there already; nothing was changed"
 
 
 @contextlib.contextmanager
@@ -47,48 +50,125 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
-    """Create or replace several files: each is whole at any time, and a block that fails changes none.
+def new_directory(path: Path) -> Iterator[Path]:
+    """Create a directory with what the block puts into it, or nothing, even if the process is killed.
 
-    Each file is written and synced under a random name in its directory at once. All are renamed, in the
-    order of their writing, when the block ends. A file that is replaced keeps its owner and group. It keeps
-    its mode too, unless the caller's gives nothing to others: that one is for a secret, and always applies.
+    Yields a directory next to it, which is renamed when the block ends. One that a killed process left is
+    removed first. A directory that exists already is yielded itself. Both are locked.
 
     Raises:
-        FileExistsError: a file exists, and not `overwrite`. New names are then taken when they are written.
-        OSError: a file cannot be written, or its owner would lose it.
+        FileExistsError: another process created it in the meantime.
+        NotADirectoryError: it is a file.
+        OSError: it cannot be created.
     """
-    created: list[Path] = []
-    renames: list[tuple[Path, Path]] = []
+    if path.is_dir():
+        with locked(path):
+            yield path
+        return
+    if os.path.lexists(path):
+        raise _os_error(errno.ENOTDIR, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
+        temporary = path.with_name(".certlet.new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
+        try:
+            _give_to_owner(path.parent, temporary)
+            yield temporary
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
+    """Create or replace several files: each is whole at any time, and an error changes none.
+
+    Each file is written and synced under a random name in its directory, `.certlet.` and 16 digits. All are
+    renamed, in the order of their writing, when the block ends. Until then a hard link keeps each that is
+    replaced, and it is put back if a later one cannot be. A process that is killed in between leaves these
+    names. Files that belong together need the lock of their directory, which the caller holds.
+
+    A file that is replaced keeps its owner, group and mode; but if others may read it, and `mode` gives them
+    nothing, it gets `mode`. A new file that root creates belongs to the owner of its directory.
+
+    Raises:
+        FileExistsError: a file exists, and not `overwrite`.
+        OSError: a file cannot be written or replaced, or its owner would lose it.
+    """
+    temporaries: dict[Path, Path] = {}
 
     def write(path: Path, data: bytes, mode: int) -> None:
-        if not overwrite:
-            try:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
-            except FileExistsError as error:
-                error.strerror = "it is there already; nothing was changed"
-                raise
-            created.append(path)
-        temporary = path.with_name(f".certlet.{secrets.token_hex(8)}")  # fits where the longest name does
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        renames.append((temporary, path))
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
+        temporaries[path] = _write_temporary(path, data, mode)
+
+    try:
+        yield write
+        _rename(temporaries, overwrite=overwrite)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    for directory in {path.parent for path in temporaries}:
+        _sync(directory)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".certlet.{secrets.token_hex(8)}")  # fits where the longest name does
+
+
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    """Write what is to be renamed to `path`, or nothing."""
+    temporary = _temporary_name(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             _keep_owner_and_mode(descriptor, path, mode)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
+    except BaseException:
+        temporary.unlink()
+        raise
+    return temporary
 
+
+def _rename(temporaries: Mapping[Path, Path], *, overwrite: bool) -> None:
+    """Give all temporary files their names, or none."""
+    old = [path for path in temporaries if os.path.lexists(path)]
+    backups: dict[Path, Path] = {}
     try:
-        yield write
-        for temporary, path in renames:
+        if len(temporaries) > 1:  # one rename needs no undoing
+            backups.update((path, _back_up(path)) for path in old)
+        for path, temporary in temporaries.items():
+            if not overwrite:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             temporary.replace(path)
     except BaseException:
-        for leftover in (*created, *(temporary for temporary, _ in renames)):
-            leftover.unlink(missing_ok=True)
+        for path in [path for path, temporary in temporaries.items() if not temporary.exists()]:
+            with contextlib.suppress(OSError):  # then its backup stays
+                if path not in old:
+                    path.unlink()
+                elif path in backups:
+                    backups.pop(path).replace(path)
         raise
-    for directory in {path.parent for _, path in renames}:
-        with contextlib.suppress(OSError), _opened(directory) as descriptor:  # some file systems cannot
-            os.fsync(descriptor)
+    finally:
+        for backup in backups.values():
+            backup.unlink()
+
+
+def _back_up(path: Path) -> Path:
+    """Give a file a second name; copy it where it can have none: a mount, an immutable file, FAT."""
+    backup = _temporary_name(path)
+    try:
+        os.link(path, backup, follow_symlinks=False)
+    except OSError:
+        return _write_temporary(path, path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+    return backup
 
 
 def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
@@ -96,12 +176,14 @@ def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
     try:
         replaced = path.lstat()
     except FileNotFoundError:
+        _give_to_owner(path.parent, descriptor)
         return
-    if stat.S_ISDIR(replaced.st_mode):  # before the first rename, which nothing undoes
+    if stat.S_ISDIR(replaced.st_mode):  # before the first rename
         raise _os_error(errno.EISDIR, path)
     if not stat.S_ISREG(replaced.st_mode):
         return
-    kept = stat.S_IMODE(replaced.st_mode) if mode & stat.S_IRWXO else mode
+    kept = stat.S_IMODE(replaced.st_mode)
+    kept = mode if kept & stat.S_IRWXO and not mode & stat.S_IRWXO else kept
     if (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
         try:
             os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
@@ -109,6 +191,19 @@ def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
             if not kept & stat.S_IROTH:  # its owner could not read it any more
                 raise
     os.fchmod(descriptor, kept)
+
+
+def _give_to_owner(directory: Path, created: int | Path) -> None:
+    """Give what root created to the directory's owner, who has to read it and could replace it."""
+    owner = directory.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        with contextlib.suppress(PermissionError):  # root of a container, or of another machine
+            os.chown(created, owner.st_uid, owner.st_gid)
+
+
+def _sync(directory: Path) -> None:
+    with contextlib.suppress(OSError), _opened(directory) as descriptor:  # some file systems cannot
+        os.fsync(descriptor)
 
 
 @contextlib.contextmanager

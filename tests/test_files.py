@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import threading
@@ -37,13 +38,19 @@ def test_content_is_synced_before_the_name_and_the_directory(
 
 @pytest.mark.parametrize(
     ("before", "given", "after"),
-    [(0o640, 0o644, 0o640), (0o600, 0o644, 0o600), (0o644, 0o600, 0o600), (None, 0o600, 0o600)],
-    ids=["kept", "kept private", "a secret's", "new"],
+    [
+        (0o640, 0o644, 0o640),
+        (0o600, 0o644, 0o600),
+        (0o640, 0o600, 0o640),
+        (0o644, 0o600, 0o600),
+        (None, 0o600, 0o600),
+    ],
+    ids=["kept", "kept private", "kept for a group", "a secret's", "new"],
 )
 def test_mode_is_kept_unless_the_file_holds_a_secret(
     tmp_path: Path, before: int | None, given: int, after: int
 ) -> None:
-    """A public file keeps its mode; a secret is never readable by more than the caller says."""
+    """A file keeps its mode; but a secret that others may read gets the one that the caller says."""
     path = tmp_path / "a"
     if before is not None:
         path.touch()
@@ -105,16 +112,75 @@ def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, over
 
 
 def test_files_that_may_not_be_replaced_are_created_together(tmp_path: Path) -> None:
-    """A name is taken at once, so that a second program fails before it does anything; its content comes last."""
-    first, second = tmp_path / "a", tmp_path / "b"
+    """No name is there before the end; one that is taken already, or in the meantime, keeps its content."""
+    first, second, third = (tmp_path / name for name in "abc")
     with files.atomic_files(overwrite=False) as write:
         write(first, b"a", 0o600)
-        with pytest.raises(FileExistsError), files.atomic_files(overwrite=False) as other:
-            other(first, b"other", 0o600)
         write(second, b"b", 0o644)
-        assert (first.read_bytes(), second.read_bytes()) == (b"", b"")
-    assert (first.read_bytes(), second.read_bytes(), mode(first)) == (b"a", b"b", 0o600)
-    assert sorted(tmp_path.iterdir()) == [first, second]
+        assert list(map(Path.exists, (first, second))) == [False, False]
+
+    def take(taken: Path) -> None:
+        with files.atomic_files(overwrite=False) as write:
+            write(third, b"other", 0o600)
+            write(taken, b"other", 0o600)
+            taken.write_bytes(b"a")
+
+    for path in (first, tmp_path / "d"):
+        with pytest.raises(FileExistsError):
+            take(path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"a", "b": b"b", "d": b"a"}
+    assert mode(first) == 0o600
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "copies"])
+@pytest.mark.parametrize("last", [True, False], ids=["fails", "succeeds"])
+def test_files_are_put_back_if_a_later_one_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool, last: bool
+) -> None:
+    """What was replaced or created before has its old content, owner and mode again, also without hard links."""
+    old, new, stuck = (tmp_path / name for name in ("old", "new", "stuck"))
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target) == stuck and last:
+            raise OSError(errno.EBUSY, "busy", str(stuck))
+        replace(source, target)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    for path in (old, stuck):
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+    monkeypatch.setattr(os, "replace", fail)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    expected = pytest.raises(OSError, match="busy") if last else contextlib.nullcontext()
+    with expected, files.atomic_files() as write:
+        for path in (old, new, stuck):
+            write(path, b"new", 0o600)
+    content = {path.name: (path.read_bytes(), mode(path)) for path in tmp_path.iterdir()}
+    before = dict.fromkeys(["old", "stuck"], (b"old", 0o640))
+    after = dict.fromkeys(["old", "stuck"], (b"new", 0o640)) | {"new": (b"new", 0o600)}
+    assert content == (before if last else after)
+
+
+def test_new_directory_appears_with_its_files(tmp_path: Path) -> None:
+    """A block that fails leaves nothing; what an earlier process left is removed; one that exists is used."""
+    path, left = tmp_path / "a" / "b", tmp_path / "a" / ".certlet.new"
+    left.mkdir(parents=True)
+    (left / "key").touch()
+    with contextlib.suppress(ZeroDivisionError), files.new_directory(path) as place:
+        assert not (place / "key").exists()
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    for name in ("c", "d"):
+        with files.new_directory(path) as place:
+            (place / name).touch()
+            assert path.exists() == (name == "d")
+    assert (sorted(each.name for each in path.iterdir()), mode(path)) == (["c", "d"], 0o700)
+    with pytest.raises(NotADirectoryError), files.new_directory(path / "c"):
+        pass
 
 
 def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:

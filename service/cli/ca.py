@@ -106,8 +106,7 @@ def rollover(
     root_key = root_key or old / file.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
-    beside, key_file = lists.load(old), usage.KeyFile(old / KEY_FILE)
-    key_file.read()  # what cannot be taken over is found before anything is made
+    carried, api_keys = lists.load(old), usage.KeyFile(old / KEY_FILE).read()
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, file.previous(old)),
@@ -117,10 +116,10 @@ def rollover(
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )
-        file.save(new, created, passphrase, beside)
+        secret_files = {KEY_FILE: usage.encode(api_keys)} if api_keys else None
+        file.save(new, created, passphrase, carried, secret_files)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    usage.KeyFile(new / KEY_FILE).take_over(key_file)
     say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")
     say(f"Delete {new / file.PREVIOUS} when the last certificate of the old one has ended.")
 

@@ -120,8 +120,9 @@ def new(
     existing = next((file for file in (key_path, path, p12) if file and os.path.lexists(file)), None)
     if existing and not force:
         raise CommandError(f"{existing} is there already; nothing was changed (--force replaces it)")
-    if p12:
-        files.verify_writable(p12)
+    for file in (key_path, path, p12):
+        if file:
+            files.verify_writable(file)
     api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
     key = keys.generate(kind)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
@@ -130,7 +131,7 @@ def new(
     alternative = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
     csr = request(key, _subject(names), [alternative])
     sign_request = client.SignRequest(csr, **members)
-    with files.atomic_files(overwrite=force) as write:
+    with files.locked(path.parent), files.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
         signed = client.sign(url, api_key, sign_request)

@@ -23,7 +23,7 @@ from service.cli import options
 from service.cli.new import read, request
 from service.cli.options import API_KEY, KEY_PASSPHRASE
 from service.cli.terminal import CommandError, os_error, say, warn
-from service.files import atomic_files
+from service.files import atomic_files, locked
 from service.pki import certificate_reader, csr, encoding, keys
 from service.pki.errors import IssuanceError
 
@@ -87,26 +87,28 @@ def renew(
     renewed, failed = [], False
     for path in dict.fromkeys(files):
         try:
-            certificate = _certificate(path)
-            if not _is_due(certificate, within, datetime.now(UTC)):
-                continue
-            key_path = key_file or path.with_suffix(".key")
-            key = _load_key(key_path, certificate, revoked)
-            offer = None if profile else _offer(certificate, offers())
-            key = _another(key) if new_key else key
-            csr_pem = request(
-                key, certificate.subject, _extensions(certificate, offer.extensions if offer else ())
-            )
-            sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
-            certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
-            _verify(certificates[0], certificate)
-            # A symbolic link stays one: the file that it names is replaced.
-            with atomic_files() as write:
-                if new_key:  # anyone who reads both files between the two renames sees a mismatch
-                    mode = stat.S_IMODE(key_path.stat().st_mode)
-                    data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
-                    write(key_path.resolve(), data, mode)
-                write(path.resolve(), encoding.pem(certificates).encode(), 0o644)
+            # Another command waits, and then finds what this one wrote.
+            with locked(Path(os.path.realpath(path)).parent):
+                certificate = _certificate(path)
+                if not _is_due(certificate, within, datetime.now(UTC)):
+                    continue
+                key_path = key_file or path.with_suffix(".key")
+                key = _load_key(key_path, certificate, revoked)
+                offer = None if profile else _offer(certificate, offers())
+                key = _another(key) if new_key else key
+                csr_pem = request(
+                    key, certificate.subject, _extensions(certificate, offer.extensions if offer else ())
+                )
+                sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
+                certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
+                _verify(certificates[0], certificate)
+                # A symbolic link stays one: the file that it names is replaced.
+                with atomic_files() as write:
+                    if new_key:  # anyone who reads both files between the two renames sees a mismatch
+                        mode = stat.S_IMODE(key_path.stat().st_mode)
+                        data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
+                        write(key_path.resolve(), data, mode)
+                    write(path.resolve(), encoding.pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
         except OSError as error:
@@ -150,7 +152,9 @@ def _load_key(
 ) -> CertificateIssuerPrivateKeyTypes:
     key = options.load_private_key(path)
     if key.public_key() != certificate.public_key():
-        raise CommandError(f"{path} is not its key")
+        left = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
+        hint = f"; a command that was killed left {', '.join(left)}" if left else ""
+        raise CommandError(f"{path} is not its key{hint}")
     if certificate.serial_number in revoked():
         raise CommandError("it was revoked: make another key and certificate with certlet new")
     return key

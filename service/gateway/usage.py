@@ -44,6 +44,11 @@ def generate() -> str:
     return secrets.token_urlsafe(30)
 
 
+def encode(keys: Mapping[str, str]) -> bytes:
+    """The content of a file of API keys: name -> SHA-256."""
+    return json.dumps(keys, indent=2).encode()
+
+
 class KeyFile:
     """Names and SHA-256 of API keys, in a file of mode 0600. No key's value is ever in it."""
 
@@ -54,7 +59,7 @@ class KeyFile:
         """Name -> SHA-256; nothing if there is no file.
 
         Raises:
-            KeyFileError: the file cannot be read, or is not what `write` writes.
+            KeyFileError: the file cannot be read, or is not what `encode` returns.
         """
         try:
             keys = json.loads(self.path.read_text(encoding="utf-8"))
@@ -100,16 +105,6 @@ class KeyFile:
             del keys[name]
             self._write(keys)
 
-    def take_over(self, other: KeyFile) -> None:
-        """Keep what another file keeps, if there is one.
-
-        Raises:
-            KeyFileError: it cannot be read.
-        """
-        if keys := other.read():
-            with self._alone():
-                self._write(keys)
-
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No two commands at once: what one adds, or removes, the other would undo."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,7 +112,7 @@ class KeyFile:
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
-        files.write_atomically(self.path, json.dumps(keys, indent=2).encode(), 0o600)
+        files.write_atomically(self.path, encode(keys), 0o600)
 
 
 class Keyring:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -87,10 +88,17 @@ def exists(directory: Path) -> bool:
     return False
 
 
-def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carried: Lists = Lists()) -> None:  # noqa: B008 - it is immutable
+def save(
+    directory: Path,
+    hierarchy: Hierarchy,
+    passphrase: bytes | None,
+    carried: Lists = Lists(),  # noqa: B008 - it is immutable
+    secret_files: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
 
-    Write the lists before the keys: a CA without its deny list would sign denied keys.
+    `secret_files` are others, 0600: name -> content. A new directory appears with all of them at once. In one
+    that exists the lists come before the keys: a CA without its deny list would sign denied keys.
 
     Raises:
         FileExistsError: there is one of the files already; nothing was changed.
@@ -98,11 +106,9 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
         OSError: a file cannot be written.
     """
     if exists(directory):
-        raise FileExistsError(errno.EEXIST, "it holds a CA already; nothing was changed", str(directory))
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", str(directory)) from error
+        missing = "" if (directory / SIGNING_CERTIFICATE).exists() else f" (without {SIGNING_CERTIFICATE})"
+        message = f"it holds a CA already{missing}; nothing was changed"
+        raise FileExistsError(errno.EEXIST, message, str(directory))
     root_key, signing_key = (  # None lives elsewhere, or was not made here
         keys.encode_private_key(key, passphrase) if key else b""
         for key in (hierarchy.root_key, hierarchy.signing_key)
@@ -110,6 +116,7 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
     contents = (
         (lists.REVOKED, carried.revoked, 0o644),
         (lists.DENY_LIST, carried.denied, 0o644),
+        *((name, data, 0o600) for name, data in (secret_files or {}).items()),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, root_key, 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
@@ -117,10 +124,10 @@ def save(directory: Path, hierarchy: Hierarchy, passphrase: bytes | None, carrie
         (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
         (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
     )
-    with files.atomic_files(overwrite=False) as write:
+    with files.new_directory(directory) as place, files.atomic_files(overwrite=False) as write:
         for name, data, mode in contents:
             if data:
-                write(directory / name, data, mode)
+                write(place / name, data, mode)
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

@@ -1,0 +1,279 @@
+"""Private keys: none is lost, given away or left behind, whatever fails on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service.signers import file
+from tests import csrs, serving
+from tests.cli import ask, certlet
+from tests.serving import CERTLET, Server
+
+RENEW = ("renew", "a.example.com.crt", "--within", "100d", "--new-key")
+FORCE = ("new", "a.example.com", "--force")
+OWNER = (1234, 4321)
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root writes files of others")
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask(server, monkeypatch)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def made(*arguments: str) -> Path:
+    """A certificate with its key beside it, which nobody else has."""
+    run = certlet("new", "a.example.com", *arguments)
+    assert run.returncode == 0, run.stderr
+    return Path("a.example.com.crt")
+
+
+def is_pair(path: Path) -> bool:
+    """Whether a certificate and the key beside it fit."""
+    key = load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
+    return x509.load_pem_x509_certificate(path.read_bytes()).public_key() == key.public_key()
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the key, and none for the certificate."""
+    calls: list[int] = []
+
+    def fail(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def stuck_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that no rename replaces, as an immutable one."""
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if str(target).endswith(".crt"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file that containers bring in on its own: a mount, which no rename replaces."""
+    path, source = made(), tmp_path.with_name(f"{tmp_path.name}-source")
+    source.write_bytes(path.read_bytes())
+    if subprocess.run(["mount", "--bind", source, path], check=False, capture_output=True).returncode:
+        pytest.skip("no mount is permitted")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize("command", [RENEW, FORCE], ids=["renew", "new"])
+@pytest.mark.parametrize("obstacle", [full_disk, stuck_certificate, None])
+def test_key_is_replaced_with_its_certificate_or_not_at_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    obstacle: Callable[[pytest.MonkeyPatch], None] | None,
+) -> None:
+    """Where the certificate cannot be replaced, the key is what it was, one line says why, and nothing is left."""
+    path = made()
+    before = content(tmp_path)
+    with monkeypatch.context() as patch:
+        if obstacle:
+            obstacle(patch)
+        run = certlet(*command)
+    after = content(tmp_path)
+    assert (run.returncode, run.stderr.count(b"\n")) == ((1, 1) if obstacle else (0, 0)), run.stderr
+    assert is_pair(path)
+    assert before.keys() == after.keys()
+    assert [after[name] == before[name] for name in after] == [obstacle is not None] * 2
+
+
+@pytest.mark.parametrize("command", [RENEW, FORCE], ids=["renew", "new"])
+def test_key_of_a_mounted_certificate_is_kept(
+    mounted: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """The same, of a real mount."""
+    before = content(tmp_path)
+    run = certlet(*command)
+    assert (run.returncode, b"Device or resource busy" in run.stderr) == (1, True)
+    assert content(tmp_path) == before
+    assert is_pair(mounted)
+
+
+def test_two_renewals_at_once_leave_a_pair() -> None:
+    """The second waits for the first, and finds nothing due any more."""
+    path = made("--validity", "2h")
+    command = [*CERTLET, *RENEW[:2], "--within", "1d", "--new-key"]
+    env = serving.environ(**{name: os.environ[name] for name in ("CERTLET_API_KEY", "CERTLET_URL")})
+    runs = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    lines = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0]
+    assert len("".join(lines).splitlines()) == 1
+    assert is_pair(path)
+
+
+def test_what_a_killed_command_left_is_explained(tmp_path: Path) -> None:
+    """A key that does not fit, as after a kill between two renames: the line names the files that were left."""
+    path = made()
+    path.with_suffix(".key").rename(".certlet.0123456789abcdef")
+    made("--force", "--out", "b")
+    Path("b.key").rename(path.with_suffix(".key"))
+    run = certlet(*RENEW)
+    left = tmp_path / ".certlet.0123456789abcdef"
+    expected = f"certlet: {path}: {path.stem}.key is not its key; a command that was killed left {left}\n"
+    assert run.stderr.decode() == expected
+    left.unlink()
+    assert certlet(*RENEW).stderr.decode() == expected.partition(";")[0] + "\n"
+
+
+KILL = """
+import os, signal, sys
+from service import cli
+import service.cli.ca
+steps = 0
+while True:  # one step further each time
+    steps += 1
+    child = os.fork()
+    if not child:
+        left = steps
+        def hook(event, arguments):
+            global left
+            if event in ("open", "os.rename", "os.link", "os.mkdir", "os.chmod", "os.remove") and "new" in str(arguments[:2]):
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        os._exit(cli.main(sys.argv[1:]))
+    status = os.waitpid(child, 0)[1]
+    print(int(os.path.exists("new")), len(os.listdir("new")) if os.path.exists("new") else 0, flush=True)
+    if not os.WIFSIGNALED(status):
+        sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [("init", "new"), ("rollover", "old", "new", "--new-root")], ids=lambda it: it[0]
+)
+def test_ca_that_is_killed_at_any_step_is_whole_or_not_there(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """kill -9 before each step in turn: no CA is there until a whole one is, and nothing else is left."""
+    assert certlet("init", "old").returncode == 0
+    assert certlet("key", "add", "a", "--ca", "old", env={"CERTLET_API_KEY": None}).returncode == 0
+    before = content(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-c", KILL, *command],
+        env=serving.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in run.stdout.splitlines() if line[0].isdigit()]
+    complete = len(file_names(command[0]))
+    assert len(lines) > 2 * complete
+    assert {line for line in lines if line != "0 0"} == {f"1 {complete}"}
+    assert set(content(Path("new"))) == file_names(command[0])
+    file.load(Path("new"), None)
+    assert {name: data for name, data in content(tmp_path).items() if not name.startswith("new/")} == before
+
+
+def file_names(command: str) -> set[str]:
+    """The files of a new CA."""
+    names = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
+    return names | ({"previous-ca.crt", "api-keys.json"} if command == "rollover" else set())
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new directory", "existing directory"])
+@pytest.mark.parametrize("room", [200, 600, 100_000])
+def test_ca_on_a_full_disk_is_whole_or_not_there(tmp_path: Path, room: int, *, existing: bool) -> None:
+    """Where a file is cut off, one line says so, and no file is left; where there is room, all are there."""
+    if existing:
+        (tmp_path / "new").mkdir()
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    run = subprocess.run(
+        [*CERTLET, "init", "new"], env=serving.environ(), capture_output=True, preexec_fn=limit, check=False
+    )
+    if room == 100_000:
+        assert (run.returncode, set(content(Path("new")))) == (0, file_names("init"))
+    else:
+        assert (run.returncode, run.stderr.count(b"\n"), content(tmp_path)) == (1, 1, {})
+        assert list(tmp_path.rglob("*")) == ([tmp_path / "new"] if existing else [])
+
+
+def owners(directory: Path) -> dict[str, tuple[int, int, int]]:
+    """Owner, group and mode of every file below a directory."""
+    return {
+        str(path.relative_to(directory)): (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode))
+        for path in directory.rglob("*")
+        for now in [path.stat()]
+    }
+
+
+@as_root
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("key", "add", "b", "--ca", "ca"),
+        ("key", "remove", "a", "--ca", "ca"),
+        ("revoke", "0a1b", "--ca", "ca"),
+        RENEW[:-1],
+        RENEW,
+        FORCE,
+        ("sign", "a.csr", "--out", "a.example.com.crt", "--force"),
+    ],
+    ids=lambda command: "-".join(command[:2]) + command[-1],
+)
+def test_file_that_root_replaces_keeps_its_owner(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """The user of a service reads its files after root's commands as before, whatever their modes."""
+    made()
+    assert certlet("init", "ca").returncode == 0
+    assert certlet("key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
+    Path("a.csr").write_text(csrs.pem(csrs.build()).decode())
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, *OWNER)
+        path.chmod(0o750 if path.is_dir() else 0o640)
+    before, old = owners(tmp_path), content(tmp_path)
+    run = certlet(*command, env={"CERTLET_API_KEY": None} if command[0] == "key" else None)
+    assert run.returncode == 0, run.stderr
+    assert owners(tmp_path) == before
+    assert content(tmp_path) != old
+
+
+@as_root
+@pytest.mark.parametrize("owner", [OWNER, (0, 0)], ids=["another", "root"])
+def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
+    tmp_path: Path, owner: tuple[int, int]
+) -> None:
+    """New files, and a new CA, are the directory's owner's, who has to read them; secrets are 0600 still."""
+    os.chown(tmp_path, *owner)
+    made()
+    assert certlet("init", "ca").returncode == 0
+    assert certlet("key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
+    assert certlet("rollover", "ca", "next").returncode == 0
+    after = owners(tmp_path)
+    assert {value[:2] for value in after.values()} == {owner}
+    secrets = {value[2] for name, value in after.items() if name.endswith((".key", ".json"))}
+    assert secrets == {0o600}
