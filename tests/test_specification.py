@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -128,6 +129,14 @@ def common_name(case: Case) -> None:
     names = case.get(x509.SubjectAlternativeName)
     for each in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         assert not case.profile.is_tls_server or each.value in [str(name.value) for name in names or []]
+        assert "*" not in str(each.value).removeprefix("*.")
+
+
+def preparation(case: Case) -> None:
+    for each in case.certificate.subject:
+        text = str(each.value)
+        assert text == unicodedata.normalize("NFKC", text) == " ".join(text.split())
+        assert text.isprintable()
 
 
 def public_key(case: Case) -> None:
@@ -253,13 +262,14 @@ CHECKS: dict[str, Check] = {
     check.__name__.replace("_", "-"): check
     for check in (
         version, serial_number, signature_algorithm, signature, issuer, not_before, not_after, outlive, subject,
-        common_name, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
+        preparation, common_name, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
         subject_key_identifier, basic_constraints, key_usage, extended_key_usage, subject_alternative_name, names,
         certificate_policies, authority_information_access, crl_distribution_points, no_rev_avail, brought,
     )
 }  # fmt: skip
 
 SUBJECT = x509.Name.from_rfc4514_string("CN=a.team.example.com,OU=Ops,O=system:masters,C=AU")
+SUBJECT_WITH_A_BLANK = x509.Name.from_rfc4514_string("CN=a.team.example.com\\ ,OU=Ops,O=system:masters,C=AU")
 MUCH = (  # of what a request may ask for, and not get
     x509.TLSFeature([x509.TLSFeatureType.status_request]),
     x509.SubjectKeyIdentifier(b"\1" * 20),
@@ -320,7 +330,9 @@ def test_every_certificate_keeps(line: str) -> None:
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
     """Somebody's certificate for SUBJECT, from so many days ago for so many days."""
     start, end = (NOW.replace(tzinfo=None) + timedelta(days=days) for days in (-before, after))
-    return x509.CertificateBuilder(authorities.name("Somebody"), SUBJECT, key, serial, start, end)
+    return x509.CertificateBuilder(
+        authorities.name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end
+    )
 
 
 def naive() -> x509.Certificate:

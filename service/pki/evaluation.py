@@ -26,7 +26,7 @@ from service.pki.errors import (
 )
 from service.pki.issuer import Issuer
 from service.pki.name_policy import NamePolicy
-from service.pki.names import Name, NameKind
+from service.pki.names import Name
 from service.pki.profile import (
     ATTRIBUTES,
     KEY_USAGES,
@@ -257,15 +257,16 @@ class _Evaluation:
         """Apply the rules of the profile, of the principal, and the CA's constraints to the names.
 
         A common name that reads as a host's name, an address or a mailbox counts as that name, unless the
-        profile permits no names of that kind; a principal's rules always apply to it.
+        profile permits no names of that kind; a principal's rules always apply to it, and a wildcard always
+        counts.
         """
-        implied = None
-        if Name(NameKind.DNS, self._common_name) not in self._names:  # as a server's is
-            implied = names.read_into_common_name(self._common_name)
+        profile, principal = self._profile, self._context.principal
+        # A TLS server's is one of the names, or refused.
+        implied = None if profile.is_tls_server else names.read_into_common_name(self._common_name)
         if implied in self._names:
             implied = None
-        profile, principal = self._profile, self._context.principal
-        counted = implied if implied and profile.names.permits_kind(implied) else None
+        is_counted = implied and ("*" in implied.value or profile.names.permits_kind(implied))
+        counted = implied if is_counted else None
         self._apply(profile.names, f"the profile {profile.name}", counted)
         if principal_rules := self._context.profiles.names_permitted_for(principal):
             self._apply(principal_rules, f"the principal {principal}", implied)

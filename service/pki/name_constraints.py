@@ -29,18 +29,19 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
 
 
 def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
-    """The names that a verifier compares with the constraints.
+    """The names that are compared with the constraints: also those that programs read in a common name.
 
-    OpenSSL takes a common name that looks like a host name, `10.0.0.1` too, for a DNS name if there is no
-    other DNS name.
+    OpenSSL takes a common name that is an IPv4 address for a DNS name if there is no other DNS name.
     """
     listed = list(sans)
-    if any(name.kind is NameKind.DNS for name in listed):
-        return listed
-    common_names = [str(attribute.value) for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return listed + [
-        Name(NameKind.DNS, text.lower()) for text in common_names if names.LIKE_HOST.fullmatch(text)
-    ]
+    has_dns = any(name.kind is NameKind.DNS for name in listed)
+    for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        name = names.read_into_common_name(str(attribute.value))
+        if name and name not in listed:
+            listed.append(name)
+        if name and name.kind is NameKind.IP and ":" not in name.value and not has_dns:
+            listed.append(Name(NameKind.DNS, name.value))
+    return listed
 
 
 def _is_permitted(
@@ -56,8 +57,9 @@ def _is_permitted(
 
 def _is_within(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, or a network
     match name.kind:
-        case NameKind.IP:
-            return ipaddress.ip_address(name.value) in base
+        case NameKind.IP:  # an IPv4-mapped address is one of IPv4
+            address = ipaddress.ip_address(name.value)
+            return (getattr(address, "ipv4_mapped", None) or address) in base
         case NameKind.DNS:
             return in_dns_subtree(name, base.lower())
         case NameKind.EMAIL:
@@ -73,7 +75,9 @@ def _overlaps_excluded(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, o
     if name.kind is NameKind.URI:  # a verifier refuses one without a host (RFC 5280 4.2.1.10)
         hosts = _hosts(name)
         return not hosts[0] or any(in_host_subtree(host, base.lower()) for host in hosts)
-    return _is_within(name, base)
+    if name.kind is NameKind.EMAIL:  # mail servers take local parts for the same without regard to case
+        return _is_mailbox_within(name.value.lower(), base.lower())
+    return _is_within(name, base) or ipaddress.ip_address(name.value) in base
 
 
 def _hosts(name: Name) -> tuple[str, str]:

@@ -55,10 +55,12 @@ class DnsPolicy:
     def violations(self, name: Name) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         labels = name.value.split(".")
-        if labels[0] == "*":
+        if "*" in name.value:
             if not self.wildcards:
                 yield "permits no wildcards"
-            elif len(labels) == 2:  # noqa: PLR2004
+            elif labels[0] != "*" or name.value.count("*") > 1:  # of a common name, which OpenSSL matches
+                yield "permits a wildcard only as the whole left-most label"
+            elif len(labels) <= 2:  # noqa: PLR2004
                 yield "permits no wildcard of a whole top-level domain"
         if len(labels) == 1 and not self.single_label:
             yield "permits no names of a single label"

@@ -24,9 +24,13 @@ _LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")  # RFC 1123 2.1
 _LABEL_OR_SERVICE: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 8552: `_sip` is a name, no host's
 _NUMBER: Final = re.compile("[0-9]+|0x[0-9a-f]*")
 _LIKE_ADDRESS: Final = re.compile("[0-9A-Fa-f:.]+")
-_LIKE_MAILBOX: Final = re.compile(r"[ -~]+@[!-?A-~]+")
-LIKE_HOST: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)+", re.ASCII)
-"""What OpenSSL takes for a host's name in a common name."""
+_LABEL_LIKE: Final = r"[A-Za-z0-9_\x80-\U0010ffff-]+"
+_HOST_LIKE: Final = re.compile(rf"{_LABEL_LIKE}(\.{_LABEL_LIKE})+")
+# Unicode's Default_Ignorable_Code_Points that are letters or marks, two more that RFC 4518 2.2 maps to
+# nothing, and the replacement character, which it prohibits.
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u1806\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\ufffc\ufffd\U000e0100-\U000e01ef]"
+)
 _REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
 _A_LABEL: Final = "xn--"
 _LOCAL_PART: Final = re.compile(
@@ -52,18 +56,29 @@ def distinguished_name(attributes: DistinguishedName) -> x509.Name:
 
 
 def canonical_dn(name: x509.Name) -> list[frozenset[tuple[str, str]]]:
-    """A distinguished name as RFC 5280 7.1 compares it: without case, spaces around and within, and Unicode's
-    compatibility forms (RFC 4518 2).
-    """
+    """A distinguished name as RFC 5280 7.1 compares it: each text prepared, and without case."""
     return [
-        frozenset((attribute.oid.dotted_string, _stringprep(str(attribute.value))) for attribute in rdn)
+        frozenset((attribute.oid.dotted_string, fold(str(attribute.value))) for attribute in rdn)
         for rdn in name.rdns
     ]
 
 
-def _stringprep(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
+def prepare(text: str) -> str:
+    """The one spelling of a text that is certified: RFC 4518 2 without case folding, which is for comparison.
+
+    What is invisible or prohibited goes, compatibility forms are replaced (NFKC), and blanks are single
+    spaces between other characters.
+    """
+    if not (text.isascii() and text.isprintable()):
+        visible = "".join(" " if each.isspace() else each if each.isprintable() else "" for each in text)
+        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", visible))
+    return " ".join(text.split())
+
+
+def fold(text: str) -> str:
+    """A text for comparison only (RFC 4518 2)."""
+    text = prepare(text)
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text.casefold())
 
 
 class NameKind(StrEnum):
@@ -143,16 +158,33 @@ def from_common_name(text: str) -> Name | None:
 def read_into_common_name(text: str) -> Name | None:
     """The name that programs may read a common name as: a host's, an address or a mailbox; None for none.
 
-    OpenSSL compares `db_1.example.org` and `127.1` with any name that it is asked for.
+    OpenSSL compares `db_1.example.org`, `127.1` and `d*.example.org` with any name that it is asked for, so
+    it need not be well formed. `text` is as `prepare` returns it.
     """
-    if _LIKE_MAILBOX.fullmatch(text):
-        local, _, domain = text.rpartition("@")
-        return Name(NameKind.EMAIL, f"{local}@{domain.lower()}")
-    text = text.removesuffix(".")
+    text = text.replace("\u3002", ".").rstrip(".")  # IDNA 2003's other dot; NFKC made that of two more
+    if "*" in text:
+        return Name(NameKind.DNS, _host(text))
+    local, _, domain = text.rpartition("@")
+    if local and domain and " " not in domain:
+        return Name(NameKind.EMAIL, f"{local}@{_host(domain)}")
     spelt = from_common_name(text)
     if spelt and spelt.kind is NameKind.IP:
         return spelt
-    return Name(NameKind.DNS, text.lower()) if LIKE_HOST.fullmatch(text) else None
+    return Name(NameKind.DNS, _host(text)) if _HOST_LIKE.fullmatch(text) else None
+
+
+def _host(text: str) -> str:
+    """A host's name as it is looked up: in lower case, and in A-labels where there are such."""
+    return text.lower() if text.isascii() else ".".join(map(_a_label, text.lower().split(".")))
+
+
+def _a_label(label: str) -> str:
+    import idna  # noqa: PLC0415 - as in `_is_a_label`
+
+    try:
+        return idna.alabel(label).decode("ascii")
+    except UnicodeError:  # it is looked up as it is, if at all
+        return label
 
 
 def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool = False) -> str:

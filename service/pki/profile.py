@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.pki import keys
+from service.pki import keys, names
 from service.pki.errors import BadPublicKey, RejectedValidity, quoted
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
@@ -48,7 +47,6 @@ ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characte
 }
 MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
 ANY_PRINCIPAL: Final = "*"
-_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")
 
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -229,8 +227,9 @@ def check_subject_attribute(name: str, text: str) -> str:
         return f"{quoted(text)} is not a country code of two capital letters (ISO 3166)"
     if not 0 < len(text) <= bound:
         return f"{label} has {len(text)} characters; 1 to {bound} are accepted"
-    if not text.isprintable() and any(unicodedata.category(each) in _CONTROLS for each in text):
-        return f"{quoted(text)} holds a control character"
+    if (prepared := names.prepare(text)) != text:
+        fault = "has blanks, control characters or Unicode forms that programs read in other ways"
+        return f"{quoted(text)} {fault}" + (f"; write {quoted(prepared)}" if prepared else "")
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
         return f"{quoted(text)} is not a PrintableString"
     return ""

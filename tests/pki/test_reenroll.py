@@ -45,9 +45,7 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
     assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
 
 
-@pytest.mark.parametrize(
-    ("had", "asked"), [("Admin", "admin"), ("Straße", "strasse"), ("x²", "x2"), ("a  b", "a b")]
-)
+@pytest.mark.parametrize(("had", "asked"), [("Admin", "admin"), ("Straße", "strasse")])
 def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
     authority = authorities.authority()
