@@ -296,6 +296,8 @@ class Authority:
         principal, key, ca = request.principal, request.idempotency_key, load_ca()
         assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
         window = None if key is None else idempotency.window(key, now)
+        if request.client_certificate:
+            csr = reenroll.with_presented_subject(request.client_certificate, csr)
         context = IssuanceContext(
             profile=self.profiles.get(request.profile),
             profiles=self.profiles,
@@ -312,7 +314,7 @@ class Authority:
         if window and now > spec.usable_until:  # what was short began with the window, and is over
             window, spec = None, evaluation.evaluate(csr, context._replace(issued_at=now))
         if request.client_certificate:
-            spec = reenroll.require_same_identity(request.client_certificate, spec)
+            reenroll.require_same_identity(request.client_certificate, spec)
         serial_number, expires_at = x509.random_serial_number(), None
         if key is not None and (reason := _why_not_idempotent(ca, window)):
             note = f"a retry will get another certificate: {reason}"

@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -46,6 +46,7 @@ class Case:
     profile: Profile
     issuer: Issuer
     asked: RequestedValidity
+    presented: x509.Certificate | None = None
 
     def get(self, kind: type[_T]) -> _T | None:
         """An extension's value; None if there is none."""
@@ -137,6 +138,19 @@ def preparation(case: Case) -> None:
         text = str(each.value)
         assert text == unicodedata.normalize("NFKC", text) == " ".join(text.split())
         assert text.isprintable()
+
+
+def renewal(case: Case) -> None:
+    if case.presented:
+        copied = (x509.ObjectIdentifier("2.5.29.17"), *case.profile.extensions)
+        old, new = (
+            (
+                each.subject,
+                {(item.oid, item.value) for item in each.extensions if item.oid in copied},
+            )
+            for each in (case.presented, case.certificate)
+        )
+        assert old == new
 
 
 def public_key(case: Case) -> None:
@@ -262,7 +276,7 @@ CHECKS: dict[str, Check] = {
     check.__name__.replace("_", "-"): check
     for check in (
         version, serial_number, signature_algorithm, signature, issuer, not_before, not_after, outlive, subject,
-        preparation, common_name, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
+        preparation, common_name, renewal, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
         subject_key_identifier, basic_constraints, key_usage, extended_key_usage, subject_alternative_name, names,
         certificate_policies, authority_information_access, crl_distribution_points, no_rev_avail, brought,
     )
@@ -289,6 +303,7 @@ REQUESTS = {
 }
 ASKED = {
     "nothing": RequestedValidity(),
+    "renewal": RequestedValidity(),
     "a day": RequestedValidity(timedelta(days=1)),
     "seven days": RequestedValidity(timedelta(days=7)),
 }
@@ -304,12 +319,17 @@ def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     principal = Principal(PrincipalKind.API_KEY, "default")
     validity = format_duration(wanted.validity) if wanted.validity else None
     order = authorities.order(loaded.der, profile, validity=validity, principal=principal)
-    made = authorities.authority(of=of, policy=POLICY).issue(order)
-    return Case(made.certificate, loaded, chosen, of, wanted)
+    authority = authorities.authority(of=of, policy=POLICY)
+    certificate, presented = authority.issue(order).certificate, None
+    if asked == "renewal":
+        presented, order = certificate, replace(order, principal=None)
+        certificate = authority.renew(order, presented.public_bytes(Encoding.PEM)).certificate
+    return Case(certificate, loaded, chosen, of, wanted, presented)
 
 
 CASES = [
-    *[("p-256", profile, request, asked) for profile in ("server", "client", "peer", "team") for request in REQUESTS for asked in ASKED],
+    *[("p-256", profile, request, asked) for profile in ("server", "client", "peer", "team") for request in REQUESTS for asked in ASKED if asked != "renewal"],
+    *[("p-256", profile, request, "renewal") for profile in ("client", "peer") for request in REQUESTS],
     *[(ca, "team", "much", "nothing") for ca in CAS],
 ]  # fmt: skip
 
@@ -375,7 +395,9 @@ def test_the_check_would_find_something(line: str) -> None:
     good = issued("p-256", "team", "plain", "nothing")
     for certificate in (naive(), generous()):
         try:
-            CHECKS[line](Case(certificate, good.request, good.profile, good.issuer, good.asked))
+            CHECKS[line](
+                Case(certificate, good.request, good.profile, good.issuer, good.asked, good.certificate)
+            )
         except (AssertionError, AttributeError, InvalidSignature, ValueError):
             return
     raise AssertionError(f"nothing breaks {line}")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service.pki import encoding
+from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
 from service.pki.keys import KeyKind
 from service.pki.names import Name
@@ -33,6 +34,8 @@ class Extension(NamedTuple):
 class CertificateSpec:
     """All that a certificate will hold, except the issuer's name, the serial number and the signature.
 
+    What is judged is what is signed: of a specification that was changed after that, `builder` makes nothing.
+
     Attributes:
         subject: may be empty.
         common_name: the one in the subject; '' for none.
@@ -43,6 +46,7 @@ class CertificateSpec:
         not_before, not_after: the first and the last second of the validity period, UTC.
         extensions: every extension, in order.
         notes: what the request asks for and does not get, or what was added, in sentences.
+        judged: the `digest` of what was judged: of these fields, unless they replace those of another.
     """
 
     subject: x509.Name
@@ -55,9 +59,20 @@ class CertificateSpec:
     not_after: datetime
     extensions: tuple[Extension, ...]
     notes: tuple[str, ...]
+    judged: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not self.judged:
+            object.__setattr__(self, "judged", self.digest)  # the class is frozen
 
     def builder(self, serial_number: int) -> x509.CertificateBuilder:
-        """Everything but the issuer's name, for `Issuer.sign`."""
+        """Everything but the issuer's name, for `Issuer.sign`.
+
+        Raises:
+            IssuerError: a field was replaced after it was judged.
+        """
+        if self.judged != self.digest:
+            raise IssuerError("what would be signed is not what was judged")
         return x509.CertificateBuilder(
             subject_name=self.subject,
             public_key=self.public_key,

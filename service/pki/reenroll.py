@@ -12,7 +12,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from service.pki import certificate_reader, encoding, keys, names
 from service.pki.certificate import CertificateSpec
 from service.pki.certificate_reader import is_issued_by
-from service.pki.errors import BadPublicKey, NotPermitted, RejectedIdentifier, RequestError, quoted, refuse
+from service.pki.csr import CertificationRequest
+from service.pki.encoding import oid_name
+from service.pki.errors import (
+    BadCSR,
+    BadPublicKey,
+    NotPermitted,
+    RejectedIdentifier,
+    RequestError,
+    quoted,
+    refuse,
+)
 from service.pki.issuer import Issuer, extension_value
 from service.pki.names import Name
 from service.pki.profile import Profile
@@ -106,18 +116,30 @@ def profile(client_certificate: ClientCertificate, profiles: IssuancePolicy, lab
     return issued_under
 
 
-def require_same_identity(client_certificate: ClientCertificate, spec: CertificateSpec) -> CertificateSpec:
-    """Require the subject and the names, in any order, of the certificate that is renewed.
+def with_presented_subject(
+    client_certificate: ClientCertificate, request: CertificationRequest
+) -> CertificationRequest:
+    """A request with the client certificate's spelling of each attribute that compares equal (RFC 5280 7.1).
 
-    Returns:
-        the specification with the client certificate's subject, octet for octet, which programs may compare.
+    It comes before the evaluation: programs may compare octets, and what is judged must be what is signed.
+    """
+    spellings = {
+        (each.oid, names.fold(str(each.value))): str(each.value)
+        for each in client_certificate.certificate.subject
+    }
+    subject = tuple((oid, spellings.get((oid, names.fold(text)), text)) for oid, text in request.subject)
+    return replace(request, subject=subject)
+
+
+def require_same_identity(client_certificate: ClientCertificate, spec: CertificateSpec) -> None:
+    """Require the subject, the names in any order, and the copied extensions of what is renewed.
 
     Raises:
         RequestError: they differ; every difference is listed.
     """
     reasons: list[RequestError] = []
     subject, had = client_certificate.certificate.subject, client_certificate.names
-    if names.canonical_dn(spec.subject) != names.canonical_dn(subject):
+    if spec.subject != subject:
         has, would = subject.rfc4514_string(), spec.subject.rfc4514_string()
         detail = f"the subject would be {quoted(would)}, and the client certificate has {quoted(has)}"
         reasons.append(RejectedIdentifier(detail, "subject"))
@@ -130,5 +152,11 @@ def require_same_identity(client_certificate: ClientCertificate, spec: Certifica
             for name in some
             if name not in others
         ]
+    copied = {each.value.oid: each.value.value.value for each in spec.extensions}
+    presented = {each.oid: each.value.public_bytes() for each in client_certificate.certificate.extensions}
+    for oid in spec.profile.extensions:
+        if copied.get(oid) != presented.get(oid):
+            name, none = oid_name(oid), "" if oid in presented else ", which has none"
+            detail = f"the extension {name} must be that of the client certificate{none}"
+            reasons.append(BadCSR(detail, f"extensions.{name}"))
     refuse(reasons)
-    return replace(spec, subject=subject)

@@ -1,10 +1,10 @@
-"""Names that get past the rules for names: by spelling and by wildcards."""
+"""Names that get past the rules for names: by spelling, by wildcards, and by renewal."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from service import aws_lambda, contract
 from service.overrides import Source
+from service.pki.profile_loader import IssuancePolicy
 from service.web import app
 from tests import authorities, csrs, events
 from tests.est.devices import EST, PKCS10, body, certificates, pem
@@ -34,6 +35,7 @@ PERSON: dict[str, Any] = {
     "extensions": [ROLE.dotted_string],
     "certificate_policies": ["1.3.6.1.4.1.32473.9.1"],
 }  # fmt: skip
+BEFORE = IssuancePolicy({"person": PERSON | {"names": {"dns": {}}}}, "person")  # when it excluded nothing
 SIGN, BATCH, ENROLL, REENROLL = "/sign", "/sign/batch", f"{EST}/person/simpleenroll", f"{EST}/simplereenroll"
 
 
@@ -201,3 +203,47 @@ def test_a_common_name_outside_the_ca_s_constraints_is_refused(
             assert any(detail.startswith(f"{violation} is outside") for _, detail in answer), answer
         else:
             assert isinstance(answer, x509.Certificate), answer
+
+
+def role(text: str) -> x509.UnrecognizedExtension:
+    """An extension that a program grants rights by: UTF8String."""
+    return x509.UnrecognizedExtension(ROLE, csrs.tlv(0x0C, text.encode()))
+
+
+def presented(common_name: str = "Anna", *extensions: x509.ExtensionType) -> x509.Certificate:
+    """A certificate of the time before the profile excluded a name."""
+    request = csrs.build(common_name, extensions=extensions)
+    context = authorities.context(policy=BEFORE, now=datetime.now(UTC))
+    return authorities.issuer().sign(authorities.evaluate(request, context).builder(7))
+
+
+RENEWALS: dict[str, tuple[Callable[[], x509.Certificate], x509.CertificateSigningRequest, str]] = {
+    "same": (presented, csrs.build("Anna"), ""),
+    "another case": (presented, csrs.build("ANNA"), ""),
+    "excluded by now": (lambda: presented("db.example.com"), csrs.build("db.example.com"), EXCLUDES),
+    "full-width for excluded": (lambda: presented("db.example.com"), csrs.build("\uff44b.example.com"), EXCLUDES),
+    "soft hyphen for excluded": (lambda: presented("db.example.com"), csrs.build("d\xadb.example.com"), EXCLUDES),
+    "blank for excluded": (lambda: presented("db.example.com"), csrs.build(" db.example.com"), EXCLUDES),
+    "full-width for permitted": (lambda: presented("app.example.com"), csrs.build("\uff41pp.example.com"), ""),
+    "another": (presented, csrs.build("Anne"), "the subject would be"),
+    "same role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("user")]), ""),
+    "another role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("admin")]), f"the extension {ROLE.dotted_string} must be that of the client certificate"),
+    "new role": (presented, csrs.build("Anna", extensions=[role("admin")]), "client certificate, which has none"),
+    "no role": (lambda: presented("Anna", role("user")), csrs.build("Anna"), "must be that of the client certificate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RENEWALS)
+def test_a_renewal_gets_what_is_judged(case: str) -> None:
+    """What is presented, octet for octet, is held to today's rules, however the request spells it."""
+    make, request, word = RENEWALS[case]
+    old = make()
+    answer = ask(REENROLL, request, old)
+    if word:
+        assert isinstance(answer, list)
+        assert any(word in detail for _, detail in answer), answer
+        return
+    assert isinstance(answer, x509.Certificate), answer
+    assert answer.subject.public_bytes() == old.subject.public_bytes()
+    kept = [[each for each in certificate.extensions if each.oid == ROLE] for certificate in (answer, old)]
+    assert kept[0] == kept[1]

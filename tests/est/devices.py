@@ -54,7 +54,7 @@ def forged(
     context = authorities.context(profile, by, now=datetime.now(UTC))
     spec = authorities.evaluate(request or csrs.build("device.example.com"), context)
     period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
-    builder = replace(spec, **(period | change)).builder(x509.random_serial_number())
+    builder = replace(spec, **(period | change), judged=b"").builder(x509.random_serial_number())
     key = by._private_key
     return builder.issuer_name(by.certificate.subject).sign(key, keys.signature_hash(key.public_key()))
 

@@ -38,14 +38,16 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
     spec = authorities.evaluate(csrs.build("a.example.com", asked), authorities.context("peer"))
     presented = made(sans=had)
     if not differences:
-        assert reenroll.require_same_identity(presented, spec) == spec
+        reenroll.require_same_identity(presented, spec)
         return
     with pytest.raises(RequestError) as refusal:
         reenroll.require_same_identity(presented, spec)
     assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
 
 
-@pytest.mark.parametrize(("had", "asked"), [("Admin", "admin"), ("Straße", "strasse")])
+@pytest.mark.parametrize(
+    ("had", "asked"), [("Admin", "admin"), ("Straße", "strasse"), ("x2", "x²"), ("a b", " a  b ")]
+)
 def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
     authority = authorities.authority()
