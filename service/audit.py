@@ -1,7 +1,8 @@
-"""The record of what was issued: one JSON line for each intent, result and refusal.
+"""The record of what was issued and revoked: one JSON line for each intent, result, refusal and revocation.
 
 A storageless CA remembers nothing else. An intent is written before signing, so that a certificate
-that exists has a line, whatever happens afterwards: an intent without a result counts as issued.
+that exists has a line, whatever happens afterwards: an intent without a result counts as issued. So is a
+revocation, before the list is changed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -23,16 +26,16 @@ class Event(NamedTuple):
 
     Attributes:
         request_id: the gateway's name for the request.
-        principal: who asked, as the gateway identified them.
+        principal: who asked, as the gateway identified them; of a revocation `user:`, name and user id.
         profile: the certificate profile; '' if the one asked for does not exist.
         names, common_name: of the certificate; in a refusal those that were asked for, as sent.
         template_sha256: of all that the certificate will hold but issuer, serial number and signature
             (`CertificateSpec.digest`).
-        reasons: code and detail of every refusal.
+        reasons: code and detail of every refusal; the reason of a revocation.
         milliseconds: from the request to this line; in a result or a refusal.
     """
 
-    event: Literal["intent", "result", "refusal"]
+    event: Literal["intent", "result", "refusal", "revocation"]
     time: str
     request_id: str
     principal: str
@@ -76,6 +79,16 @@ def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
         "profile": event.profile or "unknown",
         "_aws": {"Timestamp": moment, "CloudWatchMetrics": [directive]},
     }
+
+
+def open_log(path: Path | None, *, create: bool = True) -> int:
+    """A descriptor of this file, or of stderr, for `to_descriptor`; raise `OSError` if there is none."""
+    if path is None:
+        return sys.stderr.fileno()
+    # Of a file its end is read, too. A pipe is not opened so: a pipe that we read ourselves never breaks.
+    is_read = not path.exists() or (path.is_file() and os.access(path, os.R_OK))
+    flags = (os.O_RDWR if is_read else os.O_WRONLY) | os.O_APPEND | (os.O_CREAT if create else 0)
+    return os.open(path, flags, 0o600)
 
 
 def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:

@@ -93,7 +93,7 @@ def _application() -> WSGIApplication:
         load_ca=_load_ca,
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
-        record=audit.to_descriptor(_audit_log(settings), settings.metrics),
+        record=audit.to_descriptor(audit.open_log(settings.audit_log), settings.metrics),
         revoked=lambda: lists.revoked(settings.ca),
         parallel_map=_thread_pool_map,
     )
@@ -113,16 +113,6 @@ def thread_pool_map(number: int) -> MapFunction:
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for a batch alone, not for a cold start
 
     return ThreadPoolExecutor(number).map
-
-
-def _audit_log(settings: Settings) -> int:
-    """The descriptor that audit lines are written to; each worker has its own, for the same file."""
-    path = settings.audit_log
-    if path is None:
-        return sys.stderr.fileno()
-    # Of a file its end is read, too. A pipe is not opened so: a pipe that we read ourselves never breaks.
-    is_read = not path.exists() or (path.is_file() and os.access(path, os.R_OK))
-    return os.open(path, (os.O_RDWR if is_read else os.O_WRONLY) | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def _whole(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     entries = [Revoked(number, now) for number in range(1, 41)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(functools.partial(lists.add_revoked, tmp_path), entries))
+        list(pool.map(functools.partial(lists.add_revoked, tmp_path, record=lambda: None), entries))
     assert lists.revoked(tmp_path) == {each.serial_number: each for each in entries}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import pwd
 import secrets
 from datetime import UTC, datetime
 from functools import partial
@@ -12,14 +14,14 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import secrecy
+from service import audit, secrecy
 from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say
 from service.gateway import usage
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
 from service.pki.certificate_reader import is_issued_by
-from service.settings import CA_PASSPHRASE
+from service.settings import AUDIT_LOG, CA_PASSPHRASE
 from service.signers import file, lists
 
 
@@ -132,11 +134,19 @@ def rollover(
     metavar="REASON",
     help=f"Give a reason: {', '.join(sorted(revocation.REASONS))}.",
 )
+@click.option(
+    "--audit-log",
+    type=options.FILE,
+    envvar=AUDIT_LOG,
+    show_envvar=True,
+    show_default="stderr",
+    help="Append to this file, which the server made.",
+)
 @options.ca_option
-def revoke(*, certificate: str, reason: str | None, ca: Path) -> None:
+def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: Path) -> None:
     """Revoke a certificate.
 
-    GET /ca.crl will list it. SERIAL is its serial number in hexadecimal.
+    GET /ca.crl will list it. SERIAL is its serial number in hexadecimal. The audit log gets your name.
     """
     options.require_ca(ca)
     revoked = _issued_by(ca, Path(certificate)) if Path(certificate).is_file() else None
@@ -145,13 +155,33 @@ def revoke(*, certificate: str, reason: str | None, ca: Path) -> None:
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
     now = datetime.now(UTC).replace(microsecond=0)
-    lists.add_revoked(ca, revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None))
+    event = audit.Event(
+        event="revocation",
+        time=encoding.timestamp(now),
+        request_id="",
+        principal=_principal(),
+        profile="",
+        serial_number=encoding.serial(number),
+        reasons=(reason,) if reason else (),
+    )
+    record = audit.to_descriptor(audit.open_log(audit_log, create=False))
+    entry = revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None)
+    lists.add_revoked(ca, entry, lambda: record([event]))
     listed = encoding.timestamp(now + revocation.WINDOW)
     say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
     if revoked and (why := _why_nobody_learns(ca, revoked)):
         say(f"Warning   {why}: who verifies it never learns of it,")
         say(f"          until it ends at {encoding.timestamp(revoked.not_valid_after_utc)}.")
+
+
+def _principal() -> str:
+    """Who runs this, as the system knows it: no variable of the environment can say otherwise."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in a container
+        name = ""
+    return f"user:{name}:{os.getuid()}"
 
 
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -115,8 +115,13 @@ def encode(entries: Iterable[Revoked]) -> bytes:
     return HEAD + "".join(map(revocation.encode, entries)).encode()
 
 
-def add_revoked(directory: Path, entry: Revoked) -> None:
+def add_revoked(directory: Path, entry: Revoked, record: Callable[[], None]) -> None:
     """Add an entry to `revoked.yaml`, which is replaced atomically, under a lock.
+
+    Args:
+        directory: the CA's.
+        entry: what was revoked.
+        record: called when all is ready to replace the list; OSError keeps it as it is.
 
     Raises:
         IssuerError: the file is missing or malformed, has the serial number already, or is not
@@ -127,10 +132,13 @@ def add_revoked(directory: Path, entry: Revoked) -> None:
     if not path.exists():  # nor perhaps its directory, which is locked
         raise IssuerError(f"{path}: {os.strerror(errno.ENOENT)}")
     with files.locked(directory):
-        _add(path, _read(path), entry)
+        added = _add(path, _read(path), entry)
+        with files.atomic_files() as write:
+            write(path, added.encode(), 0o644)
+            record()
 
 
-def _add(path: Path, text: str, entry: Revoked) -> None:
+def _add(path: Path, text: str, entry: Revoked) -> str:
     before = parse_revoked(text, path)
     if known := before.get(entry.serial_number):
         raise IssuerError(f"it was revoked at {encoding.timestamp(known.revoked_at)} already")
@@ -140,7 +148,7 @@ def _add(path: Path, text: str, entry: Revoked) -> None:
     added = f"{text.rstrip()}\n{line}"
     if not _reads_as(added, {**before, entry.serial_number: entry}, path):
         raise IssuerError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
-    files.write_atomically(path, added.encode(), 0o644)
+    return added
 
 
 def _reads_as(text: str, entries: Mapping[int, Revoked], path: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pwd
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -109,6 +112,33 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
     early = authorities.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(IssuerUnavailable, match="not valid now"):
         early.crl()
+
+
+def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:
+    """In the audit log, or on stderr, with the user whom the system knows; a log that is not there prevents it."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    path, log = tmp_path / "ca" / lists.REVOKED, tmp_path / "audit.log"
+    before = path.read_bytes()
+    refused = certlet("revoke", "0a", "--audit-log", "audit.log", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr) == (1, b"certlet: audit.log: No such file or directory\n")
+    full = certlet("revoke", "0a", cwd=tmp_path, env={"CERTLET_AUDIT_LOG": "/dev/full"})
+    assert (full.returncode, full.stderr) == (1, b"certlet: No space left on device\n")
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.glob("ca/.*")) == []
+    log.touch()
+    env = {"CERTLET_AUDIT_LOG": "audit.log", "USER": "mallory", "LOGNAME": "mallory"}
+    assert certlet("revoke", "0a", "--reason", "keyCompromise", cwd=tmp_path, env=env).returncode == 0
+    certlet("revoke", "0a", cwd=tmp_path, env=env)  # a second time it is none
+    done = certlet("revoke", "0b", cwd=tmp_path)
+    who = f"user:{pwd.getpwuid(os.getuid()).pw_name}:{os.getuid()}"
+    for line, serial, reasons in (
+        (log.read_bytes(), "0a", {"reasons": ["keyCompromise"]}),
+        (done.stderr, "0b", {}),
+    ):
+        event = json.loads(line)
+        assert datetime.fromisoformat(event.pop("time")).tzinfo
+        assert event == {"event": "revocation", "principal": who, "serial_number": serial, **reasons}
+    assert sorted(lists.revoked(tmp_path / "ca")) == [0xA, 0xB]
 
 
 def test_the_longest_list_is_served(tmp_path: Path) -> None:
