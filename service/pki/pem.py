@@ -59,13 +59,16 @@ def is_der(data: bytes) -> bool:
     return data[:1] == b"\x30" and data[1:2] >= b"\x80"
 
 
-def verify_der(data: bytes, depth: int = 0) -> None:
+def verify_der(data: bytes) -> None:
     """Verify that the data is one value in DER, and that the values within it are too (X.690 8.1, 10, 11).
 
     Raises:
         ValueError: it is not, or it has more than 32 levels.
     """
-    value = asn1.decode_der(asn1.TLV, data)
+    _verify_value(asn1.decode_der(asn1.TLV, data), 0)
+
+
+def _verify_value(value: asn1.TLV, depth: int) -> None:
     tag = value.tag_bytes[0]
     if tag in _PRIMITIVES:
         value.parse(_PRIMITIVES[tag])
@@ -73,7 +76,7 @@ def verify_der(data: bytes, depth: int = 0) -> None:
         if depth == _MAX_DEPTH or tag in _CONSTRUCTED_STRINGS:
             raise ValueError("a string in parts, or too many levels")
         for part in asn1.decode_der(_Parts, _sequence(_sequence(bytes(value.data)))).parts:
-            verify_der(asn1.encode_der(part), depth + 1)
+            _verify_value(part, depth + 1)
 
 
 def _sequence(content: bytes) -> bytes:
