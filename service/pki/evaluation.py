@@ -124,9 +124,10 @@ class _Evaluation:
         """Evaluate each part of the request."""
         request, context = self._request, self._context
         spki = request.subject_public_key_info
-        self._collect(partial(context.deny_list.verify, spki))
+        key_forms = weak_keys.forms(request.public_key, spki)
+        self._collect(partial(context.deny_list.verify, key_forms))
         self._collect(partial(self._profile.verify_key, request.public_key))
-        self._collect(partial(weak_keys.verify_not_issuer, spki, context.issuer.public_keys))
+        self._collect(partial(weak_keys.verify_not_issuer, key_forms, context.issuer.public_keys))
         self._evaluate_names(request.general_names)
         subject = self._evaluate_subject()
         self._verify_names(subject)

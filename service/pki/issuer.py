@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from service.pki import keys
+from service.pki import keys, weak_keys
 from service.pki.certificate_reader import is_issued_by
 from service.pki.errors import BadPublicKey, IssuerError
 from service.pki.name_constraints import violations
@@ -32,7 +32,7 @@ class Issuer:
         intermediates: what a TLS server sends after its own certificate: issuer first, no root.
         previous: the certificates of the CA that this one succeeds: served beside the chain.
         authority_key_identifier: of all that it signs (RFC 5280 4.2.1.1).
-        public_keys: of every CA certificate that it knows, DER.
+        public_keys: of every CA certificate that it knows, each in all its `weak_keys.forms`.
         is_deterministic: whether it signs the same data to the same signature, octet for octet.
         parallelise: whether a signature takes longer than handing it to another thread.
         not_before, not_after: when all certificates of the chain are valid, UTC.
@@ -72,7 +72,7 @@ class Issuer:
         self._constraints = list(filter(None, (extension_value(ca, x509.NameConstraints) for ca in path)))
         self._usages = list(filter(None, (extension_value(ca, x509.ExtendedKeyUsage) for ca in path)))
         self.public_keys = frozenset(
-            keys.subject_public_key_info(each.public_key()) for each in self.authorities
+            form for each in self.authorities for form in weak_keys.forms(each.public_key())
         )
         kind = keys.kind_of(public_key)
         self._hash = keys.signature_hash(public_key)

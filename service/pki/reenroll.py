@@ -9,7 +9,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from service.pki import certificate_reader, encoding, keys, names
+from service.pki import certificate_reader, encoding, names, weak_keys
 from service.pki.certificate import CertificateSpec
 from service.pki.certificate_reader import is_issued_by
 from service.pki.csr import CertificationRequest
@@ -32,11 +32,11 @@ from service.pki.weak_keys import DenyList
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """A client certificate and what `load` reads of it, before `verify`; its key is DER."""
+    """A client certificate and what `load` reads of it, before `verify`; its key in its `weak_keys.forms`."""
 
     certificate: x509.Certificate
     names: tuple[Name, ...]
-    subject_public_key_info: bytes
+    key_forms: tuple[bytes, ...]
     extended_key_usage: tuple[x509.ObjectIdentifier, ...]
     policies: tuple[x509.ObjectIdentifier, ...]
 
@@ -55,7 +55,7 @@ def load(pem: bytes) -> ClientCertificate:
         return ClientCertificate(
             certificate=certificate,
             names=tuple(names.load(san, "") for san in sans),
-            subject_public_key_info=keys.subject_public_key_info(certificate.public_key()),
+            key_forms=weak_keys.forms(certificate.public_key()),
             extended_key_usage=tuple(usages),
             policies=tuple(policy.policy_identifier for policy in policies),
         )
@@ -92,7 +92,7 @@ def verify(
     if certificate.serial_number in revoked:
         raise NotPermitted("The client certificate was revoked.")
     try:
-        denied.verify(client_certificate.subject_public_key_info)
+        denied.verify(client_certificate.key_forms)
     except BadPublicKey as error:
         raise NotPermitted("The client certificate's key is on the deny list of this CA.") from error
 

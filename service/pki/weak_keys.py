@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from service.pki import keys
 from service.pki.errors import BadPublicKey
 
 _SMALL: Final = 752  # NIST SP 800-89 5.3.3, CA/Browser Forum Baseline Requirements 6.1.6
@@ -21,6 +24,7 @@ _SIEVE: Final = 55440  # of its residues 2 in 100 are squares, so that few roots
 # Infineon's library are 65537^a modulo a product of the first primes, of at least these; so is the modulus.
 _ROCA_LAST: Final = 167
 _ROCA_GENERATOR: Final = 65537
+_USUAL_EXPONENT: Final = 65537
 _SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
 
 
@@ -36,13 +40,34 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
         raise _bad(f"the RSA modulus has a factor smaller than {_SMALL}")
     if _has_close_factors(modulus):
         raise _bad("the RSA modulus has two factors that are close, which Fermat's method finds")
+    if _is_power(modulus):
+        raise _bad("the RSA modulus is a power of a smaller number")
     if all(modulus % prime in powers for prime, powers in _roca_residues()):
         raise _bad("the RSA key was made by a faulty library (ROCA, CVE-2017-15361): make another one")
 
 
-def verify_not_issuer(subject_public_key_info: bytes, own: frozenset[bytes]) -> None:
-    """Raise `BadPublicKey` for a key (DER) of the CA's own: its certificate would speak for the CA."""
-    if subject_public_key_info in own:
+def forms(public_key: CertificatePublicKeyTypes, spki: bytes | None = None) -> tuple[bytes, ...]:
+    """The key's DER (`spki`, or written anew), and for RSA what is the same whatever the exponent.
+
+    Anyone who knows an RSA key's factors has the private key for every exponent. So lists hold its modulus as
+    `openssl -modulus` prints it, or its DER with the usual exponent.
+    """
+    spki = spki or keys.subject_public_key_info(public_key)
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        return (spki,)
+    numbers = public_key.public_numbers()
+    result = (spki, b"Modulus=%X\n" % numbers.n)
+    if numbers.e == _USUAL_EXPONENT:
+        return result
+    return (
+        *result,
+        keys.subject_public_key_info(rsa.RSAPublicNumbers(_USUAL_EXPONENT, numbers.n).public_key()),
+    )
+
+
+def verify_not_issuer(key_forms: Iterable[bytes], own: frozenset[bytes]) -> None:
+    """Raise `BadPublicKey` for a key of the CA's own, by its `forms`: it would speak for the CA."""
+    if not own.isdisjoint(key_forms):
         raise _bad("this is the CA's own key")
 
 
@@ -51,7 +76,7 @@ class DenyList:
     """Keys that are never certified, such as stolen ones, or Debian's of 2008 (CVE-2008-0166).
 
     Attributes:
-        digests: SHA-256 of each DER SubjectPublicKeyInfo.
+        digests: SHA-256 of one of the `forms` of each key.
     """
 
     digests: frozenset[bytes] = frozenset()
@@ -74,9 +99,9 @@ class DenyList:
             raise ValueError(f"no SHA-256 in hexadecimal stands in line {', '.join(faulty[:20])}")
         return cls(frozenset(digests))
 
-    def verify(self, subject_public_key_info: bytes) -> None:
-        """Raise `BadPublicKey` if the key (DER) is on the list."""
-        if self.digests and hashlib.sha256(subject_public_key_info).digest() in self.digests:
+    def verify(self, key_forms: Iterable[bytes]) -> None:
+        """Raise `BadPublicKey` if the key, by its `forms`, is on the list."""
+        if self.digests and any(hashlib.sha256(form).digest() in self.digests for form in key_forms):
             raise _bad("the key is on the deny list of this CA")
 
 
@@ -98,6 +123,51 @@ def _squares() -> frozenset[int]:
     return frozenset(number * number % _SIEVE for number in range(_SIEVE))
 
 
+def _is_power(modulus: int) -> bool:
+    """Whether it is a power of an odd exponent; a square has close factors."""
+    product, exponents = _power_residues(modulus.bit_length() // (_SMALL.bit_length() - 1))
+    rest = modulus % product
+    return any(
+        rest % prime in powers
+        and all(modulus % other in its_powers for other, its_powers in others)
+        and _root(modulus, exponent) ** exponent == modulus
+        for exponent, (prime, powers), *others in exponents
+    )
+
+
+def _root(number: int, exponent: int) -> int:
+    """The integer part of the root, by Newton's method from a little above it, in a few steps."""
+    bits = math.log2(number) / exponent
+    shift = max(0, int(bits) - 50)
+    root = int(2 ** (bits - shift) * 1.0000001 + 1) << shift
+    while (lower := ((exponent - 1) * root + number // root ** (exponent - 1)) // exponent) < root:
+        root = lower
+    return root
+
+
+@functools.cache
+def _power_residues(last: int) -> tuple[int, list[tuple[Any, ...]]]:
+    """Each odd prime exponent, with primes and the powers modulo them; and the product of the first primes.
+
+    Two primes, or three for the exponent 3, let pass at most 1 in 27 numbers that are no power.
+    """
+    exponents: list[tuple[Any, ...]] = []
+    for exponent in _primes(last)[1:]:
+        primes = (n for n in itertools.count(2 * exponent + 1, 2 * exponent) if _is_prime(n))
+        chosen = itertools.islice(primes, 2 + 3 // exponent)
+        exponents.append((exponent, *((prime, _powers(exponent, prime)) for prime in chosen)))
+    return math.prod(first[0] for _, first, *_ in exponents), exponents
+
+
+def _powers(exponent: int, prime: int) -> frozenset[int]:
+    """The powers modulo a prime that is 1 modulo the exponent."""
+    count = (prime - 1) // exponent
+    subgroups = (
+        frozenset(pow(base, exponent * power, prime) for power in range(count)) for base in range(2, prime)
+    )
+    return next(each for each in subgroups if len(each) == count)
+
+
 @functools.cache
 def _small_product() -> int:
     return math.prod(_primes(_SMALL - 1))
@@ -114,7 +184,11 @@ def _roca_residues() -> tuple[tuple[int, frozenset[int]], ...]:
 
 
 def _primes(last: int) -> list[int]:
-    return [n for n in range(2, last + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1))]
+    return [number for number in range(2, last + 1) if _is_prime(number)]
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 def _bad(detail: str) -> BadPublicKey:

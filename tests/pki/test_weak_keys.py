@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -13,7 +15,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 from service.pki import csr, keys, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
 from service.pki.weak_keys import DenyList
-from tests import authorities, csrs
+from tests import authorities, csrs, serving
 from tests.csrs import tlv
 
 
@@ -51,9 +53,9 @@ def roca_modulus(bits: int) -> int:
 P = prime_after((3 << 1022) + secrets.randbits(1000))
 
 
-def rsa_key(modulus: int) -> rsa.RSAPublicKey:
+def rsa_key(modulus: int, exponent: int = 65537) -> rsa.RSAPublicKey:
     """A public key of this modulus."""
-    return rsa.RSAPublicNumbers(65537, modulus).public_key()
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
 def with_factor(factor: int) -> int:
@@ -67,11 +69,19 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
     "the next prime": (lambda: P * prime_after(P + 2), "close"),
     "a distant prime": (lambda: P * prime_after(P + (1 << 500)), "close"),
     "a square": (lambda: P * P, "close"),
+    "a cube": (lambda: prime_after(25 << 678) ** 3, "a power"),
+    "a cube of a product": (lambda: (prime_after(5 << 340) * prime_after(5 << 338)) ** 3, "a power"),
+    "a fifth power": (lambda: prime_after(3 << 408) ** 5, "a power"),
+    "a power of a short prime": (lambda: 1249**199, "a power"),
     "ROCA": (lambda: roca_modulus(2048), "CVE-2017-15361"),
 }
 SOUND: dict[str, Callable[[], int]] = {
     "factor 757": lambda: with_factor(757),
     "far primes": lambda: P * prime_after(P + (1 << 1000)),
+    "a square times a prime": lambda: prime_after(25 << 678) ** 2 * prime_after(23 << 678),
+    "next to a power": lambda: next(
+        n for n in itertools.count(1249**199, 2) if math.gcd(n, weak_keys._small_product()) == 1 and n % 1249
+    ),
     "one ROCA prime": lambda: roca_prime(1024) * P,
 }
 
@@ -193,10 +203,30 @@ def test_a_key_on_the_deny_list(line: str, *, upper: bool) -> None:
     stated = line.format(DIGEST.upper() if upper else DIGEST)
     listed = DenyList.load(f"# keys that were stolen\n\n{'0' * 64}\n{stated}\n")
     with pytest.raises(BadPublicKey, match="deny list"):
-        listed.verify(SPKI)
-    other = keys.subject_public_key_info(csrs.key("p-384").public_key())
-    listed.verify(other)
-    DenyList().verify(SPKI)
+        listed.verify([SPKI])
+    listed.verify(weak_keys.forms(csrs.key("p-384").public_key()))
+    DenyList().verify([SPKI])
+
+
+OTHER_EXPONENT = rsa_key(csrs.key("rsa-2048").public_key().public_numbers().n, 65539)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["usual", "same", "modulus"])
+def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: str) -> None:
+    """By the digest of the key with the usual exponent, with its own, or of what `openssl -modulus` prints."""
+    private_key = csrs.key("rsa-2048")
+    (tmp_path / "key").write_bytes(keys.encode_private_key(private_key))
+    listed = {
+        "usual": keys.subject_public_key_info(private_key.public_key()),
+        "same": keys.subject_public_key_info(OTHER_EXPONENT),
+        "modulus": serving.run(
+            "openssl", "rsa", "-in", "key", "-noout", "-modulus", cwd=tmp_path
+        ).stdout.encode(),
+    }[kind]
+    deny_list = DenyList.load(hashlib.sha256(listed).hexdigest())
+    with pytest.raises(BadPublicKey, match="deny list"):
+        deny_list.verify(weak_keys.forms(OTHER_EXPONENT))
+    deny_list.verify(weak_keys.forms(csrs.key("rsa-3072").public_key()))
 
 
 def test_a_deny_list_that_is_none() -> None:
@@ -207,9 +237,9 @@ def test_a_deny_list_that_is_none() -> None:
 
 def test_the_keys_of_a_ca() -> None:
     """Any of the CA's own certificates; another key is another's."""
-    issuer = authorities.issuer()
-    for ca in (issuer.certificate, issuer.root):
-        own = keys.subject_public_key_info(ca.public_key())
+    issuer = authorities.issuer("rsa-2048")
+    modulus = issuer.root.public_key().public_numbers().n  # type: ignore[union-attr]
+    for own in (issuer.certificate.public_key(), issuer.root.public_key(), rsa_key(modulus, 65539)):
         with pytest.raises(BadPublicKey, match="CA's own"):
-            weak_keys.verify_not_issuer(own, issuer.public_keys)
-    weak_keys.verify_not_issuer(SPKI, issuer.public_keys)
+            weak_keys.verify_not_issuer(weak_keys.forms(own), issuer.public_keys)
+    weak_keys.verify_not_issuer(weak_keys.forms(OTHER_EXPONENT), issuer.public_keys)
