@@ -45,6 +45,7 @@ ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characte
     "CN": (NameOID.COMMON_NAME, 64),
     "serialNumber": (NameOID.SERIAL_NUMBER, 64),
 }
+MAX_ATTRIBUTE: Final = max(bound for _, bound in ATTRIBUTES.values())  # characters
 MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
 ANY_PRINCIPAL: Final = "*"
 

@@ -25,7 +25,7 @@ from service.pki.errors import (
 )
 from service.pki.issuer import Issuer, extension_value
 from service.pki.names import Name
-from service.pki.profile import Profile
+from service.pki.profile import MAX_ATTRIBUTE, Profile
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.weak_keys import DenyList
 
@@ -122,12 +122,16 @@ def with_presented_subject(
     """A request with the client certificate's spelling of each attribute that compares equal (RFC 5280 7.1).
 
     It comes before the evaluation: programs may compare octets, and what is judged must be what is signed.
+    What is longer than any attribute stays, to be refused: time to normalise it is quadratic.
     """
     spellings = {
         (each.oid, names.fold(str(each.value))): str(each.value)
         for each in client_certificate.certificate.subject
     }
-    subject = tuple((oid, spellings.get((oid, names.fold(text)), text)) for oid, text in request.subject)
+    subject = tuple(
+        (oid, spellings.get((oid, names.fold(text)), text) if len(text) <= MAX_ATTRIBUTE else text)
+        for oid, text in request.subject
+    )
     return replace(request, subject=subject)
 
 

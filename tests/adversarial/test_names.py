@@ -225,6 +225,7 @@ RENEWALS: dict[str, tuple[Callable[[], x509.Certificate], x509.CertificateSignin
     "soft hyphen for excluded": (lambda: presented("db.example.com"), csrs.build("d\xadb.example.com"), EXCLUDES),
     "blank for excluded": (lambda: presented("db.example.com"), csrs.build(" db.example.com"), EXCLUDES),
     "full-width for permitted": (lambda: presented("app.example.com"), csrs.build("\uff41pp.example.com"), ""),
+    "longer than any": (presented, csrs.build("Anna" + "\xad" * 200), "the common name has 204 characters"),
     "another": (presented, csrs.build("Anne"), "the subject would be"),
     "same role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("user")]), ""),
     "another role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("admin")]), f"the extension {ROLE.dotted_string} must be that of the client certificate"),
