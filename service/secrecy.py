@@ -12,6 +12,15 @@ import resource
 import sys
 from typing import Final
 
+SECRET_ENV_PREFIXES: Final = (
+    "CERTLET_CA_PASSPHRASE",
+    "CERTLET_KEY_PASSPHRASE",
+    "CERTLET_P12_PASSWORD",
+    "CERTLET_API_KEY",
+    "AWS_",
+)
+"""How the names of variables begin that may hold a secret: only processes that need them get them."""
+
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 

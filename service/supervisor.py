@@ -24,8 +24,8 @@ from typing import Final
 from service.gateway.configuration import Configuration
 from service.gateway.usage import KeyFile, KeyFileError
 from service.gateway.worker import NUMBER, encode, map_slot, send
+from service.secrecy import SECRET_ENV_PREFIXES
 
-SECRET_ENV_PREFIXES: Final = ("CERTLET_CA_PASSPHRASE", "CERTLET_API_KEY", "AWS_")
 SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than it waits for requests
 # A request touches much memory: with huge pages it misses the TLB less. Only glibc has this (mallopt(3)).
 HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

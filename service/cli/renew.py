@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtensionOID
 from service import client, secrecy
 from service.cli import options
 from service.cli.new import read, request
-from service.cli.options import API_KEY, KEY_PASSPHRASE
+from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, os_error, say, warn
 from service.files import atomic_files, locked
 from service.pki import certificate_reader, csr, encoding, keys
@@ -52,7 +52,8 @@ def _parse_hook(text: str) -> list[str]:
     "--hook",
     type=_parse_hook,
     metavar="COMMAND",
-    help=f"Run this once, without a shell, if anything was renewed; ${RENEWED} has the files, one a line.",
+    help=f"Run this once, without a shell, if anything was renewed; ${RENEWED} has the files, one a line. "
+    "It gets no passphrase, API key or AWS_ variable from the environment.",
 )
 @click.option(
     "--key-file", type=options.FILE, help="Use this key, for one certificate.", show_default="FILE.key"
@@ -199,8 +200,9 @@ def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateK
 
 
 def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
-    """Run the hook, which gets neither the API key nor the passphrase; whether it went well."""
-    environ = {name: value for name, value in os.environ.items() if name not in (API_KEY, KEY_PASSPHRASE)}
+    """Run the hook, which gets no secret in its environment; whether it went well."""
+    prefixes = secrecy.SECRET_ENV_PREFIXES
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     try:
         status = subprocess.run(  # noqa: S603 - the operator's own command
             command, env={**environ, RENEWED: "\n".join(renewed)}, check=False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
+import ssl
 import stat
 import subprocess
 import sys
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from service.secrecy import SECRET_ENV_PREFIXES
 from service.signers import file
-from tests import csrs, serving
+from tests import authorities, csrs, serving, transcripts
 from tests.cli import ask, certlet
 from tests.serving import CERTLET, Server
 
@@ -277,3 +281,67 @@ def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
     assert {value[:2] for value in after.values()} == {owner}
     secrets = {value[2] for name, value in after.items() if name.endswith((".key", ".json"))}
     assert secrets == {0o600}
+
+
+def malformed(path: Path) -> bytes:
+    """A certificate whose PEM is well-formed, and which has an extension twice."""
+    der = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\x55\x1d\x13", b"\x55\x1d\x11")).encode()
+
+
+@pytest.mark.parametrize("good", [False, True], ids=["bad", "good"])
+def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, *, good: bool) -> None:
+    """One line for the bad one; those before and after it are renewed, the hook runs, and the exit status is 1."""
+    first = made()
+    for name in ("b", "c"):
+        assert certlet("new", "a.example.com", "--out", name).returncode == 0
+    if not good:
+        Path("b.crt").write_bytes(malformed(Path("b.crt")))
+    run = certlet("renew", first, "b.crt", "c.crt", "--within", "100d", "--hook", "touch hooked")
+    assert run.returncode == (0 if good else 1)
+    renewed = [line.split()[1] for line in run.stdout.decode().splitlines()]
+    assert renewed == [f"{first},", *(["b.crt,"] if good else []), "c.crt,"]
+    assert (run.stderr.count(b"\n"), run.stderr[:15]) == ((0, b"") if good else (1, b"certlet: b.crt:"))
+    assert Path("hooked").exists()
+
+
+SECRETS = ("CERTLET_CA_PASSPHRASE", "CERTLET_KEY_PASSPHRASE", "CERTLET_P12_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+
+
+def test_hook_gets_no_secret(tmp_path: Path) -> None:
+    """No variable that may hold a secret is in the hook's environment; the others are."""
+    made()
+    env = dict.fromkeys(SECRETS, "a secret") | {"OTHER": "other", "CERTLET_KEY_PASSPHRASE": None}
+    run = certlet(*RENEW, "--hook", "sh -c 'env > hooked'", env=env)
+    assert run.returncode == 0, run.stderr
+    hooked = {line.partition("=")[0] for line in Path("hooked").read_text().splitlines()}
+    assert {"OTHER", "CERTLET_RENEWED", "CERTLET_API_KEY", *SECRETS} & hooked == {"OTHER", "CERTLET_RENEWED"}
+
+
+def test_every_secret_variable_is_known() -> None:
+    """Each variable of Certlet that is named like a secret is one of those that are withheld; and no other is."""
+    source = "\n".join(path.read_text() for path in (serving.ROOT / "service").rglob("*.py"))
+    names = set(re.findall(r"\bCERTLET_[A-Z0-9_]+\b", source))
+    secrets = {name for name in names if re.search("PASS|SECRET|TOKEN|API_KEY", name)}
+    assert {name for name in names if name.startswith(SECRET_ENV_PREFIXES)} == secrets
+    assert len(secrets) > 3 < len(names - secrets)
+
+
+@pytest.mark.parametrize("proof", [True, False], ids=["--sha256", "no proof"])
+def test_commands_for_a_proved_root_carry_it(tmp_path: Path, *, proof: bool) -> None:
+    """With its fingerprint the root is in what is printed, whatever the service sends later; else it is fetched."""
+    right, other = (authorities.root(subject=name, issuer=name) for name in ("right", "other"))
+    sends = [other, right]
+    digest = right.fingerprint(hashes.SHA256()).hex()
+
+    class Changes(serving.QuietHandler):
+        def respond(self) -> None:
+            self.answer(200, sends.pop().public_bytes(Encoding.DER))
+
+    with serving.http_server(Changes) as url:
+        told = transcripts.printed("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
+        run = transcripts.pasted(told["Get it, and compare"], tmp_path)
+    assert run.returncode == 0, run.stderr
+    written = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
+    assert written == (right if proof else other)
+    assert sends == ([other] if proof else [])
