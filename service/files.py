@@ -67,7 +67,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         return
     if os.path.lexists(path):
         raise _os_error(errno.ENOTDIR, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
         if path.exists():
             raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
