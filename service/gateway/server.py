@@ -13,9 +13,9 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from service import audit, credentials, secrecy
 from service.gateway import events, sandbox
 from service.gateway.configuration import Configuration
-from service.gateway.connections import Connection, Connections, connection_limit
+from service.gateway.connections import Connection, Connections, Listener
 from service.gateway.docs import Docs
 from service.gateway.routes import Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate
@@ -33,10 +33,9 @@ from service.gateway.worker_pool import WorkerPool
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
 MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # octets that are kept of whoever needs no key
-MAX_UNEXPECTED_BODY: Final = 16 * 1024  # and where the operation takes no body
 MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
+LARGE_ANSWER: Final = 64 * 1024  # octets; larger ones are sent in parts
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
-TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
@@ -66,14 +65,19 @@ class Gateway:
         """Answer one HTTP request, and log it."""
         self._active += 1
         self._is_idle.clear()
-        self._connections.mark_busy(request.protocol)
+        connection, connections = cast("Connection", request.protocol), self._connections
+        connections.busy(connection)
         try:
             response = await self._handle(request)
             if self._is_ending:
                 response.force_close()
+            connections.wait(connection, connections.answers)
+            with contextlib.suppress(ConnectionError):  # the client left
+                await response.prepare(request)
+                await response.write_eof()
             return response
         finally:
-            self._connections.mark_idle(request.protocol)
+            connections.wait(connection, connections.idle)
             self._active -= 1
             if not self._active:
                 self._is_idle.set()
@@ -127,7 +131,7 @@ class Gateway:
             headers=request.headers,
             query=url.query,
             path_parameters=path_parameters,
-            body=await _read_body(request, route),
+            body=await self._read_body(request, route),
             identity=_identity(request, key_name),
             scheme=request.scheme,
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
@@ -139,6 +143,45 @@ class Gateway:
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
         event = events.proxy_event(read, route)
         return events.proxy_response(await self._pool.invoke(event, timeout))
+
+    async def _read_body(self, request: web.BaseRequest, route: Route) -> bytes:
+        """The body; none of a mock's request. Where none is taken, one is refused, and none of it is kept."""
+        if not request.can_read_body or route.integration["type"] == "mock":
+            return b""  # aiohttp reads it to its end, and keeps none of it
+        most, error = MAX_PAYLOAD, GatewayError("REQUEST_TOO_LARGE")
+        if not route.needs_key:
+            most = MAX_UNAUTHENTICATED_BODY
+            if not route.takes_body:
+                most, error = 0, GatewayError("DEFAULT_4XX", "This takes no body")
+        if (request.content_length or 0) > most:
+            raise error
+        complete = request.content.is_eof()  # all of it came with the head
+        body = request.content.read_nowait() if complete else await self._receive_body(request, most)
+        if len(body) > most:
+            raise error
+        return body
+
+    async def _receive_body(self, request: web.BaseRequest, most: int) -> bytes:
+        """The body, or its beginning if that has more octets than `most`."""
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection, connections = cast("Connection", request.protocol), self._connections
+        connections.wait(connection, connections.uploads)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        break
+                    connections.received(connection, len(chunk))
+        except TimeoutError:
+            raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
+        except (web.RequestPayloadError, ConnectionError):
+            raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
+        finally:
+            connections.busy(connection)
+        return bytes(body)
 
     def _refusal(self, error: GatewayError, request_id: str) -> events.Response:
         return events.gateway_response(self._contract.responses[error.kind], error, request_id)
@@ -164,34 +207,17 @@ def _response(answer: events.Response, request_id: str) -> web.Response:
     headers["x-amzn-RequestId"] = request_id
     headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
     headers["Server"] = "certlet"
-    return web.Response(status=answer.status, headers=headers, body=answer.body)
+    body: bytes | AsyncIterator[memoryview] = answer.body
+    if len(answer.body) > LARGE_ANSWER:
+        headers["Content-Length"] = str(len(answer.body))
+        body = _in_parts(answer.body)
+    return web.Response(status=answer.status, headers=headers, body=body)
 
 
-async def _read_body(request: web.BaseRequest, route: Route) -> bytes:
-    if not request.can_read_body:
-        return b""
-    length = request.content_length
-    if not (route.needs_key or route.takes_body) and (length is None or length > MAX_UNEXPECTED_BODY):
-        return b""  # aiohttp reads it to its end, and keeps none of it
-    most = MAX_PAYLOAD if route.needs_key else MAX_UNAUTHENTICATED_BODY
-    if (length or 0) > most:
-        raise GatewayError("REQUEST_TOO_LARGE")
-    if request.content.is_eof():  # all of it came with the head
-        return request.content.read_nowait()
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > most:
-                    raise GatewayError("REQUEST_TOO_LARGE")
-    except TimeoutError:
-        raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
-    except (web.RequestPayloadError, ConnectionError):
-        raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
-    return bytes(body)
+async def _in_parts(body: bytes) -> AsyncIterator[memoryview]:
+    """A large body: aiohttp would keep a copy of it for each client that does not read it."""
+    for start in range(0, len(body), LARGE_ANSWER):
+        yield memoryview(body)[start : start + LARGE_ANSWER]
 
 
 def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
@@ -288,11 +314,11 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # as the supervisor starts us they are blocked
     configuration = link.configuration
     pool = WorkerPool(channel)
-    connections = Connections(connection_limit())
+    connections = Connections()
     gateway = Gateway(link, pool, connections)
 
-    def connection() -> Connection:
-        return Connection(manager, connections, gateway.malformed)
+    def create(client: socket.socket) -> Connection:
+        return Connection(manager, connections, gateway.malformed, client)
 
     manager = web.Server(gateway.handle)
     renewal: asyncio.Task[None] | None = None
@@ -308,17 +334,12 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
             renewal = asyncio.create_task(
                 tls.renew_forever(pool.invoke, configuration.tls_signing_event, ends)
             )
-        listener = await loop.create_server(
-            connection,
-            configuration.host,
-            configuration.port,
-            ssl=tls.context if tls else None,
-            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
-        )
+        listener = Listener(connections, create, tls.context if tls else None)
+        port = await listener.open(configuration.host, configuration.port)
     except (TlsError, OSError, UnicodeError) as error:
         link.send(failed=_startup_error(error, configuration))
         return 1
-    link.send(port=listener.sockets[0].getsockname()[1])
+    link.send(port=port)
     await stop.wait()
     listener.close()
     if renewal:

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
 
 from service.gateway import connections
-from service.gateway.connections import Connection, Connections
+from service.gateway.connections import Connection, Connections, Listener
 from tests import csrs, serving
 from tests.gateway.test_faults import connect
 from tests.serving import API_KEY, CERTLET
@@ -64,20 +66,22 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(most: int) -> AsyncIterator[int]:
-    """A server with these connections; its port."""
+    """A server with this many connections; its port."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
-        counted.mark_busy(request.protocol)
-        counted.mark_idle(request.protocol)
+        connection = cast("Connection", request.protocol)
+        counted.busy(connection)
+        counted.wait(connection, counted.idle)
         return web.Response(text="x")
 
-    def made() -> Connection:
-        return Connection(manager, counted, lambda: web.Response(status=400))
+    def create(client: socket.socket) -> Connection:
+        return Connection(manager, counted, lambda: web.Response(status=400), client)
 
-    counted, manager = Connections(most), web.Server(answer)
-    async with await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-        await manager.shutdown(0)
+    counted, manager = Connections(lambda: most), web.Server(answer)
+    listener = Listener(counted, create)
+    yield await listener.open("127.0.0.1", 0)
+    listener.close()
+    await manager.shutdown(0)
 
 
 def test_an_idle_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +129,63 @@ def test_the_one_that_is_idle_longest_makes_room() -> None:
                 writer.close()
 
     asyncio.run(story())
+
+
+class Group:
+    """Connections without sockets, among which one has to make room."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.counted = Connections(lambda: self.most)
+        self.dropped: list[str] = []
+
+    def admit(self, name: str) -> Connection:
+        """Admit a connection."""
+        connection = Mock(spec=Connection, drop=lambda: self.dropped.append(name))
+        if not self.counted.admit(connection):
+            self.dropped.append(name)
+        return connection
+
+
+def test_the_largest_group_makes_room() -> None:
+    """Its oldest does. What is being answered does not, even if nobody else is there, or the limit shrinks."""
+    group = Group(5)
+    counted = group.counted
+    uploads, idle = [group.admit(name) for name in "abc"], [group.admit(name) for name in "xy"]
+    for connection in uploads:
+        counted.busy(connection)
+        counted.wait(connection, counted.uploads)
+    group.admit("z")
+    assert group.dropped == ["a"]
+    group.admit("0")
+    assert group.dropped == ["a", "x"]
+    counted.closed(idle[1])
+    counted.wait(uploads[1], counted.answers)
+    counted.wait(uploads[0], counted.answers)  # it is not there any more
+    group.most = 2
+    counted.busy(uploads[2])
+    group.admit("1")
+    assert group.dropped == ["a", "x", "z", "0", "b"]
+    for name in "23":
+        counted.busy(group.admit(name))
+    assert group.dropped == ["a", "x", "z", "0", "b", "1", "3"]
+
+
+def test_uploads_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest ends if all have more octets; those that ended or became whole do not count."""
+    monkeypatch.setattr(connections, "MAX_UPLOADS", 10)
+    group = Group(9)
+    counted = group.counted
+    first, second, third = (group.admit(name) for name in "abc")
+    for connection in (first, second, third):
+        counted.wait(connection, counted.uploads)
+        counted.received(connection, 5 if connection is first else 3)
+    assert group.dropped == ["a"]
+    counted.busy(second)
+    counted.received(third, 7)
+    assert group.dropped == ["a"]
+    counted.received(third, 1)
+    assert group.dropped == ["a", "c"]
 
 
 @pytest.mark.parametrize(

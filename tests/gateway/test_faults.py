@@ -302,7 +302,7 @@ def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
 
 
 def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
-    """Bodies that an operation does not take are not kept, whoever sends how many; and it is answered as ever."""
+    """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server, contextlib.ExitStack() as stack:
         (gateway,) = server.pids("server")
@@ -315,5 +315,11 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
                 for _ in range(100):
                     client.sendall(b"x" * 99_000)
         assert serving.resident(gateway) - before < 20_000
-        answer = server.request("GET", "/health", b"x" * 100_000, {"Content-Type": "text/plain"})
-        assert answer.status == 200
+        for size in (1, 20_000, 2_000_000):
+            problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
+            assert server.request("GET", "/sign", b"x" * size).status == 200
+        with connect(server) as client:  # a body of no octets is none
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            time.sleep(0.1)
+            client.sendall(b"0\r\n\r\n")
+            assert received(client).startswith(b"HTTP/1.1 200 ")
