@@ -15,11 +15,11 @@ from wsgiref.types import WSGIApplication
 
 import awsgi
 
-from service import audit, contract, signers
-from service.authority import Authority, LoadedCA, MapFunction
+from service import audit, contract
+from service.authority import Authority, MapFunction
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.settings import KeySource, Settings
-from service.signers import lists
+from service.signers import CurrentCA, lists
 from service.web import app, authorizer
 
 GARBAGE: Final = 20_000  # containers before the next look for circles, of which a request leaves few
@@ -58,7 +58,7 @@ def prepare() -> None:
     """
     _application()
     try:
-        _load_ca()
+        _ca().load()
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:
@@ -79,9 +79,8 @@ def _settings() -> Settings:
 
 
 @functools.cache
-def _load_ca() -> LoadedCA:
-    """The issuer, and so on. Like all that is cached here, only a success is: a failure is tried again."""
-    return signers.load(_settings())
+def _ca() -> CurrentCA:
+    return CurrentCA(_settings())
 
 
 @functools.cache
@@ -90,7 +89,7 @@ def _application() -> WSGIApplication:
     settings = _settings()
     document = contract.load(settings.profiles)
     authority = Authority(
-        load_ca=_load_ca,
+        load_ca=_ca().load,
         profiles=contract.profiles(document),
         clock=lambda: datetime.now(UTC),
         record=audit.to_descriptor(audit.open_log(settings.audit_log), settings.metrics),

@@ -40,6 +40,18 @@ def _os_error(number: int, path: Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))
 
 
+def version(path: Path | str) -> tuple[int, ...]:
+    """What is another once the file is, or was written to; () if there is none.
+
+    The change time, which the kernel keeps: the modification time can be set, and a copy may preserve it.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 - for every request, and half the time
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size
+
+
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Create or replace one file, as in `atomic_files`; OSError if it cannot be, and nothing was changed.
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -121,7 +120,7 @@ class Keyring:
     def __init__(self, file: KeyFile, extra: Mapping[str, str]) -> None:
         self._file = file
         self._extra = extra
-        self._version: tuple[int, int, int] | None = None
+        self._version: tuple[int, ...] | None = None
         self._keys: dict[str, str] = {}
 
     def identify(self, value: str) -> str | None:
@@ -135,11 +134,7 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        try:
-            stat = os.stat(self._file.path)  # noqa: PTH116 - for every request, and half the time
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:
-            version = (0, 0, 0)
+        version = files.version(self._file.path)
         if version != self._version:
             self._keys = {**self._file.read(), **self._extra}
             self._version = version

@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import logging
+
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
+from service import files
 from service.authority import LoadedCA
+from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
 from service.signers import file, lists
+
+_log = logging.getLogger(__name__)
+
+
+class CurrentCA:
+    """The CA of the settings, and its deny list, as their files are now: so all processes answer alike.
+
+    While changed files cannot be loaded the CA that they were goes on, and the log says why.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load nothing yet."""
+        self._settings = settings
+        names = [file.SIGNING_CERTIFICATE, file.ROOT_CERTIFICATE, file.PREVIOUS]
+        names += [file.SERIAL_KEY, lists.DENY_LIST]
+        if settings.key_source is KeySource.FILE:
+            names.append(settings.key_name or file.SIGNING_KEY)
+        self._paths = [str(settings.ca / name) for name in names]
+        self._loaded: tuple[list[tuple[int, ...]], LoadedCA] | None = None
+        self._fault = ""
+
+    def load(self) -> LoadedCA:
+        """Load the CA, unless its files are as they were.
+
+        Raises:
+            IssuerError, IssuerUnavailable: as the function `load`, as long as it never succeeded.
+        """
+        versions = [files.version(path) for path in self._paths]
+        if self._loaded and self._loaded[0] == versions:
+            return self._loaded[1]
+        fault = ""
+        try:
+            self._loaded = versions, load(self._settings)
+        except IssuerError as error:
+            if not self._loaded:
+                raise
+            fault = error.detail
+            if fault != self._fault:
+                _log.error("the CA changed and cannot be loaded, so the one before goes on: %s", fault)
+        self._fault = fault
+        return self._loaded[1]
 
 
 def load(settings: Settings) -> LoadedCA:

@@ -57,11 +57,7 @@ def deny_list(directory: Path) -> DenyList:
 def revoked(directory: Path) -> Mapping[int, Revoked]:
     """What was revoked, by serial number; raise `IssuerError` if the list is missing or malformed."""
     path = directory / REVOKED
-    try:
-        now = path.stat()
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
-    result = _revoked(path, (now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size))
+    result = _revoked(path, files.version(path))
     if isinstance(result, str):
         raise IssuerError(result)
     return result
@@ -69,8 +65,9 @@ def revoked(directory: Path) -> Mapping[int, Revoked]:
 
 @functools.lru_cache(4)  # a long list, or its faults, may take seconds, and anybody asks for the CRL
 def _revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, Revoked] | str:
+    text = _read(path)
     try:
-        return parse_revoked(_read(path), path)
+        return parse_revoked(text, path)
     except IssuerError as error:
         return error.detail
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
+import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from service.pki import revocation
+from service.pki import encoding, keys, revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.revocation import Revoked
-from service.signers import lists
+from service.signers import file, lists
 from tests import authorities, csrs
 from tests.authorities import NOW
 from tests.serving import certlet, serving
@@ -112,6 +115,39 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
     early = authorities.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(IssuerUnavailable, match="not valid now"):
         early.crl()
+
+
+def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
+    """A denied key, an entry of the list, another CA: by every worker at once; files that make no CA change nothing."""
+    for arguments in (("init", "ca"), ("rollover", "ca", "next"), ("init", "other")):
+        assert certlet(*arguments, cwd=tmp_path).returncode == 0
+    ca, request = tmp_path / "ca", csrs.build()
+    old, new = (encoding.fingerprint(file.load(each, None).certificate) for each in (ca, tmp_path / "next"))
+    with serving(tmp_path, "--workers", "3", "--unlimited") as server, ThreadPoolExecutor(8) as pool:
+
+        def answers() -> set[tuple[int, str, int]]:
+            """Status of `/sign`, fingerprint of the CA and length of the CRL, of many calls to all workers."""
+            signed = pool.map(lambda _: server.sign({"csr": csrs.pem(request).decode()}), range(24))
+            cas = pool.map(lambda _: server.request("GET", "/ca"), range(24))
+            crls = pool.map(lambda _: server.request("GET", "/ca.crl", headers={"Accept": "*/*"}), range(24))
+            return {
+                (first.status, second.json()["fingerprint_sha256"], len(x509.load_der_x509_crl(third.body)))
+                for first, second, third in zip(signed, cas, crls, strict=True)
+            }
+
+        assert answers() == {(200, old, 0)}
+        with (ca / lists.REVOKED).open("a") as listed:
+            listed.write(LINE("0a", AT))
+        assert answers() == {(200, old, 1)}
+        shutil.copy(tmp_path / "other" / "signing-ca.key", ca / "signing-ca.key")
+        (ca / lists.DENY_LIST).write_text("garbage\n")
+        assert answers() == {(200, old, 1)}
+        assert server.logged().count("the CA changed and cannot be loaded") <= 6
+        (ca / lists.REVOKED).rename(tmp_path / "next" / lists.REVOKED)
+        shutil.copytree(tmp_path / "next", ca, dirs_exist_ok=True)
+        key = keys.subject_public_key_info(request.public_key())
+        (ca / lists.DENY_LIST).write_text(hashlib.sha256(key).hexdigest())
+        assert answers() == {(422, new, 1)}
 
 
 def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def forget() -> None:
     """As a new process."""
-    for cached in (aws_lambda._settings, aws_lambda._load_ca, aws_lambda._application):
+    for cached in (aws_lambda._settings, aws_lambda._ca, aws_lambda._application):
         cached.cache_clear()
 
 
