@@ -6,6 +6,7 @@ import ipaddress
 import os
 import pwd
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service import audit, secrecy
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, say
+from service.cli.terminal import CommandError, say, warn
 from service.gateway import usage
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
 from service.pki.certificate_reader import is_issued_by
@@ -164,9 +165,11 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         serial_number=encoding.serial(number),
         reasons=(reason,) if reason else (),
     )
-    record = audit.to_descriptor(audit.open_log(audit_log, create=False))
+    record: Callable[[], None] = partial(warn, audit.line(event).decode().rstrip())
+    if audit_log:
+        record = partial(audit.to_descriptor(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None)
-    lists.add_revoked(ca, entry, lambda: record([event]))
+    lists.add_revoked(ca, entry, record)
     listed = encoding.timestamp(now + revocation.WINDOW)
     say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
