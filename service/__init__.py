@@ -13,7 +13,7 @@ A certification request goes in at the left, a certificate comes out, nothing is
     authority    issuance: parse, verify, evaluate, record the intent, sign, verify, record the result
     audit        the record of what was issued: a storageless CA's only memory
     settings     what the environment says
-    secrecy      no core files of processes that hold secrets
+    secrecy      no core files of processes that hold secrets; which variables hold secrets
     credentials  which API key a request carries
     web          Connexion executes the contract: validators, identity, operations, EST; the authorizer
     gateway      the local API Gateway, its HTTPS, and the contract for people; knows nothing of certificates.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,10 @@ from service.pki import keys
 def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[str, Any]]:
     """Have the gateway serve HTTPS with a certificate of the CA that it serves.
 
-    The key, P-256, lives in a directory of this user only, which is removed at the end of the block. `names`
-    are DNS names and IP addresses; no `profile` is the default one. Yields members of the gateway's
-    configuration: files, and the event that has a worker issue the certificate.
+    The key, P-256, lives in a directory of this user only, which is removed at the end of the block. Its
+    password is in no file: nobody can use a key that a killed process left. `names` are DNS names and IP
+    addresses; no `profile` is the default one. Yields members of the gateway's configuration: files, the
+    password, and the event that has a worker issue the certificate.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
@@ -36,10 +38,12 @@ def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[
     body |= {"profile": profile} if profile else {}
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
-        files.write_atomically(key_file, keys.encode_private_key(key), 0o600)
+        password = secrets.token_urlsafe()
+        files.write_atomically(key_file, keys.encode_private_key(key, password.encode()), 0o600)
         yield {
             "tls_certificate": str(Path(directory) / "server.crt"),
             "tls_key": str(key_file),
+            "tls_key_password": password,
             "tls_signing_event": internal_event("POST", "/sign", body),
         }
 

@@ -113,7 +113,7 @@ def rollover(
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, file.previous(old)),
-            None if new_root else file.private_key(root_key, passphrase),
+            None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             kind,
             datetime.now(UTC),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Callable
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from service.cli.terminal import CommandError
+from service.cli.terminal import CommandError, warn
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.settings import PROFILES
@@ -209,11 +212,27 @@ def read_secret(variable: str) -> bytes | None:
     return os.fsencode(value) if value else None
 
 
-def load_private_key(path: Path) -> CertificateIssuerPrivateKeyTypes:
-    """A certificate's key, as `certlet new` writes it; IssuerError if it cannot be read."""
+def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:
+    """A private key, whose passphrase is in an environment variable; IssuerError if it cannot be read.
+
+    Warns if others can read it, too.
+    """
     from service.signers import file  # noqa: PLC0415 - see above
 
-    return file.private_key(path, read_secret(KEY_PASSPHRASE), KEY_PASSPHRASE)
+    key = file.private_key(path, read_secret(variable), variable)
+    for warning in exposures([path]):
+        warn(f"warning: {warning}")
+    return key
+
+
+def exposures(paths: Iterable[Path]) -> Iterator[str]:
+    """Say which of these files, if they exist, their group or every user can read, and how to end that."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # what opens it reports that
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+                readers = "every user" if mode & stat.S_IROTH else "its group"
+                yield f"{path} can be read by {readers}: chmod 600 {shlex.quote(str(path))}"
 
 
 def load_document(overrides: Path | None) -> contract.Document:

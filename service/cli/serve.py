@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from service.gateway import sandbox, usage
 from service.gateway.configuration import Configuration
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
-from service.settings import AUDIT_LOG, CA, PROFILES
+from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES
 from service.signers import file
 from service.supervisor import Supervisor
 
@@ -89,6 +90,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         directory = settings.ca
         if settings.ephemeral:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
+            os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # what SIGKILL leaves opens for nobody
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         if not file.exists(directory):
             _init_in_child(directory)
@@ -112,7 +114,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             stage=settings.stage or "",
             **_tls(settings, document, stack),
         )
-        for warning in _warnings(settings):
+        for warning in (*_warnings(settings), *options.exposures(_secret_files(settings, directory))):
             say(f"Warning   {warning}")
 
         def announce(port: int) -> None:
@@ -158,6 +160,14 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
         yield "its certificate is for localhost, and clients elsewhere refuse it: give --tls-name"
     if not sandbox.is_supported():
         yield "this kernel has no Landlock, so the HTTP process may read what this user may read"
+
+
+def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
+    """The files that this user alone should be able to read, whether they exist or not."""
+    names = (file.ROOT_KEY, file.SIGNING_KEY, file.SERIAL_KEY, KEY_FILE)
+    yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
+    if settings.tls_key:
+        yield settings.tls_key
 
 
 def _tls(settings: SimpleNamespace, document: contract.Document, stack: ExitStack) -> dict[str, Any]:

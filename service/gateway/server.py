@@ -292,7 +292,7 @@ def _tls(configuration: Configuration) -> Tls | None:
     """The server's side of TLS, with the operator's certificate if there is one."""
     if not configuration.tls_certificate:
         return None
-    tls = Tls(configuration.tls_certificate, configuration.tls_key)
+    tls = Tls(configuration.tls_certificate, configuration.tls_key, configuration.tls_key_password)
     if not configuration.tls_signing_event:
         tls.load()
     return tls

@@ -42,12 +42,16 @@ class TlsError(Exception):
 class Tls:
     """The server's side of TLS 1.2 and newer. New connections get what was loaded last."""
 
-    def __init__(self, certificate: str, key: str) -> None:
-        """Name the files, in PEM: the server's certificate with its intermediates, and its private key."""
+    def __init__(self, certificate: str, key: str, password: str = "") -> None:
+        """Name the files, in PEM: the server's certificate with its intermediates, and its private key.
+
+        The password is the key's; OpenSSL asks for it on the terminal if it is empty.
+        """
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._certificate = certificate
         self._key = key
+        self._password = password
 
     def load(self, certificate: str = "") -> None:
         """Read the files, after the certificate's got this content (PEM), if any.
@@ -59,7 +63,7 @@ class Tls:
         if certificate:
             Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
-            self.context.load_cert_chain(self._certificate, self._key)
+            self.context.load_cert_chain(self._certificate, self._key, self._password or None)
         except OSError as error:  # ssl.SSLError is one, and says nothing of which file
             files = f"{self._certificate} and {self._key}"
             word = (getattr(error, "reason", None) or "").replace("_", " ").lower()

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import signal
 import ssl
 import stat
 import subprocess
@@ -345,3 +346,50 @@ def test_commands_for_a_proved_root_carry_it(tmp_path: Path, *, proof: bool) -> 
     written = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
     assert written == (right if proof else other)
     assert sends == ([other] if proof else [])
+
+
+@pytest.mark.parametrize("where", [("--ephemeral",), ("--ca", "ca")], ids=["ephemeral", "--ca"])
+def test_killed_server_leaves_no_usable_key(tmp_path: Path, where: tuple[str, ...]) -> None:
+    """Of an ephemeral CA, and of the certificate of HTTPS, each key that SIGKILL leaves is encrypted; `--ca` is kept."""
+    (tmp_path / "tmp").mkdir()
+    env = {"TMPDIR": str(tmp_path / "tmp"), "CERTLET_API_KEY": serving.API_KEY}
+    with serving.serving(tmp_path, *where, "--tls", env=env) as server:
+        processes = serving.descendants(server.process.pid)
+        server.stop(signal.SIGKILL)
+        serving.wait_until(lambda: not any(map(serving.module, processes)))
+    keys = {Path(name).name: data for name, data in content(tmp_path).items() if b"PRIVATE KEY-" in data}
+    usable = {name for name, data in keys.items() if b"BEGIN ENCRYPTED PRIVATE KEY-" not in data}
+    assert keys.keys() == {"root-ca.key", "signing-ca.key", "server.key"}
+    assert usable == (set() if where == ("--ephemeral",) else {"root-ca.key", "signing-ca.key"})
+
+
+@pytest.mark.parametrize(("mode", "readers"), [(0o644, "every user"), (0o640, "its group"), (0o600, "")])
+def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, readers: str) -> None:
+    """One line for each file, with its remedy, which works; nothing is refused for it."""
+    assert certlet("init", "ca").returncode == 0
+    path = made()
+    names = ["ca/root-ca.key", "ca/signing-ca.key", "ca/serial.key", "ca/api-keys.json", "tls.key"]
+    (tmp_path / "tls.key").write_bytes(path.with_suffix(".key").read_bytes())
+    (tmp_path / "ca" / "api-keys.json").write_text("{}")
+    for name in (*names, str(path.with_suffix(".key"))):
+        (tmp_path / name).chmod(mode)
+    runs = [
+        certlet("rollover", "ca", "next"),
+        certlet("show", path, "--key-file", path.with_suffix(".key")),
+        certlet(*RENEW[:-1]),
+    ]
+    assert [(run.returncode, run.stderr.count(b"\n")) for run in runs] == [(0, int(bool(readers)))] * 3
+    said = [run.stderr.decode().rstrip().removeprefix("certlet: ") for run in runs]
+    (tmp_path / "ca" / "root-ca.key").unlink()
+    with serving.serving(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key") as server:
+        warned = [line.removeprefix("Warning   ") for line in server.said if line.startswith("Warning ")]
+    expected = [f"{name} can be read by {readers}: chmod 600 {name}" for name in names]
+    absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]
+    assert warned == (absolute if readers else [])
+    if readers:
+        assert said[0] == f"warning: {expected[0]}"
+        assert said[1] == said[2] == f"warning: {expected[0].replace(names[0], path.stem + '.key')}"
+        for line in warned:
+            assert serving.run("sh", "-ec", line.partition(": ")[2], cwd=tmp_path).returncode == 0
+        modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names[1:]}
+        assert modes == {0o600}
