@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service import files
-from service.gateway.usage import OWN_NAME
+from service.gateway.api_keys import OWN_NAME
 from service.pki import keys
 
 

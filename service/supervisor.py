@@ -21,8 +21,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
+from service.gateway.api_keys import KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
-from service.gateway.usage import KeyFile, KeyFileError
 from service.gateway.worker import NUMBER, encode, map_slot, send
 from service.secrecy import SECRET_ENV_PREFIXES
 

@@ -19,7 +19,7 @@ from service import audit, secrecy
 from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say, warn
-from service.gateway import usage
+from service.gateway import api_keys
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
 from service.pki.certificate_reader import is_issued_by
 from service.settings import AUDIT_LOG, CA_PASSPHRASE
@@ -109,7 +109,7 @@ def rollover(
     root_key = root_key or old / file.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
-    carried, api_keys = lists.load(old), usage.KeyFile(old / KEY_FILE).read()
+    carried, keys = lists.load(old), api_keys.KeyFile(old / KEY_FILE).read()
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, file.previous(old)),
@@ -119,7 +119,7 @@ def rollover(
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )
-        secret_files = {KEY_FILE: usage.encode(api_keys)} if api_keys else None
+        secret_files = {KEY_FILE: api_keys.encode(keys)} if keys else None
         file.save(new, created, passphrase, carried, secret_files)
     except ValueError as error:
         raise CommandError(str(error)) from error

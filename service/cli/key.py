@@ -10,7 +10,7 @@ import click
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, warn
-from service.gateway import usage
+from service.gateway import api_keys
 
 
 @click.group(no_args_is_help=False, epilog="Example: certlet key add ci")
@@ -27,10 +27,10 @@ def add(*, name: str, ca: Path) -> None:
     If $CERTLET_API_KEY is set, that is the key, and it is not shown.
     """
     own = os.environ.get(API_KEY)
-    value = own or usage.generate()
+    value = own or api_keys.generate()
     try:
         _key_file(ca).add(name, value)
-    except usage.KeyFileError as error:
+    except api_keys.KeyFileError as error:
         hint = f" (${API_KEY} is taken for it: unset that to have another made)" if own else ""
         raise CommandError(f"{error}{hint}") from error
     if own:
@@ -55,5 +55,5 @@ def remove(*, name: str, ca: Path) -> None:
     _key_file(ca).remove(name)
 
 
-def _key_file(ca: Path) -> usage.KeyFile:
-    return usage.KeyFile(options.require_ca(ca) / KEY_FILE)
+def _key_file(ca: Path) -> api_keys.KeyFile:
+    return api_keys.KeyFile(options.require_ca(ca) / KEY_FILE)

@@ -23,7 +23,7 @@ from service import contract, secrecy, self_issued
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, say
-from service.gateway import sandbox, usage
+from service.gateway import api_keys, sandbox
 from service.gateway.configuration import Configuration
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
@@ -97,7 +97,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             root_key = directory / file.ROOT_KEY
             hint = "until this server ends" if settings.ephemeral else f"move {root_key} away"
             say(f"New CA    {directory} ({hint})")
-        key_file = usage.KeyFile(directory / KEY_FILE)
+        key_file = api_keys.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)
         unseen = stack.enter_context(ExitStack())
         if shown:  # a key that nobody ever saw is of no use, and the next start would show none
@@ -251,13 +251,13 @@ def _announce(url: str, api_key: str | None, trust: str) -> None:
     say(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
 
 
-def _api_key(key_file: usage.KeyFile) -> tuple[dict[str, str], str | None]:
+def _api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str], str | None]:
     """Keys that are in no file, and the value to be shown, which is a new key's alone."""
     if given := os.environ.get(API_KEY):
-        return {DEFAULT_KEY: usage.digest(given)}, None
+        return {DEFAULT_KEY: api_keys.digest(given)}, None
     if key_file.read():
         return {}, None
-    value = usage.generate()
+    value = api_keys.generate()
     key_file.add(DEFAULT_KEY, value)
     return {}, value
 

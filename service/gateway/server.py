@@ -22,12 +22,14 @@ from multidict import CIMultiDict
 
 from service import audit, credentials, secrecy
 from service.gateway import events, sandbox
+from service.gateway.answer_cache import AnswerCache
+from service.gateway.api_keys import KeyFile, KeyFileError, Keyring
 from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, Listener
 from service.gateway.docs import Docs
-from service.gateway.routes import Contract, GatewayError, Route
+from service.gateway.routes import JSON, Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate
-from service.gateway.usage import KeyFile, KeyFileError, Keyring, Meter
+from service.gateway.usage_plan import Meter, caller, network
 from service.gateway.worker import one_line, to_json, yield_to_others
 from service.gateway.worker_pool import WorkerPool
 
@@ -57,6 +59,7 @@ class Gateway:
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.published, configuration.stage)
         self._pool = pool
+        self._cache = AnswerCache(time.monotonic)
         self._keys = Keyring(link, configuration.extra_keys)
         plan = None if configuration.unlimited else self._contract.plan
         self._meter = Meter(plan, time.monotonic, time.time) if plan else None
@@ -98,18 +101,18 @@ class Gateway:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         began = time.monotonic()
         request_id = str(uuid.uuid4())
-        caller: list[str] = []
+        callers: list[str] = []
         try:
-            answer = await self._answer(request, request_id, caller)
+            answer = await self._answer(request, request_id, callers)
         except GatewayError as error:
             answer = self._refusal(error, request_id)
         except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer
             _log.exception("%s: the gateway failed", request_id)
             answer = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
-        _log_access(request, request_id, caller, answer, time.monotonic() - began)
+        _log_access(request, request_id, callers, answer, time.monotonic() - began)
         return _response(answer, request_id)
 
-    async def _answer(self, request: web.BaseRequest, request_id: str, caller: list[str]) -> events.Response:
+    async def _answer(self, request: web.BaseRequest, request_id: str, callers: list[str]) -> events.Response:
         """Route, API key, usage plan, integration: API Gateway's order."""
         url = request.rel_url
         try:
@@ -120,9 +123,14 @@ class Gateway:
                 return beside
             raise
         key_name = self._identify(request, route) if route.needs_key else None
-        caller += [key_name] if key_name else []
-        if self._meter:
-            self._meter.take(key_name)
+        callers += [key_name] if key_name else []
+        identity = _identity(request, key_name)
+        is_shared = _is_shared(request, route, path_parameters)
+        is_due = is_shared and self._cache.is_due(route.resource)
+        if is_shared and not is_due and (kept := self._cache.find(route.resource)):
+            return kept
+        if not is_due:
+            self._count(key_name, identity)
         read = events.Request(
             request_id=request_id,
             method=request.method,
@@ -132,10 +140,19 @@ class Gateway:
             query=url.query,
             path_parameters=path_parameters,
             body=await self._read_body(request, route),
-            identity=_identity(request, key_name),
+            identity=identity,
             scheme=request.scheme,
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
+        answer = None
+        try:
+            answer = await self._integrate(read, route)
+        finally:
+            if is_due:
+                self._cache.keep(route.resource, answer)
+        return answer
+
+    async def _integrate(self, read: events.Request, route: Route) -> events.Response:
         if route.integration["type"] == "mock":
             return events.mock_response(read, route)
         if len(read.body) > MAX_EVENT_BODY:
@@ -198,8 +215,22 @@ class Gateway:
             raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(given or "")
         if name is None:
+            if given and self._meter:  # the right key is never asked for this: nobody's guesses lock it out
+                self._meter.take(f"wrong keys of {network(request.remote or '')}")
             raise GatewayError("INVALID_API_KEY")
         return name
+
+    def _count(self, key_name: str | None, identity: JSON) -> None:
+        if self._meter and key_name is not None:
+            self._meter.take_for_key(key_name)
+        elif self._meter:
+            self._meter.take(caller(identity))
+
+
+def _is_shared(request: web.BaseRequest, route: Route, path_parameters: dict[str, str]) -> bool:
+    """Whether everybody who sends this request may get the same answer of the function."""
+    depends = route.needs_key or path_parameters or request.rel_url.raw_query_string or request.can_read_body
+    return request.method == "GET" and route.integration["type"] != "mock" and not depends
 
 
 def _response(answer: events.Response, request_id: str) -> web.Response:
@@ -231,14 +262,14 @@ def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
 
 
 def _log_access(
-    request: web.BaseRequest, request_id: str, caller: list[str], answer: events.Response, took: float
+    request: web.BaseRequest, request_id: str, callers: list[str], answer: events.Response, took: float
 ) -> None:
     """Write one line of JSON in ASCII for an answer to stderr: neither the event nor the key."""
     line = {
         "access": events.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
         "request_id": request_id,
         "source_ip": request.remote,
-        "key": caller[0] if caller else None,
+        "key": callers[0] if callers else None,
         "method": request.method[:_LOGGED_CHARS],
         "path": request.rel_url.raw_path[:_LOGGED_CHARS],
         "status": answer.status,

@@ -1,20 +1,24 @@
-"""Clients that keep others out: by silence, half a request, or many of them."""
+"""Clients that keep others out: by silence, by half a request, or by many; and bodies that look like templates."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import socket
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
 
-from tests import serving
-from tests.est.devices import trusting
-from tests.serving import Server
+from tests import csrs, serving
+from tests.answers import problem
+from tests.est.devices import EST, PKCS10, basic, body, forged, issuer, trusting
+from tests.serving import API_KEY, Server
 
 DESCRIPTORS = 150
 HEAD = b"POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: a\r\n"
@@ -59,3 +63,60 @@ def test_clients_that_stall_keep_nobody_out(narrow: Server, stall: str) -> None:
         assert time.monotonic() - began < 5
         assert len([*Path(f"/proc/{pid}/fd").iterdir()]) < DESCRIPTORS - 30  # for files and messages
     assert "Traceback" not in narrow.logged()
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the contract's usage plan."""
+    with serving.serving(tmp_path_factory.mktemp("limited"), "--tls") as server:
+        yield server
+
+
+def flood(
+    server: Server,
+    path: str,
+    headers: str = "",
+    source: str = "127.0.0.1",
+    client: x509.Certificate | None = None,
+) -> list[int]:
+    """Send a hundred requests at once; returns the statuses of the answers."""
+    url = urlsplit(server.url)
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode()
+    with (
+        socket.create_connection((str(url.hostname), int(url.port or 0)), 30, (source, 0)) as plain,
+        trusting(server, client).wrap_socket(plain, server_hostname=url.hostname) as connection,
+    ):
+        connection.sendall(request * 99 + request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
+
+
+def test_one_client_uses_up_nobody_else_s_plan(limited: Server) -> None:
+    """Not that of another address, of a client certificate, or of a key; and the CRL is answered to all."""
+    certificates = [forged(issuer(limited.log.parent / "ca"), age=timedelta(days=days)) for days in (30, 40)]
+    assert set(flood(limited, "/profiles?")) == {200, 429}
+    assert set(flood(limited, "/ca.crl")) == {200}
+    assert flood(limited, "/profiles?", source="127.0.0.2").count(200) >= 20
+    assert set(flood(limited, "/profiles?", client=certificates[0])) == {200, 429}
+    renewal, path = body(csrs.build("device.example.com")), EST + "/simplereenroll"
+    context = trusting(limited, certificates[1])
+    assert limited.request("POST", path, renewal, {"Content-Type": PKCS10}, context).status == 200
+    answer = limited.request("GET", "/profiles/mine", None, {"x-api-key": API_KEY}, trusting(limited))
+    assert answer.status == 200
+
+
+def test_wrong_keys_are_throttled_and_the_right_one_is_not(limited: Server) -> None:
+    """Guesses are 403, then 429 with Retry-After. They lock neither the key nor what needs none out, anywhere."""
+    wrong = f"x-api-key: {API_KEY}x\r\n"
+    statuses = flood(limited, "/profiles/mine", wrong, "127.0.0.3")
+    assert set(statuses) == {403, 429}
+    assert statuses.count(403) >= 20
+    assert set(flood(limited, "/profiles/mine", "", "127.0.0.3")) == {403}  # no key is no guess
+    for headers, path in ((f"x-api-key: {API_KEY}\r\n", "/profiles/mine"), ("", "/profiles?")):
+        assert flood(limited, path, headers, "127.0.0.3").count(200) >= 10
+    basic_ = {"Authorization": basic("wrong-password-of-a-device"), "Content-Type": PKCS10}
+    asked = (
+        limited.request("POST", EST + "/simpleenroll", b"x", basic_, trusting(limited)) for _ in range(500)
+    )
+    answer = next(answer for answer in asked if answer.status != 403)
+    assert (answer.headers["Retry-After"], problem(answer, 429, "rateLimited")["status"]) == ("1", 429)

@@ -20,8 +20,8 @@ from cryptography.x509.oid import AttributeOID
 from deploy import sbom
 from service import signers
 from service.authority import IssuanceRequest
+from service.gateway.api_keys import digest
 from service.gateway.configuration import Configuration
-from service.gateway.usage import digest
 from service.pki import csr
 from service.pki.keys import encode_private_key
 from service.settings import Settings

@@ -17,8 +17,8 @@ import pytest
 from cryptography import x509
 
 from service.gateway import tls
+from service.gateway.api_keys import OWN_NAME
 from service.gateway.routes import GatewayError
-from service.gateway.usage import OWN_NAME
 from service.pki import encoding
 from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving

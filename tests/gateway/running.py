@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from service.gateway.api_keys import digest
 from service.gateway.configuration import Configuration
-from service.gateway.usage import digest
 from service.supervisor import Supervisor
 from tests import authorities, serving
 

@@ -1,4 +1,4 @@
-"""Who may call, and how often: API keys by their SHA-256, and the usage plan's counts."""
+"""Who may call: API keys, by their SHA-256."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from service import files
-from service.gateway.routes import GatewayError, UsagePlan
 
 OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
 RESERVED: Final = (OWN_NAME, "authorizer:", "certificate:")  # how the names of callers without a key begin
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
-PERIODS: Final = {"DAY": 86_400, "WEEK": 604_800, "MONTH": 2_592_000}  # seconds; a month is 30 days
 
 
 class KeyFileError(ValueError):
@@ -138,51 +135,3 @@ class Keyring:
         if version != self._version:
             self._keys = {**self._file.read(), **self._extra}
             self._version = version
-
-
-@dataclass
-class _Use:
-    """How much one caller has left: tokens of the bucket, and the count of the period."""
-
-    tokens: float
-    at: float
-    period: int = 0
-    count: int = 0
-
-
-@dataclass
-class Meter:
-    """The usage plan, enforced: a token bucket and a quota for each key, one bucket for all public
-    operations together. Counts live in this process alone and begin anew with it.
-
-    Attributes:
-        plan: the figures.
-        monotonic: seconds that never go back.
-        wall: seconds since 1970, UTC, for the quota's periods.
-    """
-
-    plan: UsagePlan
-    monotonic: Callable[[], float]
-    wall: Callable[[], float]
-    _uses: dict[str, _Use] = field(default_factory=dict)
-
-    def take(self, name: str | None) -> None:
-        """Count one request of a key, or of the public (None).
-
-        Raises:
-            GatewayError: THROTTLED or QUOTA_EXCEEDED; then it was not counted.
-        """
-        now = self.monotonic()
-        use = self._uses.setdefault(name or "", _Use(tokens=self.plan.burst, at=now))
-        use.tokens = min(self.plan.burst, use.tokens + (now - use.at) * self.plan.rate)
-        use.at = now
-        if use.tokens < 1:
-            raise GatewayError("THROTTLED")
-        if name is not None:
-            period = int(self.wall() // PERIODS[self.plan.period])
-            if period != use.period:
-                use.period, use.count = period, 0
-            if use.count >= self.plan.quota:
-                raise GatewayError("QUOTA_EXCEEDED")
-            use.count += 1
-        use.tokens -= 1

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import concurrent.futures
+from pathlib import Path
+
+import pytest
+
+from service import files
+from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, digest
+
+
+def test_key_file_details(tmp_path: Path) -> None:
+    """The folder is 0700, what a crash left over is no obstacle, names are bounded, and no file is no key."""
+    file = KeyFile(tmp_path / "d" / "keys.json")
+    file.add("a", "a" * 40)
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "d" / "keys.json.new").write_text("left over")
+    for name in ("", "a", "\u00e9", "x" * 129):
+        with pytest.raises(KeyFileError):
+            file.add(name, "b" * 40)
+    file.add("b", "b" * 40)
+    ring = Keyring(file, {})
+    assert ring.identify("b" * 40) == "b"
+    file.path.unlink()
+    assert ring.identify("b" * 40) is None
+
+
+def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
+    """A keyring knows a key as soon as it is in the file, and forgets it as soon as it is not."""
+    file = KeyFile(tmp_path / "keys.json")
+    ring = Keyring(file, {"env": digest("e" * 40)})
+    assert ring.identify("a" * 40) is None
+    file.add("a", "a" * 40)
+    assert ring.identify("a" * 40) == "a"
+    assert ring.identify("e" * 40) == "env"
+    assert ring.identify("") is None
+    file.remove("a")
+    assert ring.identify("a" * 40) is None
+
+
+def test_keys_are_added_and_removed_one_after_the_other(tmp_path: Path) -> None:
+    """However many do so at once, what one adds is there, and what one removes is gone."""
+    keys = KeyFile(tmp_path / "keys.json")
+    for number in range(20):
+        keys.add(f"old{number}", f"{number:030}")
+
+    def change(number: int) -> None:
+        keys.add(f"new{number}", f"{number:040}")
+        keys.remove(f"old{number}")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(20)))
+    assert sorted(keys.read()) == sorted(f"new{number}" for number in range(20))
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
+    assert keys.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+    """An add waits for whoever is changing the file, and reads what that one left."""
+    keys = KeyFile(tmp_path / "keys.json")
+    keys.add("stolen", "s" * 30)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with files.locked(tmp_path):
+            adding = pool.submit(keys.add, "new", "n" * 30)
+            assert not concurrent.futures.wait([adding], 0.2).done
+            keys.path.write_text("{}")
+        adding.result(5)
+    assert sorted(keys.read()) == ["new"]
+
+
+def test_no_key_is_removed_where_there_is_no_file(tmp_path: Path) -> None:
+    """It is told as any other that there is not, and no directory is made."""
+    with pytest.raises(KeyFileError, match="no key of the name 'x'"):
+        KeyFile(tmp_path / "nowhere" / "keys.json").remove("x")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff"])
+def test_a_damaged_key_file_serves_nobody(tmp_path: Path, text: str) -> None:
+    """A file of keys that cannot be read is an error each time, never an empty or an old list."""
+    path = tmp_path / "keys.json"
+    KeyFile(path).add("a", "a" * 40)
+    ring = Keyring(KeyFile(path), {})
+    assert ring.identify("a" * 40) == "a"
+    path.write_bytes(text.encode("latin-1"))
+    for _ in range(2):
+        with pytest.raises(KeyFileError):
+            ring.identify("a" * 40)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import concurrent.futures
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.gateway import usage_plan
+from service.gateway.routes import GatewayError, UsagePlan
+from service.gateway.usage_plan import Meter
+from tests import authorities, csrs, serving
+from tests.answers import problem
+from tests.gateway import running
+from tests.serving import API_KEY
+
+PLAN = UsagePlan(rate=2, burst=3, quota=5, period="DAY")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def taken(take: Callable[[str], None], name: str, times: int) -> list[str]:
+    """What each of several requests met with."""
+    met = []
+    for _ in range(times):
+        try:
+            take(name)
+            met.append("ok")
+        except GatewayError as error:
+            met.append(error.kind)
+    return met
+
+
+def test_a_bucket_fills_at_its_rate() -> None:
+    """`burst` at once, then `rate` a second, and never more than `burst` saved up."""
+    clock = Clock()
+    meter = Meter(UsagePlan(rate=2, burst=3, quota=99, period="DAY"), clock, clock)
+    assert taken(meter.take_for_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    clock.now += 0.5
+    assert taken(meter.take_for_key, "a", 2) == ["ok", "THROTTLED"]
+    clock.now += 3600
+    assert taken(meter.take_for_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+
+
+def test_each_caller_has_a_bucket() -> None:
+    """A key's use is no other caller's; without a key there is no quota."""
+    clock = Clock()
+    meter = Meter(PLAN, clock, clock)
+    assert taken(meter.take_for_key, "a", 4)[-1] == "THROTTLED"
+    assert taken(meter.take_for_key, "b", 1) == ["ok"]
+    assert taken(meter.take, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert taken(meter.take, "b", 1) == ["ok"]
+    for _ in range(10):
+        clock.now += 10
+        assert taken(meter.take, "a", 1) == ["ok"]
+
+
+def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many callers cost the one that called longest ago its bucket, and no key its quota."""
+    monkeypatch.setattr(usage_plan, "MAX_CALLERS", 3)
+    clock = Clock()
+    meter = Meter(PLAN, clock, clock)
+    assert taken(meter.take_for_key, "key", 3) == ["ok"] * 3
+    assert taken(meter.take, "a", 4)[-1] == "THROTTLED"
+    assert [taken(meter.take, name, 3)[-1] for name in "bcad"] == ["ok", "ok", "THROTTLED", "ok"]
+    assert [taken(meter.take, name, 3)[-1] for name in "adb"] == ["THROTTLED", "THROTTLED", "ok"]
+    assert taken(meter.take_for_key, "key", 1) == ["THROTTLED"]
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "20010db800010002::/64"),
+        ("2001:db8:1:2::", "20010db800010002::/64"),
+        ("2001:db8:1:3::", "20010db800010003::/64"),
+        ("fe80::1%eth0", "fe80000000000000::/64"),
+        ("::1", "0::/64"),
+        ("", ""),
+    ],
+)
+def test_callers_without_a_key(address: str, network: str) -> None:
+    """Addresses of one /64 are one caller; a client certificate counts for itself, whatever the address."""
+    identity = {"sourceIp": address}
+    assert usage_plan.caller(identity) == network
+    certificate = {"serialNumber": "0a:1b", "issuerDN": "CN=x"}
+    assert usage_plan.caller({**identity, "clientCert": certificate}) == "0a:1b CN=x"
+
+
+@pytest.mark.parametrize(("period", "seconds"), [("DAY", 86_400), ("WEEK", 604_800), ("MONTH", 2_592_000)])
+def test_a_quota_lasts_a_period(period: str, seconds: int) -> None:
+    """After `quota` requests of a key nothing goes until the period ends; refused ones do not count."""
+    clock = Clock()
+    clock.now = 10.0 * seconds
+    meter = Meter(UsagePlan(rate=99, burst=99, quota=5, period=period), clock, clock)
+    assert taken(meter.take_for_key, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
+    clock.now += seconds - 1
+    assert taken(meter.take_for_key, "a", 1) == ["QUOTA_EXCEEDED"]
+    clock.now += 1
+    assert taken(meter.take_for_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
+
+
+def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
+    """A request needs a whole token; one that the quota refuses takes none."""
+    clock = Clock()
+    meter = Meter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
+    assert taken(meter.take_for_key, "a", 1) == ["ok"]
+    clock.now += 0.5
+    assert taken(meter.take_for_key, "a", 1) == ["THROTTLED"]
+    meter = Meter(UsagePlan(rate=0.000001, burst=3, quota=1, period="DAY"), clock, clock)
+    assert taken(meter.take_for_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
+
+
+def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> None:
+    """One count however many workers serve: burst and no more, then 429 with Retry-After."""
+    with serving.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
+        order = {"csr": csrs.pem(csrs.build()).decode(), "text": False}
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: server.sign(order), range(60)))
+        signed = [answer for answer in found if answer.status == 200]
+        throttled = [answer for answer in found if answer.status == 429]
+        assert len(signed) + len(throttled) == 60
+        plan = authorities.document()["x-usage-plan"]
+        assert plan["burst"] <= len(signed) <= plan["burst"] + 15
+        for answer in throttled:
+            problem(answer, 429, "rateLimited")
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.headers["x-amzn-ErrorType"] == "TooManyRequestsException"
+
+
+def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
+    """The quota's 429 has its own words, and says to come back later."""
+    document = json.loads(json.dumps(authorities.document()))
+    document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
+    with running.gateway(tmp_path, document, unlimited=False) as server:
+        statuses = [server.sign({}).status for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        answer = server.sign({})
+        assert "quota" in problem(answer, 429, "rateLimited")["detail"]
+        assert int(answer.headers["Retry-After"]) > 60
+        assert server.sign({}, API_KEY[::-1]).status == 200
+        assert server.request("GET", "/health").status == 200
+
+
+def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) -> None:
+    """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
+    with running.gateway(tmp_path, running.library(), unlimited=False) as server:
+        statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
+        assert statuses[:4] == [200] * 4
+        assert 429 in statuses[4:]
+        assert server.request("GET", "/books").status == 200
+
+
+def test_unlimited_says_so(tmp_path: Path) -> None:
+    """`--unlimited` turns the usage plan off, with a warning."""
+    with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server:
+        assert any("usage plan is off" in line for line in server.said)
+        assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}
