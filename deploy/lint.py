@@ -163,7 +163,7 @@ def integrations(document: Document) -> Iterator[str]:
 
 
 def mocks(document: Document) -> Iterator[str]:
-    """All bodies are binary, so mocks convert to text; unknown media types are refused, not passed on."""
+    """All bodies are binary, so mocks convert to text. Unknown media types are 415; no body is rendered."""
     if "*/*" not in document.get("x-amazon-apigateway-binary-media-types", ()):
         yield "x-amazon-apigateway-binary-media-types"
     for place, operation in _operations(document):
@@ -175,6 +175,8 @@ def mocks(document: Document) -> Iterator[str]:
             yield f"{place}.contentHandling"
         if integration.get("passthroughBehavior") != "never":
             yield f"{place}.passthroughBehavior"
+        if "$input" in json.dumps(parts):
+            yield f"{place}.$input"
 
 
 def response_headers(document: Document) -> Iterator[str]:

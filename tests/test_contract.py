@@ -132,6 +132,7 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.mocks, lambda d: form(d)[INTEGRATION].pop("contentHandling")),
     (lint.mocks, lambda d: form(d)[INTEGRATION]["responses"]["default"].pop("contentHandling")),
     (lint.mocks, lambda d: form(d)[INTEGRATION].update(passthroughBehavior="when_no_match")),
+    (lint.mocks, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"text/plain": "$input.body"})),
     (lint.response_headers, lambda d: form(d)["responses"]["200"]["headers"].pop("Referrer-Policy")),
     (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(NONE={})),
     (

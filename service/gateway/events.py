@@ -140,14 +140,15 @@ def _parse_result(result: object) -> Response:
 def mock_response(request: Request, route: Route) -> Response:
     """The response of a mock integration: request template -> status -> response and its template.
 
-    A body is never rendered, nor passed through: without a template for its Content-Type it is refused.
+    A body is never rendered, nor passed through, whatever passthroughBehavior says: without a template for
+    its Content-Type it is refused.
 
     Raises:
         GatewayError: no request template takes this Content-Type: 415.
     """
     # API Gateway takes JSON where there is no Content-Type.
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    template = route.integration["requestTemplates"].get(media_type or "application/json")
+    template = route.integration.get("requestTemplates", {}).get(media_type or "application/json")
     if template is None:
         raise GatewayError("UNSUPPORTED_MEDIA_TYPE")
     variables = {"context": _context(request, route)}

@@ -65,6 +65,39 @@ def test_clients_that_stall_keep_nobody_out(narrow: Server, stall: str) -> None:
     assert "Traceback" not in narrow.logged()
 
 
+TEMPLATE = b'#set($x = 7 * 191)$x $context.identity.sourceIp {"statusCode": 204}'
+TYPES = [
+    "",
+    "application/json",
+    "Text/PLAIN; charset=utf-8",
+    ";",
+    "application/json;a=b",
+    "text/plain;#set($x=1)",
+]
+OTHER_TYPES = [
+    "image/png",
+    "text/html",
+    "*/*",
+    "application/json, text/plain",
+    "$context.path",
+    "application/",
+]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "status"), [*((each, 405) for each in TYPES), *((each, 415) for each in OTHER_TYPES)]
+)
+def test_a_body_is_no_template(server: Server, media_type: str, status: int) -> None:
+    """What a mock answers has nothing of the request's body in it, whatever its type; and 415 is of the type only."""
+    answer = server.request(
+        "PUT", "/sign", TEMPLATE, {"Content-Type": media_type, "User-Agent": TEMPLATE.decode()}
+    )
+    problem(answer, status, "methodNotAllowed" if status == 405 else "unsupportedMediaType")
+    assert not [part for part in (b"1337", b"#set", b"127.0.0.1") if part in answer.body]
+    empty = server.request("PUT", "/sign", b"", {"Content-Type": media_type})
+    assert {**answer.json(), "instance": ""} == {**empty.json(), "instance": ""}
+
+
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the contract's usage plan."""

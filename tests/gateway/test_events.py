@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict, MultiDict
 
 from service.gateway import events
-from service.gateway.routes import Contract, GatewayError
+from service.gateway.routes import JSON, Contract, GatewayError
 from tests import authorities
 
 CONTRACT = Contract(authorities.document())
@@ -107,9 +108,20 @@ def test_mock_status_is_the_request_templates(method: str, status: int, content_
     assert mock("/ca", method, content_type).status == status
 
 
-def test_mock_without_a_template_for_the_media_type_is_415() -> None:
-    with pytest.raises(GatewayError, match="UNSUPPORTED_MEDIA_TYPE"):
-        mock("/ca", "DELETE", "image/png")
+@pytest.mark.parametrize("behaviour", ["never", "when_no_match", "when_no_templates", "WHEN_NO_MATCH", None])
+@pytest.mark.parametrize("templates", [{"text/plain": '{"statusCode": 200}'}, {}, None], ids=repr)
+def test_mock_without_a_template_for_the_media_type_is_415(behaviour: str, templates: JSON | None) -> None:
+    """Whatever the document says of bodies that no template takes, none is taken for a template."""
+    route = CONTRACT.route("DELETE", "/ca")[0]
+    integration = {**route.integration, "passthroughBehavior": behaviour, "requestTemplates": templates}
+    if templates is None:
+        del integration["requestTemplates"]
+    route = replace(route, integration=integration)
+    for content_type in ("image/png", "", "application/json;x=text/plain", "text/plain, text/plain", "*/*"):
+        headers = CIMultiDict({"Content-Type": content_type})
+        asked = request("/ca", "DELETE", headers=headers, body=b'{"statusCode": 204}')
+        with pytest.raises(GatewayError, match="UNSUPPORTED_MEDIA_TYPE"):
+            events.mock_response(asked, route)
 
 
 def test_mock_never_renders_the_body() -> None:
