@@ -9,20 +9,36 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
 Writer: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode of a new file
 
+LOCK_TIMEOUT: Final = 60.0  # seconds; another command may wait for a slow service
 _EXISTS: Final = "it is there already; nothing was changed"
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory's lock. It is not on a file in it, since files are replaced."""
+    """Hold a directory's lock. It is not on a file in it, since files are replaced.
+
+    Raises:
+        OSError: it cannot be opened; or another process, which may be of any user who can read the
+            directory, holds the lock for `LOCK_TIMEOUT`.
+    """
     with _opened(directory) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        give_up = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up:
+                    message = "another process holds the lock of this directory"
+                    raise OSError(errno.EWOULDBLOCK, message, str(directory)) from error
+                time.sleep(0.05)
         yield
 
 
@@ -211,7 +227,10 @@ def _give_to_owner(directory: Path, created: int | Path) -> None:
     owner = directory.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         with contextlib.suppress(PermissionError):  # root of a container, or of another machine
-            os.chown(created, owner.st_uid, owner.st_gid)
+            if isinstance(created, int):
+                os.fchown(created, owner.st_uid, owner.st_gid)
+            else:
+                os.lchown(created, owner.st_uid, owner.st_gid)  # the owner could put a link there
 
 
 def _sync(directory: Path) -> None:

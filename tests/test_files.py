@@ -183,6 +183,21 @@ def test_new_directory_appears_with_its_files(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("is_attacked", [True, False])
+def test_link_in_place_of_a_new_directory_gives_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
+) -> None:
+    """The owner of a directory gets what root creates in it, and not what a link in it points to."""
+    (tmp_path / "target").mkdir()
+    os.chown(tmp_path, 1234, 4321)
+    if is_attacked:
+        monkeypatch.setattr(Path, "mkdir", lambda path, **_: path.symlink_to(tmp_path / "target"))
+    with contextlib.suppress(OSError), files.new_directory(tmp_path / "new"):
+        pass
+    assert ((tmp_path / "target").stat().st_uid, (tmp_path / "new").lstat().st_uid) == (0, 1234)
+
+
 def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
     """The second waits until the first has ended, even if that failed; another directory's does not wait."""
     done = threading.Event()
@@ -200,3 +215,16 @@ def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert done.wait(10)
     waiting.join()
+
+
+def test_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user who can read the directory can hold its lock: a command says so, and does not wait for ever."""
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
+    with (
+        files.locked(tmp_path),
+        pytest.raises(OSError, match="another process holds"),
+        files.locked(tmp_path),
+    ):
+        pass
+    with files.locked(tmp_path):
+        pass

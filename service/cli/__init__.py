@@ -40,8 +40,10 @@ _COMMANDS: Final = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (those of the process for None): the exit status."""
-    # The library warns of common names of more than 64 octets; we count characters.
-    warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
+    # The library warns of common names of more than 64 octets, where we count characters, and of serial
+    # numbers that are not positive, in lines that name its caller's source.
+    for message in ("Attribute's length", "Parsed a serial number"):
+        warnings.filterwarnings("ignore", message, UserWarning)
     status = 1
     try:
         if instruction := os.environ.get(COMPLETION):

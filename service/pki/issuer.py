@@ -185,8 +185,13 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
 
 
 def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """The CA's subject key identifier, octet for octet: a hash of its key may be another value."""
-    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    """The CA's subject key identifier, octet for octet: a hash of its key may be another value.
+
+    Raises IssuerError if it has none.
+    """
+    identifier = extension_value(ca, x509.SubjectKeyIdentifier)
+    if identifier is None:
+        raise IssuerError(f"{_name(ca)} has no subject key identifier")
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 

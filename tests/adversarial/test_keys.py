@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from service.pki.keys import encode_private_key
 from service.secrecy import SECRET_ENV_PREFIXES
 from service.signers import file
 from tests import authorities, csrs, serving, transcripts
@@ -393,3 +395,24 @@ def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, reader
             assert serving.run("sh", "-ec", line.partition(": ")[2], cwd=tmp_path).returncode == 0
         modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names[1:]}
         assert modes == {0o600}
+
+
+@pytest.mark.parametrize("serial_number", [1, 0])
+@pytest.mark.parametrize("is_identified", [True, False])
+def test_rollover_below_a_root_from_elsewhere(
+    tmp_path: Path, serial_number: int, *, is_identified: bool
+) -> None:
+    """A root that no verifier links to is refused in one line; nothing of it is printed as a warning of Python."""
+    change = {} if is_identified else {"ski": None}
+    with mock.patch.object(x509, "random_serial_number", return_value=1):
+        root = authorities.root(**change).public_bytes(Encoding.DER)
+    root = root.replace(b"\x02\x01\x01", bytes([2, 1, serial_number]), 1)
+    Path("root-ca.crt").write_text(ssl.DER_cert_to_PEM_cert(root))
+    Path("root-ca.key").write_bytes(encode_private_key(authorities.ROOT))
+    Path("signing-ca.crt").write_bytes(authorities.ca().public_bytes(Encoding.PEM))
+    Path("revoked.yaml").touch()
+    for path in tmp_path.iterdir():
+        path.chmod(0o600)
+    run = serving.certlet("rollover", ".", "new", cwd=tmp_path)
+    told = b"" if is_identified else b"certlet: the CA certificate 'CN=Root' has no subject key identifier\n"
+    assert (run.returncode, run.stderr, Path("new").exists()) == (int(not is_identified), told, is_identified)
