@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,16 @@ def test_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: py
         pass
     with files.locked(tmp_path):
         pass
+
+
+def test_version_tells_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
+    """As a copy with `cp -p` does; a file that nobody wrote to has the version that it had."""
+    path = tmp_path / "file"
+    assert files.version(path) == ()
+    path.write_text("a")
+    before, times = files.version(path), path.stat()
+    assert files.version(str(path)) == before
+    time.sleep(0.02)  # the kernel's clock has steps
+    path.write_text("b")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert files.version(path) != before
