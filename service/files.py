@@ -202,14 +202,11 @@ def _back_up(path: Path) -> Path:
 
 def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
     """Give a temporary file the owner, group and mode of the regular file that it replaces, if any."""
-    try:
-        replaced = path.lstat()
-    except FileNotFoundError:
-        _give_to_owner(path.parent, descriptor)
-        return
-    if stat.S_ISDIR(replaced.st_mode):  # before the first rename
+    replaced = path.lstat() if os.path.lexists(path) else None
+    if replaced and stat.S_ISDIR(replaced.st_mode):  # before the first rename
         raise _os_error(errno.EISDIR, path)
-    if not stat.S_ISREG(replaced.st_mode):
+    if not (replaced and stat.S_ISREG(replaced.st_mode)):
+        _give_to_owner(path.parent, descriptor)
         return
     kept = stat.S_IMODE(replaced.st_mode)
     kept = mode if kept & stat.S_IRWXO and not mode & stat.S_IRWXO else kept

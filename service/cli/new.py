@@ -115,7 +115,7 @@ def new(
     secrecy.seal()
     stem = _stem(out, names[0])
     key_path, path = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.crt")
-    if p12 in (key_path, path):
+    if p12 and os.path.realpath(p12) in map(os.path.realpath, (key_path, path)):
         raise CommandError(f"{p12} is to be two files at once")
     existing = next((file for file in (key_path, path, p12) if file and os.path.lexists(file)), None)
     if existing and not force:

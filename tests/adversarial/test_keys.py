@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import signal
 import ssl
 import stat
@@ -210,6 +209,14 @@ def file_names(command: str) -> set[str]:
     return names | ({"previous-ca.crt", "api-keys.json"} if command == "rollover" else set())
 
 
+LIMIT = """
+import resource, sys
+from service import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.parametrize("existing", [False, True], ids=["new directory", "existing directory"])
 @pytest.mark.parametrize("room", [200, 600, 100_000])
 def test_ca_on_a_full_disk_is_whole_or_not_there(tmp_path: Path, room: int, *, existing: bool) -> None:
@@ -217,11 +224,11 @@ def test_ca_on_a_full_disk_is_whole_or_not_there(tmp_path: Path, room: int, *, e
     if existing:
         (tmp_path / "new").mkdir()
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-
     run = subprocess.run(
-        [*CERTLET, "init", "new"], env=serving.environ(), capture_output=True, preexec_fn=limit, check=False
+        [sys.executable, "-c", LIMIT, str(room), "init", "new"],
+        env=serving.environ(),
+        capture_output=True,
+        check=False,
     )
     if room == 100_000:
         assert (run.returncode, set(content(Path("new")))) == (0, file_names("init"))
@@ -275,9 +282,13 @@ def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
     tmp_path: Path, owner: tuple[int, int]
 ) -> None:
     """New files, and a new CA, are the directory's owner's, who has to read them; secrets are 0600 still."""
-    os.chown(tmp_path, *owner)
     made()
+    (tmp_path / "shared").write_text("{}")
+    for path in (tmp_path, *tmp_path.iterdir()):
+        os.chown(path, *owner)
+    made("--out", "b")
     assert certlet("init", "ca").returncode == 0
+    (tmp_path / "ca" / "api-keys.json").symlink_to(tmp_path / "shared")
     assert certlet("key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
     assert certlet("rollover", "ca", "next").returncode == 0
     after = owners(tmp_path)
@@ -370,9 +381,11 @@ def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, reader
     """One line for each file, with its remedy, which works; nothing is refused for it."""
     assert certlet("init", "ca").returncode == 0
     path = made()
-    names = ["ca/root-ca.key", "ca/signing-ca.key", "ca/serial.key", "ca/api-keys.json", "tls.key"]
+    secrets = ("root-ca.key", "signing-ca.key", "serial.key", "api-keys.json", "elsewhere.key")
+    names = [*(f"ca/{name}" for name in secrets), "tls.key"]
     (tmp_path / "tls.key").write_bytes(path.with_suffix(".key").read_bytes())
     (tmp_path / "ca" / "api-keys.json").write_text("{}")
+    (tmp_path / "ca" / "elsewhere.key").write_bytes((tmp_path / "ca" / "signing-ca.key").read_bytes())
     for name in (*names, str(path.with_suffix(".key"))):
         (tmp_path / name).chmod(mode)
     runs = [
@@ -383,7 +396,8 @@ def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, reader
     assert [(run.returncode, run.stderr.count(b"\n")) for run in runs] == [(0, int(bool(readers)))] * 3
     said = [run.stderr.decode().rstrip().removeprefix("certlet: ") for run in runs]
     (tmp_path / "ca" / "root-ca.key").unlink()
-    with serving.serving(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key") as server:
+    env = {"CERTLET_API_KEY": serving.API_KEY, "CERTLET_CA_KEY": "file:elsewhere.key"}
+    with serving.serving(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
         warned = [line.removeprefix("Warning   ") for line in server.said if line.startswith("Warning ")]
     expected = [f"{name} can be read by {readers}: chmod 600 {name}" for name in names]
     absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]

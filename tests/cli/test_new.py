@@ -67,6 +67,7 @@ def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
         (("a.example.com", "--out", "none/a"), 1, "none/a.key: No such file or directory"),
         (("a.example.com", "--out", "there"), 1, "there.crt is there already; nothing was changed"),
         (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 1, "403 unauthorized"),
+        (("a.example.com", "--p12", "/proc/self/cwd/a.example.com.key"), 1, "is to be two files at once"),
         (("a..example.com",), 2, "empty label"),
         (("ip:a",), 2, "no name of the kind ip"),
         (("a.example.com", "--key", "dsa"), 2, "'dsa' is not one of"),
