@@ -8,6 +8,7 @@ from typing import Final
 from service.gateway.events import Response
 
 MAX_AGE: Final = 1.0  # seconds; a change of the CA is served no later
+MAX_STALE: Final = 60.0  # seconds in which an answer is better than none, while no worker gives one
 
 
 class AnswerCache:
@@ -17,7 +18,7 @@ class AnswerCache:
         """Keep nothing yet; `monotonic` says seconds that never go back."""
         self._monotonic = monotonic
         self._due: dict[str, float] = {}
-        self._answers: dict[str, Response] = {}
+        self._answers: dict[str, tuple[float, Response]] = {}
 
     def is_due(self, resource: str) -> bool:
         """Whether the function is to be asked; the next request after that is not, for a second."""
@@ -28,12 +29,13 @@ class AnswerCache:
         return True
 
     def find(self, resource: str) -> Response | None:
-        """The last answer, if it can be kept."""
-        return self._answers.get(resource)
+        """The last answer, if it could be kept."""
+        end, answer = self._answers.get(resource, (0.0, None))
+        return answer if self._monotonic() < end else None
 
-    def keep(self, resource: str, answer: Response | None) -> None:
-        """Replace the last answer; by none, if the function gave none, or one that cannot be kept."""
-        if answer and answer.status == 200 and "public" in answer.headers.get("Cache-Control", ""):  # noqa: PLR2004
-            self._answers[resource] = answer
+    def keep(self, resource: str, answer: Response) -> None:
+        """Replace the last answer; by none, if this one cannot be kept."""
+        if answer.status == 200 and "public" in answer.headers.get("Cache-Control", ""):  # noqa: PLR2004
+            self._answers[resource] = self._monotonic() + MAX_STALE, answer
         else:
             self._answers.pop(resource, None)

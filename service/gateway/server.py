@@ -144,12 +144,15 @@ class Gateway:
             scheme=request.scheme,
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
-        answer = None
+        if not is_due:
+            return await self._integrate(read, route)
         try:
             answer = await self._integrate(read, route)
-        finally:
-            if is_due:
-                self._cache.keep(route.resource, answer)
+        except GatewayError:  # such as that all workers are busy
+            if kept := self._cache.find(route.resource):
+                return kept
+            raise
+        self._cache.keep(route.resource, answer)
         return answer
 
     async def _integrate(self, read: events.Request, route: Route) -> events.Response:

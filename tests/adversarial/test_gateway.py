@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import resource
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -136,6 +138,18 @@ def test_one_client_uses_up_nobody_else_s_plan(limited: Server) -> None:
     assert limited.request("POST", path, renewal, {"Content-Type": PKCS10}, context).status == 200
     answer = limited.request("GET", "/profiles/mine", None, {"x-api-key": API_KEY}, trusting(limited))
     assert answer.status == 200
+
+
+def test_the_crl_is_answered_while_no_worker_is_free(limited: Server) -> None:
+    """For a minute, from the last answer; what says how the function is now is not."""
+    context, (worker,) = trusting(limited), limited.pids("worker")
+    assert limited.request("GET", "/ca.crl", context=context).status == 200
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert limited.request("GET", "/health", context=context).status == 503
+        assert limited.request("GET", "/ca.crl", context=context).status == 200
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def test_wrong_keys_are_throttled_and_the_right_one_is_not(limited: Server) -> None:

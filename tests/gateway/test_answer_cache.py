@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from service.gateway.answer_cache import MAX_AGE, AnswerCache
+from service.gateway.answer_cache import MAX_AGE, MAX_STALE, AnswerCache
 from service.gateway.events import Response
 
 
@@ -23,18 +23,18 @@ def test_function_is_asked_once_a_second() -> None:
         (200, "no-cache", False),
         (200, None, False),
         (503, "public, max-age=300", False),
-        (None, None, False),
     ],
 )
-def test_only_a_public_answer_is_kept(
-    status: int | None, cache_control: str | None, *, is_kept: bool
-) -> None:
-    """Anything else, or no answer at all, also ends the one before it."""
-    cache = AnswerCache(lambda: 0.0)
+def test_only_a_public_answer_is_kept(status: int, cache_control: str | None, *, is_kept: bool) -> None:
+    """For a minute. Anything else also ends the one before it."""
+    now = 1.0
+    cache = AnswerCache(lambda: now)
     old = Response(200, CIMultiDict({"Cache-Control": "public, max-age=1"}), b"old")
     cache.keep("/a", old)
     assert (cache.find("/a"), cache.find("/b")) == (old, None)
     headers = CIMultiDict({"Cache-Control": cache_control} if cache_control else {})
-    new = Response(status, headers, b"new") if status else None
+    new = Response(status, headers, b"new")
     cache.keep("/a", new)
     assert cache.find("/a") == (new if is_kept else None)
+    now += MAX_STALE
+    assert cache.find("/a") is None
