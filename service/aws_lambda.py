@@ -17,6 +17,7 @@ import awsgi
 
 from service import audit, contract
 from service.authority import Authority, MapFunction
+from service.pki.encoding import timestamp
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.settings import KeySource, Settings
 from service.signers import CurrentCA, lists
@@ -54,11 +55,13 @@ def prepare() -> None:
 
     Raises:
         SettingsError, ProfileError, OverridesError, OSError: as `handler`.
-        IssuerError: the CA cannot be loaded.
+        IssuerError: the CA cannot be loaded, or a certificate of its chain has ended.
     """
     _application()
     try:
-        _ca().load()
+        if (end := _ca().load().issuer.not_after) < datetime.now(UTC):  # it never passes
+            ended = f"the CA's chain ended at {timestamp(end)}"
+            raise IssuerError(f"{ended}: make another CA (certlet rollover or init)")
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:

@@ -51,6 +51,7 @@ def ca(**change: Any) -> x509.Certificate:
         "basic": x509.BasicConstraints(ca=True, path_length=0),
         "usage": usage("key_cert_sign", "crl_sign"),
         "ski": x509.SubjectKeyIdentifier.from_public_key(SIGNING.public_key()),
+        "aki": x509.AuthorityKeyIdentifier.from_issuer_public_key(ROOT.public_key()),
     }
     subject = change.pop("subject", "Signing")
     issued_by, signer = change.pop("issuer", "Root"), change.pop("signer", ROOT)
@@ -58,12 +59,14 @@ def ca(**change: Any) -> x509.Certificate:
     start = change.pop("start", NOW - timedelta(days=1))
     end = change.pop("end", NOW + timedelta(days=365))
     critical = change.pop("critical", False)
-    names = (name(issued_by), subject if isinstance(subject, x509.Name) else name(subject))
-    builder = x509.CertificateBuilder(*names, public_key, x509.random_serial_number())
+    names = tuple(each if isinstance(each, x509.Name) else name(each) for each in (issued_by, subject))
+    builder = x509.CertificateBuilder(names[0], names[1], public_key, x509.random_serial_number())
     builder = builder.not_valid_before(start).not_valid_after(end)
     for part, value in {**parts, **change}.items():
         if value is not None:
-            builder = builder.add_extension(value, critical=critical if part == "extra" else part != "ski")
+            builder = builder.add_extension(
+                value, critical=critical if part == "extra" else part not in ("ski", "aki")
+            )
     return builder.sign(signer, hashes.SHA256())
 
 
@@ -74,6 +77,7 @@ def root(**change: Any) -> x509.Certificate:
         "public_key": ROOT.public_key(),
         "basic": x509.BasicConstraints(ca=True, path_length=1),
         "ski": x509.SubjectKeyIdentifier.from_public_key(ROOT.public_key()),
+        "aki": None,
     }
     return ca(**{**usual, **change})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from cryptography import x509
@@ -85,6 +86,7 @@ def inspect_chain(
             _signature_problem(certificate),
             "" if index else _key_mismatch(certificate, key),
             _issuer_problem(certificates, index),
+            _identifier_problem(certificates, index),
             note="" if is_bundle else _chain_note(certificates, index),
         )
         for index, certificate in enumerate(certificates)
@@ -170,6 +172,18 @@ def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
     if not signers and index + 1 < len(chain) and not _is_ca(chain[0]):
         return "what issued it ought to follow it, and is not here: the chain has a gap"
     return ""
+
+
+def _identifier_problem(chain: Sequence[x509.Certificate], index: int) -> str:
+    """Whether the authorityKeyIdentifier is of what issued a certificate, as OpenSSL wants it; '' if so."""
+    certificate = chain[index]
+    signers = [
+        each for each in chain if each.subject == certificate.issuer and _is_signed_by(certificate, each)
+    ]
+    is_named = partial(certificate_reader.names_key_of, certificate)
+    if not signers or _try_or(lambda: any(map(is_named, signers)), otherwise=True):
+        return ""
+    return "its authorityKeyIdentifier is not of what issued it: OpenSSL does not find its issuer"
 
 
 def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from service.pki.errors import library_error
 
+_T = TypeVar("_T", bound=x509.ExtensionType)
 _Field = tuple[str, Callable[[x509.Certificate], object]]
 
 _IDENTITY: Final[tuple[_Field, ...]] = (
@@ -66,6 +67,25 @@ def is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     except Exception:  # noqa: BLE001 - the library has no common class for what disproves a signature
         return False
     return True
+
+
+def names_key_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether the certificate's authorityKeyIdentifier, if it has one, is the CA's (RFC 5280 4.2.1.1)."""
+    named = extension_value(certificate, x509.AuthorityKeyIdentifier)
+    own = extension_value(ca, x509.SubjectKeyIdentifier)
+    if named is None:
+        return True
+    issuer = x509.DirectoryName(ca.issuer)
+    return (
+        (own is None or named.key_identifier in (None, own.digest))
+        and named.authority_cert_serial_number in (None, ca.serial_number)
+        and issuer in (named.authority_cert_issuer or [issuer])
+    )
+
+
+def extension_value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    """The value of an extension of this class; None without one."""
+    return next((each.value for each in certificate.extensions if isinstance(each.value, kind)), None)
 
 
 def malformed_fields(certificate: x509.Certificate) -> list[str]:

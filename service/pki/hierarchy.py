@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from cryptography.x509.oid import NameOID
 
 from service.pki import keys
+from service.pki.certificate_reader import extension_value
 from service.pki.errors import IssuerError
-from service.pki.issuer import authority_key_identifier, extension_value
+from service.pki.issuer import authority_key_identifier
 from service.pki.names import distinguished_name
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years

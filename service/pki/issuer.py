@@ -11,14 +11,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from service.pki import keys, weak_keys
-from service.pki.certificate_reader import is_issued_by
-from service.pki.errors import BadPublicKey, IssuerError
-from service.pki.name_constraints import violations
+from service.pki.certificate_reader import extension_value, is_issued_by, names_key_of
+from service.pki.encoding import oid_name
+from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, IssuerError
+from service.pki.name_constraints import is_subject_permitted, violations
 from service.pki.names import Name
 
-_T = TypeVar("_T", bound=x509.ExtensionType)
 _S = TypeVar("_S")
 
+_AGAIN: Final = "verifiers refuse it; have it issued again, or make another CA (certlet rollover or init)"
 _HANDLED: Final = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.NameConstraints)
 
 
@@ -152,9 +153,38 @@ def _verify_path(path: Sequence[x509.Certificate]) -> None:
     for depth, ca in enumerate(path):
         _verify_ca(ca, depth)
         above = path[depth + 1] if depth + 1 < len(path) else ca
+        if above is not ca:
+            _verify_signature_algorithm(ca)
         if not is_issued_by(ca, above):
             what = "the certificate after it in the chain" if above is not ca else "itself"
             raise IssuerError(f"{_name(ca)} is not issued by {what}")
+        if fault := _link_fault(ca, above):
+            raise IssuerError(f"{_name(ca)} {fault}: {_AGAIN}")
+        constraints = [extension_value(each, x509.NameConstraints) for each in path[depth + 1 :]]
+        if not all(is_subject_permitted(each, ca.subject) for each in constraints if each):
+            raise IssuerError(f"{_name(ca)} has a subject outside the nameConstraints above it: {_AGAIN}")
+
+
+def _verify_signature_algorithm(ca: x509.Certificate) -> None:
+    try:
+        keys.verify_signature_algorithm(ca.signature_algorithm_oid, ca.signature_hash_algorithm)
+    except BadSignatureAlgorithm as error:
+        algorithm = oid_name(ca.signature_algorithm_oid)
+        raise IssuerError(f"{_name(ca)} is signed with {algorithm}: {_AGAIN}") from error
+
+
+def _link_fault(ca: x509.Certificate, above: x509.Certificate) -> str:
+    """Why OpenSSL does not accept `above` as the issuer, or Python 3.13, which is strict, does not."""
+    if not ca.subject.rdns:
+        return "has an empty subject"
+    if not ca.extensions.get_extension_for_class(x509.BasicConstraints).critical:
+        return "has basicConstraints that are not critical"
+    identifier = extension_value(ca, x509.AuthorityKeyIdentifier)
+    if above is not ca and (identifier is None or identifier.key_identifier is None):
+        return "does not say which key signed it (authorityKeyIdentifier)"
+    if not names_key_of(ca, above):
+        return f"says that another key signed it (authorityKeyIdentifier) than that of {_name(above)}"
+    return ""
 
 
 def _verify_ca(ca: x509.Certificate, depth: int) -> None:
@@ -193,11 +223,6 @@ def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifie
     if identifier is None:
         raise IssuerError(f"{_name(ca)} has no subject key identifier")
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-
-
-def extension_value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
-    """The value of an extension of this class; None without one."""
-    return next((each.value for each in certificate.extensions if isinstance(each.value, kind)), None)
 
 
 def _name(ca: x509.Certificate) -> str:

@@ -22,10 +22,15 @@ def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iter
         is_within, overlaps = partial(_is_within, name), partial(_overlaps_excluded, name)
         if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
             sentences.append(f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}")
-    is_within = partial(_is_subject_within, subject)
-    if subject.rdns and not _is_permitted(constraints, x509.DirectoryName, is_within, is_within):
+    if not is_subject_permitted(constraints, subject):
         sentences.append("the subject is outside what the CA is constrained to")
     return sentences
+
+
+def is_subject_permitted(constraints: x509.NameConstraints, subject: x509.Name) -> bool:
+    """Whether a subject, as a whole, is empty or within the directoryName subtrees."""
+    is_within = partial(_is_subject_within, subject)
+    return not subject.rdns or _is_permitted(constraints, x509.DirectoryName, is_within, is_within)
 
 
 def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:

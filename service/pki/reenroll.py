@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.pki import certificate_reader, encoding, names, weak_keys
 from service.pki.certificate import CertificateSpec
-from service.pki.certificate_reader import is_issued_by
+from service.pki.certificate_reader import extension_value, is_issued_by
 from service.pki.csr import CertificationRequest
 from service.pki.encoding import oid_name
 from service.pki.errors import (
@@ -23,7 +23,7 @@ from service.pki.errors import (
     quoted,
     refuse,
 )
-from service.pki.issuer import Issuer, extension_value
+from service.pki.issuer import Issuer
 from service.pki.names import Name
 from service.pki.profile import MAX_ATTRIBUTE, Profile
 from service.pki.profile_loader import IssuancePolicy

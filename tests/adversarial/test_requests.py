@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.pki import csr, keys
-from service.pki.errors import BadCSR, BadPublicKey
+from service.pki.errors import BadCSR, BadPublicKey, IssuerError
+from service.pki.hierarchy import Hierarchy
+from service.pki.issuer import Issuer
 from service.pki.profile_loader import ProfileError
 from service.pki.weak_keys import DenyList
-from tests import authorities, csrs
+from service.signers import file
+from tests import authorities, csrs, serving
+from tests.authorities import ROOT, SIGNING
+from tests.cli.test_show import leaf
 from tests.csrs import tlv
 from tests.pki.test_evaluation import extensions, granted, team
 
@@ -110,3 +119,69 @@ def test_denied_key_stays_denied_with_another_exponent() -> None:
     denied = DenyList.load(hashlib.sha256(usual).hexdigest())
     with pytest.raises(BadPublicKey, match="deny list"):
         authorities.evaluate(request, authorities.context(deny_list=denied))
+
+
+PERMITS: Final = x509.NameConstraints([x509.DirectoryName(authorities.name("Other"))], None)
+ROOT_ID: Final = x509.SubjectKeyIdentifier.from_public_key(ROOT.public_key())
+AKI: Final = x509.AuthorityKeyIdentifier
+SERIAL: Final = AKI(ROOT_ID.digest, [x509.DirectoryName(authorities.name("Root"))], 1)
+LOOSE: Final = x509.BasicConstraints(ca=True, path_length=1)
+# What is changed in the signing CA, and in its root; and what the start says, nothing if it is sound.
+CHAINS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
+    "sound": ({}, {}, ""),
+    "the root names itself": ({}, {"aki": AKI(ROOT_ID.digest, None, None)}, ""),
+    "the root permits host names only": ({}, {"extra": x509.NameConstraints([x509.DNSName("example.com")], None)}, ""),
+    "the key of another": ({"aki": AKI(b"other", None, None)}, {}, "says that another key signed it"),
+    "the root's key of another": ({}, {"aki": AKI(b"other", None, None)}, "says that another key signed it"),
+    "the root has another identifier": ({}, {"ski": x509.SubjectKeyIdentifier(b"other")}, "says that another key signed it"),
+    "another serial number": ({"aki": SERIAL}, {}, "says that another key signed it"),
+    "no identifier": ({"aki": None}, {}, "does not say which key signed it"),
+    "identifier of nothing": ({"aki": AKI(None, None, None)}, {}, "does not say which key signed it"),
+    "constraints not critical": ({"basic": None, "extra": LOOSE}, {}, "basicConstraints that are not critical"),
+    "the root's not critical": ({}, {"basic": None, "extra": LOOSE}, "basicConstraints that are not critical"),
+    "no subject": ({"subject": x509.Name([])}, {}, "empty subject"),
+    "a subject that is not permitted": ({}, {"extra": PERMITS}, "outside the nameConstraints"),
+    "no CA": ({}, {"basic": x509.BasicConstraints(ca=False, path_length=None)}, "not a CA"),
+    "a path too long": ({}, {"basic": x509.BasicConstraints(ca=True, path_length=0)}, "pathLen too short"),
+    "no key usage": ({"usage": None}, {}, "may not sign certificates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("signing", "above", "words"), CHAINS.values(), ids=CHAINS)
+def test_issuer_does_not_start_where_openssl_refuses(
+    tmp_path: Path, signing: dict[str, Any], above: dict[str, Any], words: str
+) -> None:
+    """A chain is an issuer's if, and only if, `openssl verify -x509_strict` accepts a leaf below it."""
+    chain = [authorities.ca(**signing), authorities.root(**above)]
+    identifier = AKI.from_issuer_public_key(SIGNING.public_key())
+    bottom = leaf(issuer=chain[0].subject, aki=identifier, end=authorities.NOW + timedelta(days=9))
+    for name, certificate in zip("lcr", [bottom, *chain], strict=True):
+        (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.PEM))
+    moment = str(int(authorities.NOW.timestamp()))
+    command = ("openssl", "verify", "-x509_strict", "-attime", moment, "-CAfile", "r", "-untrusted", "c", "l")
+    verdict = serving.run(*command, cwd=tmp_path, check=False)
+    assert (verdict.returncode == 0) is not bool(words), verdict.stderr
+    with pytest.raises(IssuerError, match=words) if words else nullcontext():
+        Issuer(chain[0], chain[1:], SIGNING)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"aki": AKI(b"other", None, None)}, "says that another key signed it"),
+        ({"end": datetime.now(UTC) - timedelta(hours=1)}, "the CA's chain ended at 20"),
+    ],
+    ids=["another key", "ended"],
+)
+def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """`certlet serve` says in one line what is wrong, and what to do; what has ended is never valid again."""
+    usual = {"start": datetime.now(UTC) - timedelta(days=9), "end": datetime.now(UTC) + timedelta(days=99)}
+    made = Hierarchy(authorities.root(**usual), authorities.ca(**usual | change), ROOT, SIGNING)
+    file.save(tmp_path / "ca", made, None)
+    run = serving.certlet("serve", "--port", "0", cwd=tmp_path)
+    (line,) = run.stderr.decode().splitlines()
+    assert (run.returncode, words in line, "make another CA (certlet rollover or init)" in line) == (
+        1,
+        True,
+        True,
+    )

@@ -36,10 +36,14 @@ def leaf(**change: Any) -> x509.Certificate:
         "end": NOW + timedelta(days=90),
         "basic": x509.BasicConstraints(ca=False, path_length=None),
         "usage": None,
+        "aki": x509.AuthorityKeyIdentifier.from_issuer_public_key(SIGNING.public_key()),
         "san": NAMES,
         "eku": x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
     }
     return ca(**{**usual, **change})
+
+
+OTHER_KEY = x509.AuthorityKeyIdentifier(b"other", None, None)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,8 @@ def leaf(**change: Any) -> x509.Certificate:
         ([leaf(), root(), ca()], 0, "out of order: number 3 issued it"),
         ([leaf(), ca(), ca(), root()], 1, "out of order: number 4 issued it"),
         ([leaf(), (same := ca()), root(), same], 3, "it is here twice: it is number 2 too"),
+        ([leaf(aki=OTHER_KEY), ca()], 0, "its authorityKeyIdentifier is not of what issued it"),
+        ([root(aki=OTHER_KEY)], 0, "its authorityKeyIdentifier is not of what issued it"),
         ([root(signer=SIGNING)], 0, "its signature is not by its own key"),
     ],
 )

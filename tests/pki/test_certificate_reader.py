@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.pki import certificate_reader, encoding, keys, names
 from service.pki.errors import IssuerError
-from service.pki.issuer import extension_value
 from service.signers import file
 from tests import authorities, csrs
 from tests.authorities import ca, root
@@ -106,7 +105,7 @@ def test_changed_certificate_is_refused_or_usable() -> None:
             counts[0] += 1
             continue
         certificate.subject.rfc4514_string()
-        for name in extension_value(certificate, x509.SubjectAlternativeName) or ():
+        for name in certificate_reader.extension_value(certificate, x509.SubjectAlternativeName) or ():
             names.shown(name)
         certificate_reader.is_issued_by(certificate, certificate)
         assert encoding.timestamp(certificate.not_valid_after_utc) + encoding.serial(

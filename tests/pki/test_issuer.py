@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.pki import keys, revocation
+from service.pki import encoding, keys, revocation
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
-from tests import authorities, csrs
+from tests import authorities, csrs, serving
 from tests.authorities import NOW, ROOT, SIGNING, ca, name, root, usage
 
 WEAK = rsa.generate_private_key(65537, 1024)
@@ -58,6 +59,27 @@ def test_an_unsound_issuer_is_refused(
     """What relying parties would refuse is refused when the issuer is made (RFC 5280 6.1)."""
     with pytest.raises(IssuerError, match=word):
         Issuer(certificate, chain, key)
+
+
+def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
+    """TLS clients refuse it (security level 1 of OpenSSL); the same with SHA-256 is an issuer."""
+    (tmp_path / "r.pem").write_text(encoding.pem([root()]))
+    for file, key in (("r.key", ROOT), ("s.key", SIGNING)):
+        (tmp_path / file).write_bytes(keys.encode_private_key(key))
+    usual = "basicConstraints=critical,CA:TRUE keyUsage=keyCertSign subjectKeyIdentifier=hash authorityKeyIdentifier=keyid"
+    (tmp_path / "x").write_text(usual.replace(" ", "\n"))
+    serving.run(
+        *["openssl", "req", "-new", "-key", "s.key", "-subj", "/CN=Signing", "-out", "s.csr"], cwd=tmp_path
+    )
+    for digest in ("sha1", "sha256"):
+        sign = f"openssl x509 -req -in s.csr -CA r.pem -CAkey r.key -set_serial 5 -{digest} -extfile x -out {digest}"
+        serving.run(*sign.split(), cwd=tmp_path)
+    old, new = (
+        x509.load_pem_x509_certificate((tmp_path / digest).read_bytes()) for digest in ("sha1", "sha256")
+    )
+    with pytest.raises(IssuerError, match="is signed with ecdsaWithSha1"):
+        Issuer(old, [root()], SIGNING)
+    assert Issuer(new, [root()], SIGNING)
 
 
 def test_an_extension_that_is_not_critical_may_be_unknown() -> None:
