@@ -142,9 +142,10 @@ def _is_due(certificate: x509.Certificate, within: timedelta | None, now: dateti
 
 def _revoked(url: str) -> frozenset[int]:
     """The serial numbers that the service's CRL lists; without it nothing is renewed, as with EST."""
+    crl = client.fetch_crl(url)
     try:
-        return frozenset(each.serial_number for each in x509.load_der_x509_crl(client.fetch_crl(url)))
-    except ValueError as error:
+        return frozenset(each.serial_number for each in x509.load_der_x509_crl(crl))
+    except Exception as error:  # the library has no common class for what malformed bytes raise
         raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
 
 

@@ -192,7 +192,7 @@ def _verify_pair(certificate: Path, key: Path) -> None:
     try:
         public_key = certificate_reader.load_pem(_read("--tls-cert", certificate)).public_key()
     except ValueError as error:
-        raise CommandError(f"there is no certificate in {certificate}, in PEM (--tls-cert)") from error
+        raise CommandError(f"--tls-cert {certificate}: {error}") from error
     data = _read("--tls-key", key)
     try:
         fits = load_pem_private_key(data, None).public_key() == public_key
@@ -203,7 +203,7 @@ def _verify_pair(certificate: Path, key: Path) -> None:
         raise CommandError(message) from None
     except UnsupportedAlgorithm:  # of a rare kind, which OpenSSL may know
         return
-    except ValueError:  # its text may quote the file, so it is not kept
+    except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
         raise CommandError(f"there is no private key in {key}, in PEM (--tls-key)") from None
     if not fits:
         raise CommandError(f"the key in {key} is not the one of the certificate in {certificate}")

@@ -11,7 +11,6 @@ from typing import Final
 
 import click
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs7
 
@@ -108,7 +107,7 @@ def _is_private_key(der: bytes) -> bool:
         load_der_private_key(der, None)
     except TypeError:  # encrypted
         return True
-    except (ValueError, UnsupportedAlgorithm):
+    except Exception:  # noqa: BLE001 - the library has no common class for what malformed bytes raise
         return False
     return True
 

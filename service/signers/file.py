@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final, cast, get_args
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -159,7 +158,7 @@ def parse(
         if passphrase is not None:
             state = f"not encrypted, but {variable} is set"
         raise IssuerError(f"{where} is {state}") from error
-    except (ValueError, UnsupportedAlgorithm):  # its text may quote the file, so it is not kept
+    except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
         wrong = "" if passphrase is None else f", or {variable} is wrong"
         raise IssuerError(f"{where} is not a PEM private key{wrong}") from None
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):

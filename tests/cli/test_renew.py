@@ -12,7 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.pki import encoding
+from service import client
+from service.cli import renew
+from service.cli.terminal import CommandError
+from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
 from tests.cli import ask, certlet
@@ -191,3 +194,14 @@ def test_help_names_the_passphrase_s_variable(command: str) -> None:
     """--help of what writes or reads a certificate's key says where its passphrase comes from."""
     assert b"$CERTLET_KEY_PASSPHRASE" in certlet(command, "--help").stdout
     assert b"CERTLET_KEY_PASSPHRASE" not in certlet("sign", "--help").stdout
+
+
+def test_list_of_another_version_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library raises a class of its own for that, as for a certificate's."""
+    crl = authorities.issuer().sign_crl(revocation.builder([], 1, authorities.NOW + timedelta(days=9)))
+    data = encoding.der(crl)
+    monkeypatch.setattr(client, "fetch_crl", lambda _: data.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
+    with pytest.raises(CommandError, match=r"http://x/ca.crl is no list of what was revoked"):
+        renew._revoked("http://x")
+    monkeypatch.setattr(client, "fetch_crl", lambda _: data)
+    assert not renew._revoked("http://x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -257,13 +258,35 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path, data: bytes | None,
     assert run.stderr.count(b"\n") == 1
 
 
+def private_der(kind: str) -> bytes:
+    return pem.parse(encode_private_key(csrs.key(kind)))[0].der or b""
+
+
 def test_changed_files_are_shown_or_refused(tmp_path: Path) -> None:
     """Whatever was changed in a certificate, a PKCS#7 or a request, `show` shows the file, or says in a line why not."""
     sound = [*(each.public_bytes(Encoding.DER) for each in (leaf(), ca(), root())), csrs.der(csrs.build()),
              pkcs7.serialize_certificates([leaf(), ca()], Encoding.DER)]  # fmt: skip
     chance = Random(22)  # noqa: S311 - the same again from the same seed
-    for _ in range(2000):
+    sound.append(private_der("ed25519"))
+    for _ in range(2400):
         change = chance.choice((strategies.changed, strategies.bent))
         (tmp_path / "a").write_bytes(change(chance, chance.choice(sound)))
         run = certlet("show", "a")
         assert (b"  Subject " in run.stdout) is not run.stderr.startswith(b"certlet: a"), run
+
+
+def test_changed_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
+    """Whatever was changed in a private key, the error is one line that holds nothing of it."""
+    sound = [*map(private_der, ("ed25519", "rsa-2048"))]
+    chance = Random(22)  # noqa: S311 - the same again from the same seed
+    (tmp_path / "a").write_bytes(CERTIFICATE)
+    (tmp_path / "b").touch(0o600)
+    for _ in range(300):
+        key = base64.encodebytes(strategies.changed(chance, chance.choice(sound)))
+        (tmp_path / "b").write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + key + b"-----END PRIVATE KEY-----\n")
+        run = certlet("show", "a", "--key-file", "b")
+        assert run.stderr in (
+            b"",
+            b"certlet: b is not a PEM private key\n",
+            b"certlet: b holds a key that cannot sign certificates\n",
+        )

@@ -221,8 +221,8 @@ def brought(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "told"),
     [
-        ("csr", "key", "there is no certificate in csr, in PEM (--tls-cert)"),
-        ("key", "crt", "there is no certificate in key, in PEM (--tls-cert)"),
+        ("csr", "key", "--tls-cert csr: the certificate cannot be read: it is not in PEM"),
+        ("key", "crt", "--tls-cert key: the certificate cannot be read: it is not in PEM"),
         ("crt", "csr", "there is no private key in csr, in PEM (--tls-key)"),
         ("crt", "cut", "there is no private key in cut, in PEM (--tls-key)"),
         ("crt", "other", "the key in other is not the one of the certificate in crt"),
