@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -127,11 +127,11 @@ def _is_power(modulus: int) -> bool:
     """Whether it is a power of an odd exponent; a square has close factors."""
     product, exponents = _power_residues(modulus.bit_length() // (_SMALL.bit_length() - 1))
     rest = modulus % product
+    possible = [(exponent, others) for prime, powers, exponent, others in exponents if rest % prime in powers]
     return any(
-        rest % prime in powers
-        and all(modulus % other in its_powers for other, its_powers in others)
+        all(modulus % prime in powers for prime, powers in others)
         and _root(modulus, exponent) ** exponent == modulus
-        for exponent, (prime, powers), *others in exponents
+        for exponent, others in possible
     )
 
 
@@ -145,18 +145,22 @@ def _root(number: int, exponent: int) -> int:
     return root
 
 
-@functools.cache
-def _power_residues(last: int) -> tuple[int, list[tuple[Any, ...]]]:
-    """Each odd prime exponent, with primes and the powers modulo them; and the product of the first primes.
+_Residues = tuple[int, frozenset[int]]
 
-    Two primes, or three for the exponent 3, let pass at most 1 in 27 numbers that are no power.
+
+@functools.cache
+def _power_residues(last: int) -> tuple[int, list[tuple[int, frozenset[int], int, list[_Residues]]]]:
+    """For each odd prime exponent a prime, the powers modulo it, and more of both; the product of the former.
+
+    Together they let pass at most 1 in 25 numbers that are no power.
     """
-    exponents: list[tuple[Any, ...]] = []
+    exponents = []
     for exponent in _primes(last)[1:]:
         primes = (n for n in itertools.count(2 * exponent + 1, 2 * exponent) if _is_prime(n))
         chosen = itertools.islice(primes, 2 + 3 // exponent)
-        exponents.append((exponent, *((prime, _powers(exponent, prime)) for prime in chosen)))
-    return math.prod(first[0] for _, first, *_ in exponents), exponents
+        first, *others = [(prime, _powers(exponent, prime)) for prime in chosen]
+        exponents.append((*first, exponent, others))
+    return math.prod(prime for prime, *_ in exponents), exponents
 
 
 def _powers(exponent: int, prime: int) -> frozenset[int]:
