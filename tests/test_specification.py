@@ -27,6 +27,7 @@ from service.pki.issuer import Issuer
 from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
 from tests import authorities, csrs
 from tests.authorities import NOW
+from tests.hostile import der
 from tests.serving import ROOT
 
 TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
@@ -269,6 +270,9 @@ def brought(case: Case) -> None:
     held = {each.value for each in case.certificate.extensions if each.oid in case.profile.extensions}
     asked = {each.value for each in case.request.extensions if each.oid in case.profile.extensions}
     assert held == asked
+    assert not any(oid.dotted_string.startswith("2.5.29.") for oid in case.profile.extensions)
+    for octets in (value.public_bytes() for value in held):
+        assert [node.encode() for node in der.parse(octets)] == [octets]
 
 
 Check = Callable[[Case], None]
