@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service.pki import keys
@@ -25,6 +25,11 @@ _SIEVE: Final = 55440  # of its residues 2 in 100 are squares, so that few roots
 _ROCA_LAST: Final = 167
 _ROCA_GENERATOR: Final = 65537
 _USUAL_EXPONENT: Final = 65537
+_FIELDS: Final = {  # the prime of each curve's field, and the octets of a coordinate (FIPS 186-4 D.1.2)
+    "secp256r1": (2**256 - 2**224 + 2**192 + 2**96 - 1, 32),
+    "secp384r1": (2**384 - 2**128 - 2**96 + 2**32 - 1, 48),
+    "secp521r1": (2**521 - 1, 66),
+}
 _SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
 
 
@@ -47,12 +52,16 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
 
 
 def forms(public_key: CertificatePublicKeyTypes, spki: bytes | None = None) -> tuple[bytes, ...]:
-    """The key's DER (`spki`, or written anew), and for RSA what is the same whatever the exponent.
+    """The key's DER (`spki`, or written anew), and of keys that its private key gives away.
 
     Anyone who knows an RSA key's factors has the private key for every exponent. So lists hold its modulus as
-    `openssl -modulus` prints it, or its DER with the usual exponent.
+    `openssl -modulus` prints it, or its DER with the usual exponent. And -d is the private key of -P.
     """
     spki = spki or keys.subject_public_key_info(public_key)
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        prime, octets = _FIELDS[public_key.curve.name]
+        y = int.from_bytes(spki[-octets:], "big")
+        return (spki, spki[:-octets] + (prime - y).to_bytes(octets, "big"))
     if not isinstance(public_key, rsa.RSAPublicKey):
         return (spki,)
     numbers = public_key.public_numbers()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from service.pki.issuer import Issuer
 from service.pki.weak_keys import DenyList
 from tests import authorities, csrs
 from tests.authorities import NOW
+from tests.pki.test_certificate_reader import MALFORMED
 
 
 def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
@@ -65,3 +67,11 @@ def test_another_ca_s_may_not() -> None:
     by = Issuer(other, [authorities.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
         reenroll.verify(made(), by, [], DenyList(), NOW)
+
+
+@pytest.mark.parametrize(("der", "problem"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_client_certificate_is_refused(der: bytes, problem: str) -> None:
+    """Whichever field it is, it is no error of the service's; what is wrong stays in the log."""
+    with pytest.raises(NotPermitted, match="cannot be read") as refusal:
+        reenroll.load(ssl.DER_cert_to_PEM_cert(der).encode())
+    assert problem in str(refusal.value.__cause__)

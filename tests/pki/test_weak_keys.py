@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from service.pki import csr, keys, weak_keys
@@ -227,6 +228,19 @@ def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: st
     with pytest.raises(BadPublicKey, match="deny list"):
         deny_list.verify(weak_keys.forms(OTHER_EXPONENT))
     deny_list.verify(weak_keys.forms(csrs.key("rsa-3072").public_key()))
+
+
+@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521"])
+def test_deny_list_holds_the_negative_of_a_point(kind: str) -> None:
+    """Anyone who has d has n - d as well, whose public key has the same x; no other point of the curve has it."""
+    own, negative = weak_keys.forms(csrs.key(kind).public_key())
+    first, second = map(load_der_public_key, (own, negative))  # which refuses what is not on the curve
+    assert isinstance(first, ec.EllipticCurvePublicKey)
+    assert isinstance(second, ec.EllipticCurvePublicKey)
+    one, other = first.public_numbers(), second.public_numbers()
+    assert (one.x == other.x, one.y == other.y) == (True, False)
+    with pytest.raises(BadPublicKey, match="deny list"):
+        DenyList.load(hashlib.sha256(own).hexdigest()).verify(weak_keys.forms(second))
 
 
 def test_a_deny_list_that_is_none() -> None:
