@@ -18,11 +18,12 @@ from aiohttp import web
 # after 60, Caddy after 120. aiohttp would wait for an hour.
 IDLE_TIMEOUT: Final = 150.0
 TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
-MAX_CONNECTIONS: Final = 4096  # connections at once; silent ones take 20 MB, over TLS 340
-RESERVED_FDS: Final = 128  # descriptors for all else: slots of 64 workers, files, messages
+MAX_CONNECTIONS: Final = 4096  # connections at once; silent ones take 20 MB, over TLS 400
+RESERVED_FDS: Final = 128  # descriptors for all else: slots of 64 workers, files, what is not closed yet
 MIN_CONNECTIONS: Final = 16  # connections, however few descriptors there are
 MAX_UPLOADS: Final = 128 * 1024 * 1024  # octets of bodies that have not arrived yet, in all connections
 _BACKLOG: Final = 1024  # connections that the kernel keeps until they are accepted
+_ACCEPTS: Final = 16  # connections that are accepted before others are read; what they end is closed later
 _ACCEPT_PAUSE: Final = 0.1  # seconds without an accept after one that failed
 _BUFFER: Final = 32 * 1024  # octets of a connection's buffers
 
@@ -129,10 +130,11 @@ class Connection(web.RequestHandler):
         """Begin to speak HTTP, after the handshake if there is a context."""
         timeout = TLS_HANDSHAKE_TIMEOUT if context else None
         try:
-            with contextlib.suppress(OSError):  # the client is gone, or speaks no TLS
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: self, self._client, ssl=context, ssl_handshake_timeout=timeout
-                )
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, self._client, ssl=context, ssl_handshake_timeout=timeout
+            )
+        except OSError as error:  # the client is gone, or speaks no TLS
+            error.__traceback__ = None  # a cycle with asyncio's frames, which keep what TLS takes: 100 KB
         finally:
             if not self._wire:
                 self._connections.closed(self)
@@ -172,7 +174,7 @@ class Connection(web.RequestHandler):
 
 
 class Listener:
-    """Accepts clients: one of each address between two looks at all others."""
+    """Accepts clients."""
 
     def __init__(
         self,
@@ -209,22 +211,23 @@ class Listener:
             each.close()
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            client, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):  # the client left
-            return
-        except OSError:  # there are no descriptors, or no memory
-            self._connections.drop_one(self._connections.idle)
-            self._loop.remove_reader(listener)
-            self._loop.call_later(_ACCEPT_PAUSE, self._resume, listener)
-            return
-        connection = self._create(client)
-        if not self._connections.admit(connection):
-            client.close()
-            return
-        task = self._loop.create_task(connection.establish(self._context))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for _ in range(_ACCEPTS):
+            try:
+                client, _address = listener.accept()
+            except (BlockingIOError, ConnectionError):  # there are no more, or one left
+                return
+            except OSError:  # there are no descriptors, or no memory
+                self._connections.drop_one(self._connections.idle)
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_ACCEPT_PAUSE, self._resume, listener)
+                return
+            connection = self._create(client)
+            if not self._connections.admit(connection):
+                client.close()
+                continue
+            task = self._loop.create_task(connection.establish(self._context))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _resume(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
