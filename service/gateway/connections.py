@@ -21,7 +21,7 @@ TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 MAX_CONNECTIONS: Final = 4096  # connections at once; silent ones take 20 MB, over TLS 400
 RESERVED_FDS: Final = 128  # descriptors for all else: slots of 64 workers, files, what is not closed yet
 MIN_CONNECTIONS: Final = 16  # connections, however few descriptors there are
-MAX_UPLOADS: Final = 128 * 1024 * 1024  # octets of bodies that have not arrived yet, in all connections
+MAX_PARTIAL: Final = 128 * 1024 * 1024  # octets of heads and bodies that are not complete, in all connections
 _BACKLOG: Final = 1024  # connections that the kernel keeps until they are accepted
 _ACCEPTS: Final = 16  # connections that are accepted before others are read; what they end is closed later
 _ACCEPT_PAUSE: Final = 0.1  # seconds without an accept after one that failed
@@ -47,9 +47,9 @@ class Connections:
     A new one takes the place of the oldest of the largest group: silent clients end no upload.
 
     Attributes:
-        idle: no request: silent, in the TLS handshake, after half a head, or between two requests.
-        uploads: half a body -> its octets.
-        answers: an answer that is not sent yet.
+        idle: without a request: silent, in the TLS handshake, with half a head -> its octets.
+        uploads: with half a body -> its octets.
+        answers: with an answer that is not sent yet.
     """
 
     def __init__(self, limit: Callable[[], int] = connection_limit) -> None:
@@ -63,19 +63,22 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Count a connection, and make room for it; False if all others are about to be answered."""
         while len(self._open) >= self._limit():  # which may change while we run
-            if not self.drop_one(max(self.idle, self.uploads, self.answers, key=len)):
+            if not self.drop_oldest(max(self.idle, self.uploads, self.answers, key=len)):
                 return False
         self._open.add(connection)
         self.idle[connection] = 0
         return True
 
-    def drop_one(self, group: dict[Connection, int]) -> bool:
+    def drop_oldest(self, group: dict[Connection, int]) -> bool:
         """End the connection that is in this group for the longest time, if there is one."""
-        longest = next(iter(group), None)
-        if longest:
-            self.closed(longest)
-            longest.drop()
-        return longest is not None
+        oldest = next(iter(group), None)
+        if oldest:
+            self._drop(oldest)
+        return oldest is not None
+
+    def _drop(self, connection: Connection) -> None:
+        self.closed(connection)
+        connection.drop()
 
     def closed(self, connection: Connection) -> None:
         """Count it no more."""
@@ -84,9 +87,8 @@ class Connections:
 
     def busy(self, connection: Connection) -> None:
         """Its request is being answered: it is not dropped."""
-        self.idle.pop(connection, None)
         self.answers.pop(connection, None)
-        self._octets -= self.uploads.pop(connection, 0)
+        self._octets -= self.idle.pop(connection, 0) + self.uploads.pop(connection, 0)
 
     def wait(self, connection: Connection, group: dict[Connection, int]) -> None:
         """It waits for its client, if it is still there."""
@@ -94,13 +96,14 @@ class Connections:
         if connection in self._open:
             group[connection] = 0
 
-    def received(self, connection: Connection, octets: int) -> None:
-        """More of its body has arrived. Too much in all connections together ends the oldest upload."""
-        if connection in self.uploads:
-            self.uploads[connection] += octets
+    def received(self, connection: Connection, group: dict[Connection, int], octets: int) -> None:
+        """More of its head or body has arrived. Too much in all together ends the one with most."""
+        if connection in group:
+            group[connection] += octets
             self._octets += octets
-        while self._octets > MAX_UPLOADS:
-            self.drop_one(self.uploads)
+        while self._octets > MAX_PARTIAL:
+            group = max(self.idle, self.uploads, key=lambda group: max(group.values(), default=0))
+            self._drop(max(group, key=group.__getitem__))
 
 
 class Connection(web.RequestHandler):
@@ -144,6 +147,11 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self._wire = cast("asyncio.Transport", transport)
         self._wire.set_write_buffer_limits(_BUFFER)
+
+    def data_received(self, data: bytes) -> None:
+        """The client sends something."""
+        super().data_received(data)
+        self._connections.received(self, self._connections.idle, len(data))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
@@ -217,7 +225,7 @@ class Listener:
             except (BlockingIOError, ConnectionError):  # there are no more, or one left
                 return
             except OSError:  # there are no descriptors, or no memory
-                self._connections.drop_one(self._connections.idle)
+                self._connections.drop_oldest(self._connections.idle)
                 self._loop.remove_reader(listener)
                 self._loop.call_later(_ACCEPT_PAUSE, self._resume, listener)
                 return

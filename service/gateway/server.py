@@ -194,7 +194,7 @@ class Gateway:
                     body += chunk
                     if len(body) > most:
                         break
-                    connections.received(connection, len(chunk))
+                    connections.received(connection, connections.uploads, len(chunk))
         except TimeoutError:
             raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
         except (web.RequestPayloadError, ConnectionError):

@@ -171,21 +171,24 @@ def test_the_largest_group_makes_room() -> None:
     assert group.dropped == ["a", "x", "z", "0", "b", "1", "3"]
 
 
-def test_uploads_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest ends if all have more octets; those that ended or became whole do not count."""
-    monkeypatch.setattr(connections, "MAX_UPLOADS", 10)
+def test_partial_requests_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with most octets ends if all have more; those that ended or became whole do not count."""
+    monkeypatch.setattr(connections, "MAX_PARTIAL", 10)
     group = Group(9)
     counted = group.counted
-    first, second, third = (group.admit(name) for name in "abc")
-    for connection in (first, second, third):
+    head, upload, small, whole = (group.admit(name) for name in "abcd")
+    for connection in (upload, small, whole):
         counted.wait(connection, counted.uploads)
-        counted.received(connection, 5 if connection is first else 3)
+    counted.received(whole, counted.uploads, 9)
+    counted.busy(whole)
+    counted.received(whole, counted.uploads, 9)
+    counted.received(head, counted.idle, 5)
+    counted.received(upload, counted.uploads, 4)
+    assert group.dropped == []
+    counted.received(small, counted.uploads, 2)
     assert group.dropped == ["a"]
-    counted.busy(second)
-    counted.received(third, 7)
-    assert group.dropped == ["a"]
-    counted.received(third, 1)
-    assert group.dropped == ["a", "c"]
+    counted.received(upload, counted.uploads, 6)
+    assert group.dropped == ["a", "b"]
 
 
 @pytest.mark.parametrize(
