@@ -40,7 +40,7 @@ _MAX_MAILBOX_OCTETS: Final = 254  # RFC 5321 4.5.3.1.3, without the path's angle
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986 3.1
 _PCHAR: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"  # RFC 3986 3.3
 _URI_REST: Final = re.compile(  # after the scheme: an authority or none, path, query, fragment
-    rf"(?://(?:{_PCHAR}|[\[\]])*(?=[/?#]|\Z))?(?:{_PCHAR}|/)*(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
+    rf"(?://(?:\[{_PCHAR}*\](?::[0-9]*)?|{_PCHAR}*)(?=[/?#]|\Z))?(?:{_PCHAR}|/)*(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
 )
 _MAX_URI_OCTETS: Final = 2048  # the SPIFFE ID standard's bound, and browsers' in practice
 
@@ -162,6 +162,8 @@ def read_into_common_name(text: str) -> Name | None:
     it need not be well formed. `text` is as `prepare` returns it.
     """
     text = text.replace("\u3002", ".").rstrip(".")  # IDNA 2003's other dot; NFKC made that of two more
+    if text.startswith(".") and _HOST_LIKE.fullmatch(text[1:]):
+        text = f"*{text}"  # Squid reads the one as the other
     if "*" in text:
         return Name(NameKind.DNS, _host(text))
     local, _, domain = text.rpartition("@")
@@ -171,6 +173,12 @@ def read_into_common_name(text: str) -> Name | None:
     if spelt and spelt.kind is NameKind.IP:
         return spelt
     return Name(NameKind.DNS, _host(text)) if _HOST_LIKE.fullmatch(text) else None
+
+
+def is_another_host_in_idna_2003(text: str) -> bool:
+    """Whether Java reads another host in a common name than IDNA 2008: `ss` for sharp s (UTS 46, 7)."""
+    host = text.rpartition("@")[2]
+    return read_into_common_name(text) is not None and _host(host) != _host(host.casefold())
 
 
 def _host(text: str) -> str:

@@ -231,6 +231,9 @@ def check_subject_attribute(name: str, text: str) -> str:
     if (prepared := names.prepare(text)) != text:
         fault = "has blanks, control characters or Unicode forms that programs read in other ways"
         return f"{quoted(text)} {fault}" + (f"; write {quoted(prepared)}" if prepared else "")
+    if name == "CN" and not text.isascii() and names.is_another_host_in_idna_2003(text):
+        fault = "is another host to programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
+        return f"{quoted(text)} {fault}"
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
         return f"{quoted(text)} is not a PrintableString"
     return ""

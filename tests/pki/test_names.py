@@ -40,6 +40,7 @@ GOOD = [
     ("dns:db01", "dns:db01"),
     ("dns:0x1.example", "dns:0x1.example"),
     ("uri:https://[2001:db8::1]/", "uri:https://[2001:db8::1]/"),
+    ("uri:https://[2001:db8::1]:443", "uri:https://[2001:db8::1]:443"),
     ("uri:urn:uuid:f81d4fae-7dec-11d0-a765", "uri:urn:uuid:f81d4fae-7dec-11d0-a765"),
 ]
 
@@ -110,7 +111,9 @@ BAD = [
     ("uri://example.com/x", "absolute"),
     ("uri:https://exa mple.com/", "absolute"),
     ("uri:https://a_b.example/", "labels"),
-    ("uri:https://[::1/", "authority"),
+    ("uri:https://[::1/", "absolute"),
+    ("uri:https://evil.example[::1]/", "absolute"),
+    ("uri:https://[::1]evil.example/", "absolute"),
     ("uri:https://evil.example:80@good.example/", "names a user"),
     ("uri:https://a.example/%zz", "absolute"),
     ("uri:https://a.example:99999/", "authority"),
