@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_REASONS: Final = 100  # as many as names; a request of 64 KiB can be wrong 10,000 times
 
 
 class IssuanceError(Exception):
@@ -78,12 +80,13 @@ class Refused(RequestError):
     title = "The request is refused for several reasons."
 
     def __init__(self, reasons: tuple[RequestError, ...]) -> None:
-        super().__init__(f"{len(reasons)} reasons, each listed in errors.")
-        self._reasons = reasons
+        listed = "each" if len(reasons) <= MAX_REASONS else f"the first {MAX_REASONS} of them"
+        super().__init__(f"{len(reasons)} reasons, {listed} listed in errors.")
+        self._reasons = reasons[:MAX_REASONS]
 
     @property
     def reasons(self) -> tuple[IssuanceError, ...]:
-        """Every single refusal that this one stands for."""
+        """The refusals that this one stands for, the first `MAX_REASONS` of them."""
         return self._reasons
 
 
