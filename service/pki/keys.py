@@ -77,6 +77,10 @@ _REFUSED: Final = {
 _ACCEPTED: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
 
 _SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_ML_DSA: Final = frozenset(  # of signatures and keys alike (RFC 9881 2)
+    {SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87}
+)
+_MIN_ML_DSA_VALUES: Final = 128  # different octets of t1: a real key has over 240, of 256
 _SIGNATURE_ALGORITHMS: Final = frozenset(
     {
         SignatureAlgorithmOID.RSA_WITH_SHA256,
@@ -87,9 +91,7 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
         SignatureAlgorithmOID.ECDSA_WITH_SHA384,
         SignatureAlgorithmOID.ECDSA_WITH_SHA512,
         SignatureAlgorithmOID.ED25519,
-        SignatureAlgorithmOID.ML_DSA_44,
-        SignatureAlgorithmOID.ML_DSA_65,
-        SignatureAlgorithmOID.ML_DSA_87,
+        *_ML_DSA,
     }
 )
 
@@ -142,7 +144,8 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
         the key's bits (RFC 5280 4.1: subjectPublicKey).
 
     Raises:
-        BadPublicKey: the algorithm is refused by name, or the RSA figures are out of bounds.
+        BadPublicKey: the algorithm is refused by name, the RSA figures are out of bounds, or anybody can
+            sign for the key.
     """
     if algorithm in _REFUSED:
         raise _bad(f"{_REFUSED[algorithm]} keys are not accepted; {_ACCEPTED}")
@@ -156,6 +159,9 @@ def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -
         raise _bad("the public key is malformed") from error
     if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
         raise _bad("the Ed25519 point is of small order: anybody can sign for it")
+    # FIPS 204, algorithm 8: a t1 of 0 and 1023, which is -1 there, leaves nothing of the secret to prove.
+    if algorithm in _ML_DSA and len(set(key[32:])) < _MIN_ML_DSA_VALUES:
+        raise _bad("the ML-DSA key is nearly all zeros: anybody can sign for it")
     return key
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import AttributeOID, ExtensionOID, PublicKeyAlgorithmOID
+from cryptography.x509.oid import AttributeOID, ExtensionOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -232,6 +232,18 @@ def test_small_order_points_sign_for_anybody() -> None:
                 keys.verify_bounds(PublicKeyAlgorithmOID.ED25519, spki)
     good = keys.subject_public_key_info(csrs.key("ed25519").public_key())
     keys.verify_bounds(PublicKeyAlgorithmOID.ED25519, good)
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x0f\xfc"], ids=bytes.hex)
+def test_ml_dsa_key_of_zeros_signs_for_anybody(filler: bytes) -> None:
+    """The same of a t1 of coefficients 0 and 1023, which is -1 for the verifier: a signature needs no secret."""
+    algorithm = SignatureAlgorithmOID.ML_DSA_44
+    good = csrs.key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    weak = good[:32] + filler * (1280 // len(filler))
+    own, other = (mldsa.MLDSA44PublicKey.from_public_bytes(each) for each in (good, weak))
+    keys.verify_bounds(algorithm, keys.subject_public_key_info(own))
+    with pytest.raises(BadPublicKey, match="anybody can sign"):
+        keys.verify_bounds(algorithm, keys.subject_public_key_info(other))
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x30\x82" + tail))
