@@ -131,14 +131,19 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
     """
     temporaries: dict[Path, Path] = {}
 
-    def write(path: Path, data: bytes, mode: int) -> None:
+    def verify_new(path: Path) -> None:
         if not overwrite and os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
+
+    def write(path: Path, data: bytes, mode: int) -> None:
+        verify_new(path)
         temporaries[path] = _write_temporary(path, data, mode)
 
     try:
         yield write
-        _rename(temporaries, overwrite=overwrite)
+        for path in temporaries:  # a program that takes no lock may have created it since
+            verify_new(path)
+        _rename(temporaries)
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -166,7 +171,7 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
     return temporary
 
 
-def _rename(temporaries: Mapping[Path, Path], *, overwrite: bool) -> None:
+def _rename(temporaries: Mapping[Path, Path]) -> None:
     """Give all temporary files their names, or none."""
     old = [path for path in temporaries if os.path.lexists(path)]
     backups: dict[Path, Path] = {}
@@ -174,8 +179,6 @@ def _rename(temporaries: Mapping[Path, Path], *, overwrite: bool) -> None:
         if len(temporaries) > 1:  # one rename needs no undoing
             backups.update((path, _back_up(path)) for path in old)
         for path, temporary in temporaries.items():
-            if not overwrite:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             temporary.replace(path)
     except BaseException:
         for path in [path for path, temporary in temporaries.items() if not temporary.exists()]:
@@ -191,12 +194,16 @@ def _rename(temporaries: Mapping[Path, Path], *, overwrite: bool) -> None:
 
 
 def _back_up(path: Path) -> Path:
-    """Give a file a second name; copy it where it can have none: a mount, an immutable file, FAT."""
+    """Give a file a second name; copy it where it can have none: a mount, an immutable file, FAT.
+
+    A link is not followed: the copy is the directory owner's, who may not be allowed to read its target.
+    """
     backup = _temporary_name(path)
     try:
         os.link(path, backup, follow_symlinks=False)
     except OSError:
-        return _write_temporary(path, path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return _write_temporary(path, file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
     return backup
 
 
@@ -224,10 +231,8 @@ def _give_to_owner(directory: Path, created: int | Path) -> None:
     owner = directory.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         with contextlib.suppress(PermissionError):  # root of a container, or of another machine
-            if isinstance(created, int):
-                os.fchown(created, owner.st_uid, owner.st_gid)
-            else:
-                os.lchown(created, owner.st_uid, owner.st_gid)  # the owner could put a link there
+            # The owner could put a link in place of a path.
+            os.chown(created, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(created, int))
 
 
 def _sync(directory: Path) -> None:

@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -91,6 +92,23 @@ def test_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert mode(link) != 0o600
 
 
+@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "copies"])
+def test_target_of_a_link_is_never_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    """The copy would be the directory owner's, who may not read the target: then nothing is replaced."""
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"precious")
+    link.symlink_to(target)
+    if not has_links:
+        monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EMLINK, "Too many links")))
+    expected = contextlib.nullcontext() if has_links else pytest.raises(OSError, match="symbolic links")
+    with expected, files.atomic_files() as write:
+        for path in (link, tmp_path / "other"):
+            write(path, b"new", 0o600)
+    assert (link.is_symlink(), len(list(tmp_path.iterdir()))) == ((False, 3) if has_links else (True, 2))
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, overwrite: bool) -> None:
     """A file that cannot be written, or a block that fails, leaves every file as it was."""
@@ -112,8 +130,10 @@ def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, over
         assert sorted(tmp_path.iterdir()) == [directory, old]
 
 
-def test_files_that_may_not_be_replaced_are_created_together(tmp_path: Path) -> None:
-    """No name is there before the end; one that is taken already, or in the meantime, keeps its content."""
+def test_files_that_may_not_be_replaced_are_created_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name is there before the end, nor after a failure; one that is taken by then keeps its content."""
     first, second, third = (tmp_path / name for name in "abc")
     with files.atomic_files(overwrite=False) as write:
         write(first, b"a", 0o600)
@@ -129,6 +149,9 @@ def test_files_that_may_not_be_replaced_are_created_together(tmp_path: Path) -> 
     for path in (first, tmp_path / "d"):
         with pytest.raises(FileExistsError):
             take(path)
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"), files.atomic_files(overwrite=False) as write:
+        write(third, b"other", 0o600)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"a", "b": b"b", "d": b"a"}
     assert mode(first) == 0o600
 

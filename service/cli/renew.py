@@ -88,12 +88,12 @@ def renew(
     renewed, failed = [], False
     for path in dict.fromkeys(files):
         try:
+            target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
             # Another command waits, and then finds what this one wrote.
-            with locked(Path(os.path.realpath(path)).parent):
-                certificate = _certificate(path)
+            with locked(target.parent):
+                certificate = _certificate(target)
                 if not _is_due(certificate, within, datetime.now(UTC)):
                     continue
-                key_path = key_file or path.with_suffix(".key")
                 key = _load_key(key_path, certificate, revoked)
                 offer = None if profile else _offer(certificate, offers())
                 key = _another(key) if new_key else key
@@ -103,13 +103,12 @@ def renew(
                 sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
                 certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
                 _verify(certificates[0], certificate)
-                # A symbolic link stays one: the file that it names is replaced.
                 with atomic_files() as write:
                     if new_key:  # anyone who reads both files between the two renames sees a mismatch
                         mode = stat.S_IMODE(key_path.stat().st_mode)
                         data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
-                        write(key_path.resolve(), data, mode)
-                    write(path.resolve(), encoding.pem(certificates).encode(), 0o644)
+                        write(key_path, data, mode)
+                    write(target, encoding.pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
             say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
         except OSError as error:
@@ -121,6 +120,11 @@ def renew(
     if renewed and hook:
         failed |= not _run(hook, renewed)
     return int(failed)
+
+
+def _target(path: Path) -> Path:
+    """What a symbolic link names now: it is read and replaced, even if the link names another file later."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _certificate(path: Path) -> x509.Certificate:
@@ -172,10 +176,9 @@ def _verify(new: x509.Certificate, old: x509.Certificate) -> None:
 
 def _offer(certificate: x509.Certificate, offers: Sequence[client.ProfileInfo]) -> client.ProfileInfo:
     """The profile that a certificate was issued under, which its first policy says."""
-    try:
-        policies = certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
-    except (x509.ExtensionNotFound, ValueError):
-        raise CommandError("it names no profile (certificate policy): give --profile") from None
+    policies = list(certificate_reader.extension_value(certificate, x509.CertificatePolicies) or ())
+    if not policies:
+        raise CommandError("it names no profile (certificate policy): give --profile")
     own = policies[0].policy_identifier.dotted_string
     found = next((each for each in offers if each.policies[:1] == (own,)), None)
     if found is None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,11 +20,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from service import client
 from service.pki.keys import encode_private_key
 from service.secrecy import SECRET_ENV_PREFIXES
 from service.signers import file
 from tests import authorities, csrs, serving, transcripts
 from tests.cli import ask, certlet
+from tests.cli.test_show import leaf
 from tests.serving import CERTLET, Server
 
 RENEW = ("renew", "a.example.com.crt", "--within", "100d", "--new-key")
@@ -136,6 +139,32 @@ def test_two_renewals_at_once_leave_a_pair() -> None:
     assert [run.returncode for run in runs] == [0, 0, 0]
     assert len("".join(lines).splitlines()) == 1
     assert is_pair(path)
+
+
+@pytest.mark.parametrize("is_attacked", [True, False])
+def test_link_that_changes_during_a_renewal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
+) -> None:
+    """What a link named when it was read is replaced: root writes to no file that the link names later."""
+    made("--out", "real.crt")
+    precious, sign = tmp_path / "precious", client.sign
+    precious.write_bytes(b"precious")
+    links = [tmp_path / "a.crt", tmp_path / "a.key"]
+    for link in links:
+        link.symlink_to(f"real.crt{link.suffix}")
+
+    def attack(*arguments: Any) -> client.Signed:
+        for link in links if is_attacked else ():
+            link.unlink()
+            link.symlink_to(precious)
+        return sign(*arguments)
+
+    monkeypatch.setattr(client, "sign", attack)
+    before = content(tmp_path)
+    assert certlet("renew", "a.crt", *RENEW[2:]).returncode == 0
+    after = content(tmp_path)
+    assert (precious.read_bytes(), [link.is_symlink() for link in links]) == (b"precious", [True, True])
+    assert all(before[name] != after[name] for name in ("real.crt.crt", "real.crt.key"))
 
 
 def test_what_a_killed_command_left_is_explained(tmp_path: Path) -> None:
@@ -297,25 +326,29 @@ def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
     assert secrets == {0o600}
 
 
-def malformed(path: Path) -> bytes:
-    """A certificate whose PEM is well-formed, and which has an extension twice."""
-    der = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
-    return ssl.DER_cert_to_PEM_cert(der.replace(b"\x55\x1d\x13", b"\x55\x1d\x11")).encode()
+def bad(fault: str) -> bytes:
+    """The certificate in b.crt, whose PEM is well-formed, with one fault."""
+    certificate = x509.load_pem_x509_certificate(Path("b.crt").read_bytes())
+    if fault == "an extension twice":
+        der = certificate.public_bytes(Encoding.DER).replace(b"\x55\x1d\x13", b"\x55\x1d\x11")
+        return ssl.DER_cert_to_PEM_cert(der).encode()
+    policies = x509.UnrecognizedExtension(x509.CertificatePolicies.oid, b"\x30\x00")
+    return leaf(public_key=certificate.public_key(), extra=policies).public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("good", [False, True], ids=["bad", "good"])
-def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, *, good: bool) -> None:
+@pytest.mark.parametrize("fault", ["an extension twice", "no policy in the list of policies", ""])
+def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, fault: str) -> None:
     """One line for the bad one; those before and after it are renewed, the hook runs, and the exit status is 1."""
     first = made()
     for name in ("b", "c"):
         assert certlet("new", "a.example.com", "--out", name).returncode == 0
-    if not good:
-        Path("b.crt").write_bytes(malformed(Path("b.crt")))
+    if fault:
+        Path("b.crt").write_bytes(bad(fault))
     run = certlet("renew", first, "b.crt", "c.crt", "--within", "100d", "--hook", "touch hooked")
-    assert run.returncode == (0 if good else 1)
+    assert run.returncode == bool(fault), run.stderr
     renewed = [line.split()[1] for line in run.stdout.decode().splitlines()]
-    assert renewed == [f"{first},", *(["b.crt,"] if good else []), "c.crt,"]
-    assert (run.stderr.count(b"\n"), run.stderr[:15]) == ((0, b"") if good else (1, b"certlet: b.crt:"))
+    assert renewed == [f"{first},", *([] if fault else ["b.crt,"]), "c.crt,"]
+    assert (run.stderr.count(b"\n"), run.stderr[:15]) == ((1, b"certlet: b.crt:") if fault else (0, b""))
     assert Path("hooked").exists()
 
 
