@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 import time
@@ -127,6 +128,26 @@ def test_the_one_that_is_idle_longest_makes_room() -> None:
             assert [reader.at_eof() for reader, _ in clients] == [True, True, True, False, False, False]
             for _, writer in clients:
                 writer.close()
+
+    asyncio.run(story())
+
+
+def test_accept_without_a_descriptor_ends_a_silent_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is tried again."""
+
+    async def story() -> None:
+        async with listening(9) as port:
+            silent, first = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.05)
+            accept = Mock(side_effect=[OSError(errno.EMFILE, ""), *[BlockingIOError()] * 2])
+            monkeypatch.setattr(socket.socket, "accept", accept)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await asyncio.wait_for(silent.read(), 5) == b""
+            monkeypatch.undo()
+            writer.write(WHOLE)
+            assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\nx"), 5)
+            first.close()
+            writer.close()
 
     asyncio.run(story())
 
