@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from service.pki import encoding
+from service.pki import encoding, keys
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
 from service.pki.keys import KeyKind
@@ -41,7 +41,6 @@ class CertificateSpec:
         common_name: the one in the subject; '' for none.
         names: the subject alternative names, each once, in the request's order.
         public_key: the subject public key.
-        subject_public_key_info: the same, DER.
         profile: the certificate profile.
         not_before, not_after: the first and the last second of the validity period, UTC.
         extensions: every extension, in order.
@@ -53,7 +52,6 @@ class CertificateSpec:
     common_name: str
     names: tuple[Name, ...]
     public_key: CertificatePublicKeyTypes
-    subject_public_key_info: bytes
     profile: Profile
     not_before: datetime
     not_after: datetime
@@ -86,6 +84,11 @@ class CertificateSpec:
     def usable_until(self) -> datetime:
         """Until when the certificate is worth handing out: a minute before its end, UTC."""
         return self.not_after + timedelta(seconds=1) - MIN_VALIDITY
+
+    @functools.cached_property
+    def subject_public_key_info(self) -> bytes:
+        """The subject public key, DER."""
+        return keys.subject_public_key_info(self.public_key)
 
     @functools.cached_property
     def digest(self) -> bytes:

@@ -123,8 +123,7 @@ class _Evaluation:
     def evaluate(self) -> CertificateSpec:
         """Evaluate each part of the request."""
         request, context = self._request, self._context
-        spki = request.subject_public_key_info
-        key_forms = weak_keys.forms(request.public_key, spki)
+        key_forms = weak_keys.forms(request.public_key, request.subject_public_key_info)
         self._collect(partial(context.deny_list.verify, key_forms))
         self._collect(partial(self._profile.verify_key, request.public_key))
         self._collect(partial(weak_keys.verify_not_issuer, key_forms, context.issuer.public_keys))
@@ -139,7 +138,6 @@ class _Evaluation:
             common_name=self._attributes.get("CN", ""),
             names=tuple(self._names),
             public_key=request.public_key,
-            subject_public_key_info=spki,
             profile=self._profile,
             not_before=not_before,
             not_after=not_after,

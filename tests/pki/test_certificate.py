@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from service.pki import csr
 from service.pki.certificate import CertificateSpec, extension
 from service.pki.errors import IssuerError
 from tests import authorities, csrs
@@ -32,7 +31,11 @@ def test_what_is_judged_is_what_is_signed() -> None:
     """A field of the certificate that is replaced after the evaluation gives no builder; a note does."""
     spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com"]))
     assert replace(spec, notes=("one more",)).builder(1)
-    for change in ({"subject": authorities.name("other")}, {"extensions": spec.extensions[1:]}):
+    for change in (
+        {"subject": authorities.name("other")},
+        {"public_key": csrs.key("p-384").public_key()},
+        {"extensions": spec.extensions[1:]},
+    ):
         with pytest.raises(IssuerError, match="not what was judged"):
             replace(spec, **change).builder(1)
 
@@ -40,16 +43,15 @@ def test_what_is_judged_is_what_is_signed() -> None:
 def test_the_digest_covers_every_field() -> None:
     """Any change of what the certificate will hold changes the digest (RFC 5280 4.1.2)."""
     spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com"]))
-    other_key = csr.load(csrs.pem(csrs.build(kind="p-384"))).subject_public_key_info
     changed = {
         "subject": replace(spec, subject=authorities.name("other")),
-        "subject_public_key_info": replace(spec, subject_public_key_info=other_key),
+        "public_key": replace(spec, public_key=csrs.key("p-384").public_key()),
         "not_before": replace(spec, not_before=spec.not_before + SECOND),
         "not_after": replace(spec, not_after=spec.not_after - SECOND),
         "extensions": replace(spec, extensions=spec.extensions[::-1]),
     }
-    # The key as an object; what the extensions hold; and what is not in the certificate.
-    others = {"public_key", "common_name", "names", "profile", "notes", "judged"}
+    # What the extensions hold, and what is not in the certificate.
+    others = {"common_name", "names", "profile", "notes", "judged"}
     assert changed.keys() | others == {each.name for each in fields(CertificateSpec)}
     for position, (held, _) in enumerate(spec.extensions):
         other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), held.value.value)
