@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -20,7 +21,8 @@ _log = logging.getLogger(__name__)
 class CurrentCA:
     """The CA of the settings, and its deny list, as their files are now: so all processes answer alike.
 
-    While changed files cannot be loaded the CA that they were goes on, and the log says why.
+    While changed files cannot be loaded the CA that they were goes on, and the log says why. They are read
+    once a second, unless they change: it may take that long, and anybody's request asks for the CA.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +34,7 @@ class CurrentCA:
             names.append(settings.key_name or file.SIGNING_KEY)
         self._paths = [str(settings.ca / name) for name in names]
         self._loaded: tuple[list[tuple[int, ...]], LoadedCA] | None = None
-        self._fault = ""
+        self._failure: tuple[list[tuple[int, ...]], float, str] = ([], 0.0, "")
 
     def load(self) -> LoadedCA:
         """Load the CA, unless its files are as they were.
@@ -41,18 +43,19 @@ class CurrentCA:
             IssuerError, IssuerUnavailable: as the function `load`, as long as it never succeeded.
         """
         versions = [files.version(path) for path in self._paths]
-        if self._loaded and self._loaded[0] == versions:
+        failed, failed_at, fault = self._failure
+        is_tried = versions == failed and time.monotonic() < failed_at + 1
+        if self._loaded and (is_tried or versions == self._loaded[0]):
             return self._loaded[1]
-        fault = ""
         try:
-            self._loaded = versions, load(self._settings)
+            self._loaded, fault = (versions, load(self._settings)), ""
         except IssuerError as error:
             if not self._loaded:
                 raise
-            fault = error.detail
-            if fault != self._fault:
+            if fault != error.detail:
+                fault = error.detail
                 _log.error("the CA changed and cannot be loaded, so the one before goes on: %s", fault)
-        self._fault = fault
+        self._failure = versions, time.monotonic(), fault
         return self._loaded[1]
 
 

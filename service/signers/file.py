@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
 def previous(directory: Path) -> list[x509.Certificate]:
     """The certificates of the CA before a rollover, if there was one; raise as `load`."""
     path = directory / PREVIOUS
-    return _certificates(path) if path.exists() else []
+    return _certificates(path) if os.path.lexists(path) else []
 
 
 def serial_secret(directory: Path) -> bytes | None:
@@ -59,9 +60,9 @@ def serial_secret(directory: Path) -> bytes | None:
         IssuerError: it is unreadable, or of another length.
     """
     path = directory / SERIAL_KEY
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    secret = _read(path)
+    secret = lists.read(path)
     if len(secret) != idempotency.SECRET_BYTES:
         raise IssuerError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
     return secret
@@ -75,7 +76,7 @@ def private_key(
     Raises:
         IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
     """
-    return parse(_read(path), passphrase, str(path), variable)
+    return parse(lists.read(path), passphrase, str(path), variable)
 
 
 def exists(directory: Path) -> bool:
@@ -131,16 +132,9 @@ def save(
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return certificate_reader.load_pem_chain(_read(path))
+        return certificate_reader.load_pem_chain(lists.read(path))
     except ValueError as error:
         raise IssuerError(f"{path}: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
 
 
 def parse(

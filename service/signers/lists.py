@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -39,17 +39,19 @@ def load(directory: Path) -> Lists:
     revoked(directory)
     deny_list(directory)
     path = directory / DENY_LIST
-    denied = _read(path).encode() if path.exists() else b""
-    return Lists(_read(directory / REVOKED).encode() or HEAD, denied)
+    return Lists(read(directory / REVOKED) or HEAD, read(path) if os.path.lexists(path) else b"")
 
 
 def deny_list(directory: Path) -> DenyList:
-    """The keys that are never certified, if there is a list; raise `IssuerError` if that is malformed."""
+    """The keys that are never certified, if there is a list; raise `IssuerError` if that is malformed.
+
+    A link to nothing, as on a volume that is not mounted, is no missing list.
+    """
     path = directory / DENY_LIST
-    if not path.exists():
+    if not os.path.lexists(path):
         return DenyList()
     try:
-        return DenyList.load(_read(path))
+        return DenyList.load(_read_text(path))
     except ValueError as error:
         raise IssuerError(f"{path}: {error}") from error
 
@@ -65,7 +67,7 @@ def revoked(directory: Path) -> Mapping[int, Revoked]:
 
 @functools.lru_cache(4)  # a long list, or its faults, may take seconds, and anybody asks for the CRL
 def _revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, Revoked] | str:
-    text = _read(path)
+    text = _read_text(path)
     try:
         return parse_revoked(text, path)
     except IssuerError as error:
@@ -126,10 +128,8 @@ def add_revoked(directory: Path, entry: Revoked, record: Callable[[], None]) -> 
         OSError: it cannot be written.
     """
     path = directory / REVOKED
-    if not path.exists():  # nor perhaps its directory, which is locked
-        raise IssuerError(f"{path}: {os.strerror(errno.ENOENT)}")
     with files.locked(directory):
-        added = _add(path, _read(path), entry)
+        added = _add(path, _read_text(path), entry)
         with files.atomic_files() as write:
             write(path, added.encode(), 0o644)
             record()
@@ -143,22 +143,22 @@ def _add(path: Path, text: str, entry: Revoked) -> str:
         raise IssuerError(f"{path} has {len(before)} entries, and no more are accepted")
     line = revocation.encode(entry)
     added = f"{text.rstrip()}\n{line}"
-    if not _reads_as(added, {**before, entry.serial_number: entry}, path):
-        raise IssuerError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
-    return added
+    with contextlib.suppress(IssuerError):
+        if parse_revoked(added, path) == {**before, entry.serial_number: entry}:
+            return added
+    raise IssuerError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
 
 
-def _reads_as(text: str, entries: Mapping[int, Revoked], path: Path) -> bool:
+def read(path: Path) -> bytes:
+    """The content of a file; raise `IssuerError` if it cannot be read."""
     try:
-        return parse_revoked(text, path) == entries
-    except IssuerError:
-        return False
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise IssuerError(f"{path}: {error.strerror}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read(path).decode()
     except UnicodeDecodeError as error:
         raise IssuerError(f"{path} is not UTF-8") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cryptography import x509
 
+from service import signers
 from service.gateway.answer_cache import MAX_AGE
 from service.pki import encoding, keys, revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.revocation import Revoked
+from service.settings import Settings
 from service.signers import file, lists
 from tests import authorities, csrs
 from tests.authorities import NOW
@@ -150,6 +154,38 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
         key = keys.subject_public_key_info(request.public_key())
         (ca / lists.DENY_LIST).write_text(hashlib.sha256(key).hexdigest())
         assert answers() == ({"422"}, 1)
+
+
+@pytest.mark.parametrize("name", [None, lists.DENY_LIST, file.PREVIOUS, file.SERIAL_KEY])
+def test_link_to_nothing_is_no_missing_file(tmp_path: Path, name: str | None) -> None:
+    """A deny list on a volume that is not mounted denies nothing: so such a CA does not start."""
+    file.save(tmp_path, authorities.hierarchy(), None)
+    (tmp_path / file.SERIAL_KEY).unlink()
+    expected: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if name:
+        (tmp_path / name).symlink_to("nothing")
+        expected = pytest.raises(IssuerError, match=f"{name}: No such file")
+    with expected:
+        signers.load(Settings(tmp_path))
+
+
+def test_files_that_make_no_ca_are_read_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody's request asks for the CA: until the files change, or a second is over, it is the one before."""
+    file.save(tmp_path, authorities.hierarchy(), None)
+    load = mock.Mock(wraps=signers.load)
+    monkeypatch.setattr(signers, "load", load)
+    current = signers.CurrentCA(Settings(tmp_path))
+    before = current.load()
+    for number, (text, seconds) in enumerate([("garbage", 0), ("garbage!", 0), ("", 1.1)], 2):
+        if text:
+            (tmp_path / lists.DENY_LIST).write_text(text)
+        time.sleep(seconds)
+        assert all(current.load() is before for _ in range(9))
+        assert load.call_count == number
+    (tmp_path / lists.DENY_LIST).write_text("# nothing")
+    assert current.load() is current.load() is not before
 
 
 def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:
