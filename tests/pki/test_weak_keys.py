@@ -74,6 +74,7 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
     "a cube of a product": (lambda: (prime_after(5 << 340) * prime_after(5 << 338)) ** 3, "a power"),
     "a fifth power": (lambda: prime_after(3 << 408) ** 5, "a power"),
     "a power of a short prime": (lambda: 1249**199, "a power"),
+    "a prime": (lambda: csrs.key("rsa-4096").private_numbers().p, "a prime"),  # type: ignore[union-attr]  # RSA
     "ROCA": (lambda: roca_modulus(2048), "CVE-2017-15361"),
 }
 SOUND: dict[str, Callable[[], int]] = {
