@@ -34,8 +34,6 @@ class Extension(NamedTuple):
 class CertificateSpec:
     """All that a certificate will hold, except the issuer's name, the serial number and the signature.
 
-    What is judged is what is signed: of a specification that was changed after that, `builder` makes nothing.
-
     Attributes:
         subject: may be empty.
         common_name: the one in the subject; '' for none.
@@ -45,7 +43,7 @@ class CertificateSpec:
         not_before, not_after: the first and the last second of the validity period, UTC.
         extensions: every extension, in order.
         notes: what the request asks for and does not get, or what was added, in sentences.
-        judged: the `digest` of what was judged: of these fields, unless they replace those of another.
+        judged: the `digest` of what was judged, which `dataclasses.replace` keeps: `builder` compares them.
     """
 
     subject: x509.Name

@@ -132,7 +132,7 @@ def printable(text: str) -> str:
 def library_error(error: Exception) -> str:
     """What `cryptography` says of malformed bytes, one escaped line without its own types."""
     first = str(error).partition("\n")[0]
-    if "ParseError" in first:  # which parser, and where in its own types, is nobody else's matter
+    if "ParseError" in first:  # the rest names the library's own types
         return "its DER is malformed"
     if "PEM" in first:  # the library refers to its manual
         return "it is not in PEM"

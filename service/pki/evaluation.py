@@ -311,7 +311,7 @@ class _Evaluation:
         ]
 
     def _copy_extension(self, value: x509.ExtensionType) -> None:
-        """Copy an extension; of one that the library does not know, the octets of the request."""
+        """Copy an extension; the octets of one that the library does not know, which must be DER."""
         self._requested_extensions.append(value)
         if isinstance(value, x509.UnrecognizedExtension):
             try:

@@ -32,7 +32,7 @@ from service.pki.weak_keys import DenyList
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """A client certificate and what `load` reads of it, before `verify`; its key in its `weak_keys.forms`."""
+    """A client certificate as `load` reads it, not verified; `key_forms` are its key's `weak_keys.forms`."""
 
     certificate: x509.Certificate
     names: tuple[Name, ...]
@@ -121,8 +121,8 @@ def with_presented_subject(
 ) -> CertificationRequest:
     """A request with the client certificate's spelling of each attribute that compares equal (RFC 5280 7.1).
 
-    It comes before the evaluation: programs may compare octets, and what is judged must be what is signed.
-    What is longer than any attribute stays, to be refused: time to normalise it is quadratic.
+    The result is evaluated, so that what is judged is what is signed; programs may compare octets. A text
+    that is longer than any attribute may be is refused later: normalising it takes quadratic time.
     """
     spellings = {
         (each.oid, names.fold(str(each.value))): str(each.value)
