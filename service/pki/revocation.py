@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -38,9 +38,9 @@ REASONS: Final = {
 }
 _MEMBERS: Final = {"serial", "at", "reason"}
 _HEX: Final = re.compile(r"(?:0x)?0*([0-7]?[0-9a-f]{1,39})")  # RFC 5280 4.1.2.2: 20 octets, the first bit 0
-_TEXT: Final = r'"([^"\\]*)"'
 _ENTRY: Final = re.compile(
-    rf'- \{{"serial": {_TEXT}, "at": {_TEXT}(?:, "reason": {_TEXT})?\}}(?:\s+#.*)?|\s*(?:#.*)?'
+    r'- \{"serial": "(?P<serial>[^"\\]*)", "at": "(?P<at>[^"\\]*)"(?:, "reason": "(?P<reason>[^"\\]*)")?\}'
+    r"(?:\s+#.*)?|\s*(?:#.*)?"
 )
 _MAX_FAULTS: Final = 20  # in one message
 
@@ -83,9 +83,24 @@ def load(entries: Iterable[tuple[int, object]]) -> Mapping[int, Revoked]:
         the entries by serial number, each of which a CRL can hold.
 
     Raises:
-        RevocationError: it is not such a list; the message lists all that is wrong.
+        RevocationError: it is not such a list; the message names each line that is wrong.
     """
-    return _collect((line, *_entry(value)) for line, value in entries)
+    result: dict[int, Revoked] = {}
+    faults, number = [], 0
+    for number, (line, value) in enumerate(entries, 1):  # noqa: B007 - it is the length of an iterator
+        try:
+            entry = _entry(value)
+            if entry.serial_number in result:
+                raise ValueError(f"{encoding.serial(entry.serial_number)} stands in it twice")  # noqa: TRY301
+            result[entry.serial_number] = entry
+        except ValueError as error:
+            faults.append(f"line {line}: {error}")
+    if number > MAX_ENTRIES:
+        raise RevocationError(f"it has {number} entries; {MAX_ENTRIES} are accepted")
+    if faults:
+        more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
+        raise RevocationError("; ".join(faults[:_MAX_FAULTS]) + more)
+    return result
 
 
 def load_plain(text: str) -> Mapping[int, Revoked] | int:
@@ -99,27 +114,14 @@ def load_plain(text: str) -> Mapping[int, Revoked] | int:
     Raises:
         RevocationError: as `load`.
     """
-    lines = [_plain_entry(line) for line in text.splitlines()]
-    if None in lines:
-        return lines.index(None) + 1
-    return _collect((number, *line) for number, line in enumerate(lines, 1) if line)
-
-
-def _collect(entries: Iterable[tuple[int, Revoked | None, Sequence[str]]]) -> Mapping[int, Revoked]:
-    faults: list[str] = []
-    result: dict[int, Revoked] = {}
-    number = 0
-    for line, entry, problems in entries:
-        number += 1
-        faults += [f"line {line}: {problem}" for problem in problems]
-        if entry and result.setdefault(entry.serial_number, entry) is not entry:
-            faults.append(f"line {line}: {encoding.serial(entry.serial_number)} stands in it twice")
-    if number > MAX_ENTRIES:
-        raise RevocationError(f"it has {number} entries; {MAX_ENTRIES} are accepted")
-    if faults:
-        more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
-        raise RevocationError("; ".join(faults[:_MAX_FAULTS]) + more)
-    return result
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _ENTRY.fullmatch(line)
+        if not match:
+            return number
+        if match["serial"] is not None:
+            entries.append((number, match.groupdict()))
+    return load(entries)
 
 
 def encode(revoked: Revoked) -> str:
@@ -159,45 +161,33 @@ def builder(
     )
 
 
-@functools.lru_cache(2 * MAX_ENTRIES)  # of a list that changed only the lines that did are read
-def _plain_entry(line: str) -> tuple[Revoked | None, tuple[str, ...]] | tuple[()] | None:
-    """One entry, or what is wrong with it; () of a line without one, None of a line written otherwise."""
-    match = _ENTRY.fullmatch(line)
-    if not match:
-        return None
-    serial, at, reason = match.groups()
-    return _entry({"serial": serial, "at": at, "reason": reason}) if serial is not None else ()
-
-
-def _entry(value: object) -> tuple[Revoked | None, tuple[str, ...]]:
-    """One entry, or what is wrong with it."""
+def _entry(value: object) -> Revoked:
     if not isinstance(value, Mapping) or not _MEMBERS >= value.keys() >= {"serial", "at"}:
-        return None, ("it is not a mapping of serial, at and reason",)
-    number, at, reason, problems = 0, _time(value["at"]), value.get("reason"), []
-    try:
-        if not isinstance(value["serial"], str):  # 10 would be ten to YAML, and sixteen to us
-            raise ValueError("serial is not text: write it in hexadecimal, between quotes")  # noqa: TRY004, TRY301
-        number = serial_number(value["serial"])
-    except ValueError as error:
-        problems.append(str(error))
-    if at is None:
-        problems.append(f"at is not a time (RFC 3339, UTC): {quoted(str(value['at']))}")
-    if reason is not None and not (isinstance(reason, str) and reason in REASONS):
-        problems.append(f"reason is none of {', '.join(REASONS)}: {quoted(str(reason))}")
-    if problems or at is None:
-        return None, tuple(problems)
-    entry = Revoked(number, at, REASONS[reason] if reason else None)
-    try:
-        entry.crl_entry  # noqa: B018 - built here, so that signing finds it
-    except ValueError as error:
-        return None, (str(error),)
-    return entry, ()
+        raise ValueError("it is not a mapping of serial, at and reason")
+    serial, at, reason = value["serial"], value["at"], value.get("reason")
+    if not isinstance(serial, str):  # 10 would be ten to YAML, and sixteen to us
+        raise ValueError("serial is not text: write it in hexadecimal, between quotes")  # noqa: TRY004 - as all
+    return _parse(
+        serial, at if isinstance(at, datetime) else str(at), None if reason is None else str(reason)
+    )
 
 
-def _time(value: object) -> datetime | None:
+@functools.lru_cache(2 * MAX_ENTRIES)  # of a list that changed only the entries that did are read
+def _parse(serial: str, at: str | datetime, reason: str | None) -> Revoked:
+    moment = _time(at)
+    if moment is None:
+        raise ValueError(f"at is not a time (RFC 3339, UTC): {quoted(str(at))}")
+    if reason is not None and reason not in REASONS:
+        raise ValueError(f"reason is none of {', '.join(REASONS)}: {quoted(reason)}")
+    entry = Revoked(serial_number(serial), moment, REASONS[reason] if reason else None)
+    entry.crl_entry  # noqa: B018 - built here, so that signing finds it
+    return entry
+
+
+def _time(value: str | datetime) -> datetime | None:
     """A time from text or from YAML, UTC, whole seconds; None if it is none."""
     with contextlib.suppress(ValueError, OverflowError):
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if isinstance(moment, datetime) and moment.tzinfo is not None:
+        if moment.tzinfo is not None:
             return moment.astimezone(UTC).replace(microsecond=0)
     return None

@@ -56,13 +56,14 @@ def long(start: int = 0, number: int = revocation.MAX_ENTRIES) -> str:
         ("# \u2028- {serial: '0a', at: 2026-02-28T00:00:00Z}", ""),  # which ends a line of YAML
         (LINE("0a", AT) + "\n# \x0b\n  - {}", "line 1: not a list in YAML: unacceptable character"),
         (LINE("0a", AT) + LINE("00A", AT), "line 3: 0a stands in it twice"),
+        (LINE("0a", AT) + LINE("0a", AT), "line 3: 0a stands in it twice"),
         (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n", ""),
         (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n- []\n", "line 5: it is not a mapping"),
         (long() + f"- serial: '0b'\n  at: {AT}\n", "line 80002 is not as `certlet revoke` writes it, and the list is long"),
         (long(), ""),
         (long(number=revocation.MAX_ENTRIES + 1), "it has 80001 entries; 80000 are accepted"),
     ],
-    ids=range(17),
+    ids=range(18),
 )  # fmt: skip
 def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str) -> None:
     """Within the time of a request, by the line that is at fault, and every time as fast; what is read can be signed."""
