@@ -197,7 +197,7 @@ class Gateway:
                     connections.received(connection, connections.uploads, len(chunk))
         except TimeoutError:
             raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
-        except (web.RequestPayloadError, ConnectionError):
+        except (web.RequestPayloadError, ConnectionError, RuntimeError):  # the last if it ended before this
             raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
         finally:
             connections.busy(connection)
