@@ -69,10 +69,7 @@ def version(path: Path | str) -> tuple[int, ...]:
 
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Create or replace one file, as in `atomic_files`; OSError if it cannot be, and nothing was changed.
-
-    A symbolic link is replaced, not followed. The umask limits `mode`, the permissions of a new file.
-    """
+    """Create or replace one file, as in `atomic_files`."""
     with atomic_files() as write:
         write(path, data, mode)
 
@@ -123,7 +120,8 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
     names. Files that belong together need the lock of their directory, which the caller holds.
 
     A file that is replaced keeps its owner, group and mode; but if others may read it, and `mode` gives them
-    nothing, it gets `mode`. A new file that root creates belongs to the owner of its directory.
+    nothing, it gets `mode`. A new file that root creates belongs to the owner of its directory. A symbolic
+    link is replaced, not followed. The umask limits `mode` of a new file.
 
     Raises:
         FileExistsError: a file exists, and not `overwrite`.
@@ -156,7 +154,6 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
-    """Write what is to be renamed to `path`, or nothing."""
     temporary = _temporary_name(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -172,7 +169,6 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
 
 
 def _rename(temporaries: Mapping[Path, Path]) -> None:
-    """Give all temporary files their names, or none."""
     old = [path for path in temporaries if os.path.lexists(path)]
     backups: dict[Path, Path] = {}
     try:

@@ -21,7 +21,7 @@ from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say, warn
 from service.gateway import api_keys
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
-from service.pki.certificate_reader import is_issued_by
+from service.pki.certificate_reader import extension_value, is_issued_by
 from service.settings import AUDIT_LOG, CA_PASSPHRASE
 from service.signers import file, lists
 
@@ -189,22 +189,22 @@ def _principal() -> str:
 
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
-    data = path.read_bytes()
+    data, what = path.read_bytes(), f"{path} is no certificate of the CA in {ca}"
     load = certificate_reader.load_der if pem.is_der(data) else certificate_reader.load_pem
     try:
         certificate = load(data)
     except ValueError as error:
-        raise CommandError(f"{path} is no certificate of the CA in {ca}: {error}") from error
-    if any(map(partial(is_issued_by, certificate), (file.chain(ca)[0], *file.previous(ca)))):
-        return certificate
-    raise CommandError(f"{path} is no certificate of the CA in {ca}")
+        raise CommandError(f"{what}: {error}") from error
+    if not any(is_issued_by(certificate, each) for each in (file.chain(ca)[0], *file.previous(ca))):
+        raise CommandError(what)
+    return certificate
 
 
 def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
     """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
     if certificate.issuer != file.chain(ca)[0].subject:
         return "the certificate is of the CA before, for which no CRL is signed any more"
-    if not any(isinstance(each.value, x509.CRLDistributionPoints) for each in certificate.extensions):
+    if extension_value(certificate, x509.CRLDistributionPoints) is None:
         return "the certificate names no CRL (revocation: none)"
     return ""
 

@@ -49,7 +49,7 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     """
     request = x509.load_der_x509_csr(der)
     sans = list(_value(request, x509.SubjectAlternativeName) or ())
-    oids = [extension.oid for extension in _extensions(request) or ()]
+    oids = [extension.oid for extension in _try_or(lambda: request.extensions, None) or ()]
     facts = (
         ("Subject", _subject(request.subject)),
         ("Names", ", ".join(map(names.shown, sans)) or "(none)"),
@@ -177,9 +177,8 @@ def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
 def _identifier_problem(chain: Sequence[x509.Certificate], index: int) -> str:
     """Whether the authorityKeyIdentifier is of what issued a certificate, as OpenSSL wants it; '' if so."""
     certificate = chain[index]
-    signers = [
-        each for each in chain if each.subject == certificate.issuer and _is_signed_by(certificate, each)
-    ]
+    named = [each for each in chain if each.subject == certificate.issuer]
+    signers = [each for each in named if _is_signed_by(certificate, each)]
     is_named = partial(certificate_reader.names_key_of, certificate)
     if not signers or _try_or(lambda: any(map(is_named, signers)), otherwise=True):
         return ""
@@ -225,13 +224,8 @@ def _is_ca(certificate: x509.Certificate) -> bool:
     return bool(basic and basic.ca)
 
 
-def _extensions(owner: _Owner) -> x509.Extensions | None:
-    """The extensions; None if they cannot be read."""
-    return _try_or(lambda: owner.extensions, None)
-
-
 def _value(owner: _Owner, kind: type[_E]) -> _E | None:
-    return next((each.value for each in _extensions(owner) or () if isinstance(each.value, kind)), None)
+    return _try_or(lambda: certificate_reader.extension_value(owner, kind), None)
 
 
 def _subject(name: x509.Name) -> str:

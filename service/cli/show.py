@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +70,7 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
     _verify_blocks(path, data, blocks)
     inspections: list[Inspection] = []
     certificates: list[x509.Certificate] = []
+    load_certificate = partial(certificate_reader.load_der, whole=False)
     for number, block in enumerate(blocks, 1):
         der = block.der or b""
         label = block.label or _guess_label(der)
@@ -76,10 +78,10 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
             if label in pem.REQUEST_LABELS:
                 inspections.append(inspection.inspect_csr(der, data, key))
             elif label in _CERTIFICATE_LABELS:
-                certificates.append(certificate_reader.load_identity(der))
+                certificates.append(load_certificate(der))
             else:  # a set without order (RFC 5652 5.1)
                 unordered = map(encoding.der, pkcs7.load_der_pkcs7_certificates(der))
-                certificates += inspection.sort_chain([*map(certificate_reader.load_identity, unordered)])
+                certificates += inspection.sort_chain([*map(load_certificate, unordered)])
         except Exception as error:  # the library has no common class for what malformed bytes raise
             place = f"{path}: the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
             message = f"{place} holds no request and no certificate that can be read: {library_error(error)}"

@@ -32,22 +32,15 @@ _USE: Final[tuple[_Field, ...]] = (
 )
 
 
-def load_der(der: bytes) -> x509.Certificate:
+def load_der(der: bytes, *, whole: bool = True) -> x509.Certificate:
     """Read a certificate, DER; each of its fields can be read after that.
+
+    Unless `whole` is asked for, its extensions, key and signature algorithm may be unreadable.
 
     Raises:
         ValueError: it is malformed, or its key or signature is of an unknown kind; the text says which field.
     """
-    return _load(lambda: [x509.load_der_x509_certificate(der)])[0]
-
-
-def load_identity(der: bytes) -> x509.Certificate:
-    """Read a certificate, DER, whose extensions, key and signature algorithm may be unreadable.
-
-    Raises:
-        ValueError: another field is malformed; the text says which.
-    """
-    return _load(lambda: [x509.load_der_x509_certificate(der)], _IDENTITY)[0]
+    return _load(lambda: [x509.load_der_x509_certificate(der)], (*_IDENTITY, *(_USE if whole else ())))[0]
 
 
 def load_pem(data: bytes) -> x509.Certificate:
@@ -83,18 +76,15 @@ def names_key_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     )
 
 
-def extension_value(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+def extension_value(owner: x509.Certificate | x509.CertificateSigningRequest, kind: type[_T]) -> _T | None:
     """The value of an extension of this class; None without one."""
-    return next((each.value for each in certificate.extensions if isinstance(each.value, kind)), None)
+    return next((each.value for each in owner.extensions if isinstance(each.value, kind)), None)
 
 
 def malformed_fields(certificate: x509.Certificate) -> list[str]:
-    """What of the result of `load_identity` is malformed, in sentences; an unknown algorithm is not."""
-    return [
-        _sentence(label, error)
-        for label, error in _faults(certificate, _USE)
-        if not isinstance(error, UnsupportedAlgorithm)
-    ]
+    """What `load_der` does not require to be readable, and is malformed; an unknown algorithm is not."""
+    faults = _faults(certificate, _USE)
+    return [_sentence(*fault) for fault in faults if not isinstance(fault[1], UnsupportedAlgorithm)]
 
 
 def _load(
