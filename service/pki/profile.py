@@ -25,6 +25,13 @@ EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; any other stands as its OID
     "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
 }
+SERVER_USAGES: Final = frozenset(
+    {  # serverAuth, and Microsoft's and Netscape's of the 1990s, which OpenSSL and Java accept in its place
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        x509.ObjectIdentifier("1.3.6.1.4.1.311.10.3.3"),
+        x509.ObjectIdentifier("2.16.840.1.113730.4.1"),
+    }
+)
 KEY_USAGES: Final = {  # the library's names, and RFC 5280's (4.2.1.3)
     "digital_signature": "digitalSignature",
     "content_commitment": "contentCommitment",
@@ -128,7 +135,7 @@ class Profile:
     @functools.cached_property
     def is_tls_server(self) -> bool:
         """Whether certificates are for TLS servers, which clients identify only by SANs (RFC 9525)."""
-        return ExtendedKeyUsageOID.SERVER_AUTH in self.usages
+        return not SERVER_USAGES.isdisjoint(self.usages)
 
     def permits(self, principal: str) -> bool:
         """Whether a principal may use it."""

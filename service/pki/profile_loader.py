@@ -27,6 +27,7 @@ from service.pki.profile import (
     ATTRIBUTES,
     EXTENDED_KEY_USAGES,
     MIN_VALIDITY,
+    SERVER_USAGES,
     Profile,
     Revocation,
     check_subject_attribute,
@@ -300,7 +301,7 @@ def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[Pr
         if parsed.get("max_validity", timedelta.max) < parsed["validity"]:
             yield ProfileFault(("max_validity",), "it is shorter than validity")
     usages = map(eku_oid, parsed.get("extended_key_usage", ()))
-    if "CN" in parsed.get("subject", {}).get("fixed", {}) and ExtendedKeyUsageOID.SERVER_AUTH in usages:
+    if "CN" in parsed.get("subject", {}).get("fixed", {}) and not SERVER_USAGES.isdisjoint(usages):
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
         yield ProfileFault(("subject", "fixed", "CN"), detail)
     has_crl = parsed.get("revocation") is Revocation.CRL

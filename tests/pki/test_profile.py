@@ -166,9 +166,22 @@ def test_usages_by_name_or_oid() -> None:
     """A usage that RFC 5280 does not name stands as its OID."""
     changed = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
     assert [usage.dotted_string for usage in changed.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
-    assert changed.is_tls_server
-    assert not replace(SERVER, extended_key_usage=("clientAuth",)).is_tls_server
     assert profile.eku_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+@pytest.mark.parametrize(
+    ("usage", "is_server"),
+    [
+        ("serverAuth", True),
+        ("1.3.6.1.4.1.311.10.3.3", True),
+        ("2.16.840.1.113730.4.1", True),
+        ("clientAuth", False),
+        ("1.3.6.1.5.2.3.5", False),
+    ],
+)
+def test_profile_is_for_tls_servers_by_any_usage_that_clients_accept(usage: str, *, is_server: bool) -> None:
+    """OpenSSL and Java accept the gated cryptography of the 1990s in place of serverAuth."""
+    assert replace(SERVER, extended_key_usage=(usage,)).is_tls_server is is_server
 
 
 @pytest.mark.parametrize(
