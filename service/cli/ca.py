@@ -119,8 +119,7 @@ def rollover(
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )
-        secret_files = {KEY_FILE: api_keys.encode(keys)} if keys else None
-        file.save(new, created, passphrase, carried, secret_files)
+        file.save(new, created, passphrase, carried | ({KEY_FILE: api_keys.encode(keys)} if keys else {}))
     except ValueError as error:
         raise CommandError(str(error)) from error
     say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")

@@ -21,7 +21,6 @@ from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE
 from service.signers import lists
-from service.signers.lists import Lists
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
@@ -92,13 +91,13 @@ def save(
     directory: Path,
     hierarchy: Hierarchy,
     passphrase: bytes | None,
-    carried: Lists = Lists(),  # noqa: B008 - it is immutable
-    secret_files: Mapping[str, bytes] | None = None,
+    carried: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
 
-    `secret_files` are others, 0600: name -> content. A new directory appears with all of them at once. In one
-    that exists the lists come before the keys: a CA without its deny list would sign denied keys.
+    `carried` are lists, and other files that are 0600: name -> content; default: an empty list of what was
+    revoked. A new directory appears with all files at once. In one that exists the lists come before the
+    keys: a CA without its deny list would sign denied keys.
 
     Raises:
         FileExistsError: there is one of the files already; nothing was changed.
@@ -113,10 +112,10 @@ def save(
         keys.encode_private_key(key, passphrase) if key else b""
         for key in (hierarchy.root_key, hierarchy.signing_key)
     )
+    public = (lists.REVOKED, lists.DENY_LIST)
+    carried = carried or {lists.REVOKED: lists.HEAD}
     contents = (
-        (lists.REVOKED, carried.revoked, 0o644),
-        (lists.DENY_LIST, carried.denied, 0o644),
-        *((name, data, 0o600) for name, data in (secret_files or {}).items()),
+        *((name, data, 0o644 if name in public else 0o600) for name, data in carried.items()),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, root_key, 0o600),
         (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,16 +21,8 @@ HEAD: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to i
 _MAX_YAML: Final = 1_000_000  # characters, which take some seconds
 
 
-@dataclass(frozen=True)
-class Lists:
-    """The contents of `revoked.yaml` and `denied-keys.txt`; default: those of a new CA."""
-
-    revoked: bytes = HEAD
-    denied: bytes = b""
-
-
-def load(directory: Path) -> Lists:
-    """Both lists, for the CA that takes over.
+def load(directory: Path) -> dict[str, bytes]:
+    """The files of both lists, name -> content, for the CA that takes over.
 
     Raises:
         IssuerError: one is unreadable or malformed, or `revoked.yaml` is missing.
@@ -39,7 +30,8 @@ def load(directory: Path) -> Lists:
     revoked(directory)
     deny_list(directory)
     path = directory / DENY_LIST
-    return Lists(read(directory / REVOKED) or HEAD, read(path) if os.path.lexists(path) else b"")
+    denied = read(path) if os.path.lexists(path) else b""
+    return {REVOKED: read(directory / REVOKED) or HEAD, DENY_LIST: denied}
 
 
 def deny_list(directory: Path) -> DenyList:
