@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.pki import csr, keys
+from service.pki import keys
 from service.pki.errors import BadCSR, BadPublicKey, IssuerError, Refused
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
@@ -83,10 +83,6 @@ def test_copied_extension_is_der(value: bytes) -> None:
     assert granted(team(), extensions=[malformed]).notes == (f"extension {oid.dotted_string} left out",)
 
 
-# A prime whose cube has 2,048 bits.
-PRIME: Final = 25 * 2**678 + 793
-
-
 def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
     """A request that is signed as RFC 8017 8.2 has it, with a key that no library makes."""
     own, spki = (keys.subject_public_key_info(each) for each in (csrs.key("rsa-2048").public_key(), key))
@@ -98,13 +94,6 @@ def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
     signature = pow(int.from_bytes(padded, "big"), private_exponent, modulus).to_bytes(256, "big")
     algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
     return tlv(0x30, info, algorithm, tlv(0x03, b"\0", signature))
-
-
-def test_rsa_modulus_that_is_a_power_is_refused() -> None:
-    """Anyone who takes the cube root has the key, and so the proof of possession proves nothing."""
-    key = rsa.RSAPublicNumbers(65537, PRIME**3).public_key()
-    with pytest.raises(BadPublicKey, match="a power"):
-        csr.load(proved(key, pow(65537, -1, PRIME**2 * (PRIME - 1))))
 
 
 def test_denied_key_stays_denied_with_another_exponent() -> None:
@@ -180,11 +169,9 @@ def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[st
     file.save(tmp_path / "ca", made, None)
     run = serving.certlet("serve", "--port", "0", cwd=tmp_path)
     (line,) = run.stderr.decode().splitlines()
-    assert (run.returncode, words in line, "make another CA (certlet rollover or init)" in line) == (
-        1,
-        True,
-        True,
-    )
+    assert run.returncode == 1
+    assert words in line
+    assert "make another CA (certlet rollover or init)" in line
 
 
 @pytest.mark.parametrize(("count", "listed"), [(100, "each"), (5000, "the first 100 of them")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,6 @@ from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
 from tests import authorities, csrs, serving
 from tests.cli import ask, certlet
-from tests.pki.test_certificate_reader import MALFORMED
 from tests.serving import Server
 
 HOOK = """#!/bin/sh
@@ -124,22 +122,14 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
     keyless.with_suffix(".key").unlink()
     (tmp_path / "both.crt").write_bytes(good.read_bytes() + good.with_suffix(".key").read_bytes())
     (tmp_path / "junk.crt").write_bytes(b"junk")
-    (tmp_path / "bad.crt").write_text(ssl.DER_cert_to_PEM_cert(MALFORMED["an extension twice"][0]))
-    bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt", "bad.crt"]
+    bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt"]
     before = {name: (tmp_path / name).read_bytes() for name in bad}
     run = certlet("renew", "no.crt", *bad, good.name, "--within", "100d")
     assert run.returncode == 1
     assert run.stdout.startswith(b"Renewed   a.example.com.crt, until ")
     lines = run.stderr.decode().splitlines()
     assert lines[0] == "certlet: no.crt: No such file or directory"
-    words = (
-        "No such file",
-        "is not its key",
-        "c.example.com.key",
-        "private key too",
-        "not in PEM",
-        "extensions cannot",
-    )
+    words = ("No such file", "is not its key", "c.example.com.key", "private key too", "not in PEM")
     assert all(word in line for line, word in zip(lines, words, strict=True))
     assert {name: (tmp_path / name).read_bytes() for name in bad} == before
 

@@ -80,9 +80,7 @@ def test_malformed_certificate_is_one_error(fault: str) -> None:
 def test_sound_certificate_is_read() -> None:
     """The positive twin, in each form."""
     certificate = x509.load_der_x509_certificate(SOUND)
-    assert (
-        certificate_reader.load_der(SOUND) == certificate_reader.load_der(SOUND, whole=False) == certificate
-    )
+    assert [certificate_reader.load_der(SOUND, whole=each) for each in (True, False)] == [certificate] * 2
     assert certificate_reader.load_pem(pem(SOUND, b"0")) == certificate
     assert certificate_reader.load_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
     for junk in (b"", b"junk", pem(b"0")):
@@ -110,9 +108,8 @@ def test_changed_certificate_is_refused_or_usable() -> None:
         for name in certificate_reader.extension_value(certificate, x509.SubjectAlternativeName) or ():
             names.shown(name)
         certificate_reader.is_issued_by(certificate, certificate)
-        assert encoding.timestamp(certificate.not_valid_after_utc) + encoding.serial(
-            certificate.serial_number
-        )
+        assert encoding.timestamp(certificate.not_valid_after_utc)
+        assert encoding.serial(certificate.serial_number)
         counts[1] += 1
     assert min(counts) > 500, counts
 
