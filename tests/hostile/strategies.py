@@ -83,7 +83,7 @@ def _rsa_spki(modulus: int, exponent: int, algorithm: str = f"{RSA}.1", paramete
     return der.tlv(der.SEQUENCE, der.tlv(der.SEQUENCE, der.oid(algorithm), parameters), der.tlv(der.BIT_STRING, b"\0", numbers))  # fmt: skip
 
 
-READABLE: Final = (16, 18, 21)  # of the following: RSA under PSS's OID, Ed25519, and ML-DSA-44, of nobody
+READABLE: Final = (16, 18)  # of the following: RSA under PSS's OID, and Ed25519, of nobody
 
 
 @functools.cache
