@@ -18,6 +18,7 @@ _BLOCK: Final = re.compile(
     _BEGIN.pattern + rb"-----\s(?P<body>[A-Za-z0-9+/=\s]*+)-----END (?P=label)-----"  # RFC 7468 3
 )
 
+_ENUMERATED: Final = 0x0A
 _CONSTRUCTED: Final = 0x20
 _CONSTRUCTED_STRINGS: Final = frozenset(range(0x20, 0x40)) - {0x30, 0x31}  # X.690 10.2
 _MAX_DEPTH: Final = 32
@@ -72,15 +73,18 @@ def _verify_value(value: asn1.TLV, depth: int) -> None:
     tag = value.tag_bytes[0]
     if tag in _PRIMITIVES:
         value.parse(_PRIMITIVES[tag])
+    elif tag == _ENUMERATED:
+        asn1.decode_der(int, _tagged(b"\x02", value.data))  # X.690 8.4
     elif tag & _CONSTRUCTED:
         if depth == _MAX_DEPTH or tag in _CONSTRUCTED_STRINGS:
             raise ValueError("a string in parts, or too many levels")
-        for part in asn1.decode_der(_Parts, _sequence(_sequence(bytes(value.data)))).parts:
+        sequence = _tagged(b"\x30", value.data)
+        for part in asn1.decode_der(_Parts, _tagged(b"\x30", sequence)).parts:
             _verify_value(part, depth + 1)
 
 
-def _sequence(content: bytes) -> bytes:
-    return b"\x30" + asn1.encode_der(content)[1:]  # an OCTET STRING with another tag
+def _tagged(tag: bytes, content: bytes | memoryview) -> bytes:
+    return tag + asn1.encode_der(bytes(content))[1:]  # an OCTET STRING with another tag
 
 
 def parse(data: bytes) -> list[Block]:

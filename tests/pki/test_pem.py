@@ -69,7 +69,7 @@ DEEP = functools.reduce(lambda value, _: tlv(0x30, value), range(32), b"\x05\x00
     "data",
     [
         *(b"\x05\x00", tlv(0x30), tlv(0x30, b"\x05\x00", tlv(0xA0, b"\x01\x01\xff")), tlv(0x04, b"any octets"), tlv(0x80, b"\xff"), DEEP),
-        *(tlv(0x31, b"\x02\x01\x80"), tlv(0x0C, b"x" * 300), b"\x03\x02\x01\x02", b"\x06\x01\x2a", tlv(0x5F, b"")[:1] + b"\x20\x01a"),
+        *(tlv(0x31, b"\x02\x01\x80"), tlv(0x0C, b"x" * 300), b"\x0a\x01\x05", b"\x03\x02\x01\x02", b"\x06\x01\x2a", tlv(0x5F, b"")[:1] + b"\x20\x01a"),
     ],
     ids=bytes.hex,
 )  # fmt: skip
@@ -83,7 +83,7 @@ def test_der_is_verified(data: bytes) -> None:
     [
         *(b"", b"\x05", b"junk", b"\x05\x00\x00", b"\x05\x00\x05\x00", b"\x30\x80\x05\x00\x00\x00", b"\x04\x81\x01a", b"\x04\x02a", b"\x00\x00"),
         *(tlv(0x30, b"\x05"), tlv(0x30, tlv(0xA0, b"\x05\x01")), tlv(0xA0, b"\x30\x80\x00\x00"), tlv(0x24, b"\x04\x01a"), tlv(0x30, DEEP)),
-        *(b"\x01\x01\x05", b"\x02\x02\x00\x01", b"\x02\x00", b"\x03\x02\x01\x01", b"\x05\x01\x00", b"\x06\x02\x80\x01", b"\x0c\x01\xff", b"\x17\x01a"),
+        *(b"\x01\x01\x05", b"\x02\x02\x00\x01", b"\x02\x00", b"\x0a\x02\x00\x01", b"\x0a\x00", b"\x03\x02\x01\x01", b"\x05\x01\x00", b"\x06\x02\x80\x01", b"\x0c\x01\xff", b"\x17\x01a"),
     ],
     ids=bytes.hex,
 )  # fmt: skip
