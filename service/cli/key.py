@@ -9,7 +9,7 @@ import click
 
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
-from service.cli.terminal import CommandError, warn
+from service.cli.terminal import CommandError, say, warn
 from service.gateway import api_keys
 
 
@@ -44,7 +44,7 @@ def add(*, name: str, ca: Path) -> None:
 def list_keys(*, ca: Path) -> None:
     """List the names, and the SHA-256 of each key."""
     for name, digest in _key_file(ca).read().items():
-        click.echo(f"{digest}  {name}")
+        say(f"{digest}  {name}")
 
 
 @key.command(epilog="Example: certlet key remove ci")

@@ -59,9 +59,9 @@ class KeyFile:
         """
         try:
             keys = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, FileNotFoundError) and not self.path.is_symlink():
+                return {}
             raise KeyFileError(f"{self.path} cannot be read as a file of API keys: {error}") from error
         if not isinstance(keys, dict) or not all(isinstance(each, str) for each in keys.values()):
             raise KeyFileError(f"{self.path} is not a file of API keys")

@@ -352,6 +352,24 @@ def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, f
     assert Path("hooked").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "out", "error"),
+    [
+        ('{"a": "0b"}', "0b  a\n", ""),
+        ('{"\\u001b[2J\\na": "0b"}', "0b  \\x1b[2J\\na\n", ""),
+        ("[" * 100_000, "", "certlet: api-keys.json cannot be read as a file of API keys: maximum recursion"),
+    ],
+    ids=["plain", "control characters", "deep"],
+)
+def test_names_of_keys_do_not_reach_the_terminal_unescaped(text: str, out: str, error: str) -> None:
+    """Root lists what the service's user may have written."""
+    Path("api-keys.json").write_text(text)
+    Path("root-ca.crt").touch()
+    run = certlet("key", "list", "--ca", ".")
+    assert run.stdout.decode() == out
+    assert run.stderr.decode()[: len(error) or None] == error
+
+
 SECRETS = ("CERTLET_CA_PASSPHRASE", "CERTLET_KEY_PASSPHRASE", "CERTLET_P12_PASSWORD", "AWS_SECRET_ACCESS_KEY")
 
 

@@ -75,14 +75,17 @@ def test_no_key_is_removed_where_there_is_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff", "[" * 100_000, ""])
 def test_a_damaged_key_file_serves_nobody(tmp_path: Path, text: str) -> None:
-    """A file of keys that cannot be read is an error each time, never an empty or an old list."""
+    """A file of keys that cannot be read, or a link to none, is an error each time, never an empty or an old list."""
     path = tmp_path / "keys.json"
     KeyFile(path).add("a", "a" * 40)
     ring = Keyring(KeyFile(path), {})
     assert ring.identify("a" * 40) == "a"
     path.write_bytes(text.encode("latin-1"))
+    if not text:
+        path.unlink()
+        path.symlink_to("nothing")
     for _ in range(2):
         with pytest.raises(KeyFileError):
             ring.identify("a" * 40)
