@@ -154,7 +154,9 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         number = revoked.serial_number if revoked else revocation.serial_number(certificate)
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
-    now = datetime.now(UTC).replace(microsecond=0)
+    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), file.chain(ca)
+    if now > min(each.not_valid_after_utc for each in (signing, *above)):  # there would be no CRL at all
+        raise CommandError(f"it is {encoding.timestamp(now)} by this clock, after the CA's end")
     event = audit.Event(
         event="revocation",
         time=encoding.timestamp(now),

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from service import signers
 from service.gateway.answer_cache import MAX_AGE
-from service.pki import encoding, keys, revocation
+from service.pki import encoding, hierarchy, keys, revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.revocation import Revoked
 from service.settings import Settings
@@ -121,6 +121,16 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
     early = authorities.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(IssuerUnavailable, match="not valid now"):
         early.crl()
+
+
+@pytest.mark.parametrize("days", [0, 20_000])
+def test_clock_beyond_the_ca_s_end_revokes_nothing(tmp_path: Path, days: int) -> None:
+    """No CRL can list an entry of that time, so there would be no CRL at all until somebody removes it."""
+    moment = datetime.now(UTC) - timedelta(days=days)
+    file.save(tmp_path, hierarchy.create_hierarchy("Test", "0a1b2c", "p-256", moment), None)
+    run = certlet("revoke", "0a", "--ca", ".", cwd=tmp_path)
+    assert (run.returncode, b"after the CA's end" in run.stderr) == (int(days > 0), days > 0)
+    assert list(lists.revoked(tmp_path)) == ([] if days else [0xA])
 
 
 def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
