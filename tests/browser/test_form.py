@@ -267,24 +267,24 @@ def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
             expect(tab.page.locator("#status")).to_contain_text("no answer from the server")
 
 
-@pytest.mark.parametrize(
-    "text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x", "a\u202egpj.exe"]
-)
+@pytest.mark.parametrize("text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x"])
 def test_a_hostile_subject_is_text(form: Tab, text: str) -> None:
-    """Nothing from a request or a certificate is put in as HTML, nor changes the direction of text."""
+    """Nothing from a request or a certificate is put in as HTML."""
     form.sign(csrs.pem(csrs.build(text)), profile="client")
     expect(form.page.locator("#status")).to_have_text("Signed.")
     assert form.page.title() == "Certlet: sign a certification request"
     assert form.page.locator("img, #result b").count() == 0
-    assert "\u202e" not in form.page.inner_text("#csr-seen")
-    assert "\u202e" not in form.page.inner_text("#facts")
 
 
-def test_control_characters_are_shown_escaped(refusing: Tab) -> None:
-    """A subject with control characters shows them escaped, and is refused."""
-    refusing.sign(csrs.pem(csrs.build("x\x1b[2J\ny")), profile="client")
-    assert "\\u001b[2J\\u000ay" in refusing.page.inner_text("#csr-seen")
+@pytest.mark.parametrize(
+    ("text", "shown"), [("x\x1b[2J\ny", "\\u001b[2J\\u000ay"), ("a\u202egpj.exe", "a\\u202egpj.exe")]
+)
+def test_control_characters_are_shown_escaped(refusing: Tab, text: str, shown: str) -> None:
+    """A subject with characters that control a terminal, or the direction of text, is refused."""
+    refusing.sign(csrs.pem(csrs.build(text)), profile="client")
+    assert shown in refusing.page.inner_text("#csr-seen")
     expect(refusing.page.locator("#csr-faults")).to_contain_text("control character")
+    assert "\u202e" not in refusing.page.inner_text("body")
 
 
 def test_the_key_is_remembered_on_request_alone(form: Tab, server: Server) -> None:

@@ -158,6 +158,6 @@ def test_baseline_requirements_can_be_broken(exhibits: Exhibits) -> None:
 
 def test_pkilint_finds_what_is_wrong() -> None:
     """The negative twins of pkilint's two other linters: no authority key identifier, another signer."""
-    naive = encoding.pem([authorities.ca(basic=None, usage=None, signer=SIGNING)])
+    naive = encoding.pem([authorities.ca(basic=None, usage=None, aki=None, signer=SIGNING)])
     assert "pkix.authority_key_identifier_extension_absent" in lint(naive)
     assert "pkix.signature_verification_failed" in lint_pair(encoding.pem([authorities.root()]), naive)
