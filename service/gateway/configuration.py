@@ -21,7 +21,7 @@ class Configuration:
         unlimited: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; none if it is empty.
         tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
-        tls_key_password: what the key is encrypted under; OpenSSL asks on the terminal if it is empty.
+        tls_key_password: what the key is encrypted under; OpenSSL asks on the terminal if there is none.
         tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
             and `not_after` in the response; empty if the file exists.
         tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
@@ -39,7 +39,7 @@ class Configuration:
     stage: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
-    tls_key_password: str = field(default="", repr=False)
+    tls_key_password: str | None = field(default=None, repr=False)
     tls_signing_event: dict[str, Any] = field(default_factory=dict)
     tls_client_ca_event: dict[str, Any] = field(default_factory=dict)
 

@@ -42,10 +42,10 @@ class TlsError(Exception):
 class Tls:
     """The server's side of TLS 1.2 and newer. New connections get what was loaded last."""
 
-    def __init__(self, certificate: str, key: str, password: str = "") -> None:
+    def __init__(self, certificate: str, key: str, password: str | None = None) -> None:
         """Name the files, in PEM: the server's certificate with its intermediates, and its private key.
 
-        The password is the key's; OpenSSL asks for it on the terminal if it is empty.
+        The password is the key's; OpenSSL asks for it on the terminal if there is none.
         """
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -63,7 +63,7 @@ class Tls:
         if certificate:
             Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
-            self.context.load_cert_chain(self._certificate, self._key, self._password or None)
+            self.context.load_cert_chain(self._certificate, self._key, self._password)
         except OSError as error:  # ssl.SSLError is one, and says nothing of which file
             files = f"{self._certificate} and {self._key}"
             word = (getattr(error, "reason", None) or "").replace("_", " ").lower()
