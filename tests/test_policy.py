@@ -32,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("policy")
     assert not certlet("init", "ca", cwd=made).returncode
     for name, key in (("ci", CI), ("default", API_KEY)):
-        added = certlet("key", "add", name, "--ca", "ca", cwd=made, env={"CERTLET_API_KEY": key})
+        added = certlet("api-key", "add", name, "--ca", "ca", cwd=made, env={"CERTLET_API_KEY": key})
         assert not added.returncode
     return made
 

@@ -84,10 +84,10 @@ FOLLOWING = {
     "curl -s http://127.0.0.1:8080/root.crt | openssl x509 -inform der": "-----BEGIN CERTIFICATE-----",
     "certlet init DIR --permit-dns example.com": "",
     "certlet rollover OLD NEW": "",
-    "certlet key add NAME": "",
-    "key list": "ops",
-    "key remove NAME": "",
-    ".venv/bin/certlet key add me": "",
+    "certlet api-key add NAME": "",
+    "api-key list": "ops",
+    "api-key remove NAME": "",
+    ".venv/bin/certlet api-key add me": "",
     "certlet check --profiles FILE": "",
     "certlet revoke SERIAL\\|FILE": "",
     "certlet sign my.csr --dry-run": "my.example.com",
@@ -116,7 +116,7 @@ ELSEWHERE = {
 }
 # A command's name alone is a word of a sentence.
 PROGRAMS = re.compile(
-    r"(?!certlet (?!serve$)[a-z]+$)(\.venv/bin/)?(certlet|curl|aws|sam|tox) .+|key (add|list|remove).*|make [a-z-]+.*"
+    r"(?!certlet (?!serve$)[a-z]+$)(\.venv/bin/)?(certlet|curl|aws|sam|tox) .+|api-key (add|list|remove).*|make [a-z-]+.*"
 )
 
 
@@ -156,9 +156,9 @@ def test_the_commands_of_the_tables(run: Run, server: Server, tmp_path: Path) ->
         ready = command.replace("http://127.0.0.1:8080", server.url)
         for stated, own in OWN.items():
             ready = ready.replace(stated, own)
-        ready = re.sub("^key", "certlet key", ready).removeprefix(".venv/bin/")
+        ready = re.sub("^api-key", "certlet api-key", ready).removeprefix(".venv/bin/")
         ready = re.sub("^certlet", ".venv/bin/certlet", ready)
-        ready += " --ca made" * any(word in ready for word in ("certlet revoke", "certlet key"))
+        ready += " --ca made" * any(word in ready for word in ("certlet revoke", "certlet api-key"))
         done = run(ready)
         assert done.returncode == 0, (ready, done.stderr)
         assert printed in done.stdout, ready

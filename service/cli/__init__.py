@@ -28,7 +28,7 @@ _COMMANDS: Final = {
     "show": ("show", "Print what is in a request or certificate."),
     "trust": ("trust", "Print the commands that make a machine trust the root."),
     "serve": ("serve", "Serve the contract on this machine."),
-    "key": ("key", "Manage the API keys of the local gateway."),
+    "api-key": ("api_key", "Manage the API keys of the local gateway."),
     "init": ("ca", "Make a root CA and a signing CA."),
     "rollover": ("ca", "Make the CA that takes over from another."),
     "revoke": ("ca", "Revoke a certificate."),
@@ -85,7 +85,7 @@ class _Command(click.Command):
     ) -> click.Context:
         """The context of the command itself."""
         module = importlib.import_module(f"service.cli.{_COMMANDS[str(self.name)][0]}")
-        command: click.Command = getattr(module, str(self.name))
+        command: click.Command = getattr(module, str(self.name).replace("-", "_"))
         return command.make_context(info_name, args, parent, **extra)
 
 

@@ -185,7 +185,8 @@ def require_api_key(api_key: str | None) -> str:
     """The API key that the arguments or the environment give; CommandError if neither does."""
     if not api_key:
         raise CommandError(
-            f"an API key is needed: --api-key, or ${API_KEY} (certlet key add NAME makes one, beside the CA)"
+            f"an API key is needed: --api-key, or ${API_KEY} "
+            "(certlet api-key add NAME makes one, beside the CA)"
         )
     return api_key
 

@@ -214,7 +214,7 @@ def test_ca_that_is_killed_at_any_step_is_whole_or_not_there(
 ) -> None:
     """kill -9 before each step in turn: no CA is there until a whole one is, and nothing else is left."""
     assert certlet("init", "old").returncode == 0
-    assert certlet("key", "add", "a", "--ca", "old", env={"CERTLET_API_KEY": None}).returncode == 0
+    assert certlet("api-key", "add", "a", "--ca", "old", env={"CERTLET_API_KEY": None}).returncode == 0
     before = content(tmp_path)
     run = subprocess.run(
         [sys.executable, "-c", KILL, *command],
@@ -279,8 +279,8 @@ def owners(directory: Path) -> dict[str, tuple[int, int, int]]:
 @pytest.mark.parametrize(
     "command",
     [
-        ("key", "add", "b", "--ca", "ca"),
-        ("key", "remove", "a", "--ca", "ca"),
+        ("api-key", "add", "b", "--ca", "ca"),
+        ("api-key", "remove", "a", "--ca", "ca"),
         ("revoke", "0a1b", "--ca", "ca"),
         RENEW[:-1],
         RENEW,
@@ -293,13 +293,13 @@ def test_file_that_root_replaces_keeps_its_owner(tmp_path: Path, command: tuple[
     """The user of a service reads its files after root's commands as before, whatever their modes."""
     made()
     assert certlet("init", "ca").returncode == 0
-    assert certlet("key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
+    assert certlet("api-key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
     Path("a.csr").write_text(csrs.pem(csrs.build()).decode())
     for path in [tmp_path, *tmp_path.rglob("*")]:
         os.chown(path, *OWNER)
         path.chmod(0o750 if path.is_dir() else 0o640)
     before, old = owners(tmp_path), content(tmp_path)
-    run = certlet(*command, env={"CERTLET_API_KEY": None} if command[0] == "key" else None)
+    run = certlet(*command, env={"CERTLET_API_KEY": None} if command[0] == "api-key" else None)
     assert run.returncode == 0, run.stderr
     assert owners(tmp_path) == before
     assert content(tmp_path) != old
@@ -318,7 +318,7 @@ def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
     made("--out", "b")
     assert certlet("init", "ca").returncode == 0
     (tmp_path / "ca" / "api-keys.json").symlink_to(tmp_path / "shared")
-    assert certlet("key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
+    assert certlet("api-key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
     assert certlet("rollover", "ca", "next").returncode == 0
     after = owners(tmp_path)
     assert {value[:2] for value in after.values()} == {owner}
@@ -365,7 +365,7 @@ def test_names_of_keys_do_not_reach_the_terminal_unescaped(text: str, out: str, 
     """Root lists what the service's user may have written."""
     Path("api-keys.json").write_text(text)
     Path("root-ca.crt").touch()
-    run = certlet("key", "list", "--ca", ".")
+    run = certlet("api-key", "list", "--ca", ".")
     assert run.stdout.decode() == out
     assert run.stderr.decode()[: len(error) or None] == error
 

@@ -106,7 +106,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
         (home / "away").rename(home / "ca" / "signing-ca.key")
     wrong = serving.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
     none = serving.certlet("serve", "--port", "0", cwd=home)
-    listed = serving.certlet("key", "list", cwd=home, env=ENVIRON)
+    listed = serving.certlet("api-key", "list", cwd=home, env=ENVIRON)
     assert (wrong.returncode, none.returncode, listed.returncode) == (1, 1, 0)
     said = "\n".join(server.said).encode() + wrong.stdout + wrong.stderr + none.stderr + listed.stdout
     logged = log.read_bytes() + server.logged().encode()

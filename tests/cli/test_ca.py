@@ -91,12 +91,12 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
         before = server.sign({"csr": csr}).json()
         old = server.request("GET", "/ca").json()
         assert old["previous_pem"] == ""
-    assert certlet("key", "add", "ci", "--ca", "old").returncode == 0
+    assert certlet("api-key", "add", "ci", "--ca", "old").returncode == 0
     (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
     made = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []))
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "new" / "root-ca.key").exists() == new_root
-    assert b"ci" in certlet("key", "list", "--ca", "new").stdout
+    assert b"ci" in certlet("api-key", "list", "--ca", "new").stdout
     assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
     assert (tmp_path / "new" / "serial.key").read_bytes() != (tmp_path / "old" / "serial.key").read_bytes()
     with serving.serving(tmp_path, "--ca", "new") as server:

@@ -39,7 +39,7 @@ NO_HOST = "certlet: the host {} is not found: give --host an address of this mac
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
-        (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet key add"),
+        (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet api-key add"),
         (("sign", "-", "--validity", "30"), 2, "12h, 30d, 4w"),
         (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
         (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
@@ -75,9 +75,9 @@ def test_error_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], sta
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        (("key", "add", "x", "--ca"), "--ca"),
-        (("key", "list", "--ca"), "--ca"),
-        (("key", "remove", "x", "--ca"), "--ca"),
+        (("api-key", "add", "x", "--ca"), "--ca"),
+        (("api-key", "list", "--ca"), "--ca"),
+        (("api-key", "remove", "x", "--ca"), "--ca"),
         (("trust", "--ca"), "--ca"),
         (("revoke", "0a", "--ca"), "--ca"),
         (("rollover",), "OLD"),
@@ -102,7 +102,7 @@ def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
     assert run.stderr == b"certlet: ca/signing-ca.crt: No such file or directory\n"
     if os.geteuid() != 0:  # root sees everything
         (tmp_path / "ca").chmod(0o600)
-        run = certlet("key", "list")
+        run = certlet("api-key", "list")
         assert run.stderr == b"certlet: ca/root-ca.crt: Permission denied\n"
         (tmp_path / "ca").chmod(0o700)
 

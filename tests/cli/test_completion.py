@@ -11,7 +11,7 @@ from service.pki import keys
 from tests.cli import certlet
 
 COMMANDS = {
-    *("serve", "key", "init", "rollover", "revoke", "openapi", "check", "sign"),
+    *("serve", "api-key", "init", "rollover", "revoke", "openapi", "check", "sign"),
     *("new", "renew", "show", "trust", "completion"),
 }
 
@@ -35,9 +35,9 @@ def offered(*words: str) -> set[str]:
         (["new", "--key=p-3"], {"p-384"}),
         (["new", "--p12", ""], {"file"}),
         (["new", "mine"], set()),
-        (["key", ""], {"add", "list", "remove"}),
-        (["key", "add", "-"], {"-h", "--help", "--ca"}),
-        (["key", "--ca"], set()),
+        (["api-key", ""], {"add", "list", "remove"}),
+        (["api-key", "add", "-"], {"-h", "--help", "--ca"}),
+        (["api-key", "--ca"], set()),
         (["completion", "z"], {"zsh"}),
         (["revoke", "--reason", "key"], {"keyCompromise"}),
         (["revoke", "my"], {"file"}),

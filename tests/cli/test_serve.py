@@ -63,11 +63,11 @@ def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         failed = serving.certlet("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
     assert (failed.returncode, b"API key" in failed.stdout) == (1, False)
-    assert certlet("key", "list").stdout == b""
+    assert certlet("api-key", "list").stdout == b""
     for shows in (True, False):
         with serving.serving(tmp_path, env={}) as server:
             assert any(line.startswith("API key") for line in server.said) == shows
-    assert certlet("key", "list").stdout.endswith(b"  default\n")
+    assert certlet("api-key", "list").stdout.endswith(b"  default\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

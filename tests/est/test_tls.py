@@ -260,12 +260,12 @@ def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
 def test_no_key_has_a_caller_s_name(tmp_path: Path, name: str) -> None:
-    """The names of callers without a key cannot be a key's: `certlet key add` refuses them."""
+    """The names of callers without a key cannot be a key's: `certlet api-key add` refuses them."""
     assert serving.certlet("init", ".", cwd=tmp_path).returncode == 0
-    run = serving.certlet("key", "add", name, "--ca", ".", cwd=tmp_path)
+    run = serving.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
     assert run.returncode == 1
     assert b"no key's name begins with" in run.stderr
-    assert serving.certlet("key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
+    assert serving.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
 
 
 def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:

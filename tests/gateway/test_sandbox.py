@@ -147,7 +147,7 @@ def test_packages_beside_a_secret_are_not_readable(tmp_path: Path, monkeypatch: 
 def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
     """Also with an API key that is added while it serves, in a file that it cannot read."""
     with serving.serving(tmp_path, "--ca", "ca") as server:
-        added = serving.certlet("key", "add", "other", "--ca", "ca", cwd=tmp_path)
+        added = serving.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
         request = {"csr": csrs.pem(csrs.build()).decode()}
         assert server.sign(request, key).status == 200

@@ -32,8 +32,8 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
     [
         ("certlet ro", {"rollover"}),
         ("certlet new --key p-", KEYS),
-        ("certlet key ", {"add", "list", "remove"}),
-        ("certlet key add --", {"--ca", "--help"}),
+        ("certlet api-key ", {"add", "list", "remove"}),
+        ("certlet api-key add --", {"--ca", "--help"}),
         ("certlet completion ", {"bash", "fish", "zsh"}),
         ("certlet show mi", {"mine.crt"}),
         ("certlet new mi", set()),
@@ -55,8 +55,8 @@ def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
     [
         ("certlet ro", "certlet rollover"),
         ("certlet new --key p-2", "certlet new --key p-256"),
-        ("certlet key ad", "certlet key add"),
-        ("certlet key add --c", "certlet key add --ca"),
+        ("certlet api-key ad", "certlet api-key add"),
+        ("certlet api-key add --c", "certlet api-key add --ca"),
         ("certlet new --pro", "certlet new --profile"),
         ("certlet show mi", "certlet show mine.crt"),
     ],

@@ -242,7 +242,7 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
     """Signing goes on, a CRL is never made up, keys of the file are refused; when it is back all is as before."""
     assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
-    added = serving.certlet("key", "add", "other", cwd=tmp_path)
+    added = serving.certlet("api-key", "add", "other", cwd=tmp_path)
     other = added.stdout.decode().split()[-1]
     with serving.serving(tmp_path, *SERVE) as server:
         assert server.sign({"csr": GOOD}, other).status == 200

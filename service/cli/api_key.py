@@ -1,4 +1,4 @@
-"""`certlet key`: the API keys of the local gateway."""
+"""`certlet api-key`: the API keys of the local gateway."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from service.cli.terminal import CommandError, say, warn
 from service.gateway import api_keys
 
 
-@click.group(no_args_is_help=False, epilog="Example: certlet key add ci")
-def key() -> None:
+@click.group(no_args_is_help=False, epilog="Example: certlet api-key add ci")
+def api_key() -> None:
     """Manage the API keys of the local gateway."""
 
 
-@key.command(epilog="Example: certlet key add ci --ca /var/lib/certlet/ca")
+@api_key.command(epilog="Example: certlet api-key add ci --ca /var/lib/certlet/ca")
 @click.argument("name")
 @options.ca_option
 def add(*, name: str, ca: Path) -> None:
@@ -39,7 +39,7 @@ def add(*, name: str, ca: Path) -> None:
         click.echo(value)
 
 
-@key.command("list", epilog="Example: certlet key list")
+@api_key.command("list", epilog="Example: certlet api-key list")
 @options.ca_option
 def list_keys(*, ca: Path) -> None:
     """List the names, and the SHA-256 of each key."""
@@ -47,7 +47,7 @@ def list_keys(*, ca: Path) -> None:
         say(f"{digest}  {name}")
 
 
-@key.command(epilog="Example: certlet key remove ci")
+@api_key.command(epilog="Example: certlet api-key remove ci")
 @click.argument("name")
 @options.ca_option
 def remove(*, name: str, ca: Path) -> None:
