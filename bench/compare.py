@@ -114,7 +114,7 @@ def compare(directory: Path, plan: Plan) -> Comparison:
 
 def _made(directory: Path, kind: str) -> Path:
     ca = directory / f"ca-{kind}"
-    made = serving.certlet("init", ca, "--key", kind, cwd=directory)
+    made = serving.certlet("init", ca, "--key-type", kind, cwd=directory)
     if made.returncode:
         raise BenchError(made.stderr.decode())
     return ca

@@ -17,7 +17,7 @@ from tests.serving import certlet, serving
 @pytest.mark.parametrize("kind", ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"])
 def test_ml_dsa_certificate_has_text_and_pem(tmp_path: Path, kind: str) -> None:
     """RFC 9881 2: a CA and a request with such keys; text, PEM and chain, and the signature verifies."""
-    assert certlet("init", "ca", "--key", kind, cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", "--key-type", kind, cwd=tmp_path).returncode == 0
     with serving(tmp_path, "--ca", "ca") as server:
         answer = server.sign({"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"], kind=kind)).decode()})
     assert answer.status == 200, answer.body

@@ -28,7 +28,7 @@ from service.signers import file, lists
 
 @click.command(epilog="Example: certlet init ca --permit-dns example.com")
 @click.argument("directory", type=options.FILE, metavar="DIR")
-@options.key_option
+@options.key_type_option
 @click.option(
     "--name",
     metavar="NAME",
@@ -53,7 +53,7 @@ from service.signers import file, lists
 def init(
     *,
     directory: Path,
-    kind: str,
+    key_type: str,
     name: str,
     permit_dns: tuple[str, ...],
     permit_ip: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
@@ -69,7 +69,7 @@ def init(
         created = hierarchy.create_hierarchy(
             name,
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
-            kind,
+            key_type,
             datetime.now(UTC),
             [*permit_dns, *permit_ip],
             _kms_public_key(kms) if kms else None,
@@ -84,7 +84,7 @@ def init(
 @click.command(epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key")
 @click.argument("old", type=options.FILE)
 @click.argument("new", type=options.FILE)
-@options.key_option
+@options.key_type_option
 @options.kms_option
 @click.option(
     "--root-key",
@@ -94,7 +94,7 @@ def init(
 )
 @click.option("--new-root", is_flag=True, help="Make another root, which everybody has to trust again.")
 def rollover(
-    *, old: Path, new: Path, kind: str, kms: str | None, root_key: Path | None, new_root: bool
+    *, old: Path, new: Path, key_type: str, kms: str | None, root_key: Path | None, new_root: bool
 ) -> None:
     """Make the CA that takes over from another.
 
@@ -115,7 +115,7 @@ def rollover(
             hierarchy.Predecessor(certificate, chain, file.previous(old)),
             None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
-            kind,
+            key_type,
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )

@@ -81,7 +81,7 @@ def _a_labels(text: str) -> str:
 
 @click.command(epilog="Example: certlet new www.example.com 192.0.2.1 --p12 www.p12")
 @click.argument("names", nargs=-1, required=True, type=_parse_name, metavar="NAME...")
-@options.key_option
+@options.key_type_option
 @options.profile_option("the default one")
 @options.validity_options
 @click.option(
@@ -98,7 +98,7 @@ def _a_labels(text: str) -> str:
 def new(
     *,
     names: tuple[Name, ...],
-    kind: str,
+    key_type: str,
     out: str | None,
     p12: Path | None,
     force: bool,
@@ -124,7 +124,7 @@ def new(
         if file:
             files.verify_writable(file)
     api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
-    key = keys.generate(kind)
+    key = keys.generate(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
     password = _p12_password() if p12 else b""

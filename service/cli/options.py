@@ -44,14 +44,14 @@ DIRECTORY.name = "dir"
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
-class _KeyKind(click.Choice[str]):
-    """A kind of key, as `keys.generate` takes it; `p256` and `RSA2048` are understood too."""
+class _KeyType(click.Choice[str]):
+    """A type of key, as `keys.generate` takes it; `p256` and `RSA2048` are understood too."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read a value from the arguments."""
         plain = value.lower().replace("-", "")
         return super().convert(
-            next((kind for kind in self.choices if kind.replace("-", "") == plain), value), param, ctx
+            next((choice for choice in self.choices if choice.replace("-", "") == plain), value), param, ctx
         )
 
 
@@ -118,7 +118,7 @@ def matching(pattern: str, kind: str) -> Callable[[str], str]:
     return parse
 
 
-_KIND: Final = _KeyKind(sorted(keys.GENERATORS))
+_KEY_TYPE: Final = _KeyType(sorted(keys.GENERATORS))
 
 profiles_option: Final = click.option(
     "--profiles",
@@ -142,13 +142,12 @@ api_key_option: Final = click.option(
     show_envvar=True,
     help="Use this API key, which ps shows to others.",
 )
-key_option: Final = click.option(
-    "--key",
-    "kind",
-    type=_KIND,
-    metavar="KIND",
+key_type_option: Final = click.option(
+    "--key-type",
+    type=_KEY_TYPE,
+    metavar="TYPE",
     default="p-256",
-    help=f"Make a key of this kind: {', '.join(_KIND.choices)}.",
+    help=f"Make a key of this type: {', '.join(_KEY_TYPE.choices)}.",
 )
 ca_option: Final = click.option(
     "--ca", type=DIRECTORY, default=DEFAULT_CA, help="Use the CA in this directory."

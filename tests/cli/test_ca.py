@@ -200,7 +200,7 @@ def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rsa-2048", "p-384", "ed25519", "ml-dsa-44"])
 def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
     """A CA of another kind of key is made, and served, also without the root's key."""
-    assert certlet("init", "ca", "--key", kind).returncode == 0
+    assert certlet("init", "ca", "--key-type", kind).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
     with serving.serving(tmp_path) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200

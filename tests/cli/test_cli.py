@@ -22,7 +22,7 @@ NO_HOST = "certlet: the host {} is not found: give --host an address of this mac
     [
         (("nonsense",), 2, "certlet: no such command 'nonsense' (see certlet --help)"),
         (("init",), 2, "DIR"),
-        (("init", "ca", "--key", "dsa"), 2, "'dsa' is not one of"),
+        (("init", "ca", "--key-type", "dsa"), 2, "'dsa' is not one of"),
         (("init", "ca", "--permit-dns", "*.x"), 2, "wildcard"),
         (("init", "ca", "--permit-ip", "10.0.0.1/8"), 2, "host bits"),
         (("init", "ca", "--name", "x" * 47), 1, "certlet: the name has 47 characters; 46 are accepted"),

@@ -18,7 +18,7 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
     """Names of each form by their looks; key and PKCS#12 0600; OpenSSL opens the PKCS#12, with the chain."""
     names = ["www.example.com", "*.Example.com", "192.0.2.1", "2001:db8::1", "bücher.example"]
     secrets = {"CERTLET_P12_PASSWORD": "correct horse", "CERTLET_KEY_PASSPHRASE": "battery staple"}
-    run = certlet("new", *names, "--key", "p256", "--p12", "w.p12", env=secrets)
+    run = certlet("new", *names, "--key-type", "p256", "--p12", "w.p12", env=secrets)
     assert run.returncode == 0, run.stderr
     assert [line.split()[:2] for line in run.stdout.decode().splitlines()] == [
         ["Key", "www.example.com.key"],
@@ -63,14 +63,14 @@ def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
         (("a.example.com", "--api-key", "x"), 1, "403 unauthorized"),
         (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
         (("a.example.com", "--p12", "a.p12"), 1, "CERTLET_P12_PASSWORD"),
-        (("a.example.com", "--p12", "a.p12", "--key", "ml-dsa-44"), 1, "ML-DSA"),
+        (("a.example.com", "--p12", "a.p12", "--key-type", "ml-dsa-44"), 1, "ML-DSA"),
         (("a.example.com", "--out", "none/a"), 1, "none/a.key: No such file or directory"),
         (("a.example.com", "--out", "there"), 1, "there.crt is there already; nothing was changed"),
         (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 1, "403 unauthorized"),
         (("a.example.com", "--p12", "/proc/self/cwd/a.example.com.key"), 1, "is to be two files at once"),
         (("a..example.com",), 2, "empty label"),
         (("ip:a",), 2, "no name of the kind ip"),
-        (("a.example.com", "--key", "dsa"), 2, "'dsa' is not one of"),
+        (("a.example.com", "--key-type", "dsa"), 2, "'dsa' is not one of"),
     ],
 )
 @pytest.mark.usefixtures("server")

@@ -31,7 +31,7 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
     ("line", "found"),
     [
         ("certlet ro", {"rollover"}),
-        ("certlet new --key p-", KEYS),
+        ("certlet new --key-type p-", KEYS),
         ("certlet api-key ", {"add", "list", "remove"}),
         ("certlet api-key add --", {"--ca", "--help"}),
         ("certlet completion ", {"bash", "fish", "zsh"}),
@@ -54,7 +54,7 @@ def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
     ("line", "whole"),
     [
         ("certlet ro", "certlet rollover"),
-        ("certlet new --key p-2", "certlet new --key p-256"),
+        ("certlet new --key-type p-2", "certlet new --key-type p-256"),
         ("certlet api-key ad", "certlet api-key add"),
         ("certlet api-key add --c", "certlet api-key add --ca"),
         ("certlet new --pro", "certlet new --profile"),
