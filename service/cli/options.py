@@ -174,8 +174,8 @@ def validity_options(command: _Command) -> _Command:
         metavar="TIME",
         help="Ask for this end, such as 2027-01-31T12:00:00Z.",
     )
-    validity_help = "Ask for so many h, d or w, or for an ISO 8601 duration."
-    return click.option("--validity", type=_parse_validity, metavar="30d", help=validity_help)(
+    validity_help = "Ask for so many h, d or w, such as 30d, or for an ISO 8601 duration."
+    return click.option("--validity", type=_parse_validity, metavar="DURATION", help=validity_help)(
         not_after(command)
     )
 

@@ -42,11 +42,11 @@ def _parse_hook(text: str) -> list[str]:
 @click.command(epilog="Example: certlet renew www.example.com.crt --hook 'systemctl reload nginx'")
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @click.option(
-    "--within",
+    "--expires-in",
     type=options.parse_span,
-    metavar="30d",
+    metavar="DURATION",
     show_default="30d, or the last third of a shorter life",
-    help="Renew what ends within so many h, d or w.",
+    help="Renew what ends within so many h, d or w, such as 30d.",
 )
 @click.option(
     "--hook",
@@ -64,7 +64,7 @@ def _parse_hook(text: str) -> list[str]:
 def renew(
     *,
     files: tuple[Path, ...],
-    within: timedelta | None,
+    expires_in: timedelta | None,
     hook: list[str] | None,
     key_file: Path | None,
     new_key: bool,
@@ -92,7 +92,7 @@ def renew(
             # Another command waits, and then finds what this one wrote.
             with locked(target.parent):
                 certificate = _certificate(target)
-                if not _is_due(certificate, within, datetime.now(UTC)):
+                if not _is_due(certificate, expires_in, datetime.now(UTC)):
                     continue
                 key = _load_key(key_path, certificate, revoked)
                 offer = None if profile else _offer(certificate, offers())
@@ -137,11 +137,11 @@ def _certificate(path: Path) -> x509.Certificate:
         raise CommandError(str(error)) from error
 
 
-def _is_due(certificate: x509.Certificate, within: timedelta | None, now: datetime) -> bool:
+def _is_due(certificate: x509.Certificate, expires_in: timedelta | None, now: datetime) -> bool:
     end = certificate.not_valid_after_utc
-    if within is None:
-        within = min(_USUAL, (end - certificate.not_valid_before_utc) / 3)
-    return end - now <= within
+    if expires_in is None:
+        expires_in = min(_USUAL, (end - certificate.not_valid_before_utc) / 3)
+    return end - now <= expires_in
 
 
 def _revoked(url: str) -> frozenset[int]:

@@ -29,7 +29,7 @@ from tests.cli import ask, certlet
 from tests.cli.test_show import leaf
 from tests.serving import CERTLET, Server
 
-RENEW = ("renew", "a.example.com.crt", "--within", "100d", "--new-key")
+RENEW = ("renew", "a.example.com.crt", "--expires-in", "100d", "--new-key")
 FORCE = ("new", "a.example.com", "--force")
 OWNER = (1234, 4321)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root writes files of others")
@@ -132,7 +132,7 @@ def test_key_of_a_mounted_certificate_is_kept(
 def test_two_renewals_at_once_leave_a_pair() -> None:
     """The second waits for the first, and finds nothing due any more."""
     path = made("--validity", "2h")
-    command = [*CERTLET, *RENEW[:2], "--within", "1d", "--new-key"]
+    command = [*CERTLET, *RENEW[:2], "--expires-in", "1d", "--new-key"]
     env = serving.environ(**{name: os.environ[name] for name in ("CERTLET_API_KEY", "CERTLET_URL")})
     runs = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     lines = [run.communicate(timeout=60)[0] for run in runs]
@@ -344,7 +344,7 @@ def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, f
         assert certlet("new", "a.example.com", "--out", name).returncode == 0
     if fault:
         Path("b.crt").write_bytes(bad(fault))
-    run = certlet("renew", first, "b.crt", "c.crt", "--within", "100d", "--hook", "touch hooked")
+    run = certlet("renew", first, "b.crt", "c.crt", "--expires-in", "100d", "--hook", "touch hooked")
     assert run.returncode == bool(fault), run.stderr
     renewed = [line.split()[1] for line in run.stdout.decode().splitlines()]
     assert renewed == [f"{first},", *([] if fault else ["b.crt,"]), "c.crt,"]

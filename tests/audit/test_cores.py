@@ -65,7 +65,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
         ("init", "new"),
         ("rollover", "ca", "next"),
         ("new", "a.example.com", "--api-key", "none"),
-        ("renew", "ca/signing-ca.crt", "--within", "9999d"),
+        ("renew", "ca/signing-ca.crt", "--expires-in", "9999d"),
         ("show", "ca/signing-ca.crt", "--key-file", "ca/signing-ca.key"),
     ],
 )

@@ -57,7 +57,7 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
     (tmp_path / "link.key").symlink_to(second.with_suffix(".key"))
     before = {path: leaf(path) for path in (first, second)}
     old_keys = {path: path.with_suffix(".key").read_bytes() for path in before}
-    arguments = ["--within", "100d", "--hook", "./hook 'two words'", *(["--new-key"] if new_key else [])]
+    arguments = ["--expires-in", "100d", "--hook", "./hook 'two words'", *(["--new-key"] if new_key else [])]
     run = certlet("renew", first.name, "link.crt", *arguments)
     assert run.returncode == 0, run.stderr
     assert [line.split()[1] for line in run.stdout.splitlines()] == [b"a.example.com.crt,", b"link.crt,"]
@@ -98,7 +98,7 @@ def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.Mon
         assert certlet("revoke", "a.example.com.crt", "--ca", "ca").returncode == 0
     listed = tmp_path / "ca" / "revoked.yaml"  # what is new in it is in the CRL five minutes later
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
-    asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--within", "99d")
+    asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")
     with serving.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
         ask(server, monkeypatch)
         ran = certlet(*asked)
@@ -124,7 +124,7 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
     (tmp_path / "junk.crt").write_bytes(b"junk")
     bad = ["b.example.com.crt", "c.example.com.crt", "both.crt", "junk.crt"]
     before = {name: (tmp_path / name).read_bytes() for name in bad}
-    run = certlet("renew", "no.crt", *bad, good.name, "--within", "100d")
+    run = certlet("renew", "no.crt", *bad, good.name, "--expires-in", "100d")
     assert run.returncode == 1
     assert run.stdout.startswith(b"Renewed   a.example.com.crt, until ")
     lines = run.stderr.decode().splitlines()
@@ -143,14 +143,14 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
         (("--hook", "false"), 1, "the hook false ended with 1"),
         (("--hook", "'"), 2, "No closing quotation"),
         (("--hook", " "), 2, "a command is needed"),
-        (("--within", "30"), 2, "30d"),
+        (("--expires-in", "30"), 2, "30d"),
     ],
 )
 @pytest.mark.usefixtures("server")
 def test_renew_says_why_not(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
     """A refusal, a hook that fails, and arguments that make no sense are told, and are no success."""
     path = made(tmp_path)
-    run = certlet("renew", path.name, "--within", "100d", *arguments)
+    run = certlet("renew", path.name, "--expires-in", "100d", *arguments)
     assert (run.returncode, word in run.stderr.decode()) == (status, True)
     assert b"Traceback" not in run.stderr
 
@@ -172,7 +172,7 @@ def test_the_passphrase_s_variable_is_named(
     path, key = tmp_path / "a.example.com.crt", "a.example.com.key"
     run = certlet("new", path.stem, env={"CERTLET_KEY_PASSPHRASE": old})
     assert run.returncode == 0, run.stderr
-    for command in (("show", path.name, "--key-file", key), ("renew", path.name, "--within", "200d")):
+    for command in (("show", path.name, "--key-file", key), ("renew", path.name, "--expires-in", "200d")):
         run = certlet(*command, env={"CERTLET_KEY_PASSPHRASE": secret})
         assert run.returncode == int(bool(word))
         assert run.stderr.decode().endswith(f"{word}\n" if word else "")
