@@ -39,7 +39,7 @@ def _parse_hook(text: str) -> list[str]:
     return command
 
 
-@click.command(epilog="Example: certlet renew www.example.com.crt --hook 'systemctl reload nginx'")
+@click.command(epilog="Example: certlet renew www.example.com.crt --deploy-hook 'systemctl reload nginx'")
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @click.option(
     "--expires-in",
@@ -49,7 +49,7 @@ def _parse_hook(text: str) -> list[str]:
     help="Renew what ends within so many h, d or w, such as 30d.",
 )
 @click.option(
-    "--hook",
+    "--deploy-hook",
     type=_parse_hook,
     metavar="COMMAND",
     help=f"Run this once, without a shell, if anything was renewed; ${RENEWED} has the files, one a line. "
@@ -65,7 +65,7 @@ def renew(
     *,
     files: tuple[Path, ...],
     expires_in: timedelta | None,
-    hook: list[str] | None,
+    deploy_hook: list[str] | None,
     key_file: Path | None,
     new_key: bool,
     profile: str | None,
@@ -117,8 +117,8 @@ def renew(
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")
             failed = True
-    if renewed and hook:
-        failed |= not _run(hook, renewed)
+    if renewed and deploy_hook:
+        failed |= not _run(deploy_hook, renewed)
     return int(failed)
 
 

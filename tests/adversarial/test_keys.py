@@ -344,7 +344,7 @@ def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, f
         assert certlet("new", "a.example.com", "--out", name).returncode == 0
     if fault:
         Path("b.crt").write_bytes(bad(fault))
-    run = certlet("renew", first, "b.crt", "c.crt", "--expires-in", "100d", "--hook", "touch hooked")
+    run = certlet("renew", first, "b.crt", "c.crt", "--expires-in", "100d", "--deploy-hook", "touch hooked")
     assert run.returncode == bool(fault), run.stderr
     renewed = [line.split()[1] for line in run.stdout.decode().splitlines()]
     assert renewed == [f"{first},", *([] if fault else ["b.crt,"]), "c.crt,"]
@@ -377,7 +377,7 @@ def test_hook_gets_no_secret(tmp_path: Path) -> None:
     """No variable that may hold a secret is in the hook's environment; the others are."""
     made()
     env = dict.fromkeys(SECRETS, "a secret") | {"OTHER": "other", "CERTLET_KEY_PASSPHRASE": None}
-    run = certlet(*RENEW, "--hook", "sh -c 'env > hooked'", env=env)
+    run = certlet(*RENEW, "--deploy-hook", "sh -c 'env > hooked'", env=env)
     assert run.returncode == 0, run.stderr
     hooked = {line.partition("=")[0] for line in Path("hooked").read_text().splitlines()}
     assert {"OTHER", "CERTLET_RENEWED", "CERTLET_API_KEY", *SECRETS} & hooked == {"OTHER", "CERTLET_RENEWED"}

@@ -40,7 +40,7 @@ def test_nothing_due_is_quiet(server: Server, tmp_path: Path) -> None:
     """What ends later stays octet for octet; no word, no hook, exit 0, and no service is asked."""
     path = made(tmp_path)
     before = path.read_bytes()
-    run = certlet("renew", path.name, "--hook", "false", env={"CERTLET_URL": "http://127.0.0.1:9"})
+    run = certlet("renew", path.name, "--deploy-hook", "false", env={"CERTLET_URL": "http://127.0.0.1:9"})
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
     assert path.read_bytes() == before
 
@@ -57,7 +57,7 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
     (tmp_path / "link.key").symlink_to(second.with_suffix(".key"))
     before = {path: leaf(path) for path in (first, second)}
     old_keys = {path: path.with_suffix(".key").read_bytes() for path in before}
-    arguments = ["--expires-in", "100d", "--hook", "./hook 'two words'", *(["--new-key"] if new_key else [])]
+    arguments = ["--expires-in=100d", "--deploy-hook=./hook 'two words'", *["--new-key"] * new_key]
     run = certlet("renew", first.name, "link.crt", *arguments)
     assert run.returncode == 0, run.stderr
     assert [line.split()[1] for line in run.stdout.splitlines()] == [b"a.example.com.crt,", b"link.crt,"]
@@ -139,10 +139,10 @@ def test_one_failure_stops_no_other(server: Server, tmp_path: Path) -> None:
     [
         (("--profile", "client"), 0, ""),
         (("--api-key", "x"), 1, "403"),
-        (("--hook", "./none"), 1, "the hook ./none: No such file"),
-        (("--hook", "false"), 1, "the hook false ended with 1"),
-        (("--hook", "'"), 2, "No closing quotation"),
-        (("--hook", " "), 2, "a command is needed"),
+        (("--deploy-hook", "./none"), 1, "the hook ./none: No such file"),
+        (("--deploy-hook", "false"), 1, "the hook false ended with 1"),
+        (("--deploy-hook", "'"), 2, "No closing quotation"),
+        (("--deploy-hook", " "), 2, "a command is needed"),
         (("--expires-in", "30"), 2, "30d"),
     ],
 )
