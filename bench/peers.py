@@ -147,7 +147,7 @@ def certlet(directory: Path, ca: Path) -> Iterator[Server]:
     """Ours, with one worker and no usage plan, its logs in files."""
     directory.mkdir()
     command = load.pinned(load.cores()[0], [*serving.CERTLET, "serve", "--port", "0"])
-    options = ["--ca", str(ca), "--workers", "1", "--unlimited", "--audit-log", str(directory / "audit.log")]
+    options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
     with serving.serving(directory, *options, command=command) as server:
         yield Server(server.process.pid, server.url, ca)
 

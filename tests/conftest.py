@@ -14,7 +14,7 @@ from tests.gateway import running as gateways
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
     """`certlet serve --ephemeral`, without its usage plan, for tests that only ask it."""
     directory = tmp_path_factory.mktemp("server")
-    with serving.serving(directory, "--ephemeral", "--unlimited", "--workers", "2") as running:
+    with serving.serving(directory, "--ephemeral", "--no-usage-plan", "--workers", "2") as running:
         yield running
 
 
@@ -29,5 +29,5 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
     """`certlet serve --tls`, with its CA in `ca`: one a module, which may revoke what it was issued."""
-    with serving.serving(tmp_path_factory.mktemp("site"), "--tls", "--unlimited") as running:
+    with serving.serving(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
         yield running

@@ -67,8 +67,8 @@ def sites(directory: Path) -> Iterator[Sites]:
     form = document["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
     form["requestTemplates"] = {"application/json": "{"}
     with (
-        serving.serving(directory / "plain", "--unlimited") as plain,
-        serving.serving(directory / "tls", "--unlimited", "--tls") as tls,
+        serving.serving(directory / "plain", "--no-usage-plan") as plain,
+        serving.serving(directory / "tls", "--no-usage-plan", "--tls") as tls,
         serving.serving(directory / "troubled") as troubled,
         running.gateway(directory / "broken", document) as broken,
     ):

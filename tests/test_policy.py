@@ -43,7 +43,7 @@ CI = "ci-key-0123456789-0123456789-0123456789-01"
 @pytest.fixture(scope="module")
 def own(directory: Path) -> Iterator[Server]:
     """A server with the operator's own profiles, four workers and an audit log."""
-    arguments = ["--profiles", str(OWN), "--workers", "4", "--unlimited", "--audit-log", "audit.jsonl"]
+    arguments = ["--profiles", str(OWN), "--workers", "4", "--no-usage-plan", "--audit-log", "audit.jsonl"]
     with serving(directory, "--ca", "ca", *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
         yield server
 
@@ -113,7 +113,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
     command = ["bash", "-c", f'exec 2>&{write} "$@"', "bash", *CERTLET, "serve", "--port", "0"]
-    arguments = ["--ca", str(directory / "ca"), "--workers", "4", "--unlimited"]
+    arguments = ["--ca", str(directory / "ca"), "--workers", "4", "--no-usage-plan"]
     sans = [f"dns:a-rather-long-name-{number}.team.example.com" for number in range(100)]
     body = json.dumps({"csr": team(sans)}).encode()
     with ThreadPoolExecutor(5) as pool, os.fdopen(read, "rb", 0) as end:

@@ -52,7 +52,7 @@ DEFAULT_KEY: Final = "default"  # the name of the API key that the first start m
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), default=1, help="Handle this many calls at once."
 )
-@click.option("--unlimited", is_flag=True, help="Apply no usage plan: no 429.")
+@click.option("--no-usage-plan", is_flag=True, help="Apply no usage plan: no 429.")
 @click.option(
     "--stage",
     type=options.matching("[A-Za-z0-9_-]{1,128}", "a stage: 1 to 128 letters, digits, _ and -"),
@@ -110,7 +110,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             workers=settings.workers,
             key_file=str(key_file.path),
             extra_keys=extra,
-            unlimited=settings.unlimited,
+            no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
             **_tls(settings, document, stack),
         )
@@ -154,8 +154,8 @@ def _try(audit_log: Path) -> None:
 
 
 def _warnings(settings: SimpleNamespace) -> Iterator[str]:
-    if settings.unlimited:
-        yield "the usage plan is off (--unlimited)"
+    if settings.no_usage_plan:
+        yield "the usage plan is off (--no-usage-plan)"
     if settings.tls and not settings.tls_name and _is_unspecified(settings.host):
         yield "its certificate is for localhost, and clients elsewhere refuse it: give --tls-name"
     if not sandbox.is_supported():

@@ -18,7 +18,7 @@ class Configuration:
         workers: how many there are.
         key_file: the file of API keys.
         extra_keys: name -> SHA-256 of keys that are in no file.
-        unlimited: whether the usage plan is off.
+        no_usage_plan: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; none if it is empty.
         tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
         tls_key_password: what the key is encrypted under; OpenSSL asks on the terminal if there is none.
@@ -35,7 +35,7 @@ class Configuration:
     workers: int
     key_file: str
     extra_keys: dict[str, str] = field(repr=False)
-    unlimited: bool = False
+    no_usage_plan: bool = False
     stage: str = ""
     tls_certificate: str = ""
     tls_key: str = ""

@@ -61,7 +61,7 @@ class Gateway:
         self._pool = pool
         self._cache = AnswerCache(time.monotonic)
         self._keys = Keyring(link, configuration.extra_keys)
-        plan = None if configuration.unlimited else self._contract.plan
+        plan = None if configuration.no_usage_plan else self._contract.plan
         self._meter = Meter(plan, time.monotonic, time.time) if plan else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -37,7 +37,7 @@ STALLS = {
 @pytest.fixture(scope="module", params=["http", "https"])
 def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without a usage plan, whose gateway may have few descriptors from some moment on."""
-    options = ("--tls", "--unlimited") if request.param == "https" else ("--unlimited",)
+    options = ("--tls", "--no-usage-plan") if request.param == "https" else ("--no-usage-plan",)
     with serving.serving(tmp_path_factory.mktemp("narrow"), *options) as server:
         (pid,) = server.pids("server")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))

@@ -140,7 +140,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
     ca, request = tmp_path / "ca", csrs.build()
     issuers = [file.load(each, None) for each in (ca, tmp_path / "next")]
     old, new = (encoding.pem(each.intermediates) for each in issuers)
-    with serving(tmp_path, "--workers", "3", "--unlimited") as server, ThreadPoolExecutor(8) as pool:
+    with serving(tmp_path, "--workers", "3", "--no-usage-plan") as server, ThreadPoolExecutor(8) as pool:
 
         def answers() -> tuple[set[str], int]:
             """The CAs, or statuses, of many calls to all workers, and the length of the CRL."""
@@ -232,7 +232,7 @@ def test_the_longest_list_is_served(tmp_path: Path) -> None:
     path = tmp_path / "ca" / lists.REVOKED
     order = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()}
     path.write_text(long())
-    with serving(tmp_path, "--workers", "2", "--unlimited") as server:
+    with serving(tmp_path, "--workers", "2", "--no-usage-plan") as server:
         for start in (0, revocation.MAX_ENTRIES):
             path.write_text(long(start))
             for _ in range(2):

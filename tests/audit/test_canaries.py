@@ -94,7 +94,7 @@ def everything(server: Server) -> bytes:
 def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     """Answers, stdout, stderr, audit and access log, with good requests, bad ones and faults: no canary."""
     log = home / "audit.log"
-    with serving.serving(home, "--unlimited", "--audit-log", "audit.log", env=ENVIRON) as server:
+    with serving.serving(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
         (worker,) = server.pids("worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))

@@ -14,7 +14,7 @@ from tests.serving import API_KEY
 
 def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
     """A key is shown once and kept as its SHA-256, 0600; adding and removing works while serving."""
-    with serving.serving(tmp_path, "--unlimited") as server:
+    with serving.serving(tmp_path, "--no-usage-plan") as server:
         order = {"csr": csrs.pem(csrs.build()).decode()}
         added = certlet("api-key", "add", "ci")
         value = added.stdout.decode().strip()

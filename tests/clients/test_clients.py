@@ -233,7 +233,7 @@ def test_the_client_outlives_an_addition(
 def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
     """EST's media types, over HTTPS: the client of openapi-python-client gets the CA, a certificate, a typed 400."""
     made = client(clients, "openapi-python-client")
-    with serving.serving(tmp_path, "--tls", "--unlimited") as server:
+    with serving.serving(tmp_path, "--tls", "--no-usage-plan") as server:
         command = (sys.executable, HERE / "enrol_by_openapi_python_client.py", server.url, API_KEY)
         root = tmp_path / "ca" / "root-ca.crt"
         told = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=made.env))

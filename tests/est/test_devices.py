@@ -24,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with TLS of its own; its CA is in `ca`."""
     directory = tmp_path_factory.mktemp("devices")
     (directory / "own.yaml").write_text(OWN)
-    with serving.serving(directory, "--tls", "--unlimited", "--profiles", "own.yaml") as server:
+    with serving.serving(directory, "--tls", "--no-usage-plan", "--profiles", "own.yaml") as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         yield server
 

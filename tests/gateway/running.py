@@ -40,7 +40,7 @@ def gateway(
     directory: Path, document: dict[str, Any], handler: str = HANDLER, **change: Any
 ) -> Iterator[serving.Server]:
     """Serve a document."""
-    options = {"workers": 1, "unlimited": True, **change}
+    options = {"workers": 1, "no_usage_plan": True, **change}
     path = directory / "document.json"
     path.write_text(json.dumps({"document": document, **options}))
     command = (sys.executable, "-m", "tests.gateway.running", str(path), handler)

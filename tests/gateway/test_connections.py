@@ -44,7 +44,7 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
     command = [*limited, *CERTLET, "serve", "--port", "0"]
     body = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
-    options = ("--ephemeral", "--unlimited")
+    options = ("--ephemeral", "--no-usage-plan")
     with serving.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:
         under_way = stack.enter_context(connect(server))
         under_way.sendall(head.encode() + body[:100])

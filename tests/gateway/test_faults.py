@@ -304,7 +304,8 @@ def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
 def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
     """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
-    with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server, contextlib.ExitStack() as stack:
+    options = ("--ephemeral", "--no-usage-plan")
+    with serving.serving(tmp_path, *options) as server, contextlib.ExitStack() as stack:
         (gateway,) = server.pids("server")
         before = serving.resident(gateway)
         for _ in range(20):

@@ -141,7 +141,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
     """The quota's 429 has its own words, and says to come back later."""
     document = json.loads(json.dumps(authorities.document()))
     document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
-    with running.gateway(tmp_path, document, unlimited=False) as server:
+    with running.gateway(tmp_path, document, no_usage_plan=False) as server:
         statuses = [server.sign({}).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         answer = server.sign({})
@@ -153,15 +153,15 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
 
 def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) -> None:
     """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
-    with running.gateway(tmp_path, running.library(), unlimited=False) as server:
+    with running.gateway(tmp_path, running.library(), no_usage_plan=False) as server:
         statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
         assert statuses[:4] == [200] * 4
         assert 429 in statuses[4:]
         assert server.request("GET", "/books").status == 200
 
 
-def test_unlimited_says_so(tmp_path: Path) -> None:
-    """`--unlimited` turns the usage plan off, with a warning."""
-    with serving.serving(tmp_path, "--ephemeral", "--unlimited") as server:
+def test_absent_usage_plan_is_warned_of(tmp_path: Path) -> None:
+    """`--no-usage-plan` turns the usage plan off, with a warning."""
+    with serving.serving(tmp_path, "--ephemeral", "--no-usage-plan") as server:
         assert any("usage plan is off" in line for line in server.said)
         assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}

@@ -23,7 +23,7 @@ from tests.load import traffic
 from tests.load.traffic import Haul, Outcome, Traffic
 from tests.serving import Answer, Server, wait_until
 
-SERVE = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
+SERVE = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
 OWN = ("--profiles", str(traffic.OWN_PROFILES))
 GOOD = csrs.pem(csrs.build()).decode()
 

@@ -31,7 +31,7 @@ def memory(server: serving.Server) -> dict[str, int]:
 
 def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
     """Everything at once is answered as documented, recorded and verified, in memory that stays flat."""
-    arguments = ("--workers", "2", "--unlimited", "--audit-log", "audit.log")
+    arguments = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
     with serving.serving(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
         running = Traffic(server, tmp_path)
         began = time.monotonic()
