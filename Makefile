@@ -51,7 +51,7 @@ WITH_EST = $(if $(EST),--est)
 # EST=on for EST too. Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
 deploy: setup
 	.venv/bin/python -m deploy.build --output build/certlet.zip $(OWN) $(ZIP)
-	.venv/bin/certlet openapi --template $(OWN) $(WITH_EST) > build/openapi.json
+	.venv/bin/certlet openapi --format cloudformation $(OWN) $(WITH_EST) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
 
 # All figures, against cfssl and of the zip, into bench/figures.md and build/; BENCH=--short and so on. It needs a

@@ -94,7 +94,7 @@ FOLLOWING = {
     "certlet sign *.csr": "",
     "certlet completion bash": "complete",
     "certlet openapi --region … --account … --function …": '"x-amazon-apigateway-integration"',
-    "certlet openapi --plain": '"openapi"',
+    "certlet openapi --format public": '"openapi"',
     "certlet --version": "certlet 0.",
 }
 SERVING = (

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 import click
 
 from service import contract
 from service.cli import options
 
+API_GATEWAY: Final = "api-gateway"
+CLOUDFORMATION: Final = "cloudformation"
+PUBLIC: Final = "public"
+
 
 @click.command(
     epilog="Example: certlet openapi --region eu-central-1 --account 123456789012 --function certlet"
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice([API_GATEWAY, CLOUDFORMATION, PUBLIC]),
+    metavar="FORMAT",
+    default=API_GATEWAY,
+    help=f"Print it for the import into API Gateway ({API_GATEWAY}), which needs --region, --account and "
+    f"--function; for a CloudFormation template, without ARNs ({CLOUDFORMATION}); or for people and tools, "
+    f"without vendor extensions ({PUBLIC}).",
 )
 @click.option("--region", metavar="REGION", help="Name the AWS region of the function.")
 @click.option(
@@ -22,21 +37,20 @@ from service.cli import options
     help="Name the AWS account of the function.",
 )
 @click.option("--function", metavar="NAME", help="Name the function.")
-@click.option("--template", is_flag=True, help="Print it for a CloudFormation template: no ARNs yet.")
-@click.option("--plain", is_flag=True, help="Print it for people and tools: no vendor extensions.")
 @click.option("--est", is_flag=True, help="Include EST, which needs a domain of its own.")
 @options.profiles_option
-def openapi(*, template: bool, plain: bool, est: bool, profiles: Path | None, **arn: str | None) -> None:
+def openapi(*, output_format: str, est: bool, profiles: Path | None, **arn: str | None) -> None:
     """Print the document that API Gateway imports."""
     target = [text for name in ("region", "account", "function") if (text := arn[name])]
-    if (template, plain, len(target)) not in {(True, False, 0), (False, True, 0), (False, False, 3)}:
+    if len(target) != (3 if output_format == API_GATEWAY else 0):
         raise click.UsageError(
-            "give --region, --account and --function together, or --template alone, or --plain alone"
+            f"give --region, --account and --function together with --format {API_GATEWAY}, "
+            "and with no other format"
         )
     document = options.load_document(profiles)
-    if plain:
+    if output_format == PUBLIC:
         rendered = contract.public(document)
-    elif template:
+    elif output_format == CLOUDFORMATION:
         rendered = contract.for_cloudformation(document, est=est)
     else:
         rendered = contract.for_api_gateway(document, *target, est=est)

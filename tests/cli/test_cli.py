@@ -57,8 +57,8 @@ NO_HOST = "certlet: the host {} is not found: give --host an address of this mac
         (("renew", "a.crt", "b.crt", "--key-file", "k"), 2, "--key-file is for one certificate"),
         (("openapi", "--region", "x"), 2, "together"),
         (("openapi",), 2, "together"),
-        (("openapi", "--template", "--region", "x"), 2, "alone"),
-        (("openapi", "--template", "--plain"), 2, "alone"),
+        (("openapi", "--format", "cloudformation", "--region", "x"), 2, "with no other format"),
+        (("openapi", "--format", "plain"), 2, "'plain' is not one of"),
     ],
 )
 def test_error_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
@@ -115,7 +115,7 @@ def test_the_version_is_one() -> None:
     assert certlet("sign", "--version").returncode == 2
 
 
-@pytest.mark.parametrize("arguments", [("openapi", "--plain"), ("--version",)])
+@pytest.mark.parametrize("arguments", [("openapi", "--format", "public"), ("--version",)])
 def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """A closed pipe, as `| head` leaves it, ends the command without a word."""
     reader, writer = os.pipe()

@@ -14,9 +14,9 @@ from tests.cli import certlet
 
 
 def test_openapi_prints_what_anybody_reads(tmp_path: Path) -> None:
-    """`certlet openapi --plain` prints valid OpenAPI 3.0 of the same operations, without a vendor extension."""
+    """`certlet openapi --format public` prints valid OpenAPI 3.0 of the same operations, without a vendor extension."""
     (tmp_path / "own.yaml").write_text("profiles: {peer: null}")
-    printed = certlet("openapi", "--plain", "--profiles", "own.yaml")
+    printed = certlet("openapi", "--format", "public", "--profiles", "own.yaml")
     assert printed.returncode == 0, printed.stderr
     document = json.loads(printed.stdout)
     validate(document)

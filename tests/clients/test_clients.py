@@ -1,4 +1,4 @@
-"""Clients that others' generators make of `certlet openapi --plain`, compiled and used."""
+"""Clients that others' generators make of `certlet openapi --format public`, compiled and used."""
 
 from __future__ import annotations
 
@@ -275,6 +275,6 @@ def test_a_warning_would_be_found(tmp_path: Path, name: str, warning: str) -> No
 
 def test_every_command_of_readme_ran() -> None:
     """One command prints the document, and one makes each client; there is no other."""
-    starts = [".venv/bin/certlet openapi --plain", *GENERATORS.values()]
+    starts = [".venv/bin/certlet openapi --format public", *GENERATORS.values()]
     assert sorted(start for start in starts for each in COMMANDS if each.startswith(start)) == sorted(starts)
     assert len(COMMANDS) == len(starts)

@@ -195,7 +195,7 @@ def test_a_major_version_may_break(tmp_path: Path) -> None:
 
 
 def test_what_breaks_is_not_released(tmp_path: Path) -> None:
-    """A release replaces the one before it, octet for octet as `certlet openapi --plain` prints; a fault keeps it."""
+    """A release replaces the one before it, octet for octet as `certlet openapi --format public` prints; a fault keeps it."""
     assert compatibility.release(CURRENT, tmp_path) == []
     kept = (tmp_path / "openapi-0.json").read_bytes()
     assert compatibility.release(changed(WITHHOLD), tmp_path)

@@ -146,7 +146,7 @@ def test_the_permission_is_for_this_api_alone() -> None:
 
 
 def test_what_is_included_names_the_template_s_function() -> None:
-    """`certlet openapi --template` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
+    """`certlet openapi --format cloudformation` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
     included = contract.for_cloudformation(authorities.document())
     uris = {json.dumps(each["uri"]) for each in integrations(included) if each["type"] != "mock"}
     (uri,) = uris

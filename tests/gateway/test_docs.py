@@ -65,7 +65,7 @@ def extensions(node: Any) -> Iterator[str]:
 
 
 def test_the_document_is_the_contract(server: Server) -> None:
-    """It is what `certlet openapi --plain` prints, valid OpenAPI without an extension, but for where it is."""
+    """It is what `certlet openapi --format public` prints, valid OpenAPI without an extension, but for where it is."""
     answer = server.request("GET", "/openapi.json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     published, document = answer.json(), authorities.document()
