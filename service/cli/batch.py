@@ -1,4 +1,4 @@
-"""`certlet sign *.csr`: each certificate next to its request, in batches; a repetition signs the rest."""
+"""`certlet sign *.csr`: each certificate in a file of its own, in batches; a repetition signs the rest."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ class Tally:
         return self.signed + self.skipped + self.failed
 
 
-def certificate_path(path: Path) -> Path:
-    """Where the certificate of the request in a file goes."""
-    return path.with_suffix(".crt")
+def certificate_path(path: Path, output_dir: Path | None = None) -> Path:
+    """Where the certificate of the request in a file goes: next to it, if no directory is given."""
+    target = path.with_suffix(".crt")
+    return output_dir / target.name if output_dir else target
 
 
 def read_request(path: Path) -> str:
@@ -67,13 +68,14 @@ def read_request(path: Path) -> str:
 
 @dataclass
 class BatchSigner:
-    """Signs the requests of several files, each into a file next to it, and says on stderr what fails.
+    """Signs the requests of several files, each into a file of its own, and says on stderr what fails.
 
-    `request` is what every request has in common: all but its CSR.
+    `request` is what every request has in common: all but its CSR. `output_dir` is as in certificate_path.
     """
 
     request: SignRequest
     sign_batch: SignBatch
+    output_dir: Path | None = None
     tally: Tally = field(default_factory=Tally)
 
     def run(self, paths: Sequence[Path], *, overwrite: bool = False) -> None:
@@ -99,7 +101,7 @@ class BatchSigner:
 
     def _job(self, path: Path, *, overwrite: bool) -> _Job | None:
         """What is to be done for a file; None, and counted, if it is nothing."""
-        target = certificate_path(path)
+        target = certificate_path(path, self.output_dir)
         problem = f"{path}: {target} is there, and is not its certificate (--force replaces it)"
         try:
             request = replace(self.request, csr=read_request(path))
@@ -133,7 +135,7 @@ class BatchSigner:
 
     def _write(self, path: Path, signed: Signed) -> None:
         try:
-            write_certificate(certificate_path(path), signed)
+            write_certificate(certificate_path(path, self.output_dir), signed)
         except CommandError as error:
             self._fail(f"{path}: {error}")
             return

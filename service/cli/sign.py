@@ -29,7 +29,12 @@ from service.pki import csr
     show_default="stdout",
     help="Write the certificate of the one request to this file.",
 )
-@click.option("--beside", is_flag=True, help="Write NAME.crt beside each NAME.csr, as for several requests.")
+@click.option(
+    "--output-dir",
+    type=options.DIRECTORY,
+    show_default="that of each, for several requests",
+    help="Write NAME.crt for each NAME.csr to this directory.",
+)
 @options.force_option
 def sign(
     *,
@@ -38,7 +43,7 @@ def sign(
     api_key: str | None,
     dry_run: bool,
     out: Path | None,
-    beside: bool,
+    output_dir: Path | None,
     force: bool,
     **members: str | None,
 ) -> int:
@@ -47,19 +52,18 @@ def sign(
     FILE is a request, PEM or DER; a single - is stdin.
     """
     options.forbid_together("--validity", "--not-after")
-    options.forbid_together("--out", "--beside")
+    options.forbid_together("--out", "--output-dir")
     api_key = options.require_api_key(api_key)
     request = client.SignRequest("", **members)
     if dry_run:
-        if out or beside:
-            raise click.UsageError("--dry-run writes nothing: leave --out and --beside out")
+        if out or output_dir:
+            raise click.UsageError("--dry-run writes nothing: leave --out and --output-dir out")
         return _examine(files, functools.partial(client.dry_run, url, api_key), request)
-    if beside or len(files) > 1:
+    if output_dir or len(files) > 1:
         if out:
-            raise click.UsageError("--out is for one request; several go beside theirs")
-        return _sign_beside(
-            files, functools.partial(client.sign_batch, url, api_key), request, overwrite=force
-        )
+            raise click.UsageError("--out is for one request; --output-dir is for several")
+        signer = batch.BatchSigner(request, functools.partial(client.sign_batch, url, api_key), output_dir)
+        return _sign_batch(files, signer, overwrite=force)
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
@@ -107,22 +111,23 @@ def _examine(
     return int(failed)
 
 
-def _sign_beside(
-    paths: Sequence[Path], sign_batch: batch.SignBatch, request: client.SignRequest, *, overwrite: bool
-) -> int:
+def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: bool) -> int:
     targets: dict[Path, Path] = {}
     for path in paths:
-        target = batch.certificate_path(path)
-        if str(path) == "-" or path == target or targets.setdefault(target, path) != path:
-            raise click.UsageError(f"{path}: no certificate can be written beside it, as {target}")
-    signer = batch.BatchSigner(request, sign_batch)
+        target = batch.certificate_path(path, signer.output_dir)
+        if (
+            str(path) == "-"
+            or path.absolute() == target.absolute()
+            or targets.setdefault(target, path) != path
+        ):
+            raise click.UsageError(f"{path}: its certificate cannot be written to {target}")
     try:
         signer.run(list(targets.values()), overwrite=overwrite)
     finally:
         tally = signer.tally
         left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
         say(f"{tally.signed} signed, {tally.skipped} there already, {tally.failed} not signed{left}")
-        if tally.skipped and request != client.SignRequest(""):
+        if tally.skipped and signer.request != client.SignRequest(""):
             warn("note: what is there already may be of another profile or validity (--force asks anew)")
     return int(tally.failed > 0)
 

@@ -60,14 +60,24 @@ def test_each_certificate_is_written_next_to_its_request(server: Server, tmp_pat
     assert run.stderr == b"raw.der: " + note + b"\n"
 
 
-def test_one_request_goes_beside_if_asked(server: Server, tmp_path: Path) -> None:
-    """`--beside` treats one request as several; without it stdout has the certificate, and no file appears."""
+def test_output_directory_gets_the_certificates(server: Server, tmp_path: Path) -> None:
+    """`--output-dir` treats one request as several; without it stdout has the certificate, and no file appears."""
     (path,) = write_requests(tmp_path, 1)
     assert certlet("sign", path).stdout.startswith(b"-----BEGIN CERTIFICATE-----")
     assert not batch.certificate_path(path).exists()
-    assert certlet("sign", path, "--beside", "--profile", "peer").stdout.startswith(b"1 signed")
+    assert certlet("sign", path, "--output-dir", ".", "--profile", "peer").stdout.startswith(b"1 signed")
     usages = issued(path).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert len(list(usages)) == 2
+    other = tmp_path / "out" / path.name
+    other.parent.mkdir()
+    other.write_bytes(path.read_bytes())
+    for summary in (b"1 signed, 0 there already", b"0 signed, 1 there already"):
+        assert certlet("sign", path, "--output-dir", "out").stdout.startswith(summary)
+    assert issued(other) != issued(path)
+    refused = certlet("sign", path, "--output-dir", "none")
+    assert (refused.returncode, b"none" in refused.stderr) == (1, True), refused.stderr
+    refused = certlet("sign", path, other, "--output-dir", "out")
+    assert b"its certificate cannot be written to out/" in refused.stderr
 
 
 def test_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
@@ -112,7 +122,7 @@ def test_repetition_signs_only_the_rest(server: Server, tmp_path: Path) -> None:
 def test_certificate_of_another_key_is_not_replaced(server: Server, tmp_path: Path) -> None:
     """What exists and is not the request's certificate stays, and is told; `--force` replaces it."""
     first, second = write_requests(tmp_path, 2)
-    certlet("sign", first, "--beside")
+    certlet("sign", first, "--output-dir=.")
     target = batch.certificate_path(second)
     for content in (batch.certificate_path(first).read_bytes(), b"notes of somebody's"):
         target.write_bytes(content)
@@ -120,7 +130,7 @@ def test_certificate_of_another_key_is_not_replaced(server: Server, tmp_path: Pa
         assert run.stdout == b"0 signed, 1 there already, 1 not signed\n"
         assert run.stderr == b"n1.csr: n1.crt is there, and is not its certificate (--force replaces it)\n"
         assert target.read_bytes() == content
-    certlet("sign", second, "--beside", "--force")
+    certlet("sign", second, "--output-dir=.", "--force")
     assert issued(second)
 
 

@@ -68,7 +68,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
     for arguments, told in (
         (("sign", "a.csr", "--out", "nodir/x.crt"), "nodir/x.crt: No such file or directory"),
         (("sign", "a.csr", "--out", "dir.crt"), "dir.crt: Is a directory"),
-        (("sign", "dir.csr", "--beside"), "dir.crt: Is a directory"),
+        (("sign", "dir.csr", "--output-dir=."), "dir.crt: Is a directory"),
         (("new", "b.example.com", "--p12", "nodir/b.p12"), "nodir/b.p12: No such file or directory"),
     ):
         refused = certlet(*arguments, env=env)
@@ -77,7 +77,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
     assert not list(tmp_path.glob("b.*"))
 
 
-@pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--beside")])
+@pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--output-dir=.")])
 def test_a_certificate_is_not_lost(server: Server, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
     (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
