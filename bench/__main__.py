@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="N",
         help=f"certificates in a batch; a slow machine refuses some of eight large ones [{WHOLE.batch}]",
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "build", metavar="DIR")
+    parser.add_argument("--output-dir", type=Path, default=ROOT / "build", metavar="DIR")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are to end too
     try:
@@ -64,10 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     text = report.report(comparison, zip_figures)
     print(text)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
     document = {"comparison": asdict(comparison), "zip": asdict(zip_figures)}
-    (options.output / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
-    for path in [options.output / FIGURES.name, *([] if options.short else [FIGURES])]:
+    (options.output_dir / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
+    for path in [options.output_dir / FIGURES.name, *([] if options.short else [FIGURES])]:
         path.write_text(text)
     return 0
 

@@ -44,7 +44,7 @@ def ours(directory: Path, ca: Path) -> Iterator[Server]:
 def short(directory: Path) -> Path:
     """What a short run wrote; what it put nowhere else."""
     before = command.FIGURES.read_bytes()
-    short_run = (sys.executable, "-m", "bench", "--short", "--output", directory / "out")
+    short_run = (sys.executable, "-m", "bench", "--short", "--output-dir", directory / "out")
     ran = serving.run(*short_run, cwd=serving.ROOT, timeout=1800)
     assert (directory / "out" / "figures.md").read_text() in ran.stdout
     assert command.FIGURES.read_bytes() == before
