@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import connexion
@@ -67,7 +67,6 @@ def create(
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # a path is one of the contract's, or none
     app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
-    app.app.ensure_sync = _as_it_is  # Flask documents that this may be replaced
     app.app.before_request(functools.partial(_begin, operations))
     app.add_api(
         served,
@@ -99,10 +98,6 @@ def _resolve(
     if operations[name].get("parameters"):
         return perform
     return ParameterValidator((), strict_validation=True)(perform)
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None:
