@@ -226,11 +226,11 @@ class _Evaluation:
         self._has_common_name = True
         if "CN" in self._attributes or "CN" not in self._profile.allowed_attributes:
             self._notes.append(f"common name {quoted(text)} left out of the subject")
-        elif self._set_attribute("CN", text):
-            self._common_name = text
+            is_valid = not check_subject_attribute("CN", text)
         else:
-            return
-        if self._profile.is_tls_server and not check_subject_attribute("CN", text):
+            is_valid = self._set_attribute("CN", text)
+            self._common_name = text if is_valid else ""
+        if is_valid and self._profile.is_tls_server:
             self._require_in_san(text)
 
     def _require_in_san(self, common_name: str) -> None:
