@@ -1,9 +1,9 @@
 """Whether the contract keeps what its release promised: a breaking change needs a new major version.
 
 `deploy/released/` holds one document for each major version: what `certlet openapi --format public` printed
-at its last release. It stands beside what else is made of the contract, and is JSON, for those who make
-clients. With it, clients of all earlier releases of that version go on working: each was compared with the
-one before.
+at its last release. It is next to the other files that are made of the contract, and is JSON, for those who
+make clients. With it, clients of all earlier releases of that version go on working: each was compared with
+the one before.
 
 `python -m deploy.compatibility` judges; with `--release` it makes the contract the released one, if nothing
 breaks. oasdiff compares. Semantic Versioning 2.0.0 would let every minor version of 0.x break; this does not.

@@ -90,7 +90,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         directory = settings.ca
         if settings.ephemeral:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
-            os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # what SIGKILL leaves opens for nobody
+            os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # nobody can decrypt what SIGKILL leaves
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         if not file.exists(directory):
             _init_in_child(directory)
@@ -163,7 +163,7 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
 
 
 def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
-    """The files that this user alone should be able to read, whether they exist or not."""
+    """The files that only this user should be able to read, whether they exist or not."""
     names = (file.ROOT_KEY, file.SIGNING_KEY, file.SERIAL_KEY, KEY_FILE)
     yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
     if settings.tls_key:

@@ -159,7 +159,7 @@ class Connection(web.RequestHandler):
         self._connections.closed(self)
 
     def drop(self) -> None:
-        """End it at once, whatever is not sent yet."""
+        """End it at once, without sending the rest."""
         if self._wire:
             self._wire.abort()
         else:  # in the handshake, which notices
@@ -213,7 +213,7 @@ class Listener:
         return int(self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Accept nobody else."""
+        """Stop accepting clients."""
         for each in self._sockets:
             self._loop.remove_reader(each)
             each.close()

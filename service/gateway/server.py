@@ -218,7 +218,7 @@ class Gateway:
             raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(given or "")
         if name is None:
-            if given and self._meter:  # the right key is never asked for this: nobody's guesses lock it out
+            if given and self._meter:  # not for the right key: guesses do not lock it out
                 self._meter.take(f"wrong keys of {network(request.remote or '')}")
             raise GatewayError("INVALID_API_KEY")
         return name

@@ -2,7 +2,7 @@
 
 A CRL holds what was revoked before its window of five minutes began, and has the window's number: so it is
 the same whichever process signs it, and its number grows. Entries stay when their certificates end, since
-nobody here knows when that is. A certificate whose time of revocation is to come is listed from then on.
+the list does not say when that is. An entry whose revocation time is in the future is listed from then on.
 """
 
 from __future__ import annotations

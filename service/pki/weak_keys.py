@@ -56,7 +56,7 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
 
 
 def forms(public_key: CertificatePublicKeyTypes, spki: bytes | None = None) -> tuple[bytes, ...]:
-    """The key's DER (`spki`, or written anew), and of keys that its private key gives away.
+    """The key's DER (`spki`, or encoded again), and of keys that its private key gives away.
 
     Anyone who knows an RSA key's factors has the private key for every exponent. So lists hold its modulus as
     `openssl -modulus` prints it, or its DER with the usual exponent. And -d is the private key of -P.
