@@ -15,13 +15,13 @@ test: setup .venv/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,clients,judges,hostile,est,deploy,bench,load,audit
+	.venv/bin/tox run -e gateway,browser,clients,interop,adversarial,est,deploy,bench,load,audit
 
 # The long forms: 200,000 hostile requests, ten minutes of coverage-guided fuzzing (SEED repeats a night's requests),
 # ten minutes of full load; and what asks a service whose answer changes from day to day.
 SEED ?= $(shell date +%s)
 nightly: setup .venv/tox
-	HOSTILE_REQUESTS=200000 HOSTILE_SEED=$(SEED) HOSTILE_GUIDED_SECONDS=600 nice -n 19 .venv/bin/tox run -e hostile -- -rP
+	ADVERSARIAL_REQUESTS=200000 ADVERSARIAL_SEED=$(SEED) ADVERSARIAL_GUIDED_SECONDS=600 nice -n 19 .venv/bin/tox run -e adversarial -- -rP
 	LOAD_SECONDS=600 .venv/bin/tox run -e load
 	.venv/bin/tox run -e advisories
 
@@ -61,7 +61,7 @@ bench: setup .venv/tox
 
 # After a change of deploy/form.html.
 form: setup
-	.venv/bin/python -m deploy.form
+	.venv/bin/python -m deploy.embed_pages
 
 # After a change of what is answered: every example of the contract is asked for again.
 examples: setup .venv/tox

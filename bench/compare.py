@@ -18,7 +18,7 @@ from bench.figures import CONNECTIONS, Comparison, Pair
 from bench.floors import Floor
 from bench.load import BenchError, Load, Refused
 from bench.peers import KINDS, Difference, Endpoint, Server
-from tests import serving
+from tests import servers
 
 TRIES: Final = 10  # of a measurement that some answers spoil
 _SETTLE: Final = 1  # seconds of load before the first round
@@ -114,7 +114,7 @@ def compare(directory: Path, plan: Plan) -> Comparison:
 
 def _made(directory: Path, kind: str) -> Path:
     ca = directory / f"ca-{kind}"
-    made = serving.certlet("init", ca, "--key-type", kind, cwd=directory)
+    made = servers.certlet("init", ca, "--key-type", kind, cwd=directory)
     if made.returncode:
         raise BenchError(made.stderr.decode())
     return ca

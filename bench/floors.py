@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench import load, peers
 from bench.load import BenchError
-from service import contract
+from service import openapi
 from service.audit import Event
 from service.authority import Authority, IssuedCertificate, LoadedCA
+from service.keystore import ca_directory
 from service.pki import keys
-from service.signers import file
-from tests import authorities
+from tests import factories
 
 ISSUE: Final = "authority.issue, one after the other"
 ISSUE_ALL: Final = f"authority.issue_batch, {peers.BATCH} at a time"
@@ -67,7 +67,7 @@ def measure(ca: Path, kind: str, seconds: float) -> list[Floor]:
 def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """Whole requests to certificates, the audit events thrown away."""
     authority = _authority(ca)
-    orders = [authorities.order(each) for each in peers.requests()]
+    orders = [factories.order(each) for each in peers.requests()]
 
     def one_by_one() -> None:
         for order in orders:
@@ -82,11 +82,11 @@ def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """The calls that no Python program gets around; the extensions are those of our certificates."""
-    key = file.private_key(ca / file.SIGNING_KEY, None)
-    issuer = x509.load_pem_x509_certificate((ca / file.SIGNING_CERTIFICATE).read_bytes())
+    key = ca_directory.private_key(ca / ca_directory.SIGNING_KEY, None)
+    issuer = x509.load_pem_x509_certificate((ca / ca_directory.SIGNING_CERTIFICATE).read_bytes())
     pem = peers.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
-    like = _authority(ca).issue(authorities.order(pem)).certificate
+    like = _authority(ca).issue(factories.order(pem)).certificate
     hashed = keys.signature_hash(key.public_key())
 
     def sign() -> x509.Certificate:
@@ -111,8 +111,8 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _authority(ca: Path) -> Authority:
     """As the server composes it, but for the audit events, which nobody writes."""
-    kept = LoadedCA(file.load(ca, None), file.serial_secret(ca))
-    profiles = contract.profiles(authorities.document())
+    kept = LoadedCA(ca_directory.load(ca, None), ca_directory.serial_secret(ca))
+    profiles = openapi.profiles(factories.document())
     return Authority(lambda: kept, profiles, lambda: datetime.now(UTC), _forget)
 
 

@@ -26,9 +26,9 @@ from bench.load import BenchError
 from deploy import build
 from service import aws_lambda
 from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.deploy import runtime
-from tests.events import event
+from tests.lambda_events import event
 
 CALLS: Final = 300  # of the warm handler, in a round
 MAX_MEGABYTES: Final = 12
@@ -102,7 +102,7 @@ def measure(rounds: int) -> ZipFigures:
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        made = serving.certlet("init", "ca", cwd=directory, env={CA_PASSPHRASE: PASSPHRASE})
+        made = servers.certlet("init", "ca", cwd=directory, env={CA_PASSPHRASE: PASSPHRASE})
         if made.returncode:
             raise BenchError(made.stderr.decode())
         archive, task, client = directory / "certlet.zip", directory / "task", directory / "client"
@@ -141,8 +141,8 @@ def _bare(task: Path, bare: Path) -> Path:
 def _warm(directory: Path, rounds: int) -> Spread:
     """The handler in this process, its audit log thrown away, against the story alone."""
     os.environ |= {CA: str(directory / "ca"), CA_PASSPHRASE: PASSPHRASE, AUDIT_LOG: os.devnull}
-    order = authorities.order(csrs.pem(csrs.build(sans=["dns:a.example.com"])))
-    authority = authorities.authority(now=datetime.now(UTC))
+    order = factories.order(csrs.pem(csrs.build(sans=["dns:a.example.com"])))
+    authority = factories.authority(now=datetime.now(UTC))
     asked = event(body=json.dumps({"csr": order.csr.decode(), "text": False}), isBase64Encoded=False)
     answer = aws_lambda.handler(asked, None)
     if answer["statusCode"] != HTTPStatus.OK:

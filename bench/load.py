@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests import serving
+from tests import servers
 
 WRK_SCRIPT: Final = Path(__file__).parent / "wrk.lua"
 TIMEOUT: Final = "20s"  # of a request; its own 2 s are too few for eight batches on a slow machine
@@ -76,10 +76,10 @@ def run(
         Refused: an answer was no success, a connection broke, or nothing was answered.
         BenchError: the server's processes were others afterwards, or on another core.
     """
-    before = [pid, *serving.descendants(pid)]
+    before = [pid, *servers.descendants(pid)]
     spent = _cpu(before)
     outcome = _wrk(url, headers, bodies, connections, seconds)
-    if [pid, *serving.descendants(pid)] != before:
+    if [pid, *servers.descendants(pid)] != before:
         raise BenchError(f"{url}: a process of the server ended, or began")
     cpu = _cpu(before) - spent
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
@@ -93,7 +93,7 @@ def run(
         p50=outcome["p50"],
         p99=outcome["p99"],
         cpu=cpu,
-        resident=sum(map(serving.resident, before)) * 1024 / 1e6,
+        resident=sum(map(servers.resident, before)) * 1024 / 1e6,
     )
 
 

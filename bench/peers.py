@@ -25,9 +25,9 @@ from cryptography.x509.oid import NameOID
 
 from bench import load
 from bench.load import BenchError, Load
-from service.signers import file
-from tests import serving
-from tests.serving import API_KEY, Site
+from service.keystore import ca_directory
+from tests import servers
+from tests.servers import API_KEY, Site
 
 KINDS: Final = ("p-256", "rsa-2048")
 """Of the CA's keys; the requests' are P-256."""
@@ -78,7 +78,7 @@ class Server:
     url: str
     ca: Path
 
-    def post(self, endpoint: Endpoint, body: bytes) -> serving.Answer:
+    def post(self, endpoint: Endpoint, body: bytes) -> servers.Answer:
         """Send one request."""
         return Site(self.url).request("POST", endpoint.path, body, endpoint.headers)
 
@@ -146,9 +146,9 @@ def cfssl_sign(csrs: Sequence[bytes]) -> Endpoint:
 def certlet(directory: Path, ca: Path) -> Iterator[Server]:
     """Ours, with one worker and no usage plan, its logs in files."""
     directory.mkdir()
-    command = load.pinned(load.cores()[0], [*serving.CERTLET, "serve", "--port", "0"])
+    command = load.pinned(load.cores()[0], [*servers.CERTLET, "serve", "--port", "0"])
     options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
-    with serving.serving(directory, *options, command=command) as server:
+    with servers.serving(directory, *options, command=command) as server:
         yield Server(server.process.pid, server.url, ca)
 
 
@@ -158,9 +158,9 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     directory.mkdir()
     policy, log = directory / "policy.json", directory / "cfssl.log"
     policy.write_text(json.dumps(CFSSL_POLICY))
-    port = serving.free_port()
+    port = servers.free_port()
     command = ["cfssl", "serve", "-address", "127.0.0.1", "-port", port, "-config", policy]
-    command += ["-ca", ca / file.SIGNING_CERTIFICATE, "-ca-key", ca / file.SIGNING_KEY]
+    command += ["-ca", ca / ca_directory.SIGNING_CERTIFICATE, "-ca-key", ca / ca_directory.SIGNING_KEY]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own words
             load.pinned(load.cores()[0], list(map(str, command))),
@@ -225,7 +225,7 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
         certificates = endpoint.certificates(answer.body)
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{endpoint.name}: not what was asked for: {answer.body.decode()}") from error
-    trusted, between = server.ca / file.ROOT_CERTIFICATE, server.ca / file.SIGNING_CERTIFICATE
+    trusted, between = server.ca / ca_directory.ROOT_CERTIFICATE, server.ca / ca_directory.SIGNING_CERTIFICATE
     issuer = x509.load_pem_x509_certificate(between.read_bytes())
     for csr, pem in zip(asked, certificates, strict=True):
         _verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)

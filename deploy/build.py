@@ -20,11 +20,11 @@ from typing import Final
 
 from cryptography import x509
 
-from service import contract
+from service import openapi
+from service.keystore import ca_directory, revocation_file
 from service.overrides import OverridesError, verify
 from service.pki.errors import IssuerError
 from service.pki.profile_loader import ProfileError
-from service.signers import file, lists
 
 ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "deploy" / "lock" / "function.txt"
@@ -57,7 +57,7 @@ _LEFT_OUT: Final = (
     "gateway",
     "openapi.yaml",
     "profile_lint.py",
-    "secrecy.py",
+    "hardening.py",
     "self_issued.py",
     "supervisor.py",
     "__pycache__",
@@ -95,8 +95,8 @@ def build(
         BuildError: a wheel is missing, or the CA must not go into a zip.
         OverridesError, ProfileError: the profiles are not well formed.
     """
-    document = contract.load(profiles)
-    verify(contract.policy(document))
+    document = openapi.load(profiles)
+    verify(openapi.policy(document))
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
@@ -132,32 +132,38 @@ def _install(arch: str, python: str, tree: Path) -> None:
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     """The certificates and what goes with them, and the encrypted signing key if it is a file."""
-    file.chain(ca)
-    file.previous(ca)
-    names = [file.ROOT_CERTIFICATE, file.SIGNING_CERTIFICATE]
-    file.serial_secret(ca)
-    lists.deny_list(ca)
-    names += [name for name in (file.PREVIOUS, file.SERIAL_KEY, lists.DENY_LIST) if (ca / name).exists()]
-    if (ca / file.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
+    ca_directory.chain(ca)
+    ca_directory.previous(ca)
+    names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
+    ca_directory.serial_secret(ca)
+    revocation_file.deny_list(ca)
+    names += [
+        name
+        for name in (ca_directory.PREVIOUS, ca_directory.SERIAL_KEY, revocation_file.DENY_LIST)
+        if (ca / name).exists()
+    ]
+    if (ca / ca_directory.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
-        names.append(file.SIGNING_KEY)
+        names.append(ca_directory.SIGNING_KEY)
     target.mkdir()
     for name in names:
         shutil.copyfile(ca / name, target / name)
-    (target / lists.REVOKED).write_bytes(lists.encode(lists.revoked(ca).values()))
+    (target / revocation_file.REVOKED).write_bytes(
+        revocation_file.encode(revocation_file.revoked(ca).values())
+    )
 
 
 def _verify_key(ca: Path, passphrase: bytes | None) -> None:
-    path = ca / file.SIGNING_KEY
+    path = ca / ca_directory.SIGNING_KEY
     if passphrase is None:
         raise BuildError("the CA's key goes into the zip encrypted alone: set CERTLET_CA_PASSPHRASE")
     if b"ENCRYPTED" not in path.read_bytes():
         raise BuildError(f"{path} is not encrypted, and would stand open in the zip")
-    public_key = file.private_key(path, passphrase).public_key()
-    root = x509.load_pem_x509_certificate((ca / file.ROOT_CERTIFICATE).read_bytes())
+    public_key = ca_directory.private_key(path, passphrase).public_key()
+    root = x509.load_pem_x509_certificate((ca / ca_directory.ROOT_CERTIFICATE).read_bytes())
     if public_key == root.public_key():
         raise BuildError(f"{path} is the root's key, which stays off every server")
-    file.load(ca, passphrase)  # proves the whole of it, as the function will
+    ca_directory.load(ca, passphrase)  # proves the whole of it, as the function will
 
 
 def _compile(python: str, tree: Path) -> bool:

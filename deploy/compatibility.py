@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from service import contract
+from service import openapi
 
-Document = contract.Document
+Document = openapi.Document
 
 ROOT: Final = Path(__file__).parent.parent
 RELEASED: Final = ROOT / "deploy" / "released"
@@ -44,7 +44,7 @@ def faults(current: Document, folder: Path = RELEASED) -> list[str]:
     """What is wrong with the contract, given the releases in a folder; empty if it may be released.
 
     Args:
-        current: as `service.contract.public` has it.
+        current: as `service.openapi.public` has it.
         folder: `openapi-MAJOR.json` for each major version that was released.
     """
     released = _path(current, folder)
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not OASDIFF.exists():
         sys.stderr.write("oasdiff is not there: tox run -e clients installs it, on Linux on x86-64\n")
         return 1
-    current = contract.public(contract.load())
+    current = openapi.public(openapi.load())
     found = release(current) if options.release else faults(current)
     sys.stderr.writelines(f"{fault}\n" for fault in found)
     sys.stdout.write(f"version {current['info']['version']}: {len(found)} breaking changes\n")

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from service import contract
+from service import openapi
 from service.gateway.routes import ERROR_TYPES
 
-Document = contract.Document
+Document = openapi.Document
 Rule = Callable[[Document], Iterator[str]]
 
 _UNSUPPORTED: Final = (
@@ -269,7 +269,7 @@ def faults(document: Document) -> list[str]:
 
 def _operations(document: Document) -> Iterator[tuple[str, Document]]:
     for path, item in document["paths"].items():
-        for method in (*contract.METHODS, _ANY):
+        for method in (*openapi.METHODS, _ANY):
             if method in item:
                 yield f"{path}.{method}", item[method]
 
@@ -298,11 +298,11 @@ def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noq
 
 def main() -> int:
     """Check what `certlet openapi` prints, with EST and without."""
-    document, target = contract.load(), ("eu-central-1", "123456789012", "certlet")
+    document, target = openapi.load(), ("eu-central-1", "123456789012", "certlet")
     found = [
         fault
         for est in (False, True)
-        for fault in faults(contract.for_api_gateway(document, *target, est=est))
+        for fault in faults(openapi.for_api_gateway(document, *target, est=est))
     ]
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     sys.stdout.write(f"{len(RULES)} rules, {len(found)} faults\n")

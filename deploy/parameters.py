@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from service import contract
+from service import openapi
 
 
 def main() -> int:
     """Print them as `sam deploy --parameter-overrides` takes them."""
-    plan = contract.load()["x-usage-plan"]
+    plan = openapi.load()["x-usage-plan"]
     stated = {name.title(): value for name, value in plan.items()}
     stated |= {"Est": "on"} if "--est" in sys.argv[1:] else {}
     sys.stdout.write(" ".join(f"{name}={value}" for name, value in stated.items()) + "\n")

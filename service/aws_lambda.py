@@ -15,12 +15,12 @@ from wsgiref.types import WSGIApplication
 
 import awsgi
 
-from service import audit, contract
+from service import audit, openapi
 from service.authority import Authority, MapFunction
+from service.keystore import CurrentCA, revocation_file
 from service.pki.encoding import timestamp
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.settings import KeySource, Settings
-from service.signers import CurrentCA, lists
 from service.web import app, authorizer
 
 GARBAGE: Final = 20_000  # containers before the next look for circles, of which a request leaves few
@@ -65,7 +65,7 @@ def prepare() -> None:
     except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:
-        lists.revoked(_settings().ca)  # seconds, if it is long
+        revocation_file.revoked(_settings().ca)  # seconds, if it is long
     except IssuerError as error:  # as above, for the requests that need it
         _log.warning("%s", error.detail)
     gc.collect()
@@ -90,13 +90,13 @@ def _ca() -> CurrentCA:
 def _application() -> WSGIApplication:
     """The application, composed once."""
     settings = _settings()
-    document = contract.load(settings.profiles)
+    document = openapi.load(settings.profiles)
     authority = Authority(
         load_ca=_ca().load,
-        profiles=contract.profiles(document),
+        profiles=openapi.profiles(document),
         clock=lambda: datetime.now(UTC),
         record=audit.to_descriptor(audit.open_log(settings.audit_log), settings.metrics),
-        revoked=lambda: lists.revoked(settings.ca),
+        revoked=lambda: revocation_file.revoked(settings.ca),
         parallel_map=_thread_pool_map,
     )
     return app.create(document, authority, settings.api_key_names)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from service import contract
+from service import openapi
 from service.overrides import OverridesError, Source, verify
 from service.pki.profile import Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
 
 _IN_CONTRACT: Final = {
-    "profiles": (contract.PROFILES,),
-    "principals": (contract.PRINCIPALS,),
+    "profiles": (openapi.PROFILES,),
+    "principals": (openapi.PRINCIPALS,),
     "default": ("components", "schemas", "ProfileName", "default"),
 }
 
@@ -36,22 +36,22 @@ def lint(overrides: Path | None) -> list[Finding]:
 
     `overrides` are the operator's own profiles, or None; OSError if they cannot be read.
     """
-    in_contract = Source(contract.source(), "CSafeLoader")
+    in_contract = Source(openapi.source(), "CSafeLoader")
 
     def line(path: JSONPath) -> int:
         return in_contract.line((*_IN_CONTRACT[str(path[0])], *path[1:]))
 
     try:
-        document = contract.load(overrides)
+        document = openapi.load(overrides)
         if overrides is None:
-            verify(contract.policy(document))
+            verify(openapi.policy(document))
     except OverridesError as error:
         return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
         return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.faults)
     lines = Source.read(overrides).lines if overrides else {}
     findings = []
-    for profile in contract.profiles(document):
+    for profile in openapi.profiles(document):
         if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
             path = ("profiles", profile.name)
             place = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", line(path))

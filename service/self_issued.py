@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service import files
+from service import atomic_write
 from service.gateway.api_keys import OWN_NAME
 from service.pki import keys
 
@@ -39,7 +39,7 @@ def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
         password = secrets.token_urlsafe()
-        files.write_atomically(key_file, keys.encode_private_key(key, password.encode()), 0o600)
+        atomic_write.write_atomically(key_file, keys.encode_private_key(key, password.encode()), 0o600)
         yield {
             "tls_certificate": str(Path(directory) / "server.crt"),
             "tls_key": str(key_file),

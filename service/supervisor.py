@@ -24,7 +24,7 @@ from typing import Final
 from service.gateway.api_keys import KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
 from service.gateway.worker import NUMBER, encode, map_slot, send
-from service.secrecy import SECRET_ENV_PREFIXES
+from service.hardening import SECRET_ENV_PREFIXES
 
 SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than it waits for requests
 # A request touches much memory: with huge pages it misses the TLB less. Only glibc has this (mallopt(3)).

@@ -22,13 +22,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service.pki import encoding
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.est.devices import basic, body, certificates, trusting
-from tests.gateway import running
-from tests.gateway.table import JSON, KEY
-from tests.serving import Answer, Server
+from tests.gateway import second_api
+from tests.gateway.cases import JSON, KEY
+from tests.servers import Answer, Server
 
-CONTRACT: Final = serving.ROOT / "openapi.yaml"
+CONTRACT: Final = servers.ROOT / "openapi.yaml"
 MARK: Final = (
     "  # Answers that were given: `make examples` asks for them, and writes them here.\n  examples:\n"
 )
@@ -59,25 +59,25 @@ def sites(directory: Path) -> Iterator[Sites]:
     """All of them, until the end of the block."""
     for name in ("plain", "tls", "troubled", "broken"):
         (directory / name).mkdir()
-    assert not serving.certlet("init", "ca", cwd=directory / "troubled").returncode
+    assert not servers.certlet("init", "ca", cwd=directory / "troubled").returncode
     (directory / "troubled" / "ca" / "revoked.yaml").write_text("{}")
-    document = json.loads(json.dumps(authorities.document()))
+    document = json.loads(json.dumps(factories.document()))
     for item in document["paths"].values():
         item.get("get", {}).get("x-amazon-apigateway-integration", {})["timeoutInMillis"] = 900
     form = document["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
     form["requestTemplates"] = {"application/json": "{"}
     with (
-        serving.serving(directory / "plain", "--no-usage-plan") as plain,
-        serving.serving(directory / "tls", "--no-usage-plan", "--tls") as tls,
-        serving.serving(directory / "troubled") as troubled,
-        running.gateway(directory / "broken", document) as broken,
+        servers.serving(directory / "plain", "--no-usage-plan") as plain,
+        servers.serving(directory / "tls", "--no-usage-plan", "--tls") as tls,
+        servers.serving(directory / "troubled") as troubled,
+        second_api.gateway(directory / "broken", document) as broken,
     ):
         yield Sites(plain, tls, troubled, broken)
 
 
 def sent(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Answer:
     """An operation's own example, sent to it, or to a path of it with parameters."""
-    for of, item in authorities.document()["paths"].items():
+    for of, item in factories.document()["paths"].items():
         for method, operation in item.items():
             if operation.get("operationId") == name:
                 content = operation["requestBody"]["content"]
@@ -111,7 +111,7 @@ def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
     request = body(csrs.build("www.example.com", ["dns:www.example.com"]))
     first = device("POST", "/peer/simpleenroll", request, **KEY)(at)
     context = trusting(at.tls, certificates(first.body)[0])
-    example = authorities.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
+    example = factories.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
     return at.tls.request("POST", EST + path, renewal, PKCS10, context)
 
@@ -142,7 +142,7 @@ def told(do: str) -> Callable[[Sites], Answer]:
     """What comes of a function that does this, once one is there."""
 
     def ask(at: Sites) -> Answer:
-        serving.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
+        servers.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
         return at.broken.request("GET", f"/health?do={do}")
 
     return ask
@@ -313,7 +313,7 @@ def write(answers: dict[str, Any]) -> None:
 
 def main() -> int:
     """Ask for every example, and write those that no longer say what is answered."""
-    known = authorities.document()["components"].get("examples", {})
+    known = factories.document()["components"].get("examples", {})
     with tempfile.TemporaryDirectory() as directory, sites(Path(directory)) as at:
         found = {}
         for name, example in EXAMPLES.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import boto3
 
-from tests import serving
+from tests import servers
 
 REGION = "eu-central-1"
 
@@ -36,7 +36,7 @@ def client(endpoint: str, service: str) -> Any:
 @contextlib.contextmanager
 def running(directory: Path) -> Iterator[str]:
     """Its endpoint. Its Python, in an environment of its own, is named by LOCALSTACK_PYTHON."""
-    address = f"127.0.0.1:{serving.free_port()}"
+    address = f"127.0.0.1:{servers.free_port()}"
     settings = {
         "GATEWAY_LISTEN": address,
         "SKIP_SSL_CERT_DOWNLOAD": "1",
@@ -48,12 +48,12 @@ def running(directory: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [os.environ["LOCALSTACK_PYTHON"], "-m", "localstack.runtime.main"],
             cwd=directory,
-            env=serving.environ(**settings),
+            env=servers.environ(**settings),
             stdout=log,
             stderr=log,
         )
     try:
-        serving.wait_until(lambda: _is_there(f"http://{address}/_localstack/health"), 60)
+        servers.wait_until(lambda: _is_there(f"http://{address}/_localstack/health"), 60)
         yield f"http://{address}"
     finally:
         process.send_signal(signal.SIGTERM)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from service.web import app
-from tests import authorities, serving
-from tests.events import ANYBODY, GOOD, ask, est, event
-from tests.serving import API_KEY
+from tests import factories, servers
+from tests.lambda_events import ANYBODY, GOOD, ask, est, event
+from tests.servers import API_KEY
 
 PEM: dict[str, Any] = {"body": GOOD, "isBase64Encoded": False}
 
@@ -85,7 +85,7 @@ CHANGES: dict[str, tuple[Change, dict[str, Any], int, int]] = {
 
 
 def changed(change: Change) -> dict[str, Any]:
-    document = copy.deepcopy(authorities.document())
+    document = copy.deepcopy(factories.document())
     change(document)
     return document
 
@@ -94,7 +94,7 @@ def changed(change: Change) -> dict[str, Any]:
 def test_a_changed_contract_changes_what_is_served(what: str) -> None:
     """An event is answered as the changed contract says; a caller whom the gateway did not name gets nothing."""
     change, asked, before, after = CHANGES[what]
-    (unchanged,), _ = ask(authorities.document(), asked)
+    (unchanged,), _ = ask(factories.document(), asked)
     (answer,), log = ask(changed(change), asked)
     assert (unchanged["statusCode"], answer["statusCode"]) == (str(before), str(after)), answer
     if asked["httpMethod"] == "POST":
@@ -123,7 +123,7 @@ def test_security_functions_are_not_published() -> None:
     """The document that everybody reads names no function of ours, before and after it was served."""
     document = changed(lambda _: None)
     ask(document)
-    assert document == authorities.document()
+    assert document == factories.document()
     assert "x-apikeyInfoFunc" not in json.dumps(document)
 
 
@@ -137,10 +137,10 @@ def test_a_served_contract_changes_with_its_file(tmp_path: Path) -> None:
         document["paths"].pop("/root.crt")
 
     # The package of the service with a contract of its own, as the Lambda zip carries it.
-    shutil.copytree(serving.ROOT / "service", tmp_path / "service")
+    shutil.copytree(servers.ROOT / "service", tmp_path / "service")
     (tmp_path / "service" / "openapi.json").write_text(json.dumps(changed(change)))
     env = {"CERTLET_API_KEY": API_KEY, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
-    with serving.serving(tmp_path, env=env) as server:
+    with servers.serving(tmp_path, env=env) as server:
         headers = {"x-api-key": API_KEY, "Content-Type": "application/x-pem-file"}
         assert server.request("POST", "/certificates", GOOD.encode(), headers).status == 200
         assert server.request("POST", "/sign.pem", GOOD.encode(), headers).status == 404
@@ -157,7 +157,7 @@ def test_unexpected_body_is_refused_unread(path: str) -> None:
     bodies = ["x", "[" * 200_000, " " * (app.MAX_BODY_BYTES + 1)]
     headers = {"Content-Type": "application/json", "X-Forwarded-Proto": "https"}
     asked = [event(path, "GET", headers=headers, body=body, isBase64Encoded=False) for body in bodies]
-    found, _ = ask(authorities.document(), *asked)
+    found, _ = ask(factories.document(), *asked)
     assert [each["statusCode"] for each in found] == ["400", "400", "400"]
 
 
@@ -171,7 +171,7 @@ ODD = [
 
 def test_headers_that_nobody_needs_change_nothing() -> None:
     """Host, cookies and forms mean nothing here, so whatever they say is no reason to refuse."""
-    found, _ = ask(authorities.document(), *(event("/ca.pem", "GET", headers=each) for each in ODD))
+    found, _ = ask(factories.document(), *(event("/ca.pem", "GET", headers=each) for each in ODD))
     assert [each["statusCode"] for each in found] == ["200"] * len(ODD)
 
 
@@ -179,7 +179,7 @@ def test_a_path_of_any_characters_is_404() -> None:
     """A label may be any text: it names no profile."""
     labels = ["\u00e4", "\u4e16", "a%2fb", "\x00", "\ud800", "pe er"]
     asked = [event(f"/.well-known/est/{each}/cacerts", "GET") for each in labels]
-    found, _ = ask(authorities.document(), *asked)
+    found, _ = ask(factories.document(), *asked)
     assert {each["statusCode"] for each in found} == {"404"}
     assert {json.loads(each["body"])["code"] for each in found} == {"unknownProfile"}
 
@@ -187,5 +187,5 @@ def test_a_path_of_any_characters_is_404() -> None:
 def test_parameters_that_are_named_as_arguments_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """`?user=` names an argument of ours, not a parameter; and no text of a stranger's gets into the log."""
     asked = event(queryStringParameters={"us\x1ber": "1", "body": "2"})
-    (answer,), _ = ask(authorities.document(), asked)
+    (answer,), _ = ask(factories.document(), asked)
     assert (answer["statusCode"], caplog.text) == ("400", "")

@@ -19,8 +19,8 @@ from service.audit import Event
 from service.authority import LoadedCA
 from service.pki import encoding
 from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
-from tests import authorities, csrs, serving
-from tests.authorities import NOW, Log, order
+from tests import csrs, factories, servers
+from tests.factories import NOW, Log, order
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
 
@@ -28,7 +28,7 @@ GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
 def test_a_certificate_and_its_record() -> None:
     """One issue makes one intent and one result, of the same serial number, and a certificate."""
     log = Log()
-    issued = authorities.authority(log).issue(order(GOOD))
+    issued = factories.authority(log).issue(order(GOOD))
     assert log.kinds() == ["intent", "result"]
     intent, result = log
     assert intent.serial_number == result.serial_number == encoding.serial(issued.certificate.serial_number)
@@ -41,7 +41,7 @@ def test_a_certificate_and_its_record() -> None:
 
 def test_serial_numbers_are_random_and_bounded() -> None:
     """Positive, at most 20 octets (RFC 5280 4.1.2.2), and never the same."""
-    authority = authorities.authority()
+    authority = factories.authority()
     numbers = {authority.issue(order(GOOD)).certificate.serial_number for _ in range(200)}
     assert len(numbers) == 200
     assert all(0 < number < 2**159 for number in numbers)
@@ -62,7 +62,7 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
     """A refusal leaves one line with every reason, and no intent."""
     log = Log()
     with pytest.raises(IssuanceError) as refusal:
-        authorities.authority(log).issue(order(csr, profile))
+        factories.authority(log).issue(order(csr, profile))
     assert refusal.value.code == code
     assert log.kinds() == ["refusal"]
     assert len(log[0].reasons) == len(refusal.value.reasons)
@@ -72,7 +72,7 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
     """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
     log = Log()
     other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
-    authority, request = authorities.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
+    authority, request = factories.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
     with pytest.raises(IssuanceError):
         authority.issue(order(csrs.pem(request)))
     spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -88,8 +88,8 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
 
 def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
-    answers = [IssuerUnavailable("the disk is gone"), LoadedCA(authorities.issuer())]
-    authority = authorities.authority(load_ca=Mock(side_effect=answers))
+    answers = [IssuerUnavailable("the disk is gone"), LoadedCA(factories.issuer())]
+    authority = factories.authority(load_ca=Mock(side_effect=answers))
     with pytest.raises(IssuerUnavailable):
         authority.issue(order(GOOD))
     assert authority.issue(order(GOOD)).certificate
@@ -97,18 +97,18 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
 
 def test_readiness_follows_the_clock() -> None:
     """Ready until an hour before the chain ends; not after, and not before it begins."""
-    issuer = authorities.issuer()
-    assert authorities.authority(now=issuer.not_after - timedelta(hours=1), of=issuer).ready_issuer()
+    issuer = factories.issuer()
+    assert factories.authority(now=issuer.not_after - timedelta(hours=1), of=issuer).ready_issuer()
     for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(IssuerUnavailable):
-            authorities.authority(now=moment, of=issuer).ready_issuer()
+            factories.authority(now=moment, of=issuer).ready_issuer()
 
 
 @pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
 def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
     readings, log = iter([NOW, NOW + later]), Log()
-    authority = authorities.authority(log, clock=lambda: next(readings))
+    authority = factories.authority(log, clock=lambda: next(readings))
     certificate = authority.issue(order(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
     assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
@@ -181,7 +181,7 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
         "for n in range(3000): record([Event('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900))] * (n % 3))"
     )
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(log)], env=serving.environ()) for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", code, str(log)], env=servers.environ()) for _ in range(4)
     ]
     assert [each.wait(60) for each in running] == [0] * 4
     lines = log.read_text().split("\n")
@@ -193,9 +193,9 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [IssuerError("no signature"), RuntimeError("a bug")])
 def test_a_fault_of_ours_is_an_issuer_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded as an intent without a result, and keeps its cause for the log."""
-    issuer, log = authorities.issuer(), Log()
+    issuer, log = factories.issuer(), Log()
     monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
     with pytest.raises(IssuerError) as error:
-        authorities.authority(log, of=issuer).issue(order(GOOD))
+        factories.authority(log, of=issuer).issue(order(GOOD))
     assert fault in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]

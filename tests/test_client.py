@@ -13,7 +13,7 @@ import pytest
 
 from service import client
 from service.client import ClientError, SignRequest
-from tests import csrs, serving
+from tests import csrs, servers
 
 Response: TypeAlias = tuple[int, dict[str, str], bytes]
 
@@ -27,7 +27,7 @@ def scripted(*script: Response) -> Iterator[tuple[str, list[tuple[str, dict[str,
     """A server that gives these responses, and hangs up for status 0: its URL, and the paths and headers it got."""
     left, seen = list(script), []
 
-    class Handler(serving.QuietHandler):
+    class Handler(servers.QuietHandler):
         def respond(self) -> None:
             self.body()
             seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
@@ -39,7 +39,7 @@ def scripted(*script: Response) -> Iterator[tuple[str, list[tuple[str, dict[str,
                 self.end_headers()
                 self.wfile.write(body)
 
-    with serving.http_server(Handler) as url:
+    with servers.http_server(Handler) as url:
         yield url, seen
     assert not left
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft4Validator
 
-from service import contract
-from tests import authorities, examples
+from service import openapi
+from tests import examples, factories
 from tests.examples import EXAMPLES, Sites, normal, value
-from tests.serving import Answer
+from tests.servers import Answer
 
-DOCUMENT = authorities.document()
+DOCUMENT = factories.document()
 STATED = DOCUMENT["components"]["examples"]
 ANY = "x-amazon-apigateway-any-method"
 
@@ -84,7 +84,7 @@ def test_an_example_is_what_is_answered(at: Sites, name: str) -> None:
     places = [(media_type, content) for _, _, media_type, content in answers() if name in named(content)]
     for media_type, content in places:
         assert answer.headers["Content-Type"].partition(";")[0] == media_type
-        schema = contract.resolve(content["schema"], DOCUMENT)
+        schema = openapi.resolve(content["schema"], DOCUMENT)
         for each in (value(answer), STATED[name]["value"]):
             Draft4Validator(schema).validate(each)
 
@@ -100,7 +100,7 @@ def test_a_request_s_example_is_granted(at: Sites, name: str, media_type: str) -
         answer = examples.sent(at.tls, name, path, media_type)
     else:
         answer = examples.sent(at.plain, name, media_type=media_type)
-    responses = contract.operations(DOCUMENT)[name]["responses"]
+    responses = openapi.operations(DOCUMENT)[name]["responses"]
     (success,) = [each for content in responses["200"]["content"].values() for each in named(content)]
     assert answer.status == 200, answer.body
     assert normal(value(answer)) == normal(STATED[success]["value"])
@@ -153,6 +153,6 @@ def test_another_certificate_is_another(at: Sites) -> None:
 def test_examples_are_not_imported() -> None:
     """API Gateway takes no examples: nowhere in what it imports is one left."""
     for est in (False, True):
-        rendered = contract.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
+        rendered = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
         assert not re.search('"examples?":', json.dumps(rendered))
     assert re.search('"example":', json.dumps(DOCUMENT))

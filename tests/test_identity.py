@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests import authorities
-from tests.events import ANYBODY, ask, est, event
+from tests import factories
+from tests.lambda_events import ANYBODY, ask, est, event
 
 ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
 
@@ -51,7 +51,7 @@ def requests(context: dict[str, Any], headers: dict[str, str]) -> list[Any]:
 def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
     """A key in x-api-key, or as the password of HTTP Basic, is nobody's if requestContext has no apiKeyId."""
     asked = [each for context in NOBODY for each in requests(context, headers)]
-    found, log = ask(authorities.document(), *asked)
+    found, log = ask(factories.document(), *asked)
     assert {each["statusCode"] for each in found} == {"403"}
     assert {json.loads(each["body"])["code"] for each in found} == {"unauthorized"}
     assert [(each.event, each.principal) for each in log] == [("refusal", "")] * 2 * len(NOBODY)
@@ -74,7 +74,7 @@ def test_the_caller_is_whom_the_gateway_names(
     context: dict[str, Any], principal: str, headers: dict[str, str]
 ) -> None:
     """IAM's caller, else an API key's, else an authorizer's is served, whatever credentials the request has, or none."""
-    found, log = ask(authorities.document(), *requests(context, headers))
+    found, log = ask(factories.document(), *requests(context, headers))
     assert [each["statusCode"] for each in found] == ["200", "200", "200"]
     assert json.loads(found[1]["body"])["principal"] == principal
     assert {each.principal for each in log} == {principal}
@@ -93,5 +93,5 @@ def test_the_caller_is_whom_the_gateway_names(
 )
 def test_a_refusal_is_recorded_with_its_profile(asked: dict[str, Any], profile: str) -> None:
     """A refused caller's line names the profile that was asked for, if there is one of that name."""
-    (answer,), (line,) = ask(authorities.document(), {**asked, **ANYBODY})
+    (answer,), (line,) = ask(factories.document(), {**asked, **ANYBODY})
     assert (answer["statusCode"], line.event, line.profile) == ("403", "refusal", profile)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import contract
+from service import openapi
 from service.overrides import OverridesError, Source, merge_patch, verify
 from service.pki.profile_loader import IssuancePolicy, ProfileError
-from tests import authorities
+from tests import factories
 
-GOOD: dict[str, Any] = authorities.document()[contract.PROFILES]["server"]
+GOOD: dict[str, Any] = factories.document()[openapi.PROFILES]["server"]
 
 TEXT = """\
 profiles:
@@ -106,7 +106,7 @@ def test_overrides_with_problems_are_refused(
     path = tmp_path / "own.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(OverridesError) as refusal:
-        contract.load(path)
+        openapi.load(path)
     assert refusal.value.problems == problems
     assert str(refusal.value) == "; ".join(f"line {line}: {detail}" for line, detail in problems)
 
@@ -115,12 +115,12 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
     """RFC 7396; requests may name the merged profiles, in the document for API Gateway too."""
     path = tmp_path / "own.yaml"
     path.write_text("profiles: {server: null, peer: {validity: P1D}}\ndefault: client")
-    document = contract.load(path)
-    policy = contract.profiles(document)
+    document = openapi.load(path)
+    policy = openapi.profiles(document)
     assert [profile.name for profile in policy] == ["client", "peer"]
     assert policy.get(None).name == "client"
     assert policy.get("peer").validity == timedelta(days=1)
-    rendered = contract.for_cloudformation(document)
+    rendered = openapi.for_cloudformation(document)
     name = rendered["components"]["schemas"]["ProfileName"]
     assert (name["enum"], name.get("default")) == (["client", "peer"], None)
     assert not any(key.startswith("x-certificate") for key in rendered)
@@ -239,7 +239,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
 
 def test_contract_s_own_profiles_are_well_formed() -> None:
     """What the package carries, and serves without a check by the schema."""
-    verify(contract.policy(contract.load()))
+    verify(openapi.policy(openapi.load()))
 
 
 JSON = st.recursive(

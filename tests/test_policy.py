@@ -16,14 +16,14 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service import contract
+from service import openapi
 from tests import csrs
-from tests.answers import JSON, PEM, documented, problem, uuid7
-from tests.serving import API_KEY, CERTLET, ROOT, Server, certlet, serving
+from tests.assertions import JSON, PEM, documented, problem, uuid7
+from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, serving
 
 OWN = ROOT / "tests" / "policies.yaml"
-MERGED = contract.load(OWN)
-DOCUMENT = contract.resolve(MERGED, MERGED)
+MERGED = openapi.load(OWN)
+DOCUMENT = openapi.resolve(MERGED, MERGED)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """ML-DSA (RFC 9881) through the whole path: a server whose CA has such keys.
 
-tests/judges has the judges of every kind, tests/test_specification.py the rules of certificates.
+tests/interop has the judges of every kind, tests/test_specification.py the rules of certificates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from tests import csrs
-from tests.serving import certlet, serving
+from tests.servers import certlet, serving
 
 
 @pytest.mark.parametrize("kind", ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"])

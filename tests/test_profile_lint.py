@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service import contract, profile_lint
-from tests import authorities
-from tests.serving import ROOT
+from service import openapi, profile_lint
+from tests import factories
+from tests.servers import ROOT
 
 LINES = (ROOT / "openapi.yaml").read_text().splitlines()
 
@@ -36,11 +36,11 @@ def test_long_lived_certificates_without_revocation_are_warned_of(tmp_path: Path
 
 def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits `openapi.yaml` itself learns the same as of a file of one's own."""
-    document = copy.deepcopy(authorities.document())
-    del document[contract.PROFILES]["client"]["names"]
-    document[contract.PRINCIPALS] = {"*": {}}
+    document = copy.deepcopy(factories.document())
+    del document[openapi.PROFILES]["client"]["names"]
+    document[openapi.PRINCIPALS] = {"*": {}}
     document["components"]["schemas"]["ProfileName"]["default"] = "x"
-    monkeypatch.setattr(contract, "load", lambda _: document)
+    monkeypatch.setattr(openapi, "load", lambda _: document)
     faults = profile_lint.lint(None)
     assert [LINES[fault.line - 1].partition(":")[0] for fault in faults] == [
         "  client",

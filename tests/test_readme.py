@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import serving
-from tests.serving import API_KEY, ROOT, Server
+from tests import servers
+from tests.servers import API_KEY, ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 Run = Callable[[str], subprocess.CompletedProcess[str]]
@@ -34,13 +34,13 @@ def pattern(printed: str) -> str:
 @pytest.fixture
 def run(server: Server, tmp_path: Path) -> Run:
     """Run a command as the README has it, in a directory with `.venv/bin/certlet`, and a `systemctl`."""
-    serving.executable(tmp_path / ".venv/bin/certlet")
-    serving.executable(tmp_path / "bin/systemctl", 'echo "$@" >> asked')
-    environ = serving.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
+    servers.executable(tmp_path / ".venv/bin/certlet")
+    servers.executable(tmp_path / "bin/systemctl", 'echo "$@" >> asked')
+    environ = servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
     environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        return serving.run("sh", "-c", command, cwd=tmp_path, env=environ, check=False)
+        return servers.run("sh", "-c", command, cwd=tmp_path, env=environ, check=False)
 
     return run
 
@@ -170,7 +170,7 @@ def test_each_way_to_serve(command: str, tmp_path: Path) -> None:
     """Each form of `certlet serve` begins to serve, with HTTPS where that is asked for."""
     (tmp_path / "own.yaml").write_text("default: peer\n")
     options = shlex.split(command.replace("FILE", "own.yaml").replace("8081", "0"))[2:]
-    with serving.serving(tmp_path, *options) as server:
+    with servers.serving(tmp_path, *options) as server:
         assert server.url.startswith("https:" if "--tls" in options else "http:")
 
 
@@ -178,7 +178,7 @@ def test_the_first_steps(tmp_path: Path) -> None:
     """`make run` prints what stands beneath it; its two commands, pasted, print a certificate with its chain."""
     (printed,) = re.findall(r"```console\n\$ make run\n(.*?)```", README, re.DOTALL)
     assert "\nrun: setup\n\t.venv/bin/certlet serve\n" in (ROOT / "Makefile").read_text()
-    with serving.serving(tmp_path, env={}) as server:
+    with servers.serving(tmp_path, env={}) as server:
         said = "\n".join(server.said) + "\n"
     stated = printed.replace("/home/you/certlet", str(tmp_path)).replace("http://127.0.0.1:8080", server.url)
     stated = stated.replace("0yRrn1nZ", "")  # a key of its own each time
@@ -187,9 +187,9 @@ def test_the_first_steps(tmp_path: Path) -> None:
 
 def test_the_pasted_commands(tmp_path: Path) -> None:
     """The openssl and the curl line that the server prints make a key, a request and a certificate."""
-    with serving.serving(tmp_path, env={}) as server:
+    with servers.serving(tmp_path, env={}) as server:
         lines = "\n".join(server.said).partition("Sign one")[2]
-        done = serving.run("sh", "-ec", lines, cwd=tmp_path)
+        done = servers.run("sh", "-ec", lines, cwd=tmp_path)
     assert done.stdout.count("-----BEGIN CERTIFICATE-----") == 2
 
 

@@ -18,22 +18,22 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
-from service import contract
+from service import openapi
 from service.authority import Principal, PrincipalKind
 from service.overrides import Source
 from service.pki import csr, keys
 from service.pki.csr import CertificationRequest
 from service.pki.issuer import Issuer
 from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
-from tests import authorities, csrs
-from tests.authorities import NOW
-from tests.hostile import der
-from tests.serving import ROOT
+from tests import csrs, factories
+from tests.adversarial import der
+from tests.factories import NOW
+from tests.servers import ROOT
 
 TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
 OWN = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-POLICY = contract.profiles(contract.with_overrides(contract.load(), Source(OWN).data))
+POLICY = openapi.profiles(openapi.with_overrides(openapi.load(), Source(OWN).data))
 NO_REV_AVAIL = "2.5.29.56"
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
@@ -199,7 +199,7 @@ def basic_constraints(case: Case) -> None:
 
 def key_usage(case: Case) -> None:
     is_rsa = keys.kind_of(case.request.public_key) is keys.KeyKind.RSA
-    assert case.need(x509.KeyUsage) == authorities.usage("digital_signature", key_encipherment=is_rsa)
+    assert case.need(x509.KeyUsage) == factories.usage("digital_signature", key_encipherment=is_rsa)
 
 
 def extended_key_usage(case: Case) -> None:
@@ -318,12 +318,12 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     """A certificate by a whole authority."""
     loaded = csr.load(csrs.der(REQUESTS[request]))
-    of, wanted, chosen = authorities.issuer(ca), ASKED[asked], POLICY.get(profile)
+    of, wanted, chosen = factories.issuer(ca), ASKED[asked], POLICY.get(profile)
     wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")
     validity = format_duration(wanted.validity) if wanted.validity else None
-    order = authorities.order(loaded.der, profile, validity=validity, principal=principal)
-    authority = authorities.authority(of=of, policy=POLICY)
+    order = factories.order(loaded.der, profile, validity=validity, principal=principal)
+    authority = factories.authority(of=of, policy=POLICY)
     certificate, presented = authority.issue(order).certificate, None
     if asked == "renewal":
         presented, order = certificate, replace(order, principal=None)
@@ -354,15 +354,13 @@ def test_every_certificate_keeps(line: str) -> None:
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
     """Somebody's certificate for SUBJECT, from so many days ago for so many days."""
     start, end = (NOW.replace(tzinfo=None) + timedelta(days=days) for days in (-before, after))
-    return x509.CertificateBuilder(
-        authorities.name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end
-    )
+    return x509.CertificateBuilder(factories.name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end)
 
 
 def naive() -> x509.Certificate:
     """What a tutorial signs: the request's subject and key for ten years, version 1, serial number 1000."""
     key = REQUESTS["rsa-3072"].public_key()
-    made = builder(key, 1000, 400, 3650).sign(authorities.SIGNING, hashes.SHA384())
+    made = builder(key, 1000, 400, 3650).sign(factories.SIGNING, hashes.SHA384())
     # Without the version's five octets it is of version 1; both lengths before it shrink.
     der, stated = made.public_bytes(Encoding.DER), b"\xa0\x03\x02\x01\x02"
     outer, inner = (int.from_bytes(der[at : at + 2], "big") - len(stated) for at in (2, 6))
@@ -375,7 +373,7 @@ def generous() -> x509.Certificate:
     http, oid = x509.UniformResourceIdentifier("http://evil.example/"), x509.ObjectIdentifier
     values: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=None), False),
-        (authorities.usage("content_commitment", "data_encipherment", "key_cert_sign", "crl_sign"), False),
+        (factories.usage("content_commitment", "data_encipherment", "key_cert_sign", "crl_sign"), False),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), True),
         (x509.SubjectAlternativeName([x509.RegisteredID(oid("1.2.3"))] * 2), False),
         (x509.SubjectKeyIdentifier(b"\1" * 20), True),
@@ -387,10 +385,10 @@ def generous() -> x509.Certificate:
         (x509.TLSFeature([x509.TLSFeatureType.status_request_v2]), False),
         (x509.UnrecognizedExtension(oid("1.2.3.4"), b"\5\0"), False),
     ]  # fmt: skip
-    made = builder(authorities.signing_key(authorities.hierarchy("p-256", ())).public_key(), 2**100, 0, 1)
+    made = builder(factories.signing_key(factories.hierarchy("p-256", ())).public_key(), 2**100, 0, 1)
     for value, critical in values:
         made = made.add_extension(value, critical)
-    return made.sign(authorities.SIGNING, hashes.SHA384())
+    return made.sign(factories.SIGNING, hashes.SHA384())
 
 
 @pytest.mark.parametrize("line", CHECKS)

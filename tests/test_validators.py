@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests import authorities
-from tests.events import GOOD, ask, est, event
+from tests import factories
+from tests.lambda_events import GOOD, ask, est, event
 
 
 def sign(
@@ -82,7 +82,7 @@ PROBLEMS = {
 def test_every_problem_is_reported_at_once(what: str) -> None:
     """400, and `errors` lists each field with what is wrong with it; nothing is issued."""
     asked, problems = PROBLEMS[what]
-    (answer,), log = ask(authorities.document(), asked)
+    (answer,), log = ask(factories.document(), asked)
     found = json.loads(answer["body"])
     assert (answer["statusCode"], found["code"], log) == ("400", "malformed", [])
     assert [(each["field"], each["detail"]) for each in found["errors"]] == problems

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import csrs, serving
+from tests import csrs, servers
 
 
 def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel carries the contract and all modules: installed elsewhere, it serves and signs."""
     source = tmp_path / "source"
-    serving.run("git", "clone", "--quiet", serving.ROOT, source)
+    servers.run("git", "clone", "--quiet", servers.ROOT, source)
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
-    serving.run(sys.executable, "-c", build, cwd=source)
+    servers.run(sys.executable, "-c", build, cwd=source)
     (wheel,) = tmp_path.glob("certlet-*.whl")
     target = tmp_path / "target"
     with zipfile.ZipFile(wheel) as archive:
@@ -23,8 +23,8 @@ def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert "service/openapi.yaml" in names
     assert not [name for name in names if name.startswith(("tests", "deploy"))]
     assert "certlet = service.cli:main" in (target / "certlet-0.1.0.dist-info/entry_points.txt").read_text()
-    monkeypatch.setattr(serving, "ROOT", target)
-    assert serving.certlet("--version", cwd=tmp_path).stdout == b"certlet 0.1.0\n"
-    with serving.serving(tmp_path, "--ephemeral") as server:
+    monkeypatch.setattr(servers, "ROOT", target)
+    assert servers.certlet("--version", cwd=tmp_path).stdout == b"certlet 0.1.0\n"
+    with servers.serving(tmp_path, "--ephemeral") as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
         assert server.request("GET", "/sign").status == 200

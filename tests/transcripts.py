@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests import serving
-from tests.serving import certlet
+from tests import servers
+from tests.servers import certlet
 
 
 def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
@@ -28,4 +28,4 @@ def printed(*arguments: str, cwd: Path) -> dict[str, list[str]]:
 
 def pasted(commands: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """What comes of these commands in a shell."""
-    return serving.run("sh", "-ec", "\n".join(commands), cwd=cwd, check=False)
+    return servers.run("sh", "-ec", "\n".join(commands), cwd=cwd, check=False)

@@ -32,7 +32,7 @@ _COMMANDS: Final = {
     "init": ("ca", "Make a root CA and a signing CA."),
     "rollover": ("ca", "Make the CA that takes over from another."),
     "revoke": ("ca", "Revoke a certificate."),
-    "openapi": ("openapi", "Print the document that API Gateway imports."),
+    "openapi": ("print_openapi", "Print the document that API Gateway imports."),
     "check": ("check", "Check the certificate profiles, your own among them."),
     "completion": ("completion", "Print what lets a shell complete the arguments of certlet."),
 }

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import click
 
-from service import files
+from service import atomic_write
 from service.cli.terminal import CommandError, os_error, warn
 from service.client import BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.pki import certificate_reader, csr, pem
@@ -105,7 +105,7 @@ class BatchSigner:
         problem = f"{path}: {target} is there, and is not its certificate (--force replaces it)"
         try:
             request = replace(self.request, csr=read_request(path))
-            files.verify_writable(target)
+            atomic_write.verify_writable(target)
             if overwrite or not target.exists():
                 return path, request
             certificate = certificate_reader.load_pem(target.read_bytes())
@@ -174,7 +174,7 @@ def write_certificate(path: Path, signed: Signed) -> None:
         if path.exists() and not path.is_file():  # a pipe, or a terminal
             path.write_text(signed.pem, encoding="ascii")
         else:
-            files.write_atomically(path, signed.pem.encode("ascii"), 0o644)
+            atomic_write.write_atomically(path, signed.pem.encode("ascii"), 0o644)
     except OSError as error:
         sys.stdout.write(signed.pem)
         raise CommandError(

@@ -15,15 +15,15 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import audit, secrecy
+from service import audit, hardening
 from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, say, warn
 from service.gateway import api_keys
+from service.keystore import ca_directory, revocation_file
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
 from service.pki.certificate_reader import extension_value, is_issued_by
 from service.settings import AUDIT_LOG, CA_PASSPHRASE
-from service.signers import file, lists
 
 
 @click.command(epilog="Example: certlet init ca --permit-dns example.com")
@@ -63,7 +63,7 @@ def init(
 
     DIR gets both. A CA that is in it already is never replaced.
     """
-    secrecy.seal()
+    hardening.seal()
     passphrase = options.read_secret(CA_PASSPHRASE)
     try:
         created = hierarchy.create_hierarchy(
@@ -74,10 +74,10 @@ def init(
             [*permit_dns, *permit_ip],
             _kms_public_key(kms) if kms else None,
         )
-        file.save(directory, created, passphrase)
+        ca_directory.save(directory, created, passphrase)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    say(f"Made a CA in {directory}. Move {directory / file.ROOT_KEY} to a safe place:")
+    say(f"Made a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
     say("it is not needed for issuing.")
 
 
@@ -89,7 +89,7 @@ def init(
 @click.option(
     "--root-key",
     type=options.FILE,
-    show_default=f"OLD/{file.ROOT_KEY}",
+    show_default=f"OLD/{ca_directory.ROOT_KEY}",
     help="Sign with the root's key in this file.",
 )
 @click.option("--new-root", is_flag=True, help="Make another root, which everybody has to trust again.")
@@ -101,29 +101,31 @@ def rollover(
     NEW gets it, and the API keys and the lists of the CA in OLD too.
     """
     options.forbid_together("--root-key", "--new-root")
-    secrecy.seal()
+    hardening.seal()
     passphrase = options.read_secret(CA_PASSPHRASE)
-    certificate, chain = file.chain(options.require_ca(old, "OLD"))
+    certificate, chain = ca_directory.chain(options.require_ca(old, "OLD"))
     if not chain:
         raise CommandError(f"{old} holds a CA without a root above it")
-    root_key = root_key or old / file.ROOT_KEY
+    root_key = root_key or old / ca_directory.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
-    carried, keys = lists.load(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried, keys = revocation_file.load(old), api_keys.KeyFile(old / KEY_FILE).read()
     try:
         created = hierarchy.create_successor(
-            hierarchy.Predecessor(certificate, chain, file.previous(old)),
+            hierarchy.Predecessor(certificate, chain, ca_directory.previous(old)),
             None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             key_type,
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )
-        file.save(new, created, passphrase, carried | ({KEY_FILE: api_keys.encode(keys)} if keys else {}))
+        ca_directory.save(
+            new, created, passphrase, carried | ({KEY_FILE: api_keys.encode(keys)} if keys else {})
+        )
     except ValueError as error:
         raise CommandError(str(error)) from error
     say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")
-    say(f"Delete {new / file.PREVIOUS} when the last certificate of the old one has ended.")
+    say(f"Delete {new / ca_directory.PREVIOUS} when the last certificate of the old one has ended.")
 
 
 @click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
@@ -154,7 +156,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         number = revoked.serial_number if revoked else revocation.serial_number(certificate)
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
-    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), file.chain(ca)
+    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.chain(ca)
     if now > min(each.not_valid_after_utc for each in (signing, *above)):  # there would be no CRL at all
         raise CommandError(f"it is {encoding.timestamp(now)} by this clock, after the CA's end")
     event = audit.Event(
@@ -170,9 +172,9 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
     if audit_log:
         record = partial(audit.to_descriptor(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None)
-    lists.add_revoked(ca, entry, record)
+    revocation_file.add_revoked(ca, entry, record)
     listed = encoding.timestamp(now + revocation.WINDOW)
-    say(f"Revoked {encoding.serial(number)} in {ca / lists.REVOKED}; in GET /ca.crl by {listed},")
+    say(f"Revoked {encoding.serial(number)} in {ca / revocation_file.REVOKED}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
     if revoked and (why := _why_nobody_learns(ca, revoked)):
         say(f"Warning   {why}: who verifies it never learns of it,")
@@ -196,14 +198,16 @@ def _issued_by(ca: Path, path: Path) -> x509.Certificate:
         certificate = load(data)
     except ValueError as error:
         raise CommandError(f"{what}: {error}") from error
-    if not any(is_issued_by(certificate, each) for each in (file.chain(ca)[0], *file.previous(ca))):
+    if not any(
+        is_issued_by(certificate, each) for each in (ca_directory.chain(ca)[0], *ca_directory.previous(ca))
+    ):
         raise CommandError(what)
     return certificate
 
 
 def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
     """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
-    if certificate.issuer != file.chain(ca)[0].subject:
+    if certificate.issuer != ca_directory.chain(ca)[0].subject:
         return "the certificate is of the CA before, for which no CRL is signed any more"
     if extension_value(certificate, x509.CRLDistributionPoints) is None:
         return "the certificate names no CRL (revocation: none)"
@@ -212,7 +216,7 @@ def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
     try:
-        from service.signers import kms  # noqa: PLC0415 - boto3 only where it is asked for
+        from service.keystore import kms  # noqa: PLC0415 - boto3 only where it is asked for
     except ImportError as error:
         raise CommandError("--kms needs boto3: pip install boto3") from error
     return kms.private_key(key_id).public_key()

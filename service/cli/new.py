@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from service import client, files, secrecy
+from service import atomic_write, client, hardening
 from service.cli import options
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say, warn
@@ -112,7 +112,7 @@ def new(
     The key is encrypted if $CERTLET_KEY_PASSPHRASE is set.
     """
     options.forbid_together("--validity", "--not-after")
-    secrecy.seal()
+    hardening.seal()
     stem = _stem(out, names[0])
     key_path, path = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.crt")
     if p12 and os.path.realpath(p12) in map(os.path.realpath, (key_path, path)):
@@ -122,7 +122,7 @@ def new(
         raise CommandError(f"{existing} is there already; nothing was changed (--force replaces it)")
     for file in (key_path, path, p12):
         if file:
-            files.verify_writable(file)
+            atomic_write.verify_writable(file)
     api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
     key = keys.generate(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
@@ -131,7 +131,7 @@ def new(
     alternative = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
     csr = request(key, _subject(names), [alternative])
     sign_request = client.SignRequest(csr, **members)
-    with files.locked(path.parent), files.atomic_files(overwrite=force) as write:
+    with atomic_write.locked(path.parent), atomic_write.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
         signed = client.sign(url, api_key, sign_request)

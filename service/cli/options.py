@@ -24,7 +24,7 @@ from service.settings import PROFILES
 if TYPE_CHECKING:  # both take a while to load, and most commands need neither
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-    from service import contract
+    from service import openapi
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -195,9 +195,9 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
 
     Raises a CommandError if there is none in it, a PermissionError if it cannot be read.
     """
-    from service.signers import file  # noqa: PLC0415 - see above
+    from service.keystore import ca_directory  # noqa: PLC0415 - see above
 
-    if not file.exists(directory):
+    if not ca_directory.exists(directory):
         raise CommandError(
             f"there is no CA in {directory}: say where with {option}, or make one (certlet init)"
         )
@@ -217,9 +217,9 @@ def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateI
 
     Warns if others can read it, too.
     """
-    from service.signers import file  # noqa: PLC0415 - see above
+    from service.keystore import ca_directory  # noqa: PLC0415 - see above
 
-    key = file.private_key(path, read_secret(variable), variable)
+    key = ca_directory.private_key(path, read_secret(variable), variable)
     for warning in exposures([path]):
         warn(f"warning: {warning}")
     return key
@@ -235,15 +235,15 @@ def exposures(paths: Iterable[Path]) -> Iterator[str]:
                 yield f"{path} can be read by {readers}: chmod 600 {shlex.quote(str(path))}"
 
 
-def load_document(overrides: Path | None) -> contract.Document:
+def load_document(overrides: Path | None) -> openapi.Document:
     """The contract, with the operator's own profiles merged over it; CommandError if either has faults."""
-    from service import contract  # noqa: PLC0415 - see above
+    from service import openapi  # noqa: PLC0415 - see above
     from service.overrides import OverridesError  # noqa: PLC0415 - see above
     from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - see above
 
     try:
-        document = contract.load(overrides)
-        contract.profiles(document)
+        document = openapi.load(overrides)
+        openapi.profiles(document)
     except OverridesError as error:
         raise CommandError(f"{overrides}: {error}") from error
     except ProfileError as error:

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
-from service import client, secrecy
+from service import client, hardening
+from service.atomic_write import atomic_files, locked
 from service.cli import options
 from service.cli.new import read, request
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, os_error, say, warn
-from service.files import atomic_files, locked
 from service.pki import certificate_reader, csr, encoding, keys
 from service.pki.errors import IssuanceError
 
@@ -80,7 +80,7 @@ def renew(
     Exit status: 0 if all that was due was renewed, even if nothing was; 1 if any was not, or the hook failed.
     A certificate that cannot be renewed is reported, stays as it was, and stops no other.
     """
-    secrecy.seal()
+    hardening.seal()
     if key_file and len(files) > 1:
         raise click.UsageError("--key-file is for one certificate; several have theirs beside them")
     offers = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))
@@ -205,7 +205,7 @@ def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateK
 
 def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
     """Run the hook, which gets no secret in its environment; whether it went well."""
-    prefixes = secrecy.SECRET_ENV_PREFIXES
+    prefixes = hardening.SECRET_ENV_PREFIXES
     environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     try:
         status = subprocess.run(  # noqa: S603 - the operator's own command

@@ -19,16 +19,16 @@ import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service import contract, secrecy, self_issued
+from service import hardening, openapi, self_issued
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, say
 from service.gateway import api_keys, sandbox
 from service.gateway.configuration import Configuration
+from service.keystore import ca_directory
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
 from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES
-from service.signers import file
 from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
@@ -77,7 +77,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     """Serve the contract on this machine."""
     options.forbid_together("--ca", "--ephemeral")
     settings = SimpleNamespace(**arguments)
-    secrecy.seal()
+    hardening.seal()
     is_https = _is_https(settings)
     if settings.tls_cert and settings.tls_key:
         _verify_pair(settings.tls_cert, settings.tls_key)
@@ -92,9 +92,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
             os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # nobody can decrypt what SIGKILL leaves
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
-        if not file.exists(directory):
+        if not ca_directory.exists(directory):
             _init_in_child(directory)
-            root_key = directory / file.ROOT_KEY
+            root_key = directory / ca_directory.ROOT_KEY
             hint = "until this server ends" if settings.ephemeral else f"move {root_key} away"
             say(f"New CA    {directory} ({hint})")
         key_file = api_keys.KeyFile(directory / KEY_FILE)
@@ -104,7 +104,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             unseen.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
             document=document,
-            published=contract.public(document),
+            published=openapi.public(document),
             host=settings.host,
             port=settings.port,
             workers=settings.workers,
@@ -121,7 +121,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             unseen.pop_all()
             scheme = "https" if is_https else "http"
             stage = f"/{settings.stage}" if settings.stage else ""
-            trust = f"--cacert {directory / file.ROOT_CERTIFICATE} " if settings.tls else ""
+            trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
             _announce(f"{scheme}://{_address(settings)}:{port}{stage}", shown, trust)
 
         return Supervisor(HANDLER, _environ(settings, directory)).run(configuration, announce)
@@ -164,19 +164,19 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
 
 def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
     """The files that only this user should be able to read, whether they exist or not."""
-    names = (file.ROOT_KEY, file.SIGNING_KEY, file.SERIAL_KEY, KEY_FILE)
+    names = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, KEY_FILE)
     yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
     if settings.tls_key:
         yield settings.tls_key
 
 
-def _tls(settings: SimpleNamespace, document: contract.Document, stack: ExitStack) -> dict[str, Any]:
+def _tls(settings: SimpleNamespace, document: openapi.Document, stack: ExitStack) -> dict[str, Any]:
     """The gateway's HTTPS: none, with the operator's files, or with a certificate of the CA itself."""
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
     elif settings.tls:
         try:
-            profile = contract.profiles(document).get(settings.tls_profile)
+            profile = openapi.profiles(document).get(settings.tls_profile)
         except IssuanceError as error:
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_tls_server:

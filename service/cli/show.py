@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs7
 
-from service import secrecy
+from service import hardening
 from service.cli import inspection, options
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
@@ -46,7 +46,7 @@ def show(*, file: Path, key_file: Path | None) -> int:
 
     Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.
     """
-    secrecy.seal()
+    hardening.seal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
         key = options.load_private_key(key_file).public_key() if key_file else None

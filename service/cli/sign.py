@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from service import atomic_write as output
 from service import client
-from service import files as output
 from service.cli import batch, options
 from service.cli.terminal import CommandError, say, warn
 from service.pki import csr

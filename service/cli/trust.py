@@ -13,8 +13,8 @@ from cryptography import x509
 from service import client
 from service.cli import options
 from service.cli.terminal import CommandError, say
+from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding
-from service.signers import file
 
 # NAME is what the root is to be called, NAME.crt its file, where the commands are run.
 _COMMANDS: Final = (
@@ -59,7 +59,7 @@ def _parse_fingerprint(text: str) -> str:
 @options.url_option
 def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
     """Print the commands that make a machine trust the root."""
-    root = file.chain(options.require_ca(ca))[1][-1] if ca else _fetched(url)
+    root = ca_directory.chain(options.require_ca(ca))[1][-1] if ca else _fetched(url)
     digest = encoding.fingerprint(root)
     if sha256 not in (None, digest):
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")

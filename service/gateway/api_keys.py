@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from service import files
+from service import atomic_write
 
 OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
 RESERVED: Final = (OWN_NAME, "authorizer:", "certificate:")  # how the names of callers without a key begin
@@ -104,11 +104,11 @@ class KeyFile:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No two commands at once: what one adds, or removes, the other would undo."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return files.locked(self.path.parent)
+        return atomic_write.locked(self.path.parent)
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
-        files.write_atomically(self.path, encode(keys), 0o600)
+        atomic_write.write_atomically(self.path, encode(keys), 0o600)
 
 
 class Keyring:
@@ -131,7 +131,7 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        version = files.version(self._file.path)
+        version = atomic_write.version(self._file.path)
         if version != self._version:
             self._keys = {**self._file.read(), **self._extra}
             self._version = version

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from multidict import CIMultiDict
 
-from service import audit, credentials, secrecy
+from service import audit, credentials, hardening
 from service.gateway import events, sandbox
 from service.gateway.answer_cache import AnswerCache
 from service.gateway.api_keys import KeyFile, KeyFileError, Keyring
@@ -403,7 +403,7 @@ def _startup_error(error: Exception, configuration: Configuration) -> str:
 
 def main(arguments: list[str]) -> int:
     """Be the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
-    secrecy.seal()
+    hardening.seal()
     yield_to_others()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     control, channel = (socket.socket(fileno=int(argument)) for argument in arguments)

@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from service import secrecy
+from service import hardening
 
 NUMBER: Final = struct.Struct("=Q")  # of a call, from 1; a slot holds one too
 MAX_PACKET: Final = 32_768  # bytes; what is longer goes into a memfd, for the socket's buffer is limited
@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> int:
     The supervisor sends the secret part of the environment once the process is sealed. The module may have a
     `prepare()`, which is called once before the first event: Lambda's init phase.
     """
-    secrecy.seal()
+    hardening.seal()
     yield_to_others()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the gateway ends us
         signal.signal(number, signal.SIG_IGN)

@@ -20,7 +20,7 @@ from connexion.resolver import Resolver
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException, default_exceptions
 
-from service import contract
+from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
 from service.pki.errors import IssuanceError, IssuerUnavailable, NotPermitted
 from service.web import est, identity
@@ -46,7 +46,7 @@ class _Request(flask.Request):
 
 
 def create(
-    document: contract.Document, authority: Authority, api_key_names: Mapping[str, str]
+    document: openapi.Document, authority: Authority, api_key_names: Mapping[str, str]
 ) -> WSGIApplication:
     """The application that executes a contract.
 
@@ -57,11 +57,11 @@ def create(
     """
     # It warns of our many media types, and would write the names of unknown parameters into the log.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
-    served = contract.for_function(document)
+    served = openapi.for_function(document)
     for scheme in served["components"]["securitySchemes"].values():
         function = "x-apikeyInfoFunc" if scheme["type"] == "apiKey" else "x-basicInfoFunc"
         scheme[function] = identity.SECURITY_FUNCTION
-    operations = contract.operations(served)
+    operations = openapi.operations(served)
     options = {"swagger_ui": False, "serve_spec": False}
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
@@ -90,7 +90,7 @@ def _serve(app: WSGIApplication, environ: WSGIEnvironment, start_response: Start
 
 
 def _resolve(
-    operations: Mapping[str, contract.Document], json: Operations, enrollment: Est, name: str
+    operations: Mapping[str, openapi.Document], json: Operations, enrollment: Est, name: str
 ) -> Callable[..., flask.Response]:
     """The method of an operationId; Connexion makes no validator of parameters where there are none."""
     perform: Callable[..., flask.Response]
@@ -100,7 +100,7 @@ def _resolve(
     return ParameterValidator((), strict_validation=True)(perform)
 
 
-def _begin(operations: Mapping[str, contract.Document]) -> flask.Response | None:
+def _begin(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
     """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
     request, operation = flask.request, _operation()
     if hasattr(Est, operation) and request.scheme != "https":

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from service import credentials
 from service.web import identity
-from service.web.answers import EST_PREFIX
+from service.web.responses import EST_PREFIX
 
 _VERSION: Final = "2012-10-17"  # of the policy language
 

@@ -15,8 +15,8 @@ from cryptography import x509
 from service.authority import Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding
 from service.web import identity
-from service.web.answers import Answer
 from service.web.problems import MalformedError, Reason
+from service.web.responses import Answer
 
 NO_HTTPS: Final = "EST is served over HTTPS alone (RFC 7030 3.3)."
 CERTIFICATES: Final = "application/pkcs7-mime; smime-type=certs-only"

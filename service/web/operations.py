@@ -19,7 +19,7 @@ from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, No
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
 from service.web import identity, problems
-from service.web.answers import Answer
+from service.web.responses import Answer
 
 _JSON: Final = "application/json"
 PEM_CHAIN: Final = "application/pem-certificate-chain"

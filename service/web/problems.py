@@ -11,7 +11,7 @@ from connexion.exceptions import ProblemException
 
 from service.pki import errors
 from service.web import identity
-from service.web.answers import Answer
+from service.web.responses import Answer
 
 STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.IssuanceError: 500,

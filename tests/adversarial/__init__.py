@@ -1,1 +1,1 @@
-"""What an attacker tries: tables of it on the real path, with the right answer, and what looks alike and is granted."""
+"""Requests that nobody here wrote: other projects', other programs', and made to do harm."""

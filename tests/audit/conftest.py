@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploy import build
-from tests import serving
-from tests.serving import API_KEY
+from tests import servers
+from tests.servers import API_KEY
 
 PASSPHRASE = "canary-passphrase-5b1f"  # noqa: S105 - a canary
 CREDENTIAL = "canary-credential-90cd"
@@ -23,7 +23,7 @@ ENVIRON = {
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a CA whose keys are encrypted."""
     directory = tmp_path_factory.mktemp("canaries")
-    assert serving.certlet("init", "ca", cwd=directory, env=ENVIRON).returncode == 0
+    assert servers.certlet("init", "ca", cwd=directory, env=ENVIRON).returncode == 0
     return directory
 
 

@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import AttributeOID
 
 from deploy import sbom
-from service import signers
+from service import keystore
 from service.authority import IssuanceRequest
 from service.gateway.api_keys import digest
 from service.gateway.configuration import Configuration
 from service.pki import csr
 from service.pki.keys import encode_private_key
 from service.settings import Settings
-from tests import csrs, serving
-from tests.answers import JSON, uuid7
+from tests import csrs, servers
+from tests.assertions import JSON, uuid7
 from tests.audit.conftest import CREDENTIAL, ENVIRON, PASSPHRASE
-from tests.serving import API_KEY, Server
+from tests.servers import API_KEY, Server
 
 CHALLENGE = b"canary-challenge-77aa"
 STRANGER = "canary-stranger-key-0123456789-0123456789"
@@ -94,7 +94,7 @@ def everything(server: Server) -> bytes:
 def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     """Answers, stdout, stderr, audit and access log, with good requests, bad ones and faults: no canary."""
     log = home / "audit.log"
-    with serving.serving(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
+    with servers.serving(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
         (worker,) = server.pids("worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
@@ -102,11 +102,11 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
         assert full.status == 503
         (home / "ca" / "signing-ca.key").rename(home / "away")
         os.kill(worker, signal.SIGABRT)
-        serving.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.logged())
+        servers.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.logged())
         (home / "away").rename(home / "ca" / "signing-ca.key")
-    wrong = serving.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
-    none = serving.certlet("serve", "--port", "0", cwd=home)
-    listed = serving.certlet("api-key", "list", cwd=home, env=ENVIRON)
+    wrong = servers.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
+    none = servers.certlet("serve", "--port", "0", cwd=home)
+    listed = servers.certlet("api-key", "list", cwd=home, env=ENVIRON)
     assert (wrong.returncode, none.returncode, listed.returncode) == (1, 1, 0)
     said = "\n".join(server.said).encode() + wrong.stdout + wrong.stderr + none.stderr + listed.stdout
     logged = log.read_bytes() + server.logged().encode()
@@ -120,7 +120,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
 def test_no_repr_holds_a_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
-    custody = signers.load(settings)
+    custody = keystore.load(settings)
     keys = {"default": digest(API_KEY)}
     configuration = Configuration(
         document={}, published={}, host="", port=0, workers=1, key_file="", extra_keys=keys

@@ -1,4 +1,4 @@
-"""No core file: processes that hold secrets are sealed (`service.secrecy`)."""
+"""No core file: processes that hold secrets are sealed (`service.hardening`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import csrs, serving
+from tests import csrs, servers
 
 UNBOUNDED = ["sh", "-c", 'ulimit -c "$(ulimit -H -c)"; exec "$@"', "sh"]
-SEAL = "from service.secrecy import seal; seal()"
+SEAL = "from service.hardening import seal; seal()"
 PIPED = Path("/proc/sys/kernel/core_pattern").read_text().startswith("|")
 HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
 
@@ -23,7 +23,7 @@ def dumps(directory: Path, *steps: str) -> bool:
     """Whether a process that does these steps and aborts has its memory dumped."""
     code = "; ".join([*steps, "import os", "os.abort()"])
     process = subprocess.Popen(
-        [*UNBOUNDED, sys.executable, "-c", code], cwd=directory, env=serving.environ(), stderr=subprocess.PIPE
+        [*UNBOUNDED, sys.executable, "-c", code], cwd=directory, env=servers.environ(), stderr=subprocess.PIPE
     )
     assert process.stderr is not None
     said = process.stderr.read()
@@ -45,8 +45,8 @@ def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
 
 def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
     """Supervisor, gateway and worker have a limit of 0, and leave nothing when they are aborted."""
-    command = (*UNBOUNDED, *serving.CERTLET, "serve", "--port", "0")
-    with serving.serving(tmp_path, command=command) as server:
+    command = (*UNBOUNDED, *servers.CERTLET, "serve", "--port", "0")
+    with servers.serving(tmp_path, command=command) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
         found = server.processes()
         assert sorted(found.values()) == ["service.cli", "service.gateway.server", "service.gateway.worker"]
@@ -55,7 +55,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
         for module in ("service.gateway.worker", "service.cli"):
             (victim,) = (pid for pid, name in found.items() if name == module)
             os.kill(victim, signal.SIGABRT)
-            serving.wait_until(lambda victim=victim: not serving.module(victim))
+            servers.wait_until(lambda victim=victim: not servers.module(victim))
     assert not [path for path in tmp_path.rglob("*") if "core" in path.name]
 
 
@@ -71,12 +71,12 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
 )
 def test_commands_are_sealed_before_they_hold_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """What makes a private key, or reads one, seals its process before."""
-    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     code = (
         "import ctypes, sys\nfrom service import cli\nfrom service.pki import hierarchy, keys\n"
-        "from service.signers import file\n"
+        "from service.keystore import file\n"
         "def tell(*_, **__):\n    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n    sys.exit(7)\n"
         f"hierarchy.create_hierarchy = hierarchy.create_successor = keys.generate = file.private_key = tell\ncli.main({list(arguments)!r})\n"
     )
-    run = serving.run(sys.executable, "-c", code, cwd=tmp_path, check=False)
+    run = servers.run(sys.executable, "-c", code, cwd=tmp_path, check=False)
     assert (run.returncode, run.stdout) == (7, "0\n"), run.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import ROOT
+from tests.servers import ROOT
 
 LOCKS = ROOT / "deploy" / "lock"
 

@@ -13,7 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from deploy import build, sbom
-from tests import serving
+from tests import servers
 
 
 def test_sbom_lists_every_package(archive: Path) -> None:
@@ -39,7 +39,7 @@ def test_sbom_lists_a_package_that_is_not_locked(archive: Path, tmp_path: Path) 
     shutil.copy(archive, path)
     with zipfile.ZipFile(path, "a") as changed:
         changed.writestr("evil-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
-    run = serving.run(sys.executable, "-m", "deploy.sbom", path, cwd=serving.ROOT)
+    run = servers.run(sys.executable, "-m", "deploy.sbom", path, cwd=servers.ROOT)
     output = path.with_suffix(".cdx.json")
     assert run.stdout == f"{output}\n"
     assert "pkg:pypi/evil@1" in output.read_text()

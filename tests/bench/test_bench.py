@@ -17,8 +17,8 @@ from bench import figures, floors, load, peers
 from bench.figures import Spread, Target
 from bench.load import BenchError, Load, Refused
 from bench.peers import Server
-from service.signers import file
-from tests import serving
+from service.keystore import ca_directory
+from tests import servers
 
 NAMES = ["cfssl", "POST /sign", "POST /sign.pem", "POST /sign/batch of 20"]
 
@@ -30,7 +30,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ca(directory: Path) -> Path:
-    assert serving.certlet("init", directory / "ca", cwd=directory).returncode == 0
+    assert servers.certlet("init", directory / "ca", cwd=directory).returncode == 0
     return directory / "ca"
 
 
@@ -45,7 +45,7 @@ def short(directory: Path) -> Path:
     """What a short run wrote; what it put nowhere else."""
     before = command.FIGURES.read_bytes()
     short_run = (sys.executable, "-m", "bench", "--short", "--output-dir", directory / "out")
-    ran = serving.run(*short_run, cwd=serving.ROOT, timeout=1800)
+    ran = servers.run(*short_run, cwd=servers.ROOT, timeout=1800)
     assert (directory / "out" / "figures.md").read_text() in ran.stdout
     assert command.FIGURES.read_bytes() == before
     return directory / "out"
@@ -144,7 +144,7 @@ def test_certificates_of_another_ca_do_not_count(ours: Server, directory: Path) 
     """An answer is verified under the CA that was to sign it."""
     endpoint = peers.sign(peers.requests())
     assert peers.verify(ours, endpoint, 7) > 1000
-    assert serving.certlet("init", directory / "other", cwd=directory).returncode == 0
+    assert servers.certlet("init", directory / "other", cwd=directory).returncode == 0
     with pytest.raises(BenchError, match="not by the CA"):
         peers.verify(replace(ours, ca=directory / "other"), endpoint, 7)
 
@@ -167,7 +167,7 @@ def test_refusals_within_a_batch_do_not_count(ours: Server) -> None:
 
 def test_all_of_a_servers_processes_are_measured_on_its_core(ours: Server) -> None:
     """Supervisor, gateway and worker; one that is somewhere else is told."""
-    processes = [ours.pid, *serving.descendants(ours.pid)]
+    processes = [ours.pid, *servers.descendants(ours.pid)]
     assert len(processes) == 3
     assert {frozenset(os.sched_getaffinity(each)) for each in processes} == {frozenset({load.cores()[0]})}
 
@@ -177,7 +177,7 @@ def test_servers_end_with_the_bench(start: Any, tmp_path: Path, ca: Path) -> Non
     """Also when it fails: no process is left."""
     processes: list[int] = []
     with contextlib.suppress(KeyError), start(tmp_path / "server", ca) as server:
-        processes = [server.pid, *serving.descendants(server.pid)]
+        processes = [server.pid, *servers.descendants(server.pid)]
         raise KeyError
     assert processes
     assert not [each for each in processes if Path(f"/proc/{each}").exists()]
@@ -185,7 +185,9 @@ def test_servers_end_with_the_bench(start: Any, tmp_path: Path, ca: Path) -> Non
 
 def test_cfssl_that_does_not_start_is_told(tmp_path: Path, ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own words are in the error; without a CA it does start, and signs nothing, which is told too."""
-    (tmp_path / file.SIGNING_CERTIFICATE).write_bytes((ca / file.SIGNING_CERTIFICATE).read_bytes())
+    (tmp_path / ca_directory.SIGNING_CERTIFICATE).write_bytes(
+        (ca / ca_directory.SIGNING_CERTIFICATE).read_bytes()
+    )
     with peers.cfssl(tmp_path / "idle", tmp_path) as server, pytest.raises(BenchError, match="/sign: 404"):
         peers.verify(server, peers.cfssl_sign(peers.requests()), 0)
     monkeypatch.setattr(peers, "CFSSL_POLICY", {"signing": {"default": {"expiry": "soon"}}})

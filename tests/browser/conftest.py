@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests import serving
+from tests import servers
 from tests.browser.tabs import REFUSED, SCREENSHOTS, Tab, opened
 
 DISABLED = ("gpu", "quic", "background-networking", "component-update", "sync")
@@ -26,14 +26,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def form(browser: Browser, server: serving.Server) -> Iterator[Tab]:
+def form(browser: Browser, server: servers.Server) -> Iterator[Tab]:
     """The form, which must not complain."""
     with opened(browser, f"{server.url}/sign") as tab:
         yield tab
 
 
 @pytest.fixture
-def refusing(browser: Browser, server: serving.Server) -> Iterator[Tab]:
+def refusing(browser: Browser, server: servers.Server) -> Iterator[Tab]:
     """The form, for requests that are refused."""
     with opened(browser, f"{server.url}/sign", REFUSED) as tab:
         yield tab

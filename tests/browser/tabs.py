@@ -8,10 +8,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests import serving
-from tests.serving import API_KEY
+from tests import servers
+from tests.servers import API_KEY
 
-SCREENSHOTS = serving.ROOT / "build" / "screenshots"
+SCREENSHOTS = servers.ROOT / "build" / "screenshots"
 
 
 class Tab:

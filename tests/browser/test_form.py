@@ -13,11 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from playwright.sync_api import Browser, Route, expect
 
-from deploy import form
+from deploy import embed_pages
 from service.pki import keys
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.browser.tabs import CHROMIUM_S_ADVICE, REFUSED, Tab, opened
-from tests.serving import API_KEY, Server
+from tests.servers import API_KEY, Server
 
 AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
 
@@ -70,7 +70,7 @@ def test_nothing_moves(form: Tab) -> None:
 @pytest.mark.parametrize("stage", ["/prod/sign", "/prod/sign/"])
 def test_any_stage(browser: Browser, tmp_path: Path, stage: str) -> None:
     """The page finds its API below any stage, with a slash at its end or without."""
-    with serving.serving(tmp_path, "--ephemeral", "--stage", "prod") as server:
+    with servers.serving(tmp_path, "--ephemeral", "--stage", "prod") as server:
         root = server.url.removesuffix("/prod")
         with opened(browser, root + stage) as tab:
             tab.sign(GOOD, profile="client")
@@ -167,7 +167,7 @@ def test_a_key_and_a_request_are_made_here(
             page.click("#save-key")
         download.value.save_as(tmp_path / "key.pem")
         (tmp_path / "a.csr").write_text(page.input_value("#csr"))
-        shown = serving.run("openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text", cwd=tmp_path)
+        shown = servers.run("openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text", cwd=tmp_path)
         assert "verify OK" in shown.stderr
         assert openssl in shown.stdout
         for name in (
@@ -185,7 +185,7 @@ def test_a_key_and_a_request_are_made_here(
         assert not any("PRIVATE" in body for body in tab.bodies)
     root = ssl.DER_cert_to_PEM_cert(server.request("GET", "/root.crt").body)
     files = ("--tls-cert", "crt.pem", "--tls-key", "key.pem")
-    with serving.serving(tmp_path, "--ephemeral", *files) as shaking_hands:
+    with servers.serving(tmp_path, "--ephemeral", *files) as shaking_hands:
         client = ssl.create_default_context(cadata=root)
         assert shaking_hands.request("GET", "/health", context=client).status == 200
 
@@ -215,7 +215,7 @@ def test_a_profile_that_is_for_others_is_said_at_the_profile(browser: Browser, t
     """A 403 that is not about the key does not blame the key."""
     (tmp_path / "profiles.yaml").write_text("profiles: {client: {principals: [nobody]}}\n")
     with (
-        serving.serving(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
+        servers.serving(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
         opened(browser, f"{server.url}/sign", REFUSED) as tab,
     ):
         tab.sign(GOOD, profile="client")
@@ -239,7 +239,7 @@ def test_a_refused_name_is_said_at_the_request(refusing: Tab) -> None:
 
 def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
     """429 and "no network" each have their own words."""
-    with serving.serving(tmp_path, "--ephemeral") as server:
+    with servers.serving(tmp_path, "--ephemeral") as server:
         used_up, shown = threading.Event(), threading.Event()
 
         def use_up() -> None:
@@ -355,7 +355,7 @@ def test_without_a_secure_context(browser: Browser, tmp_path: Path) -> None:
     """Over plain HTTP from elsewhere the page hides key making and copying, says why, and still signs."""
     address = own_address()
     host = ("--host", address, "--insecure-http") if address else ()
-    with serving.serving(tmp_path, "--ephemeral", *host) as server:
+    with servers.serving(tmp_path, "--ephemeral", *host) as server:
         # A machine without such an address has a name that browsers do not take for loopback.
         url = server.url if address else server.url.replace("127.0.0.1", "plain.example")
         with opened(browser, f"{url}/sign") as tab:
@@ -427,11 +427,11 @@ def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Serve
 
 def test_the_contract_holds_the_page() -> None:
     """openapi.yaml holds deploy/form.html, its hashes are the policy's, and it is small."""
-    page, text = form.SOURCE.read_text(), form.CONTRACT.read_text()
-    assert form.whole(text, page) == text
-    assert form.whole(text, page.replace("Sign a", "Sign the")) != text
-    assert form.whole(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
-    assert len(page.encode()) < form.MAX_BYTES
+    page, text = embed_pages.SOURCE.read_text(), embed_pages.CONTRACT.read_text()
+    assert embed_pages.whole(text, page) == text
+    assert embed_pages.whole(text, page.replace("Sign a", "Sign the")) != text
+    assert embed_pages.whole(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
+    assert len(page.encode()) < embed_pages.MAX_BYTES
 
 
 @pytest.mark.parametrize("stage", ["", "prod"])
@@ -439,7 +439,7 @@ def test_a_refusal_is_explained(browser: Browser, tmp_path: Path, stage: str) ->
     """Whatever is refused, the form has a link to the place that explains it, in a tab of its own, below any stage."""
     options = ["--stage", stage] if stage else []
     with (
-        serving.serving(tmp_path, "--ephemeral", *options) as server,
+        servers.serving(tmp_path, "--ephemeral", *options) as server,
         opened(browser, f"{server.url}/sign", REFUSED) as tab,
     ):
         for csr, key, code in (

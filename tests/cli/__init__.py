@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from service import cli
-from tests.serving import API_KEY, Site
+from tests.servers import API_KEY, Site
 
 
 def certlet(
     *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end in this process, which it does not seal: later tests want to look inside."""
-    with mock.patch("service.secrecy.seal"), CliRunner().isolation(stdin, env) as (stdout, stderr, _):
+    with mock.patch("service.hardening.seal"), CliRunner().isolation(stdin, env) as (stdout, stderr, _):
         status = cli.main(list(map(str, arguments)))
         sys.stdout.flush()
         sys.stderr.flush()

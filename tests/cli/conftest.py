@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import ask
-from tests.serving import Server
+from tests.servers import Server
 
 
 @pytest.fixture(autouse=True)

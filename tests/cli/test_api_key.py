@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.cli import certlet
-from tests.serving import API_KEY
+from tests.servers import API_KEY
 
 
 def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
     """A key is shown once and kept as its SHA-256, 0600; adding and removing works while serving."""
-    with serving.serving(tmp_path, "--no-usage-plan") as server:
+    with servers.serving(tmp_path, "--no-usage-plan") as server:
         order = {"csr": csrs.pem(csrs.build()).decode()}
         added = certlet("api-key", "add", "ci")
         value = added.stdout.decode().strip()
@@ -47,7 +47,7 @@ def test_key_values_have_api_gateway_s_bounds(tmp_path: Path, value: str) -> Non
     env = {"CERTLET_API_KEY": value}
     for run in (
         certlet("api-key", "add", "x", "--ca", ".", env=env),
-        serving.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env),
+        servers.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env),
     ):
         assert run.returncode == 1
         assert b"30 to 128" in run.stderr

@@ -20,9 +20,9 @@ from service import client
 from service.cli import batch
 from service.client import ClientError, Signed, SignFailure, SignRequest
 from service.pki import encoding
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.cli import certlet
-from tests.serving import API_KEY, CERTLET, Server
+from tests.servers import API_KEY, CERTLET, Server
 
 
 def write_requests(directory: Path, number: int) -> list[Path]:
@@ -30,7 +30,7 @@ def write_requests(directory: Path, number: int) -> list[Path]:
     paths = []
     for index in range(number):
         name = f"n{index}.example.com"
-        builder = x509.CertificateSigningRequestBuilder().subject_name(authorities.name(name))
+        builder = x509.CertificateSigningRequestBuilder().subject_name(factories.name(name))
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         path = directory / f"n{index}.csr"
         path.write_bytes(csrs.pem(builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())))
@@ -54,7 +54,7 @@ def test_each_certificate_is_written_next_to_its_request(server: Server, tmp_pat
     run = certlet("sign", *paths, "other.pem", "raw.der")
     assert (run.returncode, run.stdout) == (0, b"9 signed, 0 there already, 0 not signed\n"), run.stderr
     for path in paths:
-        assert issued(path).subject == authorities.name(path.stem + ".example.com")
+        assert issued(path).subject == factories.name(path.stem + ".example.com")
     assert (tmp_path / "other.crt").exists()
     note = b"note: common name added to the subject alternative names: dns:a.example.com"
     assert run.stderr == b"raw.der: " + note + b"\n"
@@ -136,14 +136,14 @@ def test_certificate_of_another_key_is_not_replaced(server: Server, tmp_path: Pa
 
 def sign_batch(results: list[int | str]) -> batch.SignBatch:
     """A service that issues as many of each batch as a number says, and has no time for the others."""
-    authority = authorities.authority()
+    authority = factories.authority()
 
     def sign(requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
         number = results.pop(0)
         if isinstance(number, str):
             raise ClientError(number)
-        signed = [authority.issue(authorities.order(request.csr.encode())) for request in requests[:number]]
-        chain = encoding.pem(authorities.issuer().intermediates)
+        signed = [authority.issue(factories.order(request.csr.encode())) for request in requests[:number]]
+        chain = encoding.pem(factories.issuer().intermediates)
         return [Signed(encoding.pem([each.certificate]), chain, (), "") for each in signed] + [
             SignFailure("no time", retryable=True) for _ in requests[number:]
         ]
@@ -180,8 +180,8 @@ def test_what_was_signed_before_an_interruption_stays(tmp_path: Path) -> None:
 def test_certificate_that_has_ended_is_replaced(tmp_path: Path) -> None:
     """A request whose certificate has ended is signed again."""
     (path,) = write_requests(tmp_path, 1)
-    order = authorities.order(path.read_bytes(), validity="P1D")
-    old = authorities.authority(now=authorities.NOW - timedelta(days=9)).issue(order)
+    order = factories.order(path.read_bytes(), validity="P1D")
+    old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
     batch.certificate_path(path).write_text(encoding.pem([old.certificate]))
     batch.BatchSigner(SignRequest(""), sign_batch([1])).run([path])
     assert issued(path).serial_number != old.certificate.serial_number
@@ -207,7 +207,7 @@ def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
 def test_usage_plan_s_moment_is_waited_for(tmp_path: Path) -> None:
     """A 429 that asks for a second is waited for; 30 batches in a row find none refused."""
     request = SignRequest(csrs.pem(csrs.build()).decode())
-    with serving.serving(tmp_path) as limited:
+    with servers.serving(tmp_path) as limited:
         for _ in range(30):
             assert isinstance(client.sign_batch(limited.url, API_KEY, [request])[0], Signed)
         assert '"status":429' in limited.logged()
@@ -221,7 +221,7 @@ def test_terminal_sees_a_bar(server: Server, tmp_path: Path) -> None:
         process = subprocess.Popen(
             [*CERTLET, "sign", *names, "none.csr"],
             cwd=tmp_path,
-            env=serving.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url),
+            env=servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url),
             stdout=subprocess.PIPE,
             stderr=theirs,
         )

@@ -11,9 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from service.keystore import ca_directory, revocation_file
 from service.pki import encoding
-from service.signers import file, lists
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.cli import certlet
 
 FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
@@ -27,7 +27,7 @@ def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
     for name in ("root-ca.key", "signing-ca.key", "serial.key"):
         assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
-    issuer = file.load(tmp_path / "ca", None)
+    issuer = ca_directory.load(tmp_path / "ca", None)
     expected = (issuer.root, 10, 1, "Root"), (issuer.certificate, 5, 0, "Signing")
     for certificate, years, depth, kind in expected:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -49,7 +49,7 @@ def test_the_longest_name(tmp_path: Path) -> None:
         made = certlet(*command)
         assert (made.returncode, made.stderr) == (0, b"")
     for directory in ("ca", "next"):
-        with serving.serving(tmp_path, "--ca", directory) as server:
+        with servers.serving(tmp_path, "--ca", directory) as server:
             pem = server.sign({"csr": csrs.pem(csrs.build()).decode()}).json()["crt_pem"]
             assert server.request("GET", "/ca.crl").status == 200
         assert "UserWarning" not in server.logged()
@@ -60,14 +60,14 @@ def test_the_longest_name(tmp_path: Path) -> None:
 
 def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
     """A CA that was not made here, with a common name too long for ours, is rolled over under its beginning."""
-    old = [authorities.ca(subject="x" * 60), authorities.root()]
+    old = [factories.ca(subject="x" * 60), factories.root()]
     for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
         (tmp_path / name).write_text(encoding.pem([certificate]))
     (tmp_path / "revoked.yaml").touch()
     made = certlet("rollover", ".", "next", "--new-root")
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == lists.HEAD
-    subject = file.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
+    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == revocation_file.HEAD
+    subject = ca_directory.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
     assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
 
 
@@ -87,7 +87,7 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
     assert certlet("init", "old", "--permit-dns", "example.com").returncode == 0
     csr = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
-    with serving.serving(tmp_path, "--ca", "old") as server:
+    with servers.serving(tmp_path, "--ca", "old") as server:
         before = server.sign({"csr": csr}).json()
         old = server.request("GET", "/ca").json()
         assert old["previous_pem"] == ""
@@ -99,7 +99,7 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     assert b"ci" in certlet("api-key", "list", "--ca", "new").stdout
     assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
     assert (tmp_path / "new" / "serial.key").read_bytes() != (tmp_path / "old" / "serial.key").read_bytes()
-    with serving.serving(tmp_path, "--ca", "new") as server:
+    with servers.serving(tmp_path, "--ca", "new") as server:
         after = server.sign({"csr": csr}).json()
         new = server.request("GET", "/ca").json()
         bundle = server.request("GET", "/ca.pem").body.decode()
@@ -115,9 +115,9 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
         (tmp_path / name).write_text(leaf["crt_pem"])
         (tmp_path / "root.pem").write_text(root)
         command = "openssl verify -x509_strict -CAfile root.pem -untrusted bundle.pem"
-        serving.run(*command.split(), name, cwd=tmp_path)
+        servers.run(*command.split(), name, cwd=tmp_path)
     command = "openssl pkcs7 -inform DER -in all.p7c -print_certs"
-    listed = serving.run(*command.split(), cwd=tmp_path)
+    listed = servers.run(*command.split(), cwd=tmp_path)
     assert listed.stdout.count("BEGIN CERTIFICATE") == bundle.count("BEGIN CERTIFICATE") == 3 + new_root
 
 
@@ -125,7 +125,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
     """Without the root's key, with another root's, or over a CA: one line, and nothing is made."""
     for name in ("old", "other"):
         assert certlet("init", name).returncode == 0
-    names = [file.load(tmp_path / name, None).root.subject for name in ("old", "other")]
+    names = [ca_directory.load(tmp_path / name, None).root.subject for name in ("old", "other")]
     assert names[0] != names[1]  # they end in random digits: nobody takes one CA for the other
     for arguments, word in (
         (("old", "other"), b"holds a CA already"),
@@ -175,8 +175,8 @@ def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
     for old, new in (("a", "b"), ("b", "c")):
         made = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
         assert made.returncode == 0, made.stderr
-    issuer = file.load(tmp_path / "c", None)
-    before = [file.load(tmp_path / name, None).certificate for name in ("b", "a")]
+    issuer = ca_directory.load(tmp_path / "c", None)
+    before = [ca_directory.load(tmp_path / name, None).certificate for name in ("b", "a")]
     assert list(issuer.previous) == before
     assert [each.subject for each in issuer.authorities[1:2]] == [issuer.root.subject]
 
@@ -190,7 +190,7 @@ def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
         assert b"ENCRYPTED PRIVATE KEY" in pem
         assert load_pem_private_key(pem, b"correct horse")
     for env, word in (({}, b"encrypted"), ({"CERTLET_CA_PASSPHRASE": "wrong"}, b"wrong")):
-        refused = serving.certlet("serve", "--port", "0", cwd=tmp_path, env=env)
+        refused = servers.certlet("serve", "--port", "0", cwd=tmp_path, env=env)
         assert refused.returncode == 1
         assert word in refused.stderr
         assert refused.stderr.splitlines()[-1].startswith(b"certlet: ")
@@ -202,7 +202,7 @@ def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
     """A CA of another kind of key is made, and served, also without the root's key."""
     assert certlet("init", "ca", "--key-type", kind).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
-    with serving.serving(tmp_path) as server:
+    with servers.serving(tmp_path) as server:
         assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
 
 
@@ -210,10 +210,10 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
     """--permit-dns and --permit-ip bind the signing CA, and the server refuses what they exclude."""
     arguments = ("--permit-dns", "example.com", "--permit-ip", "10.0.0.0/8")
     assert certlet("init", "ca", *arguments).returncode == 0
-    signing = file.load(tmp_path / "ca", None).certificate
+    signing = ca_directory.load(tmp_path / "ca", None).certificate
     constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
-    with serving.serving(tmp_path) as server:
+    with servers.serving(tmp_path) as server:
         assert server.sign({"csr": csrs.pem(csrs.build("a.example.com")).decode()}).status == 200
         refused = server.sign({"csr": csrs.pem(csrs.build("a.example.org")).decode()})
         assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")

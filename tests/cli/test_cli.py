@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import serving
+from tests import servers
 from tests.cli import certlet
 
 NO_HOST = "certlet: the host {} is not found: give --host an address of this machine"
@@ -63,7 +63,7 @@ NO_HOST = "certlet: the host {} is not found: give --host an address of this mac
 )
 def test_error_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
     """Whatever is wrong, the last line says what, the exit is not zero, and there is no traceback."""
-    run = serving.certlet(*arguments, cwd=tmp_path) if arguments[0] == "serve" else certlet(*arguments)
+    run = servers.certlet(*arguments, cwd=tmp_path) if arguments[0] == "serve" else certlet(*arguments)
     assert run.returncode == status
     assert arguments[0] == "serve" or not run.stdout
     assert word in run.stderr.decode().splitlines()[-1]
@@ -109,7 +109,7 @@ def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
 
 def test_the_version_is_one() -> None:
     """`certlet --version` says the package's version, which the contract has too; a command's name is not needed."""
-    stated = tomllib.loads((serving.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    stated = tomllib.loads((servers.ROOT / "pyproject.toml").read_text())["project"]["version"]
     said = certlet("--version")
     assert (said.returncode, said.stdout.decode(), said.stderr) == (0, f"certlet {stated}\n", b"")
     assert certlet("sign", "--version").returncode == 2
@@ -122,8 +122,8 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[s
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         done = subprocess.run(
-            [*serving.CERTLET, *arguments],
-            cwd=tmp_path, env=serving.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
+            [*servers.CERTLET, *arguments],
+            cwd=tmp_path, env=servers.environ(), stdout=closed, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
@@ -131,6 +131,6 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[s
 def test_the_command_line_loads_no_server() -> None:
     """What most commands do without, and would wait for, is loaded by those that need it."""
     program = "import sys; from service import cli; cli.main(['sign', '--help']); print(*sorted(sys.modules))"
-    run = serving.run(sys.executable, "-c", program)
+    run = servers.run(sys.executable, "-c", program)
     assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())
     assert "service.client" in run.stdout.split()

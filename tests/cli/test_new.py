@@ -9,9 +9,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests import serving
+from tests import servers
 from tests.cli import certlet
-from tests.serving import API_KEY, Server
+from tests.servers import API_KEY, Server
 
 
 def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
     pem = (tmp_path / "www.example.com.key").read_bytes()
     assert load_pem_private_key(pem, b"battery staple").public_key() == leaf.public_key()
     read = ["openssl", "pkcs12", "-in", "w.p12", "-noenc", "-passin", "pass:correct horse"]
-    opened = serving.run(*read, cwd=tmp_path).stdout
+    opened = servers.run(*read, cwd=tmp_path).stdout
     assert (opened.count("BEGIN CERTIFICATE"), opened.count("BEGIN PRIVATE KEY")) == (2, 1)
 
 
@@ -108,13 +108,13 @@ def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
 def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body: bytes) -> None:
     """No control character of an answer is printed, nor a line of the server's making."""
 
-    class Hostile(serving.QuietHandler):
+    class Hostile(servers.QuietHandler):
         def respond(self) -> None:
             self.body()
             self.answer(status, body)
 
     for command in (("new", "a.example.com"), ("sign", "-")):
-        with serving.http_server(Hostile) as url:
+        with servers.http_server(Hostile) as url:
             run = certlet(*command, env={"CERTLET_API_KEY": API_KEY, "CERTLET_URL": url})
         assert run.returncode == 1
         said = (run.stdout + run.stderr).decode()

@@ -16,9 +16,9 @@ from service.cli import renew
 from service.cli.terminal import CommandError
 from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.cli import ask, certlet
-from tests.serving import Server
+from tests.servers import Server
 
 HOOK = """#!/bin/sh
 printf '%s|%s|%s' "$1" "$CERTLET_RENEWED" "$CERTLET_API_KEY" >> hooked
@@ -79,8 +79,8 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
 
 def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
     """A certificate that ended days ago is renewed, with a key file of another name."""
-    order = authorities.order(csrs.pem(csrs.build()), validity="P1D")
-    old = authorities.authority(now=authorities.NOW - timedelta(days=9)).issue(order)
+    order = factories.order(csrs.pem(csrs.build()), validity="P1D")
+    old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
     (tmp_path / "a.pem").write_text(encoding.pem([old.certificate]))
     (tmp_path / "k.pem").write_bytes(encode_private_key(csrs.key("p-256")))
     run = certlet("renew", "a.pem", "--key-file", "k.pem")
@@ -90,7 +90,7 @@ def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
 
 def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that may be in other hands gets no new certificate; nor does any while nobody can tell."""
-    with serving.serving(tmp_path, "--ca", "ca") as server:
+    with servers.serving(tmp_path, "--ca", "ca") as server:
         ask(server, monkeypatch)
         for name in ("a", "b"):
             made(tmp_path, name=f"{name}.example.com")
@@ -99,14 +99,14 @@ def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.Mon
     listed = tmp_path / "ca" / "revoked.yaml"  # what is new in it is in the CRL five minutes later
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")
-    with serving.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
+    with servers.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
         ask(server, monkeypatch)
         ran = certlet(*asked)
         assert (ran.returncode, ran.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
         assert b"a.example.com.crt: it was revoked: make another key" in ran.stderr
         assert (tmp_path / "a.example.com.crt").read_bytes() == held
     listed.write_text("nonsense")
-    with serving.serving(tmp_path, "--ca", "ca") as server:
+    with servers.serving(tmp_path, "--ca", "ca") as server:
         ask(server, monkeypatch)
         ran = certlet(*asked)
         assert (ran.returncode, ran.stdout) == (1, b"")
@@ -188,7 +188,7 @@ def test_help_names_the_passphrase_s_variable(command: str) -> None:
 
 def test_list_of_another_version_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library raises a class of its own for that, as for a certificate's."""
-    crl = authorities.issuer().sign_crl(revocation.builder([], 1, authorities.NOW + timedelta(days=9)))
+    crl = factories.issuer().sign_crl(revocation.builder([], 1, factories.NOW + timedelta(days=9)))
     data = encoding.der(crl)
     monkeypatch.setattr(client, "fetch_crl", lambda _: data.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
     with pytest.raises(CommandError, match=r"http://x/ca.crl is no list of what was revoked"):

@@ -19,10 +19,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from service.cli import inspection
 from service.pki import keys, pem
 from service.pki.keys import encode_private_key
-from tests import authorities, csrs, serving
-from tests.authorities import NOW, SIGNING, ca, root
+from tests import csrs, factories, servers
+from tests.adversarial import request_strategies
 from tests.cli import certlet
-from tests.hostile import strategies
+from tests.factories import NOW, SIGNING, ca, root
 
 NAMES = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
 
@@ -52,7 +52,7 @@ OTHER_KEY = x509.AuthorityKeyIdentifier(b"other", None, None)
     [
         ([leaf(start=NOW - timedelta(days=9), end=NOW - timedelta(days=3))], 0, "it ended 3 days ago"),
         ([leaf(start=NOW + timedelta(hours=2, minutes=9))], 0, "it is not yet valid: it begins in 2 hours"),
-        ([leaf(signer=authorities.ROOT), ca()], 0, "number 2 has its issuer's name, and did not sign it"),
+        ([leaf(signer=factories.ROOT), ca()], 0, "number 2 has its issuer's name, and did not sign it"),
         ([leaf(), root()], 0, "what issued it ought to follow it"),
         ([leaf(), root(), ca()], 0, "out of order: number 3 issued it"),
         ([leaf(), ca(), ca(), root()], 1, "out of order: number 4 issued it"),
@@ -104,7 +104,7 @@ def test_old_signature_is_told_and_is_none_of_a_chain_s_faults(tmp_path: Path) -
         "openssl req -x509 -new -key root.key -subj /CN=Old -sha1 -days 9 -out root.crt",
         "openssl x509 -req -in a.csr -CA root.crt -CAkey root.key -sha1 -days 5 -out a.crt",
     ):
-        serving.run(*command.split(), cwd=tmp_path)
+        servers.run(*command.split(), cwd=tmp_path)
     chain = [x509.load_pem_x509_certificate((tmp_path / name).read_bytes()) for name in ("a.crt", "root.crt")]
     inspections = inspection.inspect_chain(chain, chain[0].not_valid_before_utc)
     told = "it is signed with rsaWithSha1, which proves nothing any more"
@@ -269,7 +269,7 @@ def test_changed_files_are_shown_or_refused(tmp_path: Path) -> None:
     chance = Random(22)  # noqa: S311 - the same again from the same seed
     sound.append(private_der("ed25519"))
     for _ in range(2400):
-        change = chance.choice((strategies.changed, strategies.bent))
+        change = chance.choice((request_strategies.changed, request_strategies.bent))
         (tmp_path / "a").write_bytes(change(chance, chance.choice(sound)))
         run = certlet("show", "a")
         assert (b"  Subject " in run.stdout) is not run.stderr.startswith(b"certlet: a"), run
@@ -282,7 +282,7 @@ def test_changed_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CERTIFICATE)
     (tmp_path / "b").touch(0o600)
     for _ in range(300):
-        key = base64.encodebytes(strategies.changed(chance, chance.choice(sound)))
+        key = base64.encodebytes(request_strategies.changed(chance, chance.choice(sound)))
         (tmp_path / "b").write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + key + b"-----END PRIVATE KEY-----\n")
         run = certlet("show", "a", "--key-file", "b")
         assert run.stderr in (

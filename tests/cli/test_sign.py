@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 
 from service.pki.keys import encode_private_key
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.cli import certlet
-from tests.serving import API_KEY, Server
+from tests.servers import API_KEY, Server
 
 
 def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path
     assert certlet("sign", "a.csr", "--out", "a.crt", "--force").returncode == 0
     assert (tmp_path / "a.crt").read_bytes() != first
     env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
-    piped = serving.certlet("sign", "a.csr", "--out", "/dev/stdout", cwd=tmp_path, env=env)
+    piped = servers.certlet("sign", "a.csr", "--out", "/dev/stdout", cwd=tmp_path, env=env)
     assert piped.stdout.startswith(b"-----BEGIN CERTIFICATE-----")
 
 
@@ -81,8 +81,8 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
 def test_a_certificate_is_not_lost(server: Server, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
     (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
-    full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *serving.CERTLET, "sign", *arguments]
-    env = serving.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
+    full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *servers.CERTLET, "sign", *arguments]
+    env = servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
     ran = subprocess.run(full, cwd=tmp_path, env=env, capture_output=True, check=False)
     assert ran.returncode == 1
     assert b"the certificate was signed, and is on stdout" in ran.stderr
@@ -139,7 +139,7 @@ def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: 
     assert status == 1
     assert why.endswith(f"\n  is {server.url}/sign the service's base URL, with its stage if it has one?\n")
     assert "base URL" not in told(server.url, CERTLET_API_KEY="x")[1]
-    with serving.serving(tmp_path, "--tls") as secure:
+    with servers.serving(tmp_path, "--tls") as secure:
         plain = secure.url.replace("https", "http", 1)
         assert told(plain)[1].endswith(f"perhaps it is {secure.url}\n")
         status, why = told(secure.url)

@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.signers import file
-from tests import authorities, serving
+from service.keystore import ca_directory
+from tests import factories, servers
 from tests.cli import certlet
-from tests.serving import Server
+from tests.servers import Server
 from tests.transcripts import pasted, printed
 
 
@@ -23,7 +23,7 @@ def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source:
     assert any(line.startswith("Warning") for line in told[""]) == (source == "--url")
     run = pasted(told["Get it, and compare"], tmp_path)
     assert run.returncode == 0, run.stderr
-    root = file.chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
+    root = ca_directory.chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
     assert told[""][2] == f"SHA-256   {root}"
     assert run.stdout.strip().partition("=")[2].replace(":", "").lower() == root
     (got,) = tmp_path.iterdir()
@@ -35,7 +35,7 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
     """With what is printed a client takes the certificate that the CA signed; without, it does not."""
     told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
     assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
-    python, health = f"{serving.CERTLET[0]} -c", f"{site.url}/health"
+    python, health = f"{servers.CERTLET[0]} -c", f"{site.url}/health"
     without = {
         "curl": f"curl {health}",
         "ssl": f"{python} 'import urllib.request as u; u.urlopen(\"{health}\")'",
@@ -52,7 +52,7 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
 
 def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
     """Where the fingerprint is known, another root is refused, and its own is told without a warning."""
-    digest = file.chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
+    digest = ca_directory.chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
     told = printed("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
     assert not any(line.startswith("Warning") for line in told[""])
     for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):
@@ -63,14 +63,14 @@ def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
 
 def test_what_is_no_root_is_refused() -> None:
     """Neither junk nor a CA beneath a root is a root; a name's control characters are escaped."""
-    bodies = [b"junk", authorities.ca().public_bytes(Encoding.DER)]
-    evil = authorities.root(subject="\x1b[2Jroot", issuer="\x1b[2Jroot").public_bytes(Encoding.DER)
+    bodies = [b"junk", factories.ca().public_bytes(Encoding.DER)]
+    evil = factories.root(subject="\x1b[2Jroot", issuer="\x1b[2Jroot").public_bytes(Encoding.DER)
 
-    class Sends(serving.QuietHandler):
+    class Sends(servers.QuietHandler):
         def respond(self) -> None:
             self.answer(200, (bodies or [evil]).pop(0))
 
-    with serving.http_server(Sends) as url:
+    with servers.http_server(Sends) as url:
         for _ in range(2):
             run = certlet("trust", "--url", url)
             assert (run.returncode, run.stdout) == (1, b"")

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests import serving
-from tests.serving import Site
+from tests import servers
+from tests.servers import Site
 
 
 def grown(value: Any) -> Any:
@@ -24,7 +24,7 @@ def grown(value: Any) -> Any:
 def version(today: Site) -> Iterator[Site]:
     """Serve until the end of the block."""
 
-    class Handler(serving.QuietHandler):
+    class Handler(servers.QuietHandler):
         def respond(self) -> None:
             kept = {
                 name: self.headers[name] for name in ("content-type", "x-api-key") if name in self.headers
@@ -34,5 +34,5 @@ def version(today: Site) -> Iterator[Site]:
             content = json.dumps(grown(found.json())).encode() if "json" in media_type else found.body
             self.answer(found.status, content, Content_Type=media_type)
 
-    with serving.http_server(Handler) as url:
+    with servers.http_server(Handler) as url:
         yield Site(url)

@@ -18,13 +18,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.clients import later
-from tests.serving import API_KEY, Server
+from tests.servers import API_KEY, Server
 
 HERE = Path(__file__).parent
 # README's commands, by their first words: the document, and each client.
-SECTION = (serving.ROOT / "README.md").read_text().split("\n### Clients\n")[1].split("\n### ")[0]
+SECTION = (servers.ROOT / "README.md").read_text().split("\n### Clients\n")[1].split("\n### ")[0]
 COMMANDS = re.findall(r"^\$ (.+)$", SECTION.split("```")[1], re.MULTILINE)
 # The generator brings Jackson along, of the very line that its clients want; Debian has the annotations.
 JAR = Path(openapi_generator_cli.__file__).with_name("openapi-generator.jar")
@@ -74,16 +74,16 @@ GENERATORS = {
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """What a command says; it must succeed."""
     scripts = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environ = serving.environ(
+    environ = servers.environ(
         PATH=scripts, GOFLAGS="-mod=mod", GOPROXY="off", NO_COLOR="1", JAVA_OPTS=QUICK, **(env or {})
     )
-    done = serving.run(*command, cwd=cwd, env=environ)
+    done = servers.run(*command, cwd=cwd, env=environ)
     return done.stdout + done.stderr
 
 
 def print_document(directory: Path) -> None:
     """README's first command, with the `certlet` of a clone."""
-    serving.executable(directory / ".venv/bin/certlet")
+    servers.executable(directory / ".venv/bin/certlet")
     run("sh", "-c", COMMANDS[0], cwd=directory)
 
 
@@ -233,7 +233,7 @@ def test_the_client_outlives_an_addition(
 def test_a_device_enrols(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
     """EST's media types, over HTTPS: the client of openapi-python-client gets the CA, a certificate, a typed 400."""
     made = client(clients, "openapi-python-client")
-    with serving.serving(tmp_path, "--tls", "--no-usage-plan") as server:
+    with servers.serving(tmp_path, "--tls", "--no-usage-plan") as server:
         command = (sys.executable, HERE / "enrol_by_openapi_python_client.py", server.url, API_KEY)
         root = tmp_path / "ca" / "root-ca.crt"
         told = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=made.env))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deploy import compatibility
-from service import contract
+from service import openapi
 
-CURRENT = contract.public(contract.load())
+CURRENT = openapi.public(openapi.load())
 Change = Callable[[dict[str, Any]], object]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import build
-from tests import serving
+from tests import servers
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -43,7 +43,7 @@ class Runtime:
 
     def resident(self) -> int:
         """The process's resident memory, in KiB."""
-        return serving.resident(self.process.pid)
+        return servers.resident(self.process.pid)
 
 
 def install(client: Path, python: str) -> None:
@@ -52,11 +52,11 @@ def install(client: Path, python: str) -> None:
     options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
     lock = build.ROOT / "deploy" / "lock" / "lambda.txt"
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
-    serving.run(*pip, *wheels, *options, "--target", client, "-r", lock)
+    servers.run(*pip, *wheels, *options, "--target", client, "-r", lock)
 
 
 def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
-    class Handler(serving.QuietHandler):
+    class Handler(servers.QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
@@ -90,7 +90,7 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
 def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> Iterator[Runtime]:
     """A function, unpacked in `task`, run by `python` with the runtime client in `client`."""
     here: list[Runtime] = []
-    with serving.http_server(_handler(here)) as url, log.open("wb") as output:
+    with servers.http_server(_handler(here)) as url, log.open("wb") as output:
         environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join([str(task), str(client)]),

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from deploy import build
-from service import contract
-from tests import authorities, serving
+from service import openapi
+from tests import factories, servers
 
-TEMPLATE = serving.ROOT / "deploy" / "template.yaml"
+TEMPLATE = servers.ROOT / "deploy" / "template.yaml"
 
 
 class Loader(yaml.SafeLoader):
@@ -32,9 +32,9 @@ TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S
 RESOURCES: dict[str, Any] = TREE["Resources"]
 
 
-def integrations(document: contract.Document) -> list[dict[str, Any]]:
+def integrations(document: openapi.Document) -> list[dict[str, Any]]:
     """What API Gateway puts behind each operation."""
-    found = contract.operations(document).values()
+    found = openapi.operations(document).values()
     return [operation["x-amazon-apigateway-integration"] for operation in found]
 
 
@@ -42,11 +42,11 @@ def integrations(document: contract.Document) -> list[dict[str, Any]]:
 def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
     """`cfn-lint` and `sam validate --lint` are clean; and with a fault put in, they are not."""
     program = Path(os.environ["SAM_PYTHON"]).parent / command[0]
-    env = serving.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
-    serving.run(program, *command[1:], TEMPLATE, env=env)
+    env = servers.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
+    servers.run(program, *command[1:], TEMPLATE, env=env)
     broken = tmp_path / "template.yaml"
     broken.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
-    assert serving.run(program, *command[1:], broken, env=env, check=False).returncode != 0
+    assert servers.run(program, *command[1:], broken, env=env, check=False).returncode != 0
 
 
 def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
@@ -75,10 +75,10 @@ def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
 
 def test_the_defaults_are_the_contract_s() -> None:
     """The usage plan's parameters are `x-usage-plan`, by default and as `make deploy` passes them."""
-    plan = authorities.document()["x-usage-plan"]
+    plan = factories.document()["x-usage-plan"]
     parameters = TREE["Parameters"]
     assert {name: parameters[name.title()]["Default"] for name in plan} == plan
-    passed = serving.run(sys.executable, "-m", "deploy.parameters", cwd=serving.ROOT)
+    passed = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
     assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
     assert set(dict(each.split("=") for each in passed.stdout.split())) <= set(parameters)
 
@@ -87,9 +87,9 @@ def test_est_is_off_and_goes_with_its_document() -> None:
     """`make deploy EST=on` says it to the document and to the template; by default there is no domain."""
     parameters = TREE["Parameters"]
     assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
-    passed = serving.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=serving.ROOT)
+    passed = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
     assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
-    makefile = (serving.ROOT / "Makefile").read_text()
+    makefile = (servers.ROOT / "Makefile").read_text()
     assert makefile.count("$(WITH_EST)") == 2
     for kind in ("Est", "EstRenewal"):
         domain, mapping = RESOURCES[f"{kind}DomainName"], RESOURCES[f"{kind}Mapping"]
@@ -104,16 +104,16 @@ def test_est_is_off_and_goes_with_its_document() -> None:
 
 def test_with_est_the_authorizer_is_the_template_s_function() -> None:
     """The included document's authorizer is the very function, by an address that CloudFormation resolves."""
-    included = contract.for_cloudformation(authorities.document(), est=True)
+    included = openapi.for_cloudformation(factories.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
-    assert uri == contract.operations(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
+    assert uri == openapi.operations(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
     assert "${Function.Arn}" in uri["Fn::Sub"]
 
 
 def test_the_function_outlives_the_integration_by_a_second() -> None:
     """A Lambda time-out shorter than the integration's would be 502 instead of 504."""
-    behind = integrations(authorities.document())
+    behind = integrations(factories.document())
     timeouts = {each["timeoutInMillis"] for each in behind if each["type"] != "mock"}
     assert timeouts == {(RESOURCES["Function"]["Properties"]["Timeout"] - 1) * 1000}
 
@@ -147,7 +147,7 @@ def test_the_permission_is_for_this_api_alone() -> None:
 
 def test_what_is_included_names_the_template_s_function() -> None:
     """`certlet openapi --format cloudformation` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
-    included = contract.for_cloudformation(authorities.document())
+    included = openapi.for_cloudformation(factories.document())
     uris = {json.dumps(each["uri"]) for each in integrations(included) if each["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from deploy import build
+from service.keystore import ca_directory
 from service.pki.hierarchy import create_hierarchy
-from service.signers import file
-from tests import serving
-from tests.answers import uuid7
+from tests import servers
+from tests.assertions import uuid7
 from tests.deploy import runtime
-from tests.events import event
+from tests.lambda_events import event
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
@@ -37,14 +37,14 @@ VERSIONS = [version for version in sorted({HERE, "3.13"}) if build.interpreter(v
 
 def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "deploy.build", *arguments)
-    return serving.run(*command, cwd=serving.ROOT, env=serving.environ(**env), check=False)
+    return servers.run(*command, cwd=servers.ROOT, env=servers.environ(**env), check=False)
 
 
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA whose keys are encrypted."""
     directory = tmp_path_factory.mktemp("zip-ca")
-    made = serving.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
+    made = servers.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
     assert made.returncode == 0
     with (directory / "ca" / "revoked.yaml").open("a") as revoked:
         revoked.write("- {serial: '0a1b', at: 2026-01-01T00:00:00Z, reason: superseded}\n")
@@ -183,7 +183,7 @@ def test_what_is_in_the_zip(zipped: Zipped) -> None:
 def slow_kms() -> Iterator[SlowKms]:
     """A KMS on a socket, which holds a real key and signs when it is let."""
     kms = SlowKms()
-    with serving.http_server(kms.handler()) as kms.url:
+    with servers.http_server(kms.handler()) as kms.url:
         yield kms
         kms.may_sign.set()
 
@@ -210,8 +210,8 @@ class SlowKms:
         signature = self.key.sign(base64.b64decode(asked["Message"]), algorithm)
         return {"Signature": base64.b64encode(signature).decode()}
 
-    def handler(kms) -> type[serving.QuietHandler]:  # noqa: N805 - the handler has a self of its own
-        class Handler(serving.QuietHandler):
+    def handler(kms) -> type[servers.QuietHandler]:  # noqa: N805 - the handler has a self of its own
+        class Handler(servers.QuietHandler):
             def respond(self) -> None:
                 called = kms.call(self.headers["X-Amz-Target"], json.loads(self.body()))
                 self.answer(200, json.dumps(called).encode())
@@ -224,7 +224,7 @@ def remote(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
     """The function's environment for a CA whose key is in `slow_kms`."""
     public_key = slow_kms.key.public_key()
     made = create_hierarchy("Test", "0a", "p-256", datetime.now(UTC), signing_public_key=public_key)
-    file.save(tmp_path / "ca", made, None)
+    ca_directory.save(tmp_path / "ca", made, None)
     return {
         "CERTLET_CA": str(tmp_path / "ca"),
         "CERTLET_CA_KEY": "kms:1234",
@@ -302,7 +302,7 @@ def test_a_ca_whose_key_is_elsewhere_ships_its_certificates(ca: Path, tmp_path: 
     """With the key in KMS or Secrets Manager the zip holds the certificates, the lists, and own profiles."""
     shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
     (tmp_path / "ca" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
-    own = ("--profiles", str(serving.ROOT / "tests" / "policies.yaml"))
+    own = ("--profiles", str(servers.ROOT / "tests" / "policies.yaml"))
     made = make("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *own)
     assert made.returncode == 0, made.stderr
     archive = zipfile.ZipFile(tmp_path / "x.zip")
@@ -321,7 +321,7 @@ def test_a_ca_that_must_not_be_shipped_is_refused(ca: Path, tmp_path: Path) -> N
     rooted, opened = tmp_path / "rooted", tmp_path / "opened"
     shutil.copytree(ca, rooted)
     shutil.copyfile(ca / "root-ca.key", rooted / "signing-ca.key")
-    assert serving.certlet("init", str(opened), cwd=tmp_path).returncode == 0
+    assert servers.certlet("init", str(opened), cwd=tmp_path).returncode == 0
     secret = {"CERTLET_CA_PASSPHRASE": PASSPHRASE}
     for directory, env, word in (
         (rooted, secret, "the root's key"),

@@ -16,11 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from service.keystore import ca_directory
 from service.pki import keys
 from service.pki.issuer import Issuer
-from service.signers import file
-from tests import authorities, csrs
-from tests.serving import Server
+from tests import csrs, factories
+from tests.servers import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
@@ -40,7 +40,7 @@ def certificates(answer: bytes) -> list[x509.Certificate]:
 
 def issuer(directory: Path) -> Issuer:
     """The CA of a directory, with its key."""
-    return file.load(directory, None)
+    return ca_directory.load(directory, None)
 
 
 def forged(
@@ -51,8 +51,8 @@ def forged(
     **change: Any,
 ) -> x509.Certificate:
     """A certificate as the service issues them, signed so many days ago, or with members changed."""
-    context = authorities.context(profile, by, now=datetime.now(UTC))
-    spec = authorities.evaluate(request or csrs.build("device.example.com"), context)
+    context = factories.context(profile, by, now=datetime.now(UTC))
+    spec = factories.evaluate(request or csrs.build("device.example.com"), context)
     period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
     builder = replace(spec, **(period | change), judged=b"").builder(x509.random_serial_number())
     key = by._private_key
@@ -70,8 +70,8 @@ def stranger() -> x509.Certificate:
     root, signing = keys.generate("p-256"), keys.generate("p-256")
     now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
     ski = x509.SubjectKeyIdentifier(b"1")
-    ca = authorities.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)
-    top = authorities.root(public_key=root.public_key(), signer=root, **now)
+    ca = factories.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)
+    top = factories.root(public_key=root.public_key(), signer=root, **now)
     return forged(Issuer(ca, [top], signing))
 
 

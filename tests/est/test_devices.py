@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from cryptography import x509
 
-from tests import serving
+from tests import servers
 from tests.est.devices import UNTIL_THERE, issuer, pem, root
-from tests.serving import API_KEY, ROOT, Server, run
+from tests.servers import API_KEY, ROOT, Server, run
 
 OWN = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
 
@@ -24,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with TLS of its own; its CA is in `ca`."""
     directory = tmp_path_factory.mktemp("devices")
     (directory / "own.yaml").write_text(OWN)
-    with serving.serving(directory, "--tls", "--no-usage-plan", "--profiles", "own.yaml") as server:
+    with servers.serving(directory, "--tls", "--no-usage-plan", "--profiles", "own.yaml") as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         yield server
 
@@ -160,7 +160,7 @@ def test_curl_s_refusals(site: Server, tmp_path: Path) -> None:
         ("/client/simplereenroll", identity, "a", 403),
     ):
         assert curl(site, tmp_path, path, *caller, *post(name))[0] == status, (path, caller, name)
-    assert serving.certlet("revoke", tmp_path / "a.crt", cwd=site.log.parent).returncode == 0
+    assert servers.certlet("revoke", tmp_path / "a.crt", cwd=site.log.parent).returncode == 0
     assert curl(site, tmp_path, "/simplereenroll", *identity, *post("a"))[0] == 403
 
 
@@ -191,7 +191,7 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
     ca = issuer(site.log.parent / "ca")
     (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
     (tmp_path / "ca.pem").write_text("".join(map(pem, ca.authorities)))
-    port = serving.free_port()
+    port = servers.free_port()
     (tmp_path / "nginx.conf").write_text(NGINX.format(port=port))
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
@@ -232,6 +232,6 @@ def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
     after = certificate(device)
     assert after.serial_number != before.serial_number
     assert after.subject == before.subject
-    assert serving.certlet("revoke", device, cwd=site.log.parent).returncode == 0
+    assert servers.certlet("revoke", device, cwd=site.log.parent).returncode == 0
     assert run("sh", "-c", script, cwd=tmp_path, check=False).returncode != 0
     assert certificate(device) == after

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from service.pki.keys import encode_private_key
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.est.devices import UNTIL_THERE, root
-from tests.serving import API_KEY, ROOT, Server, run
+from tests.servers import API_KEY, ROOT, Server, run
 
 PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The unit's own command, in a directory of ours and on a free port."""
     directory = tmp_path_factory.mktemp("serving")
     (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
-    with serving.serving(directory, *shlex.split(line)) as made:
+    with servers.serving(directory, *shlex.split(line)) as made:
         yield made
 
 
@@ -71,7 +71,7 @@ def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
     (directory / "ca.example.com.key").write_bytes(encode_private_key(csrs.key("p-256")))
     signed = server.request("POST", "/sign.pem", csrs.pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
-    port = serving.free_port()
+    port = servers.free_port()
     config = local(block(name), directory, server, port)
     environ = {**os.environ, "HOME": str(directory)}
     with subprocess.Popen(commands(name, config, directory), cwd=directory, env=environ) as process:

@@ -21,10 +21,10 @@ from service.gateway.api_keys import OWN_NAME
 from service.gateway.routes import GatewayError
 from service.pki import encoding
 from service.pki.keys import encode_private_key
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.est import devices
 from tests.est.devices import basic, body, certificates, forged, issuer, own, pem, stranger, trusting
-from tests.serving import API_KEY, Answer, Server
+from tests.servers import API_KEY, Answer, Server
 
 REQUEST = csrs.build("device.example.com")
 
@@ -141,7 +141,7 @@ def test_a_failure_is_tried_again_before_the_end(
 ) -> None:
     """A function that does not answer, and one that answers nonsense, are asked again, not two thirds later."""
     monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
-    client = authorities.ca(public_key=csrs.key("p-256").public_key())
+    client = factories.ca(public_key=csrs.key("p-256").public_key())
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
     bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
     answers = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
@@ -170,7 +170,7 @@ def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
     home = tmp_path / "tmp"
     home.mkdir()
     env = {"CERTLET_API_KEY": API_KEY, "TMPDIR": str(home)}
-    with serving.serving(tmp_path, "--tls", env=env) as server:
+    with servers.serving(tmp_path, "--tls", env=env) as server:
         (key,) = home.rglob("server.key")
         assert key.stat().st_mode & 0o777 == 0o600
         assert key.parent.stat().st_mode & 0o777 == 0o700
@@ -191,9 +191,9 @@ BAD: list[tuple[tuple[str, ...], str]] = [
 @pytest.mark.parametrize(("options", "word"), BAD)
 def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: str) -> None:
     """A profile that is not for servers, and a name that the CA may not give, are said in one line."""
-    made = serving.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
+    made = servers.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
     assert made.returncode == 0
-    run = serving.certlet("serve", "--port", "0", *options, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
+    run = servers.certlet("serve", "--port", "0", *options, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
     assert run.returncode != 0
     said = run.stderr.decode()
     assert word in said
@@ -203,7 +203,7 @@ def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: s
 def brought(directory: Path) -> None:
     """A certificate for this machine, its key in three forms, another's key, and what is neither."""
     key, other = csrs.key("p-256"), csrs.key("p-384")
-    own = pem(forged(authorities.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
+    own = pem(forged(factories.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
     clear = encode_private_key(key)
     files = {
         "crt": own,
@@ -234,7 +234,7 @@ def brought(directory: Path) -> None:
 def test_which_of_the_files_is_wrong(tmp_path: Path, certificate: str, key: str, told: str) -> None:
     """What --tls-cert and --tls-key name is told apart: no certificate, no key, another's, encrypted, not there."""
     brought(tmp_path)
-    run = serving.certlet("serve", "--port", "0", "--tls-cert", certificate, "--tls-key", key, cwd=tmp_path)
+    run = servers.certlet("serve", "--port", "0", "--tls-cert", certificate, "--tls-key", key, cwd=tmp_path)
     assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {told}\n")
     assert not (tmp_path / "ca").exists()
 
@@ -243,7 +243,7 @@ def test_which_of_the_files_is_wrong(tmp_path: Path, certificate: str, key: str,
 def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str) -> None:
     """A certificate and its key, in two files or in one, are served as they are."""
     brought(tmp_path)
-    with serving.serving(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
+    with servers.serving(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
         shown = ssl.get_server_certificate(("127.0.0.1", server.port))
         assert shown.strip() in (tmp_path / "crt").read_text()
 
@@ -251,9 +251,9 @@ def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str)
 def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> None:
     """A key too small for TLS is a certificate's all the same: OpenSSL's reason is told, and no line of its source."""
     make = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
-    serving.run(*make.split(), cwd=tmp_path)
+    servers.run(*make.split(), cwd=tmp_path)
     arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
-    run = serving.certlet("serve", *arguments, cwd=tmp_path)
+    run = servers.certlet("serve", *arguments, cwd=tmp_path)
     told = "certlet: OpenSSL does not take crt and key: ee key too small"
     assert (run.returncode, run.stderr.decode().splitlines()) == (1, [told])
 
@@ -261,18 +261,18 @@ def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
 def test_no_key_has_a_caller_s_name(tmp_path: Path, name: str) -> None:
     """The names of callers without a key cannot be a key's: `certlet api-key add` refuses them."""
-    assert serving.certlet("init", ".", cwd=tmp_path).returncode == 0
-    run = serving.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
+    assert servers.certlet("init", ".", cwd=tmp_path).returncode == 0
+    run = servers.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
     assert run.returncode == 1
     assert b"no key's name begins with" in run.stderr
-    assert serving.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
+    assert servers.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
 
 
 def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     """`requestContext.identity.clientCert` has API Gateway's members, and they are the certificate's."""
-    from tests.gateway import running  # noqa: PLC0415
+    from tests.gateway import second_api  # noqa: PLC0415
 
-    assert serving.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     ca = issuer(tmp_path / "ca")
     own = forged(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
     server_file = devices.key_and(tmp_path, own, csrs.key("p-256"))
@@ -283,7 +283,7 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     }  # fmt: skip
     files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}
-    with running.gateway(tmp_path, running.library(), **options) as server:
+    with second_api.gateway(tmp_path, second_api.library(), **options) as server:
         client = forged(ca)
         told = server.request("GET", "/books", context=trusting(server, client)).json()["event"]
         presented = told["requestContext"]["identity"]["clientCert"]

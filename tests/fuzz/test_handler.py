@@ -14,14 +14,19 @@ from urllib3 import HTTPResponse
 
 from service import aws_lambda
 from service.gateway.worker import Context
-from tests import authorities, events, serving
-from tests.fuzz import contract
+from tests import factories, lambda_events, servers
+from tests.fuzz import schemathesis_setup
 
-sign = contract.load(refusable=True).include(contract.signs)
-public = contract.load().exclude(contract.signs).exclude(contract.keyed).exclude(contract.pages)
-keyed = contract.load(batched=True).include(contract.keyed)
-est = contract.load(enrollable=True).include(contract.enrolls)
-tally = contract.Tally()
+sign = schemathesis_setup.load(refusable=True).include(schemathesis_setup.signs)
+public = (
+    schemathesis_setup.load()
+    .exclude(schemathesis_setup.signs)
+    .exclude(schemathesis_setup.keyed)
+    .exclude(schemathesis_setup.pages)
+)
+keyed = schemathesis_setup.load(batched=True).include(schemathesis_setup.keyed)
+est = schemathesis_setup.load(enrollable=True).include(schemathesis_setup.enrolls)
+tally = schemathesis_setup.Tally()
 
 
 class Events(HTTPAdapter):
@@ -31,11 +36,11 @@ class Events(HTTPAdapter):
         """Answer one request."""
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
         headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
-        event = events.of_request(str(request.method), str(request.url), headers, body)
+        event = lambda_events.of_request(str(request.method), str(request.url), headers, body)
         result = aws_lambda.handler(event, Context("fuzz", time.monotonic() + 10))
         assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
         assert "content-length" not in {name.lower() for name in result["headers"]}
-        content, status = BytesIO(events.body(result)), result["statusCode"]
+        content, status = BytesIO(lambda_events.body(result)), result["statusCode"]
         answer = HTTPResponse(content, result["headers"], status, preload_content=False)
         return self.build_response(request, answer)
 
@@ -45,7 +50,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Sessi
     """The handler in this process, with a CA of its own, behind a requests session."""
     names = {"CERTLET_API_KEY_NAMES": '{"abc123": "fuzz"}'}
     directory = tmp_path_factory.mktemp("handler")
-    with events.handler_environment(directory, **names), requests.Session() as made:
+    with lambda_events.handler_environment(directory, **names), requests.Session() as made:
         made.mount("http://", Events())
         yield made
 
@@ -62,35 +67,35 @@ def ask(case: Any, session: requests.Session, headers: Mapping[str, str]) -> Non
 
 def methods(path: str) -> set[str]:
     """The methods of a path that reach the function."""
-    return {method.upper() for method in authorities.document()["paths"][path] if method in ("get", "post")}
+    return {method.upper() for method in factories.document()["paths"][path] if method in ("get", "post")}
 
 
 @sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=250, deadline=None, suppress_health_check=contract.RELAXED)
+@settings(max_examples=250, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
 def test_signing_by_events(case: Any, session: requests.Session) -> None:
     """The Lambda handler answers real proxy events as the contract says, whatever is in them."""
-    ask(case, session, {"x-api-key": serving.API_KEY})
+    ask(case, session, {"x-api-key": servers.API_KEY})
 
 
 @keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
 def test_operations_with_a_key_by_events(case: Any, session: requests.Session) -> None:
     """A batch, and what the caller may have, answer events as the contract says."""
-    ask(case, session, {"x-api-key": serving.API_KEY})
+    ask(case, session, {"x-api-key": servers.API_KEY})
 
 
 @public.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=25, deadline=None, suppress_health_check=contract.RELAXED)
+@settings(max_examples=25, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
 def test_public_operations_by_events(case: Any, session: requests.Session) -> None:
     """The public operations answer events as the contract says."""
     ask(case, session, {})
 
 
 @est.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=50, deadline=None, suppress_health_check=contract.RELAXED)
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
 def test_est_by_events(case: Any, session: requests.Session) -> None:
     """EST over HTTPS answers events as the contract says, whatever is sent."""
-    ask(case, session, {"x-api-key": serving.API_KEY, "X-Forwarded-Proto": "https"})
+    ask(case, session, {"x-api-key": servers.API_KEY, "X-Forwarded-Proto": "https"})
 
 
 def test_there_was_enough_by_events(session: requests.Session) -> None:

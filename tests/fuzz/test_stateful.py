@@ -7,8 +7,8 @@ import pytest
 from hypothesis import settings
 from schemathesis.generation.stateful import run_state_machine_as_test
 
-from tests.fuzz import contract
-from tests.serving import API_KEY, Server
+from tests.fuzz import schemathesis_setup
+from tests.servers import API_KEY, Server
 
 # What leads where, by the contract's links.
 LINKS: Final = {
@@ -16,7 +16,7 @@ LINKS: Final = {
     ("GET /profiles/mine", "POST /sign.pem"),
     ("POST /sign", "POST /sign"),
 }
-Machine: Any = contract.load(refusable=True).as_state_machine()
+Machine: Any = schemathesis_setup.load(refusable=True).as_state_machine()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def followed(server: Server) -> Counter[tuple[str, str, int]]:
             stateful_step_count=4,
             deadline=None,
             derandomize=True,  # few dry runs are of good requests, so that luck would have a say
-            suppress_health_check=contract.RELAXED,
+            suppress_health_check=schemathesis_setup.RELAXED,
         ),
     )
     return counts

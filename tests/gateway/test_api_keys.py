@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service import files
+from service import atomic_write
 from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, digest
 
 
@@ -60,7 +60,7 @@ def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> N
     keys = KeyFile(tmp_path / "keys.json")
     keys.add("stolen", "s" * 30)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with files.locked(tmp_path):
+        with atomic_write.locked(tmp_path):
             adding = pool.submit(keys.add, "new", "n" * 30)
             assert not concurrent.futures.wait([adding], 0.2).done
             keys.path.write_text("{}")

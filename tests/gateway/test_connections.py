@@ -18,9 +18,9 @@ from aiohttp import web
 
 from service.gateway import connections
 from service.gateway.connections import Connection, Connections, Listener
-from tests import csrs, serving
-from tests.gateway.test_faults import connect
-from tests.serving import API_KEY, CERTLET
+from tests import csrs, servers
+from tests.gateway.test_failure_modes import connect
+from tests.servers import API_KEY, CERTLET
 
 DESCRIPTORS = 240
 HALF_A_HEAD = b"GET /health HTTP/1.1\r\nHost: a\r\n"
@@ -45,7 +45,7 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
     body = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
-    with serving.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:
+    with servers.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:
         under_way = stack.enter_context(connect(server))
         under_way.sendall(head.encode() + body[:100])
         held = []
@@ -223,4 +223,4 @@ def test_the_bound_follows_the_descriptors(soft: int, hard: int, said: tuple[int
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         "print((connections.connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
     )
-    assert serving.run(sys.executable, "-c", code).stdout.strip() == str(said)
+    assert servers.run(sys.executable, "-c", code).stdout.strip() == str(said)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from service import contract
-from tests import authorities
-from tests.gateway import running
-from tests.serving import ROOT, Server, run, serving
+from service import openapi
+from tests import factories
+from tests.gateway import second_api
+from tests.servers import ROOT, Server, run, serving
 
 PATHS = {
     "/docs": "text/html; charset=utf-8",
@@ -68,11 +68,11 @@ def test_the_document_is_the_contract(server: Server) -> None:
     """It is what `certlet openapi --format public` prints, valid OpenAPI without an extension, but for where it is."""
     answer = server.request("GET", "/openapi.json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    published, document = answer.json(), authorities.document()
+    published, document = answer.json(), factories.document()
     validate(published)
     assert not list(extensions(published))
     assert len(list(extensions(document))) > 100
-    assert published == {**contract.public(document), "servers": [{"url": "/"}]}
+    assert published == {**openapi.public(document), "servers": [{"url": "/"}]}
 
 
 OWN = """\
@@ -99,7 +99,7 @@ def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
 
 def test_with_a_stage(tmp_path: Path) -> None:
     """With a stage all of it is within, and what the page loads and asks is too."""
-    with running.gateway(tmp_path, authorities.document(), stage="prod") as server:
+    with second_api.gateway(tmp_path, factories.document(), stage="prod") as server:
         page = server.request("GET", "/prod/docs")
         assert page.body.count(b'="/prod/docs/') == 3
         assert b"'/prod/openapi.json'" in server.request("GET", "/prod/docs/start.js").body
@@ -110,16 +110,16 @@ def test_with_a_stage(tmp_path: Path) -> None:
 
 def test_the_document_s_own_path_comes_first(tmp_path: Path) -> None:
     """A document that has one of these paths is served as it says."""
-    document = running.library()
+    document = second_api.library()
     document["paths"]["/docs"] = document["paths"]["/books"]
-    with running.gateway(tmp_path, document) as server:
+    with second_api.gateway(tmp_path, document) as server:
         assert server.request("GET", "/docs").json()["event"]["path"] == "/docs"
         assert server.request("GET", "/openapi.json").status == 200
 
 
 def test_they_are_local_alone() -> None:
     """Neither is in the contract, so API Gateway has neither; and the zip carries no viewer."""
-    assert not {"/docs", "/openapi.json"} & set(authorities.document()["paths"])
+    assert not {"/docs", "/openapi.json"} & set(factories.document()["paths"])
     assert "flask-swagger-ui" not in (ROOT / "deploy" / "lock" / "function.txt").read_text()
     assert "flask-swagger-ui" in (ROOT / "deploy" / "lock" / "service.txt").read_text()
 

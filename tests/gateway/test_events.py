@@ -9,9 +9,9 @@ from multidict import CIMultiDict, MultiDict
 
 from service.gateway import events
 from service.gateway.routes import JSON, Contract, GatewayError
-from tests import authorities
+from tests import factories
 
-CONTRACT = Contract(authorities.document())
+CONTRACT = Contract(factories.document())
 
 
 def request(path: str = "/ca", method: str = "GET", **change: Any) -> events.Request:

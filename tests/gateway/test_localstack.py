@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from service import contract
-from tests import authorities, localstack, serving
-from tests.gateway import table
-from tests.gateway.table import CERTLET, Row
-from tests.gateway.test_table import judge
-from tests.serving import API_KEY, Answer
+from service import openapi
+from tests import factories, localstack, servers
+from tests.gateway import cases
+from tests.gateway.cases import CERTLET, Row
+from tests.gateway.test_apigw_cases import judge
+from tests.servers import API_KEY, Answer
 
 Ask = Callable[[Row], Answer]
-FOR_LOCALSTACK = (authorities.document(), localstack.REGION, "0" * 12, "certlet")
+FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
     with localstack.running(tmp_path_factory.mktemp("localstack")) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        body = json.dumps(contract.for_api_gateway(*FOR_LOCALSTACK))
+        body = json.dumps(openapi.for_api_gateway(*FOR_LOCALSTACK))
         api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
         before = client.get_resources(restApiId=api, limit=500)["items"]
         client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
@@ -38,7 +38,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
         key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        site = serving.Site(f"{endpoint}/_aws/execute-api/{api}/prod")
+        site = servers.Site(f"{endpoint}/_aws/execute-api/{api}/prod")
         yield lambda row: site.request(row.method, row.path, row.content, row.send)
 
 
@@ -46,7 +46,7 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
     with localstack.running(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = contract.for_api_gateway(*FOR_LOCALSTACK, est=True)
+        document = openapi.for_api_gateway(*FOR_LOCALSTACK, est=True)
         made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert made["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]
@@ -84,5 +84,5 @@ def test_where_localstack_differs(ask: Ask, row: Row) -> None:
 def test_what_localstack_does_not_implement_is_listed() -> None:
     """Every row that is not asked there has its reason."""
     silent = [row for row in CERTLET if row.localstack is not True and row not in DIFFERENT]
-    assert {row.localstack for row in silent} == {table.NO_LAMBDA, table.NO_EST}
+    assert {row.localstack for row in silent} == {cases.NO_LAMBDA, cases.NO_EST}
     print({row.name: row.localstack for row in silent})  # noqa: T201 - shown by -rA

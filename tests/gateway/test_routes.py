@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from service.gateway.routes import Contract, GatewayError
-from tests import authorities
-from tests.gateway import running
+from tests import factories
+from tests.gateway import second_api
 
 
 def operation(**members: Any) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def operation(**members: Any) -> dict[str, Any]:
 
 def contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Contract:
     """A contract with these paths."""
-    document = {**running.library(), "paths": paths}
+    document = {**second_api.library(), "paths": paths}
     return Contract({**document, "components": {"securitySchemes": schemes}} if schemes else document)
 
 
@@ -65,5 +65,5 @@ def test_security_of_another_kind_needs_no_api_key() -> None:
 
 
 def test_a_contract_without_a_usage_plan_has_none() -> None:
-    assert Contract(authorities.document()).plan
-    assert Contract({**authorities.document(), "x-usage-plan": None}).plan is None
+    assert Contract(factories.document()).plan
+    assert Contract({**factories.document(), "x-usage-plan": None}).plan is None

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from service.gateway import sandbox
-from tests import csrs, serving
-from tests.serving import API_KEY
+from tests import csrs, servers
+from tests.servers import API_KEY
 
 PROBE = """
 import errno, json, os, signal, socket, sys
@@ -54,13 +54,13 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("secret")
     env = {
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{serving.ROOT}",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{servers.ROOT}",
         "HOME": str(tmp_path),
         "CERTLET_API_KEY": API_KEY,
         "CERTLET_CA_PASSPHRASE": "canary-passphrase",
         "AWS_SECRET_ACCESS_KEY": "canary-credential",
     }
-    with serving.serving(tmp_path, "--tls", env=env) as server:
+    with servers.serving(tmp_path, "--tls", env=env) as server:
         pids = {name: pid for pid, name in server.processes().items()}
         worker, gateway = pids["service.gateway.worker"], pids["service.gateway.server"]
         supervisor = pids["service.cli"]
@@ -84,7 +84,7 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
         allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
         (tmp_path / "orders").write_text(json.dumps([*denied, *allowed]))
         os.kill(gateway, signal.SIGUSR1)
-        serving.wait_until((tmp_path / "results").read_text, 20)
+        servers.wait_until((tmp_path / "results").read_text, 20)
         outcomes = json.loads((tmp_path / "results").read_text())
         reached = [order for order, told in zip(denied, outcomes, strict=False) if told not in DENIED]
         assert not reached
@@ -105,7 +105,7 @@ def attempt(directory: Path, *steps: str) -> str:
     (directory / "key").write_text("secret")
     begin = "from pathlib import Path\nfrom service.gateway import sandbox"
     code = "\n".join([begin, *steps, "open('key').read()"])
-    run = serving.run(sys.executable, "-c", code, cwd=directory, check=False)
+    run = servers.run(sys.executable, "-c", code, cwd=directory, check=False)
     return run.stderr.strip().rpartition("\n")[2]
 
 
@@ -146,8 +146,8 @@ def test_packages_beside_a_secret_are_not_readable(tmp_path: Path, monkeypatch: 
 
 def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
     """Also with an API key that is added while it serves, in a file that it cannot read."""
-    with serving.serving(tmp_path, "--ca", "ca") as server:
-        added = serving.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
+    with servers.serving(tmp_path, "--ca", "ca") as server:
+        added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
         request = {"csr": csrs.pem(csrs.build()).decode()}
         assert server.sign(request, key).status == 200

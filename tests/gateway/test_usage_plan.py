@@ -10,10 +10,10 @@ import pytest
 from service.gateway import usage_plan
 from service.gateway.routes import GatewayError, UsagePlan
 from service.gateway.usage_plan import Meter
-from tests import authorities, csrs, serving
-from tests.answers import problem
-from tests.gateway import running
-from tests.serving import API_KEY
+from tests import csrs, factories, servers
+from tests.assertions import problem
+from tests.gateway import second_api
+from tests.servers import API_KEY
 
 PLAN = UsagePlan(rate=2, burst=3, quota=5, period="DAY")
 
@@ -122,14 +122,14 @@ def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
 
 def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> None:
     """One count however many workers serve: burst and no more, then 429 with Retry-After."""
-    with serving.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
+    with servers.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
         order = {"csr": csrs.pem(csrs.build()).decode(), "text": False}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: server.sign(order), range(60)))
         signed = [answer for answer in found if answer.status == 200]
         throttled = [answer for answer in found if answer.status == 429]
         assert len(signed) + len(throttled) == 60
-        plan = authorities.document()["x-usage-plan"]
+        plan = factories.document()["x-usage-plan"]
         assert plan["burst"] <= len(signed) <= plan["burst"] + 15
         for answer in throttled:
             problem(answer, 429, "rateLimited")
@@ -139,9 +139,9 @@ def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> Non
 
 def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
     """The quota's 429 has its own words, and says to come back later."""
-    document = json.loads(json.dumps(authorities.document()))
+    document = json.loads(json.dumps(factories.document()))
     document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
-    with running.gateway(tmp_path, document, no_usage_plan=False) as server:
+    with second_api.gateway(tmp_path, document, no_usage_plan=False) as server:
         statuses = [server.sign({}).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         answer = server.sign({})
@@ -153,7 +153,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
 
 def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) -> None:
     """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
-    with running.gateway(tmp_path, running.library(), no_usage_plan=False) as server:
+    with second_api.gateway(tmp_path, second_api.library(), no_usage_plan=False) as server:
         statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
         assert statuses[:4] == [200] * 4
         assert 429 in statuses[4:]
@@ -162,6 +162,6 @@ def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) 
 
 def test_absent_usage_plan_is_warned_of(tmp_path: Path) -> None:
     """`--no-usage-plan` turns the usage plan off, with a warning."""
-    with serving.serving(tmp_path, "--ephemeral", "--no-usage-plan") as server:
+    with servers.serving(tmp_path, "--ephemeral", "--no-usage-plan") as server:
         assert any("usage plan is off" in line for line in server.said)
         assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}

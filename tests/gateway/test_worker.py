@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from service.gateway import worker
-from tests import serving
+from tests import servers
 
 EVENT: dict[str, Any] = {"requestContext": {"requestId": "id-1"}, "body": "x"}
 CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 600}
@@ -99,7 +99,7 @@ def test_call_that_takes_too_long_ends_the_process_by_sigalrm() -> None:
         "call = {**t.CALL, 'timeout': 0.1, 'begin_by': time.monotonic() + 9}\n"
         "t.responses(worker.encode(1, call), handler=lambda *_: time.sleep(float(sys.argv[1])))"
     )
-    run = [serving.run(sys.executable, "-c", code, seconds, check=False) for seconds in ("0", "9")]
+    run = [servers.run(sys.executable, "-c", code, seconds, check=False) for seconds in ("0", "9")]
     assert [each.returncode for each in run] == [0, -signal.SIGALRM]
 
 

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tests import serving
+from tests import servers
 from tests.est.devices import own, trusting
-from tests.gateway import running
+from tests.gateway import second_api
 
 
 async def _flood(port: int, request: bytes, requests: int, connections: int) -> int:
@@ -35,16 +35,16 @@ async def _flood(port: int, request: bytes, requests: int, connections: int) -> 
 
 def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Callable[[str], None]) -> None:
     """90,000 answers of the gateway's own and 10,000 of the function leave its memory where it was."""
-    with running.gateway(tmp_path, running.library()) as server:
+    with second_api.gateway(tmp_path, second_api.library()) as server:
         refused = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
         function = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
-        processes = serving.children(server.process.pid)
+        processes = servers.children(server.process.pid)
         asyncio.run(_flood(server.port, refused, 5_000, 5))
         asyncio.run(_flood(server.port, function, 1_000, 5))
-        before = [serving.resident(pid) for pid in processes]
+        before = [servers.resident(pid) for pid in processes]
         assert asyncio.run(_flood(server.port, refused, 90_000, 5)) == 90_000
         assert asyncio.run(_flood(server.port, function, 10_000, 5)) == 10_000
-        after = [serving.resident(pid) for pid in processes]
+        after = [servers.resident(pid) for pid in processes]
         say(f"resident KiB, gateway and function: {before} before, {after} after 100,000 requests")
         assert all(then < now * 1.1 + 4096 for now, then in zip(before, after, strict=True))
 
@@ -52,14 +52,14 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Ca
 def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
     """After two thirds of a minute the server shows another certificate, and a connection goes on meanwhile."""
     (tmp_path / "own.yaml").write_text("profiles: {server: {validity: PT1M, backdate: PT0S}}")
-    with serving.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
+    with servers.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         first = own(server)
         with (
             socket.create_connection(("127.0.0.1", server.port), 10) as plain,
             trusting(server).wrap_socket(plain, server_hostname="localhost") as kept,
         ):
-            serving.wait_until(lambda: own(server) != first, 60)
+            servers.wait_until(lambda: own(server) != first, 60)
             second = own(server)
             assert second.serial_number != first.serial_number
             assert second.public_key() == first.public_key()

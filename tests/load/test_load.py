@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.pki import errors
-from tests import serving
+from tests import servers
 from tests.load import traffic
 from tests.load.traffic import Haul, Record, Traffic
 
@@ -23,16 +23,16 @@ WARM_UP = min(60.0, SECONDS / 3)
 GROWTH = 12 * 1024  # KiB
 
 
-def memory(server: serving.Server) -> dict[str, int]:
+def memory(server: servers.Server) -> dict[str, int]:
     """Resident memory of the server's processes, KiB, by module and number."""
-    pids = serving.children(server.process.pid)
-    return {f"{serving.module(pid)} {pid}": serving.resident(pid) for pid in pids}
+    pids = servers.children(server.process.pid)
+    return {f"{servers.module(pid)} {pid}": servers.resident(pid) for pid in pids}
 
 
 def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
     """Everything at once is answered as documented, recorded and verified, in memory that stays flat."""
     arguments = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
-    with serving.serving(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
+    with servers.serving(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
         running = Traffic(server, tmp_path)
         began = time.monotonic()
         time.sleep(WARM_UP)

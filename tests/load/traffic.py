@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests import csrs, serving
-from tests.answers import uuid7
-from tests.serving import API_KEY, Server
+from tests import csrs, servers
+from tests.assertions import uuid7
+from tests.servers import API_KEY, Server
 
 KEY: Final = {"x-api-key": API_KEY}
 JSON: Final = {**KEY, "Content-Type": "application/json"}
@@ -81,7 +81,7 @@ def good() -> tuple[str, ...]:
 def sha1() -> str:
     """A request signed with SHA-1, which cryptography would not make."""
     key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null")
-    return serving.run("openssl", "req", "-new", "-sha1", *key, "-subj", "/CN=a.example.com").stdout
+    return servers.run("openssl", "req", "-new", "-sha1", *key, "-subj", "/CN=a.example.com").stdout
 
 
 @functools.cache
@@ -443,6 +443,6 @@ def judged_by_openssl(sample: Sequence[bytes], ca: Path, directory: Path) -> int
         path.write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
         files.append(path.name)
     command = ("openssl", "verify", "-x509_strict", "-CAfile", ca / "root-ca.crt")
-    run = serving.run(*command, "-untrusted", ca / "signing-ca.crt", *files, cwd=directory)
+    run = servers.run(*command, "-untrusted", ca / "signing-ca.crt", *files, cwd=directory)
     assert run.stdout.count(": OK") == len(files)
     return len(files)

@@ -8,15 +8,15 @@ from cryptography import x509
 
 from service.pki.certificate import CertificateSpec, extension
 from service.pki.errors import IssuerError
-from tests import authorities, csrs
+from tests import csrs, factories
 
 SECOND = timedelta(seconds=1)
 
 
 def test_the_builder_takes_every_field() -> None:
     """What an issuer signs is the specification, extension by extension, in order."""
-    spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))
-    certificate = authorities.issuer().sign(spec.builder(0x1234))
+    spec = factories.evaluate(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))
+    certificate = factories.issuer().sign(spec.builder(0x1234))
     assert certificate.serial_number == 0x1234
     assert certificate.subject == spec.subject
     assert certificate.public_key() == spec.public_key
@@ -29,10 +29,10 @@ def test_the_builder_takes_every_field() -> None:
 
 def test_what_is_judged_is_what_is_signed() -> None:
     """A field of the certificate that is replaced after the evaluation gives no builder; a note does."""
-    spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com"]))
+    spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     assert replace(spec, notes=("one more",)).builder(1)
     for change in (
-        {"subject": authorities.name("other")},
+        {"subject": factories.name("other")},
         {"public_key": csrs.key("p-384").public_key()},
         {"extensions": spec.extensions[1:]},
     ):
@@ -42,9 +42,9 @@ def test_what_is_judged_is_what_is_signed() -> None:
 
 def test_the_digest_covers_every_field() -> None:
     """Any change of what the certificate will hold changes the digest (RFC 5280 4.1.2)."""
-    spec = authorities.evaluate(csrs.build(sans=["dns:a.example.com"]))
+    spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     changed = {
-        "subject": replace(spec, subject=authorities.name("other")),
+        "subject": replace(spec, subject=factories.name("other")),
         "public_key": replace(spec, public_key=csrs.key("p-384").public_key()),
         "not_before": replace(spec, not_before=spec.not_before + SECOND),
         "not_after": replace(spec, not_after=spec.not_after - SECOND),

@@ -11,14 +11,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding, keys, names
 from service.pki.errors import IssuerError
-from service.signers import file
-from tests import authorities, csrs
-from tests.authorities import ca, root
+from tests import csrs, factories
+from tests.adversarial import request_strategies
 from tests.cli import certlet
 from tests.cli.test_show import NAMES, leaf
-from tests.hostile import strategies
+from tests.factories import ca, root
 
 SOUND: Final = leaf().public_bytes(Encoding.DER)
 
@@ -92,12 +92,14 @@ def test_changed_certificate_is_refused_or_usable() -> None:
     """Of thousands of changed certificates each is refused with a ValueError, or every use of it goes well."""
     sound = [
         SOUND,
-        *(each.public_bytes(Encoding.DER) for each in (ca(), root(), authorities.issuer("rsa-2048").root)),
+        *(each.public_bytes(Encoding.DER) for each in (ca(), root(), factories.issuer("rsa-2048").root)),
     ]
     chance, counts = Random(22), [0, 0]  # noqa: S311 - the same again from the same seed
     warnings.simplefilter("ignore")  # the library's, of serial numbers that are negative
     for _ in range(4000):
-        der = chance.choice((strategies.changed, strategies.bent))(chance, chance.choice(sound))
+        der = chance.choice((request_strategies.changed, request_strategies.bent))(
+            chance, chance.choice(sound)
+        )
         try:
             certificate = certificate_reader.load_der(der)
         except ValueError as error:
@@ -132,4 +134,4 @@ def test_commands_name_the_malformed_field(
             assert (run.returncode, problem in message) == (1, True), message
     Path("ca/signing-ca.crt").write_bytes(pem(der))
     with pytest.raises(IssuerError, match=f"signing-ca.crt: {problem}"):
-        file.chain(Path("ca"))
+        ca_directory.chain(Path("ca"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.pki import csr, keys
 from service.pki.errors import BadCSR, BadPublicKey, BadSignatureAlgorithm, RequestError
-from tests import csrs, serving
+from tests import csrs, servers
 from tests.csrs import tlv
 
 BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -116,7 +116,7 @@ def test_sha1_is_an_algorithm_refused_not_a_forgery(tmp_path: Path, digest: str)
     """A request signed with SHA-1 or MD5 is badSignatureAlgorithm: it proves nothing, but forges nothing."""
     path = tmp_path / "old.csr"
     command = ("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", digest)
-    serving.run(*command, "-subj", "/CN=a.example.com", "-out", path)
+    servers.run(*command, "-subj", "/CN=a.example.com", "-out", path)
     with pytest.raises(BadSignatureAlgorithm):
         csr.load(path.read_bytes())
 
@@ -163,7 +163,7 @@ def test_rsassa_pss_keys_are_refused_by_name(tmp_path: Path) -> None:
     """An id-RSASSA-PSS key is named in its refusal: the library would rewrite its SubjectPublicKeyInfo."""
     path = tmp_path / "pss.csr"
     key = ("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048", "-nodes", "-keyout", "/dev/null")
-    serving.run("openssl", "req", "-new", *key, "-sha256", "-subj", "/CN=a.example.com", "-out", path)
+    servers.run("openssl", "req", "-new", *key, "-sha256", "-subj", "/CN=a.example.com", "-out", path)
     with pytest.raises(BadPublicKey, match="id-RSASSA-PSS"):
         csr.load(path.read_bytes())
 

@@ -6,12 +6,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, ExtensionOID, SignatureAlgorithmOID
 
 from service.pki import encoding
-from tests import authorities
+from tests import factories
 
 
 def test_pem_blocks_follow_one_another() -> None:
     """RFC 7468 5: as the library writes each of them."""
-    certificates = [authorities.ca(), authorities.root()]
+    certificates = [factories.ca(), factories.root()]
     blocks = [each.public_bytes(Encoding.PEM) for each in certificates]
     assert encoding.pem(certificates).encode() == b"".join(blocks)
     assert encoding.pem([]) == ""

@@ -17,22 +17,22 @@ from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.profile import ATTRIBUTES
 from service.pki.profile_loader import IssuancePolicy
-from tests import authorities, csrs
-from tests.authorities import NOW, SIGNING, ca, root, usage
+from tests import csrs, factories
+from tests.factories import NOW, SIGNING, ca, root, usage
 
 
 def evaluate(
     request: x509.CertificateSigningRequest, profile: str = "server", issuer: Issuer | None = None
 ) -> CertificateSpec:
     """What would be issued."""
-    return authorities.evaluate(request, authorities.context(profile, issuer))
+    return factories.evaluate(request, factories.context(profile, issuer))
 
 
 def refused(request: x509.CertificateSigningRequest, *context: Any) -> Sequence[tuple[str, str]]:
     """The code and field of each reason against it."""
     with pytest.raises(RequestError) as refusal:
         evaluate(request, *context)
-    return authorities.codes(refusal.value)
+    return factories.codes(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_common_name_has_64_characters_at_most(length: int, *, fits: bool) -> 
     loaded = csr.load(csrs.der(csrs.build("a")))
     request = replace(loaded, subject=((NameOID.COMMON_NAME, "a" * length),))
     if fits:
-        assert evaluation.evaluate(request, authorities.context("client"))
+        assert evaluation.evaluate(request, factories.context("client"))
         return
     with pytest.raises(RequestError, match="65 characters"):
-        evaluation.evaluate(request, authorities.context("client"))
+        evaluation.evaluate(request, factories.context("client"))
 
 
 def test_two_common_names_are_refused() -> None:
@@ -196,7 +196,7 @@ def test_every_reason_at_once() -> None:
 
 def test_name_constraints_of_the_ca_are_checked_before_signing() -> None:
     """A name outside the CA's nameConstraints is 422, not a certificate that nobody accepts."""
-    issuer = authorities.issuer(permitted=("example.com", "10.0.0.0/8"))
+    issuer = factories.issuer(permitted=("example.com", "10.0.0.0/8"))
     assert evaluate(csrs.build("a.example.com", ["ip:10.1.2.3"]), issuer=issuer)
     for cn, sans in (("a.example.org", []), (None, ["ip:192.0.2.1"]), ("a.example.com", ["dns:x.org"])):
         with pytest.raises(RequestError, match="constrained"):
@@ -210,7 +210,7 @@ def test_usages_of_the_ca_are_checked_before_signing() -> None:
     assert evaluate(csrs.build(), "client", issuer)
     with pytest.raises(RequestError, match="may not issue certificates for serverAuth") as refusal:
         evaluate(csrs.build(), "server", issuer)
-    assert authorities.codes(refusal.value) == [("badCSR", "profile")]
+    assert factories.codes(refusal.value) == [("badCSR", "profile")]
 
 
 @pytest.mark.parametrize(
@@ -247,17 +247,17 @@ def team(principal: str = "tests", **change: Any) -> IssuanceContext:
     """The context of one profile, which is TEAM with something changed."""
     principals = change.pop("principals_names", {})
     profiles = IssuancePolicy({"team": TEAM | change}, "team", principals)
-    return authorities.context("team", policy=profiles, principal=principal)
+    return factories.context("team", policy=profiles, principal=principal)
 
 
 def granted(context: IssuanceContext, **request: Any) -> CertificateSpec:
     """What would be issued for a request."""
-    return authorities.evaluate(csrs.build(**{"sans": ["dns:a.example.com"], **request}), context)
+    return factories.evaluate(csrs.build(**{"sans": ["dns:a.example.com"], **request}), context)
 
 
 def extensions(spec: CertificateSpec) -> dict[str, tuple[x509.ExtensionType, bool]]:
     """Its extensions by OID, and whether they are critical."""
-    certificate = authorities.issuer().sign(spec.builder(1))
+    certificate = factories.issuer().sign(spec.builder(1))
     return {each.oid.dotted_string: (each.value, each.critical) for each in certificate.extensions}
 
 
@@ -288,7 +288,7 @@ def test_allowed_attributes_are_held_to_their_bounds(asked: dict[str, str], fiel
     odd = replace(request, subject=tuple((ATTRIBUTES[name][0], text) for name, text in asked.items()))
     with pytest.raises(RequestError) as refusal:
         evaluation.evaluate(odd, team(subject={"allowed": ["CN", "OU"]}))
-    assert authorities.codes(refusal.value) == [("rejectedIdentifier", field)]
+    assert factories.codes(refusal.value) == [("rejectedIdentifier", field)]
 
 
 def test_a_common_name_may_not_be_allowed() -> None:
@@ -305,7 +305,7 @@ def test_a_certificate_names_somebody(allowed: list[str]) -> None:
     stated: dict[str, Any] = {"extended_key_usage": ["clientAuth"], "subject": {"allowed": allowed}}
     with pytest.raises(RequestError, match="the profile team takes no common name") as refusal:
         granted(team(**stated), cn="Anna", sans=[])
-    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")]
+    assert factories.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")]
     assert granted(team(**stated), cn="Anna").subject == dn()
     fixed = {**stated, "subject": {"allowed": allowed, "fixed": {"O": "Example AG"}}}
     assert granted(team(**fixed), cn="Anna", sans=[]).subject == dn(O="Example AG")
@@ -347,14 +347,14 @@ def test_keys_of_the_profile() -> None:
     """A kind that the profile does not take is refused beside every other reason."""
     with pytest.raises(Refused) as refusal:
         granted(team(public_keys=["RSA-3072"]), sans=["ip:10.0.0.1"])
-    assert authorities.codes(refusal.value)[0] == ("badPublicKey", "public_key")
+    assert factories.codes(refusal.value)[0] == ("badPublicKey", "public_key")
     assert granted(team(public_keys=["RSA-3072"]), kind="rsa-3072")
 
 
 def test_the_ca_s_own_key_is_not_certified() -> None:
     """A request for the key of the issuer, or of its root, is refused: it would speak for the CA."""
-    made = authorities.hierarchy()
-    issuer = Issuer(made.signing, [made.root], authorities.signing_key(made))
+    made = factories.hierarchy()
+    issuer = Issuer(made.signing, [made.root], factories.signing_key(made))
     for key in (made.signing_key, made.root_key):
         assert key is not None
         request = x509.CertificateSigningRequestBuilder().subject_name(dn(CN="a.example.com"))
@@ -423,7 +423,7 @@ def test_a_common_name_is_held_to_rules(change: dict[str, Any], cn: str, whose: 
         return
     with pytest.raises(RequestError) as refusal:
         granted(team(**change), cn=cn, sans=[])
-    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")] * len(whose)
+    assert factories.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")] * len(whose)
     for reason, each in zip(refusal.value.reasons, whose, strict=True):
         assert f"the {each} permits" in reason.detail
 
@@ -432,7 +432,7 @@ def test_a_list_of_no_names_is_refused() -> None:
     """RFC 5280 4.2.1.6: if the extension is there it holds a name; one that is not there is none."""
     with pytest.raises(RequestError, match="holds no name") as refusal:
         granted(team(), sans=[], extensions=[x509.SubjectAlternativeName([])])
-    assert authorities.codes(refusal.value) == [("rejectedIdentifier", "subject_alt_name")]
+    assert factories.codes(refusal.value) == [("rejectedIdentifier", "subject_alt_name")]
     assert granted(team(), sans=[])
 
 
@@ -442,7 +442,7 @@ def test_more_validity_than_the_profile_gives(requested: dict[str, Any]) -> None
     with pytest.raises(Refused) as refusal:
         granted(team()._replace(**requested), sans=["ip:10.0.0.1"])
     (field,) = requested
-    assert ("rejectedValidity", field) in authorities.codes(refusal.value)
+    assert ("rejectedValidity", field) in factories.codes(refusal.value)
     spec = granted(team()._replace(validity="P2D"))
     assert spec.not_after - spec.not_before == timedelta(days=2, seconds=-1)
 
@@ -450,7 +450,7 @@ def test_more_validity_than_the_profile_gives(requested: dict[str, Any]) -> None
 def test_more_validity_than_the_chain_has() -> None:
     """A default is cut with a note; an explicit request is refused."""
     issuer = Issuer(ca(), [root(end=NOW + timedelta(days=3))], SIGNING)
-    context = authorities.context("team", issuer, IssuancePolicy({"team": TEAM}, "team"))
+    context = factories.context("team", issuer, IssuancePolicy({"team": TEAM}, "team"))
     end = encoding.timestamp(issuer.not_after)
     assert granted(context).notes[-1] == f"validity cut to the CA's own end, {end}"
     requests: list[dict[str, Any]] = [{"validity": "P4D"}, {"not_after": "2026-11-27T12:30:45Z"}]

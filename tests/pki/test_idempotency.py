@@ -14,8 +14,8 @@ from service.pki import idempotency
 from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
-from tests import authorities, csrs
-from tests.authorities import NOW, order
+from tests import csrs, factories
+from tests.factories import NOW, order
 
 KEY = "retry-0123456789"
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
@@ -81,14 +81,14 @@ def issue(
     csr: bytes = GOOD, now: datetime = NOW, of: Issuer | None = None, **change: Any
 ) -> IssuedCertificate:
     """One certificate, by an authority of its own: nothing is kept from one request to the next."""
-    made = authorities.authority(now=now, of=of, policy=change.pop("policy", None))
+    made = factories.authority(now=now, of=of, policy=change.pop("policy", None))
     return made.issue(order(csr, **{"idempotency_key": KEY, **change}))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
 def test_a_retry_gets_the_same_certificate(kind: str) -> None:
     """Octet for octet, from another process's authority, until the window ends; then another one."""
-    of = authorities.issuer(kind)
+    of = factories.issuer(kind)
     first = issue(of=of)
     until = first.idempotent_until
     assert until == datetime(2026, 11, 23, 12, 35, tzinfo=UTC)
@@ -177,8 +177,8 @@ CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "an extension": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\5\0")),
     "its value": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\4\0")),
     "its kind": lambda: issue(policy=policy(), csr=extension("1.2.3.5", b"\5\0")),
-    "issuer": lambda: issue(policy=policy(), of=authorities.issuer("p-384")),
-    "serial secret": lambda: authorities.authority(policy=policy(), serial_secret=bytes(32)).issue(order(GOOD, idempotency_key=KEY)),
+    "issuer": lambda: issue(policy=policy(), of=factories.issuer("p-384")),
+    "serial secret": lambda: factories.authority(policy=policy(), serial_secret=bytes(32)).issue(order(GOOD, idempotency_key=KEY)),
 }  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_each_input_alone_makes_another_serial_number() -> None:
 
 def test_another_certificate_of_the_ca_makes_another_serial_number() -> None:
     """The same name, key and identifier in another certificate: what signs, and how, is an input too."""
-    one, other = (Issuer(authorities.ca(), [authorities.root()], authorities.SIGNING) for _ in range(2))
+    one, other = (Issuer(factories.ca(), [factories.root()], factories.SIGNING) for _ in range(2))
     assert (one.certificate.subject, one.public_keys) == (other.certificate.subject, other.public_keys)
     first, second = issue(of=one), issue(of=other)
     assert first.spec.digest == second.spec.digest
@@ -212,21 +212,21 @@ def test_the_text_around_a_request_is_none_of_its_inputs() -> None:
 
 def repeating_nothing() -> Issuer:
     """An issuer whose ECDSA signatures are random, as KMS's are."""
-    made = authorities.hierarchy()
-    return Issuer(made.signing, [made.root], authorities.signing_key(made), is_deterministic=False)
+    made = factories.hierarchy()
+    return Issuer(made.signing, [made.root], factories.signing_key(made), is_deterministic=False)
 
 
 @pytest.mark.parametrize(
     ("issuer", "secret", "words"),
     [
-        (lambda: authorities.issuer("ml-dsa-44"), authorities.SERIAL_SECRET, "cannot repeat a signature"),
-        (repeating_nothing, authorities.SERIAL_SECRET, "cannot repeat a signature"),
-        (authorities.issuer, None, "has no serial.key"),
+        (lambda: factories.issuer("ml-dsa-44"), factories.SERIAL_SECRET, "cannot repeat a signature"),
+        (repeating_nothing, factories.SERIAL_SECRET, "cannot repeat a signature"),
+        (factories.issuer, None, "has no serial.key"),
     ],
 )  # fmt: skip
 def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes | None, words: str) -> None:
     """A signer that hedges, or a CA without the secret, issues with random serial numbers and says so."""
-    made = authorities.authority(of=issuer(), serial_secret=secret)
+    made = factories.authority(of=issuer(), serial_secret=secret)
     first, second = (made.issue(order(GOOD, idempotency_key=KEY)) for _ in range(2))
     assert first.certificate.serial_number != second.certificate.serial_number
     assert first.idempotent_until is None

@@ -13,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from service.pki import encoding, keys, revocation
 from service.pki.errors import IssuerError
 from service.pki.issuer import Issuer
-from tests import authorities, csrs, serving
-from tests.authorities import NOW, ROOT, SIGNING, ca, name, root, usage
+from tests import csrs, factories, servers
+from tests.factories import NOW, ROOT, SIGNING, ca, name, root, usage
 
 WEAK = rsa.generate_private_key(65537, 1024)
 
@@ -68,12 +68,12 @@ def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(keys.encode_private_key(key))
     usual = "basicConstraints=critical,CA:TRUE keyUsage=keyCertSign subjectKeyIdentifier=hash authorityKeyIdentifier=keyid"
     (tmp_path / "x").write_text(usual.replace(" ", "\n"))
-    serving.run(
+    servers.run(
         *["openssl", "req", "-new", "-key", "s.key", "-subj", "/CN=Signing", "-out", "s.csr"], cwd=tmp_path
     )
     for digest in ("sha1", "sha256"):
         sign = f"openssl x509 -req -in s.csr -CA r.pem -CAkey r.key -set_serial 5 -{digest} -extfile x -out {digest}"
-        serving.run(*sign.split(), cwd=tmp_path)
+        servers.run(*sign.split(), cwd=tmp_path)
     old, new = (
         x509.load_pem_x509_certificate((tmp_path / digest).read_bytes()) for digest in ("sha1", "sha256")
     )
@@ -143,7 +143,7 @@ def test_every_signature_is_verified() -> None:
 @pytest.mark.parametrize("kind", csrs.KINDS)
 def test_every_kind_of_ca_key_signs(kind: str) -> None:
     """A CA may have any kind of key that is certified, and its certificates verify."""
-    issuer = authorities.issuer(kind)
+    issuer = factories.issuer(kind)
     issuer.self_test()
     certificate = issuer.sign(leaf(issuer))
     certificate.verify_directly_issued_by(issuer.certificate)

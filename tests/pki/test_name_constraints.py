@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.pki import names
 from service.pki.issuer import Issuer
-from tests import authorities, csrs, serving
-from tests.authorities import NOW, SIGNING, ca, name, root
+from tests import csrs, factories, servers
+from tests.factories import NOW, SIGNING, ca, name, root
 
 EMPTY = x509.Name([])
 
@@ -99,19 +99,19 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
     tmp_path: Path, held: str, to: tuple[str, ...], asked: str, where: str
 ) -> None:
     """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
-    made, by = authorities.hierarchy("p-256", to), authorities.issuer("p-256", to)
+    made, by = factories.hierarchy("p-256", to), factories.issuer("p-256", to)
     allowed = bool(where) and where in held
     assert bool(by.name_violations(EMPTY, [names.load(csrs.general_name(asked), "x")])) is not allowed
     key, end = csrs.key().public_key(), NOW + timedelta(days=1)
     builder = x509.CertificateBuilder(by.certificate.subject, EMPTY, key, 7, NOW, end)
     builder = builder.add_extension(by.authority_key_identifier, critical=False)
     leaf = builder.add_extension(x509.SubjectAlternativeName([csrs.general_name(asked)]), critical=True)
-    signed = leaf.sign(authorities.signing_key(made), hashes.SHA256())
+    signed = leaf.sign(factories.signing_key(made), hashes.SHA256())
     for file, certificate in (("root", made.root), ("ca", made.signing), ("leaf", signed)):
         (tmp_path / file).write_bytes(certificate.public_bytes(Encoding.PEM))
     command = ("openssl", "verify", "-x509_strict", "-attime", str(int(NOW.timestamp()) + 9))
     chain = ("-CAfile", "root", "-untrusted", "ca", "leaf")
-    judged = serving.run(*command, *chain, cwd=tmp_path, check=False)
+    judged = servers.run(*command, *chain, cwd=tmp_path, check=False)
     assert (judged.returncode == 0) is allowed, judged.stderr
 
 
@@ -119,7 +119,7 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
 def test_no_host_is_named_by_what_openssl_takes_for_it(uri: str) -> None:
     """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
     name = names.load(csrs.general_name(f"uri:{uri}"), "x")
-    (told,) = authorities.issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
+    (told,) = factories.issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
     assert "is outside what the CA is constrained to; OpenSSL takes 'evil.org" in told
 
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from service import contract
+from service import openapi
 from service.pki.errors import UnknownProfile
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, NamePolicy
 from service.pki.profile import Profile
 from service.pki.profile_loader import IssuancePolicy, ProfileError
-from tests import authorities
+from tests import factories
 
-GOOD: dict[str, Any] = {**authorities.document()[contract.PROFILES]["server"], "certificate_policies": []}
+GOOD: dict[str, Any] = {**factories.document()[openapi.PROFILES]["server"], "certificate_policies": []}
 
 
 def test_profile_is_loaded() -> None:
@@ -83,7 +83,7 @@ def test_wrong_shape_of_the_policy_is_an_error_without_the_schema(arguments: tup
 
 def test_profiles_by_name() -> None:
     """None means the default profile; an unknown name is refused with the names that there are."""
-    profiles = authorities.profiles()
+    profiles = factories.profiles()
     assert profiles.get(None).name == profiles.resolve_name(None) == "server"
     assert profiles.get("peer").name == "peer"
     assert profiles.resolve_name("admin") == ""

@@ -11,15 +11,15 @@ from service.pki import reenroll
 from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError
 from service.pki.issuer import Issuer
 from service.pki.weak_keys import DenyList
-from tests import authorities, csrs
-from tests.authorities import NOW
+from tests import csrs, factories
+from tests.factories import NOW
 from tests.pki.test_certificate_reader import MALFORMED
 
 
 def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
-    by = authorities.issuer()
-    spec = authorities.evaluate(csrs.build("a.example.com", sans), authorities.context("peer", by))
+    by = factories.issuer()
+    spec = factories.evaluate(csrs.build("a.example.com", sans), factories.context("peer", by))
     return reenroll.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
 
 
@@ -37,7 +37,7 @@ NAMES = [
 @pytest.mark.parametrize(("had", "asked", "differences"), NAMES)
 def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differences: int) -> None:
     """Order and spelling do not count; each name too many, and each that is missing, is told."""
-    spec = authorities.evaluate(csrs.build("a.example.com", asked), authorities.context("peer"))
+    spec = factories.evaluate(csrs.build("a.example.com", asked), factories.context("peer"))
     presented = made(sans=had)
     if not differences:
         reenroll.require_same_identity(presented, spec)
@@ -52,9 +52,9 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
 )
 def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
-    authority = authorities.authority()
-    old = authority.issue(authorities.order(csrs.pem(csrs.build(had)), "client")).certificate
-    order = authorities.order(csrs.pem(csrs.build(asked)), "client", principal=None)
+    authority = factories.authority()
+    old = authority.issue(factories.order(csrs.pem(csrs.build(had)), "client")).certificate
+    order = factories.order(csrs.pem(csrs.build(asked)), "client", principal=None)
     new = authority.renew(order, old.public_bytes(Encoding.PEM)).certificate
     assert new.subject.public_bytes() == old.subject.public_bytes()
     assert new.serial_number != old.serial_number
@@ -62,9 +62,9 @@ def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
 
 def test_another_ca_s_may_not() -> None:
     """The very name of the issuer is not enough: its signature is what counts."""
-    subject = authorities.issuer().certificate.subject
-    other = authorities.ca(public_key=csrs.key("p-384").public_key(), subject=subject)
-    by = Issuer(other, [authorities.root()], csrs.key("p-384"))
+    subject = factories.issuer().certificate.subject
+    other = factories.ca(public_key=csrs.key("p-384").public_key(), subject=subject)
+    by = Issuer(other, [factories.root()], csrs.key("p-384"))
     with pytest.raises(NotPermitted, match="not one of this CA"):
         reenroll.verify(made(), by, [], DenyList(), NOW)
 

@@ -16,8 +16,8 @@ from service.pki import revocation
 from service.pki.errors import IssuerError, IssuerUnavailable
 from service.pki.issuer import Issuer
 from service.pki.revocation import RevocationError, Revoked
-from tests import authorities
-from tests.authorities import NOW, ROOT
+from tests import factories
+from tests.factories import NOW, ROOT
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 STOLEN = Revoked(0xA1B, AT, x509.ReasonFlags.key_compromise)
@@ -115,16 +115,16 @@ def listed(*revoked: Revoked) -> dict[int, Revoked]:
 
 def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
     """An authority with a list."""
-    return authorities.authority(of=of, now=now, revoked=lambda: listed(*revoked))
+    return factories.authority(of=of, now=now, revoked=lambda: listed(*revoked))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
 def test_a_list_by_every_kind_of_ca(kind: str) -> None:
     """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
-    issuer = authorities.issuer(kind)
+    issuer = factories.issuer(kind)
     earlier = Revoked(0xFF, AT - timedelta(days=1))
     crl = authority(issuer, NOW, STOLEN, earlier).crl()
-    assert crl.is_signature_valid(authorities.signing_key(authorities.hierarchy(kind, ())).public_key())
+    assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     assert (crl.last_update_utc, crl.next_update_utc) == (start, start + timedelta(hours=24))
@@ -146,7 +146,7 @@ def test_one_list_a_window() -> None:
     """Whoever signs it, and whenever in its window, it is the same; the next one has the next number."""
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     late = Revoked(7, start + timedelta(seconds=1))
-    issuer = authorities.issuer()
+    issuer = factories.issuer()
     lists = [
         authority(issuer, moment, STOLEN, late).crl()
         for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
@@ -162,7 +162,7 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
     """So that all processes answer alike; an equal list is the same."""
     moments = iter([NOW, NOW, NOW, NOW + timedelta(minutes=5)])
     revoked = Mock(side_effect=[{}, {}, listed(STOLEN), listed(STOLEN)])
-    made = authorities.authority(clock=lambda: next(moments), revoked=revoked)
+    made = factories.authority(clock=lambda: next(moments), revoked=revoked)
     first, again, changed, following = (made.crl() for _ in range(4))
     assert again is first
     assert [len(list(each)) for each in (first, changed, following)] == [0, 1, 1]
@@ -171,9 +171,7 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
 
 def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
-    made = authorities.authority(
-        revoked=Mock(side_effect=[IssuerError("revoked.yaml: gone"), listed(STOLEN)])
-    )
+    made = factories.authority(revoked=Mock(side_effect=[IssuerError("revoked.yaml: gone"), listed(STOLEN)]))
     with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
         made.crl()
     assert len(list(made.crl())) == 1
@@ -181,7 +179,7 @@ def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
 
 def test_a_list_does_not_outlive_its_issuer() -> None:
     """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
-    issuer = authorities.issuer()
+    issuer = factories.issuer()
     crl = authority(issuer, issuer.not_after - timedelta(hours=1)).crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
@@ -191,7 +189,7 @@ def test_a_list_does_not_outlive_its_issuer() -> None:
 
 def test_a_ca_that_may_not_sign_lists() -> None:
     """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
-    issuer = Issuer(authorities.root(usage=authorities.usage("key_cert_sign")), [], ROOT)
+    issuer = Issuer(factories.root(usage=factories.usage("key_cert_sign")), [], ROOT)
     with pytest.raises(IssuerUnavailable) as refusal:
         authority(issuer, NOW).crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)

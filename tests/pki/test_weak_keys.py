@@ -16,7 +16,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 from service.pki import csr, keys, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
 from service.pki.weak_keys import DenyList
-from tests import authorities, csrs, serving
+from tests import csrs, factories, servers
 from tests.csrs import tlv
 
 
@@ -221,7 +221,7 @@ def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: st
     listed = {
         "usual": keys.subject_public_key_info(private_key.public_key()),
         "same": keys.subject_public_key_info(OTHER_EXPONENT),
-        "modulus": serving.run(
+        "modulus": servers.run(
             "openssl", "rsa", "-in", "key", "-noout", "-modulus", cwd=tmp_path
         ).stdout.encode(),
     }[kind]
@@ -252,7 +252,7 @@ def test_a_deny_list_that_is_none() -> None:
 
 def test_the_keys_of_a_ca() -> None:
     """Any of the CA's own certificates; another key is another's."""
-    issuer = authorities.issuer("rsa-2048")
+    issuer = factories.issuer("rsa-2048")
     modulus = issuer.root.public_key().public_numbers().n  # type: ignore[union-attr]
     for own in (issuer.certificate.public_key(), issuer.root.public_key(), rsa_key(modulus, 65539)):
         with pytest.raises(BadPublicKey, match="CA's own"):

@@ -1,0 +1,96 @@
+"""Where the CA's key lives: a file, Secrets Manager, or KMS; each gives a private key of `cryptography`."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+from service import atomic_write
+from service.authority import LoadedCA
+from service.keystore import ca_directory, revocation_file
+from service.pki.errors import IssuerError
+from service.pki.issuer import Issuer
+from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
+
+_log = logging.getLogger(__name__)
+
+
+class CurrentCA:
+    """The CA of the settings, and its deny list, as their files are now: so all processes answer alike.
+
+    While changed files cannot be loaded the CA that they were goes on, and the log says why. They are read
+    once a second, unless they change: it may take that long, and anybody's request asks for the CA.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load nothing yet."""
+        self._settings = settings
+        names = [ca_directory.SIGNING_CERTIFICATE, ca_directory.ROOT_CERTIFICATE, ca_directory.PREVIOUS]
+        names += [ca_directory.SERIAL_KEY, revocation_file.DENY_LIST]
+        if settings.key_source is KeySource.FILE:
+            names.append(settings.key_name or ca_directory.SIGNING_KEY)
+        self._paths = [str(settings.ca / name) for name in names]
+        self._loaded: tuple[list[tuple[int, ...]], LoadedCA] | None = None
+        self._failure: tuple[list[tuple[int, ...]], float, str] = ([], 0.0, "")
+
+    def load(self) -> LoadedCA:
+        """Load the CA, unless its files are as they were.
+
+        Raises:
+            IssuerError, IssuerUnavailable: as the function `load`, as long as it never succeeded.
+        """
+        versions = [atomic_write.version(path) for path in self._paths]
+        failed, failed_at, fault = self._failure
+        is_tried = versions == failed and time.monotonic() < failed_at + 1
+        if self._loaded and (is_tried or versions == self._loaded[0]):
+            return self._loaded[1]
+        try:
+            self._loaded, fault = (versions, load(self._settings)), ""
+        except IssuerError as error:
+            if not self._loaded:
+                raise
+            if fault != error.detail:
+                fault = error.detail
+                _log.error("the CA changed and cannot be loaded, so the one before goes on: %s", fault)
+        self._failure = versions, time.monotonic(), fault
+        return self._loaded[1]
+
+
+def load(settings: Settings) -> LoadedCA:
+    """Load the CA of the settings, after its issuer signed and verified a probe.
+
+    Raises:
+        IssuerError: a file cannot be read, or they do not make an issuer.
+        IssuerUnavailable: AWS does not give the key, or does not sign with it, at the moment.
+    """
+    certificate, chain = ca_directory.chain(settings.ca)
+    key = _private_key(settings)
+    # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
+    random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
+    issuer = Issuer(certificate, chain, key, ca_directory.previous(settings.ca), is_deterministic=not random)
+    issuer.self_test()
+    return LoadedCA(issuer, ca_directory.serial_secret(settings.ca), revocation_file.deny_list(settings.ca))
+
+
+def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
+    if settings.key_source is KeySource.KMS:
+        from service.keystore import kms  # noqa: PLC0415 - boto3 only if it is needed
+
+        return kms.private_key(settings.key_name)
+    passphrase, variable = settings.ca_passphrase, CA_PASSPHRASE
+    if settings.ca_passphrase_parameter:
+        from service.keystore import secrets_manager  # noqa: PLC0415 - as above
+
+        passphrase = secrets_manager.parameter(settings.ca_passphrase_parameter)
+        variable = CA_PASSPHRASE_PARAMETER
+    if settings.key_source is KeySource.SECRETS_MANAGER:
+        from service.keystore import secrets_manager  # noqa: PLC0415 - as above
+
+        return ca_directory.parse(
+            secrets_manager.secret(settings.key_name), passphrase, settings.key_name, variable
+        )
+    path = settings.ca / (settings.key_name or ca_directory.SIGNING_KEY)
+    return ca_directory.private_key(path, passphrase, variable)

@@ -1,0 +1,159 @@
+"""A CA in a directory: certificates and keys in PEM files, keys 0600 and optionally encrypted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast, get_args
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service import atomic_write
+from service.keystore import revocation_file
+from service.pki import certificate_reader, encoding, idempotency, keys
+from service.pki.errors import IssuerError
+from service.pki.hierarchy import Hierarchy
+from service.pki.issuer import Issuer
+from service.settings import CA_PASSPHRASE
+
+ROOT_CERTIFICATE: Final = "root-ca.crt"
+ROOT_KEY: Final = "root-ca.key"
+SIGNING_CERTIFICATE: Final = "signing-ca.crt"
+SIGNING_KEY: Final = "signing-ca.key"
+PREVIOUS: Final = "previous-ca.crt"
+SERIAL_KEY: Final = "serial.key"
+
+
+def load(directory: Path, passphrase: bytes | None) -> Issuer:
+    """The signing CA of a directory, with its key.
+
+    Raises:
+        IssuerError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
+            do not make an issuer. The message names the file.
+    """
+    return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase), previous(directory))
+
+
+def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """The signing CA's certificate, and those above it; raise as `load`."""
+    signing = _certificates(directory / SIGNING_CERTIFICATE)
+    return signing[0], [*signing[1:], *_certificates(directory / ROOT_CERTIFICATE)]
+
+
+def previous(directory: Path) -> list[x509.Certificate]:
+    """The certificates of the CA before a rollover, if there was one; raise as `load`."""
+    path = directory / PREVIOUS
+    return _certificates(path) if os.path.lexists(path) else []
+
+
+def serial_secret(directory: Path) -> bytes | None:
+    """The secret for idempotent serial numbers, 32 octets; None if there is no such file.
+
+    Raises:
+        IssuerError: it is unreadable, or of another length.
+    """
+    path = directory / SERIAL_KEY
+    if not os.path.lexists(path):
+        return None
+    secret = revocation_file.read(path)
+    if len(secret) != idempotency.SECRET_BYTES:
+        raise IssuerError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
+    return secret
+
+
+def private_key(
+    path: Path, passphrase: bytes | None, variable: str = CA_PASSPHRASE
+) -> CertificateIssuerPrivateKeyTypes:
+    """The private key in a PEM file; the passphrase comes from this environment variable, as errors say.
+
+    Raises:
+        IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
+    """
+    return parse(revocation_file.read(path), passphrase, str(path), variable)
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is any part of a CA in the directory; raise `PermissionError` if that is not readable."""
+    for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (directory / name).lstat()
+            return True
+    return False
+
+
+def save(
+    directory: Path,
+    hierarchy: Hierarchy,
+    passphrase: bytes | None,
+    carried: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
+
+    `carried` are lists, and other files that are 0600: name -> content; default: an empty list of what was
+    revoked. A new directory appears with all files at once. In one that exists the lists come before the
+    keys: a CA without its deny list would sign denied keys.
+
+    Raises:
+        FileExistsError: there is one of the files already; nothing was changed.
+        NotADirectoryError: the directory is a file.
+        OSError: a file cannot be written.
+    """
+    if exists(directory):
+        missing = "" if (directory / SIGNING_CERTIFICATE).exists() else f" (without {SIGNING_CERTIFICATE})"
+        message = f"it holds a CA already{missing}; nothing was changed"
+        raise FileExistsError(errno.EEXIST, message, str(directory))
+    root_key, signing_key = (  # None lives elsewhere, or was not made here
+        keys.encode_private_key(key, passphrase) if key else b""
+        for key in (hierarchy.root_key, hierarchy.signing_key)
+    )
+    public = (revocation_file.REVOKED, revocation_file.DENY_LIST)
+    carried = carried or {revocation_file.REVOKED: revocation_file.HEAD}
+    contents = (
+        *((name, data, 0o644 if name in public else 0o600) for name, data in carried.items()),
+        (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
+        (ROOT_KEY, root_key, 0o600),
+        (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
+        (SIGNING_KEY, signing_key, 0o600),
+        (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
+        (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
+    )
+    with atomic_write.new_directory(directory) as place, atomic_write.atomic_files(overwrite=False) as write:
+        for name, data, mode in contents:
+            if data:
+                write(place / name, data, mode)
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return certificate_reader.load_pem_chain(revocation_file.read(path))
+    except ValueError as error:
+        raise IssuerError(f"{path}: {error}") from error
+
+
+def parse(
+    pem: bytes, passphrase: bytes | None, where: str, variable: str = CA_PASSPHRASE
+) -> CertificateIssuerPrivateKeyTypes:
+    """A private key in PEM, from `where`; the rest is as for `private_key`.
+
+    Raises:
+        IssuerError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
+    """
+    try:
+        key = load_pem_private_key(pem, passphrase)
+    except TypeError as error:  # the library's word for a passphrase missing, or given in vain
+        state = f"encrypted, and {variable} is not set"
+        if passphrase is not None:
+            state = f"not encrypted, but {variable} is set"
+        raise IssuerError(f"{where} is {state}") from error
+    except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
+        wrong = "" if passphrase is None else f", or {variable} is wrong"
+        raise IssuerError(f"{where} is not a PEM private key{wrong}") from None
+    if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
+        raise IssuerError(f"{where} holds a key that cannot sign certificates")
+    return cast("CertificateIssuerPrivateKeyTypes", key)

@@ -1,0 +1,93 @@
+"""A key in KMS, which never leaves it: `cryptography`'s own key classes, whose `sign` asks KMS.
+
+The digest is made here and sent as such (`MessageType=DIGEST`), for KMS takes no message of more than
+4,096 bytes. https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn, Self
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from service.keystore import aws
+from service.pki.errors import IssuerError
+
+_SUFFIXES: Final = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512"}
+
+
+def private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyTypes:  # noqa: ANN401 - boto3's
+    """A KMS key (id, ARN or alias), as a private key that signs; default client: by the environment.
+
+    Raises:
+        IssuerError: it is not an RSA or EC key for signing.
+        IssuerUnavailable: KMS does not return its public key.
+    """
+    client = client or aws.client("kms")
+    with aws.failures("KMS"):
+        answer = client.get_public_key(KeyId=key_id)
+    public_key = load_der_public_key(answer["PublicKey"])
+    if answer["KeyUsage"] == "SIGN_VERIFY":
+        if isinstance(public_key, ec.EllipticCurvePublicKey):
+            return _EC(client, key_id, public_key)
+        if isinstance(public_key, rsa.RSAPublicKey):
+            return _RSA(client, key_id, public_key)
+    raise IssuerError(f"the KMS key {key_id} is not an RSA or EC key for signing")
+
+
+class _Remote:
+    """What both kinds share: asking KMS, and having nothing else to give."""
+
+    def __init__(self, client: Any, key_id: str, public_key: Any) -> None:  # noqa: ANN401 - of either kind
+        self._client = client
+        self._key_id = key_id
+        self._public_key = public_key
+
+    @property
+    def key_size(self) -> int:
+        """In bits."""
+        return int(self._public_key.key_size)
+
+    def public_key(self) -> Any:  # noqa: ANN401 - of either kind
+        """The public half, as KMS told it."""
+        return self._public_key
+
+    def _ask(self, data: Any, algorithm: Any, family: str) -> bytes:  # noqa: ANN401 - the library's own
+        digest = hashes.Hash(algorithm)
+        digest.update(data)
+        with aws.failures("KMS"):
+            answer = self._client.sign(
+                KeyId=self._key_id,
+                Message=digest.finalize(),
+                MessageType="DIGEST",
+                SigningAlgorithm=f"{family}_{_SUFFIXES[algorithm.name]}",
+            )
+        return bytes(answer["Signature"])
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
+    def _nothing(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise NotImplementedError("the key never leaves KMS")
+
+    private_numbers = private_bytes = exchange = decrypt = _nothing
+
+
+class _EC(_Remote, ec.EllipticCurvePrivateKey):
+    @property
+    def curve(self) -> ec.EllipticCurve:
+        return self._public_key.curve  # type: ignore[no-any-return]
+
+    def sign(self, data: Any, signature_algorithm: Any) -> bytes:  # noqa: ANN401 - the library's own
+        return self._ask(data, signature_algorithm.algorithm, "ECDSA")
+
+
+class _RSA(_Remote, rsa.RSAPrivateKey):
+    def sign(self, data: Any, padding: Any, algorithm: Any) -> bytes:  # noqa: ANN401, ARG002 - the library's own
+        return self._ask(data, algorithm, "RSASSA_PKCS1_V1_5")

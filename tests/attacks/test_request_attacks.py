@@ -1,0 +1,184 @@
+"""Requests and profiles that would have a certificate say more, or say it wrongly, than the CA means."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.keystore import ca_directory
+from service.pki import keys
+from service.pki.errors import BadCSR, BadPublicKey, IssuerError, Refused
+from service.pki.hierarchy import Hierarchy
+from service.pki.issuer import Issuer
+from service.pki.profile_loader import ProfileError
+from service.pki.weak_keys import DenyList
+from tests import csrs, factories, servers
+from tests.cli.test_show import leaf
+from tests.csrs import tlv
+from tests.factories import ROOT, SIGNING
+from tests.pki.test_evaluation import extensions, granted, team
+
+MICROSOFT: Final = "1.3.6.1.4.1.311"
+PKIX: Final = "1.3.6.1.5.5.7.1"
+AUTHORISES: Final = {
+    "application policies": f"{MICROSOFT}.21.10",
+    "certificate template": f"{MICROSOFT}.21.7",
+    "enrolment template": f"{MICROSOFT}.20.2",
+    "SID of an account": f"{MICROSOFT}.25.2",
+    "nsCertType": "2.16.840.1.113730.1.1",
+    "nsSslServerName": "2.16.840.1.113730.1.12",
+    "subjectAltName of old": "2.5.29.7",  # which Windows reads
+    "basicConstraints of old": "2.5.29.10",
+    "subject directory attributes": "2.5.29.9",  # clearances and roles
+    "proxyCertInfo": f"{PKIX}.14",
+    "IP addresses": f"{PKIX}.7",
+    "AS numbers": f"{PKIX}.8",
+    "telephone numbers": f"{PKIX}.26",
+    "delegated credentials": "1.3.6.1.4.1.44363.44",
+    "SCTs": "1.3.6.1.4.1.11129.2.4.2",
+    "poison": "1.3.6.1.4.1.11129.2.4.3",
+    "admission": "1.3.36.8.3.3",
+}
+GRANTS_NOTHING: Final = {
+    "own": "1.3.6.1.4.1.99999.1",
+    "an arc that looks like Microsoft's": "1.3.6.1.4.1.3110.21.10",
+    "qualified statements": f"{PKIX}.3",
+    "MUD URL": f"{PKIX}.25",
+}
+
+
+@pytest.mark.parametrize("oid", AUTHORISES.values(), ids=AUTHORISES)
+def test_profile_copies_no_extension_that_authorises(oid: str) -> None:
+    """A profile that lists one is a fault at load, whose text says why."""
+    with pytest.raises(ProfileError, match=f"team.extensions.0: '{oid}' is the CA's to set, .* rights"):
+        team(extensions=[oid])
+
+
+@pytest.mark.parametrize("oid", GRANTS_NOTHING.values(), ids=GRANTS_NOTHING)
+def test_profile_copies_what_grants_nothing(oid: str) -> None:
+    """The positive twin: the octets of the request are in the certificate."""
+    value = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), tlv(0x30, b"\x05\x00"))
+    found = extensions(granted(team(extensions=[oid]), extensions=[value]))
+    assert (found[oid][0].public_bytes(), found[oid][1]) == (value.value, False)
+
+
+@pytest.mark.parametrize("value", [b"", b"junk", b"\x05\x00\x00", b"\x30\x80\x00\x00", b"\x30\x03\x02\x02\x01"], ids=bytes.hex)  # fmt: skip
+def test_copied_extension_is_der(value: bytes) -> None:
+    """What parsers of other programs would read differently, or past its end, is refused with the reason; not
+    copied, it is only left out.
+    """
+    oid = x509.ObjectIdentifier(GRANTS_NOTHING["own"])
+    malformed = x509.UnrecognizedExtension(oid, value)
+    with pytest.raises(BadCSR, match="whose value is not DER") as refusal:
+        granted(team(extensions=[oid.dotted_string]), extensions=[malformed])
+    assert refusal.value.field == f"extensions.{oid.dotted_string}"
+    assert granted(team(), extensions=[malformed]).notes == (f"extension {oid.dotted_string} left out",)
+
+
+def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
+    """A request that is signed as RFC 8017 8.2 has it, with a key that no library makes."""
+    own, spki = (keys.subject_public_key_info(each) for each in (csrs.key("rsa-2048").public_key(), key))
+    request = csrs.build(kind="rsa-2048")
+    info = request.tbs_certrequest_bytes.replace(own, spki)
+    digest = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(info).digest()
+    padded = b"\0\1" + b"\xff" * (253 - len(digest)) + b"\0" + digest
+    modulus = key.public_numbers().n
+    signature = pow(int.from_bytes(padded, "big"), private_exponent, modulus).to_bytes(256, "big")
+    algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
+    return tlv(0x30, info, algorithm, tlv(0x03, b"\0", signature))
+
+
+def test_denied_key_stays_denied_with_another_exponent() -> None:
+    """A thief has the factors, and so chooses the exponent; with nothing denied such a key is good."""
+    private_key = csrs.key("rsa-2048")
+    assert isinstance(private_key, rsa.RSAPrivateKey)
+    stolen = private_key.private_numbers()
+    key = rsa.RSAPublicNumbers(65539, stolen.public_numbers.n).public_key()
+    request = x509.load_der_x509_csr(proved(key, pow(65539, -1, (stolen.p - 1) * (stolen.q - 1))))
+    usual = keys.subject_public_key_info(csrs.key("rsa-2048").public_key())
+    assert factories.evaluate(request).subject_public_key_info == keys.subject_public_key_info(key)
+    denied = DenyList.load(hashlib.sha256(usual).hexdigest())
+    with pytest.raises(BadPublicKey, match="deny list"):
+        factories.evaluate(request, factories.context(deny_list=denied))
+
+
+PERMITS: Final = x509.NameConstraints([x509.DirectoryName(factories.name("Other"))], None)
+ROOT_ID: Final = x509.SubjectKeyIdentifier.from_public_key(ROOT.public_key())
+AKI: Final = x509.AuthorityKeyIdentifier
+SERIAL: Final = AKI(ROOT_ID.digest, [x509.DirectoryName(factories.name("Root"))], 1)
+LOOSE: Final = x509.BasicConstraints(ca=True, path_length=1)
+# What is changed in the signing CA, and in its root; and what the start says, nothing if it is sound.
+CHAINS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
+    "sound": ({}, {}, ""),
+    "the root names itself": ({}, {"aki": AKI(ROOT_ID.digest, None, None)}, ""),
+    "the root permits host names only": ({}, {"extra": x509.NameConstraints([x509.DNSName("example.com")], None)}, ""),
+    "the key of another": ({"aki": AKI(b"other", None, None)}, {}, "says that another key signed it"),
+    "the root's key of another": ({}, {"aki": AKI(b"other", None, None)}, "says that another key signed it"),
+    "the root has another identifier": ({}, {"ski": x509.SubjectKeyIdentifier(b"other")}, "says that another key signed it"),
+    "another serial number": ({"aki": SERIAL}, {}, "says that another key signed it"),
+    "no identifier": ({"aki": None}, {}, "does not say which key signed it"),
+    "identifier of nothing": ({"aki": AKI(None, None, None)}, {}, "does not say which key signed it"),
+    "constraints not critical": ({"basic": None, "extra": LOOSE}, {}, "basicConstraints that are not critical"),
+    "the root's not critical": ({}, {"basic": None, "extra": LOOSE}, "basicConstraints that are not critical"),
+    "no subject": ({"subject": x509.Name([])}, {}, "empty subject"),
+    "a subject that is not permitted": ({}, {"extra": PERMITS}, "outside the nameConstraints"),
+    "no CA": ({}, {"basic": x509.BasicConstraints(ca=False, path_length=None)}, "not a CA"),
+    "a path too long": ({}, {"basic": x509.BasicConstraints(ca=True, path_length=0)}, "pathLen too short"),
+    "no key usage": ({"usage": None}, {}, "may not sign certificates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("signing", "above", "words"), CHAINS.values(), ids=CHAINS)
+def test_issuer_does_not_start_where_openssl_refuses(
+    tmp_path: Path, signing: dict[str, Any], above: dict[str, Any], words: str
+) -> None:
+    """A chain is an issuer's if, and only if, `openssl verify -x509_strict` accepts a leaf below it."""
+    chain = [factories.ca(**signing), factories.root(**above)]
+    identifier = AKI.from_issuer_public_key(SIGNING.public_key())
+    bottom = leaf(issuer=chain[0].subject, aki=identifier, end=factories.NOW + timedelta(days=9))
+    for name, certificate in zip("lcr", [bottom, *chain], strict=True):
+        (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.PEM))
+    moment = str(int(factories.NOW.timestamp()))
+    command = ("openssl", "verify", "-x509_strict", "-attime", moment, "-CAfile", "r", "-untrusted", "c", "l")
+    verdict = servers.run(*command, cwd=tmp_path, check=False)
+    assert (verdict.returncode == 0) is not bool(words), verdict.stderr
+    with pytest.raises(IssuerError, match=words) if words else nullcontext():
+        Issuer(chain[0], chain[1:], SIGNING)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"aki": AKI(b"other", None, None)}, "says that another key signed it"),
+        ({"end": datetime.now(UTC) - timedelta(hours=1)}, "the CA's chain ended at 20"),
+    ],
+    ids=["another key", "ended"],
+)
+def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """`certlet serve` says in one line what is wrong, and what to do; what has ended is never valid again."""
+    usual = {"start": datetime.now(UTC) - timedelta(days=9), "end": datetime.now(UTC) + timedelta(days=99)}
+    made = Hierarchy(factories.root(**usual), factories.ca(**usual | change), ROOT, SIGNING)
+    ca_directory.save(tmp_path / "ca", made, None)
+    run = servers.certlet("serve", "--port", "0", cwd=tmp_path)
+    (line,) = run.stderr.decode().splitlines()
+    assert run.returncode == 1
+    assert words in line
+    assert "make another CA (certlet rollover or init)" in line
+
+
+@pytest.mark.parametrize(("count", "listed"), [(100, "each"), (5000, "the first 100 of them")])
+def test_refusal_lists_at_most_100_reasons(count: int, listed: str) -> None:
+    """Else the audit log holds twenty times the request: 90 MB for a batch of 4 MiB."""
+    usages = [x509.ObjectIdentifier(f"1.3.{number}") for number in range(count)]
+    with pytest.raises(Refused) as refusal:
+        granted(team(), extensions=[x509.ExtendedKeyUsage(usages)])
+    assert refusal.value.detail == f"{count} reasons, {listed} listed in errors."
+    assert len(refusal.value.reasons) == 100

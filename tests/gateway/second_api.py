@@ -1,0 +1,71 @@
+"""A gateway of any document and any handler, for tests: `python -m tests.gateway.second_api DOCUMENT HANDLER`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from service.gateway.api_keys import digest
+from service.gateway.configuration import Configuration
+from service.supervisor import Supervisor
+from tests import factories, servers
+
+HANDLER = "tests.gateway.echo_handler.handler"
+
+
+def library() -> dict[str, Any]:
+    """A second API: the contract's gateway responses and API keys, other paths, one second at most."""
+    contract = factories.document()
+    integration = {"type": "aws_proxy", "timeoutInMillis": 700}
+    operation = {"security": [], "x-amazon-apigateway-integration": integration}
+    responses = "x-amazon-apigateway-gateway-responses"
+    return {
+        "x-usage-plan": {"rate": 2, "burst": 4, "quota": 6, "period": "DAY"},
+        responses: contract[responses],
+        "components": {"securitySchemes": contract["components"]["securitySchemes"]},
+        "paths": {
+            "/books": {"get": operation, "post": {**operation, "security": [{"apiKey": []}]}},
+            "/books/{isbn}": {"get": operation},
+        },
+    }
+
+
+@contextlib.contextmanager
+def gateway(
+    directory: Path, document: dict[str, Any], handler: str = HANDLER, **change: Any
+) -> Iterator[servers.Server]:
+    """Serve a document."""
+    options = {"workers": 1, "no_usage_plan": True, **change}
+    path = directory / "document.json"
+    path.write_text(json.dumps({"document": document, **options}))
+    command = (sys.executable, "-m", "tests.gateway.second_api", str(path), handler)
+    with servers.serving(directory, command=command) as server:
+        yield server
+
+
+def main() -> int:
+    """Be that gateway."""
+    path, handler = Path(sys.argv[1]), sys.argv[2]
+    stated = json.loads(path.read_text())
+    configuration = Configuration(
+        host="127.0.0.1",
+        port=0,
+        key_file=str(path.with_name("keys.json")),
+        extra_keys={"reader": digest(servers.API_KEY), "other": digest(servers.API_KEY[::-1])},
+        **{"published": stated["document"], **stated},
+    )
+    scheme = "https" if configuration.tls_certificate else "http"
+
+    def announce(port: int) -> None:
+        print(f"Form      {scheme}://127.0.0.1:{port}/sign\nsign.pem", flush=True)  # noqa: T201
+
+    return Supervisor(handler, os.environ).run(configuration, announce)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Rules of the gateway's processes, where the table has no row for them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from service import aws_lambda
+from service.gateway.worker import Context
+from tests import servers
+from tests.gateway import second_api
+from tests.gateway.test_failure_modes import POST, connect, received
+from tests.servers import API_KEY, certlet
+
+
+def test_remaining_time_is_never_negative() -> None:
+    """As on Lambda, nothing is left after the deadline."""
+    assert Context("id", time.monotonic() - 5).get_remaining_time_in_millis() == 0
+    assert Context("id", 0).aws_request_id == "id"
+
+
+def test_an_event_is_made_whole_for_wsgi() -> None:
+    """Every value of the query, headers by their usual spelling, and none that poses as another."""
+    _whole = aws_lambda._whole
+    whole = _whole(
+        {
+            "path": "/sign/",
+            "headers": {"content-type": "a", "upgrade": "h2c", "connection": "x", "X_Y": "z"},
+            "multiValueQueryStringParameters": {"p": ["1", "2"]},
+            "queryStringParameters": {"p": "2"},
+        }
+    )
+    assert whole["path"] == "/sign"
+    assert whole["headers"] == {"Content-Type": "a", "X-Forwarded-Port": "443"}
+    assert whole["queryStringParameters"] == [("p", "1"), ("p", "2")]
+    bare = _whole({"path": "/", "headers": {"X-Forwarded-Port": "8443"}, "queryStringParameters": {"p": "2"}})
+    assert (bare["path"], bare["headers"]["X-Forwarded-Port"]) == ("/", "8443")
+    assert bare["queryStringParameters"] == [("p", "2")]
+    assert _whole({"path": "/", "headers": None})["headers"] == {"X-Forwarded-Port": "443"}
+
+
+def test_server_details(tmp_path: Path) -> None:
+    """The access log names the key and not its value; limits hold by length and by what comes; 504 ends a process."""
+    document = second_api.library()
+    with second_api.gateway(tmp_path, document) as server:
+        first = server.request("GET", "/books")
+        assert first.headers["Server"] == "certlet"
+        pid = first.json()["pid"]
+        assert server.request("GET", "/books?do=unencodable").status == 502
+        assert server.request("GET", "/books").json()["pid"] == pid
+        assert server.request("POST", "/books?secret=1", b"{}", {"x-api-key": API_KEY}).status == 200
+        line = json.loads(server.logged().splitlines()[-1])
+        named = [line[name] for name in ("key", "method", "path", "status")]
+        assert named == ["reader", "POST", "/books", 200]
+        assert API_KEY not in server.logged()
+        with connect(server) as client:
+            chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+            client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 11)
+            assert b" 413 " in received(client).partition(b"\r\n")[0]
+        with connect(server) as client:  # refused by its length alone: no byte of it is awaited
+            client.sendall(POST + b"Content-Length: 10485761\r\n\r\n")
+            assert b" 413 " in received(client).partition(b"\r\n")[0]
+        assert server.request("POST", "/books", b"x" * 1_000_000, {"x-api-key": API_KEY}).status == 200
+        with connect(server) as client:
+            client.sendall(b"nonsense\r\n\r\n")
+            assert received(client, until=b"never")  # closed at once, or this waits 20 s
+        assert server.request("GET", "/books?do=hang").status == 504
+        servers.wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
+    """SIGTERM and SIGINT both let what is in flight finish, also after earlier requests."""
+    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+        assert server.request("GET", "/books").status == 200
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
+            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            client.sendall(POST + b"Content-Length: 4\r\n\r\nab")
+            time.sleep(0.15)
+            server.process.send_signal(number)
+            time.sleep(0.15)
+            client.sendall(b"cd")
+            assert b" 200 OK" in received(client)
+            assert napping.result().status == 200
+        assert server.process.wait(10) == 0
+        assert "Traceback" not in server.logged()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
+    """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
+    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+        assert server.request("GET", "/books").status == 200
+        family = [server.process.pid, *servers.children(server.process.pid)]
+        assert len(family) == 4
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            time.sleep(0.15)
+            deadline = time.monotonic() + 10
+            while server.process.poll() is None and time.monotonic() < deadline:
+                for each in family:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(each, number)
+                time.sleep(0.002)
+            assert napping.result().status == 200
+        assert server.process.wait(10) == 0
+        assert [line for line in server.logged().splitlines() if not line.startswith('{"access":')] == []
+
+
+def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
+    """The twin: one that is ended from elsewhere is told, and is a failure."""
+    with servers.serving(tmp_path, "--ephemeral") as server:
+        (gateway,) = server.pids("server")
+        os.kill(gateway, signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        assert server.logged().endswith("certlet: the gateway was ended by signal 9\n")
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    """A port that is taken is one line, which says what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken_:
+        port = taken_.getsockname()[1]
+        run = certlet("serve", "--ephemeral", "--port", str(port), cwd=tmp_path)
+    assert run.returncode == 1
+    told = f"certlet: 127.0.0.1:{port} is in use, perhaps by another certlet serve: give another --port"
+    assert run.stderr.decode().splitlines() == [told]
+
+
+def test_a_handler_that_cannot_be_imported(tmp_path: Path) -> None:
+    """The gateway does not start without its function, and says why."""
+    refused = pytest.raises(AssertionError, match="No module named 'nowhere'")
+    with refused, second_api.gateway(tmp_path, second_api.library(), "nowhere.handler"):
+        pass

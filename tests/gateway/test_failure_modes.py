@@ -1,0 +1,332 @@
+"""Faults: of the function, and of clients. The server answers or closes cleanly, and keeps serving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import factories, servers
+from tests.assertions import problem
+from tests.gateway import second_api
+from tests.servers import API_KEY, Server
+
+
+def contract(**integration: Any) -> dict[str, Any]:
+    """The contract, with its integrations changed."""
+    document: dict[str, Any] = json.loads(json.dumps(factories.document()))
+    for item in document["paths"].values():
+        for operation in item.values():
+            if operation["x-amazon-apigateway-integration"]["type"] == "aws_proxy":
+                operation["x-amazon-apigateway-integration"].update(integration)
+    return document
+
+
+def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -> None:
+    """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
+    with second_api.gateway(tmp_path, contract(timeoutInMillis=700)) as server:
+        for do in ("raise", "malformed", "unencodable"):
+            problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
+        assert "secret" in server.logged()
+        began = time.monotonic()
+        problem(server.request("GET", "/health?do=hang"), 504, "timeout")
+        assert 0.6 < time.monotonic() - began < 3
+        # The only process was killed: while its successor starts, callers are told to come back.
+        answer = server.request("GET", "/health")
+        if answer.status != 200:
+            problem(answer, 503, "unavailable")
+            assert answer.headers["Retry-After"] == "1"
+        servers.wait_until(lambda: server.request("GET", "/health").status == 200, 10)
+        problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
+
+
+def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
+    """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
+    busy = contract(timeoutInMillis=2500)
+    with second_api.gateway(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
+        hanging = pool.submit(server.request, "GET", "/health?do=hang")
+        time.sleep(0.3)
+        began = time.monotonic()
+        answer = server.request("GET", "/health")
+        assert 0.9 < time.monotonic() - began < 1.6
+        problem(answer, 503, "unavailable")
+        assert answer.headers["Retry-After"] == "1"
+        assert hanging.result().status == 504
+    with second_api.gateway(tmp_path, second_api.library()) as server, ThreadPoolExecutor(2) as pool:
+        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+        assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
+
+
+def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
+    """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
+    document = contract(timeoutInMillis=2500)
+    with second_api.gateway(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
+        assert server.request("GET", "/health").json()["number"] == 1
+        dozing = pool.submit(server.request, "GET", "/health?do=doze")
+        time.sleep(0.02)  # it is in hand, and may still be brief
+        began = time.monotonic()
+        problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
+        assert 0.9 < time.monotonic() - began < 1.3  # not when the first one ends
+        last = server.request("GET", "/health")
+        assert dozing.result().json()["number"] == 2
+        assert last.json()["number"] == 3
+
+
+def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> None:
+    """With a process the call that it began is lost; those after it were not begun, and another answers them."""
+    with (
+        second_api.gateway(tmp_path, second_api.library(), workers=2) as server,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
+        while len(pids) < 2:
+            naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+            pids |= {nap.result().json()["pid"] for nap in naps}
+        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+        time.sleep(0.02)  # both have one in hand, and get two more each
+        ahead = [pool.submit(server.request, "GET", "/books") for _ in range(4)]
+        time.sleep(0.1)
+        victim = pids.pop()
+        os.kill(victim, signal.SIGKILL)
+        assert sorted(nap.result().status for nap in naps) == [200, 502]
+        assert [each.result().status for each in ahead] == [200] * 4
+        assert victim not in {each.result().json()["pid"] for each in ahead}
+
+
+def test_workers_are_the_concurrency(library: Server) -> None:
+    """Two processes answer two calls at once."""
+    with ThreadPoolExecutor(2) as pool:
+        began = time.monotonic()
+        found = list(pool.map(lambda _: library.request("GET", "/books?do=nap").json()["pid"], range(2)))
+        assert len(set(found)) == 2
+        assert time.monotonic() - began < 0.75
+
+
+def test_the_function_knows_how_long_it_has(library: Server) -> None:
+    """The context's remaining time is the document's time-out."""
+    assert 300 < library.request("GET", "/books").json()["left"] <= 700
+
+
+def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
+    """Nothing was begun on a process that ended idle, so the next caller is served by another."""
+    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+        for _ in range(2):  # the second time the first one's successor has to be there
+            os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
+            time.sleep(0.1)
+            assert {server.request("GET", "/books").status for _ in range(4)} == {200}
+            time.sleep(2)
+
+
+def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
+    """What was begun is finished: the process is neither killed nor lost when the client goes."""
+    with second_api.gateway(tmp_path, second_api.library()) as server:
+        pid = server.request("GET", "/books").json()["pid"]
+        with connect(server) as client:
+            client.sendall(b"GET /books?do=nap HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.1)
+        assert server.request("GET", "/books").json()["pid"] == pid
+
+
+def test_an_idle_server_ends_at_once(tmp_path: Path) -> None:
+    """With nothing in flight, SIGTERM waits for nothing."""
+    with second_api.gateway(tmp_path, second_api.library()) as server:
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -> None:
+    """SIGTERM: on each kept connection the answer in flight is the last, says so, and is whole; then exit 0.
+
+    A connection between two requests just ends (RFC 9112 9.5).
+    """
+    request = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
+    ends: list[tuple[int, bytes]] = []
+
+    async def ask(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answered, head = 0, b""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                writer.write(request * 20)
+                answered = 0
+                while answered < 20:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(4)
+                    answered += 1
+        ends.append((answered, head))
+        writer.close()
+
+    async def press(server: Server) -> float:
+        clients = [asyncio.create_task(ask(server.port)) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        assert await asyncio.to_thread(server.stop) == 0
+        await asyncio.gather(*clients)
+        return time.monotonic() - began
+
+    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+        assert asyncio.run(press(server)) < 10
+    assert len(ends) == 8
+    in_flight = [head for answered, head in ends if answered]
+    assert in_flight
+    for head in in_flight:
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower()
+
+
+@contextlib.contextmanager
+def connect(server: Server) -> Iterator[socket.socket]:
+    """A bare connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        yield client
+
+
+def received(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
+    """What comes until a mark, or the end."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while until not in found and (chunk := client.recv(65536)):
+            found += chunk
+    return found
+
+
+POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "status"),
+    [
+        ("a bad chunk", POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
+        ("a bad length", POST + b"Content-Length: x\r\n\r\n", b" 400 "),
+        ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", b" 400 "),
+        ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", b" 400 "),
+        ("a long target", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
+        ("a thousand headers", POST + b"".join(b"X-%d: y\r\n" % n for n in range(1000)) + b"\r\n", b" "),
+        ("a long header", POST + b"X: " + b"y" * 100_000 + b"\r\n\r\n", b" 400 "),
+        ("gzip that is none", POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", b" 200 "),
+        ("a key in Latin-1", b"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: \xe9\r\n\r\n", b" 403 "),
+        ("absolute form", b"GET http://x/books HTTP/1.1\r\nHost: x\r\n\r\n", b" 200 "),
+        ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", b" 200 "),
+    ],
+)
+def test_odd_clients_get_an_answer(library: Server, name: str, data: bytes, status: bytes) -> None:
+    """Whatever a client sends, it gets an answer in the gateway's form, and the next one is served."""
+    with connect(library) as client:
+        client.sendall(data)
+        answer = received(client)
+    assert answer.startswith(b"HTTP/1."), name
+    assert status in answer.partition(b"\r\n")[0] + b" ", answer[:300]
+    if status == b" 400 ":
+        assert b"x-amzn-RequestId" in answer
+        assert b"application/problem+json" in answer
+    assert library.request("GET", "/books").status == 200
+
+
+def test_half_a_body_delays_nobody(library: Server) -> None:
+    """A client that sends half a body and goes away is a line in the log, and no more."""
+    with connect(library) as client:
+        client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
+        assert library.request("GET", "/books").status == 200
+    assert library.request("GET", "/books").status == 200
+    assert "Traceback" not in library.logged()
+
+
+def test_pipelined_requests_are_answered_in_order(library: Server) -> None:
+    """Several requests on one connection, sent at once, are answered in their order."""
+    with connect(library) as client:
+        client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
+        found = received(client, until=b'"isbn": "9"')
+        places = [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
+        assert places == sorted(places)
+        assert found.count(b"HTTP/1.1 200 OK") >= 9
+
+
+def test_a_client_may_wait_for_100_continue(library: Server) -> None:
+    """`Expect: 100-continue` is answered before the body, where a body will be read."""
+    waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    with connect(library) as client:
+        client.sendall(POST + waiting)
+        assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.sendall(b"ab")
+        assert b" 200 OK" in received(client)
+    with connect(library) as client:
+        client.sendall(POST.replace(API_KEY.encode(), b"wrong") + waiting)
+        assert received(client).startswith(b"HTTP/1.1 403 ")
+
+
+def slowest_answer(server: Server, context: ssl.SSLContext | None = None) -> float:
+    """The slowest of twenty answers, in seconds."""
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert server.request("GET", "/books", context=context).status == 200
+        took.append(time.monotonic() - began)
+    return max(took)
+
+
+def test_two_hundred_slow_clients_delay_nobody(library: Server) -> None:
+    """200 clients that drip bytes, of the head and of the body, delay nobody by more than a second."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(library)) for _ in range(200)]
+        for number, client in enumerate(clients):
+            client.sendall(POST + (b"Content-Length: 99\r\n\r\n" if number % 2 else b""))
+        for _ in range(3):
+            for number, client in enumerate(clients):
+                client.sendall(b"x" if number % 2 else b"X-A: b\r\n")
+            assert slowest_answer(library) < 1
+
+
+def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
+    """50 connections that never begin their handshake delay nobody by more than a second."""
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
+    named = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    servers.run(*make.split(), *named.split(), cwd=tmp_path)
+    files = {"tls_certificate": str(tmp_path / "crt.pem"), "tls_key": str(tmp_path / "key.pem")}
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
+    with (
+        second_api.gateway(tmp_path, second_api.library(), **files) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(50):
+            stack.enter_context(connect(server))
+        assert slowest_answer(server, trusting) < 1
+        with connect(server) as client:  # the twin: plain HTTP gets no answer here
+            client.sendall(b"GET /books HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert not received(client).startswith(b"HTTP/1.1 200")
+
+
+def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
+    """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
+    head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
+    options = ("--ephemeral", "--no-usage-plan")
+    with servers.serving(tmp_path, *options) as server, contextlib.ExitStack() as stack:
+        (gateway,) = server.pids("server")
+        before = servers.resident(gateway)
+        for _ in range(20):
+            client = stack.enter_context(connect(server))
+            client.sendall(head)
+            client.settimeout(0.2)
+            with contextlib.suppress(TimeoutError, ConnectionError):  # it may hang up meanwhile
+                for _ in range(100):
+                    client.sendall(b"x" * 99_000)
+        assert servers.resident(gateway) - before < 20_000
+        for size in (1, 20_000, 2_000_000):
+            problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
+            assert server.request("GET", "/sign", b"x" * size).status == 200
+        with connect(server) as client:  # a body of no octets is none
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            time.sleep(0.1)
+            client.sendall(b"0\r\n\r\n")
+            assert received(client).startswith(b"HTTP/1.1 200 ")

@@ -1,1 +1,0 @@
-"""Requests that nobody here wrote: other projects', other programs', and made to do harm."""

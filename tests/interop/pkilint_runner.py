@@ -1,0 +1,79 @@
+"""pkilint in one process: `python -m tests.interop.pkilint_runner FOLDER`. Prints a line for each case and linter: the linter,
+the case, "ok" or the codes of what was found.
+
+`pkilint` is the RFC 5280 linter of one certificate, here the leaf; `pkilint-chain` is the linter of a signer and what
+it signed, here the signing CA and the leaf, then the root and the signing CA. The linter of CRLs judges in
+tests/test_crl.py, the one of public TLS servers in test_public_rules.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from pkilint import loader
+from pkilint.bin import lint_pkix_signer_signee_cert_chain as chain_linter
+from pkilint.document import Document
+from pkilint.pkix import certificate, extension, name
+from pkilint.validation import ValidationResult
+
+# Not a fault: it says that the identifier is a hash of the key (RFC 5280 4.2.1.2, method 1).
+PRAISE = "pkix.subject_key_identifier_method_1_identified"
+LOADER = loader.RFC5280CertificateDocumentLoader()
+
+
+def found(results: list[ValidationResult]) -> list[str]:
+    """The codes of all findings of a report."""
+    codes = {each.finding.code for result in results for each in result.finding_descriptions}
+    return sorted(codes - {PRAISE})
+
+
+@functools.cache
+def container() -> certificate.CertificateValidatorContainer:
+    """The RFC 5280 linter, as `lint_pkix_cert` composes it."""
+    return certificate.create_pkix_certificate_validator_container(
+        certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
+        [
+            certificate.create_issuer_validator_container([]),
+            certificate.create_validity_validator_container(),
+            certificate.create_subject_validator_container([]),
+            certificate.create_extensions_validator_container([]),
+            certificate.create_spki_validator_container([]),
+        ],
+    )
+
+
+@functools.cache
+def lint(text: str) -> list[str]:
+    """What the RFC 5280 linter finds."""
+    return found(container().validate(LOADER.load_pem_document(text).root))
+
+
+@functools.cache
+def lint_pair(issuer: str, subject: str) -> list[str]:
+    """What the linter of a signer and what it signed finds."""
+    documents: dict[str, Document] = {}
+    for role, text in (("issuer", issuer), ("subject", subject)):
+        documents[role] = LOADER.load_pem_document(text, role, role, documents)
+    decoding = chain_linter.create_decoder_validation_container()
+    results = decoding.validate(documents["issuer"].root) + decoding.validate(documents["subject"].root)
+    results += chain_linter.create_issuer_validation_container().validate(documents["issuer"].root)
+    results += chain_linter.create_subject_validation_container().validate(documents["subject"].root)
+    return found(results)
+
+
+def main(directory: Path) -> None:
+    for line in (directory / "cases.tsv").read_text().splitlines():
+        case = line.partition("\t")[0]
+        leaf, chain, root = (
+            (directory / case / f"{part}.pem").read_text() for part in ("leaf", "chain", "root")
+        )
+        alone = lint(leaf) + lint(chain) + lint(root)
+        pairs = lint_pair(chain, leaf) + lint_pair(root, chain)
+        for judge, codes in (("pkilint", alone), ("pkilint-chain", pairs)):
+            sys.stdout.write(f"{judge}\t{case}\t{' '.join(codes) or 'ok'}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,70 @@
+"""What `certlet trust` prints, run: by Debian, Java and Node, which then trust the root, and did not before.
+
+In a mount namespace with copies of the files that the commands change, so that the machine stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.servers import Server
+from tests.transcripts import pasted, printed
+
+# Debian's roots, where its own are added, and Java's, which `cacerts` is a link to.
+CHANGED = (Path("/etc/ssl"), Path("/usr/local/share/ca-certificates"))
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+class Fetch {
+    public static void main(String[] arguments) throws Exception {
+        var request = HttpRequest.newBuilder(URI.create(arguments[0])).build();
+        HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.discarding());
+    }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("heading", "client"),
+    [
+        ("Debian, Ubuntu", "curl -sS URL"),
+        ("Java, as the owner of its files", "java Fetch.java URL"),
+        ("Node.js, beside its own roots", "node --eval 'fetch(\"URL\")'"),
+    ],
+)
+def test_the_printed_commands_are_what_makes_it_trusted(
+    site: Server, tmp_path: Path, heading: str, client: str
+) -> None:
+    """The client refuses the server; the commands are run; it takes it; and outside nothing has changed."""
+    told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
+    (tmp_path / "Fetch.java").write_text(JAVA)
+    servers.executable(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
+    mounts = []
+    for number, folder in enumerate(CHANGED):
+        shutil.copytree(folder, tmp_path / str(number), symlinks=True, ignore=_unreadable)
+        mounts.append(f"mount --bind {tmp_path / str(number)} {folder}")
+    fetch = client.replace("URL", f"{site.url}/health")
+    before = {folder: _listed(folder) for folder in CHANGED}
+    user = ["--user", "--map-root-user"] if os.geteuid() else []
+    script = ["set -e", *mounts, f"if {fetch}; then exit 99; fi", "echo refused", *told[heading], fetch]
+    env = servers.environ(PATH=f"{tmp_path}:{os.environ['PATH']}:/usr/sbin")
+    command = ("unshare", "--mount", *user, "sh", "-c", "\n".join(script))
+    assert "refused" in servers.run(*command, cwd=tmp_path, env=env).stdout
+    assert {folder: _listed(folder) for folder in CHANGED} == before
+
+
+def _unreadable(folder: str, names: list[str]) -> set[str]:
+    """What is not everybody's to read, such as /etc/ssl/private."""
+    return {name for name in names if not os.access(Path(folder, name), os.R_OK)}
+
+
+def _listed(folder: Path) -> list[tuple[str, float]]:
+    return sorted((str(path), path.lstat().st_mtime) for path in folder.rglob("*"))

@@ -1,0 +1,141 @@
+"""Proxy events as API Gateway sends them, and the Lambda handler that answers them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import awsgi
+import pytest
+
+from service import aws_lambda
+from service.web import app
+from tests import csrs, factories, servers
+
+GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+ANYBODY: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
+# The handler, whose second argument says how much time is left, each time that it is asked.
+RUN = """
+import json, sys
+from service import aws_lambda
+class Context:
+    def __init__(self, milliseconds):
+        self.milliseconds = milliseconds
+    def get_remaining_time_in_millis(self):
+        return self.milliseconds.pop(0) if self.milliseconds[1:] else self.milliseconds[0]
+{}
+for line in sys.stdin:
+    event, left = json.loads(line)
+    print(json.dumps(aws_lambda.handler(event, Context(left) if left else None)), flush=True)
+"""
+
+
+def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
+    """A proxy event of a caller whose key the gateway checked."""
+    body = json.dumps({"csr": GOOD}).encode() if method == "POST" else b""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
+        "multiValueHeaders": {"Content-Type": ["application/json"]},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
+            "identity": {"apiKeyId": "abc123", "sourceIp": "192.0.2.1"},
+        },
+        "body": base64.b64encode(body).decode() or None,
+        "isBase64Encoded": bool(body),
+        **change,
+    }
+
+
+def of_request(method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    """The proxy event that a REST API with binary media types `*/*` makes of a request."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    known = headers.get("x-api-key") == servers.API_KEY
+    identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "192.0.2.1"}
+    return event(
+        parts.path,
+        method,
+        headers=dict(headers),
+        multiValueHeaders={name: [value] for name, value in headers.items()},
+        queryStringParameters={name: values[-1] for name, values in query.items()} or None,
+        multiValueQueryStringParameters=query or None,
+        requestContext={"requestId": str(uuid.uuid4()), "stage": "prod", "identity": identity},
+        body=base64.b64encode(content).decode() or None,
+        isBase64Encoded=bool(content),
+    )
+
+
+def est(**change: Any) -> dict[str, Any]:
+    """An event of EST's simpleenroll."""
+    headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
+    base64_csr = base64.b64encode(csrs.der(csrs.build("device.example.com"))).decode()
+    usual = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
+    return event("/.well-known/est/simpleenroll") | usual | change
+
+
+def ask(
+    document: dict[str, Any], *events: dict[str, Any], **more: Any
+) -> tuple[list[dict[str, Any]], factories.Log]:
+    """What a contract's application answers to events, through aws-wsgi, and what its authority records."""
+    log = factories.Log()
+    authority = factories.authority(log, now=datetime.now(UTC), **more)
+    application = app.create(document, authority, {"abc123": "ci"})
+    return [
+        awsgi.response(application, aws_lambda._whole(each), None, app.BINARY_CONTENT_TYPES)
+        for each in events
+    ], log
+
+
+def answers(
+    directory: Path, *events: dict[str, Any], before: str = "", left: Any = (), **env: str
+) -> tuple[list[dict[str, Any]], str]:
+    """What the handler answers in a process of its own, and what it logs.
+
+    Args:
+        directory: where its CA is, in `ca`.
+        events: what it gets.
+        before: a program that runs before the first event.
+        left: a list of the milliseconds that are left, each time that it asks; the last is the answer from then on.
+        env: more of its environment.
+    """
+    run = servers.run(
+        *(sys.executable, "-c", RUN.format(before)),
+        stdin="".join(f"{json.dumps([each, left])}\n" for each in events),
+        env=servers.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
+        check=False,
+    )
+    return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
+
+
+def body(result: dict[str, Any]) -> bytes:
+    """The body of a result, as a client gets it."""
+    text: str = result["body"]
+    return base64.b64decode(text) if result["isBase64Encoded"] else text.encode()
+
+
+@contextlib.contextmanager
+def handler_environment(directory: Path, **env: str) -> Iterator[Path]:
+    """The environment of a handler in this process, with a CA of its own: the CA's directory."""
+    assert servers.certlet("init", "ca", cwd=directory).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CERTLET_")]:
+            patch.delenv(name)
+        for name, value in {"CERTLET_CA": str(directory / "ca"), **env}.items():
+            patch.setenv(name, value)
+        yield directory / "ca"

@@ -1,0 +1,219 @@
+"""Revocation through the whole path: the command, the file, `GET /ca.crl`, and what others make of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.keystore import revocation_file
+from service.pki import encoding
+from service.pki.revocation import Revoked
+from tests import csrs, factories
+from tests.assertions import problem
+from tests.servers import Server, certlet, run, serving
+
+OWN = """\
+profiles:
+  server: {revocation: crl, crl: "http://ca.example.com/ca.crl"}
+"""
+
+
+def sign(server: Server, profile: str = "server") -> str:
+    """A certificate, PEM."""
+    body = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
+    return str(server.sign(body).json()["crt_pem"])
+
+
+def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
+    """What `openssl verify -crl_check` says of a certificate."""
+    command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem"]
+    given = ["-CRLfile", crl] if crl else []
+    done = run(*command, "-untrusted", "chain.pem", *given, leaf, cwd=directory, check=False)
+    return done.stdout + done.stderr
+
+
+def backdated(ca: Path) -> None:
+    """The list as it will be in the next window: all of its dates ten minutes earlier."""
+    path = ca / "revoked.yaml"
+    earlier = f"{datetime.now(UTC) - timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head] + [line.replace(line.split('"')[7], earlier) for line in lines]) + "\n")
+
+
+def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
+    """`GET /ca.crl`, kept as openssl reads it, with the chain and the root."""
+    (directory / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
+    (directory / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
+    answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/pkix-crl")
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    crl = x509.load_der_x509_crl(answer.body)
+    (directory / "ca.crl.pem").write_bytes(crl.public_bytes(Encoding.PEM))
+    (directory / "ca.crl").write_bytes(answer.body)
+    assert lint(directory / "ca.crl") == []
+    return crl
+
+
+def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
+    """Issued with the CRL's address, revoked by its file or serial number, listed, and refused by openssl."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    with serving(tmp_path, "--profiles", "own.yaml") as server:
+        for name in ("a", "b", "c"):
+            (tmp_path / f"{name}.pem").write_text(sign(server))
+        (tmp_path / "peer.pem").write_text(sign(server, "peer"))
+        assert not list(fetch(server, tmp_path))
+        assert "OK" in verify(tmp_path, "a.pem")
+    leaf = x509.load_pem_x509_certificate((tmp_path / "a.pem").read_bytes())
+    points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert points[0].full_name == [x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")]
+    assert not [each for each in leaf.extensions if each.oid.dotted_string == "2.5.29.56"]
+    done = certlet("revoke", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"Warning" not in done.stdout
+    other = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
+    assert not certlet("revoke", encoding.serial(other.serial_number), cwd=tmp_path).returncode
+    assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
+    backdated(tmp_path / "ca")
+    with serving(tmp_path, "--profiles", "own.yaml") as server:
+        crl = fetch(server, tmp_path)
+    assert len(list(crl)) == 3
+    entry = crl.get_revoked_certificate_by_serial_number(leaf.serial_number)
+    assert entry is not None
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.key_compromise
+    for name in ("a.pem", "b.pem"):
+        assert "certificate revoked" in verify(tmp_path, name)
+    assert "OK" in verify(tmp_path, "c.pem")
+    assert "unable to get certificate CRL" in verify(tmp_path, "c.pem", "")
+
+
+def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
+    """After a rollover the old entries stand in the new CA's list, which says nothing of the old one's certificates."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
+        (tmp_path / "before.pem").write_text(sign(server))
+    assert not certlet("revoke", "before.pem", "--ca", "old", cwd=tmp_path).returncode
+    backdated(tmp_path / "old")
+    assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
+    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
+        (tmp_path / "after.pem").write_text(sign(server))
+        crl = fetch(server, tmp_path)
+    revoked = x509.load_pem_x509_certificate((tmp_path / "before.pem").read_bytes()).serial_number
+    assert [each.serial_number for each in crl] == [revoked]
+    assert "after.pem: OK" in verify(tmp_path, "after.pem")
+    assert "unable to get certificate CRL" in verify(tmp_path, "before.pem")
+    (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEAD)
+    for name, warned in (("before.pem", True), ("after.pem", False)):
+        said = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
+        assert (b"of the CA before, for which no CRL is signed any more" in said) is warned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["xyz"], "'xyz' is not a serial number in hexadecimal, of 20 octets at most, nor is there such a file"),
+        (["other.pem"], "other.pem is no certificate of the CA in ca"),
+        (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
+        (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),
+        (["0b"], "it was revoked at 2026-01-01T00:00:00Z already"),
+        (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    (tmp_path / "other.pem").write_text(encoding.pem([factories.issuer().certificate]))
+    (tmp_path / "garbage.pem").write_text("garbage")
+    path = tmp_path / "ca" / "revoked.yaml"
+    with path.open("a") as file:
+        file.write('- {serial: "0b", at: 2026-01-01T00:00:00Z}  # as somebody wrote it\n')
+    before = path.read_text()
+    run = certlet("revoke", *arguments, cwd=tmp_path)
+    assert run.returncode
+    assert words in run.stderr.decode()
+    assert path.read_text() == before
+
+
+def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
+    """A list in block style is added to as it stands; one that is written otherwise is left alone."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    path = tmp_path / "ca" / "revoked.yaml"
+    with path.open("a") as file:
+        file.write("- serial: '0b'  # Anna's laptop\n  at: 2026-01-01T00:00:00Z\n  reason: superseded")
+    path.chmod(0o640)
+    assert not certlet("revoke", "0c", cwd=tmp_path).returncode
+    text = path.read_text()
+    assert "Anna's laptop" in text
+    assert text.splitlines()[-1].startswith('- {"serial": "0c"')
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.write_text('[{serial: "0b", at: 2026-01-01T00:00:00Z}]')
+    refused = certlet("revoke", "0c", cwd=tmp_path)
+    assert refused.returncode
+    assert b'is not written one entry a line; add this one: - {"serial": "0c"' in refused.stderr
+
+
+def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
+    """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
+    (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEAD)
+    now = datetime.now(UTC).replace(microsecond=0)
+    entries = [Revoked(number, now) for number in range(1, 41)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(functools.partial(revocation_file.add_revoked, tmp_path, record=lambda: None), entries))
+    assert revocation_file.revoked(tmp_path) == {each.serial_number: each for each in entries}
+
+
+def test_a_list_that_is_none_is_503(tmp_path: Path) -> None:
+    """Malformed, no UTF-8, or gone: 503 without a word of the cause, which is in the log; signing goes on."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    path = tmp_path / "ca" / "revoked.yaml"
+    path.write_text("- {serial: 10, at: 2026-01-01T00:00:00Z}")
+    with serving(tmp_path) as server:  # with the first of them from its start
+        for text in (path.read_bytes(), b"{}", b"a: [", b"\xff", None):
+            path.unlink()
+            if text is not None:
+                path.write_bytes(text)
+            told = len(server.logged())
+            found = problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+            assert "revoked.yaml" not in found["detail"]
+            assert "revoked.yaml" in server.logged()[told:]
+            assert sign(server)
+        path.write_text("[]")  # from here on a list is good for five minutes
+        assert not list(fetch(server, tmp_path))
+
+
+def lint(crl: Path) -> list[dict[str, str]]:
+    """What pkilint's linter of CRLs finds (RFC 5280 5)."""
+    program = Path(sys.executable).parent / "lint_crl"
+    arguments = ["lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON", str(crl)]
+    results = json.loads(run(program, *arguments, check=False).stdout)["results"]
+    return [finding for result in results for finding in result["finding_descriptions"]]
+
+
+@pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
+@pytest.mark.parametrize("entries", [0, 2])
+def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int) -> None:
+    """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
+    now = datetime.now(UTC)
+    yesterday = now - timedelta(days=1)
+    revoked = [Revoked(7, yesterday, x509.ReasonFlags.superseded), Revoked(8, yesterday)]
+    listed = {each.serial_number: each for each in revoked[:entries]}
+    made = factories.authority(of=factories.issuer(kind), now=now, revoked=lambda: listed)
+    (tmp_path / "ca.crl").write_bytes(encoding.der(made.crl()))
+    assert lint(tmp_path / "ca.crl") == []
+
+
+def test_pkilint_would_find_something(tmp_path: Path) -> None:
+    """The negative twin: a list without a number and the CA's identifier is found."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    builder = x509.CertificateRevocationListBuilder(factories.name("Naive"), now, now + timedelta(days=1))
+    (tmp_path / "ca.crl").write_bytes(encoding.der(builder.sign(factories.ROOT, hashes.SHA256())))
+    assert lint(tmp_path / "ca.crl")
