@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup zip sbom deploy bench form examples release-contract lock clean
+.PHONY: run test ci nightly setup docs zip sbom deploy bench form examples release-contract lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -15,7 +15,7 @@ test: setup .venv/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 ci: test
-	.venv/bin/tox run -e gateway,browser,clients,interop,adversarial,est,deploy,bench,load,audit
+	.venv/bin/tox run -e docs,gateway,browser,clients,interop,adversarial,est,deploy,bench,load,audit
 
 # The long forms: 200,000 hostile requests, ten minutes of coverage-guided fuzzing (SEED repeats a night's requests),
 # ten minutes of full load; and what asks a service whose answer changes from day to day.
@@ -54,6 +54,11 @@ deploy: setup
 	.venv/bin/certlet openapi --format cloudformation $(OWN) $(WITH_EST) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
 
+# The documentation, into build/site.
+docs: setup .venv/tox
+	.venv/bin/tox run -e docs
+	@echo "Documentation: build/site/index.html"
+
 # All figures, against cfssl and of the zip, into bench/figures.md and build/; BENCH=--short and so on. It needs a
 # quiet machine.
 bench: setup .venv/tox
@@ -81,6 +86,7 @@ lock: .venv/tox
 	$(COMPILE) $(LOCK)/sam.in --output-file $(LOCK)/sam.txt
 	$(COMPILE) $(LOCK)/localstack.in --output-file $(LOCK)/localstack.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/audit.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/audit.txt
+	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/docs.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/docs.txt
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 	$(COMPILE) $(LOCK)/clients.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/clients.txt
 

@@ -51,7 +51,9 @@ def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_profiles_of_the_manual_are_well_formed(tmp_path: Path) -> None:
-    """What docs/profiles.md shows has no faults."""
+    """What docs/how-to/profiles.md shows has no faults."""
     own = tmp_path / "own.yaml"
-    own.write_text((ROOT / "docs" / "profiles.md").read_text().partition("```yaml\n")[2].partition("```")[0])
+    own.write_text(
+        (ROOT / "docs" / "how-to" / "profiles.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    )
     assert [warning.text.partition(":")[0] for warning in profile_lint.lint(own)] == ["server", "peer"]

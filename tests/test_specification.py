@@ -1,4 +1,4 @@
-"""`docs/certificate-specification.md`, line by line: each check has the name of its line."""
+"""`docs/reference/certificate-specification.md`, line by line: each check has the name of its line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.adversarial import der
 from tests.factories import NOW
 from tests.servers import ROOT
 
-TEXT = (ROOT / "docs" / "certificate-specification.md").read_text()
+TEXT = (ROOT / "docs" / "reference" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
 OWN = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
 POLICY = openapi.profiles(openapi.with_overrides(openapi.load(), Source(OWN).data))

@@ -23,9 +23,9 @@ from tests.clients import later
 from tests.servers import API_KEY, Server
 
 HERE = Path(__file__).parent
-# README's commands, by their first words: the document, and each client.
-SECTION = (servers.ROOT / "README.md").read_text().split("\n### Clients\n")[1].split("\n### ")[0]
-COMMANDS = re.findall(r"^\$ (.+)$", SECTION.split("```")[1], re.MULTILINE)
+# The commands of docs/how-to/clients.md, by their first words: the document, and each client.
+PAGE = (servers.ROOT / "docs/how-to/clients.md").read_text()
+COMMANDS = re.findall(r"^\$ (.+)$", PAGE.split("```")[1], re.MULTILINE)
 # The generator brings Jackson along, of the very line that its clients want; Debian has the annotations.
 JAR = Path(openapi_generator_cli.__file__).with_name("openapi-generator.jar")
 ANNOTATIONS = Path("/usr/share/java/geronimo-annotation-1.3-spec.jar")
@@ -82,7 +82,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 
 def print_document(directory: Path) -> None:
-    """README's first command, with the `certlet` of a clone."""
+    """The first command of the page, with the `certlet` of a clone."""
     servers.executable(directory / ".venv/bin/certlet")
     run("sh", "-c", COMMANDS[0], cwd=directory)
 
@@ -97,7 +97,7 @@ def furnish(directory: Path) -> None:
 
 
 def make(name: str, directory: Path) -> str:
-    """Run README's command that makes a client; what the generator said."""
+    """Run the command of the page that makes a client; what the generator said."""
     (command,) = [each for each in COMMANDS if each.startswith(GENERATORS[name])]
     return run("sh", "-c", command, cwd=directory)
 

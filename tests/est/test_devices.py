@@ -209,10 +209,8 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
 
 
 def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
-    """The five lines of the README renew a certificate, put it in its place, and leave the old one if refused."""
-    fenced = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-    (script,), again = (fenced.findall((ROOT / name).read_text()) for name in ("README.md", "docs/est.md"))
-    assert again == [script]
+    """The five lines of docs/how-to/devices.md renew a certificate, put it in its place, and leave the old one if refused."""
+    (script,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/devices.md").read_text(), re.DOTALL)
     assert script.count("\n") == 5
     openssl_request(tmp_path, "device")
     assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200

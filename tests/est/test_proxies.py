@@ -1,4 +1,4 @@
-"""A server of one's own, as docs/serving.md has it: the unit, and nginx and Caddy in front of the command in it."""
+"""A server of one's own, as docs/how-to/systemd.md and nginx.md have it: the unit, and nginx and Caddy in front of the command in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.est.devices import UNTIL_THERE, root
 from tests.servers import API_KEY, ROOT, Server, run
 
 PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
-DOCUMENT = (ROOT / "docs" / "serving.md").read_text()
+DOCUMENT = "".join((ROOT / "docs/how-to" / name).read_text() for name in ("systemd.md", "nginx.md"))
 
 
 def block(language: str) -> str:

@@ -1,4 +1,4 @@
-"""Faults in the midst of load: each has its documented answer (docs/faults.md), and nothing is half-issued.
+"""Faults in the midst of load: each has its documented answer (docs/reference/failure-modes.md), and nothing is half-issued.
 
 Half-issued is a certificate that was handed out, or signed, without an intent in the audit log.
 """
