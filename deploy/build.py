@@ -23,7 +23,7 @@ from cryptography import x509
 from service import openapi
 from service.keystore import ca_directory, revocation_file
 from service.overrides import OverridesError, verify
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.profile_loader import ProfileError
 
 ROOT: Final = Path(__file__).parent.parent
@@ -233,7 +233,7 @@ def main() -> int:
             os.fsencode(passphrase) if passphrase else None,
             options.profiles,
         )
-    except (BuildError, IssuerError, OverridesError, ProfileError, OSError) as error:
+    except (BuildError, CAError, OverridesError, ProfileError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
         return 1
     sys.stdout.writelines(f"{line}\n" for line in told)

@@ -19,13 +19,13 @@ from cryptography.x509.oid import AttributeOID
 from service.audit import Event, Recorder
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation
 from service.pki.certificate import CertificateSpec
-from service.pki.csr import CertificationRequest
-from service.pki.errors import BadCSR, IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
+from service.pki.csr import CertificateSigningRequest
+from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
-from service.pki.revocation import Revoked
+from service.pki.revocation import RevokedCertificate
 from service.pki.weak_keys import DenyList
 
 _T = TypeVar("_T")
@@ -135,18 +135,18 @@ class Authority:
         profiles: IssuancePolicy,
         clock: Callable[[], datetime],
         record: Recorder,
-        revoked: Callable[[], Mapping[int, Revoked]] = dict,
+        revoked: Callable[[], Mapping[int, RevokedCertificate]] = dict,
         parallel_map: Callable[[], MapFunction] = lambda: map,
     ) -> None:
         """Create an authority.
 
         Args:
-            load_ca: returns the CA, or raises `IssuerError`; called for each request, so that a CA that
+            load_ca: returns the CA, or raises `CAError`; called for each request, so that a CA that
                 was not available is tried again.
             profiles: what may be issued.
             clock: the time, UTC.
             record: writes the audit events.
-            revoked: returns what was revoked, by serial number, or raises `IssuerError`; for each CRL, and
+            revoked: returns what was revoked, by serial number, or raises `CAError`; for each CRL, and
                 each renewal.
             parallel_map: returns the function that makes several slow signatures at once.
         """
@@ -156,22 +156,24 @@ class Authority:
         self._record = record
         self._revoked = revoked
         self._parallel_map = parallel_map
-        self._crl: tuple[Issuer, Mapping[int, Revoked], int, x509.CertificateRevocationList] | None = None
+        self._crl: (
+            tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
+        ) = None
 
     def issuer(self) -> Issuer:
-        """The issuer, whether or not it may issue now; raise `IssuerUnavailable` if it cannot be loaded."""
+        """The issuer, whether or not it may issue now; raise `CAUnavailable` if it cannot be loaded."""
         return self._ca().issuer
 
     def _ca(self) -> LoadedCA:
         try:
             return self._load_ca()
-        except IssuerUnavailable:
+        except CAUnavailable:
             raise
-        except IssuerError as error:
-            raise IssuerUnavailable("the CA cannot be loaded") from error
+        except CAError as error:
+            raise CAUnavailable("the CA cannot be loaded") from error
 
     def ready_issuer(self) -> Issuer:
-        """The issuer; raise `IssuerUnavailable` unless it is valid now and for another hour."""
+        """The issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
         issuer = self.issuer()
         evaluation.verify_issuer_lifetime(issuer, self._clock())
         return issuer
@@ -182,19 +184,19 @@ class Authority:
         A clock that goes back does not take it to an older window: that would unlist what was revoked since.
 
         Raises:
-            IssuerUnavailable: the issuer or the list is not available, or the issuer is not valid now.
+            CAUnavailable: the issuer or the list is not available, or the issuer is not valid now.
         """
         issuer, now = self.issuer(), self._clock()
         if not issuer.not_before <= now <= issuer.not_after:
-            raise IssuerUnavailable("the CA's chain is not valid now")
-        window = max(revocation.window(now), self._crl[2] if self._crl else 0)
+            raise CAUnavailable("the CA's chain is not valid now")
+        window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)
         try:
             revoked = self._revoked()
             if self._crl is None or self._crl[:3] != (issuer, revoked, window):
-                builder = revocation.builder(revoked.values(), window, issuer.not_after)
+                builder = revocation.crl_builder(revoked.values(), window, issuer.not_after)
                 self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
-        except (IssuerError, ValueError) as error:  # a ValueError: an entry does not fit into a CRL
-            raise IssuerUnavailable("the list of what was revoked cannot be had or signed") from error
+        except (CAError, ValueError) as error:  # a ValueError: an entry does not fit into a CRL
+            raise CAUnavailable("the list of what was revoked cannot be had or signed") from error
         return self._crl[3]
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
@@ -202,9 +204,9 @@ class Authority:
 
         Raises:
             RequestError: the request cannot be granted, for every reason that it names.
-            NotPermitted: the principal may not have it, or there is none.
-            IssuerError: what the issuer signed does not verify, or there is a fault of our own.
-            IssuerUnavailable: the issuer is not available or not valid, or the audit log cannot be written.
+            Unauthorized: the principal may not have it, or there is none.
+            CAError: what the issuer signed does not verify, or there is a fault of our own.
+            CAUnavailable: the issuer is not available or not valid, or the audit log cannot be written.
         """
         return _result(*self.issue_batch([request]))
 
@@ -212,9 +214,9 @@ class Authority:
         """Issue a certificate in place of the client certificate (PEM) that the caller presents, if it does.
 
         Raises:
-            NotPermitted: it is not one of this CA that may be renewed; or of another profile.
+            Unauthorized: it is not one of this CA that may be renewed; or of another profile.
             RequestError: as `issue`; or its names are not those that would be issued.
-            IssuerError, IssuerUnavailable: as `issue`; or the list of what was revoked is not available.
+            CAError, CAUnavailable: as `issue`; or the list of what was revoked is not available.
         """
         now = self._clock()
         renewal_request = _capture(self._authenticate_renewal, request, client_certificate, now)
@@ -227,15 +229,15 @@ class Authority:
         self, request: IssuanceRequest, pem: bytes | None, now: datetime
     ) -> IssuanceRequest:
         if pem is None:
-            raise NotPermitted(CLIENT_CERTIFICATE_REQUIRED)
-        client_certificate, ca = reenroll.load(pem), self._ca()
+            raise Unauthorized(CLIENT_CERTIFICATE_REQUIRED)
+        client_certificate, ca = reenroll.parse_client_certificate(pem), self._ca()
         try:
             revoked = self._revoked()
-        except IssuerError as error:
-            raise IssuerUnavailable("the list of what was revoked cannot be had") from error
-        reenroll.verify(client_certificate, ca.issuer, revoked, ca.deny_list, now)
-        profile = reenroll.profile(client_certificate, self.profiles, request.profile)
-        name = f"certificate:{encoding.serial(client_certificate.certificate.serial_number)}"
+        except CAError as error:
+            raise CAUnavailable("the list of what was revoked cannot be had") from error
+        reenroll.verify_client_certificate(client_certificate, ca.issuer, revoked, ca.deny_list, now)
+        profile = reenroll.find_profile(client_certificate, self.profiles, request.profile)
+        name = f"certificate:{encoding.format_serial(client_certificate.certificate.serial_number)}"
         principal = Principal(PrincipalKind.CLIENT_CERTIFICATE, name)
         return replace(
             request, profile=profile.name, principal=principal, client_certificate=client_certificate
@@ -291,13 +293,13 @@ class Authority:
         load_ca: Callable[[], LoadedCA],
         now: datetime,
         request: IssuanceRequest,
-        csr: CertificationRequest,
+        csr: CertificateSigningRequest,
     ) -> _Approved:
         principal, key, ca = request.principal, request.idempotency_key, load_ca()
         assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
-        window = None if key is None else idempotency.window(key, now)
+        window = None if key is None else idempotency.replay_window(key, now)
         if request.client_certificate:
-            csr = reenroll.with_presented_subject(request.client_certificate, csr)
+            csr = reenroll.with_subject_spelling_of(request.client_certificate, csr)
         context = IssuanceContext(
             profile=self.profiles.get(request.profile),
             profiles=self.profiles,
@@ -321,7 +323,7 @@ class Authority:
             spec = replace(spec, notes=(*spec.notes, note))
         elif window and ca.serial_secret:
             inputs = _idempotency_inputs(request, csr, ca.issuer, spec)
-            serial_number = idempotency.serial_number(ca.serial_secret, inputs)
+            serial_number = idempotency.derive_serial_number(ca.serial_secret, inputs)
             expires_at = min(window.expires_at, spec.usable_until)
         intent = _intent_event(request, now, spec, serial_number)
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
@@ -329,30 +331,30 @@ class Authority:
     def _refusal_event(
         self, request: IssuanceRequest, now: datetime, error: IssuanceError, parsed: object = None
     ) -> Event:
-        csr = parsed if isinstance(parsed, CertificationRequest) else None
+        csr = parsed if isinstance(parsed, CertificateSigningRequest) else None
         return Event(
             event="refusal",
-            time=encoding.timestamp(now),
+            time=encoding.format_timestamp(now),
             request_id=request.request_id,
             principal=request.principal.name if request.principal else "",
             profile=self.profiles.resolve_name(request.profile),
             names=csr.names if csr else (),
             common_name=csr.common_name if csr else "",
             subject_public_key_sha256=_sha256(csr.subject_public_key_info) if csr else "",
-            reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.reasons),
+            reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.subproblems),
             milliseconds=self._milliseconds(now),
         )
 
     def _milliseconds(self, since: datetime) -> int:
         return max(0, round((self._clock() - since).total_seconds() * 1000))
 
-    def _try_record(self, events: Sequence[Event]) -> IssuerUnavailable | None:
+    def _try_record(self, events: Sequence[Event]) -> CAUnavailable | None:
         """Record events, if there are any; return why that fails, if it does."""
         try:
             if events:
                 self._record(events)
         except OSError as error:
-            unrecorded = IssuerUnavailable("the audit log cannot be written")
+            unrecorded = CAUnavailable("the audit log cannot be written")
             unrecorded.__cause__ = error
             return unrecorded
         return None
@@ -365,19 +367,20 @@ def _capture(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
             return argument
     try:
         return step(*arguments)
-    except IssuerError as error:
+    except CAError as error:
         return error
     except IssuanceError as error:
-        for each in (error, *error.reasons):  # whose tracebacks would keep all of a batch alive, in a circle
-            each.__traceback__ = each.__cause__ = each.__context__ = None
+        # Tracebacks refer to the frames of the whole batch, in a cycle, which would keep it alive.
+        for problem in (error, *error.subproblems):
+            problem.__traceback__ = problem.__cause__ = problem.__context__ = None
         return error
     except Exception as error:  # noqa: BLE001 - one request must not spoil the others
-        unexpected = IssuerError("unexpected")
+        unexpected = CAError("unexpected")
         unexpected.__cause__ = error
         return unexpected
 
 
-def _unless(error: IssuerUnavailable | None, results: list[_T | IssuanceError]) -> list[_T | IssuanceError]:
+def _unless(error: CAUnavailable | None, results: list[_T | IssuanceError]) -> list[_T | IssuanceError]:
     """The results; or, if they could not be recorded, that error in place of each that is none."""
     return [each if isinstance(each, IssuanceError) else error or each for each in results]
 
@@ -388,16 +391,16 @@ def _result(outcome: _T | IssuanceError) -> _T:
     return outcome
 
 
-def _parse_and_verify(request: IssuanceRequest) -> CertificationRequest:
+def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest:
     if request.principal is None:
-        raise NotPermitted(API_KEY_REQUIRED)
-    parsed = csr.load(request.csr)
+        raise Unauthorized(API_KEY_REQUIRED)
+    parsed = csr.parse(request.csr)
     if request.is_est and AttributeOID.CHALLENGE_PASSWORD in parsed.attributes:
         raise BadCSR(CHALLENGE_UNSUPPORTED, "csr")
     return parsed
 
 
-def _why_not_idempotent(ca: LoadedCA, window: idempotency.Window | None) -> str:
+def _why_not_idempotent(ca: LoadedCA, window: idempotency.ReplayWindow | None) -> str:
     """Why a retry gets another certificate; '' if it gets the same."""
     if not ca.serial_secret:
         return "this CA has no serial.key"
@@ -407,7 +410,7 @@ def _why_not_idempotent(ca: LoadedCA, window: idempotency.Window | None) -> str:
 
 
 def _idempotency_inputs(
-    request: IssuanceRequest, csr: CertificationRequest, issuer: Issuer, spec: CertificateSpec
+    request: IssuanceRequest, csr: CertificateSigningRequest, issuer: Issuer, spec: CertificateSpec
 ) -> tuple[bytes, ...]:
     """Caller, request and issuer, and all that the certificate will hold but its serial number."""
     principal = request.principal
@@ -433,17 +436,17 @@ def _intent_event(
 ) -> Event:
     return Event(
         event="intent",
-        time=encoding.timestamp(now),
+        time=encoding.format_timestamp(now),
         request_id=request.request_id,
         principal=request.principal.name if request.principal else "",
         profile=spec.profile.name,
-        serial_number=encoding.serial(serial_number),
+        serial_number=encoding.format_serial(serial_number),
         names=tuple(map(str, spec.names)),
         common_name=spec.common_name,
         subject_public_key_sha256=_sha256(spec.subject_public_key_info),
         template_sha256=spec.digest.hex(),
-        not_before=encoding.timestamp(spec.not_before),
-        not_after=encoding.timestamp(spec.not_after),
+        not_before=encoding.format_timestamp(spec.not_before),
+        not_after=encoding.format_timestamp(spec.not_after),
     )
 
 

@@ -18,8 +18,8 @@ import awsgi
 from service import audit, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, revocation_file
-from service.pki.encoding import timestamp
-from service.pki.errors import IssuerError, IssuerUnavailable
+from service.pki.encoding import format_timestamp
+from service.pki.errors import CAError, CAUnavailable
 from service.settings import KeySource, Settings
 from service.web import app, authorizer
 
@@ -55,18 +55,18 @@ def prepare() -> None:
 
     Raises:
         SettingsError, ProfileError, OverridesError, OSError: as `handler`.
-        IssuerError: the CA cannot be loaded, or a certificate of its chain has ended.
+        CAError: the CA cannot be loaded, or a certificate of its chain has ended.
     """
     _application()
     try:
         if (end := _ca().load().issuer.not_after) < datetime.now(UTC):  # it never passes
-            ended = f"the CA's chain ended at {timestamp(end)}"
-            raise IssuerError(f"{ended}: make another CA (certlet rollover or init)")
-    except IssuerUnavailable as error:  # it may pass: each request tries again, and is 503 until then
+            ended = f"the CA's chain ended at {format_timestamp(end)}"
+            raise CAError(f"{ended}: make another CA (certlet rollover or init)")
+    except CAUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:
         revocation_file.revoked(_settings().ca)  # seconds, if it is long
-    except IssuerError as error:  # as above, for the requests that need it
+    except CAError as error:  # as above, for the requests that need it
         _log.warning("%s", error.detail)
     gc.collect()
     gc.freeze()  # what is here by now stays: no later collection has to look through it

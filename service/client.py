@@ -21,7 +21,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, make_headers
 from urllib3.exceptions import HTTPError, InsecureRequestWarning, ProtocolError
 from urllib3.util import parse_url
 
-from service.pki.errors import printable
+from service.pki.errors import escape_controls
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
@@ -180,7 +180,7 @@ def _ask(  # noqa: PLR0913 - each is a property of an operation
     try:
         problem = _format_problem(json.loads(data))
     except (ValueError, KeyError, TypeError, AttributeError):
-        problem = printable(f"the server answered {response.status} {response.reason}")
+        problem = escape_controls(f"the server answered {response.status} {response.reason}")
     hint = f"\n  is {url} the service's base URL, with its stage if it has one?"
     raise ClientError(problem + (hint if response.status == HTTPStatus.NOT_FOUND else ""))
 
@@ -302,4 +302,4 @@ def _format_problem(problem: Any) -> str:  # noqa: ANN401 - JSON
     where = f", {reasons[0][0]}" if len(reasons) == 1 and reasons[0][0] else ""
     lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']}{where})"]
     lines += [f"  {field}: {detail}" for field, detail in reasons] if len(reasons) > 1 else []
-    return "\n".join(map(printable, lines))  # a line of ours is none of the server's making
+    return "\n".join(map(escape_controls, lines))  # a line of ours is none of the server's making

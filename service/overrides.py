@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from service.pki.errors import printable, quoted
-from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileFault
+from service.pki.errors import escape_controls, quote
+from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileViolation
 
 _MAX_VALUES: Final = 100_000  # aliases repeat values: a few lines can stand for billions
 _TAG: Final = "tag:yaml.org,2002:"
@@ -51,7 +51,7 @@ class Source:
             self.data: Any = None if root is None else self._value(root, ())
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            detail = printable(" ".join(str(error).split()))[:200]
+            detail = escape_controls(" ".join(str(error).split()))[:200]
             raise OverridesError([(mark.line + 1 if mark else 1, f"not YAML: {detail}")]) from error
         except RecursionError as error:
             raise OverridesError([(1, "nested too deeply")]) from error
@@ -77,7 +77,7 @@ class Source:
         if self._values > _MAX_VALUES:
             raise OverridesError([(line, "aliases repeat too much")])
         if tag not in _JSON_TAGS:
-            raise OverridesError([(line, f"{quoted(tag)} is not a type of JSON")])
+            raise OverridesError([(line, f"{quote(tag)} is not a type of JSON")])
         if node.id == "sequence":
             return [self._value(child, (*path, index)) for index, child in enumerate(node.value)]
         if node.id == "mapping":
@@ -85,7 +85,7 @@ class Source:
         try:
             return self._constructor.construct_object(node)
         except (LookupError, ValueError) as error:
-            raise OverridesError([(line, f"{quoted(node.value)} is not of the type {tag}")]) from error
+            raise OverridesError([(line, f"{quote(node.value)} is not of the type {tag}")]) from error
 
     def _mapping(self, node: Any, path: JSONPath, members: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
         """Add the members of a mapping, then those that it merges (`<<`, YAML 1.1) and does not have."""
@@ -97,7 +97,7 @@ class Source:
                 continue
             name, line = str(key.value), key.start_mark.line + 1
             if name in names:
-                self.duplicates.add((line, f"duplicate key {quoted(name)}"))
+                self.duplicates.add((line, f"duplicate key {quote(name)}"))
             names.add(name)
             if name not in members:
                 self.lines[*path, name] = line
@@ -148,20 +148,20 @@ def verify(policy: object) -> None:
         raise ProfileError(sorted(faults, key=str))
 
 
-def _faults(error: Any) -> Iterator[ProfileFault]:  # noqa: ANN401 - jsonschema's errors are not typed
+def _faults(error: Any) -> Iterator[ProfileViolation]:  # noqa: ANN401 - jsonschema's errors are not typed
     """An error of the schema as faults; a subschema's title says what it expects."""
     path, value, schema = tuple(error.absolute_path), error.instance, error.schema
     if error.validator == "additionalProperties":
         known = schema["properties"]
         for name in value.keys() - known.keys():
-            yield ProfileFault((*path, name), f"unknown key; known: {', '.join(known)}")
+            yield ProfileViolation((*path, name), f"unknown key; known: {', '.join(known)}")
     elif error.validator == "required":
         missing = (name for name in error.validator_value if name not in value)
-        yield ProfileFault(path, f"{', '.join(missing)} missing")
+        yield ProfileViolation(path, f"{', '.join(missing)} missing")
     elif error.validator == "uniqueItems":
-        yield ProfileFault(path, "an entry is listed twice")
+        yield ProfileViolation(path, "an entry is listed twice")
     else:
         if "propertyNames" in error.absolute_schema_path:
             path = (*path, value)
-        shown = f"{quoted(str(value))}: " if isinstance(value, str | int | float) else ""
-        yield ProfileFault(path, f"{shown}expected {schema.get('title') or _TYPES[schema['type']]}")
+        shown = f"{quote(str(value))}: " if isinstance(value, str | int | float) else ""
+        yield ProfileViolation(path, f"{shown}expected {schema.get('title') or _TYPES[schema['type']]}")

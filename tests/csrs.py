@@ -20,7 +20,7 @@ FAST_KINDS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 @functools.cache
 def key(kind: str = "p-256") -> CertificateIssuerPrivateKeyTypes:
     """One private key of each kind, made once in a test run."""
-    return keys.generate(kind)
+    return keys.generate_private_key(kind)
 
 
 def general_name(text: str) -> x509.GeneralName:

@@ -283,7 +283,7 @@ def _described(loaded: Any) -> list[str] | str:
 
 def _certificate(certificate: x509.Certificate) -> str:
     """All that it holds, but for times, the serial number, and the CA's keys; and how long it is valid."""
-    text = _IN_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.text(certificate))
+    text = _IN_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
     if "CA:TRUE" in text:
         text = _CA_KEY.sub(r"\1 …", text)
     span = certificate.not_valid_after_utc - certificate.not_valid_before_utc

@@ -143,7 +143,7 @@ def evaluate(
     request: x509.CertificateSigningRequest, issuance_context: IssuanceContext | None = None
 ) -> CertificateSpec:
     """What would be issued for a request."""
-    loaded = csr.load(request.public_bytes(Encoding.DER))
+    loaded = csr.parse(request.public_bytes(Encoding.DER))
     return evaluation.evaluate(loaded, issuance_context or context())
 
 
@@ -172,4 +172,4 @@ def order(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequ
 
 def codes(error: object) -> Sequence[tuple[str, str]]:
     """Code and field of each reason of a refusal."""
-    return [(each.code, each.field) for each in getattr(error, "reasons", ())]
+    return [(each.code, each.field) for each in getattr(error, "subproblems", ())]

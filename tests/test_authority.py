@@ -18,7 +18,7 @@ from service import audit
 from service.audit import Event
 from service.authority import LoadedCA
 from service.pki import encoding
-from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable
+from service.pki.errors import CAError, CAUnavailable, IssuanceError
 from tests import csrs, factories, servers
 from tests.factories import NOW, Log, order
 
@@ -31,7 +31,11 @@ def test_a_certificate_and_its_record() -> None:
     issued = factories.authority(log).issue(order(GOOD))
     assert log.kinds() == ["intent", "result"]
     intent, result = log
-    assert intent.serial_number == result.serial_number == encoding.serial(issued.certificate.serial_number)
+    assert (
+        intent.serial_number
+        == result.serial_number
+        == encoding.format_serial(issued.certificate.serial_number)
+    )
     assert intent.fingerprint_sha256 == ""
     assert result.fingerprint_sha256 == encoding.fingerprint(issued.certificate)
     assert result.names == ("dns:a.example.com",)
@@ -65,7 +69,7 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
         factories.authority(log).issue(order(csr, profile))
     assert refusal.value.code == code
     assert log.kinds() == ["refusal"]
-    assert len(log[0].reasons) == len(refusal.value.reasons)
+    assert len(log[0].reasons) == len(refusal.value.subproblems)
 
 
 def test_a_refusal_says_of_whom_and_of_what() -> None:
@@ -88,9 +92,9 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
 
 def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
-    answers = [IssuerUnavailable("the disk is gone"), LoadedCA(factories.issuer())]
+    answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.issuer())]
     authority = factories.authority(load_ca=Mock(side_effect=answers))
-    with pytest.raises(IssuerUnavailable):
+    with pytest.raises(CAUnavailable):
         authority.issue(order(GOOD))
     assert authority.issue(order(GOOD)).certificate
 
@@ -100,7 +104,7 @@ def test_readiness_follows_the_clock() -> None:
     issuer = factories.issuer()
     assert factories.authority(now=issuer.not_after - timedelta(hours=1), of=issuer).ready_issuer()
     for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
-        with pytest.raises(IssuerUnavailable):
+        with pytest.raises(CAUnavailable):
             factories.authority(now=moment, of=issuer).ready_issuer()
 
 
@@ -190,12 +194,12 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     assert all(json.loads(line)["event"] == "intent" for line in lines)
 
 
-@pytest.mark.parametrize("fault", [IssuerError("no signature"), RuntimeError("a bug")])
+@pytest.mark.parametrize("fault", [CAError("no signature"), RuntimeError("a bug")])
 def test_a_fault_of_ours_is_an_issuer_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded as an intent without a result, and keeps its cause for the log."""
     issuer, log = factories.issuer(), Log()
     monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
-    with pytest.raises(IssuerError) as error:
+    with pytest.raises(CAError) as error:
         factories.authority(log, of=issuer).issue(order(GOOD))
     assert fault in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.keystore import revocation_file
 from service.pki import encoding
-from service.pki.revocation import Revoked
+from service.pki.revocation import RevokedCertificate
 from tests import csrs, factories
 from tests.assertions import problem
 from tests.servers import Server, certlet, run, serving
@@ -80,7 +80,7 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert b"Warning" not in done.stdout
     other = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
-    assert not certlet("revoke", encoding.serial(other.serial_number), cwd=tmp_path).returncode
+    assert not certlet("revoke", encoding.format_serial(other.serial_number), cwd=tmp_path).returncode
     assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
     backdated(tmp_path / "ca")
     with serving(tmp_path, "--profiles", "own.yaml") as server:
@@ -131,7 +131,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:
     """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
-    (tmp_path / "other.pem").write_text(encoding.pem([factories.issuer().certificate]))
+    (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
@@ -165,7 +165,7 @@ def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
     """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
     (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEAD)
     now = datetime.now(UTC).replace(microsecond=0)
-    entries = [Revoked(number, now) for number in range(1, 41)]
+    entries = [RevokedCertificate(number, now) for number in range(1, 41)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(functools.partial(revocation_file.add_revoked, tmp_path, record=lambda: None), entries))
     assert revocation_file.revoked(tmp_path) == {each.serial_number: each for each in entries}
@@ -204,10 +204,13 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
     """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
     now = datetime.now(UTC)
     yesterday = now - timedelta(days=1)
-    revoked = [Revoked(7, yesterday, x509.ReasonFlags.superseded), Revoked(8, yesterday)]
+    revoked = [
+        RevokedCertificate(7, yesterday, x509.ReasonFlags.superseded),
+        RevokedCertificate(8, yesterday),
+    ]
     listed = {each.serial_number: each for each in revoked[:entries]}
     made = factories.authority(of=factories.issuer(kind), now=now, revoked=lambda: listed)
-    (tmp_path / "ca.crl").write_bytes(encoding.der(made.crl()))
+    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(made.crl()))
     assert lint(tmp_path / "ca.crl") == []
 
 
@@ -215,5 +218,5 @@ def test_pkilint_would_find_something(tmp_path: Path) -> None:
     """The negative twin: a list without a number and the CA's identifier is found."""
     now = datetime.now(UTC).replace(tzinfo=None)
     builder = x509.CertificateRevocationListBuilder(factories.name("Naive"), now, now + timedelta(days=1))
-    (tmp_path / "ca.crl").write_bytes(encoding.der(builder.sign(factories.ROOT, hashes.SHA256())))
+    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(builder.sign(factories.ROOT, hashes.SHA256())))
     assert lint(tmp_path / "ca.crl")

@@ -18,7 +18,7 @@ from service import aws_lambda
 from service.audit import Event
 from service.authority import IssuedCertificate, MapFunction
 from service.pki.csr import MAX_DER_BYTES
-from service.pki.errors import BadCSR, IssuerUnavailable
+from service.pki.errors import BadCSR, CAUnavailable
 from service.pki.issuer import Issuer
 from service.web import operations
 from tests import csrs, factories, servers
@@ -217,9 +217,9 @@ def test_a_deadline_leaves_the_rest_to_a_retry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("unwritten", "signed", "outcomes"),
     [
-        ("intent", 0, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
-        ("result", 2, [IssuerUnavailable, BadCSR, IssuerUnavailable]),
-        ("refusal", 2, [IssuedCertificate, IssuerUnavailable, IssuedCertificate]),
+        ("intent", 0, [CAUnavailable, BadCSR, CAUnavailable]),
+        ("result", 2, [CAUnavailable, BadCSR, CAUnavailable]),
+        ("refusal", 2, [IssuedCertificate, CAUnavailable, IssuedCertificate]),
         ("nothing", 2, [IssuedCertificate, BadCSR, IssuedCertificate]),
     ],
 )

@@ -22,9 +22,9 @@ from service import openapi
 from service.authority import Principal, PrincipalKind
 from service.overrides import Source
 from service.pki import csr, keys
-from service.pki.csr import CertificationRequest
+from service.pki.csr import CertificateSigningRequest
 from service.pki.issuer import Issuer
-from service.pki.profile import ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
+from service.pki.profile import SUBJECT_ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
 from tests import csrs, factories
 from tests.adversarial import der
 from tests.factories import NOW
@@ -43,7 +43,7 @@ class Case:
     """A certificate, and all that it came from."""
 
     certificate: x509.Certificate
-    request: CertificationRequest
+    request: CertificateSigningRequest
     profile: Profile
     issuer: Issuer
     asked: RequestedValidity
@@ -119,8 +119,8 @@ def outlive(case: Case) -> None:
 
 def subject(case: Case) -> None:
     held = [(each.oid, str(each.value)) for each in case.certificate.subject]
-    fixed = [(ATTRIBUTES[name][0], text) for name, text in case.profile.fixed_attributes]
-    allowed = {ATTRIBUTES[name][0] for name in case.profile.allowed_attributes}
+    fixed = [(SUBJECT_ATTRIBUTES[name][0], text) for name, text in case.profile.fixed_attributes]
+    allowed = {SUBJECT_ATTRIBUTES[name][0] for name in case.profile.allowed_attributes}
     assert set(fixed) <= set(held)
     assert held or case.get(x509.SubjectAlternativeName)
     for oid, text in held:
@@ -317,7 +317,7 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 @functools.cache
 def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     """A certificate by a whole authority."""
-    loaded = csr.load(csrs.der(REQUESTS[request]))
+    loaded = csr.parse(csrs.der(REQUESTS[request]))
     of, wanted, chosen = factories.issuer(ca), ASKED[asked], POLICY.get(profile)
     wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")

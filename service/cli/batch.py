@@ -59,7 +59,7 @@ def read_request(path: Path) -> str:
             data = file.read(size)
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
-    if csr.holds_private_key(data):
+    if csr.contains_private_key(data):
         raise CommandError(
             f"{path}: it holds a private key, so nothing of it was sent: give the request alone"
         )
@@ -108,8 +108,8 @@ class BatchSigner:
             atomic_write.verify_writable(target)
             if overwrite or not target.exists():
                 return path, request
-            certificate = certificate_reader.load_pem(target.read_bytes())
-            if certificate.public_key() == csr.load(request.csr.encode("utf-8", "replace")).public_key:
+            certificate = certificate_reader.parse_pem(target.read_bytes())
+            if certificate.public_key() == csr.parse(request.csr.encode("utf-8", "replace")).public_key:
                 if certificate.not_valid_after_utc < datetime.now(UTC):
                     return path, request
                 self.tally.skipped += 1

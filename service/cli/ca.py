@@ -33,7 +33,7 @@ from service.settings import AUDIT_LOG, CA_PASSPHRASE
     "--name",
     metavar="NAME",
     default="Certlet",
-    help=f"Begin the names of both CAs with this, at most {hierarchy.MAX_NAME} characters.",
+    help=f"Begin the names of both CAs with this, at most {hierarchy.MAX_NAME_CHARS} characters.",
 )
 @click.option(
     "--permit-dns",
@@ -153,32 +153,33 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
     options.require_ca(ca)
     revoked = _issued_by(ca, Path(certificate)) if Path(certificate).is_file() else None
     try:
-        number = revoked.serial_number if revoked else revocation.serial_number(certificate)
+        number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
     now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.chain(ca)
     if now > min(each.not_valid_after_utc for each in (signing, *above)):  # there would be no CRL at all
-        raise CommandError(f"it is {encoding.timestamp(now)} by this clock, after the CA's end")
+        raise CommandError(f"it is {encoding.format_timestamp(now)} by this clock, after the CA's end")
     event = audit.Event(
         event="revocation",
-        time=encoding.timestamp(now),
+        time=encoding.format_timestamp(now),
         request_id="",
         principal=_principal(),
         profile="",
-        serial_number=encoding.serial(number),
+        serial_number=encoding.format_serial(number),
         reasons=(reason,) if reason else (),
     )
     record: Callable[[], None] = partial(warn, audit.line(event).decode().rstrip())
     if audit_log:
         record = partial(audit.to_descriptor(audit.open_log(audit_log, create=False)), [event])
-    entry = revocation.Revoked(number, now, revocation.REASONS[reason] if reason else None)
+    entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
     revocation_file.add_revoked(ca, entry, record)
-    listed = encoding.timestamp(now + revocation.WINDOW)
-    say(f"Revoked {encoding.serial(number)} in {ca / revocation_file.REVOKED}; in GET /ca.crl by {listed},")
+    listed = encoding.format_timestamp(now + revocation.WINDOW)
+    file = ca / revocation_file.REVOKED
+    say(f"Revoked {encoding.format_serial(number)} in {file}; in GET /ca.crl by {listed},")
     say("if that is the file that is served: on AWS, make and deploy the zip again.")
     if revoked and (why := _why_nobody_learns(ca, revoked)):
         say(f"Warning   {why}: who verifies it never learns of it,")
-        say(f"          until it ends at {encoding.timestamp(revoked.not_valid_after_utc)}.")
+        say(f"          until it ends at {encoding.format_timestamp(revoked.not_valid_after_utc)}.")
 
 
 def _principal() -> str:
@@ -193,7 +194,7 @@ def _principal() -> str:
 def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
     data, what = path.read_bytes(), f"{path} is no certificate of the CA in {ca}"
-    load = certificate_reader.load_der if pem.is_der(data) else certificate_reader.load_pem
+    load = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
     try:
         certificate = load(data)
     except ValueError as error:

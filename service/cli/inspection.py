@@ -52,7 +52,7 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     oids = [extension.oid for extension in _try_or(lambda: request.extensions, None) or ()]
     facts = (
         ("Subject", _subject(request.subject)),
-        ("Names", ", ".join(map(names.shown, sans)) or "(none)"),
+        ("Names", ", ".join(map(names.describe, sans)) or "(none)"),
         ("Key", _key(request)),
         ("Asks for", ", ".join(encoding.oid_name(oid) for oid in oids if oid != _SAN)),
     )
@@ -60,9 +60,9 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     return _inspection(
         "Request",
         facts,
-        warning if csr.holds_private_key(file) else "",
-        _refusal(csr.load, der),
-        *[_refusal(names.load, san, "") for san in sans if type(san) in names.KINDS],
+        warning if csr.contains_private_key(file) else "",
+        _refusal(csr.parse, der),
+        *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
         _key_mismatch(request, key),
     )
 
@@ -114,15 +114,15 @@ def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     left = f" ({_span(end - now)} left)" if end > now else ""
     usage = _value(certificate, x509.ExtendedKeyUsage)
-    sans = ", ".join(map(names.shown, _value(certificate, x509.SubjectAlternativeName) or ()))
+    sans = ", ".join(map(names.describe, _value(certificate, x509.SubjectAlternativeName) or ()))
     return (
         ("Subject", _subject(certificate.subject)),
         ("Names", sans or ("" if _is_ca(certificate) else "(none)")),
         ("Issuer", _subject(certificate.issuer)),
-        ("Valid", f"{encoding.timestamp(start)} to {encoding.timestamp(end)}{left}"),
+        ("Valid", f"{encoding.format_timestamp(start)} to {encoding.format_timestamp(end)}{left}"),
         ("Key", _key(certificate)),
         ("For", ", ".join(_USES.get(each, each.dotted_string) for each in usage or ())),
-        ("Serial", encoding.serial(certificate.serial_number)),
+        ("Serial", encoding.format_serial(certificate.serial_number)),
         ("SHA-256", encoding.fingerprint(certificate)),
     )
 
@@ -235,7 +235,7 @@ def _subject(name: x509.Name) -> str:
 def _key(owner: _Owner) -> str:
     """The kind of key, or what its algorithm is called if it is of no kind that is certified."""
     algorithm: x509.ObjectIdentifier = owner.public_key_algorithm_oid  # type: ignore[union-attr]  # not in the stubs
-    return _try_or(lambda: keys.describe(owner.public_key()), "") or encoding.oid_name(algorithm)
+    return _try_or(lambda: keys.describe_key(owner.public_key()), "") or encoding.oid_name(algorithm)
 
 
 def _try_or(read: Callable[[], _T], otherwise: _T) -> _T:

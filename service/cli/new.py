@@ -28,9 +28,8 @@ from service.cli import options
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say, warn
 from service.pki import certificate_reader, encoding, keys
-from service.pki.errors import RejectedIdentifier, quoted
-from service.pki.names import Name, NameKind
-from service.pki.names import load as load_name
+from service.pki.errors import RejectedIdentifier, quote
+from service.pki.names import Identifier, IdentifierKind, parse_general_name
 
 P12_PASSWORD: Final = "CERTLET_P12_PASSWORD"  # noqa: S105 - the variable's name, not its value
 
@@ -38,37 +37,37 @@ _MAX_COMMON_NAME: Final = 64  # RFC 5280 A.1: ub-common-name
 _LIKE_URI: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|urn:", re.IGNORECASE)
 
 
-def _parse_name(text: str) -> Name:
+def _parse_name(text: str) -> Identifier:
     """One name, of the kind that it looks like, or that the text says before it."""
     kind, colon, rest = text.partition(":")
-    if not (colon and kind.lower() in set(NameKind)):
+    if not (colon and kind.lower() in set(IdentifierKind)):
         kind, rest = _kind(text), text
     try:
-        match NameKind(kind.lower()):
-            case NameKind.IP:
+        match IdentifierKind(kind.lower()):
+            case IdentifierKind.IP:
                 general: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(rest))
-            case NameKind.EMAIL:
+            case IdentifierKind.EMAIL:
                 general = x509.RFC822Name(rest)
-            case NameKind.URI:
+            case IdentifierKind.URI:
                 general = x509.UniformResourceIdentifier(rest)
-            case NameKind.DNS:
+            case IdentifierKind.DNS:
                 general = x509.DNSName(_a_labels(rest))
-        return load_name(general, "")
+        return parse_general_name(general, "")
     except RejectedIdentifier as error:
         raise ValueError(str(error)) from error
     except ValueError as error:  # of which idna's own errors are a kind
-        raise ValueError(f"{quoted(rest)} is no name of the kind {kind}") from error
+        raise ValueError(f"{quote(rest)} is no name of the kind {kind}") from error
 
 
-def _kind(text: str) -> NameKind:
+def _kind(text: str) -> IdentifierKind:
     if _LIKE_URI.match(text):
-        return NameKind.URI
+        return IdentifierKind.URI
     if "@" in text:
-        return NameKind.EMAIL
+        return IdentifierKind.EMAIL
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(text)
-        return NameKind.IP
-    return NameKind.DNS
+        return IdentifierKind.IP
+    return IdentifierKind.DNS
 
 
 def _a_labels(text: str) -> str:
@@ -97,7 +96,7 @@ def _a_labels(text: str) -> str:
 @options.service_options
 def new(
     *,
-    names: tuple[Name, ...],
+    names: tuple[Identifier, ...],
     key_type: str,
     out: str | None,
     p12: Path | None,
@@ -124,7 +123,7 @@ def new(
         if file:
             atomic_write.verify_writable(file)
     api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
-    key = keys.generate(key_type)
+    key = keys.generate_private_key(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("no PKCS#12 can be made of an ML-DSA key: leave --p12 out")
     password = _p12_password() if p12 else b""
@@ -136,7 +135,7 @@ def new(
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
         signed = client.sign(url, api_key, sign_request)
         certificates = read(signed, key)
-        write(path, encoding.pem(certificates).encode(), 0o644)
+        write(path, encoding.encode_pem(certificates).encode(), 0o644)
         if p12:
             p12_key = cast("pkcs12.PKCS12PrivateKeyTypes", key)
             name, encryption = names[0].value.encode(), BestAvailableEncryption(password)
@@ -145,19 +144,19 @@ def new(
     for note in signed.notes:
         warn(f"note: {note}")
     say(f"Key       {key_path}")
-    say(f"Signed    {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
+    say(f"Signed    {path}, until {encoding.format_timestamp(certificates[0].not_valid_after_utc)}")
     if p12:
         say(f"PKCS#12   {p12}")
 
 
-def _subject(names: Sequence[Name]) -> x509.Name:
+def _subject(names: Sequence[Identifier]) -> x509.Name:
     """The first DNS name as the common name, if it is one and fits; else no subject."""
-    first = next((name.value for name in names if name.kind is NameKind.DNS), "")
+    first = next((name.value for name in names if name.kind is IdentifierKind.DNS), "")
     fits = 0 < len(first) <= _MAX_COMMON_NAME
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, first)] if fits else [])
 
 
-def _stem(out: str | None, first: Name) -> Path:
+def _stem(out: str | None, first: Identifier) -> Path:
     """The path of the files without their suffixes."""
     if out and not (out.endswith("/") or Path(out).is_dir()):
         stem = Path(out)
@@ -182,7 +181,7 @@ def request(
 def read(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -> list[x509.Certificate]:
     """The certificate that came back, its chain after it; CommandError if it is not for the key."""
     try:
-        certificates = certificate_reader.load_pem_chain(signed.pem.encode())
+        certificates = certificate_reader.parse_pem_chain(signed.pem.encode())
         is_ours = certificates[0].public_key() == key.public_key()
     except Exception as error:  # the library has no common class for what malformed bytes raise
         raise CommandError("the certificate that the service sent cannot be read") from error

@@ -45,7 +45,7 @@ _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 class _KeyType(click.Choice[str]):
-    """A type of key, as `keys.generate` takes it; `p256` and `RSA2048` are understood too."""
+    """A type of key, as `keys.generate_private_key` takes it; `p256` and `RSA2048` are understood too."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read a value from the arguments."""
@@ -213,7 +213,7 @@ def read_secret(variable: str) -> bytes | None:
 
 
 def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:
-    """A private key, whose passphrase is in an environment variable; IssuerError if it cannot be read.
+    """A private key, whose passphrase is in an environment variable; CAError if it cannot be read.
 
     Warns if others can read it, too.
     """

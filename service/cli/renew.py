@@ -108,9 +108,9 @@ def renew(
                         mode = stat.S_IMODE(key_path.stat().st_mode)
                         data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
                         write(key_path, data, mode)
-                    write(target, encoding.pem(certificates).encode(), 0o644)
+                    write(target, encoding.encode_pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
-            say(f"Renewed   {path}, until {encoding.timestamp(certificates[0].not_valid_after_utc)}")
+            say(f"Renewed   {path}, until {encoding.format_timestamp(certificates[0].not_valid_after_utc)}")
         except OSError as error:
             warn(f"certlet: {path}: {os_error(error, path)}")
             failed = True
@@ -129,10 +129,10 @@ def _target(path: Path) -> Path:
 
 def _certificate(path: Path) -> x509.Certificate:
     data = path.read_bytes()
-    if csr.holds_private_key(data):
+    if csr.contains_private_key(data):
         raise CommandError("it holds a private key too, which would be lost: give them files of their own")
     try:
-        return certificate_reader.load_pem(data)
+        return certificate_reader.parse_pem(data)
     except ValueError as error:
         raise CommandError(str(error)) from error
 
@@ -200,7 +200,7 @@ def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateK
     """A new key of the same kind and size."""
     if isinstance(key, rsa.RSAPrivateKey):
         return rsa.generate_private_key(65537, key.key_size)
-    return keys.generate(keys.describe(key.public_key()))
+    return keys.generate_private_key(keys.describe_key(key.public_key()))
 
 
 def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:

@@ -190,7 +190,7 @@ def _tls(settings: SimpleNamespace, document: openapi.Document, stack: ExitStack
 def _verify_pair(certificate: Path, key: Path) -> None:
     """Whether the operator's files are a certificate and its key, told in words that OpenSSL has not."""
     try:
-        public_key = certificate_reader.load_pem(_read("--tls-cert", certificate)).public_key()
+        public_key = certificate_reader.parse_pem(_read("--tls-cert", certificate)).public_key()
     except ValueError as error:
         raise CommandError(f"--tls-cert {certificate}: {error}") from error
     data = _read("--tls-key", key)

@@ -21,7 +21,7 @@ from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, say
 from service.pki import certificate_reader, csr, encoding, pem
-from service.pki.errors import library_error
+from service.pki.errors import describe_error
 
 _MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
 _MAX_CERTIFICATES: Final = 300  # each may be compared with each
@@ -29,7 +29,7 @@ _MAX_CERTIFICATES: Final = 300  # each may be compared with each
 # RFC 7468 5 and 8, and OpenSSL's older names.
 _CERTIFICATE_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
 _PKCS7_LABELS: Final = ("PKCS7", "CMS")
-_LABELS: Final = ("", *pem.REQUEST_LABELS, *_CERTIFICATE_LABELS, *_PKCS7_LABELS)
+_LABELS: Final = ("", *pem.CSR_LABELS, *_CERTIFICATE_LABELS, *_PKCS7_LABELS)
 
 
 @click.command(epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
@@ -70,21 +70,21 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
     _verify_blocks(path, data, blocks)
     inspections: list[Inspection] = []
     certificates: list[x509.Certificate] = []
-    load_certificate = partial(certificate_reader.load_der, whole=False)
+    load_certificate = partial(certificate_reader.parse_der, whole=False)
     for number, block in enumerate(blocks, 1):
         der = block.der or b""
         label = block.label or _guess_label(der)
         try:
-            if label in pem.REQUEST_LABELS:
+            if label in pem.CSR_LABELS:
                 inspections.append(inspection.inspect_csr(der, data, key))
             elif label in _CERTIFICATE_LABELS:
                 certificates.append(load_certificate(der))
             else:  # a set without order (RFC 5652 5.1)
-                unordered = map(encoding.der, pkcs7.load_der_pkcs7_certificates(der))
+                unordered = map(encoding.encode_der, pkcs7.load_der_pkcs7_certificates(der))
                 certificates += inspection.sort_chain([*map(load_certificate, unordered)])
         except Exception as error:  # the library has no common class for what malformed bytes raise
             place = f"{path}: the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
-            message = f"{place} holds no request and no certificate that can be read: {library_error(error)}"
+            message = f"{place} holds no request and no certificate that can be read: {describe_error(error)}"
             raise CommandError(message) from error
     if not inspections and not certificates:
         raise CommandError(f"{path} holds no request and no certificate")
@@ -99,7 +99,7 @@ def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None
         if block.label and block.der is None:
             which = f"the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else "the PEM block"
             raise CommandError(f"{path}: {which} is damaged: its base64 or its END line is wrong")
-    if not any(block.label for block in blocks) and (csr.holds_private_key(data) or _is_private_key(data)):
+    if not any(block.label for block in blocks) and (csr.contains_private_key(data) or _is_private_key(data)):
         hint = "give it with --key-file, beside its request or certificate"
         raise CommandError(f"{path}: it holds a private key alone: {hint}")
 
@@ -116,7 +116,7 @@ def _is_private_key(der: bytes) -> bool:
 
 def _guess_label(der: bytes) -> str:
     for label, load in (
-        (pem.REQUEST_LABELS[0], x509.load_der_x509_csr),
+        (pem.CSR_LABELS[0], x509.load_der_x509_csr),
         (_CERTIFICATE_LABELS[0], x509.load_der_x509_certificate),
     ):
         with contextlib.suppress(ValueError):

@@ -86,7 +86,7 @@ def _verify_out(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         return
     existing = out.read_bytes()
-    if b"BEGIN CERTIFICATE-----" not in existing or csr.holds_private_key(existing):
+    if b"BEGIN CERTIFICATE-----" not in existing or csr.contains_private_key(existing):
         raise CommandError(f"{out} is there already, and holds no certificate alone; nothing was changed")
     if not overwrite:
         raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")

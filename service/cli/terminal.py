@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from service.pki.errors import printable
+from service.pki.errors import escape_controls
 
 
 class CommandError(click.ClickException):
@@ -37,4 +37,4 @@ def os_error(error: OSError, path: Path | None = None) -> str:
 
 def _echo(line: str, *, err: bool) -> None:
     encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
-    click.echo(printable(line).encode(encoding, "backslashreplace").decode(encoding), err=err)
+    click.echo(escape_controls(line).encode(encoding, "backslashreplace").decode(encoding), err=err)

@@ -65,13 +65,13 @@ def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")
     name = f"certlet-{digest[:8]}"
     say(f"Root      {root.subject.rfc4514_string()}")
-    say(f"Until     {encoding.timestamp(root.not_valid_after_utc)}")
+    say(f"Until     {encoding.format_timestamp(root.not_valid_after_utc)}")
     say(f"SHA-256   {digest}")
     if not (ca or sha256):
         say("Warning   whoever answers there said so: ask who runs the CA (certlet trust --ca DIR)")
     say("Get it, and compare")
     if ca or sha256:  # it is proved: what the service sends later is not
-        first, *lines, last = encoding.pem([root]).splitlines()
+        first, *lines, last = encoding.encode_pem([root]).splitlines()
         say(f"  printf '%s\\n' > {name}.crt '{first}' \\")
         for line in lines:
             say(f"    {line} \\")
@@ -91,7 +91,7 @@ def _fetched(url: str) -> x509.Certificate:
     """The root that a service sends: a CA's certificate, signed by itself."""
     data = client.fetch_root(url)
     try:
-        root = certificate_reader.load_der(data)
+        root = certificate_reader.parse_der(data)
         root.verify_directly_issued_by(root)
         is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except Exception as error:  # the library has no common class for what malformed bytes raise

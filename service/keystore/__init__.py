@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from service import atomic_write
 from service.authority import LoadedCA
 from service.keystore import ca_directory, revocation_file
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
 
@@ -40,7 +40,7 @@ class CurrentCA:
         """Load the CA, unless its files are as they were.
 
         Raises:
-            IssuerError, IssuerUnavailable: as the function `load`, as long as it never succeeded.
+            CAError, CAUnavailable: as the function `load`, as long as it never succeeded.
         """
         versions = [atomic_write.version(path) for path in self._paths]
         failed, failed_at, fault = self._failure
@@ -49,7 +49,7 @@ class CurrentCA:
             return self._loaded[1]
         try:
             self._loaded, fault = (versions, load(self._settings)), ""
-        except IssuerError as error:
+        except CAError as error:
             if not self._loaded:
                 raise
             if fault != error.detail:
@@ -63,8 +63,8 @@ def load(settings: Settings) -> LoadedCA:
     """Load the CA of the settings, after its issuer signed and verified a probe.
 
     Raises:
-        IssuerError: a file cannot be read, or they do not make an issuer.
-        IssuerUnavailable: AWS does not give the key, or does not sign with it, at the moment.
+        CAError: a file cannot be read, or they do not make an issuer.
+        CAUnavailable: AWS does not give the key, or does not sign with it, at the moment.
     """
     certificate, chain = ca_directory.chain(settings.ca)
     key = _private_key(settings)

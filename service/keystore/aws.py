@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.pki.errors import IssuerUnavailable
+from service.pki.errors import CAUnavailable
 
 # Two attempts of three seconds at most stay within the integration's ten.
 _CONFIG: Final = Config(
@@ -19,15 +19,15 @@ _CONFIG: Final = Config(
 
 
 def client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-    """A client of an AWS service, by the environment; raise `IssuerUnavailable` without a region."""
+    """A client of an AWS service, by the environment; raise `CAUnavailable` without a region."""
     with failures(service):
         return boto3.client(service, config=_CONFIG)
 
 
 @contextlib.contextmanager
 def failures(what: str) -> Iterator[None]:
-    """Raise `IssuerUnavailable` for whatever AWS fails with, which is its cause, for the log only."""
+    """Raise `CAUnavailable` for whatever AWS fails with, which is its cause, for the log only."""
     try:
         yield
     except (ClientError, BotoCoreError) as error:
-        raise IssuerUnavailable(f"the CA's key is not to be had from {what}") from error
+        raise CAUnavailable(f"the CA's key is not to be had from {what}") from error

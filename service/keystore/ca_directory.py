@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service import atomic_write
 from service.keystore import revocation_file
 from service.pki import certificate_reader, encoding, idempotency, keys
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE
@@ -34,7 +34,7 @@ def load(directory: Path, passphrase: bytes | None) -> Issuer:
     """The signing CA of a directory, with its key.
 
     Raises:
-        IssuerError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
+        CAError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
             do not make an issuer. The message names the file.
     """
     return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase), previous(directory))
@@ -56,14 +56,14 @@ def serial_secret(directory: Path) -> bytes | None:
     """The secret for idempotent serial numbers, 32 octets; None if there is no such file.
 
     Raises:
-        IssuerError: it is unreadable, or of another length.
+        CAError: it is unreadable, or of another length.
     """
     path = directory / SERIAL_KEY
     if not os.path.lexists(path):
         return None
     secret = revocation_file.read(path)
     if len(secret) != idempotency.SECRET_BYTES:
-        raise IssuerError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
+        raise CAError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
     return secret
 
 
@@ -73,7 +73,7 @@ def private_key(
     """The private key in a PEM file; the passphrase comes from this environment variable, as errors say.
 
     Raises:
-        IssuerError: it is missing, unreadable or malformed, or the passphrase is wrong.
+        CAError: it is missing, unreadable or malformed, or the passphrase is wrong.
     """
     return parse(revocation_file.read(path), passphrase, str(path), variable)
 
@@ -118,10 +118,10 @@ def save(
         *((name, data, 0o644 if name in public else 0o600) for name, data in carried.items()),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
         (ROOT_KEY, root_key, 0o600),
-        (ROOT_CERTIFICATE, encoding.pem([hierarchy.root]).encode(), 0o644),
+        (ROOT_CERTIFICATE, encoding.encode_pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, signing_key, 0o600),
-        (SIGNING_CERTIFICATE, encoding.pem([hierarchy.signing]).encode(), 0o644),
-        (PREVIOUS, encoding.pem(hierarchy.previous).encode(), 0o644),
+        (SIGNING_CERTIFICATE, encoding.encode_pem([hierarchy.signing]).encode(), 0o644),
+        (PREVIOUS, encoding.encode_pem(hierarchy.previous).encode(), 0o644),
     )
     with atomic_write.new_directory(directory) as place, atomic_write.atomic_files(overwrite=False) as write:
         for name, data, mode in contents:
@@ -131,9 +131,9 @@ def save(
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return certificate_reader.load_pem_chain(revocation_file.read(path))
+        return certificate_reader.parse_pem_chain(revocation_file.read(path))
     except ValueError as error:
-        raise IssuerError(f"{path}: {error}") from error
+        raise CAError(f"{path}: {error}") from error
 
 
 def parse(
@@ -142,7 +142,7 @@ def parse(
     """A private key in PEM, from `where`; the rest is as for `private_key`.
 
     Raises:
-        IssuerError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
+        CAError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
     """
     try:
         key = load_pem_private_key(pem, passphrase)
@@ -150,10 +150,10 @@ def parse(
         state = f"encrypted, and {variable} is not set"
         if passphrase is not None:
             state = f"not encrypted, but {variable} is set"
-        raise IssuerError(f"{where} is {state}") from error
+        raise CAError(f"{where} is {state}") from error
     except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
         wrong = "" if passphrase is None else f", or {variable} is wrong"
-        raise IssuerError(f"{where} is not a PEM private key{wrong}") from None
+        raise CAError(f"{where} is not a PEM private key{wrong}") from None
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
-        raise IssuerError(f"{where} holds a key that cannot sign certificates")
+        raise CAError(f"{where} holds a key that cannot sign certificates")
     return cast("CertificateIssuerPrivateKeyTypes", key)

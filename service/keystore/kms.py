@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from service.keystore import aws
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 
 _SUFFIXES: Final = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512"}
 
@@ -23,8 +23,8 @@ def private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyT
     """A KMS key (id, ARN or alias), as a private key that signs; default client: by the environment.
 
     Raises:
-        IssuerError: it is not an RSA or EC key for signing.
-        IssuerUnavailable: KMS does not return its public key.
+        CAError: it is not an RSA or EC key for signing.
+        CAUnavailable: KMS does not return its public key.
     """
     client = client or aws.client("kms")
     with aws.failures("KMS"):
@@ -35,7 +35,7 @@ def private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyT
             return _EC(client, key_id, public_key)
         if isinstance(public_key, rsa.RSAPublicKey):
             return _RSA(client, key_id, public_key)
-    raise IssuerError(f"the KMS key {key_id} is not an RSA or EC key for signing")
+    raise CAError(f"the KMS key {key_id} is not an RSA or EC key for signing")
 
 
 class _Remote:

@@ -11,8 +11,8 @@ from typing import Final
 
 from service import atomic_write
 from service.pki import encoding, revocation
-from service.pki.errors import IssuerError, printable
-from service.pki.revocation import Revoked
+from service.pki.errors import CAError, escape_controls
+from service.pki.revocation import RevokedCertificate
 from service.pki.weak_keys import DenyList
 
 DENY_LIST: Final = "denied-keys.txt"
@@ -25,7 +25,7 @@ def load(directory: Path) -> dict[str, bytes]:
     """The files of both lists, name -> content, for the CA that takes over.
 
     Raises:
-        IssuerError: one is unreadable or malformed, or `revoked.yaml` is missing.
+        CAError: one is unreadable or malformed, or `revoked.yaml` is missing.
     """
     revoked(directory)
     deny_list(directory)
@@ -35,7 +35,7 @@ def load(directory: Path) -> dict[str, bytes]:
 
 
 def deny_list(directory: Path) -> DenyList:
-    """The keys that are never certified, if there is a list; raise `IssuerError` if that is malformed.
+    """The keys that are never certified, if there is a list; raise `CAError` if that is malformed.
 
     A link to nothing, as on a volume that is not mounted, is no missing list.
     """
@@ -43,43 +43,43 @@ def deny_list(directory: Path) -> DenyList:
     if not os.path.lexists(path):
         return DenyList()
     try:
-        return DenyList.load(_read_text(path))
+        return DenyList.parse(_read_text(path))
     except ValueError as error:
-        raise IssuerError(f"{path}: {error}") from error
+        raise CAError(f"{path}: {error}") from error
 
 
-def revoked(directory: Path) -> Mapping[int, Revoked]:
-    """What was revoked, by serial number; raise `IssuerError` if the list is missing or malformed."""
+def revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
+    """What was revoked, by serial number; raise `CAError` if the list is missing or malformed."""
     path = directory / REVOKED
     result = _revoked(path, atomic_write.version(path))
     if isinstance(result, str):
-        raise IssuerError(result)
+        raise CAError(result)
     return result
 
 
 @functools.lru_cache(4)  # a long list, or its faults, may take seconds, and anybody asks for the CRL
-def _revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, Revoked] | str:
+def _revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
     text = _read_text(path)
     try:
         return parse_revoked(text, path)
-    except IssuerError as error:
+    except CAError as error:
         return error.detail
 
 
-def parse_revoked(text: str, path: Path) -> Mapping[int, Revoked]:
-    """Read `revoked.yaml`, which may be empty; raise `IssuerError` if it is malformed.
+def parse_revoked(text: str, path: Path) -> Mapping[int, RevokedCertificate]:
+    """Read `revoked.yaml`, which may be empty; raise `CAError` if it is malformed.
 
     YAML takes seconds for a megabyte: a longer list has to have one entry a line, as `certlet revoke` has it.
     """
     try:
-        result = revocation.load_plain(text)
+        result = revocation.parse_canonical(text)
         if not isinstance(result, int):
             return result
         if len(text) > _MAX_YAML:
             raise ValueError(f"line {result} is not as `certlet revoke` writes it, and the list is long")  # noqa: TRY301
-        return revocation.load(_yaml(text))
+        return revocation.parse(_yaml(text))
     except ValueError as error:
-        raise IssuerError(f"{path}: {error}") from error
+        raise CAError(f"{path}: {error}") from error
 
 
 def _yaml(text: str) -> list[tuple[int, object]]:
@@ -96,17 +96,17 @@ def _yaml(text: str) -> list[tuple[int, object]]:
             line = child.start_mark.line + 1
             entries.append((line, loader.construct_document(child)))
     except Exception as error:  # of a value that is not of its type PyYAML says so in any class
-        detail = printable(" ".join(str(error).split()))[:200]
+        detail = escape_controls(" ".join(str(error).split()))[:200]
         raise ValueError(f"line {line}: not a list in YAML: {detail}") from error
     return entries
 
 
-def encode(entries: Iterable[Revoked]) -> bytes:
+def encode(entries: Iterable[RevokedCertificate]) -> bytes:
     """What `parse_revoked` reads fastest."""
-    return HEAD + "".join(map(revocation.encode, entries)).encode()
+    return HEAD + "".join(map(revocation.format_entry, entries)).encode()
 
 
-def add_revoked(directory: Path, entry: Revoked, record: Callable[[], None]) -> None:
+def add_revoked(directory: Path, entry: RevokedCertificate, record: Callable[[], None]) -> None:
     """Add an entry to `revoked.yaml`, which is replaced atomically, under a lock.
 
     Args:
@@ -115,7 +115,7 @@ def add_revoked(directory: Path, entry: Revoked, record: Callable[[], None]) -> 
         record: called when all is ready to replace the list; OSError keeps it as it is.
 
     Raises:
-        IssuerError: the file is missing or malformed, has the serial number already, or is not
+        CAError: the file is missing or malformed, has the serial number already, or is not
             written one entry a line; nothing was changed.
         OSError: it cannot be written.
     """
@@ -127,30 +127,30 @@ def add_revoked(directory: Path, entry: Revoked, record: Callable[[], None]) -> 
             record()
 
 
-def _add(path: Path, text: str, entry: Revoked) -> str:
+def _add(path: Path, text: str, entry: RevokedCertificate) -> str:
     before = parse_revoked(text, path)
     if known := before.get(entry.serial_number):
-        raise IssuerError(f"it was revoked at {encoding.timestamp(known.revoked_at)} already")
+        raise CAError(f"it was revoked at {encoding.format_timestamp(known.revoked_at)} already")
     if len(before) == revocation.MAX_ENTRIES:
-        raise IssuerError(f"{path} has {len(before)} entries, and no more are accepted")
-    line = revocation.encode(entry)
+        raise CAError(f"{path} has {len(before)} entries, and no more are accepted")
+    line = revocation.format_entry(entry)
     added = f"{text.rstrip()}\n{line}"
-    with contextlib.suppress(IssuerError):
+    with contextlib.suppress(CAError):
         if parse_revoked(added, path) == {**before, entry.serial_number: entry}:
             return added
-    raise IssuerError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
+    raise CAError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
 
 
 def read(path: Path) -> bytes:
-    """The content of a file; raise `IssuerError` if it cannot be read."""
+    """The content of a file; raise `CAError` if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise IssuerError(f"{path}: {error.strerror}") from error
+        raise CAError(f"{path}: {error.strerror}") from error
 
 
 def _read_text(path: Path) -> str:
     try:
         return read(path).decode()
     except UnicodeDecodeError as error:
-        raise IssuerError(f"{path} is not UTF-8") from error
+        raise CAError(f"{path} is not UTF-8") from error

@@ -6,7 +6,7 @@ from service.keystore import aws
 
 
 def secret(name: str) -> bytes:
-    """A secret's value: the signing key in PEM; raise `IssuerUnavailable` if AWS does not return it."""
+    """A secret's value: the signing key in PEM; raise `CAUnavailable` if AWS does not return it."""
     with aws.failures("Secrets Manager"):
         answer = aws.client("secretsmanager").get_secret_value(SecretId=name)
     value = answer.get("SecretString")

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from service.pki.errors import library_error
+from service.pki.errors import describe_error
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _Field = tuple[str, Callable[[x509.Certificate], object]]
@@ -32,7 +32,7 @@ _USE: Final[tuple[_Field, ...]] = (
 )
 
 
-def load_der(der: bytes, *, whole: bool = True) -> x509.Certificate:
+def parse_der(der: bytes, *, whole: bool = True) -> x509.Certificate:
     """Read a certificate, DER; each of its fields can be read after that.
 
     Unless `whole` is asked for, its extensions, key and signature algorithm may be unreadable.
@@ -43,12 +43,12 @@ def load_der(der: bytes, *, whole: bool = True) -> x509.Certificate:
     return _load(lambda: [x509.load_der_x509_certificate(der)], (*_IDENTITY, *(_USE if whole else ())))[0]
 
 
-def load_pem(data: bytes) -> x509.Certificate:
+def parse_pem(data: bytes) -> x509.Certificate:
     """Read the first certificate in PEM; raise as `load_der`."""
     return _load(lambda: [x509.load_pem_x509_certificate(data)])[0]
 
 
-def load_pem_chain(data: bytes) -> list[x509.Certificate]:
+def parse_pem_chain(data: bytes) -> list[x509.Certificate]:
     """Read all certificates in PEM, of which there is at least one; raise as `load_der`."""
     return _load(lambda: x509.load_pem_x509_certificates(data))
 
@@ -110,4 +110,4 @@ def _faults(certificate: x509.Certificate, fields: Sequence[_Field]) -> Iterator
 
 
 def _sentence(field: str, error: Exception) -> str:
-    return f"the {field} cannot be read: {library_error(error)}"
+    return f"the {field} cannot be read: {describe_error(error)}"

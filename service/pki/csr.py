@@ -1,4 +1,4 @@
-"""RFC 2986: bytes -> `CertificationRequest`, eager and total, with proof of possession.
+"""RFC 2986: bytes -> `CertificateSigningRequest`, eager and total, with proof of possession.
 
 `cryptography` reads lazily: a forged signature, a malformed SAN or an unknown curve all load, and
 fail later. So `load` forces every field here.
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from service.pki import keys, names, pem, weak_keys
-from service.pki.errors import BadCSR, BadPublicKey, library_error
+from service.pki.errors import BadCSR, BadPublicKey, describe_error
 from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
 
@@ -44,7 +44,7 @@ class _CertificationRequestInfo:  # RFC 2986 4.1
 
 
 @dataclass(frozen=True)
-class CertificationRequest:
+class CertificateSigningRequest:
     """A certification request, whose sender proved possession of the private key.
 
     Attributes:
@@ -78,7 +78,7 @@ class CertificationRequest:
     @property
     def names(self) -> tuple[str, ...]:
         """The requested subject alternative names, as sent; of other GeneralNames only the kind."""
-        return tuple(map(names.shown, self.general_names or ()))
+        return tuple(map(names.describe, self.general_names or ()))
 
     @property
     def common_name(self) -> str:
@@ -86,12 +86,12 @@ class CertificationRequest:
         return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
-def holds_private_key(data: bytes) -> bool:
+def contains_private_key(data: bytes) -> bool:
     """Whether the data contains a private key in PEM, of any kind (RFC 7468 10 and 11)."""
     return _PRIVATE_KEY in data
 
 
-def load(data: bytes) -> CertificationRequest:
+def parse(data: bytes) -> CertificateSigningRequest:
     """Read a certification request: PEM with either header and text around it, DER, or base64 of the DER.
 
     The key's bounds come before the proof, so that nothing is computed on a key that is out of bounds.
@@ -102,7 +102,7 @@ def load(data: bytes) -> CertificationRequest:
         BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak; or a
             private key in PEM is in the data.
     """
-    if holds_private_key(data):
+    if contains_private_key(data):
         raise BadPublicKey(
             "a private key came with it, so it is nobody's secret any more: make a new one, and send its "
             "request alone",
@@ -124,13 +124,13 @@ def load(data: bytes) -> CertificationRequest:
         extensions = tuple(request.extensions)
         attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {library_error(error)}", "csr") from error
-    bits = keys.verify_bounds(key_algorithm, spki)
+        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {describe_error(error)}", "csr") from error
+    bits = keys.verify_key_size(key_algorithm, spki)
     keys.verify_signature_algorithm(request.signature_algorithm_oid, _signature_hash(request))
     try:
         public_key = request.public_key()
     except Exception as error:  # as above
-        raise BadPublicKey(f"the key cannot be read: {library_error(error)}", "public_key") from error
+        raise BadPublicKey(f"the key cannot be read: {describe_error(error)}", "public_key") from error
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
     weak_keys.verify_strength(public_key)
@@ -140,7 +140,7 @@ def load(data: bytes) -> CertificationRequest:
             "with another key",
             "signature",
         )
-    return CertificationRequest(
+    return CertificateSigningRequest(
         der=der,
         subject=subject,
         public_key=public_key,
@@ -156,7 +156,7 @@ def _der(data: bytes) -> bytes:
     if len(data) > MAX_TEXT_BYTES:
         raise BadCSR(f"the request has {len(data)} bytes; {MAX_TEXT_BYTES} are accepted", "csr")
     blocks = pem.parse(data)
-    requests = [block.der for block in blocks if block.der and block.label in ("", *pem.REQUEST_LABELS)]
+    requests = [block.der for block in blocks if block.der and block.label in ("", *pem.CSR_LABELS)]
     if len(requests) > 1:
         raise BadCSR(f"there are {len(requests)} certification requests; send one", "csr")
     if not requests:

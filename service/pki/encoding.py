@@ -37,17 +37,17 @@ def length_prefixed(parts: Iterable[bytes]) -> bytes:
     return b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
-def pem(certificates: Iterable[x509.Certificate]) -> str:
+def encode_pem(certificates: Iterable[x509.Certificate]) -> str:
     """PEM blocks one after another (RFC 7468 5)."""
     return b"".join([certificate.public_bytes(Encoding.PEM) for certificate in certificates]).decode("ascii")
 
 
-def der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+def encode_der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
     """The certificate, or the list, itself."""
     return signed.public_bytes(Encoding.DER)
 
 
-def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
+def encode_certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     """A degenerate PKCS#7 SignedData that holds certificates alone (RFC 5652, RFC 5751 3.7), DER."""
     # It imports the email package, which a cold start that only signs does without.
     from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
@@ -55,7 +55,7 @@ def certs_only(certificates: Sequence[x509.Certificate]) -> bytes:
     return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
 
 
-def text(certificate: x509.Certificate) -> str:
+def to_text(certificate: x509.Certificate) -> str:
     """The certificate for people, as `openssl x509 -text` shows it."""
     readable = crypto.X509.from_cryptography(certificate)
     return crypto.dump_certificate(crypto.FILETYPE_TEXT, readable).decode("utf-8", "replace")
@@ -66,13 +66,13 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
-def serial(number: int) -> str:
+def format_serial(number: int) -> str:
     """A serial number in lower-case hexadecimal, whole octets, as openssl prints it."""
     digits = f"{number:x}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
 @functools.lru_cache(maxsize=256)  # one certificate's times are written five times
-def timestamp(moment: datetime) -> str:
+def format_timestamp(moment: datetime) -> str:
     """RFC 3339, UTC, whole seconds: `2026-01-31T23:59:59Z`."""
     return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

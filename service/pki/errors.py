@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-MAX_REASONS: Final = 100  # as many as names; a request of 64 KiB can be wrong 10,000 times
+MAX_SUBPROBLEMS: Final = 100  # as many as names; a request of 64 KiB can be wrong 10,000 times
 
 
 class IssuanceError(Exception):
@@ -19,7 +19,7 @@ class IssuanceError(Exception):
         self.field = field
 
     @property
-    def reasons(self) -> tuple[IssuanceError, ...]:
+    def subproblems(self) -> tuple[IssuanceError, ...]:
         """Every single refusal that this one stands for."""
         return (self,)
 
@@ -73,63 +73,63 @@ class UnknownProfile(RequestError):
     title = "There is no such certificate profile."
 
 
-class Refused(RequestError):
+class CompoundError(RequestError):
     """Several refusals at once (RFC 8555's `compound`)."""
 
     code = "compound"
     title = "The request is refused for several reasons."
 
     def __init__(self, reasons: tuple[RequestError, ...]) -> None:
-        listed = "each" if len(reasons) <= MAX_REASONS else f"the first {MAX_REASONS} of them"
+        listed = "each" if len(reasons) <= MAX_SUBPROBLEMS else f"the first {MAX_SUBPROBLEMS} of them"
         super().__init__(f"{len(reasons)} reasons, {listed} listed in errors.")
-        self._reasons = reasons[:MAX_REASONS]
+        self._reasons = reasons[:MAX_SUBPROBLEMS]
 
     @property
-    def reasons(self) -> tuple[IssuanceError, ...]:
-        """The refusals that this one stands for, the first `MAX_REASONS` of them."""
+    def subproblems(self) -> tuple[IssuanceError, ...]:
+        """The refusals that this one stands for, the first `MAX_SUBPROBLEMS` of them."""
         return self._reasons
 
 
-class NotPermitted(IssuanceError):
+class Unauthorized(IssuanceError):
     """The caller is unknown, or may not have what it asks for."""
 
     code = "unauthorized"
     title = "The caller may not have this."
 
 
-class IssuerError(IssuanceError):
+class CAError(IssuanceError):
     """Our own fault: the issuer is misconfigured, or made a certificate that does not verify."""
 
 
-class IssuerUnavailable(IssuerError):
+class CAUnavailable(CAError):
     """The issuer cannot issue now: it is not loaded, not valid, or its log cannot be written."""
 
     code = "unavailable"
     title = "The certificate authority cannot issue at the moment."
 
 
-def refuse(reasons: list[RequestError]) -> None:
-    """Raise the one reason, or `Refused` with all of them; return if there is none."""
+def raise_all(reasons: list[RequestError]) -> None:
+    """Raise the one reason, or `CompoundError` with all of them; return if there is none."""
     if len(reasons) == 1:
         raise reasons[0]
     if reasons:
-        raise Refused(tuple(reasons))
+        raise CompoundError(tuple(reasons))
 
 
-def quoted(text: str, limit: int = 80) -> str:
+def quote(text: str, limit: int = 80) -> str:
     """Text from a stranger, fit for a sentence: escaped, quoted and cut to `limit` characters."""
     shown = text if len(text) <= limit else text[: limit - 1] + "…"
     return "'" + shown.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Text from a stranger, fit for a terminal: control characters escaped, and what turns text around."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
     )
 
 
-def library_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What `cryptography` says of malformed bytes, one escaped line without its own types."""
     first = str(error).partition("\n")[0]
     if "ParseError" in first:  # the rest names the library's own types

@@ -11,25 +11,31 @@ from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from service.pki import names, pem, weak_keys
-from service.pki.certificate import NO_REV_AVAIL, CertificateSpec, Extension, extension, static_extensions
-from service.pki.csr import CertificationRequest
-from service.pki.encoding import oid_name, timestamp
+from service.pki.certificate import (
+    NO_REV_AVAIL,
+    CertificateSpec,
+    EncodedExtension,
+    encode_extension,
+    static_extensions,
+)
+from service.pki.csr import CertificateSigningRequest
+from service.pki.encoding import format_timestamp, oid_name
 from service.pki.errors import (
     BadCSR,
-    IssuerUnavailable,
-    NotPermitted,
+    CAUnavailable,
     RejectedIdentifier,
     RejectedValidity,
     RequestError,
-    quoted,
-    refuse,
+    Unauthorized,
+    quote,
+    raise_all,
 )
 from service.pki.issuer import Issuer
 from service.pki.name_policy import NamePolicy
-from service.pki.names import Name
+from service.pki.names import Identifier
 from service.pki.profile import (
-    ATTRIBUTES,
     KEY_USAGES,
+    SUBJECT_ATTRIBUTES,
     Profile,
     RequestedValidity,
     check_subject_attribute,
@@ -42,7 +48,7 @@ from service.pki.weak_keys import DenyList
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # of what is left of the chain's, to be worth issuing
 
 _CA_ONLY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
-_SHORT_NAMES: Final = {oid: name for name, (oid, _) in ATTRIBUTES.items()} | {
+_SHORT_NAMES: Final = {oid: name for name, (oid, _) in SUBJECT_ATTRIBUTES.items()} | {
     NameOID.EMAIL_ADDRESS: "emailAddress"
 }
 _SAN: Final = "subject_alt_name"  # fields of the request, for errors
@@ -73,17 +79,17 @@ class IssuanceContext(NamedTuple):
     deny_list: DenyList = DenyList()
 
 
-def evaluate(request: CertificationRequest, context: IssuanceContext) -> CertificateSpec:
+def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> CertificateSpec:
     """Decide what the certificate of a verified request will hold.
 
     Raises:
-        NotPermitted: the profile is not for this principal.
+        Unauthorized: the profile is not for this principal.
         RequestError: the request cannot be granted; every reason at once.
-        IssuerUnavailable: the issuer is not valid now, or ends within the hour.
+        CAUnavailable: the issuer is not valid now, or ends within the hour.
     """
     profile, issuer = context.profile, context.issuer
     if not (context.is_renewal or profile.permits(context.principal)):
-        raise NotPermitted(f"The profile {profile.name} is not for this caller.", "profile")
+        raise Unauthorized(f"The profile {profile.name} is not for this caller.", "profile")
     verify_issuer_lifetime(issuer, context.now)
     return _Evaluation(request, context).evaluate()
 
@@ -92,22 +98,22 @@ def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
     """Refuse to issue outside the life of the issuer's chain, or in its last hour.
 
     Raises:
-        IssuerUnavailable: that is the case at `now` (UTC).
+        CAUnavailable: that is the case at `now` (UTC).
     """
     if now < issuer.not_before:
-        raise IssuerUnavailable(f"the CA's chain is not valid before {timestamp(issuer.not_before)}")
+        raise CAUnavailable(f"the CA's chain is not valid before {format_timestamp(issuer.not_before)}")
     if now > issuer.not_after - MIN_ISSUER_LIFETIME:
-        raise IssuerUnavailable(f"the CA's chain ends at {timestamp(issuer.not_after)}")
+        raise CAUnavailable(f"the CA's chain ends at {format_timestamp(issuer.not_after)}")
 
 
 class _Evaluation:
     """The decisions so far about one request."""
 
-    def __init__(self, request: CertificationRequest, context: IssuanceContext) -> None:
+    def __init__(self, request: CertificateSigningRequest, context: IssuanceContext) -> None:
         self._request = request
         self._context = context
         self._profile = context.profile
-        self._names: dict[Name, str] = {}  # each with its field in the request
+        self._names: dict[Identifier, str] = {}  # each with its field in the request
         self._requested_extensions: list[x509.ExtensionType] = []
         self._violations: list[RequestError] = []
         self._notes = [
@@ -123,16 +129,16 @@ class _Evaluation:
     def evaluate(self) -> CertificateSpec:
         """Evaluate each part of the request."""
         request, context = self._request, self._context
-        key_forms = weak_keys.forms(request.public_key, request.subject_public_key_info)
-        self._collect(partial(context.deny_list.verify, key_forms))
+        key_encodings = weak_keys.equivalent_encodings(request.public_key, request.subject_public_key_info)
+        self._collect(partial(context.deny_list.verify, key_encodings))
         self._collect(partial(self._profile.verify_key, request.public_key))
-        self._collect(partial(weak_keys.verify_not_issuer, key_forms, context.issuer.public_keys))
+        self._collect(partial(weak_keys.verify_not_ca_key, key_encodings, context.issuer.public_keys))
         self._evaluate_names(request.general_names)
         subject = self._evaluate_subject()
         self._verify_names(subject)
         self._evaluate_extensions()
         not_before, not_after = self._evaluate_validity()
-        refuse(self._violations)
+        raise_all(self._violations)
         return CertificateSpec(
             subject=subject,
             common_name=self._attributes.get("CN", ""),
@@ -166,7 +172,7 @@ class _Evaluation:
             return issuer.not_before, issuer.not_after
         if period[1] <= issuer.not_after:
             return period
-        end = timestamp(issuer.not_after)
+        end = format_timestamp(issuer.not_after)
         if name := "validity" if requested.validity else "not_after" if requested.not_after else "":
             self._violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
         self._notes.append(f"validity cut to the CA's own end, {end}")
@@ -183,7 +189,7 @@ class _Evaluation:
             return
         for position, general_name in enumerate(general_names):
             place = f"{_SAN}[{position}]"
-            name = self._collect(partial(names.load, general_name, place))
+            name = self._collect(partial(names.parse_general_name, general_name, place))
             if name in self._names:
                 self._notes.append(f"{name} asked for twice, given once")
             elif name:
@@ -198,7 +204,7 @@ class _Evaluation:
             elif name in self._profile.allowed_attributes and name not in self._attributes:
                 self._set_attribute(name, text)
             elif self._attributes.get(name) != text:
-                self._notes.append(f"subject attribute {name}={quoted(text)} left out")
+                self._notes.append(f"subject attribute {name}={quote(text)} left out")
         if not (self._names or self._violations):
             if not self._has_common_name:
                 self._reject_common_name("neither a common name nor a subject alternative name is asked for")
@@ -207,7 +213,9 @@ class _Evaluation:
                 self._reject_common_name(detail)
         attributes = self._attributes
         return names.distinguished_name(
-            tuple((oid, attributes[name]) for name, (oid, _) in ATTRIBUTES.items() if name in attributes)
+            tuple(
+                (oid, attributes[name]) for name, (oid, _) in SUBJECT_ATTRIBUTES.items() if name in attributes
+            )
         )
 
     def _set_attribute(self, name: str, text: str) -> bool:
@@ -225,7 +233,7 @@ class _Evaluation:
             return
         self._has_common_name = True
         if "CN" in self._attributes or "CN" not in self._profile.allowed_attributes:
-            self._notes.append(f"common name {quoted(text)} left out of the subject")
+            self._notes.append(f"common name {quote(text)} left out of the subject")
             is_valid = not check_subject_attribute("CN", text)
         else:
             is_valid = self._set_attribute("CN", text)
@@ -236,16 +244,16 @@ class _Evaluation:
     def _require_in_san(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
         folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
-        implied = names.from_common_name(common_name)
+        implied = names.identifier_in_cn(common_name)
         if implied in self._names or any(name.value == folded for name in self._names):
             return
         if implied is None:
             detail = "is neither a DNS name with a dot nor an IP address that could be added"
             self._reject_common_name(
-                f"{quoted(common_name)} is not among the subject alternative names, and {detail}"
+                f"{quote(common_name)} is not among the subject alternative names, and {detail}"
             )
             return
-        name = self._collect(partial(names.parse, implied.kind, implied.value, _COMMON_NAME))
+        name = self._collect(partial(names.parse_identifier, implied.kind, implied.value, _COMMON_NAME))
         if name and len(self._names) >= names.MAX_NAMES:
             self._reject_common_name(f"there is no room for it: {names.MAX_NAMES} names are accepted")
         elif name:
@@ -261,7 +269,7 @@ class _Evaluation:
         """
         profile, principal = self._profile, self._context.principal
         # A TLS server's is one of the names, or refused.
-        implied = None if profile.is_tls_server else names.read_into_common_name(self._common_name)
+        implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
         if implied in self._names:
             implied = None
         is_counted = implied and ("*" in implied.value or profile.names.permits_kind(implied))
@@ -274,7 +282,7 @@ class _Evaluation:
             for violation in self._context.issuer.name_violations(subject, tuple(self._names))
         ]
 
-    def _apply(self, rules: NamePolicy, label: str, implied: Name | None) -> None:
+    def _apply(self, rules: NamePolicy, label: str, implied: Identifier | None) -> None:
         fields = tuple(self._names.values())
         self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
@@ -341,16 +349,18 @@ class _Evaluation:
             if eku_oid(name) not in requested
         ]
 
-    def _extensions(self, subject: x509.Name, period: tuple[datetime, datetime]) -> tuple[Extension, ...]:
+    def _extensions(
+        self, subject: x509.Name, period: tuple[datetime, datetime]
+    ) -> tuple[EncodedExtension, ...]:
         request = self._request
         authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
-        result = [authority_key, extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
+        result = [authority_key, encode_extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
         if self._names:  # RFC 5280 4.2.1.6: critical if there is no subject
             sans = x509.SubjectAlternativeName([name.general_name() for name in self._names])
-            result.append(extension(sans, critical=not subject.rdns))
+            result.append(encode_extension(sans, critical=not subject.rdns))
         if self._profile.asserts_no_rev_avail(*period):  # never with the address of a CRL (RFC 9608 4)
-            result.append(extension(NO_REV_AVAIL))
-        return (*result, *map(extension, self._requested_extensions))
+            result.append(encode_extension(NO_REV_AVAIL))
+        return (*result, *map(encode_extension, self._requested_extensions))
 
     def _reject_extension(self, extension: str, detail: str) -> None:
         self._violations.append(BadCSR(f"the request asks for {detail}", f"extensions.{extension}"))

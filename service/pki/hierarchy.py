@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from service.pki import keys
 from service.pki.certificate_reader import extension_value
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.issuer import authority_key_identifier
 from service.pki.names import distinguished_name
 
@@ -31,7 +31,7 @@ _SIGNING: Final = " Signing CA "
 _RESERVED_TLD: Final = "invalid"  # nobody has it (RFC 6761 6.4)
 _COMMON_NAME: Final = 64  # characters, not octets (RFC 5280 A.1: ub-common-name)
 SUFFIX_BYTES: Final = 3  # random, in hexadecimal at the end of each name
-MAX_NAME: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
+MAX_NAME_CHARS: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def create_hierarchy(
     """Create a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
     Args:
-        name: what both names begin with, at most `MAX_NAME` characters.
+        name: what both names begin with, at most `MAX_NAME_CHARS` characters.
         suffix: what they end with, which tells CAs apart: `SUFFIX_BYTES` random octets in hexadecimal.
-        key: the kind of both keys, as `keys.generate` takes it.
+        key: the kind of both keys, as `keys.generate_private_key` takes it.
         now: the time, UTC.
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to; if all are of
             one kind, no name of the other kind is permitted.
@@ -85,8 +85,8 @@ def create_hierarchy(
     """
     if not name.strip():
         raise ValueError("a CA needs a name")
-    if len(name) > MAX_NAME:
-        raise ValueError(f"the name has {len(name)} characters; {MAX_NAME} are accepted")
+    if len(name) > MAX_NAME_CHARS:
+        raise ValueError(f"the name has {len(name)} characters; {MAX_NAME_CHARS} are accepted")
     root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
     constraints = _name_constraints(permitted) if permitted else None
     signing_key, public_key = _signing_key(key, signing_public_key)
@@ -107,7 +107,7 @@ def create_successor(
     `root_key` is that of the present root; None creates a new root. The rest is as for `create_hierarchy`.
 
     Raises:
-        IssuerError: the root's key is not the root's.
+        CAError: the root's key is not the root's.
         ValueError: there is no such kind of key, or the root ends within a day.
     """
     name, root, new_root_key = _base_name(predecessor.certificate), predecessor.chain[-1], None
@@ -115,7 +115,7 @@ def create_successor(
         root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
         new_root_key = root_key
     elif root_key.public_key() != root.public_key():
-        raise IssuerError("the root's key is not the one in the root's certificate")
+        raise CAError("the root's key is not the one in the root's certificate")
     constraints = extension_value(predecessor.certificate, x509.NameConstraints)
     signing_key, public_key = _signing_key(key, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
@@ -127,7 +127,7 @@ def create_successor(
 def _base_name(signing: x509.Certificate) -> str:
     """The name that a CA was created with; of another's common name as much as fits."""
     attributes = signing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(attributes[0].value).partition(_SIGNING)[0][:MAX_NAME] if attributes else "Certlet"
+    return str(attributes[0].value).partition(_SIGNING)[0][:MAX_NAME_CHARS] if attributes else "Certlet"
 
 
 def _signing_key(
@@ -135,14 +135,14 @@ def _signing_key(
 ) -> tuple[CertificateIssuerPrivateKeyTypes | None, CertificatePublicKeyTypes]:
     if public_key is not None:
         return None, public_key
-    private_key = keys.generate(key)
+    private_key = keys.generate_private_key(key)
     return private_key, private_key.public_key()
 
 
 def _create_root(
     common_name: str, key: str, now: datetime
 ) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
-    private_key, start = keys.generate(key), now.replace(microsecond=0) - BACKDATE
+    private_key, start = keys.generate_private_key(key), now.replace(microsecond=0) - BACKDATE
     public_key = private_key.public_key()
     builder = _builder(common_name, public_key, 1, start, start + ROOT_VALIDITY - _SECOND)
     builder = builder.issuer_name(_dn(common_name))

@@ -26,14 +26,14 @@ _SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)
 
 
 @dataclass(frozen=True)
-class Window:
+class ReplayWindow:
     """When a certificate counts as issued, and until when a retry gets the same one, UTC."""
 
     issued_at: datetime
     expires_at: datetime
 
 
-def window(key: str, now: datetime) -> Window:
+def replay_window(key: str, now: datetime) -> ReplayWindow:
     """The window of an Idempotency-Key at `now` (UTC).
 
     A UUIDv7 (RFC 9562 5.7) of the last five minutes begins its own window; any other key has the clock's. A
@@ -48,10 +48,10 @@ def window(key: str, now: datetime) -> Window:
             until = min(until, made)
         elif seconds < made + length:
             start, until = made, made + length
-    return Window(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(until, UTC))
+    return ReplayWindow(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(until, UTC))
 
 
-def serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
+def derive_serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
     """A serial number of 159 bits: HMAC-SHA-256 over the inputs, each after its length.
 
     Anyone who knows the secret (`SECRET_BYTES` octets) can predict serial numbers.

@@ -25,7 +25,7 @@ from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from service.pki.encoding import oid_name
-from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quoted
+from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quote
 
 RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
 RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
@@ -56,7 +56,7 @@ _HASHES: Final[dict[KeyKind, Hash]] = {
     KeyKind.P384: hashes.SHA384(),
     KeyKind.P521: hashes.SHA512(),
 }
-FAST_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
+FAST_SIGNING_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
@@ -137,7 +137,7 @@ def verify_signature_algorithm(
         )
 
 
-def verify_bounds(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
+def verify_key_size(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
     """Verify the bounds of a DER SubjectPublicKeyInfo, before any arithmetic on it.
 
     Returns:
@@ -183,7 +183,7 @@ def _verify_rsa(modulus: int, exponent: int) -> None:
 
 def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
     """Raise `BadPublicKey` unless the DER `spki` is what the library will write into the certificate."""
-    if spki != subject_public_key_info(public_key):
+    if spki != encode_public_key(public_key):
         raise _bad(
             "the key's encoding is not the usual one (a compressed point, or odd parameters), "
             "and the certificate could not carry it unchanged"
@@ -222,23 +222,23 @@ def signature_verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes
     return partial(public_key.verify, signature_algorithm=ec.ECDSA(algorithm))  # type: ignore[union-attr,call-arg]  # EC
 
 
-def subject_public_key_info(public_key: CertificatePublicKeyTypes) -> bytes:
+def encode_public_key(public_key: CertificatePublicKeyTypes) -> bytes:
     """The key as a certificate holds it (RFC 5280 4.1.2.7), DER."""
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def describe(public_key: CertificatePublicKeyTypes) -> str:
+def describe_key(public_key: CertificatePublicKeyTypes) -> str:
     """A key in a word, such as `RSA-3072` or `P-256`; raise as `kind_of`."""
     if isinstance(public_key, rsa.RSAPublicKey):
         return f"RSA-{public_key.key_size}"
     return kind_of(public_key).value
 
 
-def generate(name: str) -> CertificateIssuerPrivateKeyTypes:
+def generate_private_key(name: str) -> CertificateIssuerPrivateKeyTypes:
     """Make a private key of a kind in `GENERATORS`, in any case; raise `ValueError` for another one."""
     generator = GENERATORS.get(name.lower())
     if generator is None:
-        raise ValueError(f"there is no kind of key {quoted(name)}")
+        raise ValueError(f"there is no kind of key {quote(name)}")
     return generator()
 
 

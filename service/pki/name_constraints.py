@@ -11,11 +11,13 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service.pki import names
-from service.pki.errors import quoted
-from service.pki.names import Name, NameKind
+from service.pki.errors import quote
+from service.pki.names import Identifier, IdentifierKind
 
 
-def violations(constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Name]) -> list[str]:
+def violations(
+    constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Identifier]
+) -> list[str]:
     """What a certificate with this subject and these names would violate, in sentences."""
     sentences = []
     for name in constrained(subject, sans):
@@ -33,19 +35,19 @@ def is_subject_permitted(constraints: x509.NameConstraints, subject: x509.Name) 
     return not subject.rdns or _is_permitted(constraints, x509.DirectoryName, is_within, is_within)
 
 
-def constrained(subject: x509.Name, sans: Iterable[Name]) -> list[Name]:
+def constrained(subject: x509.Name, sans: Iterable[Identifier]) -> list[Identifier]:
     """The names that are compared with the constraints: also those that programs read in a common name.
 
     OpenSSL takes a common name that is an IPv4 address for a DNS name if there is no other DNS name.
     """
     listed = list(sans)
-    has_dns = any(name.kind is NameKind.DNS for name in listed)
+    has_dns = any(name.kind is IdentifierKind.DNS for name in listed)
     for attribute in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        name = names.read_into_common_name(str(attribute.value))
+        name = names.identifier_implied_by_cn(str(attribute.value))
         if name and name not in listed:
             listed.append(name)
-        if name and name.kind is NameKind.IP and ":" not in name.value and not has_dns:
-            listed.append(Name(NameKind.DNS, name.value))
+        if name and name.kind is IdentifierKind.IP and ":" not in name.value and not has_dns:
+            listed.append(Identifier(IdentifierKind.DNS, name.value))
     return listed
 
 
@@ -60,46 +62,46 @@ def _is_permitted(
     return (not permitted or any(map(is_within, permitted))) and not any(map(overlaps, excluded))
 
 
-def _is_within(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, or a network
+def _is_within(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text, or a network
     match name.kind:
-        case NameKind.IP:  # an IPv4-mapped address is one of IPv4
+        case IdentifierKind.IP:  # an IPv4-mapped address is one of IPv4
             address = ipaddress.ip_address(name.value)
             return (getattr(address, "ipv4_mapped", None) or address) in base
-        case NameKind.DNS:
+        case IdentifierKind.DNS:
             return in_dns_subtree(name, base.lower())
-        case NameKind.EMAIL:
+        case IdentifierKind.EMAIL:
             return _is_mailbox_within(name.value, base)
-        case NameKind.URI:
+        case IdentifierKind.URI:
             return all(in_host_subtree(host, base.lower()) for host in _hosts(name))
 
 
-def _overlaps_excluded(name: Name, base: Any) -> bool:  # noqa: ANN401 - text, or a network
+def _overlaps_excluded(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text, or a network
     """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
-    if name.kind is NameKind.DNS:
+    if name.kind is IdentifierKind.DNS:
         return overlaps_subtree(name, base.lower().removeprefix("."))
-    if name.kind is NameKind.URI:  # a verifier refuses one without a host (RFC 5280 4.2.1.10)
+    if name.kind is IdentifierKind.URI:  # a verifier refuses one without a host (RFC 5280 4.2.1.10)
         hosts = _hosts(name)
         return not hosts[0] or any(in_host_subtree(host, base.lower()) for host in hosts)
-    if name.kind is NameKind.EMAIL:  # mail servers take local parts for the same without regard to case
+    if name.kind is IdentifierKind.EMAIL:  # mail servers take local parts for the same without regard to case
         return _is_mailbox_within(name.value.lower(), base.lower())
     return _is_within(name, base) or ipaddress.ip_address(name.value) in base
 
 
-def _hosts(name: Name) -> tuple[str, str]:
+def _hosts(name: Identifier) -> tuple[str, str]:
     """The host of a URI, and what OpenSSL takes for it: all before a colon, or else before a slash."""
     after = name.value.partition("://")[2].lower()
     return names.uri_host(name), after.partition(":" if ":" in after else "/")[0]
 
 
-def _openssl_host_hint(name: Name) -> str:
+def _openssl_host_hint(name: Identifier) -> str:
     """For a URI that is outside: that OpenSSL takes more of it for its host."""
-    if name.kind is not NameKind.URI:
+    if name.kind is not IdentifierKind.URI:
         return ""
     host, read = _hosts(name)
-    return "" if read.startswith("[") or read == host else f"; OpenSSL takes {quoted(read)} for its host"
+    return "" if read.startswith("[") or read == host else f"; OpenSSL takes {quote(read)} for its host"
 
 
-def in_dns_subtree(name: Name, subtree: str) -> bool:
+def in_dns_subtree(name: Identifier, subtree: str) -> bool:
     """Whether a DNS name is in a subtree; a leading dot asks for one more label, as OpenSSL has it."""
     if subtree.startswith("."):
         return name.value.endswith(subtree)
@@ -107,7 +109,7 @@ def in_dns_subtree(name: Name, subtree: str) -> bool:
     return not subtree or host == subtree or host.endswith("." + subtree)
 
 
-def overlaps_subtree(name: Name, subtree: str) -> bool:
+def overlaps_subtree(name: Identifier, subtree: str) -> bool:
     """Whether a DNS name is in a subtree, or is a wildcard that stands for the name at its top."""
     stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
     return stands_for_it or in_dns_subtree(name, subtree)

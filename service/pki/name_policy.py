@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from service.pki import names
 from service.pki.name_constraints import in_dns_subtree, in_host_subtree, overlaps_subtree
-from service.pki.names import Name, NameKind
+from service.pki.names import Identifier, IdentifierKind
 
 _Network = IPv4Network | IPv6Network
 _Subtree = TypeVar("_Subtree", str, _Network)
@@ -52,7 +52,7 @@ class DnsPolicy:
     single_label: bool = False
     underscores: bool = False
 
-    def violations(self, name: Name) -> Iterator[str]:
+    def violations(self, name: Identifier) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         labels = name.value.split(".")
         if "*" in name.value:
@@ -80,7 +80,7 @@ class IpPolicy:
     permitted: tuple[_Network, ...] = ()
     excluded: tuple[_Network, ...] = ()
 
-    def violations(self, name: Name) -> Iterator[str]:
+    def violations(self, name: Identifier) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         address = ipaddress.ip_address(name.value)
         mapped = getattr(address, "ipv4_mapped", None) or address
@@ -103,7 +103,7 @@ class EmailPolicy:
     permitted: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
 
-    def violations(self, name: Name) -> Iterator[str]:
+    def violations(self, name: Identifier) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         is_of = partial(in_host_subtree, name.value.rpartition("@")[2])
         return _subtree_violations("mailboxes of", self.permitted, self.excluded, is_of, is_of)
@@ -121,7 +121,7 @@ class UriPolicy:
     schemes: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
 
-    def violations(self, name: Name) -> Iterator[str]:
+    def violations(self, name: Identifier) -> Iterator[str]:
         """Why a name is not permitted: what follows "the profile server" in a sentence."""
         scheme, host = urlsplit(name.value).scheme, names.uri_host(name)
         if self.schemes and scheme not in self.schemes:
@@ -142,7 +142,7 @@ class NamePolicy:
     email: EmailPolicy | None = None
     uri: UriPolicy | None = None
 
-    def violations(self, names: Sequence[Name], label: str) -> list[tuple[int | None, str]]:
+    def violations(self, names: Sequence[Identifier], label: str) -> list[tuple[int | None, str]]:
         """Why names are not permitted: the position of the name (None for all of them), and a sentence.
 
         `label` says in it whose policy this is: "the profile server".
@@ -156,10 +156,10 @@ class NamePolicy:
             violations += [(position, f"{name}: {label} {detail}") for detail in details]
         return violations + _spiffe_violations(names)
 
-    def _of(self, kind: NameKind) -> _KindPolicy | None:
+    def _of(self, kind: IdentifierKind) -> _KindPolicy | None:
         return getattr(self, kind)  # type: ignore[no-any-return]  # the fields have the names of the kinds
 
-    def permits_kind(self, name: Name) -> bool:
+    def permits_kind(self, name: Identifier) -> bool:
         """Whether names of this name's kind are permitted at all."""
         return self._of(name.kind) is not None
 
@@ -169,12 +169,12 @@ class NamePolicy:
 
     def to_dict(self) -> dict[str, object]:
         """JSON, as `profile_loader.parse_name_policy` takes it, without defaults."""
-        return {kind.value: _to_dict(policy) for kind in NameKind if (policy := self._of(kind))}
+        return {kind.value: _to_dict(policy) for kind in IdentifierKind if (policy := self._of(kind))}
 
 
-def _spiffe_violations(names: Sequence[Name]) -> list[tuple[int | None, str]]:
+def _spiffe_violations(names: Sequence[Identifier]) -> list[tuple[int | None, str]]:
     """The SPIFFE standard's X.509-SVID, 2: one URI, and that a SPIFFE ID of at most 2,048 octets."""
-    uris = [(position, name) for position, name in enumerate(names) if name.kind is NameKind.URI]
+    uris = [(position, name) for position, name in enumerate(names) if name.kind is IdentifierKind.URI]
     violations: list[tuple[int | None, str]] = [
         (position, f"{name}: this is not the form of a SPIFFE ID")
         for position, name in uris

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from service.pki.errors import RejectedIdentifier, quoted
+from service.pki.errors import RejectedIdentifier, quote
 
 MAX_NAMES: Final = 100
 
@@ -81,7 +81,7 @@ def fold(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text.casefold())
 
 
-class NameKind(StrEnum):
+class IdentifierKind(StrEnum):
     """The kinds of name that can be certified; all other GeneralNames are refused."""
 
     DNS = "dns"
@@ -91,19 +91,19 @@ class NameKind(StrEnum):
 
 
 _GeneralName = x509.DNSName | x509.IPAddress | x509.RFC822Name | x509.UniformResourceIdentifier
-KINDS: Final[dict[type, NameKind]] = {
-    x509.DNSName: NameKind.DNS,
-    x509.IPAddress: NameKind.IP,
-    x509.RFC822Name: NameKind.EMAIL,
-    x509.UniformResourceIdentifier: NameKind.URI,
+KINDS: Final[dict[type, IdentifierKind]] = {
+    x509.DNSName: IdentifierKind.DNS,
+    x509.IPAddress: IdentifierKind.IP,
+    x509.RFC822Name: IdentifierKind.EMAIL,
+    x509.UniformResourceIdentifier: IdentifierKind.URI,
 }
-GENERAL_NAMES: Final[dict[NameKind, type[_GeneralName]]] = {kind: cls for cls, kind in KINDS.items()}
+GENERAL_NAMES: Final[dict[IdentifierKind, type[_GeneralName]]] = {kind: cls for cls, kind in KINDS.items()}
 
 
-class Name(NamedTuple):
+class Identifier(NamedTuple):
     """One name, normalised, so that equal names are equal values."""
 
-    kind: NameKind
+    kind: IdentifierKind
     value: str
 
     def __str__(self) -> str:
@@ -111,17 +111,17 @@ class Name(NamedTuple):
 
     def general_name(self) -> x509.GeneralName:
         """The same as a GeneralName, for a certificate."""
-        value: Any = ipaddress.ip_address(self.value) if self.kind is NameKind.IP else self.value
+        value: Any = ipaddress.ip_address(self.value) if self.kind is IdentifierKind.IP else self.value
         return GENERAL_NAMES[self.kind](value)
 
 
-def shown(general_name: x509.GeneralName) -> str:
+def describe(general_name: x509.GeneralName) -> str:
     """A GeneralName as it stands there, with its kind; of kinds that are not certified the kind alone."""
     kind = KINDS.get(type(general_name))
     return f"{kind}:{general_name.value}" if kind else type(general_name).__name__
 
 
-def load(general_name: x509.GeneralName, field: str) -> Name:
+def parse_general_name(general_name: x509.GeneralName, field: str) -> Identifier:
     """Read one GeneralName.
 
     Raises:
@@ -130,32 +130,32 @@ def load(general_name: x509.GeneralName, field: str) -> Name:
     kind = KINDS.get(type(general_name))
     if kind is None:
         raise RejectedIdentifier(f"names of kind {type(general_name).__name__} are not certified", field)
-    return parse(kind, general_name.value, field)
+    return parse_identifier(kind, general_name.value, field)
 
 
-def parse(kind: NameKind, value: object, field: str) -> Name:
+def parse_identifier(kind: IdentifierKind, value: object, field: str) -> Identifier:
     """Normalise one name, of which `field` is the place in the request.
 
     Raises:
         RejectedIdentifier: it is not well formed.
     """
-    return Name(kind, _PARSERS[kind](value, field))
+    return Identifier(kind, _PARSERS[kind](value, field))
 
 
-def from_common_name(text: str) -> Name | None:
+def identifier_in_cn(text: str) -> Identifier | None:
     """The DNS name or IP address that a common name spells, if it spells one.
 
     A DNS name has a dot here: `localhost` or `Anna` may be anything. `parse` says whether it is well formed.
     """
     if _LIKE_ADDRESS.fullmatch(text):  # a zone (RFC 4007 11) is no part of an address
         with contextlib.suppress(ValueError):
-            return Name(NameKind.IP, str(ipaddress.ip_address(text)))
+            return Identifier(IdentifierKind.IP, str(ipaddress.ip_address(text)))
     if "." in text and not re.search(r"[\s@:/]", text):
-        return Name(NameKind.DNS, text.lower() if text.isascii() else text)
+        return Identifier(IdentifierKind.DNS, text.lower() if text.isascii() else text)
     return None
 
 
-def read_into_common_name(text: str) -> Name | None:
+def identifier_implied_by_cn(text: str) -> Identifier | None:
     """The name that programs may read a common name as: a host's, an address or a mailbox; None for none.
 
     OpenSSL compares `db_1.example.org`, `127.1` and `d*.example.org` with any name that it is asked for, so
@@ -165,20 +165,20 @@ def read_into_common_name(text: str) -> Name | None:
     if text.startswith(".") and _HOST_LIKE.fullmatch(text[1:]):
         text = f"*{text}"  # Squid reads the one as the other
     if "*" in text:
-        return Name(NameKind.DNS, _host(text))
+        return Identifier(IdentifierKind.DNS, _host(text))
     local, _, domain = text.rpartition("@")
     if local and domain and " " not in domain:
-        return Name(NameKind.EMAIL, f"{local}@{_host(domain)}")
-    spelt = from_common_name(text)
-    if spelt and spelt.kind is NameKind.IP:
+        return Identifier(IdentifierKind.EMAIL, f"{local}@{_host(domain)}")
+    spelt = identifier_in_cn(text)
+    if spelt and spelt.kind is IdentifierKind.IP:
         return spelt
-    return Name(NameKind.DNS, _host(text)) if _HOST_LIKE.fullmatch(text) else None
+    return Identifier(IdentifierKind.DNS, _host(text)) if _HOST_LIKE.fullmatch(text) else None
 
 
 def is_another_host_in_idna_2003(text: str) -> bool:
     """Whether Java reads another host in a common name than IDNA 2008: `ss` for sharp s (UTS 46, 7)."""
     host = text.rpartition("@")[2]
-    return read_into_common_name(text) is not None and _host(host) != _host(host.casefold())
+    return identifier_implied_by_cn(text) is not None and _host(host) != _host(host.casefold())
 
 
 def _host(text: str) -> str:
@@ -205,23 +205,23 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
             the reverse zones, which name no hosts.
     """
     if not text.isascii():
-        raise RejectedIdentifier(f"{quoted(text)} is not in A-labels; write it as xn--… (RFC 5890)", field)
+        raise RejectedIdentifier(f"{quote(text)} is not in A-labels; write it as xn--… (RFC 5890)", field)
     name = text.lower()
     labels = name.split(".")
     if wildcard and labels[0] == "*" and len(labels) > 1:
         labels = labels[1:]
     if len(name) > _MAX_DNS_OCTETS:
-        raise RejectedIdentifier(f"{quoted(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
+        raise RejectedIdentifier(f"{quote(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
     form = _LABEL_OR_SERVICE if underscores else _LABEL
     if not all(form.fullmatch(label) for label in labels):
         raise RejectedIdentifier(_label_fault(text, labels), field)
     if _NUMBER.fullmatch(labels[-1]):  # RFC 1123 2.1; WHATWG and inet_aton read 127.0.0.0x1 as an address
-        raise RejectedIdentifier(f"{quoted(text)} reads as an IP address, not a DNS name", field)
+        raise RejectedIdentifier(f"{quote(text)} reads as an IP address, not a DNS name", field)
     if ".".join(labels[-2:]) in _REVERSE:
-        raise RejectedIdentifier(f"{quoted(text)} is of a reverse zone, which names addresses", field)
+        raise RejectedIdentifier(f"{quote(text)} is of a reverse zone, which names addresses", field)
     for label in labels:
         if label[2:4] == "--" and not _is_a_label(label):
-            raise RejectedIdentifier(f"{quoted(text)}: {label} is no A-label of IDNA 2008 (RFC 5891)", field)
+            raise RejectedIdentifier(f"{quote(text)}: {label} is no A-label of IDNA 2008 (RFC 5891)", field)
     return name
 
 
@@ -239,14 +239,14 @@ def _label_fault(text: str, labels: list[str]) -> str:
     if not text:
         return "an empty DNS name"
     if text.endswith("."):
-        return f"{quoted(text)} ends with a dot"
+        return f"{quote(text)} ends with a dot"
     if "" in labels:
-        return f"{quoted(text)} has an empty label"
+        return f"{quote(text)} has an empty label"
     if any(len(label) > _MAX_LABEL_OCTETS for label in labels):
-        return f"{quoted(text)} has a label of more than {_MAX_LABEL_OCTETS} octets"
+        return f"{quote(text)} has a label of more than {_MAX_LABEL_OCTETS} octets"
     if any("*" in label for label in labels):
-        return f"{quoted(text)}: a wildcard is allowed only as the whole left-most label"
-    return f"{quoted(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
+        return f"{quote(text)}: a wildcard is allowed only as the whole left-most label"
+    return f"{quote(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
 
 
 def _ip_address(value: object, field: str) -> str:
@@ -258,10 +258,10 @@ def _ip_address(value: object, field: str) -> str:
 def _email(text: str, field: str) -> str:
     local, at, domain = text.rpartition("@")
     if at and not text.isascii():
-        detail = f"{quoted(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified"
+        detail = f"{quote(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not certified"
         raise RejectedIdentifier(detail, field)
     if not at or len(text) > _MAX_MAILBOX_OCTETS or not _LOCAL_PART.fullmatch(local):
-        raise RejectedIdentifier(f"{quoted(text)} is not an email address", field)
+        raise RejectedIdentifier(f"{quote(text)} is not an email address", field)
     return f"{local}@{dns_name(domain, field, wildcard=False)}"
 
 
@@ -275,7 +275,7 @@ def _uri(text: str, field: str) -> str:
         and _URI_REST.fullmatch(rest)
     )
     if not well_formed:
-        raise RejectedIdentifier(f"{quoted(text)} is not an absolute URI (RFC 3986)", field)
+        raise RejectedIdentifier(f"{quote(text)} is not an absolute URI (RFC 3986)", field)
     if rest.startswith("//"):
         _verify_authority(text, field)
     return f"{scheme.lower()}:{rest}"
@@ -287,28 +287,28 @@ def _verify_authority(text: str, field: str) -> None:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
-        raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from error
+        raise RejectedIdentifier(f"{quote(text)} has a malformed authority", field) from error
     if parts.username is not None:  # verifiers disagree on where the host begins
-        raise RejectedIdentifier(f"{quoted(text)} has a malformed authority: it names a user", field)
+        raise RejectedIdentifier(f"{quote(text)} has a malformed authority: it names a user", field)
     if "%" in host:
-        raise RejectedIdentifier(f"{quoted(text)}: its host has a zone, or is encoded", field)
+        raise RejectedIdentifier(f"{quote(text)}: its host has a zone, or is encoded", field)
     try:
         ipaddress.ip_address(host)
     except ValueError:
         if "[" in parts.netloc:  # of an address that is yet to come (RFC 3986 3.2.2, IPvFuture)
-            raise RejectedIdentifier(f"{quoted(text)} has a malformed authority", field) from None
+            raise RejectedIdentifier(f"{quote(text)} has a malformed authority", field) from None
         # Names of hosts have none, but trust domains may (the SPIFFE ID standard, 2.1).
         dns_name(host, field, wildcard=False, underscores=parts.scheme == "spiffe")
 
 
-_PARSERS: Final[dict[NameKind, Callable[[Any, str], str]]] = {
-    NameKind.DNS: partial(dns_name, underscores=True),
-    NameKind.IP: _ip_address,
-    NameKind.EMAIL: _email,
-    NameKind.URI: _uri,
+_PARSERS: Final[dict[IdentifierKind, Callable[[Any, str], str]]] = {
+    IdentifierKind.DNS: partial(dns_name, underscores=True),
+    IdentifierKind.IP: _ip_address,
+    IdentifierKind.EMAIL: _email,
+    IdentifierKind.URI: _uri,
 }
 
 
-def uri_host(name: Name) -> str:
+def uri_host(name: Identifier) -> str:
     """The host of a URI name; '' if it has none."""
     return urlsplit(name.value).hostname or ""

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 
 # RFC 7468 7; `NEW` is what Windows certreq and Java's keytool write.
-REQUEST_LABELS: Final = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
+CSR_LABELS: Final = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
 _BLOCK: Final = re.compile(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import keys, names
-from service.pki.errors import BadPublicKey, RejectedValidity, quoted
+from service.pki.errors import BadPublicKey, RejectedValidity, quote
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
 
@@ -43,7 +43,7 @@ KEY_USAGES: Final = {  # the library's names, and RFC 5280's (4.2.1.3)
     "encipher_only": "encipherOnly",
     "decipher_only": "decipherOnly",
 }
-ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characters
+SUBJECT_ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characters
     "C": (NameOID.COUNTRY_NAME, 2),
     "ST": (NameOID.STATE_OR_PROVINCE_NAME, 128),
     "L": (NameOID.LOCALITY_NAME, 128),
@@ -52,7 +52,7 @@ ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characte
     "CN": (NameOID.COMMON_NAME, 64),
     "serialNumber": (NameOID.SERIAL_NUMBER, 64),
 }
-MAX_ATTRIBUTE: Final = max(bound for _, bound in ATTRIBUTES.values())  # characters
+MAX_ATTRIBUTE_CHARS: Final = max(bound for _, bound in SUBJECT_ATTRIBUTES.values())  # characters
 MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
 ANY_PRINCIPAL: Final = "*"
 
@@ -94,7 +94,7 @@ def _time(text: str) -> datetime:
     except ValueError:  # there is no such day, or hour
         pass
     expected = "a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
-    raise RejectedValidity(f"{quoted(text)} is not {expected}", "not_after")
+    raise RejectedValidity(f"{quote(text)} is not {expected}", "not_after")
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ class Profile:
         size = public_key.key_size if least and isinstance(public_key, rsa.RSAPublicKey) else 0
         if least is None or size < least:
             taken = [f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys]
-            refused = f"takes no {keys.describe(public_key)} keys; it takes {', '.join(taken)}"
+            refused = f"takes no {keys.describe_key(public_key)} keys; it takes {', '.join(taken)}"
             raise BadPublicKey(f"the profile {self.name} {refused}", "public_key")
 
     def validity_period(
@@ -212,10 +212,10 @@ def parse_duration(text: str) -> timedelta:
     """
     match = _DURATION.fullmatch(text)
     if not match or len(text) > 32:  # noqa: PLR2004 - no duration needs more digits
-        raise ValueError(f"{quoted(text)} is not an ISO 8601 duration of days and smaller")
+        raise ValueError(f"{quote(text)} is not an ISO 8601 duration of days and smaller")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     if max(days, hours // 24, minutes // 1440, seconds // 86400) > 10_000:  # noqa: PLR2004
-        raise ValueError(f"{quoted(text)} is longer than 10000 days")
+        raise ValueError(f"{quote(text)} is longer than 10000 days")
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
@@ -230,17 +230,17 @@ def format_duration(length: timedelta) -> str:
 
 def check_subject_attribute(name: str, text: str) -> str:
     """What is wrong with a subject attribute, in a sentence; '' if nothing is (RFC 5280 A.1)."""
-    bound, label = ATTRIBUTES[name][1], "the common name" if name == "CN" else name
+    bound, label = SUBJECT_ATTRIBUTES[name][1], "the common name" if name == "CN" else name
     if name == "C" and not re.fullmatch("[A-Z]{2}", text):
-        return f"{quoted(text)} is not a country code of two capital letters (ISO 3166)"
+        return f"{quote(text)} is not a country code of two capital letters (ISO 3166)"
     if not 0 < len(text) <= bound:
         return f"{label} has {len(text)} characters; 1 to {bound} are accepted"
     if (prepared := names.prepare(text)) != text:
         fault = "has blanks, control characters or Unicode forms that programs read in other ways"
-        return f"{quoted(text)} {fault}" + (f"; write {quoted(prepared)}" if prepared else "")
+        return f"{quote(text)} {fault}" + (f"; write {quote(prepared)}" if prepared else "")
     if name == "CN" and not text.isascii() and names.is_another_host_in_idna_2003(text):
         fault = "is another host to programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
-        return f"{quoted(text)} {fault}"
+        return f"{quote(text)} {fault}"
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
-        return f"{quoted(text)} is not a PrintableString"
+        return f"{quote(text)} is not a PrintableString"
     return ""

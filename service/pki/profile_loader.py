@@ -19,15 +19,15 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from service.pki import keys, names
-from service.pki.errors import IssuanceError, UnknownProfile, printable, quoted
+from service.pki.errors import IssuanceError, UnknownProfile, escape_controls, quote
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, EmailPolicy, IpPolicy, NamePolicy, UriPolicy
 from service.pki.profile import (
     ANY_PRINCIPAL,
-    ATTRIBUTES,
     EXTENDED_KEY_USAGES,
     MIN_VALIDITY,
     SERVER_USAGES,
+    SUBJECT_ATTRIBUTES,
     Profile,
     Revocation,
     check_subject_attribute,
@@ -41,7 +41,7 @@ _Parse = Callable[[Any], Any]
 """Converts JSON of the right type; raises ValueError, IssuanceError, or ProfileError for what is within."""
 _Fields = Mapping[Any, tuple[type, _Parse]]
 """What a JSON object may have: the type of each value in JSON, and what converts it."""
-_Check = Callable[[dict[Any, Any]], Iterable["ProfileFault"]]
+_Check = Callable[[dict[Any, Any]], Iterable["ProfileViolation"]]
 
 _CA_ONLY_USAGES: Final = {  # what would let a certificate speak for the CA, or for everything
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
@@ -68,21 +68,21 @@ _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage",
 
 
 @dataclass(frozen=True)
-class ProfileFault:
+class ProfileViolation:
     """One thing that is wrong with the profiles, and where."""
 
     path: JSONPath
     detail: str
 
     def __str__(self) -> str:
-        place = printable(".".join(map(str, self.path)))
+        place = escape_controls(".".join(map(str, self.path)))
         return f"{place}: {self.detail}" if place else self.detail
 
 
 class ProfileError(ValueError):
     """The profiles are not well formed; the message and `faults` list every fault."""
 
-    def __init__(self, faults: Iterable[ProfileFault]) -> None:
+    def __init__(self, faults: Iterable[ProfileViolation]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(map(str, self.faults)))
 
@@ -118,7 +118,7 @@ class IssuancePolicy:
         """
         profile = self._by_name.get(self.default if name is None else name)
         if profile is None:
-            raise UnknownProfile(f"{quoted(str(name))} is none of: {', '.join(self._by_name)}", "profile")
+            raise UnknownProfile(f"{quote(str(name))} is none of: {', '.join(self._by_name)}", "profile")
         return profile
 
     def resolve_name(self, name: str | None) -> str:
@@ -138,19 +138,19 @@ class IssuancePolicy:
 def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
     """Parse each member of an object; `check` yields the faults of the well-formed members together."""
     parsed: dict[Any, Any] = {}
-    faults: list[ProfileFault] = []
+    faults: list[ProfileViolation] = []
     for key, value in data.items():
         if key not in fields:
-            faults.append(ProfileFault((key,), f"unknown key; known: {', '.join(fields)}"))
+            faults.append(ProfileViolation((key,), f"unknown key; known: {', '.join(fields)}"))
         elif not isinstance(value, kind := fields[key][0]):
-            faults.append(ProfileFault((key,), f"{quoted(str(value))} is not of the type {kind.__name__}"))
+            faults.append(ProfileViolation((key,), f"{quote(str(value))} is not of the type {kind.__name__}"))
         else:
             try:
                 parsed[key] = fields[key][1](value)
             except ProfileError as error:
-                faults += [ProfileFault((key, *fault.path), fault.detail) for fault in error.faults]
+                faults += [ProfileViolation((key, *fault.path), fault.detail) for fault in error.faults]
             except (ValueError, IssuanceError) as error:
-                faults.append(ProfileFault((key,), str(error)))
+                faults.append(ProfileViolation((key,), str(error)))
     faults += check(parsed)
     if faults:
         raise ProfileError(faults)
@@ -174,7 +174,7 @@ def _list(parse: _Parse, identity: _Parse | None = None, *, min_items: int = 0) 
         seen = [identity(value) for value in values.values()] if identity else []
         for index, value in enumerate(seen):
             if value in seen[:index]:
-                raise ValueError(f"{quoted(data[index])} is listed twice")
+                raise ValueError(f"{quote(data[index])} is listed twice")
         return tuple(values.values())
 
     return list, parse_list
@@ -186,19 +186,19 @@ def _oid(text: str) -> x509.ObjectIdentifier:
             return x509.ObjectIdentifier(text)
     except ValueError:  # an arc is too large
         pass
-    raise ValueError(f"{quoted(text)} is not an OID in dotted decimals")
+    raise ValueError(f"{quote(text)} is not an OID in dotted decimals")
 
 
 def _usage(text: str) -> str:
     if text not in EXTENDED_KEY_USAGES and _oid(text) in _CA_ONLY_USAGES:
-        raise ValueError(f"{quoted(text)} is not for certificates of an end entity")
+        raise ValueError(f"{quote(text)} is not for certificates of an end entity")
     return text
 
 
 def _extension_oid(text: str) -> x509.ObjectIdentifier:
     oid = _EXTENSIONS.get(text) or _oid(text)
     if f"{oid.dotted_string}.".startswith(tuple(f"{arc}." for arc in _CA_CONTROLLED_ARCS)):
-        raise ValueError(f"{quoted(text)} is the CA's to set, not a request's: verifiers read rights in it")
+        raise ValueError(f"{quote(text)} is the CA's to set, not a request's: verifiers read rights in it")
     return oid
 
 
@@ -214,13 +214,13 @@ def _public_key(text: str) -> tuple[KeyKind, int]:
 
 def _url(text: str) -> str:
     if text and not urlsplit(text).hostname:
-        raise ValueError(f"{quoted(text)} has no host")
+        raise ValueError(f"{quote(text)} has no host")
     return text
 
 
 def _allowed_attribute(text: str) -> str:
-    if text not in ATTRIBUTES:
-        raise ValueError(f"{quoted(text)} is none of {', '.join(ATTRIBUTES)}")
+    if text not in SUBJECT_ATTRIBUTES:
+        raise ValueError(f"{quote(text)} is none of {', '.join(SUBJECT_ATTRIBUTES)}")
     return text
 
 
@@ -291,42 +291,42 @@ def _profile(name: str, data: dict[str, Any]) -> Profile:
     )
 
 
-def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileFault]:
+def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
     """Missing members, and well-formed members that contradict one another."""
     if missing := [member for member in _REQUIRED if member not in data]:
-        yield ProfileFault((), f"{', '.join(missing)} missing")
+        yield ProfileViolation((), f"{', '.join(missing)} missing")
     if "validity" in parsed:
         if parsed["validity"] - parsed.get("backdate", timedelta()) < MIN_VALIDITY:
-            yield ProfileFault(("validity",), "less than a minute is left after the backdate")
+            yield ProfileViolation(("validity",), "less than a minute is left after the backdate")
         if parsed.get("max_validity", timedelta.max) < parsed["validity"]:
-            yield ProfileFault(("max_validity",), "it is shorter than validity")
+            yield ProfileViolation(("max_validity",), "it is shorter than validity")
     usages = map(eku_oid, parsed.get("extended_key_usage", ()))
     if "CN" in parsed.get("subject", {}).get("fixed", {}) and not SERVER_USAGES.isdisjoint(usages):
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
-        yield ProfileFault(("subject", "fixed", "CN"), detail)
+        yield ProfileViolation(("subject", "fixed", "CN"), detail)
     has_crl = parsed.get("revocation") is Revocation.CRL
     if data.keys() & {"revocation", "crl"} <= parsed.keys() and has_crl != bool(parsed.get("crl")):
-        yield ProfileFault(("crl",), "required if revocation is crl, and only then")
+        yield ProfileViolation(("crl",), "required if revocation is crl, and only then")
 
 
-def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileFault]:
+def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileViolation]:
     """A certificate's profile is known by its first policy, so no two profiles have the same."""
     owners: dict[x509.ObjectIdentifier, str] = {}
     for name, profile in profiles.items():
         for policy_oid in profile.certificate_policies[:1]:
             if owners.setdefault(policy_oid, name) != name:
                 detail = f"it is the first policy of the profile {owners[policy_oid]} already"
-                yield ProfileFault((name, "certificate_policies", 0), detail)
+                yield ProfileViolation((name, "certificate_policies", 0), detail)
 
 
-def _default_faults(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileFault]:
+def _default_faults(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
     default = parsed.get("default")
     if default is not None and isinstance(profiles, dict) and default not in profiles:
-        known = printable(", ".join(profiles))
-        yield ProfileFault(("default",), f"{quoted(default)} is not among the profiles: {known}")
+        known = escape_controls(", ".join(profiles))
+        yield ProfileViolation(("default",), f"{quote(default)} is not among the profiles: {known}")
 
 
 def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
     if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the rules would restrict nobody
-        raise ValueError(f"{quoted(name)} is not the name of one principal")
+        raise ValueError(f"{quote(name)} is not the name of one principal")
     return parse_name_policy(data)

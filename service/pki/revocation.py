@@ -18,7 +18,7 @@ from typing import Final
 from cryptography import x509
 
 from service.pki import encoding
-from service.pki.errors import quoted
+from service.pki.errors import quote
 
 WINDOW: Final = timedelta(minutes=5)
 NEXT_UPDATE: Final = timedelta(hours=24)
@@ -50,7 +50,7 @@ class RevocationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Revoked:
+class RevokedCertificate:
     """A revoked certificate: serial number, time (UTC, whole seconds), and the reason if there is one."""
 
     serial_number: int
@@ -67,16 +67,16 @@ class Revoked:
         return builder.build()
 
 
-def serial_number(text: str) -> int:
+def parse_serial_number(text: str) -> int:
     """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`, positive and of 159 bits at most; raise `ValueError`."""
     digits = _HEX.fullmatch(text.strip().replace(":", "").lower())
     number = int(digits[1], 16) if digits else 0
     if not number:
-        raise ValueError(f"{quoted(text)} is not a serial number in hexadecimal, of 20 octets at most")
+        raise ValueError(f"{quote(text)} is not a serial number in hexadecimal, of 20 octets at most")
     return number
 
 
-def load(entries: Iterable[tuple[int, object]]) -> Mapping[int, Revoked]:
+def parse(entries: Iterable[tuple[int, object]]) -> Mapping[int, RevokedCertificate]:
     """Read a list: of each entry its line, and `{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: …}`.
 
     Returns:
@@ -85,13 +85,13 @@ def load(entries: Iterable[tuple[int, object]]) -> Mapping[int, Revoked]:
     Raises:
         RevocationError: it is not such a list; the message names each line that is wrong.
     """
-    result: dict[int, Revoked] = {}
+    result: dict[int, RevokedCertificate] = {}
     faults, number = [], 0
     for number, (line, value) in enumerate(entries, 1):  # noqa: B007 - it is the length of an iterator
         try:
             entry = _entry(value)
             if entry.serial_number in result:
-                raise ValueError(f"{encoding.serial(entry.serial_number)} stands in it twice")  # noqa: TRY301
+                raise ValueError(f"{encoding.format_serial(entry.serial_number)} stands in it twice")  # noqa: TRY301
             result[entry.serial_number] = entry
         except ValueError as error:
             faults.append(f"line {line}: {error}")
@@ -103,7 +103,7 @@ def load(entries: Iterable[tuple[int, object]]) -> Mapping[int, Revoked]:
     return result
 
 
-def load_plain(text: str) -> Mapping[int, Revoked] | int:
+def parse_canonical(text: str) -> Mapping[int, RevokedCertificate] | int:
     """Read a list that is written as `encode` does it, a line for each entry, comments aside.
 
     It is read more than ten times as fast as YAML, and what it says is the same.
@@ -121,23 +121,23 @@ def load_plain(text: str) -> Mapping[int, Revoked] | int:
             return number
         if match["serial"] is not None:
             entries.append((number, match.groupdict()))
-    return load(entries)
+    return parse(entries)
 
 
-def encode(revoked: Revoked) -> str:
+def format_entry(revoked: RevokedCertificate) -> str:
     """One entry, as a line that `load_plain` reads; it is YAML, too."""
-    serial, at = encoding.serial(revoked.serial_number), encoding.timestamp(revoked.revoked_at)
+    serial, at = encoding.format_serial(revoked.serial_number), encoding.format_timestamp(revoked.revoked_at)
     reason = f', "reason": "{revoked.reason.value}"' if revoked.reason else ""
     return f'- {{"serial": "{serial}", "at": "{at}"{reason}}}\n'
 
 
-def window(now: datetime) -> int:
+def crl_number(now: datetime) -> int:
     """The number of the window that a time (UTC) is in, which is the CRL's number (RFC 5280 5.2.3)."""
     return int(now.timestamp()) // int(WINDOW.total_seconds())
 
 
-def builder(
-    revoked: Iterable[Revoked], number: int, not_after: datetime
+def crl_builder(
+    revoked: Iterable[RevokedCertificate], number: int, not_after: datetime
 ) -> x509.CertificateRevocationListBuilder:
     """The CRL of a window, for `Issuer.sign_crl`; it does not outlive the issuer (`not_after`, UTC).
 
@@ -149,7 +149,10 @@ def builder(
     ordered = sorted(revoked, key=lambda entry: entry.serial_number)
     for entry in ordered:
         if entry.revoked_at > not_after:
-            serial, at = encoding.serial(entry.serial_number), encoding.timestamp(entry.revoked_at)
+            serial, at = (
+                encoding.format_serial(entry.serial_number),
+                encoding.format_timestamp(entry.revoked_at),
+            )
             raise ValueError(f"{serial} would be revoked at {at}, after the CA's end")
     # At once: the builder copies what it has for each entry that is added to it.
     entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
@@ -161,7 +164,7 @@ def builder(
     )
 
 
-def _entry(value: object) -> Revoked:
+def _entry(value: object) -> RevokedCertificate:
     if not isinstance(value, Mapping) or not _MEMBERS >= value.keys() >= {"serial", "at"}:
         raise ValueError("it is not a mapping of serial, at and reason")
     serial, at, reason = value["serial"], value["at"], value.get("reason")
@@ -173,13 +176,13 @@ def _entry(value: object) -> Revoked:
 
 
 @functools.lru_cache(2 * MAX_ENTRIES)  # of a list that changed only the entries that did are read
-def _parse(serial: str, at: str | datetime, reason: str | None) -> Revoked:
+def _parse(serial: str, at: str | datetime, reason: str | None) -> RevokedCertificate:
     moment = _time(at)
     if moment is None:
-        raise ValueError(f"at is not a time (RFC 3339, UTC): {quoted(str(at))}")
+        raise ValueError(f"at is not a time (RFC 3339, UTC): {quote(str(at))}")
     if reason is not None and reason not in REASONS:
-        raise ValueError(f"reason is none of {', '.join(REASONS)}: {quoted(reason)}")
-    entry = Revoked(serial_number(serial), moment, REASONS[reason] if reason else None)
+        raise ValueError(f"reason is none of {', '.join(REASONS)}: {quote(reason)}")
+    entry = RevokedCertificate(parse_serial_number(serial), moment, REASONS[reason] if reason else None)
     entry.crl_entry  # noqa: B018 - built here, so that signing finds it
     return entry
 

@@ -38,7 +38,7 @@ _SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
 def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
     """Raise `BadPublicKey` for an RSA key whose modulus is easily factored.
 
-    Its size is within `keys.verify_bounds`, which bounds the work.
+    Its size is within `keys.verify_key_size`, which bounds the work.
     """
     if not isinstance(public_key, rsa.RSAPublicKey):
         return
@@ -55,13 +55,15 @@ def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
         raise _bad("the RSA modulus is a prime, so that anyone can compute the private key")
 
 
-def forms(public_key: CertificatePublicKeyTypes, spki: bytes | None = None) -> tuple[bytes, ...]:
+def equivalent_encodings(
+    public_key: CertificatePublicKeyTypes, spki: bytes | None = None
+) -> tuple[bytes, ...]:
     """The key's DER (`spki`, or encoded again), and of keys that its private key gives away.
 
     Anyone who knows an RSA key's factors has the private key for every exponent. So lists hold its modulus as
     `openssl -modulus` prints it, or its DER with the usual exponent. And -d is the private key of -P.
     """
-    spki = spki or keys.subject_public_key_info(public_key)
+    spki = spki or keys.encode_public_key(public_key)
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         prime, octets = _FIELDS[public_key.curve.name]
         y = int.from_bytes(spki[-octets:], "big")
@@ -74,13 +76,13 @@ def forms(public_key: CertificatePublicKeyTypes, spki: bytes | None = None) -> t
         return result
     return (
         *result,
-        keys.subject_public_key_info(rsa.RSAPublicNumbers(_USUAL_EXPONENT, numbers.n).public_key()),
+        keys.encode_public_key(rsa.RSAPublicNumbers(_USUAL_EXPONENT, numbers.n).public_key()),
     )
 
 
-def verify_not_issuer(key_forms: Iterable[bytes], own: frozenset[bytes]) -> None:
+def verify_not_ca_key(key_encodings: Iterable[bytes], own: frozenset[bytes]) -> None:
     """Raise `BadPublicKey` for a key of the CA's own, by its `forms`: it would speak for the CA."""
-    if not own.isdisjoint(key_forms):
+    if not own.isdisjoint(key_encodings):
         raise _bad("this is the CA's own key")
 
 
@@ -95,7 +97,7 @@ class DenyList:
     digests: frozenset[bytes] = frozenset()
 
     @classmethod
-    def load(cls, text: str) -> DenyList:
+    def parse(cls, text: str) -> DenyList:
         """Read the output of `sha256sum`, with blank lines and comments after `#`.
 
         Raises:
@@ -112,9 +114,9 @@ class DenyList:
             raise ValueError(f"no SHA-256 in hexadecimal stands in line {', '.join(faulty[:20])}")
         return cls(frozenset(digests))
 
-    def verify(self, key_forms: Iterable[bytes]) -> None:
+    def verify(self, key_encodings: Iterable[bytes]) -> None:
         """Raise `BadPublicKey` if the key, by its `forms`, is on the list."""
-        if self.digests and any(hashlib.sha256(form).digest() in self.digests for form in key_forms):
+        if self.digests and any(hashlib.sha256(form).digest() in self.digests for form in key_encodings):
             raise _bad("the key is on the deny list of this CA")
 
 

@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 
 from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
-from service.pki.errors import IssuanceError, IssuerUnavailable, NotPermitted
+from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
@@ -118,7 +118,7 @@ def _http_error(error: HTTPException) -> flask.Response:
 
 def _unauthorized(authority: Authority, _error: HTTPException) -> flask.Response:
     """The gateway named no caller. A refusal to issue is recorded, as any other."""
-    reason: IssuanceError = NotPermitted(API_KEY_REQUIRED)
+    reason: IssuanceError = Unauthorized(API_KEY_REQUIRED)
     if connexion.request.method == "POST":
         try:
             authority.dry_run(IssuanceRequest(b"", _profile(), None, identity.request_id()))
@@ -141,7 +141,7 @@ def _problem(error: ProblemException) -> flask.Response:
 
 def _refusal(error: IssuanceError) -> flask.Response:
     if STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
-        trace = None if isinstance(error, IssuerUnavailable) else error.__cause__  # it may be a bug
+        trace = None if isinstance(error, CAUnavailable) else error.__cause__  # it may be a bug
         _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
     return refusal(error, EST_STATUS if hasattr(Est, _operation()) else STATUS)
 

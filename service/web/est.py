@@ -34,7 +34,7 @@ class Est:
     def estCacerts(self, label: str | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, and those before it."""
         self._authority.profiles.get(label)
-        return _certificates(self._authority.issuer().authorities, "public, max-age=3600")
+        return _certificates(self._authority.issuer().ca_certificates, "public, max-age=3600")
 
     def estCsrattrs(self, label: str | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /csrattrs`: nothing is asked for, since a profile adds what a request does not have to say."""
@@ -74,5 +74,5 @@ def _enrolled(issued: IssuedCertificate) -> Answer:
 
 def _certificates(certificates: Sequence[x509.Certificate], cache: str) -> Answer:
     """PKCS#7 certs-only, in base64 of one line: RFC 8951 3.1 has no other, and strongSwan reads no other."""
-    body = base64.b64encode(encoding.certs_only(certificates))
+    body = base64.b64encode(encoding.encode_certs_only(certificates))
     return Answer(body, CERTIFICATES, cache, headers=[("Content-Transfer-Encoding", "base64")])

@@ -15,7 +15,7 @@ import connexion
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
 from service.pki import encoding, keys, revocation
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import IssuanceError, IssuerError, IssuerUnavailable, NotPermitted
+from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
 from service.web import identity, problems
@@ -30,13 +30,13 @@ REVOCATION_LIST: Final = "application/pkix-crl"
 MAX_ANSWER_BYTES: Final = 5_500_000  # of a batch: Lambda answers 6 MiB, with quotes escaped
 RESERVED_TIME: Final = 2.0  # seconds of a batch's time that are for its answer
 AT_ONCE: Final = 25  # of a batch's requests, between two looks at the clock
-NO_TIME: Final = IssuerUnavailable("there was no time or room left for this request: send it again")
+NO_TIME: Final = CAUnavailable("there was no time or room left for this request: send it again")
 
 _A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
 
 _log = logging.getLogger(__name__)
-_chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.pem)  # it changes with the CA alone
+_chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.encode_pem)  # it changes with the CA alone
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -60,7 +60,7 @@ class Operations:
     def signPem(self, body: bytes, user: Principal | None = None, **query: Any) -> Answer:  # noqa: N802, ANN401 - operationId; Connexion is not typed
         """`POST /sign.pem`: PEM in, PEM out."""
         issued = self._authority.issue(_requests(user)(body, query))
-        bundle = encoding.pem([issued.certificate]) + _chain_pem(issued.intermediates)
+        bundle = encoding.encode_pem([issued.certificate]) + _chain_pem(issued.intermediates)
         return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
     def signBatch(self, body: Mapping[str, Any], user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
@@ -82,38 +82,42 @@ class Operations:
         return _json(
             {
                 "subject": issuer.certificate.subject.rfc4514_string(),
-                "not_before": encoding.timestamp(issuer.not_before),
-                "not_after": encoding.timestamp(issuer.not_after),
-                "key": keys.describe(issuer.certificate.public_key()),
+                "not_before": encoding.format_timestamp(issuer.not_before),
+                "not_after": encoding.format_timestamp(issuer.not_after),
+                "key": keys.describe_key(issuer.certificate.public_key()),
                 "fingerprint_sha256": encoding.fingerprint(issuer.certificate),
-                "ca_pem": encoding.pem([issuer.certificate]),
-                "chain_pem": encoding.pem([issuer.certificate, *issuer.chain]),
-                "root_pem": encoding.pem([issuer.root]),
+                "ca_pem": encoding.encode_pem([issuer.certificate]),
+                "chain_pem": encoding.encode_pem([issuer.certificate, *issuer.chain]),
+                "root_pem": encoding.encode_pem([issuer.root]),
                 "root_fingerprint_sha256": encoding.fingerprint(issuer.root),
-                "previous_pem": encoding.pem(issuer.previous),
+                "previous_pem": encoding.encode_pem(issuer.predecessors),
             },
             _AN_HOUR,
         )
 
     def caCrt(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crt`: the issuing CA, DER."""
-        return Answer(encoding.der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
+        return Answer(encoding.encode_der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
 
     def caPem(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last, then those before it."""
-        return Answer(encoding.pem(self._authority.issuer().authorities).encode("ascii"), PEM_CHAIN, _AN_HOUR)
+        return Answer(
+            encoding.encode_pem(self._authority.issuer().ca_certificates).encode("ascii"), PEM_CHAIN, _AN_HOUR
+        )
 
     def caP7c(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
-        return Answer(encoding.certs_only(self._authority.issuer().authorities), CERTS_ONLY, _AN_HOUR)
+        return Answer(
+            encoding.encode_certs_only(self._authority.issuer().ca_certificates), CERTS_ONLY, _AN_HOUR
+        )
 
     def caCrl(self) -> Answer:  # noqa: N802 - operationId
         """`GET /ca.crl`: what was revoked, DER."""
-        return Answer(encoding.der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
+        return Answer(encoding.encode_der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
 
     def rootCrt(self) -> Answer:  # noqa: N802 - operationId
         """`GET /root.crt`: the root, DER."""
-        return Answer(encoding.der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
+        return Answer(encoding.encode_der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
 
     def profiles(self) -> Answer:
         """`GET /profiles`: what may be issued, not for whom."""
@@ -125,7 +129,7 @@ class Operations:
     def myProfiles(self, user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
         """`GET /profiles/mine`: what the caller may have."""
         if user is None:
-            raise NotPermitted(API_KEY_REQUIRED)
+            raise Unauthorized(API_KEY_REQUIRED)
         profiles = self._authority.profiles
         mine = [_profile(each) for each in profiles if each.permits(user.name)]
         permitted = profiles.names_permitted_for(user.name)
@@ -138,7 +142,7 @@ class Operations:
     def health(self) -> Answer:
         """`GET /health`: ready, or 503."""
         until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
-        return _json({"status": "ready", "ready_until": encoding.timestamp(until)}, "no-store")
+        return _json({"status": "ready", "ready_until": encoding.format_timestamp(until)}, "no-store")
 
 
 def _requests(user: Principal | None) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
@@ -181,28 +185,32 @@ def _planned(template: CertificateSpec) -> dict[str, object]:
     return {
         "subject": template.subject.rfc4514_string(),
         "names": [str(name) for name in template.names],
-        "key": keys.describe(template.public_key),
-        "not_before": encoding.timestamp(template.not_before),
-        "not_after": encoding.timestamp(template.not_after),
+        "key": keys.describe_key(template.public_key),
+        "not_before": encoding.format_timestamp(template.not_before),
+        "not_after": encoding.format_timestamp(template.not_after),
         "profile": template.profile.name,
         "notes": template.notes,
     }
 
 
 def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
-    answer: dict[str, object] = {"crt_text": encoding.text(issued.certificate)} if text else {}
+    answer: dict[str, object] = {"crt_text": encoding.to_text(issued.certificate)} if text else {}
     return (
         answer
         | {
-            "crt_pem": encoding.pem([issued.certificate]),
-            "serial_number": encoding.serial(issued.certificate.serial_number),
+            "crt_pem": encoding.encode_pem([issued.certificate]),
+            "serial_number": encoding.format_serial(issued.certificate.serial_number),
             "fingerprint_sha256": issued.fingerprint_sha256,
-            "not_before": encoding.timestamp(issued.spec.not_before),
-            "not_after": encoding.timestamp(issued.spec.not_after),
+            "not_before": encoding.format_timestamp(issued.spec.not_before),
+            "not_after": encoding.format_timestamp(issued.spec.not_after),
             "profile": issued.spec.profile.name,
             "notes": issued.spec.notes,
         }
-        | ({"idempotent_until": encoding.timestamp(until)} if (until := issued.idempotent_until) else {})
+        | (
+            {"idempotent_until": encoding.format_timestamp(until)}
+            if (until := issued.idempotent_until)
+            else {}
+        )
     )
 
 
@@ -232,7 +240,7 @@ class _BatchAnswer:
     def add(self, outcomes: Sequence[IssuedCertificate | IssuanceError]) -> None:
         """Write down what became of the next requests."""
         for outcome in outcomes:
-            if isinstance(outcome, IssuerError) and outcome is not NO_TIME:
+            if isinstance(outcome, CAError) and outcome is not NO_TIME:
                 _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
             result = self._result(outcome)
             if len(result) > self._room:  # a refusal with many reasons; what was issued has its room
@@ -240,7 +248,7 @@ class _BatchAnswer:
             self._results.append(result)
             self._room -= len(result) + 1
             if isinstance(outcome, IssuedCertificate) and not self._chain:
-                self._chain = encoding.pem(outcome.intermediates)
+                self._chain = encoding.encode_pem(outcome.intermediates)
 
     def _result(self, outcome: IssuedCertificate | IssuanceError) -> str:
         if isinstance(outcome, IssuedCertificate):

@@ -22,10 +22,10 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.RejectedIdentifier: 422,
     errors.RejectedValidity: 422,
     errors.UnknownProfile: 422,
-    errors.Refused: 422,
-    errors.NotPermitted: 403,
-    errors.IssuerError: 500,
-    errors.IssuerUnavailable: 503,
+    errors.CompoundError: 422,
+    errors.Unauthorized: 403,
+    errors.CAError: 500,
+    errors.CAUnavailable: 503,
 }
 
 # Over EST every refusal of a request is 400 (RFC 7030 4.2.3), and a label is a part of the path.
@@ -78,7 +78,7 @@ def document(error: errors.IssuanceError, statuses: Statuses = STATUS) -> dict[s
     status = statuses[type(error)]
     detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
     is_request = isinstance(error, errors.RequestError) or error.field
-    reasons = [Reason(each.code, each.field, each.detail) for each in error.reasons] if is_request else []
+    reasons = [Reason(each.code, each.field, each.detail) for each in error.subproblems] if is_request else []
     return _problem(status, error.code, error.title, detail, reasons)
 
 

@@ -16,7 +16,7 @@ import flask
 from connexion.exceptions import ProblemException
 from jsonschema import Draft4Validator
 
-from service.pki.errors import quoted
+from service.pki.errors import quote
 from service.web.problems import MalformedError, Reason
 
 _PROBLEMS: Final = "problems"  # the key in Connexion's context; no operation has an argument of this name
@@ -107,7 +107,7 @@ class ParameterValidator:
                 value = _BOOLEANS.get(values[0], values[0]) if is_boolean else values[0]
                 yield from _violations(validator, value, field)
             elif self._strict:
-                yield _reason(field, f"there is no query parameter {quoted(name)}")
+                yield _reason(field, f"there is no query parameter {quote(name)}")
         for (place, name), (parameter, _) in self._parameters.items():
             if parameter.get("required") and (place, name) not in sent:
                 yield _reason(f"{place}.{name}", "it is missing")
@@ -129,7 +129,7 @@ def _sentences(errors: Sequence[Any]) -> list[str]:
     titled = [each for each in errors if isinstance(each.instance, str) and "title" in each.schema]
     if titled:
         text, title = titled[0].instance, titled[0].schema["title"]
-        return [f"{quoted(text, 40)} is not {title}" if text else "it is empty"]
+        return [f"{quote(text, 40)} is not {title}" if text else "it is empty"]
     return [_sentence(each) for each in mistyped or errors]
 
 
@@ -139,13 +139,13 @@ def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class
     match error.validator:
         case "additionalProperties":
             unknown = sorted(set(value) - set(error.schema.get("properties", {})))
-            said = "unknown: " + ", ".join(quoted(name, 40) for name in unknown[:10])
+            said = "unknown: " + ", ".join(quote(name, 40) for name in unknown[:10])
         case "required":
             said = "missing: " + ", ".join(name for name in bound if name not in value)
         case "type":
             said = f"this must be {_TYPES.get(bound, bound)}"
         case "enum":
-            said = f"{quoted(str(value))} is none of: {', '.join(bound)}"
+            said = f"{quote(str(value))} is none of: {', '.join(bound)}"
         case "minLength" | "minItems" if not value:
             said = "it is empty"
         case "maxLength" | "maxItems" as which:

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of `csr.load`: `python -m tests.adversarial.coverage_guided SECONDS FOLDER`.
+"""Coverage-guided fuzzing of `csr.parse`: `python -m tests.adversarial.coverage_guided SECONDS FOLDER`.
 
 Atheris, which drives libFuzzer, sees which branches of service.pki an input takes, and keeps those that take
 new ones. Half of its changes are the structured ones of `strategies`, signed again; the rest libFuzzer's own.
@@ -26,9 +26,9 @@ def one_input(data: bytes) -> None:
     """Load one input: it is refused for a reason that can be told, or read whole; neither takes a second."""
     began = time.process_time()
     try:
-        request = csr.load(data)
+        request = csr.parse(data)
     except RequestError as refusal:
-        for reason in refusal.reasons:
+        for reason in refusal.subproblems:
             if not (reason.detail.isprintable() and reason.field):
                 raise AssertionError(f"no reason: {reason.detail!r}") from refusal
     else:

@@ -34,7 +34,7 @@ def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProc
 
 @pytest.mark.skipif(not IS_BUILT, reason="Atheris has wheels for Linux on x86_64 and Python up to 3.13 alone")
 def test_nothing_is_found(tmp_path: Path) -> None:
-    """Guided by the branches that inputs take, no input makes `csr.load` raise anything but a refusal."""
+    """Guided by the branches that inputs take, no input makes `csr.parse` raise anything but a refusal."""
     run = fuzz(tmp_path, SECONDS)
     found = sorted(each.name for each in tmp_path.iterdir() if each.name != "corpus")
     assert (run.returncode, found) == (0, []), run.stderr[-4000:]

@@ -64,7 +64,7 @@ def verdict(answer: Answer) -> Signed | Refused:
         return Refused(tuple((reason["code"], reason["field"]) for reason in found["errors"]))
     certificate = x509.load_pem_x509_certificate(found["crt_pem"].encode())
     sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return Signed(tuple(str(names.load(each, "")) for each in sans), tuple(found["notes"]))
+    return Signed(tuple(str(names.parse_general_name(each, "")) for each in sans), tuple(found["notes"]))
 
 
 def ordered(each: Signed | Refused) -> Signed | Refused:

@@ -22,8 +22,8 @@ from service import keystore
 from service.gateway.answer_cache import MAX_AGE
 from service.keystore import ca_directory, revocation_file
 from service.pki import encoding, hierarchy, keys, revocation
-from service.pki.errors import IssuerError, IssuerUnavailable
-from service.pki.revocation import Revoked
+from service.pki.errors import CAError, CAUnavailable
+from service.pki.revocation import RevokedCertificate
 from service.settings import Settings
 from tests import csrs, factories
 from tests.factories import NOW
@@ -71,10 +71,10 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
     began = time.process_time()
     try:
         listed = revocation_file.revoked(tmp_path)
-    except IssuerError as error:
+    except CAError as error:
         assert fault, error
         assert f"{tmp_path / revocation_file.REVOKED}: {fault}" in error.detail
-        with pytest.raises(IssuerError):
+        with pytest.raises(CAError):
             revocation_file.revoked(tmp_path)
     else:
         assert not fault
@@ -88,26 +88,26 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
 @pytest.mark.parametrize(
     ("revoked", "status"),
     [
-        (Revoked(MOST, NOW - timedelta(hours=1)), 200),
-        (Revoked(MOST + 1, NOW - timedelta(hours=1)), 503),
-        (Revoked(7, datetime(1949, 12, 31, tzinfo=UTC)), 503),
-        (Revoked(7, factories.issuer().not_after), 200),
-        (Revoked(7, factories.issuer().not_after + timedelta(seconds=1)), 503),
+        (RevokedCertificate(MOST, NOW - timedelta(hours=1)), 200),
+        (RevokedCertificate(MOST + 1, NOW - timedelta(hours=1)), 503),
+        (RevokedCertificate(7, datetime(1949, 12, 31, tzinfo=UTC)), 503),
+        (RevokedCertificate(7, factories.issuer().not_after), 200),
+        (RevokedCertificate(7, factories.issuer().not_after + timedelta(seconds=1)), 503),
     ],
 )
-def test_what_no_crl_can_hold_is_unavailable(revoked: Revoked, status: int) -> None:
+def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status: int) -> None:
     """RFC 5280 4.1.2.2 and 5.1.2.6; and what would never be listed, as of a mistyped year, is a fault as well."""
     made = factories.authority(revoked=lambda: {revoked.serial_number: revoked})
     if status == 200:
         assert made.crl().issuer
     else:
-        with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
+        with pytest.raises(CAUnavailable, match="cannot be had or signed"):
             made.crl()
 
 
 def test_a_clock_that_goes_back_unlists_nothing() -> None:
     """Number and entries stay, until the clock is past them; outside of the CA's validity there is none."""
-    revoked = Revoked(7, NOW - timedelta(minutes=10))
+    revoked = RevokedCertificate(7, NOW - timedelta(minutes=10))
     issuer = factories.issuer()
     steps = (0, -60, -1, issuer.not_before - NOW, -1440, 5)
     moments: Iterator[datetime] = iter(
@@ -119,7 +119,7 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
     assert numbers == [*[numbers[0]] * 5, numbers[0] + 1]
     assert all(each.get_revoked_certificate_by_serial_number(7) for each in found)
     early = factories.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
-    with pytest.raises(IssuerUnavailable, match="not valid now"):
+    with pytest.raises(CAUnavailable, match="not valid now"):
         early.crl()
 
 
@@ -139,7 +139,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
         assert certlet(*arguments, cwd=tmp_path).returncode == 0
     ca, request = tmp_path / "ca", csrs.build()
     issuers = [ca_directory.load(each, None) for each in (ca, tmp_path / "next")]
-    old, new = (encoding.pem(each.intermediates) for each in issuers)
+    old, new = (encoding.encode_pem(each.intermediates) for each in issuers)
     with serving(tmp_path, "--workers", "3", "--no-usage-plan") as server, ThreadPoolExecutor(8) as pool:
 
         def answers() -> tuple[set[str], int]:
@@ -162,7 +162,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
         (ca / revocation_file.REVOKED).rename(tmp_path / "next" / revocation_file.REVOKED)
         shutil.copytree(tmp_path / "next", ca, dirs_exist_ok=True)
         assert answers() == ({new}, 1)
-        key = keys.subject_public_key_info(request.public_key())
+        key = keys.encode_public_key(request.public_key())
         (ca / revocation_file.DENY_LIST).write_text(hashlib.sha256(key).hexdigest())
         assert answers() == ({"422"}, 1)
 
@@ -177,7 +177,7 @@ def test_link_to_nothing_is_no_missing_file(tmp_path: Path, name: str | None) ->
     expected: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if name:
         (tmp_path / name).symlink_to("nothing")
-        expected = pytest.raises(IssuerError, match=f"{name}: No such file")
+        expected = pytest.raises(CAError, match=f"{name}: No such file")
     with expected:
         keystore.load(Settings(tmp_path))
 

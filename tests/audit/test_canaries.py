@@ -127,7 +127,7 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     )
     request = csrs.der(challenging())
     values = [settings, custody, custody.issuer, configuration, IssuanceRequest(request, None, None, "")]
-    values.append(csr.load(request))
+    values.append(csr.parse(request))
     shown = "".join(f"{each!r}{each!s}" for each in values).encode()
     assert not leaked(home, shown)
     assert digest(API_KEY).encode() not in shown

@@ -76,7 +76,7 @@ def test_commands_are_sealed_before_they_hold_a_key(tmp_path: Path, arguments: t
         "import ctypes, sys\nfrom service import cli\nfrom service.pki import hierarchy, keys\n"
         "from service.keystore import file\n"
         "def tell(*_, **__):\n    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n    sys.exit(7)\n"
-        f"hierarchy.create_hierarchy = hierarchy.create_successor = keys.generate = file.private_key = tell\ncli.main({list(arguments)!r})\n"
+        f"hierarchy.create_hierarchy = hierarchy.create_successor = keys.generate_private_key = file.private_key = tell\ncli.main({list(arguments)!r})\n"
     )
     run = servers.run(sys.executable, "-c", code, cwd=tmp_path, check=False)
     assert (run.returncode, run.stdout) == (7, "0\n"), run.stderr

@@ -143,7 +143,7 @@ def test_every_kind_of_key_is_named(form: Tab, kind: str) -> None:
     )
     form.page.fill("#csr", csrs.pem(request).decode())
     seen = form.page.locator("#csr-seen")
-    expect(seen).to_contain_text(keys.describe(csrs.key(kind).public_key()))
+    expect(seen).to_contain_text(keys.describe_key(csrs.key(kind).public_key()))
     expect(seen).to_contain_text("DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y")
 
 
@@ -413,7 +413,7 @@ def test_axe_would_find_something(form: Tab) -> None:
 @pytest.mark.parametrize("page", ["/sign", "/docs"])
 def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Server, page: str) -> None:
     """An inline script, and a request to elsewhere, are stopped by the Content-Security-Policy."""
-    expected = ("Content Security Policy", "Refused", "blocked", CHROMIUM_S_ADVICE)
+    expected = ("Content Security Policy", "CompoundError", "blocked", CHROMIUM_S_ADVICE)
     with opened(browser, server.url + page, expected) as tab:
         tab.page.evaluate(
             "() => { const s = document.createElement('script'); s.textContent = 'document.title = 1';"

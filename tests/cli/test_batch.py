@@ -143,8 +143,8 @@ def sign_batch(results: list[int | str]) -> batch.SignBatch:
         if isinstance(number, str):
             raise ClientError(number)
         signed = [authority.issue(factories.order(request.csr.encode())) for request in requests[:number]]
-        chain = encoding.pem(factories.issuer().intermediates)
-        return [Signed(encoding.pem([each.certificate]), chain, (), "") for each in signed] + [
+        chain = encoding.encode_pem(factories.issuer().intermediates)
+        return [Signed(encoding.encode_pem([each.certificate]), chain, (), "") for each in signed] + [
             SignFailure("no time", retryable=True) for _ in requests[number:]
         ]
 
@@ -182,7 +182,7 @@ def test_certificate_that_has_ended_is_replaced(tmp_path: Path) -> None:
     (path,) = write_requests(tmp_path, 1)
     order = factories.order(path.read_bytes(), validity="P1D")
     old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
-    batch.certificate_path(path).write_text(encoding.pem([old.certificate]))
+    batch.certificate_path(path).write_text(encoding.encode_pem([old.certificate]))
     batch.BatchSigner(SignRequest(""), sign_batch([1])).run([path])
     assert issued(path).serial_number != old.certificate.serial_number
 

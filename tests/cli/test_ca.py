@@ -62,7 +62,7 @@ def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
     """A CA that was not made here, with a common name too long for ours, is rolled over under its beginning."""
     old = [factories.ca(subject="x" * 60), factories.root()]
     for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
-        (tmp_path / name).write_text(encoding.pem([certificate]))
+        (tmp_path / name).write_text(encoding.encode_pem([certificate]))
     (tmp_path / "revoked.yaml").touch()
     made = certlet("rollover", ".", "next", "--new-root")
     assert made.returncode == 0, made.stderr
@@ -177,8 +177,8 @@ def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
         assert made.returncode == 0, made.stderr
     issuer = ca_directory.load(tmp_path / "c", None)
     before = [ca_directory.load(tmp_path / name, None).certificate for name in ("b", "a")]
-    assert list(issuer.previous) == before
-    assert [each.subject for each in issuer.authorities[1:2]] == [issuer.root.subject]
+    assert list(issuer.predecessors) == before
+    assert [each.subject for each in issuer.ca_certificates[1:2]] == [issuer.root.subject]
 
 
 def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:

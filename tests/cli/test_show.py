@@ -191,7 +191,7 @@ def test_every_form_shows_the_same(tmp_path: Path, form: str) -> None:
 def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
     """Control characters of a stranger never reach the terminal; a key is compared; one in the file is told."""
     evil = csrs.build(cn="\x1b[2J\ncertlet: fine", sans=["dns:a.example.com"])
-    (tmp_path / "a.key").write_bytes(encode_private_key(keys.generate("p-384")))
+    (tmp_path / "a.key").write_bytes(encode_private_key(keys.generate_private_key("p-384")))
     (tmp_path / "a.key").chmod(0o600)
     (tmp_path / "a.csr").write_bytes(csrs.pem(evil) + (tmp_path / "a.key").read_bytes())
     run = certlet("show", "a.csr", "--key-file", "a.key")

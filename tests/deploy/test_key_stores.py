@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import aws_lambda
 from service.keystore import aws, ca_directory, kms
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
 from tests import csrs, factories, localstack, servers
@@ -213,7 +213,7 @@ def test_a_kms_key_of_another_use_is_refused() -> None:
         def get_public_key(self, **_: str) -> dict[str, Any]:
             return {**super().get_public_key(), "KeyUsage": "ENCRYPT_DECRYPT"}
 
-    with pytest.raises(IssuerError, match="not an RSA or EC key for signing"):
+    with pytest.raises(CAError, match="not an RSA or EC key for signing"):
         kms.private_key("1", Encrypting(rsa.generate_private_key(65537, 2048)))
 
 

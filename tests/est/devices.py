@@ -54,7 +54,7 @@ def forged(
     context = factories.context(profile, by, now=datetime.now(UTC))
     spec = factories.evaluate(request or csrs.build("device.example.com"), context)
     period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
-    builder = replace(spec, **(period | change), judged=b"").builder(x509.random_serial_number())
+    builder = replace(spec, **(period | change), evaluated_digest=b"").builder(x509.random_serial_number())
     key = by._private_key
     return builder.issuer_name(by.certificate.subject).sign(key, keys.signature_hash(key.public_key()))
 
@@ -67,7 +67,7 @@ def pem(certificate: x509.Certificate) -> str:
 @functools.cache
 def stranger() -> x509.Certificate:
     """A certificate of another CA that says the same."""
-    root, signing = keys.generate("p-256"), keys.generate("p-256")
+    root, signing = keys.generate_private_key("p-256"), keys.generate_private_key("p-256")
     now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
     ski = x509.SubjectKeyIdentifier(b"1")
     ca = factories.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)

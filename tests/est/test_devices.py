@@ -53,7 +53,7 @@ def test_strongswan_gets_the_ca(site: Server, tmp_path: Path) -> None:
     command = ["pki", "--estca", "--url", site.url, "--cacert", str(root(site)), "--caout", "ca.pem"]
     run(*command, "--outform", "pem", cwd=tmp_path)
     got = {certificate(each) for each in tmp_path.glob("ca*.pem")}
-    assert got == set(issuer(site.log.parent / "ca").authorities)
+    assert got == set(issuer(site.log.parent / "ca").ca_certificates)
 
 
 def test_strongswan_enrols_and_renews(site: Server, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
         unpack(tmp_path, name)
     ca = issuer(site.log.parent / "ca")
     (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
-    (tmp_path / "ca.pem").write_text("".join(map(pem, ca.authorities)))
+    (tmp_path / "ca.pem").write_text("".join(map(pem, ca.ca_certificates)))
     port = servers.free_port()
     (tmp_path / "nginx.conf").write_text(NGINX.format(port=port))
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]

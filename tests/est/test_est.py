@@ -110,8 +110,8 @@ def test_cacerts_are_the_chain_and_its_root(directory: Path) -> None:
     for path in ("/cacerts", "/peer/cacerts"):
         answer = one(directory, est(path, key=None))
         assert answer["headers"]["Content-Transfer-Encoding"] == "base64"
-        assert set(certificates(answer["body"])) == set(ca.authorities)
-        assert len(ca.authorities) == 2
+        assert set(certificates(answer["body"])) == set(ca.ca_certificates)
+        assert len(ca.ca_certificates) == 2
 
 
 def test_cacerts_hold_the_ca_before_a_rollover(tmp_path: Path) -> None:
@@ -257,7 +257,9 @@ def test_a_certificate_renews_itself(directory: Path, label: str) -> None:
     assert renewed.public_key() != presented.public_key()
     assert renewed.not_valid_after_utc > presented.not_valid_after_utc
     assert logged.kinds() == ["intent", "result"]
-    assert {each.principal for each in logged} == {f"certificate:{encoding.serial(presented.serial_number)}"}
+    assert {each.principal for each in logged} == {
+        f"certificate:{encoding.format_serial(presented.serial_number)}"
+    }
     assert {each.profile for each in logged} == {"peer"}
 
 

@@ -102,7 +102,7 @@ def test_a_client_certificate_renews(site: Server) -> None:
     answer = enroll(site, "/simplereenroll", client)
     (certificate,) = certificates(answer.body)
     assert certificate.subject == client.subject
-    assert f'"principal":"certificate:{encoding.serial(client.serial_number)}"' in site.logged()
+    assert f'"principal":"certificate:{encoding.format_serial(client.serial_number)}"' in site.logged()
     assert enroll(site, "/simpleenroll", client).status == 401
     assert enroll(site, "/server/simplereenroll", client).status == 403
     assert enroll(site, "/simplereenroll").status == 403
@@ -279,7 +279,7 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     server_file.write_text(server_file.read_text() + pem(ca.certificate))
     event: dict[str, Any] = {
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
-        "body": "".join(map(pem, ca.authorities)),
+        "body": "".join(map(pem, ca.ca_certificates)),
     }  # fmt: skip
     files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}

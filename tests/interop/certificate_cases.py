@@ -151,7 +151,7 @@ def twins() -> Iterator[tuple[Case, Exhibit]]:
         for profile, purpose, other in (("server", "server", "client"), ("client", "client", "server")):
             good = issued(profile, ca, "p-256")
             impostor = hierarchy(ca, impostor=True)
-            der = encoding.der(good.leaf).replace(HOST.encode(), TAMPERED_HOST.encode())
+            der = encoding.encode_der(good.leaf).replace(HOST.encode(), TAMPERED_HOST.encode())
             elsewhere = hierarchy(ca, ("example.org", "10.0.0.0/8"))
             late = good.signing.not_valid_after_utc + timedelta(days=1)
             made = {
@@ -189,8 +189,13 @@ def write(directory: Path, exhibits: Exhibits) -> None:
     for case, exhibit in exhibits.items():
         folder = directory / case.folder
         folder.mkdir()
-        leaf, chain = (encoding.pem([each]) for each in (exhibit.leaf, exhibit.signing))
-        texts = {"leaf": leaf, "chain": chain, "bundle": leaf + chain, "root": encoding.pem([exhibit.root])}
+        leaf, chain = (encoding.encode_pem([each]) for each in (exhibit.leaf, exhibit.signing))
+        texts = {
+            "leaf": leaf,
+            "chain": chain,
+            "bundle": leaf + chain,
+            "root": encoding.encode_pem([exhibit.root]),
+        }
         for name, text in texts.items():
             (folder / f"{name}.pem").write_text(text)
         private = csrs.key(case.kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

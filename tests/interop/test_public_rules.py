@@ -146,18 +146,18 @@ def test_baseline_requirements(exhibits: Exhibits) -> None:
         for case, each in servers(exhibits)
         if case.profile == "server" and case.ca == "p-256" and case.kind not in UNNAMED
     ]
-    codes = [public(encoding.pem([each.leaf])) for each in asked]
+    codes = [public(encoding.encode_pem([each.leaf])) for each in asked]
     assert set().union(*codes) == PUBLIC_ALONE.keys()
 
 
 def test_baseline_requirements_can_be_broken(exhibits: Exhibits) -> None:
     """The negative twin: a client's certificate breaks more of them."""
     client = next(each for case, each in exhibits.items() if case.profile == "client" and case.ca == "p-256")
-    assert public(encoding.pem([client.leaf])) - PUBLIC_ALONE.keys()
+    assert public(encoding.encode_pem([client.leaf])) - PUBLIC_ALONE.keys()
 
 
 def test_pkilint_finds_what_is_wrong() -> None:
     """The negative twins of pkilint's two other linters: no authority key identifier, another signer."""
-    naive = encoding.pem([factories.ca(basic=None, usage=None, aki=None, signer=SIGNING)])
+    naive = encoding.encode_pem([factories.ca(basic=None, usage=None, aki=None, signer=SIGNING)])
     assert "pkix.authority_key_identifier_extension_absent" in lint(naive)
-    assert "pkix.signature_verification_failed" in lint_pair(encoding.pem([factories.root()]), naive)
+    assert "pkix.signature_verification_failed" in lint_pair(encoding.encode_pem([factories.root()]), naive)

@@ -71,7 +71,7 @@ def every_code_was_seen(hauls: list[Haul]) -> bool:
     seen = {code for haul in hauls for code in haul.codes} - {"", "unavailable"}
     kinds = errors.RequestError.__subclasses__()
     http = {"malformed", "notFound", "methodNotAllowed", "tooLarge", "unsupportedMediaType"}
-    whole = {errors.NotPermitted.code, errors.RequestError.code, *(each.code for each in kinds)}
+    whole = {errors.Unauthorized.code, errors.RequestError.code, *(each.code for each in kinds)}
     return seen == whole | http
 
 

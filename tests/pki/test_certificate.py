@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from service.pki.certificate import CertificateSpec, extension
-from service.pki.errors import IssuerError
+from service.pki.certificate import CertificateSpec, encode_extension
+from service.pki.errors import CAError
 from tests import csrs, factories
 
 SECOND = timedelta(seconds=1)
@@ -27,7 +27,7 @@ def test_the_builder_takes_every_field() -> None:
     ]
 
 
-def test_what_is_judged_is_what_is_signed() -> None:
+def test_only_the_evaluated_spec_can_be_signed() -> None:
     """A field of the certificate that is replaced after the evaluation gives no builder; a note does."""
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     assert replace(spec, notes=("one more",)).builder(1)
@@ -36,7 +36,7 @@ def test_what_is_judged_is_what_is_signed() -> None:
         {"public_key": csrs.key("p-384").public_key()},
         {"extensions": spec.extensions[1:]},
     ):
-        with pytest.raises(IssuerError, match="not what was judged"):
+        with pytest.raises(CAError, match="not what was evaluated"):
             replace(spec, **change).builder(1)
 
 
@@ -51,7 +51,7 @@ def test_the_digest_covers_every_field() -> None:
         "extensions": replace(spec, extensions=spec.extensions[::-1]),
     }
     # What the extensions hold, and what is not in the certificate.
-    others = {"common_name", "names", "profile", "notes", "judged"}
+    others = {"common_name", "names", "profile", "notes", "evaluated_digest"}
     assert changed.keys() | others == {each.name for each in fields(CertificateSpec)}
     for position, (held, _) in enumerate(spec.extensions):
         other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), held.value.value)
@@ -62,9 +62,9 @@ def test_the_digest_covers_every_field() -> None:
             **{
                 f"{position} {variant}": replace(spec, extensions=(*before, variant, *after))
                 for variant in (
-                    extension(other, critical=held.critical),
-                    extension(held.value, critical=not held.critical),
-                    extension(empty, critical=held.critical),
+                    encode_extension(other, critical=held.critical),
+                    encode_extension(held.value, critical=not held.critical),
+                    encode_extension(empty, critical=held.critical),
                 )
             },
         }

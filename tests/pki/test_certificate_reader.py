@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.keystore import ca_directory
 from service.pki import certificate_reader, encoding, keys, names
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from tests import csrs, factories
 from tests.adversarial import request_strategies
 from tests.cli import certlet
@@ -30,7 +30,7 @@ def changed(old: bytes, new: bytes) -> bytes:
     return SOUND.replace(old, new, 1)
 
 
-POINT: Final = keys.subject_public_key_info(csrs.key().public_key())[-64:]
+POINT: Final = keys.encode_public_key(csrs.key().public_key())[-64:]
 MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
     "version": (changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), "the certificate cannot be read"),
     "subject": (changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"), "the subject cannot be read"),
@@ -65,27 +65,27 @@ def test_malformed_certificate_is_one_error(fault: str) -> None:
     """Whichever class the library raises, and whenever, it is a ValueError at the start that names the field."""
     der, problem = MALFORMED[fault]
     with pytest.raises(ValueError, match=f"^{problem}"):
-        certificate_reader.load_der(der)
+        certificate_reader.parse_der(der)
     with pytest.raises(ValueError, match=f"^{problem}"):
-        certificate_reader.load_pem(pem(der, SOUND))
+        certificate_reader.parse_pem(pem(der, SOUND))
     with pytest.raises(ValueError, match=problem.replace(" cannot", "( of certificate 2)? cannot")):
-        certificate_reader.load_pem_chain(pem(SOUND, der))
+        certificate_reader.parse_pem_chain(pem(SOUND, der))
     if fault in PARTIAL:
-        assert certificate_reader.load_der(der, whole=False).subject == leaf().subject
+        assert certificate_reader.parse_der(der, whole=False).subject == leaf().subject
     else:
         with pytest.raises(ValueError, match=problem):
-            certificate_reader.load_der(der, whole=False)
+            certificate_reader.parse_der(der, whole=False)
 
 
 def test_sound_certificate_is_read() -> None:
     """The positive twin, in each form."""
     certificate = x509.load_der_x509_certificate(SOUND)
-    assert [certificate_reader.load_der(SOUND, whole=each) for each in (True, False)] == [certificate] * 2
-    assert certificate_reader.load_pem(pem(SOUND, b"0")) == certificate
-    assert certificate_reader.load_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
+    assert [certificate_reader.parse_der(SOUND, whole=each) for each in (True, False)] == [certificate] * 2
+    assert certificate_reader.parse_pem(pem(SOUND, b"0")) == certificate
+    assert certificate_reader.parse_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
     for junk in (b"", b"junk", pem(b"0")):
         with pytest.raises(ValueError, match=r"^the certificate cannot be read: it|its"):
-            certificate_reader.load_pem_chain(junk)
+            certificate_reader.parse_pem_chain(junk)
 
 
 def test_changed_certificate_is_refused_or_usable() -> None:
@@ -101,17 +101,17 @@ def test_changed_certificate_is_refused_or_usable() -> None:
             chance, chance.choice(sound)
         )
         try:
-            certificate = certificate_reader.load_der(der)
+            certificate = certificate_reader.parse_der(der)
         except ValueError as error:
             assert re.fullmatch(r"the [a-z ]+ cannot be read: [ -~]+", str(error)), str(error)
             counts[0] += 1
             continue
         certificate.subject.rfc4514_string()
         for name in certificate_reader.extension_value(certificate, x509.SubjectAlternativeName) or ():
-            names.shown(name)
+            names.describe(name)
         certificate_reader.is_issued_by(certificate, certificate)
-        assert encoding.timestamp(certificate.not_valid_after_utc)
-        assert encoding.serial(certificate.serial_number)
+        assert encoding.format_timestamp(certificate.not_valid_after_utc)
+        assert encoding.format_serial(certificate.serial_number)
         counts[1] += 1
     assert min(counts) > 500, counts
 
@@ -133,5 +133,5 @@ def test_commands_name_the_malformed_field(
         else:
             assert (run.returncode, problem in message) == (1, True), message
     Path("ca/signing-ca.crt").write_bytes(pem(der))
-    with pytest.raises(IssuerError, match=f"signing-ca.crt: {problem}"):
+    with pytest.raises(CAError, match=f"signing-ca.crt: {problem}"):
         ca_directory.chain(Path("ca"))

@@ -13,8 +13,8 @@ def test_pem_blocks_follow_one_another() -> None:
     """RFC 7468 5: as the library writes each of them."""
     certificates = [factories.ca(), factories.root()]
     blocks = [each.public_bytes(Encoding.PEM) for each in certificates]
-    assert encoding.pem(certificates).encode() == b"".join(blocks)
-    assert encoding.pem([]) == ""
+    assert encoding.encode_pem(certificates).encode() == b"".join(blocks)
+    assert encoding.encode_pem([]) == ""
 
 
 @pytest.mark.parametrize(

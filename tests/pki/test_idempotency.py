@@ -46,7 +46,9 @@ START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 )  # fmt: skip
 def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
     """A UUIDv7 of the last five minutes begins its own; an old one and all else, the clock's."""
-    assert idempotency.window(key, now) == idempotency.Window(start, start + timedelta(minutes=5))
+    assert idempotency.replay_window(key, now) == idempotency.ReplayWindow(
+        start, start + timedelta(minutes=5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,15 +57,17 @@ def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
 def test_a_key_of_the_future_promises_until_its_time(ahead: int, until: int) -> None:
     """The clock's window, as for any key; once its time has come it counts from there, so no longer than that."""
     key = uuid7(START + timedelta(seconds=100 + ahead))
-    window = idempotency.window(key, START + timedelta(seconds=100))
-    assert window == idempotency.Window(START, START + timedelta(seconds=until))
+    window = idempotency.replay_window(key, START + timedelta(seconds=100))
+    assert window == idempotency.ReplayWindow(START, START + timedelta(seconds=until))
     last = str(uuid.UUID(int=(2**48 - 1) << 80 | 7 << 76 | 0b10 << 62))  # beyond the year 9999
-    assert idempotency.window(last, START) == idempotency.Window(START, START + timedelta(minutes=5))
+    assert idempotency.replay_window(last, START) == idempotency.ReplayWindow(
+        START, START + timedelta(minutes=5)
+    )
 
 
 def test_serial_numbers_have_159_bits() -> None:
     """Positive and of at most 20 octets (RFC 5280 4.1.2.2), and all their bits are used."""
-    numbers = [idempotency.serial_number(bytes(32), [n.to_bytes(2, "big")]) for n in range(500)]
+    numbers = [idempotency.derive_serial_number(bytes(32), [n.to_bytes(2, "big")]) for n in range(500)]
     assert len(set(numbers)) == 500
     assert max(numbers).bit_length() == 159
     assert all(0 < number < 2**159 for number in numbers)
@@ -72,8 +76,8 @@ def test_serial_numbers_have_159_bits() -> None:
 def test_lengths_keep_inputs_apart() -> None:
     """What ends one input never begins the next, and the secret decides as well."""
     inputs = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"ab", b"c", b""]]
-    numbers = [idempotency.serial_number(bytes(32), each) for each in inputs]
-    numbers.append(idempotency.serial_number(bytes(31) + b"\1", inputs[0]))
+    numbers = [idempotency.derive_serial_number(bytes(32), each) for each in inputs]
+    numbers.append(idempotency.derive_serial_number(bytes(31) + b"\1", inputs[0]))
     assert len(set(numbers)) == 6
 
 

@@ -11,7 +11,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import encoding, keys, revocation
-from service.pki.errors import IssuerError
+from service.pki.errors import CAError
 from service.pki.issuer import Issuer
 from tests import csrs, factories, servers
 from tests.factories import NOW, ROOT, SIGNING, ca, name, root, usage
@@ -57,13 +57,13 @@ def test_an_unsound_issuer_is_refused(
     certificate: x509.Certificate, chain: list[x509.Certificate], key: ec.EllipticCurvePrivateKey, word: str
 ) -> None:
     """What relying parties would refuse is refused when the issuer is made (RFC 5280 6.1)."""
-    with pytest.raises(IssuerError, match=word):
+    with pytest.raises(CAError, match=word):
         Issuer(certificate, chain, key)
 
 
 def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     """TLS clients refuse it (security level 1 of OpenSSL); the same with SHA-256 is an issuer."""
-    (tmp_path / "r.pem").write_text(encoding.pem([root()]))
+    (tmp_path / "r.pem").write_text(encoding.encode_pem([root()]))
     for file, key in (("r.key", ROOT), ("s.key", SIGNING)):
         (tmp_path / file).write_bytes(keys.encode_private_key(key))
     usual = "basicConstraints=critical,CA:TRUE keyUsage=keyCertSign subjectKeyIdentifier=hash authorityKeyIdentifier=keyid"
@@ -77,7 +77,7 @@ def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     old, new = (
         x509.load_pem_x509_certificate((tmp_path / digest).read_bytes()) for digest in ("sha1", "sha256")
     )
-    with pytest.raises(IssuerError, match="is signed with ecdsaWithSha1"):
+    with pytest.raises(CAError, match="is signed with ecdsaWithSha1"):
         Issuer(old, [root()], SIGNING)
     assert Issuer(new, [root()], SIGNING)
 
@@ -103,9 +103,9 @@ def test_nothing_outlives_its_issuer() -> None:
     """No outside judge notices a leaf that is valid when its issuer is not, so the issuer refuses it."""
     issuer = Issuer(ca(), [root()], SIGNING)
     assert issuer.sign(leaf(issuer))
-    with pytest.raises(IssuerError, match="while its issuer is not"):
+    with pytest.raises(CAError, match="while its issuer is not"):
         issuer.sign(leaf(issuer, end=issuer.not_after + timedelta(seconds=1)))
-    with pytest.raises(IssuerError, match="while its issuer is not"):
+    with pytest.raises(CAError, match="while its issuer is not"):
         issuer.sign(leaf(issuer, start=issuer.not_before - timedelta(seconds=1)))
 
 
@@ -134,9 +134,9 @@ def test_every_signature_is_verified() -> None:
     """A signer that signs with another key, as a faulty one would, lets nothing out."""
     issuer = Issuer(ca(), [root()], SIGNING)
     issuer._private_key = ROOT
-    crl = revocation.builder([], 0, NOW)
+    crl = revocation.crl_builder([], 0, NOW)
     for sign in (issuer.self_test, lambda: issuer.sign(leaf(issuer)), lambda: issuer.sign_crl(crl)):
-        with pytest.raises(IssuerError, match="does not verify"):
+        with pytest.raises(CAError, match="does not verify"):
             sign()
 
 

@@ -77,7 +77,7 @@ def _subtree(text: str) -> x509.GeneralName:
 def test_name_constraints(permitted: list[str], excluded: list[str], asked: str, *, allowed: bool) -> None:
     """RFC 5280 4.2.1.10, for each kind of name: within the permitted, and outside the excluded."""
     issuer = constrained(permitted=permitted, excluded=excluded)
-    wanted = names.load(csrs.general_name(asked), "x")
+    wanted = names.parse_general_name(csrs.general_name(asked), "x")
     assert bool(issuer.name_violations(EMPTY, [wanted])) is not allowed
 
 
@@ -101,7 +101,10 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
     """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
     made, by = factories.hierarchy("p-256", to), factories.issuer("p-256", to)
     allowed = bool(where) and where in held
-    assert bool(by.name_violations(EMPTY, [names.load(csrs.general_name(asked), "x")])) is not allowed
+    assert (
+        bool(by.name_violations(EMPTY, [names.parse_general_name(csrs.general_name(asked), "x")]))
+        is not allowed
+    )
     key, end = csrs.key().public_key(), NOW + timedelta(days=1)
     builder = x509.CertificateBuilder(by.certificate.subject, EMPTY, key, 7, NOW, end)
     builder = builder.add_extension(by.authority_key_identifier, critical=False)
@@ -118,7 +121,7 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
 @pytest.mark.parametrize("uri", ["https://evil.org/.example.com:x", "https://evil.org?.example.com"])
 def test_no_host_is_named_by_what_openssl_takes_for_it(uri: str) -> None:
     """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
-    name = names.load(csrs.general_name(f"uri:{uri}"), "x")
+    name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
     (told,) = factories.issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
     assert "is outside what the CA is constrained to; OpenSSL takes 'evil.org" in told
 

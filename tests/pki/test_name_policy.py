@@ -11,7 +11,7 @@ from tests import csrs
 
 def judge(stated: dict[str, Any], *given: str) -> list[tuple[int | None, str]]:
     """What these rules say of names."""
-    loaded = [names.load(csrs.general_name(each), "") for each in given]
+    loaded = [names.parse_general_name(csrs.general_name(each), "") for each in given]
     return parse_name_policy(stated).violations(loaded, "the profile x")
 
 

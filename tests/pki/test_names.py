@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.pki import names
 from service.pki.errors import RejectedIdentifier
-from service.pki.names import Name, NameKind
+from service.pki.names import Identifier, IdentifierKind
 from tests import csrs
 
 GOOD = [
@@ -125,16 +125,16 @@ BAD = [
 @pytest.mark.parametrize(("given_name", "normal"), GOOD)
 def test_well_formed_names_are_normalised(given_name: str, normal: str) -> None:
     """A well-formed name loads, in one spelling, and loads from its own GeneralName again."""
-    name = names.load(csrs.general_name(given_name), "x")
+    name = names.parse_general_name(csrs.general_name(given_name), "x")
     assert str(name) == normal
-    assert names.load(name.general_name(), "x") == name
+    assert names.parse_general_name(name.general_name(), "x") == name
 
 
 @pytest.mark.parametrize(("given_name", "word"), BAD)
 def test_malformed_names_are_refused_with_the_field(given_name: str, word: str) -> None:
     """What RFC 5280 4.2.1.6 and RFC 1123 forbid is rejectedIdentifier, and names its field."""
     with pytest.raises(RejectedIdentifier, match=word) as refusal:
-        names.load(csrs.general_name(given_name), "subject_alt_name[7]")
+        names.parse_general_name(csrs.general_name(given_name), "subject_alt_name[7]")
     assert refusal.value.field == "subject_alt_name[7]"
     assert refusal.value.detail.isascii() or "…" in refusal.value.detail
     assert "\n" not in refusal.value.detail
@@ -153,16 +153,16 @@ def test_malformed_names_are_refused_with_the_field(given_name: str, word: str) 
 def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
     """Kinds of name other than DNS, IP address, email and URI, and networks, are not certified."""
     with pytest.raises(RejectedIdentifier):
-        names.load(general_name, "x")
+        names.parse_general_name(general_name, "x")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a.example", Name(NameKind.DNS, "a.example")),
-        ("A.Example", Name(NameKind.DNS, "a.example")),
-        ("10.0.0.1", Name(NameKind.IP, "10.0.0.1")),
-        ("2001:db8::1", Name(NameKind.IP, "2001:db8::1")),
+        ("a.example", Identifier(IdentifierKind.DNS, "a.example")),
+        ("A.Example", Identifier(IdentifierKind.DNS, "a.example")),
+        ("10.0.0.1", Identifier(IdentifierKind.IP, "10.0.0.1")),
+        ("2001:db8::1", Identifier(IdentifierKind.IP, "2001:db8::1")),
         ("fe80::1%eth0", None),
         ("localhost", None),
         ("Anna Beispiel", None),
@@ -171,43 +171,43 @@ def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
         ("", None),
     ],
 )
-def test_what_a_common_name_spells(text: str, expected: Name | None) -> None:
+def test_what_a_common_name_spells(text: str, expected: Identifier | None) -> None:
     """A common name is a DNS name only with a dot in it, or an IP address; else it is just a name."""
-    assert names.from_common_name(text) == expected
+    assert names.identifier_in_cn(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("A.Example.", Name(NameKind.DNS, "a.example")),
-        ("*.example.org", Name(NameKind.DNS, "*.example.org")),
-        ("db_1.Example.org", Name(NameKind.DNS, "db_1.example.org")),
-        ("xn--a.example.org", Name(NameKind.DNS, "xn--a.example.org")),
-        ("1.0.0.10.in-addr.arpa", Name(NameKind.DNS, "1.0.0.10.in-addr.arpa")),
-        ("127.1", Name(NameKind.DNS, "127.1")),
-        ("010.0.0.1", Name(NameKind.DNS, "010.0.0.1")),
-        ("10.0.0.1", Name(NameKind.IP, "10.0.0.1")),
-        ("2001:db8::1", Name(NameKind.IP, "2001:db8::1")),
-        ("Anna@Example.org", Name(NameKind.EMAIL, "Anna@example.org")),
-        ('"a b"@example.org', Name(NameKind.EMAIL, '"a b"@example.org')),
-        ("a@b@example.org", Name(NameKind.EMAIL, "a@b@example.org")),
+        ("A.Example.", Identifier(IdentifierKind.DNS, "a.example")),
+        ("*.example.org", Identifier(IdentifierKind.DNS, "*.example.org")),
+        ("db_1.Example.org", Identifier(IdentifierKind.DNS, "db_1.example.org")),
+        ("xn--a.example.org", Identifier(IdentifierKind.DNS, "xn--a.example.org")),
+        ("1.0.0.10.in-addr.arpa", Identifier(IdentifierKind.DNS, "1.0.0.10.in-addr.arpa")),
+        ("127.1", Identifier(IdentifierKind.DNS, "127.1")),
+        ("010.0.0.1", Identifier(IdentifierKind.DNS, "010.0.0.1")),
+        ("10.0.0.1", Identifier(IdentifierKind.IP, "10.0.0.1")),
+        ("2001:db8::1", Identifier(IdentifierKind.IP, "2001:db8::1")),
+        ("Anna@Example.org", Identifier(IdentifierKind.EMAIL, "Anna@example.org")),
+        ('"a b"@example.org', Identifier(IdentifierKind.EMAIL, '"a b"@example.org')),
+        ("a@b@example.org", Identifier(IdentifierKind.EMAIL, "a@b@example.org")),
         ("Anna B. Cole", None),
         ("Anna @ home", None),
         ("@example.org", None),
         ("localhost", None),
-        ("Bücher.example", Name(NameKind.DNS, "xn--bcher-kva.example")),
-        ("☃.bücher。example", Name(NameKind.DNS, "☃.xn--bcher-kva.example")),
-        ("Ännchen@Bücher.example", Name(NameKind.EMAIL, "Ännchen@xn--bcher-kva.example")),
-        ("anna@example.org.", Name(NameKind.EMAIL, "anna@example.org")),
-        ("D*.example.org", Name(NameKind.DNS, "d*.example.org")),
-        ("* anna@b", Name(NameKind.DNS, "* anna@b")),
+        ("Bücher.example", Identifier(IdentifierKind.DNS, "xn--bcher-kva.example")),
+        ("☃.bücher。example", Identifier(IdentifierKind.DNS, "☃.xn--bcher-kva.example")),
+        ("Ännchen@Bücher.example", Identifier(IdentifierKind.EMAIL, "Ännchen@xn--bcher-kva.example")),
+        ("anna@example.org.", Identifier(IdentifierKind.EMAIL, "anna@example.org")),
+        ("D*.example.org", Identifier(IdentifierKind.DNS, "d*.example.org")),
+        ("* anna@b", Identifier(IdentifierKind.DNS, "* anna@b")),
         (".", None),
         ("", None),
     ],
 )
-def test_what_is_read_into_a_common_name(text: str, expected: Name | None) -> None:
+def test_what_is_read_into_a_common_name(text: str, expected: Identifier | None) -> None:
     """What some program takes for a host, an address or a mailbox, be it well formed or not."""
-    assert names.read_into_common_name(text) == expected
+    assert names.identifier_implied_by_cn(text) == expected
 
 
 @pytest.mark.parametrize(

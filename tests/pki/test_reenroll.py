@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service.pki import reenroll
-from service.pki.errors import NotPermitted, RejectedIdentifier, RequestError
+from service.pki.errors import RejectedIdentifier, RequestError, Unauthorized
 from service.pki.issuer import Issuer
 from service.pki.weak_keys import DenyList
 from tests import csrs, factories
@@ -20,7 +20,9 @@ def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
     by = factories.issuer()
     spec = factories.evaluate(csrs.build("a.example.com", sans), factories.context("peer", by))
-    return reenroll.load(by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM))
+    return reenroll.parse_client_certificate(
+        by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM)
+    )
 
 
 NAMES = [
@@ -44,7 +46,7 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
         return
     with pytest.raises(RequestError) as refusal:
         reenroll.require_same_identity(presented, spec)
-    assert [type(each) for each in refusal.value.reasons] == [RejectedIdentifier] * differences
+    assert [type(each) for each in refusal.value.subproblems] == [RejectedIdentifier] * differences
 
 
 @pytest.mark.parametrize(
@@ -65,13 +67,13 @@ def test_another_ca_s_may_not() -> None:
     subject = factories.issuer().certificate.subject
     other = factories.ca(public_key=csrs.key("p-384").public_key(), subject=subject)
     by = Issuer(other, [factories.root()], csrs.key("p-384"))
-    with pytest.raises(NotPermitted, match="not one of this CA"):
-        reenroll.verify(made(), by, [], DenyList(), NOW)
+    with pytest.raises(Unauthorized, match="not one of this CA"):
+        reenroll.verify_client_certificate(made(), by, [], DenyList(), NOW)
 
 
 @pytest.mark.parametrize(("der", "problem"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_client_certificate_is_refused(der: bytes, problem: str) -> None:
     """Whichever field it is, it is no error of the service's; what is wrong stays in the log."""
-    with pytest.raises(NotPermitted, match="cannot be read") as refusal:
-        reenroll.load(ssl.DER_cert_to_PEM_cert(der).encode())
+    with pytest.raises(Unauthorized, match="cannot be read") as refusal:
+        reenroll.parse_client_certificate(ssl.DER_cert_to_PEM_cert(der).encode())
     assert problem in str(refusal.value.__cause__)

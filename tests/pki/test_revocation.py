@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from service.authority import Authority
 from service.pki import revocation
-from service.pki.errors import IssuerError, IssuerUnavailable
+from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
-from service.pki.revocation import RevocationError, Revoked
+from service.pki.revocation import RevocationError, RevokedCertificate
 from tests import factories
 from tests.factories import NOW, ROOT
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-STOLEN = Revoked(0xA1B, AT, x509.ReasonFlags.key_compromise)
+STOLEN = RevokedCertificate(0xA1B, AT, x509.ReasonFlags.key_compromise)
 GOOD: dict[str, Any] = {"serial": "0a1b", "at": "2026-11-23T12:00:00Z", "reason": "keyCompromise"}
 
 
@@ -33,7 +33,7 @@ GOOD: dict[str, Any] = {"serial": "0a1b", "at": "2026-11-23T12:00:00Z", "reason"
 )
 def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
     """As this CA, openssl and browsers write them."""
-    assert revocation.serial_number(text) == number
+    assert revocation.parse_serial_number(text) == number
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
 def test_what_is_no_serial_number(text: str) -> None:
     """Zero, signs, an INTEGER of more than 20 octets (RFC 5280 4.1.2.2) and other digits are none."""
     with pytest.raises(ValueError, match="hexadecimal"):
-        revocation.serial_number(text)
+        revocation.parse_serial_number(text)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_what_is_no_serial_number(text: str) -> None:
         ({"serial": "0A:1B"}, STOLEN),
         ({"at": "2026-11-23T13:00:00+01:00"}, STOLEN),
         ({"at": AT.replace(microsecond=7)}, STOLEN),
-        ({"reason": None}, Revoked(0xA1B, AT)),
-        ({"reason": "superseded"}, Revoked(0xA1B, AT, x509.ReasonFlags.superseded)),
+        ({"reason": None}, RevokedCertificate(0xA1B, AT)),
+        ({"reason": "superseded"}, RevokedCertificate(0xA1B, AT, x509.ReasonFlags.superseded)),
     ],
 )
-def test_entries_that_are_read(change: dict[str, Any], expected: Revoked) -> None:
+def test_entries_that_are_read(change: dict[str, Any], expected: RevokedCertificate) -> None:
     """Text or YAML's own time, any zone, with a reason or without; and what is written is read again."""
-    assert revocation.load([(1, GOOD | change)]) == {0xA1B: expected}
-    assert revocation.load_plain(revocation.encode(expected)) == {0xA1B: expected}
+    assert revocation.parse([(1, GOOD | change)]) == {0xA1B: expected}
+    assert revocation.parse_canonical(revocation.format_entry(expected)) == {0xA1B: expected}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_entries_that_are_read(change: dict[str, Any], expected: Revoked) -> Non
 def test_lists_that_are_none(stated: Sequence[object], words: Sequence[str]) -> None:
     """Every faulty entry is named, at once; what is half right is no list."""
     with pytest.raises(RevocationError) as refusal:
-        revocation.load(enumerate(stated, 1))
+        revocation.parse(enumerate(stated, 1))
     assert all(word in str(refusal.value) for word in words)
 
 
@@ -103,17 +103,17 @@ JSON = st.recursive(
 def test_whatever_is_stated_is_read_or_refused(stated: object) -> None:
     """No YAML makes the reader fail otherwise."""
     try:
-        revocation.load([(1, stated)])
+        revocation.parse([(1, stated)])
     except RevocationError:
         return
 
 
-def listed(*revoked: Revoked) -> dict[int, Revoked]:
+def listed(*revoked: RevokedCertificate) -> dict[int, RevokedCertificate]:
     """A list of these."""
     return {each.serial_number: each for each in revoked}
 
 
-def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
+def authority(of: Issuer, now: datetime, *revoked: RevokedCertificate) -> Authority:
     """An authority with a list."""
     return factories.authority(of=of, now=now, revoked=lambda: listed(*revoked))
 
@@ -122,7 +122,7 @@ def authority(of: Issuer, now: datetime, *revoked: Revoked) -> Authority:
 def test_a_list_by_every_kind_of_ca(kind: str) -> None:
     """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
     issuer = factories.issuer(kind)
-    earlier = Revoked(0xFF, AT - timedelta(days=1))
+    earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
     crl = authority(issuer, NOW, STOLEN, earlier).crl()
     assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
@@ -145,7 +145,7 @@ def test_a_list_by_every_kind_of_ca(kind: str) -> None:
 def test_one_list_a_window() -> None:
     """Whoever signs it, and whenever in its window, it is the same; the next one has the next number."""
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
-    late = Revoked(7, start + timedelta(seconds=1))
+    late = RevokedCertificate(7, start + timedelta(seconds=1))
     issuer = factories.issuer()
     lists = [
         authority(issuer, moment, STOLEN, late).crl()
@@ -171,8 +171,8 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
 
 def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
-    made = factories.authority(revoked=Mock(side_effect=[IssuerError("revoked.yaml: gone"), listed(STOLEN)]))
-    with pytest.raises(IssuerUnavailable, match="cannot be had or signed"):
+    made = factories.authority(revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), listed(STOLEN)]))
+    with pytest.raises(CAUnavailable, match="cannot be had or signed"):
         made.crl()
     assert len(list(made.crl())) == 1
 
@@ -183,13 +183,13 @@ def test_a_list_does_not_outlive_its_issuer() -> None:
     crl = authority(issuer, issuer.not_after - timedelta(hours=1)).crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
-        with pytest.raises(IssuerUnavailable, match="not valid now"):
+        with pytest.raises(CAUnavailable, match="not valid now"):
             authority(issuer, moment).crl()
 
 
 def test_a_ca_that_may_not_sign_lists() -> None:
     """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
     issuer = Issuer(factories.root(usage=factories.usage("key_cert_sign")), [], ROOT)
-    with pytest.raises(IssuerUnavailable) as refusal:
+    with pytest.raises(CAUnavailable) as refusal:
         authority(issuer, NOW).crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)
