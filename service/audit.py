@@ -64,7 +64,7 @@ def line(event: Event, metrics: str = "") -> bytes:
         metrics: a CloudWatch namespace, for which a result or a refusal is a metric too, in CloudWatch's
             embedded metric format; '' for none. The profile is the only dimension: it has few values.
     """
-    members = {name: value for name, value in event._asdict().items() if value not in ("", (), None)}
+    members = {name: value for name, value in event._asdict().items() if value or value == 0}
     if metrics and event.event in _COUNTS:
         members |= _embedded(event, _COUNTS[event.event], metrics)
     return _to_json(members).encode("ascii") + b"\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cryptography import x509
@@ -255,12 +255,13 @@ class Authority:
         in_parallel = any(isinstance(each, _Approved) and each.issuer.parallelise for each in approved)
         map_function = self._parallel_map() if in_parallel else map
         issued = list(map_function(partial(_capture, _sign), approved))
+        milliseconds = self._milliseconds(now)
         unrecorded = self._try_record(
             [
                 each.intent._replace(
                     event="result",
                     fingerprint_sha256=result.fingerprint_sha256,
-                    milliseconds=self._milliseconds(now),
+                    milliseconds=milliseconds,
                 )
                 for each, result in zip(approved, issued, strict=True)
                 if isinstance(each, _Approved) and isinstance(result, IssuedCertificate)
@@ -277,8 +278,10 @@ class Authority:
     ) -> list[_Approved | IssuanceError]:
         """Approve or refuse each request; the refusals are recorded."""
         parsed = [_capture(_parse_and_verify, request) for request in requests]
-        approve = partial(self._approve, cache(self._ca), now)  # the same CA for all
-        approved = [_capture(approve, request, csr) for request, csr in zip(requests, parsed, strict=True)]
+        ca, approve = _capture(self._ca), partial(self._approve, now)  # the same CA for all
+        approved = [
+            _capture(approve, request, csr, ca) for request, csr in zip(requests, parsed, strict=True)
+        ]
         unrecorded = self._try_record(
             [
                 self._refusal_event(request, now, error, csr)
@@ -289,13 +292,9 @@ class Authority:
         return [unrecorded or each if isinstance(each, IssuanceError) else each for each in approved]
 
     def _approve(
-        self,
-        load_ca: Callable[[], LoadedCA],
-        now: datetime,
-        request: IssuanceRequest,
-        csr: CertificateSigningRequest,
+        self, now: datetime, request: IssuanceRequest, csr: CertificateSigningRequest, ca: LoadedCA
     ) -> _Approved:
-        principal, key, ca = request.principal, request.idempotency_key, load_ca()
+        principal, key = request.principal, request.idempotency_key
         assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
         window = None if key is None else idempotency.replay_window(key, now)
         if request.client_certificate:

@@ -244,8 +244,10 @@ class _Evaluation:
     def _require_in_san(self, common_name: str) -> None:
         """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
         folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
+        if any(name.value == folded for name in self._names):
+            return
         implied = names.identifier_in_cn(common_name)
-        if implied in self._names or any(name.value == folded for name in self._names):
+        if implied in self._names:
             return
         if implied is None:
             detail = "is neither a DNS name with a dot nor an IP address that could be added"

@@ -25,8 +25,8 @@ class Answer(flask.Response):
         status: int = 200,
         headers: Iterable[tuple[str, str]] = (),
     ) -> None:
-        headers = [("Cache-Control", cache), *headers]
         super().__init__(body, status, headers, content_type=content_type or None)
+        self.headers["Cache-Control"] = cache
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as it is, with CORS: any page may read it, for no cookie means anything here.
@@ -37,4 +37,4 @@ class Answer(flask.Response):
         if not environ["PATH_INFO"].startswith(EST_PREFIX):
             headers.append(("Access-Control-Allow-Origin", "*"))
         start_response(self.status, headers)
-        return () if environ["REQUEST_METHOD"] == "HEAD" else (self.get_data(),)
+        return () if environ["REQUEST_METHOD"] == "HEAD" else self.iter_encoded()

@@ -11,7 +11,8 @@ from flask.json.provider import DefaultJSONProvider
 class StrictJson(DefaultJSONProvider):
     """Flask's JSON provider, whose only error is a ValueError that says what is wrong and where."""
 
-    def loads(self, s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
+    @staticmethod
+    def loads(s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
         """Parse JSON.
 
         Raises:

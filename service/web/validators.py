@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import connexion
-import flask
 from connexion.exceptions import ProblemException
 from jsonschema import Draft4Validator
 
 from service.pki.errors import quote
 from service.web.problems import MalformedError, Reason
+from service.web.strict_json import StrictJson
 
 _PROBLEMS: Final = "problems"  # the key in Connexion's context; no operation has an argument of this name
 _TYPES: Final = {"string": "text", "boolean": "true or false", "object": "an object", "array": "an array"}
@@ -52,7 +52,7 @@ class BodyValidator:
             raise ProblemException(status=415, detail=f"This takes {', '.join(self._media_types)}.")
         elif self._validator:
             try:
-                document = flask.json.loads(request.body)
+                document = StrictJson.loads(request.body)
             except ValueError as error:
                 yield _reason("", f"the body is not JSON: {error}")
             else:
