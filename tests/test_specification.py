@@ -170,9 +170,9 @@ def unique_identifiers(case: Case) -> None:
 
 def extensions(case: Case) -> None:
     held = [each.oid.dotted_string for each in case.certificate.extensions]
-    brought = [oid.dotted_string for oid in case.profile.extensions]
+    copied = [oid.dotted_string for oid in case.profile.extensions]
     known = [f"2.5.29.{arc}" for arc in (14, 15, 17, 19, 31, 32, 35, 37, 56)] + ["1.3.6.1.5.5.7.1.1"]
-    assert set(held) <= {*known, *brought}
+    assert set(held) <= {*known, *copied}
     assert len(held) == len(set(held))
 
 
@@ -266,7 +266,7 @@ def no_rev_avail(case: Case) -> None:
     assert not (case.has_no_rev_avail and case.get(x509.CRLDistributionPoints))
 
 
-def brought(case: Case) -> None:
+def copied_extensions(case: Case) -> None:
     held = {each.value for each in case.certificate.extensions if each.oid in case.profile.extensions}
     asked = {each.value for each in case.request.extensions if each.oid in case.profile.extensions}
     assert held == asked
@@ -282,7 +282,7 @@ CHECKS: dict[str, Check] = {
         version, serial_number, signature_algorithm, signature, issuer, not_before, not_after, outlive, subject,
         preparation, common_name, renewal, public_key, unique_identifiers, extensions, criticality, authority_key_identifier,
         subject_key_identifier, basic_constraints, key_usage, extended_key_usage, subject_alternative_name, names,
-        certificate_policies, authority_information_access, crl_distribution_points, no_rev_avail, brought,
+        certificate_policies, authority_information_access, crl_distribution_points, no_rev_avail, copied_extensions,
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The HTTP response of an operation."""
+"""What an operation answers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ import flask
 EST_PREFIX: Final = "/.well-known/est/"
 
 
-class Response(flask.Response):
-    """An HTTP response.
+class Answer(flask.Response):
+    """An HTTP answer; `content_type` is '' for none, `cache` its Cache-Control."""
 
-    Args:
-        body: the octets.
-        content_type: '' if there is no body.
-        cache: Cache-Control.
-        status: HTTP status code.
-        headers: further headers.
-    """
-
-    automatically_set_content_length = False  # the gateway sets it: a Lambda result may have a base64 body
-    default_mimetype = None  # a response without a body has no Content-Type
+    automatically_set_content_length = False  # the gateway does: in a Lambda result a body may be base64
+    default_mimetype = None  # no body, no Content-Type
 
     def __init__(
         self,
@@ -37,9 +29,9 @@ class Response(flask.Response):
         self.headers["Cache-Control"] = cache
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Send the response, with a CORS header except for EST.
+        """Answer as it is, with CORS: any page may read it, for no cookie means anything here.
 
-        Any web page may read responses, since the API uses no cookies. Web pages do not use EST.
+        EST has no pages.
         """
         headers = self.headers.to_wsgi_list()
         if not environ["PATH_INFO"].startswith(EST_PREFIX):

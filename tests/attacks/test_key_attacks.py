@@ -24,7 +24,7 @@ from service import client
 from service.hardening import SECRET_ENV_PREFIXES
 from service.keystore import ca_directory
 from service.pki.keys import encode_private_key
-from tests import csrs, factories, servers, transcripts
+from tests import csrs, factories, servers, trust_output
 from tests.cli import ask, certlet
 from tests.cli.test_show import leaf
 from tests.servers import CERTLET, Server
@@ -404,8 +404,8 @@ def test_commands_for_a_proved_root_carry_it(tmp_path: Path, *, proof: bool) -> 
             self.answer(200, sends.pop().public_bytes(Encoding.DER))
 
     with servers.http_server(Changes) as url:
-        told = transcripts.printed("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
-        run = transcripts.pasted(told["Get it, and compare"], tmp_path)
+        told = trust_output.run_trust("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
+        run = trust_output.run_in_shell(told["Get it, and compare"], tmp_path)
     assert run.returncode == 0, run.stderr
     written = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
     assert written == (right if proof else other)

@@ -12,16 +12,16 @@ from service.keystore import ca_directory
 from tests import factories, servers
 from tests.cli import certlet
 from tests.servers import Server
-from tests.transcripts import pasted, printed
+from tests.trust_output import run_in_shell, run_trust
 
 
 @pytest.mark.parametrize("source", ["--ca", "--url"])
 def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source: str) -> None:
     """What is under Get it, pasted, gets the root into one file, and prints the fingerprint that was told."""
     ca = site.log.parent / "ca"
-    told = printed(source, str(ca) if source == "--ca" else site.url, cwd=tmp_path)
+    told = run_trust(source, str(ca) if source == "--ca" else site.url, cwd=tmp_path)
     assert any(line.startswith("Warning") for line in told[""]) == (source == "--url")
-    run = pasted(told["Get it, and compare"], tmp_path)
+    run = run_in_shell(told["Get it, and compare"], tmp_path)
     assert run.returncode == 0, run.stderr
     root = ca_directory.chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
     assert told[""][2] == f"SHA-256   {root}"
@@ -33,8 +33,8 @@ def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source:
 @pytest.mark.parametrize("program", ["curl", "ssl", "requests"])
 def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: str) -> None:
     """With what is printed a client takes the certificate that the CA signed; without, it does not."""
-    told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
-    assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
+    told = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    assert run_in_shell(told["Get it, and compare"], tmp_path).returncode == 0
     python, health = f"{servers.CERTLET[0]} -c", f"{site.url}/health"
     without = {
         "curl": f"curl {health}",
@@ -44,7 +44,7 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
     with_it = [*told["Python, in place of its own"], without]
     if program == "curl":
         with_it = [told["curl, for one request"][0].replace("https://…", health)]
-    taken, refused = pasted(with_it, tmp_path), pasted([without], tmp_path)
+    taken, refused = run_in_shell(with_it, tmp_path), run_in_shell([without], tmp_path)
     assert taken.returncode == 0, taken.stderr
     assert refused.returncode != 0
     assert "certificate" in refused.stderr
@@ -53,7 +53,7 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
 def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
     """Where the fingerprint is known, another root is refused, and its own is told without a warning."""
     digest = ca_directory.chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
-    told = printed("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
+    told = run_trust("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
     assert not any(line.startswith("Warning") for line in told[""])
     for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):
         run = certlet("trust", "--url", site.url, "--sha256", given)

@@ -13,7 +13,7 @@ import pytest
 
 from tests import servers
 from tests.servers import Server
-from tests.transcripts import pasted, printed
+from tests.trust_output import run_in_shell, run_trust
 
 # Debian's roots, where its own are added, and Java's, which `cacerts` is a link to.
 CHANGED = (Path("/etc/ssl"), Path("/usr/local/share/ca-certificates"))
@@ -43,8 +43,8 @@ def test_the_printed_commands_are_what_makes_it_trusted(
     site: Server, tmp_path: Path, heading: str, client: str
 ) -> None:
     """The client refuses the server; the commands are run; it takes it; and outside nothing has changed."""
-    told = printed("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
-    assert pasted(told["Get it, and compare"], tmp_path).returncode == 0
+    told = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    assert run_in_shell(told["Get it, and compare"], tmp_path).returncode == 0
     (tmp_path / "Fetch.java").write_text(JAVA)
     servers.executable(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
     mounts = []

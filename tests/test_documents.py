@@ -1,0 +1,253 @@
+"""The README and the pages of docs/: their commands work and print what is below them, and what they name exists.
+
+Each page runs in one shell. Commands that no test here runs are in `NOT_RUN`, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy import reference
+from tests import servers
+from tests.servers import ROOT, Server
+
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (README, *PAGES)}
+OTHERS = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md")}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+MARK = "<!-- not run: AWS -->\n"
+# How commands begin that no page's shell runs, and what checks them.
+NOT_RUN = {
+    "make": "the Makefile's targets, below; make ci",
+    "sudo": "needs a host of its own; tests/est/test_proxies.py starts the unit's command",
+    "certlet serve": "test_server_starts_as_documented",
+    "openapi-generator-cli": "tests/clients",
+    "openapi-python-client": "tests/clients",
+    "npx": "tests/clients",
+}
+# Needs an AWS account: nothing runs these. They are marked in the pages.
+AWS = {
+    "export CERTLET_CA_PASSPHRASE=$(openssl rand -base64 24)",
+    "make setup && .venv/bin/certlet init ca && mv ca/root-ca.key /somewhere/safe",
+    'aws ssm put-parameter --name /certlet/passphrase --type SecureString \\\n    --value "$CERTLET_CA_PASSPHRASE"',
+    'make deploy ZIP="--ca ca" PARAMETERS="CaPassphraseParameter=/certlet/passphrase"',
+    "export CERTLET_API_KEY=$(aws apigateway get-api-key --include-value --query value --output text --api-key ID)",
+    ".venv/bin/certlet sign my.csr --url URL",
+}
+REQUEST = "openssl req -new -nodes -newkey {type} -keyout {name}.key -subj /CN={host} -out {name}.csr"
+EC = "ec -pkeyopt ec_paramgen_curve:P-256"
+
+
+def transcript(text: str) -> list[tuple[str, str]]:
+    """The commands at the prompts of a page, each with the output below it."""
+    blocks = re.findall(r"^```console\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    parts = re.split(r"^\$ ((?:.*\\\n)*.*)\n", "".join(blocks), flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def pattern(output: str) -> str:
+    """A regular expression for output: `…` stands for any text, and a time for any time."""
+    parts = [re.escape(TIME.sub("TIME", part)) for part in output.split("…")]
+    return ".*?".join(parts).replace("TIME", TIME.pattern)
+
+
+def inline_code(text: str) -> list[str]:
+    """The inline code of a page."""
+    text = re.sub("```.*?```", "", text, flags=re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def is_run(command: str) -> bool:
+    return not command.removeprefix(".venv/bin/").startswith(tuple(NOT_RUN))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`certlet serve` as the README starts it; its directory has the files that pages name."""
+    directory = tmp_path_factory.mktemp("documents")
+    requests = {
+        "my": (EC, "my.example.com"),
+        "old": (EC, "a.example.com"),
+        "stolen": ("rsa:2048", "a.example.com"),
+    }
+    for name, (key_type, host) in {**requests, "bad": (EC, "localhost")}.items():
+        servers.run(*shlex.split(REQUEST.format(name=name, type=key_type, host=host)), cwd=directory)
+    for name, language, page in (
+        ("own.yaml", "yaml", "how-to/profiles.md"),
+        ("site.py", "python", "tutorial.md"),
+    ):
+        (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[f"docs/{page}"], re.DOTALL)
+        (directory / name).write_text(text)
+    with servers.serving(directory, env={}) as server:
+        environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
+        servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
+        yield server
+
+
+def api_key(server: Server) -> str:
+    """The API key that the server printed."""
+    return next(line.split()[2] for line in server.said if line.startswith("API key"))
+
+
+def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, int]]:
+    """Run commands in one shell, in a directory with the CA and the files that they name: outputs and statuses."""
+    servers.executable(cwd / ".venv/bin/certlet")
+    servers.executable(cwd / ".venv/bin/systemctl", "")
+    (cwd / "ca").symlink_to(server.log.parent / "ca")
+    port = str(servers.free_port())
+    for file in server.log.parent.iterdir():
+        if file.is_file() and any(file.name in command for command in commands):
+            (cwd / file.name).write_text(file.read_text().replace("8443", port))
+    lines = ["exec 2>&1", "trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
+    for command in commands:
+        if "api-key add" in command:  # it would register the key of the environment, which the server has
+            lines.append("unset CERTLET_API_KEY")
+        lines += [command, "sleep 1" if command.endswith("&") else "", 'printf "\\001%s\\001" "$?"']
+    script = "\n".join(lines).replace("http://127.0.0.1:8080", server.url).replace("8443", port)
+    environ = servers.environ(CERTLET_API_KEY=api_key(server), CERTLET_URL=server.url)
+    environ["PATH"] = f"{cwd / '.venv/bin'}:{Path(sys.executable).parent}:{environ['PATH']}"
+    done = servers.run("bash", "-c", script, cwd=cwd, env=environ, check=False)
+    parts = done.stdout.split("\001")
+    return list(zip(parts[0::2], map(int, parts[1::2]), strict=False))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, text in DOCUMENTS.items() if transcript(text.replace(MARK, ""))]
+)
+def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> None:
+    """Each command of the page succeeds, and prints the output that is shown; the README's last one is refused."""
+    text = re.sub(f"{MARK}```.*?```", "", DOCUMENTS[name], flags=re.DOTALL)
+    steps = [(command, output) for command, output in transcript(text) if is_run(command)]
+    results = run_all([command for command, _ in steps], server, tmp_path)
+    assert len(results) == len(steps)
+    for (command, expected), (output, status) in zip(steps, results, strict=True):
+        assert status == (1 if "bad.csr" in command else 0), (command, output)
+        assert not expected.strip() or re.fullmatch(pattern(expected), output, re.DOTALL), (command, output)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+def test_first_start_prints_what_is_shown(name: str, server: Server) -> None:
+    """`make run` prints a form, an API key and two commands."""
+    (shown,) = re.findall(r"```console\n\$ make run\n(.*?)```", DOCUMENTS[name], re.DOTALL)
+    assert "\nrun: setup\n\t.venv/bin/certlet serve\n" in (ROOT / "Makefile").read_text()
+    shown = shown.replace("/home/you/certlet", str(server.log.parent)).replace("0yRrn1nZ", "")
+    shown = shown.replace("http://127.0.0.1:8080", server.url)
+    assert re.fullmatch(pattern(shown), "\n".join(server.said) + "\n", re.DOTALL), server.said
+
+
+def test_commands_that_the_server_prints_sign(server: Server, tmp_path: Path) -> None:
+    """The last two commands, pasted into a shell, create a key, a CSR and a certificate with its chain."""
+    commands = "\n".join(server.said[-3:]).partition("  ")[2]
+    done = servers.run("sh", "-ec", commands, cwd=tmp_path)
+    assert done.stdout.count("-----BEGIN CERTIFICATE-----") == 2
+
+
+def test_commands_in_the_text_of_the_readme_work(server: Server, tmp_path: Path) -> None:
+    """The commands in the README's tables, in their order."""
+    commands = [code for code in inline_code(DOCUMENTS["README.md"]) if re.match(r"certlet \S+ |curl ", code)]
+    commands = [command for command in commands if is_run(command)]
+    assert len(commands) == 10
+    results = run_all(commands, server, tmp_path)
+    assert [status for _, status in results] == [0] * len(commands), list(
+        zip(commands, results, strict=False)
+    )
+
+
+SERVE = sorted(
+    {
+        code.removeprefix(".venv/bin/")
+        for text in DOCUMENTS.values()
+        for code in (*inline_code(text), *(command for command, _ in transcript(text)))
+        if re.match(r"(\.venv/bin/)?certlet serve --(port|tls|workers)", code) and "FILE" not in code
+    }
+)
+
+
+@pytest.mark.parametrize("command", SERVE)
+def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
+    options = shlex.split(command.replace("8081", "0").replace("0.0.0.0", "127.0.0.1"))[2:]  # noqa: S104 - replaced
+    with servers.serving(tmp_path, *options) as server:
+        assert server.url.startswith("https:" if "--tls" in options else "http:")
+
+
+def test_commands_for_aws_are_marked() -> None:
+    """A block that needs AWS has a mark; its commands are those of `AWS`."""
+    marked = [
+        command
+        for text in DOCUMENTS.values()
+        for block in re.findall(f"{MARK}(```.*?```)", text, re.DOTALL)
+        for command, _ in transcript(block)
+    ]
+    assert set(marked) == AWS
+    rest = "".join(re.sub(f"{MARK}```.*?```", "", text, flags=re.DOTALL) for text in DOCUMENTS.values())
+    assert not [command for command, _ in transcript(rest) if re.match("aws|sam", command)]
+
+
+def test_targets_and_environments_exist() -> None:
+    """Each `make TARGET` and `tox -e ENVIRONMENT` exists."""
+    text = "\n".join((*DOCUMENTS.values(), *OTHERS.values()))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    environments = set(re.findall(r"^\[testenv:([a-z]+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
+    assert set(re.findall(r"[`$] ?make ([a-z-]+)", text)) <= targets
+    assert set(re.findall(r"`tox -e ([a-z]+)", text)) <= environments
+
+
+def test_options_exist() -> None:
+    """Each command of `certlet` that a document names exists, and has the options that it is shown with."""
+    options = {
+        name.removeprefix("certlet "): {flag for option in context.command.params for flag in option.opts}
+        for name, context in reference.commands()
+    }
+    for text in (*DOCUMENTS.values(), *OTHERS.values()):
+        for code in (*inline_code(text), *(command for command, _ in transcript(text))):
+            if not (match := re.match(r"(?:\.venv/bin/)?certlet ((?:api-key )?[a-z][a-z-]+)(.*)", code)):
+                continue
+            assert match[1] in options, code
+            assert (
+                set(re.findall(r"(?<!\S)(--[a-z0-9-]+)", match[2].partition("'")[0])) <= options[match[1]]
+            ), code
+
+
+def test_files_and_tests_exist() -> None:
+    """Each file of the repository and each test that a document names exists."""
+    defined = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) | {path.name}
+    for name, text in {**DOCUMENTS, **OTHERS}.items():
+        for code in inline_code(text):
+            if re.fullmatch(r"(service|deploy|bench|tests)/[\w./-]+", code):
+                assert (ROOT / code).exists(), (name, code)
+            elif re.fullmatch(r"(pki|web|gateway|cli|keystore)/\w+\.py", code):
+                assert (ROOT / "service" / code).exists(), (name, code)
+            elif re.fullmatch(r"test_\w+(\.py)?", code):
+                assert code in defined, (name, code)
+
+
+def test_links_in_the_repository_lead_to_files() -> None:
+    """Relative links of the documents at the top (those of docs/ are checked by `tox -e docs`)."""
+    for name, text in {"README.md": DOCUMENTS["README.md"], **OTHERS}.items():
+        for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
+            assert "://" in link or (ROOT / link).exists(), (name, link)
+
+
+def test_every_page_marker_is_generated() -> None:
+    """Each generated part is on a page, and each marker names a part; each command is in the reference."""
+    markers = [name for text in DOCUMENTS.values() for name in reference.MARKER.findall(text)]
+    assert sorted(markers) == sorted(reference.PARTS)
+    assert {type(context.command) for _, context in reference.commands()} <= {click.Command, click.Group}
+    for name in markers:
+        assert reference.PARTS[name]().strip(), name
+
+
+def test_readme_is_short() -> None:
+    text = DOCUMENTS["README.md"]
+    assert len(text.split()) <= 1200
+    assert max(map(len, text.splitlines())) <= 120
