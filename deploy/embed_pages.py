@@ -58,7 +58,7 @@ _SECTION: Final = """\
 </section>"""
 
 
-def problems(types: dict[str, Any], form: str) -> str:
+def problems_page(types: dict[str, Any], form: str) -> str:
     """The page about problems, in the form's own style.
 
     Args:
@@ -79,13 +79,13 @@ def problems(types: dict[str, Any], form: str) -> str:
     return _PROBLEMS.format(style=style, links="\n".join(links), sections="\n".join(sections))
 
 
-def policy(page: str) -> str:
+def csp(page: str) -> str:
     """The Content-Security-Policy of a page; it ends with `;`, for some would eat a final quote."""
     is_scripted = "<script>" in page
     parts = [
         "default-src 'none'",
-        *([f"script-src {_hash(page, 'script')}"] if is_scripted else []),
-        f"style-src {_hash(page, 'style')}",
+        *([f"script-src {_csp_hash(page, 'script')}"] if is_scripted else []),
+        f"style-src {_csp_hash(page, 'style')}",
         *(["connect-src 'self'"] if is_scripted else []),
         "img-src data:",
         "base-uri 'none'",
@@ -95,7 +95,7 @@ def policy(page: str) -> str:
     return "; ".join(parts) + ";"
 
 
-def insert(contract: str, operation: str, page: str) -> str:
+def replace_page(contract: str, operation: str, page: str) -> str:
     """The contract's text with this page, and its policy, in this operation.
 
     Without the last newline, which LocalStack takes off a template, and AWS may.
@@ -108,16 +108,16 @@ def insert(contract: str, operation: str, page: str) -> str:
 
     before, name, after = contract.partition(f"operationId: {operation}\n")
     found = _BLOCK.sub(block, after, count=1)
-    return before + name + _POLICY.sub(lambda match: f"{match[1]}\"'{policy(page)}'\"\n", found, count=1)
+    return before + name + _POLICY.sub(lambda match: f"{match[1]}\"'{csp(page)}'\"\n", found, count=1)
 
 
-def whole(contract: str, form: str) -> str:
+def embed(contract: str, form: str) -> str:
     """The contract's text with both pages in it."""
     types = yaml.safe_load(contract)["x-problem-types"]
-    return insert(insert(contract, "form", form), "problems", problems(types, form))
+    return replace_page(replace_page(contract, "form", form), "problems", problems_page(types, form))
 
 
-def _hash(page: str, tag: str) -> str:
+def _csp_hash(page: str, tag: str) -> str:
     (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
@@ -125,7 +125,7 @@ def _hash(page: str, tag: str) -> str:
 def main() -> int:
     """Write the contract, or with `--check` say whether it holds the pages."""
     page, contract = SOURCE.read_text(encoding="utf-8"), CONTRACT.read_text(encoding="utf-8")
-    wanted = whole(contract, page)
+    wanted = embed(contract, page)
     if "--check" in sys.argv[1:]:
         if wanted != contract:
             sys.stderr.write("openapi.yaml does not hold both pages as they are now: run `make form`\n")

@@ -44,8 +44,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         ProfileError, OverridesError: the profiles are.
         OSError: the profiles or the audit log cannot be opened.
     """
-    if authorizer.is_asked(event):
-        return authorizer.answer(event)
+    if authorizer.is_authorizer_event(event):
+        return authorizer.authorize(event)
     result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
     return {**result, "statusCode": int(result["statusCode"])}
 

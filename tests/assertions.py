@@ -25,7 +25,7 @@ def uuid7() -> str:
     return str(uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | 0b10 << 62 | secrets.randbits(62)))
 
 
-def problem(answer: Answer, status: int, code: str) -> Any:
+def assert_problem(answer: Answer, status: int, code: str) -> Any:
     """The problem document of an answer, which is of the contract's shape."""
     assert answer.status == status, answer.body
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -37,7 +37,7 @@ def problem(answer: Answer, status: int, code: str) -> Any:
     return found
 
 
-def documented(path: str, method: str, answer: Answer, document: Any = DOCUMENT) -> Any:
+def assert_documented(path: str, method: str, answer: Answer, document: Any = DOCUMENT) -> Any:
     """The JSON of an answer, which is as the contract says."""
     response = document["paths"][path][method]["responses"][str(answer.status)]
     found = answer.json()

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service.pki import encoding
 from tests import csrs, factories, servers
-from tests.est.devices import basic, body, certificates, trusting
+from tests.est.devices import basic_auth, client_context, encode_body, parse_certificates
 from tests.gateway import second_api
 from tests.gateway.cases import JSON, KEY
 from tests.servers import Answer, Server
@@ -84,7 +84,7 @@ def sent(site: Server, name: str, path: str = "", media_type: str = "", **header
                 chosen = media_type or next(iter(content))
                 example = content[chosen]["example"]
                 body = (example if isinstance(example, str) else json.dumps(example)).encode()
-                context = trusting(site) if site.url.startswith("https:") else None
+                context = client_context(site) if site.url.startswith("https:") else None
                 given = {"Content-Type": chosen, **KEY, **headers}
                 return site.request(method.upper(), path or of, body, given, context)
     raise KeyError(name)
@@ -103,14 +103,14 @@ def posted(path: str, body: object, **headers: str) -> Callable[[Sites], Answer]
 def device(method: str, path: str, body: bytes | None = None, **headers: str) -> Callable[[Sites], Answer]:
     """Ask EST over HTTPS, as somebody without a client certificate."""
     given = {**(PKCS10 if body else {}), **headers}
-    return lambda at: at.tls.request(method, EST + path, body, given, trusting(at.tls))
+    return lambda at: at.tls.request(method, EST + path, body, given, client_context(at.tls))
 
 
 def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
     """Send the example of a renewal with a certificate of its own names in the handshake."""
-    request = body(csrs.build("www.example.com", ["dns:www.example.com"]))
+    request = encode_body(csrs.build("www.example.com", ["dns:www.example.com"]))
     first = device("POST", "/peer/simpleenroll", request, **KEY)(at)
-    context = trusting(at.tls, certificates(first.body)[0])
+    context = client_context(at.tls, parse_certificates(first.body)[0])
     example = factories.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
     return at.tls.request("POST", EST + path, renewal, PKCS10, context)
@@ -193,7 +193,7 @@ EXAMPLES: Final = {
     "unknownLabel": Example("A label that no profile has.", 404, device("GET", "/admin/cacerts")),
     "unauthorized": Example("No credentials.", 401, device("POST", "/simpleenroll", b"x")),
     "enrollmentRefused": Example("A body that is no request.", 400, device("POST", "/simpleenroll", b"garbage", **KEY)),
-    "enrollmentForbidden": Example("A wrong password.", 403, device("POST", "/simpleenroll", b"x", Authorization=basic("wrong"))),
+    "enrollmentForbidden": Example("A wrong password.", 403, device("POST", "/simpleenroll", b"x", Authorization=basic_auth("wrong"))),
     "renewalForbidden": Example("No client certificate.", 403, device("POST", "/simplereenroll", b"x")),
     "tooLarge": Example("A body of a megabyte.", 413, lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
     "unsupportedMediaType": Example("A body of XML.", 415, lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),

@@ -196,7 +196,7 @@ def test_the_authorizer_asks_for_credentials(text: str) -> None:
 
 def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:
     """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
-    context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.KEY_BEARER}}
+    context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.API_KEY_PRINCIPAL_ID}}
     found, logged = answers(directory, event(requestContext=context), event("/sign", "POST", type="REQUEST"))
     assert [each["statusCode"] for each in found] == [403, 200]
     assert logged.count('"event":"intent"') == 1

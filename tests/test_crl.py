@@ -18,7 +18,7 @@ from service.keystore import revocation_file
 from service.pki import encoding
 from service.pki.revocation import RevokedCertificate
 from tests import csrs, factories
-from tests.assertions import problem
+from tests.assertions import assert_problem
 from tests.servers import Server, certlet, run, serving
 
 OWN = """\
@@ -182,7 +182,7 @@ def test_a_list_that_is_none_is_503(tmp_path: Path) -> None:
             if text is not None:
                 path.write_bytes(text)
             told = len(server.logged())
-            found = problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+            found = assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
             assert "revoked.yaml" not in found["detail"]
             assert "revoked.yaml" in server.logged()[told:]
             assert sign(server)

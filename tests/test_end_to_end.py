@@ -15,7 +15,7 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 from service import openapi
 from service.web.app import MAX_BODY_BYTES
 from tests import csrs, factories
-from tests.assertions import JSON, KEY, PEM, documented, problem, uuid7
+from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, Server
 
 GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
@@ -25,7 +25,7 @@ def test_a_request_is_signed(server: Server) -> None:
     """`POST /sign` answers every member of the contract, and they agree with the certificate."""
     answer = server.sign({"csr": GOOD})
     assert answer.status == 200
-    signed = documented("/sign", "post", answer)
+    signed = assert_documented("/sign", "post", answer)
     certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
     assert signed["serial_number"].lstrip("0") == f"{certificate.serial_number:x}"
     assert signed["fingerprint_sha256"] == certificate.fingerprint(hashes.SHA256()).hex()
@@ -42,7 +42,7 @@ def test_a_request_is_signed(server: Server) -> None:
 
 def test_without_text(server: Server) -> None:
     """`text: false` leaves `crt_text` out, and nothing else."""
-    signed = documented("/sign", "post", server.sign({"csr": GOOD, "text": False}))
+    signed = assert_documented("/sign", "post", server.sign({"csr": GOOD, "text": False}))
     assert "crt_text" not in signed
     assert signed["crt_pem"]
 
@@ -50,14 +50,17 @@ def test_without_text(server: Server) -> None:
 def test_several_reasons_are_compound(server: Server) -> None:
     """Several reasons of one request are told at once, each with its own code."""
     request = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
-    found = problem(server.sign({"csr": csrs.pem(request).decode()}), 422, "compound")
+    found = assert_problem(server.sign({"csr": csrs.pem(request).decode()}), 422, "compound")
     assert [each["code"] for each in found["errors"]] == ["rejectedIdentifier"] * 2 + ["badCSR"]
 
 
 def test_query_and_body_faults_come_together(server: Server) -> None:
     """One 400 lists the faults of the query and those of the body."""
     answer = server.request("POST", "/sign?x=1", b'{"csr":1}', JSON)
-    assert [each["field"] for each in problem(answer, 400, "malformed")["errors"]] == ["query.x", "csr"]
+    assert [each["field"] for each in assert_problem(answer, 400, "malformed")["errors"]] == [
+        "query.x",
+        "csr",
+    ]
 
 
 @pytest.mark.parametrize("key", ["", "x", API_KEY + "x", API_KEY[:-1], "é" * 40])
@@ -65,7 +68,7 @@ def test_query_and_body_faults_come_together(server: Server) -> None:
 def test_a_wrong_key_is_403(server: Server, path: str, key: str) -> None:
     """A missing or wrong API key is 403, before anything is read."""
     headers = {"x-api-key": key.encode("utf-8").decode("latin-1")} if key else {}
-    problem(server.request("POST", path, b"garbage", headers), 403, "unauthorized")
+    assert_problem(server.request("POST", path, b"garbage", headers), 403, "unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_a_wrong_key_is_403(server: Server, path: str, key: str) -> None:
 def test_other_media_types_are_415(server: Server, path: str, media_type: str) -> None:
     """A Content-Type that the operation does not take is 415, and the answer lists those it takes."""
     answer = server.request("POST", path, GOOD.encode(), {"Content-Type": media_type, **KEY})
-    assert "application/" in problem(answer, 415, "unsupportedMediaType")["detail"]
+    assert "application/" in assert_problem(answer, 415, "unsupportedMediaType")["detail"]
 
 
 def test_a_content_type_may_have_parameters(server: Server) -> None:
@@ -85,11 +88,11 @@ def test_a_content_type_may_have_parameters(server: Server) -> None:
 
 def test_a_large_body_is_413(server: Server) -> None:
     """A body over the bound is 413; one at the bound is read (and is no request)."""
-    problem(server.request("POST", "/sign", b" " * (MAX_BODY_BYTES + 1), JSON), 413, "tooLarge")
-    problem(server.request("POST", "/sign", b" " * MAX_BODY_BYTES, JSON), 400, "malformed")
+    assert_problem(server.request("POST", "/sign", b" " * (MAX_BODY_BYTES + 1), JSON), 413, "tooLarge")
+    assert_problem(server.request("POST", "/sign", b" " * MAX_BODY_BYTES, JSON), 400, "malformed")
     large = GOOD.encode() + b" " * MAX_BODY_BYTES
-    problem(server.request("POST", "/sign.pem", large, KEY | PEM), 413, "tooLarge")
-    problem(server.request("POST", "/sign.pem", large[:MAX_BODY_BYTES], KEY | PEM), 422, "badCSR")
+    assert_problem(server.request("POST", "/sign.pem", large, KEY | PEM), 413, "tooLarge")
+    assert_problem(server.request("POST", "/sign.pem", large[:MAX_BODY_BYTES], KEY | PEM), 422, "badCSR")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_der_in_pem_out_by_profile(server: Server) -> None:
 
 def test_the_ca_in_every_form(server: Server) -> None:
     """JSON, DER, PEM and PKCS#7 all hold the same certificates, root last."""
-    authority = documented("/ca", "get", server.request("GET", "/ca"))
+    authority = assert_documented("/ca", "get", server.request("GET", "/ca"))
     chain = x509.load_pem_x509_certificates(authority["chain_pem"].encode())
     issuing, root = chain
     issuing.verify_directly_issued_by(root)
@@ -141,7 +144,7 @@ def test_the_ca_in_every_form(server: Server) -> None:
 
 def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
     """`GET /profiles` says what `x-certificate-profiles` says, and the profile that is asked for is answered."""
-    found = documented("/profiles", "get", server.request("GET", "/profiles"))
+    found = assert_documented("/profiles", "get", server.request("GET", "/profiles"))
     stated = factories.document()["x-certificate-profiles"]
     assert found["default"] == "server"
     assert [each["name"] for each in found["profiles"]] == list(stated)
@@ -152,7 +155,7 @@ def test_the_profiles_are_those_of_the_contract(server: Server) -> None:
 
 def test_less_validity_may_be_asked_for(server: Server) -> None:
     """`validity` or `not_after`, in JSON and in the query; the certificate ends then."""
-    signed = documented("/sign", "post", server.sign({"csr": GOOD, "validity": "PT1H"}))
+    signed = assert_documented("/sign", "post", server.sign({"csr": GOOD, "validity": "PT1H"}))
     certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
     span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     assert span == timedelta(hours=1, seconds=-1)
@@ -178,7 +181,7 @@ def test_less_validity_may_be_asked_for(server: Server) -> None:
 )
 def test_validities_that_are_not_given(server: Server, asked: dict[str, object], field: str) -> None:
     """Too much, too little, no day of the calendar, or two of them: 422; tests/test_validators.py has the 400s."""
-    found = problem(server.sign({"csr": GOOD, **asked}), 422, "rejectedValidity")
+    found = assert_problem(server.sign({"csr": GOOD, **asked}), 422, "rejectedValidity")
     assert {each["field"] for each in found["errors"]} == {field}
 
 
@@ -188,7 +191,7 @@ def test_a_dry_run_signs_nothing(server: Server) -> None:
     path, body = "/sign?dry_run=true", json.dumps({"csr": GOOD, "validity": "P1D"}).encode()
     answer = server.request("POST", path, body, JSON)
     assert (answer.status, answer.headers["Cache-Control"]) == (202, "no-store")
-    planned = documented("/sign", "post", answer)
+    planned = assert_documented("/sign", "post", answer)
     assert planned["names"] == ["dns:a.example.com", "ip:10.0.0.1"]
     assert (planned["subject"], planned["key"]) == ("CN=a.example.com", "P-256")
     assert server.logged().count('"event"') == before
@@ -202,11 +205,11 @@ def test_a_dry_run_gives_every_reason_against(server: Server) -> None:
     """The same credentials, and the same refusals, recorded as such."""
     bad = csrs.pem(csrs.build("Anna", ["dns:a..b"], [x509.BasicConstraints(ca=True, path_length=None)]))
     body = json.dumps({"csr": bad.decode()}).encode()
-    dry = problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
-    assert dry["errors"] == problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
+    dry = assert_problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
+    assert dry["errors"] == assert_problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
     assert json.loads(server.logged().splitlines()[-2])["event"] == "refusal"
     nobody = JSON | {"x-api-key": "x"}
-    problem(server.request("POST", "/sign?dry_run=true", body, nobody), 403, "unauthorized")
+    assert_problem(server.request("POST", "/sign?dry_run=true", body, nobody), 403, "unauthorized")
 
 
 def test_a_retry_through_the_whole_path(server: Server) -> None:
@@ -214,7 +217,8 @@ def test_a_retry_through_the_whole_path(server: Server) -> None:
     key = {"Idempotency-Key": uuid7()}
     body = json.dumps({"csr": GOOD}).encode()
     answers = [
-        documented("/sign", "post", server.request("POST", "/sign", body, JSON | key)) for _ in range(3)
+        assert_documented("/sign", "post", server.request("POST", "/sign", body, JSON | key))
+        for _ in range(3)
     ]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0]["idempotent_until"] > answers[0]["not_before"]
@@ -227,15 +231,15 @@ def test_a_retry_through_the_whole_path(server: Server) -> None:
 
 def test_what_the_caller_may_have(server: Server) -> None:
     """`GET /profiles/mine` knows the caller by its key; without one it is 403."""
-    found = documented("/profiles/mine", "get", server.request("GET", "/profiles/mine", headers=KEY))
+    found = assert_documented("/profiles/mine", "get", server.request("GET", "/profiles/mine", headers=KEY))
     assert (found["principal"], found["default"]) == ("default", "server")
     assert found["profiles"] == server.request("GET", "/profiles").json()["profiles"]
-    problem(server.request("GET", "/profiles/mine"), 403, "unauthorized")
+    assert_problem(server.request("GET", "/profiles/mine"), 403, "unauthorized")
 
 
 def test_health_says_until_when(server: Server) -> None:
     """Ready, until an hour before the chain ends."""
-    found = documented("/health", "get", server.request("GET", "/health"))
+    found = assert_documented("/health", "get", server.request("GET", "/health"))
     assert found["status"] == "ready"
     authority = server.request("GET", "/ca").json()
     assert found["ready_until"] < authority["not_after"]
@@ -262,7 +266,7 @@ def test_other_methods_are_405(server: Server, path: str) -> None:
     """A method that a path does not have is 405 with Allow."""
     for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(METHODS[path]):
         answer = server.request(method, path)
-        problem(answer, 405, "methodNotAllowed")
+        assert_problem(answer, 405, "methodNotAllowed")
         assert answer.headers["Allow"] == ", ".join([*METHODS[path], "OPTIONS"])
 
 
@@ -290,8 +294,8 @@ def test_est_has_no_preflight(server: Server, path: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/nope", "/sign/x", "/%2e%2e/sign", "//sign"])
 def test_an_unknown_path_is_404(server: Server, path: str) -> None:
     """A path that the contract does not have is 404, whatever the method."""
-    problem(server.request("GET", path), 404, "notFound")
-    problem(server.request("DELETE", path), 404, "notFound")
+    assert_problem(server.request("GET", path), 404, "notFound")
+    assert_problem(server.request("DELETE", path), 404, "notFound")
 
 
 def test_a_slash_at_the_end_does_not_count(server: Server) -> None:

@@ -270,7 +270,7 @@ def emitted() -> dict[str, set[int]]:
     bases = {errors.IssuanceError, errors.RequestError}
     tables = (problems.STATUS, problems.EST_STATUS)
     found = [(kind.code, table[kind]) for table in tables for kind in table if kind not in bases]
-    found += [(code, status) for status, (code, _) in problems._TRANSPORT.items()]
+    found += [(code, status) for status, (code, _) in problems._HTTP_PROBLEMS.items()]
     own = re.findall(r'"status\\?":(\d+),\\?"code\\?":\\?"(\w+)\\?"', json.dumps(DOCUMENT))
     found += [(code, int(status)) for status, code in own]
     codes: dict[str, set[int]] = {}
@@ -299,7 +299,7 @@ def test_the_page_explains_every_problem() -> None:
         assert html.escape(each["meaning"]) in section
         assert html.escape(each["remedy"]) in section
     with flask.Flask("x").test_request_context():
-        assert problems.document(errors.BadCSR("x"))["type"] == "/problems#badCSR"
+        assert problems.problem_document(errors.BadCSR("x"))["type"] == "/problems#badCSR"
 
 
 def test_the_package_carries_the_contract() -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import openapi
 from tests import csrs
-from tests.assertions import JSON, PEM, documented, problem, uuid7
+from tests.assertions import JSON, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, serving
 
 OWN = ROOT / "tests" / "policies.yaml"
@@ -54,7 +54,7 @@ def team(sans: list[str], **change: object) -> str:
 
 def test_profiles_lists_the_merged_profiles(own: Server) -> None:
     """RFC 7396: null takes one away, a member changes one, a new name adds one; nobody is named."""
-    listed = documented("/profiles", "get", own.request("GET", "/profiles"), DOCUMENT)["profiles"]
+    listed = assert_documented("/profiles", "get", own.request("GET", "/profiles"), DOCUMENT)["profiles"]
     found = {each["name"]: each for each in listed}
     assert list(found) == ["server", "peer", "team", "secret"]
     assert found["peer"]["validity"] == "P1D"
@@ -65,7 +65,7 @@ def test_profiles_lists_the_merged_profiles(own: Server) -> None:
     del stated["principals"]
     stated["extensions"] = ["1.3.6.1.5.5.7.1.24"]
     assert stated.items() <= found["team"].items()
-    assert problem(own.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed")
+    assert assert_problem(own.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed")
 
 
 def test_policy_violations_are_collected(own: Server) -> None:
@@ -75,7 +75,7 @@ def test_policy_violations_are_collected(own: Server) -> None:
         + ["uri:spiffe://example.com/a", "uri:https://example.com/b"],
         kind="p-384",
     )
-    found = problem(own.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound")
+    found = assert_problem(own.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound")
     assert [(each["code"], each["field"]) for each in found["errors"]] == [
         ("badPublicKey", "public_key"),
         *[("rejectedIdentifier", f"subject_alt_name[{position}]") for position in (0, 1, 2, 3, 5)],
@@ -87,21 +87,23 @@ def test_policy_violations_are_collected(own: Server) -> None:
 def test_profile_with_principals_refuses_others(own: Server) -> None:
     """Another caller is 403 in the contract's words, recorded as a refusal; `/profiles/mine` says so first."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
-    refused = problem(own.sign(body), 403, "unauthorized")
+    refused = assert_problem(own.sign(body), 403, "unauthorized")
     assert refused["detail"] == "The profile secret is not for this caller."
     assert [each["field"] for each in refused["errors"]] == ["profile"]
-    assert "errors" not in problem(own.sign(body, "x" * 40), 403, "unauthorized")  # which is about the key
+    assert "errors" not in assert_problem(
+        own.sign(body, "x" * 40), 403, "unauthorized"
+    )  # which is about the key
     assert own.sign(body, CI).status == 200
     for key, names in ((API_KEY, ["server", "peer", "team"]), (CI, ["server", "peer", "team", "secret"])):
         answer = own.request("GET", "/profiles/mine", headers={"x-api-key": key})
-        mine = documented("/profiles/mine", "get", answer, DOCUMENT)["profiles"]
+        mine = assert_documented("/profiles/mine", "get", answer, DOCUMENT)["profiles"]
         assert [each["name"] for each in mine] == names
 
 
 def test_principal_gets_only_its_own_names(own: Server) -> None:
     """Whatever the profile gives, the principal gets its own names alone, and is told which."""
     assert own.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
-    found = problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
+    found = assert_problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
     assert "the principal ci permits names in ci.example.com, team.example.com" in found["detail"]
     mine = own.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
     assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}}
@@ -132,11 +134,11 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
 def test_full_audit_log_is_503(tmp_path: Path) -> None:
     """Through HTTP: without a record nothing is signed, refused or examined: 503."""
     with serving(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
-        found = problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
+        found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
         assert found["detail"] == "the audit log cannot be written"
-        problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
+        assert_problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
         dry_run = server.request("POST", "/sign?dry_run=true", json.dumps({"csr": "garbage!"}).encode(), JSON)
-        problem(dry_run, 503, "unavailable")
+        assert_problem(dry_run, 503, "unavailable")
 
 
 def test_retry_gets_the_same_certificate_from_any_worker(own: Server) -> None:
@@ -188,9 +190,9 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
     denied = tmp_path / "ca" / "denied-keys.txt"
     denied.write_text(f"# stolen\n{hashlib.sha256(spki).hexdigest()}  -\n")
     with serving(tmp_path, "--ca", "ca") as server:
-        found = problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
+        found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
         assert "deny list" in found["detail"]
-        found = problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
+        found = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
         assert [each["field"] for each in found["errors"]] == ["public_key", "subject_alt_name[0]"]
         assert server.sign({"csr": team(["dns:a.example.com"], kind="p-384")}).status == 200
     denied.write_text("nonsense\n")

@@ -22,7 +22,7 @@ from service.pki.errors import BadCSR, CAUnavailable
 from service.pki.issuer import Issuer
 from service.web import operations
 from tests import csrs, factories, servers
-from tests.assertions import DOCUMENT, JSON, problem, uuid7
+from tests.assertions import DOCUMENT, JSON, assert_problem, uuid7
 from tests.lambda_events import answers, event
 from tests.servers import Answer, Server
 
@@ -127,7 +127,9 @@ def test_four_megabytes(server: Server) -> None:
     whole = server.request("POST", "/sign/batch", body.ljust(4_194_304), JSON)
     assert codes(results(whole)) == [""]
     for octets in (4_194_305, 5_000_000):  # by the function, and before it by the gateway
-        found = problem(server.request("POST", "/sign/batch", body.ljust(octets), JSON), 413, "tooLarge")
+        found = assert_problem(
+            server.request("POST", "/sign/batch", body.ljust(octets), JSON), 413, "tooLarge"
+        )
         assert "4194304" in found["detail"]
 
 
@@ -152,11 +154,11 @@ def test_the_room_that_is_kept_suffices() -> None:
         for sans in ([], ["dns:a.example.com"], LONG_NAMES):
             data = csrs.pem(csrs.build("a.example.com", sans, kind=kind))
             for text in (True, False):
-                answer = operations._BatchAnswer(text=text)
+                answer = operations._BatchResponse(text=text)
                 order = factories.order(data)
                 answer.add(authority.issue_batch([order]))
                 assert '"certificate"' in answer.encode().decode()
-                assert len(answer.encode()) < answer._most_bytes(order)
+                assert len(answer.encode()) < answer._max_result_bytes(order)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +182,11 @@ def test_the_room_that_is_kept_suffices_for_notes(
     request = csrs.build(sans=["dns:a.example.com"], subject=x509.Name(attributes))
     order = factories.order(base64.b64encode(csrs.der(request)))
     assert len(order.csr) > 50_000
-    answer = operations._BatchAnswer(text=text_too)
+    answer = operations._BatchResponse(text=text_too)
     answer.add(factories.authority().issue_batch([order]))
     (result,) = json.loads(answer.encode())["results"]
     assert len(result["certificate"]["notes"]) >= number
-    assert len(answer.encode()) < answer._most_bytes(order)
+    assert len(answer.encode()) < answer._max_result_bytes(order)
 
 
 def invoked(directory: Path, left: list[int], number: int, **headers: str) -> list[Any]:

@@ -26,14 +26,14 @@ from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
-from service.web.problems import EST_STATUS, STATUS, refusal, transport
+from service.web.problems import EST_STATUS, STATUS, http_problem, issuance_problem
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
 MAX_BODY_BYTES: Final = 262_144  # where the contract has no x-max-bytes
 NO_OPERATION: Final = "The contract has no such operation."
-_FROM_GATEWAY: Final = {"HTTP_HOST": "certlet", **identity.CREDENTIALS}
+_FROM_GATEWAY: Final = {"HTTP_HOST": "certlet", **identity.PLACEHOLDER_CREDENTIALS}
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _begin(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
     """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
     request, operation = flask.request, _operation()
     if hasattr(Est, operation) and request.scheme != "https":
-        return transport(403, est.NO_HTTPS)
+        return http_problem(403, est.HTTPS_REQUIRED)
     if body := operations.get(operation, {}).get("requestBody"):
         request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
     return None
@@ -113,7 +113,7 @@ def _begin(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
 def _http_error(error: HTTPException) -> flask.Response:
     too_large = f"A body of at most {connexion.request.max_content_length} bytes is accepted."
     details = {404: NO_OPERATION, 405: NO_OPERATION, 413: too_large}
-    return transport(error.code, details[error.code]) if error.code in details else _unexpected(error)
+    return http_problem(error.code, details[error.code]) if error.code in details else _unexpected(error)
 
 
 def _unauthorized(authority: Authority, _error: HTTPException) -> flask.Response:
@@ -136,20 +136,20 @@ def _profile() -> str | None:
 
 
 def _problem(error: ProblemException) -> flask.Response:
-    return transport(error.status, error.detail, error.ext or ())
+    return http_problem(error.status, error.detail, error.ext or ())
 
 
 def _refusal(error: IssuanceError) -> flask.Response:
     if STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
         trace = None if isinstance(error, CAUnavailable) else error.__cause__  # it may be a bug
         _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
-    return refusal(error, EST_STATUS if hasattr(Est, _operation()) else STATUS)
+    return issuance_problem(error, EST_STATUS if hasattr(Est, _operation()) else STATUS)
 
 
 def _unexpected(error: Exception) -> flask.Response:
     """A bare 500: whatever happened is for the log alone."""
     _log.error("unexpected", exc_info=error)
-    return transport(500)
+    return http_problem(500)
 
 
 def _operation() -> str:

@@ -1,7 +1,7 @@
-"""API Gateway's REQUEST authorizer: tells it which API key a request carries, and permits nothing by itself.
+"""API Gateway's REQUEST authorizer: returns the API key of a request, and does not verify it.
 
-The key is API Gateway's to know and to count. The function gets its id afterwards, as it does from
-x-api-key, so an operation that lost its key from the document is refused (`service.web.identity`).
+API Gateway verifies the key and applies its usage plan. The function then gets the key's id, as with
+x-api-key, so `service.web.identity` refuses an operation that lost its API key requirement.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from service import credentials
 from service.web import identity
 from service.web.responses import EST_PREFIX
 
-_VERSION: Final = "2012-10-17"  # of the policy language
+_VERSION: Final = "2012-10-17"  # version of the policy language
 
 
 class UnauthorizedError(Exception):
-    """No credentials: this message, word by word, is what API Gateway answers 401 for."""
+    """The request has no credentials. API Gateway answers 401 to exactly this message."""
 
     def __init__(self) -> None:
         super().__init__("Unauthorized")
 
 
-def is_asked(event: Mapping[str, Any]) -> bool:
-    """Whether an event is one for the authorizer, which no caller can make of a request."""
+def is_authorizer_event(event: Mapping[str, Any]) -> bool:
+    """Return whether an event is for the authorizer. Callers cannot forge one: requests have another form."""
     return event.get("type") == "REQUEST" and isinstance(event.get("methodArn"), str)
 
 
-def answer(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy for one request, with its API key as `usageIdentifierKey`.
+def authorize(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Create the policy for one request, with its API key as `usageIdentifierKey`.
 
-    EST takes the key as the password of HTTP Basic too, and without one asks for it; elsewhere a request
-    without a key is denied, so that every other operation answers as it does without an authorizer.
+    EST also accepts the key as the password of HTTP Basic, and requests credentials if there are none. Other
+    operations deny a request without a key, as they do without an authorizer.
 
     Raises:
-        UnauthorizedError: it is EST's, and carries no key.
+        UnauthorizedError: an EST request has no key.
     """
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     is_est = str(event.get("resource", "")).startswith(EST_PREFIX)
@@ -48,7 +48,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
         "Resource": event["methodArn"],
     }
     return {
-        "principalId": identity.KEY_BEARER,
+        "principalId": identity.API_KEY_PRINCIPAL_ID,
         "policyDocument": {"Version": _VERSION, "Statement": [statement]},
         **({} if key is None else {"usageIdentifierKey": key}),
     }

@@ -1,9 +1,9 @@
-"""The caller: from what the gateway says in `requestContext`, and from nothing else.
+"""Identify the caller, only from `requestContext`, which the gateway supplies.
 
-Headers, the body and the certificate signing request are the caller's own words. `requestContext` is the
-gateway's. Connexion passes the caller to an operation as `user`, and only where the contract's `security`
-has it look for one: an operation that needs a caller refuses to work without `user`, so that a `security`
-line that got lost from the contract signs nothing.
+The caller controls headers, the body and the certificate signing request; the gateway controls
+`requestContext`. Connexion passes the caller to an operation as `user` if the operation has `security` in the
+contract. Operations that need a caller refuse to work without `user`, so a contract that lost its `security`
+cannot make the service sign for anyone.
 """
 
 from __future__ import annotations
@@ -17,66 +17,68 @@ from flask import current_app
 
 from service.authority import Principal, PrincipalKind
 
-KEY_BEARER: Final = "api-key"  # whom our own authorizer names: nobody, for the key's id says who it is
-API_KEY_NAMES: Final = "API_KEY_NAMES"  # in the application's configuration: API key id -> name
+API_KEY_PRINCIPAL_ID: Final = "api-key"  # of our own authorizer: the API key's id identifies the caller
+API_KEY_NAMES: Final = "API_KEY_NAMES"  # key of the application's configuration: API key id -> principal
 
-# What every request carries in place of its own credentials. Connexion calls a security function only if it
-# finds the header of the scheme, and a caller that IAM or an authorizer identified sends no such header.
-CREDENTIALS: Final = {"HTTP_X_API_KEY": "", "HTTP_AUTHORIZATION": "Basic Og=="}
-SECURITY_FUNCTION: Final = f"{__name__}.verify"
+# These replace the credentials of each request. Connexion calls a security function only if the scheme's
+# header exists, and callers that IAM or an authorizer identified do not send it.
+PLACEHOLDER_CREDENTIALS: Final = {"HTTP_X_API_KEY": "", "HTTP_AUTHORIZATION": "Basic Og=="}
+SECURITY_FUNCTION: Final = f"{__name__}.authenticate"
 
 
-def verify(*_credentials: str) -> dict[str, Principal] | None:
-    """Connexion's security function for every scheme of the contract, whatever the credentials say.
+def authenticate(*_credentials: str) -> dict[str, Principal] | None:
+    """Authenticate the caller: Connexion's security function for each scheme of the contract.
 
     Returns:
-        The caller, which Connexion passes on as `user`; None if the gateway named none, which refuses.
+        The caller, which Connexion passes to the operation as `user`; None if there is none: Connexion
+        refuses the request.
     """
-    principal = _authenticated()
+    principal = _gateway_principal()
     return None if principal is None else {"sub": principal}
 
 
-def _authenticated() -> Principal | None:
-    """The principal that the gateway named, if any.
+def _gateway_principal() -> Principal | None:
+    """Return the principal that the gateway identified, if any.
 
-    An IAM caller is its ARN; an API key the name of its id, or its id if it has no name; a caller that the
-    operator's authorizer named is `authorizer:` and that name, so that it is never taken for an API key's.
+    The name is the ARN of an IAM caller, the name of an API key (or its id if it has no name), or the
+    principal of the operator's authorizer. The latter gets the prefix `authorizer:`, so that it cannot equal
+    the name of an API key.
     """
     context = _context()
-    identity, authorizer = _member(context, "identity"), _member(context, "authorizer")
+    identity, authorizer = _object(context, "identity"), _object(context, "authorizer")
     if arn := _text(identity, "userArn"):
         return Principal(PrincipalKind.IAM, arn)
     if key_id := _text(identity, "apiKeyId"):
         return Principal(PrincipalKind.API_KEY, current_app.config[API_KEY_NAMES].get(key_id, key_id))
-    name = _text(authorizer, "principalId") or _text(_member(authorizer, "claims"), "sub")
-    if name and name != KEY_BEARER:
+    name = _text(authorizer, "principalId") or _text(_object(authorizer, "claims"), "sub")
+    if name and name != API_KEY_PRINCIPAL_ID:
         return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
     return None
 
 
 def client_certificate() -> bytes | None:
-    """The certificate that the caller presented in the TLS handshake, PEM; None if there was none.
+    """Return the PEM client certificate of the TLS handshake; None if there was none.
 
-    API Gateway hands it on where a domain has mutual TLS, the local gateway over any TLS.
+    API Gateway supplies it for a domain with mutual TLS, the local gateway for each TLS connection.
     """
-    certificate = _member(_member(_context(), "identity"), "clientCert")
+    certificate = _object(_object(_context(), "identity"), "clientCert")
     return _text(certificate, "clientCertPem").encode("utf-8", "replace") or None
 
 
 def request_id() -> str:
-    """The gateway's name for the request; '' if it gave none."""
+    """Return the gateway's ID of the request; '' if it has none."""
     return str(_context().get("requestId") or "")
 
 
-def time_left() -> float:
-    """Seconds until Lambda, or the local gateway, gives up."""
-    context = connexion.request.environ.get("awsgi.context")  # aws-wsgi's, as `awsgi.event`
+def remaining_seconds() -> float:
+    """Return the seconds until Lambda or the local gateway stops waiting for the function."""
+    context = connexion.request.environ.get("awsgi.context")  # set by aws-wsgi
     return math.inf if context is None else context.get_remaining_time_in_millis() / 1000
 
 
 def _context() -> Mapping[str, Any]:
-    """`requestContext` of the proxy event (payload 1.0), which aws-wsgi passes on."""
-    return _member(_member(connexion.request.environ, "awsgi.event"), "requestContext")
+    """Return `requestContext` of the proxy event (payload 1.0), from aws-wsgi."""
+    return _object(_object(connexion.request.environ, "awsgi.event"), "requestContext")
 
 
 def _text(node: Mapping[str, Any], name: str) -> str:
@@ -84,6 +86,6 @@ def _text(node: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _member(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _object(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = node.get(name)
-    return value if isinstance(value, dict) else {}  # as JSON has it; to ask for `Mapping` takes longer
+    return value if isinstance(value, dict) else {}  # JSON objects are dicts; `Mapping` is slower to check

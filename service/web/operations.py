@@ -18,8 +18,9 @@ from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
-from service.web import identity, problems
-from service.web.responses import Answer
+from service.web import identity
+from service.web.problems import problem_document
+from service.web.responses import Response
 
 _JSON: Final = "application/json"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
@@ -27,57 +28,61 @@ DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
 REVOCATION_LIST: Final = "application/pkix-crl"
 
-MAX_ANSWER_BYTES: Final = 5_500_000  # of a batch: Lambda answers 6 MiB, with quotes escaped
-RESERVED_TIME: Final = 2.0  # seconds of a batch's time that are for its answer
-AT_ONCE: Final = 25  # of a batch's requests, between two looks at the clock
-NO_TIME: Final = CAUnavailable("there was no time or room left for this request: send it again")
+MAX_RESPONSE_BYTES: Final = 5_500_000  # of a batch: Lambda allows 6 MiB, in which quotes are escaped
+RESERVED_SECONDS: Final = 2.0  # kept free to encode and send the response of a batch
+CHUNK: Final = 25  # requests of a batch that are issued between two checks of the remaining time
+RETRY_LATER: Final = CAUnavailable("No time or space was left for this request in the batch: send it again")
 
-_A_WINDOW: Final = f"public, max-age={revocation.WINDOW.seconds}"
-_AN_HOUR: Final = "public, max-age=3600"  # for the CA's certificates, which a rollover changes
+_CRL_CACHE: Final = f"public, max-age={revocation.WINDOW.seconds}"
+_CA_CACHE: Final = "public, max-age=3600"  # CA certificates change at a rollover
 
 _log = logging.getLogger(__name__)
-_chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.encode_pem)  # it changes with the CA alone
+_chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.encode_pem)  # changes only with the CA
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Operations:
-    """What the contract's operations do, by operationId."""
+    """The operations with JSON, PEM or DER responses. Each method is named after its operationId."""
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
 
     def sign(
         self, body: Mapping[str, Any], *, dry_run: bool = False, user: Principal | None = None
-    ) -> Answer:
-        """`POST /sign`: JSON in, JSON out."""
-        request = _requests(user)(_csr(body["csr"]), body)
+    ) -> Response:
+        """`POST /sign`: issue one certificate, or report what would be issued; JSON in, JSON out."""
+        request = _request_factory(user)(_encode_csr(body["csr"]), body)
         if dry_run:
-            return _json(_planned(self._authority.dry_run(request)), "no-store", HTTPStatus.ACCEPTED)
+            return _json(_dry_run_fields(self._authority.dry_run(request)), "no-store", HTTPStatus.ACCEPTED)
         issued = self._authority.issue(request)
-        signed = _signed(issued, text=bool(body.get("text", True)))
-        return _json(signed | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
+        fields = _certificate_fields(issued, text=bool(body.get("text", True)))
+        return _json(fields | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
 
-    def signPem(self, body: bytes, user: Principal | None = None, **query: Any) -> Answer:  # noqa: N802, ANN401 - operationId; Connexion is not typed
-        """`POST /sign.pem`: PEM in, PEM out."""
-        issued = self._authority.issue(_requests(user)(body, query))
+    def signPem(self, body: bytes, user: Principal | None = None, **query: Any) -> Response:  # noqa: N802, ANN401 - operationId; Connexion is not typed
+        """`POST /sign.pem`: issue one certificate; PEM in, PEM out."""
+        issued = self._authority.issue(_request_factory(user)(body, query))
         bundle = encoding.encode_pem([issued.certificate]) + _chain_pem(issued.intermediates)
-        return Answer(bundle.encode("ascii"), PEM_CHAIN, "no-store")
+        return Response(bundle.encode("ascii"), PEM_CHAIN, "no-store")
 
-    def signBatch(self, body: Mapping[str, Any], user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
-        """`POST /sign/batch`: each request for itself, the chain once."""
-        answer = _BatchAnswer(text=bool(body.get("text", False)))
-        request = _requests(user)
-        requests = [request(_csr(item["csr"]), item) for item in body["requests"]]
+    def signBatch(self, body: Mapping[str, Any], user: Principal | None = None) -> Response:  # noqa: N802 - operationId
+        """`POST /sign/batch`: issue or refuse each request separately; return the chain once."""
+        response = _BatchResponse(text=bool(body.get("text", False)))
+        create_request = _request_factory(user)
+        requests = [create_request(_encode_csr(item["csr"]), item) for item in body["requests"]]
         if user is None:
-            self._authority.dry_run(requests[0])  # which refuses, and records it: once for all of them
-        while requests and identity.time_left() > RESERVED_TIME and (fitting := answer.fitting(requests)):
-            answer.add(self._authority.issue_batch(fitting))
-            requests = requests[len(fitting) :]
-        answer.add([NO_TIME] * len(requests))
-        return Answer(answer.encode(), _JSON, "no-store")
+            self._authority.dry_run(requests[0])  # refuses the whole batch, with one audit record
+        while (
+            requests
+            and identity.remaining_seconds() > RESERVED_SECONDS
+            and (chunk := response.next_chunk(requests))
+        ):
+            response.add(self._authority.issue_batch(chunk))
+            requests = requests[len(chunk) :]
+        response.add([RETRY_LATER] * len(requests))
+        return Response(response.encode(), _JSON, "no-store")
 
-    def ca(self) -> Answer:
-        """`GET /ca`: the CA, as JSON."""
+    def ca(self) -> Response:
+        """`GET /ca`: the CA certificates and a description of the issuing CA, JSON."""
         issuer = self._authority.issuer()
         return _json(
             {
@@ -92,76 +97,80 @@ class Operations:
                 "root_fingerprint_sha256": encoding.fingerprint(issuer.root),
                 "previous_pem": encoding.encode_pem(issuer.predecessors),
             },
-            _AN_HOUR,
+            _CA_CACHE,
         )
 
-    def caCrt(self) -> Answer:  # noqa: N802 - operationId
-        """`GET /ca.crt`: the issuing CA, DER."""
-        return Answer(encoding.encode_der(self._authority.issuer().certificate), DER_CERTIFICATE, _AN_HOUR)
+    def caCrt(self) -> Response:  # noqa: N802 - operationId
+        """`GET /ca.crt`: the certificate of the issuing CA, DER."""
+        return Response(encoding.encode_der(self._authority.issuer().certificate), DER_CERTIFICATE, _CA_CACHE)
 
-    def caPem(self) -> Answer:  # noqa: N802 - operationId
-        """`GET /ca.pem`: the chain, root last, then those before it."""
-        return Answer(
-            encoding.encode_pem(self._authority.issuer().ca_certificates).encode("ascii"), PEM_CHAIN, _AN_HOUR
+    def caPem(self) -> Response:  # noqa: N802 - operationId
+        """`GET /ca.pem`: the chain, root last, then the previous CA certificates, PEM."""
+        return Response(
+            encoding.encode_pem(self._authority.issuer().ca_certificates).encode("ascii"),
+            PEM_CHAIN,
+            _CA_CACHE,
         )
 
-    def caP7c(self) -> Answer:  # noqa: N802 - operationId
-        """`GET /ca.p7c`: the same, PKCS#7 certs-only."""
-        return Answer(
-            encoding.encode_certs_only(self._authority.issuer().ca_certificates), CERTS_ONLY, _AN_HOUR
+    def caP7c(self) -> Response:  # noqa: N802 - operationId
+        """`GET /ca.p7c`: the certificates of `/ca.pem`, PKCS#7 certs-only."""
+        return Response(
+            encoding.encode_certs_only(self._authority.issuer().ca_certificates), CERTS_ONLY, _CA_CACHE
         )
 
-    def caCrl(self) -> Answer:  # noqa: N802 - operationId
-        """`GET /ca.crl`: what was revoked, DER."""
-        return Answer(encoding.encode_der(self._authority.crl()), REVOCATION_LIST, _A_WINDOW)
+    def caCrl(self) -> Response:  # noqa: N802 - operationId
+        """`GET /ca.crl`: the certificate revocation list, DER."""
+        return Response(encoding.encode_der(self._authority.crl()), REVOCATION_LIST, _CRL_CACHE)
 
-    def rootCrt(self) -> Answer:  # noqa: N802 - operationId
-        """`GET /root.crt`: the root, DER."""
-        return Answer(encoding.encode_der(self._authority.issuer().root), DER_CERTIFICATE, _AN_HOUR)
+    def rootCrt(self) -> Response:  # noqa: N802 - operationId
+        """`GET /root.crt`: the root certificate, DER."""
+        return Response(encoding.encode_der(self._authority.issuer().root), DER_CERTIFICATE, _CA_CACHE)
 
-    def profiles(self) -> Answer:
-        """`GET /profiles`: what may be issued, not for whom."""
+    def profiles(self) -> Response:
+        """`GET /profiles`: all certificate profiles, without their principals."""
         profiles = self._authority.profiles
         return _json(
-            {"profiles": [_profile(each) for each in profiles], "default": profiles.default}, "no-cache"
+            {"profiles": [_profile_fields(profile) for profile in profiles], "default": profiles.default},
+            "no-cache",
         )
 
-    def myProfiles(self, user: Principal | None = None) -> Answer:  # noqa: N802 - operationId
-        """`GET /profiles/mine`: what the caller may have."""
+    def myProfiles(self, user: Principal | None = None) -> Response:  # noqa: N802 - operationId
+        """`GET /profiles/mine`: the profiles and names that the caller may use."""
         if user is None:
             raise Unauthorized(API_KEY_REQUIRED)
         profiles = self._authority.profiles
-        mine = [_profile(each) for each in profiles if each.permits(user.name)]
-        permitted = profiles.names_permitted_for(user.name)
+        permitted = [_profile_fields(profile) for profile in profiles if profile.permits(user.name)]
+        names = profiles.names_permitted_for(user.name)
         return _json(
-            {"principal": user.name, "profiles": mine, "default": profiles.default}
-            | ({"names": permitted.to_dict()} if permitted else {}),
+            {"principal": user.name, "profiles": permitted, "default": profiles.default}
+            | ({"names": names.to_dict()} if names else {}),
             "no-store",
         )
 
-    def health(self) -> Answer:
-        """`GET /health`: ready, or 503."""
-        until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
-        return _json({"status": "ready", "ready_until": encoding.format_timestamp(until)}, "no-store")
+    def health(self) -> Response:
+        """`GET /health`: ready until a time, or 503."""
+        ready_until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
+        return _json({"status": "ready", "ready_until": encoding.format_timestamp(ready_until)}, "no-store")
 
 
-def _requests(user: Principal | None) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
-    """What makes requests of this caller: of a CSR, and what JSON or a query says."""
-    request_id, key = identity.request_id(), connexion.request.headers.get("Idempotency-Key")
+def _request_factory(user: Principal | None) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
+    """Return a function that creates the caller's requests from a CSR and JSON members or parameters."""
+    request_id, idempotency_key = identity.request_id(), connexion.request.headers.get("Idempotency-Key")
 
-    def request(csr: bytes, stated: Mapping[str, Any]) -> IssuanceRequest:
-        validity, not_after = stated.get("validity"), stated.get("not_after")
-        return IssuanceRequest(csr, stated.get("profile"), user, request_id, validity, not_after, key)
+    def create_request(csr: bytes, options: Mapping[str, Any]) -> IssuanceRequest:
+        validity, not_after = options.get("validity"), options.get("not_after")
+        profile = options.get("profile")
+        return IssuanceRequest(csr, profile, user, request_id, validity, not_after, idempotency_key)
 
-    return request
+    return create_request
 
 
-def _csr(text: str) -> bytes:
-    # A lone surrogate is no character: '?' is in no certification request either.
+def _encode_csr(text: str) -> bytes:
+    # A lone surrogate cannot be encoded. Its replacement '?' is invalid in a CSR too.
     return text.encode("utf-8", "replace")
 
 
-def _profile(profile: Profile) -> dict[str, object]:
+def _profile_fields(profile: Profile) -> dict[str, object]:
     return {
         "name": profile.name,
         "description": profile.description,
@@ -181,22 +190,22 @@ def _profile(profile: Profile) -> dict[str, object]:
     }
 
 
-def _planned(template: CertificateSpec) -> dict[str, object]:
+def _dry_run_fields(spec: CertificateSpec) -> dict[str, object]:
     return {
-        "subject": template.subject.rfc4514_string(),
-        "names": [str(name) for name in template.names],
-        "key": keys.describe_key(template.public_key),
-        "not_before": encoding.format_timestamp(template.not_before),
-        "not_after": encoding.format_timestamp(template.not_after),
-        "profile": template.profile.name,
-        "notes": template.notes,
+        "subject": spec.subject.rfc4514_string(),
+        "names": [str(name) for name in spec.names],
+        "key": keys.describe_key(spec.public_key),
+        "not_before": encoding.format_timestamp(spec.not_before),
+        "not_after": encoding.format_timestamp(spec.not_after),
+        "profile": spec.profile.name,
+        "notes": spec.notes,
     }
 
 
-def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
-    answer: dict[str, object] = {"crt_text": encoding.to_text(issued.certificate)} if text else {}
+def _certificate_fields(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
+    text_field: dict[str, object] = {"crt_text": encoding.to_text(issued.certificate)} if text else {}
     return (
-        answer
+        text_field
         | {
             "crt_pem": encoding.encode_pem([issued.certificate]),
             "serial_number": encoding.format_serial(issued.certificate.serial_number),
@@ -214,52 +223,52 @@ def _signed(issued: IssuedCertificate, *, text: bool) -> dict[str, object]:
     )
 
 
-class _BatchAnswer:
-    """The results of a batch, in JSON, which never pass `MAX_ANSWER_BYTES`."""
+class _BatchResponse:
+    """The JSON response of a batch, which is never longer than `MAX_RESPONSE_BYTES`."""
 
     def __init__(self, *, text: bool) -> None:
         self._text = text
         self._results: list[str] = []
         self._chain = ""
-        self._room = MAX_ANSWER_BYTES
+        self._bytes_left = MAX_RESPONSE_BYTES
 
-    def fitting(self, requests: Sequence[IssuanceRequest]) -> Sequence[IssuanceRequest]:
-        """The first of these requests, if their certificates certainly have room; few enough to be timed."""
-        sizes = itertools.accumulate(map(self._most_bytes, requests[:AT_ONCE]))
-        return requests[: sum(size <= self._room for size in sizes)]
+    def next_chunk(self, requests: Sequence[IssuanceRequest]) -> Sequence[IssuanceRequest]:
+        """Return the first requests, at most `CHUNK`, whose certificates fit in any case."""
+        sizes = itertools.accumulate(map(self._max_result_bytes, requests[:CHUNK]))
+        return requests[: sum(size <= self._bytes_left for size in sizes)]
 
-    def _most_bytes(self, request: IssuanceRequest) -> int:
-        """What the result of a request never passes, if it is a certificate.
+    def _max_result_bytes(self, request: IssuanceRequest) -> int:
+        """Return an upper bound for the length of the result of a request, if it is a certificate.
 
-        All that it holds beside some 6,000 octets (an ML-DSA-87 signature above all) is in the request too.
-        For an octet of the request in base64 PEM in JSON takes 1.5, readable text 5, and notes take 4: a
-        control character is five in JSON, an OID's octet up to four.
+        Apart from 6,000 octets (mainly an ML-DSA-87 signature), a certificate contains only data of its CSR.
+        For each base64 octet of the CSR, PEM in JSON takes 1.5 bytes, readable text 5, and notes 4: a control
+        character takes five bytes in JSON, an octet of an OID up to four.
         """
         return (9 if self._text else 4) * (len(request.csr) + 6000)
 
     def add(self, outcomes: Sequence[IssuedCertificate | IssuanceError]) -> None:
-        """Write down what became of the next requests."""
+        """Append the results of the next requests."""
         for outcome in outcomes:
-            if isinstance(outcome, CAError) and outcome is not NO_TIME:
+            if isinstance(outcome, CAError) and outcome is not RETRY_LATER:
                 _log.error("%s: %s", type(outcome).__name__, outcome.detail, exc_info=outcome.__cause__)
             result = self._result(outcome)
-            if len(result) > self._room:  # a refusal with many reasons; what was issued has its room
-                result = self._result(NO_TIME)
+            if len(result) > self._bytes_left:  # a refusal with many problems: `next_chunk` fits certificates
+                result = self._result(RETRY_LATER)
             self._results.append(result)
-            self._room -= len(result) + 1
+            self._bytes_left -= len(result) + 1
             if isinstance(outcome, IssuedCertificate) and not self._chain:
                 self._chain = encoding.encode_pem(outcome.intermediates)
 
     def _result(self, outcome: IssuedCertificate | IssuanceError) -> str:
         if isinstance(outcome, IssuedCertificate):
-            return _to_json({"certificate": _signed(outcome, text=self._text)})
-        return _to_json({"problem": problems.document(outcome)})
+            return _to_json({"certificate": _certificate_fields(outcome, text=self._text)})
+        return _to_json({"problem": problem_document(outcome)})
 
     def encode(self) -> bytes:
-        """The whole, in JSON."""
-        whole = f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
-        return whole.encode("ascii")
+        """Encode the response as JSON."""
+        text = f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
+        return text.encode("ascii")
 
 
-def _json(answer: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Answer:
-    return Answer(_to_json(answer).encode("ascii"), _JSON, cache, status)
+def _json(value: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(_to_json(value).encode("ascii"), _JSON, cache, status)

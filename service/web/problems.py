@@ -1,4 +1,4 @@
-"""Refusals -> problem documents (RFC 9457), in one table."""
+"""Problem documents (RFC 9457): one table from error classes to HTTP status codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from connexion.exceptions import ProblemException
 
 from service.pki import errors
 from service.web import identity
-from service.web.responses import Answer
+from service.web.responses import Response
 
 STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.IssuanceError: 500,
@@ -28,14 +28,14 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.CAUnavailable: 503,
 }
 
-# Over EST every refusal of a request is 400 (RFC 7030 4.2.3), and a label is a part of the path.
+# EST answers 400 to each refused request (RFC 7030 4.2.3), and 404 to an unknown profile in the path.
 EST_STATUS: Final = {
     kind: 404 if kind is errors.UnknownProfile else 400 if status == 422 else status  # noqa: PLR2004
     for kind, status in STATUS.items()
 }
 
-# Problems of HTTP alone, which the core does not know: status -> code and title.
-_TRANSPORT: Final = {
+# Problems of the HTTP layer: status -> code and title. The core has no classes for them.
+_HTTP_PROBLEMS: Final = {
     400: ("malformed", "The request is malformed."),
     403: ("httpsRequired", "This is served over HTTPS alone."),
     404: ("notFound", "There is nothing here."),
@@ -44,16 +44,16 @@ _TRANSPORT: Final = {
     415: ("unsupportedMediaType", "The media type is not supported."),
     500: ("serverInternal", "Something went wrong here."),
 }
-_RETRY_AFTER: Final = "60"  # seconds: how often an operator's repair is worth asking for
+_RETRY_AFTER: Final = "60"  # seconds: an operator has to repair something first
 _DETAIL_500: Final = "The fault is not in the request."
 
 Statuses = Mapping[type[errors.IssuanceError], int]
-"""The HTTP status of each class of refusal."""
+"""HTTP status of each class of refusal."""
 
 
 @dataclass(frozen=True)
-class Reason:
-    """One thing that is wrong with a request."""
+class FieldProblem:
+    """One problem of a request, in one field."""
 
     code: str
     field: str
@@ -61,34 +61,41 @@ class Reason:
 
 
 class MalformedError(ProblemException):  # type: ignore[misc]  # Connexion is not typed
-    """The request is not what the contract says, for these reasons."""
+    """The request violates the contract."""
 
-    def __init__(self, reasons: Sequence[Reason]) -> None:
-        detail = reasons[0].detail if len(reasons) == 1 else f"{len(reasons)} faults, each listed in errors."
-        super().__init__(status=400, detail=detail, ext=reasons)
-
-
-def refusal(error: errors.IssuanceError, statuses: Statuses) -> Answer:
-    """The answer to a refusal. If the fault is ours, only the log says what it is."""
-    return _response(document(error, statuses))
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        detail = (
+            problems[0].detail if len(problems) == 1 else f"{len(problems)} faults, each listed in errors."
+        )
+        super().__init__(status=400, detail=detail, ext=problems)
 
 
-def document(error: errors.IssuanceError, statuses: Statuses = STATUS) -> dict[str, object]:
-    """The problem document of a refusal, which stands alone or in a batch."""
+def issuance_problem(error: errors.IssuanceError, statuses: Statuses) -> Response:
+    """Create the response to a refusal. Only the log describes internal errors."""
+    return _response(problem_document(error, statuses))
+
+
+def problem_document(error: errors.IssuanceError, statuses: Statuses = STATUS) -> dict[str, object]:
+    """Create the problem document of a refusal, for a response or for a result of a batch."""
     status = statuses[type(error)]
     detail = _DETAIL_500 if status == 500 else error.detail  # noqa: PLR2004
-    is_request = isinstance(error, errors.RequestError) or error.field
-    reasons = [Reason(each.code, each.field, each.detail) for each in error.subproblems] if is_request else []
-    return _problem(status, error.code, error.title, detail, reasons)
+    is_about_request = isinstance(error, errors.RequestError) or error.field
+    problems = [
+        FieldProblem(subproblem.code, subproblem.field, subproblem.detail)
+        for subproblem in (error.subproblems if is_about_request else ())
+    ]
+    return _document(status, error.code, error.title, detail, problems)
 
 
-def transport(status: int, detail: str = _DETAIL_500, errors: Sequence[Reason] = ()) -> Answer:
-    """A problem of HTTP alone: 400 with every error, 403, 404, 405, 413, 415, or a bare 500."""
-    return _response(_problem(status, *_TRANSPORT[status], detail, errors))
+def http_problem(status: int, detail: str = _DETAIL_500, problems: Sequence[FieldProblem] = ()) -> Response:
+    """Create the response to a problem of the HTTP layer, with each field that has one."""
+    return _response(_document(status, *_HTTP_PROBLEMS[status], detail, problems))
 
 
-def _problem(status: int, code: str, title: str, detail: str, reasons: Sequence[Reason]) -> dict[str, object]:
-    problem: dict[str, object] = {
+def _document(
+    status: int, code: str, title: str, detail: str, problems: Sequence[FieldProblem]
+) -> dict[str, object]:
+    document: dict[str, object] = {
         "type": f"/problems#{code}",
         "title": title,
         "status": status,
@@ -96,11 +103,11 @@ def _problem(status: int, code: str, title: str, detail: str, reasons: Sequence[
         "detail": detail,
         "instance": f"urn:uuid:{identity.request_id()}",
     }
-    return problem | ({"errors": [vars(reason) for reason in reasons]} if reasons else {})
+    return document | ({"errors": [vars(problem) for problem in problems]} if problems else {})
 
 
-def _response(problem: dict[str, object]) -> Answer:
-    status = cast("int", problem["status"])
-    body = json.dumps(problem, separators=(",", ":")).encode("ascii")
+def _response(document: dict[str, object]) -> Response:
+    status = cast("int", document["status"])
+    body = json.dumps(document, separators=(",", ":")).encode("ascii")
     headers = (("Retry-After", _RETRY_AFTER),) if status == 503 else ()  # noqa: PLR2004
-    return Answer(body, "application/problem+json", "no-store", status, headers)
+    return Response(body, "application/problem+json", "no-store", status, headers)

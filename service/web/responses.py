@@ -1,4 +1,4 @@
-"""What an operation answers."""
+"""The HTTP response of an operation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ import flask
 EST_PREFIX: Final = "/.well-known/est/"
 
 
-class Answer(flask.Response):
-    """An HTTP answer; `content_type` is '' for none, `cache` its Cache-Control."""
+class Response(flask.Response):
+    """An HTTP response.
 
-    automatically_set_content_length = False  # the gateway does: in a Lambda result a body may be base64
-    default_mimetype = None  # no body, no Content-Type
+    Args:
+        body: the octets.
+        content_type: '' if there is no body.
+        cache: Cache-Control.
+        status: HTTP status code.
+        headers: further headers.
+    """
+
+    automatically_set_content_length = False  # the gateway sets it: a Lambda result may have a base64 body
+    default_mimetype = None  # a response without a body has no Content-Type
 
     def __init__(
         self,
@@ -29,9 +37,9 @@ class Answer(flask.Response):
         self.headers["Cache-Control"] = cache
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer as it is, with CORS: any page may read it, for no cookie means anything here.
+        """Send the response, with a CORS header except for EST.
 
-        EST has no pages.
+        Any web page may read responses, since the API uses no cookies. Web pages do not use EST.
         """
         headers = self.headers.to_wsgi_list()
         if not environ["PATH_INFO"].startswith(EST_PREFIX):

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, for Flask: UTF-8, each member once, no NaN, nested to a depth."""
+"""Strict JSON (RFC 8259) for Flask: UTF-8, unique members, no NaN, limited nesting."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from flask.json.provider import DefaultJSONProvider
 
 
 class StrictJson(DefaultJSONProvider):
-    """Flask's JSON provider, whose only error is a ValueError that says what is wrong and where."""
+    """Flask's JSON provider, which raises only ValueError, with the problem and its position."""
 
     @staticmethod
     def loads(s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
         """Parse JSON.
 
         Raises:
-            ValueError: it is not JSON; the message never repeats a part of it.
+            ValueError: the text is not JSON. The message does not quote the text.
         """
         try:
             text = s if isinstance(s, str) else s.decode("utf-8")
@@ -29,15 +29,15 @@ class StrictJson(DefaultJSONProvider):
             raise ValueError("it is nested too deeply") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member stands twice in one object")
     return members
 
 
-def _no_constant(name: str) -> None:
+def _reject_nan(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode
+_decode: Final = json.JSONDecoder(object_pairs_hook=_reject_duplicates, parse_constant=_reject_nan).decode

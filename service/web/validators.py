@@ -16,7 +16,7 @@ from connexion.exceptions import ProblemException
 from jsonschema import Draft4Validator
 
 from service.pki.errors import quote
-from service.web.problems import MalformedError, Reason
+from service.web.problems import FieldProblem, MalformedError
 from service.web.strict_json import StrictJson
 
 _PROBLEMS: Final = "problems"  # the key in Connexion's context; no operation has an argument of this name
@@ -45,19 +45,19 @@ class BodyValidator:
 
         return validated
 
-    def _problems(self, request: Any) -> Iterator[Reason]:  # noqa: ANN401 - Connexion is not typed
+    def _problems(self, request: Any) -> Iterator[FieldProblem]:  # noqa: ANN401 - Connexion is not typed
         if not request.body:
-            yield _reason("", "the body is missing")
+            yield _problem("", "the body is missing")
         elif connexion.request.mimetype not in self._media_types:
             raise ProblemException(status=415, detail=f"This takes {', '.join(self._media_types)}.")
         elif self._validator:
             try:
                 document = StrictJson.loads(request.body)
             except ValueError as error:
-                yield _reason("", f"the body is not JSON: {error}")
+                yield _problem("", f"the body is not JSON: {error}")
             else:
                 request.json_getter = lambda: document
-                yield from _violations(self._validator, document)
+                yield from _schema_problems(self._validator, document)
 
 
 class ParameterValidator:
@@ -84,14 +84,14 @@ class ParameterValidator:
         def validated(*arguments: object, **named: object) -> _T:
             body_problems = connexion.context.get(_PROBLEMS)
             if body_problems is None and connexion.request.content_length:  # there is no body validator
-                body_problems = [_reason("", "this takes no body")]
+                body_problems = [_problem("", "this takes no body")]
             if problems := [*self._problems(), *(body_problems or ())]:
                 raise MalformedError(problems)
             return function(*arguments, **named)
 
         return validated
 
-    def _problems(self) -> Iterator[Reason]:
+    def _problems(self) -> Iterator[FieldProblem]:
         query, headers = connexion.request.args, connexion.request.headers
         sent = {("query", name): query.getlist(name) for name in query}
         for place, name in self._parameters:
@@ -101,39 +101,39 @@ class ParameterValidator:
             field = f"{place}.{name[:40]}"
             parameter, validator = self._parameters.get((place, name), ({}, None))
             if len(values) > 1 and validator:
-                yield _reason(field, "given more than once")
+                yield _problem(field, "given more than once")
             elif validator:
                 is_boolean = parameter["schema"].get("type") == "boolean"
                 value = _BOOLEANS.get(values[0], values[0]) if is_boolean else values[0]
-                yield from _violations(validator, value, field)
+                yield from _schema_problems(validator, value, field)
             elif self._strict:
-                yield _reason(field, f"there is no query parameter {quote(name)}")
+                yield _problem(field, f"there is no query parameter {quote(name)}")
         for (place, name), (parameter, _) in self._parameters.items():
             if parameter.get("required") and (place, name) not in sent:
-                yield _reason(f"{place}.{name}", "it is missing")
+                yield _problem(f"{place}.{name}", "it is missing")
 
 
-def _violations(validator: Draft4Validator, value: object, field: str = "") -> Iterator[Reason]:
+def _schema_problems(validator: Draft4Validator, value: object, field: str = "") -> Iterator[FieldProblem]:
     """What is wrong with a value, or with parts of it, each of which is a field."""
     errors: dict[str, list[Any]] = {}
     for error in validator.iter_errors(value):
         path = ".".join(str(part)[:40] for part in error.absolute_path)
         errors.setdefault(field or path, []).append(error)
     for name, of_field in errors.items():
-        yield from (_reason(name, sentence) for sentence in _sentences(of_field))
+        yield from (_problem(name, sentence) for sentence in _messages(of_field))
 
 
-def _sentences(errors: Sequence[Any]) -> list[str]:
+def _messages(errors: Sequence[Any]) -> list[str]:
     """What is wrong with one value: of another type, or not what its schema's title says; else each fault."""
     mistyped = [each for each in errors if each.validator == "type"]
     titled = [each for each in errors if isinstance(each.instance, str) and "title" in each.schema]
     if titled:
         text, title = titled[0].instance, titled[0].schema["title"]
         return [f"{quote(text, 40)} is not {title}" if text else "it is empty"]
-    return [_sentence(each) for each in mistyped or errors]
+    return [_message(each) for each in mistyped or errors]
 
 
-def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class is not typed
+def _message(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class is not typed
     """What is wrong, without repeating a body of any size."""
     value, bound = error.instance, error.validator_value
     match error.validator:
@@ -156,5 +156,5 @@ def _sentence(error: Any) -> str:  # noqa: ANN401 - jsonschema's own error class
     return said
 
 
-def _reason(field: str, detail: str) -> Reason:
-    return Reason("malformed", field.encode("unicode_escape").decode("ascii"), detail)
+def _problem(field: str, detail: str) -> FieldProblem:
+    return FieldProblem("malformed", field.encode("unicode_escape").decode("ascii"), detail)

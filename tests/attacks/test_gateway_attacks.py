@@ -18,8 +18,16 @@ import pytest
 from cryptography import x509
 
 from tests import csrs, servers
-from tests.assertions import problem
-from tests.est.devices import EST, PKCS10, basic, body, forged, issuer, trusting
+from tests.assertions import assert_problem
+from tests.est.devices import (
+    EST,
+    PKCS10,
+    basic_auth,
+    client_context,
+    encode_body,
+    forge_certificate,
+    load_issuer,
+)
 from tests.servers import API_KEY, Server
 
 DESCRIPTORS = 150
@@ -48,7 +56,7 @@ def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_clients_that_stall_keep_nobody_out(narrow: Server, stall: str) -> None:
     """More of them than there are descriptors, over TLS and without: others are answered, and none run out."""
     (pid,) = narrow.pids("server")
-    context = trusting(narrow) if narrow.url.startswith("https") else None
+    context = client_context(narrow) if narrow.url.startswith("https") else None
     is_encrypted = context and STALLS[stall][:1] not in (b"", b"\x16")
     url = urlsplit(narrow.url)
     with contextlib.ExitStack() as stack:
@@ -82,7 +90,7 @@ def test_a_body_is_no_template(server: Server, media_type: str, status: int) -> 
     answer = server.request(
         "PUT", "/sign", TEMPLATE, {"Content-Type": media_type, "User-Agent": TEMPLATE.decode()}
     )
-    problem(answer, status, "methodNotAllowed" if status == 405 else "unsupportedMediaType")
+    assert_problem(answer, status, "methodNotAllowed" if status == 405 else "unsupportedMediaType")
     assert not [part for part in (b"1337", b"#set", b"127.0.0.1") if part in answer.body]
     empty = server.request("PUT", "/sign", b"", {"Content-Type": media_type})
     assert {**answer.json(), "instance": ""} == {**empty.json(), "instance": ""}
@@ -103,7 +111,7 @@ def test_a_silent_connection_takes_little_memory(limited: Server) -> None:
         for _ in range(400):
             stack.enter_context(socket.create_connection((url.hostname, url.port), 10))
         servers.wait_until(lambda: len([*Path(f"/proc/{pid}/fd").iterdir()]) > 400)
-        assert limited.request("GET", "/ca.crl", context=trusting(limited)).status == 200
+        assert limited.request("GET", "/ca.crl", context=client_context(limited)).status == 200
         assert servers.resident(pid) - before < 400 * 200
 
 
@@ -119,7 +127,7 @@ def flood(
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode()
     with (
         socket.create_connection((str(url.hostname), int(url.port or 0)), 30, (source, 0)) as plain,
-        trusting(server, client).wrap_socket(plain, server_hostname=url.hostname) as connection,
+        client_context(server, client).wrap_socket(plain, server_hostname=url.hostname) as connection,
     ):
         connection.sendall(request * 99 + request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         answers = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -128,21 +136,24 @@ def flood(
 
 def test_one_client_uses_up_nobody_else_s_plan(limited: Server) -> None:
     """Not that of another address, of a client certificate, or of a key; and the CRL is answered to all."""
-    certificates = [forged(issuer(limited.log.parent / "ca"), age=timedelta(days=days)) for days in (30, 40)]
+    certificates = [
+        forge_certificate(load_issuer(limited.log.parent / "ca"), age=timedelta(days=days))
+        for days in (30, 40)
+    ]
     assert set(flood(limited, "/profiles?")) == {200, 429}
     assert set(flood(limited, "/ca.crl")) == {200}
     assert flood(limited, "/profiles?", source="127.0.0.2").count(200) >= 20
     assert set(flood(limited, "/profiles?", client=certificates[0])) == {200, 429}
-    renewal, path = body(csrs.build("device.example.com")), EST + "/simplereenroll"
-    context = trusting(limited, certificates[1])
+    renewal, path = encode_body(csrs.build("device.example.com")), EST + "/simplereenroll"
+    context = client_context(limited, certificates[1])
     assert limited.request("POST", path, renewal, {"Content-Type": PKCS10}, context).status == 200
-    answer = limited.request("GET", "/profiles/mine", None, {"x-api-key": API_KEY}, trusting(limited))
+    answer = limited.request("GET", "/profiles/mine", None, {"x-api-key": API_KEY}, client_context(limited))
     assert answer.status == 200
 
 
 def test_the_crl_is_answered_while_no_worker_is_free(limited: Server) -> None:
     """For a minute, from the last answer; what says how the function is now is not."""
-    context, (worker,) = trusting(limited), limited.pids("worker")
+    context, (worker,) = client_context(limited), limited.pids("worker")
     assert limited.request("GET", "/ca.crl", context=context).status == 200
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -161,9 +172,10 @@ def test_wrong_keys_are_throttled_and_the_right_one_is_not(limited: Server) -> N
     assert set(flood(limited, "/profiles/mine", "", "127.0.0.3")) == {403}  # no key is no guess
     for headers, path in ((f"x-api-key: {API_KEY}\r\n", "/profiles/mine"), ("", "/profiles?")):
         assert flood(limited, path, headers, "127.0.0.3").count(200) >= 10
-    basic_ = {"Authorization": basic("wrong-password-of-a-device"), "Content-Type": PKCS10}
+    basic_ = {"Authorization": basic_auth("wrong-password-of-a-device"), "Content-Type": PKCS10}
     asked = (
-        limited.request("POST", EST + "/simpleenroll", b"x", basic_, trusting(limited)) for _ in range(500)
+        limited.request("POST", EST + "/simpleenroll", b"x", basic_, client_context(limited))
+        for _ in range(500)
     )
     answer = next(answer for answer in asked if answer.status != 403)
-    assert (answer.headers["Retry-After"], problem(answer, 429, "rateLimited")["status"]) == ("1", 429)
+    assert (answer.headers["Retry-After"], assert_problem(answer, 429, "rateLimited")["status"]) == ("1", 429)

@@ -18,7 +18,7 @@ from service.overrides import Source
 from service.pki.profile_loader import IssuancePolicy
 from service.web import app
 from tests import csrs, factories, lambda_events
-from tests.est.devices import EST, PKCS10, body, certificates, pem
+from tests.est.devices import EST, PKCS10, encode_body, parse_certificates, pem
 
 ROLE = x509.ObjectIdentifier("1.3.6.1.4.1.32473.1")
 PERSON: dict[str, Any] = {
@@ -67,13 +67,13 @@ def ask(
         path,
         headers={"Content-Type": PKCS10 if is_est else "application/json", "X-Forwarded-Proto": "https"},
         requestContext={"requestId": "x", "identity": identity},
-        body=body(request).decode() if is_est else content,
+        body=encode_body(request).decode() if is_est else content,
         isBase64Encoded=False,
     )
     result = awsgi.response(application(permitted), aws_lambda._whole(sent), None, app.BINARY_CONTENT_TYPES)
     raw = lambda_events.body(result)
     if is_est and result["statusCode"] == "200":
-        return certificates(raw)[0]
+        return parse_certificates(raw)[0]
     answer = json.loads(raw)
     answer = answer["results"][0] if path == BATCH else answer
     answer = answer.get("certificate") or answer.get("problem") or answer

@@ -428,9 +428,9 @@ def test_the_policy_stops_what_is_not_the_page_s(browser: Browser, server: Serve
 def test_the_contract_holds_the_page() -> None:
     """openapi.yaml holds deploy/form.html, its hashes are the policy's, and it is small."""
     page, text = embed_pages.SOURCE.read_text(), embed_pages.CONTRACT.read_text()
-    assert embed_pages.whole(text, page) == text
-    assert embed_pages.whole(text, page.replace("Sign a", "Sign the")) != text
-    assert embed_pages.whole(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
+    assert embed_pages.embed(text, page) == text
+    assert embed_pages.embed(text, page.replace("Sign a", "Sign the")) != text
+    assert embed_pages.embed(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
     assert len(page.encode()) < embed_pages.MAX_BYTES
 
 

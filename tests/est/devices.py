@@ -24,26 +24,26 @@ from tests.servers import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
-UNTIL_THERE = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]  # curl's, as a server starts
+CURL_RETRY = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]  # curl's, as a server starts
 
 
-def body(request: x509.CertificateSigningRequest) -> bytes:
+def encode_body(request: x509.CertificateSigningRequest) -> bytes:
     """Base64 of the DER, in one line."""
     return base64.b64encode(csrs.der(request))
 
 
-def certificates(answer: bytes) -> list[x509.Certificate]:
+def parse_certificates(answer: bytes) -> list[x509.Certificate]:
     """What an answer holds: base64, in one line, of PKCS#7."""
     assert b"\n" not in answer
     return pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer, validate=True))
 
 
-def issuer(directory: Path) -> Issuer:
+def load_issuer(directory: Path) -> Issuer:
     """The CA of a directory, with its key."""
     return ca_directory.load(directory, None)
 
 
-def forged(
+def forge_certificate(
     by: Issuer,
     profile: str = "peer",
     request: x509.CertificateSigningRequest | None = None,
@@ -65,44 +65,46 @@ def pem(certificate: x509.Certificate) -> str:
 
 
 @functools.cache
-def stranger() -> x509.Certificate:
+def foreign_certificate() -> x509.Certificate:
     """A certificate of another CA that says the same."""
     root, signing = keys.generate_private_key("p-256"), keys.generate_private_key("p-256")
     now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
     ski = x509.SubjectKeyIdentifier(b"1")
     ca = factories.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)
     top = factories.root(public_key=root.public_key(), signer=root, **now)
-    return forged(Issuer(ca, [top], signing))
+    return forge_certificate(Issuer(ca, [top], signing))
 
 
-def root(server: Server) -> Path:
+def root_path(server: Server) -> Path:
     """The file with the root that everybody trusts."""
     return server.log.parent / "ca" / "root-ca.crt"
 
 
-def trusting(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
+def client_context(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
     """A client's TLS, with a certificate of its own perhaps."""
-    context = ssl.create_default_context(cafile=str(root(server)))
+    context = ssl.create_default_context(cafile=str(root_path(server)))
     if client is not None:
-        context.load_cert_chain(key_and(server.log.parent, client, csrs.key("p-256")))
+        context.load_cert_chain(write_key_and_certificate(server.log.parent, client, csrs.key("p-256")))
     return context
 
 
-def key_and(directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes) -> Path:
+def write_key_and_certificate(
+    directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes
+) -> Path:
     """A file with a certificate and its key."""
     path = directory / f"{certificate.serial_number}.pem"
     path.write_text(pem(certificate) + keys.encode_private_key(key).decode())
     return path
 
 
-def basic(password: str, user: str = "device") -> str:
+def basic_auth(password: str, user: str = "device") -> str:
     """An Authorization header."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def own(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
+def server_certificate(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
     """The certificate that the server shows now."""
-    context = trusting(server)
+    context = client_context(server)
     if version:
         context.maximum_version = version
     host, port = urlsplit(server.url).hostname, urlsplit(server.url).port

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from tests import servers
-from tests.est.devices import UNTIL_THERE, issuer, pem, root
+from tests.est.devices import CURL_RETRY, load_issuer, pem, root_path
 from tests.servers import API_KEY, ROOT, Server, run
 
 OWN = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
@@ -31,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def pki(server: Server, cwd: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """strongSwan's EST client."""
-    command = ["pki", "--est", "--url", server.url, "--cacert", str(root(server)), "--outform", "pem"]
+    command = ["pki", "--est", "--url", server.url, "--cacert", str(root_path(server)), "--outform", "pem"]
     return run(*command, *options, cwd=cwd, check=check)
 
 
@@ -50,10 +50,10 @@ def certificate(path: Path) -> x509.Certificate:
 
 def test_strongswan_gets_the_ca(site: Server, tmp_path: Path) -> None:
     """`pki --estca` gets the root and the intermediate, and finds them trusted."""
-    command = ["pki", "--estca", "--url", site.url, "--cacert", str(root(site)), "--caout", "ca.pem"]
+    command = ["pki", "--estca", "--url", site.url, "--cacert", str(root_path(site)), "--caout", "ca.pem"]
     run(*command, "--outform", "pem", cwd=tmp_path)
     got = {certificate(each) for each in tmp_path.glob("ca*.pem")}
-    assert got == set(issuer(site.log.parent / "ca").ca_certificates)
+    assert got == set(load_issuer(site.log.parent / "ca").ca_certificates)
 
 
 def test_strongswan_enrols_and_renews(site: Server, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_strongswan_is_told_no(site: Server, tmp_path: Path) -> None:
 
 def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "answer") -> tuple[int, bytes]:
     """Status and body of what curl does."""
-    command = ["curl", "-sS", "--cacert", str(root(server)), "-o", out, "-w", "%{http_code}"]
+    command = ["curl", "-sS", "--cacert", str(root_path(server)), "-o", out, "-w", "%{http_code}"]
     done = run(*command, *options, f"{server.url}/.well-known/est{path}", cwd=cwd)
     return int(done.stdout), (cwd / out).read_bytes()
 
@@ -133,7 +133,15 @@ def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
     assert curl(site, tmp_path, "/cacerts")[0] == 200
     unpack(tmp_path, "ca")
     for name in ("first", "second"):
-        verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", str(root(site))]
+        verify = [
+            "openssl",
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            "sslclient",
+            "-CAfile",
+            str(root_path(site)),
+        ]
         run(*verify, "-untrusted", "ca.crt", f"{name}.crt", cwd=tmp_path)
     assert curl(site, tmp_path, "/csrattrs")[0] == 204
 
@@ -188,7 +196,7 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
     for name, label in (("server", "server"), ("device", "client"), ("wrong", "server")):
         assert curl(site, tmp_path, f"/{label}/simpleenroll", *BASIC, *post(name))[0] == 200
         unpack(tmp_path, name)
-    ca = issuer(site.log.parent / "ca")
+    ca = load_issuer(site.log.parent / "ca")
     (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
     (tmp_path / "ca.pem").write_text("".join(map(pem, ca.ca_certificates)))
     port = servers.free_port()
@@ -196,7 +204,7 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
         try:
-            there = ["curl", "-sS", "--cacert", str(root(site)), *UNTIL_THERE]
+            there = ["curl", "-sS", "--cacert", str(root_path(site)), *CURL_RETRY]
             url = f"https://localhost:{port}/"
             seen = run(*there, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
             assert seen.stdout == "CN=device.example.com\n"
@@ -215,7 +223,7 @@ def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
     openssl_request(tmp_path, "device")
     assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200
     unpack(tmp_path, "device")
-    (tmp_path / "root-ca.crt").write_bytes(root(site).read_bytes())
+    (tmp_path / "root-ca.crt").write_bytes(root_path(site).read_bytes())
     host = urlsplit(site.url).netloc
     script = script.replace("est.example.com", host)
     script = script.replace("cd /etc/device", f"cd {shlex.quote(str(tmp_path))}")

@@ -22,10 +22,19 @@ from service.authority import LoadedCA
 from service.keystore import revocation_file
 from service.pki import encoding
 from tests import csrs, factories, lambda_events, servers
-from tests.est.devices import EST, PKCS10, body, certificates, forged, issuer, pem, stranger
+from tests.est.devices import (
+    EST,
+    PKCS10,
+    encode_body,
+    foreign_certificate,
+    forge_certificate,
+    load_issuer,
+    parse_certificates,
+    pem,
+)
 
-GOOD = body(csrs.build("device.example.com"))
-CLIENT = body(csrs.build("device.example.com", kind="p-384"))  # another key for the same name
+GOOD = encode_body(csrs.build("device.example.com"))
+CLIENT = encode_body(csrs.build("device.example.com", kind="p-384"))  # another key for the same name
 OWN = """
 profiles:
   meter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [ci]}
@@ -71,7 +80,7 @@ def ask(directory: Path, *asked: dict[str, Any]) -> tuple[list[dict[str, Any]], 
         document,
         *asked,
         policy=openapi.profiles(document),
-        load_ca=lambda: LoadedCA(issuer(ca), deny_list=revocation_file.deny_list(ca)),
+        load_ca=lambda: LoadedCA(load_issuer(ca), deny_list=revocation_file.deny_list(ca)),
         revoked=lambda: revocation_file.revoked(ca),
     )
     for each, answer in zip(asked, found, strict=True):
@@ -100,17 +109,17 @@ def issued(answer: dict[str, Any]) -> x509.Certificate:
     assert int(answer["statusCode"]) == 200, answer
     assert answer["headers"]["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
     assert answer["headers"]["Content-Transfer-Encoding"] == "base64"
-    (certificate,) = certificates(answer["body"])
+    (certificate,) = parse_certificates(answer["body"])
     return certificate
 
 
 def test_cacerts_are_the_chain_and_its_root(directory: Path) -> None:
     """RFC 7030 4.1.3: every certificate up to the root, with or without a label."""
-    ca = issuer(directory / "ca")
+    ca = load_issuer(directory / "ca")
     for path in ("/cacerts", "/peer/cacerts"):
         answer = one(directory, est(path, key=None))
         assert answer["headers"]["Content-Transfer-Encoding"] == "base64"
-        assert set(certificates(answer["body"])) == set(ca.ca_certificates)
+        assert set(parse_certificates(answer["body"])) == set(ca.ca_certificates)
         assert len(ca.ca_certificates) == 2
 
 
@@ -119,12 +128,12 @@ def test_cacerts_hold_the_ca_before_a_rollover(tmp_path: Path) -> None:
     assert servers.certlet("init", "old", cwd=tmp_path).returncode == 0
     assert servers.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "own.yaml").write_text(OWN)
-    old, new = issuer(tmp_path / "old"), issuer(tmp_path / "ca")
-    assert old.certificate in certificates(one(tmp_path, est("/cacerts"))["body"])
-    renewed = issued(one(tmp_path, est("/simplereenroll", CLIENT, forged(old))))
+    old, new = load_issuer(tmp_path / "old"), load_issuer(tmp_path / "ca")
+    assert old.certificate in parse_certificates(one(tmp_path, est("/cacerts"))["body"])
+    renewed = issued(one(tmp_path, est("/simplereenroll", CLIENT, forge_certificate(old))))
     renewed.verify_directly_issued_by(new.certificate)
     (tmp_path / "ca" / "previous-ca.crt").unlink()
-    again = est("/simplereenroll", CLIENT, forged(old))
+    again = est("/simplereenroll", CLIENT, forge_certificate(old))
     refused(one(tmp_path, again), 403, "unauthorized", "not one of this CA")
 
 
@@ -132,8 +141,8 @@ def test_a_rollover_forgets_nothing_that_was_revoked(tmp_path: Path) -> None:
     """What was revoked before it renews nothing after it; and what the old CA issued can be revoked in the new one."""
     assert servers.certlet("init", "old", cwd=tmp_path).returncode == 0
     (tmp_path / "own.yaml").write_text(OWN)
-    old = issuer(tmp_path / "old")
-    before, after = forged(old), forged(old)
+    old = load_issuer(tmp_path / "old")
+    before, after = forge_certificate(old), forge_certificate(old)
     for name, each in (("before", before), ("after", after)):
         (tmp_path / name).write_bytes(each.public_bytes(Encoding.DER))
     assert servers.certlet("revoke", "before", "--ca", "old", cwd=tmp_path).returncode == 0
@@ -160,7 +169,9 @@ def test_csrattrs_ask_for_nothing(directory: Path) -> None:
 def test_a_label_that_names_no_profile(directory: Path, operation: str) -> None:
     """A label is a part of the path: 404, and it says which there are."""
     content = GOOD if operation.endswith("enroll") else b""
-    answer = one(directory, est(f"/nope/{operation}", content, forged(issuer(directory / "ca"))))
+    answer = one(
+        directory, est(f"/nope/{operation}", content, forge_certificate(load_issuer(directory / "ca")))
+    )
     refused(answer, 404, "unknownProfile", "peer")
 
 
@@ -174,7 +185,7 @@ def test_every_base64_enrols(directory: Path, content: bytes, encoding_: str | N
     """RFC 8951 3.1: base64, wrapped or not, whatever Content-Transfer-Encoding says."""
     stated = {"Content-Transfer-Encoding": encoding_} if encoding_ else {}
     certificate = issued(one(directory, est("/simpleenroll", content, headers=stated)))
-    certificate.verify_directly_issued_by(issuer(directory / "ca").certificate)
+    certificate.verify_directly_issued_by(load_issuer(directory / "ca").certificate)
 
 
 def test_a_label_is_the_profile(directory: Path) -> None:
@@ -196,7 +207,7 @@ REFUSED = {
     "der": (csrs.der(csrs.build("device.example.com")), 400, "malformed", "base64"),
     "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
     "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
-    "names": (body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
+    "names": (encode_body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
     "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "tls-unique"),
     "1-megabyte": (b"A" * 1_048_576, 413, "tooLarge", "262144"),
 }  # fmt: skip
@@ -207,7 +218,7 @@ REFUSED = {
 def test_what_is_no_good_request(directory: Path, path: str, what: str) -> None:
     """RFC 7030 4.2.3: 400 for every request that is refused, with its reasons; and nothing is signed."""
     content, status, code, word = REFUSED[what]
-    (found,), logged = ask(directory, est(path, content, forged(issuer(directory / "ca"))))
+    (found,), logged = ask(directory, est(path, content, forge_certificate(load_issuer(directory / "ca"))))
     refused(found, status, code, word)
     assert "intent" not in logged.kinds()
     assert "hush-hush" not in f"{list(logged)}{found}"
@@ -223,7 +234,7 @@ def test_an_empty_body_and_another_type(directory: Path) -> None:
 
 def test_over_plain_http_nothing_is_looked_at(directory: Path) -> None:
     """RFC 7030 3.3: without HTTPS every operation is 403, whatever is sent; the JSON operations go on."""
-    client = forged(issuer(directory / "ca"))
+    client = forge_certificate(load_issuer(directory / "ca"))
     for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll"):
         for stated in ("http", "", "https, http"):
             for content in (GOOD, b"") if path.endswith("enroll") else (b"",):
@@ -236,7 +247,7 @@ def test_over_plain_http_nothing_is_looked_at(directory: Path) -> None:
 
 def test_without_a_caller_nothing_is_enrolled(directory: Path) -> None:
     """simpleenroll is for a caller whom the gateway named: a client certificate is not one."""
-    client = forged(issuer(directory / "ca"))
+    client = forge_certificate(load_issuer(directory / "ca"))
     asked = [est("/simpleenroll", GOOD, client, key=None), est("/simplereenroll", GOOD)]
     found, logged = ask(directory, *asked)
     refused(found[0], 403, "unauthorized", "API key")
@@ -247,7 +258,7 @@ def test_without_a_caller_nothing_is_enrolled(directory: Path) -> None:
 @pytest.mark.parametrize("label", ["", "/peer"])
 def test_a_certificate_renews_itself(directory: Path, label: str) -> None:
     """The same profile and names, another key, and the certificate itself as the principal in the audit log."""
-    presented = forged(issuer(directory / "ca"), age=timedelta(days=60))
+    presented = forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=60))
     (found,), logged = ask(directory, est(f"{label}/simplereenroll", CLIENT, presented, key=None))
     renewed = issued(found)
     assert renewed.subject == presented.subject
@@ -274,9 +285,9 @@ def test_a_device_repeats_its_first_request(directory: Path) -> None:
 def test_the_order_of_names_does_not_count(directory: Path) -> None:
     """RFC 7030 4.2.2 asks for the same names; a set of them, spelt as they like."""
     request = csrs.build("a.example.com", ["dns:a.example.com", "dns:B.example.com"])
-    first = forged(issuer(directory / "ca"), request=request)
+    first = forge_certificate(load_issuer(directory / "ca"), request=request)
     other = csrs.build("a.example.com", ["dns:b.example.com", "dns:a.example.com"])
-    assert issued(one(directory, est("/simplereenroll", body(other), first)))
+    assert issued(one(directory, est("/simplereenroll", encode_body(other), first)))
 
 
 CHANGED = {
@@ -290,21 +301,21 @@ CHANGED = {
 def test_other_names_are_refused(directory: Path, what: str) -> None:
     """A renewal cannot change the subject or the names: 400, and every difference is told."""
     request, word, code = CHANGED[what]
-    presented = forged(issuer(directory / "ca"))
-    (found,), logged = ask(directory, est("/simplereenroll", body(request), presented))
+    presented = forge_certificate(load_issuer(directory / "ca"))
+    (found,), logged = ask(directory, est("/simplereenroll", encode_body(request), presented))
     assert refused(found, 400, code, word)["errors"]
     assert "intent" not in logged.kinds()
 
 
 MAY_NOT: dict[str, tuple[str, Callable[[Path], x509.Certificate | str], str]] = {
-    "server-only": ("", lambda at: forged(issuer(at / "ca"), "server"), "clientAuth"),
-    "expired": ("", lambda at: forged(issuer(at / "ca"), age=timedelta(days=91)), "not valid now"),
-    "not-yet": ("", lambda at: forged(issuer(at / "ca"), age=timedelta(days=-1)), "not valid now"),
-    "stranger": ("", lambda _: stranger(), "not one of this CA"),
+    "server-only": ("", lambda at: forge_certificate(load_issuer(at / "ca"), "server"), "clientAuth"),
+    "expired": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=91)), "not valid now"),
+    "not-yet": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=-1)), "not valid now"),
+    "stranger": ("", lambda _: foreign_certificate(), "not one of this CA"),
     "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be read"),
     "no-policy": ("", lambda at: issued(one(at, est("/nameless/simpleenroll", GOOD))), "policy"),
-    "other-label": ("/client", lambda at: forged(issuer(at / "ca")), "of the profile peer, not client"),
-    "the-ca-itself": ("", lambda at: issuer(at / "ca").certificate, "not one of this CA"),
+    "other-label": ("/client", lambda at: forge_certificate(load_issuer(at / "ca")), "of the profile peer, not client"),
+    "the-ca-itself": ("", lambda at: load_issuer(at / "ca").certificate, "not one of this CA"),
 }  # fmt: skip
 
 
@@ -321,7 +332,7 @@ def test_what_was_revoked_or_denied_renews_nothing(tmp_path: Path) -> None:
     """`certlet revoke`, a denied key, and a list that got lost, each end renewal at once."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "own.yaml").write_text("{}")
-    presented = forged(issuer(tmp_path / "ca"))
+    presented = forge_certificate(load_issuer(tmp_path / "ca"))
     (tmp_path / "my.crt").write_text(pem(presented))
     asked = est("/simplereenroll", CLIENT, presented)
     assert issued(one(tmp_path, asked))
@@ -341,9 +352,11 @@ def test_a_denied_new_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("profiles: {client: {names: {dns: {permitted: [example.org]}}}}")
     spki = csrs.key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "ca" / revocation_file.DENY_LIST).write_text(hashlib.sha256(spki).hexdigest())
-    ca = issuer(tmp_path / "ca")
-    refused(one(tmp_path, est("/simplereenroll", CLIENT, forged(ca))), 400, "badPublicKey", "deny list")
+    ca = load_issuer(tmp_path / "ca")
+    refused(
+        one(tmp_path, est("/simplereenroll", CLIENT, forge_certificate(ca))), 400, "badPublicKey", "deny list"
+    )
     # and today's names: the profile does not permit this one any more
     named = csrs.build("device.example.com", ["dns:device.example.com"])
-    asked = est("/simplereenroll", body(named), forged(ca, "client", named))
+    asked = est("/simplereenroll", encode_body(named), forge_certificate(ca, "client", named))
     refused(one(tmp_path, asked), 400, "rejectedIdentifier", "permits names in")

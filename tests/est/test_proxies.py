@@ -16,7 +16,7 @@ import pytest
 
 from service.pki.keys import encode_private_key
 from tests import csrs, servers
-from tests.est.devices import UNTIL_THERE, root
+from tests.est.devices import CURL_RETRY, root_path
 from tests.servers import API_KEY, ROOT, Server, run
 
 PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
@@ -89,8 +89,13 @@ def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
         def ask(path: str, body: bytes, *headers: str) -> tuple[int, str]:
             (tmp_path / "body").write_bytes(body)
             given = [part for header in headers for part in ("-H", header)]
-            there = ["--resolve", f"{url.removeprefix('https://')}:127.0.0.1", "--cacert", str(root(server))]
-            options = ["-sS", *there, *UNTIL_THERE, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
+            there = [
+                "--resolve",
+                f"{url.removeprefix('https://')}:127.0.0.1",
+                "--cacert",
+                str(root_path(server)),
+            ]
+            options = ["-sS", *there, *CURL_RETRY, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
             body_, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition("\n")
             return int(status), body_
 

@@ -23,7 +23,17 @@ from service.pki import encoding
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
 from tests.est import devices
-from tests.est.devices import basic, body, certificates, forged, issuer, own, pem, stranger, trusting
+from tests.est.devices import (
+    basic_auth,
+    client_context,
+    encode_body,
+    foreign_certificate,
+    forge_certificate,
+    load_issuer,
+    parse_certificates,
+    pem,
+    server_certificate,
+)
 from tests.servers import API_KEY, Answer, Server
 
 REQUEST = csrs.build("device.example.com")
@@ -34,26 +44,28 @@ def enroll(
 ) -> Answer:
     """POST a device's request."""
     sent = {"Content-Type": devices.PKCS10, **headers}
-    return server.request("POST", devices.EST + path, body(REQUEST), sent, trusting(server, client))
+    return server.request(
+        "POST", devices.EST + path, encode_body(REQUEST), sent, client_context(server, client)
+    )
 
 
 def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:
     """It names what it is reached by, chains to the root, and stands in the audit log like any other."""
-    certificate = own(site)
+    certificate = server_certificate(site)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    certificate.verify_directly_issued_by(issuer(site.log.parent / "ca").certificate)
+    certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
     assert f'"principal":"{OWN_NAME}"' in site.logged()
     assert "https://127.0.0.1" in "".join(site.said)
-    assert own(site, ssl.TLSVersion.TLSv1_2) == certificate
+    assert server_certificate(site, ssl.TLSVersion.TLSv1_2) == certificate
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_older_tls_is_refused(site: Server) -> None:
     """RFC 8996: a client that would take TLS 1.1 gets none; whatever OpenSSL is built to take, we do not."""
     assert tls.Tls("", "").context.minimum_version is ssl.TLSVersion.TLSv1_2
-    context = trusting(site)
+    context = client_context(site)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
@@ -78,19 +90,19 @@ def test_without_credentials_it_asks_for_them(site: Server) -> None:
 @pytest.mark.parametrize("user", ["device", "", "a b", "ä"])
 def test_the_password_is_the_key(site: Server, user: str) -> None:
     """RFC 7617: any user name, and the API key as the password, enrols; so does x-api-key."""
-    given: list[dict[str, Any]] = [{"Authorization": basic(API_KEY, user)}, {"x-api-key": API_KEY}]
+    given: list[dict[str, Any]] = [{"Authorization": basic_auth(API_KEY, user)}, {"x-api-key": API_KEY}]
     for headers in given:
         answer = enroll(site, "/peer/simpleenroll", **headers)
-        (certificate,) = certificates(answer.body)
+        (certificate,) = parse_certificates(answer.body)
         assert answer.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
-        certificate.verify_directly_issued_by(issuer(site.log.parent / "ca").certificate)
+        certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
 
 
 def test_a_wrong_password_is_a_wrong_key(site: Server) -> None:
     """403 INVALID_API_KEY, as everywhere; and no password is logged."""
-    answer = enroll(site, Authorization=basic("wrong-password-of-a-device"))
+    answer = enroll(site, Authorization=basic_auth("wrong-password-of-a-device"))
     assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
-    both: dict[str, Any] = {"Authorization": basic(API_KEY), "x-api-key": "wrong"}
+    both: dict[str, Any] = {"Authorization": basic_auth(API_KEY), "x-api-key": "wrong"}
     assert enroll(site, **both).status == 403
     assert "wrong-password" not in site.logged()
     assert API_KEY not in site.logged()
@@ -98,9 +110,9 @@ def test_a_wrong_password_is_a_wrong_key(site: Server) -> None:
 
 def test_a_client_certificate_renews(site: Server) -> None:
     """The certificate of the handshake is the caller, and it enrols nothing else."""
-    client = forged(issuer(site.log.parent / "ca"), age=timedelta(days=30))
+    client = forge_certificate(load_issuer(site.log.parent / "ca"), age=timedelta(days=30))
     answer = enroll(site, "/simplereenroll", client)
-    (certificate,) = certificates(answer.body)
+    (certificate,) = parse_certificates(answer.body)
     assert certificate.subject == client.subject
     assert f'"principal":"certificate:{encoding.format_serial(client.serial_number)}"' in site.logged()
     assert enroll(site, "/simpleenroll", client).status == 401
@@ -111,27 +123,27 @@ def test_a_client_certificate_renews(site: Server) -> None:
 @pytest.mark.parametrize("case", ["server-only", "expired", "stranger"])
 def test_tls_refuses_what_is_no_client_s(site: Server, case: str) -> None:
     """A certificate for servers alone, one that has ended, and another CA's, do not pass the handshake."""
-    ca = issuer(site.log.parent / "ca")
+    ca = load_issuer(site.log.parent / "ca")
     makers: dict[str, Callable[[], x509.Certificate]] = {
-        "server-only": lambda: forged(ca, "server"),
-        "expired": lambda: forged(ca, age=timedelta(days=91)),
-        "stranger": stranger,
+        "server-only": lambda: forge_certificate(ca, "server"),
+        "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
+        "stranger": foreign_certificate,
     }
     client = makers[case]()
     with pytest.raises((ssl.SSLError, OSError)):
         enroll(site, "/simplereenroll", client)
-    assert enroll(site, Authorization=basic(API_KEY)).status == 200
+    assert enroll(site, Authorization=basic_auth(API_KEY)).status == 200
 
 
 def test_whoever_has_no_certificate_is_served(site: Server) -> None:
     """A client certificate is asked for, not insisted on."""
-    assert site.request("GET", "/health", context=trusting(site)).json()["status"] == "ready"
-    assert site.request("GET", devices.EST + "/cacerts", context=trusting(site)).status == 200
+    assert site.request("GET", "/health", context=client_context(site)).json()["status"] == "ready"
+    assert site.request("GET", devices.EST + "/cacerts", context=client_context(site)).status == 200
 
 
 def test_a_client_certificate_is_the_handshake_s_alone(site: Server) -> None:
     """No header makes one, nor HTTPS out of HTTP."""
-    client = pem(forged(issuer(site.log.parent / "ca"))).replace("\n", "")
+    client = pem(forge_certificate(load_issuer(site.log.parent / "ca"))).replace("\n", "")
     sent: dict[str, Any] = dict.fromkeys(("X-Client-Cert", "Client-Cert", "X-SSL-Cert"), client)
     assert enroll(site, "/simplereenroll", **sent).status == 403
 
@@ -203,7 +215,7 @@ def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: s
 def brought(directory: Path) -> None:
     """A certificate for this machine, its key in three forms, another's key, and what is neither."""
     key, other = csrs.key("p-256"), csrs.key("p-384")
-    own = pem(forged(factories.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
+    own = pem(forge_certificate(factories.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
     clear = encode_private_key(key)
     files = {
         "crt": own,
@@ -273,9 +285,9 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     from tests.gateway import second_api  # noqa: PLC0415
 
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
-    ca = issuer(tmp_path / "ca")
-    own = forged(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
-    server_file = devices.key_and(tmp_path, own, csrs.key("p-256"))
+    ca = load_issuer(tmp_path / "ca")
+    own = forge_certificate(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
+    server_file = devices.write_key_and_certificate(tmp_path, own, csrs.key("p-256"))
     server_file.write_text(server_file.read_text() + pem(ca.certificate))
     event: dict[str, Any] = {
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
@@ -284,8 +296,8 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}
     with second_api.gateway(tmp_path, second_api.library(), **options) as server:
-        client = forged(ca)
-        told = server.request("GET", "/books", context=trusting(server, client)).json()["event"]
+        client = forge_certificate(ca)
+        told = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
         presented = told["requestContext"]["identity"]["clientCert"]
         assert x509.load_pem_x509_certificate(presented["clientCertPem"].encode()) == client
         assert presented["subjectDN"] == client.subject.rfc4514_string()
@@ -293,5 +305,5 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
         assert int(presented["serialNumber"].replace(":", ""), 16) == client.serial_number
         assert presented["validity"]["notAfter"] == f"{client.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT"
         assert told["headers"]["X-Forwarded-Proto"] == "https"
-        without = server.request("GET", "/books", context=trusting(server)).json()["event"]
+        without = server.request("GET", "/books", context=client_context(server)).json()["event"]
         assert "clientCert" not in without["requestContext"]["identity"]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests import factories, servers
-from tests.assertions import problem
+from tests.assertions import assert_problem
 from tests.gateway import second_api
 from tests.servers import API_KEY, Server
 
@@ -37,18 +37,18 @@ def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -
     """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
     with second_api.gateway(tmp_path, contract(timeoutInMillis=700)) as server:
         for do in ("raise", "malformed", "unencodable"):
-            problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
+            assert_problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
         assert "secret" in server.logged()
         began = time.monotonic()
-        problem(server.request("GET", "/health?do=hang"), 504, "timeout")
+        assert_problem(server.request("GET", "/health?do=hang"), 504, "timeout")
         assert 0.6 < time.monotonic() - began < 3
         # The only process was killed: while its successor starts, callers are told to come back.
         answer = server.request("GET", "/health")
         if answer.status != 200:
-            problem(answer, 503, "unavailable")
+            assert_problem(answer, 503, "unavailable")
             assert answer.headers["Retry-After"] == "1"
         servers.wait_until(lambda: server.request("GET", "/health").status == 200, 10)
-        problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
+        assert_problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
 
 
 def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -
         began = time.monotonic()
         answer = server.request("GET", "/health")
         assert 0.9 < time.monotonic() - began < 1.6
-        problem(answer, 503, "unavailable")
+        assert_problem(answer, 503, "unavailable")
         assert answer.headers["Retry-After"] == "1"
         assert hanging.result().status == 504
     with second_api.gateway(tmp_path, second_api.library()) as server, ThreadPoolExecutor(2) as pool:
@@ -76,7 +76,7 @@ def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
         dozing = pool.submit(server.request, "GET", "/health?do=doze")
         time.sleep(0.02)  # it is in hand, and may still be brief
         began = time.monotonic()
-        problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
+        assert_problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
         assert 0.9 < time.monotonic() - began < 1.3  # not when the first one ends
         last = server.request("GET", "/health")
         assert dozing.result().json()["number"] == 2
@@ -323,7 +323,7 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
                     client.sendall(b"x" * 99_000)
         assert servers.resident(gateway) - before < 20_000
         for size in (1, 20_000, 2_000_000):
-            problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
+            assert_problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
             assert server.request("GET", "/sign", b"x" * size).status == 200
         with connect(server) as client:  # a body of no octets is none
             client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")

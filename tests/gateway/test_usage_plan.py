@@ -11,7 +11,7 @@ from service.gateway import usage_plan
 from service.gateway.routes import GatewayError, UsagePlan
 from service.gateway.usage_plan import Meter
 from tests import csrs, factories, servers
-from tests.assertions import problem
+from tests.assertions import assert_problem
 from tests.gateway import second_api
 from tests.servers import API_KEY
 
@@ -132,7 +132,7 @@ def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> Non
         plan = factories.document()["x-usage-plan"]
         assert plan["burst"] <= len(signed) <= plan["burst"] + 15
         for answer in throttled:
-            problem(answer, 429, "rateLimited")
+            assert_problem(answer, 429, "rateLimited")
             assert answer.headers["Retry-After"] == "1"
             assert answer.headers["x-amzn-ErrorType"] == "TooManyRequestsException"
 
@@ -145,7 +145,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
         statuses = [server.sign({}).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         answer = server.sign({})
-        assert "quota" in problem(answer, 429, "rateLimited")["detail"]
+        assert "quota" in assert_problem(answer, 429, "rateLimited")["detail"]
         assert int(answer.headers["Retry-After"]) > 60
         assert server.sign({}, API_KEY[::-1]).status == 200
         assert server.request("GET", "/health").status == 200

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests import servers
-from tests.est.devices import own, trusting
+from tests.est.devices import client_context, server_certificate
 from tests.gateway import second_api
 
 
@@ -54,13 +54,13 @@ def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("profiles: {server: {validity: PT1M, backdate: PT0S}}")
     with servers.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
-        first = own(server)
+        first = server_certificate(server)
         with (
             socket.create_connection(("127.0.0.1", server.port), 10) as plain,
-            trusting(server).wrap_socket(plain, server_hostname="localhost") as kept,
+            client_context(server).wrap_socket(plain, server_hostname="localhost") as kept,
         ):
-            servers.wait_until(lambda: own(server) != first, 60)
-            second = own(server)
+            servers.wait_until(lambda: server_certificate(server) != first, 60)
+            second = server_certificate(server)
             assert second.serial_number != first.serial_number
             assert second.public_key() == first.public_key()
             assert second.not_valid_before_utc < first.not_valid_after_utc

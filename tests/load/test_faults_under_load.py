@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography import x509
 
 from tests import csrs, servers
-from tests.assertions import problem, uuid7
+from tests.assertions import assert_problem, uuid7
 from tests.load import traffic
 from tests.load.traffic import Haul, Outcome, Traffic
 from tests.servers import Answer, Server, wait_until
@@ -112,7 +112,7 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         answers = [server.sign({"csr": GOOD}) for _ in range(20)]
         dry = server.sign({"csr": "garbage"})
         for answer in (*answers, dry):  # a refusal that cannot be recorded is none
-            problem(answer, 503, "unavailable")
+            assert_problem(answer, 503, "unavailable")
         assert answers[0].headers["Retry-After"] == "60"
         assert "File too large" not in answers[0].body.decode()
         assert server.request("GET", "/health").status == 200  # it does not write
@@ -168,9 +168,9 @@ def test_the_clock_is_stepped(tmp_path: Path) -> None:
         for days in (-30, 5 * 366):  # before the CA began; after the issuer ended
             offset.write_text(f"{days * 86_400:+.0f}")
             before = (tmp_path / "audit.log").read_bytes()
-            problem(server.sign({"csr": GOOD}), 503, "unavailable")
-            problem(server.request("GET", "/health"), 503, "unavailable")
-            problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+            assert_problem(server.sign({"csr": GOOD}), 503, "unavailable")
+            assert_problem(server.request("GET", "/health"), 503, "unavailable")
+            assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
             assert server.request("GET", "/ca.crt", headers={"Accept": "*/*"}).status == 200
             added = (tmp_path / "audit.log").read_bytes().removeprefix(before)
             assert [json.loads(line)["event"] for line in added.splitlines()] == ["refusal"]
@@ -225,8 +225,8 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         key.mkdir()  # which root cannot read either
         assert server.sign({"csr": GOOD}).status == 200
         kill_workers(server)
-        problem(server.sign({"csr": GOOD}), 503, "unavailable")
-        problem(server.request("GET", "/health"), 503, "unavailable")
+        assert_problem(server.sign({"csr": GOOD}), 503, "unavailable")
+        assert_problem(server.request("GET", "/health"), 503, "unavailable")
         assert "signing-ca.key: Is a directory" in server.logged()
         run = servers.certlet("serve", "--port", "0", cwd=tmp_path)
         assert (run.returncode, run.stdout) == (1, b"")
@@ -248,11 +248,11 @@ def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
         assert server.sign({"csr": GOOD}, other).status == 200
         (tmp_path / "ca").rename(tmp_path / "moved")
         issued(server.sign({"csr": GOOD}))
-        problem(server.sign({"csr": GOOD}, other), 403, "unauthorized")
-        problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+        assert_problem(server.sign({"csr": GOOD}, other), 403, "unauthorized")
+        assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
         assert server.request("GET", "/ca").status == 200
         kill_workers(server)
-        problem(server.sign({"csr": GOOD}), 503, "unavailable")
+        assert_problem(server.sign({"csr": GOOD}), 503, "unavailable")
         assert not (tmp_path / "ca").exists()  # a new CA is never made while it runs
         (tmp_path / "moved").rename(tmp_path / "ca")
         wait_until(lambda: server.request("GET", "/health").status == 200)
