@@ -67,7 +67,7 @@ def measure(ca: Path, kind: str, seconds: float) -> list[Floor]:
 def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """Whole requests to certificates, the audit events thrown away."""
     authority = _authority(ca)
-    orders = [factories.order(each) for each in peers.requests()]
+    orders = [factories.issuance_request(each) for each in peers.requests()]
 
     def one_by_one() -> None:
         for order in orders:
@@ -86,7 +86,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     issuer = x509.load_pem_x509_certificate((ca / ca_directory.SIGNING_CERTIFICATE).read_bytes())
     pem = peers.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
-    like = _authority(ca).issue(factories.order(pem)).certificate
+    like = _authority(ca).issue(factories.issuance_request(pem)).certificate
     hashed = keys.signature_hash(key.public_key())
 
     def sign() -> x509.Certificate:

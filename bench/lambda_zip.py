@@ -141,7 +141,7 @@ def _bare(task: Path, bare: Path) -> Path:
 def _warm(directory: Path, rounds: int) -> Spread:
     """The handler in this process, its audit log thrown away, against the story alone."""
     os.environ |= {CA: str(directory / "ca"), CA_PASSPHRASE: PASSPHRASE, AUDIT_LOG: os.devnull}
-    order = factories.order(csrs.pem(csrs.build(sans=["dns:a.example.com"])))
+    order = factories.issuance_request(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
     authority = factories.authority(now=datetime.now(UTC))
     asked = event(body=json.dumps({"csr": order.csr.decode(), "text": False}), isBase64Encoded=False)
     answer = aws_lambda.handler(asked, None)

@@ -49,7 +49,7 @@ def load(overrides: Path | None = None) -> Document:
     try:
         document = with_overrides(document, text.data)
     except ProfileError as error:
-        problems |= {(text.line(fault.path), str(fault)) for fault in error.faults}
+        problems |= {(text.line(fault.path), str(fault)) for fault in error.violations}
     if problems:
         raise OverridesError(problems)
     return document

@@ -143,7 +143,7 @@ def verify(policy: object) -> None:
             IssuancePolicy(policy.get("profiles"), policy.get("default"), policy.get("principals"))
         except ProfileError as error:
             paths = {fault.path for fault in faults}  # the schema says more plainly what is expected there
-            faults |= {fault for fault in error.faults if fault.path not in paths}
+            faults |= {fault for fault in error.violations if fault.path not in paths}
     if faults:
         raise ProfileError(sorted(faults, key=str))
 

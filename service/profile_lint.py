@@ -48,7 +48,7 @@ def lint(overrides: Path | None) -> list[Finding]:
     except OverridesError as error:
         return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
-        return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.faults)
+        return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.violations)
     lines = Source.read(overrides).lines if overrides else {}
     findings = []
     for profile in openapi.profiles(document):

@@ -1,4 +1,4 @@
-"""Certification requests for tests, made with real keys."""
+"""Certificate signing requests for tests, built with real keys."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cryptography.x509.oid import NameOID
 
 from service.pki import keys
 
-KINDS = tuple(sorted(keys.GENERATORS))
-FAST_KINDS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
+KEY_TYPES = tuple(sorted(keys.GENERATORS))
+FAST_KEY_TYPES = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 
 
 @functools.cache
-def key(kind: str = "p-256") -> CertificateIssuerPrivateKeyTypes:
-    """One private key of each kind, made once in a test run."""
-    return keys.generate_private_key(kind)
+def private_key(key_type: str = "p-256") -> CertificateIssuerPrivateKeyTypes:
+    """A private key of this type, generated once per test run."""
+    return keys.generate_private_key(key_type)
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """`dns:a.example`, `ip:10.0.0.1`, `email:a@b.example`, `uri:spiffe://a.example/x`."""
+    """Parse `dns:a.example`, `ip:10.0.0.1`, `email:a@b.example` or `uri:spiffe://a.example/x`."""
     kind, _, value = text.partition(":")
     match kind:
         case "dns":
@@ -38,36 +38,41 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def build(
-    cn: str | None = "a.example.com",
+    common_name: str | None = "a.example.com",
     sans: Sequence[str | x509.GeneralName] = (),
     extensions: Sequence[x509.ExtensionType] = (),
     subject: x509.Name | None = None,
-    kind: str = "p-256",
+    key_type: str = "p-256",
 ) -> x509.CertificateSigningRequest:
-    """A request with a common name, alternative names and other extensions, signed by its key."""
+    """Build a CSR and sign it with the private key of `key_type`; `subject` replaces `common_name`."""
     if subject is None:
-        common_name = [x509.NameAttribute(NameOID.COMMON_NAME, cn, _validate=False)] if cn is not None else []
-        subject = x509.Name(common_name)
+        attributes = (
+            []
+            if common_name is None
+            else [x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)]
+        )
+        subject = x509.Name(attributes)
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     if sans:
-        names = [general_name(each) if isinstance(each, str) else each for each in sans]
+        names = [general_name(name) if isinstance(name, str) else name for name in sans]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(key(kind), keys.signature_hash(key(kind).public_key()))
+    key = private_key(key_type)
+    return builder.sign(key, keys.signature_hash(key.public_key()))
 
 
-def pem(request: x509.CertificateSigningRequest) -> bytes:
+def encode_pem(request: x509.CertificateSigningRequest) -> bytes:
     return request.public_bytes(Encoding.PEM)
 
 
-def der(request: x509.CertificateSigningRequest) -> bytes:
+def encode_der(request: x509.CertificateSigningRequest) -> bytes:
     return request.public_bytes(Encoding.DER)
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
-    """A DER value of these parts (X.690 8.1), as the library may not write it."""
-    body = b"".join(parts)
-    octets = len(body).to_bytes((len(body).bit_length() + 7) // 8 or 1, "big")
-    length = octets if len(body) < 128 else bytes([0x80 | len(octets)]) + octets
-    return bytes([tag]) + length + body
+    """Encode a DER value of these parts (X.690 8.1), including values that the library cannot write."""
+    content = b"".join(parts)
+    octets = len(content).to_bytes((len(content).bit_length() + 7) // 8 or 1, "big")
+    length = octets if len(content) < 128 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + content

@@ -117,13 +117,13 @@ def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
 
 
 def other_request() -> str:
-    return csrs.pem(csrs.build("other.example.com")).decode()
+    return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
 
 def refused(at: Sites) -> Answer:
     """A request with two reasons against it."""
     made = csrs.build("localhost.", [], [x509.BasicConstraints(ca=True, path_length=None)])
-    return at.plain.sign({"csr": csrs.pem(made).decode()})
+    return at.plain.sign({"csr": csrs.encode_pem(made).decode()})
 
 
 def hurried(at: Sites) -> Answer:

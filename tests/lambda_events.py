@@ -21,7 +21,7 @@ from service import aws_lambda
 from service.web import app
 from tests import csrs, factories, servers
 
-GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 ANYBODY: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
 # The handler, whose second argument says how much time is left, each time that it is asked.
 RUN = """
@@ -84,16 +84,16 @@ def of_request(method: str, url: str, headers: Mapping[str, str], content: bytes
 def est(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
-    base64_csr = base64.b64encode(csrs.der(csrs.build("device.example.com"))).decode()
+    base64_csr = base64.b64encode(csrs.encode_der(csrs.build("device.example.com"))).decode()
     usual = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
     return event("/.well-known/est/simpleenroll") | usual | change
 
 
 def ask(
     document: dict[str, Any], *events: dict[str, Any], **more: Any
-) -> tuple[list[dict[str, Any]], factories.Log]:
+) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """What a contract's application answers to events, through aws-wsgi, and what its authority records."""
-    log = factories.Log()
+    log = factories.RecordingLog()
     authority = factories.authority(log, now=datetime.now(UTC), **more)
     application = app.create(document, authority, {"abc123": "ci"})
     return [

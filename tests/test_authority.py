@@ -20,15 +20,15 @@ from service.authority import LoadedCA
 from service.pki import encoding
 from service.pki.errors import CAError, CAUnavailable, IssuanceError
 from tests import csrs, factories, servers
-from tests.factories import NOW, Log, order
+from tests.factories import NOW, RecordingLog, issuance_request
 
-GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 
 
 def test_a_certificate_and_its_record() -> None:
     """One issue makes one intent and one result, of the same serial number, and a certificate."""
-    log = Log()
-    issued = factories.authority(log).issue(order(GOOD))
+    log = RecordingLog()
+    issued = factories.authority(log).issue(issuance_request(GOOD))
     assert log.kinds() == ["intent", "result"]
     intent, result = log
     assert (
@@ -46,7 +46,7 @@ def test_a_certificate_and_its_record() -> None:
 def test_serial_numbers_are_random_and_bounded() -> None:
     """Positive, at most 20 octets (RFC 5280 4.1.2.2), and never the same."""
     authority = factories.authority()
-    numbers = {authority.issue(order(GOOD)).certificate.serial_number for _ in range(200)}
+    numbers = {authority.issue(issuance_request(GOOD)).certificate.serial_number for _ in range(200)}
     assert len(numbers) == 200
     assert all(0 < number < 2**159 for number in numbers)
     assert max(numbers).bit_length() > 150
@@ -56,17 +56,17 @@ REFUSALS = {
     "garbage": (b"garbage!", None, "badCSR"),
     "forged": (GOOD[:100] + b"AAAA" + GOOD[104:], None, "badCSR"),
     "profile": (GOOD, "admin", "unknownProfile"),
-    "name": (csrs.pem(csrs.build("localhost")), None, "rejectedIdentifier"),
-    "several": (csrs.pem(csrs.build("x", ["dns:_"])), None, "compound"),
+    "name": (csrs.encode_pem(csrs.build("localhost")), None, "rejectedIdentifier"),
+    "several": (csrs.encode_pem(csrs.build("x", ["dns:_"])), None, "compound"),
 }
 
 
 @pytest.mark.parametrize(("csr", "profile", "code"), REFUSALS.values(), ids=REFUSALS)
 def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | None, code: str) -> None:
     """A refusal leaves one line with every reason, and no intent."""
-    log = Log()
+    log = RecordingLog()
     with pytest.raises(IssuanceError) as refusal:
-        factories.authority(log).issue(order(csr, profile))
+        factories.authority(log).issue(issuance_request(csr, profile))
     assert refusal.value.code == code
     assert log.kinds() == ["refusal"]
     assert len(log[0].reasons) == len(refusal.value.subproblems)
@@ -74,17 +74,19 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
 
 def test_a_refusal_says_of_whom_and_of_what() -> None:
     """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
-    log = Log()
+    log = RecordingLog()
     other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
     authority, request = factories.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
     with pytest.raises(IssuanceError):
-        authority.issue(order(csrs.pem(request)))
+        authority.issue(issuance_request(csrs.encode_pem(request)))
     spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert log[0].names == ("dns:_.example", "email:a@b", "RegisteredID")
     assert log[0].common_name == "x\ny"
     assert log[0].subject_public_key_sha256 == hashlib.sha256(spki).hexdigest()
     assert b"\n" not in audit.line(log[0])[:-1]
-    unread, *_ = authority.issue_batch([order(b"junk"), order(csrs.pem(request))])
+    unread, *_ = authority.issue_batch(
+        [issuance_request(b"junk"), issuance_request(csrs.encode_pem(request))]
+    )
     assert isinstance(unread, IssuanceError)
     assert (log[1].names, log[1].subject_public_key_sha256) == ((), "")
     assert log[2].names == log[0].names
@@ -92,28 +94,28 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
 
 def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
-    answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.issuer())]
+    answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.create_issuer())]
     authority = factories.authority(load_ca=Mock(side_effect=answers))
     with pytest.raises(CAUnavailable):
-        authority.issue(order(GOOD))
-    assert authority.issue(order(GOOD)).certificate
+        authority.issue(issuance_request(GOOD))
+    assert authority.issue(issuance_request(GOOD)).certificate
 
 
 def test_readiness_follows_the_clock() -> None:
     """Ready until an hour before the chain ends; not after, and not before it begins."""
-    issuer = factories.issuer()
-    assert factories.authority(now=issuer.not_after - timedelta(hours=1), of=issuer).ready_issuer()
+    issuer = factories.create_issuer()
+    assert factories.authority(now=issuer.not_after - timedelta(hours=1), issuer=issuer).ready_issuer()
     for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(CAUnavailable):
-            factories.authority(now=moment, of=issuer).ready_issuer()
+            factories.authority(now=moment, issuer=issuer).ready_issuer()
 
 
 @pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
 def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
-    readings, log = iter([NOW, NOW + later]), Log()
+    readings, log = iter([NOW, NOW + later]), RecordingLog()
     authority = factories.authority(log, clock=lambda: next(readings))
-    certificate = authority.issue(order(GOOD)).certificate
+    certificate = authority.issue(issuance_request(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
     assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
     assert log[1].milliseconds == max(0, round(later.total_seconds() * 1000))
@@ -197,9 +199,9 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [CAError("no signature"), RuntimeError("a bug")])
 def test_a_fault_of_ours_is_an_issuer_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded as an intent without a result, and keeps its cause for the log."""
-    issuer, log = factories.issuer(), Log()
+    issuer, log = factories.create_issuer(), RecordingLog()
     monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
     with pytest.raises(CAError) as error:
-        factories.authority(log, of=issuer).issue(order(GOOD))
+        factories.authority(log, issuer=issuer).issue(issuance_request(GOOD))
     assert fault in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]

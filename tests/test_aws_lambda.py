@@ -57,7 +57,9 @@ def test_profiles_and_names_of_whoever_asks(
     }
     (tmp_path / "own.yaml").write_text(json.dumps(own))
     requests = [
-        event(body=json.dumps({"csr": csrs.pem(csrs.build(f"a.{name}")).decode()}), isBase64Encoded=False)
+        event(
+            body=json.dumps({"csr": csrs.encode_pem(csrs.build(f"a.{name}")).decode()}), isBase64Encoded=False
+        )
         | {"requestContext": {"requestId": "x", **context}}
         for name in ("arn.example.com", "sub.example.com")
     ]

@@ -17,7 +17,7 @@ from tests import csrs, servers
 
 Response: TypeAlias = tuple[int, dict[str, str], bytes]
 
-PEM = csrs.pem(csrs.build()).decode().replace(" REQUEST", "")
+PEM = csrs.encode_pem(csrs.build()).decode().replace(" REQUEST", "")
 SIGNED = json.dumps({"crt_pem": PEM, "chain_pem": "", "notes": [], "not_after": "2026"}).encode()
 PROBLEM = b'{"title": "Busy.", "detail": "Later.", "status": 429, "code": "x"}'
 

@@ -29,7 +29,7 @@ profiles:
 
 def sign(server: Server, profile: str = "server") -> str:
     """A certificate, PEM."""
-    body = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
+    body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
     return str(server.sign(body).json()["crt_pem"])
 
 
@@ -131,7 +131,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:
     """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
-    (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.issuer().certificate]))
+    (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
@@ -209,7 +209,7 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
         RevokedCertificate(8, yesterday),
     ]
     listed = {each.serial_number: each for each in revoked[:entries]}
-    made = factories.authority(of=factories.issuer(kind), now=now, revoked=lambda: listed)
+    made = factories.authority(issuer=factories.create_issuer(kind), now=now, revoked=lambda: listed)
     (tmp_path / "ca.crl").write_bytes(encoding.encode_der(made.crl()))
     assert lint(tmp_path / "ca.crl") == []
 
@@ -217,6 +217,8 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
 def test_pkilint_would_find_something(tmp_path: Path) -> None:
     """The negative twin: a list without a number and the CA's identifier is found."""
     now = datetime.now(UTC).replace(tzinfo=None)
-    builder = x509.CertificateRevocationListBuilder(factories.name("Naive"), now, now + timedelta(days=1))
+    builder = x509.CertificateRevocationListBuilder(
+        factories.distinguished_name("Naive"), now, now + timedelta(days=1)
+    )
     (tmp_path / "ca.crl").write_bytes(encoding.encode_der(builder.sign(factories.ROOT, hashes.SHA256())))
     assert lint(tmp_path / "ca.crl")

@@ -18,7 +18,7 @@ from tests import csrs, factories
 from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, Server
 
-GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
+GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
 
 
 def test_a_request_is_signed(server: Server) -> None:
@@ -50,7 +50,7 @@ def test_without_text(server: Server) -> None:
 def test_several_reasons_are_compound(server: Server) -> None:
     """Several reasons of one request are told at once, each with its own code."""
     request = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
-    found = assert_problem(server.sign({"csr": csrs.pem(request).decode()}), 422, "compound")
+    found = assert_problem(server.sign({"csr": csrs.encode_pem(request).decode()}), 422, "compound")
     assert [each["code"] for each in found["errors"]] == ["rejectedIdentifier"] * 2 + ["badCSR"]
 
 
@@ -111,7 +111,7 @@ def test_pem_in_pem_out(server: Server, media_type: str) -> None:
 def test_der_in_pem_out_by_profile(server: Server) -> None:
     """`application/pkcs10` is DER; `profile` is in the query."""
     headers = {"Content-Type": "application/pkcs10", **KEY}
-    answer = server.request("POST", "/sign.pem?profile=client", csrs.der(csrs.build()), headers)
+    answer = server.request("POST", "/sign.pem?profile=client", csrs.encode_der(csrs.build()), headers)
     (leaf, _) = x509.load_pem_x509_certificates(answer.body)
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -203,7 +203,9 @@ def test_a_dry_run_signs_nothing(server: Server) -> None:
 
 def test_a_dry_run_gives_every_reason_against(server: Server) -> None:
     """The same credentials, and the same refusals, recorded as such."""
-    bad = csrs.pem(csrs.build("Anna", ["dns:a..b"], [x509.BasicConstraints(ca=True, path_length=None)]))
+    bad = csrs.encode_pem(
+        csrs.build("Anna", ["dns:a..b"], [x509.BasicConstraints(ca=True, path_length=None)])
+    )
     body = json.dumps({"csr": bad.decode()}).encode()
     dry = assert_problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
     assert dry["errors"] == assert_problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
@@ -308,7 +310,7 @@ def test_nothing_secret_is_logged(server: Server) -> None:
     """Neither an API key nor a challenge password reaches the log; control characters do not either."""
     request = x509.CertificateSigningRequestBuilder().subject_name(csrs.build().subject)
     request = request.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
-    answer = server.sign({"csr": csrs.pem(request.sign(csrs.key(), hashes.SHA256())).decode()})
+    answer = server.sign({"csr": csrs.encode_pem(request.sign(csrs.private_key(), hashes.SHA256())).decode()})
     assert answer.json()["notes"][0] == "challengePassword ignored"
     server.sign({"csr": "\x1b[2Jgarbage"})
     server.request("GET", "/nope%0d%0ax?%1b")

@@ -208,7 +208,7 @@ def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words:
     """Every member is checked, by the schema or by code, and the one fault says where it is."""
     with pytest.raises(ProfileError) as refusal:
         verify({"profiles": {"server": GOOD | change}, "default": "server", "principals": {}})
-    (fault,) = refusal.value.faults
+    (fault,) = refusal.value.violations
     assert ".".join(map(str, fault.path)) == f"profiles.server.{place}"
     assert words in fault.detail
 
@@ -234,7 +234,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
         "principals.ci.dns.permitted.0: ",
     ):
         assert words in str(refusal.value)
-    assert len(refusal.value.faults) == 9
+    assert len(refusal.value.violations) == 9
 
 
 def test_contract_s_own_profiles_are_well_formed() -> None:
@@ -262,7 +262,7 @@ def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
     try:
         verify(policy)
     except ProfileError as error:
-        members = {fault.path[2] for fault in error.faults}
+        members = {fault.path[2] for fault in error.violations}
         assert members <= {"crl", "ca_issuers"} or not all(profile.principals)
 
 

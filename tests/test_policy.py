@@ -49,7 +49,7 @@ def own(directory: Path) -> Iterator[Server]:
 
 
 def team(sans: list[str], **change: object) -> str:
-    return csrs.pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
+    return csrs.encode_pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
 
 
 def test_profiles_lists_the_merged_profiles(own: Server) -> None:
@@ -73,7 +73,7 @@ def test_policy_violations_are_collected(own: Server) -> None:
     request = team(
         ["dns:db.team.example.com", "dns:a.other.example.com", "ip:192.0.2.1", "email:a@evil.example"]
         + ["uri:spiffe://example.com/a", "uri:https://example.com/b"],
-        kind="p-384",
+        key_type="p-384",
     )
     found = assert_problem(own.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound")
     assert [(each["code"], each["field"]) for each in found["errors"]] == [
@@ -194,7 +194,7 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
         assert "deny list" in found["detail"]
         found = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
         assert [each["field"] for each in found["errors"]] == ["public_key", "subject_alt_name[0]"]
-        assert server.sign({"csr": team(["dns:a.example.com"], kind="p-384")}).status == 200
+        assert server.sign({"csr": team(["dns:a.example.com"], key_type="p-384")}).status == 200
     denied.write_text("nonsense\n")
     run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
     assert run.returncode == 1

@@ -19,7 +19,9 @@ def test_ml_dsa_certificate_has_text_and_pem(tmp_path: Path, kind: str) -> None:
     """RFC 9881 2: a CA and a request with such keys; text, PEM and chain, and the signature verifies."""
     assert certlet("init", "ca", "--key-type", kind, cwd=tmp_path).returncode == 0
     with serving(tmp_path, "--ca", "ca") as server:
-        answer = server.sign({"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"], kind=kind)).decode()})
+        answer = server.sign(
+            {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"], key_type=kind)).decode()}
+        )
     assert answer.status == 200, answer.body
     made = answer.json()
     assert f"Public Key Algorithm: {kind.upper()}" in made["crt_text"]

@@ -34,7 +34,7 @@ LONG_NAMES = [f"dns:{'x' * 60}.{number}.example.com" for number in range(99)]
 
 @functools.cache
 def request(number: int, kind: str = "p-256") -> str:
-    return csrs.pem(csrs.build(f"n{number}.example.com", kind=kind)).decode()
+    return csrs.encode_pem(csrs.build(f"n{number}.example.com", key_type=kind)).decode()
 
 
 def batch(server: Server, *requests: object, **more: Any) -> Answer:
@@ -88,7 +88,7 @@ def test_a_bad_request_spoils_no_other(server: Server) -> None:
         (request(0), ""),
         ("garbage", "badCSR"),
         ({"csr": request(1), "profile": "nobody's"}, "unknownProfile"),
-        (csrs.pem(csrs.build("bad_name.example.com")).decode(), "rejectedIdentifier"),
+        (csrs.encode_pem(csrs.build("bad_name.example.com")).decode(), "rejectedIdentifier"),
         ({"csr": request(2), "validity": "P100Y"}, "rejectedValidity"),
         ("A" * (MAX_DER_BYTES * 2 + 1), "badCSR"),
         ({"csr": request(3), "validity": "P1D"}, ""),
@@ -135,7 +135,7 @@ def test_four_megabytes(server: Server) -> None:
 
 def test_an_answer_that_would_be_too_large(server: Server) -> None:
     """What finds no room in 5.5 MB is a 503 of its own, unsigned; the rest of it, sent again, is signed."""
-    large = csrs.pem(csrs.build("a.example.com", LONG_NAMES)).decode()
+    large = csrs.encode_pem(csrs.build("a.example.com", LONG_NAMES)).decode()
     sent = [large] * (4_194_304 // (len(json.dumps({"csr": large})) + 1) - 1)
     answer = batch(server, *sent, text=True)
     found = codes(results(answer))
@@ -150,12 +150,12 @@ def test_an_answer_that_would_be_too_large(server: Server) -> None:
 def test_the_room_that_is_kept_suffices() -> None:
     """No certificate, with its text, is larger in an answer than what is kept free for it."""
     authority = factories.authority()
-    for kind in csrs.KINDS:
+    for kind in csrs.KEY_TYPES:
         for sans in ([], ["dns:a.example.com"], LONG_NAMES):
-            data = csrs.pem(csrs.build("a.example.com", sans, kind=kind))
+            data = csrs.encode_pem(csrs.build("a.example.com", sans, key_type=kind))
             for text in (True, False):
                 answer = operations._BatchResponse(text=text)
-                order = factories.order(data)
+                order = factories.issuance_request(data)
                 answer.add(authority.issue_batch([order]))
                 assert '"certificate"' in answer.encode().decode()
                 assert len(answer.encode()) < answer._max_result_bytes(order)
@@ -180,7 +180,7 @@ def test_the_room_that_is_kept_suffices_for_notes(
     """However much of the request a note tells, and however JSON has to write it."""
     attributes = [x509.NameAttribute(x509.ObjectIdentifier(oid), text, _validate=False)] * number
     request = csrs.build(sans=["dns:a.example.com"], subject=x509.Name(attributes))
-    order = factories.order(base64.b64encode(csrs.der(request)))
+    order = factories.issuance_request(base64.b64encode(csrs.encode_der(request)))
     assert len(order.csr) > 50_000
     answer = operations._BatchResponse(text=text_too)
     answer.add(factories.authority().issue_batch([order]))
@@ -228,7 +228,7 @@ def test_a_deadline_leaves_the_rest_to_a_retry(tmp_path: Path) -> None:
 def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcomes: list[type]) -> None:
     """Nothing is signed before it is recorded, and nothing is handed out; what is refused is 503 too, then."""
     made = factories.hierarchy()
-    issuer = factories.Counting(made.signing, [made.root], factories.signing_key(made))
+    issuer = factories.CountingIssuer(made.signing, [made.root], factories.signing_key(made))
     written: list[list[str]] = []
 
     def record(events: Sequence[Event]) -> None:
@@ -236,9 +236,9 @@ def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcom
             raise OSError("disk full")
         written.append([event.event for event in events])
 
-    authority = factories.authority(of=issuer, record=record)
+    authority = factories.authority(issuer=issuer, record=record)
     requests = [request(0), "nonsense", request(1)]
-    found = authority.issue_batch([factories.order(each.encode()) for each in requests])
+    found = authority.issue_batch([factories.issuance_request(each.encode()) for each in requests])
     assert list(map(type, found)) == outcomes
     assert issuer.count == signed
     whole = [["refusal"], ["intent", "intent"], ["result", "result"]]
@@ -254,10 +254,10 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
         used.append(key)
         return aws_lambda.thread_pool_map(3)
 
-    issuer = factories.issuer(key)
-    authority = factories.authority(of=issuer, parallel_map=parallel_map)
+    issuer = factories.create_issuer(key)
+    authority = factories.authority(issuer=issuer, parallel_map=parallel_map)
     sent = [request(number).encode() if number % 3 else b"junk" for number in range(12)]
-    found = authority.issue_batch([factories.order(each) for each in sent])
+    found = authority.issue_batch([factories.issuance_request(each) for each in sent])
     assert len(used) == times
     for number, each in zip(range(12), found, strict=True):
         assert isinstance(each, IssuedCertificate) == bool(number % 3)
@@ -271,7 +271,7 @@ def test_a_key_elsewhere_parallelise() -> None:
     made = factories.hierarchy()
     issuer = Issuer(made.signing, [made.root], factories.signing_key(made), is_deterministic=False)
     assert issuer.parallelise
-    assert not factories.issuer().parallelise
+    assert not factories.create_issuer().parallelise
 
 
 @pytest.mark.parametrize("number", [1, 2, 8])

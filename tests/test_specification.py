@@ -199,12 +199,12 @@ def basic_constraints(case: Case) -> None:
 
 def key_usage(case: Case) -> None:
     is_rsa = keys.kind_of(case.request.public_key) is keys.KeyKind.RSA
-    assert case.need(x509.KeyUsage) == factories.usage("digital_signature", key_encipherment=is_rsa)
+    assert case.need(x509.KeyUsage) == factories.key_usage("digital_signature", key_encipherment=is_rsa)
 
 
 def extended_key_usage(case: Case) -> None:
     held = list(case.need(x509.ExtendedKeyUsage))
-    assert held == list(case.profile.usages)
+    assert held == list(case.profile.extended_key_usage_oids)
     forbidden = {"2.5.29.37.0", "1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8"}
     assert not {each.dotted_string for each in held} & forbidden
 
@@ -303,7 +303,9 @@ REQUESTS = {
     "common name alone": csrs.build("a.team.example.com"),
     "names alone": csrs.build(None, ["dns:A.Team.example.com", "dns:b.team.example.com"]),
     "much": csrs.build(subject=SUBJECT, sans=["dns:b.team.example.com"], extensions=MUCH),
-    **{kind: csrs.build("a.team.example.com", kind=kind) for kind in ("rsa-3072", "ed25519", "ml-dsa-65")},
+    **{
+        kind: csrs.build("a.team.example.com", key_type=kind) for kind in ("rsa-3072", "ed25519", "ml-dsa-65")
+    },
 }
 ASKED = {
     "nothing": RequestedValidity(),
@@ -317,13 +319,13 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 @functools.cache
 def issued(ca: str, profile: str, request: str, asked: str) -> Case:
     """A certificate by a whole authority."""
-    loaded = csr.parse(csrs.der(REQUESTS[request]))
-    of, wanted, chosen = factories.issuer(ca), ASKED[asked], POLICY.get(profile)
+    loaded = csr.parse(csrs.encode_der(REQUESTS[request]))
+    of, wanted, chosen = factories.create_issuer(ca), ASKED[asked], POLICY.get(profile)
     wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
     principal = Principal(PrincipalKind.API_KEY, "default")
     validity = format_duration(wanted.validity) if wanted.validity else None
-    order = factories.order(loaded.der, profile, validity=validity, principal=principal)
-    authority = factories.authority(of=of, policy=POLICY)
+    order = factories.issuance_request(loaded.der, profile, validity=validity, principal=principal)
+    authority = factories.authority(issuer=of, policy=POLICY)
     certificate, presented = authority.issue(order).certificate, None
     if asked == "renewal":
         presented, order = certificate, replace(order, principal=None)
@@ -354,7 +356,9 @@ def test_every_certificate_keeps(line: str) -> None:
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
     """Somebody's certificate for SUBJECT, from so many days ago for so many days."""
     start, end = (NOW.replace(tzinfo=None) + timedelta(days=days) for days in (-before, after))
-    return x509.CertificateBuilder(factories.name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end)
+    return x509.CertificateBuilder(
+        factories.distinguished_name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end
+    )
 
 
 def naive() -> x509.Certificate:
@@ -373,7 +377,7 @@ def generous() -> x509.Certificate:
     http, oid = x509.UniformResourceIdentifier("http://evil.example/"), x509.ObjectIdentifier
     values: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=None), False),
-        (factories.usage("content_commitment", "data_encipherment", "key_cert_sign", "crl_sign"), False),
+        (factories.key_usage("content_commitment", "data_encipherment", "key_cert_sign", "crl_sign"), False),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), True),
         (x509.SubjectAlternativeName([x509.RegisteredID(oid("1.2.3"))] * 2), False),
         (x509.SubjectKeyIdentifier(b"\1" * 20), True),

@@ -121,7 +121,7 @@ def save(
         (ROOT_CERTIFICATE, encoding.encode_pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, signing_key, 0o600),
         (SIGNING_CERTIFICATE, encoding.encode_pem([hierarchy.signing]).encode(), 0o644),
-        (PREVIOUS, encoding.encode_pem(hierarchy.previous).encode(), 0o644),
+        (PREVIOUS, encoding.encode_pem(hierarchy.predecessors).encode(), 0o644),
     )
     with atomic_write.new_directory(directory) as place, atomic_write.atomic_files(overwrite=False) as write:
         for name, data, mode in contents:

@@ -104,7 +104,7 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
         encode_extension(issuer.authority_key_identifier),
         encode_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
         encode_extension(key_usage(kind), critical=True),
-        encode_extension(x509.ExtendedKeyUsage(profile.usages)),
+        encode_extension(x509.ExtendedKeyUsage(profile.extended_key_usage_oids)),
     ]
     if profile.certificate_policies:
         policies = [x509.PolicyInformation(oid, None) for oid in profile.certificate_policies]

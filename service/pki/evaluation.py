@@ -88,7 +88,7 @@ def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> Ce
         CAUnavailable: the issuer is not valid now, or ends within the hour.
     """
     profile, issuer = context.profile, context.issuer
-    if not (context.is_renewal or profile.permits(context.principal)):
+    if not (context.is_renewal or profile.permits_principal(context.principal)):
         raise Unauthorized(f"The profile {profile.name} is not for this caller.", "profile")
     verify_issuer_lifetime(issuer, context.now)
     return _Evaluation(request, context).evaluate()
@@ -340,7 +340,7 @@ class _Evaluation:
 
     def _evaluate_extended_key_usage(self, requested: Iterable[x509.ObjectIdentifier]) -> None:
         for usage in requested:
-            if usage not in self._profile.usages:
+            if usage not in self._profile.extended_key_usage_oids:
                 offers = self._context.profiles.with_extended_key_usage(usage)
                 others = f"the profile {' or '.join(offers)} does" if offers else "no profile does"
                 detail = f"{oid_name(usage)}, which the profile {self._profile.name} does not give; {others}"

@@ -42,14 +42,14 @@ class Hierarchy:
         root, signing: the certificates.
         root_key: the root's private key, to be kept offline; None if the root existed already.
         signing_key: the signing CA's; None if it lives elsewhere.
-        previous: the certificates of the CA that this one succeeds, its chain among them.
+        predecessors: the certificates of the CA that this one succeeds, its chain among them.
     """
 
     root: x509.Certificate
     signing: x509.Certificate
     root_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
     signing_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
-    previous: tuple[x509.Certificate, ...] = ()
+    predecessors: tuple[x509.Certificate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Predecessor:
 
     certificate: x509.Certificate
     chain: Sequence[x509.Certificate]
-    previous: Sequence[x509.Certificate]
+    predecessors: Sequence[x509.Certificate]
 
 
 def create_hierarchy(
@@ -119,9 +119,9 @@ def create_successor(
     constraints = extension_value(predecessor.certificate, x509.NameConstraints)
     signing_key, public_key = _signing_key(key, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
-    served = (predecessor.certificate, *predecessor.chain, *predecessor.previous)
-    previous = tuple(each for each in served if each != root and each.not_valid_after_utc > now)
-    return Hierarchy(root, signing, new_root_key, signing_key, previous)
+    served = (predecessor.certificate, *predecessor.chain, *predecessor.predecessors)
+    predecessors = tuple(each for each in served if each != root and each.not_valid_after_utc > now)
+    return Hierarchy(root, signing, new_root_key, signing_key, predecessors)
 
 
 def _base_name(signing: x509.Certificate) -> str:

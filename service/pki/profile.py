@@ -128,16 +128,16 @@ class Profile:
     principals: tuple[str, ...] = (ANY_PRINCIPAL,)
 
     @functools.cached_property
-    def usages(self) -> tuple[x509.ObjectIdentifier, ...]:
+    def extended_key_usage_oids(self) -> tuple[x509.ObjectIdentifier, ...]:
         """The extended key usages, as OIDs."""
         return tuple(map(eku_oid, self.extended_key_usage))
 
     @functools.cached_property
     def is_tls_server(self) -> bool:
         """Whether certificates are for TLS servers, which clients identify only by SANs (RFC 9525)."""
-        return not SERVER_USAGES.isdisjoint(self.usages)
+        return not SERVER_USAGES.isdisjoint(self.extended_key_usage_oids)
 
-    def permits(self, principal: str) -> bool:
+    def permits_principal(self, principal: str) -> bool:
         """Whether a principal may use it."""
         return ANY_PRINCIPAL in self.principals or principal in self.principals
 

@@ -83,8 +83,8 @@ class ProfileError(ValueError):
     """The profiles are not well formed; the message and `faults` list every fault."""
 
     def __init__(self, faults: Iterable[ProfileViolation]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(map(str, self.faults)))
+        self.violations = tuple(faults)
+        super().__init__("; ".join(map(str, self.violations)))
 
 
 class IssuancePolicy:
@@ -132,7 +132,7 @@ class IssuancePolicy:
 
     def with_extended_key_usage(self, usage: x509.ObjectIdentifier) -> list[str]:
         """The names of the profiles with this extended key usage."""
-        return [profile.name for profile in self if usage in profile.usages]
+        return [profile.name for profile in self if usage in profile.extended_key_usage_oids]
 
 
 def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
@@ -148,7 +148,7 @@ def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ())
             try:
                 parsed[key] = fields[key][1](value)
             except ProfileError as error:
-                faults += [ProfileViolation((key, *fault.path), fault.detail) for fault in error.faults]
+                faults += [ProfileViolation((key, *fault.path), fault.detail) for fault in error.violations]
             except (ValueError, IssuanceError) as error:
                 faults.append(ProfileViolation((key,), str(error)))
     faults += check(parsed)

@@ -139,7 +139,7 @@ class Operations:
         if user is None:
             raise Unauthorized(API_KEY_REQUIRED)
         profiles = self._authority.profiles
-        permitted = [_profile_fields(profile) for profile in profiles if profile.permits(user.name)]
+        permitted = [_profile_fields(profile) for profile in profiles if profile.permits_principal(user.name)]
         names = profiles.names_permitted_for(user.name)
         return _json(
             {"principal": user.name, "profiles": permitted, "default": profiles.default}

@@ -44,7 +44,7 @@ ODD_KEYS: Final[dict[str, Callable[[], Any]]] = {
 @functools.cache
 def key(kind: str) -> Any:
     """One private key of each kind, made once."""
-    return ODD_KEYS[kind]() if kind in ODD_KEYS else csrs.key(kind)
+    return ODD_KEYS[kind]() if kind in ODD_KEYS else csrs.private_key(kind)
 
 
 @functools.cache

@@ -111,7 +111,7 @@ def botan(folder: Path, algorithm: str, parameters: str) -> bytes:
 
 def acme(_folder: Path, kind: str, *, must_staple: bool = False) -> bytes:
     """Certbot's library, which has no subject."""
-    key = csrs.key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key = csrs.private_key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [ipaddress.IPv4Address("192.0.2.3")]
     return crypto_util.make_csr(key, ["acme.example.com", "*.acme.example.com"], must_staple, addresses)
 

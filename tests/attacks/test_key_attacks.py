@@ -294,7 +294,7 @@ def test_file_that_root_replaces_keeps_its_owner(tmp_path: Path, command: tuple[
     made()
     assert certlet("init", "ca").returncode == 0
     assert certlet("api-key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
-    Path("a.csr").write_text(csrs.pem(csrs.build()).decode())
+    Path("a.csr").write_text(csrs.encode_pem(csrs.build()).decode())
     for path in [tmp_path, *tmp_path.rglob("*")]:
         os.chown(path, *OWNER)
         path.chmod(0o750 if path.is_dir() else 0o640)

@@ -44,8 +44,8 @@ def application(permitted: tuple[str, ...] = ()) -> Any:
     """The service, with the profile `person`, and a CA that is constrained to these names."""
     own = Source(json.dumps({"profiles": {"person": PERSON}})).data
     document = openapi.with_overrides(openapi.load(), own)
-    issuer, policy = factories.issuer("p-256", permitted), openapi.profiles(document)
-    authority = factories.authority(clock=lambda: datetime.now(UTC), of=issuer, policy=policy)
+    issuer, policy = factories.create_issuer("p-256", permitted), openapi.profiles(document)
+    authority = factories.authority(clock=lambda: datetime.now(UTC), issuer=issuer, policy=policy)
     return app.create(document, authority, {"abc123": "ci"})
 
 
@@ -60,7 +60,7 @@ def ask(
     identity: dict[str, Any] = {"apiKeyId": "abc123", "sourceIp": "192.0.2.1"}
     if presented:
         identity["clientCert"] = {"clientCertPem": pem(presented)}
-    item = {"csr": csrs.pem(request).decode(), "profile": profile}
+    item = {"csr": csrs.encode_pem(request).decode(), "profile": profile}
     content = json.dumps({"requests": [item]} if path == BATCH else item)
     is_est = path.startswith(EST)
     sent = lambda_events.event(
@@ -164,7 +164,7 @@ def test_a_common_name_within_the_rules_is_granted(twin: str) -> None:
     for path in (SIGN, BATCH, ENROLL):
         certificate = ask(path, csrs.build(GRANTED[twin]))
         assert isinstance(certificate, x509.Certificate), certificate
-        assert certificate.subject == factories.name(GRANTED[twin])
+        assert certificate.subject == factories.distinguished_name(GRANTED[twin])
 
 
 def unit(text: str) -> x509.Name:
@@ -220,7 +220,7 @@ def presented(common_name: str = "Anna", *extensions: x509.ExtensionType) -> x50
     """A certificate of the time before the profile excluded a name."""
     request = csrs.build(common_name, extensions=extensions)
     context = factories.context(policy=BEFORE, now=datetime.now(UTC))
-    return factories.issuer().sign(factories.evaluate(request, context).builder(7))
+    return factories.create_issuer().sign(factories.evaluate(request, context).builder(7))
 
 
 RENEWALS: dict[str, tuple[Callable[[], x509.Certificate], x509.CertificateSigningRequest, str]] = {

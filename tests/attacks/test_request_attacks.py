@@ -85,8 +85,8 @@ def test_copied_extension_is_der(value: bytes) -> None:
 
 def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
     """A request that is signed as RFC 8017 8.2 has it, with a key that no library makes."""
-    own, spki = (keys.encode_public_key(each) for each in (csrs.key("rsa-2048").public_key(), key))
-    request = csrs.build(kind="rsa-2048")
+    own, spki = (keys.encode_public_key(each) for each in (csrs.private_key("rsa-2048").public_key(), key))
+    request = csrs.build(key_type="rsa-2048")
     info = request.tbs_certrequest_bytes.replace(own, spki)
     digest = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(info).digest()
     padded = b"\0\1" + b"\xff" * (253 - len(digest)) + b"\0" + digest
@@ -98,22 +98,22 @@ def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
 
 def test_denied_key_stays_denied_with_another_exponent() -> None:
     """A thief has the factors, and so chooses the exponent; with nothing denied such a key is good."""
-    private_key = csrs.key("rsa-2048")
+    private_key = csrs.private_key("rsa-2048")
     assert isinstance(private_key, rsa.RSAPrivateKey)
     stolen = private_key.private_numbers()
     key = rsa.RSAPublicNumbers(65539, stolen.public_numbers.n).public_key()
     request = x509.load_der_x509_csr(proved(key, pow(65539, -1, (stolen.p - 1) * (stolen.q - 1))))
-    usual = keys.encode_public_key(csrs.key("rsa-2048").public_key())
+    usual = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
     assert factories.evaluate(request).subject_public_key_info == keys.encode_public_key(key)
     denied = DenyList.parse(hashlib.sha256(usual).hexdigest())
     with pytest.raises(BadPublicKey, match="deny list"):
         factories.evaluate(request, factories.context(deny_list=denied))
 
 
-PERMITS: Final = x509.NameConstraints([x509.DirectoryName(factories.name("Other"))], None)
+PERMITS: Final = x509.NameConstraints([x509.DirectoryName(factories.distinguished_name("Other"))], None)
 ROOT_ID: Final = x509.SubjectKeyIdentifier.from_public_key(ROOT.public_key())
 AKI: Final = x509.AuthorityKeyIdentifier
-SERIAL: Final = AKI(ROOT_ID.digest, [x509.DirectoryName(factories.name("Root"))], 1)
+SERIAL: Final = AKI(ROOT_ID.digest, [x509.DirectoryName(factories.distinguished_name("Root"))], 1)
 LOOSE: Final = x509.BasicConstraints(ca=True, path_length=1)
 # What is changed in the signing CA, and in its root; and what the start says, nothing if it is sound.
 CHAINS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {

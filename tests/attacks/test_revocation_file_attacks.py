@@ -79,8 +79,8 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
     else:
         assert not fault
         assert listed
-        issuer = factories.issuer()
-        made = factories.authority(of=issuer, now=NOW, revoked=lambda: revocation_file.revoked(tmp_path))
+        issuer = factories.create_issuer()
+        made = factories.authority(issuer=issuer, now=NOW, revoked=lambda: revocation_file.revoked(tmp_path))
         assert len(list(made.crl())) == len(listed)
     assert time.process_time() - began < 10
 
@@ -91,8 +91,8 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
         (RevokedCertificate(MOST, NOW - timedelta(hours=1)), 200),
         (RevokedCertificate(MOST + 1, NOW - timedelta(hours=1)), 503),
         (RevokedCertificate(7, datetime(1949, 12, 31, tzinfo=UTC)), 503),
-        (RevokedCertificate(7, factories.issuer().not_after), 200),
-        (RevokedCertificate(7, factories.issuer().not_after + timedelta(seconds=1)), 503),
+        (RevokedCertificate(7, factories.create_issuer().not_after), 200),
+        (RevokedCertificate(7, factories.create_issuer().not_after + timedelta(seconds=1)), 503),
     ],
 )
 def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status: int) -> None:
@@ -108,17 +108,17 @@ def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status
 def test_a_clock_that_goes_back_unlists_nothing() -> None:
     """Number and entries stay, until the clock is past them; outside of the CA's validity there is none."""
     revoked = RevokedCertificate(7, NOW - timedelta(minutes=10))
-    issuer = factories.issuer()
+    issuer = factories.create_issuer()
     steps = (0, -60, -1, issuer.not_before - NOW, -1440, 5)
     moments: Iterator[datetime] = iter(
         NOW + (each if isinstance(each, timedelta) else timedelta(minutes=each)) for each in steps
     )
-    made = factories.authority(of=issuer, clock=lambda: next(moments), revoked=lambda: {7: revoked})
+    made = factories.authority(issuer=issuer, clock=lambda: next(moments), revoked=lambda: {7: revoked})
     found = [made.crl() for _ in steps]
     numbers = [each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for each in found]
     assert numbers == [*[numbers[0]] * 5, numbers[0] + 1]
     assert all(each.get_revoked_certificate_by_serial_number(7) for each in found)
-    early = factories.authority(of=issuer, now=issuer.not_before - timedelta(seconds=1))
+    early = factories.authority(issuer=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(CAUnavailable, match="not valid now"):
         early.crl()
 
@@ -144,7 +144,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
 
         def answers() -> tuple[set[str], int]:
             """The CAs, or statuses, of many calls to all workers, and the length of the CRL."""
-            signed = pool.map(lambda _: server.sign({"csr": csrs.pem(request).decode()}), range(24))
+            signed = pool.map(lambda _: server.sign({"csr": csrs.encode_pem(request).decode()}), range(24))
             cas = {each.json().get("chain_pem", str(each.status)) for each in signed}
             time.sleep(MAX_AGE)
             crl = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
@@ -232,7 +232,7 @@ def test_the_longest_list_is_served(tmp_path: Path) -> None:
     """At start, and when it is replaced by another: a CRL and certificates, by all workers, in time."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     path = tmp_path / "ca" / revocation_file.REVOKED
-    order = {"csr": csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()}
+    order = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
     path.write_text(long())
     with serving(tmp_path, "--workers", "2", "--no-usage-plan") as server:
         for start in (0, revocation.MAX_ENTRIES):

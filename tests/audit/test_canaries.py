@@ -61,20 +61,22 @@ def leaked(home: Path, output: bytes) -> set[bytes]:
 def challenging() -> x509.CertificateSigningRequest:
     """A request with a challengePassword."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(csrs.build().subject)
-    return builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, CHALLENGE).sign(csrs.key(), hashes.SHA256())
+    return builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, CHALLENGE).sign(
+        csrs.private_key(), hashes.SHA256()
+    )
 
 
 def everything(server: Server) -> bytes:
     """What the server answers to requests, good and bad, that have secrets in them."""
-    request = csrs.pem(challenging()).decode()
-    bad = base64.b64encode(csrs.der(challenging()).replace(b"a.example", b"b.example")).decode()
+    request = csrs.encode_pem(challenging()).decode()
+    bad = base64.b64encode(csrs.encode_der(challenging()).replace(b"a.example", b"b.example")).decode()
     headers = {**JSON, "Authorization": f"Bearer {STRANGER}"}
     asked = {"csr": request}
     answers = [
         server.sign(asked), server.sign(asked, STRANGER), server.sign({"csr": bad}),
         server.sign({"csr": request, "profile": PASSPHRASE[:3]}),
         server.sign({"csr": request, "validity": "P9000D"}),
-        server.request("POST", "/sign.pem", csrs.der(challenging()), {"x-api-key": API_KEY}),
+        server.request("POST", "/sign.pem", csrs.encode_der(challenging()), {"x-api-key": API_KEY}),
         server.request("GET", f"/nothing?x-api-key={API_KEY}", headers={"Cookie": f"key={STRANGER}"}),
         server.request("GET", "/profiles/mine", headers=headers),
         server.request("GET", "/ca"),
@@ -98,7 +100,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
         seen = everything(server)
         (worker,) = server.pids("worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
-        full = server.sign({"csr": csrs.pem(challenging()).decode()})
+        full = server.sign({"csr": csrs.encode_pem(challenging()).decode()})
         assert full.status == 503
         (home / "ca" / "signing-ca.key").rename(home / "away")
         os.kill(worker, signal.SIGABRT)
@@ -125,7 +127,7 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     configuration = Configuration(
         document={}, published={}, host="", port=0, workers=1, key_file="", extra_keys=keys
     )
-    request = csrs.der(challenging())
+    request = csrs.encode_der(challenging())
     values = [settings, custody, custody.issuer, configuration, IssuanceRequest(request, None, None, "")]
     values.append(csr.parse(request))
     shown = "".join(f"{each!r}{each!s}" for each in values).encode()

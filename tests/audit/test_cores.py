@@ -47,7 +47,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
     """Supervisor, gateway and worker have a limit of 0, and leave nothing when they are aborted."""
     command = (*UNBOUNDED, *servers.CERTLET, "serve", "--port", "0")
     with servers.serving(tmp_path, command=command) as server:
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         found = server.processes()
         assert sorted(found.values()) == ["service.cli", "service.gateway.server", "service.gateway.worker"]
         for pid, module in found.items():

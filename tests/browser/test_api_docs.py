@@ -14,7 +14,7 @@ from tests.servers import API_KEY, Server
 
 LOADED = ("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js", "/openapi.json")
 WIDE: Any = {"width": 1200, "height": 1000}
-REQUEST = csrs.pem(csrs.build("www.example.com")).decode()
+REQUEST = csrs.encode_pem(csrs.build("www.example.com")).decode()
 
 
 def authorize(page: Page, key: str) -> None:

@@ -22,7 +22,7 @@ from tests.servers import API_KEY, Server
 AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
 
 
-GOOD = csrs.pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
+GOOD = csrs.encode_pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
 
 
 def test_paste_and_sign(form: Tab) -> None:
@@ -79,7 +79,7 @@ def test_any_stage(browser: Browser, tmp_path: Path, stage: str) -> None:
 
 def test_a_der_file_is_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     """A DER file is read in the browser, dropped on the field or chosen."""
-    der = csrs.der(csrs.build("der.example.com", kind="rsa-2048"))
+    der = csrs.encode_der(csrs.build("der.example.com", key_type="rsa-2048"))
     (tmp_path / "request.der").write_bytes(der)
     page = form.page
     page.set_input_files("#file", str(tmp_path / "request.der"))
@@ -98,7 +98,7 @@ def test_a_der_file_is_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     expect(page.locator("#notes")).to_contain_text("common name added")
 
 
-PRIVATE = csrs.key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+PRIVATE = csrs.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_request_is_said_and_not_sent(form: Tab, text: bytes, said: s
 
 def test_a_private_key_file_is_named_in_der_too(form: Tab, server: Server, tmp_path: Path) -> None:
     """A private key or a certificate in DER is recognised by its structure."""
-    key = csrs.key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    key = csrs.private_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "key.der").write_bytes(key)
     (tmp_path / "ca.der").write_bytes(server.request("GET", "/ca.crt").body)
     form.page.set_input_files("#file", str(tmp_path / "key.der"))
@@ -135,15 +135,15 @@ def test_a_private_key_file_is_named_in_der_too(form: Tab, server: Server, tmp_p
     assert not any(form.bodies)
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_every_kind_of_key_is_named(form: Tab, kind: str) -> None:
     """What the page says of a request is what the core says of it."""
     request = csrs.build(
-        "a.example", ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"], kind=kind
+        "a.example", ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"], key_type=kind
     )
-    form.page.fill("#csr", csrs.pem(request).decode())
+    form.page.fill("#csr", csrs.encode_pem(request).decode())
     seen = form.page.locator("#csr-seen")
-    expect(seen).to_contain_text(keys.describe_key(csrs.key(kind).public_key()))
+    expect(seen).to_contain_text(keys.describe_key(csrs.private_key(kind).public_key()))
     expect(seen).to_contain_text("DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y")
 
 
@@ -228,7 +228,7 @@ def test_a_profile_that_is_for_others_is_said_at_the_profile(browser: Browser, t
 
 def test_a_refused_name_is_said_at_the_request(refusing: Tab) -> None:
     """A refusal shows every reason next to what it is about."""
-    refusing.sign(csrs.pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
+    refusing.sign(csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
     expect(refusing.page.locator("#csr-faults li")).to_have_count(2)
     expect(refusing.page.locator("#csr-faults")).to_contain_text(
         "subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores"
@@ -270,7 +270,7 @@ def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x"])
 def test_a_hostile_subject_is_text(form: Tab, text: str) -> None:
     """Nothing from a request or a certificate is put in as HTML."""
-    form.sign(csrs.pem(csrs.build(text)), profile="client")
+    form.sign(csrs.encode_pem(csrs.build(text)), profile="client")
     expect(form.page.locator("#status")).to_have_text("Signed.")
     assert form.page.title() == "Certlet: sign a certification request"
     assert form.page.locator("img, #result b").count() == 0
@@ -281,7 +281,7 @@ def test_a_hostile_subject_is_text(form: Tab, text: str) -> None:
 )
 def test_control_characters_are_shown_escaped(refusing: Tab, text: str, shown: str) -> None:
     """A subject with characters that control a terminal, or the direction of text, is refused."""
-    refusing.sign(csrs.pem(csrs.build(text)), profile="client")
+    refusing.sign(csrs.encode_pem(csrs.build(text)), profile="client")
     assert shown in refusing.page.inner_text("#csr-seen")
     expect(refusing.page.locator("#csr-faults")).to_contain_text("control character")
     assert "\u202e" not in refusing.page.inner_text("body")
@@ -384,7 +384,7 @@ def test_axe_finds_nothing(browser: Browser, server: Server, look: str) -> None:
         tab.page.click("summary")
         judge(tab)
         tab.shot(look)
-        tab.sign(csrs.pem(csrs.build("localhost")))
+        tab.sign(csrs.encode_pem(csrs.build("localhost")))
         judge(tab)
         tab.sign(GOOD)
         judge(tab)
@@ -446,7 +446,7 @@ def test_a_refusal_is_explained(browser: Browser, tmp_path: Path, stage: str) ->
             (csrs.build("localhost."), API_KEY, "rejectedIdentifier"),
             (csrs.build(), API_KEY[::-1], "unauthorized"),
         ):
-            tab.sign(csrs.pem(csr), key)
+            tab.sign(csrs.encode_pem(csr), key)
             with tab.page.expect_popup() as opening:
                 tab.page.click("#status a")
             expect(opening.value.locator(f"section#{code} h2")).to_be_in_viewport()

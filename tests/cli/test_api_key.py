@@ -15,7 +15,7 @@ from tests.servers import API_KEY
 def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
     """A key is shown once and kept as its SHA-256, 0600; adding and removing works while serving."""
     with servers.serving(tmp_path, "--no-usage-plan") as server:
-        order = {"csr": csrs.pem(csrs.build()).decode()}
+        order = {"csr": csrs.encode_pem(csrs.build()).decode()}
         added = certlet("api-key", "add", "ci")
         value = added.stdout.decode().strip()
         assert 30 <= len(value) <= 128

@@ -30,10 +30,12 @@ def write_requests(directory: Path, number: int) -> list[Path]:
     paths = []
     for index in range(number):
         name = f"n{index}.example.com"
-        builder = x509.CertificateSigningRequestBuilder().subject_name(factories.name(name))
+        builder = x509.CertificateSigningRequestBuilder().subject_name(factories.distinguished_name(name))
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         path = directory / f"n{index}.csr"
-        path.write_bytes(csrs.pem(builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())))
+        path.write_bytes(
+            csrs.encode_pem(builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()))
+        )
         paths.append(path)
     return paths
 
@@ -50,11 +52,11 @@ def test_each_certificate_is_written_next_to_its_request(server: Server, tmp_pat
     """Several requests are one batch; each certificate is that of its own request, and has the chain."""
     paths = write_requests(tmp_path, 7)
     shutil.copy(paths[0], tmp_path / "other.pem")
-    (tmp_path / "raw.der").write_bytes(csrs.der(csrs.build()))
+    (tmp_path / "raw.der").write_bytes(csrs.encode_der(csrs.build()))
     run = certlet("sign", *paths, "other.pem", "raw.der")
     assert (run.returncode, run.stdout) == (0, b"9 signed, 0 there already, 0 not signed\n"), run.stderr
     for path in paths:
-        assert issued(path).subject == factories.name(path.stem + ".example.com")
+        assert issued(path).subject == factories.distinguished_name(path.stem + ".example.com")
     assert (tmp_path / "other.crt").exists()
     note = b"note: common name added to the subject alternative names: dns:a.example.com"
     assert run.stderr == b"raw.der: " + note + b"\n"
@@ -83,7 +85,7 @@ def test_output_directory_gets_the_certificates(server: Server, tmp_path: Path) 
 def test_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
     """What is refused, missing or no request is told by its file's name with every reason; the rest is signed."""
     paths = write_requests(tmp_path, 2)
-    (tmp_path / "bad.csr").write_bytes(csrs.pem(csrs.build("localhost", ["dns:_"])))
+    (tmp_path / "bad.csr").write_bytes(csrs.encode_pem(csrs.build("localhost", ["dns:_"])))
     (tmp_path / "junk.csr").write_bytes(b"\xffjunk")
     (tmp_path / "own.pem").write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n")
     run = certlet("sign", "n0.csr", "bad.csr", "no.csr", "junk.csr", "own.pem", "n1.csr")
@@ -142,8 +144,10 @@ def sign_batch(results: list[int | str]) -> batch.SignBatch:
         number = results.pop(0)
         if isinstance(number, str):
             raise ClientError(number)
-        signed = [authority.issue(factories.order(request.csr.encode())) for request in requests[:number]]
-        chain = encoding.encode_pem(factories.issuer().intermediates)
+        signed = [
+            authority.issue(factories.issuance_request(request.csr.encode())) for request in requests[:number]
+        ]
+        chain = encoding.encode_pem(factories.create_issuer().intermediates)
         return [Signed(encoding.encode_pem([each.certificate]), chain, (), "") for each in signed] + [
             SignFailure("no time", retryable=True) for _ in requests[number:]
         ]
@@ -180,7 +184,7 @@ def test_what_was_signed_before_an_interruption_stays(tmp_path: Path) -> None:
 def test_certificate_that_has_ended_is_replaced(tmp_path: Path) -> None:
     """A request whose certificate has ended is signed again."""
     (path,) = write_requests(tmp_path, 1)
-    order = factories.order(path.read_bytes(), validity="P1D")
+    order = factories.issuance_request(path.read_bytes(), validity="P1D")
     old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
     batch.certificate_path(path).write_text(encoding.encode_pem([old.certificate]))
     batch.BatchSigner(SignRequest(""), sign_batch([1])).run([path])
@@ -190,7 +194,7 @@ def test_certificate_that_has_ended_is_replaced(tmp_path: Path) -> None:
 def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
     """Large requests make small batches: no body passes 4 MB."""
     path = tmp_path / "large.csr"
-    path.write_bytes(csrs.pem(csrs.build()).ljust(130_000, b"\n"))
+    path.write_bytes(csrs.encode_pem(csrs.build()).ljust(130_000, b"\n"))
     sizes = []
 
     def refuse(requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
@@ -206,7 +210,7 @@ def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
 
 def test_usage_plan_s_moment_is_waited_for(tmp_path: Path) -> None:
     """A 429 that asks for a second is waited for; 30 batches in a row find none refused."""
-    request = SignRequest(csrs.pem(csrs.build()).decode())
+    request = SignRequest(csrs.encode_pem(csrs.build()).decode())
     with servers.serving(tmp_path) as limited:
         for _ in range(30):
             assert isinstance(client.sign_batch(limited.url, API_KEY, [request])[0], Signed)

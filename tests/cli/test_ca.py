@@ -50,7 +50,7 @@ def test_the_longest_name(tmp_path: Path) -> None:
         assert (made.returncode, made.stderr) == (0, b"")
     for directory in ("ca", "next"):
         with servers.serving(tmp_path, "--ca", directory) as server:
-            pem = server.sign({"csr": csrs.pem(csrs.build()).decode()}).json()["crt_pem"]
+            pem = server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).json()["crt_pem"]
             assert server.request("GET", "/ca.crl").status == 200
         assert "UserWarning" not in server.logged()
         shown = certlet("show", "-", stdin=pem.encode())
@@ -86,7 +86,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
     assert certlet("init", "old", "--permit-dns", "example.com").returncode == 0
-    csr = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+    csr = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
     with servers.serving(tmp_path, "--ca", "old") as server:
         before = server.sign({"csr": csr}).json()
         old = server.request("GET", "/ca").json()
@@ -104,7 +104,7 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
         new = server.request("GET", "/ca").json()
         bundle = server.request("GET", "/ca.pem").body.decode()
         (tmp_path / "all.p7c").write_bytes(server.request("GET", "/ca.p7c").body)
-        outside = server.sign({"csr": csrs.pem(csrs.build(sans=["dns:a.example.org"])).decode()})
+        outside = server.sign({"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.org"])).decode()})
         assert outside.status == 422
     assert (new["root_pem"] == old["root_pem"]) != new_root
     assert new["ca_pem"] != old["ca_pem"]
@@ -203,7 +203,7 @@ def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
     assert certlet("init", "ca", "--key-type", kind).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
     with servers.serving(tmp_path) as server:
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
 
 
 def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
     constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
     with servers.serving(tmp_path) as server:
-        assert server.sign({"csr": csrs.pem(csrs.build("a.example.com")).decode()}).status == 200
-        refused = server.sign({"csr": csrs.pem(csrs.build("a.example.org")).decode()})
+        assert server.sign({"csr": csrs.encode_pem(csrs.build("a.example.com")).decode()}).status == 200
+        refused = server.sign({"csr": csrs.encode_pem(csrs.build("a.example.org")).decode()})
         assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")

@@ -79,10 +79,10 @@ def test_what_is_due_is_replaced(server: Server, tmp_path: Path, *, new_key: boo
 
 def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
     """A certificate that ended days ago is renewed, with a key file of another name."""
-    order = factories.order(csrs.pem(csrs.build()), validity="P1D")
+    order = factories.issuance_request(csrs.encode_pem(csrs.build()), validity="P1D")
     old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
     (tmp_path / "a.pem").write_text(encoding.encode_pem([old.certificate]))
-    (tmp_path / "k.pem").write_bytes(encode_private_key(csrs.key("p-256")))
+    (tmp_path / "k.pem").write_bytes(encode_private_key(csrs.private_key("p-256")))
     run = certlet("renew", "a.pem", "--key-file", "k.pem")
     assert run.returncode == 0, run.stderr
     assert leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
@@ -188,7 +188,7 @@ def test_help_names_the_passphrase_s_variable(command: str) -> None:
 
 def test_list_of_another_version_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library raises a class of its own for that, as for a certificate's."""
-    crl = factories.issuer().sign_crl(revocation.crl_builder([], 1, factories.NOW + timedelta(days=9)))
+    crl = factories.create_issuer().sign_crl(revocation.crl_builder([], 1, factories.NOW + timedelta(days=9)))
     data = encoding.encode_der(crl)
     monkeypatch.setattr(client, "fetch_crl", lambda _: data.replace(b"\x02\x01\x01", b"\x02\x01\x05", 1))
     with pytest.raises(CommandError, match=r"http://x/ca.crl is no list of what was revoked"):

@@ -36,7 +36,7 @@ def test_an_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", "pipe"], cwd=tmp_path, stdout=subprocess.PIPE) as reader:
         with servers.serving(tmp_path, "--audit-log", "pipe") as server:
-            assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+            assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         read, _ = reader.communicate(timeout=30)
     assert [json.loads(line)["event"] for line in read.splitlines()] == ["intent", "result"]
 
@@ -47,14 +47,14 @@ def test_the_first_start_makes_everything(tmp_path: Path) -> None:
         said = "\n".join(server.said)
         assert f"New CA    {tmp_path}/ca" in said
         key = next(line.split()[2] for line in server.said if line.startswith("API key"))
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}, key).status == 200
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     first = {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()}
     assert not any(key.encode() in data for data in first.values())
     with servers.serving(tmp_path, env={}) as server:
         assert "New CA" not in "\n".join(server.said)
         assert key not in "\n".join(server.said)
         assert "$CERTLET_API_KEY" in server.said[-1]
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}, key).status == 200
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
 
 
@@ -138,7 +138,7 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
     credential = "an AWS credential that stands nowhere else"
     env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": credential}
     with servers.serving(tmp_path, env=env) as server:
-        assert server.sign({"csr": csrs.pem(csrs.build()).decode()}).status == 200
+        assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         pem = (tmp_path / "ca" / "signing-ca.key").read_bytes()
         numbers = load_pem_private_key(pem, secret.encode()).private_numbers()  # type: ignore[union-attr]
         scalar = numbers.private_value.to_bytes(32, "big")  # type: ignore[union-attr]

@@ -32,8 +32,8 @@ def leaf(**change: Any) -> x509.Certificate:
     usual = {
         "subject": "a.example.com",
         "issuer": "Signing",
-        "signer": SIGNING,
-        "public_key": csrs.key().public_key(),
+        "signing_key": SIGNING,
+        "public_key": csrs.private_key().public_key(),
         "end": NOW + timedelta(days=90),
         "basic": x509.BasicConstraints(ca=False, path_length=None),
         "usage": None,
@@ -52,14 +52,14 @@ OTHER_KEY = x509.AuthorityKeyIdentifier(b"other", None, None)
     [
         ([leaf(start=NOW - timedelta(days=9), end=NOW - timedelta(days=3))], 0, "it ended 3 days ago"),
         ([leaf(start=NOW + timedelta(hours=2, minutes=9))], 0, "it is not yet valid: it begins in 2 hours"),
-        ([leaf(signer=factories.ROOT), ca()], 0, "number 2 has its issuer's name, and did not sign it"),
+        ([leaf(signing_key=factories.ROOT), ca()], 0, "number 2 has its issuer's name, and did not sign it"),
         ([leaf(), root()], 0, "what issued it ought to follow it"),
         ([leaf(), root(), ca()], 0, "out of order: number 3 issued it"),
         ([leaf(), ca(), ca(), root()], 1, "out of order: number 4 issued it"),
         ([leaf(), (same := ca()), root(), same], 3, "it is here twice: it is number 2 too"),
         ([leaf(aki=OTHER_KEY), ca()], 0, "its authorityKeyIdentifier is not of what issued it"),
         ([root(aki=OTHER_KEY)], 0, "its authorityKeyIdentifier is not of what issued it"),
-        ([root(signer=SIGNING)], 0, "its signature is not by its own key"),
+        ([root(signing_key=SIGNING)], 0, "its signature is not by its own key"),
     ],
 )
 def test_problem_of_a_chain_is_told(chain: Sequence[x509.Certificate], index: int, problem: str) -> None:
@@ -89,8 +89,8 @@ def test_good_chain_has_no_problem(chain: Sequence[x509.Certificate], notes: tup
 
 def test_private_key_is_compared() -> None:
     """A key of another is told, of a request and of the first certificate; its own is not."""
-    own, other = csrs.key("p-256").public_key(), csrs.key("p-384").public_key()
-    chain, der = [leaf(public_key=own), ca()], csrs.der(csrs.build())
+    own, other = csrs.private_key("p-256").public_key(), csrs.private_key("p-384").public_key()
+    chain, der = [leaf(public_key=own), ca()], csrs.encode_der(csrs.build())
     for key, problems in ((own, ()), (other, ("the private key is not its own",))):
         assert [each.problems for each in inspection.inspect_chain(chain, NOW, key)] == [problems, ()]
         assert inspection.inspect_csr(der, der, key).problems == problems
@@ -98,8 +98,8 @@ def test_private_key_is_compared() -> None:
 
 def test_old_signature_is_told_and_is_none_of_a_chain_s_faults(tmp_path: Path) -> None:
     """SHA-1 is told of what openssl signed with it; of a root nobody verifies it."""
-    (tmp_path / "root.key").write_bytes(encode_private_key(csrs.key("rsa-2048")))
-    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build()))
+    (tmp_path / "root.key").write_bytes(encode_private_key(csrs.private_key("rsa-2048")))
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build()))
     for command in (
         "openssl req -x509 -new -key root.key -subj /CN=Old -sha1 -days 9 -out root.crt",
         "openssl x509 -req -in a.csr -CA root.crt -CAkey root.key -sha1 -days 5 -out a.crt",
@@ -117,7 +117,7 @@ def weak() -> x509.CertificateSigningRequest:
 
 
 def forged() -> x509.CertificateSigningRequest:
-    der = bytearray(csrs.der(csrs.build()))
+    der = bytearray(csrs.encode_der(csrs.build()))
     der[-1] ^= 1
     return x509.load_der_x509_csr(bytes(der))
 
@@ -134,7 +134,7 @@ def forged() -> x509.CertificateSigningRequest:
 )
 def test_request_is_judged_as_by_the_service(request_: x509.CertificateSigningRequest, problem: str) -> None:
     """What the service refuses under every profile is told in its words."""
-    der = csrs.der(request_)
+    der = csrs.encode_der(request_)
     (told,) = inspection.inspect_csr(der, der).problems or ("",)
     assert problem in told
 
@@ -190,10 +190,10 @@ def test_every_form_shows_the_same(tmp_path: Path, form: str) -> None:
 
 def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
     """Control characters of a stranger never reach the terminal; a key is compared; one in the file is told."""
-    evil = csrs.build(cn="\x1b[2J\ncertlet: fine", sans=["dns:a.example.com"])
+    evil = csrs.build(common_name="\x1b[2J\ncertlet: fine", sans=["dns:a.example.com"])
     (tmp_path / "a.key").write_bytes(encode_private_key(keys.generate_private_key("p-384")))
     (tmp_path / "a.key").chmod(0o600)
-    (tmp_path / "a.csr").write_bytes(csrs.pem(evil) + (tmp_path / "a.key").read_bytes())
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(evil) + (tmp_path / "a.key").read_bytes())
     run = certlet("show", "a.csr", "--key-file", "a.key")
     assert (run.returncode, run.stderr) == (1, b"")
     assert run.stdout.decode().splitlines() == [
@@ -208,12 +208,12 @@ def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
 
 KEY_ALONE = "a: it holds a private key alone: give it with --key-file, beside its request or certificate"
 DAMAGED = "is damaged: its base64 or its END line is wrong"
-REQUEST, CERTIFICATE = csrs.pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
+REQUEST, CERTIFICATE = csrs.encode_pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
 
 
 def test_key_next_to_a_certificate_is_passed_over(tmp_path: Path) -> None:
     """What is shown is the certificate; nothing of the key is, nor is the file refused for it."""
-    (tmp_path / "a").write_bytes(encode_private_key(csrs.key()) + CERTIFICATE)
+    (tmp_path / "a").write_bytes(encode_private_key(csrs.private_key()) + CERTIFICATE)
     run = certlet("show", "a")
     assert (run.returncode, run.stderr) == (0, b"")
     assert run.stdout.startswith(b"Certificate\n")
@@ -233,11 +233,11 @@ def test_key_file_without_a_key_is_refused(tmp_path: Path) -> None:
         (b"0" + bytes(range(128, 200)), "that can be read"),
         (b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n", "that can be read"),
         (CERTIFICATE * 301, "more than 300 certificates"),
-        (encode_private_key(csrs.key()), KEY_ALONE),
-        (encode_private_key(csrs.key(), b"abc"), KEY_ALONE),
-        (pem.parse(encode_private_key(csrs.key()))[0].der, KEY_ALONE),
-        (pem.parse(encode_private_key(csrs.key(), b"abc"))[0].der, KEY_ALONE),
-        (REQUEST[:200] + encode_private_key(csrs.key()), f"a: the PEM block {DAMAGED}"),
+        (encode_private_key(csrs.private_key()), KEY_ALONE),
+        (encode_private_key(csrs.private_key(), b"abc"), KEY_ALONE),
+        (pem.parse(encode_private_key(csrs.private_key()))[0].der, KEY_ALONE),
+        (pem.parse(encode_private_key(csrs.private_key(), b"abc"))[0].der, KEY_ALONE),
+        (REQUEST[:200] + encode_private_key(csrs.private_key()), f"a: the PEM block {DAMAGED}"),
         (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"a: the PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 octets"),
         (None, "No such file"),
@@ -259,12 +259,12 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path, data: bytes | None,
 
 
 def private_der(kind: str) -> bytes:
-    return pem.parse(encode_private_key(csrs.key(kind)))[0].der or b""
+    return pem.parse(encode_private_key(csrs.private_key(kind)))[0].der or b""
 
 
 def test_changed_files_are_shown_or_refused(tmp_path: Path) -> None:
     """Whatever was changed in a certificate, a PKCS#7 or a request, `show` shows the file, or says in a line why not."""
-    sound = [*(each.public_bytes(Encoding.DER) for each in (leaf(), ca(), root())), csrs.der(csrs.build()),
+    sound = [*(each.public_bytes(Encoding.DER) for each in (leaf(), ca(), root())), csrs.encode_der(csrs.build()),
              pkcs7.serialize_certificates([leaf(), ca()], Encoding.DER)]  # fmt: skip
     chance = Random(22)  # noqa: S311 - the same again from the same seed
     sound.append(private_der("ed25519"))

@@ -20,9 +20,9 @@ from tests.servers import API_KEY, Server
 def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
     """`certlet sign` reads PEM, DER or stdin, writes the bundle, and notes on stderr."""
     request = csrs.build("a.example.com")
-    (tmp_path / "a.csr").write_bytes(csrs.pem(request))
-    (tmp_path / "a.der").write_bytes(csrs.der(request))
-    for arguments, stdin in ((("a.csr",), b""), (("a.der",), b""), (("-",), csrs.pem(request))):
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(request))
+    (tmp_path / "a.der").write_bytes(csrs.encode_der(request))
+    for arguments, stdin in ((("a.csr",), b""), (("a.der",), b""), (("-",), csrs.encode_pem(request))):
         signed = certlet("sign", *arguments, stdin=stdin)
         assert signed.returncode == 0, signed.stderr
         assert len(x509.load_pem_x509_certificates(signed.stdout)) == 2
@@ -36,8 +36,8 @@ def test_sign_is_a_client(server: Server, tmp_path: Path) -> None:
 
 def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path: Path) -> None:
     """--out replaces a certificate if --force says so, and never a key or a request; then nothing is signed."""
-    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
-    key = encode_private_key(csrs.key("p-256"))
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com")))
+    key = encode_private_key(csrs.private_key("p-256"))
     assert certlet("sign", "a.csr", "--out", "a.crt").returncode == 0
     first = (tmp_path / "a.crt").read_bytes()
     (tmp_path / "a.key").write_bytes(key)
@@ -61,9 +61,9 @@ def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path
 def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path: Path) -> None:
     """A place that is not there, or is a directory, is told before anybody is asked; also for a PKCS#12."""
     env = {"CERTLET_P12_PASSWORD": "x"}
-    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com")))
     (tmp_path / "dir.crt").mkdir()
-    (tmp_path / "dir.csr").write_bytes(csrs.pem(csrs.build("dir.example.com")))
+    (tmp_path / "dir.csr").write_bytes(csrs.encode_pem(csrs.build("dir.example.com")))
     before = server.logged().count('"event":"intent"')
     for arguments, told in (
         (("sign", "a.csr", "--out", "nodir/x.crt"), "nodir/x.crt: No such file or directory"),
@@ -80,7 +80,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
 @pytest.mark.parametrize("arguments", [("a.csr", "--out", "a.crt"), ("a.csr", "--output-dir=.")])
 def test_a_certificate_is_not_lost(server: Server, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Where the disk is full all the same it is on stdout, and the exit status says that something is wrong."""
-    (tmp_path / "a.csr").write_bytes(csrs.pem(csrs.build("a.example.com")))
+    (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com")))
     full = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *servers.CERTLET, "sign", *arguments]
     env = servers.environ(CERTLET_API_KEY=API_KEY, CERTLET_URL=server.url)
     ran = subprocess.run(full, cwd=tmp_path, env=env, capture_output=True, check=False)
@@ -93,7 +93,7 @@ def test_a_certificate_is_not_lost(server: Server, tmp_path: Path, arguments: tu
 def test_a_dry_run_of_several_looks_at_each(server: Server, tmp_path: Path) -> None:
     """Each is told with its name, one that is refused stops no other, and the exit status tells of it."""
     for name in ("a", "c"):
-        (tmp_path / f"{name}.csr").write_bytes(csrs.pem(csrs.build(f"{name}.example.com")))
+        (tmp_path / f"{name}.csr").write_bytes(csrs.encode_pem(csrs.build(f"{name}.example.com")))
     (tmp_path / "b.csr").write_bytes(b"junk!")
     ran = certlet("sign", "a.csr", "b.csr", "none.csr", "c.csr", "--dry-run")
     assert ran.returncode == 1
@@ -109,11 +109,11 @@ def test_a_dry_run_of_several_looks_at_each(server: Server, tmp_path: Path) -> N
 def test_no_private_key_is_sent(tmp_path: Path) -> None:
     """A file that holds a private key, alone or beside its request, is refused before anybody is asked."""
     env = {"CERTLET_API_KEY": API_KEY}
-    key = encode_private_key(csrs.key("p-256"))
+    key = encode_private_key(csrs.private_key("p-256"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         env["CERTLET_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for content in (key, csrs.pem(csrs.build()) + key):
+        for content in (key, csrs.encode_pem(csrs.build()) + key):
             (tmp_path / "my.key").write_bytes(content)
             for option in ("--out=my.crt", "--dry-run"):
                 done = certlet("sign", "my.key", option, env=env)
@@ -126,7 +126,7 @@ def test_no_private_key_is_sent(tmp_path: Path) -> None:
 def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: Path) -> None:
     """HTTPS asked of HTTP, HTTP of HTTPS, a root that is not trusted, a path that is none: each has its hint."""
     env = {"CERTLET_API_KEY": API_KEY}
-    request = csrs.pem(csrs.build())
+    request = csrs.encode_pem(csrs.build())
 
     def told(url: str, **more: str) -> tuple[int, str]:
         done = certlet("sign", "-", "--url", url, env=env | more, stdin=request)
@@ -150,7 +150,7 @@ def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: 
 
 def test_sign_asks_for_less(server: Server) -> None:
     """`--validity` and `--not-after` reach the certificate; too much of either is told."""
-    request = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+    request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     for validity, hours in (("P1D", 24), ("12h", 12), ("2d", 48), ("1w", 168), ("36h", 36)):
         signed = certlet("sign", "-", "--validity", validity, stdin=request)
         leaf = x509.load_pem_x509_certificate(signed.stdout)
@@ -161,10 +161,10 @@ def test_sign_asks_for_less(server: Server) -> None:
 
 def test_a_dry_run_says_what_would_be_signed(server: Server) -> None:
     """`--dry-run` prints names, times and notes, and no certificate; a refusal is told as ever."""
-    told = certlet("sign", "-", "--dry-run", stdin=csrs.pem(csrs.build()))
+    told = certlet("sign", "-", "--dry-run", stdin=csrs.encode_pem(csrs.build()))
     lines = told.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["Subject", "Names", "Valid", "Profile", "Note"]
     assert lines[1] == "Names     dns:a.example.com"
-    bad = certlet("sign", "-", "--dry-run", stdin=csrs.pem(csrs.build("localhost")))
+    bad = certlet("sign", "-", "--dry-run", stdin=csrs.encode_pem(csrs.build("localhost")))
     assert (bad.returncode, bad.stdout) == (1, b"")
     assert b"rejectedIdentifier" in bad.stderr

@@ -158,8 +158,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clients")
     furnish(folder)
     print_document(folder)
-    (folder / "good.csr").write_bytes(csrs.pem(csrs.build("client.example.com")))
-    (folder / "bad.csr").write_bytes(csrs.pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
+    (folder / "good.csr").write_bytes(csrs.encode_pem(csrs.build("client.example.com")))
+    (folder / "bad.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
     for name in ("tsconfig.json", "byOpenapiFetch.ts", "byHeyApi.ts"):
         shutil.copy(HERE / name, folder)
     return folder

@@ -24,7 +24,7 @@ from tests import csrs, factories, localstack, servers
 from tests.assertions import uuid7
 from tests.lambda_events import answers, event
 
-CSR = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 
 @pytest.fixture(scope="module")

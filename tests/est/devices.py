@@ -29,7 +29,7 @@ CURL_RETRY = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]  # c
 
 def encode_body(request: x509.CertificateSigningRequest) -> bytes:
     """Base64 of the DER, in one line."""
-    return base64.b64encode(csrs.der(request))
+    return base64.b64encode(csrs.encode_der(request))
 
 
 def parse_certificates(answer: bytes) -> list[x509.Certificate]:
@@ -84,7 +84,9 @@ def client_context(server: Server, client: x509.Certificate | None = None) -> ss
     """A client's TLS, with a certificate of its own perhaps."""
     context = ssl.create_default_context(cafile=str(root_path(server)))
     if client is not None:
-        context.load_cert_chain(write_key_and_certificate(server.log.parent, client, csrs.key("p-256")))
+        context.load_cert_chain(
+            write_key_and_certificate(server.log.parent, client, csrs.private_key("p-256"))
+        )
     return context
 
 

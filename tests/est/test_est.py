@@ -34,7 +34,7 @@ from tests.est.devices import (
 )
 
 GOOD = encode_body(csrs.build("device.example.com"))
-CLIENT = encode_body(csrs.build("device.example.com", kind="p-384"))  # another key for the same name
+CLIENT = encode_body(csrs.build("device.example.com", key_type="p-384"))  # another key for the same name
 OWN = """
 profiles:
   meter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [ci]}
@@ -73,7 +73,7 @@ def est(
     )
 
 
-def ask(directory: Path, *asked: dict[str, Any]) -> tuple[list[dict[str, Any]], factories.Log]:
+def ask(directory: Path, *asked: dict[str, Any]) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """The function's answers, their bodies decoded, and what was recorded; EST's have no CORS."""
     document, ca = openapi.load(directory / "own.yaml"), directory / "ca"
     found, log = lambda_events.ask(
@@ -176,7 +176,7 @@ def test_a_label_that_names_no_profile(directory: Path, operation: str) -> None:
 
 
 WRAPPED = "\n".join(textwrap.wrap(GOOD.decode(), 64)).encode() + b"\n"
-BODIES = [GOOD, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.pem(csrs.build("device.example.com"))]
+BODIES = [GOOD, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.encode_pem(csrs.build("device.example.com"))]
 
 
 @pytest.mark.parametrize("content", BODIES, ids=["one-line", "wrapped", "crlf", "pem"])
@@ -197,14 +197,14 @@ def test_a_label_is_the_profile(directory: Path) -> None:
     assert {each.principal for each in logged} == {"ci"}
 
 
-CHALLENGE = csrs.der(
+CHALLENGE = csrs.encode_der(
     x509.CertificateSigningRequestBuilder()
     .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device.example.com")]))
     .add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hush-hush")
-    .sign(csrs.key(), hashes.SHA256())
+    .sign(csrs.private_key(), hashes.SHA256())
 )
 REFUSED = {
-    "der": (csrs.der(csrs.build("device.example.com")), 400, "malformed", "base64"),
+    "der": (csrs.encode_der(csrs.build("device.example.com")), 400, "malformed", "base64"),
     "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
     "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
     "names": (encode_body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
@@ -350,7 +350,9 @@ def test_a_denied_new_key_is_refused(tmp_path: Path) -> None:
     """Today's key policy applies to a renewal: the new key is on the deny list, 400."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "own.yaml").write_text("profiles: {client: {names: {dns: {permitted: [example.org]}}}}")
-    spki = csrs.key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    spki = (
+        csrs.private_key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
     (tmp_path / "ca" / revocation_file.DENY_LIST).write_text(hashlib.sha256(spki).hexdigest())
     ca = load_issuer(tmp_path / "ca")
     refused(

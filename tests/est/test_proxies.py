@@ -68,8 +68,8 @@ def commands(name: str, config: str, directory: Path) -> list[str]:
 @contextlib.contextmanager
 def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
     """The proxy in front of the server, with a certificate that the server signed: its URL."""
-    (directory / "ca.example.com.key").write_bytes(encode_private_key(csrs.key("p-256")))
-    signed = server.request("POST", "/sign.pem", csrs.pem(csrs.build("ca.example.com")), PEM)
+    (directory / "ca.example.com.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+    signed = server.request("POST", "/sign.pem", csrs.encode_pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
     port = servers.free_port()
     config = local(block(name), directory, server, port)
@@ -101,7 +101,7 @@ def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
 
         key, pem = f"x-api-key: {API_KEY}", "Content-Type: application/pkcs10"
         json_ = "Content-Type: application/json"
-        good = csrs.pem(csrs.build())
+        good = csrs.encode_pem(csrs.build())
         status, body = ask("/sign.pem", good, key, pem)
         assert status == 200
         assert body.startswith("-----BEGIN CERTIFICATE-----")

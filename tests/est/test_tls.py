@@ -153,11 +153,11 @@ def test_a_failure_is_tried_again_before_the_end(
 ) -> None:
     """A function that does not answer, and one that answers nonsense, are asked again, not two thirds later."""
     monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
-    client = factories.ca(public_key=csrs.key("p-256").public_key())
+    client = factories.ca(public_key=csrs.private_key("p-256").public_key())
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
     bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
     answers = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
-    (tmp_path / "key").write_bytes(encode_private_key(csrs.key("p-256")))
+    (tmp_path / "key").write_bytes(encode_private_key(csrs.private_key("p-256")))
 
     async def invoke(_event: dict[str, Any], _timeout: float) -> Any:
         answer = next(answers)
@@ -214,8 +214,10 @@ def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: s
 
 def brought(directory: Path) -> None:
     """A certificate for this machine, its key in three forms, another's key, and what is neither."""
-    key, other = csrs.key("p-256"), csrs.key("p-384")
-    own = pem(forge_certificate(factories.issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))).encode()
+    key, other = csrs.private_key("p-256"), csrs.private_key("p-384")
+    own = pem(
+        forge_certificate(factories.create_issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))
+    ).encode()
     clear = encode_private_key(key)
     files = {
         "crt": own,
@@ -223,7 +225,7 @@ def brought(directory: Path) -> None:
         "both": own + clear,
         "sealed": encode_private_key(key, b"abc"),
         "other": encode_private_key(other),
-        "csr": csrs.pem(csrs.build()),
+        "csr": csrs.encode_pem(csrs.build()),
         "cut": clear[:60],
     }
     for name, data in files.items():
@@ -287,7 +289,7 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     ca = load_issuer(tmp_path / "ca")
     own = forge_certificate(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
-    server_file = devices.write_key_and_certificate(tmp_path, own, csrs.key("p-256"))
+    server_file = devices.write_key_and_certificate(tmp_path, own, csrs.private_key("p-256"))
     server_file.write_text(server_file.read_text() + pem(ca.certificate))
     event: dict[str, Any] = {
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},

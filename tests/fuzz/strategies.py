@@ -36,7 +36,7 @@ _noted_extension = st.sampled_from(
         x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"),
     ]
 )
-_kind = st.sampled_from(csrs.FAST_KINDS)
+_kind = st.sampled_from(csrs.FAST_KEY_TYPES)
 
 
 @st.composite
@@ -45,7 +45,7 @@ def good(draw: st.DrawFn) -> x509.CertificateSigningRequest:
     sans = draw(st.lists(_good_name, min_size=1, max_size=4))
     cn = draw(st.none() | _host)
     extensions = draw(st.lists(_noted_extension, max_size=2, unique_by=lambda each: each.oid))
-    return csrs.build(cn, sans, extensions, kind=draw(_kind))
+    return csrs.build(cn, sans, extensions, key_type=draw(_kind))
 
 
 @st.composite
@@ -54,7 +54,7 @@ def bad(draw: st.DrawFn) -> x509.CertificateSigningRequest:
     sans: list[Any] = draw(st.lists(_good_name, max_size=2))
     extensions = draw(st.lists(_refused_extension, max_size=2, unique_by=lambda each: each.oid))
     sans += draw(st.lists(_bad_name, min_size=0 if extensions else 1, max_size=3))
-    return csrs.build(draw(st.none() | _host), sans, extensions, kind=draw(_kind))
+    return csrs.build(draw(st.none() | _host), sans, extensions, key_type=draw(_kind))
 
 
 @st.composite
@@ -62,30 +62,30 @@ def tampered(draw: st.DrawFn) -> str:
     """A good request with one octet changed."""
     # The place is drawn as a share: ECDSA's signatures, and so the request, vary in length.
     share, change = draw(st.integers(0, 999)), draw(st.integers(1, 255))
-    data = bytearray(csrs.der(draw(good())))
+    data = bytearray(csrs.encode_der(draw(good())))
     data[len(data) * share // 1000] ^= change
     return base64.b64encode(bytes(data)).decode()
 
 
 def text(request: x509.CertificateSigningRequest) -> str:
     """PEM."""
-    return csrs.pem(request).decode()
+    return csrs.encode_pem(request).decode()
 
 
 csr = st.one_of(
     good().map(text),
-    good().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    good().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
     good().map(lambda request: text(request).replace("\n", "\r\n")),
     bad().map(text),
-    bad().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    bad().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
     tampered(),
     st.text(min_size=1, max_size=50),
 )
 
 encoded = st.one_of(
-    good().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
-    good().map(lambda request: base64.encodebytes(csrs.der(request)).decode()),
-    bad().map(lambda request: base64.b64encode(csrs.der(request)).decode()),
+    good().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
+    good().map(lambda request: base64.encodebytes(csrs.encode_der(request)).decode()),
+    bad().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
     tampered(),
     st.text(min_size=1, max_size=50),
 )

@@ -20,7 +20,7 @@ KEY: Final = {"x-api-key": API_KEY}
 BASIC: Final = "Basic " + base64.b64encode(f"device:{API_KEY}".encode()).decode()
 JSON: Final = {"Content-Type": "application/json"}
 PROBLEM: Final = {"Content-Type": "application/problem+json", "Access-Control-Allow-Origin": "*"}
-CSR: Final = csrs.pem(csrs.build(sans=["dns:a.example.com"])).decode()
+CSR: Final = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
     """However many say nothing, or half of it, others are answered at once, and what is under way is finished."""
     limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
     command = [*limited, *CERTLET, "serve", "--port", "0"]
-    body = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+    body = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
     with servers.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:

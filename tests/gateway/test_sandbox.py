@@ -149,7 +149,7 @@ def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None
     with servers.serving(tmp_path, "--ca", "ca") as server:
         added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
-        request = {"csr": csrs.pem(csrs.build()).decode()}
+        request = {"csr": csrs.encode_pem(csrs.build()).decode()}
         assert server.sign(request, key).status == 200
         good = (tmp_path / "ca" / "api-keys.json").read_text()
         (tmp_path / "ca" / "api-keys.json").write_text("damaged")

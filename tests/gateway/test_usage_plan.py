@@ -123,7 +123,7 @@ def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
 def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> None:
     """One count however many workers serve: burst and no more, then 429 with Retry-After."""
     with servers.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
-        order = {"csr": csrs.pem(csrs.build()).decode(), "text": False}
+        order = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: server.sign(order), range(60)))
         signed = [answer for answer in found if answer.status == 200]

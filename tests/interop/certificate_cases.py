@@ -33,7 +33,7 @@ HOST: Final = "a.team.example.com"
 TAMPERED_HOST: Final = "z.team.example.com"
 SANS: Final = (f"dns:{HOST}", "ip:10.0.0.1")
 
-CA_KINDS: Final = tuple(csrs.KINDS)
+CA_KINDS: Final = tuple(csrs.KEY_TYPES)
 TWIN_CAS: Final = ("ml-dsa-65", "p-256", "rsa-2048")
 CONSTRAINED: Final = "p-256, constrained"  # by nameConstraints, to what is asked for
 PROFILES: Final = {  # and what their certificates are shown for
@@ -120,10 +120,10 @@ def issued(profile: str, ca: str, kind: str, now: datetime = NOW) -> Exhibit:
     """A certificate by a whole authority."""
     made = hierarchy(ca, ("team.example.com", "10.0.0.0/8") if ca == CONSTRAINED else ())
     issuer = Issuer(made.signing, [made.root], factories.signing_key(made))
-    authority = factories.authority(now=now, of=issuer, policy=policy())
-    csr = csrs.pem(csrs.build(HOST, SANS[:1] if profile == "secret" else SANS, kind=kind))
+    authority = factories.authority(now=now, issuer=issuer, policy=policy())
+    csr = csrs.encode_pem(csrs.build(HOST, SANS[:1] if profile == "secret" else SANS, key_type=kind))
     principal = Principal(PrincipalKind.API_KEY, "ci" if profile == "secret" else "default")
-    leaf = authority.issue(factories.order(csr, profile, principal=principal)).certificate
+    leaf = authority.issue(factories.issuance_request(csr, profile, principal=principal)).certificate
     return Exhibit(leaf, made.signing, made.root)
 
 
@@ -131,7 +131,7 @@ def positives() -> Iterator[tuple[Case, Exhibit]]:
     """Every profile x CA key kind x subject key kind that there is."""
     for profile, purposes in PROFILES.items():
         for ca in (*CA_KINDS, CONSTRAINED):
-            for kind in csrs.KINDS:
+            for kind in csrs.KEY_TYPES:
                 for purpose in purposes if takes(profile, kind) else ():
                     yield Case(profile, ca, kind, purpose), issued(profile, ca, kind)
 
@@ -139,7 +139,7 @@ def positives() -> Iterator[tuple[Case, Exhibit]]:
 def takes(profile: str, kind: str) -> bool:
     """Whether a profile is for keys of this kind."""
     try:
-        policy().get(profile).verify_key(csrs.key(kind).public_key())
+        policy().get(profile).verify_key(csrs.private_key(kind).public_key())
     except BadPublicKey:
         return False
     return True
@@ -198,7 +198,7 @@ def write(directory: Path, exhibits: Exhibits) -> None:
         }
         for name, text in texts.items():
             (folder / f"{name}.pem").write_text(text)
-        private = csrs.key(case.kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        private = csrs.private_key(case.kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / "key.pem").write_bytes(private)
     lines = [f"{case.folder}\t{case.purpose}\t{case.host}\n" for case in exhibits]
     (directory / "cases.tsv").write_text("".join(lines))

@@ -81,7 +81,7 @@ GOOD: Final[dict[str, Any]] = {
     "san": x509.SubjectAlternativeName([x509.DNSName("a.example.com")]),
     "eku": x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
     "subject": "a.example.com",
-    "signer": SIGNING,
+    "signing_key": SIGNING,
 }
 BROKEN: Final[dict[str, tuple[dict[str, Any], set[str]]]] = {
     "nothing": ({}, set()),
@@ -158,6 +158,6 @@ def test_baseline_requirements_can_be_broken(exhibits: Exhibits) -> None:
 
 def test_pkilint_finds_what_is_wrong() -> None:
     """The negative twins of pkilint's two other linters: no authority key identifier, another signer."""
-    naive = encoding.encode_pem([factories.ca(basic=None, usage=None, aki=None, signer=SIGNING)])
+    naive = encoding.encode_pem([factories.ca(basic=None, usage=None, aki=None, signing_key=SIGNING)])
     assert "pkix.authority_key_identifier_extension_absent" in lint(naive)
     assert "pkix.signature_verification_failed" in lint_pair(encoding.encode_pem([factories.root()]), naive)

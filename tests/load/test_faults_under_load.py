@@ -25,7 +25,7 @@ from tests.servers import Answer, Server, wait_until
 
 SERVE = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
 OWN = ("--profiles", str(traffic.OWN_PROFILES))
-GOOD = csrs.pem(csrs.build()).decode()
+GOOD = csrs.encode_pem(csrs.build()).decode()
 
 
 def loaded(server: Server, directory: Path, calls: int = 150) -> Traffic:

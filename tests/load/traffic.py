@@ -64,7 +64,7 @@ class Outcome:
 
 def pem(names: str, kind: str = "p-256", **change: Any) -> str:
     """A certification request in PEM."""
-    return csrs.pem(csrs.build(names, kind=kind, **change)).decode()
+    return csrs.encode_pem(csrs.build(names, key_type=kind, **change)).decode()
 
 
 @functools.cache
@@ -90,18 +90,18 @@ def refused() -> tuple[tuple[dict[str, str], int, str], ...]:
     request = csrs.build()
     weak = x509.CertificateSigningRequestBuilder().subject_name(request.subject)
     short = weak.sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
-    tampered = csrs.der(request).replace(b"a.example", b"b.example")
+    tampered = csrs.encode_der(request).replace(b"a.example", b"b.example")
     asks_for_ca = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
-    fine = csrs.pem(request).decode()
+    fine = csrs.encode_pem(request).decode()
     return (
         ({"csr": "garbage!"}, 422, "badCSR"),
         ({"csr": base64.b64encode(tampered).decode()}, 422, "badCSR"),
         ({"csr": sha1()}, 422, "badSignatureAlgorithm"),
-        ({"csr": csrs.pem(short).decode()}, 422, "badPublicKey"),
+        ({"csr": csrs.encode_pem(short).decode()}, 422, "badPublicKey"),
         ({"csr": pem("localhost")}, 422, "rejectedIdentifier"),
         ({"csr": fine, "validity": "P9000D"}, 422, "rejectedValidity"),
         ({"csr": fine, "profile": "nobody"}, 400, "malformed"),  # unknownProfile in a batch alone
-        ({"csr": csrs.pem(asks_for_ca).decode()}, 422, "compound"),
+        ({"csr": csrs.encode_pem(asks_for_ca).decode()}, 422, "compound"),
         ({"csr": fine, "profile": "secret"}, 403, "unauthorized"),
     )
 

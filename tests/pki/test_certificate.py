@@ -16,7 +16,7 @@ SECOND = timedelta(seconds=1)
 def test_the_builder_takes_every_field() -> None:
     """What an issuer signs is the specification, extension by extension, in order."""
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))
-    certificate = factories.issuer().sign(spec.builder(0x1234))
+    certificate = factories.create_issuer().sign(spec.builder(0x1234))
     assert certificate.serial_number == 0x1234
     assert certificate.subject == spec.subject
     assert certificate.public_key() == spec.public_key
@@ -32,8 +32,8 @@ def test_only_the_evaluated_spec_can_be_signed() -> None:
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     assert replace(spec, notes=("one more",)).builder(1)
     for change in (
-        {"subject": factories.name("other")},
-        {"public_key": csrs.key("p-384").public_key()},
+        {"subject": factories.distinguished_name("other")},
+        {"public_key": csrs.private_key("p-384").public_key()},
         {"extensions": spec.extensions[1:]},
     ):
         with pytest.raises(CAError, match="not what was evaluated"):
@@ -44,8 +44,8 @@ def test_the_digest_covers_every_field() -> None:
     """Any change of what the certificate will hold changes the digest (RFC 5280 4.1.2)."""
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     changed = {
-        "subject": replace(spec, subject=factories.name("other")),
-        "public_key": replace(spec, public_key=csrs.key("p-384").public_key()),
+        "subject": replace(spec, subject=factories.distinguished_name("other")),
+        "public_key": replace(spec, public_key=csrs.private_key("p-384").public_key()),
         "not_before": replace(spec, not_before=spec.not_before + SECOND),
         "not_after": replace(spec, not_after=spec.not_after - SECOND),
         "extensions": replace(spec, extensions=spec.extensions[::-1]),

@@ -30,7 +30,7 @@ def changed(old: bytes, new: bytes) -> bytes:
     return SOUND.replace(old, new, 1)
 
 
-POINT: Final = keys.encode_public_key(csrs.key().public_key())[-64:]
+POINT: Final = keys.encode_public_key(csrs.private_key().public_key())[-64:]
 MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
     "version": (changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), "the certificate cannot be read"),
     "subject": (changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"), "the subject cannot be read"),
@@ -92,7 +92,10 @@ def test_changed_certificate_is_refused_or_usable() -> None:
     """Of thousands of changed certificates each is refused with a ValueError, or every use of it goes well."""
     sound = [
         SOUND,
-        *(each.public_bytes(Encoding.DER) for each in (ca(), root(), factories.issuer("rsa-2048").root)),
+        *(
+            each.public_bytes(Encoding.DER)
+            for each in (ca(), root(), factories.create_issuer("rsa-2048").root)
+        ),
     ]
     chance, counts = Random(22), [0, 0]  # noqa: S311 - the same again from the same seed
     warnings.simplefilter("ignore")  # the library's, of serial numbers that are negative

@@ -27,19 +27,19 @@ def test_no_other_kind_of_key_is_made() -> None:
         keys.generate_private_key("dsa-1024")
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_every_certified_kind_of_key_is_read(kind: str) -> None:
     """A request by any certified kind of key loads, with its names, from PEM and from DER alike."""
-    request = csrs.build(sans=["dns:a.example.com"], kind=kind)
-    loaded = csr.parse(csrs.pem(request))
-    assert loaded == csr.parse(csrs.der(request))
-    assert loaded.der == csrs.der(request)
+    request = csrs.build(sans=["dns:a.example.com"], key_type=kind)
+    loaded = csr.parse(csrs.encode_pem(request))
+    assert loaded == csr.parse(csrs.encode_der(request))
+    assert loaded.der == csrs.encode_der(request)
     assert loaded.subject == ((x509.NameOID.COMMON_NAME, "a.example.com"),)
     assert [extension.oid for extension in loaded.extensions] == [ExtensionOID.SUBJECT_ALTERNATIVE_NAME]
 
 
-PEM = csrs.pem(csrs.build()).decode()
-DER = csrs.der(csrs.build())
+PEM = csrs.encode_pem(csrs.build()).decode()
+DER = csrs.encode_der(csrs.build())
 
 
 @pytest.mark.parametrize("label", ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"])
@@ -78,23 +78,26 @@ def test_what_is_no_request_is_refused_with_the_reason(data: bytes, word: str) -
     assert "ParseError" not in refused.value.detail
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_no_proof_no_request(kind: str) -> None:
     """A request whose signature is not by its own key is refused, for every kind of key."""
-    data = bytearray(csrs.der(csrs.build(cn="tampered.example.com", kind=kind)))
+    data = bytearray(csrs.encode_der(csrs.build(common_name="tampered.example.com", key_type=kind)))
     position = data.index(b"tampered")
     data[position] ^= 1
     with pytest.raises(BadCSR, match="not by the key"):
         csr.parse(bytes(data))
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
-@pytest.mark.parametrize("other", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
+@pytest.mark.parametrize("other", csrs.KEY_TYPES)
 def test_no_other_algorithm_proves_it(kind: str, other: str) -> None:
     """What one key signed with its algorithm proves nothing of a key of another kind, nor of its own kind."""
     long = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that its length is in two octets
-    request, signed = csrs.build(sans=long, kind=kind), csrs.build(cn="b.example.com", kind=other)
-    algorithm_and_signature = csrs.der(signed).partition(signed.tbs_certrequest_bytes)[2]
+    request, signed = (
+        csrs.build(sans=long, key_type=kind),
+        csrs.build(common_name="b.example.com", key_type=other),
+    )
+    algorithm_and_signature = csrs.encode_der(signed).partition(signed.tbs_certrequest_bytes)[2]
     whole = request.tbs_certrequest_bytes + algorithm_and_signature
     with pytest.raises(BadCSR, match="not by the key"):
         csr.parse(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
@@ -108,7 +111,7 @@ def _signed_with(key: object, algorithm: hashes.HashAlgorithm | None) -> bytes:
 def test_signature_algorithms_are_listed(hashed: hashes.HashAlgorithm) -> None:
     """Only SHA-256, SHA-384 and SHA-512, Ed25519 and ML-DSA prove possession."""
     with pytest.raises(BadSignatureAlgorithm):
-        csr.parse(_signed_with(csrs.key("p-256"), hashed))
+        csr.parse(_signed_with(csrs.private_key("p-256"), hashed))
 
 
 @pytest.mark.parametrize("digest", ["-sha1", "-md5"])
@@ -124,10 +127,10 @@ def test_sha1_is_an_algorithm_refused_not_a_forgery(tmp_path: Path, digest: str)
 def test_pss_by_an_ordinary_rsa_key_is_a_proof() -> None:
     """RSASSA-PSS with SHA-256 by an rsaEncryption key is accepted; the key is what is certified."""
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
-    key = csrs.key("rsa-2048")
+    key = csrs.private_key("rsa-2048")
     assert isinstance(key, rsa.RSAPrivateKey)
     request = BLANK.sign(key, hashes.SHA256(), rsa_padding=pss)
-    assert csr.parse(csrs.der(request)).public_key == key.public_key()
+    assert csr.parse(csrs.encode_der(request)).public_key == key.public_key()
 
 
 @pytest.mark.parametrize(
@@ -151,8 +154,8 @@ def test_keys_out_of_bounds_are_bad_public_keys(key: object, hashed: object, wor
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_a_private_key_that_comes_along_is_no_secret_any_more(form: PrivateFormat) -> None:
     """A request that its private key is sent with, before or after it, is refused: others may have seen the key."""
-    request = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
-    sent = csrs.key().private_bytes(Encoding.PEM, form, NoEncryption())
+    request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
+    sent = csrs.private_key().private_bytes(Encoding.PEM, form, NoEncryption())
     for data in (request + sent, sent + request, sent):
         with pytest.raises(BadPublicKey, match="a private key came with it"):
             csr.parse(data)
@@ -170,7 +173,7 @@ def test_rsassa_pss_keys_are_refused_by_name(tmp_path: Path) -> None:
 
 def _by_hand(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
     """A P-256 request with a point that begins like this and with these attributes, signed by its key."""
-    key = csrs.key("p-256")
+    key = csrs.private_key("p-256")
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     point = form + key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
     if form in (b"\2", b"\3"):
@@ -190,10 +193,10 @@ def test_a_point_is_certified_uncompressed_only(form: bytes) -> None:
         csr.parse(_by_hand(form))
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
     """What the library writes is certified; with any other octet it is not."""
-    public_key = csrs.key(kind).public_key()
+    public_key = csrs.private_key(kind).public_key()
     spki = keys.encode_public_key(public_key)
     keys.verify_canonical_spki(public_key, spki)
     with pytest.raises(BadPublicKey, match="encoding"):
@@ -203,8 +206,8 @@ def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
 def test_a_challenge_password_is_noticed_and_not_kept() -> None:
     """A challengePassword is known to be there; its value is nowhere in the loaded request's repr."""
     builder = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
-    request = builder.sign(csrs.key(), hashes.SHA256())
-    loaded = csr.parse(csrs.der(request))
+    request = builder.sign(csrs.private_key(), hashes.SHA256())
+    loaded = csr.parse(csrs.encode_der(request))
     assert AttributeOID.CHALLENGE_PASSWORD in loaded.attributes
     assert csr.parse(DER).attributes == ()
     assert "hunter22" not in repr(loaded).replace(repr(loaded.der), "")
@@ -230,7 +233,7 @@ def test_small_order_points_sign_for_anybody() -> None:
             spki = tlv(0x30, bytes.fromhex("300506032b6570"), tlv(0x03, b"\0", point))
             with pytest.raises(BadPublicKey, match="small order"):
                 keys.verify_key_size(PublicKeyAlgorithmOID.ED25519, spki)
-    good = keys.encode_public_key(csrs.key("ed25519").public_key())
+    good = keys.encode_public_key(csrs.private_key("ed25519").public_key())
     keys.verify_key_size(PublicKeyAlgorithmOID.ED25519, good)
 
 
@@ -238,7 +241,7 @@ def test_small_order_points_sign_for_anybody() -> None:
 def test_ml_dsa_key_of_zeros_signs_for_anybody(filler: bytes) -> None:
     """The same of a t1 of coefficients 0 and 1023, which is -1 for the verifier: a signature needs no secret."""
     algorithm = SignatureAlgorithmOID.ML_DSA_44
-    good = csrs.key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    good = csrs.private_key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     weak = good[:32] + filler * (1280 // len(filler))
     own, other = (mldsa.MLDSA44PublicKey.from_public_bytes(each) for each in (good, weak))
     keys.verify_key_size(algorithm, keys.encode_public_key(own))
@@ -255,14 +258,14 @@ def test_load_is_total(data: bytes) -> None:
 
 @functools.cache
 def _original(kind: str) -> bytes:
-    return csrs.der(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"], kind=kind))
+    return csrs.encode_der(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"], key_type=kind))
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_load_is_total_on_mutated_requests(data: st.DataObject) -> None:
     """A request with octets changed is refused with a reason; no mutation survives the proof."""
-    kind = data.draw(st.sampled_from(csrs.FAST_KINDS))
+    kind = data.draw(st.sampled_from(csrs.FAST_KEY_TYPES))
     original = _original(kind)
     mutated = bytearray(original)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -18,7 +18,7 @@ from service.pki.issuer import Issuer
 from service.pki.profile import SUBJECT_ATTRIBUTES
 from service.pki.profile_loader import IssuancePolicy
 from tests import csrs, factories
-from tests.factories import NOW, SIGNING, ca, root, usage
+from tests.factories import NOW, SIGNING, ca, key_usage, root
 
 
 def evaluate(
@@ -103,7 +103,7 @@ def test_names_that_are_refused(profile: str, cn: str | None, sans: Sequence[str
 @pytest.mark.parametrize(("length", "fits"), [(64, True), (65, False)])
 def test_a_common_name_has_64_characters_at_most(length: int, *, fits: bool) -> None:
     """RFC 5280 A.1, ub-common-name: characters, whatever their octets."""
-    loaded = csr.parse(csrs.der(csrs.build("a")))
+    loaded = csr.parse(csrs.encode_der(csrs.build("a")))
     request = replace(loaded, subject=((NameOID.COMMON_NAME, "a" * length),))
     if fits:
         assert evaluation.evaluate(request, factories.context("client"))
@@ -137,9 +137,9 @@ def test_other_subject_attributes_are_left_out_and_named() -> None:
     [
         (x509.BasicConstraints(ca=True, path_length=None), "basic_constraints"),
         (x509.BasicConstraints(ca=False, path_length=None), ""),
-        (usage("key_cert_sign"), "key_usage"),
-        (usage("crl_sign"), "key_usage"),
-        (usage("digital_signature"), ""),
+        (key_usage("key_cert_sign"), "key_usage"),
+        (key_usage("crl_sign"), "key_usage"),
+        (key_usage("digital_signature"), ""),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), ""),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), "extended_key_usage"),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), "extended_key_usage"),
@@ -166,12 +166,12 @@ def test_a_refused_usage_names_the_profile_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "profile", "extension", "note"),
     [
-        ("p-256", "server", usage("key_encipherment"), "key usage keyEncipherment left out"),
-        ("rsa-2048", "server", usage("key_agreement"), "key usage keyAgreement left out"),
-        ("p-256", "server", usage("content_commitment"), "key usage contentCommitment left out"),
+        ("p-256", "server", key_usage("key_encipherment"), "key usage keyEncipherment left out"),
+        ("rsa-2048", "server", key_usage("key_agreement"), "key usage keyAgreement left out"),
+        ("p-256", "server", key_usage("content_commitment"), "key usage contentCommitment left out"),
         ("p-256", "peer", x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), "extended key usage clientAuth added by the profile"),
         ("p-256", "server", x509.TLSFeature([x509.TLSFeatureType.status_request]), "extension tlsFeature left out"),
-        ("rsa-2048", "server", usage("key_agreement", "encipher_only"), "key usage keyAgreement left out, key usage encipherOnly left out"),
+        ("rsa-2048", "server", key_usage("key_agreement", "encipher_only"), "key usage keyAgreement left out, key usage encipherOnly left out"),
         ("p-256", "server", x509.OCSPNoCheck(), "extension ocspNoCheck left out"),
         ("p-256", "server", x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), "extension 1.2.3.4 left out"),
         ("p-256", "server", x509.SubjectKeyIdentifier(b"\1" * 20), "extension subjectKeyIdentifier left out"),
@@ -179,7 +179,7 @@ def test_a_refused_usage_names_the_profile_that_has_it() -> None:
 )  # fmt: skip
 def test_what_is_left_out_is_noted(kind: str, profile: str, extension: x509.ExtensionType, note: str) -> None:
     """Nothing is dropped or added without a word; cert-manager's keyEncipherment for EC is a note."""
-    spec = evaluate(csrs.build(sans=["dns:a.example.com"], extensions=[extension], kind=kind), profile)
+    spec = evaluate(csrs.build(sans=["dns:a.example.com"], extensions=[extension], key_type=kind), profile)
     assert ", ".join(spec.notes) == note
 
 
@@ -196,7 +196,7 @@ def test_every_reason_at_once() -> None:
 
 def test_name_constraints_of_the_ca_are_checked_before_signing() -> None:
     """A name outside the CA's nameConstraints is 422, not a certificate that nobody accepts."""
-    issuer = factories.issuer(permitted=("example.com", "10.0.0.0/8"))
+    issuer = factories.create_issuer(permitted=("example.com", "10.0.0.0/8"))
     assert evaluate(csrs.build("a.example.com", ["ip:10.1.2.3"]), issuer=issuer)
     for cn, sans in (("a.example.org", []), (None, ["ip:192.0.2.1"]), ("a.example.com", ["dns:x.org"])):
         with pytest.raises(RequestError, match="constrained"):
@@ -257,7 +257,7 @@ def granted(context: IssuanceContext, **request: Any) -> CertificateSpec:
 
 def extensions(spec: CertificateSpec) -> dict[str, tuple[x509.ExtensionType, bool]]:
     """Its extensions by OID, and whether they are critical."""
-    certificate = factories.issuer().sign(spec.builder(1))
+    certificate = factories.create_issuer().sign(spec.builder(1))
     return {each.oid.dotted_string: (each.value, each.critical) for each in certificate.extensions}
 
 
@@ -286,7 +286,7 @@ def test_allowed_and_fixed_attributes() -> None:
 )  # fmt: skip
 def test_allowed_attributes_are_held_to_their_bounds(asked: dict[str, str], field: str) -> None:
     """An attribute that is taken is well formed, or the request is refused."""
-    request = csr.parse(csrs.der(csrs.build(sans=["dns:a.example.com"])))
+    request = csr.parse(csrs.encode_der(csrs.build(sans=["dns:a.example.com"])))
     odd = replace(request, subject=tuple((SUBJECT_ATTRIBUTES[name][0], text) for name, text in asked.items()))
     with pytest.raises(RequestError) as refusal:
         evaluation.evaluate(odd, team(subject={"allowed": ["CN", "OU"]}))
@@ -295,7 +295,7 @@ def test_allowed_attributes_are_held_to_their_bounds(asked: dict[str, str], fiel
 
 def test_a_common_name_may_not_be_allowed() -> None:
     """The name is still certified, among the SANs, and the subject is left empty, with a note."""
-    spec = granted(team(subject={"allowed": []}), cn="b.example.com")
+    spec = granted(team(subject={"allowed": []}), common_name="b.example.com")
     assert spec.subject == dn()
     assert [str(each) for each in spec.names] == ["dns:a.example.com", "dns:b.example.com"]
     assert spec.notes[0] == "common name 'b.example.com' left out of the subject"
@@ -306,11 +306,11 @@ def test_a_certificate_names_somebody(allowed: list[str]) -> None:
     """RFC 5280 4.1.2.6: no subject, no certificate, unless there is an alternative name."""
     stated: dict[str, Any] = {"extended_key_usage": ["clientAuth"], "subject": {"allowed": allowed}}
     with pytest.raises(RequestError, match="the profile team takes no common name") as refusal:
-        granted(team(**stated), cn="Anna", sans=[])
+        granted(team(**stated), common_name="Anna", sans=[])
     assert factories.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")]
-    assert granted(team(**stated), cn="Anna").subject == dn()
+    assert granted(team(**stated), common_name="Anna").subject == dn()
     fixed = {**stated, "subject": {"allowed": allowed, "fixed": {"O": "Example AG"}}}
-    assert granted(team(**fixed), cn="Anna", sans=[]).subject == dn(O="Example AG")
+    assert granted(team(**fixed), common_name="Anna", sans=[]).subject == dn(O="Example AG")
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_keys_of_the_profile() -> None:
     with pytest.raises(CompoundError) as refusal:
         granted(team(public_keys=["RSA-3072"]), sans=["ip:10.0.0.1"])
     assert factories.codes(refusal.value)[0] == ("badPublicKey", "public_key")
-    assert granted(team(public_keys=["RSA-3072"]), kind="rsa-3072")
+    assert granted(team(public_keys=["RSA-3072"]), key_type="rsa-3072")
 
 
 def test_the_ca_s_own_key_is_not_certified() -> None:
@@ -375,14 +375,14 @@ def test_a_principal_is_held_to_its_own_names() -> None:
     """Beyond what the profile gives: only in its subtrees, and only of the kinds that it has."""
     held_to = {"tests": {"dns": {"permitted": ["tests.example.com"]}}}
     own = team(principals_names=held_to, names={"dns": {}, "ip": {}})
-    assert granted(own, cn=None, sans=["dns:a.tests.example.com"])
+    assert granted(own, common_name=None, sans=["dns:a.tests.example.com"])
     with pytest.raises(CompoundError) as refusal:
-        granted(own, cn=None, sans=["dns:a.example.com", "ip:10.0.0.1"])
+        granted(own, common_name=None, sans=["dns:a.example.com", "ip:10.0.0.1"])
     assert [str(each) for each in refusal.value.subproblems] == [
         "dns:a.example.com: the principal tests permits names in tests.example.com",
         "ip:10.0.0.1: the principal tests permits dns",
     ]
-    assert granted(team("other", principals_names=held_to), cn=None)
+    assert granted(team("other", principals_names=held_to), common_name=None)
 
 
 OF_EXAMPLE = {"dns": {"permitted": ["example.com"]}}
@@ -421,10 +421,10 @@ HELD = CLIENT | {"principals_names": {"tests": {"dns": {"permitted": ["ci.exampl
 def test_a_common_name_is_held_to_rules(change: dict[str, Any], cn: str, whose: list[str]) -> None:
     """Programs that tell clients by their common name read names in it, which are no way round the rules."""
     if not whose:
-        assert granted(team(**change), cn=cn, sans=[]).names == ()
+        assert granted(team(**change), common_name=cn, sans=[]).names == ()
         return
     with pytest.raises(RequestError) as refusal:
-        granted(team(**change), cn=cn, sans=[])
+        granted(team(**change), common_name=cn, sans=[])
     assert factories.codes(refusal.value) == [("rejectedIdentifier", "subject.common_name")] * len(whose)
     for reason, each in zip(refusal.value.subproblems, whose, strict=True):
         assert f"the {each} permits" in reason.detail

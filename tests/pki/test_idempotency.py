@@ -15,10 +15,10 @@ from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
 from tests import csrs, factories
-from tests.factories import NOW, order
+from tests.factories import NOW, issuance_request
 
 KEY = "retry-0123456789"
-GOOD = csrs.pem(csrs.build(sans=["dns:a.example.com"]))
+GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 
 
 def uuid7(moment: datetime) -> str:
@@ -85,14 +85,14 @@ def issue(
     csr: bytes = GOOD, now: datetime = NOW, of: Issuer | None = None, **change: Any
 ) -> IssuedCertificate:
     """One certificate, by an authority of its own: nothing is kept from one request to the next."""
-    made = factories.authority(now=now, of=of, policy=change.pop("policy", None))
-    return made.issue(order(csr, **{"idempotency_key": KEY, **change}))
+    made = factories.authority(now=now, issuer=of, policy=change.pop("policy", None))
+    return made.issue(issuance_request(csr, **{"idempotency_key": KEY, **change}))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
 def test_a_retry_gets_the_same_certificate(kind: str) -> None:
     """Octet for octet, from another process's authority, until the window ends; then another one."""
-    of = factories.issuer(kind)
+    of = factories.create_issuer(kind)
     first = issue(of=of)
     until = first.idempotent_until
     assert until == datetime(2026, 11, 23, 12, 35, tzinfo=UTC)
@@ -156,20 +156,20 @@ def policy(**change: Any) -> IssuancePolicy:
 def extension(oid: str, value: bytes) -> bytes:
     """A request that brings an extension along."""
     asked = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
-    return csrs.pem(csrs.build(sans=["dns:a.example.com"], extensions=[asked]))
+    return csrs.encode_pem(csrs.build(sans=["dns:a.example.com"], extensions=[asked]))
 
 
-OTHER_KEY = csrs.pem(csrs.build(sans=["dns:a.example.com"], kind="p-384"))
+OTHER_KEY = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"], key_type="p-384"))
 CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "nothing": lambda: issue(policy=policy()),
     "idempotency key": lambda: issue(policy=policy(), idempotency_key=KEY + "1"),
     "principal's name": lambda: issue(policy=policy(), principal=Principal(PrincipalKind.API_KEY, "other")),
     "principal's kind": lambda: issue(policy=policy(), principal=Principal(PrincipalKind.IAM, "tests")),
-    "the same names, signed again": lambda: issue(policy=policy(), csr=csrs.pem(csrs.build(sans=["dns:a.example.com"]))),
+    "the same names, signed again": lambda: issue(policy=policy(), csr=csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))),
     "subject public key": lambda: issue(policy=policy(), csr=OTHER_KEY),
     "subject": lambda: issue(policy=policy(subject={"fixed": {"O": "Example"}})),
     "no subject": lambda: issue(policy=policy(subject={"allowed": []})),
-    "names": lambda: issue(policy=policy(), csr=csrs.pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))),
+    "names": lambda: issue(policy=policy(), csr=csrs.encode_pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))),
     "not_after": lambda: issue(policy=policy(), validity="P1D"),
     "not_before": lambda: issue(policy=policy(backdate="PT4M", validity="P89DT23H59M")),
     "window": lambda: issue(policy=policy(), now=NOW + timedelta(minutes=5)),
@@ -181,8 +181,8 @@ CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "an extension": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\5\0")),
     "its value": lambda: issue(policy=policy(), csr=extension("1.2.3.4", b"\4\0")),
     "its kind": lambda: issue(policy=policy(), csr=extension("1.2.3.5", b"\5\0")),
-    "issuer": lambda: issue(policy=policy(), of=factories.issuer("p-384")),
-    "serial secret": lambda: factories.authority(policy=policy(), serial_secret=bytes(32)).issue(order(GOOD, idempotency_key=KEY)),
+    "issuer": lambda: issue(policy=policy(), of=factories.create_issuer("p-384")),
+    "serial secret": lambda: factories.authority(policy=policy(), serial_secret=bytes(32)).issue(issuance_request(GOOD, idempotency_key=KEY)),
 }  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_the_text_around_a_request_is_none_of_its_inputs() -> None:
     first = issue()
     for same in (GOOD.replace(b"\n", b"\r\n"), b"text\n" + GOOD):
         assert issue(csr=same).certificate == first.certificate
-    other = csrs.der(csrs.build(sans=["dns:a.example.com"]))  # its signature is another
+    other = csrs.encode_der(csrs.build(sans=["dns:a.example.com"]))  # its signature is another
     assert issue(csr=other).certificate != first.certificate
 
 
@@ -223,18 +223,18 @@ def repeating_nothing() -> Issuer:
 @pytest.mark.parametrize(
     ("issuer", "secret", "words"),
     [
-        (lambda: factories.issuer("ml-dsa-44"), factories.SERIAL_SECRET, "cannot repeat a signature"),
+        (lambda: factories.create_issuer("ml-dsa-44"), factories.SERIAL_SECRET, "cannot repeat a signature"),
         (repeating_nothing, factories.SERIAL_SECRET, "cannot repeat a signature"),
-        (factories.issuer, None, "has no serial.key"),
+        (factories.create_issuer, None, "has no serial.key"),
     ],
 )  # fmt: skip
 def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes | None, words: str) -> None:
     """A signer that hedges, or a CA without the secret, issues with random serial numbers and says so."""
-    made = factories.authority(of=issuer(), serial_secret=secret)
-    first, second = (made.issue(order(GOOD, idempotency_key=KEY)) for _ in range(2))
+    made = factories.authority(issuer=issuer(), serial_secret=secret)
+    first, second = (made.issue(issuance_request(GOOD, idempotency_key=KEY)) for _ in range(2))
     assert first.certificate.serial_number != second.certificate.serial_number
     assert first.idempotent_until is None
     assert words in first.spec.notes[-1]
     assert "a retry will get another certificate" in first.spec.notes[-1]
-    assert made.dry_run(order(GOOD, idempotency_key=KEY)).notes == first.spec.notes
-    assert words not in str(made.dry_run(order(GOOD)).notes)
+    assert made.dry_run(issuance_request(GOOD, idempotency_key=KEY)).notes == first.spec.notes
+    assert words not in str(made.dry_run(issuance_request(GOOD)).notes)

@@ -14,7 +14,7 @@ from service.pki import encoding, keys, revocation
 from service.pki.errors import CAError
 from service.pki.issuer import Issuer
 from tests import csrs, factories, servers
-from tests.factories import NOW, ROOT, SIGNING, ca, name, root, usage
+from tests.factories import NOW, ROOT, SIGNING, ca, distinguished_name, key_usage, root
 
 WEAK = rsa.generate_private_key(65537, 1024)
 
@@ -25,7 +25,7 @@ def test_a_sound_chain_is_an_issuer() -> None:
     assert issuer.not_after == (NOW + timedelta(days=9)).replace(microsecond=0)
     assert issuer.not_before == (NOW - timedelta(hours=1)).replace(microsecond=0)
     assert issuer.intermediates == (issuer.certificate,)
-    assert issuer.root.subject == name("Root")
+    assert issuer.root.subject == distinguished_name("Root")
 
 
 def test_a_root_alone_is_an_issuer() -> None:
@@ -41,15 +41,15 @@ def test_a_root_alone_is_an_issuer() -> None:
         (ca(), [root()], ROOT, "not the one in the CA certificate"),
         (ca(basic=None), [root()], SIGNING, "not a CA"),
         (ca(basic=x509.BasicConstraints(ca=False, path_length=None)), [root()], SIGNING, "not a CA"),
-        (ca(usage=usage("crl_sign")), [root()], SIGNING, "may not sign"),
+        (ca(usage=key_usage("crl_sign")), [root()], SIGNING, "may not sign"),
         (ca(usage=None), [root()], SIGNING, "may not sign"),
         (ca(ski=None), [root()], SIGNING, "no subject key identifier"),
         (ca(), [root(basic=x509.BasicConstraints(ca=True, path_length=0))], SIGNING, "pathLen"),
-        (ca(signer=WEAK), [root(signer=WEAK, public_key=WEAK.public_key())], SIGNING, "1024 bits"),
+        (ca(signing_key=WEAK), [root(signing_key=WEAK, public_key=WEAK.public_key())], SIGNING, "1024 bits"),
         (ca(), [], SIGNING, "not issued by itself"),
         (ca(), [root(), ca()], SIGNING, "is not issued by"),
         (ca(issuer="Other"), [root()], SIGNING, "is not issued by"),
-        (ca(signer=SIGNING), [root()], SIGNING, "is not issued by"),
+        (ca(signing_key=SIGNING), [root()], SIGNING, "is not issued by"),
         (ca(extra=x509.InhibitAnyPolicy(0), critical=True), [root()], SIGNING, "critical extension unknown"),
     ],
 )  # fmt: skip
@@ -91,8 +91,8 @@ def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
     """A plain end-entity certificate to be signed."""
     return (
         x509.CertificateBuilder()
-        .subject_name(name("leaf"))
-        .public_key(csrs.key().public_key())
+        .subject_name(distinguished_name("leaf"))
+        .public_key(csrs.private_key().public_key())
         .serial_number(7)
         .not_valid_before(change.get("start", issuer.not_before))
         .not_valid_after(change.get("end", issuer.not_after))
@@ -140,10 +140,10 @@ def test_every_signature_is_verified() -> None:
             sign()
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_every_kind_of_ca_key_signs(kind: str) -> None:
     """A CA may have any kind of key that is certified, and its certificates verify."""
-    issuer = factories.issuer(kind)
+    issuer = factories.create_issuer(kind)
     issuer.self_test()
     certificate = issuer.sign(leaf(issuer))
     certificate.verify_directly_issued_by(issuer.certificate)

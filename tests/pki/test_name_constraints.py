@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from service.pki import names
 from service.pki.issuer import Issuer
 from tests import csrs, factories, servers
-from tests.factories import NOW, SIGNING, ca, name, root
+from tests.factories import NOW, SIGNING, ca, distinguished_name, root
 
 EMPTY = x509.Name([])
 
@@ -30,7 +30,7 @@ def _subtree(text: str) -> x509.GeneralName:
     if kind == "ip":
         return x509.IPAddress(ipaddress.ip_network(value))
     if kind == "dn":
-        return x509.DirectoryName(name(value))
+        return x509.DirectoryName(distinguished_name(value))
     return csrs.general_name(text)
 
 
@@ -99,13 +99,13 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
     tmp_path: Path, held: str, to: tuple[str, ...], asked: str, where: str
 ) -> None:
     """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
-    made, by = factories.hierarchy("p-256", to), factories.issuer("p-256", to)
+    made, by = factories.hierarchy("p-256", to), factories.create_issuer("p-256", to)
     allowed = bool(where) and where in held
     assert (
         bool(by.name_violations(EMPTY, [names.parse_general_name(csrs.general_name(asked), "x")]))
         is not allowed
     )
-    key, end = csrs.key().public_key(), NOW + timedelta(days=1)
+    key, end = csrs.private_key().public_key(), NOW + timedelta(days=1)
     builder = x509.CertificateBuilder(by.certificate.subject, EMPTY, key, 7, NOW, end)
     builder = builder.add_extension(by.authority_key_identifier, critical=False)
     leaf = builder.add_extension(x509.SubjectAlternativeName([csrs.general_name(asked)]), critical=True)
@@ -122,26 +122,26 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
 def test_no_host_is_named_by_what_openssl_takes_for_it(uri: str) -> None:
     """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
-    (told,) = factories.issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
+    (told,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
     assert "is outside what the CA is constrained to; OpenSSL takes 'evil.org" in told
 
 
 def test_subjects_are_constrained_too() -> None:
     """A directoryName constraint holds the subject; an empty subject is outside none."""
     issuer = constrained(permitted=["dn:leaf"])
-    assert not issuer.name_violations(name("leaf"), [])
+    assert not issuer.name_violations(distinguished_name("leaf"), [])
     assert not issuer.name_violations(EMPTY, [])
-    assert issuer.name_violations(name("other"), [])
-    assert not issuer.name_violations(name("LEAF "), [])
-    assert constrained(excluded=["dn:evil  twin"]).name_violations(name("Evil Twin"), [])
-    wide = name("\uff21\uff22\uff23")  # RFC 4518 2
+    assert issuer.name_violations(distinguished_name("other"), [])
+    assert not issuer.name_violations(distinguished_name("LEAF "), [])
+    assert constrained(excluded=["dn:evil  twin"]).name_violations(distinguished_name("Evil Twin"), [])
+    wide = distinguished_name("\uff21\uff22\uff23")  # RFC 4518 2
     assert constrained(excluded=["dn:ABC"]).name_violations(wide, [])
 
 
 def test_a_common_name_that_reads_as_a_host_is_constrained() -> None:
     """OpenSSL holds such a common name against DNS constraints where there is no DNS name beside it."""
     issuer = constrained(permitted=["dns:example.com"])
-    assert issuer.name_violations(name("evil.example.org"), [])
-    assert not issuer.name_violations(name("good.example.com"), [])
-    assert issuer.name_violations(name("10.0.0.1"), [])
-    assert not issuer.name_violations(name("Anna"), [])
+    assert issuer.name_violations(distinguished_name("evil.example.org"), [])
+    assert not issuer.name_violations(distinguished_name("good.example.com"), [])
+    assert issuer.name_violations(distinguished_name("10.0.0.1"), [])
+    assert not issuer.name_violations(distinguished_name("Anna"), [])

@@ -11,8 +11,8 @@ from tests import csrs
 from tests.csrs import tlv
 
 BUILT = csrs.build()
-DER = csrs.der(BUILT)
-PEM = csrs.pem(BUILT)
+DER = csrs.encode_der(BUILT)
+PEM = csrs.encode_pem(BUILT)
 REQUEST = Block("CERTIFICATE REQUEST", DER)
 
 

@@ -114,10 +114,10 @@ def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, 
         time.tzset()
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
     """keyEncipherment is for RSA alone (RFC 8813 3, RFC 9881 5); digitalSignature for all."""
-    usage = profile.key_usage(keys.kind_of(csrs.key(kind).public_key()))
+    usage = profile.key_usage(keys.kind_of(csrs.private_key(kind).public_key()))
     assert usage.digital_signature
     assert usage.key_encipherment is kind.startswith("rsa")
     assert not usage.key_cert_sign
@@ -136,10 +136,10 @@ def test_profile_takes_its_kinds_of_keys(taken: tuple[KeyKind, int], kind: str, 
     """A profile takes the kinds that it lists, and of RSA the least size that it says."""
     changed = replace(SERVER, public_keys=(taken,))
     if fits:
-        changed.verify_key(csrs.key(kind).public_key())
+        changed.verify_key(csrs.private_key(kind).public_key())
         return
     with pytest.raises(BadPublicKey) as refusal:
-        changed.verify_key(csrs.key(kind).public_key())
+        changed.verify_key(csrs.private_key(kind).public_key())
     assert f"takes no {kind} keys; it takes {taken[0]}".lower() in refusal.value.detail.lower()
     assert refusal.value.field == "public_key"
 
@@ -165,7 +165,10 @@ def test_short_lived_certificates_assert_no_rev_avail(
 def test_usages_by_name_or_oid() -> None:
     """A usage that RFC 5280 does not name stands as its OID."""
     changed = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
-    assert [usage.dotted_string for usage in changed.usages] == ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.2.3.5"]
+    assert [usage.dotted_string for usage in changed.extended_key_usage_oids] == [
+        "1.3.6.1.5.5.7.3.1",
+        "1.3.6.1.5.2.3.5",
+    ]
     assert profile.eku_oid("clientAuth") == ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -190,7 +193,7 @@ def test_profile_is_for_tls_servers_by_any_usage_that_clients_accept(usage: str,
 )  # fmt: skip
 def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str, *, may: bool) -> None:
     """Those that it lists; `*` is anybody, and an empty list nobody."""
-    assert replace(SERVER, principals=principals).permits(caller) is may
+    assert replace(SERVER, principals=principals).permits_principal(caller) is may
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.pki.test_certificate_reader import MALFORMED
 
 def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
     """A certificate that the tests' CA signed, as it is presented."""
-    by = factories.issuer()
+    by = factories.create_issuer()
     spec = factories.evaluate(csrs.build("a.example.com", sans), factories.context("peer", by))
     return reenroll.parse_client_certificate(
         by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM)
@@ -55,8 +55,8 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
 def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
     authority = factories.authority()
-    old = authority.issue(factories.order(csrs.pem(csrs.build(had)), "client")).certificate
-    order = factories.order(csrs.pem(csrs.build(asked)), "client", principal=None)
+    old = authority.issue(factories.issuance_request(csrs.encode_pem(csrs.build(had)), "client")).certificate
+    order = factories.issuance_request(csrs.encode_pem(csrs.build(asked)), "client", principal=None)
     new = authority.renew(order, old.public_bytes(Encoding.PEM)).certificate
     assert new.subject.public_bytes() == old.subject.public_bytes()
     assert new.serial_number != old.serial_number
@@ -64,9 +64,9 @@ def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
 
 def test_another_ca_s_may_not() -> None:
     """The very name of the issuer is not enough: its signature is what counts."""
-    subject = factories.issuer().certificate.subject
-    other = factories.ca(public_key=csrs.key("p-384").public_key(), subject=subject)
-    by = Issuer(other, [factories.root()], csrs.key("p-384"))
+    subject = factories.create_issuer().certificate.subject
+    other = factories.ca(public_key=csrs.private_key("p-384").public_key(), subject=subject)
+    by = Issuer(other, [factories.root()], csrs.private_key("p-384"))
     with pytest.raises(Unauthorized, match="not one of this CA"):
         reenroll.verify_client_certificate(made(), by, [], DenyList(), NOW)
 

@@ -115,13 +115,13 @@ def listed(*revoked: RevokedCertificate) -> dict[int, RevokedCertificate]:
 
 def authority(of: Issuer, now: datetime, *revoked: RevokedCertificate) -> Authority:
     """An authority with a list."""
-    return factories.authority(of=of, now=now, revoked=lambda: listed(*revoked))
+    return factories.authority(issuer=of, now=now, revoked=lambda: listed(*revoked))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
 def test_a_list_by_every_kind_of_ca(kind: str) -> None:
     """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
-    issuer = factories.issuer(kind)
+    issuer = factories.create_issuer(kind)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
     crl = authority(issuer, NOW, STOLEN, earlier).crl()
     assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
@@ -146,7 +146,7 @@ def test_one_list_a_window() -> None:
     """Whoever signs it, and whenever in its window, it is the same; the next one has the next number."""
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     late = RevokedCertificate(7, start + timedelta(seconds=1))
-    issuer = factories.issuer()
+    issuer = factories.create_issuer()
     lists = [
         authority(issuer, moment, STOLEN, late).crl()
         for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
@@ -179,7 +179,7 @@ def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
 
 def test_a_list_does_not_outlive_its_issuer() -> None:
     """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
-    issuer = factories.issuer()
+    issuer = factories.create_issuer()
     crl = authority(issuer, issuer.not_after - timedelta(hours=1)).crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
@@ -189,7 +189,7 @@ def test_a_list_does_not_outlive_its_issuer() -> None:
 
 def test_a_ca_that_may_not_sign_lists() -> None:
     """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
-    issuer = Issuer(factories.root(usage=factories.usage("key_cert_sign")), [], ROOT)
+    issuer = Issuer(factories.root(usage=factories.key_usage("key_cert_sign")), [], ROOT)
     with pytest.raises(CAUnavailable) as refusal:
         authority(issuer, NOW).crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)

@@ -74,7 +74,7 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
     "a cube of a product": (lambda: (prime_after(5 << 340) * prime_after(5 << 338)) ** 3, "a power"),
     "a fifth power": (lambda: prime_after(3 << 408) ** 5, "a power"),
     "a power of a short prime": (lambda: 1249**199, "a power"),
-    "a prime": (lambda: csrs.key("rsa-4096").private_numbers().p, "a prime"),  # type: ignore[union-attr]  # RSA
+    "a prime": (lambda: csrs.private_key("rsa-4096").private_numbers().p, "a prime"),  # type: ignore[union-attr]  # RSA
     "ROCA": (lambda: roca_modulus(2048), "CVE-2017-15361"),
 }
 SOUND: dict[str, Callable[[], int]] = {
@@ -102,21 +102,21 @@ def test_their_sound_twins_are_not(modulus: Callable[[], int]) -> None:
     weak_keys.verify_strength(rsa_key(modulus()))
 
 
-@pytest.mark.parametrize("kind", csrs.KINDS)
+@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_fresh_keys_are_strong(kind: str) -> None:
     """A key as anybody makes it passes; that two hundred RSA moduli do says that ROCA's mark is no accident."""
-    weak_keys.verify_strength(csrs.key(kind).public_key())
+    weak_keys.verify_strength(csrs.private_key(kind).public_key())
     if kind == "rsa-2048":
-        modulus = csrs.key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
+        modulus = csrs.private_key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
         for number in range(200):
             assert not weak_keys._has_close_factors(modulus + 2 * number * number * 7919)
 
 
 def forged(spki: bytes) -> bytes:
     """A certification request for a key that is not ours: its signature is none."""
-    own = keys.encode_public_key(csrs.key("rsa-2048").public_key())
+    own = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
     assert len(own) == len(spki)
-    return csrs.der(csrs.build(kind="rsa-2048")).replace(own, spki)
+    return csrs.encode_der(csrs.build(key_type="rsa-2048")).replace(own, spki)
 
 
 def test_a_weak_key_is_refused_for_what_it_is() -> None:
@@ -150,8 +150,8 @@ def test_bounds_come_before_arithmetic(bits: int, last: int, exponent: int, word
 
 def test_a_huge_modulus_in_a_request_is_refused_at_once() -> None:
     """Through `load` as well: for its bits, not for a signature that would take long to check."""
-    own = keys.encode_public_key(csrs.key("rsa-2048").public_key())
-    info = csrs.build(kind="rsa-2048").tbs_certrequest_bytes
+    own = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
+    info = csrs.build(key_type="rsa-2048").tbs_certrequest_bytes
     body = info[4:].replace(own, spki_of(1 << 16383 | 1, 65537))
     signature = bytes.fromhex("300d06092a864886f70d01010b0500") + tlv(3, b"\0" + b"\1" * 256)
     request = tlv(0x30, tlv(0x30, body) + signature)
@@ -172,7 +172,7 @@ def spki_of(modulus: int, exponent: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [b"A", b"\x30\x84" + bytes(65_537), csrs.pem(csrs.build())], ids=["text", "DER", "PEM"]
+    "data", [b"A", b"\x30\x84" + bytes(65_537), csrs.encode_pem(csrs.build())], ids=["text", "DER", "PEM"]
 )
 def test_a_megabyte_is_refused_unread(data: bytes) -> None:
     """The size comes first, whatever it is that is so large."""
@@ -185,7 +185,7 @@ def test_a_megabyte_is_refused_unread(data: bytes) -> None:
 @pytest.mark.parametrize("point", ["off the curve", "at infinity"])
 def test_ec_points_are_on_their_curve(point: str) -> None:
     """SEC 1 3.2.2.1: a point that is not on the curve, and the one at infinity, are no public keys."""
-    der = bytearray(csrs.der(csrs.build()))
+    der = bytearray(csrs.encode_der(csrs.build()))
     start = der.index(b"\x03\x42\x00\x04") + 3
     der[start + 64] ^= 1
     if point == "at infinity":
@@ -194,7 +194,7 @@ def test_ec_points_are_on_their_curve(point: str) -> None:
         csr.parse(bytes(der))
 
 
-SPKI = keys.encode_public_key(csrs.key().public_key())
+SPKI = keys.encode_public_key(csrs.private_key().public_key())
 DIGEST = hashlib.sha256(SPKI).hexdigest()
 
 
@@ -206,17 +206,17 @@ def test_a_key_on_the_deny_list(line: str, *, upper: bool) -> None:
     listed = DenyList.parse(f"# keys that were stolen\n\n{'0' * 64}\n{stated}\n")
     with pytest.raises(BadPublicKey, match="deny list"):
         listed.verify([SPKI])
-    listed.verify(weak_keys.equivalent_encodings(csrs.key("p-384").public_key()))
+    listed.verify(weak_keys.equivalent_encodings(csrs.private_key("p-384").public_key()))
     DenyList().verify([SPKI])
 
 
-OTHER_EXPONENT = rsa_key(csrs.key("rsa-2048").public_key().public_numbers().n, 65539)  # type: ignore[union-attr]
+OTHER_EXPONENT = rsa_key(csrs.private_key("rsa-2048").public_key().public_numbers().n, 65539)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["usual", "same", "modulus"])
 def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: str) -> None:
     """By the digest of the key with the usual exponent, with its own, or of what `openssl -modulus` prints."""
-    private_key = csrs.key("rsa-2048")
+    private_key = csrs.private_key("rsa-2048")
     (tmp_path / "key").write_bytes(keys.encode_private_key(private_key))
     listed = {
         "usual": keys.encode_public_key(private_key.public_key()),
@@ -228,13 +228,13 @@ def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: st
     deny_list = DenyList.parse(hashlib.sha256(listed).hexdigest())
     with pytest.raises(BadPublicKey, match="deny list"):
         deny_list.verify(weak_keys.equivalent_encodings(OTHER_EXPONENT))
-    deny_list.verify(weak_keys.equivalent_encodings(csrs.key("rsa-3072").public_key()))
+    deny_list.verify(weak_keys.equivalent_encodings(csrs.private_key("rsa-3072").public_key()))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521"])
 def test_deny_list_holds_the_negative_of_a_point(kind: str) -> None:
     """Anyone who has d has n - d as well, whose public key has the same x; no other point of the curve has it."""
-    own, negative = weak_keys.equivalent_encodings(csrs.key(kind).public_key())
+    own, negative = weak_keys.equivalent_encodings(csrs.private_key(kind).public_key())
     first, second = map(load_der_public_key, (own, negative))  # which refuses what is not on the curve
     assert isinstance(first, ec.EllipticCurvePublicKey)
     assert isinstance(second, ec.EllipticCurvePublicKey)
@@ -252,7 +252,7 @@ def test_a_deny_list_that_is_none() -> None:
 
 def test_the_keys_of_a_ca() -> None:
     """Any of the CA's own certificates; another key is another's."""
-    issuer = factories.issuer("rsa-2048")
+    issuer = factories.create_issuer("rsa-2048")
     modulus = issuer.root.public_key().public_numbers().n  # type: ignore[union-attr]
     for own in (issuer.certificate.public_key(), issuer.root.public_key(), rsa_key(modulus, 65539)):
         with pytest.raises(BadPublicKey, match="CA's own"):
