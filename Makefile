@@ -57,7 +57,7 @@ deploy: setup
 # The documentation, into build/site.
 docs: setup .venv/tox
 	.venv/bin/tox run -e docs
-	@echo "Documentation: build/site/index.html"
+	@echo "Documentation: build/site/index.html (with search: $(PYTHON) -m http.server -b 127.0.0.1 -d build/site)"
 
 # All figures, against cfssl and of the zip, into bench/figures.md and build/; BENCH=--short and so on. It needs a
 # quiet machine.

@@ -67,7 +67,7 @@ def cli() -> str:
         options = [
             record
             for option in command.get_params(context)
-            if (record := option.get_help_record(context)) and record[1]
+            if (record := option.get_help_record(context)) and record[1] and "--help" not in record[0]
         ]
         text += [f"## {name}", *map(cell, paragraphs), f"```text\n{usage}\n```"]
         if options:

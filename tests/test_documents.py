@@ -247,6 +247,17 @@ def test_every_page_marker_is_generated() -> None:
         assert reference.PARTS[name]().strip(), name
 
 
+def test_urls_of_other_hosts_are_found(tmp_path: Path) -> None:
+    """The site's check reports what a page or a style sheet loads from another host, and no link."""
+    (tmp_path / "a.html").write_text(
+        '<a href="https://a.example/"></a><link href="//b.example/b.css"><script src="c.js"></script>'
+        '<img src="https://d.example/d.png">'
+    )
+    (tmp_path / "e.css").write_text("@import url('https://e.example/e.css'); a {background: url(f.png)}")
+    hosts = [url.partition("//")[2].partition("/")[0] for url in reference.external_urls(tmp_path)]
+    assert hosts == ["b.example", "d.example", "e.example"]
+
+
 def test_readme_is_short() -> None:
     text = DOCUMENTS["README.md"]
     assert len(text.split()) <= 1200
