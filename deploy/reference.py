@@ -221,6 +221,32 @@ def profile_keys() -> str:
     return table(("Key", "Value", "Required", "Meaning"), *rows) + f"\nThe kinds of names: {names}.\n"
 
 
+def usage_plan() -> str:
+    """The usage plan of the contract."""
+    plan = openapi.load()["x-usage-plan"]
+    return table(
+        ("Requests per second", "At once", "Quota"),
+        (str(plan["rate"]), str(plan["burst"]), f"{plan['quota']:,} per {plan['period'].lower()}"),
+    )
+
+
+def profiles() -> str:
+    """The profiles of the contract."""
+    document = openapi.load()
+    default = document["components"]["schemas"]["ProfileName"]["default"]
+    rows = (
+        (
+            f"`{name}`{' (default)' if name == default else ''}",
+            cell(profile["description"]),
+            profile["validity"],
+            ", ".join(profile["names"]),
+            ", ".join(profile["extended_key_usage"]),
+        )
+        for name, profile in openapi.policy(document)["profiles"].items()
+    )
+    return table(("Profile", "For", "Valid", "Names", "Extended key usage"), *rows)
+
+
 def included(path: str, level: str = "") -> Callable[[], str]:
     """A function that returns a document without its title, with its headings lowered by `level`."""
     return lambda: re.sub(
@@ -233,6 +259,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "http-api": http_api,
     "problem-codes": problem_codes,
     "profile-keys": profile_keys,
+    "profiles": profiles,
+    "usage-plan": usage_plan,
     "changelog": included("CHANGELOG.md"),
     "figures": included("bench/figures.md", "#"),
 }

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from deploy import reference
+from service import audit
 from tests import servers
 from tests.servers import ROOT, Server
 
@@ -245,6 +246,16 @@ def test_every_page_marker_is_generated() -> None:
     assert {type(context.command) for _, context in reference.commands()} <= {click.Command, click.Group}
     for name in markers:
         assert reference.PARTS[name]().strip(), name
+
+
+def test_settings_and_fields_are_documented() -> None:
+    """Each environment variable and each field of the audit log is in the reference."""
+    sources = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    variables = set(re.findall(r"\"(CERTLET_[A-Z0-9_]+)\"", sources))
+    assert variables == set(re.findall(r"`(CERTLET_[A-Z0-9_]+)`", DOCUMENTS["docs/reference/settings.md"]))
+    fields = set(re.findall(r"^\| (`.+?`) \|", DOCUMENTS["docs/reference/audit-log.md"], re.MULTILINE))
+    documented = {name for cell in fields for name in re.findall("`([a-z0-9_]+)`", cell)}
+    assert set(audit.Event._fields) | {"intent", "result", "refusal", "revocation"} == documented
 
 
 def test_urls_of_other_hosts_are_found(tmp_path: Path) -> None:
