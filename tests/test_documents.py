@@ -172,7 +172,9 @@ SERVE = sorted(
 )
 
 
-@pytest.mark.parametrize("command", SERVE)
+@pytest.mark.parametrize(
+    "command", [command for command in SERVE if not any(other.startswith(f"{command} ") for other in SERVE)]
+)
 def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
     options = shlex.split(command.replace("8081", "0").replace("0.0.0.0", "127.0.0.1"))[2:]  # noqa: S104 - replaced
     with servers.serving(tmp_path, *options) as server:
