@@ -125,13 +125,15 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 @contextlib.contextmanager
 def locked(descriptor: int) -> Iterator[None]:
     """Hold the lock of what a descriptor is open for, against other processes, if it has one."""
-    with contextlib.suppress(OSError):
+    try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        yield
+        return
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
 
 def _take_back(descriptor: int, written: int) -> None:

@@ -213,7 +213,7 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
     if len(name) > _MAX_DNS_OCTETS:
         raise RejectedIdentifier(f"{quote(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
     form = _LABEL_OR_SERVICE if underscores else _LABEL
-    if not all(form.fullmatch(label) for label in labels):
+    if not all(map(form.fullmatch, labels)):
         raise RejectedIdentifier(_label_fault(text, labels), field)
     if _NUMBER.fullmatch(labels[-1]):  # RFC 1123 2.1; WHATWG and inet_aton read 127.0.0.0x1 as an address
         raise RejectedIdentifier(f"{quote(text)} reads as an IP address, not a DNS name", field)
