@@ -93,8 +93,8 @@ class CertificateSpec:
         """SHA-256 of every field that the certificate will hold, in DER or text, each after its length."""
         times = encoding.format_timestamp(self.not_before) + encoding.format_timestamp(self.not_after)
         parts = [self.subject.public_bytes(), self.subject_public_key_info, times.encode("ascii")]
-        extensions = [each.digest_input for each in self.extensions]
-        return hashlib.sha256(b"".join([encoding.length_prefixed(parts), *extensions])).digest()
+        parts += [each.digest_input for each in self.extensions]
+        return hashlib.sha256(encoding.length_prefixed(parts)).digest()
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,5 +124,5 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
 def encode_extension(value: x509.ExtensionType, *, critical: bool = False) -> EncodedExtension:
     """An extension of this value."""
     oid, der = value.oid, value.public_bytes()
-    digest_input = encoding.length_prefixed([f"{oid.dotted_string} {critical} ".encode("ascii") + der])
+    digest_input = f"{oid.dotted_string} {critical} ".encode("ascii") + der
     return EncodedExtension(x509.Extension(oid, critical, x509.UnrecognizedExtension(oid, der)), digest_input)
