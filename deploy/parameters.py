@@ -1,4 +1,4 @@
-"""The template's parameters that the contract states (`x-usage-plan`), and `Est` with `--est`."""
+"""Print the template parameters that come from the contract (`x-usage-plan`), and `Est` with `--est`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from service import openapi
 
 
 def main() -> int:
-    """Print them as `sam deploy --parameter-overrides` takes them."""
+    """Print `NAME=VALUE …` for `sam deploy --parameter-overrides`."""
     plan = openapi.load()["x-usage-plan"]
-    stated = {name.title(): value for name, value in plan.items()}
-    stated |= {"Est": "on"} if "--est" in sys.argv[1:] else {}
-    sys.stdout.write(" ".join(f"{name}={value}" for name, value in stated.items()) + "\n")
+    parameters = {name.title(): value for name, value in plan.items()}
+    parameters |= {"Est": "on"} if "--est" in sys.argv[1:] else {}
+    sys.stdout.write(" ".join(f"{name}={value}" for name, value in parameters.items()) + "\n")
     return 0
 
 

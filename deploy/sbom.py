@@ -1,7 +1,7 @@
 """Software bill of materials of a Lambda zip: `make sbom`, or `python -m deploy.sbom ZIP…`.
 
-cyclonedx-py reads installed packages, so the zip is unpacked into an empty environment. It does not read the
-bills that wheels contain (PEP 770) of what is compiled into them, such as OpenSSL: these are added.
+cyclonedx-py reads installed packages, so the zip is unpacked into an empty environment. It ignores the SBOMs
+inside wheels (PEP 770), which list bundled libraries such as OpenSSL: their components are added here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final
 
 PYPROJECT: Final = Path(__file__).parent.parent / "pyproject.toml"
-_COPIED: Final = ("type", "name", "version", "purl", "licenses")
+_COPIED_FIELDS: Final = ("type", "name", "version", "purl", "licenses")
 
 
 def sbom(archive: Path) -> str:
-    """Return the bill of materials of a zip, CycloneDX 1.6 in JSON; the same for the same zip.
+    """Return a zip's bill of materials, CycloneDX 1.6 JSON; the same for the same zip.
 
     Raises:
         CalledProcessError: cyclonedx-py fails.
@@ -34,12 +34,12 @@ def sbom(archive: Path) -> str:
         zipfile.ZipFile(archive).extractall(packages)
         options = ["--output-reproducible", "--spec-version=1.6", f"--pyproject={PYPROJECT}"]
         command = [sys.executable, "-m", "cyclonedx_py", "environment", *options, environment]
-        document = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)  # noqa: S603 - our own words
-        components = {each["purl"].partition("@")[0]: each for each in document["components"]}
+        document = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)  # noqa: S603 - a fixed command
+        components = {part["purl"].partition("@")[0]: part for part in document["components"]}
         for path in sorted(packages.glob("*.dist-info/sboms/*.json")):
-            name = path.parent.parent.name.partition("-")[0].lower().replace("_", "-")
-            components[f"pkg:pypi/{name}"].setdefault("components", []).extend(
-                {member: part[member] for member in _COPIED if member in part}
+            package = path.parent.parent.name.partition("-")[0].lower().replace("_", "-")
+            components[f"pkg:pypi/{package}"].setdefault("components", []).extend(
+                {name: part[name] for name in _COPIED_FIELDS if name in part}
                 for part in json.loads(path.read_text())["components"]
             )
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()

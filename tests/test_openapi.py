@@ -43,8 +43,8 @@ def test_both_documents_are_openapi() -> None:
 
 def test_the_import_breaks_no_rule() -> None:
     """What `certlet openapi` prints keeps every rule of API Gateway's import, with EST and without."""
-    assert lint.faults(RENDERED) == []
-    assert lint.faults(WITH_EST) == []
+    assert lint.violations(RENDERED) == []
+    assert lint.violations(WITH_EST) == []
 
 
 def test_est_is_left_out_unless_it_is_asked_for() -> None:

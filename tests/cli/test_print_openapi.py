@@ -29,4 +29,4 @@ def test_openapi_prints_what_can_be_imported() -> None:
     """`certlet openapi` prints JSON that keeps every rule of the import."""
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
     printed = certlet("openapi", *arguments)
-    assert lint.faults(json.loads(printed.stdout)) == []
+    assert lint.violations(json.loads(printed.stdout)) == []

@@ -1,4 +1,4 @@
-"""No change of the contract breaks its clients, but with a new major version: oasdiff judges."""
+"""A change of the contract that breaks clients requires a new major version; oasdiff finds the changes."""
 
 from __future__ import annotations
 
@@ -24,102 +24,104 @@ REQUEST = (*SCHEMAS, "SignRequest", "properties")
 CERTIFICATE = (*SCHEMAS, "SignedCertificate")
 SCHEMES = ("components", "securitySchemes")
 PURPOSE = {"type": "string"}
-QUESTION = {"name": "purpose", "in": "query", "schema": PURPOSE}
+PARAMETER = {"name": "purpose", "in": "query", "schema": PURPOSE}
 
 
-def at(document: Any, *place: str | int) -> Any:
-    """What stands at a place of the document."""
-    for step in place:
+def value_at(document: Any, *path: str | int) -> Any:
+    """Return the value at a path of the document."""
+    for step in path:
         document = document[step]
     return document
 
 
-def put(*place: str | int, **members: object) -> Change:
-    """Other members there, or more."""
-    return lambda document: at(document, *place).update(members)
+def put(*path: str | int, **members: object) -> Change:
+    """Set keys of the object there."""
+    return lambda document: value_at(document, *path).update(members)
 
 
-def drop(*place: str | int) -> Change:
-    """That member removed."""
-    return lambda document: at(document, *place[:-1]).pop(place[-1])
+def drop(*path: str | int) -> Change:
+    """Remove the key or element there."""
+    return lambda document: value_at(document, *path[:-1]).pop(path[-1])
 
 
-def add(*place: str | int, value: object) -> Change:
-    """An element more in the list there."""
-    return lambda document: at(document, *place).append(value)
+def add(*path: str | int, value: object) -> Change:
+    """Append an element to the list there."""
+    return lambda document: value_at(document, *path).append(value)
 
 
-def remove(*place: str | int, value: object) -> Change:
-    """An element less."""
-    return lambda document: at(document, *place).remove(value)
+def remove(*path: str | int, value: object) -> Change:
+    """Remove an element from the list there."""
+    return lambda document: value_at(document, *path).remove(value)
 
 
 def both(*changes: Change) -> Change:
-    """One change after the other."""
+    """Apply several changes in order."""
     return lambda document: [change(document) for change in changes]
 
 
 def rename(document: dict[str, Any]) -> None:
-    """A schema, and with it a type of every client, has another name."""
+    """Rename a schema, and with it a type of every generated client."""
     document.update(json.loads(json.dumps(document).replace('schemas/Problem"', 'schemas/Fault"')))
-    at(document, *SCHEMAS)["Fault"] = at(document, *SCHEMAS).pop("Problem")
+    value_at(document, *SCHEMAS)["Fault"] = value_at(document, *SCHEMAS).pop("Problem")
 
 
-def replicate(document: dict[str, Any]) -> None:
-    """An operation more."""
+def add_operation(document: dict[str, Any]) -> None:
+    """Add an operation."""
     document["paths"]["/more"] = copy.deepcopy(document["paths"]["/health"])
     put("paths", "/more", "get", operationId="more")(document)
 
 
-# A request needs what it did not need before; an answer lacks what it always had.
-DEMAND = both(put(*REQUEST, purpose=PURPOSE), add(*SCHEMAS, "SignRequest", "required", value="purpose"))
-WITHHOLD = both(
+# A request must have a new field; a response lacks a field that it always had.
+REQUIRE_FIELD = both(
+    put(*REQUEST, purpose=PURPOSE), add(*SCHEMAS, "SignRequest", "required", value="purpose")
+)
+REMOVE_FIELD = both(
     drop(*CERTIFICATE, "properties", "serial_number"),
     remove(*CERTIFICATE, "required", value="serial_number"),
 )
 XML = put(*SIGN, "responses", "200", content={"application/xml": {"schema": {"type": "object"}}})
-# What breaks, and the rule that says so.
+# Changes that break clients, and a fragment of the reported problem.
 BREAKING: dict[str, tuple[Change, str]] = {
     "an operation removed": (drop("paths", "/ca.crl"), "GET /ca.crl: api path removed"),
     "a method removed": (drop(*SIGN), "POST /sign: api removed"),
     "an operation renamed": (put(*SIGN, operationId="issue"), "(api-operation-id-removed)"),
     "another tag": (put(*SIGN, tags=["issue"]), "(api-tag-removed)"),
     "a schema renamed": (rename, "(api-schema-removed)"),
-    "a required member of an answer removed": (WITHHOLD, "(response-required-property-removed)"),
-    "an optional member of an answer removed": (drop(*SCHEMAS, "Problem", "properties", "errors"), "(response-optional-property-removed)"),
-    "a member of an answer that may be missing": (remove(*CERTIFICATE, "required", value="serial_number"), "(response-property-became-optional)"),
-    "a required member of a request": (DEMAND, "(new-required-request-property)"),
-    "a member of a request removed": (drop(*REQUEST, "validity"), "(request-property-removed)"),
+    "a required field of a response removed": (REMOVE_FIELD, "(response-required-property-removed)"),
+    "an optional field of a response removed": (drop(*SCHEMAS, "Problem", "properties", "errors"), "(response-optional-property-removed)"),
+    "a field of a response made optional": (remove(*CERTIFICATE, "required", value="serial_number"), "(response-property-became-optional)"),
+    "a required field of a request added": (REQUIRE_FIELD, "(new-required-request-property)"),
+    "a field of a request removed": (drop(*REQUEST, "validity"), "(request-property-removed)"),
     "a narrower enum": (remove(*SCHEMAS, "ProfileName", "enum", value="peer"), "(request-property-enum-value-removed)"),
-    "a wider enum in an answer": (add(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
+    "a wider enum in a response": (add(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
     "a narrower string": (put(*REQUEST, "validity", maxLength=10), "(request-property-max-length-decreased)"),
     "a shorter list": (put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=100), "components.schemas.BatchRequest.requests.maxItems: lowered"),
     "another default": (put(*REQUEST, "text", default=False), "(request-property-default-value-changed)"),
-    "a required parameter": (add(*SIGN, "parameters", value={**QUESTION, "required": True}), "(new-required-request-parameter)"),
-    "a parameter that is required now": (put(*SIGN, "parameters", 0, required=True), "(request-parameter-became-required)"),
-    "an answer removed": (drop(*SIGN, "responses", "202"), "(response-success-status-removed)"),
-    "a refusal removed": (drop(*SIGN, "responses", "422"), "(response-non-success-status-removed)"),
-    "another type in an answer": (put(*SCHEMAS, "Problem", "properties", "status", type="string"), "(response-property-type-changed)"),
+    "a required parameter added": (add(*SIGN, "parameters", value={**PARAMETER, "required": True}), "(new-required-request-parameter)"),
+    "a parameter made required": (put(*SIGN, "parameters", 0, required=True), "(request-parameter-became-required)"),
+    "a success status removed": (drop(*SIGN, "responses", "202"), "(response-success-status-removed)"),
+    "an error status removed": (drop(*SIGN, "responses", "422"), "(response-non-success-status-removed)"),
+    "another type in a response": (put(*SCHEMAS, "Problem", "properties", "status", type="string"), "(response-property-type-changed)"),
     "another type in a request": (put(*REQUEST, "text", type="string"), "(request-property-type-changed)"),
     "a media type of a request removed": (drop(*PEM, "application/pkcs10"), "(request-body-media-type-removed)"),
-    "another media type of an answer": (XML, "(response-media-type-removed)"),
-    "a key needed": (put("paths", "/health", "get", security=[{"apiKey": []}]), "(api-security-added)"),
-    "a kind of key refused": (remove("paths", "/.well-known/est/simpleenroll", "post", "security", value={"basic": []}), "(api-security-removed)"),
-    "another header for the key": (put(*SCHEMES, "apiKey", name="x-key"), "components.securitySchemes.apiKey: changed"),
-    "a kind of key removed": (drop(*SCHEMES, "basic"), "components.securitySchemes.basic: changed"),
-    "another place": (put(servers=[{"url": "/v2"}]), "servers: changed"),
+    "another media type of a response": (XML, "(response-media-type-removed)"),
+    "an API key required": (put("paths", "/health", "get", security=[{"apiKey": []}]), "(api-security-added)"),
+    "a security scheme of an operation removed": (remove("paths", "/.well-known/est/simpleenroll", "post", "security", value={"basic": []}), "(api-security-removed)"),
+    "another header for the API key": (put(*SCHEMES, "apiKey", name="x-key"), "components.securitySchemes.apiKey: changed"),
+    "a security scheme removed": (drop(*SCHEMES, "basic"), "components.securitySchemes.basic: changed"),
+    "another server": (put(servers=[{"url": "/v2"}]), "servers: changed"),
 }  # fmt: skip
 COMPATIBLE: dict[str, Change] = {
-    "nothing": lambda _: None,
-    "an operation": replicate,
-    "an optional member of a request": put(*REQUEST, purpose=PURPOSE),
-    "a member of an answer": put(*CERTIFICATE, "properties", more=PURPOSE),
-    "an optional parameter": add(*SIGN, "parameters", value=QUESTION),
+    "no change": lambda _: None,
+    "an operation added": add_operation,
+    "an optional field of a request added": put(*REQUEST, purpose=PURPOSE),
+    "a field of a response added": put(*CERTIFICATE, "properties", more=PURPOSE),
+    "an optional parameter added": add(*SIGN, "parameters", value=PARAMETER),
     "a wider string": put(*REQUEST, "validity", maxLength=64),
     "a longer list": put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
-    "a refusal": put(*SIGN, "responses", **{"409": at(CURRENT, *SIGN, "responses", "422")}),
-    "a media type of a request": put(*PEM, **{"application/x-csr": {"schema": PURPOSE}}),
-    "other words": both(
+    "an error status added": put(*SIGN, "responses", **{"409": value_at(CURRENT, *SIGN, "responses", "422")}),
+    "a media type of a request added": put(*PEM, **{"application/x-csr": {"schema": PURPOSE}}),
+    "other texts": both(
         put("info", description="Other words."),
         put(*SIGN, summary="Other words", description="Other words."),
         put(*SCHEMAS, "Problem", description="Other words."),
@@ -133,73 +135,73 @@ COMPATIBLE: dict[str, Change] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Releases: one, of what is current."""
-    made = tmp_path_factory.mktemp("released")
-    assert compatibility.release(CURRENT, made) == []
-    return made
+    """A folder with one release: the current contract."""
+    released = tmp_path_factory.mktemp("released")
+    assert compatibility.release(CURRENT, released) == []
+    return released
 
 
 def changed(change: Change, version: str = "0.9.0") -> dict[str, Any]:
-    """The contract as a change makes it, in another version."""
+    """Return the contract after a change, with another version."""
     after = copy.deepcopy(CURRENT)
     change(after)
     after["info"]["version"] = version
     return after
 
 
-def test_the_contract_breaks_nobody() -> None:
-    """Clients of the last release of this major version go on working with the contract as it stands."""
-    assert compatibility.faults(CURRENT) == []
+def test_contract_is_compatible_with_its_last_release() -> None:
+    """Clients of the last release of this major version keep working with the current contract."""
+    assert compatibility.problems(CURRENT) == []
 
 
-def test_there_is_a_release() -> None:
-    """The gate judges something: each major version up to the contract's last was kept, under its own name."""
-    released = [json.loads(each.read_text()) for each in sorted(compatibility.RELEASED.iterdir())]
-    majors = [int(each["info"]["version"].split(".")[0]) for each in released]
+def test_every_major_version_has_a_release() -> None:
+    """The check has something to compare: a document for each major version, named after it."""
+    released = [json.loads(path.read_text()) for path in sorted(compatibility.RELEASED.iterdir())]
+    majors = [int(document["info"]["version"].split(".")[0]) for document in released]
     assert majors == list(range(len(majors)))
     assert majors
-    assert [each.name for each in sorted(compatibility.RELEASED.iterdir())] == [
+    assert [path.name for path in sorted(compatibility.RELEASED.iterdir())] == [
         f"openapi-{major}.json" for major in majors
     ]
 
 
 @pytest.mark.parametrize("change", BREAKING)
-def test_a_breaking_change_is_refused(folder: Path, change: str) -> None:
-    """Whatever takes something from a client is found, whatever the minor version; and it is not released."""
-    apply, said = BREAKING[change]
-    found = compatibility.faults(changed(apply), folder)
-    assert any(said in fault for fault in found), found
+def test_breaking_change_is_reported(folder: Path, change: str) -> None:
+    """A breaking change is reported even in a new minor version."""
+    apply, fragment = BREAKING[change]
+    problems = compatibility.problems(changed(apply), folder)
+    assert any(fragment in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize("change", COMPATIBLE)
-def test_an_addition_passes(folder: Path, change: str) -> None:
-    """Whatever only adds, or says it in other words, is let through."""
-    assert compatibility.faults(changed(COMPATIBLE[change]), folder) == []
+def test_compatible_change_is_accepted(folder: Path, change: str) -> None:
+    """A change that only adds, or only rewords, is accepted."""
+    assert compatibility.problems(changed(COMPATIBLE[change]), folder) == []
 
 
-def test_a_major_version_may_break(tmp_path: Path) -> None:
-    """The next major version passes with a breaking change, and once released it is held to itself alone."""
+def test_new_major_version_may_break_clients(tmp_path: Path) -> None:
+    """The next major version may break; after its release, it is compared only with itself."""
     assert compatibility.release(CURRENT, tmp_path) == []
-    broken = changed(WITHHOLD, "1.0.0")
-    assert compatibility.faults(changed(WITHHOLD, "0.2.0"), tmp_path)
+    broken = changed(REMOVE_FIELD, "1.0.0")
+    assert compatibility.problems(changed(REMOVE_FIELD, "0.2.0"), tmp_path)
     assert compatibility.release(broken, tmp_path) == []
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["openapi-0.json", "openapi-1.json"]
-    assert compatibility.faults(broken, tmp_path) == []
-    assert compatibility.faults(changed(lambda _: None, "1.1.0"), tmp_path) == []
-    demanding = copy.deepcopy(broken)
-    DEMAND(demanding)
-    assert compatibility.faults(demanding, tmp_path)
-    assert compatibility.faults(changed(WITHHOLD, "3.0.0"), tmp_path) == [
-        "info.version: 3.0.0 does not follow 1.x, the last that was released"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["openapi-0.json", "openapi-1.json"]
+    assert compatibility.problems(broken, tmp_path) == []
+    assert compatibility.problems(changed(lambda _: None, "1.1.0"), tmp_path) == []
+    incompatible = copy.deepcopy(broken)
+    REQUIRE_FIELD(incompatible)
+    assert compatibility.problems(incompatible, tmp_path)
+    assert compatibility.problems(changed(REMOVE_FIELD, "3.0.0"), tmp_path) == [
+        "info.version: 3.0.0 does not follow 1.x, the last release"
     ]
 
 
-def test_what_breaks_is_not_released(tmp_path: Path) -> None:
-    """A release replaces the one before it, octet for octet as `certlet openapi --format public` prints; a fault keeps it."""
+def test_breaking_change_is_not_released(tmp_path: Path) -> None:
+    """A release replaces the one before it, unless a change breaks clients."""
     assert compatibility.release(CURRENT, tmp_path) == []
-    kept = (tmp_path / "openapi-0.json").read_bytes()
-    assert compatibility.release(changed(WITHHOLD), tmp_path)
-    assert (tmp_path / "openapi-0.json").read_bytes() == kept
-    more = changed(replicate)
-    assert compatibility.release(more, tmp_path) == []
-    assert json.loads((tmp_path / "openapi-0.json").read_bytes()) == more
+    before = (tmp_path / "openapi-0.json").read_bytes()
+    assert compatibility.release(changed(REMOVE_FIELD), tmp_path)
+    assert (tmp_path / "openapi-0.json").read_bytes() == before
+    extended = changed(add_operation)
+    assert compatibility.release(extended, tmp_path) == []
+    assert json.loads((tmp_path / "openapi-0.json").read_bytes()) == extended

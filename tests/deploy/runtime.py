@@ -1,4 +1,4 @@
-"""A Lambda Runtime API for one function: what AWS puts beside every function's process.
+"""A Lambda Runtime API for one function, as AWS provides to every function's process.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html: the runtime client asks for the next
 event, and posts a result, an error, or an error of its init phase.
@@ -29,7 +29,7 @@ _PREFIX = "/2018-06-01/runtime/"
 
 @dataclass
 class Runtime:
-    """A function's process, and the events that it gets."""
+    """A function's process, its queue of events, and the outcomes that it posts."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -37,17 +37,17 @@ class Runtime:
     outcomes: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
 
     def invoke(self, event: Any, timeout: float = 30) -> tuple[str, Any]:
-        """Have one event answered: ("response" or "error", what was posted)."""
+        """Send one event; return "response" or "error", and the body that the function posted."""
         self.events.put((str(uuid.uuid4()), event))
         return self.outcomes.get(timeout=timeout)
 
     def resident(self) -> int:
-        """The process's resident memory, in KiB."""
+        """Return the process's resident memory, in KiB."""
         return servers.resident(self.process.pid)
 
 
 def install(client: Path, python: str) -> None:
-    """Lambda's own runtime client for a Python, from the lock, into a directory of its own."""
+    """Install Lambda's runtime client for a Python version, from the lock, into a directory."""
     wheels = [f"--platform={glibc}_x86_64" for glibc in build.GLIBC]
     options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
     lock = build.ROOT / "deploy" / "lock" / "lambda.txt"
@@ -55,7 +55,7 @@ def install(client: Path, python: str) -> None:
     servers.run(*pip, *wheels, *options, "--target", client, "-r", lock)
 
 
-def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
+def _handler(runtimes: list[Runtime]) -> type[BaseHTTPRequestHandler]:
     class Handler(servers.QuietHandler):
         protocol_version = "HTTP/1.1"
 
@@ -64,20 +64,20 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def handle_one_request(self) -> None:
-            with contextlib.suppress(ConnectionResetError):  # the function was ended
+            with contextlib.suppress(ConnectionResetError):  # the function was killed
                 super().handle_one_request()
 
         def respond(self) -> None:
             if self.command == "POST":
                 kind = "init error" if self.path == f"{_PREFIX}init/error" else self.path.rpartition("/")[2]
-                runtime[0].outcomes.put((kind, json.loads(self.body())))
+                runtimes[0].outcomes.put((kind, json.loads(self.body())))
                 self.answer(202, b"{}")
                 return
-            number, event = runtime[0].events.get()
+            request_id, event = runtimes[0].events.get()
             self.answer(
                 200,
                 json.dumps(event).encode(),
-                Lambda_Runtime_Aws_Request_Id=number,
+                Lambda_Runtime_Aws_Request_Id=request_id,
                 Lambda_Runtime_Deadline_Ms=str(int(time.time() * 1000) + 10_000),
                 Lambda_Runtime_Invoked_Function_Arn="arn:aws:lambda:eu-central-1:000000000000:function:certlet",
                 Content_Type="application/json",
@@ -88,9 +88,9 @@ def _handler(runtime: list[Runtime]) -> type[BaseHTTPRequestHandler]:
 
 @contextlib.contextmanager
 def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> Iterator[Runtime]:
-    """A function, unpacked in `task`, run by `python` with the runtime client in `client`."""
-    here: list[Runtime] = []
-    with servers.http_server(_handler(here)) as url, log.open("wb") as output:
+    """Run the function unpacked in `task` with `python` and the runtime client in `client`."""
+    runtimes: list[Runtime] = []
+    with servers.http_server(_handler(runtimes)) as url, log.open("wb") as output:
         environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join([str(task), str(client)]),
@@ -102,9 +102,9 @@ def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> It
         }
         command = [str(python), "-S", "-m", "awslambdaric", "function.handler"]
         process = subprocess.Popen(command, cwd=task, env=environ, stdout=output, stderr=output)
-        here.append(Runtime(process, log))
+        runtimes.append(Runtime(process, log))
         try:
-            yield here[0]
+            yield runtimes[0]
         finally:
             process.kill()
             process.wait()

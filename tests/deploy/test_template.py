@@ -17,30 +17,30 @@ TEMPLATE = servers.ROOT / "deploy" / "template.yaml"
 
 
 class Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms: `!Ref X` as {"Ref": "X"}, `!If […]` as {"If": […]}."""
+    """Load CloudFormation's short forms: `!Ref X` as {"Ref": "X"}, `!If […]` as {"If": […]}."""
 
 
-def _short(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+def _construct_short_form(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
     if isinstance(node, yaml.ScalarNode):
         return {suffix: loader.construct_scalar(node)}
     assert isinstance(node, yaml.SequenceNode)
     return {suffix: loader.construct_sequence(node, deep=True)}
 
 
-Loader.add_multi_constructor("!", _short)
-TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S506 - a safe one
+Loader.add_multi_constructor("!", _construct_short_form)
+TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S506 - a subclass of SafeLoader
 RESOURCES: dict[str, Any] = TREE["Resources"]
 
 
 def integrations(document: openapi.Document) -> list[dict[str, Any]]:
-    """What API Gateway puts behind each operation."""
-    found = openapi.operations(document).values()
-    return [operation["x-amazon-apigateway-integration"] for operation in found]
+    """Each operation's integration."""
+    operations = openapi.operations(document).values()
+    return [operation["x-amazon-apigateway-integration"] for operation in operations]
 
 
 @pytest.mark.parametrize("command", [("cfn-lint",), ("sam", "validate", "--lint", "--template-file")])
-def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """`cfn-lint` and `sam validate --lint` are clean; and with a fault put in, they are not."""
+def test_template_passes_cfn_lint_and_sam_validate(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """`cfn-lint` and `sam validate --lint` accept the template, and refuse it with an error put in."""
     program = Path(os.environ["SAM_PYTHON"]).parent / command[0]
     env = servers.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
     servers.run(program, *command[1:], TEMPLATE, env=env)
@@ -49,18 +49,18 @@ def test_the_judges_of_templates_find_nothing(tmp_path: Path, command: tuple[str
     assert servers.run(program, *command[1:], broken, env=env, check=False).returncode != 0
 
 
-def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
-    """The policy's actions and resources are this list; tests/deploy/test_keys.py records the calls."""
+def test_role_permits_only_the_listed_actions() -> None:
+    """The policy's actions and resources are this list; test_key_stores.py records the function's calls."""
     allowed = []
     (policy,) = RESOURCES["Role"]["Properties"]["Policies"]
     for statement in policy["PolicyDocument"]["Statement"]:
-        condition, chosen = "", statement
+        condition, effective = "", statement
         if "If" in statement:
-            condition, chosen, otherwise = statement["If"]
-            assert otherwise == {"Ref": "AWS::NoValue"}
-        actions = chosen["Action"] if isinstance(chosen["Action"], list) else [chosen["Action"]]
-        allowed += [(condition, action, json.dumps(chosen["Resource"])) for action in actions]
-        assert chosen["Effect"] == "Allow"
+            condition, effective, alternative = statement["If"]
+            assert alternative == {"Ref": "AWS::NoValue"}
+        actions = effective["Action"] if isinstance(effective["Action"], list) else [effective["Action"]]
+        allowed += [(condition, action, json.dumps(effective["Resource"])) for action in actions]
+        assert effective["Effect"] == "Allow"
     parameter = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${CaPassphraseParameter}"
     assert allowed == [
         ("", "logs:CreateLogStream", '{"GetAtt": "LogGroup.Arn"}'),
@@ -73,22 +73,22 @@ def test_the_role_may_do_what_the_function_does_and_no_more() -> None:
     assert "ManagedPolicyArns" not in RESOURCES["Role"]["Properties"]
 
 
-def test_the_defaults_are_the_contract_s() -> None:
-    """The usage plan's parameters are `x-usage-plan`, by default and as `make deploy` passes them."""
+def test_defaults_match_the_contract_s_usage_plan() -> None:
+    """The usage plan's parameters are those of `x-usage-plan`, by default and as `make deploy` passes them."""
     plan = factories.document()["x-usage-plan"]
     parameters = TREE["Parameters"]
     assert {name: parameters[name.title()]["Default"] for name in plan} == plan
-    passed = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
-    assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
-    assert set(dict(each.split("=") for each in passed.stdout.split())) <= set(parameters)
+    printed = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
+    assert printed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
+    assert set(dict(pair.split("=") for pair in printed.stdout.split())) <= set(parameters)
 
 
-def test_est_is_off_and_goes_with_its_document() -> None:
-    """`make deploy EST=on` says it to the document and to the template; by default there is no domain."""
+def test_est_is_off_by_default() -> None:
+    """`make deploy EST=on` adds EST to the document and sets the parameter; by default there is no domain."""
     parameters = TREE["Parameters"]
     assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
-    passed = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
-    assert passed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
+    printed = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
+    assert printed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
     makefile = (servers.ROOT / "Makefile").read_text()
     assert makefile.count("$(WITH_EST)") == 2
     for kind in ("Est", "EstRenewal"):
@@ -98,12 +98,12 @@ def test_est_is_off_and_goes_with_its_document() -> None:
         assert {"Equals": [{"Ref": "Est"}, "on"]} in TREE["Conditions"][condition]["And"]
         assert "BasePath" not in mapping["Properties"]  # mapped at /
         assert domain["Properties"]["SecurityPolicy"] == "TLS_1_2"
-        mutual = domain["Properties"].get("MutualTlsAuthentication")
-        assert mutual == ({"TruststoreUri": {"Ref": "EstTruststore"}} if kind == "EstRenewal" else None)
+        mutual_tls = domain["Properties"].get("MutualTlsAuthentication")
+        assert mutual_tls == ({"TruststoreUri": {"Ref": "EstTruststore"}} if kind == "EstRenewal" else None)
 
 
-def test_with_est_the_authorizer_is_the_template_s_function() -> None:
-    """The included document's authorizer is the very function, by an address that CloudFormation resolves."""
+def test_est_authorizer_is_the_template_s_function() -> None:
+    """The included document's authorizer is the same function, by a URI that CloudFormation resolves."""
     included = openapi.for_cloudformation(factories.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
@@ -111,15 +111,18 @@ def test_with_est_the_authorizer_is_the_template_s_function() -> None:
     assert "${Function.Arn}" in uri["Fn::Sub"]
 
 
-def test_the_function_outlives_the_integration_by_a_second() -> None:
-    """A Lambda time-out shorter than the integration's would be 502 instead of 504."""
-    behind = integrations(factories.document())
-    timeouts = {each["timeoutInMillis"] for each in behind if each["type"] != "mock"}
+def test_function_timeout_exceeds_the_integration_timeout() -> None:
+    """If Lambda timed out before the integration, clients would get 502 instead of 504."""
+    timeouts = {
+        integration["timeoutInMillis"]
+        for integration in integrations(factories.document())
+        if integration["type"] != "mock"
+    }
     assert timeouts == {(RESOURCES["Function"]["Properties"]["Timeout"] - 1) * 1000}
 
 
-def test_the_function_is_the_zip_s() -> None:
-    """Handler, runtime and architecture are what `make zip` builds by default."""
+def test_function_settings_match_the_zip() -> None:
+    """Handler, runtime and architecture are the defaults of `make zip`."""
     properties = RESOURCES["Function"]["Properties"]
     assert properties["Handler"] == build.HANDLER
     assert properties["Runtime"] == "python3.13"
@@ -127,28 +130,28 @@ def test_the_function_is_the_zip_s() -> None:
     assert set(TREE["Parameters"]["Architecture"]["AllowedValues"]) == set(build.PLATFORMS)
 
 
-def test_every_api_key_is_in_the_plan_and_has_a_name() -> None:
-    """Whichever keys there are, each is in the usage plan, and the function knows its name."""
+def test_api_keys_have_usage_plans_and_names() -> None:
+    """Each API key is in the usage plan, and the function knows its name."""
     names = json.dumps(RESOURCES["Function"]["Properties"]["Environment"])
     for slot in "AB":
-        key, planned = RESOURCES[f"ApiKey{slot}"], RESOURCES[f"UsagePlanKey{slot}"]
-        assert key["Condition"] == planned["Condition"] == f"WithKey{slot}"
-        assert planned["Properties"]["KeyId"] == {"Ref": f"ApiKey{slot}"}
-        assert names.count(f"${{ApiKey{slot}}}") == 2  # alone, and beside the other
+        key, plan_key = RESOURCES[f"ApiKey{slot}"], RESOURCES[f"UsagePlanKey{slot}"]
+        assert key["Condition"] == plan_key["Condition"] == f"WithKey{slot}"
+        assert plan_key["Properties"]["KeyId"] == {"Ref": f"ApiKey{slot}"}
+        assert names.count(f"${{ApiKey{slot}}}") == 2  # in the mapping of one key, and of both
     assert RESOURCES["Api"]["Properties"]["MethodSettings"][0]["MetricsEnabled"] is False
 
 
-def test_the_permission_is_for_this_api_alone() -> None:
-    """Only this API of API Gateway may call the function."""
+def test_permission_is_limited_to_this_api() -> None:
+    """Of all APIs of API Gateway, only this one may invoke the function."""
     permission = RESOURCES["Permission"]["Properties"]
     assert permission["Principal"] == "apigateway.amazonaws.com"
     assert "${Api}/" in permission["SourceArn"]["Sub"]
 
 
-def test_what_is_included_names_the_template_s_function() -> None:
-    """`certlet openapi --format cloudformation` keeps `Fn::Sub` on the function of the template, and nothing foreign."""
+def test_included_document_invokes_the_template_s_function() -> None:
+    """`certlet openapi --format cloudformation` keeps only the `Fn::Sub` on the template's function."""
     included = openapi.for_cloudformation(factories.document())
-    uris = {json.dumps(each["uri"]) for each in integrations(included) if each["type"] != "mock"}
+    uris = {json.dumps(part["uri"]) for part in integrations(included) if part["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri
     assert RESOURCES["Function"]["Type"] == "AWS::Serverless::Function"
