@@ -1,8 +1,8 @@
-"""Puts two pages into the contract: `make form` after a change of `deploy/form.html` or of the problem types.
+"""Embed the form and the page about problems in the contract: `make form`.
 
-The form is edited as HTML, and the page about problems is made of `x-problem-types`. Both stand in
-`openapi.yaml`, where API Gateway serves them from. The Content-Security-Policy of each allows its one style,
-and the form's one script, by their hashes.
+Run it after a change of `deploy/form.html`, which contains the form, or of `x-problem-types`, from which this
+module builds the page about problems. API Gateway serves both pages from `openapi.yaml`. The
+Content-Security-Policy of each page allows its style and script by their hashes.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ SOURCE: Final = ROOT / "deploy" / "form.html"
 CONTRACT: Final = ROOT / "openapi.yaml"
 MAX_BYTES: Final = 40 * 1024
 
-_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?P<page>(?:(?P=indent)  .*\n|\n)+)")
-_POLICY: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
+_PAGE_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?:(?P=indent)  .*\n|\n)+")
+_CSP_HEADER: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
 
-_PROBLEMS: Final = """\
+_PROBLEMS_PAGE: Final = """\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Certlet: what each problem means</title>
+<title>Certlet: problems and remedies</title>
 <link rel="icon" href="data:,">
 {style}
 </head>
 <body>
 <main>
-<h1>What each problem means</h1>
-<p>Whatever is not done is answered with a problem document (RFC 9457). Its code is one of these, its type
-leads here, and its instance is the request, as logs name it.</p>
+<h1>Problems and remedies</h1>
+<p>Errors are RFC 9457 problem documents. <code>code</code> is one of those below,
+<code>type</code> links to its section, and <code>instance</code> is the request ID in the logs.</p>
 <nav aria-label="Problems">
 <ul>
 {links}
@@ -59,28 +59,28 @@ _SECTION: Final = """\
 
 
 def problems_page(types: dict[str, Any], form: str) -> str:
-    """The page about problems, in the form's own style.
+    """Build the page about problems, with the style of the form.
 
     Args:
         types: `x-problem-types`.
-        form: the form's page.
+        form: HTML of the form.
     """
     (style,) = re.findall("<style>.*?</style>", form, re.DOTALL)
     sections = [
         _SECTION.format(
             code=escape(code),
-            statuses=" or ".join(map(str, each["statuses"])),
-            meaning=escape(each["meaning"]),
-            remedy=escape(each["remedy"]),
+            statuses=" or ".join(map(str, problem["statuses"])),
+            meaning=escape(problem["meaning"]),
+            remedy=escape(problem["remedy"]),
         )
-        for code, each in types.items()
+        for code, problem in types.items()
     ]
     links = [f'<li><a href="#{escape(code)}">{escape(code)}</a></li>' for code in types]
-    return _PROBLEMS.format(style=style, links="\n".join(links), sections="\n".join(sections))
+    return _PROBLEMS_PAGE.format(style=style, links="\n".join(links), sections="\n".join(sections))
 
 
 def csp(page: str) -> str:
-    """The Content-Security-Policy of a page; it ends with `;`, for some would eat a final quote."""
+    """Build the Content-Security-Policy of a page. It ends with `;`, since some drop a final quote."""
     is_scripted = "<script>" in page
     parts = [
         "default-src 'none'",
@@ -96,9 +96,14 @@ def csp(page: str) -> str:
 
 
 def replace_page(contract: str, operation: str, page: str) -> str:
-    """The contract's text with this page, and its policy, in this operation.
+    """Return the contract's text with the page and its policy in an operation.
 
-    Without the last newline, which LocalStack takes off a template, and AWS may.
+    The page has no final newline: LocalStack removes it from templates, and AWS may do so.
+
+    Args:
+        contract: text of `openapi.yaml`.
+        operation: operationId of the page.
+        page: HTML.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -106,13 +111,13 @@ def replace_page(contract: str, operation: str, page: str) -> str:
         lines = (f"{indent}  {line}".rstrip() for line in page.rstrip("\n").split("\n"))
         return f"{indent}text/html: |-\n" + "\n".join(lines) + "\n\n"
 
-    before, name, after = contract.partition(f"operationId: {operation}\n")
-    found = _BLOCK.sub(block, after, count=1)
-    return before + name + _POLICY.sub(lambda match: f"{match[1]}\"'{csp(page)}'\"\n", found, count=1)
+    before, marker, after = contract.partition(f"operationId: {operation}\n")
+    after = _PAGE_BLOCK.sub(block, after, count=1)
+    return before + marker + _CSP_HEADER.sub(lambda match: f"{match[1]}\"'{csp(page)}'\"\n", after, count=1)
 
 
 def embed(contract: str, form: str) -> str:
-    """The contract's text with both pages in it."""
+    """Return the contract's text with both pages."""
     types = yaml.safe_load(contract)["x-problem-types"]
     return replace_page(replace_page(contract, "form", form), "problems", problems_page(types, form))
 
@@ -123,15 +128,15 @@ def _csp_hash(page: str, tag: str) -> str:
 
 
 def main() -> int:
-    """Write the contract, or with `--check` say whether it holds the pages."""
+    """Write the contract, or with `--check` return 1 if its pages are out of date."""
     page, contract = SOURCE.read_text(encoding="utf-8"), CONTRACT.read_text(encoding="utf-8")
-    wanted = embed(contract, page)
+    expected = embed(contract, page)
     if "--check" in sys.argv[1:]:
-        if wanted != contract:
-            sys.stderr.write("openapi.yaml does not hold both pages as they are now: run `make form`\n")
-        return int(wanted != contract)
-    CONTRACT.write_text(wanted, encoding="utf-8")
-    sys.stdout.write(f"{len(page.encode())} bytes of form, {MAX_BYTES} allowed\n")
+        if expected != contract:
+            sys.stderr.write("the pages in openapi.yaml are out of date: run `make form`\n")
+        return int(expected != contract)
+    CONTRACT.write_text(expected, encoding="utf-8")
+    sys.stdout.write(f"the form has {len(page.encode())} bytes (limit: {MAX_BYTES})\n")
     return 0
 
 

@@ -300,6 +300,6 @@ def _format_problem(problem: Any) -> str:  # noqa: ANN401 - JSON
     """A problem document for people: a line, and one more for each of several reasons."""
     reasons = [(reason["field"], reason["detail"]) for reason in problem.get("errors", ())]
     where = f", {reasons[0][0]}" if len(reasons) == 1 and reasons[0][0] else ""
-    lines = [f"{problem['title']} {problem['detail']} ({problem['status']} {problem['code']}{where})"]
+    lines = [f"{problem['title']}: {problem['detail']} ({problem['status']} {problem['code']}{where})"]
     lines += [f"  {field}: {detail}" for field, detail in reasons] if len(reasons) > 1 else []
     return "\n".join(map(escape_controls, lines))  # a line of ours is none of the server's making

@@ -30,7 +30,7 @@ from tests.servers import Answer, Server
 
 CONTRACT: Final = servers.ROOT / "openapi.yaml"
 MARK: Final = (
-    "  # Answers that were given: `make examples` asks for them, and writes them here.\n  examples:\n"
+    "  # Recorded responses: `make examples` sends the requests and writes the responses here.\n  examples:\n"
 )
 EST: Final = "/.well-known/est"
 PKCS10: Final = {"Content-Type": "application/pkcs10"}

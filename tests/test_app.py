@@ -107,8 +107,8 @@ def test_a_missing_parameter_is_named() -> None:
     asked = event("/ca", "GET", queryStringParameters={"x": "1"})
     (answer,), _ = ask(changed(require_parameter), asked)
     assert [(each["field"], each["detail"]) for each in json.loads(answer["body"])["errors"]] == [
-        ("query.x", "there is no query parameter 'x'"),
-        ("query.reason", "it is missing"),
+        ("query.x", "Unknown query parameter 'x'"),
+        ("query.reason", "The required parameter is missing"),
     ]
 
 

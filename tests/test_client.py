@@ -19,7 +19,7 @@ Response: TypeAlias = tuple[int, dict[str, str], bytes]
 
 PEM = csrs.encode_pem(csrs.build()).decode().replace(" REQUEST", "")
 SIGNED = json.dumps({"crt_pem": PEM, "chain_pem": "", "notes": [], "not_after": "2026"}).encode()
-PROBLEM = b'{"title": "Busy.", "detail": "Later.", "status": 429, "code": "x"}'
+PROBLEM = b'{"title": "Busy", "detail": "Later.", "status": 429, "code": "x"}'
 
 
 @contextlib.contextmanager
@@ -84,10 +84,10 @@ def test_lost_response_is_asked_for_again_with_the_same_key(
         ((502, {}, b""), 3, "the server answered 502 Bad Gateway"),
         (LOST, 3, "Remote end closed connection without response"),
         (CUT, 3, "no Certlet answers at"),
-        (BUSY, 3, "Busy. Later. (429 x)"),
-        ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy. Later. (429 x)"),
-        ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy. Later. (429 x)"),
-        ((429, {}, PROBLEM), 1, "Busy. Later. (429 x)"),
+        (BUSY, 3, "Busy: Later. (429 x)"),
+        ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy: Later. (429 x)"),
+        ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy: Later. (429 x)"),
+        ((429, {}, PROBLEM), 1, "Busy: Later. (429 x)"),
         ((500, {}, b"\x1b"), 1, "the server answered 500 Internal Server Error"),
         ((302, {"Location": "/elsewhere"}, b""), 1, "the server answered 302 Found"),
         ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "no Certlet answers at"),

@@ -11,7 +11,7 @@ class IssuanceError(Exception):
     """Nothing was issued: `detail` says why, `field` which part of the request is wrong ('' for none)."""
 
     code: ClassVar[str] = "serverInternal"
-    title: ClassVar[str] = "The certificate could not be issued."
+    title: ClassVar[str] = "Internal error"
 
     def __init__(self, detail: str, field: str = "") -> None:
         super().__init__(detail)
@@ -28,60 +28,60 @@ class RequestError(IssuanceError):
     """The request cannot be granted as it is: the client has to change it."""
 
     code = "malformed"
-    title = "The request is not acceptable."
+    title = "Malformed request"
 
 
 class BadCSR(RequestError):
     """The certification request is malformed, unproved, or asks for what no profile gives."""
 
     code = "badCSR"
-    title = "The certification request is not acceptable."
+    title = "Certificate signing request not accepted"
 
 
 class BadSignatureAlgorithm(RequestError):
     """The certification request is signed with an algorithm that proves nothing any more."""
 
     code = "badSignatureAlgorithm"
-    title = "The certification request's signature algorithm is not accepted."
+    title = "Signature algorithm not accepted"
 
 
 class BadPublicKey(RequestError):
     """The subject public key is of a kind, size or form that is not certified."""
 
     code = "badPublicKey"
-    title = "The subject public key is not accepted."
+    title = "Public key not accepted"
 
 
 class RejectedIdentifier(RequestError):
     """A name is malformed or not permitted."""
 
     code = "rejectedIdentifier"
-    title = "A name in the request is not accepted."
+    title = "Name not accepted"
 
 
 class RejectedValidity(RequestError):
     """The validity asked for is more than the profile or the issuer gives, or of no use."""
 
     code = "rejectedValidity"
-    title = "The validity that the request asks for is not given."
+    title = "Validity not accepted"
 
 
 class UnknownProfile(RequestError):
     """The request names a certificate profile that does not exist."""
 
     code = "unknownProfile"
-    title = "There is no such certificate profile."
+    title = "Unknown certificate profile"
 
 
 class CompoundError(RequestError):
     """Several refusals at once (RFC 8555's `compound`)."""
 
     code = "compound"
-    title = "The request is refused for several reasons."
+    title = "Request refused"
 
     def __init__(self, reasons: tuple[RequestError, ...]) -> None:
-        listed = "each" if len(reasons) <= MAX_SUBPROBLEMS else f"the first {MAX_SUBPROBLEMS} of them"
-        super().__init__(f"{len(reasons)} reasons, {listed} listed in errors.")
+        limit = f" for the first {MAX_SUBPROBLEMS}" if len(reasons) > MAX_SUBPROBLEMS else ""
+        super().__init__(f"{len(reasons)} problems, see errors{limit}")
         self._reasons = reasons[:MAX_SUBPROBLEMS]
 
     @property
@@ -94,7 +94,7 @@ class Unauthorized(IssuanceError):
     """The caller is unknown, or may not have what it asks for."""
 
     code = "unauthorized"
-    title = "The caller may not have this."
+    title = "Not permitted"
 
 
 class CAError(IssuanceError):
@@ -105,7 +105,7 @@ class CAUnavailable(CAError):
     """The issuer cannot issue now: it is not loaded, not valid, or its log cannot be written."""
 
     code = "unavailable"
-    title = "The certificate authority cannot issue at the moment."
+    title = "Service unavailable"
 
 
 def raise_all(reasons: list[RequestError]) -> None:

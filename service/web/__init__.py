@@ -1,1 +1,1 @@
-"""The service behind the gateway: Connexion executes the contract. Nothing else knows Connexion and Flask."""
+"""The service behind the gateway: Connexion executes the contract. Only this package imports it and Flask."""

@@ -1,8 +1,8 @@
 """The WSGI application: Connexion executes the contract.
 
-Connexion gets the function's document and does what it says: it finds the operation of a request, asks for
-the caller where `security` is, checks parameters and bodies with our validators, and calls the operation
-with named arguments. This module plugs in where Connexion and Flask document it, and nowhere else.
+Connexion gets the function's document. For each request it finds the operation, calls our security function
+if the operation has `security`, validates parameters and body with our validators, and calls the operation
+with named arguments. This module uses only documented extension points of Connexion and Flask.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
-MAX_BODY_BYTES: Final = 262_144  # where the contract has no x-max-bytes
-NO_OPERATION: Final = "The contract has no such operation."
-_FROM_GATEWAY: Final = {"HTTP_HOST": "certlet", **identity.PLACEHOLDER_CREDENTIALS}
+MAX_BODY_BYTES: Final = 262_144  # if the contract has no x-max-bytes
+NO_OPERATION: Final = "No operation has this path and method"
+_GATEWAY_ENVIRON: Final = {"HTTP_HOST": "certlet", **identity.PLACEHOLDER_CREDENTIALS}
 
 _log = logging.getLogger(__name__)
 
 
 class _Request(flask.Request):
-    """A request without what this API has not: curl calls any body a form, which would leave none of it."""
+    """A request without forms, files and cookies: curl labels any body as a form, which would consume it."""
 
-    form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties of Werkzeug's
-    url = ""  # the gateway's to know
+    form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties in Werkzeug
+    url = ""  # only the gateway knows it
 
 
 def create(
     document: openapi.Document, authority: Authority, api_key_names: Mapping[str, str]
 ) -> WSGIApplication:
-    """The application that executes a contract.
+    """Create the application that executes a contract.
 
     Args:
         document: the contract.
-        authority: what issues.
+        authority: issues the certificates.
         api_key_names: API key id -> name of the principal.
     """
-    # It warns of our many media types, and would write the names of unknown parameters into the log.
+    # Connexion warns about several media types, and would log the names of unknown parameters.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
     served = openapi.for_function(document)
     for scheme in served["components"]["securitySchemes"].values():
@@ -65,9 +65,9 @@ def create(
     options = {"swagger_ui": False, "serve_spec": False}
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
-    app.app.url_map.merge_slashes = False  # a path is one of the contract's, or none
+    app.app.url_map.merge_slashes = False  # paths must match the contract exactly
     app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
-    app.app.before_request(functools.partial(_begin, operations))
+    app.app.before_request(functools.partial(_before_request, operations))
     app.add_api(
         served,
         resolver=Resolver(functools.partial(_resolve, operations, Operations(authority), Est(authority))),
@@ -84,54 +84,54 @@ def create(
 
 
 def _serve(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer a request without what the caller says of itself and of this host: the gateway knows better."""
-    environ |= _FROM_GATEWAY
+    """Run the application with credentials and host replaced, since the caller controls these headers."""
+    environ |= _GATEWAY_ENVIRON
     return app(environ, start_response)
 
 
 def _resolve(
-    operations: Mapping[str, openapi.Document], json: Operations, enrollment: Est, name: str
+    operations: Mapping[str, openapi.Document], json: Operations, enrollment: Est, operation_id: str
 ) -> Callable[..., flask.Response]:
-    """The method of an operationId; Connexion makes no validator of parameters where there are none."""
-    perform: Callable[..., flask.Response]
-    perform = getattr(enrollment if hasattr(enrollment, name) else json, name)
-    if operations[name].get("parameters"):
-        return perform
-    return ParameterValidator((), strict_validation=True)(perform)
+    """Return the method of an operationId, with a parameter validator if Connexion would not create one."""
+    method: Callable[..., flask.Response]
+    method = getattr(enrollment if hasattr(enrollment, operation_id) else json, operation_id)
+    if operations[operation_id].get("parameters"):
+        return method
+    return ParameterValidator((), strict_validation=True)(method)
 
 
-def _begin(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
-    """What comes before all else: EST is over HTTPS alone, and how large a body may be."""
-    request, operation = flask.request, _operation()
-    if hasattr(Est, operation) and request.scheme != "https":
+def _before_request(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
+    """Refuse EST over plain HTTP, and set the limit of the body, before Connexion handles the request."""
+    request, operation_id = flask.request, _operation_id()
+    if hasattr(Est, operation_id) and request.scheme != "https":
         return http_problem(403, est.HTTPS_REQUIRED)
-    if body := operations.get(operation, {}).get("requestBody"):
+    if body := operations.get(operation_id, {}).get("requestBody"):
         request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
     return None
 
 
 def _http_error(error: HTTPException) -> flask.Response:
-    too_large = f"A body of at most {connexion.request.max_content_length} bytes is accepted."
+    too_large = f"The body is too large: the limit is {connexion.request.max_content_length} bytes"
     details = {404: NO_OPERATION, 405: NO_OPERATION, 413: too_large}
     return http_problem(error.code, details[error.code]) if error.code in details else _unexpected(error)
 
 
 def _unauthorized(authority: Authority, _error: HTTPException) -> flask.Response:
-    """The gateway named no caller. A refusal to issue is recorded, as any other."""
-    reason: IssuanceError = Unauthorized(API_KEY_REQUIRED)
+    """Refuse a request without a caller. Refusals to issue get an audit record."""
+    refusal: IssuanceError = Unauthorized(API_KEY_REQUIRED)
     if connexion.request.method == "POST":
         try:
-            authority.dry_run(IssuanceRequest(b"", _profile(), None, identity.request_id()))
+            authority.dry_run(IssuanceRequest(b"", _requested_profile(), None, identity.request_id()))
         except IssuanceError as error:
-            reason = error
-    return _refusal(reason)
+            refusal = error
+    return _refusal(refusal)
 
 
-def _profile() -> str | None:
-    """The profile that a request names, in its path, query or body."""
+def _requested_profile() -> str | None:
+    """Return the profile in the path, query or body of the request."""
     request, body = flask.request, flask.request.get_json(silent=True)
-    stated = {**(body if isinstance(body, dict) else {}), **request.args}.get("profile")
-    name = (request.view_args or {}).get("label", stated)
+    options = {**(body if isinstance(body, dict) else {}), **request.args}
+    name = (request.view_args or {}).get("label", options.get("profile"))
     return name if isinstance(name, str) else None
 
 
@@ -140,18 +140,18 @@ def _problem(error: ProblemException) -> flask.Response:
 
 
 def _refusal(error: IssuanceError) -> flask.Response:
-    if STATUS[type(error)] >= 500:  # noqa: PLR2004 - the cause is for the log alone
+    if STATUS[type(error)] >= 500:  # noqa: PLR2004 - only the log may contain the cause
         trace = None if isinstance(error, CAUnavailable) else error.__cause__  # it may be a bug
         _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
-    return issuance_problem(error, EST_STATUS if hasattr(Est, _operation()) else STATUS)
+    return issuance_problem(error, EST_STATUS if hasattr(Est, _operation_id()) else STATUS)
 
 
 def _unexpected(error: Exception) -> flask.Response:
-    """A bare 500: whatever happened is for the log alone."""
-    _log.error("unexpected", exc_info=error)
+    """Create a 500 response without details. Only the log contains the error."""
+    _log.error("unexpected error", exc_info=error)
     return http_problem(500)
 
 
-def _operation() -> str:
-    """The operationId of the request; '' if it has none."""
+def _operation_id() -> str:
+    """Return the operationId of the request; '' if it has none."""
     return (connexion.request.endpoint or "").rpartition(".")[2]

@@ -1,6 +1,6 @@
-"""EST (RFC 7030, RFC 8951): the contract's operations for devices, on the same authority as all others.
+"""EST (RFC 7030, RFC 8951): the operations for devices.
 
-What came over plain HTTP does not get here: `service.web.app` sees to it.
+`service.web.app` has already refused requests over plain HTTP.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from service.web import identity
 from service.web.problems import FieldProblem, MalformedError
 from service.web.responses import Response
 
-HTTPS_REQUIRED: Final = "EST is served over HTTPS alone (RFC 7030 3.3)."
+HTTPS_REQUIRED: Final = "EST requires HTTPS (RFC 7030 3.3): use the https URL"
 CERTIFICATES_TYPE: Final = "application/pkcs7-mime; smime-type=certs-only"
 
-_SEQUENCE: Final = b"\x30"  # how DER begins, and "0" to base64: then a length, which base64 cannot be
-_LONG_LENGTH: Final = b"\x80"
+_SEQUENCE: Final = b"\x30"  # first octet of DER, also "0" in base64
+_LONG_LENGTH: Final = b"\x80"  # the length follows in DER; base64 has no such octet
 
 
 class Est:
-    """What the EST operations do, by operationId; with a label they do the same for a profile."""
+    """The EST operations. Each method is named after its operationId; a label is the name of a profile."""
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
 
     def estCacerts(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
-        """`GET /cacerts`: the chain with its root, and those before it."""
+        """`GET /cacerts`: the chain with its root, then the previous CA certificates."""
         self._authority.profiles.get(label)
         return _certificates_response(self._authority.issuer().ca_certificates, "public, max-age=3600")
 
     def estCsrattrs(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
-        """`GET /csrattrs`: nothing is asked for, since a profile adds what a request does not have to say."""
+        """`GET /csrattrs`: no attributes are required, since the profile adds them."""
         self._authority.profiles.get(label)
         return Response(b"", "", "no-cache", HTTPStatus.NO_CONTENT)
 
     def estSimpleenroll(  # noqa: N802 - operationId
         self, body: bytes, label: str | None = None, user: Principal | None = None
     ) -> Response:
-        """`POST /simpleenroll`: for a caller with an API key."""
+        """`POST /simpleenroll`: issue a certificate to a caller with an API key."""
         return _enrollment_response(self._authority.issue(_request(body, label, user)))
 
     def estSimplereenroll(self, body: bytes, label: str | None = None) -> Response:  # noqa: N802 - operationId
-        """`POST /simplereenroll`: for a caller with a certificate."""
+        """`POST /simplereenroll`: renew the client certificate of the caller."""
         request = _request(body, label, None)
         return _enrollment_response(self._authority.renew(request, identity.client_certificate()))
 
@@ -59,9 +59,9 @@ class Est:
 
 
 def _request(body: bytes, label: str | None, user: Principal | None) -> IssuanceRequest:
-    """The request that a body makes, whatever its Content-Transfer-Encoding says (RFC 8951 3.1)."""
+    """Create the request. Its Content-Transfer-Encoding is ignored (RFC 8951 3.1)."""
     if body[:1] == _SEQUENCE and body[1:2] >= _LONG_LENGTH:
-        detail = "the body is DER; EST takes base64 of it (RFC 8951 3.1)"
+        detail = "The body is DER: encode it in base64 (RFC 8951 3.1)"
         raise MalformedError([FieldProblem("malformed", "", detail)])
     return IssuanceRequest(
         csr=body, profile=label, principal=user, request_id=identity.request_id(), is_est=True
@@ -73,6 +73,6 @@ def _enrollment_response(issued: IssuedCertificate) -> Response:
 
 
 def _certificates_response(certificates: Sequence[x509.Certificate], cache: str) -> Response:
-    """PKCS#7 certs-only, in base64 of one line: RFC 8951 3.1 has no other, and strongSwan reads no other."""
+    """Encode PKCS#7 certs-only in base64, in one line as RFC 8951 3.1 and strongSwan require."""
     body = base64.b64encode(encoding.encode_certs_only(certificates))
     return Response(body, CERTIFICATES_TYPE, cache, headers=[("Content-Transfer-Encoding", "base64")])

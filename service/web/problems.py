@@ -36,16 +36,16 @@ EST_STATUS: Final = {
 
 # Problems of the HTTP layer: status -> code and title. The core has no classes for them.
 _HTTP_PROBLEMS: Final = {
-    400: ("malformed", "The request is malformed."),
-    403: ("httpsRequired", "This is served over HTTPS alone."),
-    404: ("notFound", "There is nothing here."),
-    405: ("methodNotAllowed", "The method is not allowed here."),
-    413: ("tooLarge", "The request is too large."),
-    415: ("unsupportedMediaType", "The media type is not supported."),
-    500: ("serverInternal", "Something went wrong here."),
+    400: ("malformed", "Malformed request"),
+    403: ("httpsRequired", "HTTPS required"),
+    404: ("notFound", "Not found"),
+    405: ("methodNotAllowed", "Method not allowed"),
+    413: ("tooLarge", "Request too large"),
+    415: ("unsupportedMediaType", "Unsupported media type"),
+    500: ("serverInternal", "Internal error"),
 }
 _RETRY_AFTER: Final = "60"  # seconds: an operator has to repair something first
-_DETAIL_500: Final = "The fault is not in the request."
+_DETAIL_500: Final = "The request did not cause this error: report the instance to your CA administrator"
 
 Statuses = Mapping[type[errors.IssuanceError], int]
 """HTTP status of each class of refusal."""
@@ -64,9 +64,8 @@ class MalformedError(ProblemException):  # type: ignore[misc]  # Connexion is no
     """The request violates the contract."""
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
-        detail = (
-            problems[0].detail if len(problems) == 1 else f"{len(problems)} faults, each listed in errors."
-        )
+        several = f"{len(problems)} problems, see errors"
+        detail = problems[0].detail if len(problems) == 1 else several
         super().__init__(status=400, detail=detail, ext=problems)
 
 

@@ -22,22 +22,22 @@ class StrictJson(DefaultJSONProvider):
             text = s if isinstance(s, str) else s.decode("utf-8")
             return _decode(text)
         except UnicodeDecodeError as error:
-            raise ValueError(f"octet {error.start + 1} of it is not UTF-8") from error
+            raise ValueError(f"octet {error.start + 1} is not UTF-8") from error
         except json.JSONDecodeError as error:
             raise ValueError(f"{error.msg}, at line {error.lineno}, column {error.colno}") from error
         except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
+            raise ValueError("nested too deeply") from error
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a member stands twice in one object")
+        raise ValueError("an object has a duplicate member")
     return members
 
 
 def _reject_nan(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not allowed")
 
 
 _decode: Final = json.JSONDecoder(object_pairs_hook=_reject_duplicates, parse_constant=_reject_nan).decode

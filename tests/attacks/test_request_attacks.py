@@ -174,11 +174,11 @@ def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[st
     assert "make another CA (certlet rollover or init)" in line
 
 
-@pytest.mark.parametrize(("count", "listed"), [(100, "each"), (5000, "the first 100 of them")])
-def test_refusal_lists_at_most_100_reasons(count: int, listed: str) -> None:
+@pytest.mark.parametrize(("count", "limit"), [(100, ""), (5000, " for the first 100")])
+def test_refusal_lists_at_most_100_reasons(count: int, limit: str) -> None:
     """Else the audit log holds twenty times the request: 90 MB for a batch of 4 MiB."""
     usages = [x509.ObjectIdentifier(f"1.3.{number}") for number in range(count)]
     with pytest.raises(CompoundError) as refusal:
         granted(team(), extensions=[x509.ExtendedKeyUsage(usages)])
-    assert refusal.value.detail == f"{count} reasons, {listed} listed in errors."
+    assert refusal.value.detail == f"{count} problems, see errors{limit}"
     assert len(refusal.value.subproblems) == 100

@@ -36,7 +36,7 @@ def test_paste_and_sign(form: Tab) -> None:
     expect(page.locator("#status")).to_have_text("Signed.")
     expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
     expect(page.locator("#facts")).to_contain_text("89 days left")
-    expect(page.locator("#notes")).to_contain_text("Nothing was left out")
+    expect(page.locator("#notes")).to_contain_text("Nothing was omitted")
     assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
     expect(page.locator("#result-title")).to_be_focused()
     x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
@@ -49,7 +49,7 @@ def test_nothing_is_loaded_from_anywhere(form: Tab, server: Server) -> None:
     form.page.wait_for_load_state("networkidle")
     assert form.requests == [f"{server.url}/sign"]
     form.page.focus("#csr")
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 90 days")
     form.page.focus("#key")
     assert [url for url in form.requests if "data:" not in url] == [
         f"{server.url}/sign",
@@ -63,7 +63,7 @@ def test_nothing_moves(form: Tab) -> None:
     """What the page shows of a request and of a profile does not push the rest about."""
     before = form.page.locator("#send").bounding_box()
     form.page.fill("#csr", GOOD.decode())
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid 90 days")
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 90 days")
     assert form.page.locator("#send").bounding_box() == before
 
 
@@ -108,9 +108,9 @@ CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
         (PRIVATE, "private key"),
         (PRIVATE + GOOD, "private key"),
         (CERTIFICATE, "This is a certificate, not"),
-        (b"garbage!", "neither PEM nor base64"),
-        (GOOD.replace(b"-----END", b"----END"), "neither PEM nor base64"),
-        (GOOD.replace(b"\nMI", b"\nMA"), "does not read as"),
+        (b"garbage!", "not a certificate signing request (PEM or base64)"),
+        (GOOD.replace(b"-----END", b"----END"), "(PEM or base64)"),
+        (GOOD.replace(b"\nMI", b"\nMA"), "not a valid certificate signing request"),
     ],
 )
 def test_what_is_no_request_is_said_and_not_sent(form: Tab, text: bytes, said: str) -> None:
@@ -162,7 +162,7 @@ def test_a_key_and_a_request_are_made_here(
         page.fill("#names", "\n".join(names))
         page.select_option("#kind", kind)
         page.click("#generate")
-        expect(page.locator("#make-faults")).to_contain_text("Made.", timeout=60_000)
+        expect(page.locator("#make-faults")).to_contain_text("Created.", timeout=60_000)
         with page.expect_download() as download:
             page.click("#save-key")
         download.value.save_as(tmp_path / "key.pem")
@@ -196,16 +196,14 @@ def test_a_name_that_cannot_be_written_is_said(form: Tab, names: str) -> None:
     form.page.click("summary")
     form.page.fill("#names", names)
     form.page.click("#generate")
-    expect(form.page.locator("#make-faults")).to_contain_text(
-        re.compile("at least one name|cannot be written")
-    )
+    expect(form.page.locator("#make-faults")).to_contain_text(re.compile("at least one name|Invalid name"))
     assert form.page.input_value("#csr") == ""
 
 
 def test_a_wrong_key_is_said_at_the_key(refusing: Tab) -> None:
     """403 has its own words, at the field that it is about, which has the focus."""
     refusing.sign(GOOD, key="x" * 40)
-    expect(refusing.page.locator("#key-faults")).to_contain_text("not known here")
+    expect(refusing.page.locator("#key-faults")).to_contain_text("Unknown API key")
     expect(refusing.page.locator("#key")).to_be_focused()
     expect(refusing.page.locator("#key")).to_have_attribute("aria-invalid", "true")
     expect(refusing.page.locator("#result")).to_be_hidden()
@@ -264,7 +262,7 @@ def test_throttled_and_cut_off(browser: Browser, tmp_path: Path) -> None:
         with opened(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
             tab.sign(GOOD)
-            expect(tab.page.locator("#status")).to_contain_text("no answer from the server")
+            expect(tab.page.locator("#status")).to_contain_text("no response from the server")
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x"])
@@ -272,7 +270,7 @@ def test_a_hostile_subject_is_text(form: Tab, text: str) -> None:
     """Nothing from a request or a certificate is put in as HTML."""
     form.sign(csrs.encode_pem(csrs.build(text)), profile="client")
     expect(form.page.locator("#status")).to_have_text("Signed.")
-    assert form.page.title() == "Certlet: sign a certification request"
+    assert form.page.title() == "Certlet: sign a certificate signing request"
     assert form.page.locator("img, #result b").count() == 0
 
 
@@ -337,8 +335,8 @@ def test_copying(browser: Browser, server: Server) -> None:
     """The copy buttons put PEM on the clipboard."""
     with opened(browser, f"{server.url}/sign", permissions=["clipboard-read", "clipboard-write"]) as tab:
         tab.sign(GOOD)
-        tab.page.click("text=Copy the chain")
-        expect(tab.page.locator("#status")).to_have_text("Copied the chain.")
+        tab.page.click("text=Copy chain")
+        expect(tab.page.locator("#status")).to_have_text("Copied chain.")
         copied = tab.page.evaluate("navigator.clipboard.readText()").encode()
         assert len(x509.load_pem_x509_certificates(copied)) == 1
 
@@ -365,8 +363,8 @@ def test_without_a_secure_context(browser: Browser, tmp_path: Path) -> None:
             expect(tab.page.locator("#make-hint")).to_contain_text("plain HTTP")
             tab.sign(GOOD)
             expect(tab.page.locator("#status")).to_have_text("Signed.")
-            expect(tab.page.locator("text=Copy the chain")).to_be_hidden()
-            expect(tab.page.locator("text=Save the chain")).to_be_visible()
+            expect(tab.page.locator("text=Copy chain")).to_be_hidden()
+            expect(tab.page.locator("text=Save chain")).to_be_visible()
 
 
 LOOKS: dict[str, dict[str, Any]] = {

@@ -101,7 +101,7 @@ def test_a_dry_run_of_several_looks_at_each(server: Server, tmp_path: Path) -> N
         ("a.csr", ""), ("", "CN=a.example.com"), ("c.csr", ""), ("", "CN=c.example.com"),
     ]  # fmt: skip
     told = ran.stderr.decode().splitlines()
-    assert told[0].startswith("b.csr: The certification request is not acceptable.")
+    assert told[0].startswith("b.csr: Certificate signing request not accepted: ")
     assert told[-1] == "none.csr: No such file or directory"
     assert certlet("sign", "a.csr", "c.csr", "--dry-run").returncode == 0
 

@@ -239,7 +239,7 @@ def test_over_plain_http_nothing_is_looked_at(directory: Path) -> None:
         for stated in ("http", "", "https, http"):
             for content in (GOOD, b"") if path.endswith("enroll") else (b"",):
                 asked = est(path, content, client, {"X-Forwarded-Proto": stated})
-                refused(one(directory, asked), 403, "httpsRequired", "HTTPS alone")
+                refused(one(directory, asked), 403, "httpsRequired", "requires HTTPS")
     plain = lambda_events.event(headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"})
     found, _ = ask(directory, plain)
     assert found[0]["statusCode"] == "200"
