@@ -1,4 +1,4 @@
-"""Answers of the whole path, as the contract says that they are."""
+"""Assertions on HTTP responses, against the schemas of the contract."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ PROBLEM = Draft4Validator(DOCUMENT["components"]["schemas"]["Problem"])
 
 
 def uuid7() -> str:
-    """A UUIDv7 (RFC 9562 5.7) of now."""
+    """Create a UUIDv7 (RFC 9562 5.7) with the current time."""
     return str(uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | 0b10 << 62 | secrets.randbits(62)))
 
 
-def assert_problem(answer: Answer, status: int, code: str) -> Any:
-    """The problem document of an answer, which is of the contract's shape."""
-    assert answer.status == status, answer.body
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    found = answer.json()
-    PROBLEM.validate(found)
-    assert (found["status"], found["code"], found["type"]) == (status, code, f"/problems#{code}")
-    assert found["instance"] == f"urn:uuid:{answer.headers['x-amzn-RequestId']}"
-    return found
+def assert_problem(response: Answer, status: int, code: str) -> Any:
+    """Verify that a response is a problem document with this status and code, and return it."""
+    assert response.status == status, response.body
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    document = response.json()
+    PROBLEM.validate(document)
+    assert (document["status"], document["code"], document["type"]) == (status, code, f"/problems#{code}")
+    assert document["instance"] == f"urn:uuid:{response.headers['x-amzn-RequestId']}"
+    return document
 
 
-def assert_documented(path: str, method: str, answer: Answer, document: Any = DOCUMENT) -> Any:
-    """The JSON of an answer, which is as the contract says."""
-    response = document["paths"][path][method]["responses"][str(answer.status)]
-    found = answer.json()
-    Draft4Validator(response["content"]["application/json"]["schema"]).validate(found)
-    return found
+def assert_documented(path: str, method: str, response: Answer, document: Any = DOCUMENT) -> Any:
+    """Validate the JSON of a response against the contract, and return it."""
+    documented = document["paths"][path][method]["responses"][str(response.status)]
+    body = response.json()
+    Draft4Validator(documented["content"]["application/json"]["schema"]).validate(body)
+    return body

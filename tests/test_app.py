@@ -1,4 +1,4 @@
-"""The contract is what executes: changed copies of it, and the running service follows without a change of code."""
+"""The service executes the contract: tests change copies of it, and the service behaves accordingly."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from tests.servers import API_KEY
 PEM: dict[str, Any] = {"body": GOOD, "isBase64Encoded": False}
 
 
-def pem(media_type: str) -> dict[str, Any]:
+def pem_event(media_type: str) -> dict[str, Any]:
     return event("/sign.pem", headers={"Content-Type": media_type}, **PEM)
 
 
-def batch(count: int) -> dict[str, Any]:
+def batch_event(count: int) -> dict[str, Any]:
     body = json.dumps({"requests": [{"csr": GOOD}] * count})
     return event("/sign/batch", body=body, isBase64Encoded=False)
 
 
-def require_parameter(document: dict[str, Any], where: str = "query") -> None:
-    """`GET /ca` requires a reason."""
+def require_parameter(document: dict[str, Any], location: str = "query") -> None:
+    """Require the parameter `reason` for `GET /ca`."""
     schema = {"type": "string", "maxLength": 5}
-    parameter = {"name": "reason", "in": where, "required": True, "schema": schema}
+    parameter = {"name": "reason", "in": location, "required": True, "schema": schema}
     document["paths"]["/ca"]["get"]["parameters"] = [parameter]
 
 
-def rename(document: dict[str, Any]) -> None:
-    """`/sign.pem` is `/certificates`."""
+def rename_path(document: dict[str, Any]) -> None:
+    """Rename `/sign.pem` to `/certificates`."""
     document["paths"]["/certificates"] = document["paths"].pop("/sign.pem")
 
 
-def unsecured(path: str, document: dict[str, Any]) -> None:
-    """Anybody may ask for what is posted to a path."""
+def remove_security(path: str, document: dict[str, Any]) -> None:
+    """Remove the API key requirement from POST of a path."""
     document["paths"][path]["post"]["security"] = []
 
 
@@ -57,18 +57,18 @@ def media_types(document: Any) -> Any:
 Change = Callable[[dict[str, Any]], object]
 CHANGES: dict[str, tuple[Change, dict[str, Any], int, int]] = {
     "required-query": (require_parameter, event("/ca", "GET"), 200, 400),
-    "given-query": (require_parameter, event("/ca", "GET", queryStringParameters={"reason": "audit"}), 400, 200),
+    "valid-query": (require_parameter, event("/ca", "GET", queryStringParameters={"reason": "audit"}), 400, 200),
     "long-query": (require_parameter, event("/ca", "GET", queryStringParameters={"reason": "audits"}), 400, 400),
     "unknown-query": (require_parameter, event("/ca", "GET", queryStringParameters={"reason": "audit", "x": "1"}), 400, 400),
     "required-header": (lambda d: require_parameter(d, "header"), event("/ca", "GET"), 200, 400),
     "max-length": (lambda d: schemas(d)["CertificationRequest"].update(maxLength=len(GOOD) - 1), event(), 200, 400),
-    "max-items": (lambda d: schemas(d)["BatchRequest"]["properties"]["requests"].update(maxItems=1), batch(2), 200, 400),
+    "max-items": (lambda d: schemas(d)["BatchRequest"]["properties"]["requests"].update(maxItems=1), batch_event(2), 200, 400),
     "max-bytes": (lambda d: d["paths"]["/sign"]["post"]["requestBody"].update({"x-max-bytes": 9}), event(), 200, 413),
-    "other-media-type": (lambda d: media_types(d).pop("text/plain"), pem("text/plain"), 200, 415),
-    "new-media-type": (lambda d: media_types(d).update({"application/csr": media_types(d)["text/plain"]}), pem("application/csr"), 415, 200),
+    "other-media-type": (lambda d: media_types(d).pop("text/plain"), pem_event("text/plain"), 200, 415),
+    "new-media-type": (lambda d: media_types(d).update({"application/csr": media_types(d)["text/plain"]}), pem_event("application/csr"), 415, 200),
     "json-media-type": (lambda d: d["paths"]["/sign"]["post"]["requestBody"].update(content={"application/csr+json": {"schema": schemas(d)["SignRequest"]}}), event(headers={"Content-Type": "application/csr+json"}), 415, 200),
-    "renamed-path": (rename, pem("text/plain") | {"path": "/certificates"}, 404, 200),
-    "old-path": (rename, pem("text/plain"), 200, 404),
+    "renamed-path": (rename_path, pem_event("text/plain") | {"path": "/certificates"}, 404, 200),
+    "old-path": (rename_path, pem_event("text/plain"), 200, 404),
     "removed-operation": (lambda d: d["paths"].pop("/root.crt"), event("/root.crt", "GET"), 200, 404),
     "removed-method": (lambda d: d["paths"]["/sign"].pop("post"), event(), 200, 404),
     "mock-for-function": (lambda d: d["paths"]["/ca"]["get"]["x-amazon-apigateway-integration"].update(type="mock"), event("/ca", "GET"), 200, 404),
@@ -78,67 +78,68 @@ CHANGES: dict[str, tuple[Change, dict[str, Any], int, int]] = {
     "removed-security-mine": (lambda d: d["paths"]["/profiles/mine"]["get"].update(security=[]), event("/profiles/mine", "GET", **ANYBODY), 403, 403),
     "both-securities": (lambda d: d["paths"]["/sign"]["post"].update(security=[{"basic": [], "apiKey": []}]), event(**ANYBODY), 403, 403),
     **{
-        f"removed-security-{number}": (functools.partial(unsecured, asked["path"]), asked, 403, 403)
-        for number, asked in enumerate([event(**ANYBODY), event(**ANYBODY, queryStringParameters={"dry_run": "true"}), pem("text/plain") | ANYBODY, batch(2) | ANYBODY, est(**ANYBODY)])
+        f"removed-security-{number}": (functools.partial(remove_security, request["path"]), request, 403, 403)
+        for number, request in enumerate([event(**ANYBODY), event(**ANYBODY, queryStringParameters={"dry_run": "true"}), pem_event("text/plain") | ANYBODY, batch_event(2) | ANYBODY, est(**ANYBODY)])
     },
 }  # fmt: skip
 
 
-def changed(change: Change) -> dict[str, Any]:
+def changed_document(change: Change) -> dict[str, Any]:
     document = copy.deepcopy(factories.document())
     change(document)
     return document
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_a_changed_contract_changes_what_is_served(what: str) -> None:
-    """An event is answered as the changed contract says; a caller whom the gateway did not name gets nothing."""
-    change, asked, before, after = CHANGES[what]
-    (unchanged,), _ = ask(factories.document(), asked)
-    (answer,), log = ask(changed(change), asked)
-    assert (unchanged["statusCode"], answer["statusCode"]) == (str(before), str(after)), answer
-    if asked["httpMethod"] == "POST":
+@pytest.mark.parametrize("case", CHANGES)
+def test_service_follows_a_changed_contract(case: str) -> None:
+    """The response to an event follows the changed contract; an unauthenticated caller gets no certificate."""
+    change, request, before, after = CHANGES[case]
+    (unchanged,), _ = ask(factories.document(), request)
+    (response,), log = ask(changed_document(change), request)
+    assert (unchanged["statusCode"], response["statusCode"]) == (str(before), str(after)), response
+    if request["httpMethod"] == "POST":
         expected = {200: ["intent", "result"], 403: ["refusal"]}.get(after, [])
         assert log.kinds()[:2] == expected
 
 
-def test_a_missing_parameter_is_named() -> None:
-    """What a changed contract asks for is named in the answer, with every other problem."""
-    asked = event("/ca", "GET", queryStringParameters={"x": "1"})
-    (answer,), _ = ask(changed(require_parameter), asked)
-    assert [(each["field"], each["detail"]) for each in json.loads(answer["body"])["errors"]] == [
+def test_missing_parameter_is_reported() -> None:
+    """A parameter that the changed contract requires is reported, with all other problems."""
+    request = event("/ca", "GET", queryStringParameters={"x": "1"})
+    (response,), _ = ask(changed_document(require_parameter), request)
+    errors = json.loads(response["body"])["errors"]
+    assert [(error["field"], error["detail"]) for error in errors] == [
         ("query.x", "Unknown query parameter 'x'"),
         ("query.reason", "The required parameter is missing"),
     ]
 
 
-def test_an_operation_that_nobody_performs_does_not_start() -> None:
-    """An operationId that no method has is an error at start, not a 404."""
-    document = changed(lambda d: d["paths"]["/ca"]["get"].update(operationId="nobody"))
-    with pytest.raises(AttributeError, match="nobody"):
+def test_unknown_operation_id_fails_at_start() -> None:
+    """An operationId without a method is an error at start, not a 404."""
+    document = changed_document(lambda d: d["paths"]["/ca"]["get"].update(operationId="unknown"))
+    with pytest.raises(AttributeError, match="unknown"):
         ask(document)
 
 
 def test_security_functions_are_not_published() -> None:
-    """The document that everybody reads names no function of ours, before and after it was served."""
-    document = changed(lambda _: None)
+    """The published document names no Python function, before and after it is served."""
+    document = changed_document(lambda _: None)
     ask(document)
     assert document == factories.document()
     assert "x-apikeyInfoFunc" not in json.dumps(document)
 
 
-def test_a_served_contract_changes_with_its_file(tmp_path: Path) -> None:
-    """`certlet serve` follows a changed file too: gateway and function read the same one."""
+def test_gateway_and_function_follow_a_changed_file(tmp_path: Path) -> None:
+    """`certlet serve` reads the contract from one file, for the gateway and the function."""
 
     def change(document: dict[str, Any]) -> None:
-        rename(document)
+        rename_path(document)
         require_parameter(document)
         media_types(document | {"paths": {"/sign.pem": document["paths"]["/certificates"]}}).pop("text/plain")
         document["paths"].pop("/root.crt")
 
-    # The package of the service with a contract of its own, as the Lambda zip carries it.
+    # A copy of the package with its own contract, as in the Lambda zip.
     shutil.copytree(servers.ROOT / "service", tmp_path / "service")
-    (tmp_path / "service" / "openapi.json").write_text(json.dumps(changed(change)))
+    (tmp_path / "service" / "openapi.json").write_text(json.dumps(changed_document(change)))
     env = {"CERTLET_API_KEY": API_KEY, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
     with servers.serving(tmp_path, env=env) as server:
         headers = {"x-api-key": API_KEY, "Content-Type": "application/x-pem-file"}
@@ -152,16 +153,16 @@ def test_a_served_contract_changes_with_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/ca", "/health", "/.well-known/est/peer/cacerts"])
-def test_unexpected_body_is_refused_unread(path: str) -> None:
-    """A GET with a body is 400, whatever the body's type and size: it may have meant another operation."""
+def test_unexpected_body_is_refused(path: str) -> None:
+    """A GET with a body is 400, for each type and size of the body: the caller may mean another operation."""
     bodies = ["x", "[" * 200_000, " " * (app.MAX_BODY_BYTES + 1)]
     headers = {"Content-Type": "application/json", "X-Forwarded-Proto": "https"}
-    asked = [event(path, "GET", headers=headers, body=body, isBase64Encoded=False) for body in bodies]
-    found, _ = ask(factories.document(), *asked)
-    assert [each["statusCode"] for each in found] == ["400", "400", "400"]
+    requests = [event(path, "GET", headers=headers, body=body, isBase64Encoded=False) for body in bodies]
+    responses, _ = ask(factories.document(), *requests)
+    assert [response["statusCode"] for response in responses] == ["400", "400", "400"]
 
 
-ODD = [
+UNUSUAL_HEADERS = [
     {"Host": "m\u00fcnchen." + "a" * 70 + ":99999"},
     {"Host": "a b"},
     {"Cookie": "a=\u1234; b"},
@@ -169,23 +170,24 @@ ODD = [
 ]
 
 
-def test_headers_that_nobody_needs_change_nothing() -> None:
-    """Host, cookies and forms mean nothing here, so whatever they say is no reason to refuse."""
-    found, _ = ask(factories.document(), *(event("/ca.pem", "GET", headers=each) for each in ODD))
-    assert [each["statusCode"] for each in found] == ["200"] * len(ODD)
+def test_unused_headers_are_ignored() -> None:
+    """Malformed values of Host, cookies and forms do not matter, since the API does not use them."""
+    requests = [event("/ca.pem", "GET", headers=headers) for headers in UNUSUAL_HEADERS]
+    responses, _ = ask(factories.document(), *requests)
+    assert [response["statusCode"] for response in responses] == ["200"] * len(UNUSUAL_HEADERS)
 
 
-def test_a_path_of_any_characters_is_404() -> None:
-    """A label may be any text: it names no profile."""
+def test_label_with_any_characters_is_404() -> None:
+    """A label with unusual characters is an unknown profile."""
     labels = ["\u00e4", "\u4e16", "a%2fb", "\x00", "\ud800", "pe er"]
-    asked = [event(f"/.well-known/est/{each}/cacerts", "GET") for each in labels]
-    found, _ = ask(factories.document(), *asked)
-    assert {each["statusCode"] for each in found} == {"404"}
-    assert {json.loads(each["body"])["code"] for each in found} == {"unknownProfile"}
+    requests = [event(f"/.well-known/est/{label}/cacerts", "GET") for label in labels]
+    responses, _ = ask(factories.document(), *requests)
+    assert {response["statusCode"] for response in responses} == {"404"}
+    assert {json.loads(response["body"])["code"] for response in responses} == {"unknownProfile"}
 
 
-def test_parameters_that_are_named_as_arguments_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """`?user=` names an argument of ours, not a parameter; and no text of a stranger's gets into the log."""
-    asked = event(queryStringParameters={"us\x1ber": "1", "body": "2"})
-    (answer,), _ = ask(factories.document(), asked)
-    assert (answer["statusCode"], caplog.text) == ("400", "")
+def test_names_of_unknown_parameters_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """`?user=` is the name of an argument, not of a parameter; text from the caller is not logged."""
+    request = event(queryStringParameters={"us\x1ber": "1", "body": "2"})
+    (response,), _ = ask(factories.document(), request)
+    assert (response["statusCode"], caplog.text) == ("400", "")

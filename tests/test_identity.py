@@ -1,4 +1,4 @@
-"""Who the caller is: what the gateway says, and no credentials that the caller wrote."""
+"""The gateway identifies the caller; credentials in the request do not count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lambda_events import ANYBODY, ask, est, event
 ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
 
 BASIC = "Basic " + base64.b64encode(b"any:abc123").decode()
-NOBODY: list[dict[str, Any]] = [
+UNAUTHENTICATED: list[dict[str, Any]] = [
     {},
     {"identity": None},
     {"identity": {}},
@@ -39,22 +39,24 @@ FORGED: list[dict[str, str]] = [
 
 
 def requests(context: dict[str, Any], headers: dict[str, str]) -> list[Any]:
-    """The events of a caller: an API key's operations, and EST's, which takes HTTP Basic too."""
-    claimed = {"requestContext": context, "apiKeyId": "abc123"}
+    """Create the events of a caller: operations with an API key, and EST, which also accepts HTTP Basic."""
+    context_members = {"requestContext": context, "apiKeyId": "abc123"}
     return [
-        {**asked, **claimed, "headers": {**asked["headers"], **headers}}
-        for asked in (event(), event("/profiles/mine", "GET"), est())
+        {**request, **context_members, "headers": {**request["headers"], **headers}}
+        for request in (event(), event("/profiles/mine", "GET"), est())
     ]
 
 
 @pytest.mark.parametrize("headers", FORGED)
 def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
-    """A key in x-api-key, or as the password of HTTP Basic, is nobody's if requestContext has no apiKeyId."""
-    asked = [each for context in NOBODY for each in requests(context, headers)]
-    found, log = ask(factories.document(), *asked)
-    assert {each["statusCode"] for each in found} == {"403"}
-    assert {json.loads(each["body"])["code"] for each in found} == {"unauthorized"}
-    assert [(each.event, each.principal) for each in log] == [("refusal", "")] * 2 * len(NOBODY)
+    """An API key in x-api-key or HTTP Basic does not authenticate without apiKeyId in requestContext."""
+    events = [request for context in UNAUTHENTICATED for request in requests(context, headers)]
+    responses, log = ask(factories.document(), *events)
+    assert {response["statusCode"] for response in responses} == {"403"}
+    assert {json.loads(response["body"])["code"] for response in responses} == {"unauthorized"}
+    assert [(record.event, record.principal) for record in log] == [("refusal", "")] * 2 * len(
+        UNAUTHENTICATED
+    )
 
 
 @pytest.mark.parametrize("headers", FORGED)
@@ -70,18 +72,18 @@ def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
         ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "authorizer:4711"),
     ],
 )
-def test_the_caller_is_whom_the_gateway_names(
+def test_gateway_identifies_the_caller(
     context: dict[str, Any], principal: str, headers: dict[str, str]
 ) -> None:
-    """IAM's caller, else an API key's, else an authorizer's is served, whatever credentials the request has, or none."""
-    found, log = ask(factories.document(), *requests(context, headers))
-    assert [each["statusCode"] for each in found] == ["200", "200", "200"]
-    assert json.loads(found[1]["body"])["principal"] == principal
-    assert {each.principal for each in log} == {principal}
+    """The principal is that of IAM, an API key or an authorizer, in this order, whatever the headers contain."""
+    responses, log = ask(factories.document(), *requests(context, headers))
+    assert [response["statusCode"] for response in responses] == ["200", "200", "200"]
+    assert json.loads(responses[1]["body"])["principal"] == principal
+    assert {record.principal for record in log} == {principal}
 
 
 @pytest.mark.parametrize(
-    ("asked", "profile"),
+    ("request_event", "profile"),
     [
         (event(body='{"csr": "x", "profile": "client"}', isBase64Encoded=False), "client"),
         (event(body='{"csr": "x", "profile": "nope"}', isBase64Encoded=False), ""),
@@ -91,7 +93,7 @@ def test_the_caller_is_whom_the_gateway_names(
         (est(path="/.well-known/est/client/simpleenroll"), "client"),
     ],
 )
-def test_a_refusal_is_recorded_with_its_profile(asked: dict[str, Any], profile: str) -> None:
-    """A refused caller's line names the profile that was asked for, if there is one of that name."""
-    (answer,), (line,) = ask(factories.document(), {**asked, **ANYBODY})
-    assert (answer["statusCode"], line.event, line.profile) == ("403", "refusal", profile)
+def test_refusal_is_recorded_with_its_profile(request_event: dict[str, Any], profile: str) -> None:
+    """The audit record of a refused caller names the requested profile, if it exists."""
+    (response,), (record,) = ask(factories.document(), {**request_event, **ANYBODY})
+    assert (response["statusCode"], record.event, record.profile) == ("403", "refusal", profile)

@@ -1,4 +1,4 @@
-"""Every problem of a request's query, headers and body is in one answer."""
+"""One response reports all problems in the query, headers and body of a request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.lambda_events import GOOD, ask, est, event
 def sign(
     body: object, query: dict[str, list[str]] | None = None, path: str = "/sign", /, **headers: str
 ) -> dict[str, Any]:
-    """An event of an operation that signs; what is no text is sent as JSON."""
+    """Create an event of a sign operation. A body that is not a string is sent as JSON."""
     headers = {"Content-Type": "text/plain" if path == "/sign.pem" else "application/json", **headers}
     body = body if isinstance(body, str) else json.dumps(body)
-    sent = {"headers": headers, "multiValueQueryStringParameters": query, "body": body}
-    return event(path) | sent | {"isBase64Encoded": False}
+    members = {"headers": headers, "multiValueQueryStringParameters": query, "body": body}
+    return event(path) | members | {"isBase64Encoded": False}
 
 
 def batch(requests: object) -> dict[str, Any]:
@@ -26,19 +26,21 @@ def batch(requests: object) -> dict[str, Any]:
 
 
 CSR = json.dumps({"csr": GOOD})
-KEY, A_KEY = "Idempotency-Key", "8 to 128 visible ASCII characters without a space"
-NO_DURATION = "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"
+KEY, KEY_FORMAT = "Idempotency-Key", "8 to 128 visible ASCII characters without a space"
+DURATION_DETAIL = (
+    "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"
+)
 PROBLEMS = {
-    "everything": (
+    "all-parts": (
         sign('{"csr": 1, "x": 2, "text": "yes"}', {"y": ["1"], "dry_run": ["maybe"]}, **{KEY: "a b"}),
         [("query.y", "Unknown query parameter 'y'"), ("query.dry_run", "Must be true or false"),
-         (f"header.{KEY}", f"'a b' is not {A_KEY}"),
+         (f"header.{KEY}", f"'a b' is not {KEY_FORMAT}"),
          ("", "Unknown members: 'x'"), ("csr", "Must be a string"), ("text", "Must be true or false")],
     ),
-    "twice": (sign(CSR, {"dry_run": ["true", "false"]}), [("query.dry_run", "The parameter must not occur more than once")]),
+    "repeated-parameter": (sign(CSR, {"dry_run": ["true", "false"]}), [("query.dry_run", "The parameter must not occur more than once")]),
     "no-body": (sign("", {"y": ["1"]}), [("query.y", "Unknown query parameter 'y'"), ("", "The body is missing")]),
     "not-json": (sign('{"csr": }'), [("", "The body is not JSON: Expecting value, at line 1, column 9")]),
-    "twice-in-json": (sign('{"csr": "x", "csr": "y"}'), [("", "The body is not JSON: an object has a duplicate member")]),
+    "duplicate-member": (sign('{"csr": "x", "csr": "y"}'), [("", "The body is not JSON: an object has a duplicate member")]),
     "nan": (sign('{"csr": NaN}'), [("", "The body is not JSON: NaN is not allowed")]),
     "deep": (sign("[" * 100_000), [("", "The body is not JSON: nested too deeply")]),
     "null": (sign("null"), [("", "Must be an object")]),
@@ -49,18 +51,18 @@ PROBLEMS = {
     "no-profile": (sign({"csr": "x", "profile": None}), [("profile", "Must be a string")]),
     "other-profile": (sign({"csr": "x", "profile": "admin"}), [("profile", "'admin' is not one of: server, client, peer")]),
     "no-validity": (sign({"csr": "x", "validity": ""}), [("validity", "Must not be empty")]),
-    "no-duration": (sign({"csr": "x", "validity": "90d"}), [("validity", NO_DURATION)]),
+    "no-duration": (sign({"csr": "x", "validity": "90d"}), [("validity", DURATION_DETAIL)]),
     "no-time": (sign({"csr": "x", "not_after": "2030-1-1"}), [("not_after", "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)")]),
     "query-of-pem": (
         sign(GOOD, {"validity": ["90d"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
-        [("query.validity", NO_DURATION), ("query.profile", "'x' is not one of: server, client, peer"),
+        [("query.validity", DURATION_DETAIL), ("query.profile", "'x' is not one of: server, client, peer"),
          ("query.x", "Unknown query parameter 'x'"), ("query.y", "Unknown query parameter 'y'"),
-         (f"header.{KEY}", f"'with a space' is not {A_KEY}")],
+         (f"header.{KEY}", f"'with a space' is not {KEY_FORMAT}")],
     ),
     "no-pem": (sign("", None, "/sign.pem"), [("", "The body is missing")]),
-    "short-key": (sign(CSR, **{KEY: "short"}), [(f"header.{KEY}", f"'short' is not {A_KEY}")]),
-    "long-key": (sign(CSR, **{KEY: "x" * 129}), [(f"header.{KEY}", f"'{'x' * 39}\\u2026' is not {A_KEY}")]),
-    "key-of-letters-beyond-ascii": (sign(CSR, **{KEY: "\xe9" * 8}), [(f"header.{KEY}", "'" + "\\xe9" * 8 + f"' is not {A_KEY}")]),
+    "short-key": (sign(CSR, **{KEY: "short"}), [(f"header.{KEY}", f"'short' is not {KEY_FORMAT}")]),
+    "long-key": (sign(CSR, **{KEY: "x" * 129}), [(f"header.{KEY}", f"'{'x' * 39}\\u2026' is not {KEY_FORMAT}")]),
+    "key-of-letters-beyond-ascii": (sign(CSR, **{KEY: "\xe9" * 8}), [(f"header.{KEY}", "'" + "\\xe9" * 8 + f"' is not {KEY_FORMAT}")]),
     "batch-of-none": (batch([]), [("requests", "Must not be empty")]),
     "batch-of-501": (batch([{"csr": GOOD}] * 501), [("requests", "Too long: 501 items, the limit is 500")]),
     "batch-of-text": (batch(["x"]), [("requests.0", "Must be an object")]),
@@ -78,12 +80,12 @@ PROBLEMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", PROBLEMS)
-def test_every_problem_is_reported_at_once(what: str) -> None:
-    """400, and `errors` lists each field with what is wrong with it; nothing is issued."""
-    asked, problems = PROBLEMS[what]
-    (answer,), log = ask(factories.document(), asked)
-    found = json.loads(answer["body"])
-    assert (answer["statusCode"], found["code"], log) == ("400", "malformed", [])
-    assert [(each["field"], each["detail"]) for each in found["errors"]] == problems
-    assert found["detail"] in {problems[0][1], f"{len(problems)} problems, see errors"}
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_all_problems_are_reported_at_once(case: str) -> None:
+    """The status is 400, `errors` lists each field with its problem, and nothing is issued."""
+    request, problems = PROBLEMS[case]
+    (response,), log = ask(factories.document(), request)
+    document = json.loads(response["body"])
+    assert (response["statusCode"], document["code"], log) == ("400", "malformed", [])
+    assert [(error["field"], error["detail"]) for error in document["errors"]] == problems
+    assert document["detail"] in {problems[0][1], f"{len(problems)} problems, see errors"}
