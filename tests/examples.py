@@ -1,6 +1,6 @@
-"""Every example of an answer in the contract: how it is asked for, and what of it another CA, key or time changes.
+"""The example responses in the contract: how to request each, and which parts depend on CA, key or time.
 
-`make examples` asks for all of them, and writes what was answered to the contract's end.
+`make examples` sends the requests, and writes the responses to the end of the contract.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ MARK: Final = (
 )
 EST: Final = "/.well-known/est"
 PKCS10: Final = {"Content-Type": "application/pkcs10"}
-BEGINNING: Final = 6  # lines of a page
+PAGE_LINES: Final = 6  # of an example of a page
 
 
 @dataclass
 class Sites:
-    """What is asked.
+    """The servers that the examples need.
 
     Attributes:
-        plain: `certlet serve`, without its usage plan.
+        plain: `certlet serve` without usage plan.
         tls: the same over HTTPS.
-        troubled: with its usage plan, and a list of revoked certificates that is none.
-        broken: the contract with a function that does as it is told, and a mock that is wrong.
+        troubled: `certlet serve` with usage plan and a malformed revocation file.
+        broken: the contract with a function that fails on request, and a malformed mock.
     """
 
     plain: Server
@@ -56,7 +56,7 @@ class Sites:
 
 @contextlib.contextmanager
 def sites(directory: Path) -> Iterator[Sites]:
-    """All of them, until the end of the block."""
+    """Start all servers, and stop them at the end of the block."""
     for name in ("plain", "tls", "troubled", "broken"):
         (directory / name).mkdir()
     assert not servers.certlet("init", "ca", cwd=directory / "troubled").returncode
@@ -75,9 +75,9 @@ def sites(directory: Path) -> Iterator[Sites]:
         yield Sites(plain, tls, troubled, broken)
 
 
-def sent(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Answer:
-    """An operation's own example, sent to it, or to a path of it with parameters."""
-    for of, item in factories.document()["paths"].items():
+def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Answer:
+    """Send the example request of an operation, to its path or to a path with parameters."""
+    for operation_path, item in factories.document()["paths"].items():
         for method, operation in item.items():
             if operation.get("operationId") == name:
                 content = operation["requestBody"]["content"]
@@ -85,205 +85,208 @@ def sent(site: Server, name: str, path: str = "", media_type: str = "", **header
                 example = content[chosen]["example"]
                 body = (example if isinstance(example, str) else json.dumps(example)).encode()
                 context = client_context(site) if site.url.startswith("https:") else None
-                given = {"Content-Type": chosen, **KEY, **headers}
-                return site.request(method.upper(), path or of, body, given, context)
+                all_headers = {"Content-Type": chosen, **KEY, **headers}
+                return site.request(method.upper(), path or operation_path, body, all_headers, context)
     raise KeyError(name)
 
 
-def got(path: str, **headers: str) -> Callable[[Sites], Answer]:
-    """GET a path of the plain server."""
+def get(path: str, **headers: str) -> Callable[[Sites], Answer]:
+    """Return a function that gets a path of the plain server."""
     return lambda at: at.plain.request("GET", path, headers=headers)
 
 
-def posted(path: str, body: object, **headers: str) -> Callable[[Sites], Answer]:
-    """POST JSON to the plain server with a key."""
+def post(path: str, body: object, **headers: str) -> Callable[[Sites], Answer]:
+    """Return a function that posts JSON to the plain server, with an API key."""
     return lambda at: at.plain.request("POST", path, json.dumps(body).encode(), {**JSON, **KEY, **headers})
 
 
-def device(method: str, path: str, body: bytes | None = None, **headers: str) -> Callable[[Sites], Answer]:
-    """Ask EST over HTTPS, as somebody without a client certificate."""
-    given = {**(PKCS10 if body else {}), **headers}
-    return lambda at: at.tls.request(method, EST + path, body, given, client_context(at.tls))
+def request_est(
+    method: str, path: str, body: bytes | None = None, **headers: str
+) -> Callable[[Sites], Answer]:
+    """Return a function that sends an EST request over HTTPS without client certificate."""
+    all_headers = {**(PKCS10 if body else {}), **headers}
+    return lambda at: at.tls.request(method, EST + path, body, all_headers, client_context(at.tls))
 
 
-def enrolled(at: Sites, path: str = "/simplereenroll") -> Answer:
-    """Send the example of a renewal with a certificate of its own names in the handshake."""
-    request = encode_body(csrs.build("www.example.com", ["dns:www.example.com"]))
-    first = device("POST", "/peer/simpleenroll", request, **KEY)(at)
+def renew_with_certificate(at: Sites, path: str = "/simplereenroll") -> Answer:
+    """Send the example of a renewal, with a client certificate for the same names."""
+    csr = encode_body(csrs.build("www.example.com", ["dns:www.example.com"]))
+    first = request_est("POST", "/peer/simpleenroll", csr, **KEY)(at)
     context = client_context(at.tls, parse_certificates(first.body)[0])
     example = factories.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
     return at.tls.request("POST", EST + path, renewal, PKCS10, context)
 
 
-def other_request() -> str:
+def build_other_csr() -> str:
     return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
 
-def refused(at: Sites) -> Answer:
-    """A request with two reasons against it."""
-    made = csrs.build("localhost.", [], [x509.BasicConstraints(ca=True, path_length=None)])
-    return at.plain.sign({"csr": csrs.encode_pem(made).decode()})
+def send_invalid_csr(at: Sites) -> Answer:
+    """Send a CSR with two problems."""
+    csr = csrs.build("localhost.", [], [x509.BasicConstraints(ca=True, path_length=None)])
+    return at.plain.sign({"csr": csrs.encode_pem(csr).decode()})
 
 
-def hurried(at: Sites) -> Answer:
-    """More requests at once than the usage plan has."""
-    answers = [at.troubled.request("GET", "/profiles") for _ in range(200)]
-    return next(each for each in answers if each.status == 429)
+def exceed_rate_limit(at: Sites) -> Answer:
+    """Send more requests than the usage plan allows."""
+    responses = [at.troubled.request("GET", "/profiles") for _ in range(200)]
+    return next(response for response in responses if response.status == 429)
 
 
-def listless(at: Sites) -> Answer:
-    """What a list that is none comes to, once the usage plan lets somebody ask."""
-    answers = (at.troubled.request("GET", "/ca.crl") for _ in range(1000))
-    return next(answer for answer in answers if answer.status != 429)
+def get_malformed_crl(at: Sites) -> Answer:
+    """Get the CRL of a malformed revocation file, as soon as the usage plan allows it."""
+    responses = (at.troubled.request("GET", "/ca.crl") for _ in range(1000))
+    return next(response for response in responses if response.status != 429)
 
 
-def told(do: str) -> Callable[[Sites], Answer]:
-    """What comes of a function that does this, once one is there."""
+def invoke(command: str) -> Callable[[Sites], Answer]:
+    """Return a function that makes the broken server's function do something, as soon as one is ready."""
 
-    def ask(at: Sites) -> Answer:
+    def send(at: Sites) -> Answer:
         servers.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
-        return at.broken.request("GET", f"/health?do={do}")
+        return at.broken.request("GET", f"/health?do={command}")
 
-    return ask
+    return send
 
 
 def busy(at: Sites) -> Answer:
-    """What the second of two callers hears, of whom the first has the only function."""
-    told("")(at)
+    """Send several requests while one occupies the only function, and return the 503."""
+    invoke("")(at)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(at.broken.request, "GET", "/health?do=hang") for _ in range(4)]
-        return next(each.result() for each in asked if each.result().status == 503)
+        futures = [pool.submit(at.broken.request, "GET", "/health?do=hang") for _ in range(4)]
+        return next(future.result() for future in futures if future.result().status == 503)
 
 
 @dataclass(frozen=True)
 class Example:
-    """An example of an answer: its summary, its status, and how to ask for it."""
+    """An example response: its summary, its status, and a function that requests it."""
 
     summary: str
     status: int
-    ask: Callable[[Sites], Answer]
+    send: Callable[[Sites], Answer]
 
 
-ENROLLED: Final = "The certificate, in base64 of PKCS#7."
-BINARY: Final = "In base64; the answer itself is the octets."
+ENROLLED: Final = "The certificate as PKCS#7 in base64."
+BINARY: Final = "Shown in base64. The response is binary."
 EXAMPLES: Final = {
-    "form": Example("How the page begins.", 200, got("/sign")),
-    "problems": Example("How the page begins.", 200, got("/problems")),
-    "sign": Example("The certificate for this operation's example.", 200, lambda at: sent(at.plain, "sign")),
-    "dryRun": Example("What would be issued for it.", 202, lambda at: sent(at.plain, "sign", "/sign?dry_run=true")),
-    "signPem": Example("A certificate and its issuer.", 200, lambda at: sent(at.plain, "signPem")),
-    "signBatch": Example("Two certificates.", 200, lambda at: sent(at.plain, "signBatch")),
-    "ca": Example("A CA that was never rolled over.", 200, got("/ca")),
-    "caCrt": Example(BINARY, 200, got("/ca.crt")),
-    "caPem": Example("The issuing CA and its root.", 200, got("/ca.pem")),
-    "caP7c": Example(BINARY, 200, got("/ca.p7c")),
-    "caCrl": Example(BINARY, 200, got("/ca.crl")),
-    "rootCrt": Example(BINARY, 200, got("/root.crt")),
-    "profiles": Example("The profiles that stand in this document.", 200, got("/profiles")),
-    "myProfiles": Example("A caller that may use all of them.", 200, got("/profiles/mine", **KEY)),
-    "health": Example("Ready.", 200, got("/health")),
-    "estCacerts": Example("The issuing CA and its root.", 200, device("GET", "/cacerts")),
-    "estSimpleenroll": Example(ENROLLED, 200, lambda at: sent(at.tls, "estSimpleenroll")),
-    "estSimplereenroll": Example(ENROLLED, 200, enrolled),
-    "methodNotAllowed": Example("DELETE of a path that has it not.", 405, lambda at: at.plain.request("DELETE", "/ca")),
-    "malformed": Example("A body without `csr`, and with a profile that does not exist.", 400, posted("/sign", {"profile": "admin"})),
-    "forbidden": Example("No API key.", 403, posted("/sign", {}, **{"x-api-key": ""})),
-    "httpsRequired": Example("EST over plain HTTP.", 403, got(f"{EST}/cacerts")),
-    "unknownLabel": Example("A label that no profile has.", 404, device("GET", "/admin/cacerts")),
-    "unauthorized": Example("No credentials.", 401, device("POST", "/simpleenroll", b"x")),
-    "enrollmentRefused": Example("A body that is no request.", 400, device("POST", "/simpleenroll", b"garbage", **KEY)),
-    "enrollmentForbidden": Example("A wrong password.", 403, device("POST", "/simpleenroll", b"x", Authorization=basic_auth("wrong"))),
-    "renewalForbidden": Example("No client certificate.", 403, device("POST", "/simplereenroll", b"x")),
-    "tooLarge": Example("A body of a megabyte.", 413, lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
-    "unsupportedMediaType": Example("A body of XML.", 415, lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),
-    "refused": Example("A name that ends with a dot, and a request to be a CA.", 422, refused),
-    "rateLimited": Example("Too many requests at once.", 429, hurried),
-    "internalError": Example("A fault of the service.", 500, lambda at: at.broken.request("GET", "/sign")),
-    "badGateway": Example("A function that fails.", 502, told("raise")),
-    "unavailable": Example("An issuer that cannot issue.", 503, listless),
-    "busy": Example("No function is free.", 503, busy),
-    "timedOut": Example("A function that takes too long.", 504, told("hang")),
+    "form": Example("The start of the page.", 200, get("/sign")),
+    "problems": Example("The start of the page.", 200, get("/problems")),
+    "sign": Example("The certificate for the example request.", 200, lambda at: send_example(at.plain, "sign")),
+    "dryRun": Example("What would be issued for the example request.", 202, lambda at: send_example(at.plain, "sign", "/sign?dry_run=true")),
+    "signPem": Example("A certificate and its issuer.", 200, lambda at: send_example(at.plain, "signPem")),
+    "signBatch": Example("Two certificates.", 200, lambda at: send_example(at.plain, "signBatch")),
+    "ca": Example("A CA without a rollover.", 200, get("/ca")),
+    "caCrt": Example(BINARY, 200, get("/ca.crt")),
+    "caPem": Example("The issuing CA and its root.", 200, get("/ca.pem")),
+    "caP7c": Example(BINARY, 200, get("/ca.p7c")),
+    "caCrl": Example(BINARY, 200, get("/ca.crl")),
+    "rootCrt": Example(BINARY, 200, get("/root.crt")),
+    "profiles": Example("The profiles in this document.", 200, get("/profiles")),
+    "myProfiles": Example("A caller that may use all profiles.", 200, get("/profiles/mine", **KEY)),
+    "health": Example("Ready.", 200, get("/health")),
+    "estCacerts": Example("The issuing CA and its root.", 200, request_est("GET", "/cacerts")),
+    "estSimpleenroll": Example(ENROLLED, 200, lambda at: send_example(at.tls, "estSimpleenroll")),
+    "estSimplereenroll": Example(ENROLLED, 200, renew_with_certificate),
+    "methodNotAllowed": Example("A path that does not support DELETE.", 405, lambda at: at.plain.request("DELETE", "/ca")),
+    "malformed": Example("A body without `csr`, and with an unknown profile.", 400, post("/sign", {"profile": "admin"})),
+    "forbidden": Example("No API key.", 403, post("/sign", {}, **{"x-api-key": ""})),
+    "httpsRequired": Example("EST over plain HTTP.", 403, get(f"{EST}/cacerts")),
+    "unknownLabel": Example("A label that is not the name of a profile.", 404, request_est("GET", "/admin/cacerts")),
+    "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
+    "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
+    "enrollmentForbidden": Example("A wrong password.", 403, request_est("POST", "/simpleenroll", b"x", Authorization=basic_auth("wrong"))),
+    "renewalForbidden": Example("No client certificate.", 403, request_est("POST", "/simplereenroll", b"x")),
+    "tooLarge": Example("A body of one megabyte.", 413, lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
+    "unsupportedMediaType": Example("A body in XML.", 415, lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),
+    "refused": Example("A name that ends with a dot, and a request for a CA certificate.", 422, send_invalid_csr),
+    "rateLimited": Example("Too many requests at once.", 429, exceed_rate_limit),
+    "internalError": Example("An internal error.", 500, lambda at: at.broken.request("GET", "/sign")),
+    "badGateway": Example("A function that failed.", 502, invoke("raise")),
+    "unavailable": Example("A malformed revocation file.", 503, get_malformed_crl),
+    "busy": Example("All functions are busy.", 503, busy),
+    "timedOut": Example("A function that took too long.", 504, invoke("hang")),
 }  # fmt: skip
 
 
-def value(answer: Answer) -> Any:
-    """An answer as an example has it: JSON, text, how a page begins, or base64 of octets."""
-    media_type = answer.headers["Content-Type"].partition(";")[0]
+def value(response: Answer) -> Any:
+    """Return a response as an example: JSON, text, the start of a page, or base64."""
+    media_type = response.headers["Content-Type"].partition(";")[0]
     if media_type.endswith("json"):
-        return answer.json()
+        return response.json()
     if media_type == "text/html":
-        return "".join(answer.body.decode().splitlines(keepends=True)[:BEGINNING])
-    if media_type == "application/pem-certificate-chain" or "Content-Transfer-Encoding" in answer.headers:
-        return answer.body.decode()
-    return base64.b64encode(answer.body).decode()
+        return "".join(response.body.decode().splitlines(keepends=True)[:PAGE_LINES])
+    if media_type == "application/pem-certificate-chain" or "Content-Transfer-Encoding" in response.headers:
+        return response.body.decode()
+    return base64.b64encode(response.body).decode()
 
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", re.DOTALL)
 _CA: Final = re.compile(r"(CA) [0-9a-f]{6}\b")
-_OF_A_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_OF_A_REQUEST: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_OF_A_KEY: Final = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{2}){16,32}(?![0-9A-Za-z])")
-_IN_TEXT: Final = re.compile(
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_REQUEST_ID: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HASH: Final = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{2}){16,32}(?![0-9A-Za-z])")
+_VOLATILE_TEXT: Final = re.compile(
     r"(Serial Number:|Signature Value:|Authority Key Identifier:)\s+([0-9A-Fa-f]{2}:\s*)+[0-9A-Fa-f]{2}"
     r"|(Not Before:|Not After :) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4} GMT"
 )
 _CA_KEY: Final = re.compile(r"(pub:|Subject Key Identifier:)\s+([0-9A-Fa-f]{2}:\s*)+[0-9A-Fa-f]{2}")
 
 
-def normal(found: Any) -> Any:
-    """What any CA of these profiles answers, at any time: times, serial numbers, and what comes of the CA's keys
-    and name stand for themselves; all else is kept, what certificates hold among it.
+def normalize(node: Any) -> Any:
+    """Replace the parts of an example that depend on the CA or on time: times, serial numbers, keys, the CA's name.
+
+    The content of certificates and CRLs stays, as text.
     """
-    if isinstance(found, dict):
-        return {name: normal(each) for name, each in found.items()}
-    if isinstance(found, list):
-        return [normal(each) for each in found]
-    return _normal_text(found) if isinstance(found, str) else found
+    if isinstance(node, dict):
+        return {name: normalize(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [normalize(element) for element in node]
+    return _normalize_text(node) if isinstance(node, str) else node
 
 
-def _normal_text(text: str) -> Any:
-    held = _held(text)
-    if held is not None:
-        return held
-    kept = _PEM.sub(lambda match: _certificate(x509.load_pem_x509_certificate(match[0].encode())), text)
-    for pattern, instead in (
-        (_IN_TEXT, lambda match: f"{match[1] or match[3]} …"),
+def _normalize_text(text: str) -> Any:
+    description = _describe_base64(text)
+    if description is not None:
+        return description
+    text = _PEM.sub(lambda match: _certificate(x509.load_pem_x509_certificate(match[0].encode())), text)
+    for pattern, replacement in (
+        (_VOLATILE_TEXT, lambda match: f"{match[1] or match[3]} …"),
         (_CA, r"\1 …"),
-        (_OF_A_TIME, "a time"),
-        (_OF_A_REQUEST, "a request"),
-        (_OF_A_KEY, "of a key"),
+        (_TIME, "a time"),
+        (_REQUEST_ID, "a request"),
+        (_HASH, "a hash"),
     ):
-        kept = pattern.sub(instead, kept)
-    return kept
+        text = pattern.sub(replacement, text)
+    return text
 
 
-def _held(text: str) -> list[str] | str | None:
-    """What base64 holds: certificates, or a list; None if it is none."""
+def _describe_base64(text: str) -> list[str] | str | None:
+    """Describe certificates or a CRL in base64; None if the text is something else."""
     try:
         der = base64.b64decode(text, validate=True)
     except ValueError:
         return None
     for load in (x509.load_der_x509_certificate, pkcs7.load_der_pkcs7_certificates, x509.load_der_x509_crl):
         with contextlib.suppress(ValueError):
-            return _described(load(der))
+            return _describe(load(der))
     return None
 
 
-def _described(loaded: Any) -> list[str] | str:
+def _describe(loaded: Any) -> list[str] | str:
     if isinstance(loaded, x509.Certificate):
         return _certificate(loaded)
     if isinstance(loaded, list):
-        return [_certificate(each) for each in loaded]
+        return [_certificate(certificate) for certificate in loaded]
     span = loaded.next_update_utc - loaded.last_update_utc
     issuer = _CA.sub(r"\1 …", loaded.issuer.rfc4514_string())
-    kinds = [(each.oid.dotted_string, each.critical) for each in loaded.extensions]
-    return f"{issuer} {loaded.signature_algorithm_oid.dotted_string} {span} {kinds} {len(loaded)}"
+    extensions = [(extension.oid.dotted_string, extension.critical) for extension in loaded.extensions]
+    return f"{issuer} {loaded.signature_algorithm_oid.dotted_string} {span} {extensions} {len(loaded)}"
 
 
 def _certificate(certificate: x509.Certificate) -> str:
-    """All that it holds, but for times, the serial number, and the CA's keys; and how long it is valid."""
-    text = _IN_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
+    """Describe a certificate and its validity, without times, serial number and the CA's keys."""
+    text = _VOLATILE_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
     if "CA:TRUE" in text:
         text = _CA_KEY.sub(r"\1 …", text)
     span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
@@ -291,7 +294,7 @@ def _certificate(certificate: x509.Certificate) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as such."""
+    """Writes text of several lines as a block."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -302,27 +305,27 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def write(answers: dict[str, Any]) -> None:
-    """Put examples to the contract's end, in place of those that were there."""
-    stated = {name: {"summary": EXAMPLES[name].summary, "value": each} for name, each in answers.items()}
-    text = yaml.dump(stated, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+def write(values: dict[str, Any]) -> None:
+    """Replace the examples at the end of the contract."""
+    examples = {name: {"summary": EXAMPLES[name].summary, "value": value} for name, value in values.items()}
+    text = yaml.dump(examples, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     before = CONTRACT.read_text(encoding="utf-8").partition(MARK)[0]
     lines = "".join(f"    {line}" if line.strip() else line for line in text.splitlines(keepends=True))
     CONTRACT.write_text(before + MARK + lines, encoding="utf-8")
 
 
 def main() -> int:
-    """Ask for every example, and write those that no longer say what is answered."""
-    known = factories.document()["components"].get("examples", {})
+    """Request each example, and write those that are out of date."""
+    existing = factories.document()["components"].get("examples", {})
     with tempfile.TemporaryDirectory() as directory, sites(Path(directory)) as at:
-        found = {}
+        values = {}
         for name, example in EXAMPLES.items():
-            answer = example.ask(at)
-            assert answer.status == example.status, (name, answer)
-            kept = known.get(name, {}).get("value")
-            found[name] = kept if normal(kept) == normal(value(answer)) else value(answer)
-    write(found)
-    sys.stdout.write(f"{len(found)} examples\n")
+            response = example.send(at)
+            assert response.status == example.status, (name, response)
+            old, new = existing.get(name, {}).get("value"), value(response)
+            values[name] = old if normalize(old) == normalize(new) else new
+    write(values)
+    sys.stdout.write(f"{len(values)} examples\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The contract's examples: each is sent or asked for on the whole path, and compared with what is answered."""
+"""The examples in the contract: each request is sent to a server, and the response compared with the example."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jsonschema import Draft4Validator
 
 from service import openapi
 from tests import examples, factories
-from tests.examples import EXAMPLES, Sites, normal, value
+from tests.examples import EXAMPLES, Sites, normalize, value
 from tests.servers import Answer
 
 DOCUMENT = factories.document()
-STATED = DOCUMENT["components"]["examples"]
+EXAMPLES_IN_CONTRACT = DOCUMENT["components"]["examples"]
 ANY = "x-amazon-apigateway-any-method"
 
 
 @pytest.fixture(scope="module")
 def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    """All that is asked."""
+    """Start the servers that the examples need."""
     with examples.sites(tmp_path_factory.mktemp("examples")) as running:
         yield running
 
@@ -34,99 +34,109 @@ def operations() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{method} {path}", operation
 
 
-def answers() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Place, status, media type and media type object of every answer with a body."""
-    for place, operation in operations():
+def responses_with_body() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Return operation, status, media type and media type object of each response with a body."""
+    for operation_name, operation in operations():
         for status, response in operation["responses"].items():
-            stated = response
+            resolved = response
             if "$ref" in response:
-                stated = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
-            for media_type, content in stated.get("content", {}).items():
-                yield f"{place} {status}", status, media_type, content
+                resolved = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
+            for media_type, content in resolved.get("content", {}).items():
+                yield f"{operation_name} {status}", status, media_type, content
 
 
-def named(content: dict[str, Any]) -> list[str]:
-    """The examples of a media type object, by their names in components."""
-    return [each["$ref"].removeprefix("#/components/examples/") for each in content["examples"].values()]
+def example_names(content: dict[str, Any]) -> list[str]:
+    """Return the names of the examples of a media type object."""
+    references = content["examples"].values()
+    return [reference["$ref"].removeprefix("#/components/examples/") for reference in references]
 
 
 SUCCESSES = {
-    name: content for _, status, _, content in answers() if status.startswith("2") for name in named(content)
+    name: content
+    for _, status, _, content in responses_with_body()
+    if status.startswith("2")
+    for name in example_names(content)
 }
-SENT = [
+REQUESTS = [
     (operation["operationId"], media_type)
     for _, operation in operations()
     for media_type in operation.get("requestBody", {}).get("content", {})
 ]
 
 
-def test_everything_has_its_example() -> None:
-    """Each media type of a body, and each answer with one, problems among them, has an example; none is of no answer."""
-    for place, operation in operations():
+def test_each_body_has_an_example() -> None:
+    """Each media type of a request or response body has an example, and each example is used."""
+    for operation_name, operation in operations():
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-            assert content["example"], (place, media_type)
+            assert content["example"], (operation_name, media_type)
     used = set()
-    for place, status, _, content in answers():
-        assert content["examples"], place
-        for name in named(content):
-            assert EXAMPLES[name].status == int(status), place
+    for operation_name, status, _, content in responses_with_body():
+        assert content["examples"], operation_name
+        for name in example_names(content):
+            assert EXAMPLES[name].status == int(status), operation_name
             used.add(name)
-    assert used == set(STATED) == set(EXAMPLES)
+    assert used == set(EXAMPLES_IN_CONTRACT) == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_what_is_answered(at: Sites, name: str) -> None:
-    """The answer has the example's status and media type, is of its schema, and is the example but for time and keys."""
-    answer = EXAMPLES[name].ask(at)
-    assert answer.status == EXAMPLES[name].status, answer.body
-    assert STATED[name]["summary"] == EXAMPLES[name].summary
-    assert normal(value(answer)) == normal(STATED[name]["value"])
-    places = [(media_type, content) for _, _, media_type, content in answers() if name in named(content)]
-    for media_type, content in places:
-        assert answer.headers["Content-Type"].partition(";")[0] == media_type
+def test_response_equals_the_example(at: Sites, name: str) -> None:
+    """The response has the status, media type and schema of the example, and equals it except for times and keys."""
+    response = EXAMPLES[name].send(at)
+    assert response.status == EXAMPLES[name].status, response.body
+    assert EXAMPLES_IN_CONTRACT[name]["summary"] == EXAMPLES[name].summary
+    assert normalize(value(response)) == normalize(EXAMPLES_IN_CONTRACT[name]["value"])
+    contents = [
+        (media_type, content)
+        for _, _, media_type, content in responses_with_body()
+        if name in example_names(content)
+    ]
+    for media_type, content in contents:
+        assert response.headers["Content-Type"].partition(";")[0] == media_type
         schema = openapi.resolve(content["schema"], DOCUMENT)
-        for each in (value(answer), STATED[name]["value"]):
-            Draft4Validator(schema).validate(each)
+        for instance in (value(response), EXAMPLES_IN_CONTRACT[name]["value"]):
+            Draft4Validator(schema).validate(instance)
 
 
-@pytest.mark.parametrize(("name", "media_type"), SENT)
-def test_a_request_s_example_is_granted(at: Sites, name: str, media_type: str) -> None:
-    """Each operation's example, in each of its media types, is answered with the example of its success."""
-    if name.endswith("implereenroll"):  # with a certificate in the handshake, which is of the profile peer
+@pytest.mark.parametrize(("name", "media_type"), REQUESTS)
+def test_example_request_is_accepted(at: Sites, name: str, media_type: str) -> None:
+    """The example request of each operation and media type gets the example of its success."""
+    if name.endswith("implereenroll"):  # with a client certificate of the profile peer
         label = "/peer" if "Labelled" in name else ""
-        answer = examples.enrolled(at, f"{label}/simplereenroll")
+        response = examples.renew_with_certificate(at, f"{label}/simplereenroll")
     elif name.startswith("est"):
         path = "/.well-known/est/server/simpleenroll" if "Labelled" in name else ""
-        answer = examples.sent(at.tls, name, path, media_type)
+        response = examples.send_example(at.tls, name, path, media_type)
     else:
-        answer = examples.sent(at.plain, name, media_type=media_type)
+        response = examples.send_example(at.plain, name, media_type=media_type)
     responses = openapi.operations(DOCUMENT)[name]["responses"]
-    (success,) = [each for content in responses["200"]["content"].values() for each in named(content)]
-    assert answer.status == 200, answer.body
-    assert normal(value(answer)) == normal(STATED[success]["value"])
+    (success,) = [
+        example for content in responses["200"]["content"].values() for example in example_names(content)
+    ]
+    assert response.status == 200, response.body
+    assert normalize(value(response)) == normalize(EXAMPLES_IN_CONTRACT[success]["value"])
 
 
-def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The place of every member and element."""
+def paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Return the path of each member and element."""
     pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, each in pairs:
+    for key, child in pairs:
         yield (*path, key)
-        yield from leaves(each, (*path, key))
+        yield from paths(child, (*path, key))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_difference_is_seen(name: str) -> None:
-    """The negative twin: a member more, less, of another type or of other words is no longer the example."""
-    stated = STATED[name]["value"]
-    if isinstance(stated, str):
-        assert normal(stated + "x") != normal(stated)
-    for *path, last in leaves(stated):
-        for change in ("less", "type", "words"):
-            changed = copy.deepcopy(stated)
+def test_normalize_keeps_differences(name: str) -> None:
+    """A value with a changed, missing or mistyped member does not equal the example."""
+    example = EXAMPLES_IN_CONTRACT[name]["value"]
+    if isinstance(example, str):
+        assert normalize(example + "x") != normalize(example)
+    for *path, last in paths(example):
+        for change in ("remove", "type", "text"):
+            changed = copy.deepcopy(example)
             node = changed
             for key in path:
                 node = node[key]
-            if change == "less":
+            if change == "remove":
                 del node[last]
             elif change == "type":
                 node[last] = {"x": node[last]}
@@ -134,24 +144,24 @@ def test_a_difference_is_seen(name: str) -> None:
                 node[last] += "x"
             else:
                 continue
-            assert normal(changed) != normal(stated), (path, last, change)
+            assert normalize(changed) != normalize(example), (path, last, change)
 
 
-def test_another_certificate_is_another(at: Sites) -> None:
-    """What a certificate holds is compared: of another profile, name or validity it is not the example's."""
+def test_normalize_keeps_the_content_of_certificates(at: Sites) -> None:
+    """A certificate with another profile, name or validity does not equal the example."""
     body = DOCUMENT["paths"]["/sign"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    kept = normal(STATED["sign"]["value"])["crt_pem"]
+    expected = normalize(EXAMPLES_IN_CONTRACT["sign"]["value"])["crt_pem"]
 
-    def signed(**change: str) -> Answer:
+    def sign(**change: str) -> Answer:
         return at.plain.sign({**body, **change})
 
-    assert normal(signed().json()["crt_pem"]) == kept
-    for change in ({"profile": "client"}, {"validity": "P89D"}, {"csr": examples.other_request()}):
-        assert normal(signed(**change).json()["crt_pem"]) != kept, change
+    assert normalize(sign().json()["crt_pem"]) == expected
+    for change in ({"profile": "client"}, {"validity": "P89D"}, {"csr": examples.build_other_csr()}):
+        assert normalize(sign(**change).json()["crt_pem"]) != expected, change
 
 
-def test_examples_are_not_imported() -> None:
-    """API Gateway takes no examples: nowhere in what it imports is one left."""
+def test_examples_are_not_rendered() -> None:
+    """API Gateway does not accept examples, so the rendered document has none."""
     for est in (False, True):
         rendered = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
         assert not re.search('"examples?":', json.dumps(rendered))
