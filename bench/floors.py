@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from bench import load, peers
 from bench.load import BenchError
 from service import openapi
-from service.audit import Event
+from service.audit import AuditRecord
 from service.authority import Authority, IssuedCertificate, LoadedCA
 from service.keystore import ca_directory
 from service.pki import keys
@@ -82,7 +82,7 @@ def _story(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """The calls that no Python program gets around; the extensions are those of our certificates."""
-    key = ca_directory.private_key(ca / ca_directory.SIGNING_KEY, None)
+    key = ca_directory.load_private_key(ca / ca_directory.SIGNING_KEY, None)
     issuer = x509.load_pem_x509_certificate((ca / ca_directory.SIGNING_CERTIFICATE).read_bytes())
     pem = peers.requests()[0]
     csr = x509.load_pem_x509_csr(pem)
@@ -111,12 +111,12 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _authority(ca: Path) -> Authority:
     """As the server composes it, but for the audit events, which nobody writes."""
-    kept = LoadedCA(ca_directory.load(ca, None), ca_directory.serial_secret(ca))
-    profiles = openapi.profiles(factories.document())
+    kept = LoadedCA(ca_directory.load_issuer(ca, None), ca_directory.load_serial_secret(ca))
+    profiles = openapi.parse_policy(factories.document())
     return Authority(lambda: kept, profiles, lambda: datetime.now(UTC), _forget)
 
 
-def _forget(_events: Sequence[Event]) -> None:
+def _forget(_events: Sequence[AuditRecord]) -> None:
     """Record nothing."""
 
 

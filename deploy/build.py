@@ -22,7 +22,7 @@ from cryptography import x509
 
 from service import openapi
 from service.keystore import ca_directory, revocation_file
-from service.overrides import OverridesError, verify
+from service.overrides import OverridesError, verify_policy
 from service.pki.errors import CAError
 from service.pki.profile_loader import ProfileError
 
@@ -42,11 +42,11 @@ import os
 os.environ.setdefault("CERTLET_CA", os.path.join(os.path.dirname(__file__), "{CA_IN_ZIP}"))
 gc.disable()  # objects created at start live as long as the process
 
-from service.aws_lambda import handler, prepare
+from service.aws_lambda import handler, init
 
 __all__ = ["handler"]
 
-prepare()
+init()
 gc.freeze()
 gc.enable()
 '''
@@ -96,7 +96,7 @@ def build(
         OverridesError, ProfileError: the profiles are not well formed.
     """
     document = openapi.load(profiles)
-    verify(openapi.policy(document))
+    verify_policy(openapi.policy_data(document))
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
@@ -136,14 +136,14 @@ def _install(arch: str, python: str, tree: Path) -> None:
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     """Copy the certificates, the lists, and the encrypted signing key if it is a file."""
-    ca_directory.chain(ca)
-    ca_directory.previous(ca)
+    ca_directory.load_chain(ca)
+    ca_directory.load_predecessors(ca)
     names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
-    ca_directory.serial_secret(ca)
-    revocation_file.deny_list(ca)
+    ca_directory.load_serial_secret(ca)
+    revocation_file.load_deny_list(ca)
     names += [
         name
-        for name in (ca_directory.PREVIOUS, ca_directory.SERIAL_KEY, revocation_file.DENY_LIST)
+        for name in (ca_directory.PREVIOUS_CERTIFICATES, ca_directory.SERIAL_KEY, revocation_file.DENY_LIST)
         if (ca / name).exists()
     ]
     if (ca / ca_directory.SIGNING_KEY).exists():  # otherwise it is in KMS or Secrets Manager
@@ -153,7 +153,7 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     for name in names:
         shutil.copyfile(ca / name, target / name)
     (target / revocation_file.REVOKED).write_bytes(
-        revocation_file.encode(revocation_file.revoked(ca).values())
+        revocation_file.encode_revoked(revocation_file.load_revoked(ca).values())
     )
 
 
@@ -163,11 +163,11 @@ def _verify_key(ca: Path, passphrase: bytes | None) -> None:
         raise BuildError("a zip holds only an encrypted CA key: set CERTLET_CA_PASSPHRASE")
     if b"ENCRYPTED" not in path.read_bytes():
         raise BuildError(f"{path} is not encrypted; encrypt it before building the zip")
-    public_key = ca_directory.private_key(path, passphrase).public_key()
+    public_key = ca_directory.load_private_key(path, passphrase).public_key()
     root = x509.load_pem_x509_certificate((ca / ca_directory.ROOT_CERTIFICATE).read_bytes())
     if public_key == root.public_key():
         raise BuildError(f"{path} is the root key, which must not be on a server; use the signing CA's key")
-    ca_directory.load(ca, passphrase)  # verifies all of it, as the function does
+    ca_directory.load_issuer(ca, passphrase)  # verifies all of it, as the function does
 
 
 def _compile(python: str, tree: Path) -> bool:

@@ -21,7 +21,7 @@ from typing import Final
 
 from service import openapi
 
-Document = openapi.Document
+Document = openapi.OpenAPIDocument
 
 ROOT: Final = Path(__file__).parent.parent
 RELEASED: Final = ROOT / "deploy" / "released"

@@ -16,7 +16,7 @@ from typing import Any, Final
 from service import openapi
 from service.gateway.routes import ERROR_TYPES
 
-Document = openapi.Document
+Document = openapi.OpenAPIDocument
 Rule = Callable[[Document], Iterator[str]]
 
 _UNSUPPORTED: Final = (

@@ -242,7 +242,7 @@ def profiles() -> str:
             ", ".join(profile["names"]),
             ", ".join(profile["extended_key_usage"]),
         )
-        for name, profile in openapi.policy(document)["profiles"].items()
+        for name, profile in openapi.policy_data(document)["profiles"].items()
     )
     return table(("Profile", "For", "Valid", "Names", "Extended key usage"), *rows)
 

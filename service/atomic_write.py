@@ -21,14 +21,14 @@ _EXISTS: Final = "it is there already; nothing was changed"
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked_directory(directory: Path) -> Iterator[None]:
     """Hold a directory's lock. It is not on a file in it, since files are replaced.
 
     Raises:
         OSError: it cannot be opened; or another process, which may be of any user who can read the
             directory, holds the lock for `LOCK_TIMEOUT`.
     """
-    with _opened(directory) as descriptor:
+    with _open_directory(directory) as descriptor:
         give_up = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
@@ -56,7 +56,7 @@ def _os_error(number: int, path: Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))
 
 
-def version(path: Path | str) -> tuple[int, ...]:
+def file_version(path: Path | str) -> tuple[int, ...]:
     """What is another once the file is, or was written to; () if there is none.
 
     The change time, which the kernel keeps: the modification time can be set, and a copy may preserve it.
@@ -75,7 +75,7 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Create a directory with what the block puts into it, or nothing, even if the process is killed.
 
     Yields a directory next to it, which is renamed when the block ends. One that a killed process left is
@@ -87,14 +87,14 @@ def new_directory(path: Path) -> Iterator[Path]:
         OSError: it cannot be created.
     """
     if path.is_dir():
-        with locked(path):
+        with locked_directory(path):
             yield path
         return
     if os.path.lexists(path):
         raise _os_error(errno.ENOTDIR, path)
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent):
+    with locked_directory(path.parent):
         if path.exists():
             raise FileExistsError(errno.EEXIST, _EXISTS, str(path))
         temporary = path.with_name(".certlet.new")
@@ -141,7 +141,7 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
         yield write
         for path in temporaries:  # a program that takes no lock may have created it since
             verify_new(path)
-        _rename(temporaries)
+        _rename_all(temporaries)
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
     return temporary
 
 
-def _rename(temporaries: Mapping[Path, Path]) -> None:
+def _rename_all(temporaries: Mapping[Path, Path]) -> None:
     old = [path for path in temporaries if os.path.lexists(path)]
     backups: dict[Path, Path] = {}
     try:
@@ -232,12 +232,12 @@ def _give_to_owner(directory: Path, created: int | Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    with contextlib.suppress(OSError), _opened(directory) as descriptor:  # some file systems cannot
+    with contextlib.suppress(OSError), _open_directory(directory) as descriptor:  # some file systems cannot
         os.fsync(descriptor)
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
+def _open_directory(directory: Path) -> Iterator[int]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield descriptor

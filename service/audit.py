@@ -21,7 +21,7 @@ _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 
-class Event(NamedTuple):
+class AuditRecord(NamedTuple):
     """One line. Times are RFC 3339, UTC; digests and serial numbers hexadecimal.
 
     Attributes:
@@ -52,11 +52,11 @@ class Event(NamedTuple):
     milliseconds: int | None = None
 
 
-Recorder = Callable[[Sequence[Event]], None]
+Recorder = Callable[[Sequence[AuditRecord]], None]
 """Writes events, all of them, or raises OSError: then nothing is signed, or nothing is handed out."""
 
 
-def line(event: Event, metrics: str = "") -> bytes:
+def serialize(event: AuditRecord, metrics: str = "") -> bytes:
     """One event as a line of JSON in ASCII, which no text can forge; members without a value are left out.
 
     Args:
@@ -70,7 +70,7 @@ def line(event: Event, metrics: str = "") -> bytes:
     return _to_json(members).encode("ascii") + b"\n"
 
 
-def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
+def _embedded(event: AuditRecord, count: str, namespace: str) -> dict[str, object]:
     names = [{"Name": count, "Unit": "Count"}, {"Name": "milliseconds", "Unit": "Milliseconds"}]
     directive = {"Namespace": namespace, "Dimensions": [["profile"]], "Metrics": names}
     moment = int(datetime.fromisoformat(event.time).timestamp() * 1000)
@@ -82,7 +82,7 @@ def _embedded(event: Event, count: str, namespace: str) -> dict[str, object]:
 
 
 def open_log(path: Path | None, *, create: bool = True) -> int:
-    """A descriptor of this file, or of stderr, for `to_descriptor`; raise `OSError` if there is none."""
+    """A descriptor of this file, or of stderr, for `fd_recorder`; raise `OSError` if there is none."""
     if path is None:
         return sys.stderr.fileno()
     # Of a file its end is read, too. A pipe is not opened so: a pipe that we read ourselves never breaks.
@@ -91,7 +91,7 @@ def open_log(path: Path | None, *, create: bool = True) -> int:
     return os.open(path, flags, 0o600)
 
 
-def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
+def fd_recorder(descriptor: int, metrics: str = "") -> Recorder:
     """A recorder that makes one write of its lines, so that lines of several processes never mix.
 
     A local file takes such a write as one. A pipe does so for 4096 octets at most (PIPE_BUF), and a line of
@@ -106,16 +106,16 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
     """
     ours = 0  # the file's size after our last lines
 
-    def record(events: Sequence[Event]) -> None:
+    def record(events: Sequence[AuditRecord]) -> None:
         nonlocal ours
-        data = b"".join([line(event, metrics) for event in events])
-        with locked(descriptor):
+        data = b"".join([serialize(event, metrics) for event in events])
+        with locked_descriptor(descriptor):
             size = os.fstat(descriptor).st_size
-            if size != ours and _is_within_a_line(descriptor, size):
+            if size != ours and _ends_mid_line(descriptor, size):
                 data = b"\n" + data
             written = os.write(descriptor, data)
             if written != len(data):
-                _take_back(descriptor, written)
+                _truncate_partial_write(descriptor, written)
                 raise OSError("the audit log took a part of a line")
             ours = size + written
 
@@ -123,7 +123,7 @@ def to_descriptor(descriptor: int, metrics: str = "") -> Recorder:
 
 
 @contextlib.contextmanager
-def locked(descriptor: int) -> Iterator[None]:
+def locked_descriptor(descriptor: int) -> Iterator[None]:
     """Hold the lock of what a descriptor is open for, against other processes, if it has one."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
@@ -136,7 +136,7 @@ def locked(descriptor: int) -> Iterator[None]:
         fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
 
-def _take_back(descriptor: int, written: int) -> None:
+def _truncate_partial_write(descriptor: int, written: int) -> None:
     """Take the last octets from a file's end, if they are what was written last; a pipe cannot."""
     with contextlib.suppress(OSError):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
@@ -145,7 +145,7 @@ def _take_back(descriptor: int, written: int) -> None:
             os.lseek(descriptor, end - written, os.SEEK_SET)
 
 
-def _is_within_a_line(descriptor: int, size: int) -> bool:
+def _ends_mid_line(descriptor: int, size: int) -> bool:
     """Whether a file of this size ends with a part of a line; never if it is a pipe, or cannot be read."""
     try:
         return os.pread(descriptor, 1, size - 1) != b"\n"

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
-from service.audit import Event, Recorder
+from service.audit import AuditRecord, Recorder
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest
@@ -123,7 +123,7 @@ class _Approved(NamedTuple):
     issuer: Issuer
     serial_number: int
     idempotent_until: datetime | None
-    intent: Event
+    intent: AuditRecord
 
 
 class Authority:
@@ -135,7 +135,7 @@ class Authority:
         profiles: IssuancePolicy,
         clock: Callable[[], datetime],
         record: Recorder,
-        revoked: Callable[[], Mapping[int, RevokedCertificate]] = dict,
+        load_revoked: Callable[[], Mapping[int, RevokedCertificate]] = dict,
         parallel_map: Callable[[], MapFunction] = lambda: map,
     ) -> None:
         """Create an authority.
@@ -146,7 +146,7 @@ class Authority:
             profiles: what may be issued.
             clock: the time, UTC.
             record: writes the audit events.
-            revoked: returns what was revoked, by serial number, or raises `CAError`; for each CRL, and
+            load_revoked: returns what was revoked, by serial number, or raises `CAError`; for each CRL, and
                 each renewal.
             parallel_map: returns the function that makes several slow signatures at once.
         """
@@ -154,13 +154,13 @@ class Authority:
         self.profiles = profiles
         self._clock = clock
         self._record = record
-        self._revoked = revoked
+        self._load_revoked = load_revoked
         self._parallel_map = parallel_map
         self._crl: (
             tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
         ) = None
 
-    def issuer(self) -> Issuer:
+    def load_issuer(self) -> Issuer:
         """The issuer, whether or not it may issue now; raise `CAUnavailable` if it cannot be loaded."""
         return self._ca().issuer
 
@@ -172,13 +172,13 @@ class Authority:
         except CAError as error:
             raise CAUnavailable("the CA cannot be loaded") from error
 
-    def ready_issuer(self) -> Issuer:
+    def load_usable_issuer(self) -> Issuer:
         """The issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
-        issuer = self.issuer()
+        issuer = self.load_issuer()
         evaluation.verify_issuer_lifetime(issuer, self._clock())
         return issuer
 
-    def crl(self) -> x509.CertificateRevocationList:
+    def current_crl(self) -> x509.CertificateRevocationList:
         """The current certificate revocation list, signed once in each window for each CA and list.
 
         A clock that goes back does not take it to an older window: that would unlist what was revoked since.
@@ -186,12 +186,12 @@ class Authority:
         Raises:
             CAUnavailable: the issuer or the list is not available, or the issuer is not valid now.
         """
-        issuer, now = self.issuer(), self._clock()
+        issuer, now = self.load_issuer(), self._clock()
         if not issuer.not_before <= now <= issuer.not_after:
             raise CAUnavailable("the CA's chain is not valid now")
         window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)
         try:
-            revoked = self._revoked()
+            revoked = self._load_revoked()
             if self._crl is None or self._crl[:3] != (issuer, revoked, window):
                 builder = revocation.crl_builder(revoked.values(), window, issuer.not_after)
                 self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
@@ -208,7 +208,7 @@ class Authority:
             CAError: what the issuer signed does not verify, or there is a fault of our own.
             CAUnavailable: the issuer is not available or not valid, or the audit log cannot be written.
         """
-        return _result(*self.issue_batch([request]))
+        return _unwrap(*self.issue_batch([request]))
 
     def renew(self, request: IssuanceRequest, client_certificate: bytes | None) -> IssuedCertificate:
         """Issue a certificate in place of the client certificate (PEM) that the caller presents, if it does.
@@ -221,7 +221,7 @@ class Authority:
         now = self._clock()
         renewal_request = _capture(self._authenticate_renewal, request, client_certificate, now)
         if isinstance(renewal_request, IssuanceError):
-            event = self._refusal_event(request, now, renewal_request)
+            event = self._refusal_record(request, now, renewal_request)
             raise self._try_record([event]) or renewal_request
         return self.issue(renewal_request)
 
@@ -232,7 +232,7 @@ class Authority:
             raise Unauthorized(CLIENT_CERTIFICATE_REQUIRED)
         client_certificate, ca = reenroll.parse_client_certificate(pem), self._ca()
         try:
-            revoked = self._revoked()
+            revoked = self._load_revoked()
         except CAError as error:
             raise CAUnavailable("the list of what was revoked cannot be had") from error
         reenroll.verify_client_certificate(client_certificate, ca.issuer, revoked, ca.deny_list, now)
@@ -251,7 +251,7 @@ class Authority:
         now = self._clock()
         approved = self._approve_all(requests, now)
         unrecorded = self._try_record([each.intent for each in approved if isinstance(each, _Approved)])
-        approved = _unless(unrecorded, approved)
+        approved = _fail_all_if_unrecorded(unrecorded, approved)
         in_parallel = any(isinstance(each, _Approved) and each.issuer.parallelise for each in approved)
         map_function = self._parallel_map() if in_parallel else map
         issued = list(map_function(partial(_capture, _sign), approved))
@@ -267,11 +267,11 @@ class Authority:
                 if isinstance(each, _Approved) and isinstance(result, IssuedCertificate)
             ]
         )
-        return _unless(unrecorded, issued)
+        return _fail_all_if_unrecorded(unrecorded, issued)
 
     def dry_run(self, request: IssuanceRequest) -> CertificateSpec:
         """What `issue` would issue, or raise; nothing is signed, and a refusal is recorded."""
-        return _result(*self._approve_all([request], self._clock())).spec
+        return _unwrap(*self._approve_all([request], self._clock())).spec
 
     def _approve_all(
         self, requests: Sequence[IssuanceRequest], now: datetime
@@ -284,7 +284,7 @@ class Authority:
         ]
         unrecorded = self._try_record(
             [
-                self._refusal_event(request, now, error, csr)
+                self._refusal_record(request, now, error, csr)
                 for request, csr, error in zip(requests, parsed, approved, strict=True)
                 if isinstance(error, IssuanceError)
             ]
@@ -324,14 +324,14 @@ class Authority:
             inputs = _idempotency_inputs(request, csr, ca.issuer, spec)
             serial_number = idempotency.derive_serial_number(ca.serial_secret, inputs)
             expires_at = min(window.expires_at, spec.usable_until)
-        intent = _intent_event(request, now, spec, serial_number)
+        intent = _intent_record(request, now, spec, serial_number)
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
-    def _refusal_event(
+    def _refusal_record(
         self, request: IssuanceRequest, now: datetime, error: IssuanceError, parsed: object = None
-    ) -> Event:
+    ) -> AuditRecord:
         csr = parsed if isinstance(parsed, CertificateSigningRequest) else None
-        return Event(
+        return AuditRecord(
             event="refusal",
             time=encoding.format_timestamp(now),
             request_id=request.request_id,
@@ -347,7 +347,7 @@ class Authority:
     def _milliseconds(self, since: datetime) -> int:
         return max(0, round((self._clock() - since).total_seconds() * 1000))
 
-    def _try_record(self, events: Sequence[Event]) -> CAUnavailable | None:
+    def _try_record(self, events: Sequence[AuditRecord]) -> CAUnavailable | None:
         """Record events, if there are any; return why that fails, if it does."""
         try:
             if events:
@@ -379,12 +379,14 @@ def _capture(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
         return unexpected
 
 
-def _unless(error: CAUnavailable | None, results: list[_T | IssuanceError]) -> list[_T | IssuanceError]:
+def _fail_all_if_unrecorded(
+    error: CAUnavailable | None, results: list[_T | IssuanceError]
+) -> list[_T | IssuanceError]:
     """The results; or, if they could not be recorded, that error in place of each that is none."""
     return [each if isinstance(each, IssuanceError) else error or each for each in results]
 
 
-def _result(outcome: _T | IssuanceError) -> _T:
+def _unwrap(outcome: _T | IssuanceError) -> _T:
     if isinstance(outcome, IssuanceError):
         raise outcome
     return outcome
@@ -430,10 +432,10 @@ def _sign(approved: _Approved) -> IssuedCertificate:
     )
 
 
-def _intent_event(
+def _intent_record(
     request: IssuanceRequest, now: datetime, spec: CertificateSpec, serial_number: int
-) -> Event:
-    return Event(
+) -> AuditRecord:
+    return AuditRecord(
         event="intent",
         time=encoding.format_timestamp(now),
         request_id=request.request_id,

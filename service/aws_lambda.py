@@ -23,8 +23,8 @@ from service.pki.errors import CAError, CAUnavailable
 from service.settings import KeySource, Settings
 from service.web import app, authorizer
 
-GARBAGE: Final = 20_000  # containers before the next look for circles, of which a request leaves few
-KMS_AT_ONCE: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
+GC_THRESHOLD: Final = 20_000  # containers before the next look for circles, of which a request leaves few
+KMS_CONCURRENCY: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """
     if authorizer.is_authorizer_event(event):
         return authorizer.authorize(event)
-    result = awsgi.response(_application(), _whole(event), context, app.BINARY_CONTENT_TYPES)
+    result = awsgi.response(_application(), _normalise_event(event), context, app.BINARY_CONTENT_TYPES)
     return {**result, "statusCode": int(result["statusCode"])}
 
 
-def prepare() -> None:
+def init() -> None:
     """Do at once what the first event would have to wait for: Lambda's init phase.
 
     Raises:
@@ -65,12 +65,12 @@ def prepare() -> None:
     except CAUnavailable as error:  # it may pass: each request tries again, and is 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:
-        revocation_file.revoked(_settings().ca)  # seconds, if it is long
+        revocation_file.load_revoked(_settings().ca)  # seconds, if it is long
     except CAError as error:  # as above, for the requests that need it
         _log.warning("%s", error.detail)
     gc.collect()
     gc.freeze()  # what is here by now stays: no later collection has to look through it
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GC_THRESHOLD)
 
 
 @functools.cache
@@ -93,10 +93,10 @@ def _application() -> WSGIApplication:
     document = openapi.load(settings.profiles)
     authority = Authority(
         load_ca=_ca().load,
-        profiles=openapi.profiles(document),
+        profiles=openapi.parse_policy(document),
         clock=lambda: datetime.now(UTC),
-        record=audit.to_descriptor(audit.open_log(settings.audit_log), settings.metrics),
-        revoked=lambda: revocation_file.revoked(settings.ca),
+        record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
+        load_revoked=lambda: revocation_file.load_revoked(settings.ca),
         parallel_map=_thread_pool_map,
     )
     return app.create(document, authority, settings.api_key_names)
@@ -105,7 +105,7 @@ def _application() -> WSGIApplication:
 @functools.cache
 def _thread_pool_map() -> MapFunction:
     is_remote = _settings().key_source is KeySource.KMS
-    return thread_pool_map(KMS_AT_ONCE if is_remote else len(os.sched_getaffinity(0)))
+    return thread_pool_map(KMS_CONCURRENCY if is_remote else len(os.sched_getaffinity(0)))
 
 
 def thread_pool_map(number: int) -> MapFunction:
@@ -117,7 +117,7 @@ def thread_pool_map(number: int) -> MapFunction:
     return ThreadPoolExecutor(number).map
 
 
-def _whole(event: Mapping[str, Any]) -> dict[str, Any]:
+def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """The event as aws-wsgi needs it.
 
     aws-wsgi insists on `queryStringParameters`, loses repeated values of the query and of headers (which

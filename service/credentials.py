@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
-Header = Callable[[str], str | None]
+GetHeader = Callable[[str], str | None]
 """The value of the header with this name, in lower case; None if there is none."""
 
 
-def api_key(header: Header, *, basic: bool) -> str | None:
+def extract_api_key(header: GetHeader, *, basic: bool) -> str | None:
     """The API key of a request, right or wrong; None if it carries none.
 
     x-api-key comes first. If `basic`, HTTP Basic is taken too, with any user name.

@@ -11,16 +11,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from service.overrides import OverridesError, Source, merge_patch, verify
+from service.overrides import OverridesError, YAMLSource, merge_patch, verify_policy
 from service.pki.profile_loader import IssuancePolicy, ProfileError
 
-Document = dict[str, Any]
+OpenAPIDocument = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
 
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
-EST: Final = "/.well-known/est/"  # how the paths begin that AWS has only where they are asked for
+EST_PREFIX: Final = "/.well-known/est/"  # how the paths begin that AWS has only where they are asked for
 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
@@ -30,7 +30,7 @@ _EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
 
-def load(overrides: Path | None = None) -> Document:
+def load(overrides: Path | None = None) -> OpenAPIDocument:
     """The contract of this package, with the operator's YAML file of profiles merged over its own.
 
     Raises:
@@ -39,28 +39,28 @@ def load(overrides: Path | None = None) -> Document:
     """
     parsed = resources.files("service").joinpath("openapi.json")  # of the Lambda zip
     if parsed.is_file():
-        document: Document = json.loads(parsed.read_bytes())
+        document: OpenAPIDocument = json.loads(parsed.read_bytes())
     else:
-        document = Source(source(), "CSafeLoader").data
+        document = YAMLSource(read_source(), "CSafeLoader").data
     if overrides is None:
         return document
-    text = Source.read(overrides)
+    text = YAMLSource.from_file(overrides)
     problems = set(text.duplicates)
     try:
         document = with_overrides(document, text.data)
     except ProfileError as error:
-        problems |= {(text.line(fault.path), str(fault)) for fault in error.violations}
+        problems |= {(text.locate(fault.path), str(fault)) for fault in error.violations}
     if problems:
         raise OverridesError(problems)
     return document
 
 
-def source() -> str:
+def read_source() -> str:
     """The contract as it was written, YAML."""
     return resources.files("service").joinpath("openapi.yaml").read_text(encoding="utf-8")
 
 
-def policy(document: Document) -> dict[str, Any]:
+def policy_data(document: OpenAPIDocument) -> dict[str, Any]:
     """The part of a contract that `profiles.schema.json` describes."""
     return {
         "profiles": document[PROFILES],
@@ -69,14 +69,14 @@ def policy(document: Document) -> dict[str, Any]:
     }
 
 
-def with_overrides(document: Document, overrides: object) -> Document:
+def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocument:
     """The contract with an operator's profiles, a JSON Merge Patch (RFC 7396) for `policy`, merged over it.
 
     Raises:
         ProfileError: the merged profiles are not well formed; it lists every fault.
     """
-    merged = merge_patch(policy(document), overrides)
-    verify(merged)
+    merged = merge_patch(policy_data(document), overrides)
+    verify_policy(merged)
     schemas = document["components"]["schemas"]
     name = {**schemas["ProfileName"], "enum": list(merged["profiles"]), "default": merged["default"]}
     return {
@@ -87,21 +87,21 @@ def with_overrides(document: Document, overrides: object) -> Document:
     }
 
 
-def profiles(document: Document) -> IssuancePolicy:
+def parse_policy(document: OpenAPIDocument) -> IssuancePolicy:
     """The issuance policy that a contract states.
 
     Raises:
         ProfileError: it is not well formed; it lists every fault.
     """
-    return IssuancePolicy(**policy(document))
+    return IssuancePolicy(**policy_data(document))
 
 
-def for_function(document: Document) -> Document:
+def for_function(document: OpenAPIDocument) -> OpenAPIDocument:
     """The document that the function executes: the operations that reach it, with their parameters, bodies,
     security, and the statuses and media types of their responses. `$ref`s are resolved, and what only
     describes is left out: Connexion checks and copies the document at each cold start.
     """
-    paths: Document = {}
+    paths: OpenAPIDocument = {}
     for path, item in document["paths"].items():
         reached = {
             method: _executed(item[method], document)
@@ -118,13 +118,15 @@ def for_function(document: Document) -> Document:
     }
 
 
-def _executed(operation: Document, document: Document) -> Document:
+def _executed(operation: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPIDocument:
     return {
-        **{key: _undescribed(resolve(operation[key], document)) for key in _EXECUTED if key in operation},
+        **{
+            key: _undescribed(resolve_refs(operation[key], document)) for key in _EXECUTED if key in operation
+        },
         "responses": {
             status: {
                 "description": "",
-                "content": {kind: {} for kind in _target(response, document).get("content", ())},
+                "content": {kind: {} for kind in _resolve_ref(response, document).get("content", ())},
             }
             for status, response in operation["responses"].items()
         },
@@ -134,7 +136,7 @@ def _executed(operation: Document, document: Document) -> Document:
 def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
     """A copy without descriptions and examples; a property of such a name is a schema, and stays."""
 
-    def change(node: Document) -> Document:
+    def change(node: OpenAPIDocument) -> OpenAPIDocument:
         return {
             key: value
             for key, value in node.items()
@@ -145,7 +147,7 @@ def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
     return _rewrite(node, change)
 
 
-def for_cloudformation(document: Document, *, est: bool = False) -> Document:
+def for_cloudformation(document: OpenAPIDocument, *, est: bool = False) -> OpenAPIDocument:
     """The document that a CloudFormation template includes: as `for_api_gateway`, but with the `Fn::Sub` of
     its ARNs, which CloudFormation resolves.
     """
@@ -153,8 +155,8 @@ def for_cloudformation(document: Document, *, est: bool = False) -> Document:
 
 
 def for_api_gateway(
-    document: Document, region: str, account: str, function: str, *, est: bool = False
-) -> Document:
+    document: OpenAPIDocument, region: str, account: str, function: str, *, est: bool = False
+) -> OpenAPIDocument:
     """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
     without any `x-` that is not API Gateway's, and with no `$ref` but to schemas.
 
@@ -170,7 +172,7 @@ def for_api_gateway(
     return _for_aws(document, substitutions, est=est)
 
 
-def _for_aws(document: Document, substitutions: dict[str, str], *, est: bool) -> Document:
+def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], *, est: bool) -> OpenAPIDocument:
     """The contract without what API Gateway has not: HTTP Basic, which an authorizer stands in for.
 
     The source of API keys is the whole API's, so with EST the authorizer is on every operation that needs a
@@ -182,7 +184,7 @@ def _for_aws(document: Document, substitutions: dict[str, str], *, est: bool) ->
     }
     paths, extensions = document["paths"], {}
     if est:
-        security: list[Document] = [{"apiKey": []}, {"authorizer": []}]
+        security: list[OpenAPIDocument] = [{"apiKey": []}, {"authorizer": []}]
         paths = _rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
         # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
@@ -193,21 +195,21 @@ def _for_aws(document: Document, substitutions: dict[str, str], *, est: bool) ->
             "x-amazon-apigateway-authtype": "custom",
             "x-amazon-apigateway-authorizer": {
                 "type": "request",
-                "authorizerUri": operations(document)["sign"][_INTEGRATION]["uri"],
+                "authorizerUri": operations_by_id(document)["sign"][_INTEGRATION]["uri"],
                 "authorizerResultTtlInSeconds": 0,
             },
         }
     else:
-        paths = {path: item for path, item in paths.items() if not path.startswith(EST)}
+        paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
     inlined = ("responses", "examples")
     components = {name: part for name, part in components.items() if name not in inlined}
     components["securitySchemes"] = schemes
 
-    def change(node: Document) -> Any:  # noqa: ANN401 - text, or JSON
+    def change(node: OpenAPIDocument) -> Any:  # noqa: ANN401 - text, or JSON
         if "Fn::Sub" in node and substitutions:
             return re.sub(r"\$\{.+?\}", lambda match: substitutions[match[0]], node["Fn::Sub"])
         if str(node.get("$ref")).startswith("#/components/responses/"):
-            node = _target(node, document)
+            node = _resolve_ref(node, document)
         return {
             key: value
             for key, value in node.items()
@@ -215,11 +217,11 @@ def _for_aws(document: Document, substitutions: dict[str, str], *, est: bool) ->
         }
 
     aws = {**document, **extensions, "paths": paths, "components": components}
-    rendered: Document = _rewrite(aws, change)
+    rendered: OpenAPIDocument = _rewrite(aws, change)
     return rendered
 
 
-def _is_documentation(key: str, node: Document) -> bool:
+def _is_documentation(key: str, node: OpenAPIDocument) -> bool:
     """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
     or refuses; a property, or a response, of that name is none.
     """
@@ -227,36 +229,39 @@ def _is_documentation(key: str, node: Document) -> bool:
     return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)
 
 
-def public(document: Document) -> Document:
+def public(document: OpenAPIDocument) -> OpenAPIDocument:
     """The document without vendor extensions, for viewers, client generators and diffs.
 
     Its responses allow unknown members, which later versions may add and clients must ignore (as RFC 9457 3.2
     has it for problems). Its requests allow none.
     """
-    stripped: Document = _rewrite(
+    stripped: OpenAPIDocument = _rewrite(
         document, lambda node: {key: value for key, value in node.items() if not key.startswith("x-")}
     )
-    bodies = [operation.get("requestBody") for operation in operations(stripped).values()]
-    requests = _schemas(bodies, stripped)
+    bodies = [operation.get("requestBody") for operation in operations_by_id(stripped).values()]
+    requests = _referenced_schemas(bodies, stripped)
     schemas = stripped["components"]["schemas"]
     opened = {
-        name: schema if name in requests else _rewrite(schema, _opened) for name, schema in schemas.items()
+        name: schema if name in requests else _rewrite(schema, _open_schema)
+        for name, schema in schemas.items()
     }
     return {**stripped, "components": {**stripped["components"], "schemas": opened}}
 
 
-def _opened(node: Document) -> Document:
+def _open_schema(node: OpenAPIDocument) -> OpenAPIDocument:
     closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
     return {key: value for key, value in node.items() if key not in closing}
 
 
-def _schemas(node: Any, document: Document) -> set[str]:  # noqa: ANN401 - JSON
+def _referenced_schemas(node: Any, document: OpenAPIDocument) -> set[str]:  # noqa: ANN401 - JSON
     """The names of the schemas that a part of the document refers to, and of those that these refer to."""
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(node)))
-    return names.union(*(_schemas(document["components"]["schemas"][name], document) for name in names))
+    return names.union(
+        *(_referenced_schemas(document["components"]["schemas"][name], document) for name in names)
+    )
 
 
-def operations(document: Document) -> dict[str, Document]:
+def operations_by_id(document: OpenAPIDocument) -> dict[str, OpenAPIDocument]:
     """OperationId -> operation object."""
     return {
         operation["operationId"]: operation
@@ -266,19 +271,19 @@ def operations(document: Document) -> dict[str, Document]:
     }
 
 
-def resolve(node: Any, document: Document) -> Any:  # noqa: ANN401 - JSON
+def resolve_refs(node: Any, document: OpenAPIDocument) -> Any:  # noqa: ANN401 - JSON
     """A copy with every `$ref` replaced by what it refers to; no schema of ours is recursive."""
-    return _rewrite(node, lambda node: _target(node, document))
+    return _rewrite(node, lambda node: _resolve_ref(node, document))
 
 
-def _target(node: Document, document: Document) -> Document:
+def _resolve_ref(node: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPIDocument:
     """What a `$ref` refers to; the node itself if it is none."""
     if "$ref" not in node:
         return node
-    return _target(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
+    return _resolve_ref(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
 
 
-def _rewrite(node: Any, change: Callable[[Document], Any]) -> Any:  # noqa: ANN401 - JSON
+def _rewrite(node: Any, change: Callable[[OpenAPIDocument], Any]) -> Any:  # noqa: ANN401 - JSON
     """A copy with each object replaced by what `change` makes of it, the outer before the inner."""
     if isinstance(node, dict):
         node = change(node)

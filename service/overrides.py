@@ -25,7 +25,7 @@ class OverridesError(ValueError):
         super().__init__("; ".join(f"line {line}: {detail}" for line, detail in self.problems))
 
 
-class Source:
+class YAMLSource:
     """A YAML text: what it says as JSON, and where.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source:
             raise OverridesError([(1, "nested too deeply")]) from error
 
     @classmethod
-    def read(cls, path: Path) -> Source:
+    def from_file(cls, path: Path) -> YAMLSource:
         """Parse a file.
 
         Raises:
@@ -108,7 +108,7 @@ class Source:
             self._mapping(source, path, members)
         return members
 
-    def line(self, path: JSONPath) -> int:
+    def locate(self, path: JSONPath) -> int:
         """The line of a path, or of as much of it as the text has."""
         return next(
             self.lines[path[:depth]] for depth in range(len(path), -1, -1) if path[:depth] in self.lines
@@ -128,7 +128,7 @@ def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
     return result
 
 
-def verify(policy: object) -> None:
+def verify_policy(policy: object) -> None:
     """Check profiles, JSON, by `profiles.schema.json`, and by what a schema cannot say.
 
     Raises:
@@ -137,7 +137,9 @@ def verify(policy: object) -> None:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - 0.1 s; the contract's own are checked by tests
 
     schema = json.loads(resources.files("service").joinpath("profiles.schema.json").read_bytes())
-    faults = {fault for error in Draft202012Validator(schema).iter_errors(policy) for fault in _faults(error)}
+    faults = {
+        fault for error in Draft202012Validator(schema).iter_errors(policy) for fault in _violations(error)
+    }
     if isinstance(policy, dict):
         try:
             IssuancePolicy(policy.get("profiles"), policy.get("default"), policy.get("principals"))
@@ -148,7 +150,7 @@ def verify(policy: object) -> None:
         raise ProfileError(sorted(faults, key=str))
 
 
-def _faults(error: Any) -> Iterator[ProfileViolation]:  # noqa: ANN401 - jsonschema's errors are not typed
+def _violations(error: Any) -> Iterator[ProfileViolation]:  # noqa: ANN401 - jsonschema's errors are not typed
     """An error of the schema as faults; a subschema's title says what it expects."""
     path, value, schema = tuple(error.absolute_path), error.instance, error.schema
     if error.validator == "additionalProperties":

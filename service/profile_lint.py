@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from service import openapi
-from service.overrides import OverridesError, Source, verify
+from service.overrides import OverridesError, YAMLSource, verify_policy
 from service.pki.profile import Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
 
@@ -36,22 +36,22 @@ def lint(overrides: Path | None) -> list[Finding]:
 
     `overrides` are the operator's own profiles, or None; OSError if they cannot be read.
     """
-    in_contract = Source(openapi.source(), "CSafeLoader")
+    in_contract = YAMLSource(openapi.read_source(), "CSafeLoader")
 
     def line(path: JSONPath) -> int:
-        return in_contract.line((*_IN_CONTRACT[str(path[0])], *path[1:]))
+        return in_contract.locate((*_IN_CONTRACT[str(path[0])], *path[1:]))
 
     try:
         document = openapi.load(overrides)
         if overrides is None:
-            verify(openapi.policy(document))
+            verify_policy(openapi.policy_data(document))
     except OverridesError as error:
         return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
         return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.violations)
-    lines = Source.read(overrides).lines if overrides else {}
+    lines = YAMLSource.from_file(overrides).lines if overrides else {}
     findings = []
-    for profile in openapi.profiles(document):
+    for profile in openapi.parse_policy(document):
         if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
             path = ("profiles", profile.name)
             place = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", line(path))

@@ -13,7 +13,7 @@ from service import openapi
 from tests import factories
 from tests.servers import API_KEY, Answer
 
-DOCUMENT = openapi.resolve(factories.document(), factories.document())
+DOCUMENT = openapi.resolve_refs(factories.document(), factories.document())
 KEY = {"x-api-key": API_KEY}
 JSON = {"Content-Type": "application/json", **KEY}
 PEM = {"Content-Type": "application/x-pem-file"}

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from service import openapi
-from service.audit import Event
+from service.audit import AuditRecord
 from service.authority import Authority, IssuanceRequest, LoadedCA, Principal, PrincipalKind
 from service.pki import csr, evaluation
 from service.pki.certificate import CertificateSpec
@@ -83,14 +83,14 @@ def root(**change: Any) -> x509.Certificate:
 
 
 @functools.cache
-def document() -> openapi.Document:
+def document() -> openapi.OpenAPIDocument:
     """The contract."""
     return openapi.load()
 
 
 def profiles() -> IssuancePolicy:
     """The contract's profiles."""
-    return openapi.profiles(document())
+    return openapi.parse_policy(document())
 
 
 @functools.cache
@@ -112,7 +112,7 @@ def create_issuer(key_type: str = "p-256", permitted: tuple[str, ...] = ()) -> I
     return Issuer(ca.signing, [ca.root], signing_key(ca))
 
 
-class RecordingLog(list[Event]):
+class RecordingLog(list[AuditRecord]):
     """An audit log in memory."""
 
     def kinds(self) -> list[str]:

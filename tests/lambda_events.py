@@ -97,7 +97,7 @@ def ask(
     authority = factories.authority(log, now=datetime.now(UTC), **more)
     application = app.create(document, authority, {"abc123": "ci"})
     return [
-        awsgi.response(application, aws_lambda._whole(each), None, app.BINARY_CONTENT_TYPES)
+        awsgi.response(application, aws_lambda._normalise_event(each), None, app.BINARY_CONTENT_TYPES)
         for each in events
     ], log
 

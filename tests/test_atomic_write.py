@@ -194,16 +194,16 @@ def test_new_directory_appears_with_its_files(tmp_path: Path) -> None:
     path, left = tmp_path / "a" / "b", tmp_path / "a" / ".certlet.new"
     left.mkdir(parents=True)
     (left / "key").touch()
-    with contextlib.suppress(ZeroDivisionError), atomic_write.new_directory(path) as place:
+    with contextlib.suppress(ZeroDivisionError), atomic_write.atomic_directory(path) as place:
         assert not (place / "key").exists()
         raise ZeroDivisionError
     assert list(path.parent.iterdir()) == []
     for name in ("c", "d"):
-        with atomic_write.new_directory(path) as place:
+        with atomic_write.atomic_directory(path) as place:
             (place / name).touch()
             assert path.exists() == (name == "d")
     assert (sorted(each.name for each in path.iterdir()), mode(path)) == (["c", "d"], 0o700)
-    with pytest.raises(NotADirectoryError), atomic_write.new_directory(path / "c"):
+    with pytest.raises(NotADirectoryError), atomic_write.atomic_directory(path / "c"):
         pass
 
 
@@ -217,7 +217,7 @@ def test_link_in_place_of_a_new_directory_gives_nothing_away(
     os.chown(tmp_path, 1234, 4321)
     if is_attacked:
         monkeypatch.setattr(Path, "mkdir", lambda path, **_: path.symlink_to(tmp_path / "target"))
-    with contextlib.suppress(OSError), atomic_write.new_directory(tmp_path / "new"):
+    with contextlib.suppress(OSError), atomic_write.atomic_directory(tmp_path / "new"):
         pass
     assert ((tmp_path / "target").stat().st_uid, (tmp_path / "new").lstat().st_uid) == (0, 1234)
 
@@ -227,14 +227,14 @@ def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
     done = threading.Event()
 
     def second() -> None:
-        with atomic_write.locked(tmp_path):
+        with atomic_write.locked_directory(tmp_path):
             done.set()
 
     waiting = threading.Thread(target=second)
     (tmp_path / "other").mkdir()
-    with contextlib.suppress(ZeroDivisionError), atomic_write.locked(tmp_path):
+    with contextlib.suppress(ZeroDivisionError), atomic_write.locked_directory(tmp_path):
         waiting.start()
-        with atomic_write.locked(tmp_path / "other"):
+        with atomic_write.locked_directory(tmp_path / "other"):
             assert not done.wait(0.2)
         raise ZeroDivisionError
     assert done.wait(10)
@@ -245,23 +245,23 @@ def test_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: py
     """Any user who can read the directory can hold its lock: a command says so, and does not wait for ever."""
     monkeypatch.setattr(atomic_write, "LOCK_TIMEOUT", 0.1)
     with (
-        atomic_write.locked(tmp_path),
+        atomic_write.locked_directory(tmp_path),
         pytest.raises(OSError, match="another process holds"),
-        atomic_write.locked(tmp_path),
+        atomic_write.locked_directory(tmp_path),
     ):
         pass
-    with atomic_write.locked(tmp_path):
+    with atomic_write.locked_directory(tmp_path):
         pass
 
 
 def test_version_tells_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
     """As a copy with `cp -p` does; a file that nobody wrote to has the version that it had."""
     path = tmp_path / "file"
-    assert atomic_write.version(path) == ()
+    assert atomic_write.file_version(path) == ()
     path.write_text("a")
-    before, times = atomic_write.version(path), path.stat()
-    assert atomic_write.version(str(path)) == before
+    before, times = atomic_write.file_version(path), path.stat()
+    assert atomic_write.file_version(str(path)) == before
     time.sleep(0.02)  # the kernel's clock has steps
     path.write_text("b")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert atomic_write.version(path) != before
+    assert atomic_write.file_version(path) != before

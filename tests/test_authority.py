@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import audit
-from service.audit import Event
+from service.audit import AuditRecord
 from service.authority import LoadedCA
 from service.pki import encoding
 from service.pki.errors import CAError, CAUnavailable, IssuanceError
@@ -83,7 +83,7 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
     assert log[0].names == ("dns:_.example", "email:a@b", "RegisteredID")
     assert log[0].common_name == "x\ny"
     assert log[0].subject_public_key_sha256 == hashlib.sha256(spki).hexdigest()
-    assert b"\n" not in audit.line(log[0])[:-1]
+    assert b"\n" not in audit.serialize(log[0])[:-1]
     unread, *_ = authority.issue_batch(
         [issuance_request(b"junk"), issuance_request(csrs.encode_pem(request))]
     )
@@ -104,10 +104,10 @@ def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
 def test_readiness_follows_the_clock() -> None:
     """Ready until an hour before the chain ends; not after, and not before it begins."""
     issuer = factories.create_issuer()
-    assert factories.authority(now=issuer.not_after - timedelta(hours=1), issuer=issuer).ready_issuer()
+    assert factories.authority(now=issuer.not_after - timedelta(hours=1), issuer=issuer).load_usable_issuer()
     for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(CAUnavailable):
-            factories.authority(now=moment, issuer=issuer).ready_issuer()
+            factories.authority(now=moment, issuer=issuer).load_usable_issuer()
 
 
 @pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
@@ -123,8 +123,8 @@ def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
 
 def test_a_line_cannot_be_forged() -> None:
     """Control characters and newlines from a request stand escaped in one line of ASCII."""
-    event = Event("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')
-    line = audit.line(event)
+    event = AuditRecord("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')
+    line = audit.serialize(event)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert line.isascii()
@@ -135,11 +135,11 @@ def test_a_line_cannot_be_forged() -> None:
 def test_a_recorder_writes_whole_lines() -> None:
     """A write that fails, or takes a part of a line, is an OSError."""
     read, write = os.pipe()
-    audit.to_descriptor(write)([Event("intent", "t", "r", "p", "server")])
+    audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
     assert json.loads(os.read(read, 1000))["event"] == "intent"
     os.close(read)
     with pytest.raises(OSError, match="pipe"):
-        audit.to_descriptor(write)([Event("intent", "t", "r", "p", "server")])
+        audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
     os.close(write)
 
 
@@ -147,11 +147,11 @@ def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     """After a part of a line, which a full disk or a killed process leaves, the next line is whole; else none is empty."""
     log = tmp_path / "log"
     descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    record = audit.to_descriptor(descriptor)
-    record([Event("intent", "t", "r1", "p", "server")])
+    record = audit.fd_recorder(descriptor)
+    record([AuditRecord("intent", "t", "r1", "p", "server")])
     os.write(descriptor, b'{"event":"int')
-    record([Event("intent", "t", "r2", "p", "server"), Event("intent", "t", "r3", "p", "server")])
-    record([Event("result", "t", "r2", "p", "server")])
+    record([AuditRecord("intent", "t", "r2", "p", "server"), AuditRecord("intent", "t", "r3", "p", "server")])
+    record([AuditRecord("result", "t", "r2", "p", "server")])
     os.close(descriptor)
     lines = log.read_text().split("\n")
     assert lines.pop(1) == '{"event":"int'
@@ -164,15 +164,15 @@ def test_a_write_that_failed_is_not_taken_for_a_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b'{"event":"int')
     descriptor = os.open(log, os.O_RDWR | os.O_APPEND)
-    record = audit.to_descriptor(descriptor)
+    record = audit.fd_recorder(descriptor)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, limits[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            record([Event("intent", "t", "r1", "p", "server")])
+            record([AuditRecord("intent", "t", "r1", "p", "server")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    record([Event("intent", "t", "r2", "p", "server")])
+    record([AuditRecord("intent", "t", "r2", "p", "server")])
     os.close(descriptor)
     part, line, rest = log.read_text().split("\n")
     assert (part, json.loads(line)["request_id"], rest) == ('{"event":"int', "r2", "")
@@ -182,9 +182,9 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     """Processes that write into one file at once leave whole lines, one after the other, and nothing between."""
     log = tmp_path / "log"
     code = (
-        "import os, sys; from service import audit; from service.audit import Event\n"
-        "record = audit.to_descriptor(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND))\n"
-        "for n in range(3000): record([Event('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900))] * (n % 3))"
+        "import os, sys; from service import audit; from service.audit import AuditRecord\n"
+        "record = audit.fd_recorder(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND))\n"
+        "for n in range(3000): record([AuditRecord('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900))] * (n % 3))"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(log)], env=servers.environ()) for _ in range(4)

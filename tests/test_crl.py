@@ -111,7 +111,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
     assert [each.serial_number for each in crl] == [revoked]
     assert "after.pem: OK" in verify(tmp_path, "after.pem")
     assert "unable to get certificate CRL" in verify(tmp_path, "before.pem")
-    (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEAD)
+    (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEADER)
     for name, warned in (("before.pem", True), ("after.pem", False)):
         said = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
         assert (b"of the CA before, for which no CRL is signed any more" in said) is warned
@@ -163,12 +163,12 @@ def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
 
 def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
     """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
-    (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEAD)
+    (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEADER)
     now = datetime.now(UTC).replace(microsecond=0)
     entries = [RevokedCertificate(number, now) for number in range(1, 41)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(functools.partial(revocation_file.add_revoked, tmp_path, record=lambda: None), entries))
-    assert revocation_file.revoked(tmp_path) == {each.serial_number: each for each in entries}
+    assert revocation_file.load_revoked(tmp_path) == {each.serial_number: each for each in entries}
 
 
 def test_a_list_that_is_none_is_503(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
         RevokedCertificate(8, yesterday),
     ]
     listed = {each.serial_number: each for each in revoked[:entries]}
-    made = factories.authority(issuer=factories.create_issuer(kind), now=now, revoked=lambda: listed)
-    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(made.crl()))
+    made = factories.authority(issuer=factories.create_issuer(kind), now=now, load_revoked=lambda: listed)
+    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(made.current_crl()))
     assert lint(tmp_path / "ca.crl") == []
 
 

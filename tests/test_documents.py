@@ -257,7 +257,7 @@ def test_settings_and_fields_are_documented() -> None:
     assert variables == set(re.findall(r"`(CERTLET_[A-Z0-9_]+)`", DOCUMENTS["docs/reference/settings.md"]))
     fields = set(re.findall(r"^\| (`.+?`) \|", DOCUMENTS["docs/reference/audit-log.md"], re.MULTILINE))
     documented = {name for cell in fields for name in re.findall("`([a-z0-9_]+)`", cell)}
-    assert set(audit.Event._fields) | {"intent", "result", "refusal", "revocation"} == documented
+    assert set(audit.AuditRecord._fields) | {"intent", "result", "refusal", "revocation"} == documented
 
 
 def test_urls_of_other_hosts_are_found(tmp_path: Path) -> None:

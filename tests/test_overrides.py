@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import openapi
-from service.overrides import OverridesError, Source, merge_patch, verify
+from service.overrides import OverridesError, YAMLSource, merge_patch, verify_policy
 from service.pki.profile_loader import IssuancePolicy, ProfileError
 from tests import factories
 
@@ -30,7 +30,7 @@ profiles:
 
 def test_source_has_the_line_of_every_value() -> None:
     """A member's line is its key's; what a mapping merges (`<<`) has the line where it is written."""
-    source = Source(TEXT)
+    source = YAMLSource(TEXT)
     names = {"dns": {"permitted": ["a.example", "b.example"]}}
     server = {"validity": "P1D", "names": names}
     team = {"description": "x", **server, "backdate": "PT1M"}
@@ -44,7 +44,7 @@ def test_source_has_the_line_of_every_value() -> None:
         (("profiles", "team", "validity"), 3),
         (("profiles", "team", "backdate"), 7),
     ):
-        assert source.lines[path] == source.line((*path, "absent")) == line
+        assert source.lines[path] == source.locate((*path, "absent")) == line
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_source_has_the_line_of_every_value() -> None:
 def test_text_that_is_not_json_in_yaml_is_refused(text: str, line: int, words: str) -> None:
     """Values that JSON has not, what refers to itself, and what a few lines of aliases blow up."""
     with pytest.raises(OverridesError, match=words) as refusal:
-        Source(text)
+        YAMLSource(text)
     assert [line for line, _ in refusal.value.problems] == [line]
 
 
@@ -78,7 +78,7 @@ def test_text_that_is_not_json_in_yaml_is_refused(text: str, line: int, words: s
 def test_source_parser_never_crashes(text: str) -> None:
     """Any text is JSON then, or refused with a line."""
     try:
-        json.dumps(Source(text).data)
+        json.dumps(YAMLSource(text).data)
     except OverridesError as error:
         assert error.problems
 
@@ -116,7 +116,7 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("profiles: {server: null, peer: {validity: P1D}}\ndefault: client")
     document = openapi.load(path)
-    policy = openapi.profiles(document)
+    policy = openapi.parse_policy(document)
     assert [profile.name for profile in policy] == ["client", "peer"]
     assert policy.get(None).name == "client"
     assert policy.get("peer").validity == timedelta(days=1)
@@ -149,7 +149,9 @@ def names(**kinds: object) -> dict[str, object]:
 )  # fmt: skip
 def test_profile_is_accepted(change: dict[str, Any]) -> None:
     """Every member, in every form that it has."""
-    verify({"profiles": {"server": GOOD | change}, "default": "server", "principals": {"ci": {"dns": {}}}})
+    verify_policy(
+        {"profiles": {"server": GOOD | change}, "default": "server", "principals": {"ci": {"dns": {}}}}
+    )
 
 
 DURATION, OID, URL = "an ISO 8601 duration", "an OID in dotted decimals", "an http or https URL"
@@ -207,7 +209,7 @@ DOMAIN = "is not a DNS name"
 def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words: str) -> None:
     """Every member is checked, by the schema or by code, and the one fault says where it is."""
     with pytest.raises(ProfileError) as refusal:
-        verify({"profiles": {"server": GOOD | change}, "default": "server", "principals": {}})
+        verify_policy({"profiles": {"server": GOOD | change}, "default": "server", "principals": {}})
     (fault,) = refusal.value.violations
     assert ".".join(map(str, fault.path)) == f"profiles.server.{place}"
     assert words in fault.detail
@@ -222,7 +224,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
     profiles = {"a": brief, "b": shared, "c": other, "d": shared, "B!\n": {}, "e": 7}
     principals = {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}}
     with pytest.raises(ProfileError) as refusal:
-        verify({"profiles": profiles, "default": "f", "principals": principals})
+        verify_policy({"profiles": profiles, "default": "f", "principals": principals})
     for words in (
         "profiles.a.validity: less than a minute",
         "profiles.d.certificate_policies.0: it is the first policy of the profile b already",
@@ -239,7 +241,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
 
 def test_contract_s_own_profiles_are_well_formed() -> None:
     """What the package carries, and serves without a check by the schema."""
-    verify(openapi.policy(openapi.load()))
+    verify_policy(openapi.policy_data(openapi.load()))
 
 
 JSON = st.recursive(
@@ -257,10 +259,10 @@ def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
         profile = IssuancePolicy(**policy).get("server")
     except ProfileError:
         with pytest.raises(ProfileError):
-            verify(policy)
+            verify_policy(policy)
         return
     try:
-        verify(policy)
+        verify_policy(policy)
     except ProfileError as error:
         members = {fault.path[2] for fault in error.violations}
         assert members <= {"crl", "ca_issuers"} or not all(profile.principals)

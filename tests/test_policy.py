@@ -23,7 +23,7 @@ from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, serving
 
 OWN = ROOT / "tests" / "policies.yaml"
 MERGED = openapi.load(OWN)
-DOCUMENT = openapi.resolve(MERGED, MERGED)
+DOCUMENT = openapi.resolve_refs(MERGED, MERGED)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cryptography import x509
 from jsonschema import Draft4Validator
 
 from service import aws_lambda
-from service.audit import Event
+from service.audit import AuditRecord
 from service.authority import IssuedCertificate, MapFunction
 from service.pki.csr import MAX_DER_BYTES
 from service.pki.errors import BadCSR, CAUnavailable
@@ -231,7 +231,7 @@ def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcom
     issuer = factories.CountingIssuer(made.signing, [made.root], factories.signing_key(made))
     written: list[list[str]] = []
 
-    def record(events: Sequence[Event]) -> None:
+    def record(events: Sequence[AuditRecord]) -> None:
         if events[0].event == unwritten:
             raise OSError("disk full")
         written.append([event.event for event in events])

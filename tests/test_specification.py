@@ -20,7 +20,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from service import openapi
 from service.authority import Principal, PrincipalKind
-from service.overrides import Source
+from service.overrides import YAMLSource
 from service.pki import csr, keys
 from service.pki.csr import CertificateSigningRequest
 from service.pki.issuer import Issuer
@@ -33,7 +33,7 @@ from tests.servers import ROOT
 TEXT = (ROOT / "docs" / "reference" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
 OWN = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-POLICY = openapi.profiles(openapi.with_overrides(openapi.load(), Source(OWN).data))
+POLICY = openapi.parse_policy(openapi.with_overrides(openapi.load(), YAMLSource(OWN).data))
 NO_REV_AVAIL = "2.5.29.56"
 _T = TypeVar("_T", bound=x509.ExtensionType)
 

@@ -74,7 +74,7 @@ def init(
             [*permit_dns, *permit_ip],
             _kms_public_key(kms) if kms else None,
         )
-        ca_directory.save(directory, created, passphrase)
+        ca_directory.save_hierarchy(directory, created, passphrase)
     except ValueError as error:
         raise CommandError(str(error)) from error
     say(f"Made a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
@@ -103,29 +103,30 @@ def rollover(
     options.forbid_together("--root-key", "--new-root")
     hardening.seal()
     passphrase = options.read_secret(CA_PASSPHRASE)
-    certificate, chain = ca_directory.chain(options.require_ca(old, "OLD"))
+    certificate, chain = ca_directory.load_chain(options.require_ca(old, "OLD"))
     if not chain:
         raise CommandError(f"{old} holds a CA without a root above it")
     root_key = root_key or old / ca_directory.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
-    carried, keys = revocation_file.load(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
     try:
         created = hierarchy.create_successor(
-            hierarchy.Predecessor(certificate, chain, ca_directory.previous(old)),
+            hierarchy.Predecessor(certificate, chain, ca_directory.load_predecessors(old)),
             None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             key_type,
             datetime.now(UTC),
             _kms_public_key(kms) if kms else None,
         )
-        ca_directory.save(
+        ca_directory.save_hierarchy(
             new, created, passphrase, carried | ({KEY_FILE: api_keys.encode(keys)} if keys else {})
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
     say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")
-    say(f"Delete {new / ca_directory.PREVIOUS} when the last certificate of the old one has ended.")
+    previous = new / ca_directory.PREVIOUS_CERTIFICATES
+    say(f"Delete {previous} when the last certificate of the old one has ended.")
 
 
 @click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
@@ -156,10 +157,10 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
     except ValueError as error:
         raise CommandError(f"{error}, nor is there such a file") from error
-    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.chain(ca)
+    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.load_chain(ca)
     if now > min(each.not_valid_after_utc for each in (signing, *above)):  # there would be no CRL at all
         raise CommandError(f"it is {encoding.format_timestamp(now)} by this clock, after the CA's end")
-    event = audit.Event(
+    event = audit.AuditRecord(
         event="revocation",
         time=encoding.format_timestamp(now),
         request_id="",
@@ -168,9 +169,9 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         serial_number=encoding.format_serial(number),
         reasons=(reason,) if reason else (),
     )
-    record: Callable[[], None] = partial(warn, audit.line(event).decode().rstrip())
+    record: Callable[[], None] = partial(warn, audit.serialize(event).decode().rstrip())
     if audit_log:
-        record = partial(audit.to_descriptor(audit.open_log(audit_log, create=False)), [event])
+        record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
     revocation_file.add_revoked(ca, entry, record)
     listed = encoding.format_timestamp(now + revocation.WINDOW)
@@ -200,7 +201,8 @@ def _issued_by(ca: Path, path: Path) -> x509.Certificate:
     except ValueError as error:
         raise CommandError(f"{what}: {error}") from error
     if not any(
-        is_issued_by(certificate, each) for each in (ca_directory.chain(ca)[0], *ca_directory.previous(ca))
+        is_issued_by(certificate, each)
+        for each in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
     ):
         raise CommandError(what)
     return certificate
@@ -208,7 +210,7 @@ def _issued_by(ca: Path, path: Path) -> x509.Certificate:
 
 def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
     """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
-    if certificate.issuer != ca_directory.chain(ca)[0].subject:
+    if certificate.issuer != ca_directory.load_chain(ca)[0].subject:
         return "the certificate is of the CA before, for which no CRL is signed any more"
     if extension_value(certificate, x509.CRLDistributionPoints) is None:
         return "the certificate names no CRL (revocation: none)"
@@ -220,4 +222,4 @@ def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
         from service.keystore import kms  # noqa: PLC0415 - boto3 only where it is asked for
     except ImportError as error:
         raise CommandError("--kms needs boto3: pip install boto3") from error
-    return kms.private_key(key_id).public_key()
+    return kms.load_private_key(key_id).public_key()

@@ -130,7 +130,7 @@ def new(
     alternative = x509.SubjectAlternativeName([name.general_name() for name in dict.fromkeys(names)])
     csr = request(key, _subject(names), [alternative])
     sign_request = client.SignRequest(csr, **members)
-    with atomic_write.locked(path.parent), atomic_write.atomic_files(overwrite=force) as write:
+    with atomic_write.locked_directory(path.parent), atomic_write.atomic_files(overwrite=force) as write:
         # Before anything is signed, so that no certificate is without its key for want of room or rights.
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
         signed = client.sign(url, api_key, sign_request)

@@ -197,7 +197,7 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
     """
     from service.keystore import ca_directory  # noqa: PLC0415 - see above
 
-    if not ca_directory.exists(directory):
+    if not ca_directory.has_ca(directory):
         raise CommandError(
             f"there is no CA in {directory}: say where with {option}, or make one (certlet init)"
         )
@@ -219,7 +219,7 @@ def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateI
     """
     from service.keystore import ca_directory  # noqa: PLC0415 - see above
 
-    key = ca_directory.private_key(path, read_secret(variable), variable)
+    key = ca_directory.load_private_key(path, read_secret(variable), variable)
     for warning in exposures([path]):
         warn(f"warning: {warning}")
     return key
@@ -235,7 +235,7 @@ def exposures(paths: Iterable[Path]) -> Iterator[str]:
                 yield f"{path} can be read by {readers}: chmod 600 {shlex.quote(str(path))}"
 
 
-def load_document(overrides: Path | None) -> openapi.Document:
+def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:
     """The contract, with the operator's own profiles merged over it; CommandError if either has faults."""
     from service import openapi  # noqa: PLC0415 - see above
     from service.overrides import OverridesError  # noqa: PLC0415 - see above
@@ -243,7 +243,7 @@ def load_document(overrides: Path | None) -> openapi.Document:
 
     try:
         document = openapi.load(overrides)
-        openapi.profiles(document)
+        openapi.parse_policy(document)
     except OverridesError as error:
         raise CommandError(f"{overrides}: {error}") from error
     except ProfileError as error:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtensionOID
 
 from service import client, hardening
-from service.atomic_write import atomic_files, locked
+from service.atomic_write import atomic_files, locked_directory
 from service.cli import options
 from service.cli.new import read, request
 from service.cli.options import KEY_PASSPHRASE
@@ -90,7 +90,7 @@ def renew(
         try:
             target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
             # Another command waits, and then finds what this one wrote.
-            with locked(target.parent):
+            with locked_directory(target.parent):
                 certificate = _certificate(target)
                 if not _is_due(certificate, expires_in, datetime.now(UTC)):
                     continue

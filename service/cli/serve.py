@@ -92,7 +92,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
             os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # nobody can decrypt what SIGKILL leaves
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
-        if not ca_directory.exists(directory):
+        if not ca_directory.has_ca(directory):
             _init_in_child(directory)
             root_key = directory / ca_directory.ROOT_KEY
             hint = "until this server ends" if settings.ephemeral else f"move {root_key} away"
@@ -170,13 +170,13 @@ def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
         yield settings.tls_key
 
 
-def _tls(settings: SimpleNamespace, document: openapi.Document, stack: ExitStack) -> dict[str, Any]:
+def _tls(settings: SimpleNamespace, document: openapi.OpenAPIDocument, stack: ExitStack) -> dict[str, Any]:
     """The gateway's HTTPS: none, with the operator's files, or with a certificate of the CA itself."""
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
     elif settings.tls:
         try:
-            profile = openapi.profiles(document).get(settings.tls_profile)
+            profile = openapi.parse_policy(document).get(settings.tls_profile)
         except IssuanceError as error:
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_tls_server:

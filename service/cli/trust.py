@@ -59,7 +59,7 @@ def _parse_fingerprint(text: str) -> str:
 @options.url_option
 def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
     """Print the commands that make a machine trust the root."""
-    root = ca_directory.chain(options.require_ca(ca))[1][-1] if ca else _fetched(url)
+    root = ca_directory.load_chain(options.require_ca(ca))[1][-1] if ca else _fetched(url)
     digest = encoding.fingerprint(root)
     if sha256 not in (None, digest):
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")

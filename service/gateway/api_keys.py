@@ -104,7 +104,7 @@ class KeyFile:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No two commands at once: what one adds, or removes, the other would undo."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return atomic_write.locked(self.path.parent)
+        return atomic_write.locked_directory(self.path.parent)
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
@@ -131,7 +131,7 @@ class Keyring:
         return found
 
     def _refresh(self) -> None:
-        version = atomic_write.version(self._file.path)
+        version = atomic_write.file_version(self._file.path)
         if version != self._version:
             self._keys = {**self._file.read(), **self._extra}
             self._version = version

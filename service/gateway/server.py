@@ -213,7 +213,7 @@ class Gateway:
         return path.removeprefix(prefix)
 
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
-        given = credentials.api_key(request.headers.get, basic=route.takes_basic)
+        given = credentials.extract_api_key(request.headers.get, basic=route.takes_basic)
         if given is None and route.takes_basic and request.secure:  # nobody is asked for it in clear text
             raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(given or "")
@@ -281,7 +281,7 @@ def _log_access(
     }
     stderr = sys.stderr.fileno()
     # A log that nobody reads is no reason not to answer. In a pipe a long audit line may be under way.
-    with contextlib.suppress(OSError), audit.locked(stderr):
+    with contextlib.suppress(OSError), audit.locked_descriptor(stderr):
         os.write(stderr, f"{to_json(line)}\n".encode("ascii"))
 
 

@@ -184,7 +184,7 @@ def main(arguments: list[str]) -> int:
     """Be a worker: `CHANNEL SUPERVISOR MODULE.FUNCTION`, the first two being descriptors of sockets.
 
     The supervisor sends the secret part of the environment once the process is sealed. The module may have a
-    `prepare()`, which is called once before the first event: Lambda's init phase.
+    `init()`, which is called once before the first event: Lambda's init phase.
     """
     hardening.seal()
     yield_to_others()
@@ -200,7 +200,7 @@ def main(arguments: list[str]) -> int:
         try:
             module = importlib.import_module(module_name)
             handler = getattr(module, name)
-            getattr(module, "prepare", lambda: None)()
+            getattr(module, "init", lambda: None)()
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor reports it, in one line
             supervisor.sendall(to_json({"error": one_line(error)}).encode())
             return 1

@@ -28,7 +28,11 @@ class CurrentCA:
     def __init__(self, settings: Settings) -> None:
         """Load nothing yet."""
         self._settings = settings
-        names = [ca_directory.SIGNING_CERTIFICATE, ca_directory.ROOT_CERTIFICATE, ca_directory.PREVIOUS]
+        names = [
+            ca_directory.SIGNING_CERTIFICATE,
+            ca_directory.ROOT_CERTIFICATE,
+            ca_directory.PREVIOUS_CERTIFICATES,
+        ]
         names += [ca_directory.SERIAL_KEY, revocation_file.DENY_LIST]
         if settings.key_source is KeySource.FILE:
             names.append(settings.key_name or ca_directory.SIGNING_KEY)
@@ -42,13 +46,13 @@ class CurrentCA:
         Raises:
             CAError, CAUnavailable: as the function `load`, as long as it never succeeded.
         """
-        versions = [atomic_write.version(path) for path in self._paths]
+        versions = [atomic_write.file_version(path) for path in self._paths]
         failed, failed_at, fault = self._failure
         is_tried = versions == failed and time.monotonic() < failed_at + 1
         if self._loaded and (is_tried or versions == self._loaded[0]):
             return self._loaded[1]
         try:
-            self._loaded, fault = (versions, load(self._settings)), ""
+            self._loaded, fault = (versions, load_ca(self._settings)), ""
         except CAError as error:
             if not self._loaded:
                 raise
@@ -59,38 +63,42 @@ class CurrentCA:
         return self._loaded[1]
 
 
-def load(settings: Settings) -> LoadedCA:
+def load_ca(settings: Settings) -> LoadedCA:
     """Load the CA of the settings, after its issuer signed and verified a probe.
 
     Raises:
         CAError: a file cannot be read, or they do not make an issuer.
         CAUnavailable: AWS does not give the key, or does not sign with it, at the moment.
     """
-    certificate, chain = ca_directory.chain(settings.ca)
+    certificate, chain = ca_directory.load_chain(settings.ca)
     key = _private_key(settings)
     # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
-    issuer = Issuer(certificate, chain, key, ca_directory.previous(settings.ca), is_deterministic=not random)
+    issuer = Issuer(
+        certificate, chain, key, ca_directory.load_predecessors(settings.ca), is_deterministic=not random
+    )
     issuer.self_test()
-    return LoadedCA(issuer, ca_directory.serial_secret(settings.ca), revocation_file.deny_list(settings.ca))
+    return LoadedCA(
+        issuer, ca_directory.load_serial_secret(settings.ca), revocation_file.load_deny_list(settings.ca)
+    )
 
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
     if settings.key_source is KeySource.KMS:
         from service.keystore import kms  # noqa: PLC0415 - boto3 only if it is needed
 
-        return kms.private_key(settings.key_name)
+        return kms.load_private_key(settings.key_name)
     passphrase, variable = settings.ca_passphrase, CA_PASSPHRASE
     if settings.ca_passphrase_parameter:
         from service.keystore import secrets_manager  # noqa: PLC0415 - as above
 
-        passphrase = secrets_manager.parameter(settings.ca_passphrase_parameter)
+        passphrase = secrets_manager.get_parameter(settings.ca_passphrase_parameter)
         variable = CA_PASSPHRASE_PARAMETER
     if settings.key_source is KeySource.SECRETS_MANAGER:
         from service.keystore import secrets_manager  # noqa: PLC0415 - as above
 
-        return ca_directory.parse(
-            secrets_manager.secret(settings.key_name), passphrase, settings.key_name, variable
+        return ca_directory.parse_private_key(
+            secrets_manager.get_secret(settings.key_name), passphrase, settings.key_name, variable
         )
     path = settings.ca / (settings.key_name or ca_directory.SIGNING_KEY)
-    return ca_directory.private_key(path, passphrase, variable)
+    return ca_directory.load_private_key(path, passphrase, variable)

@@ -18,14 +18,14 @@ _CONFIG: Final = Config(
 )
 
 
-def client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
+def create_client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
     """A client of an AWS service, by the environment; raise `CAUnavailable` without a region."""
-    with failures(service):
+    with translate_errors(service):
         return boto3.client(service, config=_CONFIG)
 
 
 @contextlib.contextmanager
-def failures(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Raise `CAUnavailable` for whatever AWS fails with, which is its cause, for the log only."""
     try:
         yield

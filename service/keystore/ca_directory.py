@@ -26,33 +26,37 @@ ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
 SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
-PREVIOUS: Final = "previous-ca.crt"
+PREVIOUS_CERTIFICATES: Final = "previous-ca.crt"
 SERIAL_KEY: Final = "serial.key"
 
 
-def load(directory: Path, passphrase: bytes | None) -> Issuer:
+def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
     """The signing CA of a directory, with its key.
 
     Raises:
         CAError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
             do not make an issuer. The message names the file.
     """
-    return Issuer(*chain(directory), private_key(directory / SIGNING_KEY, passphrase), previous(directory))
+    return Issuer(
+        *load_chain(directory),
+        load_private_key(directory / SIGNING_KEY, passphrase),
+        load_predecessors(directory),
+    )
 
 
-def chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
+def load_chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
     """The signing CA's certificate, and those above it; raise as `load`."""
-    signing = _certificates(directory / SIGNING_CERTIFICATE)
-    return signing[0], [*signing[1:], *_certificates(directory / ROOT_CERTIFICATE)]
+    signing = _load_certificates(directory / SIGNING_CERTIFICATE)
+    return signing[0], [*signing[1:], *_load_certificates(directory / ROOT_CERTIFICATE)]
 
 
-def previous(directory: Path) -> list[x509.Certificate]:
+def load_predecessors(directory: Path) -> list[x509.Certificate]:
     """The certificates of the CA before a rollover, if there was one; raise as `load`."""
-    path = directory / PREVIOUS
-    return _certificates(path) if os.path.lexists(path) else []
+    path = directory / PREVIOUS_CERTIFICATES
+    return _load_certificates(path) if os.path.lexists(path) else []
 
 
-def serial_secret(directory: Path) -> bytes | None:
+def load_serial_secret(directory: Path) -> bytes | None:
     """The secret for idempotent serial numbers, 32 octets; None if there is no such file.
 
     Raises:
@@ -61,13 +65,13 @@ def serial_secret(directory: Path) -> bytes | None:
     path = directory / SERIAL_KEY
     if not os.path.lexists(path):
         return None
-    secret = revocation_file.read(path)
+    secret = revocation_file.read_file(path)
     if len(secret) != idempotency.SECRET_BYTES:
         raise CAError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
     return secret
 
 
-def private_key(
+def load_private_key(
     path: Path, passphrase: bytes | None, variable: str = CA_PASSPHRASE
 ) -> CertificateIssuerPrivateKeyTypes:
     """The private key in a PEM file; the passphrase comes from this environment variable, as errors say.
@@ -75,10 +79,10 @@ def private_key(
     Raises:
         CAError: it is missing, unreadable or malformed, or the passphrase is wrong.
     """
-    return parse(revocation_file.read(path), passphrase, str(path), variable)
+    return parse_private_key(revocation_file.read_file(path), passphrase, str(path), variable)
 
 
-def exists(directory: Path) -> bool:
+def has_ca(directory: Path) -> bool:
     """Whether there is any part of a CA in the directory; raise `PermissionError` if that is not readable."""
     for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -87,7 +91,7 @@ def exists(directory: Path) -> bool:
     return False
 
 
-def save(
+def save_hierarchy(
     directory: Path,
     hierarchy: Hierarchy,
     passphrase: bytes | None,
@@ -104,7 +108,7 @@ def save(
         NotADirectoryError: the directory is a file.
         OSError: a file cannot be written.
     """
-    if exists(directory):
+    if has_ca(directory):
         missing = "" if (directory / SIGNING_CERTIFICATE).exists() else f" (without {SIGNING_CERTIFICATE})"
         message = f"it holds a CA already{missing}; nothing was changed"
         raise FileExistsError(errno.EEXIST, message, str(directory))
@@ -113,7 +117,7 @@ def save(
         for key in (hierarchy.root_key, hierarchy.signing_key)
     )
     public = (revocation_file.REVOKED, revocation_file.DENY_LIST)
-    carried = carried or {revocation_file.REVOKED: revocation_file.HEAD}
+    carried = carried or {revocation_file.REVOKED: revocation_file.HEADER}
     contents = (
         *((name, data, 0o644 if name in public else 0o600) for name, data in carried.items()),
         (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
@@ -121,22 +125,25 @@ def save(
         (ROOT_CERTIFICATE, encoding.encode_pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, signing_key, 0o600),
         (SIGNING_CERTIFICATE, encoding.encode_pem([hierarchy.signing]).encode(), 0o644),
-        (PREVIOUS, encoding.encode_pem(hierarchy.predecessors).encode(), 0o644),
+        (PREVIOUS_CERTIFICATES, encoding.encode_pem(hierarchy.predecessors).encode(), 0o644),
     )
-    with atomic_write.new_directory(directory) as place, atomic_write.atomic_files(overwrite=False) as write:
+    with (
+        atomic_write.atomic_directory(directory) as place,
+        atomic_write.atomic_files(overwrite=False) as write,
+    ):
         for name, data, mode in contents:
             if data:
                 write(place / name, data, mode)
 
 
-def _certificates(path: Path) -> list[x509.Certificate]:
+def _load_certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return certificate_reader.parse_pem_chain(revocation_file.read(path))
+        return certificate_reader.parse_pem_chain(revocation_file.read_file(path))
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
 
 
-def parse(
+def parse_private_key(
     pem: bytes, passphrase: bytes | None, where: str, variable: str = CA_PASSPHRASE
 ) -> CertificateIssuerPrivateKeyTypes:
     """A private key in PEM, from `where`; the rest is as for `private_key`.

@@ -19,15 +19,15 @@ from service.pki.errors import CAError
 _SUFFIXES: Final = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512"}
 
 
-def private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyTypes:  # noqa: ANN401 - boto3's
+def load_private_key(key_id: str, client: Any = None) -> CertificateIssuerPrivateKeyTypes:  # noqa: ANN401 - boto3's
     """A KMS key (id, ARN or alias), as a private key that signs; default client: by the environment.
 
     Raises:
         CAError: it is not an RSA or EC key for signing.
         CAUnavailable: KMS does not return its public key.
     """
-    client = client or aws.client("kms")
-    with aws.failures("KMS"):
+    client = client or aws.create_client("kms")
+    with aws.translate_errors("KMS"):
         answer = client.get_public_key(KeyId=key_id)
     public_key = load_der_public_key(answer["PublicKey"])
     if answer["KeyUsage"] == "SIGN_VERIFY":
@@ -58,7 +58,7 @@ class _Remote:
     def _ask(self, data: Any, algorithm: Any, family: str) -> bytes:  # noqa: ANN401 - the library's own
         digest = hashes.Hash(algorithm)
         digest.update(data)
-        with aws.failures("KMS"):
+        with aws.translate_errors("KMS"):
             answer = self._client.sign(
                 KeyId=self._key_id,
                 Message=digest.finalize(),

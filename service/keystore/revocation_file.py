@@ -17,24 +17,24 @@ from service.pki.weak_keys import DenyList
 
 DENY_LIST: Final = "denied-keys.txt"
 REVOKED: Final = "revoked.yaml"
-HEAD: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to it, GET /ca.crl signs it.\n"
+HEADER: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to it, GET /ca.crl signs it.\n"
 _MAX_YAML: Final = 1_000_000  # characters, which take some seconds
 
 
-def load(directory: Path) -> dict[str, bytes]:
+def load_lists(directory: Path) -> dict[str, bytes]:
     """The files of both lists, name -> content, for the CA that takes over.
 
     Raises:
         CAError: one is unreadable or malformed, or `revoked.yaml` is missing.
     """
-    revoked(directory)
-    deny_list(directory)
+    load_revoked(directory)
+    load_deny_list(directory)
     path = directory / DENY_LIST
-    denied = read(path) if os.path.lexists(path) else b""
-    return {REVOKED: read(directory / REVOKED) or HEAD, DENY_LIST: denied}
+    denied = read_file(path) if os.path.lexists(path) else b""
+    return {REVOKED: read_file(directory / REVOKED) or HEADER, DENY_LIST: denied}
 
 
-def deny_list(directory: Path) -> DenyList:
+def load_deny_list(directory: Path) -> DenyList:
     """The keys that are never certified, if there is a list; raise `CAError` if that is malformed.
 
     A link to nothing, as on a volume that is not mounted, is no missing list.
@@ -48,17 +48,17 @@ def deny_list(directory: Path) -> DenyList:
         raise CAError(f"{path}: {error}") from error
 
 
-def revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
+def load_revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
     """What was revoked, by serial number; raise `CAError` if the list is missing or malformed."""
     path = directory / REVOKED
-    result = _revoked(path, atomic_write.version(path))
+    result = _load_revoked(path, atomic_write.file_version(path))
     if isinstance(result, str):
         raise CAError(result)
     return result
 
 
 @functools.lru_cache(4)  # a long list, or its faults, may take seconds, and anybody asks for the CRL
-def _revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
+def _load_revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
     text = _read_text(path)
     try:
         return parse_revoked(text, path)
@@ -77,12 +77,12 @@ def parse_revoked(text: str, path: Path) -> Mapping[int, RevokedCertificate]:
             return result
         if len(text) > _MAX_YAML:
             raise ValueError(f"line {result} is not as `certlet revoke` writes it, and the list is long")  # noqa: TRY301
-        return revocation.parse(_yaml(text))
+        return revocation.parse(_parse_yaml(text))
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
 
 
-def _yaml(text: str) -> list[tuple[int, object]]:
+def _parse_yaml(text: str) -> list[tuple[int, object]]:
     """The entries of a list in YAML, each with its line; raise `ValueError` if it is none."""
     import yaml  # noqa: PLC0415 - 70 ms that most lists do without
 
@@ -101,9 +101,9 @@ def _yaml(text: str) -> list[tuple[int, object]]:
     return entries
 
 
-def encode(entries: Iterable[RevokedCertificate]) -> bytes:
+def encode_revoked(entries: Iterable[RevokedCertificate]) -> bytes:
     """What `parse_revoked` reads fastest."""
-    return HEAD + "".join(map(revocation.format_entry, entries)).encode()
+    return HEADER + "".join(map(revocation.format_entry, entries)).encode()
 
 
 def add_revoked(directory: Path, entry: RevokedCertificate, record: Callable[[], None]) -> None:
@@ -120,14 +120,14 @@ def add_revoked(directory: Path, entry: RevokedCertificate, record: Callable[[],
         OSError: it cannot be written.
     """
     path = directory / REVOKED
-    with atomic_write.locked(directory):
-        added = _add(path, _read_text(path), entry)
+    with atomic_write.locked_directory(directory):
+        added = _append_entry(path, _read_text(path), entry)
         with atomic_write.atomic_files() as write:
             write(path, added.encode(), 0o644)
             record()
 
 
-def _add(path: Path, text: str, entry: RevokedCertificate) -> str:
+def _append_entry(path: Path, text: str, entry: RevokedCertificate) -> str:
     before = parse_revoked(text, path)
     if known := before.get(entry.serial_number):
         raise CAError(f"it was revoked at {encoding.format_timestamp(known.revoked_at)} already")
@@ -141,7 +141,7 @@ def _add(path: Path, text: str, entry: RevokedCertificate) -> str:
     raise CAError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
 
 
-def read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """The content of a file; raise `CAError` if it cannot be read."""
     try:
         return path.read_bytes()
@@ -151,6 +151,6 @@ def read(path: Path) -> bytes:
 
 def _read_text(path: Path) -> str:
     try:
-        return read(path).decode()
+        return read_file(path).decode()
     except UnicodeDecodeError as error:
         raise CAError(f"{path} is not UTF-8") from error

@@ -46,7 +46,7 @@ class _Request(flask.Request):
 
 
 def create(
-    document: openapi.Document, authority: Authority, api_key_names: Mapping[str, str]
+    document: openapi.OpenAPIDocument, authority: Authority, api_key_names: Mapping[str, str]
 ) -> WSGIApplication:
     """Create the application that executes a contract.
 
@@ -61,7 +61,7 @@ def create(
     for scheme in served["components"]["securitySchemes"].values():
         function = "x-apikeyInfoFunc" if scheme["type"] == "apiKey" else "x-basicInfoFunc"
         scheme[function] = identity.SECURITY_FUNCTION
-    operations = openapi.operations(served)
+    operations = openapi.operations_by_id(served)
     options = {"swagger_ui": False, "serve_spec": False}
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
@@ -90,7 +90,7 @@ def _serve(app: WSGIApplication, environ: WSGIEnvironment, start_response: Start
 
 
 def _resolve(
-    operations: Mapping[str, openapi.Document], json: Operations, enrollment: Est, operation_id: str
+    operations: Mapping[str, openapi.OpenAPIDocument], json: Operations, enrollment: Est, operation_id: str
 ) -> Callable[..., flask.Response]:
     """Return the method of an operationId, with a parameter validator if Connexion would not create one."""
     method: Callable[..., flask.Response]
@@ -100,7 +100,7 @@ def _resolve(
     return ParameterValidator((), strict_validation=True)(method)
 
 
-def _before_request(operations: Mapping[str, openapi.Document]) -> flask.Response | None:
+def _before_request(operations: Mapping[str, openapi.OpenAPIDocument]) -> flask.Response | None:
     """Refuse EST over plain HTTP, and set the limit of the body, before Connexion handles the request."""
     request, operation_id = flask.request, _operation_id()
     if hasattr(Est, operation_id) and request.scheme != "https":

@@ -39,7 +39,7 @@ def authorize(event: Mapping[str, Any]) -> dict[str, Any]:
     """
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     is_est = str(event.get("resource", "")).startswith(EST_PREFIX)
-    key = credentials.api_key(headers.get, basic=is_est)
+    key = credentials.extract_api_key(headers.get, basic=is_est)
     if key is None and is_est:
         raise UnauthorizedError
     statement = {

@@ -34,7 +34,7 @@ class Est:
     def estCacerts(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, then the previous CA certificates."""
         self._authority.profiles.get(label)
-        return _certificates_response(self._authority.issuer().ca_certificates, "public, max-age=3600")
+        return _certificates_response(self._authority.load_issuer().ca_certificates, "public, max-age=3600")
 
     def estCsrattrs(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
         """`GET /csrattrs`: no attributes are required, since the profile adds them."""

@@ -83,7 +83,7 @@ class Operations:
 
     def ca(self) -> Response:
         """`GET /ca`: the CA certificates and a description of the issuing CA, JSON."""
-        issuer = self._authority.issuer()
+        issuer = self._authority.load_issuer()
         return _json(
             {
                 "subject": issuer.certificate.subject.rfc4514_string(),
@@ -102,12 +102,14 @@ class Operations:
 
     def caCrt(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.crt`: the certificate of the issuing CA, DER."""
-        return Response(encoding.encode_der(self._authority.issuer().certificate), DER_CERTIFICATE, _CA_CACHE)
+        return Response(
+            encoding.encode_der(self._authority.load_issuer().certificate), DER_CERTIFICATE, _CA_CACHE
+        )
 
     def caPem(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last, then the previous CA certificates, PEM."""
         return Response(
-            encoding.encode_pem(self._authority.issuer().ca_certificates).encode("ascii"),
+            encoding.encode_pem(self._authority.load_issuer().ca_certificates).encode("ascii"),
             PEM_CHAIN,
             _CA_CACHE,
         )
@@ -115,16 +117,16 @@ class Operations:
     def caP7c(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.p7c`: the certificates of `/ca.pem`, PKCS#7 certs-only."""
         return Response(
-            encoding.encode_certs_only(self._authority.issuer().ca_certificates), CERTS_ONLY, _CA_CACHE
+            encoding.encode_certs_only(self._authority.load_issuer().ca_certificates), CERTS_ONLY, _CA_CACHE
         )
 
     def caCrl(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.crl`: the certificate revocation list, DER."""
-        return Response(encoding.encode_der(self._authority.crl()), REVOCATION_LIST, _CRL_CACHE)
+        return Response(encoding.encode_der(self._authority.current_crl()), REVOCATION_LIST, _CRL_CACHE)
 
     def rootCrt(self) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root certificate, DER."""
-        return Response(encoding.encode_der(self._authority.issuer().root), DER_CERTIFICATE, _CA_CACHE)
+        return Response(encoding.encode_der(self._authority.load_issuer().root), DER_CERTIFICATE, _CA_CACHE)
 
     def profiles(self) -> Response:
         """`GET /profiles`: all certificate profiles, without their principals."""
@@ -149,7 +151,7 @@ class Operations:
 
     def health(self) -> Response:
         """`GET /health`: ready until a time, or 503."""
-        ready_until = self._authority.ready_issuer().not_after - MIN_ISSUER_LIFETIME
+        ready_until = self._authority.load_usable_issuer().not_after - MIN_ISSUER_LIFETIME
         return _json({"status": "ready", "ready_until": encoding.format_timestamp(ready_until)}, "no-store")
 
 

@@ -228,7 +228,7 @@ def test_ca_that_is_killed_at_any_step_is_whole_or_not_there(
     assert len(lines) > 2 * complete
     assert {line for line in lines if line != "0 0"} == {f"1 {complete}"}
     assert set(content(Path("new"))) == file_names(command[0])
-    ca_directory.load(Path("new"), None)
+    ca_directory.load_issuer(Path("new"), None)
     assert {name: data for name, data in content(tmp_path).items() if not name.startswith("new/")} == before
 
 

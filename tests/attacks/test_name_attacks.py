@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service import aws_lambda, openapi
-from service.overrides import Source
+from service.overrides import YAMLSource
 from service.pki.profile_loader import IssuancePolicy
 from service.web import app
 from tests import csrs, factories, lambda_events
@@ -42,9 +42,9 @@ SIGN, BATCH, ENROLL, REENROLL = "/sign", "/sign/batch", f"{EST}/person/simpleenr
 @functools.cache
 def application(permitted: tuple[str, ...] = ()) -> Any:
     """The service, with the profile `person`, and a CA that is constrained to these names."""
-    own = Source(json.dumps({"profiles": {"person": PERSON}})).data
+    own = YAMLSource(json.dumps({"profiles": {"person": PERSON}})).data
     document = openapi.with_overrides(openapi.load(), own)
-    issuer, policy = factories.create_issuer("p-256", permitted), openapi.profiles(document)
+    issuer, policy = factories.create_issuer("p-256", permitted), openapi.parse_policy(document)
     authority = factories.authority(clock=lambda: datetime.now(UTC), issuer=issuer, policy=policy)
     return app.create(document, authority, {"abc123": "ci"})
 
@@ -70,7 +70,9 @@ def ask(
         body=encode_body(request).decode() if is_est else content,
         isBase64Encoded=False,
     )
-    result = awsgi.response(application(permitted), aws_lambda._whole(sent), None, app.BINARY_CONTENT_TYPES)
+    result = awsgi.response(
+        application(permitted), aws_lambda._normalise_event(sent), None, app.BINARY_CONTENT_TYPES
+    )
     raw = lambda_events.body(result)
     if is_est and result["statusCode"] == "200":
         return parse_certificates(raw)[0]

@@ -166,7 +166,7 @@ def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[st
     """`certlet serve` says in one line what is wrong, and what to do; what has ended is never valid again."""
     usual = {"start": datetime.now(UTC) - timedelta(days=9), "end": datetime.now(UTC) + timedelta(days=99)}
     made = Hierarchy(factories.root(**usual), factories.ca(**usual | change), ROOT, SIGNING)
-    ca_directory.save(tmp_path / "ca", made, None)
+    ca_directory.save_hierarchy(tmp_path / "ca", made, None)
     run = servers.certlet("serve", "--port", "0", cwd=tmp_path)
     (line,) = run.stderr.decode().splitlines()
     assert run.returncode == 1

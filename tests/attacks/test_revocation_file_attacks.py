@@ -36,7 +36,7 @@ MOST = 2**159 - 1
 
 def long(start: int = 0, number: int = revocation.MAX_ENTRIES) -> str:
     """A list of the longest serial numbers."""
-    return revocation_file.HEAD.decode() + "".join(
+    return revocation_file.HEADER.decode() + "".join(
         LINE(f"{MOST - each:x}", AT) for each in range(start, start + number)
     )
 
@@ -70,18 +70,20 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
     (tmp_path / revocation_file.REVOKED).write_text(text if text.startswith("#") else f"# {'x' * 20}\n{text}")
     began = time.process_time()
     try:
-        listed = revocation_file.revoked(tmp_path)
+        listed = revocation_file.load_revoked(tmp_path)
     except CAError as error:
         assert fault, error
         assert f"{tmp_path / revocation_file.REVOKED}: {fault}" in error.detail
         with pytest.raises(CAError):
-            revocation_file.revoked(tmp_path)
+            revocation_file.load_revoked(tmp_path)
     else:
         assert not fault
         assert listed
         issuer = factories.create_issuer()
-        made = factories.authority(issuer=issuer, now=NOW, revoked=lambda: revocation_file.revoked(tmp_path))
-        assert len(list(made.crl())) == len(listed)
+        made = factories.authority(
+            issuer=issuer, now=NOW, load_revoked=lambda: revocation_file.load_revoked(tmp_path)
+        )
+        assert len(list(made.current_crl())) == len(listed)
     assert time.process_time() - began < 10
 
 
@@ -97,12 +99,12 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
 )
 def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status: int) -> None:
     """RFC 5280 4.1.2.2 and 5.1.2.6; and what would never be listed, as of a mistyped year, is a fault as well."""
-    made = factories.authority(revoked=lambda: {revoked.serial_number: revoked})
+    made = factories.authority(load_revoked=lambda: {revoked.serial_number: revoked})
     if status == 200:
-        assert made.crl().issuer
+        assert made.current_crl().issuer
     else:
         with pytest.raises(CAUnavailable, match="cannot be had or signed"):
-            made.crl()
+            made.current_crl()
 
 
 def test_a_clock_that_goes_back_unlists_nothing() -> None:
@@ -113,24 +115,24 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
     moments: Iterator[datetime] = iter(
         NOW + (each if isinstance(each, timedelta) else timedelta(minutes=each)) for each in steps
     )
-    made = factories.authority(issuer=issuer, clock=lambda: next(moments), revoked=lambda: {7: revoked})
-    found = [made.crl() for _ in steps]
+    made = factories.authority(issuer=issuer, clock=lambda: next(moments), load_revoked=lambda: {7: revoked})
+    found = [made.current_crl() for _ in steps]
     numbers = [each.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for each in found]
     assert numbers == [*[numbers[0]] * 5, numbers[0] + 1]
     assert all(each.get_revoked_certificate_by_serial_number(7) for each in found)
     early = factories.authority(issuer=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(CAUnavailable, match="not valid now"):
-        early.crl()
+        early.current_crl()
 
 
 @pytest.mark.parametrize("days", [0, 20_000])
 def test_clock_beyond_the_ca_s_end_revokes_nothing(tmp_path: Path, days: int) -> None:
     """No CRL can list an entry of that time, so there would be no CRL at all until somebody removes it."""
     moment = datetime.now(UTC) - timedelta(days=days)
-    ca_directory.save(tmp_path, hierarchy.create_hierarchy("Test", "0a1b2c", "p-256", moment), None)
+    ca_directory.save_hierarchy(tmp_path, hierarchy.create_hierarchy("Test", "0a1b2c", "p-256", moment), None)
     run = certlet("revoke", "0a", "--ca", ".", cwd=tmp_path)
     assert (run.returncode, b"after the CA's end" in run.stderr) == (int(days > 0), days > 0)
-    assert list(revocation_file.revoked(tmp_path)) == ([] if days else [0xA])
+    assert list(revocation_file.load_revoked(tmp_path)) == ([] if days else [0xA])
 
 
 def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
     for arguments in (("init", "ca"), ("rollover", "ca", "next"), ("init", "other")):
         assert certlet(*arguments, cwd=tmp_path).returncode == 0
     ca, request = tmp_path / "ca", csrs.build()
-    issuers = [ca_directory.load(each, None) for each in (ca, tmp_path / "next")]
+    issuers = [ca_directory.load_issuer(each, None) for each in (ca, tmp_path / "next")]
     old, new = (encoding.encode_pem(each.intermediates) for each in issuers)
     with serving(tmp_path, "--workers", "3", "--no-usage-plan") as server, ThreadPoolExecutor(8) as pool:
 
@@ -168,27 +170,27 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [None, revocation_file.DENY_LIST, ca_directory.PREVIOUS, ca_directory.SERIAL_KEY]
+    "name", [None, revocation_file.DENY_LIST, ca_directory.PREVIOUS_CERTIFICATES, ca_directory.SERIAL_KEY]
 )
 def test_link_to_nothing_is_no_missing_file(tmp_path: Path, name: str | None) -> None:
     """A deny list on a volume that is not mounted denies nothing: so such a CA does not start."""
-    ca_directory.save(tmp_path, factories.hierarchy(), None)
+    ca_directory.save_hierarchy(tmp_path, factories.hierarchy(), None)
     (tmp_path / ca_directory.SERIAL_KEY).unlink()
     expected: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if name:
         (tmp_path / name).symlink_to("nothing")
         expected = pytest.raises(CAError, match=f"{name}: No such file")
     with expected:
-        keystore.load(Settings(tmp_path))
+        keystore.load_ca(Settings(tmp_path))
 
 
 def test_files_that_make_no_ca_are_read_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody's request asks for the CA: until the files change, or a second is over, it is the one before."""
-    ca_directory.save(tmp_path, factories.hierarchy(), None)
-    load = mock.Mock(wraps=keystore.load)
-    monkeypatch.setattr(keystore, "load", load)
+    ca_directory.save_hierarchy(tmp_path, factories.hierarchy(), None)
+    load = mock.Mock(wraps=keystore.load_ca)
+    monkeypatch.setattr(keystore, "load_ca", load)
     current = keystore.CurrentCA(Settings(tmp_path))
     before = current.load()
     for number, (text, seconds) in enumerate([("garbage", 0), ("garbage!", 0), ("", 1.1)], 2):
@@ -225,7 +227,7 @@ def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:
         event = json.loads(line)
         assert datetime.fromisoformat(event.pop("time")).tzinfo
         assert event == {"event": "revocation", "principal": who, "serial_number": serial, **reasons}
-    assert sorted(revocation_file.revoked(tmp_path / "ca")) == [0xA, 0xB]
+    assert sorted(revocation_file.load_revoked(tmp_path / "ca")) == [0xA, 0xB]
 
 
 def test_the_longest_list_is_served(tmp_path: Path) -> None:

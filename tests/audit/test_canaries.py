@@ -122,7 +122,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
 def test_no_repr_holds_a_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
-    custody = keystore.load(settings)
+    custody = keystore.load_ca(settings)
     keys = {"default": digest(API_KEY)}
     configuration = Configuration(
         document={}, published={}, host="", port=0, workers=1, key_file="", extra_keys=keys

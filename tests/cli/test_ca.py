@@ -27,7 +27,7 @@ def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
     for name in ("root-ca.key", "signing-ca.key", "serial.key"):
         assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
-    issuer = ca_directory.load(tmp_path / "ca", None)
+    issuer = ca_directory.load_issuer(tmp_path / "ca", None)
     expected = (issuer.root, 10, 1, "Root"), (issuer.certificate, 5, 0, "Signing")
     for certificate, years, depth, kind in expected:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -66,8 +66,8 @@ def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
     (tmp_path / "revoked.yaml").touch()
     made = certlet("rollover", ".", "next", "--new-root")
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == revocation_file.HEAD
-    subject = ca_directory.load(tmp_path / "next", None).certificate.subject.rfc4514_string()
+    assert (tmp_path / "next" / "revoked.yaml").read_bytes() == revocation_file.HEADER
+    subject = ca_directory.load_issuer(tmp_path / "next", None).certificate.subject.rfc4514_string()
     assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
 
 
@@ -125,7 +125,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
     """Without the root's key, with another root's, or over a CA: one line, and nothing is made."""
     for name in ("old", "other"):
         assert certlet("init", name).returncode == 0
-    names = [ca_directory.load(tmp_path / name, None).root.subject for name in ("old", "other")]
+    names = [ca_directory.load_issuer(tmp_path / name, None).root.subject for name in ("old", "other")]
     assert names[0] != names[1]  # they end in random digits: nobody takes one CA for the other
     for arguments, word in (
         (("old", "other"), b"holds a CA already"),
@@ -175,8 +175,8 @@ def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
     for old, new in (("a", "b"), ("b", "c")):
         made = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
         assert made.returncode == 0, made.stderr
-    issuer = ca_directory.load(tmp_path / "c", None)
-    before = [ca_directory.load(tmp_path / name, None).certificate for name in ("b", "a")]
+    issuer = ca_directory.load_issuer(tmp_path / "c", None)
+    before = [ca_directory.load_issuer(tmp_path / name, None).certificate for name in ("b", "a")]
     assert list(issuer.predecessors) == before
     assert [each.subject for each in issuer.ca_certificates[1:2]] == [issuer.root.subject]
 
@@ -210,7 +210,7 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
     """--permit-dns and --permit-ip bind the signing CA, and the server refuses what they exclude."""
     arguments = ("--permit-dns", "example.com", "--permit-ip", "10.0.0.0/8")
     assert certlet("init", "ca", *arguments).returncode == 0
-    signing = ca_directory.load(tmp_path / "ca", None).certificate
+    signing = ca_directory.load_issuer(tmp_path / "ca", None).certificate
     constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
     with servers.serving(tmp_path) as server:

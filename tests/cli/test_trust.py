@@ -23,7 +23,7 @@ def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source:
     assert any(line.startswith("Warning") for line in told[""]) == (source == "--url")
     run = run_in_shell(told["Get it, and compare"], tmp_path)
     assert run.returncode == 0, run.stderr
-    root = ca_directory.chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
+    root = ca_directory.load_chain(ca)[1][-1].fingerprint(hashes.SHA256()).hex()
     assert told[""][2] == f"SHA-256   {root}"
     assert run.stdout.strip().partition("=")[2].replace(":", "").lower() == root
     (got,) = tmp_path.iterdir()
@@ -52,7 +52,7 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
 
 def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
     """Where the fingerprint is known, another root is refused, and its own is told without a warning."""
-    digest = ca_directory.chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
+    digest = ca_directory.load_chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
     told = run_trust("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
     assert not any(line.startswith("Warning") for line in told[""])
     for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):

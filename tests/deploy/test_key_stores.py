@@ -125,10 +125,10 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     made = create_hierarchy("Test", "0a", request.param, factories.NOW)
     key = factories.signing_key(made)
     assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-    ca_directory.save(tmp_path / "ca", made, None)
+    ca_directory.save_hierarchy(tmp_path / "ca", made, None)
     (tmp_path / "ca" / "signing-ca.key").unlink()
     fake = Kms(key)
-    monkeypatch.setattr(aws, "client", lambda _service: fake)
+    monkeypatch.setattr(aws, "create_client", lambda _service: fake)
     monkeypatch.setenv("CERTLET_CA", str(tmp_path / "ca"))
     monkeypatch.setenv("CERTLET_CA_KEY", "kms:1234")
     forget()
@@ -159,7 +159,7 @@ def test_kms_in_trouble_is_503_and_passes(
         assert aws_lambda.handler(event(), None)["statusCode"] == 200
     good, remote.fault = remote.fault, Mock(side_effect=fault)
     if when == "at start":
-        aws_lambda.prepare()
+        aws_lambda.init()
     result = aws_lambda.handler(event(), None)
     assert result["statusCode"] == 503
     assert result["headers"]["Retry-After"] == "60"
@@ -193,7 +193,7 @@ def test_no_bad_certificate_ever_leaves(remote: Kms, fault: str, when: str) -> N
 
 def test_every_start_asks_for_the_public_key_and_a_probe(remote: Kms) -> None:
     """A start asks KMS twice, for the public key and for a probe; a request once more."""
-    aws_lambda.prepare()
+    aws_lambda.init()
     assert remote.calls == ["GetPublicKey", "Sign"]
     assert aws_lambda.handler(event(), None)["statusCode"] == 200
     assert remote.calls == ["GetPublicKey", "Sign", "Sign"]
@@ -201,7 +201,7 @@ def test_every_start_asks_for_the_public_key_and_a_probe(remote: Kms) -> None:
 
 def test_the_key_gives_nothing_but_signatures() -> None:
     """A KMS key has no numbers, no bytes, and no other use."""
-    key = kms.private_key("1", Kms(ec.generate_private_key(ec.SECP256R1())))
+    key = kms.load_private_key("1", Kms(ec.generate_private_key(ec.SECP256R1())))
     with pytest.raises(NotImplementedError, match="never leaves KMS"):
         key.private_numbers()  # type: ignore[union-attr]
 
@@ -214,7 +214,7 @@ def test_a_kms_key_of_another_use_is_refused() -> None:
             return {**super().get_public_key(), "KeyUsage": "ENCRYPT_DECRYPT"}
 
     with pytest.raises(CAError, match="not an RSA or EC key for signing"):
-        kms.private_key("1", Encrypting(rsa.generate_private_key(65537, 2048)))
+        kms.load_private_key("1", Encrypting(rsa.generate_private_key(65537, 2048)))
 
 
 @pytest.mark.parametrize("value", ["", "kms", "kms:", "vault:x", "secretsmanager:"])

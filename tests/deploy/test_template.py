@@ -32,9 +32,9 @@ TREE: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader=Loader)  # noqa: S
 RESOURCES: dict[str, Any] = TREE["Resources"]
 
 
-def integrations(document: openapi.Document) -> list[dict[str, Any]]:
+def integrations(document: openapi.OpenAPIDocument) -> list[dict[str, Any]]:
     """Each operation's integration."""
-    operations = openapi.operations(document).values()
+    operations = openapi.operations_by_id(document).values()
     return [operation["x-amazon-apigateway-integration"] for operation in operations]
 
 
@@ -107,7 +107,7 @@ def test_est_authorizer_is_the_template_s_function() -> None:
     included = openapi.for_cloudformation(factories.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
-    assert uri == openapi.operations(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
+    assert uri == openapi.operations_by_id(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
     assert "${Function.Arn}" in uri["Fn::Sub"]
 
 

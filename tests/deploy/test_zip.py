@@ -226,7 +226,7 @@ def remote(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
     """The function's environment for a CA with its key in `slow_kms`."""
     public_key = slow_kms.key.public_key()
     hierarchy = create_hierarchy("Test", "0a", "p-256", datetime.now(UTC), signing_public_key=public_key)
-    ca_directory.save(tmp_path / "ca", hierarchy, None)
+    ca_directory.save_hierarchy(tmp_path / "ca", hierarchy, None)
     return {
         "CERTLET_CA": str(tmp_path / "ca"),
         "CERTLET_CA_KEY": "kms:1234",

@@ -40,7 +40,7 @@ def parse_certificates(answer: bytes) -> list[x509.Certificate]:
 
 def load_issuer(directory: Path) -> Issuer:
     """The CA of a directory, with its key."""
-    return ca_directory.load(directory, None)
+    return ca_directory.load_issuer(directory, None)
 
 
 def forge_certificate(

@@ -79,9 +79,9 @@ def ask(directory: Path, *asked: dict[str, Any]) -> tuple[list[dict[str, Any]], 
     found, log = lambda_events.ask(
         document,
         *asked,
-        policy=openapi.profiles(document),
-        load_ca=lambda: LoadedCA(load_issuer(ca), deny_list=revocation_file.deny_list(ca)),
-        revoked=lambda: revocation_file.revoked(ca),
+        policy=openapi.parse_policy(document),
+        load_ca=lambda: LoadedCA(load_issuer(ca), deny_list=revocation_file.load_deny_list(ca)),
+        load_revoked=lambda: revocation_file.load_revoked(ca),
     )
     for each, answer in zip(asked, found, strict=True):
         assert ("Access-Control-Allow-Origin" in answer["headers"]) == (not each["path"].startswith(EST))

@@ -60,7 +60,7 @@ def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> N
     keys = KeyFile(tmp_path / "keys.json")
     keys.add("stolen", "s" * 30)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with atomic_write.locked(tmp_path):
+        with atomic_write.locked_directory(tmp_path):
             adding = pool.submit(keys.add, "new", "n" * 30)
             assert not concurrent.futures.wait([adding], 0.2).done
             keys.path.write_text("{}")

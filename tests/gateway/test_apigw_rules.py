@@ -29,8 +29,8 @@ def test_remaining_time_is_never_negative() -> None:
 
 def test_an_event_is_made_whole_for_wsgi() -> None:
     """Every value of the query, headers by their usual spelling, and none that poses as another."""
-    _whole = aws_lambda._whole
-    whole = _whole(
+    normalise = aws_lambda._normalise_event
+    normalised = normalise(
         {
             "path": "/sign/",
             "headers": {"content-type": "a", "upgrade": "h2c", "connection": "x", "X_Y": "z"},
@@ -38,13 +38,15 @@ def test_an_event_is_made_whole_for_wsgi() -> None:
             "queryStringParameters": {"p": "2"},
         }
     )
-    assert whole["path"] == "/sign"
-    assert whole["headers"] == {"Content-Type": "a", "X-Forwarded-Port": "443"}
-    assert whole["queryStringParameters"] == [("p", "1"), ("p", "2")]
-    bare = _whole({"path": "/", "headers": {"X-Forwarded-Port": "8443"}, "queryStringParameters": {"p": "2"}})
+    assert normalised["path"] == "/sign"
+    assert normalised["headers"] == {"Content-Type": "a", "X-Forwarded-Port": "443"}
+    assert normalised["queryStringParameters"] == [("p", "1"), ("p", "2")]
+    bare = normalise(
+        {"path": "/", "headers": {"X-Forwarded-Port": "8443"}, "queryStringParameters": {"p": "2"}}
+    )
     assert (bare["path"], bare["headers"]["X-Forwarded-Port"]) == ("/", "8443")
     assert bare["queryStringParameters"] == [("p", "2")]
-    assert _whole({"path": "/", "headers": None})["headers"] == {"X-Forwarded-Port": "443"}
+    assert normalise({"path": "/", "headers": None})["headers"] == {"X-Forwarded-Port": "443"}
 
 
 def test_server_details(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from service import openapi
 from service.authority import Principal, PrincipalKind
-from service.overrides import Source
+from service.overrides import YAMLSource
 from service.pki import encoding, keys
 from service.pki.errors import BadPublicKey
 from service.pki.hierarchy import Hierarchy, create_hierarchy
@@ -110,9 +110,9 @@ def keys_of(ca: str) -> str:
 @functools.cache
 def policy() -> IssuancePolicy:
     """The contract's profiles, and two of an operator's."""
-    overrides = Source.read(ROOT / "tests" / "policies.yaml")
+    overrides = YAMLSource.from_file(ROOT / "tests" / "policies.yaml")
     profiles = {name: overrides.data["profiles"][name] for name in ("team", "secret")}
-    return openapi.profiles(openapi.with_overrides(openapi.load(), {"profiles": profiles}))
+    return openapi.parse_policy(openapi.with_overrides(openapi.load(), {"profiles": profiles}))
 
 
 @functools.cache

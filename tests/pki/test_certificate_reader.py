@@ -137,4 +137,4 @@ def test_commands_name_the_malformed_field(
             assert (run.returncode, problem in message) == (1, True), message
     Path("ca/signing-ca.crt").write_bytes(pem(der))
     with pytest.raises(CAError, match=f"signing-ca.crt: {problem}"):
-        ca_directory.chain(Path("ca"))
+        ca_directory.load_chain(Path("ca"))

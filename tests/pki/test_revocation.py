@@ -115,7 +115,7 @@ def listed(*revoked: RevokedCertificate) -> dict[int, RevokedCertificate]:
 
 def authority(of: Issuer, now: datetime, *revoked: RevokedCertificate) -> Authority:
     """An authority with a list."""
-    return factories.authority(issuer=of, now=now, revoked=lambda: listed(*revoked))
+    return factories.authority(issuer=of, now=now, load_revoked=lambda: listed(*revoked))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
@@ -123,7 +123,7 @@ def test_a_list_by_every_kind_of_ca(kind: str) -> None:
     """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
     issuer = factories.create_issuer(kind)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
-    crl = authority(issuer, NOW, STOLEN, earlier).crl()
+    crl = authority(issuer, NOW, STOLEN, earlier).current_crl()
     assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_one_list_a_window() -> None:
     late = RevokedCertificate(7, start + timedelta(seconds=1))
     issuer = factories.create_issuer()
     lists = [
-        authority(issuer, moment, STOLEN, late).crl()
+        authority(issuer, moment, STOLEN, late).current_crl()
         for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
     ]
     first, same, following = lists
@@ -162,8 +162,8 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
     """So that all processes answer alike; an equal list is the same."""
     moments = iter([NOW, NOW, NOW, NOW + timedelta(minutes=5)])
     revoked = Mock(side_effect=[{}, {}, listed(STOLEN), listed(STOLEN)])
-    made = factories.authority(clock=lambda: next(moments), revoked=revoked)
-    first, again, changed, following = (made.crl() for _ in range(4))
+    made = factories.authority(clock=lambda: next(moments), load_revoked=revoked)
+    first, again, changed, following = (made.current_crl() for _ in range(4))
     assert again is first
     assert [len(list(each)) for each in (first, changed, following)] == [0, 1, 1]
     assert following.last_update_utc - changed.last_update_utc == timedelta(minutes=5)
@@ -171,25 +171,25 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
 
 def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
-    made = factories.authority(revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), listed(STOLEN)]))
+    made = factories.authority(load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), listed(STOLEN)]))
     with pytest.raises(CAUnavailable, match="cannot be had or signed"):
-        made.crl()
-    assert len(list(made.crl())) == 1
+        made.current_crl()
+    assert len(list(made.current_crl())) == 1
 
 
 def test_a_list_does_not_outlive_its_issuer() -> None:
     """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
     issuer = factories.create_issuer()
-    crl = authority(issuer, issuer.not_after - timedelta(hours=1)).crl()
+    crl = authority(issuer, issuer.not_after - timedelta(hours=1)).current_crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(CAUnavailable, match="not valid now"):
-            authority(issuer, moment).crl()
+            authority(issuer, moment).current_crl()
 
 
 def test_a_ca_that_may_not_sign_lists() -> None:
     """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
     issuer = Issuer(factories.root(usage=factories.key_usage("key_cert_sign")), [], ROOT)
     with pytest.raises(CAUnavailable) as refusal:
-        authority(issuer, NOW).crl()
+        authority(issuer, NOW).current_crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)
