@@ -1,4 +1,4 @@
-"""What EST's tests share: requests as devices send them, and client certificates, good and forged."""
+"""Helpers of the EST tests: requests of devices, and valid or forged client certificates."""
 
 from __future__ import annotations
 
@@ -24,22 +24,28 @@ from tests.servers import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
-CURL_RETRY = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]  # curl's, as a server starts
+CURL_RETRY = [
+    "--retry",
+    "20",
+    "--retry-connrefused",
+    "--retry-delay",
+    "1",
+]  # options of curl, while a server starts
 
 
 def encode_body(request: x509.CertificateSigningRequest) -> bytes:
-    """Base64 of the DER, in one line."""
+    """Encode a CSR as base64 of its DER, in one line."""
     return base64.b64encode(csrs.encode_der(request))
 
 
-def parse_certificates(answer: bytes) -> list[x509.Certificate]:
-    """What an answer holds: base64, in one line, of PKCS#7."""
-    assert b"\n" not in answer
-    return pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer, validate=True))
+def parse_certificates(response: bytes) -> list[x509.Certificate]:
+    """Parse a response: PKCS#7 in base64, in one line."""
+    assert b"\n" not in response
+    return pkcs7.load_der_pkcs7_certificates(base64.b64decode(response, validate=True))
 
 
 def load_issuer(directory: Path) -> Issuer:
-    """The CA of a directory, with its key."""
+    """Load the CA in a directory, with its key."""
     return ca_directory.load_issuer(directory, None)
 
 
@@ -50,7 +56,7 @@ def forge_certificate(
     age: timedelta = timedelta(),
     **change: Any,
 ) -> x509.Certificate:
-    """A certificate as the service issues them, signed so many days ago, or with members changed."""
+    """Create a certificate like those of the service, of a certain age or with changed fields."""
     context = factories.context(profile, by, now=datetime.now(UTC))
     spec = factories.evaluate(request or csrs.build("device.example.com"), context)
     period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
@@ -60,28 +66,28 @@ def forge_certificate(
 
 
 def pem(certificate: x509.Certificate) -> str:
-    """One certificate in PEM."""
+    """Encode one certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM).decode()
 
 
 @functools.cache
 def foreign_certificate() -> x509.Certificate:
-    """A certificate of another CA that says the same."""
+    """Create a certificate with the same names, from another CA."""
     root, signing = keys.generate_private_key("p-256"), keys.generate_private_key("p-256")
     now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
     ski = x509.SubjectKeyIdentifier(b"1")
-    ca = factories.ca(public_key=signing.public_key(), signer=root, ski=ski, **now)
-    top = factories.root(public_key=root.public_key(), signer=root, **now)
+    ca = factories.ca(public_key=signing.public_key(), signing_key=root, ski=ski, **now)
+    top = factories.root(public_key=root.public_key(), signing_key=root, **now)
     return forge_certificate(Issuer(ca, [top], signing))
 
 
 def root_path(server: Server) -> Path:
-    """The file with the root that everybody trusts."""
+    """Return the path of the server's root certificate."""
     return server.log.parent / "ca" / "root-ca.crt"
 
 
 def client_context(server: Server, client: x509.Certificate | None = None) -> ssl.SSLContext:
-    """A client's TLS, with a certificate of its own perhaps."""
+    """Create the TLS context of a client, with or without a client certificate."""
     context = ssl.create_default_context(cafile=str(root_path(server)))
     if client is not None:
         context.load_cert_chain(
@@ -93,19 +99,19 @@ def client_context(server: Server, client: x509.Certificate | None = None) -> ss
 def write_key_and_certificate(
     directory: Path, certificate: x509.Certificate, key: CertificateIssuerPrivateKeyTypes
 ) -> Path:
-    """A file with a certificate and its key."""
+    """Write a certificate and its key to one file."""
     path = directory / f"{certificate.serial_number}.pem"
     path.write_text(pem(certificate) + keys.encode_private_key(key).decode())
     return path
 
 
 def basic_auth(password: str, user: str = "device") -> str:
-    """An Authorization header."""
+    """Create an Authorization header."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def server_certificate(server: Server, version: ssl.TLSVersion | None = None) -> x509.Certificate:
-    """The certificate that the server shows now."""
+    """Return the current certificate of the server."""
     context = client_context(server)
     if version:
         context.maximum_version = version

@@ -1,4 +1,4 @@
-"""EST with clients that others wrote, strongSwan's and curl with openssl, against `certlet serve --tls`."""
+"""EST with other clients (strongSwan, and curl with openssl) against `certlet serve --tls`."""
 
 from __future__ import annotations
 
@@ -16,119 +16,119 @@ from tests import servers
 from tests.est.devices import CURL_RETRY, load_issuer, pem, root_path
 from tests.servers import API_KEY, ROOT, Server, run
 
-OWN = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
+PROFILES = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal by TLS needs clientAuth
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with TLS of its own; its CA is in `ca`."""
+    """Start a server with TLS. Its CA is in `ca`."""
     directory = tmp_path_factory.mktemp("devices")
-    (directory / "own.yaml").write_text(OWN)
-    with servers.serving(directory, "--tls", "--no-usage-plan", "--profiles", "own.yaml") as server:
+    (directory / "profiles.yaml").write_text(PROFILES)
+    with servers.serving(directory, "--tls", "--no-usage-plan", "--profiles", "profiles.yaml") as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         yield server
 
 
 def pki(server: Server, cwd: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """strongSwan's EST client."""
+    """Run the EST client of strongSwan."""
     command = ["pki", "--est", "--url", server.url, "--cacert", str(root_path(server)), "--outform", "pem"]
     return run(*command, *options, cwd=cwd, check=check)
 
 
-def request(cwd: Path, name: str, cn: str = "device.example.com") -> None:
-    """A key and a request, by strongSwan."""
+def create_csr(cwd: Path, name: str, cn: str = "device.example.com") -> None:
+    """Create a key and a CSR with strongSwan."""
     key = run("pki", "--gen", "--type", "ecdsa", "--size", "256", "--outform", "pem", cwd=cwd)
     (cwd / f"{name}.key").write_text(key.stdout)
-    ask = f"pki --req --in {name}.key --type ecdsa --dn CN={cn} --outform pem"
-    (cwd / f"{name}.csr").write_text(run(*ask.split(), cwd=cwd).stdout)
+    command = f"pki --req --in {name}.key --type ecdsa --dn CN={cn} --outform pem"
+    (cwd / f"{name}.csr").write_text(run(*command.split(), cwd=cwd).stdout)
 
 
-def certificate(path: Path) -> x509.Certificate:
-    """The certificate that a client wrote down."""
+def load_certificate(path: Path) -> x509.Certificate:
+    """Load the certificate that a client wrote."""
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_strongswan_gets_the_ca(site: Server, tmp_path: Path) -> None:
-    """`pki --estca` gets the root and the intermediate, and finds them trusted."""
+def test_strongswan_trusts_the_ca_certificates(site: Server, tmp_path: Path) -> None:
+    """`pki --estca` gets the root and the intermediate, and verifies them."""
     command = ["pki", "--estca", "--url", site.url, "--cacert", str(root_path(site)), "--caout", "ca.pem"]
     run(*command, "--outform", "pem", cwd=tmp_path)
-    got = {certificate(each) for each in tmp_path.glob("ca*.pem")}
-    assert got == set(load_issuer(site.log.parent / "ca").ca_certificates)
+    certificates = {load_certificate(path) for path in tmp_path.glob("ca*.pem")}
+    assert certificates == set(load_issuer(site.log.parent / "ca").ca_certificates)
 
 
 def test_strongswan_enrols_and_renews(site: Server, tmp_path: Path) -> None:
-    """`pki --est` enrols with Basic, and renews with the certificate and another key, several times over."""
-    request(tmp_path, "first")
-    # It judges the issued certificate by the CA certificates that it has: the signing CA is one.
+    """`pki --est` enrols with Basic, and renews with the certificate and a new key, several times."""
+    create_csr(tmp_path, "first")
+    # strongSwan verifies the issued certificate with the given CA certificates, so it needs the signing CA.
     signing = ("--cacert", str(site.log.parent / "ca" / "signing-ca.crt"))
     first = pki(site, tmp_path, *signing, "--in", "first.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "first.crt").write_text(first.stdout)
     assert "Issued certificate is trusted" in first.stderr
-    before = "first"
-    for again in ("second", "third"):
-        request(tmp_path, again)
-        renewal = ["--in", f"{again}.csr", "--cert", f"{before}.crt", "--key", f"{before}.key"]
+    old_name = "first"
+    for new_name in ("second", "third"):
+        create_csr(tmp_path, new_name)
+        renewal = ["--in", f"{new_name}.csr", "--cert", f"{old_name}.crt", "--key", f"{old_name}.key"]
         renewed = pki(site, tmp_path, *signing, *renewal)
-        (tmp_path / f"{again}.crt").write_text(renewed.stdout)
+        (tmp_path / f"{new_name}.crt").write_text(renewed.stdout)
         assert "Issued certificate is trusted" in renewed.stderr
-        old, new = (certificate(tmp_path / f"{name}.crt") for name in (before, again))
+        old, new = (load_certificate(tmp_path / f"{name}.crt") for name in (old_name, new_name))
         assert new.subject == old.subject
         assert new.public_key() != old.public_key()
-        before = again
+        old_name = new_name
     assert site.logged().count("/.well-known/est/simplereenroll") == 2
 
 
-def test_strongswan_is_told_no(site: Server, tmp_path: Path) -> None:
-    """A wrong password is 403, none 401, and changed names 400, in strongSwan's words too."""
-    request(tmp_path, "a")
+def test_strongswan_reports_refusals(site: Server, tmp_path: Path) -> None:
+    """strongSwan reports 403 for a wrong password, 401 for none, and 400 for changed names."""
+    create_csr(tmp_path, "a")
     enrolled = pki(site, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "a.crt").write_text(enrolled.stdout)
-    request(tmp_path, "b", "other.example.com")
-    refused = {"a.csr --userpass device:wrong": 403, "a.csr": 401, "b.csr --cert a.crt --key a.key": 400}
-    for options, status in refused.items():
-        told = pki(site, tmp_path, "--in", *options.split(), check=False)
-        assert (told.returncode != 0, f"HTTP {status}" in told.stderr) == (True, True), told.stderr
+    create_csr(tmp_path, "b", "other.example.com")
+    statuses = {"a.csr --userpass device:wrong": 403, "a.csr": 401, "b.csr --cert a.crt --key a.key": 400}
+    for options, status in statuses.items():
+        result = pki(site, tmp_path, "--in", *options.split(), check=False)
+        assert (result.returncode != 0, f"HTTP {status}" in result.stderr) == (True, True), result.stderr
 
 
-def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "answer") -> tuple[int, bytes]:
-    """Status and body of what curl does."""
+def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "response") -> tuple[int, bytes]:
+    """Run curl, and return status and body of the response."""
     command = ["curl", "-sS", "--cacert", str(root_path(server)), "-o", out, "-w", "%{http_code}"]
-    done = run(*command, *options, f"{server.url}/.well-known/est{path}", cwd=cwd)
-    return int(done.stdout), (cwd / out).read_bytes()
+    result = run(*command, *options, f"{server.url}/.well-known/est{path}", cwd=cwd)
+    return int(result.stdout), (cwd / out).read_bytes()
 
 
-def openssl_request(cwd: Path, name: str, *options: str) -> None:
-    """A key and a request by openssl, and the base64 of it that openssl wraps."""
+def create_openssl_csr(cwd: Path, name: str, *options: str) -> None:
+    """Create a key, a CSR, and its base64 with line breaks, with openssl."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key"]
     subject = [] if "-subj" in options else ["-subj", "/CN=device.example.com"]
     run("openssl", "req", "-new", *key, *subject, *options, "-outform", "der", "-out", f"{name}.der", cwd=cwd)
     run("openssl", "base64", "-in", f"{name}.der", "-out", f"{name}.b64", cwd=cwd)
 
 
-def post(name: str) -> list[str]:
-    """curl's options that send a request."""
+def post_options(name: str) -> list[str]:
+    """Return the options of curl that send a CSR."""
     return ["-H", "Content-Type: application/pkcs10", "--data-binary", f"@{name}.b64"]
 
 
 def unpack(cwd: Path, name: str) -> None:
-    """The certificates of an answer, by openssl."""
-    run("openssl", "base64", "-d", "-A", "-in", "answer", "-out", "answer.p7", cwd=cwd)
-    printed = ("-print_certs", "-out", f"{name}.crt")
-    run("openssl", "pkcs7", "-inform", "der", "-in", "answer.p7", *printed, cwd=cwd)
+    """Extract the certificates of a response with openssl."""
+    run("openssl", "base64", "-d", "-A", "-in", "response", "-out", "response.p7", cwd=cwd)
+    print_options = ("-print_certs", "-out", f"{name}.crt")
+    run("openssl", "pkcs7", "-inform", "der", "-in", "response.p7", *print_options, cwd=cwd)
 
 
 BASIC = ["-u", f"device:{API_KEY}"]
 
 
 def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
-    """With a label, Basic, and then the certificate; openssl finds both good for a TLS client."""
-    openssl_request(tmp_path, "first")
-    assert curl(site, tmp_path, "/client/simpleenroll", *BASIC, *post("first"))[0] == 200
+    """curl enrols with Basic and a label, then renews. openssl accepts both certificates for a TLS client."""
+    create_openssl_csr(tmp_path, "first")
+    assert curl(site, tmp_path, "/client/simpleenroll", *BASIC, *post_options("first"))[0] == 200
     unpack(tmp_path, "first")
-    openssl_request(tmp_path, "second")
+    create_openssl_csr(tmp_path, "second")
     identity = ["--cert", "first.crt", "--key", "first.key"]
     for path in ("/simplereenroll", "/client/simplereenroll"):
-        assert curl(site, tmp_path, path, *identity, *post("second"))[0] == 200
+        assert curl(site, tmp_path, path, *identity, *post_options("second"))[0] == 200
         unpack(tmp_path, "second")
     assert curl(site, tmp_path, "/cacerts")[0] == 200
     unpack(tmp_path, "ca")
@@ -146,14 +146,14 @@ def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
     assert curl(site, tmp_path, "/csrattrs")[0] == 204
 
 
-def test_curl_s_refusals(site: Server, tmp_path: Path) -> None:
-    """Each refusal that a device may meet, by its status."""
-    openssl_request(tmp_path, "a")
+def test_curl_gets_the_status_of_each_refusal(site: Server, tmp_path: Path) -> None:
+    """Each refusal that a device may get has its status."""
+    create_openssl_csr(tmp_path, "a")
     (tmp_path / "empty.b64").write_bytes(b"")
     (tmp_path / "large.b64").write_bytes(b"A" * 1_048_576)
     (tmp_path / "der.b64").write_bytes((tmp_path / "a.der").read_bytes())
-    openssl_request(tmp_path, "b", "-addext", "subjectAltName=DNS:more.example.com")
-    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("a"))[0] == 200
+    create_openssl_csr(tmp_path, "b", "-addext", "subjectAltName=DNS:more.example.com")
+    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("a"))[0] == 200
     unpack(tmp_path, "a")
     identity = ["--cert", "a.crt", "--key", "a.key"]
     for path, caller, name, status in (
@@ -167,9 +167,9 @@ def test_curl_s_refusals(site: Server, tmp_path: Path) -> None:
         ("/simplereenroll", identity, "b", 400),  # other names
         ("/client/simplereenroll", identity, "a", 403),
     ):
-        assert curl(site, tmp_path, path, *caller, *post(name))[0] == status, (path, caller, name)
+        assert curl(site, tmp_path, path, *caller, *post_options(name))[0] == status, (path, caller, name)
     assert servers.certlet("revoke", tmp_path / "a.crt", cwd=site.log.parent).returncode == 0
-    assert curl(site, tmp_path, "/simplereenroll", *identity, *post("a"))[0] == 403
+    assert curl(site, tmp_path, "/simplereenroll", *identity, *post_options("a"))[0] == 403
 
 
 NGINX = """
@@ -188,13 +188,15 @@ http {{
 """
 
 
-def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None:
-    """nginx with an enrolled server certificate takes an enrolled client's, and not a server's."""
-    openssl_request(tmp_path, "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
-    openssl_request(tmp_path, "device")
-    openssl_request(tmp_path, "wrong")
+def test_enrolled_certificates_work_for_mutual_tls(site: Server, tmp_path: Path) -> None:
+    """nginx with an enrolled server certificate accepts an enrolled client certificate, and no server certificate."""
+    create_openssl_csr(
+        tmp_path, "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"
+    )
+    create_openssl_csr(tmp_path, "device")
+    create_openssl_csr(tmp_path, "wrong")
     for name, label in (("server", "server"), ("device", "client"), ("wrong", "server")):
-        assert curl(site, tmp_path, f"/{label}/simpleenroll", *BASIC, *post(name))[0] == 200
+        assert curl(site, tmp_path, f"/{label}/simpleenroll", *BASIC, *post_options(name))[0] == 200
         unpack(tmp_path, name)
     ca = load_issuer(site.log.parent / "ca")
     (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
@@ -204,24 +206,24 @@ def test_what_was_enrolled_does_mutual_tls(site: Server, tmp_path: Path) -> None
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
         try:
-            there = ["curl", "-sS", "--cacert", str(root_path(site)), *CURL_RETRY]
+            command = ["curl", "-sS", "--cacert", str(root_path(site)), *CURL_RETRY]
             url = f"https://localhost:{port}/"
-            seen = run(*there, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
-            assert seen.stdout == "CN=device.example.com\n"
-            for bad in (["--cert", "wrong.crt", "--key", "wrong.key"], []):
-                refused = run(*there, *bad, url, cwd=tmp_path, check=False)
+            accepted = run(*command, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
+            assert accepted.stdout == "CN=device.example.com\n"
+            for options in (["--cert", "wrong.crt", "--key", "wrong.key"], []):
+                refused = run(*command, *options, url, cwd=tmp_path, check=False)
                 assert "CN=" not in refused.stdout
                 assert refused.returncode != 0 or "400 " in refused.stdout
         finally:
             nginx.terminate()
 
 
-def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
-    """The five lines of docs/how-to/devices.md renew a certificate, put it in its place, and leave the old one if refused."""
+def test_documented_renewal_script_works(site: Server, tmp_path: Path) -> None:
+    """The script in docs/how-to/devices.md replaces a certificate, and keeps the old one after a refusal."""
     (script,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/devices.md").read_text(), re.DOTALL)
     assert script.count("\n") == 5
-    openssl_request(tmp_path, "device")
-    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post("device"))[0] == 200
+    create_openssl_csr(tmp_path, "device")
+    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("device"))[0] == 200
     unpack(tmp_path, "device")
     (tmp_path / "root-ca.crt").write_bytes(root_path(site).read_bytes())
     host = urlsplit(site.url).netloc
@@ -229,15 +231,15 @@ def test_the_readme_s_renewal_runs(site: Server, tmp_path: Path) -> None:
     script = script.replace("cd /etc/device", f"cd {shlex.quote(str(tmp_path))}")
     assert host in script
     device = tmp_path / "device.crt"
-    before = certificate(device)
-    run("sh", "-c", script, cwd=tmp_path)  # thirty days before its end, and not before
-    assert certificate(device) == before
+    before = load_certificate(device)
+    run("sh", "-c", script, cwd=tmp_path)  # the certificate is valid for more than thirty days
+    assert load_certificate(device) == before
     assert "2592000" in script
     script = script.replace("2592000", "99999999")
     run("sh", "-c", script, cwd=tmp_path)
-    after = certificate(device)
+    after = load_certificate(device)
     assert after.serial_number != before.serial_number
     assert after.subject == before.subject
     assert servers.certlet("revoke", device, cwd=site.log.parent).returncode == 0
     assert run("sh", "-c", script, cwd=tmp_path, check=False).returncode != 0
-    assert certificate(device) == after
+    assert load_certificate(device) == after

@@ -1,4 +1,4 @@
-"""A server of one's own, as docs/how-to/systemd.md and nginx.md have it: the unit, and nginx and Caddy in front of the command in it."""
+"""The configurations in docs/how-to/systemd.md and nginx.md: the systemd unit, and nginx and Caddy as proxies."""
 
 from __future__ import annotations
 
@@ -24,57 +24,58 @@ DOCUMENT = "".join((ROOT / "docs/how-to" / name).read_text() for name in ("syste
 
 
 def block(language: str) -> str:
-    """The one block of the document in a language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
-    return str(found)
+    """Return the only code block of a language in the documents."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+    return str(text)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The unit's own command, in a directory of ours and on a free port."""
+    """Run the command of the unit, in a temporary directory and on a free port."""
     directory = tmp_path_factory.mktemp("serving")
     (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
-    with servers.serving(directory, *shlex.split(line)) as made:
-        yield made
+    with servers.serving(directory, *shlex.split(line)) as running:
+        yield running
 
 
-def local(config: str, directory: Path, server: Server, port: int) -> str:
-    """A configuration of the document's with this directory, server and port in it; all else as it stands."""
-    own = {"/etc/ssl": str(directory), "127.0.0.1:8080": server.url.rpartition("/")[2]}
-    for there, here in own.items():
-        assert there in config
-        config = config.replace(there, here)
+def localize(config: str, directory: Path, server: Server, port: int) -> str:
+    """Replace directory, server and port in a documented configuration."""
+    replacements = {"/etc/ssl": str(directory), "127.0.0.1:8080": server.url.rpartition("/")[2]}
+    for old, new in replacements.items():
+        assert old in config
+        config = config.replace(old, new)
     assert ("listen 443 ssl" in config) ^ config.startswith("ca.example.com {")
     config = config.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
     return config.replace("ca.example.com {", f"https://ca.example.com:{port} {{")
 
 
-def commands(name: str, config: str, directory: Path) -> list[str]:
-    """The proxy, with this configuration in files of its own."""
+def proxy_command(name: str, config: str, directory: Path) -> list[str]:
+    """Write the configuration, and return the command that starts the proxy."""
     if name == "caddy":
         options = "{\n  admin off\n  auto_https disable_redirects\n}\n"
         (directory / "Caddyfile").write_text(options + config)
         return ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = " ".join(f"{kind}_temp_path t{kind};" for kind in kinds)
-    user = "user root;" if os.geteuid() == 0 else ""  # else nobody, who may not write here
-    begin = f"daemon off; pid nginx.pid; error_log stderr; {user} events {{}}"
-    whole = f"{begin}\nhttp {{ access_log off; {paths}\n{config}}}\n"
-    (directory / "nginx.conf").write_text(whole)
+    # As root, nginx would otherwise switch to a user that cannot write to the directory.
+    user = "user root;" if os.geteuid() == 0 else ""
+    main_config = f"daemon off; pid nginx.pid; error_log stderr; {user} events {{}}"
+    text = f"{main_config}\nhttp {{ access_log off; {paths}\n{config}}}\n"
+    (directory / "nginx.conf").write_text(text)
     path = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
     return [path, "-p", f"{directory}/", "-c", "nginx.conf"]
 
 
 @contextlib.contextmanager
-def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
-    """The proxy in front of the server, with a certificate that the server signed: its URL."""
+def run_proxy(name: str, directory: Path, server: Server) -> Iterator[str]:
+    """Start the proxy with a certificate from the server, and return its URL."""
     (directory / "ca.example.com.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
     signed = server.request("POST", "/sign.pem", csrs.encode_pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
     port = servers.free_port()
-    config = local(block(name), directory, server, port)
+    config = localize(block(name), directory, server, port)
     environ = {**os.environ, "HOME": str(directory)}
-    with subprocess.Popen(commands(name, config, directory), cwd=directory, env=environ) as process:
+    with subprocess.Popen(proxy_command(name, config, directory), cwd=directory, env=environ) as process:
         try:
             yield f"https://ca.example.com:{port}"
         finally:
@@ -82,45 +83,54 @@ def proxied(name: str, directory: Path, server: Server) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
-def test_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
-    """Over HTTPS by the proxy: a certificate, a refusal in our words, a batch of 3 MB, and no EST."""
-    with proxied(name, tmp_path, server) as url:
+def test_server_works_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
+    """The proxy forwards certificates, problems and a batch of 3 MB. EST is refused without TLS to Certlet."""
+    with run_proxy(name, tmp_path, server) as url:
 
-        def ask(path: str, body: bytes, *headers: str) -> tuple[int, str]:
+        def send(path: str, body: bytes, *headers: str) -> tuple[int, str]:
             (tmp_path / "body").write_bytes(body)
-            given = [part for header in headers for part in ("-H", header)]
-            there = [
+            header_options = [part for header in headers for part in ("-H", header)]
+            address = [
                 "--resolve",
                 f"{url.removeprefix('https://')}:127.0.0.1",
                 "--cacert",
                 str(root_path(server)),
             ]
-            options = ["-sS", *there, *CURL_RETRY, "-w", "\n%{http_code}", *given, "--data-binary", "@body"]
+            options = [
+                "-sS",
+                *address,
+                *CURL_RETRY,
+                "-w",
+                "\n%{http_code}",
+                *header_options,
+                "--data-binary",
+                "@body",
+            ]
             body_, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition("\n")
             return int(status), body_
 
         key, pem = f"x-api-key: {API_KEY}", "Content-Type: application/pkcs10"
         json_ = "Content-Type: application/json"
         good = csrs.encode_pem(csrs.build())
-        status, body = ask("/sign.pem", good, key, pem)
+        status, body = send("/sign.pem", good, key, pem)
         assert status == 200
         assert body.startswith("-----BEGIN CERTIFICATE-----")
-        status, body = ask("/sign.pem", b"garbage", key, pem)
+        status, body = send("/sign.pem", b"garbage", key, pem)
         assert (status, json.loads(body)["code"]) == (422, "badCSR")
-        assert ask("/sign.pem", good, "x-api-key: wrong", pem)[0] == 403
+        assert send("/sign.pem", good, "x-api-key: wrong", pem)[0] == 403
         batch = {"requests": [{"csr": good.decode() + " " * 29_000} for _ in range(100)]}
-        status, body = ask("/sign/batch", json.dumps(batch).encode(), key, json_)
+        status, body = send("/sign/batch", json.dumps(batch).encode(), key, json_)
         assert status == 200
         assert len(json.loads(body)["results"]) == 100
-        status, body = ask("/.well-known/est/simpleenroll", good, key, pem)
+        status, body = send("/.well-known/est/simpleenroll", good, key, pem)
         assert (status, json.loads(body)["code"]) == (403, "httpsRequired")
 
 
-def test_systemd_reads_the_unit(tmp_path: Path) -> None:
-    """systemd finds nothing wrong with the unit, and would with one of a misspelt line."""
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """systemd accepts the unit, and reports a misspelt line."""
     unit = block("ini").replace("/opt/certlet/.venv/bin/certlet", shutil.which("true") or "")
-    for text, faults in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
+    for text, errors in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
         (tmp_path / "certlet.service").write_text(text)
         verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]
-        said = run(*verify, cwd=tmp_path, check=False).stderr
-        assert len([line for line in said.splitlines() if "certlet.service" in line]) == faults, said
+        output = run(*verify, cwd=tmp_path, check=False).stderr
+        assert len([line for line in output.splitlines() if "certlet.service" in line]) == errors, output

@@ -1,4 +1,4 @@
-"""`certlet serve --tls`: the server's own certificate, Basic, and client certificates, over real TLS."""
+"""`certlet serve --tls`: the certificate of the server, HTTP Basic, and client certificates, over real TLS."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ REQUEST = csrs.build("device.example.com")
 def enroll(
     server: Server, path: str = "/simpleenroll", client: x509.Certificate | None = None, **headers: Any
 ) -> Answer:
-    """POST a device's request."""
-    sent = {"Content-Type": devices.PKCS10, **headers}
+    """Send the CSR of a device."""
+    all_headers = {"Content-Type": devices.PKCS10, **headers}
     return server.request(
-        "POST", devices.EST + path, encode_body(REQUEST), sent, client_context(server, client)
+        "POST", devices.EST + path, encode_body(REQUEST), all_headers, client_context(server, client)
     )
 
 
-def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:
-    """It names what it is reached by, chains to the root, and stands in the audit log like any other."""
+def test_server_certificate_is_issued_by_its_ca(site: Server) -> None:
+    """It contains the names of the server, chains to the root, and has an audit record."""
     certificate = server_certificate(site)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
-    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
     certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
     assert f'"principal":"{OWN_NAME}"' in site.logged()
     assert "https://127.0.0.1" in "".join(site.said)
@@ -62,8 +62,8 @@ def test_the_server_s_certificate_is_the_ca_s(site: Server) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
-def test_older_tls_is_refused(site: Server) -> None:
-    """RFC 8996: a client that would take TLS 1.1 gets none; whatever OpenSSL is built to take, we do not."""
+def test_tls_1_1_is_refused(site: Server) -> None:
+    """RFC 8996: the server refuses TLS 1.1, even if OpenSSL supports it."""
     assert tls.Tls("", "").context.minimum_version is ssl.TLSVersion.TLSv1_2
     context = client_context(site)
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -75,44 +75,44 @@ def test_older_tls_is_refused(site: Server) -> None:
         context.wrap_socket(plain, server_hostname="localhost")
 
 
-def test_without_credentials_it_asks_for_them(site: Server) -> None:
-    """RFC 7030 3.2.3: 401 with WWW-Authenticate, as a problem document, and no CORS."""
-    answer = enroll(site)
-    assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"] == 'Basic realm="Certlet", charset="UTF-8"'
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert "Access-Control-Allow-Origin" not in answer.headers
-    assert answer.json()["code"] == "unauthorized"
-    for nothing in ("Basic", "Basic ?", "Basic " + base64.b64encode(b"device:").decode(), "Bearer x"):
-        assert enroll(site, Authorization=nothing).status == 401
+def test_missing_credentials_are_401(site: Server) -> None:
+    """RFC 7030 3.2.3: 401 with WWW-Authenticate and a problem document, without CORS."""
+    response = enroll(site)
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"] == 'Basic realm="Certlet", charset="UTF-8"'
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert "Access-Control-Allow-Origin" not in response.headers
+    assert response.json()["code"] == "unauthorized"
+    for value in ("Basic", "Basic ?", "Basic " + base64.b64encode(b"device:").decode(), "Bearer x"):
+        assert enroll(site, Authorization=value).status == 401
 
 
 @pytest.mark.parametrize("user", ["device", "", "a b", "ä"])
-def test_the_password_is_the_key(site: Server, user: str) -> None:
-    """RFC 7617: any user name, and the API key as the password, enrols; so does x-api-key."""
-    given: list[dict[str, Any]] = [{"Authorization": basic_auth(API_KEY, user)}, {"x-api-key": API_KEY}]
-    for headers in given:
-        answer = enroll(site, "/peer/simpleenroll", **headers)
-        (certificate,) = parse_certificates(answer.body)
-        assert answer.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+def test_basic_password_is_the_api_key(site: Server, user: str) -> None:
+    """RFC 7617: any user name with the API key as the password enrols; so does x-api-key."""
+    credentials: list[dict[str, Any]] = [{"Authorization": basic_auth(API_KEY, user)}, {"x-api-key": API_KEY}]
+    for headers in credentials:
+        response = enroll(site, "/peer/simpleenroll", **headers)
+        (certificate,) = parse_certificates(response.body)
+        assert response.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
         certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
 
 
-def test_a_wrong_password_is_a_wrong_key(site: Server) -> None:
-    """403 INVALID_API_KEY, as everywhere; and no password is logged."""
-    answer = enroll(site, Authorization=basic_auth("wrong-password-of-a-device"))
-    assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
+def test_wrong_basic_password_is_403(site: Server) -> None:
+    """A wrong password is 403 like a wrong API key, and is not logged."""
+    response = enroll(site, Authorization=basic_auth("wrong-password-of-a-device"))
+    assert (response.status, response.json()["code"]) == (403, "unauthorized")
     both: dict[str, Any] = {"Authorization": basic_auth(API_KEY), "x-api-key": "wrong"}
     assert enroll(site, **both).status == 403
     assert "wrong-password" not in site.logged()
     assert API_KEY not in site.logged()
 
 
-def test_a_client_certificate_renews(site: Server) -> None:
-    """The certificate of the handshake is the caller, and it enrols nothing else."""
+def test_client_certificate_renews_itself(site: Server) -> None:
+    """The client certificate of the handshake is the caller. It can only renew itself."""
     client = forge_certificate(load_issuer(site.log.parent / "ca"), age=timedelta(days=30))
-    answer = enroll(site, "/simplereenroll", client)
-    (certificate,) = parse_certificates(answer.body)
+    response = enroll(site, "/simplereenroll", client)
+    (certificate,) = parse_certificates(response.body)
     assert certificate.subject == client.subject
     assert f'"principal":"certificate:{encoding.format_serial(client.serial_number)}"' in site.logged()
     assert enroll(site, "/simpleenroll", client).status == 401
@@ -121,8 +121,8 @@ def test_a_client_certificate_renews(site: Server) -> None:
 
 
 @pytest.mark.parametrize("case", ["server-only", "expired", "stranger"])
-def test_tls_refuses_what_is_no_client_s(site: Server, case: str) -> None:
-    """A certificate for servers alone, one that has ended, and another CA's, do not pass the handshake."""
+def test_handshake_refuses_invalid_client_certificate(site: Server, case: str) -> None:
+    """A server certificate, an expired one, and one of another CA fail in the handshake."""
     ca = load_issuer(site.log.parent / "ca")
     makers: dict[str, Callable[[], x509.Certificate]] = {
         "server-only": lambda: forge_certificate(ca, "server"),
@@ -135,50 +135,50 @@ def test_tls_refuses_what_is_no_client_s(site: Server, case: str) -> None:
     assert enroll(site, Authorization=basic_auth(API_KEY)).status == 200
 
 
-def test_whoever_has_no_certificate_is_served(site: Server) -> None:
-    """A client certificate is asked for, not insisted on."""
+def test_client_certificate_is_optional(site: Server) -> None:
+    """The server requests a client certificate, but does not require it."""
     assert site.request("GET", "/health", context=client_context(site)).json()["status"] == "ready"
     assert site.request("GET", devices.EST + "/cacerts", context=client_context(site)).status == 200
 
 
-def test_a_client_certificate_is_the_handshake_s_alone(site: Server) -> None:
-    """No header makes one, nor HTTPS out of HTTP."""
+def test_client_certificate_in_a_header_is_ignored(site: Server) -> None:
+    """A header cannot supply a client certificate."""
     client = pem(forge_certificate(load_issuer(site.log.parent / "ca"))).replace("\n", "")
-    sent: dict[str, Any] = dict.fromkeys(("X-Client-Cert", "Client-Cert", "X-SSL-Cert"), client)
-    assert enroll(site, "/simplereenroll", **sent).status == 403
+    headers: dict[str, Any] = dict.fromkeys(("X-Client-Cert", "Client-Cert", "X-SSL-Cert"), client)
+    assert enroll(site, "/simplereenroll", **headers).status == 403
 
 
-def test_a_failure_is_tried_again_before_the_end(
+def test_failed_renewal_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A function that does not answer, and one that answers nonsense, are asked again, not two thirds later."""
+    """After a timeout or a malformed response, the renewal is retried soon."""
     monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
     client = factories.ca(public_key=csrs.private_key("p-256").public_key())
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
     bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
-    answers = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
+    results = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
     (tmp_path / "key").write_bytes(encode_private_key(csrs.private_key("p-256")))
 
     async def invoke(_event: dict[str, Any], _timeout: float) -> Any:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    own_tls = tls.Tls(str(tmp_path / "crt"), str(tmp_path / "key"))
-    kept = own_tls.renew_forever(invoke, {"requestContext": {}}, time.time() + 0.2)
+    server_tls = tls.Tls(str(tmp_path / "crt"), str(tmp_path / "key"))
+    renewal = server_tls.renew_forever(invoke, {"requestContext": {}}, time.time() + 0.2)
     with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(kept, 3))
+        asyncio.run(asyncio.wait_for(renewal, 3))
     assert (tmp_path / "crt").read_text() == pem(client)
-    assert next(answers, None) is None
-    assert [each.message.partition(": ")[2] for each in caplog.records] == [
+    assert next(results, None) is None
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "the function did not answer: INTEGRATION_TIMEOUT",
         "the function did not return a signed certificate",
     ]
 
 
-def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
-    """0600, in a directory that nobody else reads, and nothing of it stays."""
+def test_private_key_is_protected_and_removed(tmp_path: Path) -> None:
+    """The key has mode 0600 in a directory with mode 0700, and is deleted when the server stops."""
     home = tmp_path / "tmp"
     home.mkdir()
     env = {"CERTLET_API_KEY": API_KEY, "TMPDIR": str(home)}
@@ -190,7 +190,7 @@ def test_the_key_is_private_and_ends_with_the_server(tmp_path: Path) -> None:
     assert not list(home.iterdir())
 
 
-BAD: list[tuple[tuple[str, ...], str]] = [
+INVALID_OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("--tls", "--tls-profile", "client"), "not for servers"),
     (("--tls", "--tls-profile", "nope"), "none of: server"),
     (("--tls", "--tls-name", "a..b"), "empty label"),
@@ -200,29 +200,29 @@ BAD: list[tuple[tuple[str, ...], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "word"), BAD)
-def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], word: str) -> None:
-    """A profile that is not for servers, and a name that the CA may not give, are said in one line."""
-    made = servers.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
-    assert made.returncode == 0
+@pytest.mark.parametrize(("options", "fragment"), INVALID_OPTIONS)
+def test_invalid_tls_options_are_reported(tmp_path: Path, options: tuple[str, ...], fragment: str) -> None:
+    """An unsuitable profile or name, and conflicting options, are reported without a traceback."""
+    init = servers.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
+    assert init.returncode == 0
     run = servers.certlet("serve", "--port", "0", *options, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
     assert run.returncode != 0
-    said = run.stderr.decode()
-    assert word in said
-    assert "Traceback" not in said
+    output = run.stderr.decode()
+    assert fragment in output
+    assert "Traceback" not in output
 
 
-def brought(directory: Path) -> None:
-    """A certificate for this machine, its key in three forms, another's key, and what is neither."""
+def write_tls_files(directory: Path) -> None:
+    """Write a server certificate, its key in several forms, another key, and other files."""
     key, other = csrs.private_key("p-256"), csrs.private_key("p-384")
-    own = pem(
+    server_pem = pem(
         forge_certificate(factories.create_issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))
     ).encode()
     clear = encode_private_key(key)
     files = {
-        "crt": own,
+        "crt": server_pem,
         "key": clear,
-        "both": own + clear,
+        "both": server_pem + clear,
         "sealed": encode_private_key(key, b"abc"),
         "other": encode_private_key(other),
         "csr": csrs.encode_pem(csrs.build()),
@@ -233,7 +233,7 @@ def brought(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("certificate", "key", "told"),
+    ("certificate", "key", "message"),
     [
         ("csr", "key", "--tls-cert csr: the certificate cannot be read: it is not in PEM"),
         ("key", "crt", "--tls-cert key: the certificate cannot be read: it is not in PEM"),
@@ -245,36 +245,36 @@ def brought(directory: Path) -> None:
         ("crt", "none", "--tls-key none: No such file or directory"),
     ],
 )
-def test_which_of_the_files_is_wrong(tmp_path: Path, certificate: str, key: str, told: str) -> None:
-    """What --tls-cert and --tls-key name is told apart: no certificate, no key, another's, encrypted, not there."""
-    brought(tmp_path)
+def test_unusable_tls_file_is_reported(tmp_path: Path, certificate: str, key: str, message: str) -> None:
+    """The error names the file and the problem: no certificate, no key, another key, encrypted, missing."""
+    write_tls_files(tmp_path)
     run = servers.certlet("serve", "--port", "0", "--tls-cert", certificate, "--tls-key", key, cwd=tmp_path)
-    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {told}\n")
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {message}\n")
     assert not (tmp_path / "ca").exists()
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("crt", "key"), ("both", "both")])
-def test_files_of_the_operator_s_own(tmp_path: Path, certificate: str, key: str) -> None:
-    """A certificate and its key, in two files or in one, are served as they are."""
-    brought(tmp_path)
+def test_given_certificate_is_served(tmp_path: Path, certificate: str, key: str) -> None:
+    """A given certificate and key are used unchanged, from two files or one."""
+    write_tls_files(tmp_path)
     with servers.serving(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
-        shown = ssl.get_server_certificate(("127.0.0.1", server.port))
-        assert shown.strip() in (tmp_path / "crt").read_text()
+        served = ssl.get_server_certificate(("127.0.0.1", server.port))
+        assert served.strip() in (tmp_path / "crt").read_text()
 
 
-def test_what_openssl_refuses_is_told_without_its_numbers(tmp_path: Path) -> None:
-    """A key too small for TLS is a certificate's all the same: OpenSSL's reason is told, and no line of its source."""
-    make = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
-    servers.run(*make.split(), cwd=tmp_path)
+def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:
+    """For a key that is too small for TLS, the error contains only the reason of OpenSSL."""
+    command = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
+    servers.run(*command.split(), cwd=tmp_path)
     arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
     run = servers.certlet("serve", *arguments, cwd=tmp_path)
-    told = "certlet: OpenSSL does not take crt and key: ee key too small"
-    assert (run.returncode, run.stderr.decode().splitlines()) == (1, [told])
+    message = "certlet: OpenSSL does not take crt and key: ee key too small"
+    assert (run.returncode, run.stderr.decode().splitlines()) == (1, [message])
 
 
 @pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
-def test_no_key_has_a_caller_s_name(tmp_path: Path, name: str) -> None:
-    """The names of callers without a key cannot be a key's: `certlet api-key add` refuses them."""
+def test_reserved_api_key_names_are_refused(tmp_path: Path, name: str) -> None:
+    """`certlet api-key add` refuses the names of principals without an API key."""
     assert servers.certlet("init", ".", cwd=tmp_path).returncode == 0
     run = servers.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
     assert run.returncode == 1
@@ -282,14 +282,14 @@ def test_no_key_has_a_caller_s_name(tmp_path: Path, name: str) -> None:
     assert servers.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
 
 
-def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
-    """`requestContext.identity.clientCert` has API Gateway's members, and they are the certificate's."""
+def test_client_cert_has_the_fields_of_api_gateway(tmp_path: Path) -> None:
+    """`requestContext.identity.clientCert` has the same fields as in API Gateway."""
     from tests.gateway import second_api  # noqa: PLC0415
 
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     ca = load_issuer(tmp_path / "ca")
-    own = forge_certificate(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
-    server_file = devices.write_key_and_certificate(tmp_path, own, csrs.private_key("p-256"))
+    server_crt = forge_certificate(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
+    server_file = devices.write_key_and_certificate(tmp_path, server_crt, csrs.private_key("p-256"))
     server_file.write_text(server_file.read_text() + pem(ca.certificate))
     event: dict[str, Any] = {
         "httpMethod": "GET", "requestContext": {}, "queryStringParameters": {"do": "echo"},
@@ -299,13 +299,13 @@ def test_client_certificates_in_api_gateway_s_words(tmp_path: Path) -> None:
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}
     with second_api.gateway(tmp_path, second_api.library(), **options) as server:
         client = forge_certificate(ca)
-        told = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
-        presented = told["requestContext"]["identity"]["clientCert"]
-        assert x509.load_pem_x509_certificate(presented["clientCertPem"].encode()) == client
-        assert presented["subjectDN"] == client.subject.rfc4514_string()
-        assert presented["issuerDN"] == client.issuer.rfc4514_string()
-        assert int(presented["serialNumber"].replace(":", ""), 16) == client.serial_number
-        assert presented["validity"]["notAfter"] == f"{client.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT"
-        assert told["headers"]["X-Forwarded-Proto"] == "https"
+        echoed = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
+        client_cert = echoed["requestContext"]["identity"]["clientCert"]
+        assert x509.load_pem_x509_certificate(client_cert["clientCertPem"].encode()) == client
+        assert client_cert["subjectDN"] == client.subject.rfc4514_string()
+        assert client_cert["issuerDN"] == client.issuer.rfc4514_string()
+        assert int(client_cert["serialNumber"].replace(":", ""), 16) == client.serial_number
+        assert client_cert["validity"]["notAfter"] == f"{client.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT"
+        assert echoed["headers"]["X-Forwarded-Proto"] == "https"
         without = server.request("GET", "/books", context=client_context(server)).json()["event"]
         assert "clientCert" not in without["requestContext"]["identity"]

@@ -1,1 +1,1 @@
-"""Schemathesis, from the contract."""
+"""Fuzzing with Schemathesis, from the contract."""

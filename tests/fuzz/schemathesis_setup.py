@@ -1,4 +1,4 @@
-"""The contract as Schemathesis takes it: good and bad data, all checks."""
+"""The contract for Schemathesis, with valid and invalid data and all checks."""
 
 from __future__ import annotations
 
@@ -22,60 +22,60 @@ schemathesis.openapi.format("date-time", strategies.moment)
 RELAXED: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 Tally = Counter[tuple[str, int]]
-"""How many answers of each status each operation gave."""
+"""Number of responses by operation and status."""
 
-Ways = Counter[tuple[str, str, str]]
-"""How many requests of each phase and mode each operation got: `("POST /sign", "coverage", "negative")`."""
+Coverage = Counter[tuple[str, str, str]]
+"""Number of requests by operation, phase and mode, such as `("POST /sign", "coverage", "negative")`."""
 
-# What each operation gets. A contract has examples only of what it takes a body for, and no request that
-# breaks a schema can be drawn where nothing is stated; the coverage phase has wrong methods and so on.
-_PLAIN: Final = {("coverage", "positive"), ("coverage", "negative"), ("fuzzing", "positive")}
-_BODY: Final = _PLAIN | {("examples", "positive"), ("fuzzing", "negative")}
+# The phases and modes of each operation. Only operations with a body have examples. Without a schema, no
+# invalid request can be generated; the coverage phase tests other errors, such as wrong methods.
+_WITHOUT_BODY: Final = {("coverage", "positive"), ("coverage", "negative"), ("fuzzing", "positive")}
+_WITH_BODY: Final = _WITHOUT_BODY | {("examples", "positive"), ("fuzzing", "negative")}
 
-# What violates the schema by its length alone is 413, and that is a refusal as good as 400.
+# A body that only violates the maximum length of the schema may be 413 instead of 400.
 _REFUSALS: Final = ["400", "401", "403", "404", "405", "413", "415", "422"]
 _REFUSED: Final = {"negative_data_rejection": {"expected-statuses": _REFUSALS}}
-# A request that is well-formed, and is refused for what it asks, is 422: of the sign operations alone.
+# The sign operations answer 422 to a valid body with a CSR that is refused.
 _REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
-# What is wrong with a request of a batch is told in its result: to break a `format` alone breaks no schema.
+# A batch reports problems of a request in its result, so an invalid `format` does not violate its schema.
 _BATCHED: Final = {"negative_data_rejection": {"expected-statuses": ["200", *_REFUSALS]}}
-# EST says 400 instead, and 403 to whoever presents no certificate.
+# EST answers 400 instead, and 403 without a client certificate.
 _ENROLLABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
 
 
-def signs(context: Any) -> bool:
-    """Whether an operation is one of the two that sign one request."""
+def is_sign_operation(context: Any) -> bool:
+    """Return whether an operation signs one CSR."""
     return context.operation.label in {"POST /sign", "POST /sign.pem"}
 
 
-def enrolls(context: Any) -> bool:
-    """Whether an operation is EST's."""
+def is_est_operation(context: Any) -> bool:
+    """Return whether an operation belongs to EST."""
     return "/.well-known/est/" in context.operation.label
 
 
-def keyed(context: Any) -> bool:
-    """Whether an operation is another one that wants an API key."""
+def is_other_key_operation(context: Any) -> bool:
+    """Return whether an operation needs an API key, but does not sign one CSR."""
     return context.operation.label in {"POST /sign/batch", "GET /profiles/mine"}
 
 
-def pages(context: Any) -> bool:
-    """Whether a path has a page, which the gateway answers by itself."""
+def is_page_operation(context: Any) -> bool:
+    """Return whether a path has a web page, which the gateway serves without the function."""
     return context.operation.label.rpartition(" ")[2] in {"/sign", "/problems"}
 
 
-def count(ways: Ways, case: Any) -> None:
-    """Note how a case was made."""
-    ways[case.operation.label, case.meta.phase.name.value, case.meta.generation.mode.value] += 1
+def record_coverage(coverage: Coverage, case: Any) -> None:
+    """Count a case by its phase and mode."""
+    coverage[case.operation.label, case.meta.phase.name.value, case.meta.generation.mode.value] += 1
 
 
-def missing(ways: Ways) -> set[tuple[str, str, str]]:
-    """Which phases and modes which operations did not get."""
-    wanted = set()
-    for each in load(refusable=False).get_all_operations():
-        operation = each.ok()
-        kinds = _BODY if operation.body else _PLAIN
-        wanted |= {(operation.label, phase, mode) for phase, mode in kinds}
-    return wanted - set(ways)
+def missing_coverage(coverage: Coverage) -> set[tuple[str, str, str]]:
+    """Return the operations, phases and modes without a request."""
+    expected = set()
+    for result in load(refusable=False).get_all_operations():
+        operation = result.ok()
+        kinds = _WITH_BODY if operation.body else _WITHOUT_BODY
+        expected |= {(operation.label, phase, mode) for phase, mode in kinds}
+    return expected - set(coverage)
 
 
 @schemathesis.serializer("application/pkcs10", "application/x-pem-file")
@@ -86,8 +86,12 @@ def _as_text(_context: object, value: object) -> bytes:
 
 
 def load(*, refusable: bool = False, enrollable: bool = False, batched: bool = False) -> Any:
-    """The schema, to be parametrized; `refusable` for the sign operations, `enrollable` for EST's, `batched`
-    for those with a key, of which one is the batch.
+    """Load the schema for parametrized tests.
+
+    Args:
+        refusable: for the sign operations.
+        enrollable: for EST operations.
+        batched: for the other operations with an API key, including the batch.
     """
     accepted = _REFUSABLE if refusable else _ENROLLABLE if enrollable else {}
     config = SchemathesisConfig.from_dict(

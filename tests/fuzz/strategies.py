@@ -1,4 +1,4 @@
-"""Strings for `format: csr`: real certification requests, some good, some bad in one way or several."""
+"""Strings for `format: csr`: valid and invalid certificate signing requests."""
 
 from __future__ import annotations
 
@@ -40,53 +40,53 @@ _kind = st.sampled_from(csrs.FAST_KEY_TYPES)
 
 
 @st.composite
-def good(draw: st.DrawFn) -> x509.CertificateSigningRequest:
-    """A request that every profile grants."""
+def valid_csrs(draw: st.DrawFn) -> x509.CertificateSigningRequest:
+    """Generate a CSR that each profile accepts."""
     sans = draw(st.lists(_good_name, min_size=1, max_size=4))
     cn = draw(st.none() | _host)
-    extensions = draw(st.lists(_noted_extension, max_size=2, unique_by=lambda each: each.oid))
+    extensions = draw(st.lists(_noted_extension, max_size=2, unique_by=lambda extension: extension.oid))
     return csrs.build(cn, sans, extensions, key_type=draw(_kind))
 
 
 @st.composite
-def bad(draw: st.DrawFn) -> x509.CertificateSigningRequest:
-    """A request that no profile grants: well-formed, but for what it asks."""
+def refused_csrs(draw: st.DrawFn) -> x509.CertificateSigningRequest:
+    """Generate a well-formed CSR that each profile refuses."""
     sans: list[Any] = draw(st.lists(_good_name, max_size=2))
-    extensions = draw(st.lists(_refused_extension, max_size=2, unique_by=lambda each: each.oid))
+    extensions = draw(st.lists(_refused_extension, max_size=2, unique_by=lambda extension: extension.oid))
     sans += draw(st.lists(_bad_name, min_size=0 if extensions else 1, max_size=3))
     return csrs.build(draw(st.none() | _host), sans, extensions, key_type=draw(_kind))
 
 
 @st.composite
-def tampered(draw: st.DrawFn) -> str:
-    """A good request with one octet changed."""
-    # The place is drawn as a share: ECDSA's signatures, and so the request, vary in length.
+def tampered_csrs(draw: st.DrawFn) -> str:
+    """Generate a valid CSR with one changed octet."""
+    # The position is relative, since the length of ECDSA signatures varies.
     share, change = draw(st.integers(0, 999)), draw(st.integers(1, 255))
-    data = bytearray(csrs.encode_der(draw(good())))
+    data = bytearray(csrs.encode_der(draw(valid_csrs())))
     data[len(data) * share // 1000] ^= change
     return base64.b64encode(bytes(data)).decode()
 
 
-def text(request: x509.CertificateSigningRequest) -> str:
-    """PEM."""
+def to_pem(request: x509.CertificateSigningRequest) -> str:
+    """Encode a CSR as PEM."""
     return csrs.encode_pem(request).decode()
 
 
 csr = st.one_of(
-    good().map(text),
-    good().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
-    good().map(lambda request: text(request).replace("\n", "\r\n")),
-    bad().map(text),
-    bad().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
-    tampered(),
+    valid_csrs().map(to_pem),
+    valid_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
+    valid_csrs().map(lambda request: to_pem(request).replace("\n", "\r\n")),
+    refused_csrs().map(to_pem),
+    refused_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
+    tampered_csrs(),
     st.text(min_size=1, max_size=50),
 )
 
 encoded = st.one_of(
-    good().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
-    good().map(lambda request: base64.encodebytes(csrs.encode_der(request)).decode()),
-    bad().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
-    tampered(),
+    valid_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
+    valid_csrs().map(lambda request: base64.encodebytes(csrs.encode_der(request)).decode()),
+    refused_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
+    tampered_csrs(),
     st.text(min_size=1, max_size=50),
 )
 

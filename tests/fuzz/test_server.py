@@ -10,15 +10,15 @@ from tests.servers import API_KEY, Server
 
 sign = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign")
 sign_pem = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign.pem")
-keyed = schemathesis_setup.load(batched=True).include(schemathesis_setup.keyed)
-others = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.signs)
+keyed = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
+others = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.is_sign_operation)
 tally = schemathesis_setup.Tally()
-ways = schemathesis_setup.Ways()
+coverage = schemathesis_setup.Coverage()
 
 
-def ask(case: Any, server: Server, headers: dict[str, str]) -> None:
-    """Send one case, and apply every check."""
-    schemathesis_setup.count(ways, case)
+def send(case: Any, server: Server, headers: dict[str, str]) -> None:
+    """Send one case, and apply all checks."""
+    schemathesis_setup.record_coverage(coverage, case)
     response = case.call(base_url=server.url, headers=headers)
     tally[f"{case.method} {case.path}", response.status_code] += 1
     case.validate_response(response, headers=headers)
@@ -26,35 +26,35 @@ def ask(case: Any, server: Server, headers: dict[str, str]) -> None:
 
 @sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=1300, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
-def test_signing(case: Any, server: Server) -> None:
-    """`POST /sign` answers as the contract says, whatever is sent."""
-    ask(case, server, {"x-api-key": API_KEY})
+def test_sign_follows_the_contract(case: Any, server: Server) -> None:
+    """`POST /sign` follows the contract for generated requests."""
+    send(case, server, {"x-api-key": API_KEY})
 
 
 @sign_pem.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=300, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
-def test_signing_in_pem(case: Any, server: Server) -> None:
-    """So does `POST /sign.pem`, which takes the same and is answered in another form."""
-    ask(case, server, {"x-api-key": API_KEY})
+def test_sign_pem_follows_the_contract(case: Any, server: Server) -> None:
+    """`POST /sign.pem` follows the contract for generated requests."""
+    send(case, server, {"x-api-key": API_KEY})
 
 
 @keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=150, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
-def test_operations_with_a_key(case: Any, server: Server) -> None:
-    """A batch answers 200 whatever is in its requests, and 400 for what is none."""
-    ask(case, server, {"x-api-key": API_KEY})
+def test_operations_with_api_key_follow_the_contract(case: Any, server: Server) -> None:
+    """A batch is 200 with a result for each request, or 400 if it is malformed."""
+    send(case, server, {"x-api-key": API_KEY})
 
 
 @others.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
-def test_every_other_operation(case: Any, server: Server) -> None:
-    """Every other operation answers as the contract says, whatever is sent."""
-    ask(case, server, {})
+def test_other_operations_follow_the_contract(case: Any, server: Server) -> None:
+    """All other operations follow the contract for generated requests."""
+    send(case, server, {})
 
 
 @pytest.mark.usefixtures("server")
-def test_there_was_enough() -> None:
-    """The figures of a fuzz that means something: 2,000 requests, 300 issued and 300 refused by /sign."""
+def test_fuzzing_reached_minimum_responses() -> None:
+    """The tests above sent 2,000 requests; /sign issued and refused 300 each."""
     assert sum(tally.values()) >= 2000, tally
     assert tally["POST /sign", 200] >= 300, tally
     assert tally["POST /sign", 422] >= 300, tally
@@ -62,6 +62,6 @@ def test_there_was_enough() -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_every_phase_and_mode() -> None:
-    """Every operation got examples, coverage and fuzzing, good data and bad, as far as it has any."""
-    assert not schemathesis_setup.missing(ways), ways
+def test_each_operation_got_each_phase_and_mode() -> None:
+    """Each operation got examples, coverage and fuzzing, with valid and invalid data, where they exist."""
+    assert not schemathesis_setup.missing_coverage(coverage), coverage

@@ -10,7 +10,7 @@ from schemathesis.generation.stateful import run_state_machine_as_test
 from tests.fuzz import schemathesis_setup
 from tests.servers import API_KEY, Server
 
-# What leads where, by the contract's links.
+# Source and target of each link in the contract.
 LINKS: Final = {
     ("GET /profiles", "POST /sign.pem"),
     ("GET /profiles/mine", "POST /sign.pem"),
@@ -20,12 +20,12 @@ Machine: Any = schemathesis_setup.load(refusable=True).as_state_machine()
 
 
 @pytest.fixture(scope="module")
-def followed(server: Server) -> Counter[tuple[str, str, int]]:
-    """How often each link was followed, with what was found, and to which status; every check was applied."""
+def link_counts(server: Server) -> Counter[tuple[str, str, int]]:
+    """Follow the links of the contract, apply all checks, and count by source, target and status."""
     counts: Counter[tuple[str, str, int]] = Counter()
 
-    class Followed(Machine):  # type: ignore[misc]  # made at run time
-        """Sends each step to the server."""
+    class LinkCounter(Machine):  # type: ignore[misc]  # created at run time
+        """Sends each step to the server, and counts links."""
 
         def get_call_kwargs(self, _case: Any) -> dict[str, Any]:
             return {"base_url": server.url, "headers": {"x-api-key": API_KEY}}
@@ -33,7 +33,7 @@ def followed(server: Server) -> Counter[tuple[str, str, int]]:
         def validate_response(self, response: Any, case: Any, **_kwargs: Any) -> None:
             case.validate_response(response, headers={"x-api-key": API_KEY})
 
-        def step(self, input: Any) -> Any:  # noqa: A002 - Schemathesis's own name
+        def step(self, input: Any) -> Any:  # noqa: A002 - the name in Schemathesis
             output = super().step(input)
             if input.transition and input.applied_parameters:
                 parent = input.transition.parent_id
@@ -46,22 +46,22 @@ def followed(server: Server) -> Counter[tuple[str, str, int]]:
             self.labels: dict[str, str] = {}
 
     run_state_machine_as_test(
-        Followed,
+        LinkCounter,
         settings=settings(
             max_examples=100,
             stateful_step_count=4,
             deadline=None,
-            derandomize=True,  # few dry runs are of good requests, so that luck would have a say
+            derandomize=True,  # few dry runs have valid requests, so random data would make the test unreliable
             suppress_health_check=schemathesis_setup.RELAXED,
         ),
     )
     return counts
 
 
-def test_links_lead_to_certificates(followed: Counter[tuple[str, str, int]]) -> None:
-    """Each link of the contract was followed, none that it has not; to each target one led to a certificate, or
-    a dry run's.
-    """
-    assert {(source, target) for source, target, _ in followed} == LINKS, followed
+def test_links_lead_to_certificates(link_counts: Counter[tuple[str, str, int]]) -> None:
+    """All links of the contract were followed, and each target returned a certificate or a dry run."""
+    assert {(source, target) for source, target, _ in link_counts} == LINKS, link_counts
     for target in {target for _, target in LINKS}:
-        assert any(followed[source, target, status] for source, _ in LINKS for status in (200, 202)), followed
+        assert any(link_counts[source, target, status] for source, _ in LINKS for status in (200, 202)), (
+            link_counts
+        )
