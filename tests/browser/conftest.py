@@ -1,4 +1,4 @@
-"""Debian's Chromium, started once for all tests of this folder."""
+"""Fixtures of the browser tests: one Chromium for all tests, and tabs with the form."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests import servers
-from tests.browser.tabs import REFUSED, SCREENSHOTS, Tab, opened
+from tests.browser.tabs import SCREENSHOTS, STATUS_MESSAGE, Tab, open_tab
 
 DISABLED = ("gpu", "quic", "background-networking", "component-update", "sync")
 RESOLVER = "--host-resolver-rules=MAP plain.example 127.0.0.1"
-CHROMIUM = ["--no-sandbox", "--no-first-run", RESOLVER, *(f"--disable-{each}" for each in DISABLED)]
+CHROMIUM = ["--no-sandbox", "--no-first-run", RESOLVER, *(f"--disable-{feature}" for feature in DISABLED)]
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +27,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def form(browser: Browser, server: servers.Server) -> Iterator[Tab]:
-    """The form, which must not complain."""
-    with opened(browser, f"{server.url}/sign") as tab:
+    """The form, without console messages."""
+    with open_tab(browser, f"{server.url}/sign") as tab:
         yield tab
 
 
 @pytest.fixture
 def refusing(browser: Browser, server: servers.Server) -> Iterator[Tab]:
-    """The form, for requests that are refused."""
-    with opened(browser, f"{server.url}/sign", REFUSED) as tab:
+    """The form, for requests that are refused, which Chromium logs."""
+    with open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab:
         yield tab

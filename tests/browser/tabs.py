@@ -1,4 +1,4 @@
-"""Pages in a browser, and all that they complain of."""
+"""Browser tabs that record requests and console messages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SCREENSHOTS = servers.ROOT / "build" / "screenshots"
 class Tab:
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
         self.bodies: list[str] = []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
         page.on("request", self._sent)
 
     def _sent(self, request: Any) -> None:
@@ -29,10 +29,10 @@ class Tab:
         self.bodies.append(request.post_data or "")
 
     def sign(self, csr: bytes, key: str = API_KEY, profile: str = "") -> None:
-        """Fill the form in, and send it."""
+        """Fill in the form, and send it."""
         self.page.fill("#csr", csr.decode())
         self.page.fill("#key", key)
-        # Not wait_for_function: its polling evaluates a string, which the page's policy forbids.
+        # wait_for_function would evaluate a string, which the page's Content-Security-Policy forbids.
         expect(self.page.locator("#profile option").nth(1)).to_be_attached()
         if profile:
             self.page.select_option("#profile", profile)
@@ -40,14 +40,14 @@ class Tab:
         expect(self.page.locator("#send")).to_be_enabled()
         expect(self.page.locator("#status")).not_to_have_text("Signing…")
 
-    def shot(self, name: str) -> None:
-        """A screenshot, for people."""
+    def save_screenshot(self, name: str) -> None:
+        """Save a screenshot of the whole page."""
         self.page.screenshot(path=str(SCREENSHOTS / f"{name}.png"), full_page=True)
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Tab]:
-    """A page in a context of its own, which must not complain of anything but what is expected."""
+def open_tab(browser: Browser, url: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Tab]:
+    """Open a page in a new context, and fail on unexpected console messages."""
     context = browser.new_context(**options)
     tab = Tab(context.new_page())
     tab.page.goto(url)
@@ -55,9 +55,11 @@ def opened(browser: Browser, url: str, expected: tuple[str, ...] = (), **options
         yield tab
     finally:
         context.close()
-    unexpected = [line for line in tab.complaints if not any(word in line for word in expected)]
+    unexpected = [message for message in tab.messages if not any(text in message for text in expected)]
     assert unexpected == []
 
 
-CHROMIUM_S_ADVICE = "Input elements should have autocomplete attributes"  # of the dialog for keys of /docs
-REFUSED = ("the server responded with a status of",)  # what Chromium says of every 4xx
+AUTOCOMPLETE_ADVICE = (
+    "Input elements should have autocomplete attributes"  # of Chromium, for the API key dialog of /docs
+)
+STATUS_MESSAGE = ("the server responded with a status of",)  # of Chromium, for each 4xx
