@@ -1,9 +1,9 @@
-"""Certificates judged by what nobody here wrote.
+"""Certificates verified by software of other projects.
 
-cases       what is judged: every profile x CA key kind x subject key kind, and negative twins
-panel       the judges, and how each is asked
-gaps        what each says of each twin, and where it cannot judge, with the reason
-matrix      all of that, as it is printed at the end of a run
-judge.go, Judge.java, judge.mjs, lint
-            the judges that are libraries: each is asked all cases at once
+certificate_cases   every profile x CA key type x subject key type, and certificates with a defect
+verifiers           the verifiers, and how to run each
+known_deviations    each verifier's error for each defect, and cases that it cannot verify, with the reason
+matrix              the results, printed at the end of a run
+verifier.go, Verifier.java, verifier.mjs, pkilint_runner
+                    programs around verifiers that are libraries: each verifies all cases in one run
 """

@@ -1,34 +1,32 @@
-"""All cases and all verdicts, made once; and the matrix, printed at the end."""
+"""Verify all cases once per session, and print the matrix at the end."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.interop import certificate_cases, matrix, verifiers
-from tests.interop.certificate_cases import Exhibits
-from tests.interop.verifiers import Verdicts
+from tests.interop.certificate_cases import Chains
+from tests.interop.verifiers import Results
 
-_JUDGED = pytest.StashKey[tuple[Verdicts, dict[str, float]]]()
-
-
-@pytest.fixture(scope="session")
-def exhibits() -> Exhibits:
-    return dict(certificate_cases.positives()) | dict(certificate_cases.twins())
+_RESULTS = pytest.StashKey[tuple[Results, dict[str, float]]]()
 
 
 @pytest.fixture(scope="session")
-def verdicts(
-    exhibits: Exhibits, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
-) -> Verdicts:
-    directory = tmp_path_factory.mktemp("judged")
-    certificate_cases.write(directory, exhibits)
-    pytestconfig.stash[_JUDGED] = verifiers.judge(directory, exhibits)
-    return pytestconfig.stash[_JUDGED][0]
+def chains() -> Chains:
+    return dict(certificate_cases.positive_cases()) | dict(certificate_cases.negative_cases())
+
+
+@pytest.fixture(scope="session")
+def results(chains: Chains, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Results:
+    directory = tmp_path_factory.mktemp("cases")
+    certificate_cases.write(directory, chains)
+    pytestconfig.stash[_RESULTS] = verifiers.verify_all(directory, chains)
+    return pytestconfig.stash[_RESULTS][0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The matrix."""
-    if _JUDGED in config.stash:
-        terminalreporter.section("certificates judged by others")
-        for line in matrix.lines(*config.stash[_JUDGED]):
+    """Print the matrix."""
+    if _RESULTS in config.stash:
+        terminalreporter.section("certificates verified by other software")
+        for line in matrix.lines(*config.stash[_RESULTS]):
             terminalreporter.write_line(line)

@@ -1,7 +1,7 @@
-"""What each judge says of each twin, and where a judge cannot judge: the gaps, each with its reason.
+"""Each verifier's error for each defect; and the known deviations, each with its reason.
 
-A gap is an assertion too: the judge must fail as it is said here. A newer judge that no longer does fails the test, and
-the gap is to be taken out.
+A known deviation is an assertion too: the verifier must give exactly this result. A newer verifier that no longer does
+fails the test; then remove the deviation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.interop.certificate_cases import Case, keys_of
+from tests.interop.certificate_cases import Case, ca_key_type
 from tests.interop.verifiers import NAMES
 
 ACCEPTED: Final = "ok"
@@ -24,8 +24,8 @@ _JAVA: Final = {
     "tampered": r"java\.security\.SignatureException: Signature does not match\.",
     "outside nameConstraints": r".*CertPathValidatorException: name constraints check failed",
 }
-# What a refusal says, as a pattern of the whole verdict.
-REFUSALS: Final[dict[str, dict[str, str]]] = {
+# The expected error, as a pattern of the whole result.
+EXPECTED_ERRORS: Final[dict[str, dict[str, str]]] = {
     "pkilint": {},
     "pkilint-chain": {
         "wrong CA": r"pkix\.issuer_and_subject_key_identifier_not_equal pkix\.signature_verification_failed",
@@ -55,7 +55,7 @@ REFUSALS: Final[dict[str, dict[str, str]]] = {
         "tampered": r"Not verified\. .* The signature in the certificate is invalid\.",
         "outside nameConstraints": r"Not verified\. .* The certificate chain violates the signer's constraints\.",
     },
-    "vfychain": {  # the last but two are what NSS's newer library makes of a wrong key identifier and of constraints
+    "vfychain": {  # "wrong CA" and "outside nameConstraints" are the newer library's unspecific errors
         "expired": r"Chain is bad! .* ERROR -8181: Peer's Certificate has expired\.",
         "wrong usage": r"Chain is bad! .* ERROR -8101: Certificate type not approved for application\. .*",
         "wrong CA": r"Chain is bad! .* CERT 2\. .* ERROR -8157: Certificate extension not found\.",
@@ -72,8 +72,8 @@ REFUSALS: Final[dict[str, dict[str, str]]] = {
         "expired": r"x509: certificate has expired or is not yet valid: .*",
         "wrong name": r"x509: certificate is valid for a\.team\.example\.com, not b\.team\.example\.com",
         "wrong usage": r"x509: certificate specifies an incompatible key usage",
-        "wrong CA": r"x509: .* unknown authority .*verification (failure|error).* \"Judged Root CA .*",
-        "tampered": r"x509: .* unknown authority .*verification (failure|error).* \"Judged Signing CA .*",
+        "wrong CA": r"x509: .* unknown authority .*verification (failure|error).* \"Interop Root CA .*",
+        "tampered": r"x509: .* unknown authority .*verification (failure|error).* \"Interop Signing CA .*",
         "outside nameConstraints": r"x509: .* \"a\.team\.example\.com\" is not permitted by any constraint",
     },
     "node": {
@@ -82,9 +82,9 @@ REFUSALS: Final[dict[str, dict[str, str]]] = {
         "wrong usage": "INVALID_PURPOSE",
         "wrong CA": "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
         "tampered": "CERT_SIGNATURE_FAILURE",
-        "outside nameConstraints": "UNSPECIFIED",  # Node has no word for OpenSSL's "permitted subtree violation"
+        "outside nameConstraints": "UNSPECIFIED",  # Node has no code for OpenSSL's "permitted subtree violation"
     },
-    "nginx+curl": {  # the former of a client, the latter of a server
+    "nginx+curl": {  # nginx's error for a client, then curl's for a server
         "expired": r"FAILED:certificate has expired|curl: \(60\) .* certificate has expired .*",
         "wrong name": r"curl: \(60\) SSL: no alternative certificate subject name matches target host name .*",
         "wrong usage": r"FAILED:unsuitable certificate purpose|curl: \(60\) .* unsuitable certificate purpose .*",
@@ -96,73 +96,77 @@ REFUSALS: Final[dict[str, dict[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Gap:
-    """What a judge cannot judge.
+class KnownDeviation:
+    """Cases in which a verifier refuses a valid certificate, or accepts a defect.
 
     Attributes:
-        judge: its name.
-        why: the reason, in a sentence.
-        says: what it says then, as a pattern of the whole verdict.
-        covers: which cases; those with a twin are judged wrongly, those without cannot be judged.
+        verifier: its name.
+        reason: the reason, in a sentence.
+        result: its result, as a pattern of the whole text.
+        covers: whether a case is one of them.
     """
 
-    judge: str
-    why: str
-    says: str
+    verifier: str
+    reason: str
+    result: str
     covers: Callable[[Case], bool]
 
 
-def _ca(*kinds: str) -> Callable[[Case], bool]:
-    return lambda case: keys_of(case.ca).startswith(kinds)
+def _ca(*key_types: str) -> Callable[[Case], bool]:
+    return lambda case: ca_key_type(case.ca).startswith(key_types)
 
 
-def _key(*kinds: str) -> Callable[[Case], bool]:
-    return lambda case: case.kind.startswith(kinds) and not keys_of(case.ca).startswith(kinds)
+def _key(*key_types: str) -> Callable[[Case], bool]:
+    return lambda case: case.key_type.startswith(key_types) and not ca_key_type(case.ca).startswith(key_types)
 
 
-def _twin(*twins: str) -> Callable[[Case], bool]:
-    return lambda case: case.twin in twins
+def _defect(*defects: str) -> Callable[[Case], bool]:
+    return lambda case: case.defect in defects
 
 
-KINDS: Final = (
-    Gap("pkilint", "pkilint 0.13 cannot verify ML-DSA, so it wants an authority key identifier in a self-signed root", r"pkix\.aki_absent_self_issued_and_unsupported_algorithm", _ca("ml-dsa")),
-    Gap("pkilint-chain", "pkilint 0.13 cannot verify ML-DSA", r"pkix\.unsupported_algorithm pkix\.unsupported_algorithm", _ca("ml-dsa")),
-    Gap("openssl", "OpenSSL 3.0 does not know ML-DSA: no chain is found", r".* error 20 at 0 depth lookup: unable to get local issuer certificate .*", _ca("ml-dsa")),
-    Gap("openssl", "OpenSSL 3.0 does not know ML-DSA: under -x509_strict it wants to read the key", r".* error 1 at 0 depth lookup: unspecified certificate verification error .*X509_PUBKEY_get0:decode error.*", _key("ml-dsa")),
-    Gap("cryptography", "its policy, which is that of the web, takes no Ed25519 key of a CA", r"validation failed: .* Forbidden public key algorithm: .*", _ca("ed25519")),
-    Gap("certtool", "GnuTLS 3.7 does not know ML-DSA: no signature can be verified", r"Not verified\. The certificate is NOT trusted\.", _ca("ml-dsa")),
-    Gap("certtool", "GnuTLS 3.7 does not know ML-DSA: a key of no known strength is an insecure one", r"Not verified\. .* The certificate chain uses insecure algorithm\.", _key("ml-dsa")),
-    Gap("vfychain", "NSS 3.87 knows neither Ed25519 nor ML-DSA: no signature can be verified", r"Chain is bad! .* ERROR (-8049: Unrecognized Object Identifier\.|-8102: .*)", _ca("ed25519", "ml-dsa")),
-    Gap("vfychain", "NSS 3.87 knows neither Ed25519 nor ML-DSA: a key of no known use is good for none", r"Chain is bad! .* ERROR (-8049: Unrecognized Object Identifier\.|-8102: .*)", _key("ed25519", "ml-dsa")),
-    Gap("java", "Java 17 does not know ML-DSA", r".*NoSuchAlgorithmException: 2\.16\.840\.1\.101\.3\.4\.3\.1[789] Signature not available", _ca("ml-dsa")),
-    Gap("java-tls", "Java 17 does not know ML-DSA: it shows no certificate that is signed with it", r".*(KeyFactory not available|SSLHandshakeException: (Empty client certificate chain|.* handshake_failure))", _ca("ml-dsa")),
-    Gap("java-tls", "Java 17 does not know ML-DSA: it cannot load the key", r".*NoSuchAlgorithmException: .* KeyFactory not available", _key("ml-dsa")),
-    Gap("go", "Go 1.19 does not know ML-DSA", r"x509: .* \"x509: cannot verify signature: algorithm unimplemented\" .*", _ca("ml-dsa")),
-    Gap("nginx+curl", "OpenSSL 3.0 does not know ML-DSA: neither shows a certificate that is signed with it", r"curl: \(35\) .* alert internal error|curl: \(58\) could not load PEM client certificate .*", _ca("ml-dsa")),
-    Gap("nginx+curl", "OpenSSL 3.0 does not know ML-DSA: neither can load the key", r"curl: \(35\) .* alert internal error|curl: \(58\) could not load PEM client certificate .*", _key("ml-dsa")),
+UNSUPPORTED_KEYS: Final = (
+    KnownDeviation("pkilint", "pkilint 0.13 cannot verify ML-DSA, so it requires an authority key identifier in a self-signed root", r"pkix\.aki_absent_self_issued_and_unsupported_algorithm", _ca("ml-dsa")),
+    KnownDeviation("pkilint-chain", "pkilint 0.13 cannot verify ML-DSA", r"pkix\.unsupported_algorithm pkix\.unsupported_algorithm", _ca("ml-dsa")),
+    KnownDeviation("openssl", "OpenSSL 3.0 does not support ML-DSA: no chain is found", r".* error 20 at 0 depth lookup: unable to get local issuer certificate .*", _ca("ml-dsa")),
+    KnownDeviation("openssl", "OpenSSL 3.0 does not support ML-DSA: -x509_strict requires a readable key", r".* error 1 at 0 depth lookup: unspecified certificate verification error .*X509_PUBKEY_get0:decode error.*", _key("ml-dsa")),
+    KnownDeviation("cryptography", "its policy, that of the web PKI, permits no Ed25519 CA key", r"validation failed: .* Forbidden public key algorithm: .*", _ca("ed25519")),
+    KnownDeviation("certtool", "GnuTLS 3.7 does not support ML-DSA: no signature can be verified", r"Not verified\. The certificate is NOT trusted\.", _ca("ml-dsa")),
+    KnownDeviation("certtool", "GnuTLS 3.7 does not support ML-DSA: a key of unknown strength counts as insecure", r"Not verified\. .* The certificate chain uses insecure algorithm\.", _key("ml-dsa")),
+    KnownDeviation("vfychain", "NSS 3.87 supports neither Ed25519 nor ML-DSA: no signature can be verified", r"Chain is bad! .* ERROR (-8049: Unrecognized Object Identifier\.|-8102: .*)", _ca("ed25519", "ml-dsa")),
+    KnownDeviation("vfychain", "NSS 3.87 supports neither Ed25519 nor ML-DSA: a key of unknown type has no permitted use", r"Chain is bad! .* ERROR (-8049: Unrecognized Object Identifier\.|-8102: .*)", _key("ed25519", "ml-dsa")),
+    KnownDeviation("java", "Java 17 does not support ML-DSA", r".*NoSuchAlgorithmException: 2\.16\.840\.1\.101\.3\.4\.3\.1[789] Signature not available", _ca("ml-dsa")),
+    KnownDeviation("java-tls", "Java 17 does not support ML-DSA: it sends no certificate with an ML-DSA signature", r".*(KeyFactory not available|SSLHandshakeException: (Empty client certificate chain|.* handshake_failure))", _ca("ml-dsa")),
+    KnownDeviation("java-tls", "Java 17 does not support ML-DSA: it cannot load the key", r".*NoSuchAlgorithmException: .* KeyFactory not available", _key("ml-dsa")),
+    KnownDeviation("go", "Go 1.19 does not support ML-DSA", r"x509: .* \"x509: cannot verify signature: algorithm unimplemented\" .*", _ca("ml-dsa")),
+    KnownDeviation("nginx+curl", "OpenSSL 3.0 does not support ML-DSA: neither sends a certificate with an ML-DSA signature", r"curl: \(35\) .* alert internal error|curl: \(58\) could not load PEM client certificate .*", _ca("ml-dsa")),
+    KnownDeviation("nginx+curl", "OpenSSL 3.0 does not support ML-DSA: neither can load the key", r"curl: \(35\) .* alert internal error|curl: \(58\) could not load PEM client certificate .*", _key("ml-dsa")),
 )  # fmt: skip
-OVERSIGHTS: Final = (
-    Gap("pkilint", "it reads certificates alone: it has no clock, and knows no name, purpose or root", ACCEPTED, _twin("expired", "wrong name", "wrong usage", "wrong CA")),
-    Gap("pkilint", "it verifies no signature but a root's own", ACCEPTED, _twin("tampered")),
-    Gap("pkilint", "it holds no certificate to another's nameConstraints", ACCEPTED, _twin("outside nameConstraints")),
-    Gap("pkilint-chain", "it has no clock, and knows no name or purpose", ACCEPTED, _twin("expired", "wrong name", "wrong usage")),
-    Gap("pkilint-chain", "it holds no certificate to another's nameConstraints", ACCEPTED, _twin("outside nameConstraints")),
-    Gap("vfychain", "it cannot be told a host's name", ACCEPTED, _twin("wrong name")),
-    *(Gap(judge, "RFC 5280 6.1 asks of each certificate alone whether it is valid now", ACCEPTED, _twin("outliving its issuer")) for judge in NAMES),
+UNCHECKED_DEFECTS: Final = (
+    KnownDeviation("pkilint", "it lints certificates: it checks no time, name, purpose or root", ACCEPTED, _defect("expired", "wrong name", "wrong usage", "wrong CA")),
+    KnownDeviation("pkilint", "it verifies only a root's signature", ACCEPTED, _defect("tampered")),
+    KnownDeviation("pkilint", "it does not apply a CA's nameConstraints to other certificates", ACCEPTED, _defect("outside nameConstraints")),
+    KnownDeviation("pkilint-chain", "it checks no time, name or purpose", ACCEPTED, _defect("expired", "wrong name", "wrong usage")),
+    KnownDeviation("pkilint-chain", "it does not apply a CA's nameConstraints to other certificates", ACCEPTED, _defect("outside nameConstraints")),
+    KnownDeviation("vfychain", "it has no option for a host name", ACCEPTED, _defect("wrong name")),
+    *(KnownDeviation(verifier, "RFC 5280 6.1 requires only that each certificate is valid now", ACCEPTED, _defect("outliving its issuer")) for verifier in NAMES),
 )  # fmt: skip
 
 
-def gap(judge: str, case: Case) -> Gap | None:
-    """What keeps a judge from judging a case, if anything does: first the keys, then what is wrong."""
-    return next((each for each in (*KINDS, *OVERSIGHTS) if each.judge == judge and each.covers(case)), None)
+def known_deviation(verifier: str, case: Case) -> KnownDeviation | None:
+    """The deviation that covers a case, if there is one: first the keys, then the defect."""
+    deviations = (*UNSUPPORTED_KEYS, *UNCHECKED_DEFECTS)
+    return next((item for item in deviations if item.verifier == verifier and item.covers(case)), None)
 
 
-def fault(judge: str, case: Case, verdict: str) -> str:
-    """Why a verdict is not what was expected; '' if it is."""
-    found = gap(judge, case)
-    if found in KINDS and case.twin:  # refused, whatever is said first of two faults
-        return "" if verdict != ACCEPTED else "accepted"
-    expected = found.says if found else REFUSALS[judge].get(case.twin, "a refusal") if case.twin else ACCEPTED
-    if re.fullmatch(expected, verdict):
+def mismatch(verifier: str, case: Case, result: str) -> str:
+    """How a result differs from the expected one; '' if it does not."""
+    deviation = known_deviation(verifier, case)
+    if deviation in UNSUPPORTED_KEYS and case.defect:  # refused, for either reason
+        return "" if result != ACCEPTED else "accepted"
+    expected = EXPECTED_ERRORS[verifier].get(case.defect, "a refusal") if case.defect else ACCEPTED
+    if deviation:
+        expected = deviation.result
+    if re.fullmatch(expected, result):
         return ""
-    return f"{verdict} instead of {expected}" + (f" ({found.why}: has the gap closed?)" if found else "")
+    hint = f" ({deviation.reason}: is this fixed?)" if deviation else ""
+    return f"{result} instead of {expected}{hint}"

@@ -1,23 +1,29 @@
-"""The matrix, as it is printed: every profile, kind of CA key and kind of subject key, judge by judge."""
+"""The printed matrix: a row for every profile, CA key type and subject key type, a column for every verifier."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
 
-from tests.interop.certificate_cases import TWINS, Case
-from tests.interop.known_deviations import KINDS, OVERSIGHTS, Gap, fault, gap
-from tests.interop.verifiers import NAMES, Verdicts
+from tests.interop.certificate_cases import DEFECTS, Case
+from tests.interop.known_deviations import (
+    UNCHECKED_DEFECTS,
+    UNSUPPORTED_KEYS,
+    KnownDeviation,
+    known_deviation,
+    mismatch,
+)
+from tests.interop.verifiers import NAMES, Results
 
-LEGEND = "ok: judged rightly · a number: a gap, see below · FAIL: neither"
+LEGEND = "ok: as expected · a number: a known deviation, see below · FAIL: neither"
 
 
-def _cell(verdicts: Verdicts, judge: str, cases: list[Case], numbers: dict[Gap, int]) -> str:
-    """One judge's in a word: of several cases, the worst."""
-    if any(fault(judge, case, verdicts[judge, case]) for case in cases):
+def _cell(results: Results, verifier: str, cases: list[Case], numbers: dict[KnownDeviation, int]) -> str:
+    """One verifier's result; for several cases, the worst."""
+    if any(mismatch(verifier, case, results[verifier, case]) for case in cases):
         return "FAIL"
-    found = {numbers[each] for case in cases if (each := gap(judge, case))}
-    return ",".join(map(str, sorted(found))) or "ok"
+    deviations = {numbers[deviation] for case in cases if (deviation := known_deviation(verifier, case))}
+    return ",".join(map(str, sorted(deviations))) or "ok"
 
 
 def _row(heads: tuple[str, ...], cells: tuple[str, ...]) -> str:
@@ -27,29 +33,33 @@ def _row(heads: tuple[str, ...], cells: tuple[str, ...]) -> str:
     return f"{left} {right}"
 
 
-def lines(verdicts: Verdicts, seconds: dict[str, float]) -> Iterator[str]:
-    """The whole: certificates, twins, gaps, times. Subject keys that are judged alike share a line."""
-    numbers = {each: number for number, each in enumerate((*KINDS, *OVERSIGHTS), 1)}
-    cases = sorted({case for _, case in verdicts}, key=lambda case: (case.profile, case.ca, case.kind))
-    positives = [case for case in cases if not case.twin]
-    yield f"{len(positives)} questions on certificates, {len(cases) - len(positives)} on twins, {len(NAMES)} judges. {LEGEND}"
+def lines(results: Results, seconds: dict[str, float]) -> Iterator[str]:
+    """Return the lines: certificates, defects, known deviations, times. Subject keys with the same results share a line."""
+    numbers = {
+        deviation: number for number, deviation in enumerate((*UNSUPPORTED_KEYS, *UNCHECKED_DEFECTS), 1)
+    }
+    cases = sorted({case for _, case in results}, key=lambda case: (case.profile, case.ca, case.key_type))
+    positives = [case for case in cases if not case.defect]
+    yield f"{len(positives)} checks of valid certificates, {len(cases) - len(positives)} of certificates with a defect, {len(NAMES)} verifiers. {LEGEND}"
     yield _row(("profile", "CA key", "subject keys"), NAMES)
     for (profile, ca), group in groupby(positives, key=lambda case: (case.profile, case.ca)):
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for kind, same in groupby(group, key=lambda case: case.kind):
-            asked = list(same)
-            cells = tuple(_cell(verdicts, judge, asked, numbers) for judge in NAMES)
-            alike.setdefault(cells, []).append(kind)
-        for cells, kinds in alike.items():
-            yield _row((profile, ca, " ".join(kinds) if len(alike) > 1 else "all"), cells)
-    yield _row(("negative twins, where the judge knows the keys",), NAMES)
-    for twin in TWINS:
-        known = {judge: [case for case in cases if case.twin == twin and gap(judge, case) not in KINDS] for judge in NAMES}  # fmt: skip
-        yield _row((twin,), tuple(_cell(verdicts, judge, known[judge], numbers) for judge in NAMES))
-    yield "gaps"
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for key_type, same_key in groupby(group, key=lambda case: case.key_type):
+            key_cases = list(same_key)
+            cells = tuple(_cell(results, verifier, key_cases, numbers) for verifier in NAMES)
+            rows.setdefault(cells, []).append(key_type)
+        for cells, key_types in rows.items():
+            yield _row((profile, ca, " ".join(key_types) if len(rows) > 1 else "all"), cells)
+    yield _row(("defects, where the verifier supports the keys",), NAMES)
+    for defect in DEFECTS:
+        supported = {verifier: [case for case in cases if case.defect == defect and known_deviation(verifier, case) not in UNSUPPORTED_KEYS] for verifier in NAMES}  # fmt: skip
+        yield _row(
+            (defect,), tuple(_cell(results, verifier, supported[verifier], numbers) for verifier in NAMES)
+        )
+    yield "known deviations"
     merged: dict[str, list[str]] = {}
-    for each, number in numbers.items():
-        merged.setdefault(each.why, []).append(f"[{number}] {each.judge}")
-    for why, judges in merged.items():
-        yield f"  {', '.join(judges)}: {why}"
-    yield "seconds: " + ", ".join(f"{names} {took:.1f}" for names, took in seconds.items())
+    for deviation, number in numbers.items():
+        merged.setdefault(deviation.reason, []).append(f"[{number}] {deviation.verifier}")
+    for reason, verifiers in merged.items():
+        yield f"  {', '.join(verifiers)}: {reason}"
+    yield "seconds: " + ", ".join(f"{names} {duration:.1f}" for names, duration in seconds.items())

@@ -1,9 +1,9 @@
-"""pkilint in one process: `python -m tests.interop.pkilint_runner FOLDER`. Prints a line for each case and linter: the linter,
-the case, "ok" or the codes of what was found.
+"""Run pkilint in one process: `python -m tests.interop.pkilint_runner FOLDER`. Print a line for each case and linter: the
+linter, the case, "ok" or the codes of its findings.
 
-`pkilint` is the RFC 5280 linter of one certificate, here the leaf; `pkilint-chain` is the linter of a signer and what
-it signed, here the signing CA and the leaf, then the root and the signing CA. The linter of CRLs judges in
-tests/test_crl.py, the one of public TLS servers in test_public_rules.py.
+`pkilint` is the RFC 5280 linter of one certificate, here of the leaf, the signing CA and the root; `pkilint-chain` is the
+linter of an issuer and a subject, here the signing CA and the leaf, then the root and the signing CA. tests/test_crl.py
+uses the linter of CRLs, test_public_rules.py the one of public TLS servers.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pkilint.document import Document
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationResult
 
-# Not a fault: it says that the identifier is a hash of the key (RFC 5280 4.2.1.2, method 1).
-PRAISE = "pkix.subject_key_identifier_method_1_identified"
+# Not an error: the identifier is a hash of the key (RFC 5280 4.2.1.2, method 1).
+IGNORED = "pkix.subject_key_identifier_method_1_identified"
 LOADER = loader.RFC5280CertificateDocumentLoader()
 
 
-def found(results: list[ValidationResult]) -> list[str]:
-    """The codes of all findings of a report."""
-    codes = {each.finding.code for result in results for each in result.finding_descriptions}
-    return sorted(codes - {PRAISE})
+def finding_codes(results: list[ValidationResult]) -> list[str]:
+    """Return the codes of all findings."""
+    codes = {item.finding.code for result in results for item in result.finding_descriptions}
+    return sorted(codes - {IGNORED})
 
 
 @functools.cache
@@ -46,13 +46,13 @@ def container() -> certificate.CertificateValidatorContainer:
 
 @functools.cache
 def lint(text: str) -> list[str]:
-    """What the RFC 5280 linter finds."""
-    return found(container().validate(LOADER.load_pem_document(text).root))
+    """Lint one certificate, PEM; return the findings' codes."""
+    return finding_codes(container().validate(LOADER.load_pem_document(text).root))
 
 
 @functools.cache
 def lint_pair(issuer: str, subject: str) -> list[str]:
-    """What the linter of a signer and what it signed finds."""
+    """Lint an issuer's certificate and one that it signed, PEM; return the findings' codes."""
     documents: dict[str, Document] = {}
     for role, text in (("issuer", issuer), ("subject", subject)):
         documents[role] = LOADER.load_pem_document(text, role, role, documents)
@@ -60,7 +60,7 @@ def lint_pair(issuer: str, subject: str) -> list[str]:
     results = decoding.validate(documents["issuer"].root) + decoding.validate(documents["subject"].root)
     results += chain_linter.create_issuer_validation_container().validate(documents["issuer"].root)
     results += chain_linter.create_subject_validation_container().validate(documents["subject"].root)
-    return found(results)
+    return finding_codes(results)
 
 
 def main(directory: Path) -> None:
@@ -69,10 +69,10 @@ def main(directory: Path) -> None:
         leaf, chain, root = (
             (directory / case / f"{part}.pem").read_text() for part in ("leaf", "chain", "root")
         )
-        alone = lint(leaf) + lint(chain) + lint(root)
+        single = lint(leaf) + lint(chain) + lint(root)
         pairs = lint_pair(chain, leaf) + lint_pair(root, chain)
-        for judge, codes in (("pkilint", alone), ("pkilint-chain", pairs)):
-            sys.stdout.write(f"{judge}\t{case}\t{' '.join(codes) or 'ok'}\n")
+        for linter, codes in (("pkilint", single), ("pkilint-chain", pairs)):
+            sys.stdout.write(f"{linter}\t{case}\t{' '.join(codes) or 'ok'}\n")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,31 @@
-"""Certificates of every profile, kind of CA key and kind of subject key, judged by what nobody here wrote."""
+"""Other projects' software verifies certificates of every profile, CA key type and subject key type."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.interop.certificate_cases import PROFILES, TWINS, Exhibits
-from tests.interop.known_deviations import KINDS, OVERSIGHTS, fault, gap
-from tests.interop.verifiers import NAMES, Verdicts
+from tests.interop.certificate_cases import DEFECTS, PROFILES, Chains
+from tests.interop.known_deviations import UNCHECKED_DEFECTS, UNSUPPORTED_KEYS, known_deviation, mismatch
+from tests.interop.verifiers import NAMES, Results
 
 
-@pytest.mark.parametrize("kind", [*PROFILES, *TWINS])
-@pytest.mark.parametrize("judge", NAMES)
-def test_certificate_is_accepted_and_its_twin_refused(
-    exhibits: Exhibits, verdicts: Verdicts, judge: str, kind: str
+@pytest.mark.parametrize("profile_or_defect", [*PROFILES, *DEFECTS])
+@pytest.mark.parametrize("verifier", NAMES)
+def test_valid_certificates_are_accepted_and_defects_refused(
+    chains: Chains, results: Results, verifier: str, profile_or_defect: str
 ) -> None:
-    """Every judge that knows the keys accepts every certificate of a profile, for what the profile is for, and
-    refuses each negative twin for the very thing that is wrong; or it is known not to know, or not to look.
+    """Every verifier accepts every certificate of a profile for the profile's purposes, and refuses each defect with
+    the expected error, except for the known deviations.
     """
-    asked = [case for case in exhibits if (case.twin or case.profile) == kind]
-    assert asked
-    found = {case.folder: fault(judge, case, verdicts[judge, case]) for case in asked}
-    assert {folder: text for folder, text in found.items() if text} == {}
+    cases = [case for case in chains if (case.defect or case.profile) == profile_or_defect]
+    assert cases
+    mismatches = {case.folder: mismatch(verifier, case, results[verifier, case]) for case in cases}
+    assert {folder: text for folder, text in mismatches.items() if text} == {}
 
 
-def test_no_gap_is_idle(exhibits: Exhibits) -> None:
-    """Each gap is the reason of some case, and each judge is left with something to judge."""
-    used = {gap(judge, case) for judge in NAMES for case in exhibits}
-    assert [each for each in (*KINDS, *OVERSIGHTS) if each not in used] == []
-    for judge in NAMES:
-        assert any(not case.twin and gap(judge, case) is None for case in exhibits)
+def test_every_known_deviation_has_a_case(chains: Chains) -> None:
+    """Each known deviation covers a case, and each verifier has valid certificates without a deviation."""
+    used = {known_deviation(verifier, case) for verifier in NAMES for case in chains}
+    assert [deviation for deviation in (*UNSUPPORTED_KEYS, *UNCHECKED_DEFECTS) if deviation not in used] == []
+    for verifier in NAMES:
+        assert any(not case.defect and known_deviation(verifier, case) is None for case in chains)

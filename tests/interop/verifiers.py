@@ -1,7 +1,7 @@
-"""The judges: each is shown every case, and says "ok" or what is wrong, in its own words.
+"""Run every verifier on every case. A result is "ok" or the verifier's error message.
 
-A judge that is a program of ours around somebody's library (Go, Java, Node, pkilint) is started once, and prints lines
-of judge, case and verdict; a command is started once a case. All of them run at once, as far as the machine lets them.
+A program around a library (Go, Java, Node, pkilint) is started once, and prints parse_output of verifier, case and result; a
+command is started once per case. The verifiers run in parallel, one per CPU.
 """
 
 from __future__ import annotations
@@ -22,121 +22,122 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from tests import servers
-from tests.interop.certificate_cases import NOW, Case, Exhibits
+from tests.interop.certificate_cases import NOW, Case, Chains
 
 HERE: Final = Path(__file__).parent
 NODE: Final = next(HERE.glob("node_modules/node-linux-*/bin/node"), Path("none"))
 PURPOSES: Final = {"server": "1.3.6.1.5.5.7.3.1", "client": "1.3.6.1.5.5.7.3.2"}
-# Short lives and little work: one compiler, which is quick, and one thread to collect.
+# The processes are short-lived: use the fast compiler and a single-threaded garbage collector.
 JAVA: Final = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
-Verdicts = dict[tuple[str, Case], str]
+Results = dict[tuple[str, Case], str]
+Verifier = Callable[[Path, Chains], Iterator[tuple[str, str, str]]]
 
 
 def run(*command: str | Path, cwd: Path) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    done = servers.run(*command, cwd=cwd, check=False)
-    return done.returncode, done.stdout, done.stderr
+    """Return exit code, standard output and standard error."""
+    result = servers.run(*command, cwd=cwd, check=False)
+    return result.returncode, result.stdout, result.stderr
 
 
 def openssl(folder: Path, case: Case) -> str:
     """`openssl verify -x509_strict`, with purpose and host name."""
-    asked = ["-verify_hostname", case.host] if case.purpose == "server" else []
+    host_options = ["-verify_hostname", case.host] if case.purpose == "server" else []
     code, out, err = run(
-        "openssl", "verify", "-x509_strict", "-purpose", f"ssl{case.purpose}", *asked,
+        "openssl", "verify", "-x509_strict", "-purpose", f"ssl{case.purpose}", *host_options,
         "-CAfile", "root.pem", "-untrusted", "chain.pem", "leaf.pem", cwd=folder,
     )  # fmt: skip
     return "ok" if not code and out.strip() == "leaf.pem: OK" else err
 
 
 def certtool(folder: Path, case: Case) -> str:
-    """GnuTLS."""
-    asked = ["--verify-hostname", case.host] if case.purpose == "server" else []
+    """`certtool --verify` of GnuTLS."""
+    host_options = ["--verify-hostname", case.host] if case.purpose == "server" else []
     code, out, _ = run(
-        "certtool", "--verify", "--verify-profile", "medium", "--load-ca-certificate", "root.pem", *asked,
+        "certtool", "--verify", "--verify-profile", "medium", "--load-ca-certificate", "root.pem", *host_options,
         "--verify-purpose", PURPOSES[case.purpose], "--infile", "bundle.pem", cwd=folder,
     )  # fmt: skip
     return out.rpartition("Chain verification output: ")[2] if code else "ok"
 
 
 def vfychain(folder: Path, case: Case) -> str:
-    """NSS, by its newer library (`-pp`), which takes a root from the command line."""
+    """`vfychain` of NSS, with its newer library (`-pp`), which accepts a root from the command line."""
     usage = "1" if case.purpose == "server" else "0"
     parts = ["-a", "leaf.pem", "-a", "chain.pem", "-t", "-a", "root.pem"]
     code, out, err = run("vfychain", "-d", "sql:../nss", "-pp", "-u", usage, *parts, cwd=folder)
     return "ok" if not code and "Chain is good!" in out + err else out + err
 
 
-def each(judge: Callable[[Path, Case], str]) -> Callable[[Path, Exhibits], Iterator[tuple[str, str, str]]]:
-    """A judge that is asked case by case."""
+def per_case(verify: Callable[[Path, Case], str]) -> Verifier:
+    """Make a verifier of a function that verifies one case."""
 
-    def ask(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
-        for case in exhibits:
-            yield judge.__name__, case.folder, judge(directory / case.folder, case)
+    def verify_cases(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
+        for case in chains:
+            yield verify.__name__, case.folder, verify(directory / case.folder, case)
 
-    return ask
+    return verify_cases
 
 
-def nss(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
-    """`vfychain`, and the empty database that it wants."""
+def nss(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
+    """`vfychain`, with the empty database that it requires."""
     (directory / "nss").mkdir()
     servers.run("certutil", "-N", "-d", "sql:nss", "--empty-password", cwd=directory)
-    yield from each(vfychain)(directory, exhibits)
+    yield from per_case(vfychain)(directory, chains)
 
 
-def cryptography(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
-    """cryptography's own verifier, which is not what signs."""
-    for case, exhibit in exhibits.items():
-        builder = PolicyBuilder().store(Store([exhibit.root])).time(NOW)
+def cryptography(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
+    """cryptography's X.509 verifier, which Certlet does not use."""
+    for case, chain in chains.items():
+        builder = PolicyBuilder().store(Store([chain.root])).time(NOW)
         try:
             if case.purpose == "server":
-                builder.build_server_verifier(x509.DNSName(case.host)).verify(exhibit.leaf, [exhibit.signing])
+                builder.build_server_verifier(x509.DNSName(case.host)).verify(chain.leaf, [chain.signing])
             else:
-                builder.build_client_verifier().verify(exhibit.leaf, [exhibit.signing])
-        except VerificationError as fault:
-            yield "cryptography", case.folder, str(fault)
+                builder.build_client_verifier().verify(chain.leaf, [chain.signing])
+        except VerificationError as error:
+            yield "cryptography", case.folder, str(error)
         else:
             yield "cryptography", case.folder, "ok"
 
 
-def lines(*command: str | Path) -> Iterator[tuple[str, str, str]]:
-    """What a program of ours prints."""
+def parse_output(*command: str | Path) -> Iterator[tuple[str, str, str]]:
+    """Run one of our programs and parse its output."""
     for line in servers.run(*command).stdout.splitlines():
-        judge, folder, verdict = line.split("\t")
-        yield judge, folder, verdict
+        verifier, folder, result = line.split("\t")
+        yield verifier, folder, result
 
 
-def reference(directory: Path, exhibits: Exhibits) -> Path:
-    """The folder of what the end that judges shows of itself in mutual TLS: a good certificate for either purpose."""
-    good = Case("peer", "p-256", "p-256", "server")
-    assert good in exhibits
-    return directory / good.folder
+def peer_folder(directory: Path, chains: Chains) -> Path:
+    """The folder of the other end in mutual TLS: a valid certificate for both purposes."""
+    peer = Case("peer", "p-256", "p-256", "server")
+    assert peer in chains
+    return directory / peer.folder
 
 
-def pkilint(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
+def pkilint(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     """Both of pkilint's linters for certificates."""
-    yield from lines(sys.executable, "-m", "tests.interop.pkilint_runner", directory)
+    yield from parse_output(sys.executable, "-m", "tests.interop.pkilint_runner", directory)
 
 
-def go(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
+def go(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     """Go's crypto/x509."""
-    # Modules off and no C: the standard library alone, as Debian compiled it.
+    # Without modules and C: only the standard library, as Debian compiled it.
     env = servers.environ(GO111MODULE="off", CGO_ENABLED="0", GOCACHE=str(directory / "go"))
-    servers.run("go", "build", "-o", directory / "judge-go", HERE / "judge.go", env=env)
-    yield from lines(directory / "judge-go", directory)
+    servers.run("go", "build", "-o", directory / "verifier-go", HERE / "verifier.go", env=env)
+    yield from parse_output(directory / "verifier-go", directory)
 
 
-def java(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
+def java(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     """Java's CertPathValidator and its TLS."""
-    yield from lines(*JAVA, HERE / "Judge.java", directory, reference(directory, exhibits))
+    yield from parse_output(*JAVA, HERE / "Verifier.java", directory, peer_folder(directory, chains))
 
 
-def node(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
-    """Node's TLS, by an OpenSSL that knows ML-DSA."""
-    yield from lines(NODE, HERE / "judge.mjs", directory, reference(directory, exhibits))
+def node(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
+    """Node's TLS, with an OpenSSL that supports ML-DSA."""
+    yield from parse_output(NODE, HERE / "verifier.mjs", directory, peer_folder(directory, chains))
 
 
-# As $here is a variable, nginx reads a certificate when it is asked for: one that it cannot read costs only that handshake.
+# $here is a variable, so nginx loads a certificate per handshake: one that it cannot load fails only that handshake.
 NGINX: Final = """\
 daemon off; master_process off; pid {sockets}/pid; error_log stderr crit;
 events {{ worker_connections 4096; }}
@@ -158,21 +159,23 @@ SERVER: Final = """\
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, exhibits: Exhibits) -> Iterator[dict[Case, Path]]:
-    """nginx with mutual TLS, a server and a socket for each case."""
-    other = reference(directory, exhibits).name
-    with tempfile.TemporaryDirectory() as made:  # a socket's path has 107 characters at most
-        sockets = {case: Path(made) / str(number) for number, case in enumerate(exhibits)}
+def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
+    """Run nginx with mutual TLS, with a server and a socket for each case."""
+    other = peer_folder(directory, chains).name
+    with tempfile.TemporaryDirectory() as short_path:  # a socket's path is at most 107 characters long
+        sockets = {case: Path(short_path) / str(number) for number, case in enumerate(chains)}
         server_blocks = ""
         for case, socket in sockets.items():
             own, trusted = (case.folder, other) if case.purpose == "server" else (other, case.folder)
             server_blocks += SERVER.format(socket=socket, directory=directory, own=own, trusted=trusted)
         config = directory / "nginx.conf"
-        config.write_text(NGINX.format(sockets=made, directory=directory, servers=server_blocks))
+        config.write_text(NGINX.format(sockets=short_path, directory=directory, servers=server_blocks))
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-        process = subprocess.Popen([program, "-c", config, "-p", made], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [program, "-c", config, "-p", short_path], stderr=subprocess.PIPE, text=True
+        )
         try:
-            servers.wait_until(lambda: (Path(made) / "pid").exists() or process.poll() is not None)
+            servers.wait_until(lambda: (Path(short_path) / "pid").exists() or process.poll() is not None)
             assert process.poll() is None, process.communicate()[1]
             yield sockets
         finally:
@@ -180,10 +183,10 @@ def nginx(directory: Path, exhibits: Exhibits) -> Iterator[dict[Case, Path]]:
             process.communicate(timeout=30)
 
 
-def nginx_and_curl(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, str, str]]:
-    """Mutual TLS: curl judges servers, nginx judges clients."""
-    other = reference(directory, exhibits)
-    with nginx(directory, exhibits) as sockets:
+def nginx_and_curl(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
+    """Mutual TLS: curl verifies servers, nginx verifies clients."""
+    other = peer_folder(directory, chains)
+    with nginx(directory, chains) as sockets:
         for case, socket in sockets.items():
             folder = directory / case.folder
             own, trusted = (other, folder) if case.purpose == "server" else (folder, other)
@@ -194,38 +197,38 @@ def nginx_and_curl(directory: Path, exhibits: Exhibits) -> Iterator[tuple[str, s
             yield "nginx+curl", case.folder, "ok" if out == "SUCCESS" else out + err
 
 
-JUDGES: Final = {
+VERIFIERS: Final = {
     java: ("java", "java-tls"),  # the slowest first
     pkilint: ("pkilint", "pkilint-chain"),
     nginx_and_curl: ("nginx+curl",),
     node: ("node",),
-    each(openssl): ("openssl",),
-    each(certtool): ("certtool",),
+    per_case(openssl): ("openssl",),
+    per_case(certtool): ("certtool",),
     nss: ("vfychain",),
     go: ("go",),
     cryptography: ("cryptography",),
 }
-NAMES: Final = tuple(sorted(name for names in JUDGES.values() for name in names))
+NAMES: Final = tuple(sorted(name for names in VERIFIERS.values() for name in names))
 
 
-def judge(directory: Path, exhibits: Exhibits) -> tuple[Verdicts, dict[str, float]]:
-    """All verdicts, and how many seconds each judge took for its."""
-    by_folder = {case.folder: case for case in exhibits}
+def verify_all(directory: Path, chains: Chains) -> tuple[Results, dict[str, float]]:
+    """Return all results, and each verifier's duration in seconds."""
+    by_folder = {case.folder: case for case in chains}
 
-    def ask(judging: Callable[[Path, Exhibits], Iterator[tuple[str, str, str]]]) -> tuple[Verdicts, float]:
+    def measure(verifier: Verifier) -> tuple[Results, float]:
         start = time.monotonic()
-        made = {
+        results = {
             (name, by_folder[folder]): " ".join(text.split())
-            for name, folder, text in judging(directory, exhibits)
+            for name, folder, text in verifier(directory, chains)
         }
-        return made, time.monotonic() - start
+        return results, time.monotonic() - start
 
-    verdicts: Verdicts = {}
+    results: Results = {}
     seconds: dict[str, float] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for names, (made, took) in zip(JUDGES.values(), pool.map(ask, JUDGES), strict=True):
-            verdicts |= made
-            seconds[" and ".join(names)] = took
-    missing = [(name, case) for name in NAMES for case in exhibits if (name, case) not in verdicts]
+        for names, (part, duration) in zip(VERIFIERS.values(), pool.map(measure, VERIFIERS), strict=True):
+            results |= part
+            seconds[" and ".join(names)] = duration
+    missing = [(name, case) for name in NAMES for case in chains if (name, case) not in results]
     assert not missing, missing[:3]
-    return verdicts, seconds
+    return results, seconds

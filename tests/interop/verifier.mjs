@@ -1,32 +1,32 @@
-// Node judges every case of a folder by a TLS 1.3 handshake between two of its own, of which one is shown the
-// certificate. Prints a line for each: "node", the case, "ok" or what is wrong.
+// Verifies every case of a folder with Node, by a TLS 1.3 handshake with itself, in which one end sends the case's
+// certificate. Prints a line for each: "node", the case, "ok" or the error.
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import tls from 'node:tls';
 
-const [directory, reference] = process.argv.slice(2);
+const [directory, peer] = process.argv.slice(2);
 const read = (folder, ...names) => names.map(name => readFileSync(join(folder, `${name}.pem`)));
 
-/** What the end that is shown the certificate says of it. */
+/** Returns the result of the end that verifies the case's certificate. */
 function handshake(own, other, isServer, host) {
   const [cert, key, otherRoot] = [...read(own, 'bundle', 'key'), ...read(other, 'root')];
   const [otherCert, otherKey, root] = [...read(other, 'bundle', 'key'), ...read(own, 'root')];
-  const [shown, judging] = [{cert, key, ca: otherRoot}, {cert: otherCert, key: otherKey, ca: root}];
+  const [presenting, verifying] = [{cert, key, ca: otherRoot}, {cert: otherCert, key: otherKey, ca: root}];
   const common = {minVersion: 'TLSv1.3', rejectUnauthorized: false};
   return new Promise(resolve => {
-    const server = tls.createServer({...common, requestCert: true, ...(isServer ? shown : judging)}, socket => {
+    const server = tls.createServer({...common, requestCert: true, ...(isServer ? presenting : verifying)}, socket => {
       socket.on('error', () => {});
       socket.end('x');
       if (!isServer) done(socket.authorizationError);
     });
-    const done = fault => {
+    const done = error => {
       server.close();
-      resolve(fault ? `${fault.code ?? fault} ${fault.message ?? ''}` : 'ok');
+      resolve(error ? `${error.code ?? error} ${error.message ?? ''}` : 'ok');
     };
     server.on('tlsClientError', done);
     server.listen(0, '127.0.0.1', () => {
       const client = tls.connect({
-        ...common, ...(isServer ? judging : shown), port: server.address().port, host: '127.0.0.1', servername: host,
+        ...common, ...(isServer ? verifying : presenting), port: server.address().port, host: '127.0.0.1', servername: host,
       });
       client.on('secureConnect', () => isServer && done(client.authorizationError));
       client.on('data', () => {});
@@ -37,11 +37,11 @@ function handshake(own, other, isServer, host) {
 
 for (const line of readFileSync(join(directory, 'cases.tsv'), 'utf8').trimEnd().split('\n')) {
   const [name, purpose, host] = line.split('\t');
-  let verdict;
+  let result;
   try {
-    verdict = await handshake(join(directory, name), reference, purpose === 'server', host);
+    result = await handshake(join(directory, name), peer, purpose === 'server', host);
   } catch (error) {
-    verdict = String(error);
+    result = String(error);
   }
-  console.log(`node\t${name}\t${verdict.replace(/\s+/g, ' ').trim()}`);
+  console.log(`node\t${name}\t${result.replace(/\s+/g, ' ').trim()}`);
 }

@@ -1,5 +1,5 @@
-// Java judges every case of a folder twice: by CertPathValidator, and by a TLS handshake between two of its own, of which
-// one is shown the certificate. Prints a line for each: "java" or "java-tls", the case, "ok" or what is wrong.
+// Verifies every case of a folder with Java twice: by CertPathValidator, and by a TLS handshake with itself, in which one
+// end sends the case's certificate. Prints a line for each: "java" or "java-tls", the case, "ok" or the error.
 
 import java.io.IOException;
 import java.net.InetAddress;
@@ -31,7 +31,7 @@ import javax.net.ssl.SSLServerSocket;
 import javax.net.ssl.SSLSocket;
 import javax.net.ssl.TrustManagerFactory;
 
-class Judge {
+class Verifier {
     static final ExecutorService THREAD = Executors.newCachedThreadPool();
 
     static List<X509Certificate> read(Path file) throws Exception {
@@ -80,7 +80,7 @@ class Judge {
         return context;
     }
 
-    /** One end of a connection, to its very end: a server of TLS 1.3 judges its client after that one is content. */
+    /** Runs one end of a connection until it closes: a TLS 1.3 server verifies its client after the client's handshake. */
     static Void talk(SSLSocket socket) throws IOException {
         try (socket) {
             socket.setSoTimeout(10_000);
@@ -91,10 +91,10 @@ class Judge {
         return null;
     }
 
-    static void handshake(Path folder, Path reference, String purpose, String host) throws Exception {
+    static void handshake(Path folder, Path peer, String purpose, String host) throws Exception {
         boolean isServer = purpose.equals("server");
-        var serving = isServer ? context(folder, reference) : context(reference, folder);
-        var calling = isServer ? context(reference, folder) : context(folder, reference);
+        var serving = isServer ? context(folder, peer) : context(peer, folder);
+        var calling = isServer ? context(peer, folder) : context(folder, peer);
         try (var listener = (SSLServerSocket) serving.getServerSocketFactory()
                 .createServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
             listener.setNeedClientAuth(true);
@@ -105,30 +105,30 @@ class Judge {
             parameters.setEndpointIdentificationAlgorithm("HTTPS");
             socket.setSSLParameters(parameters);
             Future<Void> client = THREAD.submit(() -> talk(socket));
-            Future<Void> judging = isServer ? client : server;
-            Future<Void> judged = isServer ? server : client;
+            Future<Void> verifying = isServer ? client : server;
+            Future<Void> presenting = isServer ? server : client;
             try {
-                judging.get();
+                verifying.get();
             } finally {
                 try {
-                    judged.get();
+                    presenting.get();
                 } catch (Exception refused) {
-                    // The other end has the reason.
+                    // The verifying end reports the reason.
                 }
             }
         }
     }
 
-    interface Trial {
+    interface Check {
         void run() throws Exception;
     }
 
-    static String verdict(Trial trial) {
+    static String result(Check check) {
         try {
-            trial.run();
+            check.run();
             return "ok";
-        } catch (Exception fault) {
-            Throwable cause = fault;
+        } catch (Exception error) {
+            Throwable cause = error;
             while (cause.getCause() != null) {
                 cause = cause.getCause();
             }
@@ -137,13 +137,13 @@ class Judge {
     }
 
     public static void main(String[] arguments) throws Exception {
-        Path directory = Path.of(arguments[0]), reference = Path.of(arguments[1]);
+        Path directory = Path.of(arguments[0]), peer = Path.of(arguments[1]);
         Files.readAllLines(directory.resolve("cases.tsv")).parallelStream().forEach(line -> {
-            String[] part = line.split("\t");
-            Path folder = directory.resolve(part[0]);
-            String path = verdict(() -> validate(folder, part[1], part[2]));
-            String tls = verdict(() -> handshake(folder, reference, part[1], part[2]));
-            System.out.printf("java\t%s\t%s%njava-tls\t%s\t%s%n", part[0], path, part[0], tls);
+            String[] fields = line.split("\t");
+            Path folder = directory.resolve(fields[0]);
+            String path = result(() -> validate(folder, fields[1], fields[2]));
+            String tls = result(() -> handshake(folder, peer, fields[1], fields[2]));
+            System.out.printf("java\t%s\t%s%njava-tls\t%s\t%s%n", fields[0], path, fields[0], tls);
         });
         THREAD.shutdown();
     }

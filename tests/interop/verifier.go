@@ -1,4 +1,4 @@
-// Go's crypto/x509 judges every case of a folder. Prints a line for each: "go", the case, "ok" or what is wrong.
+// Verifies every case of a folder with Go's crypto/x509. Prints a line for each: "go", the case, "ok" or the error.
 package main
 
 import (
@@ -24,10 +24,10 @@ func read(folder, name string) *x509.Certificate {
 	return certificate
 }
 
-func judge(folder, purpose, host string) (verdict string) {
+func verify(folder, purpose, host string) (result string) {
 	defer func() {
-		if fault := recover(); fault != nil {
-			verdict = fmt.Sprint(fault)
+		if err := recover(); err != nil {
+			result = fmt.Sprint(err)
 		}
 	}()
 	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool()}
@@ -49,8 +49,8 @@ func main() {
 		panic(err)
 	}
 	for lines := bufio.NewScanner(cases); lines.Scan(); {
-		part := strings.Split(lines.Text(), "\t")
-		verdict := judge(filepath.Join(os.Args[1], part[0]), part[1], part[2])
-		fmt.Printf("go\t%s\t%s\n", part[0], strings.Join(strings.Fields(verdict), " "))
+		fields := strings.Split(lines.Text(), "\t")
+		result := verify(filepath.Join(os.Args[1], fields[0]), fields[1], fields[2])
+		fmt.Printf("go\t%s\t%s\n", fields[0], strings.Join(strings.Fields(result), " "))
 	}
 }
