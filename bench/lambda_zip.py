@@ -1,8 +1,8 @@
-"""The zip: its size, its cold start, its warm time and its memory.
+"""Measure the zip: its size, its cold start, its warm time and its memory.
 
-Cold start is from the process's start to its first signed certificate, under Lambda's own runtime client,
-against the same with a handler that only imports cryptography and signs with it. Warm is the handler's
-time for one event against `authority.issue` alone.
+The cold start lasts from the process's start to its first signed certificate, under Lambda's own runtime
+client; it is compared with a handler that only imports cryptography and signs. The warm time is the handler's
+time per event, compared with `authority.issue`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from bench.figures import Spread, Target
 from bench.load import BenchError
+from bench.results import Spread, Target
 from deploy import build
 from service import aws_lambda
 from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE
@@ -30,15 +30,15 @@ from tests import csrs, factories, servers
 from tests.deploy import runtime
 from tests.lambda_events import event
 
-CALLS: Final = 300  # of the warm handler, in a round
+CALLS: Final = 300  # of the warm handler, per round
 MAX_MEGABYTES: Final = 12
-MAX_COLD: Final = 3  # times cryptography alone
+MAX_COLD: Final = 3  # times the cold start of the minimal handler
 MAX_WARM: Final = 2.5  # times authority.issue
 MAX_RESIDENT: Final = 100  # MB
-PASSPHRASE: Final = "bench"  # noqa: S105 - of a CA that ends with the run
+PASSPHRASE: Final = "bench"  # noqa: S105 - of a temporary CA
 PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-BARE: Final = """
+MINIMAL_HANDLER: Final = """
 from datetime import datetime, timezone
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -48,22 +48,22 @@ from cryptography.hazmat.primitives.serialization import Encoding
 key = ec.generate_private_key(ec.SECP256R1())
 
 def handler(event, context):
-    now, nobody = datetime.now(timezone.utc), x509.Name([])
-    builder = x509.CertificateBuilder(nobody, nobody, key.public_key(), 1, now, now)
+    now, empty = datetime.now(timezone.utc), x509.Name([])
+    builder = x509.CertificateBuilder(empty, empty, key.public_key(), 1, now, now)
     return {"statusCode": 200, "body": builder.sign(key, SHA256()).public_bytes(Encoding.PEM).decode()}
 """
 
 
 @dataclass(frozen=True)
 class ZipFigures:
-    """All of the zip's.
+    """The figures of the zip.
 
     Attributes:
         megabytes: its size.
-        cold: start to the first certificate, against cryptography alone.
-        warm: the handler, without text, against `authority.issue`.
-        resident: MB of memory at the first answer.
-        targets: of the four, in this order.
+        cold: the cold start, relative to the minimal handler.
+        warm: the handler's time, without text, relative to `authority.issue`.
+        resident: memory at the first response, in MB.
+        targets: the targets of these four, in this order.
     """
 
     megabytes: float
@@ -73,85 +73,85 @@ class ZipFigures:
     targets: tuple[Target, ...]
 
 
-def _first_answer(task: Path, client: Path, log: Path) -> tuple[float, float]:
-    """Seconds to the first answer, and MB of memory then."""
-    began = time.monotonic()
+def _first_response(task: Path, client: Path, log: Path) -> tuple[float, float]:
+    """Return the seconds until the first response, and the memory then, in MB."""
+    start = time.monotonic()
     env = {CA_PASSPHRASE: PASSPHRASE}
     with runtime.running(task, Path(sys.executable), client, log, **env) as function:
-        kind, answer = function.invoke(event())
-        took = time.monotonic() - began
-        if kind != "response" or answer["statusCode"] != HTTPStatus.OK:
-            raise BenchError(f"the zip does not answer: {answer} {log.read_text()}")
-        return took, function.resident() * 1024 / 1e6
+        kind, response = function.invoke(event())
+        seconds = time.monotonic() - start
+        if kind != "response" or response["statusCode"] != HTTPStatus.OK:
+            raise BenchError(f"the zip's response is no success: {response} {log.read_text()}")
+        return seconds, function.resident() * 1024 / 1e6
 
 
 def _microseconds(call: Callable[[], object]) -> float:
     for _ in range(50):
         call()
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(CALLS):
         call()
-    return (time.perf_counter() - began) / CALLS * 1e6
+    return (time.perf_counter() - start) / CALLS * 1e6
 
 
 def measure(rounds: int) -> ZipFigures:
     """Build the zip, and measure it.
 
     Raises:
-        BenchError: it does not sign.
+        BenchError: the function does not sign.
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        made = servers.certlet("init", "ca", cwd=directory, env={CA_PASSPHRASE: PASSPHRASE})
-        if made.returncode:
-            raise BenchError(made.stderr.decode())
+        init = servers.certlet("init", "ca", cwd=directory, env={CA_PASSPHRASE: PASSPHRASE})
+        if init.returncode:
+            raise BenchError(init.stderr.decode())
         archive, task, client = directory / "certlet.zip", directory / "task", directory / "client"
         build.build("x86_64", PYTHON, archive, directory / "ca", PASSPHRASE.encode())
         zipfile.ZipFile(archive).extractall(task)
         runtime.install(client, PYTHON)
-        bare, log = _bare(task, directory / "bare"), directory / "log"
-        _first_answer(task, client, log), _first_answer(bare, client, log)
-        answers = [
-            (_first_answer(task, client, log), _first_answer(bare, client, log)) for _ in range(rounds)
+        minimal, log = _minimal_function(task, directory / "minimal"), directory / "log"
+        _first_response(task, client, log), _first_response(minimal, client, log)
+        responses = [
+            (_first_response(task, client, log), _first_response(minimal, client, log)) for _ in range(rounds)
         ]
         megabytes = archive.stat().st_size / 1e6
-        cold = Spread.ratio([ours[0] for ours, _ in answers], [floor[0] for _, floor in answers])
-        resident = max(ours[1] for ours, _ in answers)
+        cold = Spread.ratio([whole[0] for whole, _ in responses], [minimal[0] for _, minimal in responses])
+        resident = max(whole[1] for whole, _ in responses)
         warm = _warm(directory, rounds)
-    reached = (
+    values = (
         (MAX_MEGABYTES, megabytes),
         (MAX_COLD, cold.median),
         (MAX_WARM, warm.median),
         (MAX_RESIDENT, resident),
     )
-    targets = tuple(Target(bound, value <= bound, at_most=True) for bound, value in reached)
+    targets = tuple(Target(bound, value <= bound, at_most=True) for bound, value in values)
     return ZipFigures(megabytes, cold, warm, resident, targets)
 
 
-def _bare(task: Path, bare: Path) -> Path:
-    """A function that does nothing but sign, with the zip's own cryptography."""
-    bare.mkdir()
+def _minimal_function(task: Path, folder: Path) -> Path:
+    """Create a function that only signs, with the zip's own cryptography."""
+    folder.mkdir()
     for name in ("cryptography", *[path.name for path in task.glob("_cffi_backend*")]):
         source = task / name
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, bare / name)
-    (bare / "function.py").write_text(BARE)
-    return bare
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / name)
+    (folder / "function.py").write_text(MINIMAL_HANDLER)
+    return folder
 
 
 def _warm(directory: Path, rounds: int) -> Spread:
-    """The handler in this process, its audit log thrown away, against the story alone."""
+    """Compare the handler in this process, with its audit log discarded, with `authority.issue`."""
     os.environ |= {CA: str(directory / "ca"), CA_PASSPHRASE: PASSPHRASE, AUDIT_LOG: os.devnull}
-    order = factories.issuance_request(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
+    request = factories.issuance_request(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
     authority = factories.authority(now=datetime.now(UTC))
-    asked = event(body=json.dumps({"csr": order.csr.decode(), "text": False}), isBase64Encoded=False)
-    answer = aws_lambda.handler(asked, None)
-    if answer["statusCode"] != HTTPStatus.OK:
-        raise BenchError(f"the handler does not sign: {answer}")
+    lambda_event = event(body=json.dumps({"csr": request.csr.decode(), "text": False}), isBase64Encoded=False)
+    response = aws_lambda.handler(lambda_event, None)
+    if response["statusCode"] != HTTPStatus.OK:
+        raise BenchError(f"the handler does not sign: {response}")
     pairs = [
         (
-            _microseconds(lambda: aws_lambda.handler(asked, None)),
-            _microseconds(lambda: authority.issue(order)),
+            _microseconds(lambda: aws_lambda.handler(lambda_event, None)),
+            _microseconds(lambda: authority.issue(request)),
         )
         for _ in range(rounds)
     ]
-    return Spread.ratio([handler for handler, _ in pairs], [alone for _, alone in pairs])
+    return Spread.ratio([handler for handler, _ in pairs], [direct for _, direct in pairs])

@@ -1,4 +1,4 @@
-"""Load by wrk on a core of its own, and what it costs the server: rate, latency, processor time, memory."""
+"""Put a server under load with wrk on another core; measure rate, latency, processor time and memory."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Final
 from tests import servers
 
 WRK_SCRIPT: Final = Path(__file__).parent / "wrk.lua"
-TIMEOUT: Final = "20s"  # of a request; its own 2 s are too few for eight batches on a slow machine
+TIMEOUT: Final = "20s"  # per request; wrk's default of 2 s is too short for eight batches on a slow machine
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """What was measured is not what should have been; the message says why."""
+    """A measurement is not valid; the message gives the reason."""
 
 
 class Refused(BenchError):
-    """Some answers were no success, so the rest does not count either. On a busy machine it may pass."""
+    """Some requests failed, so the measurement does not count. On a busy machine, repeat it."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """One server under load for a while.
+    """The measurement of one server under load.
 
     Attributes:
-        requests: answered, all of them with success.
-        seconds: how long it took.
-        octets: of an answer with its headers, on average.
-        p50, p99: milliseconds from a request to its answer.
+        requests: the number of requests, all of them successful.
+        seconds: the duration.
+        octets: the average size of a response with its headers.
+        p50, p99: milliseconds from a request to its response.
         cpu: seconds of processor time of all of the server's processes.
-        resident: MB of memory of all of them afterwards, added up.
+        resident: total memory of these processes afterwards, in MB.
     """
 
     requests: int
@@ -49,13 +49,13 @@ class Load:
 
 
 def cores() -> tuple[int, int]:
-    """The server's core and the load's: two of those that there are, or twice the only one."""
+    """Return the server's core and wrk's: the first and the last available, which may be the same."""
     available = sorted(os.sched_getaffinity(0))
     return available[0], available[-1]
 
 
 def pinned(core: int, command: Sequence[str | Path]) -> list[str]:
-    """The command on one core, with all the processes and threads that it will start."""
+    """Return the command that runs a command and its child processes on one core."""
     return ["taskset", "--cpu-list", str(core), *map(str, command)]
 
 
@@ -65,27 +65,27 @@ def run(
     """Put a server under load.
 
     Args:
-        pid: the server's first process; all of them run on the server's core alone.
-        url: what is posted to.
-        headers: of each request.
-        bodies: of the requests, one after the other.
-        connections: how many requests there are at once.
-        seconds: for how long.
+        pid: the server's first process; all its processes run only on the server's core.
+        url: the URL to post to.
+        headers: the headers of each request.
+        bodies: the bodies, sent in turn.
+        connections: how many concurrent requests.
+        seconds: the duration.
 
     Raises:
-        Refused: an answer was no success, a connection broke, or nothing was answered.
-        BenchError: the server's processes were others afterwards, or on another core.
+        Refused: a request failed, a connection broke, or there was no response.
+        BenchError: a process of the server started, ended, or ran on another core.
     """
-    before = [pid, *servers.descendants(pid)]
-    spent = _cpu(before)
+    processes = [pid, *servers.descendants(pid)]
+    cpu_before = _cpu(processes)
     outcome = _wrk(url, headers, bodies, connections, seconds)
-    if [pid, *servers.descendants(pid)] != before:
-        raise BenchError(f"{url}: a process of the server ended, or began")
-    cpu = _cpu(before) - spent
+    if [pid, *servers.descendants(pid)] != processes:
+        raise BenchError(f"{url}: a process of the server started or ended")
+    cpu = _cpu(processes) - cpu_before
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
         raise Refused(f"{url}: {outcome}")
-    if any(os.sched_getaffinity(each) != {cores()[0]} for each in before):
-        raise BenchError(f"{url}: a process of the server is not on its core")
+    if any(os.sched_getaffinity(process) != {cores()[0]} for process in processes):
+        raise BenchError(f"{url}: a process of the server runs on another core")
     return Load(
         requests=int(outcome["requests"]),
         seconds=outcome["seconds"],
@@ -93,7 +93,7 @@ def run(
         p50=outcome["p50"],
         p99=outcome["p99"],
         cpu=cpu,
-        resident=sum(map(servers.resident, before)) * 1024 / 1e6,
+        resident=sum(map(servers.resident, processes)) * 1024 / 1e6,
     )
 
 
@@ -106,17 +106,17 @@ def _wrk(
             path.write_bytes(body)
         options: list[str | Path] = [f"-c{connections}", "-t1", f"-d{seconds}s", "--timeout", TIMEOUT]
         options += ["-s", WRK_SCRIPT]
-        stated = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
-        command = pinned(cores()[1], ["wrk", *options, *stated, url, "--", *paths])
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)  # noqa: S603 - our own words
+        header_options = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+        command = pinned(cores()[1], ["wrk", *options, *header_options, url, "--", *paths])
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)  # noqa: S603 - a fixed command
     try:
-        outcome: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+        outcome: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        raise BenchError(f"wrk: {ran.stdout} {ran.stderr}") from None
+        raise BenchError(f"wrk: {process.stdout} {process.stderr}") from None
     return outcome
 
 
 def _cpu(processes: Sequence[int]) -> float:
-    # proc(5): the second field may hold blanks.
-    fields = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in processes]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / _TICKS  # utime, stime
+    # proc(5): the second field may contain spaces.
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(values[11]) + int(values[12]) for values in fields) / _TICKS  # utime, stime

@@ -1,40 +1,40 @@
-"""The figures as Markdown tables, for the terminal and for bench/figures.md."""
+"""Format the figures as Markdown tables, for the terminal and for bench/figures.md."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from bench.figures import Comparison, Cost, Served, Share, Spread
 from bench.lambda_zip import ZipFigures
+from bench.results import Comparison, Cost, Served, Share, Spread
 
-_WHAT: Final = ("CA", "connections", "asked")
+_COLUMNS: Final = ("CA", "connections", "endpoint")
 
 
 def report(comparison: Comparison, lambda_zip: ZipFigures) -> str:
-    """All tables, in the order in which they are read."""
+    """Return all tables."""
     return "\n\n".join(["# Figures", *_comparison(comparison), *_zip(lambda_zip)]) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
     yield "; ".join(f"{name}: {value}" for name, value in comparison.conditions.items()) + "."
-    if comparison.dropped:
-        yield f"{comparison.dropped} measurements were repeated, because some answers were no success."
+    if comparison.repeated:
+        yield f"{comparison.repeated} measurements were repeated because a request failed."
     yield "## Against cfssl"
     yield _table(
-        [*_WHAT, "certificates/s", "x cfssl", "target", "x by CPU time"],
+        [*_COLUMNS, "certificates/s", "x cfssl", "target", "x by CPU time"],
         map(_rates, comparison.served),
     )
-    yield "Milliseconds are a request's, and of a batch each certificate's share too:"
-    yield _table([*_WHAT, "p50 ms", "p99 ms", "CPU µs", "RSS MB"], map(_costly, comparison.served))
-    yield "What the two make of what nobody should get:"
+    yield "Milliseconds are per request; for a batch, also per certificate:"
+    yield _table([*_COLUMNS, "p50 ms", "p99 ms", "CPU µs", "RSS MB"], map(_resources, comparison.served))
+    yield "Responses to bad requests:"
     yield _table(
         ["request", "cfssl", "Certlet"],
-        ([each.asked, each.theirs, each.ours] for each in comparison.differences),
+        ([item.request, item.cfssl, item.certlet] for item in comparison.differences),
     )
-    yield "## Floors"
+    yield "## Baselines"
     yield _table(
-        ["µs for a certificate", *(f"{share.ca} CA" for share in comparison.shares)],
+        ["µs per certificate", *(f"{share.ca} CA" for share in comparison.shares)],
         [*_costs(comparison.costs), *_shares(comparison.shares)],
     )
 
@@ -51,7 +51,7 @@ def _rates(row: Served) -> list[str]:
     ]
 
 
-def _costly(row: Served) -> list[str]:
+def _resources(row: Served) -> list[str]:
     return [
         row.ca,
         str(row.connections),
@@ -71,19 +71,19 @@ def _costs(costs: Sequence[Cost]) -> Iterator[list[str]]:
 def _shares(shares: Sequence[Share]) -> Iterator[list[str]]:
     yield [
         "batch over HTTP, x `authority.issue`",
-        *(f"{_spread(each.ratio)}, {each.target}" for each in shares),
+        *(f"{_spread(share.ratio)}, {share.target}" for share in shares),
     ]
 
 
-def _zip(found: ZipFigures) -> Iterator[str]:
+def _zip(zip_figures: ZipFigures) -> Iterator[str]:
     yield "## The Lambda zip"
     values = (
-        ("size, MB", f"{found.megabytes:.1f}"),
-        ("cold start, to the first signed certificate, x cryptography alone", _spread(found.cold)),
-        ("warm handler, without text, x `authority.issue`", _spread(found.warm)),
-        ("memory at the first answer, MB", f"{found.resident:.0f}"),
+        ("size, MB", f"{zip_figures.megabytes:.1f}"),
+        ("cold start, to the first signed certificate, x a minimal handler", _spread(zip_figures.cold)),
+        ("warm handler, without text, x `authority.issue`", _spread(zip_figures.warm)),
+        ("memory at the first response, MB", f"{zip_figures.resident:.0f}"),
     )
-    rows = ([*value, str(target)] for value, target in zip(values, found.targets, strict=True))
+    rows = ([*value, str(target)] for value, target in zip(values, zip_figures.targets, strict=True))
     yield _table(["figure", "measured", "target"], rows)
 
 
@@ -96,8 +96,8 @@ def _milliseconds(value: float, batch: int) -> str:
     return f"{value:.2f}" if batch == 1 else f"{value:.1f} ({value / batch:.2f} each)"
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, *rows]
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     cells = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]

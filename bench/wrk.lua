@@ -1,4 +1,4 @@
--- Posts the files that it is given, one after the other, and prints the outcome as one line of JSON.
+-- Posts the given files in turn, and prints the result as one line of JSON.
 local requests, last = {}, 0
 
 function init(paths)

@@ -1,4 +1,4 @@
-"""The servers that are compared: ours with one worker, and `cfssl serve`, under the same CA, on the same core."""
+"""The compared servers: Certlet with one worker, and `cfssl serve`, with the same CA, on the same core."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from service.keystore import ca_directory
 from tests import servers
 from tests.servers import API_KEY, Site
 
-KINDS: Final = ("p-256", "rsa-2048")
-"""Of the CA's keys; the requests' are P-256."""
+KEY_TYPES: Final = ("p-256", "rsa-2048")
+"""The CA's key types; the requests' keys are P-256."""
 
 BATCH: Final = 100
-_START: Final = 20.0  # seconds that cfssl may take to answer
-_PATIENCE: Final = 10  # times that a busy server is asked
-_HEADERS: Final = 1000  # octets that an answer's headers certainly do not pass
+_START_TIMEOUT: Final = 20.0  # seconds for cfssl to start
+_MAX_RETRIES: Final = 10  # of a request to a busy server
+_MAX_HEADER_BYTES: Final = 1000  # more than the size of a response's headers, in bytes
 
-# As our default profile: 90 days, digitalSignature and serverAuth.
+# Like Certlet's default profile: 90 days, digitalSignature and serverAuth.
 CFSSL_POLICY: Final = {
     "signing": {"default": {"expiry": "2160h", "usages": ["digital signature", "server auth"]}}
 }
@@ -45,15 +45,15 @@ CFSSL_POLICY: Final = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One way of asking for certificates.
+    """One operation that issues certificates.
 
     Attributes:
-        name: what the figures call it.
-        path: of the URL.
-        headers: of each request.
-        bodies: what is sent, one after the other.
-        certificates: what an answer holds, PEM.
-        batch: how many certificates that are.
+        name: its name in the figures.
+        path: the path of the URL.
+        headers: the headers of each request.
+        bodies: the bodies, sent in turn.
+        certificates: returns the certificates in a response's body, PEM.
+        batch: the number of certificates in a response.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         pid: its first process.
-        url: where it answers.
+        url: its base URL.
         ca: the directory of its CA.
     """
 
@@ -85,13 +85,13 @@ class Server:
 
 @functools.cache
 def requests() -> tuple[bytes, ...]:
-    """A hundred requests of one form and size, with a key and a name each, PEM."""
+    """Create a hundred CSRs of the same form and size, each with its own key and name, PEM."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(BATCH)]
     return tuple(request(f"n{number:02}.example.com", key) for number, key in enumerate(keys))
 
 
 def request(name: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
-    """A request for a name, PEM."""
+    """Create a CSR for a name, PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
     builder = x509.CertificateSigningRequestBuilder(subject).add_extension(names, critical=False)
@@ -103,48 +103,50 @@ def _json(value: object) -> bytes:
 
 
 def sign(csrs: Sequence[bytes]) -> Endpoint:
-    """Our `POST /sign`, without text."""
-    bodies = tuple(_json({"csr": each.decode(), "text": False}) for each in csrs)
+    """Certlet's `POST /sign`, without text."""
+    bodies = tuple(_json({"csr": csr.decode(), "text": False}) for csr in csrs)
     headers = {"x-api-key": API_KEY, "Content-Type": "application/json"}
-    return Endpoint("POST /sign", "/sign", headers, bodies, lambda answer: [json.loads(answer)["crt_pem"]])
+    return Endpoint(
+        "POST /sign", "/sign", headers, bodies, lambda response: [json.loads(response)["crt_pem"]]
+    )
 
 
 def sign_pem(csrs: Sequence[bytes]) -> Endpoint:
-    """Our `POST /sign.pem`."""
+    """Certlet's `POST /sign.pem`."""
     headers = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
 
-    def first(answer: bytes) -> list[str]:
-        return [x509.load_pem_x509_certificates(answer)[0].public_bytes(Encoding.PEM).decode()]
+    def first(response: bytes) -> list[str]:
+        return [x509.load_pem_x509_certificates(response)[0].public_bytes(Encoding.PEM).decode()]
 
     return Endpoint("POST /sign.pem", "/sign.pem", headers, tuple(csrs), first)
 
 
 def sign_batch(csrs: Sequence[bytes]) -> Endpoint:
-    """Our `POST /sign/batch`, without text: all of the requests in one."""
-    body = _json({"requests": [{"csr": each.decode()} for each in csrs], "text": False})
+    """Certlet's `POST /sign/batch`, without text: one request for all CSRs."""
+    body = _json({"requests": [{"csr": csr.decode()} for csr in csrs], "text": False})
     headers = {"x-api-key": API_KEY, "Content-Type": "application/json"}
 
-    def all_of_them(answer: bytes) -> list[str]:
-        return [each["certificate"]["crt_pem"] for each in json.loads(answer)["results"]]
+    def certificates(response: bytes) -> list[str]:
+        return [result["certificate"]["crt_pem"] for result in json.loads(response)["results"]]
 
     name = f"POST /sign/batch of {len(csrs)}"
-    return Endpoint(name, "/sign/batch", headers, (body,), all_of_them, len(csrs))
+    return Endpoint(name, "/sign/batch", headers, (body,), certificates, len(csrs))
 
 
 def cfssl_sign(csrs: Sequence[bytes]) -> Endpoint:
-    """cfssl's only way, one at a time."""
-    bodies = tuple(_json({"certificate_request": each.decode()}) for each in csrs)
+    """cfssl's `sign`, one CSR per request."""
+    bodies = tuple(_json({"certificate_request": csr.decode()}) for csr in csrs)
     headers = {"Content-Type": "application/json"}
 
-    def certificate(answer: bytes) -> list[str]:
-        return [json.loads(answer)["result"]["certificate"]]
+    def certificate(response: bytes) -> list[str]:
+        return [json.loads(response)["result"]["certificate"]]
 
     return Endpoint("cfssl", "/api/v1/cfssl/sign", headers, bodies, certificate)
 
 
 @contextlib.contextmanager
 def certlet(directory: Path, ca: Path) -> Iterator[Server]:
-    """Ours, with one worker and no usage plan, its logs in files."""
+    """Run Certlet, with one worker and no usage plan, and with its logs in files."""
     directory.mkdir()
     command = load.pinned(load.cores()[0], [*servers.CERTLET, "serve", "--port", "0"])
     options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
@@ -154,7 +156,7 @@ def certlet(directory: Path, ca: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
-    """Theirs, with one thread of Go's, its log in a file."""
+    """Run cfssl, with GOMAXPROCS=1, and with its log in a file."""
     directory.mkdir()
     policy, log = directory / "policy.json", directory / "cfssl.log"
     policy.write_text(json.dumps(CFSSL_POLICY))
@@ -162,7 +164,7 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     command = ["cfssl", "serve", "-address", "127.0.0.1", "-port", port, "-config", policy]
     command += ["-ca", ca / ca_directory.SIGNING_CERTIFICATE, "-ca-key", ca / ca_directory.SIGNING_KEY]
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own words
+        process = subprocess.Popen(  # noqa: S603 - a fixed command
             load.pinned(load.cores()[0], list(map(str, command))),
             cwd=directory,
             env={**os.environ, "GOMAXPROCS": "1"},
@@ -178,63 +180,67 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + _START
-    while time.monotonic() < until and process.poll() is None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise BenchError(f"cfssl does not start: {log.read_text()}")
+    raise BenchError(f"cfssl did not start: {log.read_text()}")
 
 
 def measure(server: Server, endpoint: Endpoint, connections: int, seconds: int) -> Load:
-    """Load one endpoint, and see to it that certificates were what it answered, before, after and meanwhile.
+    """Put one endpoint under load, and check that the responses before, during and after it were certificates.
 
     Raises:
-        BenchError: an answer holds no good certificate, or the answers under load were not of the size
-            of good ones; and as `load.run`, of which Refused may pass.
+        BenchError: a response has no valid certificate, or responses under load differ in size.
+        Refused: as for `load.run`.
     """
     octets = verify(server, endpoint, 0)
     url, headers = server.url + endpoint.path, endpoint.headers
-    found = load.run(server.pid, url, headers, endpoint.bodies, connections, seconds)
-    if not octets * 0.98 < found.octets < octets * 1.02 + _HEADERS:
-        raise BenchError(f"{url}: {found.octets:.0f} octets an answer under load, and {octets} before")
+    measurement = load.run(server.pid, url, headers, endpoint.bodies, connections, seconds)
+    if not octets * 0.98 < measurement.octets < octets * 1.02 + _MAX_HEADER_BYTES:
+        raise BenchError(
+            f"{url}: {measurement.octets:.0f} bytes per response under load, but {octets} before"
+        )
     for number in {1 % len(endpoint.bodies), len(endpoint.bodies) // 2}:
         verify(server, endpoint, number)
-    return found
+    return measurement
 
 
 def verify(server: Server, endpoint: Endpoint, number: int) -> int:
-    """Have one request answered: each certificate is for its key and name, valid, and verified by OpenSSL.
+    """Send one request, and verify its certificates: key, name, validity, and the chain with OpenSSL.
 
     Returns:
-        the octets of the answer, without its headers.
+        the size of the response, without its headers, in bytes.
 
     Raises:
-        BenchError: it is not so.
+        BenchError: the request failed, or a certificate is wrong.
     """
     answer = server.post(endpoint, endpoint.bodies[number])
-    for _ in range(_PATIENCE):
+    for _ in range(_MAX_RETRIES):
         if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
             break
-        time.sleep(1)  # what wrk asked for last is answered still
+        time.sleep(1)  # wrk's last requests are still being processed
         answer = server.post(endpoint, endpoint.bodies[number])
     if answer.status != HTTPStatus.OK:
         raise BenchError(f"{server.url}{endpoint.path}: {answer.status} {answer.body.decode()}")
-    asked = requests()[number : number + endpoint.batch]
+    csrs = requests()[number : number + endpoint.batch]
     try:
         certificates = endpoint.certificates(answer.body)
     except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(f"{endpoint.name}: not what was asked for: {answer.body.decode()}") from error
-    trusted, between = server.ca / ca_directory.ROOT_CERTIFICATE, server.ca / ca_directory.SIGNING_CERTIFICATE
-    issuer = x509.load_pem_x509_certificate(between.read_bytes())
-    for csr, pem in zip(asked, certificates, strict=True):
+        raise BenchError(
+            f"{endpoint.name}: the response has no certificates: {answer.body.decode()}"
+        ) from error
+    root, signing = server.ca / ca_directory.ROOT_CERTIFICATE, server.ca / ca_directory.SIGNING_CERTIFICATE
+    issuer = x509.load_pem_x509_certificate(signing.read_bytes())
+    for csr, pem in zip(csrs, certificates, strict=True):
         _verify_certificate(x509.load_pem_x509_csr(csr), x509.load_pem_x509_certificate(pem.encode()), issuer)
-    files = ["-CAfile", str(trusted), "-untrusted", str(between)]
+    files = ["-CAfile", str(root), "-untrusted", str(signing)]
     command = ["openssl", "verify", "-purpose", "sslserver", *files]
     last = certificates[-1].encode()
-    judged = subprocess.run(command, input=last, capture_output=True, check=False)  # noqa: S603 - our own words
-    if judged.returncode:
-        raise BenchError(f"{endpoint.name}: openssl verify: {judged.stderr.decode()}")
+    process = subprocess.run(command, input=last, capture_output=True, check=False)  # noqa: S603 - a fixed command
+    if process.returncode:
+        raise BenchError(f"{endpoint.name}: openssl verify: {process.stderr.decode()}")
     return len(answer.body)
 
 
@@ -244,66 +250,68 @@ def _verify_certificate(
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, InvalidSignature) as error:
-        raise BenchError("a certificate is not by the CA under test") from error
+        raise BenchError("a certificate has another issuer than the CA under test") from error
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    wanted = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    requested = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     now = datetime.now(UTC)
-    if (certificate.public_key(), names) != (csr.public_key(), wanted):
-        raise BenchError("a certificate is for another key or name than its request")
+    if (certificate.public_key(), names) != (csr.public_key(), requested):
+        raise BenchError("a certificate has another key or name than its request")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=80):
-        raise BenchError("a certificate is not valid now, or not for some 90 days")
+        raise BenchError("a certificate is not valid now, or for less than 80 days")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the two make of a request that should be refused.
+    """The two servers' responses to a request that should be refused.
 
     Attributes:
-        asked: what is wrong with it.
-        theirs, ours: what was answered, in a few words.
+        request: what is wrong with it.
+        cfssl, certlet: a summary of the response.
     """
 
-    asked: str
-    theirs: str
-    ours: str
+    request: str
+    cfssl: str
+    certlet: str
 
 
-def differences(ours: Server, theirs: Server) -> list[Difference]:
-    """Ask both for what nobody should get."""
+def differences(certlet: Server, cfssl: Server) -> list[Difference]:
+    """Send both servers bad requests."""
     key = ec.generate_private_key(ec.SECP256R1())
-    good = x509.load_pem_x509_csr(request("a.example.com", key)).public_bytes(Encoding.DER)
-    forged = x509.load_der_x509_csr(good[:-1] + bytes([good[-1] ^ 1])).public_bytes(Encoding.PEM)
-    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - which is the point
+    valid = x509.load_pem_x509_csr(request("a.example.com", key)).public_bytes(Encoding.DER)
+    forged = x509.load_der_x509_csr(valid[:-1] + bytes([valid[-1] ^ 1])).public_bytes(Encoding.PEM)
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - the servers must refuse it
     cases = {
-        "a signature that is not the key's": forged,
+        "a signature by another key": forged,
         "an RSA key of 1,024 bits": request("a.example.com", short),
         "an RSA key of two close primes (CVE-2022-26320)": request("a.example.com", _close_primes()),
         "the name `not a name`": request("not a name", key),
     }
-    found = [
-        Difference(asked, _said(theirs, cfssl_sign([csr])), _said(ours, sign([csr])))
-        for asked, csr in cases.items()
+    responses = [
+        Difference(defect, _summary(cfssl, cfssl_sign([csr])), _summary(certlet, sign([csr])))
+        for defect, csr in cases.items()
     ]
-    plain = {"Content-Type": "application/json"}
-    nobody = replace(sign(requests()[:1]), headers=plain), cfssl_sign(requests()[:1])
-    return [*found, Difference("no API key", _said(theirs, nobody[1]), _said(ours, nobody[0]))]
+    without_key = replace(sign(requests()[:1]), headers={"Content-Type": "application/json"})
+    cfssl_response = _summary(cfssl, cfssl_sign(requests()[:1]))
+    return [*responses, Difference("no API key", cfssl_response, _summary(certlet, without_key))]
 
 
 def _close_primes() -> rsa.RSAPrivateKey:
-    """A key that Fermat's method takes apart at once."""
+    """Create a key that Fermat's factorisation method breaks at once."""
     p = rsa.generate_private_key(65537, 2048).private_numbers().p
     q = p + 2
-    while pow(2, q - 1, q) != 1:  # Fermat's test, which no composite number of this size passes by chance
+    while (
+        pow(2, q - 1, q) != 1
+    ):  # Fermat's primality test; no composite number of this size passes it by chance
         q += 2
     d = pow(65537, -1, (p - 1) * (q - 1))
     public = rsa.RSAPublicNumbers(65537, p * q)
     return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
-def _said(server: Server, endpoint: Endpoint) -> str:
+def _summary(server: Server, endpoint: Endpoint) -> str:
     answer = server.post(endpoint, endpoint.bodies[0])
     if answer.status == HTTPStatus.OK:
         return "signed"
     document = json.loads(answer.body)
-    told = document.get("errors") or [document]
-    return f"{answer.status} {', '.join(sorted({each.get('message') or each['code'] for each in told}))}"
+    errors = document.get("errors") or [document]
+    return f"{answer.status} {', '.join(sorted({error.get('message') or error['code'] for error in errors}))}"
