@@ -1,4 +1,4 @@
-"""DER (X.690) as a tree that can be written wrongly: lengths that lie, forms that BER alone allows."""
+"""DER (X.690) as a tree that can be encoded incorrectly: false lengths, and forms that only BER permits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Node:
 
     Attributes:
         tag: its identifier octets.
-        content: its octets, if it is primitive.
-        children: what it is made of; None if it is primitive.
+        content: its content octets, if it is primitive.
+        children: its elements; None if it is primitive.
         prefix: octets between its length and its children: a BIT STRING's count of unused bits.
-        form: how the length is written: `short` (DER), `long` (one octet too many), or `indefinite`.
-        lie: what is added to the true length.
+        form: the form of the length: `short` (DER), `long` (one octet too many), or `indefinite`.
+        length_error: a number added to the true length.
     """
 
     tag: bytes
@@ -37,30 +37,30 @@ class Node:
     children: list[Node] | None = None
     prefix: bytes = b""
     form: str = "short"
-    lie: int = 0
+    length_error: int = 0
 
     def encode(self) -> bytes:
-        """Its octets."""
-        body = self.content if self.children is None else self.prefix + b"".join(each.encode() for each in self.children)  # fmt: skip
+        """Return its encoding."""
+        body = self.content if self.children is None else self.prefix + b"".join(child.encode() for child in self.children)  # fmt: skip
         if self.form == "indefinite":
             return self.tag + b"\x80" + body + b"\0\0"
-        return self.tag + _length(max(0, len(body) + self.lie), long=self.form == "long") + body
+        return self.tag + _length(max(0, len(body) + self.length_error), long=self.form == "long") + body
 
     def walk(self) -> Iterator[Node]:
-        """Itself, and all beneath it."""
+        """Yield this node and all its descendants."""
         yield self
-        for each in self.children or ():
-            yield from each.walk()
+        for child in self.children or ():
+            yield from child.walk()
 
 
-class Octets(Node):
-    """Octets that stand for themselves."""
+class RawBytes(Node):
+    """Bytes that are encoded unchanged."""
 
     def __init__(self, octets: bytes) -> None:
         super().__init__(b"", octets)
 
     def encode(self) -> bytes:
-        """They themselves."""
+        """Return the octets."""
         return self.content
 
 
@@ -73,13 +73,13 @@ def _length(count: int, *, long: bool) -> bytes:
 
 
 def tlv(tag: bytes, *parts: bytes) -> bytes:
-    """A TLV of its parts."""
+    """Encode a TLV from its parts."""
     body = b"".join(parts)
     return tag + _length(len(body), long=False) + body
 
 
 def oid(dotted: str) -> bytes:
-    """An OBJECT IDENTIFIER."""
+    """Encode an OBJECT IDENTIFIER."""
     first, second, *rest = map(int, dotted.split("."))
     return tlv(b"\x06", b"".join(map(_base128, [first * 40 + second, *rest])))
 
@@ -92,67 +92,67 @@ def _base128(number: int) -> bytes:
 
 
 def integer(number: int) -> bytes:
-    """An INTEGER."""
+    """Encode an INTEGER."""
     return tlv(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True))
 
 
 @dataclass
 class _Reader:
     data: bytes
-    at: int = 0
+    position: int = 0
     depth: int = field(default=0)
 
-    def node(self) -> Node:
-        start = self.at
-        self.at += 1
+    def read_node(self) -> Node:
+        start = self.position
+        self.position += 1
         if self.data[start] & _LONG_TAG == _LONG_TAG:
             while self._octet() & 0x80:
                 pass
-        tag = self.data[start : self.at]
+        tag = self.data[start : self.position]
         count = self._octet()
         if count & 0x80:
             octets = self._octets(count & 0x7F)
             if not octets or len(octets) > 4:
                 raise ValueError("no definite length")
             count = int.from_bytes(octets, "big")
-        return self._made(tag, self._octets(count))
+        return self._build(tag, self._octets(count))
 
-    def _made(self, tag: bytes, body: bytes) -> Node:
+    def _build(self, tag: bytes, body: bytes) -> Node:
         prefix = body[:1] if tag == BIT_STRING else b""
         wrapped = tag in (OCTET_STRING, BIT_STRING) and body[len(prefix) :][:1] in (SEQUENCE, OCTET_STRING, BIT_STRING)  # fmt: skip
         if self.depth < _MAX_DEPTH and (wrapped or tag[0] & _CONSTRUCTED):
             try:
                 return Node(tag, children=parse(body[len(prefix) :], self.depth + 1), prefix=prefix)
-            except (ValueError, IndexError):  # octets, as what lies too deep
+            except (ValueError, IndexError):  # keep it as octets
                 pass
         return Node(tag, body)
 
     def _octet(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1]
+        self.position += 1
+        return self.data[self.position - 1]
 
     def _octets(self, count: int) -> bytes:
-        self.at += count
-        if self.at > len(self.data):
-            raise ValueError("it ends too early")
-        return self.data[self.at - count : self.at]
+        self.position += count
+        if self.position > len(self.data):
+            raise ValueError("truncated")
+        return self.data[self.position - count : self.position]
 
 
 def parse(data: bytes, depth: int = 0) -> list[Node]:
-    """The TLVs that octets are, with what stands in OCTET STRINGs and BIT STRINGs; each as far as it is DER.
+    """Parse a sequence of TLVs, also inside OCTET STRINGs and BIT STRINGs, as far as they are DER.
 
     Raises:
-        ValueError, IndexError: they are none.
+        ValueError, IndexError: the data is not DER.
     """
     reader = _Reader(data, depth=depth)
-    found = []
-    while reader.at < len(data):
-        found.append(reader.node())
-    return found
+    nodes = []
+    while reader.position < len(data):
+        nodes.append(reader.read_node())
+    return nodes
 
 
 def request_parts(request: bytes) -> tuple[Node, Node, Node]:
-    """Subject, SubjectPublicKeyInfo and attributes of a certification request (RFC 2986 4.1)."""
+    """Subject, SubjectPublicKeyInfo and attributes of a CSR (RFC 2986 4.1)."""
     info = (parse(request)[0].children or [])[0].children or []
     return info[1], info[2], info[3]
 
@@ -163,11 +163,11 @@ def certificate_parts(certificate: bytes) -> tuple[Node, Node, Node]:
     return info[5], info[6], info[7]
 
 
-def extension(within: Node, dotted: str) -> Node | None:
-    """The OCTET STRING of the extension with this OID, somewhere within."""
-    wanted = oid(dotted)
-    for each in within.walk():
-        parts = each.children or []
-        if len(parts) in (2, 3) and parts[0].encode() == wanted and parts[-1].tag == OCTET_STRING:
+def extension(root: Node, dotted: str) -> Node | None:
+    """The OCTET STRING of the first extension with this OID below a node."""
+    identifier = oid(dotted)
+    for node in root.walk():
+        parts = node.children or []
+        if len(parts) in (2, 3) and parts[0].encode() == identifier and parts[-1].tag == OCTET_STRING:
             return parts[-1]
     return None

@@ -17,141 +17,154 @@ from service import aws_lambda
 from service.gateway.worker import Context
 from tests import lambda_events, servers
 from tests.adversarial import der, invariants, request_strategies
-from tests.adversarial.invariants import Judge
-from tests.adversarial.request_strategies import VARIANTS, Family, Sent
+from tests.adversarial.invariants import Checker
+from tests.adversarial.request_strategies import VARIANTS, GeneratedRequest, RequestVariants
 from tests.servers import API_KEY, Server
 
-# `make nightly` sets both: how many requests in all, and where its seeds begin.
+# `make nightly` sets both: the total number of requests, and the first seed.
 REQUESTS: Final = int(os.environ.get("ADVERSARIAL_REQUESTS", "3000"))
 SEED: Final = int(os.environ.get("ADVERSARIAL_SEED", "0"))
-BY_HTTP: Final = 10  # one in so many
-ROUND: Final = 300
-ROUNDS: Final = range(REQUESTS * (BY_HTTP - 1) // BY_HTTP // ROUND)
-HTTP_ROUNDS: Final = range(REQUESTS // BY_HTTP // ROUND)
+HTTP_SHARE: Final = 10  # one request in ten is sent over HTTP
+ROUND_SIZE: Final = 300
+ROUNDS: Final = range(REQUESTS * (HTTP_SHARE - 1) // HTTP_SHARE // ROUND_SIZE)
+HTTP_ROUNDS: Final = range(REQUESTS // HTTP_SHARE // ROUND_SIZE)
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
-Ask = Callable[[Sent], tuple[int, bytes, float]]
-"""Sends a request; the status, the body, and the seconds of a processor that it took."""
+Send = Callable[[GeneratedRequest], tuple[int, bytes, float]]
+"""Sends a request; returns the status, the body, and the processor time in seconds."""
 
 
-def body_of(sent: Sent) -> bytes:
-    """The body of the HTTP request."""
-    return sent.body if isinstance(sent.body, bytes) else json.dumps(sent.body).encode()
+def body_of(request: GeneratedRequest) -> bytes:
+    """Return the body of the HTTP request."""
+    return request.body if isinstance(request.body, bytes) else json.dumps(request.body).encode()
 
 
-def by_event(sent: Sent) -> tuple[int, bytes, float]:
-    """The Lambda handler's answer."""
-    headers = {"Content-Type": sent.media_type, "x-api-key": API_KEY}
-    made, began = lambda_events.of_request("POST", sent.path, headers, body_of(sent)), time.process_time()
-    result = aws_lambda.handler(made, Context("hostile", time.monotonic() + 60))
-    return result["statusCode"], lambda_events.body(result), time.process_time() - began
+def send_event(request: GeneratedRequest) -> tuple[int, bytes, float]:
+    """Send a request to the Lambda handler."""
+    headers = {"Content-Type": request.media_type, "x-api-key": API_KEY}
+    lambda_event, start = (
+        lambda_events.of_request("POST", request.path, headers, body_of(request)),
+        time.process_time(),
+    )
+    result = aws_lambda.handler(lambda_event, Context("adversarial", time.monotonic() + 60))
+    return result["statusCode"], lambda_events.body(result), time.process_time() - start
 
 
-def by_http(server: Server) -> Ask:
-    """A running server's answer."""
+def http_sender(server: Server) -> Send:
+    """Return a function that sends requests to a running server."""
     processes = [server.process.pid, *servers.descendants(server.process.pid)]
 
-    def ask(sent: Sent) -> tuple[int, bytes, float]:
-        began = worked(processes)
-        headers = {"Content-Type": sent.media_type, "x-api-key": API_KEY}
-        answer = server.request("POST", sent.path, body_of(sent), headers)
-        return answer.status, answer.body, worked(processes) - began
+    def send(request: GeneratedRequest) -> tuple[int, bytes, float]:
+        start = cpu_seconds(processes)
+        headers = {"Content-Type": request.media_type, "x-api-key": API_KEY}
+        answer = server.request("POST", request.path, body_of(request), headers)
+        return answer.status, answer.body, cpu_seconds(processes) - start
 
-    return ask
+    return send
 
 
-def worked(processes: list[int]) -> float:
-    """How many seconds of a processor they have used."""
+def cpu_seconds(processes: list[int]) -> float:
+    """Return the processor time that processes have used, in seconds."""
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
+    return sum(int(values[11]) + int(values[12]) for values in fields) / TICKS
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The handler in this process, with a CA of its own; the CA's folder."""
+    """Set up the handler in this process with a temporary CA; return the CA's folder."""
     directory = tmp_path_factory.mktemp("handler")
     with lambda_events.handler_environment(directory, CERTLET_AUDIT_LOG=str(directory / "audit.log")) as ca:
         yield ca
 
 
 @pytest.fixture(scope="module")
-def seen() -> Iterator[Counter[str]]:
-    """How often there was each status and each code, in all rounds; in the end, whether that was enough."""
+def counts() -> Iterator[Counter[str]]:
+    """Count statuses and codes in all rounds; at the end, check that each occurred often enough."""
     counts: Counter[str] = Counter()
     yield counts
     total = counts["200"] + counts["422"]
     assert counts["200"] >= total // 20, counts
-    assert all(counts[code] >= total // 2000 for code in invariants.CODES), counts
+    assert all(counts[code] >= total // 2000 for code in invariants.REFUSAL_CODES), counts
     sys.stdout.write(f"{dict(counts)}\n")
 
 
-def hold(number: int, ask: Ask, authorities: dict[str, str], folder: Path) -> Counter[str]:
-    """One round: many requests, each held to the laws, and OpenSSL's verdict on what was issued; its counts."""
-    judge = Judge(x509.load_pem_x509_certificate(authorities["ca_pem"].encode()))
+def check_round(number: int, send: Send, authorities: dict[str, str], folder: Path) -> Counter[str]:
+    """Send one round of requests, check every response, and verify the certificates with OpenSSL; return the counts."""
+    checker = Checker(x509.load_pem_x509_certificate(authorities["ca_pem"].encode()))
 
     @seed(SEED + number)
     @settings(
-        max_examples=ROUND // VARIANTS,
+        max_examples=ROUND_SIZE // VARIANTS,
         deadline=None,
         database=None,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(request_strategies.family())
-    def every_request(family: Family) -> None:
-        for sent in family.members():
-            judge.hear(sent, *ask(sent))
+    @given(request_strategies.request_variants())
+    def check_variants(variants: RequestVariants) -> None:
+        for request in variants.requests():
+            checker.check(request, *send(request))
 
-    every_request()
-    assert sum(judge.seen[status] for status in ("200", "400", "413", "422")) >= ROUND, judge.seen
-    assert invariants.verify(judge.issued, authorities["ca_pem"], authorities["root_pem"], folder)
-    return judge.seen
+    check_variants()
+    assert sum(checker.counts[status] for status in ("200", "400", "413", "422")) >= ROUND_SIZE, (
+        checker.counts
+    )
+    assert invariants.verify_with_openssl(
+        checker.issued, authorities["ca_pem"], authorities["root_pem"], folder
+    )
+    return checker.counts
 
 
-def plain(kind: str, public: bytes) -> Sent:
-    """A request for one host, as it should be but for its key."""
+def csr_for_key(key_type: str, public: bytes) -> GeneratedRequest:
+    """A valid request for one host, with a given public key."""
     names = der.tlv(der.SEQUENCE, der.tlv(b"\x82", b"a.example"))
     value = der.tlv(der.SEQUENCE, der.oid("2.5.29.17"), der.tlv(der.OCTET_STRING, names))
     extensions = der.tlv(der.SET, der.tlv(der.SEQUENCE, value))
-    wanted = der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.9.14"), extensions)
-    attributes = der.tlv(der.ATTRIBUTES, wanted)
+    extension_request = der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.9.14"), extensions)
+    attributes = der.tlv(der.ATTRIBUTES, extension_request)
     info = der.tlv(der.SEQUENCE, der.integer(0), der.tlv(der.SEQUENCE), public, attributes)
-    whole = request_strategies.assembled(info, *request_strategies.sign(kind, 0, info))
-    return Sent("/sign.pem?profile=server", "application/pkcs10", whole, whole, "server")
+    csr = request_strategies.assemble_csr(info, *request_strategies.sign(key_type, 0, info))
+    return GeneratedRequest("/sign.pem?profile=server", "application/pkcs10", csr, csr, "server")
 
 
 @pytest.mark.usefixtures("authority")
-@pytest.mark.parametrize("kind", [*request_strategies.GOOD_KEYS, *request_strategies.ODD_KEYS])
-def test_keys_with_a_good_signature(kind: str) -> None:
-    """What the strategies build by hand is a good request for every kind of key that is certified, and no other."""
-    status, body, _ = by_event(plain(kind, request_strategies.spki(kind)))
-    assert status == (200 if kind in request_strategies.GOOD_KEYS else 422)
-    codes = {each["code"] for each in json.loads(body).get("errors", ())} if status == 422 else set()
+@pytest.mark.parametrize(
+    "key_type", [*request_strategies.SUPPORTED_KEYS, *request_strategies.UNSUPPORTED_KEYS]
+)
+def test_csrs_are_issued_only_for_supported_key_types(key_type: str) -> None:
+    """A hand-built CSR is accepted for every supported key type, and refused for any other."""
+    status, body, _ = send_event(csr_for_key(key_type, request_strategies.spki(key_type)))
+    assert status == (200 if key_type in request_strategies.SUPPORTED_KEYS else 422)
+    codes = {error["code"] for error in json.loads(body).get("errors", ())} if status == 422 else set()
     assert codes <= {"badPublicKey", "badSignatureAlgorithm"}
 
 
 @pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("number", range(len(request_strategies.odd_spkis())))
-def test_keys_that_are_none(number: int) -> None:
-    """Points, moduli and exponents that no key has are refused as keys, before any work is done on them; a key
-    that is one, of which nobody has the private half, is refused for its signature.
+def test_invalid_public_keys_are_refused(number: int) -> None:
+    """Invalid points, moduli and exponents are refused as keys, before any expensive computation. A well-formed
+    key without a private key is refused for its signature.
     """
-    status, body, seconds = by_event(plain("p-256", request_strategies.odd_spkis()[number]))
-    code = "badCSR" if number in request_strategies.READABLE else "badPublicKey"
+    status, body, seconds = send_event(csr_for_key("p-256", request_strategies.odd_spkis()[number]))
+    code = "badCSR" if number in request_strategies.WELL_FORMED_SPKIS else "badPublicKey"
     assert (status, json.loads(body)["code"]) == (422, code)
     assert seconds < 0.25
 
 
 @pytest.mark.parametrize("number", ROUNDS)
-def test_requests_by_events(number: int, authority: Path, seen: Counter[str], tmp_path: Path) -> None:
-    """Whatever is sent: no 500, no second of work, no refusal without a reason, no certificate that is not
-    just what was asked for and permitted, by the signature, names, key and extensions in its own octets.
+def test_lambda_responses_keep_the_invariants(
+    number: int, authority: Path, counts: Counter[str], tmp_path: Path
+) -> None:
+    """For every request: no 500, less than a second of processor time, a reason in every refusal; and every
+    certificate has only requested and permitted names, the CSR's key, and the expected extensions.
     """
-    known = {f"{name}_pem": (authority / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
-    seen += hold(number, by_event, known, tmp_path)
+    certificates = {f"{name}_pem": (authority / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
+    counts += check_round(number, send_event, certificates, tmp_path)
 
 
 @pytest.mark.parametrize("number", HTTP_ROUNDS)
-def test_requests_by_http(number: int, server: Server, seen: Counter[str], tmp_path: Path) -> None:
-    """The same through a real server, over HTTP."""
-    seen += hold(-1 - number, by_http(server), server.request("GET", "/ca").json(), tmp_path)
+def test_http_responses_keep_the_invariants(
+    number: int, server: Server, counts: Counter[str], tmp_path: Path
+) -> None:
+    """The same with a real server, over HTTP."""
+    counts += check_round(-1 - number, http_sender(server), server.request("GET", "/ca").json(), tmp_path)

@@ -9,7 +9,15 @@ import pytest
 from cryptography import x509
 
 from service.pki import names
-from tests.adversarial.third_party_csrs import BLOCK, CASES, COLLECTIONS, Refused, Row, Signed, read
+from tests.adversarial.third_party_csrs import (
+    BLOCK,
+    CASES,
+    COLLECTIONS,
+    Issued,
+    Refused,
+    ThirdPartyCSR,
+    read_csr,
+)
 from tests.servers import API_KEY, Answer, Server
 
 PACKAGES: Final = {
@@ -18,17 +26,17 @@ PACKAGES: Final = {
 }
 
 
-def requests_in(folder: Path, package: str | None) -> set[str]:
-    """The files that hold a certification request: all of a folder's, or those that a Debian package has."""
+def csr_files(folder: Path, package: str | None) -> set[str]:
+    """Return the files that contain a CSR: all files of a folder, or those of a Debian package."""
     if package is None:
         return {path.name for path in folder.iterdir()}
-    listed = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True, check=True).stdout
-    files = [path for path in map(Path, listed.splitlines()) if path.is_file()]
-    return {str(path.relative_to(folder)) for path in files if holds_request(path)}
+    listing = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True, check=True).stdout
+    files = [path for path in map(Path, listing.splitlines()) if path.is_file()]
+    return {str(path.relative_to(folder)) for path in files if contains_csr(path)}
 
 
-def holds_request(path: Path) -> bool:
-    """Whether a file is one, or says that it has one; a Go source only if the whole block stands in it."""
+def contains_csr(path: Path) -> bool:
+    """Whether a file is a CSR or contains one; a Go source must contain the whole PEM block."""
     data = path.read_bytes()
     if path.suffix == ".go":
         return BLOCK.search(data) is not None
@@ -36,37 +44,37 @@ def holds_request(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
-def test_every_request_is_in_the_table(name: str) -> None:
-    """The packages have the requests of the table, and no other: none is forgotten, none is made up."""
+def test_table_lists_every_csr(name: str) -> None:
+    """The table lists exactly the CSRs in the packages."""
     folder, rows, count = COLLECTIONS[name]
-    assert requests_in(folder, PACKAGES.get(name)) == {row.path for row in rows}
+    assert csr_files(folder, PACKAGES.get(name)) == {row.path for row in rows}
     assert len({row.path for row in rows}) == count
 
 
-@pytest.mark.parametrize(("path", "row"), CASES, ids=lambda each: f"{each.path}-{each.part}" if isinstance(each, Row) else "")  # fmt: skip
-def test_verdicts(server: Server, path: Path, row: Row) -> None:
-    """Each is signed for the names that it asks for, with the notes of the table, or refused for its reasons."""
-    sent = read(path, row)
-    text = base64.b64encode(sent).decode() if path.suffix == ".der" else sent.decode()
+@pytest.mark.parametrize(("path", "row"), CASES, ids=lambda value: f"{value.path}-{value.part}" if isinstance(value, ThirdPartyCSR) else "")  # fmt: skip
+def test_third_party_csr_is_issued_or_refused(server: Server, path: Path, row: ThirdPartyCSR) -> None:
+    """Each CSR is issued with the names and notes of the table, or refused with its errors."""
+    data = read_csr(path, row)
+    text = base64.b64encode(data).decode() if path.suffix == ".der" else data.decode()
     answer = server.sign({"csr": text})
     headers = {"Content-Type": "application/pkcs10", "x-api-key": API_KEY}
-    same = server.request("POST", "/sign.pem", sent, headers)
-    assert (answer.status, same.status) == ((200, 200) if isinstance(row.verdict, Signed) else (422, 422)), answer.body  # fmt: skip
-    assert ordered(verdict(answer)) == ordered(row.verdict), row.why
-    if isinstance(row.verdict, Refused):
-        assert same.json()["errors"] == answer.json()["errors"]
+    pem_answer = server.request("POST", "/sign.pem", data, headers)
+    assert (answer.status, pem_answer.status) == ((200, 200) if isinstance(row.expected, Issued) else (422, 422)), answer.body  # fmt: skip
+    assert with_sorted_notes(result_of(answer)) == with_sorted_notes(row.expected), row.source
+    if isinstance(row.expected, Refused):
+        assert pem_answer.json()["errors"] == answer.json()["errors"]
 
 
-def verdict(answer: Answer) -> Signed | Refused:
-    """What became of a request, as the table has it."""
-    found = answer.json()
+def result_of(answer: Answer) -> Issued | Refused:
+    """Convert a response to the form of the table."""
+    document = answer.json()
     if answer.status != 200:
-        return Refused(tuple((reason["code"], reason["field"]) for reason in found["errors"]))
-    certificate = x509.load_pem_x509_certificate(found["crt_pem"].encode())
+        return Refused(tuple((error["code"], error["field"]) for error in document["errors"]))
+    certificate = x509.load_pem_x509_certificate(document["crt_pem"].encode())
     sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return Signed(tuple(str(names.parse_general_name(each, "")) for each in sans), tuple(found["notes"]))
+    return Issued(tuple(str(names.parse_general_name(san, "")) for san in sans), tuple(document["notes"]))
 
 
-def ordered(each: Signed | Refused) -> Signed | Refused:
-    """The same with its notes in order of the alphabet."""
-    return Signed(each.names, tuple(sorted(each.notes))) if isinstance(each, Signed) else each
+def with_sorted_notes(result: Issued | Refused) -> Issued | Refused:
+    """Return the result with its notes sorted."""
+    return Issued(result.names, tuple(sorted(result.notes))) if isinstance(result, Issued) else result

@@ -269,7 +269,7 @@ def test_changed_files_are_shown_or_refused(tmp_path: Path) -> None:
     chance = Random(22)  # noqa: S311 - the same again from the same seed
     sound.append(private_der("ed25519"))
     for _ in range(2400):
-        change = chance.choice((request_strategies.changed, request_strategies.bent))
+        change = chance.choice((request_strategies.mutate, request_strategies.mutate_bytes))
         (tmp_path / "a").write_bytes(change(chance, chance.choice(sound)))
         run = certlet("show", "a")
         assert (b"  Subject " in run.stdout) is not run.stderr.startswith(b"certlet: a"), run
@@ -282,7 +282,7 @@ def test_changed_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CERTIFICATE)
     (tmp_path / "b").touch(0o600)
     for _ in range(300):
-        key = base64.encodebytes(request_strategies.changed(chance, chance.choice(sound)))
+        key = base64.encodebytes(request_strategies.mutate(chance, chance.choice(sound)))
         (tmp_path / "b").write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + key + b"-----END PRIVATE KEY-----\n")
         run = certlet("show", "a", "--key-file", "b")
         assert run.stderr in (

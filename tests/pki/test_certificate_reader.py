@@ -100,7 +100,7 @@ def test_changed_certificate_is_refused_or_usable() -> None:
     chance, counts = Random(22), [0, 0]  # noqa: S311 - the same again from the same seed
     warnings.simplefilter("ignore")  # the library's, of serial numbers that are negative
     for _ in range(4000):
-        der = chance.choice((request_strategies.changed, request_strategies.bent))(
+        der = chance.choice((request_strategies.mutate, request_strategies.mutate_bytes))(
             chance, chance.choice(sound)
         )
         try:

@@ -1,4 +1,4 @@
-// Writes certification requests as Go programs do: `go run requests.go FOLDER`. The standard library alone.
+// Writes CSRs as Go programs do: `go run generate_csrs.go FOLDER`. Uses only the standard library.
 package main
 
 import (
@@ -37,8 +37,8 @@ func extension(oid asn1.ObjectIdentifier, critical bool, value interface{}) pkix
 	return pkix.Extension{Id: oid, Critical: critical, Value: der}
 }
 
-// What cert-manager's GenerateCSR asks for: its default usages, digital signature and key encipherment,
-// whatever the key (pkg/util/pki/csr.go).
+// Returns a CSR as from cert-manager's GenerateCSR: with its default usages, digital signature and key
+// encipherment, for any key (pkg/util/pki/csr.go).
 func certManager() *x509.CertificateRequest {
 	usage := asn1.BitString{Bytes: []byte{0xa0}, BitLength: 3}
 	serverAuth := []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 1}}
@@ -53,13 +53,13 @@ func certManager() *x509.CertificateRequest {
 }
 
 func main() {
-	elliptical, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ecdsaKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(err)
-	large, err := rsa.GenerateKey(rand.Reader, 2048)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	check(err)
-	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	_, ed25519Key, err := ed25519.GenerateKey(rand.Reader)
 	check(err)
-	where, err := url.Parse("spiffe://example.com/go")
+	spiffeID, err := url.Parse("spiffe://example.com/go")
 	check(err)
 
 	server := &x509.CertificateRequest{
@@ -67,14 +67,14 @@ func main() {
 		DNSNames:    []string{"go.example.com", "*.go.example.com"},
 		IPAddresses: []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")},
 	}
-	write("go-ecdsa.csr", server, elliptical)
-	write("go-rsa.csr", server, large)
-	write("go-ed25519.csr", server, edwards)
+	write("go-ecdsa.csr", server, ecdsaKey)
+	write("go-rsa.csr", server, rsaKey)
+	write("go-ed25519.csr", server, ed25519Key)
 	write("go-client.csr", &x509.CertificateRequest{
 		Subject:        pkix.Name{CommonName: "Gopher"},
 		EmailAddresses: []string{"gopher@example.com"},
-		URIs:           []*url.URL{where},
-	}, elliptical)
-	write("cert-manager-ecdsa.csr", certManager(), elliptical)
-	write("cert-manager-rsa.csr", certManager(), large)
+		URIs:           []*url.URL{spiffeID},
+	}, ecdsaKey)
+	write("cert-manager-ecdsa.csr", certManager(), ecdsaKey)
+	write("cert-manager-rsa.csr", certManager(), rsaKey)
 }
