@@ -27,7 +27,7 @@ from bench import load
 from bench.load import BenchError, Load
 from service.keystore import ca_directory
 from tests import servers
-from tests.servers import API_KEY, Site
+from tests.servers import API_KEY, HttpService
 
 KEY_TYPES: Final = ("p-256", "rsa-2048")
 """The CA's key types; the requests' keys are P-256."""
@@ -78,9 +78,9 @@ class Server:
     url: str
     ca: Path
 
-    def post(self, endpoint: Endpoint, body: bytes) -> servers.Answer:
+    def post(self, endpoint: Endpoint, body: bytes) -> servers.Response:
         """Send one request."""
-        return Site(self.url).request("POST", endpoint.path, body, endpoint.headers)
+        return HttpService(self.url).request("POST", endpoint.path, body, endpoint.headers)
 
 
 @functools.cache
@@ -150,7 +150,7 @@ def certlet(directory: Path, ca: Path) -> Iterator[Server]:
     directory.mkdir()
     command = load.pinned(load.cores()[0], [*servers.CERTLET, "serve", "--port", "0"])
     options = ["--ca", str(ca), "--workers=1", "--no-usage-plan", f"--audit-log={directory / 'audit.log'}"]
-    with servers.serving(directory, *options, command=command) as server:
+    with servers.certlet_server(directory, *options, command=command) as server:
         yield Server(server.process.pid, server.url, ca)
 
 

@@ -28,7 +28,7 @@ from service import aws_lambda
 from service.settings import AUDIT_LOG, CA, CA_PASSPHRASE
 from tests import csrs, factories, servers
 from tests.deploy import runtime
-from tests.lambda_events import event
+from tests.lambda_events import proxy_event
 
 CALLS: Final = 300  # of the warm handler, per round
 MAX_MEGABYTES: Final = 12
@@ -78,7 +78,7 @@ def _first_response(task: Path, client: Path, log: Path) -> tuple[float, float]:
     start = time.monotonic()
     env = {CA_PASSPHRASE: PASSPHRASE}
     with runtime.running(task, Path(sys.executable), client, log, **env) as function:
-        kind, response = function.invoke(event())
+        kind, response = function.invoke(proxy_event())
         seconds = time.monotonic() - start
         if kind != "response" or response["statusCode"] != HTTPStatus.OK:
             raise BenchError(f"the zip's response is no success: {response} {log.read_text()}")
@@ -143,7 +143,9 @@ def _warm(directory: Path, rounds: int) -> Spread:
     os.environ |= {CA: str(directory / "ca"), CA_PASSPHRASE: PASSPHRASE, AUDIT_LOG: os.devnull}
     request = factories.issuance_request(csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])))
     authority = factories.authority(now=datetime.now(UTC))
-    lambda_event = event(body=json.dumps({"csr": request.csr.decode(), "text": False}), isBase64Encoded=False)
+    lambda_event = proxy_event(
+        body=json.dumps({"csr": request.csr.decode(), "text": False}), isBase64Encoded=False
+    )
     response = aws_lambda.handler(lambda_event, None)
     if response["statusCode"] != HTTPStatus.OK:
         raise BenchError(f"the handler does not sign: {response}")

@@ -76,10 +76,10 @@ def run(
         Refused: a request failed, a connection broke, or there was no response.
         BenchError: a process of the server started, ended, or ran on another core.
     """
-    processes = [pid, *servers.descendants(pid)]
+    processes = [pid, *servers.descendant_pids(pid)]
     cpu_before = _cpu(processes)
     outcome = _wrk(url, headers, bodies, connections, seconds)
-    if [pid, *servers.descendants(pid)] != processes:
+    if [pid, *servers.descendant_pids(pid)] != processes:
         raise BenchError(f"{url}: a process of the server started or ended")
     cpu = _cpu(processes) - cpu_before
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
@@ -93,7 +93,7 @@ def run(
         p50=outcome["p50"],
         p99=outcome["p99"],
         cpu=cpu,
-        resident=sum(map(servers.resident, processes)) * 1024 / 1e6,
+        resident=sum(map(servers.resident_kib, processes)) * 1024 / 1e6,
     )
 
 

@@ -24,7 +24,7 @@ SECRET_ENV_PREFIXES: Final = (
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
-def seal() -> None:
+def disable_core_dumps_and_ptrace() -> None:
     """From now on this process leaves no core file, and nobody but root reads its memory.
 
     RLIMIT_CORE is 0, for its children too; where cores are piped to a program the kernel heeds no limit, so

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service import atomic_write
-from service.gateway.api_keys import OWN_NAME
+from service.gateway.api_keys import SERVER_PRINCIPAL
 from service.pki import keys
 
 
@@ -56,7 +56,7 @@ def internal_event(method: str, path: str, body: Mapping[str, object] | None = N
         "httpMethod": method,
         "headers": {"Content-Type": "application/json", "X-Forwarded-Proto": "https"},
         "queryStringParameters": None,
-        "requestContext": {"identity": {"apiKeyId": OWN_NAME}},
+        "requestContext": {"identity": {"apiKeyId": SERVER_PRINCIPAL}},
         "body": json.dumps(body) if body else None,
         "isBase64Encoded": False,
     }

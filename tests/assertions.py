@@ -11,7 +11,7 @@ from jsonschema import Draft4Validator
 
 from service import openapi
 from tests import factories
-from tests.servers import API_KEY, Answer
+from tests.servers import API_KEY, Response
 
 DOCUMENT = openapi.resolve_refs(factories.document(), factories.document())
 KEY = {"x-api-key": API_KEY}
@@ -25,7 +25,7 @@ def uuid7() -> str:
     return str(uuid.UUID(int=int(time.time() * 1000) << 80 | 7 << 76 | 0b10 << 62 | secrets.randbits(62)))
 
 
-def assert_problem(response: Answer, status: int, code: str) -> Any:
+def assert_problem(response: Response, status: int, code: str) -> Any:
     """Verify that a response is a problem document with this status and code, and return it."""
     assert response.status == status, response.body
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -37,7 +37,7 @@ def assert_problem(response: Answer, status: int, code: str) -> Any:
     return document
 
 
-def assert_documented(path: str, method: str, response: Answer, document: Any = DOCUMENT) -> Any:
+def assert_documented(path: str, method: str, response: Response, document: Any = DOCUMENT) -> Any:
     """Validate the JSON of a response against the contract, and return it."""
     documented = document["paths"][path][method]["responses"][str(response.status)]
     body = response.json()

@@ -7,27 +7,27 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
-from tests.gateway import second_api as gateways
+from tests.gateway import second_api
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """`certlet serve --ephemeral`, without its usage plan, for tests that only ask it."""
     directory = tmp_path_factory.mktemp("server")
-    with servers.serving(directory, "--ephemeral", "--no-usage-plan", "--workers", "2") as running:
+    with servers.certlet_server(directory, "--ephemeral", "--no-usage-plan", "--workers", "2") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """The second API, by two processes."""
     directory = tmp_path_factory.mktemp("library")
-    with gateways.gateway(directory, gateways.library(), workers=2) as running:
+    with second_api.gateway_server(directory, second_api.document(), workers=2) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """`certlet serve --tls`, with its CA in `ca`: one a module, which may revoke what it was issued."""
-    with servers.serving(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
+    with servers.certlet_server(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
         yield running

@@ -26,7 +26,7 @@ from tests import csrs, factories, servers
 from tests.est.devices import basic_auth, client_context, encode_body, parse_certificates
 from tests.gateway import second_api
 from tests.gateway.cases import JSON, KEY
-from tests.servers import Answer, Server
+from tests.servers import Response, Server
 
 CONTRACT: Final = servers.ROOT / "openapi.yaml"
 MARK: Final = (
@@ -67,15 +67,15 @@ def sites(directory: Path) -> Iterator[Sites]:
     form = document["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
     form["requestTemplates"] = {"application/json": "{"}
     with (
-        servers.serving(directory / "plain", "--no-usage-plan") as plain,
-        servers.serving(directory / "tls", "--no-usage-plan", "--tls") as tls,
-        servers.serving(directory / "troubled") as troubled,
-        second_api.gateway(directory / "broken", document) as broken,
+        servers.certlet_server(directory / "plain", "--no-usage-plan") as plain,
+        servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls") as tls,
+        servers.certlet_server(directory / "troubled") as troubled,
+        second_api.gateway_server(directory / "broken", document) as broken,
     ):
         yield Sites(plain, tls, troubled, broken)
 
 
-def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Answer:
+def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Response:
     """Send the example request of an operation, to its path or to a path with parameters."""
     for operation_path, item in factories.document()["paths"].items():
         for method, operation in item.items():
@@ -90,25 +90,25 @@ def send_example(site: Server, name: str, path: str = "", media_type: str = "", 
     raise KeyError(name)
 
 
-def get(path: str, **headers: str) -> Callable[[Sites], Answer]:
+def get(path: str, **headers: str) -> Callable[[Sites], Response]:
     """Return a function that gets a path of the plain server."""
     return lambda at: at.plain.request("GET", path, headers=headers)
 
 
-def post(path: str, body: object, **headers: str) -> Callable[[Sites], Answer]:
+def post(path: str, body: object, **headers: str) -> Callable[[Sites], Response]:
     """Return a function that posts JSON to the plain server, with an API key."""
     return lambda at: at.plain.request("POST", path, json.dumps(body).encode(), {**JSON, **KEY, **headers})
 
 
 def request_est(
     method: str, path: str, body: bytes | None = None, **headers: str
-) -> Callable[[Sites], Answer]:
+) -> Callable[[Sites], Response]:
     """Return a function that sends an EST request over HTTPS without client certificate."""
     all_headers = {**(PKCS10 if body else {}), **headers}
     return lambda at: at.tls.request(method, EST + path, body, all_headers, client_context(at.tls))
 
 
-def renew_with_certificate(at: Sites, path: str = "/simplereenroll") -> Answer:
+def renew_with_certificate(at: Sites, path: str = "/simplereenroll") -> Response:
     """Send the example of a renewal, with a client certificate for the same names."""
     csr = encode_body(csrs.build("www.example.com", ["dns:www.example.com"]))
     first = request_est("POST", "/peer/simpleenroll", csr, **KEY)(at)
@@ -122,35 +122,35 @@ def build_other_csr() -> str:
     return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
 
-def send_invalid_csr(at: Sites) -> Answer:
+def send_invalid_csr(at: Sites) -> Response:
     """Send a CSR with two problems."""
     csr = csrs.build("localhost.", [], [x509.BasicConstraints(ca=True, path_length=None)])
     return at.plain.sign({"csr": csrs.encode_pem(csr).decode()})
 
 
-def exceed_rate_limit(at: Sites) -> Answer:
+def exceed_rate_limit(at: Sites) -> Response:
     """Send more requests than the usage plan allows."""
     responses = [at.troubled.request("GET", "/profiles") for _ in range(200)]
     return next(response for response in responses if response.status == 429)
 
 
-def get_malformed_crl(at: Sites) -> Answer:
+def get_malformed_crl(at: Sites) -> Response:
     """Get the CRL of a malformed revocation file, as soon as the usage plan allows it."""
     responses = (at.troubled.request("GET", "/ca.crl") for _ in range(1000))
     return next(response for response in responses if response.status != 429)
 
 
-def invoke(command: str) -> Callable[[Sites], Answer]:
+def invoke(command: str) -> Callable[[Sites], Response]:
     """Return a function that makes the broken server's function do something, as soon as one is ready."""
 
-    def send(at: Sites) -> Answer:
+    def send(at: Sites) -> Response:
         servers.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
         return at.broken.request("GET", f"/health?do={command}")
 
     return send
 
 
-def busy(at: Sites) -> Answer:
+def busy(at: Sites) -> Response:
     """Send several requests while one occupies the only function, and return the 503."""
     invoke("")(at)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -164,7 +164,7 @@ class Example:
 
     summary: str
     status: int
-    send: Callable[[Sites], Answer]
+    send: Callable[[Sites], Response]
 
 
 ENROLLED: Final = "The certificate as PKCS#7 in base64."
@@ -209,7 +209,7 @@ EXAMPLES: Final = {
 }  # fmt: skip
 
 
-def value(response: Answer) -> Any:
+def value(response: Response) -> Any:
     """Return a response as an example: JSON, text, the start of a page, or base64."""
     media_type = response.headers["Content-Type"].partition(";")[0]
     if media_type.endswith("json"):

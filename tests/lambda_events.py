@@ -21,10 +21,10 @@ from service import aws_lambda
 from service.web import app
 from tests import csrs, factories, servers
 
-GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
-ANYBODY: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
+CSR_PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
+ANONYMOUS: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
 # The handler, whose second argument says how much time is left, each time that it is asked.
-RUN = """
+PROGRAM = """
 import json, sys
 from service import aws_lambda
 class Context:
@@ -39,9 +39,9 @@ for line in sys.stdin:
 """
 
 
-def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
+def proxy_event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
     """A proxy event of a caller whose key the gateway checked."""
-    body = json.dumps({"csr": GOOD}).encode() if method == "POST" else b""
+    body = json.dumps({"csr": CSR_PEM}).encode() if method == "POST" else b""
     return {
         "resource": path,
         "path": path,
@@ -62,13 +62,13 @@ def event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str,
     }
 
 
-def of_request(method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+def from_request(method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
     """The proxy event that a REST API with binary media types `*/*` makes of a request."""
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     known = headers.get("x-api-key") == servers.API_KEY
     identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "192.0.2.1"}
-    return event(
+    return proxy_event(
         parts.path,
         method,
         headers=dict(headers),
@@ -81,15 +81,15 @@ def of_request(method: str, url: str, headers: Mapping[str, str], content: bytes
     )
 
 
-def est(**change: Any) -> dict[str, Any]:
+def est_event(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
     base64_csr = base64.b64encode(csrs.encode_der(csrs.build("device.example.com"))).decode()
     usual = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
-    return event("/.well-known/est/simpleenroll") | usual | change
+    return proxy_event("/.well-known/est/simpleenroll") | usual | change
 
 
-def ask(
+def invoke_application(
     document: dict[str, Any], *events: dict[str, Any], **more: Any
 ) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """What a contract's application answers to events, through aws-wsgi, and what its authority records."""
@@ -102,7 +102,7 @@ def ask(
     ], log
 
 
-def answers(
+def invoke_handler(
     directory: Path, *events: dict[str, Any], before: str = "", left: Any = (), **env: str
 ) -> tuple[list[dict[str, Any]], str]:
     """What the handler answers in a process of its own, and what it logs.
@@ -115,7 +115,7 @@ def answers(
         env: more of its environment.
     """
     run = servers.run(
-        *(sys.executable, "-c", RUN.format(before)),
+        *(sys.executable, "-c", PROGRAM.format(before)),
         stdin="".join(f"{json.dumps([each, left])}\n" for each in events),
         env=servers.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
         check=False,
@@ -123,7 +123,7 @@ def answers(
     return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
 
 
-def body(result: dict[str, Any]) -> bytes:
+def decode_body(result: dict[str, Any]) -> bytes:
     """The body of a result, as a client gets it."""
     text: str = result["body"]
     return base64.b64decode(text) if result["isBase64Encoded"] else text.encode()

@@ -34,7 +34,7 @@ def client(endpoint: str, service: str) -> Any:
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[str]:
+def running_localstack(directory: Path) -> Iterator[str]:
     """Its endpoint. Its Python, in an environment of its own, is named by LOCALSTACK_PYTHON."""
     address = f"127.0.0.1:{servers.free_port()}"
     settings = {
@@ -53,7 +53,7 @@ def running(directory: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        servers.wait_until(lambda: _is_there(f"http://{address}/_localstack/health"), 60)
+        servers.wait_until(lambda: _responds(f"http://{address}/_localstack/health"), 60)
         yield f"http://{address}"
     finally:
         process.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ def running(directory: Path) -> Iterator[str]:
         process.wait()
 
 
-def _is_there(url: str) -> bool:
+def _responds(url: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - our own
         return True
     return False

@@ -79,18 +79,18 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def children(pid: int) -> list[int]:
+def child_pids(pid: int) -> list[int]:
     """The processes that any thread of a process started, and that nobody has waited for."""
     lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return sorted(int(child) for numbers in lists for child in numbers)
 
 
-def descendants(pid: int) -> list[int]:
+def descendant_pids(pid: int) -> list[int]:
     """Those, and theirs."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]
+    return [each for child in child_pids(pid) for each in (child, *descendant_pids(child))]
 
 
-def module(pid: int) -> str:
+def running_module(pid: int) -> str:
     """The module that a process of Python runs; '' if it has ended, or runs none."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -99,7 +99,7 @@ def module(pid: int) -> str:
     return words[words.index("-m") + 1] if "-m" in words else ""
 
 
-def resident(pid: int) -> int:
+def resident_kib(pid: int) -> int:
     """The resident memory of a process, in KiB."""
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
 
@@ -108,7 +108,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     """Writes no log; what it answers is in `respond`."""
 
     def respond(self) -> None:
-        """Answer one GET or POST."""
+        """Response one GET or POST."""
         raise NotImplementedError
 
     def do_GET(self) -> None:
@@ -117,7 +117,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.respond()
 
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
+    def reply(self, status: int, body: bytes, **headers: str) -> None:
         """Send one answer, with hyphens for underscores in the names of headers."""
         self.send_response(status)
         for name, value in {**headers, "Content_Length": str(len(body))}.items():
@@ -161,7 +161,7 @@ def certlet(
     )
 
 
-def executable(path: Path, script: str = f'exec {shlex.join(CERTLET)} "$@"') -> Path:
+def create_script(path: Path, script: str = f'exec {shlex.join(CERTLET)} "$@"') -> Path:
     """Write a program for sh, `certlet` by default, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -170,7 +170,7 @@ def executable(path: Path, script: str = f'exec {shlex.join(CERTLET)} "$@"') -> 
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: Message
     body: bytes
@@ -180,7 +180,7 @@ class Answer:
 
 
 @dataclass
-class Site:
+class HttpService:
     """Something that answers HTTP below a URL."""
 
     url: str
@@ -192,7 +192,7 @@ class Site:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         context: ssl.SSLContext | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send one request; any status is an answer."""
         url, named = self.url + path, dict(headers or {})
         request = urllib.request.Request(url, data=body, headers=named, method=method)  # noqa: S310
@@ -200,16 +200,16 @@ class Site:
             request.add_unredirected_header("Content-type", "")
         try:
             with urllib.request.urlopen(request, timeout=30, context=context) as response:  # noqa: S310
-                return Answer(response.status, response.headers, response.read())
+                return Response(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read())
+                return Response(error.code, error.headers, error.read())
 
 
 @dataclass
-class Server(Site):
+class Server(HttpService):
     process: subprocess.Popen[str]
-    said: list[str]
+    output: list[str]
     log: Path
 
     @property
@@ -219,19 +219,21 @@ class Server(Site):
 
     def pids(self, name: str) -> list[int]:
         """Its child processes that run a module of `service.gateway`."""
-        return [pid for pid in children(self.process.pid) if module(pid) == f"service.gateway.{name}"]
+        return [
+            pid for pid in child_pids(self.process.pid) if running_module(pid) == f"service.gateway.{name}"
+        ]
 
-    def sign(self, order: object, key: str = API_KEY) -> Answer:
+    def sign(self, order: object, key: str = API_KEY) -> Response:
         """`POST /sign` with JSON."""
         headers = {"Content-Type": "application/json", "x-api-key": key}
         return self.request("POST", "/sign", json.dumps(order).encode(), headers)
 
-    def logged(self) -> str:
+    def read_log(self) -> str:
         return self.log.read_text()
 
     def processes(self) -> dict[int, str]:
         """The module of each process: supervisor, gateway and workers."""
-        return {pid: module(pid) for pid in (self.process.pid, *descendants(self.process.pid))}
+        return {pid: running_module(pid) for pid in (self.process.pid, *descendant_pids(self.process.pid))}
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the server with a signal, and wait."""
@@ -240,7 +242,7 @@ class Server(Site):
 
 
 @contextlib.contextmanager
-def serving(
+def certlet_server(
     directory: Path,
     *arguments: str,
     command: Sequence[str] = (*CERTLET, "serve", "--port", "0"),

@@ -12,7 +12,7 @@ import pytest
 from service import aws_lambda
 from service.web import identity
 from tests import csrs, servers
-from tests.lambda_events import answers, event
+from tests.lambda_events import invoke_handler, proxy_event
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_caller_with_a_key_is_served(directory: Path) -> None:
     """The event of a caller with an API key is signed for, under the name that the key's id has."""
-    found, logged = answers(directory, event(), CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
+    found, logged = invoke_handler(directory, proxy_event(), CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
     assert found[0]["statusCode"] == 200
     assert set(found[0]) == {"statusCode", "headers", "body", "isBase64Encoded"}
     assert '"principal":"ci"' in logged
@@ -57,13 +57,13 @@ def test_profiles_and_names_of_whoever_asks(
     }
     (tmp_path / "own.yaml").write_text(json.dumps(own))
     requests = [
-        event(
+        proxy_event(
             body=json.dumps({"csr": csrs.encode_pem(csrs.build(f"a.{name}")).decode()}), isBase64Encoded=False
         )
         | {"requestContext": {"requestId": "x", **context}}
         for name in ("arn.example.com", "sub.example.com")
     ]
-    found, _ = answers(directory, *requests, CERTLET_PROFILES=str(tmp_path / "own.yaml"))
+    found, _ = invoke_handler(directory, *requests, CERTLET_PROFILES=str(tmp_path / "own.yaml"))
     expected = {"": [403, 403], "arn.example.com": [200, 422], "sub.example.com": [422, 200]}
     assert [each["statusCode"] for each in found] == expected[ending]
 
@@ -73,9 +73,9 @@ def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
 
     def keyed(*keys: str) -> dict[str, Any]:
         single = {"Content-Type": "application/json", "Idempotency-Key": keys[-1]}
-        return event(headers=single, multiValueHeaders={"Idempotency-Key": list(keys)})
+        return proxy_event(headers=single, multiValueHeaders={"Idempotency-Key": list(keys)})
 
-    found, _ = answers(directory, keyed("the-first-key", "the-other-key"), keyed("the-first-key"))
+    found, _ = invoke_handler(directory, keyed("the-first-key", "the-other-key"), keyed("the-first-key"))
     assert [each["statusCode"] for each in found] == [400, 200]
     (fault,) = json.loads(found[0]["body"])["errors"]
     assert fault["field"] == "header.Idempotency-Key"
@@ -84,7 +84,7 @@ def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
 
 def test_binary_answers_are_base64(directory: Path) -> None:
     """DER crosses the result in base64; text does not."""
-    found, _ = answers(directory, event("/ca.crt", "GET"), event("/ca.pem", "GET"))
+    found, _ = invoke_handler(directory, proxy_event("/ca.crt", "GET"), proxy_event("/ca.pem", "GET"))
     assert found[0]["isBase64Encoded"]
     assert base64.b64decode(found[0]["body"])[:1] == b"\x30"
     assert not found[1]["isBase64Encoded"]
@@ -94,7 +94,7 @@ def test_what_the_gateway_would_not_send(directory: Path) -> None:
     """A path or method that no gateway routes is a problem, not a failure."""
     wrong = [("/nope", "GET"), ("/ca//", "GET"), ("/static/x", "GET"), ("/sign", "DELETE"), ("/sign", "GET")]
     wrong += [("/sign", "OPTIONS"), ("/ca", "OPTIONS")]
-    found, logged = answers(directory, *(event(*each) for each in wrong))
+    found, logged = invoke_handler(directory, *(proxy_event(*each) for each in wrong))
     assert [each["statusCode"] for each in found] == [404, 404, 404, 405, 405, 405, 405]
     assert {json.loads(each["body"])["code"] for each in found} == {"notFound", "methodNotAllowed"}
     assert logged == ""
@@ -102,8 +102,10 @@ def test_what_the_gateway_would_not_send(directory: Path) -> None:
 
 def test_head_is_get_without_a_body(directory: Path) -> None:
     """HEAD is answered as GET is, with no octet of the body (RFC 9110 9.3.2)."""
-    asked = (event(path, method) for path, method in (("/ca", "HEAD"), ("/ca", "GET"), ("/sign", "HEAD")))
-    (head, get, sign), _ = answers(directory, *asked)
+    asked = (
+        proxy_event(path, method) for path, method in (("/ca", "HEAD"), ("/ca", "GET"), ("/sign", "HEAD"))
+    )
+    (head, get, sign), _ = invoke_handler(directory, *asked)
     assert (head["statusCode"], head["headers"], head["body"]) == (200, get["headers"], "")
     assert get["body"]
     assert (sign["statusCode"], sign["body"]) == (405, "")
@@ -111,8 +113,13 @@ def test_head_is_get_without_a_body(directory: Path) -> None:
 
 def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_path: Path) -> None:
     """Without its key the CA is unavailable, on every operation that needs it; the cause is in the log."""
-    asked = [event("/health", "GET"), event(), event("/ca", "GET"), event("/profiles", "GET")]
-    found, logged = answers(directory, *asked, CERTLET_CA=str(tmp_path / "none"))
+    asked = [
+        proxy_event("/health", "GET"),
+        proxy_event(),
+        proxy_event("/ca", "GET"),
+        proxy_event("/profiles", "GET"),
+    ]
+    found, logged = invoke_handler(directory, *asked, CERTLET_CA=str(tmp_path / "none"))
     assert [each["statusCode"] for each in found] == [503, 503, 503, 200]
     assert found[0]["headers"]["Retry-After"] == "60"
     assert "root-ca.crt" not in found[0]["body"]
@@ -130,7 +137,7 @@ def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_
 )
 def test_wrong_settings_are_told_at_once(directory: Path, env: dict[str, str], word: str) -> None:
     """The environment's faults are all in one message."""
-    found, logged = answers(directory, event(), **env)
+    found, logged = invoke_handler(directory, proxy_event(), **env)
     assert found == []
     assert word in logged
 
@@ -139,7 +146,7 @@ def test_an_unexpected_error_is_a_bare_500(directory: Path) -> None:
     """`RuntimeError("secret")` somewhere inside is a 500 without the word; the log has it."""
     fail = "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
     before = f"from service.authority import Authority\n{fail}Authority.issue = fail"
-    (result,), logged = answers(directory, event(), before=before)
+    (result,), logged = invoke_handler(directory, proxy_event(), before=before)
     assert result["statusCode"] == 500
     assert "secret" not in json.dumps(result)
     assert json.loads(result["body"])["code"] == "serverInternal"
@@ -199,6 +206,8 @@ def test_the_authorizer_asks_for_credentials(text: str) -> None:
 def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:
     """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
     context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.API_KEY_PRINCIPAL_ID}}
-    found, logged = answers(directory, event(requestContext=context), event("/sign", "POST", type="REQUEST"))
+    found, logged = invoke_handler(
+        directory, proxy_event(requestContext=context), proxy_event("/sign", "POST", type="REQUEST")
+    )
     assert [each["statusCode"] for each in found] == [403, 200]
     assert logged.count('"event":"intent"') == 1

@@ -19,7 +19,7 @@ from service.pki import encoding
 from service.pki.revocation import RevokedCertificate
 from tests import csrs, factories
 from tests.assertions import assert_problem
-from tests.servers import Server, certlet, run, serving
+from tests.servers import Server, certlet, certlet_server, run
 
 OWN = """\
 profiles:
@@ -66,7 +66,7 @@ def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
 def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
     """Issued with the CRL's address, revoked by its file or serial number, listed, and refused by openssl."""
     (tmp_path / "own.yaml").write_text(OWN)
-    with serving(tmp_path, "--profiles", "own.yaml") as server:
+    with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         for name in ("a", "b", "c"):
             (tmp_path / f"{name}.pem").write_text(sign(server))
         (tmp_path / "peer.pem").write_text(sign(server, "peer"))
@@ -83,7 +83,7 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
     assert not certlet("revoke", encoding.format_serial(other.serial_number), cwd=tmp_path).returncode
     assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
     backdated(tmp_path / "ca")
-    with serving(tmp_path, "--profiles", "own.yaml") as server:
+    with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         crl = fetch(server, tmp_path)
     assert len(list(crl)) == 3
     entry = crl.get_revoked_certificate_by_serial_number(leaf.serial_number)
@@ -99,12 +99,12 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
 def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
     """After a rollover the old entries stand in the new CA's list, which says nothing of the old one's certificates."""
     (tmp_path / "own.yaml").write_text(OWN)
-    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
+    with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
         (tmp_path / "before.pem").write_text(sign(server))
     assert not certlet("revoke", "before.pem", "--ca", "old", cwd=tmp_path).returncode
     backdated(tmp_path / "old")
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
-    with serving(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
+    with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
         (tmp_path / "after.pem").write_text(sign(server))
         crl = fetch(server, tmp_path)
     revoked = x509.load_pem_x509_certificate((tmp_path / "before.pem").read_bytes()).serial_number
@@ -176,15 +176,15 @@ def test_a_list_that_is_none_is_503(tmp_path: Path) -> None:
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
     path.write_text("- {serial: 10, at: 2026-01-01T00:00:00Z}")
-    with serving(tmp_path) as server:  # with the first of them from its start
+    with certlet_server(tmp_path) as server:  # with the first of them from its start
         for text in (path.read_bytes(), b"{}", b"a: [", b"\xff", None):
             path.unlink()
             if text is not None:
                 path.write_bytes(text)
-            told = len(server.logged())
+            told = len(server.read_log())
             found = assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
             assert "revoked.yaml" not in found["detail"]
-            assert "revoked.yaml" in server.logged()[told:]
+            assert "revoked.yaml" in server.read_log()[told:]
             assert sign(server)
         path.write_text("[]")  # from here on a list is good for five minutes
         assert not list(fetch(server, tmp_path))

@@ -87,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ):
         (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[f"docs/{page}"], re.DOTALL)
         (directory / name).write_text(text)
-    with servers.serving(directory, env={}) as server:
+    with servers.certlet_server(directory, env={}) as server:
         environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
         servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
         yield server
@@ -95,13 +95,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def api_key(server: Server) -> str:
     """The API key that the server printed."""
-    return next(line.split()[2] for line in server.said if line.startswith("API key"))
+    return next(line.split()[2] for line in server.output if line.startswith("API key"))
 
 
 def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, int]]:
     """Run commands in one shell, in a directory with the CA and the files that they name: outputs and statuses."""
-    servers.executable(cwd / ".venv/bin/certlet")
-    servers.executable(cwd / ".venv/bin/systemctl", "")
+    servers.create_script(cwd / ".venv/bin/certlet")
+    servers.create_script(cwd / ".venv/bin/systemctl", "")
     (cwd / "ca").symlink_to(server.log.parent / "ca")
     port = str(servers.free_port())
     for file in server.log.parent.iterdir():
@@ -141,12 +141,12 @@ def test_first_start_prints_what_is_shown(name: str, server: Server) -> None:
     assert "\nrun: setup\n\t.venv/bin/certlet serve\n" in (ROOT / "Makefile").read_text()
     shown = shown.replace("/home/you/certlet", str(server.log.parent)).replace("0yRrn1nZ", "")
     shown = shown.replace("http://127.0.0.1:8080", server.url)
-    assert re.fullmatch(pattern(shown), "\n".join(server.said) + "\n", re.DOTALL), server.said
+    assert re.fullmatch(pattern(shown), "\n".join(server.output) + "\n", re.DOTALL), server.output
 
 
 def test_commands_that_the_server_prints_sign(server: Server, tmp_path: Path) -> None:
     """The last two commands, pasted into a shell, create a key, a CSR and a certificate with its chain."""
-    commands = "\n".join(server.said[-3:]).partition("  ")[2]
+    commands = "\n".join(server.output[-3:]).partition("  ")[2]
     done = servers.run("sh", "-ec", commands, cwd=tmp_path)
     assert done.stdout.count("-----BEGIN CERTIFICATE-----") == 2
 
@@ -177,7 +177,7 @@ SERVE = sorted(
 )
 def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
     options = shlex.split(command.replace("8081", "0").replace("0.0.0.0", "127.0.0.1"))[2:]  # noqa: S104 - replaced
-    with servers.serving(tmp_path, *options) as server:
+    with servers.certlet_server(tmp_path, *options) as server:
         assert server.url.startswith("https:" if "--tls" in options else "http:")
 
 

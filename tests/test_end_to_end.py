@@ -188,14 +188,14 @@ def test_invalid_validity_is_refused(server: Server, options: dict[str, object],
 
 def test_dry_run_signs_nothing(server: Server) -> None:
     """A dry run returns 202 with the fields of the certificate, and records no intent."""
-    before = server.logged().count('"event"')
+    before = server.read_log().count('"event"')
     path, body = "/sign?dry_run=true", json.dumps({"csr": GOOD, "validity": "P1D"}).encode()
     response = server.request("POST", path, body, JSON)
     assert (response.status, response.headers["Cache-Control"]) == (202, "no-store")
     dry_run = assert_documented("/sign", "post", response)
     assert dry_run["names"] == ["dns:a.example.com", "ip:10.0.0.1"]
     assert (dry_run["subject"], dry_run["key"]) == ("CN=a.example.com", "P-256")
-    assert server.logged().count('"event"') == before
+    assert server.read_log().count('"event"') == before
     signed = server.request("POST", "/sign?dry_run=false", body, JSON)
     assert signed.status == 200
     for member in ("not_after", "profile", "notes"):
@@ -210,7 +210,7 @@ def test_dry_run_reports_all_problems(server: Server) -> None:
     body = json.dumps({"csr": bad.decode()}).encode()
     dry = assert_problem(server.request("POST", "/sign?dry_run=true", body, JSON), 422, "compound")
     assert dry["errors"] == assert_problem(server.sign({"csr": bad.decode()}), 422, "compound")["errors"]
-    assert json.loads(server.logged().splitlines()[-2])["event"] == "refusal"
+    assert json.loads(server.read_log().splitlines()[-2])["event"] == "refusal"
     unauthenticated = JSON | {"x-api-key": "x"}
     assert_problem(server.request("POST", "/sign?dry_run=true", body, unauthenticated), 403, "unauthorized")
 
@@ -317,7 +317,7 @@ def test_secrets_are_not_logged(server: Server) -> None:
     assert response.json()["notes"][0] == "challengePassword ignored"
     server.sign({"csr": "\x1b[2Jgarbage"})
     server.request("GET", "/nope%0d%0ax?%1b")
-    logged = server.logged()
+    logged = server.read_log()
     assert API_KEY not in logged
     assert "hunter22" not in logged
     assert "\x1b" not in logged

@@ -14,7 +14,7 @@ from jsonschema import Draft4Validator
 from service import openapi
 from tests import examples, factories
 from tests.examples import EXAMPLES, Sites, normalize, value
-from tests.servers import Answer
+from tests.servers import Response
 
 DOCUMENT = factories.document()
 EXAMPLES_IN_CONTRACT = DOCUMENT["components"]["examples"]
@@ -152,7 +152,7 @@ def test_normalize_keeps_the_content_of_certificates(at: Sites) -> None:
     body = DOCUMENT["paths"]["/sign"]["post"]["requestBody"]["content"]["application/json"]["example"]
     expected = normalize(EXAMPLES_IN_CONTRACT["sign"]["value"])["crt_pem"]
 
-    def sign(**change: str) -> Answer:
+    def sign(**change: str) -> Response:
         return at.plain.sign({**body, **change})
 
     assert normalize(sign().json()["crt_pem"]) == expected

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import factories
-from tests.lambda_events import ANYBODY, ask, est, event
+from tests.lambda_events import ANONYMOUS, est_event, invoke_application, proxy_event
 
 ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
 
@@ -43,7 +43,7 @@ def requests(context: dict[str, Any], headers: dict[str, str]) -> list[Any]:
     context_members = {"requestContext": context, "apiKeyId": "abc123"}
     return [
         {**request, **context_members, "headers": {**request["headers"], **headers}}
-        for request in (event(), event("/profiles/mine", "GET"), est())
+        for request in (proxy_event(), proxy_event("/profiles/mine", "GET"), est_event())
     ]
 
 
@@ -51,7 +51,7 @@ def requests(context: dict[str, Any], headers: dict[str, str]) -> list[Any]:
 def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
     """An API key in x-api-key or HTTP Basic does not authenticate without apiKeyId in requestContext."""
     events = [request for context in UNAUTHENTICATED for request in requests(context, headers)]
-    responses, log = ask(factories.document(), *events)
+    responses, log = invoke_application(factories.document(), *events)
     assert {response["statusCode"] for response in responses} == {"403"}
     assert {json.loads(response["body"])["code"] for response in responses} == {"unauthorized"}
     assert [(record.event, record.principal) for record in log] == [("refusal", "")] * 2 * len(
@@ -76,7 +76,7 @@ def test_gateway_identifies_the_caller(
     context: dict[str, Any], principal: str, headers: dict[str, str]
 ) -> None:
     """The principal is that of IAM, an API key or an authorizer, in this order, whatever the headers contain."""
-    responses, log = ask(factories.document(), *requests(context, headers))
+    responses, log = invoke_application(factories.document(), *requests(context, headers))
     assert [response["statusCode"] for response in responses] == ["200", "200", "200"]
     assert json.loads(responses[1]["body"])["principal"] == principal
     assert {record.principal for record in log} == {principal}
@@ -85,15 +85,15 @@ def test_gateway_identifies_the_caller(
 @pytest.mark.parametrize(
     ("request_event", "profile"),
     [
-        (event(body='{"csr": "x", "profile": "client"}', isBase64Encoded=False), "client"),
-        (event(body='{"csr": "x", "profile": "nope"}', isBase64Encoded=False), ""),
-        (event(body='{"csr": "x", "profile": ["client"]}', isBase64Encoded=False), "server"),
-        (event(body="[" * 100_000, isBase64Encoded=False), "server"),
-        (event("/sign.pem", queryStringParameters={"profile": "peer"}), "peer"),
-        (est(path="/.well-known/est/client/simpleenroll"), "client"),
+        (proxy_event(body='{"csr": "x", "profile": "client"}', isBase64Encoded=False), "client"),
+        (proxy_event(body='{"csr": "x", "profile": "nope"}', isBase64Encoded=False), ""),
+        (proxy_event(body='{"csr": "x", "profile": ["client"]}', isBase64Encoded=False), "server"),
+        (proxy_event(body="[" * 100_000, isBase64Encoded=False), "server"),
+        (proxy_event("/sign.pem", queryStringParameters={"profile": "peer"}), "peer"),
+        (est_event(path="/.well-known/est/client/simpleenroll"), "client"),
     ],
 )
 def test_refusal_is_recorded_with_its_profile(request_event: dict[str, Any], profile: str) -> None:
     """The audit record of a refused caller names the requested profile, if it exists."""
-    (response,), (record,) = ask(factories.document(), {**request_event, **ANYBODY})
+    (response,), (record,) = invoke_application(factories.document(), {**request_event, **ANONYMOUS})
     assert (response["statusCode"], record.event, record.profile) == ("403", "refusal", profile)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from service import openapi
 from tests import csrs
 from tests.assertions import JSON, PEM, assert_documented, assert_problem, uuid7
-from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, serving
+from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, certlet_server
 
 OWN = ROOT / "tests" / "policies.yaml"
 MERGED = openapi.load(OWN)
@@ -44,7 +44,7 @@ CI = "ci-key-0123456789-0123456789-0123456789-01"
 def own(directory: Path) -> Iterator[Server]:
     """A server with the operator's own profiles, four workers and an audit log."""
     arguments = ["--profiles", str(OWN), "--workers", "4", "--no-usage-plan", "--audit-log", "audit.jsonl"]
-    with serving(directory, "--ca", "ca", *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
+    with certlet_server(directory, "--ca", "ca", *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
         yield server
 
 
@@ -120,7 +120,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
     body = json.dumps({"csr": team(sans)}).encode()
     with ThreadPoolExecutor(5) as pool, os.fdopen(read, "rb", 0) as end:
         reading = pool.submit(lambda: b"".join(iter(functools.partial(end.read, 512), b"")))
-        with serving(tmp_path, *arguments, command=command, env={}, pass_fds=[write]) as server:
+        with certlet_server(tmp_path, *arguments, command=command, env={}, pass_fds=[write]) as server:
             os.close(write)
             asked = [pool.submit(server.request, "POST", "/sign", body, JSON) for _ in range(40)]
             assert {each.result().status for each in asked} == {200}
@@ -133,7 +133,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
 
 def test_full_audit_log_is_503(tmp_path: Path) -> None:
     """Through HTTP: without a record nothing is signed, refused or examined: 503."""
-    with serving(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
+    with certlet_server(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
         found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
         assert found["detail"] == "the audit log cannot be written"
         assert_problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
@@ -158,7 +158,7 @@ def test_retry_gets_the_same_certificate_after_a_restart(tmp_path: Path) -> None
     key = {"Idempotency-Key": uuid7()}
     answers = []
     for _ in range(2):
-        with serving(tmp_path, "--ca", "ca") as server:
+        with certlet_server(tmp_path, "--ca", "ca") as server:
             answers.append(server.request("POST", "/sign", body, JSON | key))
     first, again = answers
     assert first.body == again.body
@@ -189,7 +189,7 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
     spki = csrs.build().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     denied = tmp_path / "ca" / "denied-keys.txt"
     denied.write_text(f"# stolen\n{hashlib.sha256(spki).hexdigest()}  -\n")
-    with serving(tmp_path, "--ca", "ca") as server:
+    with certlet_server(tmp_path, "--ca", "ca") as server:
         found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
         assert "deny list" in found["detail"]
         found = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")

@@ -11,14 +11,14 @@ import pytest
 from cryptography import x509
 
 from tests import csrs
-from tests.servers import certlet, serving
+from tests.servers import certlet, certlet_server
 
 
 @pytest.mark.parametrize("kind", ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"])
 def test_ml_dsa_certificate_has_text_and_pem(tmp_path: Path, kind: str) -> None:
     """RFC 9881 2: a CA and a request with such keys; text, PEM and chain, and the signature verifies."""
     assert certlet("init", "ca", "--key-type", kind, cwd=tmp_path).returncode == 0
-    with serving(tmp_path, "--ca", "ca") as server:
+    with certlet_server(tmp_path, "--ca", "ca") as server:
         answer = server.sign(
             {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"], key_type=kind)).decode()}
         )

@@ -23,8 +23,8 @@ from service.pki.issuer import Issuer
 from service.web import operations
 from tests import csrs, factories, servers
 from tests.assertions import DOCUMENT, JSON, assert_problem, uuid7
-from tests.lambda_events import answers, event
-from tests.servers import Answer, Server
+from tests.lambda_events import invoke_handler, proxy_event
+from tests.servers import Response, Server
 
 RESULTS = Draft4Validator(
     DOCUMENT["paths"]["/sign/batch"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -37,14 +37,14 @@ def request(number: int, kind: str = "p-256") -> str:
     return csrs.encode_pem(csrs.build(f"n{number}.example.com", key_type=kind)).decode()
 
 
-def batch(server: Server, *requests: object, **more: Any) -> Answer:
+def batch(server: Server, *requests: object, **more: Any) -> Response:
     """`POST /sign/batch`; a text is a request's csr."""
     items = [{"csr": each} if isinstance(each, str) else each for each in requests]
     headers = JSON | more.pop("headers", {})
     return server.request("POST", "/sign/batch", json.dumps({"requests": items, **more}).encode(), headers)
 
 
-def results(answer: Answer) -> list[Any]:
+def results(answer: Response) -> list[Any]:
     """The results of an answer, which is as the contract says."""
     assert answer.status == 200, answer.body
     RESULTS.validate(answer.json())
@@ -62,9 +62,9 @@ def codes(found: list[Any]) -> list[str]:
     return [each["problem"]["code"] if "problem" in each else "" for each in found]
 
 
-def events(server: Server, answer: Answer) -> list[str]:
+def events(server: Server, answer: Response) -> list[str]:
     """The kinds of audit events that an answer's request left."""
-    lines = [json.loads(line) for line in server.logged().splitlines() if line.startswith('{"event"')]
+    lines = [json.loads(line) for line in server.read_log().splitlines() if line.startswith('{"event"')]
     return [line["event"] for line in lines if line["request_id"] == answer.headers["x-amzn-RequestId"]]
 
 
@@ -193,8 +193,8 @@ def invoked(directory: Path, left: list[int], number: int, **headers: str) -> li
     """The results of a batch of so many requests, with these milliseconds left at each look."""
     body = json.dumps({"requests": [{"csr": request(each)} for each in range(number)]}).encode()
     sent = {"Content-Type": "application/json", **headers}
-    asked = event("/sign/batch", headers=sent, body=base64.b64encode(body).decode())
-    (answer,), logged = answers(directory, asked, left=left)
+    asked = proxy_event("/sign/batch", headers=sent, body=base64.b64encode(body).decode())
+    (answer,), logged = invoke_handler(directory, asked, left=left)
     assert answer["statusCode"] == 200
     found = json.loads(answer["body"])
     RESULTS.validate(found)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import factories
-from tests.lambda_events import GOOD, ask, est, event
+from tests.lambda_events import CSR_PEM, est_event, invoke_application, proxy_event
 
 
 def sign(
@@ -18,14 +18,14 @@ def sign(
     headers = {"Content-Type": "text/plain" if path == "/sign.pem" else "application/json", **headers}
     body = body if isinstance(body, str) else json.dumps(body)
     members = {"headers": headers, "multiValueQueryStringParameters": query, "body": body}
-    return event(path) | members | {"isBase64Encoded": False}
+    return proxy_event(path) | members | {"isBase64Encoded": False}
 
 
 def batch(requests: object) -> dict[str, Any]:
     return sign({"requests": requests}, None, "/sign/batch")
 
 
-CSR = json.dumps({"csr": GOOD})
+CSR = json.dumps({"csr": CSR_PEM})
 KEY, KEY_FORMAT = "Idempotency-Key", "8 to 128 visible ASCII characters without a space"
 DURATION_DETAIL = (
     "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"
@@ -54,7 +54,7 @@ PROBLEMS = {
     "no-duration": (sign({"csr": "x", "validity": "90d"}), [("validity", DURATION_DETAIL)]),
     "no-time": (sign({"csr": "x", "not_after": "2030-1-1"}), [("not_after", "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)")]),
     "query-of-pem": (
-        sign(GOOD, {"validity": ["90d"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
+        sign(CSR_PEM, {"validity": ["90d"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
         [("query.validity", DURATION_DETAIL), ("query.profile", "'x' is not one of: server, client, peer"),
          ("query.x", "Unknown query parameter 'x'"), ("query.y", "Unknown query parameter 'y'"),
          (f"header.{KEY}", f"'with a space' is not {KEY_FORMAT}")],
@@ -64,19 +64,19 @@ PROBLEMS = {
     "long-key": (sign(CSR, **{KEY: "x" * 129}), [(f"header.{KEY}", f"'{'x' * 39}\\u2026' is not {KEY_FORMAT}")]),
     "key-of-letters-beyond-ascii": (sign(CSR, **{KEY: "\xe9" * 8}), [(f"header.{KEY}", "'" + "\\xe9" * 8 + f"' is not {KEY_FORMAT}")]),
     "batch-of-none": (batch([]), [("requests", "Must not be empty")]),
-    "batch-of-501": (batch([{"csr": GOOD}] * 501), [("requests", "Too long: 501 items, the limit is 500")]),
+    "batch-of-501": (batch([{"csr": CSR_PEM}] * 501), [("requests", "Too long: 501 items, the limit is 500")]),
     "batch-of-text": (batch(["x"]), [("requests.0", "Must be an object")]),
     "batch-of-nothing": (batch([{}]), [("requests.0", "Missing members: csr")]),
     "batch-of-number": (batch([{"csr": 1}]), [("requests.0.csr", "Must be a string")]),
     "batch-with-text": (batch([{"csr": "x", "text": True}]), [("requests.0", "Unknown members: 'text'")]),
     "no-batch": (batch({}), [("requests", "Must be an array")]),
     **{
-        path: (event(path, "GET", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'")])
+        path: (proxy_event(path, "GET", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'")])
         for path in ("/ca.crt", "/ca.pem", "/ca.p7c", "/root.crt", "/profiles", "/health")
     },
-    "no-parameters": (event("/ca", "GET", queryStringParameters={"x\x1b": "1"}), [("query.x\\x1b", "Unknown query parameter 'x\\x1b'")]),
-    "a-body-where-none-belongs": (event("/ca", "GET", body="x", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'"), ("", "The operation accepts no body")]),
-    "no-parameters-but-a-body": (est(body="", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'"), ("", "The body is missing")]),
+    "no-parameters": (proxy_event("/ca", "GET", queryStringParameters={"x\x1b": "1"}), [("query.x\\x1b", "Unknown query parameter 'x\\x1b'")]),
+    "a-body-where-none-belongs": (proxy_event("/ca", "GET", body="x", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'"), ("", "The operation accepts no body")]),
+    "no-parameters-but-a-body": (est_event(body="", queryStringParameters={"x": "1"}), [("query.x", "Unknown query parameter 'x'"), ("", "The body is missing")]),
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ PROBLEMS = {
 def test_all_problems_are_reported_at_once(case: str) -> None:
     """The status is 400, `errors` lists each field with its problem, and nothing is issued."""
     request, problems = PROBLEMS[case]
-    (response,), log = ask(factories.document(), request)
+    (response,), log = invoke_application(factories.document(), request)
     document = json.loads(response["body"])
     assert (response["statusCode"], document["code"], log) == ("400", "malformed", [])
     assert [(error["field"], error["detail"]) for error in document["errors"]] == problems

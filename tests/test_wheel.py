@@ -25,6 +25,6 @@ def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert "certlet = service.cli:main" in (target / "certlet-0.1.0.dist-info/entry_points.txt").read_text()
     monkeypatch.setattr(servers, "ROOT", target)
     assert servers.certlet("--version", cwd=tmp_path).stdout == b"certlet 0.1.0\n"
-    with servers.serving(tmp_path, "--ephemeral") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral") as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         assert server.request("GET", "/sign").status == 200

@@ -27,7 +27,7 @@ def add(*, name: str, ca: Path) -> None:
     If $CERTLET_API_KEY is set, that is the key, and it is not shown.
     """
     own = os.environ.get(API_KEY)
-    value = own or api_keys.generate()
+    value = own or api_keys.generate_key()
     try:
         _key_file(ca).add(name, value)
     except api_keys.KeyFileError as error:

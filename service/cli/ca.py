@@ -63,7 +63,7 @@ def init(
 
     DIR gets both. A CA that is in it already is never replaced.
     """
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     passphrase = options.read_secret(CA_PASSPHRASE)
     try:
         created = hierarchy.create_hierarchy(
@@ -101,7 +101,7 @@ def rollover(
     NEW gets it, and the API keys and the lists of the CA in OLD too.
     """
     options.forbid_together("--root-key", "--new-root")
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     passphrase = options.read_secret(CA_PASSPHRASE)
     certificate, chain = ca_directory.load_chain(options.require_ca(old, "OLD"))
     if not chain:
@@ -120,7 +120,7 @@ def rollover(
             _kms_public_key(kms) if kms else None,
         )
         ca_directory.save_hierarchy(
-            new, created, passphrase, carried | ({KEY_FILE: api_keys.encode(keys)} if keys else {})
+            new, created, passphrase, carried | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {})
         )
     except ValueError as error:
         raise CommandError(str(error)) from error

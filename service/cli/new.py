@@ -111,7 +111,7 @@ def new(
     The key is encrypted if $CERTLET_KEY_PASSPHRASE is set.
     """
     options.forbid_together("--validity", "--not-after")
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     stem = _stem(out, names[0])
     key_path, path = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.crt")
     if p12 and os.path.realpath(p12) in map(os.path.realpath, (key_path, path)):

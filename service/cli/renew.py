@@ -80,7 +80,7 @@ def renew(
     Exit status: 0 if all that was due was renewed, even if nothing was; 1 if any was not, or the hook failed.
     A certificate that cannot be renewed is reported, stays as it was, and stops no other.
     """
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     if key_file and len(files) > 1:
         raise click.UsageError("--key-file is for one certificate; several have theirs beside them")
     offers = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))

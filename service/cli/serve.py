@@ -77,7 +77,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     """Serve the contract on this machine."""
     options.forbid_together("--ca", "--ephemeral")
     settings = SimpleNamespace(**arguments)
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     is_https = _is_https(settings)
     if settings.tls_cert and settings.tls_key:
         _verify_pair(settings.tls_cert, settings.tls_key)
@@ -104,12 +104,12 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             unseen.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
             document=document,
-            published=openapi.public(document),
+            public_document=openapi.public(document),
             host=settings.host,
             port=settings.port,
             workers=settings.workers,
             key_file=str(key_file.path),
-            extra_keys=extra,
+            env_keys=extra,
             no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
             **_tls(settings, document, stack),
@@ -254,10 +254,10 @@ def _announce(url: str, api_key: str | None, trust: str) -> None:
 def _api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str], str | None]:
     """Keys that are in no file, and the value to be shown, which is a new key's alone."""
     if given := os.environ.get(API_KEY):
-        return {DEFAULT_KEY: api_keys.digest(given)}, None
+        return {DEFAULT_KEY: api_keys.hash_key(given)}, None
     if key_file.read():
         return {}, None
-    value = api_keys.generate()
+    value = api_keys.generate_key()
     key_file.add(DEFAULT_KEY, value)
     return {}, value
 

@@ -46,7 +46,7 @@ def show(*, file: Path, key_file: Path | None) -> int:
 
     Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.
     """
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library warns of is told in plain words
         key = options.load_private_key(key_file).public_key() if key_file else None

@@ -13,8 +13,12 @@ from typing import Final
 
 from service import atomic_write
 
-OWN_NAME: Final = "certlet-serve"  # what signs the server's own certificate is called, in place of a key
-RESERVED: Final = (OWN_NAME, "authorizer:", "certificate:")  # how the names of callers without a key begin
+SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
+RESERVED_PREFIXES: Final = (
+    SERVER_PRINCIPAL,
+    "authorizer:",
+    "certificate:",
+)  # how the names of callers without a key begin
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
 
@@ -23,7 +27,7 @@ class KeyFileError(ValueError):
     """The file of API keys cannot be used, or a key's name or value is not acceptable."""
 
 
-def digest(value: str) -> str:
+def hash_key(value: str) -> str:
     """What is kept of an API key: its SHA-256, hexadecimal.
 
     Raises:
@@ -35,12 +39,12 @@ def digest(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
 
 
-def generate() -> str:
+def generate_key() -> str:
     """A new API key: 240 random bits, 40 characters."""
     return secrets.token_urlsafe(30)
 
 
-def encode(keys: Mapping[str, str]) -> bytes:
+def encode_keys(keys: Mapping[str, str]) -> bytes:
     """The content of a file of API keys: name -> SHA-256."""
     return json.dumps(keys, indent=2).encode()
 
@@ -55,7 +59,7 @@ class KeyFile:
         """Name -> SHA-256; nothing if there is no file.
 
         Raises:
-            KeyFileError: the file cannot be read, or is not what `encode` returns.
+            KeyFileError: the file cannot be read, or is not what `encode_keys` returns.
         """
         try:
             keys = json.loads(self.path.read_text(encoding="utf-8"))
@@ -75,9 +79,9 @@ class KeyFile:
         """
         if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
-        if name.startswith(RESERVED):
-            raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or OWN_NAME}")
-        kept = digest(value)
+        if name.startswith(RESERVED_PREFIXES):
+            raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}")
+        kept = hash_key(value)
         with self._alone():
             keys = self.read()
             if name in keys:
@@ -108,15 +112,15 @@ class KeyFile:
 
     def _write(self, keys: Mapping[str, str]) -> None:
         """Replace the file in one step, so that a running gateway never reads half of it."""
-        atomic_write.write_atomically(self.path, encode(keys), 0o600)
+        atomic_write.write_atomically(self.path, encode_keys(keys), 0o600)
 
 
 class Keyring:
     """The keys that are valid now: the file's, read again when it changes, and the environment's."""
 
-    def __init__(self, file: KeyFile, extra: Mapping[str, str]) -> None:
+    def __init__(self, file: KeyFile, env_keys: Mapping[str, str]) -> None:
         self._file = file
-        self._extra = extra
+        self._env_keys = env_keys
         self._version: tuple[int, ...] | None = None
         self._keys: dict[str, str] = {}
 
@@ -133,5 +137,5 @@ class Keyring:
     def _refresh(self) -> None:
         version = atomic_write.file_version(self._file.path)
         if version != self._version:
-            self._keys = {**self._file.read(), **self._extra}
+            self._keys = {**self._file.read(), **self._env_keys}
             self._version = version

@@ -13,11 +13,11 @@ class Configuration:
 
     Attributes:
         document: the contract.
-        published: the contract for readers: how it is served and who may have what is not for them.
+        public_document: the contract for readers: how it is served and who may have what is not for them.
         host, port: where to listen; port 0 takes a free one.
         workers: how many there are.
         key_file: the file of API keys.
-        extra_keys: name -> SHA-256 of keys that are in no file.
+        env_keys: name -> SHA-256 of keys that are in no file.
         no_usage_plan: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; none if it is empty.
         tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
@@ -29,12 +29,12 @@ class Configuration:
     """
 
     document: dict[str, Any] = field(repr=False)
-    published: dict[str, Any] = field(repr=False)
+    public_document: dict[str, Any] = field(repr=False)
     host: str
     port: int
     workers: int
     key_file: str
-    extra_keys: dict[str, str] = field(repr=False)
+    env_keys: dict[str, str] = field(repr=False)
     no_usage_plan: bool = False
     stage: str = ""
     tls_certificate: str = ""

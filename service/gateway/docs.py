@@ -69,17 +69,17 @@ class Docs:
     """What is served beside the document's own paths.
 
     Args:
-        published: the contract for readers, as `/openapi.json` answers it, but for where it is.
+        public_document: the contract for readers, as `/openapi.json` answers it, but for where it is.
         stage: the first segment of every path; none if it is empty.
     """
 
-    def __init__(self, published: JSON, stage: str) -> None:
-        self._published = published
+    def __init__(self, public_document: JSON, stage: str) -> None:
+        self._public_document = public_document
         self._root = f"/{stage}" if stage else ""
         self._paths = {self._root + path: path for path in _MEDIA_TYPES}
         self._response = functools.cache(self._create)
 
-    def answer(self, method: str, path: str) -> Response | None:
+    def respond(self, method: str, path: str) -> Response | None:
         """The answer to a request for a path that the document has not; None if it is none of these either.
 
         Raises:
@@ -97,7 +97,7 @@ class Docs:
             return Response(200, headers, _START.format(root=self._root).encode())
         if path == "/openapi.json":
             headers["Access-Control-Allow-Origin"] = "*"
-            document = {**self._published, "servers": [{"url": self._root or "/"}]}
+            document = {**self._public_document, "servers": [{"url": self._root or "/"}]}
             return Response(200, headers, json.dumps(document, separators=(",", ":")).encode())
         spec = util.find_spec("flask_swagger_ui")  # which does not import it: it would bring Flask along
         if spec is None or spec.origin is None:

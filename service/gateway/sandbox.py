@@ -59,7 +59,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
     size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - which members the kernel knows
     ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
-        for path in readable(secret):
+        for path in readable_paths(secret):
             _allow(ruleset, path, _READ & rights)
         for path in writable:
             _allow(ruleset, path, _WRITE & rights)
@@ -70,7 +70,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
         os.close(ruleset)
 
 
-def readable(secret: Iterable[Path]) -> list[Path]:
+def readable_paths(secret: Iterable[Path]) -> list[Path]:
     """What a Python process may have to read while it serves; no directory with something secret in it."""
     hidden = [path.resolve() for path in (*secret, Path("~/.aws").expanduser(), Path("/proc"))]
     packages = [Path(path) for path in sys.path if path]

@@ -22,21 +22,21 @@ from multidict import CIMultiDict
 
 from service import audit, credentials, hardening
 from service.gateway import events, sandbox
-from service.gateway.answer_cache import AnswerCache
 from service.gateway.api_keys import KeyFile, KeyFileError, Keyring
 from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, Listener
 from service.gateway.docs import Docs
+from service.gateway.response_cache import ResponseCache
 from service.gateway.routes import JSON, Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate
-from service.gateway.usage_plan import Meter, caller, network
+from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
 from service.gateway.worker import one_line, to_json, yield_to_others
 from service.gateway.worker_pool import WorkerPool
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
 MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # octets that are kept of whoever needs no key
 MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
-LARGE_ANSWER: Final = 64 * 1024  # octets; larger ones are sent in parts
+LARGE_RESPONSE: Final = 64 * 1024  # octets; larger ones are sent in parts
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
@@ -57,12 +57,12 @@ class Gateway:
         self._is_idle = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
-        self._docs = Docs(configuration.published, configuration.stage)
+        self._docs = Docs(configuration.public_document, configuration.stage)
         self._pool = pool
-        self._cache = AnswerCache(time.monotonic)
-        self._keys = Keyring(link, configuration.extra_keys)
+        self._cache = ResponseCache(time.monotonic)
+        self._keys = Keyring(link, configuration.env_keys)
         plan = None if configuration.no_usage_plan else self._contract.plan
-        self._meter = Meter(plan, time.monotonic, time.time) if plan else None
+        self._limiter = UsagePlanLimiter(plan, time.monotonic, time.time) if plan else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, and log it."""
@@ -119,7 +119,7 @@ class Gateway:
             path = self._within_stage(url.raw_path)
             route, path_parameters = self._contract.route(request.method, path)
         except GatewayError:  # this is all that the gateway serves beside its document
-            if beside := self._docs.answer(request.method, url.raw_path):
+            if beside := self._docs.respond(request.method, url.raw_path):
                 return beside
             raise
         key_name = self._identify(request, route) if route.needs_key else None
@@ -218,16 +218,16 @@ class Gateway:
             raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(given or "")
         if name is None:
-            if given and self._meter:  # not for the right key: guesses do not lock it out
-                self._meter.take(f"wrong keys of {network(request.remote or '')}")
+            if given and self._limiter:  # not for the right key: guesses do not lock it out
+                self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
             raise GatewayError("INVALID_API_KEY")
         return name
 
     def _count(self, key_name: str | None, identity: JSON) -> None:
-        if self._meter and key_name is not None:
-            self._meter.take_for_key(key_name)
-        elif self._meter:
-            self._meter.take(caller(identity))
+        if self._limiter and key_name is not None:
+            self._limiter.charge_key(key_name)
+        elif self._limiter:
+            self._limiter.charge(caller_id(identity))
 
 
 def _is_shared(request: web.BaseRequest, route: Route, path_parameters: dict[str, str]) -> bool:
@@ -242,7 +242,7 @@ def _response(answer: events.Response, request_id: str) -> web.Response:
     headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
     headers["Server"] = "certlet"
     body: bytes | AsyncIterator[memoryview] = answer.body
-    if len(answer.body) > LARGE_ANSWER:
+    if len(answer.body) > LARGE_RESPONSE:
         headers["Content-Length"] = str(len(answer.body))
         body = _in_parts(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
@@ -250,8 +250,8 @@ def _response(answer: events.Response, request_id: str) -> web.Response:
 
 async def _in_parts(body: bytes) -> AsyncIterator[memoryview]:
     """A large body: aiohttp would keep a copy of it for each client that does not read it."""
-    for start in range(0, len(body), LARGE_ANSWER):
-        yield memoryview(body)[start : start + LARGE_ANSWER]
+    for start in range(0, len(body), LARGE_RESPONSE):
+        yield memoryview(body)[start : start + LARGE_RESPONSE]
 
 
 def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
@@ -403,7 +403,7 @@ def _startup_error(error: Exception, configuration: Configuration) -> str:
 
 def main(arguments: list[str]) -> int:
     """Be the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     control, channel = (socket.socket(fileno=int(argument)) for argument in arguments)

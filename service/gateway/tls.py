@@ -17,7 +17,7 @@ from service.gateway.routes import GatewayError
 
 RENEW_AFTER: Final = 2 / 3  # of what is left of its life when a certificate is got
 RETRY: Final = 60.0  # seconds between attempts to renew it; fewer where it ends sooner
-LEAST_RETRY: Final = 1.0  # seconds, then
+MIN_RETRY: Final = 1.0  # seconds, then
 _TIMEOUT: Final = 10.0  # seconds for the function to answer
 _SHORT: Final = {  # RFC 4514's names for what `ssl` spells out; the rest keep theirs
     "commonName": "CN",
@@ -116,7 +116,7 @@ class Tls:
                 pause = (ends - time.time()) * RENEW_AFTER
             except (TlsError, OSError) as error:
                 _log.error("the server's own certificate is not renewed: %s", error)
-                pause = min(RETRY, max(LEAST_RETRY, (ends - time.time()) / 10))
+                pause = min(RETRY, max(MIN_RETRY, (ends - time.time()) / 10))
 
 
 async def _sleep_until(moment: float) -> None:

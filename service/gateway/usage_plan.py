@@ -15,7 +15,7 @@ MAX_CALLERS: Final = 10_000  # without an API key, whose buckets are kept: 4 MB
 
 
 @dataclass
-class _Use:
+class _Bucket:
     """How much one caller has left: tokens of the bucket, and the count of the period."""
 
     tokens: float
@@ -24,7 +24,7 @@ class _Use:
     count: int = 0
 
 
-class Meter:
+class UsagePlanLimiter:
     """The plan, enforced: a token bucket for each caller, and a quota for each API key."""
 
     def __init__(self, plan: UsagePlan, monotonic: Callable[[], float], wall: Callable[[], float]) -> None:
@@ -38,10 +38,10 @@ class Meter:
         self._plan = plan
         self._monotonic = monotonic
         self._wall = wall
-        self._keys: dict[str, _Use] = {}
-        self._others: dict[str, _Use] = {}  # the one that called last is the last
+        self._keys: dict[str, _Bucket] = {}
+        self._others: dict[str, _Bucket] = {}  # the one that called last is the last
 
-    def take_for_key(self, name: str) -> None:
+    def charge_key(self, name: str) -> None:
         """Count one request with an API key.
 
         Raises:
@@ -56,7 +56,7 @@ class Meter:
         use.count += 1
         use.tokens -= 1
 
-    def take(self, caller: str) -> None:
+    def charge(self, caller: str) -> None:
         """Count one request without an API key, which has no quota.
 
         Raises:
@@ -68,10 +68,10 @@ class Meter:
             del self._others[next(iter(self._others))]  # by now it is full, and so would a new one be
         self._fill(self._others, caller).tokens -= 1
 
-    def _fill(self, uses: dict[str, _Use], caller: str) -> _Use:
+    def _fill(self, uses: dict[str, _Bucket], caller: str) -> _Bucket:
         """The caller's bucket, which has a token."""
         now, plan = self._monotonic(), self._plan
-        use = uses.setdefault(caller, _Use(tokens=plan.burst, at=now))
+        use = uses.setdefault(caller, _Bucket(tokens=plan.burst, at=now))
         use.tokens = min(plan.burst, use.tokens + (now - use.at) * plan.rate)
         use.at = now
         if use.tokens < 1:
@@ -79,7 +79,7 @@ class Meter:
         return use
 
 
-def caller(identity: Mapping[str, Any]) -> str:
+def caller_id(identity: Mapping[str, Any]) -> str:
     """Whom a request without an API key counts for: its client certificate, or else its address."""
     if certificate := identity.get("clientCert"):
         return f"{certificate['serialNumber']} {certificate['issuerDN']}"

@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> int:
     The supervisor sends the secret part of the environment once the process is sealed. The module may have a
     `init()`, which is called once before the first event: Lambda's init phase.
     """
-    hardening.seal()
+    hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the gateway ends us
         signal.signal(number, signal.SIG_IGN)

@@ -43,16 +43,16 @@ def send_event(request: GeneratedRequest) -> tuple[int, bytes, float]:
     """Send a request to the Lambda handler."""
     headers = {"Content-Type": request.media_type, "x-api-key": API_KEY}
     lambda_event, start = (
-        lambda_events.of_request("POST", request.path, headers, body_of(request)),
+        lambda_events.from_request("POST", request.path, headers, body_of(request)),
         time.process_time(),
     )
     result = aws_lambda.handler(lambda_event, Context("adversarial", time.monotonic() + 60))
-    return result["statusCode"], lambda_events.body(result), time.process_time() - start
+    return result["statusCode"], lambda_events.decode_body(result), time.process_time() - start
 
 
 def http_sender(server: Server) -> Send:
     """Return a function that sends requests to a running server."""
-    processes = [server.process.pid, *servers.descendants(server.process.pid)]
+    processes = [server.process.pid, *servers.descendant_pids(server.process.pid)]
 
     def send(request: GeneratedRequest) -> tuple[int, bytes, float]:
         start = cpu_seconds(processes)

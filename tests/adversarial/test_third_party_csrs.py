@@ -18,7 +18,7 @@ from tests.adversarial.third_party_csrs import (
     ThirdPartyCSR,
     read_csr,
 )
-from tests.servers import API_KEY, Answer, Server
+from tests.servers import API_KEY, Response, Server
 
 PACKAGES: Final = {
     "cfssl": "golang-github-cloudflare-cfssl-dev",
@@ -65,7 +65,7 @@ def test_third_party_csr_is_issued_or_refused(server: Server, path: Path, row: T
         assert pem_answer.json()["errors"] == answer.json()["errors"]
 
 
-def result_of(answer: Answer) -> Issued | Refused:
+def result_of(answer: Response) -> Issued | Refused:
     """Convert a response to the form of the table."""
     document = answer.json()
     if answer.status != 200:

@@ -46,7 +46,7 @@ STALLS = {
 def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without a usage plan, whose gateway may have few descriptors from some moment on."""
     options = ("--tls", "--no-usage-plan") if request.param == "https" else ("--no-usage-plan",)
-    with servers.serving(tmp_path_factory.mktemp("narrow"), *options) as server:
+    with servers.certlet_server(tmp_path_factory.mktemp("narrow"), *options) as server:
         (pid,) = server.pids("server")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
         yield server
@@ -72,7 +72,7 @@ def test_clients_that_stall_keep_nobody_out(narrow: Server, stall: str) -> None:
         assert narrow.request("GET", "/health", context=context).status == 200
         assert time.monotonic() - began < 5
         assert len([*Path(f"/proc/{pid}/fd").iterdir()]) < DESCRIPTORS - 30  # for files and messages
-    assert "Traceback" not in narrow.logged()
+    assert "Traceback" not in narrow.read_log()
 
 
 TEMPLATE = b'#set($x = 7 * 191)$x $context.identity.sourceIp {"statusCode": 204}'
@@ -99,20 +99,20 @@ def test_a_body_is_no_template(server: Server, media_type: str, status: int) -> 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the contract's usage plan."""
-    with servers.serving(tmp_path_factory.mktemp("limited"), "--tls") as server:
+    with servers.certlet_server(tmp_path_factory.mktemp("limited"), "--tls") as server:
         yield server
 
 
 def test_a_silent_connection_takes_little_memory(limited: Server) -> None:
     """100 KB over TLS; 4,096 of them took 1.2 GB."""
     (pid,), url = limited.pids("server"), urlsplit(limited.url)
-    before = servers.resident(pid)
+    before = servers.resident_kib(pid)
     with contextlib.ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection((url.hostname, url.port), 10))
         servers.wait_until(lambda: len([*Path(f"/proc/{pid}/fd").iterdir()]) > 400)
         assert limited.request("GET", "/ca.crl", context=client_context(limited)).status == 200
-        assert servers.resident(pid) - before < 400 * 200
+        assert servers.resident_kib(pid) - before < 400 * 200
 
 
 def flood(

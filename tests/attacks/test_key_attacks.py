@@ -401,7 +401,7 @@ def test_commands_for_a_proved_root_carry_it(tmp_path: Path, *, proof: bool) -> 
 
     class Changes(servers.QuietHandler):
         def respond(self) -> None:
-            self.answer(200, sends.pop().public_bytes(Encoding.DER))
+            self.reply(200, sends.pop().public_bytes(Encoding.DER))
 
     with servers.http_server(Changes) as url:
         told = trust_output.run_trust("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
@@ -417,10 +417,10 @@ def test_killed_server_leaves_no_usable_key(tmp_path: Path, where: tuple[str, ..
     """Of an ephemeral CA, and of the certificate of HTTPS, each key that SIGKILL leaves is encrypted; `--ca` is kept."""
     (tmp_path / "tmp").mkdir()
     env = {"TMPDIR": str(tmp_path / "tmp"), "CERTLET_API_KEY": servers.API_KEY}
-    with servers.serving(tmp_path, *where, "--tls", env=env) as server:
-        processes = servers.descendants(server.process.pid)
+    with servers.certlet_server(tmp_path, *where, "--tls", env=env) as server:
+        processes = servers.descendant_pids(server.process.pid)
         server.stop(signal.SIGKILL)
-        servers.wait_until(lambda: not any(map(servers.module, processes)))
+        servers.wait_until(lambda: not any(map(servers.running_module, processes)))
     keys = {Path(name).name: data for name, data in content(tmp_path).items() if b"PRIVATE KEY-" in data}
     usable = {name for name, data in keys.items() if b"BEGIN ENCRYPTED PRIVATE KEY-" not in data}
     assert keys.keys() == {"root-ca.key", "signing-ca.key", "server.key"}
@@ -448,8 +448,8 @@ def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, reader
     said = [run.stderr.decode().rstrip().removeprefix("certlet: ") for run in runs]
     (tmp_path / "ca" / "root-ca.key").unlink()
     env = {"CERTLET_API_KEY": servers.API_KEY, "CERTLET_CA_KEY": "file:elsewhere.key"}
-    with servers.serving(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
-        warned = [line.removeprefix("Warning   ") for line in server.said if line.startswith("Warning ")]
+    with servers.certlet_server(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
+        warned = [line.removeprefix("Warning   ") for line in server.output if line.startswith("Warning ")]
     expected = [f"{name} can be read by {readers}: chmod 600 {name}" for name in names]
     absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]
     assert warned == (absolute if readers else [])

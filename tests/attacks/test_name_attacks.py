@@ -63,7 +63,7 @@ def ask(
     item = {"csr": csrs.encode_pem(request).decode(), "profile": profile}
     content = json.dumps({"requests": [item]} if path == BATCH else item)
     is_est = path.startswith(EST)
-    sent = lambda_events.event(
+    sent = lambda_events.proxy_event(
         path,
         headers={"Content-Type": PKCS10 if is_est else "application/json", "X-Forwarded-Proto": "https"},
         requestContext={"requestId": "x", "identity": identity},
@@ -73,7 +73,7 @@ def ask(
     result = awsgi.response(
         application(permitted), aws_lambda._normalise_event(sent), None, app.BINARY_CONTENT_TYPES
     )
-    raw = lambda_events.body(result)
+    raw = lambda_events.decode_body(result)
     if is_est and result["statusCode"] == "200":
         return parse_certificates(raw)[0]
     answer = json.loads(raw)

@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from service import keystore
-from service.gateway.answer_cache import MAX_AGE
+from service.gateway.response_cache import MAX_AGE
 from service.keystore import ca_directory, revocation_file
 from service.pki import encoding, hierarchy, keys, revocation
 from service.pki.errors import CAError, CAUnavailable
@@ -27,7 +27,7 @@ from service.pki.revocation import RevokedCertificate
 from service.settings import Settings
 from tests import csrs, factories
 from tests.factories import NOW
-from tests.servers import certlet, serving
+from tests.servers import certlet, certlet_server
 
 LINE = '- {{"serial": "{}", "at": "{}", "reason": "keyCompromise"}}\n'.format
 AT = "2026-01-01T00:00:00Z"
@@ -142,7 +142,10 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
     ca, request = tmp_path / "ca", csrs.build()
     issuers = [ca_directory.load_issuer(each, None) for each in (ca, tmp_path / "next")]
     old, new = (encoding.encode_pem(each.intermediates) for each in issuers)
-    with serving(tmp_path, "--workers", "3", "--no-usage-plan") as server, ThreadPoolExecutor(8) as pool:
+    with (
+        certlet_server(tmp_path, "--workers", "3", "--no-usage-plan") as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
 
         def answers() -> tuple[set[str], int]:
             """The CAs, or statuses, of many calls to all workers, and the length of the CRL."""
@@ -159,7 +162,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "other" / "signing-ca.key", ca / "signing-ca.key")
         (ca / revocation_file.DENY_LIST).write_text("garbage\n")
         assert answers() == ({old}, 1)
-        assert server.logged().count("the CA changed and cannot be loaded") <= 6
+        assert server.read_log().count("the CA changed and cannot be loaded") <= 6
         (ca / revocation_file.DENY_LIST).unlink()
         (ca / revocation_file.REVOKED).rename(tmp_path / "next" / revocation_file.REVOKED)
         shutil.copytree(tmp_path / "next", ca, dirs_exist_ok=True)
@@ -236,7 +239,7 @@ def test_the_longest_list_is_served(tmp_path: Path) -> None:
     path = tmp_path / "ca" / revocation_file.REVOKED
     order = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
     path.write_text(long())
-    with serving(tmp_path, "--workers", "2", "--no-usage-plan") as server:
+    with certlet_server(tmp_path, "--workers", "2", "--no-usage-plan") as server:
         for start in (0, revocation.MAX_ENTRIES):
             path.write_text(long(start))
             for _ in range(2):

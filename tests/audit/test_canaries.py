@@ -20,7 +20,7 @@ from cryptography.x509.oid import AttributeOID
 from deploy import sbom
 from service import keystore
 from service.authority import IssuanceRequest
-from service.gateway.api_keys import digest
+from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
 from service.pki import csr
 from service.pki.keys import encode_private_key
@@ -96,7 +96,7 @@ def everything(server: Server) -> bytes:
 def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     """Answers, stdout, stderr, audit and access log, with good requests, bad ones and faults: no canary."""
     log = home / "audit.log"
-    with servers.serving(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
+    with servers.certlet_server(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
         seen = everything(server)
         (worker,) = server.pids("worker")
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (log.stat().st_size, resource.RLIM_INFINITY))
@@ -104,14 +104,14 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
         assert full.status == 503
         (home / "ca" / "signing-ca.key").rename(home / "away")
         os.kill(worker, signal.SIGABRT)
-        servers.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.logged())
+        servers.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.read_log())
         (home / "away").rename(home / "ca" / "signing-ca.key")
     wrong = servers.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
     none = servers.certlet("serve", "--port", "0", cwd=home)
     listed = servers.certlet("api-key", "list", cwd=home, env=ENVIRON)
     assert (wrong.returncode, none.returncode, listed.returncode) == (1, 1, 0)
-    said = "\n".join(server.said).encode() + wrong.stdout + wrong.stderr + none.stderr + listed.stdout
-    logged = log.read_bytes() + server.logged().encode()
+    said = "\n".join(server.output).encode() + wrong.stdout + wrong.stderr + none.stderr + listed.stdout
+    logged = log.read_bytes() + server.read_log().encode()
     assert b"challengePassword ignored" in seen
     assert b'"access"' in logged
     assert b'"event":"refusal"' in logged
@@ -123,16 +123,16 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
     custody = keystore.load_ca(settings)
-    keys = {"default": digest(API_KEY)}
+    keys = {"default": hash_key(API_KEY)}
     configuration = Configuration(
-        document={}, published={}, host="", port=0, workers=1, key_file="", extra_keys=keys
+        document={}, public_document={}, host="", port=0, workers=1, key_file="", env_keys=keys
     )
     request = csrs.encode_der(challenging())
     values = [settings, custody, custody.issuer, configuration, IssuanceRequest(request, None, None, "")]
     values.append(csr.parse(request))
     shown = "".join(f"{each!r}{each!s}" for each in values).encode()
     assert not leaked(home, shown)
-    assert digest(API_KEY).encode() not in shown
+    assert hash_key(API_KEY).encode() not in shown
     assert leaked(home, repr(request).encode())
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests import csrs, servers
 
 UNBOUNDED = ["sh", "-c", 'ulimit -c "$(ulimit -H -c)"; exec "$@"', "sh"]
-SEAL = "from service.hardening import seal; seal()"
+SEAL = "from service.hardening import disable_core_dumps_and_ptrace; disable_core_dumps_and_ptrace()"
 PIPED = Path("/proc/sys/kernel/core_pattern").read_text().startswith("|")
 HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
 
@@ -46,7 +46,7 @@ def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
 def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
     """Supervisor, gateway and worker have a limit of 0, and leave nothing when they are aborted."""
     command = (*UNBOUNDED, *servers.CERTLET, "serve", "--port", "0")
-    with servers.serving(tmp_path, command=command) as server:
+    with servers.certlet_server(tmp_path, command=command) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         found = server.processes()
         assert sorted(found.values()) == ["service.cli", "service.gateway.server", "service.gateway.worker"]
@@ -55,7 +55,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
         for module in ("service.gateway.worker", "service.cli"):
             (victim,) = (pid for pid, name in found.items() if name == module)
             os.kill(victim, signal.SIGABRT)
-            servers.wait_until(lambda victim=victim: not servers.module(victim))
+            servers.wait_until(lambda victim=victim: not servers.running_module(victim))
     assert not [path for path in tmp_path.rglob("*") if "core" in path.name]
 
 

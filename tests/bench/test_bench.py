@@ -179,7 +179,7 @@ def test_failures_within_a_batch_invalidate_a_measurement(certlet: Server) -> No
 
 def test_all_processes_of_a_server_run_on_its_core(certlet: Server) -> None:
     """Supervisor, gateway and worker run only on the server's core."""
-    processes = [certlet.pid, *servers.descendants(certlet.pid)]
+    processes = [certlet.pid, *servers.descendant_pids(certlet.pid)]
     assert len(processes) == 3
     assert {frozenset(os.sched_getaffinity(pid)) for pid in processes} == {frozenset({load.cores()[0]})}
 
@@ -189,7 +189,7 @@ def test_servers_stop_after_a_failure(start: Any, tmp_path: Path, ca: Path) -> N
     """No process is left when the benchmark fails."""
     processes: list[int] = []
     with contextlib.suppress(KeyError), start(tmp_path / "server", ca) as server:
-        processes = [server.pid, *servers.descendants(server.pid)]
+        processes = [server.pid, *servers.descendant_pids(server.pid)]
         raise KeyError
     assert processes
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]

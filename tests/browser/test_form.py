@@ -70,7 +70,7 @@ def test_layout_does_not_shift(form: Tab) -> None:
 @pytest.mark.parametrize("stage", ["/prod/sign", "/prod/sign/"])
 def test_form_works_below_a_stage(browser: Browser, tmp_path: Path, stage: str) -> None:
     """The page finds its API below a stage, with or without a trailing slash."""
-    with servers.serving(tmp_path, "--ephemeral", "--stage", "prod") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral", "--stage", "prod") as server:
         root = server.url.removesuffix("/prod")
         with open_tab(browser, root + stage) as tab:
             tab.sign(GOOD, profile="client")
@@ -187,7 +187,7 @@ def test_created_key_and_csr_work(
         assert not any("PRIVATE" in body for body in tab.bodies)
     root = ssl.DER_cert_to_PEM_cert(server.request("GET", "/root.crt").body)
     files = ("--tls-cert", "crt.pem", "--tls-key", "key.pem")
-    with servers.serving(tmp_path, "--ephemeral", *files) as tls_server:
+    with servers.certlet_server(tmp_path, "--ephemeral", *files) as tls_server:
         client = ssl.create_default_context(cadata=root)
         assert tls_server.request("GET", "/health", context=client).status == 200
 
@@ -215,7 +215,7 @@ def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: 
     """A 403 for the profile is not reported at the API key field."""
     (tmp_path / "profiles.yaml").write_text("profiles: {client: {principals: [nobody]}}\n")
     with (
-        servers.serving(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
+        servers.certlet_server(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
         open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab,
     ):
         tab.sign(GOOD, profile="client")
@@ -239,7 +239,7 @@ def test_refused_names_are_reported_at_the_csr(refusing: Tab) -> None:
 
 def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: Path) -> None:
     """A 429 and a network error have their own messages."""
-    with servers.serving(tmp_path, "--ephemeral") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral") as server:
         exhausted, reported = threading.Event(), threading.Event()
 
         def exhaust() -> None:
@@ -355,7 +355,7 @@ def test_form_works_without_a_secure_context(browser: Browser, tmp_path: Path) -
     """Over plain HTTP from another host, the page hides and explains missing features, and still signs."""
     address = external_address()
     host = ("--host", address, "--insecure-http") if address else ()
-    with servers.serving(tmp_path, "--ephemeral", *host) as server:
+    with servers.certlet_server(tmp_path, "--ephemeral", *host) as server:
         # Without an external address, use a name that browsers do not treat as loopback.
         url = server.url if address else server.url.replace("127.0.0.1", "plain.example")
         with open_tab(browser, f"{url}/sign") as tab:
@@ -440,7 +440,7 @@ def test_refusal_links_to_its_problem(browser: Browser, tmp_path: Path, stage: s
     """After a refusal, the form has a link to the section of the problem, which opens a new tab."""
     options = ["--stage", stage] if stage else []
     with (
-        servers.serving(tmp_path, "--ephemeral", *options) as server,
+        servers.certlet_server(tmp_path, "--ephemeral", *options) as server,
         open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab,
     ):
         for csr, key, code in (

@@ -12,21 +12,24 @@ import pytest
 from click.testing import CliRunner
 
 from service import cli
-from tests.servers import API_KEY, Site
+from tests.servers import API_KEY, HttpService
 
 
 def certlet(
     *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end in this process, which it does not seal: later tests want to look inside."""
-    with mock.patch("service.hardening.seal"), CliRunner().isolation(stdin, env) as (stdout, stderr, _):
+    with (
+        mock.patch("service.hardening.disable_core_dumps_and_ptrace"),
+        CliRunner().isolation(stdin, env) as (stdout, stderr, _),
+    ):
         status = cli.main(list(map(str, arguments)))
         sys.stdout.flush()
         sys.stderr.flush()
         return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
 
 
-def ask(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def ask(site: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the environment name the service that commands ask."""
     monkeypatch.setenv("CERTLET_API_KEY", API_KEY)
     monkeypatch.setenv("CERTLET_URL", site.url)

@@ -14,7 +14,7 @@ from tests.servers import API_KEY
 
 def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
     """A key is shown once and kept as its SHA-256, 0600; adding and removing works while serving."""
-    with servers.serving(tmp_path, "--no-usage-plan") as server:
+    with servers.certlet_server(tmp_path, "--no-usage-plan") as server:
         order = {"csr": csrs.encode_pem(csrs.build()).decode()}
         added = certlet("api-key", "add", "ci")
         value = added.stdout.decode().strip()
@@ -25,7 +25,7 @@ def test_keys_of_the_local_gateway(tmp_path: Path) -> None:
         assert certlet("api-key", "list").stdout.decode().split()[1::2] == ["ci"]
         assert certlet("api-key", "add", "ci").returncode == 1
         assert server.sign(order, value).status == 200
-        assert '"principal":"ci"' in server.logged()
+        assert '"principal":"ci"' in server.read_log()
         assert certlet("api-key", "remove", "ci").returncode == 0
         assert server.sign(order, value).status == 403
         assert server.sign(order).status == 200

@@ -107,11 +107,11 @@ def test_repetition_signs_only_the_rest(server: Server, tmp_path: Path) -> None:
     paths = write_requests(tmp_path, 3)
     certlet("sign", *paths[:2])
     first = batch.certificate_path(paths[0])
-    content, before = first.read_bytes(), server.logged().count('"event":"intent"')
+    content, before = first.read_bytes(), server.read_log().count('"event":"intent"')
     again = certlet("sign", *paths)
     assert (again.stdout, again.stderr) == (b"1 signed, 2 there already, 0 not signed\n", b"")
     assert first.read_bytes() == content
-    assert server.logged().count('"event":"intent"') == before + 1
+    assert server.read_log().count('"event":"intent"') == before + 1
     other = certlet("sign", *paths, "--validity", "1d")
     assert other.stdout == b"0 signed, 3 there already, 0 not signed\n"
     note = b"note: what is there already may be of another profile or validity (--force asks anew)\n"
@@ -211,10 +211,10 @@ def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
 def test_usage_plan_s_moment_is_waited_for(tmp_path: Path) -> None:
     """A 429 that asks for a second is waited for; 30 batches in a row find none refused."""
     request = SignRequest(csrs.encode_pem(csrs.build()).decode())
-    with servers.serving(tmp_path) as limited:
+    with servers.certlet_server(tmp_path) as limited:
         for _ in range(30):
             assert isinstance(client.sign_batch(limited.url, API_KEY, [request])[0], Signed)
-        assert '"status":429' in limited.logged()
+        assert '"status":429' in limited.read_log()
 
 
 def test_terminal_sees_a_bar(server: Server, tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def test_the_longest_name(tmp_path: Path) -> None:
         made = certlet(*command)
         assert (made.returncode, made.stderr) == (0, b"")
     for directory in ("ca", "next"):
-        with servers.serving(tmp_path, "--ca", directory) as server:
+        with servers.certlet_server(tmp_path, "--ca", directory) as server:
             pem = server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).json()["crt_pem"]
             assert server.request("GET", "/ca.crl").status == 200
-        assert "UserWarning" not in server.logged()
+        assert "UserWarning" not in server.read_log()
         shown = certlet("show", "-", stdin=pem.encode())
         assert shown.stderr == b""
         assert f"CN={name} Signing CA ".encode() in shown.stdout
@@ -87,7 +87,7 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
     assert certlet("init", "old", "--permit-dns", "example.com").returncode == 0
     csr = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
-    with servers.serving(tmp_path, "--ca", "old") as server:
+    with servers.certlet_server(tmp_path, "--ca", "old") as server:
         before = server.sign({"csr": csr}).json()
         old = server.request("GET", "/ca").json()
         assert old["previous_pem"] == ""
@@ -99,7 +99,7 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     assert b"ci" in certlet("api-key", "list", "--ca", "new").stdout
     assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
     assert (tmp_path / "new" / "serial.key").read_bytes() != (tmp_path / "old" / "serial.key").read_bytes()
-    with servers.serving(tmp_path, "--ca", "new") as server:
+    with servers.certlet_server(tmp_path, "--ca", "new") as server:
         after = server.sign({"csr": csr}).json()
         new = server.request("GET", "/ca").json()
         bundle = server.request("GET", "/ca.pem").body.decode()
@@ -202,7 +202,7 @@ def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
     """A CA of another kind of key is made, and served, also without the root's key."""
     assert certlet("init", "ca", "--key-type", kind).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
-    with servers.serving(tmp_path) as server:
+    with servers.certlet_server(tmp_path) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
 
 
@@ -213,7 +213,7 @@ def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
     signing = ca_directory.load_issuer(tmp_path / "ca", None).certificate
     constraints = signing.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
-    with servers.serving(tmp_path) as server:
+    with servers.certlet_server(tmp_path) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build("a.example.com")).decode()}).status == 200
         refused = server.sign({"csr": csrs.encode_pem(csrs.build("a.example.org")).decode()})
         assert (refused.status, refused.json()["code"]) == (422, "rejectedIdentifier")

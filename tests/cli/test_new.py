@@ -111,7 +111,7 @@ def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body:
     class Hostile(servers.QuietHandler):
         def respond(self) -> None:
             self.body()
-            self.answer(status, body)
+            self.reply(status, body)
 
     for command in (("new", "a.example.com"), ("sign", "-")):
         with servers.http_server(Hostile) as url:

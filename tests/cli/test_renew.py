@@ -90,7 +90,7 @@ def test_what_has_ended_is_renewed(server: Server, tmp_path: Path) -> None:
 
 def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that may be in other hands gets no new certificate; nor does any while nobody can tell."""
-    with servers.serving(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
         ask(server, monkeypatch)
         for name in ("a", "b"):
             made(tmp_path, name=f"{name}.example.com")
@@ -99,14 +99,14 @@ def test_what_was_revoked_is_not_renewed(tmp_path: Path, monkeypatch: pytest.Mon
     listed = tmp_path / "ca" / "revoked.yaml"  # what is new in it is in the CRL five minutes later
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     asked = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")
-    with servers.serving(tmp_path, "--ca", "ca") as server:  # which signs the list anew
+    with servers.certlet_server(tmp_path, "--ca", "ca") as server:  # which signs the list anew
         ask(server, monkeypatch)
         ran = certlet(*asked)
         assert (ran.returncode, ran.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
         assert b"a.example.com.crt: it was revoked: make another key" in ran.stderr
         assert (tmp_path / "a.example.com.crt").read_bytes() == held
     listed.write_text("nonsense")
-    with servers.serving(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
         ask(server, monkeypatch)
         ran = certlet(*asked)
         assert (ran.returncode, ran.stdout) == (1, b"")

@@ -35,7 +35,7 @@ def test_an_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
     """A reader of a pipe gets every line: it is not told of an end before the first of them."""
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", "pipe"], cwd=tmp_path, stdout=subprocess.PIPE) as reader:
-        with servers.serving(tmp_path, "--audit-log", "pipe") as server:
+        with servers.certlet_server(tmp_path, "--audit-log", "pipe") as server:
             assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         read, _ = reader.communicate(timeout=30)
     assert [json.loads(line)["event"] for line in read.splitlines()] == ["intent", "result"]
@@ -43,17 +43,17 @@ def test_an_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
 
 def test_the_first_start_makes_everything(tmp_path: Path) -> None:
     """With no CA, one is made in ./ca, and said; the key is shown once; later starts point at it."""
-    with servers.serving(tmp_path, env={}) as server:
-        said = "\n".join(server.said)
+    with servers.certlet_server(tmp_path, env={}) as server:
+        said = "\n".join(server.output)
         assert f"New CA    {tmp_path}/ca" in said
-        key = next(line.split()[2] for line in server.said if line.startswith("API key"))
+        key = next(line.split()[2] for line in server.output if line.startswith("API key"))
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     first = {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()}
     assert not any(key.encode() in data for data in first.values())
-    with servers.serving(tmp_path, env={}) as server:
-        assert "New CA" not in "\n".join(server.said)
-        assert key not in "\n".join(server.said)
-        assert "$CERTLET_API_KEY" in server.said[-1]
+    with servers.certlet_server(tmp_path, env={}) as server:
+        assert "New CA" not in "\n".join(server.output)
+        assert key not in "\n".join(server.output)
+        assert "$CERTLET_API_KEY" in server.output[-1]
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}, key).status == 200
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
 
@@ -65,23 +65,23 @@ def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
     assert (failed.returncode, b"API key" in failed.stdout) == (1, False)
     assert certlet("api-key", "list").stdout == b""
     for shows in (True, False):
-        with servers.serving(tmp_path, env={}) as server:
-            assert any(line.startswith("API key") for line in server.said) == shows
+        with servers.certlet_server(tmp_path, env={}) as server:
+            assert any(line.startswith("API key") for line in server.output) == shows
     assert certlet("api-key", "list").stdout.endswith(b"  default\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
     """SIGTERM and SIGINT end all processes, with exit 0, and an ephemeral CA is gone."""
-    with servers.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
-        directory = Path(next(line.split()[2] for line in server.said if line.startswith("New CA")))
+    with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
+        directory = Path(next(line.split()[2] for line in server.output if line.startswith("New CA")))
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        children = servers.descendants(server.process.pid)
+        children = servers.descendant_pids(server.process.pid)
         assert len(children) == 3
         assert server.stop(number) == 0
     assert not directory.exists()
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert "Traceback" not in server.logged()
+    assert "Traceback" not in server.read_log()
 
 
 WAITING = """
@@ -102,7 +102,7 @@ def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
     """Its processes do not wait for the gateway to import: here it does so only once they are there."""
     (tmp_path / "sitecustomize.py").write_text(WAITING)
     env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{servers.ROOT}"}
-    with servers.serving(tmp_path, "--workers", "2", env=env) as server:
+    with servers.certlet_server(tmp_path, "--workers", "2", env=env) as server:
         assert server.request("GET", "/health").status == 200
         assert server.stop() == 0
     assert (tmp_path / "began").read_text() == "xx"  # and no others
@@ -111,16 +111,16 @@ def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", ["supervisor", "gateway"])
 def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
     """When the supervisor or the gateway is killed, the rest ends by itself."""
-    with servers.serving(tmp_path, "--workers", "2") as server:
-        children = servers.descendants(server.process.pid)
+    with servers.certlet_server(tmp_path, "--workers", "2") as server:
+        children = servers.descendant_pids(server.process.pid)
         (gateway,) = server.pids("server")
         os.kill(server.process.pid if victim == "supervisor" else gateway, signal.SIGKILL)
-        servers.wait_until(lambda: not any(map(servers.module, children)))
+        servers.wait_until(lambda: not any(map(servers.running_module, children)))
 
 
 def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> None:
     """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
-    with servers.serving(tmp_path, "--ephemeral") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral") as server:
         before = server.request("GET", "/ca").json()
         (worker,) = server.pids("worker")
         os.kill(worker, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
     secret = "a passphrase that stands nowhere else"  # noqa: S105
     credential = "an AWS credential that stands nowhere else"
     env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": credential}
-    with servers.serving(tmp_path, env=env) as server:
+    with servers.certlet_server(tmp_path, env=env) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
         pem = (tmp_path / "ca" / "signing-ca.key").read_bytes()
         numbers = load_pem_private_key(pem, secret.encode()).private_numbers()  # type: ignore[union-attr]
@@ -196,9 +196,9 @@ def test_what_is_announced(arguments: str, url: str, *, warned: bool) -> None:
 @pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED[:5])
 def test_what_is_announced_can_be_reached(tmp_path: Path, arguments: str, url: str, *, warned: bool) -> None:
     """The address that is printed is one that the certificate names; the printed curl command gets a certificate."""
-    with servers.serving(tmp_path, *arguments.split(), env={}) as server:
+    with servers.certlet_server(tmp_path, *arguments.split(), env={}) as server:
         assert server.url.startswith(url)
-        said = "\n".join(server.said)
+        said = "\n".join(server.output)
         assert ("its certificate is for localhost, and clients elsewhere refuse it" in said) == warned
-        pasted = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.said[-3:]), cwd=tmp_path)
+        pasted = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
         assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr

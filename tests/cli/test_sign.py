@@ -42,7 +42,7 @@ def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path
     first = (tmp_path / "a.crt").read_bytes()
     (tmp_path / "a.key").write_bytes(key)
     (tmp_path / "both.pem").write_bytes(first + key)
-    before = server.logged().count('"event":"intent"')
+    before = server.read_log().count('"event":"intent"')
     cases = ("a.crt", False), ("a.key", True), ("both.pem", True), ("a.csr", True), ("a.csr", False)
     for out, force in cases:
         held = (tmp_path / out).read_bytes()
@@ -50,7 +50,7 @@ def test_a_certificate_takes_the_place_of_another_alone(server: Server, tmp_path
         assert (refused.returncode, refused.stdout) == (1, b"")
         assert b"nothing was changed" in refused.stderr
         assert (tmp_path / out).read_bytes() == held
-    assert server.logged().count('"event":"intent"') == before
+    assert server.read_log().count('"event":"intent"') == before
     assert certlet("sign", "a.csr", "--out", "a.crt", "--force").returncode == 0
     assert (tmp_path / "a.crt").read_bytes() != first
     env = {"CERTLET_API_KEY": API_KEY, "CERTLET_URL": server.url}
@@ -64,7 +64,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
     (tmp_path / "a.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com")))
     (tmp_path / "dir.crt").mkdir()
     (tmp_path / "dir.csr").write_bytes(csrs.encode_pem(csrs.build("dir.example.com")))
-    before = server.logged().count('"event":"intent"')
+    before = server.read_log().count('"event":"intent"')
     for arguments, told in (
         (("sign", "a.csr", "--out", "nodir/x.crt"), "nodir/x.crt: No such file or directory"),
         (("sign", "a.csr", "--out", "dir.crt"), "dir.crt: Is a directory"),
@@ -73,7 +73,7 @@ def test_where_nothing_can_be_written_nothing_is_signed(server: Server, tmp_path
     ):
         refused = certlet(*arguments, env=env)
         assert (refused.returncode, told in refused.stderr.decode()) == (1, True), refused.stderr
-    assert server.logged().count('"event":"intent"') == before
+    assert server.read_log().count('"event":"intent"') == before
     assert not list(tmp_path.glob("b.*"))
 
 
@@ -139,7 +139,7 @@ def test_what_does_not_answer_is_told_with_what_to_do(server: Server, tmp_path: 
     assert status == 1
     assert why.endswith(f"\n  is {server.url}/sign the service's base URL, with its stage if it has one?\n")
     assert "base URL" not in told(server.url, CERTLET_API_KEY="x")[1]
-    with servers.serving(tmp_path, "--tls") as secure:
+    with servers.certlet_server(tmp_path, "--tls") as secure:
         plain = secure.url.replace("https", "http", 1)
         assert told(plain)[1].endswith(f"perhaps it is {secure.url}\n")
         status, why = told(secure.url)

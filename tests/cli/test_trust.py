@@ -16,10 +16,10 @@ from tests.trust_output import run_in_shell, run_trust
 
 
 @pytest.mark.parametrize("source", ["--ca", "--url"])
-def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source: str) -> None:
+def test_the_printed_commands_get_the_root(tls_server: Server, tmp_path: Path, source: str) -> None:
     """What is under Get it, pasted, gets the root into one file, and prints the fingerprint that was told."""
-    ca = site.log.parent / "ca"
-    told = run_trust(source, str(ca) if source == "--ca" else site.url, cwd=tmp_path)
+    ca = tls_server.log.parent / "ca"
+    told = run_trust(source, str(ca) if source == "--ca" else tls_server.url, cwd=tmp_path)
     assert any(line.startswith("Warning") for line in told[""]) == (source == "--url")
     run = run_in_shell(told["Get it, and compare"], tmp_path)
     assert run.returncode == 0, run.stderr
@@ -31,11 +31,11 @@ def test_the_printed_commands_get_the_root(site: Server, tmp_path: Path, source:
 
 
 @pytest.mark.parametrize("program", ["curl", "ssl", "requests"])
-def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: str) -> None:
+def test_the_printed_commands_trust_it(tls_server: Server, tmp_path: Path, program: str) -> None:
     """With what is printed a client takes the certificate that the CA signed; without, it does not."""
-    told = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    told = run_trust("--ca", str(tls_server.log.parent / "ca"), cwd=tmp_path)
     assert run_in_shell(told["Get it, and compare"], tmp_path).returncode == 0
-    python, health = f"{servers.CERTLET[0]} -c", f"{site.url}/health"
+    python, health = f"{servers.CERTLET[0]} -c", f"{tls_server.url}/health"
     without = {
         "curl": f"curl {health}",
         "ssl": f"{python} 'import urllib.request as u; u.urlopen(\"{health}\")'",
@@ -50,13 +50,13 @@ def test_the_printed_commands_trust_it(site: Server, tmp_path: Path, program: st
     assert "certificate" in refused.stderr
 
 
-def test_a_fingerprint_is_proof(site: Server, tmp_path: Path) -> None:
+def test_a_fingerprint_is_proof(tls_server: Server, tmp_path: Path) -> None:
     """Where the fingerprint is known, another root is refused, and its own is told without a warning."""
-    digest = ca_directory.load_chain(site.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
-    told = run_trust("--url", site.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
+    digest = ca_directory.load_chain(tls_server.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
+    told = run_trust("--url", tls_server.url, "--sha256", digest.hex(":").upper(), cwd=tmp_path)
     assert not any(line.startswith("Warning") for line in told[""])
     for given, status, word in ((digest[::-1].hex(), 1, "another one"), ("0", 2, "64 hexadecimal digits")):
-        run = certlet("trust", "--url", site.url, "--sha256", given)
+        run = certlet("trust", "--url", tls_server.url, "--sha256", given)
         assert (run.returncode, run.stdout) == (status, b"")
         assert word in run.stderr.decode()
 
@@ -68,7 +68,7 @@ def test_what_is_no_root_is_refused() -> None:
 
     class Sends(servers.QuietHandler):
         def respond(self) -> None:
-            self.answer(200, (bodies or [evil]).pop(0))
+            self.reply(200, (bodies or [evil]).pop(0))
 
     with servers.http_server(Sends) as url:
         for _ in range(2):

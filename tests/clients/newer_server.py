@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests import servers
-from tests.servers import Site
+from tests.servers import HttpService
 
 
 def with_new_fields(value: Any) -> Any:
@@ -21,7 +21,7 @@ def with_new_fields(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def serving(current: Site) -> Iterator[Site]:
+def certlet_server(current: HttpService) -> Iterator[HttpService]:
     """Run the proxy until the end of the block."""
 
     class Handler(servers.QuietHandler):
@@ -36,7 +36,7 @@ def serving(current: Site) -> Iterator[Site]:
                 if "json" in media_type
                 else response.body
             )
-            self.answer(response.status, content, Content_Type=media_type)
+            self.reply(response.status, content, Content_Type=media_type)
 
     with servers.http_server(Handler) as url:
-        yield Site(url)
+        yield HttpService(url)

@@ -83,7 +83,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 def print_document(directory: Path) -> None:
     """Run the first command of the page, with the `certlet` of a clone."""
-    servers.executable(directory / ".venv/bin/certlet")
+    servers.create_script(directory / ".venv/bin/certlet")
     run("sh", "-c", COMMANDS[0], cwd=directory)
 
 
@@ -224,7 +224,7 @@ def test_client_ignores_new_response_fields(
 ) -> None:
     """The client accepts a new field in every object of every response: additions are compatible."""
     generated = client(clients, name)
-    with newer_server.serving(server) as newer:
+    with newer_server.certlet_server(server) as newer:
         assert "new_field" in newer.request("GET", "/profiles").json()["profiles"][0]
         printed = run(
             *generated.command, newer.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=generated.env
@@ -237,7 +237,7 @@ def test_client_ignores_new_response_fields(
 def test_device_enrolls_over_est(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
     """The client of openapi-python-client uses EST over HTTPS: it gets the CA, a certificate and a typed 400."""
     generated = client(clients, "openapi-python-client")
-    with servers.serving(tmp_path, "--tls", "--no-usage-plan") as server:
+    with servers.certlet_server(tmp_path, "--tls", "--no-usage-plan") as server:
         command = (sys.executable, HERE / "enroll_with_openapi_python_client.py", server.url, API_KEY)
         root = tmp_path / "ca" / "root-ca.crt"
         output = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=generated.env))

@@ -43,7 +43,7 @@ class Runtime:
 
     def resident(self) -> int:
         """Return the process's resident memory, in KiB."""
-        return servers.resident(self.process.pid)
+        return servers.resident_kib(self.process.pid)
 
 
 def install(client: Path, python: str) -> None:
@@ -71,10 +71,10 @@ def _handler(runtimes: list[Runtime]) -> type[BaseHTTPRequestHandler]:
             if self.command == "POST":
                 kind = "init error" if self.path == f"{_PREFIX}init/error" else self.path.rpartition("/")[2]
                 runtimes[0].outcomes.put((kind, json.loads(self.body())))
-                self.answer(202, b"{}")
+                self.reply(202, b"{}")
                 return
             request_id, event = runtimes[0].events.get()
-            self.answer(
+            self.reply(
                 200,
                 json.dumps(event).encode(),
                 Lambda_Runtime_Aws_Request_Id=request_id,

@@ -22,14 +22,14 @@ from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
 from tests import csrs, factories, localstack, servers
 from tests.assertions import uuid7
-from tests.lambda_events import answers, event
+from tests.lambda_events import invoke_handler, proxy_event
 
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with localstack.running(tmp_path_factory.mktemp("localstack")) as running:
+    with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as running:
         yield running
 
 
@@ -44,8 +44,10 @@ def test_a_ca_in_kms(endpoint: str, tmp_path: Path, spec: str) -> None:
     assert " ".join(sorted(path.name for path in (tmp_path / "ca").iterdir())) == (
         "revoked.yaml root-ca.crt root-ca.key serial.key signing-ca.crt"
     )
-    retried = event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
-    results, logged = answers(tmp_path, event(), retried, retried, **env, CERTLET_CA_KEY=f"kms:{key_id}")
+    retried = proxy_event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
+    results, logged = invoke_handler(
+        tmp_path, proxy_event(), retried, retried, **env, CERTLET_CA_KEY=f"kms:{key_id}"
+    )
     assert results[0]["statusCode"] == 200, logged
     first, again = (json.loads(each["body"]) for each in results[1:])
     assert (first == again) is spec.startswith("RSA")  # KMS draws a random number for each ECDSA signature
@@ -65,7 +67,7 @@ def test_another_kms_key_is_no_issuer(endpoint: str, tmp_path: Path) -> None:
     ours, other = (each["KeyMetadata"]["KeyId"] for each in keys)
     env = localstack.environ(endpoint)
     assert servers.certlet("init", "ca", "--kms", ours, cwd=tmp_path, env=env).returncode == 0
-    results, logged = answers(tmp_path, event(), **env, CERTLET_CA_KEY=f"kms:{other}")
+    results, logged = invoke_handler(tmp_path, proxy_event(), **env, CERTLET_CA_KEY=f"kms:{other}")
     assert results[0]["statusCode"] == 503
     assert "not the one in the CA certificate" in logged
 
@@ -81,10 +83,10 @@ def test_a_ca_key_in_secrets_manager(endpoint: str, tmp_path: Path) -> None:
     parameters.put_parameter(Name="/certlet/passphrase", Type="SecureString", Value="stands in SSM")
     env = {**localstack.environ(endpoint), "CERTLET_CA_KEY": "secretsmanager:certlet/key"}
     good = {"CERTLET_CA_PASSPHRASE_PARAMETER": "/certlet/passphrase"}
-    results, logged = answers(tmp_path, event(), **env, **good)
+    results, logged = invoke_handler(tmp_path, proxy_event(), **env, **good)
     assert results[0]["statusCode"] == 200, logged
     for change in ({"CERTLET_CA_PASSPHRASE_PARAMETER": "/none"}, {"CERTLET_CA_KEY": "secretsmanager:none"}):
-        results, logged = answers(tmp_path, event(), **{**env, **good, **change})
+        results, logged = invoke_handler(tmp_path, proxy_event(), **{**env, **good, **change})
         assert results[0]["statusCode"] == 503
         assert "NotFound" in logged
         assert "stands in SSM" not in logged
@@ -156,18 +158,18 @@ def test_kms_in_trouble_is_503_and_passes(
 ) -> None:
     """Throttled, denied, slow or gone: 503 with Retry-After, the cause in the log alone; then it recovers."""
     if when == "later":
-        assert aws_lambda.handler(event(), None)["statusCode"] == 200
+        assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
     good, remote.fault = remote.fault, Mock(side_effect=fault)
     if when == "at start":
         aws_lambda.init()
-    result = aws_lambda.handler(event(), None)
+    result = aws_lambda.handler(proxy_event(), None)
     assert result["statusCode"] == 503
     assert result["headers"]["Retry-After"] == "60"
     assert "cause" not in result["body"]
     assert "kms.example" not in result["body"]
     assert "the cause" in caplog.text or "kms.example" in caplog.text
     remote.fault = good
-    assert aws_lambda.handler(event(), None)["statusCode"] == 200
+    assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
 
 
 @pytest.mark.parametrize("fault", ["damaged", "another key's"])
@@ -182,20 +184,20 @@ def test_no_bad_certificate_ever_leaves(remote: Kms, fault: str, when: str) -> N
         return signature[:-1] + bytes(octet ^ 1 for octet in signature[-1:])
 
     if when == "later":
-        assert aws_lambda.handler(event(), None)["statusCode"] == 200
+        assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
     good, remote.fault = remote.fault, wrong
-    result = aws_lambda.handler(event(), None)
+    result = aws_lambda.handler(proxy_event(), None)
     assert result["statusCode"] == (503 if when == "at start" else 500)
     assert "BEGIN CERTIFICATE" not in result["body"]
     remote.fault = good
-    assert aws_lambda.handler(event(), None)["statusCode"] == 200
+    assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
 
 
 def test_every_start_asks_for_the_public_key_and_a_probe(remote: Kms) -> None:
     """A start asks KMS twice, for the public key and for a probe; a request once more."""
     aws_lambda.init()
     assert remote.calls == ["GetPublicKey", "Sign"]
-    assert aws_lambda.handler(event(), None)["statusCode"] == 200
+    assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
     assert remote.calls == ["GetPublicKey", "Sign", "Sign"]
 
 
@@ -228,7 +230,7 @@ def test_a_key_file_elsewhere(tmp_path: Path) -> None:
     """`file:PATH` is beside the certificates, or an absolute path."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     shutil.move(tmp_path / "ca" / "signing-ca.key", tmp_path / "moved.key")
-    results, _ = answers(tmp_path, event(), CERTLET_CA_KEY=f"file:{tmp_path / 'moved.key'}")
+    results, _ = invoke_handler(tmp_path, proxy_event(), CERTLET_CA_KEY=f"file:{tmp_path / 'moved.key'}")
     assert results[0]["statusCode"] == 200
-    results, _ = answers(tmp_path, event())
+    results, _ = invoke_handler(tmp_path, proxy_event())
     assert results[0]["statusCode"] == 503

@@ -28,7 +28,7 @@ from service.pki.hierarchy import create_hierarchy
 from tests import servers
 from tests.assertions import uuid7
 from tests.deploy import runtime
-from tests.lambda_events import event
+from tests.lambda_events import proxy_event
 
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
@@ -90,26 +90,26 @@ ENVIRONMENT = {"CERTLET_CA_PASSPHRASE": PASSPHRASE, "CERTLET_API_KEY_NAMES": '{"
 def test_zip_handles_requests_under_lambda_s_runtime(unpacked_zip: UnpackedZip, tmp_path: Path) -> None:
     """The zip, under Lambda's own runtime client: signed, refused, DER, 403, idempotent retry."""
     with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
-        kind, signed = function.invoke(event())
+        kind, signed = function.invoke(proxy_event())
         assert (kind, signed["statusCode"]) == ("response", 200)
         result = json.loads(signed["body"])
         leaf = x509.load_pem_x509_certificate(result["crt_pem"].encode())
         leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(result["chain_pem"].encode()))
         assert result["crt_text"].startswith("Certificate:")
-        refused = event(body=base64.b64encode(b'{"csr":"x"}').decode())
+        refused = proxy_event(body=base64.b64encode(b'{"csr":"x"}').decode())
         assert function.invoke(refused)[1]["statusCode"] == 422
-        _, der = function.invoke(event("/ca.crt", "GET"))
+        _, der = function.invoke(proxy_event("/ca.crt", "GET"))
         assert der["isBase64Encoded"]
         assert x509.load_der_x509_certificate(base64.b64decode(der["body"]))
-        _, crl = function.invoke(event("/ca.crl", "GET"))
+        _, crl = function.invoke(proxy_event("/ca.crl", "GET"))
         (revoked,) = x509.load_der_x509_crl(base64.b64decode(crl["body"]))
         assert revoked.serial_number == 0xA1B
         unauthenticated: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
-        assert function.invoke(event(**unauthenticated))[1]["statusCode"] == 403
+        assert function.invoke(proxy_event(**unauthenticated))[1]["statusCode"] == 403
         assert function.invoke({"no": "event"})[0] == "error"
-        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        assert function.invoke(proxy_event("/health", "GET"))[1]["statusCode"] == 200
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid7()}
-        bodies = [function.invoke(event(headers=headers))[1]["body"] for _ in range(2)]
+        bodies = [function.invoke(proxy_event(headers=headers))[1]["body"] for _ in range(2)]
         assert bodies[0] == bodies[1]
         assert "idempotent_until" in bodies[0]
     assert '"principal":"ci"' in (tmp_path / "log").read_text()
@@ -119,10 +119,10 @@ def test_memory_is_stable_over_500_requests(unpacked_zip: UnpackedZip, tmp_path:
     """After 500 requests, a process has at most 5% more memory than after 100."""
     with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
         for _ in range(100):
-            assert function.invoke(event())[1]["statusCode"] == 200
+            assert function.invoke(proxy_event())[1]["statusCode"] == 200
         before = function.resident()
         for _ in range(400):
-            assert function.invoke(event())[1]["statusCode"] == 200
+            assert function.invoke(proxy_event())[1]["statusCode"] == 200
         after = function.resident()
         print(f"resident KiB: {before} after 100 requests, {after} after 500")  # noqa: T201 - a measurement to report
         assert after < before * 1.05
@@ -134,9 +134,9 @@ def test_memory_is_stable_over_batches(unpacked_zip: UnpackedZip, tmp_path: Path
 
     The allocator varies by some 3 MB; eight leaked batches would take 14 MB.
     """
-    request = json.loads(base64.b64decode(event()["body"]))
+    request = json.loads(base64.b64decode(proxy_event()["body"]))
     body = base64.b64encode(json.dumps({"requests": [request, {"csr": "x"}, *[request] * 498]}).encode())
-    batch = event("/sign/batch", body=body.decode())
+    batch = proxy_event("/sign/batch", body=body.decode())
     with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
         resident = []
         for _ in range(3):
@@ -216,7 +216,7 @@ class SlowKms:
         class Handler(servers.QuietHandler):
             def respond(self) -> None:
                 result = kms.call(self.headers["X-Amz-Target"], json.loads(self.body()))
-                self.answer(200, json.dumps(result).encode())
+                self.reply(200, json.dumps(result).encode())
 
         return Handler
 
@@ -247,11 +247,11 @@ def running_past_timeout(
 ) -> Iterator[runtime.Runtime]:
     """Run a function whose caller has timed out, because KMS does not respond."""
     with unpacked_zip.running(log, **env) as function:
-        assert function.invoke(event("/health", "GET"))[1]["statusCode"] == 200
+        assert function.invoke(proxy_event("/health", "GET"))[1]["statusCode"] == 200
         kms.sign_requested.clear()
         kms.may_sign.clear()
         with pytest.raises(queue.Empty):  # the integration's timeout: 504
-            function.invoke(event(), timeout=0.5)
+            function.invoke(proxy_event(), timeout=0.5)
         assert kms.sign_requested.is_set()
         yield function
 
@@ -282,7 +282,7 @@ def test_function_killed_at_its_timeout_leaves_an_intent(
     assert [line["event"] for line in audit_events(log)] == ["intent"]
     slow_kms.may_sign.set()
     with unpacked_zip.running(tmp_path / "next", **remote) as function:
-        assert function.invoke(event())[1]["statusCode"] == 200
+        assert function.invoke(proxy_event())[1]["statusCode"] == 200
     assert [line["event"] for line in audit_events(tmp_path / "next")] == ["intent", "result"]
 
 

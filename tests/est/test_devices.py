@@ -20,11 +20,13 @@ PROFILES = "default: peer\n"  # strongSwan 5.9.8 has no --label, and a renewal b
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a server with TLS. Its CA is in `ca`."""
     directory = tmp_path_factory.mktemp("devices")
     (directory / "profiles.yaml").write_text(PROFILES)
-    with servers.serving(directory, "--tls", "--no-usage-plan", "--profiles", "profiles.yaml") as server:
+    with servers.certlet_server(
+        directory, "--tls", "--no-usage-plan", "--profiles", "profiles.yaml"
+    ) as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         yield server
 
@@ -48,45 +50,54 @@ def load_certificate(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_strongswan_trusts_the_ca_certificates(site: Server, tmp_path: Path) -> None:
+def test_strongswan_trusts_the_ca_certificates(tls_server: Server, tmp_path: Path) -> None:
     """`pki --estca` gets the root and the intermediate, and verifies them."""
-    command = ["pki", "--estca", "--url", site.url, "--cacert", str(root_path(site)), "--caout", "ca.pem"]
+    command = [
+        "pki",
+        "--estca",
+        "--url",
+        tls_server.url,
+        "--cacert",
+        str(root_path(tls_server)),
+        "--caout",
+        "ca.pem",
+    ]
     run(*command, "--outform", "pem", cwd=tmp_path)
     certificates = {load_certificate(path) for path in tmp_path.glob("ca*.pem")}
-    assert certificates == set(load_issuer(site.log.parent / "ca").ca_certificates)
+    assert certificates == set(load_issuer(tls_server.log.parent / "ca").ca_certificates)
 
 
-def test_strongswan_enrols_and_renews(site: Server, tmp_path: Path) -> None:
+def test_strongswan_enrols_and_renews(tls_server: Server, tmp_path: Path) -> None:
     """`pki --est` enrols with Basic, and renews with the certificate and a new key, several times."""
     create_csr(tmp_path, "first")
     # strongSwan verifies the issued certificate with the given CA certificates, so it needs the signing CA.
-    signing = ("--cacert", str(site.log.parent / "ca" / "signing-ca.crt"))
-    first = pki(site, tmp_path, *signing, "--in", "first.csr", "--userpass", f"device:{API_KEY}")
+    signing = ("--cacert", str(tls_server.log.parent / "ca" / "signing-ca.crt"))
+    first = pki(tls_server, tmp_path, *signing, "--in", "first.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "first.crt").write_text(first.stdout)
     assert "Issued certificate is trusted" in first.stderr
     old_name = "first"
     for new_name in ("second", "third"):
         create_csr(tmp_path, new_name)
         renewal = ["--in", f"{new_name}.csr", "--cert", f"{old_name}.crt", "--key", f"{old_name}.key"]
-        renewed = pki(site, tmp_path, *signing, *renewal)
+        renewed = pki(tls_server, tmp_path, *signing, *renewal)
         (tmp_path / f"{new_name}.crt").write_text(renewed.stdout)
         assert "Issued certificate is trusted" in renewed.stderr
         old, new = (load_certificate(tmp_path / f"{name}.crt") for name in (old_name, new_name))
         assert new.subject == old.subject
         assert new.public_key() != old.public_key()
         old_name = new_name
-    assert site.logged().count("/.well-known/est/simplereenroll") == 2
+    assert tls_server.read_log().count("/.well-known/est/simplereenroll") == 2
 
 
-def test_strongswan_reports_refusals(site: Server, tmp_path: Path) -> None:
+def test_strongswan_reports_refusals(tls_server: Server, tmp_path: Path) -> None:
     """strongSwan reports 403 for a wrong password, 401 for none, and 400 for changed names."""
     create_csr(tmp_path, "a")
-    enrolled = pki(site, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}")
+    enrolled = pki(tls_server, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "a.crt").write_text(enrolled.stdout)
     create_csr(tmp_path, "b", "other.example.com")
     statuses = {"a.csr --userpass device:wrong": 403, "a.csr": 401, "b.csr --cert a.crt --key a.key": 400}
     for options, status in statuses.items():
-        result = pki(site, tmp_path, "--in", *options.split(), check=False)
+        result = pki(tls_server, tmp_path, "--in", *options.split(), check=False)
         assert (result.returncode != 0, f"HTTP {status}" in result.stderr) == (True, True), result.stderr
 
 
@@ -120,17 +131,17 @@ def unpack(cwd: Path, name: str) -> None:
 BASIC = ["-u", f"device:{API_KEY}"]
 
 
-def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
+def test_curl_and_openssl_enrol_and_renew(tls_server: Server, tmp_path: Path) -> None:
     """curl enrols with Basic and a label, then renews. openssl accepts both certificates for a TLS client."""
     create_openssl_csr(tmp_path, "first")
-    assert curl(site, tmp_path, "/client/simpleenroll", *BASIC, *post_options("first"))[0] == 200
+    assert curl(tls_server, tmp_path, "/client/simpleenroll", *BASIC, *post_options("first"))[0] == 200
     unpack(tmp_path, "first")
     create_openssl_csr(tmp_path, "second")
     identity = ["--cert", "first.crt", "--key", "first.key"]
     for path in ("/simplereenroll", "/client/simplereenroll"):
-        assert curl(site, tmp_path, path, *identity, *post_options("second"))[0] == 200
+        assert curl(tls_server, tmp_path, path, *identity, *post_options("second"))[0] == 200
         unpack(tmp_path, "second")
-    assert curl(site, tmp_path, "/cacerts")[0] == 200
+    assert curl(tls_server, tmp_path, "/cacerts")[0] == 200
     unpack(tmp_path, "ca")
     for name in ("first", "second"):
         verify = [
@@ -140,20 +151,20 @@ def test_curl_and_openssl_enrol_and_renew(site: Server, tmp_path: Path) -> None:
             "-purpose",
             "sslclient",
             "-CAfile",
-            str(root_path(site)),
+            str(root_path(tls_server)),
         ]
         run(*verify, "-untrusted", "ca.crt", f"{name}.crt", cwd=tmp_path)
-    assert curl(site, tmp_path, "/csrattrs")[0] == 204
+    assert curl(tls_server, tmp_path, "/csrattrs")[0] == 204
 
 
-def test_curl_gets_the_status_of_each_refusal(site: Server, tmp_path: Path) -> None:
+def test_curl_gets_the_status_of_each_refusal(tls_server: Server, tmp_path: Path) -> None:
     """Each refusal that a device may get has its status."""
     create_openssl_csr(tmp_path, "a")
     (tmp_path / "empty.b64").write_bytes(b"")
     (tmp_path / "large.b64").write_bytes(b"A" * 1_048_576)
     (tmp_path / "der.b64").write_bytes((tmp_path / "a.der").read_bytes())
     create_openssl_csr(tmp_path, "b", "-addext", "subjectAltName=DNS:more.example.com")
-    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("a"))[0] == 200
+    assert curl(tls_server, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("a"))[0] == 200
     unpack(tmp_path, "a")
     identity = ["--cert", "a.crt", "--key", "a.key"]
     for path, caller, name, status in (
@@ -167,9 +178,13 @@ def test_curl_gets_the_status_of_each_refusal(site: Server, tmp_path: Path) -> N
         ("/simplereenroll", identity, "b", 400),  # other names
         ("/client/simplereenroll", identity, "a", 403),
     ):
-        assert curl(site, tmp_path, path, *caller, *post_options(name))[0] == status, (path, caller, name)
-    assert servers.certlet("revoke", tmp_path / "a.crt", cwd=site.log.parent).returncode == 0
-    assert curl(site, tmp_path, "/simplereenroll", *identity, *post_options("a"))[0] == 403
+        assert curl(tls_server, tmp_path, path, *caller, *post_options(name))[0] == status, (
+            path,
+            caller,
+            name,
+        )
+    assert servers.certlet("revoke", tmp_path / "a.crt", cwd=tls_server.log.parent).returncode == 0
+    assert curl(tls_server, tmp_path, "/simplereenroll", *identity, *post_options("a"))[0] == 403
 
 
 NGINX = """
@@ -188,7 +203,7 @@ http {{
 """
 
 
-def test_enrolled_certificates_work_for_mutual_tls(site: Server, tmp_path: Path) -> None:
+def test_enrolled_certificates_work_for_mutual_tls(tls_server: Server, tmp_path: Path) -> None:
     """nginx with an enrolled server certificate accepts an enrolled client certificate, and no server certificate."""
     create_openssl_csr(
         tmp_path, "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"
@@ -196,9 +211,9 @@ def test_enrolled_certificates_work_for_mutual_tls(site: Server, tmp_path: Path)
     create_openssl_csr(tmp_path, "device")
     create_openssl_csr(tmp_path, "wrong")
     for name, label in (("server", "server"), ("device", "client"), ("wrong", "server")):
-        assert curl(site, tmp_path, f"/{label}/simpleenroll", *BASIC, *post_options(name))[0] == 200
+        assert curl(tls_server, tmp_path, f"/{label}/simpleenroll", *BASIC, *post_options(name))[0] == 200
         unpack(tmp_path, name)
-    ca = load_issuer(site.log.parent / "ca")
+    ca = load_issuer(tls_server.log.parent / "ca")
     (tmp_path / "server.pem").write_text((tmp_path / "server.crt").read_text() + pem(ca.certificate))
     (tmp_path / "ca.pem").write_text("".join(map(pem, ca.ca_certificates)))
     port = servers.free_port()
@@ -206,7 +221,7 @@ def test_enrolled_certificates_work_for_mutual_tls(site: Server, tmp_path: Path)
     command = ["nginx", "-p", f"{tmp_path}/", "-c", "nginx.conf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as nginx:
         try:
-            command = ["curl", "-sS", "--cacert", str(root_path(site)), *CURL_RETRY]
+            command = ["curl", "-sS", "--cacert", str(root_path(tls_server)), *CURL_RETRY]
             url = f"https://localhost:{port}/"
             accepted = run(*command, "--cert", "device.crt", "--key", "device.key", url, cwd=tmp_path)
             assert accepted.stdout == "CN=device.example.com\n"
@@ -218,15 +233,15 @@ def test_enrolled_certificates_work_for_mutual_tls(site: Server, tmp_path: Path)
             nginx.terminate()
 
 
-def test_documented_renewal_script_works(site: Server, tmp_path: Path) -> None:
+def test_documented_renewal_script_works(tls_server: Server, tmp_path: Path) -> None:
     """The script in docs/how-to/devices.md replaces a certificate, and keeps the old one after a refusal."""
     (script,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/devices.md").read_text(), re.DOTALL)
     assert script.count("\n") == 5
     create_openssl_csr(tmp_path, "device")
-    assert curl(site, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("device"))[0] == 200
+    assert curl(tls_server, tmp_path, "/peer/simpleenroll", *BASIC, *post_options("device"))[0] == 200
     unpack(tmp_path, "device")
-    (tmp_path / "root-ca.crt").write_bytes(root_path(site).read_bytes())
-    host = urlsplit(site.url).netloc
+    (tmp_path / "root-ca.crt").write_bytes(root_path(tls_server).read_bytes())
+    host = urlsplit(tls_server.url).netloc
     script = script.replace("est.example.com", host)
     script = script.replace("cd /etc/device", f"cd {shlex.quote(str(tmp_path))}")
     assert host in script
@@ -240,6 +255,6 @@ def test_documented_renewal_script_works(site: Server, tmp_path: Path) -> None:
     after = load_certificate(device)
     assert after.serial_number != before.serial_number
     assert after.subject == before.subject
-    assert servers.certlet("revoke", device, cwd=site.log.parent).returncode == 0
+    assert servers.certlet("revoke", device, cwd=tls_server.log.parent).returncode == 0
     assert run("sh", "-c", script, cwd=tmp_path, check=False).returncode != 0
     assert load_certificate(device) == after

@@ -37,7 +37,7 @@ GOOD = encode_body(csrs.build("device.example.com"))
 CLIENT = encode_body(csrs.build("device.example.com", key_type="p-384"))  # another key for the same name
 PROFILES = """
 profiles:
-  meter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [ci]}
+  limiter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [ci]}
   nameless: {description: No policy., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}}
 """
 
@@ -63,7 +63,7 @@ def est(
     if client is not None:
         identity["clientCert"] = {"clientCertPem": client if isinstance(client, str) else pem(client)}
     content_type = {"Content-Type": PKCS10} if content else {}
-    return lambda_events.event(
+    return lambda_events.proxy_event(
         EST + path,
         "POST" if path.endswith("enroll") else "GET",
         headers={**content_type, "X-Forwarded-Proto": "https", **(headers or {})},
@@ -76,7 +76,7 @@ def est(
 def invoke(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """Return the responses with decoded bodies, and the audit log. EST responses have no CORS."""
     document, ca = openapi.load(directory / "profiles.yaml"), directory / "ca"
-    responses, log = lambda_events.ask(
+    responses, log = lambda_events.invoke_application(
         document,
         *events,
         policy=openapi.parse_policy(document),
@@ -85,7 +85,7 @@ def invoke(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any
     )
     for event, response in zip(events, responses, strict=True):
         assert ("Access-Control-Allow-Origin" in response["headers"]) == (not event["path"].startswith(EST))
-    return [{**response, "body": lambda_events.body(response)} for response in responses], log
+    return [{**response, "body": lambda_events.decode_body(response)} for response in responses], log
 
 
 def invoke_once(directory: Path, event: dict[str, Any]) -> dict[str, Any]:
@@ -192,10 +192,14 @@ def test_all_base64_encodings_are_accepted(directory: Path, content: bytes, enco
 
 def test_label_selects_the_profile(directory: Path) -> None:
     """RFC 7030 3.2.2: the label is the name of the profile; without a label the default profile applies."""
-    events = [est("/simpleenroll", GOOD), est("/client/simpleenroll", GOOD), est("/meter/simpleenroll", GOOD)]
+    events = [
+        est("/simpleenroll", GOOD),
+        est("/client/simpleenroll", GOOD),
+        est("/limiter/simpleenroll", GOOD),
+    ]
     responses, log = invoke(directory, *events)
     assert all(map(parse_issued, responses))
-    assert [record.profile for record in log if record.event == "result"] == ["server", "client", "meter"]
+    assert [record.profile for record in log if record.event == "result"] == ["server", "client", "limiter"]
     assert {record.principal for record in log} == {"ci"}
 
 
@@ -242,7 +246,9 @@ def test_plain_http_is_403(directory: Path) -> None:
             for content in (GOOD, b"") if path.endswith("enroll") else (b"",):
                 event = est(path, content, client, {"X-Forwarded-Proto": protocol})
                 assert_refused(invoke_once(directory, event), 403, "httpsRequired", "requires HTTPS")
-    plain = lambda_events.event(headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"})
+    plain = lambda_events.proxy_event(
+        headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"}
+    )
     assert invoke_once(directory, plain)["statusCode"] == "200"
 
 
@@ -280,7 +286,7 @@ def test_client_certificate_renews_itself(directory: Path, label: str) -> None:
 
 def test_device_renews_with_its_first_csr(directory: Path) -> None:
     """The comparison uses the certificate that would be issued, so a device can resend its original CSR."""
-    first = parse_issued(invoke_once(directory, est("/meter/simpleenroll", GOOD)))
+    first = parse_issued(invoke_once(directory, est("/limiter/simpleenroll", GOOD)))
     assert first.subject.rfc4514_string() == "CN=device.example.com,O=Meters Ltd"
     renewed = parse_issued(invoke_once(directory, est("/simplereenroll", GOOD, first, key=None)))
     assert renewed.subject == first.subject  # although the profile has `principals: [ci]`

@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run the command of the unit, in a temporary directory and on a free port."""
     directory = tmp_path_factory.mktemp("serving")
     (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
-    with servers.serving(directory, *shlex.split(line)) as running:
+    with servers.certlet_server(directory, *shlex.split(line)) as running:
         yield running
 
 

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 
 from service.gateway import tls
-from service.gateway.api_keys import OWN_NAME
+from service.gateway.api_keys import SERVER_PRINCIPAL
 from service.gateway.routes import GatewayError
 from service.pki import encoding
 from service.pki.keys import encode_private_key
@@ -34,14 +34,14 @@ from tests.est.devices import (
     pem,
     server_certificate,
 )
-from tests.servers import API_KEY, Answer, Server
+from tests.servers import API_KEY, Response, Server
 
 REQUEST = csrs.build("device.example.com")
 
 
 def enroll(
     server: Server, path: str = "/simpleenroll", client: x509.Certificate | None = None, **headers: Any
-) -> Answer:
+) -> Response:
     """Send the CSR of a device."""
     all_headers = {"Content-Type": devices.PKCS10, **headers}
     return server.request(
@@ -49,81 +49,83 @@ def enroll(
     )
 
 
-def test_server_certificate_is_issued_by_its_ca(site: Server) -> None:
+def test_server_certificate_is_issued_by_its_ca(tls_server: Server) -> None:
     """It contains the names of the server, chains to the root, and has an audit record."""
-    certificate = server_certificate(site)
+    certificate = server_certificate(tls_server)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
-    certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
-    assert f'"principal":"{OWN_NAME}"' in site.logged()
-    assert "https://127.0.0.1" in "".join(site.said)
-    assert server_certificate(site, ssl.TLSVersion.TLSv1_2) == certificate
+    certificate.verify_directly_issued_by(load_issuer(tls_server.log.parent / "ca").certificate)
+    assert f'"principal":"{SERVER_PRINCIPAL}"' in tls_server.read_log()
+    assert "https://127.0.0.1" in "".join(tls_server.output)
+    assert server_certificate(tls_server, ssl.TLSVersion.TLSv1_2) == certificate
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
-def test_tls_1_1_is_refused(site: Server) -> None:
+def test_tls_1_1_is_refused(tls_server: Server) -> None:
     """RFC 8996: the server refuses TLS 1.1, even if OpenSSL supports it."""
     assert tls.Tls("", "").context.minimum_version is ssl.TLSVersion.TLSv1_2
-    context = client_context(site)
+    context = client_context(tls_server)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", site.port), 10) as plain,
+        socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(plain, server_hostname="localhost")
 
 
-def test_missing_credentials_are_401(site: Server) -> None:
+def test_missing_credentials_are_401(tls_server: Server) -> None:
     """RFC 7030 3.2.3: 401 with WWW-Authenticate and a problem document, without CORS."""
-    response = enroll(site)
+    response = enroll(tls_server)
     assert response.status == 401
     assert response.headers["WWW-Authenticate"] == 'Basic realm="Certlet", charset="UTF-8"'
     assert response.headers["Content-Type"] == "application/problem+json"
     assert "Access-Control-Allow-Origin" not in response.headers
     assert response.json()["code"] == "unauthorized"
     for value in ("Basic", "Basic ?", "Basic " + base64.b64encode(b"device:").decode(), "Bearer x"):
-        assert enroll(site, Authorization=value).status == 401
+        assert enroll(tls_server, Authorization=value).status == 401
 
 
 @pytest.mark.parametrize("user", ["device", "", "a b", "ä"])
-def test_basic_password_is_the_api_key(site: Server, user: str) -> None:
+def test_basic_password_is_the_api_key(tls_server: Server, user: str) -> None:
     """RFC 7617: any user name with the API key as the password enrols; so does x-api-key."""
     credentials: list[dict[str, Any]] = [{"Authorization": basic_auth(API_KEY, user)}, {"x-api-key": API_KEY}]
     for headers in credentials:
-        response = enroll(site, "/peer/simpleenroll", **headers)
+        response = enroll(tls_server, "/peer/simpleenroll", **headers)
         (certificate,) = parse_certificates(response.body)
         assert response.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
-        certificate.verify_directly_issued_by(load_issuer(site.log.parent / "ca").certificate)
+        certificate.verify_directly_issued_by(load_issuer(tls_server.log.parent / "ca").certificate)
 
 
-def test_wrong_basic_password_is_403(site: Server) -> None:
+def test_wrong_basic_password_is_403(tls_server: Server) -> None:
     """A wrong password is 403 like a wrong API key, and is not logged."""
-    response = enroll(site, Authorization=basic_auth("wrong-password-of-a-device"))
+    response = enroll(tls_server, Authorization=basic_auth("wrong-password-of-a-device"))
     assert (response.status, response.json()["code"]) == (403, "unauthorized")
     both: dict[str, Any] = {"Authorization": basic_auth(API_KEY), "x-api-key": "wrong"}
-    assert enroll(site, **both).status == 403
-    assert "wrong-password" not in site.logged()
-    assert API_KEY not in site.logged()
+    assert enroll(tls_server, **both).status == 403
+    assert "wrong-password" not in tls_server.read_log()
+    assert API_KEY not in tls_server.read_log()
 
 
-def test_client_certificate_renews_itself(site: Server) -> None:
+def test_client_certificate_renews_itself(tls_server: Server) -> None:
     """The client certificate of the handshake is the caller. It can only renew itself."""
-    client = forge_certificate(load_issuer(site.log.parent / "ca"), age=timedelta(days=30))
-    response = enroll(site, "/simplereenroll", client)
+    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=30))
+    response = enroll(tls_server, "/simplereenroll", client)
     (certificate,) = parse_certificates(response.body)
     assert certificate.subject == client.subject
-    assert f'"principal":"certificate:{encoding.format_serial(client.serial_number)}"' in site.logged()
-    assert enroll(site, "/simpleenroll", client).status == 401
-    assert enroll(site, "/server/simplereenroll", client).status == 403
-    assert enroll(site, "/simplereenroll").status == 403
+    assert (
+        f'"principal":"certificate:{encoding.format_serial(client.serial_number)}"' in tls_server.read_log()
+    )
+    assert enroll(tls_server, "/simpleenroll", client).status == 401
+    assert enroll(tls_server, "/server/simplereenroll", client).status == 403
+    assert enroll(tls_server, "/simplereenroll").status == 403
 
 
 @pytest.mark.parametrize("case", ["server-only", "expired", "stranger"])
-def test_handshake_refuses_invalid_client_certificate(site: Server, case: str) -> None:
+def test_handshake_refuses_invalid_client_certificate(tls_server: Server, case: str) -> None:
     """A server certificate, an expired one, and one of another CA fail in the handshake."""
-    ca = load_issuer(site.log.parent / "ca")
+    ca = load_issuer(tls_server.log.parent / "ca")
     makers: dict[str, Callable[[], x509.Certificate]] = {
         "server-only": lambda: forge_certificate(ca, "server"),
         "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
@@ -131,28 +133,32 @@ def test_handshake_refuses_invalid_client_certificate(site: Server, case: str) -
     }
     client = makers[case]()
     with pytest.raises((ssl.SSLError, OSError)):
-        enroll(site, "/simplereenroll", client)
-    assert enroll(site, Authorization=basic_auth(API_KEY)).status == 200
+        enroll(tls_server, "/simplereenroll", client)
+    assert enroll(tls_server, Authorization=basic_auth(API_KEY)).status == 200
 
 
-def test_client_certificate_is_optional(site: Server) -> None:
+def test_client_certificate_is_optional(tls_server: Server) -> None:
     """The server requests a client certificate, but does not require it."""
-    assert site.request("GET", "/health", context=client_context(site)).json()["status"] == "ready"
-    assert site.request("GET", devices.EST + "/cacerts", context=client_context(site)).status == 200
+    assert (
+        tls_server.request("GET", "/health", context=client_context(tls_server)).json()["status"] == "ready"
+    )
+    assert (
+        tls_server.request("GET", devices.EST + "/cacerts", context=client_context(tls_server)).status == 200
+    )
 
 
-def test_client_certificate_in_a_header_is_ignored(site: Server) -> None:
+def test_client_certificate_in_a_header_is_ignored(tls_server: Server) -> None:
     """A header cannot supply a client certificate."""
-    client = pem(forge_certificate(load_issuer(site.log.parent / "ca"))).replace("\n", "")
+    client = pem(forge_certificate(load_issuer(tls_server.log.parent / "ca"))).replace("\n", "")
     headers: dict[str, Any] = dict.fromkeys(("X-Client-Cert", "Client-Cert", "X-SSL-Cert"), client)
-    assert enroll(site, "/simplereenroll", **headers).status == 403
+    assert enroll(tls_server, "/simplereenroll", **headers).status == 403
 
 
 def test_failed_renewal_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a timeout or a malformed response, the renewal is retried soon."""
-    monkeypatch.setattr(tls, "LEAST_RETRY", 0.01)
+    monkeypatch.setattr(tls, "MIN_RETRY", 0.01)
     client = factories.ca(public_key=csrs.private_key("p-256").public_key())
     good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
     bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
@@ -182,11 +188,11 @@ def test_private_key_is_protected_and_removed(tmp_path: Path) -> None:
     home = tmp_path / "tmp"
     home.mkdir()
     env = {"CERTLET_API_KEY": API_KEY, "TMPDIR": str(home)}
-    with servers.serving(tmp_path, "--tls", env=env) as server:
+    with servers.certlet_server(tmp_path, "--tls", env=env) as server:
         (key,) = home.rglob("server.key")
         assert key.stat().st_mode & 0o777 == 0o600
         assert key.parent.stat().st_mode & 0o777 == 0o700
-        assert "PRIVATE KEY" not in server.logged()
+        assert "PRIVATE KEY" not in server.read_log()
     assert not list(home.iterdir())
 
 
@@ -257,7 +263,7 @@ def test_unusable_tls_file_is_reported(tmp_path: Path, certificate: str, key: st
 def test_given_certificate_is_served(tmp_path: Path, certificate: str, key: str) -> None:
     """A given certificate and key are used unchanged, from two files or one."""
     write_tls_files(tmp_path)
-    with servers.serving(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
+    with servers.certlet_server(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
         served = ssl.get_server_certificate(("127.0.0.1", server.port))
         assert served.strip() in (tmp_path / "crt").read_text()
 
@@ -272,7 +278,7 @@ def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr.decode().splitlines()) == (1, [message])
 
 
-@pytest.mark.parametrize("name", [OWN_NAME, "certificate:0a1b", "authorizer:anna"])
+@pytest.mark.parametrize("name", [SERVER_PRINCIPAL, "certificate:0a1b", "authorizer:anna"])
 def test_reserved_api_key_names_are_refused(tmp_path: Path, name: str) -> None:
     """`certlet api-key add` refuses the names of principals without an API key."""
     assert servers.certlet("init", ".", cwd=tmp_path).returncode == 0
@@ -297,7 +303,7 @@ def test_client_cert_has_the_fields_of_api_gateway(tmp_path: Path) -> None:
     }  # fmt: skip
     files = dict.fromkeys(("tls_certificate", "tls_key"), str(server_file))
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}
-    with second_api.gateway(tmp_path, second_api.library(), **options) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), **options) as server:
         client = forge_certificate(ca)
         echoed = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
         client_cert = echoed["requestContext"]["identity"]["clientCert"]

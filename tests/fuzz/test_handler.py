@@ -36,11 +36,11 @@ class LambdaAdapter(HTTPAdapter):
         """Return the response of the handler."""
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
         headers = {name: str(value) for name, value in request.headers.items() if name != "Content-Length"}
-        event = lambda_events.of_request(str(request.method), str(request.url), headers, body)
+        event = lambda_events.from_request(str(request.method), str(request.url), headers, body)
         result = aws_lambda.handler(event, Context("fuzz", time.monotonic() + 10))
         assert set(result) == {"statusCode", "headers", "body", "isBase64Encoded"}
         assert "content-length" not in {name.lower() for name in result["headers"]}
-        content, status = BytesIO(lambda_events.body(result)), result["statusCode"]
+        content, status = BytesIO(lambda_events.decode_body(result)), result["statusCode"]
         response = HTTPResponse(content, result["headers"], status, preload_content=False)
         return self.build_response(request, response)
 

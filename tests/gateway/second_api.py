@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service.gateway.api_keys import digest
+from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
 from service.supervisor import Supervisor
 from tests import factories, servers
@@ -18,7 +18,7 @@ from tests import factories, servers
 HANDLER = "tests.gateway.echo_handler.handler"
 
 
-def library() -> dict[str, Any]:
+def document() -> dict[str, Any]:
     """A second API: the contract's gateway responses and API keys, other paths, one second at most."""
     contract = factories.document()
     integration = {"type": "aws_proxy", "timeoutInMillis": 700}
@@ -36,7 +36,7 @@ def library() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def gateway(
+def gateway_server(
     directory: Path, document: dict[str, Any], handler: str = HANDLER, **change: Any
 ) -> Iterator[servers.Server]:
     """Serve a document."""
@@ -44,7 +44,7 @@ def gateway(
     path = directory / "document.json"
     path.write_text(json.dumps({"document": document, **options}))
     command = (sys.executable, "-m", "tests.gateway.second_api", str(path), handler)
-    with servers.serving(directory, command=command) as server:
+    with servers.certlet_server(directory, command=command) as server:
         yield server
 
 
@@ -56,8 +56,8 @@ def main() -> int:
         host="127.0.0.1",
         port=0,
         key_file=str(path.with_name("keys.json")),
-        extra_keys={"reader": digest(servers.API_KEY), "other": digest(servers.API_KEY[::-1])},
-        **{"published": stated["document"], **stated},
+        env_keys={"reader": hash_key(servers.API_KEY), "other": hash_key(servers.API_KEY[::-1])},
+        **{"public_document": stated["document"], **stated},
     )
     scheme = "https" if configuration.tls_certificate else "http"
 

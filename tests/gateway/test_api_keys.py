@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service import atomic_write
-from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, digest
+from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, hash_key
 
 
 def test_key_file_details(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_key_file_details(tmp_path: Path) -> None:
 def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     """A keyring knows a key as soon as it is in the file, and forgets it as soon as it is not."""
     file = KeyFile(tmp_path / "keys.json")
-    ring = Keyring(file, {"env": digest("e" * 40)})
+    ring = Keyring(file, {"env": hash_key("e" * 40)})
     assert ring.identify("a" * 40) is None
     file.add("a", "a" * 40)
     assert ring.identify("a" * 40) == "a"

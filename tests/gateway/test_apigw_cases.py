@@ -10,13 +10,13 @@ import pytest
 from tests import servers
 from tests.gateway import cases, second_api
 from tests.gateway.cases import CERTLET, LIBRARY, Row
-from tests.lambda_events import answers, body, of_request
-from tests.servers import Answer, Server
+from tests.lambda_events import decode_body, from_request, invoke_handler
+from tests.servers import Response, Server
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-def judge(row: Row, answer: Answer) -> None:
+def judge(row: Row, answer: Response) -> None:
     """The answer is the row's."""
     assert answer.status == row.status, answer.body[:300]
     for name, value in row.headers.items():
@@ -48,23 +48,23 @@ def test_the_contract_through_the_local_gateway(server: Server, row: Row) -> Non
 
 
 @pytest.mark.parametrize("row", LIBRARY, ids=lambda row: row.name)
-def test_another_document_through_the_local_gateway(library: Server, row: Row) -> None:
+def test_another_document_through_the_local_gateway(second_api_server: Server, row: Row) -> None:
     """Each row of the second document's table, over HTTP."""
-    ask(library, row)
+    ask(second_api_server, row)
 
 
 def test_the_contract_by_events(tmp_path: Path) -> None:
     """Each row that reaches the function gives the same answer by an event alone."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     rows = [row for row in CERTLET if row.events]
-    events = [of_request(row.method, row.path, row.send, row.content or b"") for row in rows]
-    found, _ = answers(tmp_path, *events)
+    events = [from_request(row.method, row.path, row.send, row.content or b"") for row in rows]
+    found, _ = invoke_handler(tmp_path, *events)
     assert len(found) == len(rows) >= 10
     for row, result in zip(rows, found, strict=True):
         headers = Message()
         for name, value in result["headers"].items():
             headers[name] = value
-        judge(row, Answer(result["statusCode"], headers, body(result)))
+        judge(row, Response(result["statusCode"], headers, decode_body(result)))
 
 
 def test_the_table_is_whole() -> None:
@@ -77,7 +77,7 @@ def test_the_table_is_whole() -> None:
 
 def test_a_stage_is_the_first_segment(tmp_path: Path) -> None:
     """With a stage, paths begin with it; the event's path does not, and its context's does."""
-    with second_api.gateway(tmp_path, second_api.library(), stage="prod") as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), stage="prod") as server:
         inside = server.request("GET", "/prod/books/1")
         event = inside.json()["event"]
         assert (event["path"], event["pathParameters"]) == ("/books/1", {"isbn": "1"})
@@ -99,7 +99,7 @@ def test_a_lost_security_line_signs_nothing(tmp_path: Path) -> None:
         original = servers.environ
         named = {"CERTLET_CA": str(tmp_path / "ca")}
         patch.setattr(servers, "environ", lambda **change: original(**named, **change))
-        with second_api.gateway(tmp_path, document, "service.aws_lambda.handler") as server:
+        with second_api.gateway_server(tmp_path, document, "service.aws_lambda.handler") as server:
             answer = server.request("POST", "/sign", cases.ORDER, {**cases.JSON, **cases.KEY})
             assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
-            assert "intent" not in server.logged()
+            assert "intent" not in server.read_log()

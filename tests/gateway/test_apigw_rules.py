@@ -51,18 +51,18 @@ def test_an_event_is_made_whole_for_wsgi() -> None:
 
 def test_server_details(tmp_path: Path) -> None:
     """The access log names the key and not its value; limits hold by length and by what comes; 504 ends a process."""
-    document = second_api.library()
-    with second_api.gateway(tmp_path, document) as server:
+    document = second_api.document()
+    with second_api.gateway_server(tmp_path, document) as server:
         first = server.request("GET", "/books")
         assert first.headers["Server"] == "certlet"
         pid = first.json()["pid"]
         assert server.request("GET", "/books?do=unencodable").status == 502
         assert server.request("GET", "/books").json()["pid"] == pid
         assert server.request("POST", "/books?secret=1", b"{}", {"x-api-key": API_KEY}).status == 200
-        line = json.loads(server.logged().splitlines()[-1])
+        line = json.loads(server.read_log().splitlines()[-1])
         named = [line[name] for name in ("key", "method", "path", "status")]
         assert named == ["reader", "POST", "/books", 200]
-        assert API_KEY not in server.logged()
+        assert API_KEY not in server.read_log()
         with connect(server) as client:
             chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
             client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 11)
@@ -81,7 +81,7 @@ def test_server_details(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
     """SIGTERM and SIGINT both let what is in flight finish, also after earlier requests."""
-    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
         with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
             napping = pool.submit(server.request, "GET", "/books?do=nap")
@@ -93,15 +93,15 @@ def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
             assert b" 200 OK" in received(client)
             assert napping.result().status == 200
         assert server.process.wait(10) == 0
-        assert "Traceback" not in server.logged()
+        assert "Traceback" not in server.read_log()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
     """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
-    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
-        family = [server.process.pid, *servers.children(server.process.pid)]
+        family = [server.process.pid, *servers.child_pids(server.process.pid)]
         assert len(family) == 4
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             napping = pool.submit(server.request, "GET", "/books?do=nap")
@@ -114,16 +114,16 @@ def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
                 time.sleep(0.002)
             assert napping.result().status == 200
         assert server.process.wait(10) == 0
-        assert [line for line in server.logged().splitlines() if not line.startswith('{"access":')] == []
+        assert [line for line in server.read_log().splitlines() if not line.startswith('{"access":')] == []
 
 
 def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
     """The twin: one that is ended from elsewhere is told, and is a failure."""
-    with servers.serving(tmp_path, "--ephemeral") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral") as server:
         (gateway,) = server.pids("server")
         os.kill(gateway, signal.SIGKILL)
         assert server.process.wait(20) == 1
-        assert server.logged().endswith("certlet: the gateway was ended by signal 9\n")
+        assert server.read_log().endswith("certlet: the gateway was ended by signal 9\n")
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 def test_a_handler_that_cannot_be_imported(tmp_path: Path) -> None:
     """The gateway does not start without its function, and says why."""
     refused = pytest.raises(AssertionError, match="No module named 'nowhere'")
-    with refused, second_api.gateway(tmp_path, second_api.library(), "nowhere.handler"):
+    with refused, second_api.gateway_server(tmp_path, second_api.document(), "nowhere.handler"):
         pass

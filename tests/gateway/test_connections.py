@@ -45,7 +45,10 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
     body = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     head = f"POST /sign.pem HTTP/1.1\r\nHost: a\r\nx-api-key: {API_KEY}\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(body)}\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
-    with servers.serving(tmp_path, *options, command=command) as server, contextlib.ExitStack() as stack:
+    with (
+        servers.certlet_server(tmp_path, *options, command=command) as server,
+        contextlib.ExitStack() as stack,
+    ):
         under_way = stack.enter_context(connect(server))
         under_way.sendall(head.encode() + body[:100])
         held = []
@@ -62,7 +65,7 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
         opened = [is_open(each) for each in held]
         assert not any(opened[: -most - 5])
         assert all(opened[-most + 5 :])
-        assert "Traceback" not in server.logged()
+        assert "Traceback" not in server.read_log()
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 from service import openapi
 from tests import factories
 from tests.gateway import second_api
-from tests.servers import ROOT, Server, run, serving
+from tests.servers import ROOT, Server, certlet_server, run
 
 PATHS = {
     "/docs": "text/html; charset=utf-8",
@@ -91,7 +91,7 @@ principals: {secret-dev: {dns: {permitted: [dev.example.com]}}}
 def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
     """An operator's profiles are among those that may be named; for whom they are is in no answer without a key."""
     (tmp_path / "own.yaml").write_text(OWN)
-    with serving(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
+    with certlet_server(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
         answer = server.request("GET", "/openapi.json")
     assert "vault" in answer.json()["components"]["schemas"]["ProfileName"]["enum"]
     assert b"secret-" not in answer.body
@@ -99,7 +99,7 @@ def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
 
 def test_with_a_stage(tmp_path: Path) -> None:
     """With a stage all of it is within, and what the page loads and asks is too."""
-    with second_api.gateway(tmp_path, factories.document(), stage="prod") as server:
+    with second_api.gateway_server(tmp_path, factories.document(), stage="prod") as server:
         page = server.request("GET", "/prod/docs")
         assert page.body.count(b'="/prod/docs/') == 3
         assert b"'/prod/openapi.json'" in server.request("GET", "/prod/docs/start.js").body
@@ -110,9 +110,9 @@ def test_with_a_stage(tmp_path: Path) -> None:
 
 def test_the_document_s_own_path_comes_first(tmp_path: Path) -> None:
     """A document that has one of these paths is served as it says."""
-    document = second_api.library()
+    document = second_api.document()
     document["paths"]["/docs"] = document["paths"]["/books"]
-    with second_api.gateway(tmp_path, document) as server:
+    with second_api.gateway_server(tmp_path, document) as server:
         assert server.request("GET", "/docs").json()["event"]["path"] == "/docs"
         assert server.request("GET", "/openapi.json").status == 200
 
@@ -130,7 +130,7 @@ def test_the_gateway_imports_no_flask() -> None:
         "import sys\n"
         "from service.gateway.docs import Docs\n"
         "docs = Docs({}, '')\n"
-        "assert docs.answer('GET', '/docs/swagger-ui.css').body\n"
+        "assert docs.respond('GET', '/docs/swagger-ui.css').body\n"
         "print([name for name in sys.modules if 'flask' in name])"
     )
     assert run(sys.executable, "-c", program).stdout == "[]\n"

@@ -35,10 +35,10 @@ def contract(**integration: Any) -> dict[str, Any]:
 
 def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -> None:
     """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
-    with second_api.gateway(tmp_path, contract(timeoutInMillis=700)) as server:
+    with second_api.gateway_server(tmp_path, contract(timeoutInMillis=700)) as server:
         for do in ("raise", "malformed", "unencodable"):
             assert_problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
-        assert "secret" in server.logged()
+        assert "secret" in server.read_log()
         began = time.monotonic()
         assert_problem(server.request("GET", "/health?do=hang"), 504, "timeout")
         assert 0.6 < time.monotonic() - began < 3
@@ -54,7 +54,7 @@ def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -
 def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
     """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
     busy = contract(timeoutInMillis=2500)
-    with second_api.gateway(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
+    with second_api.gateway_server(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
         hanging = pool.submit(server.request, "GET", "/health?do=hang")
         time.sleep(0.3)
         began = time.monotonic()
@@ -63,7 +63,7 @@ def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -
         assert_problem(answer, 503, "unavailable")
         assert answer.headers["Retry-After"] == "1"
         assert hanging.result().status == 504
-    with second_api.gateway(tmp_path, second_api.library()) as server, ThreadPoolExecutor(2) as pool:
+    with second_api.gateway_server(tmp_path, second_api.document()) as server, ThreadPoolExecutor(2) as pool:
         naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
         assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
 
@@ -71,7 +71,7 @@ def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -
 def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
     """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
     document = contract(timeoutInMillis=2500)
-    with second_api.gateway(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
+    with second_api.gateway_server(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
         assert server.request("GET", "/health").json()["number"] == 1
         dozing = pool.submit(server.request, "GET", "/health?do=doze")
         time.sleep(0.02)  # it is in hand, and may still be brief
@@ -86,7 +86,7 @@ def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
 def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> None:
     """With a process the call that it began is lost; those after it were not begun, and another answers them."""
     with (
-        second_api.gateway(tmp_path, second_api.library(), workers=2) as server,
+        second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server,
         ThreadPoolExecutor(6) as pool,
     ):
         pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
@@ -104,23 +104,25 @@ def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> Non
         assert victim not in {each.result().json()["pid"] for each in ahead}
 
 
-def test_workers_are_the_concurrency(library: Server) -> None:
+def test_workers_are_the_concurrency(second_api_server: Server) -> None:
     """Two processes answer two calls at once."""
     with ThreadPoolExecutor(2) as pool:
         began = time.monotonic()
-        found = list(pool.map(lambda _: library.request("GET", "/books?do=nap").json()["pid"], range(2)))
+        found = list(
+            pool.map(lambda _: second_api_server.request("GET", "/books?do=nap").json()["pid"], range(2))
+        )
         assert len(set(found)) == 2
         assert time.monotonic() - began < 0.75
 
 
-def test_the_function_knows_how_long_it_has(library: Server) -> None:
+def test_the_function_knows_how_long_it_has(second_api_server: Server) -> None:
     """The context's remaining time is the document's time-out."""
-    assert 300 < library.request("GET", "/books").json()["left"] <= 700
+    assert 300 < second_api_server.request("GET", "/books").json()["left"] <= 700
 
 
 def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
     """Nothing was begun on a process that ended idle, so the next caller is served by another."""
-    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         for _ in range(2):  # the second time the first one's successor has to be there
             os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
             time.sleep(0.1)
@@ -130,7 +132,7 @@ def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
 
 def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
     """What was begun is finished: the process is neither killed nor lost when the client goes."""
-    with second_api.gateway(tmp_path, second_api.library()) as server:
+    with second_api.gateway_server(tmp_path, second_api.document()) as server:
         pid = server.request("GET", "/books").json()["pid"]
         with connect(server) as client:
             client.sendall(b"GET /books?do=nap HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -140,7 +142,7 @@ def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
 
 def test_an_idle_server_ends_at_once(tmp_path: Path) -> None:
     """With nothing in flight, SIGTERM waits for nothing."""
-    with second_api.gateway(tmp_path, second_api.library()) as server:
+    with second_api.gateway_server(tmp_path, second_api.document()) as server:
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 5
@@ -176,7 +178,7 @@ def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -
         await asyncio.gather(*clients)
         return time.monotonic() - began
 
-    with second_api.gateway(tmp_path, second_api.library(), workers=2) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert asyncio.run(press(server)) < 10
     assert len(ends) == 8
     in_flight = [head for answered, head in ends if answered]
@@ -221,9 +223,9 @@ POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
         ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", b" 200 "),
     ],
 )
-def test_odd_clients_get_an_answer(library: Server, name: str, data: bytes, status: bytes) -> None:
+def test_odd_clients_get_an_answer(second_api_server: Server, name: str, data: bytes, status: bytes) -> None:
     """Whatever a client sends, it gets an answer in the gateway's form, and the next one is served."""
-    with connect(library) as client:
+    with connect(second_api_server) as client:
         client.sendall(data)
         answer = received(client)
     assert answer.startswith(b"HTTP/1."), name
@@ -231,21 +233,21 @@ def test_odd_clients_get_an_answer(library: Server, name: str, data: bytes, stat
     if status == b" 400 ":
         assert b"x-amzn-RequestId" in answer
         assert b"application/problem+json" in answer
-    assert library.request("GET", "/books").status == 200
+    assert second_api_server.request("GET", "/books").status == 200
 
 
-def test_half_a_body_delays_nobody(library: Server) -> None:
+def test_half_a_body_delays_nobody(second_api_server: Server) -> None:
     """A client that sends half a body and goes away is a line in the log, and no more."""
-    with connect(library) as client:
+    with connect(second_api_server) as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
-        assert library.request("GET", "/books").status == 200
-    assert library.request("GET", "/books").status == 200
-    assert "Traceback" not in library.logged()
+        assert second_api_server.request("GET", "/books").status == 200
+    assert second_api_server.request("GET", "/books").status == 200
+    assert "Traceback" not in second_api_server.read_log()
 
 
-def test_pipelined_requests_are_answered_in_order(library: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(second_api_server: Server) -> None:
     """Several requests on one connection, sent at once, are answered in their order."""
-    with connect(library) as client:
+    with connect(second_api_server) as client:
         client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
         found = received(client, until=b'"isbn": "9"')
         places = [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
@@ -253,15 +255,15 @@ def test_pipelined_requests_are_answered_in_order(library: Server) -> None:
         assert found.count(b"HTTP/1.1 200 OK") >= 9
 
 
-def test_a_client_may_wait_for_100_continue(library: Server) -> None:
+def test_a_client_may_wait_for_100_continue(second_api_server: Server) -> None:
     """`Expect: 100-continue` is answered before the body, where a body will be read."""
     waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
-    with connect(library) as client:
+    with connect(second_api_server) as client:
         client.sendall(POST + waiting)
         assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
         client.sendall(b"ab")
         assert b" 200 OK" in received(client)
-    with connect(library) as client:
+    with connect(second_api_server) as client:
         client.sendall(POST.replace(API_KEY.encode(), b"wrong") + waiting)
         assert received(client).startswith(b"HTTP/1.1 403 ")
 
@@ -276,16 +278,16 @@ def slowest_answer(server: Server, context: ssl.SSLContext | None = None) -> flo
     return max(took)
 
 
-def test_two_hundred_slow_clients_delay_nobody(library: Server) -> None:
+def test_two_hundred_slow_clients_delay_nobody(second_api_server: Server) -> None:
     """200 clients that drip bytes, of the head and of the body, delay nobody by more than a second."""
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connect(library)) for _ in range(200)]
+        clients = [stack.enter_context(connect(second_api_server)) for _ in range(200)]
         for number, client in enumerate(clients):
             client.sendall(POST + (b"Content-Length: 99\r\n\r\n" if number % 2 else b""))
         for _ in range(3):
             for number, client in enumerate(clients):
                 client.sendall(b"x" if number % 2 else b"X-A: b\r\n")
-            assert slowest_answer(library) < 1
+            assert slowest_answer(second_api_server) < 1
 
 
 def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
     files = {"tls_certificate": str(tmp_path / "crt.pem"), "tls_key": str(tmp_path / "key.pem")}
     trusting = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
     with (
-        second_api.gateway(tmp_path, second_api.library(), **files) as server,
+        second_api.gateway_server(tmp_path, second_api.document(), **files) as server,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(50):
@@ -311,9 +313,9 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
     """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
-    with servers.serving(tmp_path, *options) as server, contextlib.ExitStack() as stack:
+    with servers.certlet_server(tmp_path, *options) as server, contextlib.ExitStack() as stack:
         (gateway,) = server.pids("server")
-        before = servers.resident(gateway)
+        before = servers.resident_kib(gateway)
         for _ in range(20):
             client = stack.enter_context(connect(server))
             client.sendall(head)
@@ -321,7 +323,7 @@ def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> Non
             with contextlib.suppress(TimeoutError, ConnectionError):  # it may hang up meanwhile
                 for _ in range(100):
                     client.sendall(b"x" * 99_000)
-        assert servers.resident(gateway) - before < 20_000
+        assert servers.resident_kib(gateway) - before < 20_000
         for size in (1, 20_000, 2_000_000):
             assert_problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
             assert server.request("GET", "/sign", b"x" * size).status == 200

@@ -17,16 +17,16 @@ from tests import factories, localstack, servers
 from tests.gateway import cases
 from tests.gateway.cases import CERTLET, Row
 from tests.gateway.test_apigw_cases import judge
-from tests.servers import API_KEY, Answer
+from tests.servers import API_KEY, Response
 
-Ask = Callable[[Row], Answer]
+Ask = Callable[[Row], Response]
 FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
-    with localstack.running(tmp_path_factory.mktemp("localstack")) as endpoint:
+    with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as endpoint:
         client = localstack.client(endpoint, "apigateway")
         body = json.dumps(openapi.for_api_gateway(*FOR_LOCALSTACK))
         api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
@@ -38,13 +38,13 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
         key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        site = servers.Site(f"{endpoint}/_aws/execute-api/{api}/prod")
+        site = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
         yield lambda row: site.request(row.method, row.path, row.content, row.send)
 
 
 def test_the_contract_with_est_imports(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
-    with localstack.running(tmp_path) as endpoint:
+    with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
         document = openapi.for_api_gateway(*FOR_LOCALSTACK, est=True)
         made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))

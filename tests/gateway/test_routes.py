@@ -16,7 +16,7 @@ def operation(**members: Any) -> dict[str, Any]:
 
 def contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Contract:
     """A contract with these paths."""
-    document = {**second_api.library(), "paths": paths}
+    document = {**second_api.document(), "paths": paths}
     return Contract({**document, "components": {"securitySchemes": schemes}} if schemes else document)
 
 

@@ -60,7 +60,7 @@ def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> Non
         "CERTLET_CA_PASSPHRASE": "canary-passphrase",
         "AWS_SECRET_ACCESS_KEY": "canary-credential",
     }
-    with servers.serving(tmp_path, "--tls", env=env) as server:
+    with servers.certlet_server(tmp_path, "--tls", env=env) as server:
         pids = {name: pid for pid, name in server.processes().items()}
         worker, gateway = pids["service.gateway.worker"], pids["service.gateway.server"]
         supervisor = pids["service.cli"]
@@ -138,15 +138,15 @@ def test_packages_beside_a_secret_are_not_readable(tmp_path: Path, monkeypatch: 
     (tmp_path / "link").symlink_to(tmp_path / "ca")
     monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / "packages")])
     for secret in ("ca", "link"):
-        readable = sandbox.readable([tmp_path / secret])
+        readable = sandbox.readable_paths([tmp_path / secret])
         assert tmp_path not in readable
         assert tmp_path / "packages" in readable
-    assert tmp_path in sandbox.readable([])
+    assert tmp_path in sandbox.readable_paths([])
 
 
 def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
     """Also with an API key that is added while it serves, in a file that it cannot read."""
-    with servers.serving(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
         added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
         request = {"csr": csrs.encode_pem(csrs.build()).decode()}
@@ -154,6 +154,6 @@ def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None
         good = (tmp_path / "ca" / "api-keys.json").read_text()
         (tmp_path / "ca" / "api-keys.json").write_text("damaged")
         assert server.sign(request, key).status == 500
-        assert "api-keys.json cannot be read as a file of API keys" in server.logged()
+        assert "api-keys.json cannot be read as a file of API keys" in server.read_log()
         (tmp_path / "ca" / "api-keys.json").write_text(good)
         assert server.sign(request, key).status == 200

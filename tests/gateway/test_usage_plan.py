@@ -9,7 +9,7 @@ import pytest
 
 from service.gateway import usage_plan
 from service.gateway.routes import GatewayError, UsagePlan
-from service.gateway.usage_plan import Meter
+from service.gateway.usage_plan import UsagePlanLimiter
 from tests import csrs, factories, servers
 from tests.assertions import assert_problem
 from tests.gateway import second_api
@@ -42,37 +42,37 @@ def taken(take: Callable[[str], None], name: str, times: int) -> list[str]:
 def test_a_bucket_fills_at_its_rate() -> None:
     """`burst` at once, then `rate` a second, and never more than `burst` saved up."""
     clock = Clock()
-    meter = Meter(UsagePlan(rate=2, burst=3, quota=99, period="DAY"), clock, clock)
-    assert taken(meter.take_for_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    limiter = UsagePlanLimiter(UsagePlan(rate=2, burst=3, quota=99, period="DAY"), clock, clock)
+    assert taken(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
     clock.now += 0.5
-    assert taken(meter.take_for_key, "a", 2) == ["ok", "THROTTLED"]
+    assert taken(limiter.charge_key, "a", 2) == ["ok", "THROTTLED"]
     clock.now += 3600
-    assert taken(meter.take_for_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert taken(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
 
 
 def test_each_caller_has_a_bucket() -> None:
     """A key's use is no other caller's; without a key there is no quota."""
     clock = Clock()
-    meter = Meter(PLAN, clock, clock)
-    assert taken(meter.take_for_key, "a", 4)[-1] == "THROTTLED"
-    assert taken(meter.take_for_key, "b", 1) == ["ok"]
-    assert taken(meter.take, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
-    assert taken(meter.take, "b", 1) == ["ok"]
+    limiter = UsagePlanLimiter(PLAN, clock, clock)
+    assert taken(limiter.charge_key, "a", 4)[-1] == "THROTTLED"
+    assert taken(limiter.charge_key, "b", 1) == ["ok"]
+    assert taken(limiter.charge, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert taken(limiter.charge, "b", 1) == ["ok"]
     for _ in range(10):
         clock.now += 10
-        assert taken(meter.take, "a", 1) == ["ok"]
+        assert taken(limiter.charge, "a", 1) == ["ok"]
 
 
 def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many callers cost the one that called longest ago its bucket, and no key its quota."""
     monkeypatch.setattr(usage_plan, "MAX_CALLERS", 3)
     clock = Clock()
-    meter = Meter(PLAN, clock, clock)
-    assert taken(meter.take_for_key, "key", 3) == ["ok"] * 3
-    assert taken(meter.take, "a", 4)[-1] == "THROTTLED"
-    assert [taken(meter.take, name, 3)[-1] for name in "bcad"] == ["ok", "ok", "THROTTLED", "ok"]
-    assert [taken(meter.take, name, 3)[-1] for name in "adb"] == ["THROTTLED", "THROTTLED", "ok"]
-    assert taken(meter.take_for_key, "key", 1) == ["THROTTLED"]
+    limiter = UsagePlanLimiter(PLAN, clock, clock)
+    assert taken(limiter.charge_key, "key", 3) == ["ok"] * 3
+    assert taken(limiter.charge, "a", 4)[-1] == "THROTTLED"
+    assert [taken(limiter.charge, name, 3)[-1] for name in "bcad"] == ["ok", "ok", "THROTTLED", "ok"]
+    assert [taken(limiter.charge, name, 3)[-1] for name in "adb"] == ["THROTTLED", "THROTTLED", "ok"]
+    assert taken(limiter.charge_key, "key", 1) == ["THROTTLED"]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_callers_without_a_key(address: str, network: str) -> None:
     """Addresses of one /64 are one caller; a client certificate counts for itself, whatever the address."""
     identity = {"sourceIp": address}
-    assert usage_plan.caller(identity) == network
+    assert usage_plan.caller_id(identity) == network
     certificate = {"serialNumber": "0a:1b", "issuerDN": "CN=x"}
-    assert usage_plan.caller({**identity, "clientCert": certificate}) == "0a:1b CN=x"
+    assert usage_plan.caller_id({**identity, "clientCert": certificate}) == "0a:1b CN=x"
 
 
 @pytest.mark.parametrize(("period", "seconds"), [("DAY", 86_400), ("WEEK", 604_800), ("MONTH", 2_592_000)])
@@ -101,28 +101,28 @@ def test_a_quota_lasts_a_period(period: str, seconds: int) -> None:
     """After `quota` requests of a key nothing goes until the period ends; refused ones do not count."""
     clock = Clock()
     clock.now = 10.0 * seconds
-    meter = Meter(UsagePlan(rate=99, burst=99, quota=5, period=period), clock, clock)
-    assert taken(meter.take_for_key, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
+    limiter = UsagePlanLimiter(UsagePlan(rate=99, burst=99, quota=5, period=period), clock, clock)
+    assert taken(limiter.charge_key, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
     clock.now += seconds - 1
-    assert taken(meter.take_for_key, "a", 1) == ["QUOTA_EXCEEDED"]
+    assert taken(limiter.charge_key, "a", 1) == ["QUOTA_EXCEEDED"]
     clock.now += 1
-    assert taken(meter.take_for_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
+    assert taken(limiter.charge_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
 
 
 def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
     """A request needs a whole token; one that the quota refuses takes none."""
     clock = Clock()
-    meter = Meter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
-    assert taken(meter.take_for_key, "a", 1) == ["ok"]
+    limiter = UsagePlanLimiter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
+    assert taken(limiter.charge_key, "a", 1) == ["ok"]
     clock.now += 0.5
-    assert taken(meter.take_for_key, "a", 1) == ["THROTTLED"]
-    meter = Meter(UsagePlan(rate=0.000001, burst=3, quota=1, period="DAY"), clock, clock)
-    assert taken(meter.take_for_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
+    assert taken(limiter.charge_key, "a", 1) == ["THROTTLED"]
+    limiter = UsagePlanLimiter(UsagePlan(rate=0.000001, burst=3, quota=1, period="DAY"), clock, clock)
+    assert taken(limiter.charge_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
 
 
 def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> None:
     """One count however many workers serve: burst and no more, then 429 with Retry-After."""
-    with servers.serving(tmp_path, "--ephemeral", "--workers", "2") as server:
+    with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
         order = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: server.sign(order), range(60)))
@@ -141,7 +141,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
     """The quota's 429 has its own words, and says to come back later."""
     document = json.loads(json.dumps(factories.document()))
     document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
-    with second_api.gateway(tmp_path, document, no_usage_plan=False) as server:
+    with second_api.gateway_server(tmp_path, document, no_usage_plan=False) as server:
         statuses = [server.sign({}).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         answer = server.sign({})
@@ -153,7 +153,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
 
 def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) -> None:
     """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
-    with second_api.gateway(tmp_path, second_api.library(), no_usage_plan=False) as server:
+    with second_api.gateway_server(tmp_path, second_api.document(), no_usage_plan=False) as server:
         statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
         assert statuses[:4] == [200] * 4
         assert 429 in statuses[4:]
@@ -162,6 +162,6 @@ def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) 
 
 def test_absent_usage_plan_is_warned_of(tmp_path: Path) -> None:
     """`--no-usage-plan` turns the usage plan off, with a warning."""
-    with servers.serving(tmp_path, "--ephemeral", "--no-usage-plan") as server:
-        assert any("usage plan is off" in line for line in server.said)
+    with servers.certlet_server(tmp_path, "--ephemeral", "--no-usage-plan") as server:
+        assert any("usage plan is off" in line for line in server.output)
         assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}

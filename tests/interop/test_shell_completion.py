@@ -23,7 +23,7 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
     assert run.returncode == 0, run.stderr
     (directory / "script").write_bytes(run.stdout)
     (directory / "mine.crt").touch()
-    path = f"{servers.executable(directory / 'bin' / 'certlet').parent}:{os.environ['PATH']}"
+    path = f"{servers.create_script(directory / 'bin' / 'certlet').parent}:{os.environ['PATH']}"
     return directory / "script", servers.environ(HOME=str(directory), TERM="dumb", PATH=path)
 
 

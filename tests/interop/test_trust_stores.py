@@ -46,7 +46,7 @@ def test_the_printed_commands_are_what_makes_it_trusted(
     told = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
     assert run_in_shell(told["Get it, and compare"], tmp_path).returncode == 0
     (tmp_path / "Fetch.java").write_text(JAVA)
-    servers.executable(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
+    servers.create_script(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
     mounts = []
     for number, folder in enumerate(CHANGED):
         shutil.copytree(folder, tmp_path / str(number), symlinks=True, ignore=_unreadable)

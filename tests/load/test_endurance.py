@@ -35,16 +35,16 @@ async def _flood(port: int, request: bytes, requests: int, connections: int) -> 
 
 def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Callable[[str], None]) -> None:
     """90,000 answers of the gateway's own and 10,000 of the function leave its memory where it was."""
-    with second_api.gateway(tmp_path, second_api.library()) as server:
+    with second_api.gateway_server(tmp_path, second_api.document()) as server:
         refused = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
         function = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
-        processes = servers.children(server.process.pid)
+        processes = servers.child_pids(server.process.pid)
         asyncio.run(_flood(server.port, refused, 5_000, 5))
         asyncio.run(_flood(server.port, function, 1_000, 5))
-        before = [servers.resident(pid) for pid in processes]
+        before = [servers.resident_kib(pid) for pid in processes]
         assert asyncio.run(_flood(server.port, refused, 90_000, 5)) == 90_000
         assert asyncio.run(_flood(server.port, function, 10_000, 5)) == 10_000
-        after = [servers.resident(pid) for pid in processes]
+        after = [servers.resident_kib(pid) for pid in processes]
         say(f"resident KiB, gateway and function: {before} before, {after} after 100,000 requests")
         assert all(then < now * 1.1 + 4096 for now, then in zip(before, after, strict=True))
 
@@ -52,7 +52,9 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Ca
 def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
     """After two thirds of a minute the server shows another certificate, and a connection goes on meanwhile."""
     (tmp_path / "own.yaml").write_text("profiles: {server: {validity: PT1M, backdate: PT0S}}")
-    with servers.serving(tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml") as server:
+    with servers.certlet_server(
+        tmp_path, "--tls", "--tls-name", "localhost", "--profiles", "own.yaml"
+    ) as server:
         server.url = server.url.replace("127.0.0.1", "localhost")
         first = server_certificate(server)
         with (
@@ -66,4 +68,4 @@ def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
             assert second.not_valid_before_utc < first.not_valid_after_utc
             kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert kept.recv(100).startswith(b"HTTP/1.1 200")
-        assert server.logged().count('"event":"result"') == 2
+        assert server.read_log().count('"event":"result"') == 2

@@ -21,7 +21,7 @@ from tests import csrs, servers
 from tests.assertions import assert_problem, uuid7
 from tests.load import traffic
 from tests.load.traffic import Haul, Outcome, Traffic
-from tests.servers import Answer, Server, wait_until
+from tests.servers import Response, Server, wait_until
 
 SERVE = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
 OWN = ("--profiles", str(traffic.OWN_PROFILES))
@@ -59,7 +59,7 @@ def sound(hauls: list[Haul], directory: Path, broken: int = 0) -> traffic.Record
 
 def test_a_worker_killed_under_load(tmp_path: Path) -> None:
     """kill -9: 502 for the call in flight alone, a successor within seconds, an intent for all that was signed."""
-    with servers.serving(tmp_path, *SERVE, *OWN) as server:
+    with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
         for _ in range(3):
             victim = server.pids("worker")[0]
@@ -81,7 +81,7 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
 
 def test_sigterm_under_load(tmp_path: Path) -> None:
     """SIGTERM: whatever was asked is answered, connections that are kept end with it, exit 0, within seconds."""
-    with servers.serving(tmp_path, *SERVE, *OWN) as server:
+    with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
         began = time.monotonic()
         assert server.stop() == 0
@@ -101,7 +101,7 @@ def test_sigterm_under_load(tmp_path: Path) -> None:
 def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
     """503 and nothing signed while no line can be written; afterwards each line stands on a line of its own."""
     log = tmp_path / "audit.log"
-    with servers.serving(tmp_path, *SERVE, *OWN) as server:
+    with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
         bound = log.stat().st_size + 700  # as a disk that has room for one line and a half
         for pid in server.pids("worker"):
@@ -125,7 +125,7 @@ def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
         last = server.sign({"csr": GOOD})
         assert last.status == 200
     assert statuses(hauls) == {(503, "unavailable")}
-    assert "the audit log cannot be written" in server.logged()
+    assert "the audit log cannot be written" in server.read_log()
     audited = sound(hauls, tmp_path)  # nothing is left of the line that had no room
     assert audited.intents[last.headers["x-amzn-RequestId"]]
     issued = sum(map(len, audited.results.values()))
@@ -145,11 +145,11 @@ def clocked(directory: Path, *arguments: str) -> Iterator[tuple[Server, Path]]:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    with servers.serving(directory, *arguments, env=env) as server:
+    with servers.certlet_server(directory, *arguments, env=env) as server:
         yield server, offset
 
 
-def issued(answer: Answer) -> x509.Certificate:
+def issued(answer: Response) -> x509.Certificate:
     """The certificate of an answer."""
     assert answer.status == 200, answer.body
     return x509.load_pem_x509_certificate(answer.json()["crt_pem"].encode())
@@ -214,12 +214,12 @@ def kill_workers(server: Server) -> None:
     for victim in server.pids("worker"):
         os.kill(victim, signal.SIGKILL)
     wait_until(lambda: server.request("GET", "/health").status == 503)
-    wait_until(lambda: "does not start" in server.logged())
+    wait_until(lambda: "does not start" in server.read_log())
 
 
 def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
     """It refuses to start, in one line; while it runs the key is in memory, and a successor waits for its return."""
-    with servers.serving(tmp_path, *SERVE) as server:
+    with servers.certlet_server(tmp_path, *SERVE) as server:
         key = tmp_path / "ca" / "signing-ca.key"
         key.rename(tmp_path / "away")
         key.mkdir()  # which root cannot read either
@@ -227,7 +227,7 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         kill_workers(server)
         assert_problem(server.sign({"csr": GOOD}), 503, "unavailable")
         assert_problem(server.request("GET", "/health"), 503, "unavailable")
-        assert "signing-ca.key: Is a directory" in server.logged()
+        assert "signing-ca.key: Is a directory" in server.read_log()
         run = servers.certlet("serve", "--port", "0", cwd=tmp_path)
         assert (run.returncode, run.stdout) == (1, b"")
         (line,) = run.stderr.decode().splitlines()
@@ -244,7 +244,7 @@ def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     added = servers.certlet("api-key", "add", "other", cwd=tmp_path)
     other = added.stdout.decode().split()[-1]
-    with servers.serving(tmp_path, *SERVE) as server:
+    with servers.certlet_server(tmp_path, *SERVE) as server:
         assert server.sign({"csr": GOOD}, other).status == 200
         (tmp_path / "ca").rename(tmp_path / "moved")
         issued(server.sign({"csr": GOOD}))

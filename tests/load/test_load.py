@@ -25,14 +25,14 @@ GROWTH = 12 * 1024  # KiB
 
 def memory(server: servers.Server) -> dict[str, int]:
     """Resident memory of the server's processes, KiB, by module and number."""
-    pids = servers.children(server.process.pid)
-    return {f"{servers.module(pid)} {pid}": servers.resident(pid) for pid in pids}
+    pids = servers.child_pids(server.process.pid)
+    return {f"{servers.running_module(pid)} {pid}": servers.resident_kib(pid) for pid in pids}
 
 
 def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
     """Everything at once is answered as documented, recorded and verified, in memory that stays flat."""
     arguments = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
-    with servers.serving(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
+    with servers.certlet_server(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
         running = Traffic(server, tmp_path)
         began = time.monotonic()
         time.sleep(WARM_UP)
@@ -54,7 +54,7 @@ def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
     audited = traffic.record(tmp_path / "audit.log")
     assert not audited.broken
     recorded(hauls, audited)
-    answered(hauls, server.logged())
+    answered(hauls, server.read_log())
     verified = traffic.verify(hauls, audited, tmp_path / "ca")
     looked_at = traffic.judged_by_openssl(verified.sample, tmp_path / "ca", tmp_path)
     assert sum(map(len, audited.results.values())) == verified.handed_out  # a retry has its own lines

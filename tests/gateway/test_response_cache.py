@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from service.gateway.answer_cache import MAX_AGE, MAX_STALE, AnswerCache
 from service.gateway.events import Response
+from service.gateway.response_cache import MAX_AGE, MAX_STALE, ResponseCache
 
 
 def test_function_is_asked_once_a_second() -> None:
     """Once for each resource, whatever it answers."""
     now = 10.0
-    cache = AnswerCache(lambda: now)
+    cache = ResponseCache(lambda: now)
     assert [cache.is_due(resource) for resource in ("/a", "/a", "/b", "/b")] == [True, False, True, False]
     now += MAX_AGE
     assert [cache.is_due("/a") for _ in range(2)] == [True, False]
@@ -28,7 +28,7 @@ def test_function_is_asked_once_a_second() -> None:
 def test_only_a_public_answer_is_kept(status: int, cache_control: str | None, *, is_kept: bool) -> None:
     """For a minute. Anything else also ends the one before it."""
     now = 1.0
-    cache = AnswerCache(lambda: now)
+    cache = ResponseCache(lambda: now)
     old = Response(200, CIMultiDict({"Cache-Control": "public, max-age=1"}), b"old")
     cache.keep("/a", old)
     assert (cache.find("/a"), cache.find("/b")) == (old, None)

@@ -11,7 +11,7 @@ MAX_AGE: Final = 1.0  # seconds; a change of the CA is served no later
 MAX_STALE: Final = 60.0  # seconds in which an answer is better than none, while no worker gives one
 
 
-class AnswerCache:
+class ResponseCache:
     """The last answers to GET without a query, by resource. Only those that are public (RFC 9111 5.2.2.9)."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
