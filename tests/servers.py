@@ -268,7 +268,7 @@ def certlet_server(
                 said.append(line.rstrip("\n"))
                 if "sign.pem" in line:
                     break
-            found = re.search(r"Form +(\S+)/sign", "\n".join(said))
+            found = re.search(r"Web form +(\S+)/sign", "\n".join(said))
             try:
                 if not found:
                     raise AssertionError(f"the server did not start: {said} {log.read_text()}")

@@ -18,7 +18,7 @@ def run_trust(*arguments: str, cwd: Path) -> dict[str, list[str]]:
     for line in run.stdout.decode().splitlines():
         if line.startswith("  "):
             commands[heading].append(line.strip())
-        elif line.startswith(("Root ", "Until ", "SHA-256 ", "Warning ")):
+        elif line.startswith(("Root ", "Not after ", "SHA-256 ", "Warning ")):
             commands[""].append(line)
         else:
             heading = line

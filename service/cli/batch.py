@@ -27,7 +27,7 @@ SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailu
 
 
 @dataclass
-class Tally:
+class Progress:
     """How many requests there are, and what became of them."""
 
     total: int = 0
@@ -76,7 +76,7 @@ class BatchSigner:
     request: SignRequest
     sign_batch: SignBatch
     output_dir: Path | None = None
-    tally: Tally = field(default_factory=Tally)
+    progress: Progress = field(default_factory=Progress)
 
     def run(self, paths: Sequence[Path], *, overwrite: bool = False) -> None:
         """Sign the requests in these files, and replace existing certificates if `overwrite`.
@@ -84,13 +84,13 @@ class BatchSigner:
         Raises:
             ClientError: a batch was refused as a whole, or there is no service; what was written stays.
         """
-        self.tally = Tally(len(paths))
+        self.progress = Progress(len(paths))
         hidden = not sys.stderr.isatty()
         with click.progressbar(
             length=len(paths), file=sys.stderr, hidden=hidden, show_pos=True, show_eta=False
         ) as bar:
             waiting = [job for path in paths if (job := self._job(path, overwrite=overwrite))]
-            bar.update(self.tally.done)
+            bar.update(self.progress.done)
             while waiting:
                 batch = list(_first_batch(waiting))
                 left = [job for job, is_done in zip(batch, self._sign(batch), strict=True) if not is_done]
@@ -112,7 +112,7 @@ class BatchSigner:
             if certificate.public_key() == csr.parse(request.csr.encode("utf-8", "replace")).public_key:
                 if certificate.not_valid_after_utc < datetime.now(UTC):
                     return path, request
-                self.tally.skipped += 1
+                self.progress.skipped += 1
                 return None
         except CommandError as error:
             problem = str(error)
@@ -139,12 +139,12 @@ class BatchSigner:
         except CommandError as error:
             self._fail(f"{path}: {error}")
             return
-        self.tally.signed += 1
+        self.progress.signed += 1
         for note in signed.notes:
             _warn(f"{path}: note: {note}")
 
     def _fail(self, message: str) -> None:
-        self.tally.failed += 1
+        self.progress.failed += 1
         _warn(message)
 
 

@@ -95,7 +95,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         if not ca_directory.has_ca(directory):
             _init_in_child(directory)
             root_key = directory / ca_directory.ROOT_KEY
-            hint = "until this server ends" if settings.ephemeral else f"move {root_key} away"
+            hint = (
+                "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
+            )
             say(f"New CA    {directory} ({hint})")
         key_file = api_keys.KeyFile(directory / KEY_FILE)
         extra, shown = _api_key(key_file)
@@ -241,11 +243,11 @@ def _environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
 
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:
-    say(f"Form      {url}/sign")
-    say(f"Contract  {url}/docs")
+    say(f"Web form  {url}/sign")
+    say(f"API docs  {url}/docs")
     if api_key:
         say(f"API key   {api_key}  (shown once)")
-    say("Sign one  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
+    say("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
     say("            -keyout my.key -subj /CN=my.example.com -out my.csr")
     key = api_key or f"${API_KEY}"
     say(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')

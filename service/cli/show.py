@@ -55,7 +55,7 @@ def show(*, file: Path, key_file: Path | None) -> int:
         if number > 1:
             say("")
         say(f"{one.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
-        problems, notes = (("Wrong", text) for text in one.problems), (("Note", text) for text in one.notes)
+        problems, notes = (("Error", text) for text in one.problems), (("Note", text) for text in one.notes)
         for label, text in (*one.facts, *problems, *notes):
             say(f"  {label:<9} {text}")
     return int(any(one.problems for one in inspections))

@@ -124,12 +124,12 @@ def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: 
     try:
         signer.run(list(targets.values()), overwrite=overwrite)
     finally:
-        tally = signer.tally
-        left = f", {tally.total - tally.done} left" if tally.done < tally.total else ""
-        say(f"{tally.signed} signed, {tally.skipped} there already, {tally.failed} not signed{left}")
-        if tally.skipped and signer.request != client.SignRequest(""):
+        progress = signer.progress
+        left = f", {progress.total - progress.done} left" if progress.done < progress.total else ""
+        say(f"{progress.signed} signed, {progress.skipped} skipped, {progress.failed} failed{left}")
+        if progress.skipped and signer.request != client.SignRequest(""):
             warn("note: what is there already may be of another profile or validity (--force asks anew)")
-    return int(tally.failed > 0)
+    return int(progress.failed > 0)
 
 
 def _show(planned: client.DryRun) -> None:

@@ -65,7 +65,7 @@ def trust(*, ca: Path | None, sha256: str | None, url: str) -> None:
         raise CommandError(f"the root is another one: its SHA-256 is {digest}")
     name = f"certlet-{digest[:8]}"
     say(f"Root      {root.subject.rfc4514_string()}")
-    say(f"Until     {encoding.format_timestamp(root.not_valid_after_utc)}")
+    say(f"Not after {encoding.format_timestamp(root.not_valid_after_utc)}")
     say(f"SHA-256   {digest}")
     if not (ca or sha256):
         say("Warning   whoever answers there said so: ask who runs the CA (certlet trust --ca DIR)")

@@ -54,7 +54,7 @@ def test_each_certificate_is_written_next_to_its_request(server: Server, tmp_pat
     shutil.copy(paths[0], tmp_path / "other.pem")
     (tmp_path / "raw.der").write_bytes(csrs.encode_der(csrs.build()))
     run = certlet("sign", *paths, "other.pem", "raw.der")
-    assert (run.returncode, run.stdout) == (0, b"9 signed, 0 there already, 0 not signed\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, b"9 signed, 0 skipped, 0 failed\n"), run.stderr
     for path in paths:
         assert issued(path).subject == factories.distinguished_name(path.stem + ".example.com")
     assert (tmp_path / "other.crt").exists()
@@ -73,7 +73,7 @@ def test_output_directory_gets_the_certificates(server: Server, tmp_path: Path) 
     other = tmp_path / "out" / path.name
     other.parent.mkdir()
     other.write_bytes(path.read_bytes())
-    for summary in (b"1 signed, 0 there already", b"0 signed, 1 there already"):
+    for summary in (b"1 signed, 0 skipped", b"0 signed, 1 skipped"):
         assert certlet("sign", path, "--output-dir", "out").stdout.startswith(summary)
     assert issued(other) != issued(path)
     refused = certlet("sign", path, "--output-dir", "none")
@@ -89,7 +89,7 @@ def test_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
     (tmp_path / "junk.csr").write_bytes(b"\xffjunk")
     (tmp_path / "own.pem").write_text("-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n")
     run = certlet("sign", "n0.csr", "bad.csr", "no.csr", "junk.csr", "own.pem", "n1.csr")
-    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 there already, 4 not signed\n")
+    assert (run.returncode, run.stdout) == (1, b"2 signed, 0 skipped, 4 failed\n")
     assert all(map(issued, paths))
     lines = run.stderr.decode().splitlines()
     assert lines[:2] == [
@@ -109,15 +109,15 @@ def test_repetition_signs_only_the_rest(server: Server, tmp_path: Path) -> None:
     first = batch.certificate_path(paths[0])
     content, before = first.read_bytes(), server.read_log().count('"event":"intent"')
     again = certlet("sign", *paths)
-    assert (again.stdout, again.stderr) == (b"1 signed, 2 there already, 0 not signed\n", b"")
+    assert (again.stdout, again.stderr) == (b"1 signed, 2 skipped, 0 failed\n", b"")
     assert first.read_bytes() == content
     assert server.read_log().count('"event":"intent"') == before + 1
     other = certlet("sign", *paths, "--validity", "1d")
-    assert other.stdout == b"0 signed, 3 there already, 0 not signed\n"
+    assert other.stdout == b"0 signed, 3 skipped, 0 failed\n"
     note = b"note: what is there already may be of another profile or validity (--force asks anew)\n"
     assert other.stderr == note
     forced = certlet("sign", *paths, "--force")
-    assert forced.stdout == b"3 signed, 0 there already, 0 not signed\n"
+    assert forced.stdout == b"3 signed, 0 skipped, 0 failed\n"
     assert first.read_bytes() != content
 
 
@@ -129,7 +129,7 @@ def test_certificate_of_another_key_is_not_replaced(server: Server, tmp_path: Pa
     for content in (batch.certificate_path(first).read_bytes(), b"notes of somebody's"):
         target.write_bytes(content)
         run = certlet("sign", first.name, second.name)
-        assert run.stdout == b"0 signed, 1 there already, 1 not signed\n"
+        assert run.stdout == b"0 signed, 1 skipped, 1 failed\n"
         assert run.stderr == b"n1.csr: n1.crt is there, and is not its certificate (--force replaces it)\n"
         assert target.read_bytes() == content
     certlet("sign", second, "--output-dir=.", "--force")
@@ -160,12 +160,12 @@ def test_what_had_no_time_is_sent_again(tmp_path: Path) -> None:
     paths = write_requests(tmp_path, 5)
     signer = batch.BatchSigner(SignRequest(""), sign_batch([2, 1, 2]))
     signer.run(paths)
-    assert signer.tally == batch.Tally(5, signed=5)
+    assert signer.progress == batch.Progress(5, signed=5)
     assert all(map(issued, paths))
     signer = batch.BatchSigner(SignRequest(""), sign_batch([2, 0]))
     with pytest.raises(ClientError, match="no time or room"):
         signer.run(paths, overwrite=True)
-    assert signer.tally == batch.Tally(5, signed=2)
+    assert signer.progress == batch.Progress(5, signed=2)
 
 
 def test_what_was_signed_before_an_interruption_stays(tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ def test_what_was_signed_before_an_interruption_stays(tmp_path: Path) -> None:
     signer = batch.BatchSigner(SignRequest(""), sign_batch([100, "gone"]))
     with pytest.raises(ClientError, match="gone"):
         signer.run(paths)
-    assert signer.tally == batch.Tally(150, signed=100)
+    assert signer.progress == batch.Progress(150, signed=100)
     assert len(list(tmp_path.glob("*.crt"))) == 100
     signer = batch.BatchSigner(SignRequest(""), sign_batch([50]))
     signer.run(paths)
-    assert signer.tally == batch.Tally(150, signed=50, skipped=100)
+    assert signer.progress == batch.Progress(150, signed=50, skipped=100)
 
 
 def test_certificate_that_has_ended_is_replaced(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_batch_is_no_larger_than_the_contract_takes(tmp_path: Path) -> None:
 
     signer = batch.BatchSigner(SignRequest(""), refuse)
     signer.run([path] * 40)
-    assert signer.tally.failed == 40
+    assert signer.progress.failed == 40
     assert len(sizes) > 1
     assert max(sizes) <= client.BATCH_BYTES < max(sizes) + 2 * 130_000
 
@@ -232,7 +232,7 @@ def test_terminal_sees_a_bar(server: Server, tmp_path: Path) -> None:
         os.close(theirs)
         out, _ = process.communicate(timeout=60)
         shown = terminal.read(4096).decode()
-    assert out == b"120 signed, 0 there already, 1 not signed\n"
+    assert out == b"120 signed, 0 skipped, 1 failed\n"
     assert all(number in shown for number in ("0/121", "1/121", "101/121", "121/121"))
     assert "\r\x1b[Knone.csr: No such file or directory\r\n" in shown
     assert certlet("sign", *names).stderr == b""

@@ -146,8 +146,8 @@ def test_malformed_extensions_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.crt").write_bytes(der)
     run = certlet("show", "a.crt")
     assert (run.returncode, run.stderr) == (1, b"")
-    wrong = [line for line in run.stdout.splitlines() if line.startswith(b"  Wrong")]
-    assert wrong == [b"  Wrong     the extensions cannot be read: its DER is malformed"]
+    errors = [line for line in run.stdout.splitlines() if line.startswith(b"  Error")]
+    assert errors == [b"  Error     the extensions cannot be read: its DER is malformed"]
 
 
 def test_pkcs7_is_put_in_order() -> None:
@@ -201,8 +201,8 @@ def test_problem_is_exit_1_and_escaped(tmp_path: Path) -> None:
         r"  Subject   CN=\x1b[2J\ncertlet: fine",
         "  Names     dns:a.example.com",
         "  Key       P-256",
-        "  Wrong     a private key is in its file, so certlet sign sends nothing: give the request alone",
-        "  Wrong     the private key is not its own",
+        "  Error     a private key is in its file, so certlet sign sends nothing: give the request alone",
+        "  Error     the private key is not its own",
     ]
 
 
