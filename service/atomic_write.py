@@ -1,4 +1,4 @@
-"""Files that commands change while servers read them: locked directories and atomic writes."""
+"""Change files that running servers read: lock directories, and write atomically."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ from typing import Final, TypeAlias
 
 Writer: TypeAlias = Callable[[Path, bytes, int], None]  # path, content, mode of a new file
 
-LOCK_TIMEOUT: Final = 60.0  # seconds; another command may wait for a slow service
-_EXISTS: Final = "it is there already; nothing was changed"
+LOCK_TIMEOUT: Final = 60.0  # seconds; another command may hold the lock while it waits for a service
+_EXISTS: Final = "already exists; nothing was changed"
 
 
 @contextlib.contextmanager
 def locked_directory(directory: Path) -> Iterator[None]:
-    """Hold a directory's lock. It is not on a file in it, since files are replaced.
+    """Hold a lock on the directory itself, since the files in it are replaced.
 
     Raises:
-        OSError: it cannot be opened; or another process, which may be of any user who can read the
-            directory, holds the lock for `LOCK_TIMEOUT`.
+        OSError: the directory cannot be opened; or another process (of any user who can read the directory)
+            holds the lock for longer than `LOCK_TIMEOUT`.
     """
     with _open_directory(directory) as descriptor:
-        give_up = time.monotonic() + LOCK_TIMEOUT
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if time.monotonic() > give_up:
-                    message = "another process holds the lock of this directory"
+                if time.monotonic() > deadline:
+                    message = "another process holds the lock of this directory; try again later"
                     raise OSError(errno.EWOULDBLOCK, message, str(directory)) from error
                 time.sleep(0.05)
         yield
 
 
 def verify_writable(path: Path) -> None:
-    """Raise the OSError that writing `path` would, before creating something that cannot be re-created."""
+    """Check that `path` can be written, before creating something that cannot be re-created.
+
+    Raises:
+        OSError: as writing it would.
+    """
     if path.is_dir():
         raise _os_error(errno.EISDIR, path)
     if not path.parent.is_dir():
@@ -57,34 +61,34 @@ def _os_error(number: int, path: Path) -> OSError:
 
 
 def file_version(path: Path | str) -> tuple[int, ...]:
-    """What is another once the file is, or was written to; () if there is none.
+    """Return a value that changes when the file is replaced or written; () if it does not exist.
 
-    The change time, which the kernel keeps: the modification time can be set, and a copy may preserve it.
+    It contains the change time, since the modification time can be set, and a copy may preserve it.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 - for every request, and half the time
+        status = os.stat(path)  # noqa: PTH116 - runs for every request, and takes half the time
     except OSError:
         return ()
     return status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Create or replace one file, as in `atomic_files`."""
+    """Create or replace one file, as `atomic_files` does."""
     with atomic_files() as write:
         write(path, data, mode)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Create a directory with what the block puts into it, or nothing, even if the process is killed.
+    """Create a directory with all the files that the block creates, or not at all, even after a crash.
 
-    Yields a directory next to it, which is renamed when the block ends. One that a killed process left is
-    removed first. A directory that exists already is yielded itself. Both are locked.
+    Yields a locked temporary directory next to it, which is renamed when the block ends; one that a killed
+    process left behind is removed first. If the directory exists, it is locked and yielded itself.
 
     Raises:
-        FileExistsError: another process created it in the meantime.
-        NotADirectoryError: it is a file.
-        OSError: it cannot be created.
+        FileExistsError: another process created the directory in the meantime.
+        NotADirectoryError: the path is a file.
+        OSError: the directory cannot be created.
     """
     if path.is_dir():
         with locked_directory(path):
@@ -112,20 +116,20 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
-    """Create or replace several files: each is whole at any time, and an error changes none.
+    """Create or replace several files: readers always see complete files, and an error changes none.
 
-    Each file is written and synced under a random name in its directory, `.certlet.` and 16 digits. All are
-    renamed, in the order of their writing, when the block ends. Until then a hard link keeps each that is
-    replaced, and it is put back if a later one cannot be. A process that is killed in between leaves these
-    names. Files that belong together need the lock of their directory, which the caller holds.
+    Each file is written and synced under a temporary name in its directory: `.certlet.` and 16 digits. When
+    the block ends, all are renamed in the order in which they were written. If a rename fails, the files
+    replaced so far are restored from hard links. A killed process leaves temporary names behind. To change
+    several files consistently, the caller must hold the lock of their directory.
 
-    A file that is replaced keeps its owner, group and mode; but if others may read it, and `mode` gives them
-    nothing, it gets `mode`. A new file that root creates belongs to the owner of its directory. A symbolic
-    link is replaced, not followed. The umask limits `mode` of a new file.
+    A replaced file keeps its owner, group and mode, unless others may read it and `mode` gives them no
+    access: then it gets `mode`. A new file that root creates gets the owner of its directory. Symbolic links
+    are replaced, not followed. The umask limits the `mode` of new files.
 
     Raises:
-        FileExistsError: a file exists, and not `overwrite`.
-        OSError: a file cannot be written or replaced, or its owner would lose it.
+        FileExistsError: a file exists, and `overwrite` is false.
+        OSError: a file cannot be written or replaced, or its owner could no longer read it.
     """
     temporaries: dict[Path, Path] = {}
 
@@ -139,7 +143,7 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
 
     try:
         yield write
-        for path in temporaries:  # a program that takes no lock may have created it since
+        for path in temporaries:  # a program that ignores the lock may have created it since
             verify_new(path)
         _rename_all(temporaries)
     finally:
@@ -150,7 +154,7 @@ def atomic_files(*, overwrite: bool = True) -> Iterator[Writer]:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".certlet.{secrets.token_hex(8)}")  # fits where the longest name does
+    return path.with_name(f".certlet.{secrets.token_hex(8)}")  # short enough wherever the longest name fits
 
 
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
@@ -172,13 +176,13 @@ def _rename_all(temporaries: Mapping[Path, Path]) -> None:
     old = [path for path in temporaries if os.path.lexists(path)]
     backups: dict[Path, Path] = {}
     try:
-        if len(temporaries) > 1:  # one rename needs no undoing
+        if len(temporaries) > 1:  # a single rename needs no undo
             backups.update((path, _back_up(path)) for path in old)
         for path, temporary in temporaries.items():
             temporary.replace(path)
     except BaseException:
         for path in [path for path, temporary in temporaries.items() if not temporary.exists()]:
-            with contextlib.suppress(OSError):  # then its backup stays
+            with contextlib.suppress(OSError):  # keep its backup
                 if path not in old:
                     path.unlink()
                 elif path in backups:
@@ -190,9 +194,9 @@ def _rename_all(temporaries: Mapping[Path, Path]) -> None:
 
 
 def _back_up(path: Path) -> Path:
-    """Give a file a second name; copy it where it can have none: a mount, an immutable file, FAT.
+    """Hard-link a file to a temporary name; copy it where links fail: a mount, an immutable file, FAT.
 
-    A link is not followed: the copy is the directory owner's, who may not be allowed to read its target.
+    Symbolic links are not followed: the owner of the copy may not be allowed to read the target.
     """
     backup = _temporary_name(path)
     try:
@@ -206,33 +210,34 @@ def _back_up(path: Path) -> Path:
 def _keep_owner_and_mode(descriptor: int, path: Path, mode: int) -> None:
     """Give a temporary file the owner, group and mode of the regular file that it replaces, if any."""
     replaced = path.lstat() if os.path.lexists(path) else None
-    if replaced and stat.S_ISDIR(replaced.st_mode):  # before the first rename
+    if replaced and stat.S_ISDIR(replaced.st_mode):  # fail before the first rename
         raise _os_error(errno.EISDIR, path)
     if not (replaced and stat.S_ISREG(replaced.st_mode)):
         _give_to_owner(path.parent, descriptor)
         return
-    kept = stat.S_IMODE(replaced.st_mode)
-    kept = mode if kept & stat.S_IRWXO and not mode & stat.S_IRWXO else kept
+    new_mode = stat.S_IMODE(replaced.st_mode)
+    if new_mode & stat.S_IRWXO and not mode & stat.S_IRWXO:
+        new_mode = mode
     if (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
         try:
             os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
         except PermissionError:
-            if not kept & stat.S_IROTH:  # its owner could not read it any more
+            if not new_mode & stat.S_IROTH:  # its owner could not read it
                 raise
-    os.fchmod(descriptor, kept)
+    os.fchmod(descriptor, new_mode)
 
 
 def _give_to_owner(directory: Path, created: int | Path) -> None:
-    """Give what root created to the directory's owner, who has to read it and could replace it."""
+    """Give a file that root created to the owner of its directory, who must be able to read it."""
     owner = directory.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
-        with contextlib.suppress(PermissionError):  # root of a container, or of another machine
-            # The owner could put a link in place of a path.
+        with contextlib.suppress(PermissionError):  # root in a container, or on a network file system
+            # The owner could replace the path by a link.
             os.chown(created, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(created, int))
 
 
 def _sync(directory: Path) -> None:
-    with contextlib.suppress(OSError), _open_directory(directory) as descriptor:  # some file systems cannot
+    with contextlib.suppress(OSError), _open_directory(directory) as descriptor:  # some file systems fail
         os.fsync(descriptor)
 
 

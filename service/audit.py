@@ -1,8 +1,8 @@
-"""The record of what was issued and revoked: one JSON line for each intent, result, refusal and revocation.
+"""The audit log: one JSON line for each intent, result, refusal and revocation.
 
-A storageless CA remembers nothing else. An intent is written before signing, so that a certificate
-that exists has a line, whatever happens afterwards: an intent without a result counts as issued. So is a
-revocation, before the list is changed.
+Nothing else is stored. An intent is written before the certificate is signed, so that every certificate has a
+record even after a crash: an intent without a result counts as issued. A revocation is written before the
+revocation list changes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _COUNTS: Final = {"result": "issued", "refusal": "refused"}
 
 
 class AuditRecord(NamedTuple):
-    """One line. Times are RFC 3339, UTC; digests and serial numbers hexadecimal.
+    """One line of the audit log. Times are RFC 3339, UTC; digests and serial numbers are hexadecimal.
 
     Attributes:
-        request_id: the gateway's name for the request.
-        principal: who asked, as the gateway identified them; of a revocation `user:`, name and user id.
-        profile: the certificate profile; '' if the one asked for does not exist.
-        names, common_name: of the certificate; in a refusal those that were asked for, as sent.
-        template_sha256: of all that the certificate will hold but issuer, serial number and signature
+        request_id: the gateway's ID of the request.
+        principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id.
+        profile: the certificate profile; '' if the requested profile does not exist.
+        names, common_name: the certificate's; in a refusal the requested ones, as sent.
+        template_sha256: digest of the certificate's content except issuer, serial number and signature
             (`CertificateSpec.digest`).
-        reasons: code and detail of every refusal; the reason of a revocation.
-        milliseconds: from the request to this line; in a result or a refusal.
+        reasons: code and detail of each reason of a refusal; the reason of a revocation.
+        milliseconds: time from the request to this record; only in a result or a refusal.
     """
 
     event: Literal["intent", "result", "refusal", "revocation"]
@@ -53,78 +53,82 @@ class AuditRecord(NamedTuple):
 
 
 Recorder = Callable[[Sequence[AuditRecord]], None]
-"""Writes events, all of them, or raises OSError: then nothing is signed, or nothing is handed out."""
+"""Writes all records, or raises OSError: the caller must then not sign, or not return the certificate."""
 
 
-def serialize(event: AuditRecord, metrics: str = "") -> bytes:
-    """One event as a line of JSON in ASCII, which no text can forge; members without a value are left out.
+def serialize(entry: AuditRecord, metrics: str = "") -> bytes:
+    """Encode one record as a line of ASCII JSON, without empty fields; no text can forge a second line.
 
     Args:
-        event: what happened.
-        metrics: a CloudWatch namespace, for which a result or a refusal is a metric too, in CloudWatch's
-            embedded metric format; '' for none. The profile is the only dimension: it has few values.
+        entry: the record.
+        metrics: a CloudWatch namespace; results and refusals then carry a metric in CloudWatch's embedded
+            metric format. '' for no metrics. The profile is the only dimension, since it has few values.
     """
-    members = {name: value for name, value in event._asdict().items() if value or value == 0}
-    if metrics and event.event in _COUNTS:
-        members |= _embedded(event, _COUNTS[event.event], metrics)
-    return _to_json(members).encode("ascii") + b"\n"
+    fields = {name: value for name, value in entry._asdict().items() if value or value == 0}
+    if metrics and entry.event in _COUNTS:
+        fields |= _embedded_metric(entry, _COUNTS[entry.event], metrics)
+    return _to_json(fields).encode("ascii") + b"\n"
 
 
-def _embedded(event: AuditRecord, count: str, namespace: str) -> dict[str, object]:
-    names = [{"Name": count, "Unit": "Count"}, {"Name": "milliseconds", "Unit": "Milliseconds"}]
-    directive = {"Namespace": namespace, "Dimensions": [["profile"]], "Metrics": names}
-    moment = int(datetime.fromisoformat(event.time).timestamp() * 1000)
+def _embedded_metric(entry: AuditRecord, count: str, namespace: str) -> dict[str, object]:
+    metrics = [{"Name": count, "Unit": "Count"}, {"Name": "milliseconds", "Unit": "Milliseconds"}]
+    directive = {"Namespace": namespace, "Dimensions": [["profile"]], "Metrics": metrics}
+    milliseconds = int(datetime.fromisoformat(entry.time).timestamp() * 1000)
     return {
         count: 1,
-        "profile": event.profile or "unknown",
-        "_aws": {"Timestamp": moment, "CloudWatchMetrics": [directive]},
+        "profile": entry.profile or "unknown",
+        "_aws": {"Timestamp": milliseconds, "CloudWatchMetrics": [directive]},
     }
 
 
 def open_log(path: Path | None, *, create: bool = True) -> int:
-    """A descriptor of this file, or of stderr, for `fd_recorder`; raise `OSError` if there is none."""
+    """Open the audit log, or stderr if there is no path; return a descriptor for `fd_recorder`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
     if path is None:
         return sys.stderr.fileno()
-    # Of a file its end is read, too. A pipe is not opened so: a pipe that we read ourselves never breaks.
-    is_read = not path.exists() or (path.is_file() and os.access(path, os.R_OK))
-    flags = (os.O_RDWR if is_read else os.O_WRONLY) | os.O_APPEND | (os.O_CREAT if create else 0)
+    # `_ends_mid_line` reads files. A pipe must not be opened for reading: it would never break.
+    readable = not path.exists() or (path.is_file() and os.access(path, os.R_OK))
+    flags = (os.O_RDWR if readable else os.O_WRONLY) | os.O_APPEND | (os.O_CREAT if create else 0)
     return os.open(path, flags, 0o600)
 
 
 def fd_recorder(descriptor: int, metrics: str = "") -> Recorder:
-    """A recorder that makes one write of its lines, so that lines of several processes never mix.
+    """Return a recorder that writes all its lines at once, so that lines of several processes never mix.
 
-    A local file takes such a write as one. A pipe does so for 4096 octets at most (PIPE_BUF), and a line of
-    a hundred names is longer: so each process holds a lock while it writes. Of lines that a file has no
-    room for nothing is left; after half a line, which the end of a process left, the next begins on its own.
+    Each write holds a lock: a pipe is atomic only up to 4096 bytes (PIPE_BUF), and a record with a hundred
+    names is longer. If the disk is full, a partial write is undone. If a killed process left a partial line,
+    the next record starts on a new line.
 
     Args:
-        descriptor: open for appending; and for reading, if it is a file that may have such a part.
-        metrics: as `line` takes it.
+        descriptor: open for appending; a file also for reading, so that partial lines are found.
+        metrics: as in `serialize`.
 
-    Raises (the recorder): OSError, if the lines could not be written whole.
+    Raises (the recorder): OSError, if the lines cannot be written completely.
     """
-    ours = 0  # the file's size after our last lines
+    size_after_write = 0
 
-    def record(events: Sequence[AuditRecord]) -> None:
-        nonlocal ours
-        data = b"".join([serialize(event, metrics) for event in events])
+    def record(entries: Sequence[AuditRecord]) -> None:
+        nonlocal size_after_write
+        data = b"".join([serialize(entry, metrics) for entry in entries])
         with locked_descriptor(descriptor):
             size = os.fstat(descriptor).st_size
-            if size != ours and _ends_mid_line(descriptor, size):
+            if size != size_after_write and _ends_mid_line(descriptor, size):
                 data = b"\n" + data
             written = os.write(descriptor, data)
             if written != len(data):
                 _truncate_partial_write(descriptor, written)
-                raise OSError("the audit log took a part of a line")
-            ours = size + written
+                raise OSError("the audit log was written only in part")
+            size_after_write = size + written
 
     return record
 
 
 @contextlib.contextmanager
 def locked_descriptor(descriptor: int) -> Iterator[None]:
-    """Hold the lock of what a descriptor is open for, against other processes, if it has one."""
+    """Hold a lock on an open file against other processes; do without if it cannot be locked."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
     except OSError:
@@ -137,7 +141,7 @@ def locked_descriptor(descriptor: int) -> Iterator[None]:
 
 
 def _truncate_partial_write(descriptor: int, written: int) -> None:
-    """Take the last octets from a file's end, if they are what was written last; a pipe cannot."""
+    """Remove a partial write from the end of a file, if nothing follows it; do nothing for a pipe."""
     with contextlib.suppress(OSError):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
         if end == os.fstat(descriptor).st_size:
@@ -146,7 +150,7 @@ def _truncate_partial_write(descriptor: int, written: int) -> None:
 
 
 def _ends_mid_line(descriptor: int, size: int) -> bool:
-    """Whether a file of this size ends with a part of a line; never if it is a pipe, or cannot be read."""
+    """Whether a file of this size ends with a partial line; False for a pipe or an unreadable file."""
     try:
         return os.pread(descriptor, 1, size - 1) != b"\n"
     except OSError:

@@ -31,20 +31,20 @@ from service.pki.weak_keys import DenyList
 _T = TypeVar("_T")
 
 MapFunction = Callable[..., Iterable[Any]]
-"""Called as `map` with one iterable."""
+"""A function with the signature of `map` for one iterable."""
 
 API_KEY_REQUIRED: Final = (
-    "This needs a valid API key: in the x-api-key header, or for EST as the password of HTTP Basic."
+    "A valid API key is required: send it in the x-api-key header, or for EST as the password of HTTP Basic"
 )
-CLIENT_CERTIFICATE_REQUIRED: Final = "This needs a client certificate of this CA in the TLS handshake."
+CLIENT_CERTIFICATE_REQUIRED: Final = "A client certificate of this CA is required in the TLS handshake"
 CHALLENGE_UNSUPPORTED: Final = (
-    "the request has a challengePassword, which links it to a TLS session (RFC 7030 3.5): that is not "
-    "supported, for TLS 1.3 has no tls-unique, and a gateway that ends TLS does not tell it"
+    "a challengePassword is not supported: remove it. It binds a request to its TLS session (RFC 7030 3.5), "
+    "which TLS 1.3 and a gateway that terminates TLS cannot provide"
 )
 
 
 class PrincipalKind(StrEnum):
-    """How the caller proved who it is."""
+    """The kind of credentials that identified the caller."""
 
     API_KEY = "api_key"
     IAM = "iam"
@@ -53,10 +53,11 @@ class PrincipalKind(StrEnum):
 
 
 class Principal(NamedTuple):
-    """The caller, from its credentials.
+    """The authenticated caller.
 
-    Its name in profiles and in the audit log is an API key's name, an IAM caller's ARN, `authorizer:` and the
-    name that an authorizer gave, or `certificate:` and the serial number of a client certificate.
+    The name, as in profiles and in the audit log, is an API key's name, an IAM caller's ARN, `authorizer:`
+    with the principal that an authorizer returned, or `certificate:` with the serial number of a client
+    certificate.
     """
 
     kind: PrincipalKind
@@ -65,21 +66,21 @@ class Principal(NamedTuple):
 
 @dataclass(frozen=True)
 class IssuanceRequest:
-    """One request for a certificate, as it came in.
+    """One request for a certificate, as received.
 
     Attributes:
         csr: the certificate signing request as sent: PEM, DER, or base64.
-        profile: the profile's name; None for the default one.
+        profile: the name of the profile; None for the default profile.
         principal: the caller; None if unauthenticated.
-        request_id: the gateway's name for the request.
-        validity: the requested length of the validity period, ISO 8601; None for the profile's.
-        not_after: or the requested end, RFC 3339.
-        idempotency_key: what makes a retry the same request.
-        is_est: whether it came by EST, where a challengePassword means something (RFC 7030 3.5).
-        client_certificate: the verified client certificate that it renews.
+        request_id: the gateway's ID of the request.
+        validity: the requested validity period, an ISO 8601 duration; None for the profile's default.
+        not_after: the requested end instead of a duration, RFC 3339.
+        idempotency_key: the key that identifies a retry of the same request.
+        is_est: whether it was sent over EST, where a challengePassword has a meaning (RFC 7030 3.5).
+        client_certificate: the verified client certificate to renew.
     """
 
-    csr: bytes = field(repr=False)  # it may hold a challengePassword
+    csr: bytes = field(repr=False)  # may contain a challengePassword
     profile: str | None
     principal: Principal | None
     request_id: str
@@ -94,10 +95,11 @@ class IssuedCertificate(NamedTuple):
     """A certificate that was signed, verified and recorded.
 
     Attributes:
-        certificate, intermediates: what a TLS server sends.
-        spec: what the certificate holds, and notes.
-        fingerprint_sha256: of the certificate, hexadecimal.
-        idempotent_until: until when a retry gets the same certificate, UTC; None if no retry does.
+        certificate, intermediates: the chain that a TLS server sends.
+        spec: the content of the certificate, with notes.
+        fingerprint_sha256: the certificate's fingerprint, hexadecimal.
+        idempotent_until: the time until which a retry returns the same certificate, UTC; None if a retry
+            never does.
     """
 
     certificate: x509.Certificate
@@ -109,7 +111,7 @@ class IssuedCertificate(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedCA:
-    """An issuer, the secret for idempotent serial numbers (if any), and the keys that are never certified."""
+    """An issuer, the secret for idempotent serial numbers (if any), and the denied keys."""
 
     issuer: Issuer
     serial_secret: bytes | None = field(default=None, repr=False)
@@ -117,7 +119,7 @@ class LoadedCA:
 
 
 class _Approved(NamedTuple):
-    """A request that is granted; the intent is recorded before it is signed."""
+    """A granted request; its intent is recorded before the certificate is signed."""
 
     spec: CertificateSpec
     issuer: Issuer
@@ -127,7 +129,7 @@ class _Approved(NamedTuple):
 
 
 class Authority:
-    """A certificate authority: a CA, profiles, a clock and a recorder; it stores nothing."""
+    """Issue certificates and CRLs from a CA, profiles, a clock and a recorder; store nothing."""
 
     def __init__(
         self,
@@ -141,14 +143,14 @@ class Authority:
         """Create an authority.
 
         Args:
-            load_ca: returns the CA, or raises `CAError`; called for each request, so that a CA that
-                was not available is tried again.
-            profiles: what may be issued.
-            clock: the time, UTC.
-            record: writes the audit events.
-            load_revoked: returns what was revoked, by serial number, or raises `CAError`; for each CRL, and
-                each renewal.
-            parallel_map: returns the function that makes several slow signatures at once.
+            load_ca: returns the CA, or raises `CAError`. Called for each request, so that an unavailable CA
+                is tried again.
+            profiles: the issuance policy.
+            clock: returns the current time, UTC.
+            record: writes audit records.
+            load_revoked: returns the revoked certificates by serial number, or raises `CAError`. Called for
+                each CRL and each renewal.
+            parallel_map: returns the map function that creates slow signatures in parallel.
         """
         self._load_ca = load_ca
         self.profiles = profiles
@@ -161,7 +163,7 @@ class Authority:
         ) = None
 
     def load_issuer(self) -> Issuer:
-        """The issuer, whether or not it may issue now; raise `CAUnavailable` if it cannot be loaded."""
+        """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""
         return self._ca().issuer
 
     def _ca(self) -> LoadedCA:
@@ -173,18 +175,18 @@ class Authority:
             raise CAUnavailable("the CA cannot be loaded") from error
 
     def load_usable_issuer(self) -> Issuer:
-        """The issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
+        """Return the issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
         issuer = self.load_issuer()
         evaluation.verify_issuer_lifetime(issuer, self._clock())
         return issuer
 
     def current_crl(self) -> x509.CertificateRevocationList:
-        """The current certificate revocation list, signed once in each window for each CA and list.
+        """Return the current CRL, which is signed once per window, CA and revocation list.
 
-        A clock that goes back does not take it to an older window: that would unlist what was revoked since.
+        If the clock goes back, the window does not: an older CRL would miss later revocations.
 
         Raises:
-            CAUnavailable: the issuer or the list is not available, or the issuer is not valid now.
+            CAUnavailable: the issuer or the revocation list is not available, or the issuer is not valid now.
         """
         issuer, now = self.load_issuer(), self._clock()
         if not issuer.not_before <= now <= issuer.not_after:
@@ -195,34 +197,34 @@ class Authority:
             if self._crl is None or self._crl[:3] != (issuer, revoked, window):
                 builder = revocation.crl_builder(revoked.values(), window, issuer.not_after)
                 self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
-        except (CAError, ValueError) as error:  # a ValueError: an entry does not fit into a CRL
-            raise CAUnavailable("the list of what was revoked cannot be had or signed") from error
+        except (CAError, ValueError) as error:  # ValueError: a CRL cannot encode an entry
+            raise CAUnavailable("the CRL cannot be created") from error
         return self._crl[3]
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
-        """Issue one certificate, or refuse; either way it is recorded.
+        """Issue or refuse one certificate, and record the outcome.
 
         Raises:
-            RequestError: the request cannot be granted, for every reason that it names.
-            Unauthorized: the principal may not have it, or there is none.
-            CAError: what the issuer signed does not verify, or there is a fault of our own.
+            RequestError: the request is refused; the error lists every reason.
+            Unauthorized: the principal is missing, or may not have this certificate.
+            CAError: the issuer's signature does not verify, or an internal error occurred.
             CAUnavailable: the issuer is not available or not valid, or the audit log cannot be written.
         """
         return _unwrap(*self.issue_batch([request]))
 
     def renew(self, request: IssuanceRequest, client_certificate: bytes | None) -> IssuedCertificate:
-        """Issue a certificate in place of the client certificate (PEM) that the caller presents, if it does.
+        """Issue a certificate that replaces the caller's client certificate (PEM; None if there is none).
 
         Raises:
-            Unauthorized: it is not one of this CA that may be renewed; or of another profile.
-            RequestError: as `issue`; or its names are not those that would be issued.
-            CAError, CAUnavailable: as `issue`; or the list of what was revoked is not available.
+            Unauthorized: the client certificate may not be renewed, or belongs to another profile.
+            RequestError: as `issue`; or the requested names differ from the client certificate's.
+            CAError, CAUnavailable: as `issue`; or the revocation list is not available.
         """
         now = self._clock()
         renewal_request = _capture(self._authenticate_renewal, request, client_certificate, now)
         if isinstance(renewal_request, IssuanceError):
-            event = self._refusal_record(request, now, renewal_request)
-            raise self._try_record([event]) or renewal_request
+            refusal = self._refusal_record(request, now, renewal_request)
+            raise self._try_record([refusal]) or renewal_request
         return self.issue(renewal_request)
 
     def _authenticate_renewal(
@@ -234,7 +236,7 @@ class Authority:
         try:
             revoked = self._load_revoked()
         except CAError as error:
-            raise CAUnavailable("the list of what was revoked cannot be had") from error
+            raise CAUnavailable("the revocation list cannot be loaded") from error
         reenroll.verify_client_certificate(client_certificate, ca.issuer, revoked, ca.deny_list, now)
         profile = reenroll.find_profile(client_certificate, self.profiles, request.profile)
         name = f"certificate:{encoding.format_serial(client_certificate.certificate.serial_number)}"
@@ -244,58 +246,58 @@ class Authority:
         )
 
     def issue_batch(self, requests: Sequence[IssuanceRequest]) -> list[IssuedCertificate | IssuanceError]:
-        """Issue several certificates: each result, in order, is what `issue` returns or raises.
+        """Issue several certificates; return for each request, in order, the result or error of `issue`.
 
-        Each step is taken for all of them before the next one: that is faster, and is recorded in one write.
+        Each step handles all requests before the next step begins, so that one write records a step.
         """
         now = self._clock()
         approved = self._approve_all(requests, now)
-        unrecorded = self._try_record([each.intent for each in approved if isinstance(each, _Approved)])
-        approved = _fail_all_if_unrecorded(unrecorded, approved)
-        in_parallel = any(isinstance(each, _Approved) and each.issuer.parallelise for each in approved)
+        record_error = self._try_record([item.intent for item in approved if isinstance(item, _Approved)])
+        approved = _fail_all_if_unrecorded(record_error, approved)
+        in_parallel = any(isinstance(item, _Approved) and item.issuer.parallelise for item in approved)
         map_function = self._parallel_map() if in_parallel else map
         issued = list(map_function(partial(_capture, _sign), approved))
         milliseconds = self._milliseconds(now)
-        unrecorded = self._try_record(
+        record_error = self._try_record(
             [
-                each.intent._replace(
+                item.intent._replace(
                     event="result",
                     fingerprint_sha256=result.fingerprint_sha256,
                     milliseconds=milliseconds,
                 )
-                for each, result in zip(approved, issued, strict=True)
-                if isinstance(each, _Approved) and isinstance(result, IssuedCertificate)
+                for item, result in zip(approved, issued, strict=True)
+                if isinstance(item, _Approved) and isinstance(result, IssuedCertificate)
             ]
         )
-        return _fail_all_if_unrecorded(unrecorded, issued)
+        return _fail_all_if_unrecorded(record_error, issued)
 
     def dry_run(self, request: IssuanceRequest) -> CertificateSpec:
-        """What `issue` would issue, or raise; nothing is signed, and a refusal is recorded."""
+        """Return the unsigned certificate that `issue` would issue, or raise as `issue`; record a refusal."""
         return _unwrap(*self._approve_all([request], self._clock())).spec
 
     def _approve_all(
         self, requests: Sequence[IssuanceRequest], now: datetime
     ) -> list[_Approved | IssuanceError]:
-        """Approve or refuse each request; the refusals are recorded."""
+        """Approve or refuse each request; record the refusals."""
         parsed = [_capture(_parse_and_verify, request) for request in requests]
         ca, approve = _capture(self._ca), partial(self._approve, now)  # the same CA for all
         approved = [
             _capture(approve, request, csr, ca) for request, csr in zip(requests, parsed, strict=True)
         ]
-        unrecorded = self._try_record(
+        record_error = self._try_record(
             [
                 self._refusal_record(request, now, error, csr)
                 for request, csr, error in zip(requests, parsed, approved, strict=True)
                 if isinstance(error, IssuanceError)
             ]
         )
-        return [unrecorded or each if isinstance(each, IssuanceError) else each for each in approved]
+        return [record_error or item if isinstance(item, IssuanceError) else item for item in approved]
 
     def _approve(
         self, now: datetime, request: IssuanceRequest, csr: CertificateSigningRequest, ca: LoadedCA
     ) -> _Approved:
         principal, key = request.principal, request.idempotency_key
-        assert principal is not None  # noqa: S101 - `_parse_and_verify` saw to it  # nosec B101
+        assert principal is not None  # noqa: S101 - `_parse_and_verify` checks it  # nosec B101
         window = None if key is None else idempotency.replay_window(key, now)
         if request.client_certificate:
             csr = reenroll.with_subject_spelling_of(request.client_certificate, csr)
@@ -312,13 +314,13 @@ class Authority:
             deny_list=ca.deny_list,
         )
         spec = evaluation.evaluate(csr, context)
-        if window and now > spec.usable_until:  # what was short began with the window, and is over
+        if window and now > spec.usable_until:  # a short validity that began with the window has ended
             window, spec = None, evaluation.evaluate(csr, context._replace(issued_at=now))
         if request.client_certificate:
             reenroll.require_same_identity(request.client_certificate, spec)
         serial_number, expires_at = x509.random_serial_number(), None
         if key is not None and (reason := _why_not_idempotent(ca, window)):
-            note = f"a retry will get another certificate: {reason}"
+            note = f"a retry will return a different certificate: {reason}"
             spec = replace(spec, notes=(*spec.notes, note))
         elif window and ca.serial_secret:
             inputs = _idempotency_inputs(request, csr, ca.issuer, spec)
@@ -347,20 +349,20 @@ class Authority:
     def _milliseconds(self, since: datetime) -> int:
         return max(0, round((self._clock() - since).total_seconds() * 1000))
 
-    def _try_record(self, events: Sequence[AuditRecord]) -> CAUnavailable | None:
-        """Record events, if there are any; return why that fails, if it does."""
+    def _try_record(self, records: Sequence[AuditRecord]) -> CAUnavailable | None:
+        """Write audit records; return the error if that fails."""
         try:
-            if events:
-                self._record(events)
+            if records:
+                self._record(records)
         except OSError as error:
-            unrecorded = CAUnavailable("the audit log cannot be written")
-            unrecorded.__cause__ = error
-            return unrecorded
+            record_error = CAUnavailable("the audit log cannot be written")
+            record_error.__cause__ = error
+            return record_error
         return None
 
 
 def _capture(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
-    """What a step returns or raises; or what a step before it raised."""
+    """Return the result or error of a step; if an argument is the error of an earlier step, return that."""
     for argument in arguments:
         if isinstance(argument, IssuanceError):
             return argument
@@ -369,7 +371,7 @@ def _capture(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
     except CAError as error:
         return error
     except IssuanceError as error:
-        # Tracebacks refer to the frames of the whole batch, in a cycle, which would keep it alive.
+        # Tracebacks refer to the frames of the whole batch, in a cycle that would keep it in memory.
         for problem in (error, *error.subproblems):
             problem.__traceback__ = problem.__cause__ = problem.__context__ = None
         return error
@@ -382,8 +384,8 @@ def _capture(step: Callable[..., _T], *arguments: object) -> _T | IssuanceError:
 def _fail_all_if_unrecorded(
     error: CAUnavailable | None, results: list[_T | IssuanceError]
 ) -> list[_T | IssuanceError]:
-    """The results; or, if they could not be recorded, that error in place of each that is none."""
-    return [each if isinstance(each, IssuanceError) else error or each for each in results]
+    """Replace each success with the error, if there is one: an unrecorded certificate is not returned."""
+    return [result if isinstance(result, IssuanceError) else error or result for result in results]
 
 
 def _unwrap(outcome: _T | IssuanceError) -> _T:
@@ -402,18 +404,18 @@ def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest:
 
 
 def _why_not_idempotent(ca: LoadedCA, window: idempotency.ReplayWindow | None) -> str:
-    """Why a retry gets another certificate; '' if it gets the same."""
+    """Return why a retry gets a different certificate; '' if it gets the same one."""
     if not ca.serial_secret:
         return "this CA has no serial.key"
     if not ca.issuer.is_deterministic:
         return "this CA cannot repeat a signature"
-    return "" if window else "the one that its Idempotency-Key stands for has ended"
+    return "" if window else "the certificate of this Idempotency-Key has expired"
 
 
 def _idempotency_inputs(
     request: IssuanceRequest, csr: CertificateSigningRequest, issuer: Issuer, spec: CertificateSpec
 ) -> tuple[bytes, ...]:
-    """Caller, request and issuer, and all that the certificate will hold but its serial number."""
+    """The caller, the request, the issuer, and the certificate's content except its serial number."""
     principal = request.principal
     return (
         *((principal.kind.encode(), principal.name.encode()) if principal else ()),

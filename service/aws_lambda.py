@@ -1,4 +1,4 @@
-"""The Lambda function: `handler(event, context)`. On a laptop the local gateway calls this very one."""
+"""The Lambda function: `handler(event, context)`. The local gateway calls the same function."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from service.pki.errors import CAError, CAUnavailable
 from service.settings import KeySource, Settings
 from service.web import app, authorizer
 
-GC_THRESHOLD: Final = 20_000  # containers before the next look for circles, of which a request leaves few
-KMS_CONCURRENCY: Final = 8  # signatures that are waited for at once; botocore keeps ten connections
+GC_THRESHOLD: Final = 20_000  # allocations between collections; a request creates few reference cycles
+KMS_CONCURRENCY: Final = 8  # parallel signatures; botocore pools ten connections
 
 _log = logging.getLogger(__name__)
 
-# What belongs to the connection, or is a length that the event's body no longer has.
+# Connection-specific headers, and the length, which the decoded body may no longer have.
 _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Answer one REST API proxy event (payload 1.0), or one of a REQUEST authorizer.
+    """Handle one event of a REST API proxy integration (payload 1.0) or of a REQUEST authorizer.
 
     Returns:
-        A proxy result: statusCode, headers, body, isBase64Encoded; or a policy.
+        A proxy response (statusCode, headers, body, isBase64Encoded), or an authorizer's policy.
 
     Raises:
-        UnauthorizedError: the authorizer finds no credentials, as API Gateway wants to be told.
-        SettingsError: the environment is wrong.
-        ProfileError, OverridesError: the profiles are.
+        UnauthorizedError: the authorizer found no credentials; API Gateway then responds with 401.
+        SettingsError: an environment variable is invalid.
+        ProfileError, OverridesError: the profiles are invalid.
         OSError: the profiles or the audit log cannot be opened.
     """
     if authorizer.is_authorizer_event(event):
@@ -51,32 +51,32 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 def init() -> None:
-    """Do at once what the first event would have to wait for: Lambda's init phase.
+    """Load everything that the first event would otherwise wait for (Lambda's init phase).
 
     Raises:
         SettingsError, ProfileError, OverridesError, OSError: as `handler`.
-        CAError: the CA cannot be loaded, or a certificate of its chain has ended.
+        CAError: the CA cannot be loaded, or a certificate of its chain has expired.
     """
     _application()
     try:
-        if (end := _ca().load().issuer.not_after) < datetime.now(UTC):  # it never passes
-            ended = f"the CA's chain ended at {format_timestamp(end)}"
-            raise CAError(f"{ended}: make another CA (certlet rollover or init)")
-    except CAUnavailable as error:  # it may pass: each request tries again, and is 503 until then
+        if (end := _ca().load().issuer.not_after) < datetime.now(UTC):  # a permanent error
+            expired = f"the CA's chain expired at {format_timestamp(end)}"
+            raise CAError(f"{expired}: create another CA (certlet rollover or init)")
+    except CAUnavailable as error:  # may be temporary: each request tries again, and gets 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
     try:
-        revocation_file.load_revoked(_settings().ca)  # seconds, if it is long
-    except CAError as error:  # as above, for the requests that need it
+        revocation_file.load_revoked(_settings().ca)  # a long list takes seconds
+    except CAError as error:  # only CRLs and renewals need it
         _log.warning("%s", error.detail)
     gc.collect()
-    gc.freeze()  # what is here by now stays: no later collection has to look through it
+    gc.freeze()  # these objects stay: exclude them from later collections
     gc.set_threshold(GC_THRESHOLD)
 
 
 @functools.cache
 def _settings() -> Settings:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    # The library warns, through the module, of common names of more than 64 octets; we count characters.
+    # cryptography warns of common names longer than 64 octets, but the limit is 64 characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     return Settings.from_environ(os.environ)
 
@@ -88,7 +88,7 @@ def _ca() -> CurrentCA:
 
 @functools.cache
 def _application() -> WSGIApplication:
-    """The application, composed once."""
+    """Create the application, once."""
     settings = _settings()
     document = openapi.load(settings.profiles)
     authority = Authority(
@@ -108,37 +108,37 @@ def _thread_pool_map() -> MapFunction:
     return thread_pool_map(KMS_CONCURRENCY if is_remote else len(os.sched_getaffinity(0)))
 
 
-def thread_pool_map(number: int) -> MapFunction:
-    """As `map`, in so many threads."""
-    if number == 1:
+def thread_pool_map(threads: int) -> MapFunction:
+    """Return a function like `map` for one iterable that uses this number of threads."""
+    if threads == 1:
         return map
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for a batch alone, not for a cold start
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only batches need it; saves time at a cold start
 
-    return ThreadPoolExecutor(number).map
+    return ThreadPoolExecutor(threads).map
 
 
 def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event as aws-wsgi needs it.
+    """Return the event in the form that aws-wsgi requires.
 
-    aws-wsgi insists on `queryStringParameters`, loses repeated values of the query and of headers (which
-    RFC 9110 5.2 joins), takes the server's port from a header, and finds headers by their exact spelling;
-    to WSGI `Content_Type` is `Content-Type`, so no header with an underscore gets there. WSGI has a path's
-    octets as Latin-1 (PEP 3333).
+    aws-wsgi requires `queryStringParameters`, loses repeated query parameters and headers (joined here, as
+    RFC 9110 5.2 allows), reads the server's port from a header, and matches header names case-sensitively.
+    Headers with an underscore are removed, since WSGI cannot tell `Content_Type` from `Content-Type`. WSGI
+    represents the octets of a path as Latin-1 (PEP 3333).
     """
     query = event.get("multiValueQueryStringParameters") or {}
     pairs = [(name, value) for name, values in query.items() for value in values]
     single = event.get("queryStringParameters") or {}
     repeated = event.get("multiValueHeaders") or {}
-    several = {given: ", ".join(values) for given, values in repeated.items() if len(values) > 1}
+    joined = {name: ", ".join(values) for name, values in repeated.items() if len(values) > 1}
     headers = {
-        name: value
-        for given, value in ((event.get("headers") or {}) | several).items()
-        if (name := given.title()) not in _NOT_FORWARDED and "_" not in given
+        title: value
+        for name, value in ((event.get("headers") or {}) | joined).items()
+        if (title := name.title()) not in _NOT_FORWARDED and "_" not in name
     }
     headers.setdefault("X-Forwarded-Port", "443")
     return {
         **event,
-        # The gateway's route, which has no slash at its end.
+        # The gateway's routes have no trailing slash.
         "path": (event["path"].removesuffix("/") or "/").encode("utf-8", "replace").decode("latin-1"),
         "queryStringParameters": pairs or list(single.items()),
         "headers": headers,

@@ -1,4 +1,4 @@
-"""Which API key a request carries: in x-api-key, or as the password of HTTP Basic (RFC 7617)."""
+"""The API key of a request: in x-api-key, or as the password of HTTP Basic (RFC 7617)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import base64
 from collections.abc import Callable
 
 GetHeader = Callable[[str], str | None]
-"""The value of the header with this name, in lower case; None if there is none."""
+"""Return the value of the header with this lower-case name; None if it is missing."""
 
 
 def extract_api_key(header: GetHeader, *, basic: bool) -> str | None:
-    """The API key of a request, right or wrong; None if it carries none.
+    """Return the API key of a request, valid or not; None if it has none.
 
-    x-api-key comes first. If `basic`, HTTP Basic is taken too, with any user name.
+    x-api-key takes precedence. With `basic`, HTTP Basic with any user name is accepted too.
     """
     return header("x-api-key") or (_password(header("authorization") or "") if basic else None) or None
 

@@ -1,4 +1,4 @@
-"""The contract, `openapi.yaml`: loaded, with the operator's profiles merged over its own, and rendered."""
+"""The contract, `openapi.yaml`: load it, merge the operator's profiles over it, and render it."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ OpenAPIDocument = dict[str, Any]
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
-EST_PREFIX: Final = "/.well-known/est/"  # how the paths begin that AWS has only where they are asked for
+EST_PREFIX: Final = "/.well-known/est/"  # prefix of the paths that AWS gets only on request
 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _VENDOR: Final = "x-amazon-apigateway-"
 _EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")
-# What API Gateway does not take, and what only describes; none of it changes an answer.
+# Keywords that API Gateway rejects, or that only document; none of them changes a response.
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
 
 def load(overrides: Path | None = None) -> OpenAPIDocument:
-    """The contract of this package, with the operator's YAML file of profiles merged over its own.
+    """Load the contract, with the operator's YAML file of profiles merged over it.
 
     Raises:
         OSError: the operator's file cannot be read.
-        OverridesError: it has problems, or the merged profiles have.
+        OverridesError: the operator's file or the merged profiles are invalid.
     """
-    parsed = resources.files("service").joinpath("openapi.json")  # of the Lambda zip
-    if parsed.is_file():
-        document: OpenAPIDocument = json.loads(parsed.read_bytes())
+    compiled = resources.files("service").joinpath("openapi.json")  # only in the Lambda zip
+    if compiled.is_file():
+        document: OpenAPIDocument = json.loads(compiled.read_bytes())
     else:
         document = YAMLSource(read_source(), "CSafeLoader").data
     if overrides is None:
         return document
-    text = YAMLSource.from_file(overrides)
-    problems = set(text.duplicates)
+    source = YAMLSource.from_file(overrides)
+    problems = set(source.duplicates)
     try:
-        document = with_overrides(document, text.data)
+        document = with_overrides(document, source.data)
     except ProfileError as error:
-        problems |= {(text.locate(fault.path), str(fault)) for fault in error.violations}
+        problems |= {(source.locate(violation.path), str(violation)) for violation in error.violations}
     if problems:
         raise OverridesError(problems)
     return document
 
 
 def read_source() -> str:
-    """The contract as it was written, YAML."""
+    """Return the contract's YAML text."""
     return resources.files("service").joinpath("openapi.yaml").read_text(encoding="utf-8")
 
 
 def policy_data(document: OpenAPIDocument) -> dict[str, Any]:
-    """The part of a contract that `profiles.schema.json` describes."""
+    """Return the part of a contract that `profiles.schema.json` describes."""
     return {
         "profiles": document[PROFILES],
         "default": document["components"]["schemas"]["ProfileName"]["default"],
@@ -70,10 +70,10 @@ def policy_data(document: OpenAPIDocument) -> dict[str, Any]:
 
 
 def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocument:
-    """The contract with an operator's profiles, a JSON Merge Patch (RFC 7396) for `policy`, merged over it.
+    """Return the contract with the operator's profiles, a JSON Merge Patch (RFC 7396) for `policy_data`.
 
     Raises:
-        ProfileError: the merged profiles are not well formed; it lists every fault.
+        ProfileError: the merged profiles are invalid; the error lists every violation.
     """
     merged = merge_patch(policy_data(document), overrides)
     verify_policy(merged)
@@ -88,28 +88,30 @@ def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocum
 
 
 def parse_policy(document: OpenAPIDocument) -> IssuancePolicy:
-    """The issuance policy that a contract states.
+    """Parse the issuance policy of a contract.
 
     Raises:
-        ProfileError: it is not well formed; it lists every fault.
+        ProfileError: the policy is invalid; the error lists every violation.
     """
     return IssuancePolicy(**policy_data(document))
 
 
 def for_function(document: OpenAPIDocument) -> OpenAPIDocument:
-    """The document that the function executes: the operations that reach it, with their parameters, bodies,
-    security, and the statuses and media types of their responses. `$ref`s are resolved, and what only
-    describes is left out: Connexion checks and copies the document at each cold start.
+    """Return the document that the Lambda function executes.
+
+    It has the operations that reach the function, with their parameters, bodies, security, and the statuses
+    and media types of their responses. `$ref`s are resolved and documentation is removed, since Connexion
+    checks and copies the document at each cold start.
     """
     paths: OpenAPIDocument = {}
     for path, item in document["paths"].items():
-        reached = {
+        executed = {
             method: _executed(item[method], document)
             for method in METHODS
             if method in item and item[method][_INTEGRATION]["type"] != "mock"
         }
-        if reached:
-            paths[path] = reached
+        if executed:
+            paths[path] = executed
     return {
         "openapi": document["openapi"],
         "info": {"title": "", "version": ""},
@@ -134,7 +136,7 @@ def _executed(operation: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPID
 
 
 def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
-    """A copy without descriptions and examples; a property of such a name is a schema, and stays."""
+    """Return a copy without descriptions and examples; keep properties with such names."""
 
     def change(node: OpenAPIDocument) -> OpenAPIDocument:
         return {
@@ -148,8 +150,8 @@ def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def for_cloudformation(document: OpenAPIDocument, *, est: bool = False) -> OpenAPIDocument:
-    """The document that a CloudFormation template includes: as `for_api_gateway`, but with the `Fn::Sub` of
-    its ARNs, which CloudFormation resolves.
+    """Return the document for a CloudFormation template: as `for_api_gateway`, but its ARNs remain `Fn::Sub`,
+    which CloudFormation resolves.
     """
     return _for_aws(document, {}, est=est)
 
@@ -157,10 +159,17 @@ def for_cloudformation(document: OpenAPIDocument, *, est: bool = False) -> OpenA
 def for_api_gateway(
     document: OpenAPIDocument, region: str, account: str, function: str, *, est: bool = False
 ) -> OpenAPIDocument:
-    """The document that API Gateway imports: ARNs resolved, without documentation-only keywords,
-    without any `x-` that is not API Gateway's, and with no `$ref` but to schemas.
+    """Return the document that API Gateway imports.
 
-    With `est` it has EST, and an authorizer, which every API key then comes from.
+    ARNs are resolved. Keywords that only document, vendor extensions other than API Gateway's, and `$ref`s
+    other than those to schemas are removed.
+
+    Args:
+        document: the contract.
+        region: the AWS region.
+        account: the AWS account ID.
+        function: the name of the Lambda function.
+        est: whether to include EST, and the authorizer that then supplies all API keys.
     """
     partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
     substitutions = {
@@ -173,10 +182,10 @@ def for_api_gateway(
 
 
 def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], *, est: bool) -> OpenAPIDocument:
-    """The contract without what API Gateway has not: HTTP Basic, which an authorizer stands in for.
+    """Return the contract for API Gateway, with an authorizer instead of HTTP Basic.
 
-    The source of API keys is the whole API's, so with EST the authorizer is on every operation that needs a
-    key. API Gateway wants both of `security`'s alternatives, as its own export has them.
+    An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
+    API Gateway requires both alternatives in `security`, as in its own export.
     """
     components = document["components"]
     schemes = {
@@ -187,7 +196,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], *, est: b
         security: list[OpenAPIDocument] = [{"apiKey": []}, {"authorizer": []}]
         paths = _rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
-        # No identity source: API Gateway would insist on all of them, and a key comes in one of two headers.
+        # No identity source: API Gateway would require every header, but a key is in one of two.
         schemes["authorizer"] = {
             "type": "apiKey",
             "name": "Authorization",
@@ -223,17 +232,17 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], *, est: b
 
 def _is_documentation(key: str, node: OpenAPIDocument) -> bool:
     """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
-    or refuses; a property, or a response, of that name is none.
+    or rejects. A property or a response with that name is not.
     """
     describes = isinstance(node.get("type"), str) or "schema" in node
     return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)
 
 
 def public(document: OpenAPIDocument) -> OpenAPIDocument:
-    """The document without vendor extensions, for viewers, client generators and diffs.
+    """Return the document without vendor extensions, for API docs, client generators and diffs.
 
-    Its responses allow unknown members, which later versions may add and clients must ignore (as RFC 9457 3.2
-    has it for problems). Its requests allow none.
+    Responses allow unknown fields, which later versions may add and clients must ignore (RFC 9457 section 3.2
+    requires this for problems). Requests do not.
     """
     stripped: OpenAPIDocument = _rewrite(
         document, lambda node: {key: value for key, value in node.items() if not key.startswith("x-")}
@@ -254,7 +263,7 @@ def _open_schema(node: OpenAPIDocument) -> OpenAPIDocument:
 
 
 def _referenced_schemas(node: Any, document: OpenAPIDocument) -> set[str]:  # noqa: ANN401 - JSON
-    """The names of the schemas that a part of the document refers to, and of those that these refer to."""
+    """Return the names of the schemas that a part of the document refers to, directly or indirectly."""
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(node)))
     return names.union(
         *(_referenced_schemas(document["components"]["schemas"][name], document) for name in names)
@@ -262,7 +271,7 @@ def _referenced_schemas(node: Any, document: OpenAPIDocument) -> set[str]:  # no
 
 
 def operations_by_id(document: OpenAPIDocument) -> dict[str, OpenAPIDocument]:
-    """OperationId -> operation object."""
+    """Return the operation objects by operationId."""
     return {
         operation["operationId"]: operation
         for item in document["paths"].values()
@@ -272,19 +281,19 @@ def operations_by_id(document: OpenAPIDocument) -> dict[str, OpenAPIDocument]:
 
 
 def resolve_refs(node: Any, document: OpenAPIDocument) -> Any:  # noqa: ANN401 - JSON
-    """A copy with every `$ref` replaced by what it refers to; no schema of ours is recursive."""
+    """Return a copy with every `$ref` replaced by its target; the contract has no recursive schemas."""
     return _rewrite(node, lambda node: _resolve_ref(node, document))
 
 
 def _resolve_ref(node: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPIDocument:
-    """What a `$ref` refers to; the node itself if it is none."""
+    """Return the target of a `$ref`; the node itself if it is not a reference."""
     if "$ref" not in node:
         return node
     return _resolve_ref(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
 
 
 def _rewrite(node: Any, change: Callable[[OpenAPIDocument], Any]) -> Any:  # noqa: ANN401 - JSON
-    """A copy with each object replaced by what `change` makes of it, the outer before the inner."""
+    """Return a copy in which `change` replaced each object, outer objects first."""
     if isinstance(node, dict):
         node = change(node)
     if isinstance(node, dict):

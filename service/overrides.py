@@ -1,4 +1,4 @@
-"""The operator's profiles file: read with the line of each value, and its profiles checked."""
+"""The operator's profiles file: parse it with the line of each value, and check its profiles."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Final
 from service.pki.errors import escape_controls, quote
 from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileViolation
 
-_MAX_VALUES: Final = 100_000  # aliases repeat values: a few lines can stand for billions
+_MAX_VALUES: Final = 100_000  # a few lines with YAML aliases can expand to billions of values
 _TAG: Final = "tag:yaml.org,2002:"
 _JSON_TAGS: Final = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
 _TYPES: Final = {"array": "a list", "boolean": "true or false", "object": "a mapping", "string": "text"}
 
 
 class OverridesError(ValueError):
-    """The operator's file has problems; the message and `problems` list the line of each, and a sentence."""
+    """The operator's file is invalid; the message and `problems` list the line and text of each problem."""
 
     def __init__(self, problems: Iterable[tuple[int, str]]) -> None:
         self.problems = sorted(problems)
@@ -26,21 +26,25 @@ class OverridesError(ValueError):
 
 
 class YAMLSource:
-    """A YAML text: what it says as JSON, and where.
+    """A YAML text: its value as JSON, and the line of each part.
 
     Attributes:
-        data: JSON.
-        lines: the line of each value, from 1; of a member of a mapping it is its key's.
-        duplicates: line and sentence of each key that a mapping has twice, which YAML 1.2 3.2.1.3 forbids.
+        data: the JSON value.
+        lines: path -> line, from 1; for a member of a mapping the line of its key.
+        duplicates: line and message for each duplicate key, which YAML 1.2 (3.2.1.3) forbids.
     """
 
     def __init__(self, text: str, loader: str = "SafeLoader") -> None:
-        """Parse YAML by PyYAML's loader of that name; libyaml's (CSafeLoader) crashes on deep nesting.
+        """Parse YAML.
+
+        Args:
+            text: the YAML text.
+            loader: a loader of PyYAML. CSafeLoader is faster, but crashes on deep nesting.
 
         Raises:
-            OverridesError: it is not YAML, or has values that JSON has not.
+            OverridesError: the text is not YAML, or has values that JSON does not have.
         """
-        import yaml  # noqa: PLC0415 - 70 ms that most commands do without
+        import yaml  # noqa: PLC0415 - takes 70 ms, and most commands do not need it
 
         self.lines: dict[JSONPath, int] = {(): 1}
         self.duplicates: set[tuple[int, str]] = set()
@@ -61,8 +65,8 @@ class YAMLSource:
         """Parse a file.
 
         Raises:
-            OSError: it cannot be read.
-            OverridesError: it is not UTF-8, or as above.
+            OSError: the file cannot be read.
+            OverridesError: the file is not UTF-8, not YAML, or has values that JSON does not have.
         """
         try:
             return cls(path.read_text(encoding="utf-8"))
@@ -75,9 +79,9 @@ class YAMLSource:
         self.lines.setdefault(path, line)
         tag = node.tag.removeprefix(_TAG)
         if self._values > _MAX_VALUES:
-            raise OverridesError([(line, "aliases repeat too much")])
+            raise OverridesError([(line, "too many values; use fewer aliases")])
         if tag not in _JSON_TAGS:
-            raise OverridesError([(line, f"{quote(tag)} is not a type of JSON")])
+            raise OverridesError([(line, f"{quote(tag)} is not a JSON type")])
         if node.id == "sequence":
             return [self._value(child, (*path, index)) for index, child in enumerate(node.value)]
         if node.id == "mapping":
@@ -88,7 +92,7 @@ class YAMLSource:
             raise OverridesError([(line, f"{quote(node.value)} is not of the type {tag}")]) from error
 
     def _mapping(self, node: Any, path: JSONPath, members: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
-        """Add the members of a mapping, then those that it merges (`<<`, YAML 1.1) and does not have."""
+        """Add the members of a mapping, then those of mappings merged by `<<` (YAML 1.1) that are missing."""
         names: set[str] = set()
         merged: list[Any] = []
         for key, child in node.value:
@@ -104,19 +108,19 @@ class YAMLSource:
                 members[name] = self._value(child, (*path, name))
         for source in merged:
             if source.id != "mapping":
-                raise OverridesError([(source.start_mark.line + 1, "<< merges mappings only")])
+                raise OverridesError([(source.start_mark.line + 1, "<< can merge only mappings")])
             self._mapping(source, path, members)
         return members
 
     def locate(self, path: JSONPath) -> int:
-        """The line of a path, or of as much of it as the text has."""
+        """Return the line of a path, or of its closest ancestor in the text."""
         return next(
             self.lines[path[:depth]] for depth in range(len(path), -1, -1) if path[:depth] in self.lines
         )
 
 
 def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
-    """JSON Merge Patch, RFC 7396 2."""
+    """Apply a JSON Merge Patch (RFC 7396 section 2)."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -129,41 +133,40 @@ def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def verify_policy(policy: object) -> None:
-    """Check profiles, JSON, by `profiles.schema.json`, and by what a schema cannot say.
+    """Check the profiles (JSON) against `profiles.schema.json`, then by the rules that no schema can express.
 
     Raises:
-        ProfileError: they are not well formed; it lists every fault.
+        ProfileError: the profiles are invalid; the error lists every violation.
     """
-    from jsonschema import Draft202012Validator  # noqa: PLC0415 - 0.1 s; the contract's own are checked by tests
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - takes 0.1 s; tests check the contract's profiles
 
     schema = json.loads(resources.files("service").joinpath("profiles.schema.json").read_bytes())
-    faults = {
-        fault for error in Draft202012Validator(schema).iter_errors(policy) for fault in _violations(error)
-    }
+    errors = Draft202012Validator(schema).iter_errors(policy)
+    violations = {violation for error in errors for violation in _violations(error)}
     if isinstance(policy, dict):
         try:
             IssuancePolicy(policy.get("profiles"), policy.get("default"), policy.get("principals"))
         except ProfileError as error:
-            paths = {fault.path for fault in faults}  # the schema says more plainly what is expected there
-            faults |= {fault for fault in error.violations if fault.path not in paths}
-    if faults:
-        raise ProfileError(sorted(faults, key=str))
+            paths = {violation.path for violation in violations}  # the schema's messages are clearer
+            violations |= {violation for violation in error.violations if violation.path not in paths}
+    if violations:
+        raise ProfileError(sorted(violations, key=str))
 
 
 def _violations(error: Any) -> Iterator[ProfileViolation]:  # noqa: ANN401 - jsonschema's errors are not typed
-    """An error of the schema as faults; a subschema's title says what it expects."""
+    """Convert an error of the schema to violations; the subschema's title describes the expected value."""
     path, value, schema = tuple(error.absolute_path), error.instance, error.schema
     if error.validator == "additionalProperties":
-        known = schema["properties"]
-        for name in value.keys() - known.keys():
-            yield ProfileViolation((*path, name), f"unknown key; known: {', '.join(known)}")
+        names = schema["properties"]
+        for name in value.keys() - names.keys():
+            yield ProfileViolation((*path, name), f"unknown key; known: {', '.join(names)}")
     elif error.validator == "required":
         missing = (name for name in error.validator_value if name not in value)
-        yield ProfileViolation(path, f"{', '.join(missing)} missing")
+        yield ProfileViolation(path, f"missing: {', '.join(missing)}")
     elif error.validator == "uniqueItems":
         yield ProfileViolation(path, "an entry is listed twice")
     else:
         if "propertyNames" in error.absolute_schema_path:
             path = (*path, value)
-        shown = f"{quote(str(value))}: " if isinstance(value, str | int | float) else ""
-        yield ProfileViolation(path, f"{shown}expected {schema.get('title') or _TYPES[schema['type']]}")
+        prefix = f"{quote(str(value))}: " if isinstance(value, str | int | float) else ""
+        yield ProfileViolation(path, f"{prefix}expected {schema.get('title') or _TYPES[schema['type']]}")

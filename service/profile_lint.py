@@ -1,4 +1,4 @@
-"""`certlet check`: problems of the certificate profiles, or warnings, with file and line."""
+"""`certlet check`: list the problems of the certificate profiles, or warnings, with file and line."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ _IN_CONTRACT: Final = {
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One fault, or one warning."""
+    """One error or warning."""
 
     file: str
     line: int
     text: str
-    is_fault: bool = True
+    is_error: bool = True
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {'' if self.is_fault else 'warning: '}{self.text}"
+        return f"{self.file}:{self.line}: {'' if self.is_error else 'warning: '}{self.text}"
 
 
 def lint(overrides: Path | None) -> list[Finding]:
-    """Every fault of the profiles, or every warning if there is no fault, sorted by file and line.
+    """List the errors of the profiles, or the warnings if there are no errors, sorted by file and line.
 
-    `overrides` are the operator's own profiles, or None; OSError if they cannot be read.
+    Args:
+        overrides: the operator's profiles file, if any.
+
+    Raises:
+        OSError: the file cannot be read.
     """
-    in_contract = YAMLSource(openapi.read_source(), "CSafeLoader")
+    contract = YAMLSource(openapi.read_source(), "CSafeLoader")
 
-    def line(path: JSONPath) -> int:
-        return in_contract.locate((*_IN_CONTRACT[str(path[0])], *path[1:]))
+    def locate(path: JSONPath) -> int:
+        return contract.locate((*_IN_CONTRACT[str(path[0])], *path[1:]))
 
     try:
         document = openapi.load(overrides)
@@ -48,13 +52,15 @@ def lint(overrides: Path | None) -> list[Finding]:
     except OverridesError as error:
         return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
-        return sorted(Finding("openapi.yaml", line(fault.path), str(fault)) for fault in error.violations)
+        return sorted(
+            Finding("openapi.yaml", locate(violation.path), str(violation)) for violation in error.violations
+        )
     lines = YAMLSource.from_file(overrides).lines if overrides else {}
     findings = []
     for profile in openapi.parse_policy(document):
         if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
             path = ("profiles", profile.name)
-            place = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", line(path))
-            text = f"nobody can revoke certificates of up to {format_duration(profile.max_validity)}"
-            findings.append(Finding(*place, f"{profile.name}: {text}", is_fault=False))
+            position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
+            text = f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
+            findings.append(Finding(*position, f"{profile.name}: {text}", is_error=False))
     return sorted(findings)

@@ -1,4 +1,4 @@
-"""HTTPS with a certificate of the CA itself (`certlet serve --tls`): its key, and the event to issue it."""
+"""`certlet serve --tls`: the key of the server, and the event that issues its certificate from the CA."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ from service.pki import keys
 
 @contextlib.contextmanager
 def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[str, Any]]:
-    """Have the gateway serve HTTPS with a certificate of the CA that it serves.
+    """Create a P-256 key for the gateway's HTTPS, and the event that issues a certificate for it.
 
-    The key, P-256, lives in a directory of this user only, which is removed at the end of the block. Its
-    password is in no file: nobody can use a key that a killed process left. `names` are DNS names and IP
-    addresses; no `profile` is the default one. Yields members of the gateway's configuration: files, the
-    password, and the event that has a worker issue the certificate.
+    The key is in a directory that only this user can read and that is removed at the end of the block. Its
+    password is in no file, so the key that a killed process leaves behind is useless.
+
+    Args:
+        names: DNS names and IP addresses of the server.
+        profile: the certificate profile; None for the default profile.
+
+    Yields:
+        Fields of the gateway's configuration: the files, the password, and the event.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
+    san = x509.SubjectAlternativeName([_general_name(name) for name in names])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    request = builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
-    body = {"csr": request.public_bytes(Encoding.PEM).decode(), "text": False}
+    csr = builder.add_extension(san, critical=False).sign(key, hashes.SHA256())
+    body = {"csr": csr.public_bytes(Encoding.PEM).decode(), "text": False}
     body |= {"profile": profile} if profile else {}
     with tempfile.TemporaryDirectory(prefix="certlet-tls-") as directory:
         key_file = Path(directory) / "server.key"
@@ -49,7 +54,7 @@ def self_issued_tls(names: Sequence[str], profile: str | None) -> Iterator[dict[
 
 
 def internal_event(method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """A proxy event of the server's own, whose caller is the server itself."""
+    """Return a Lambda proxy event whose caller is the server itself."""
     return {
         "resource": path,
         "path": path,

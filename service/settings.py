@@ -1,4 +1,4 @@
-"""What the environment says: a frozen value, validated once, with all faults reported at once."""
+"""The settings in the environment variables: parsed and validated once, all problems reported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS: Final = "CERTLET_METRICS"
 
 
 class KeySource(StrEnum):
-    """Where the CA's key lives."""
+    """The place of the CA's key."""
 
     FILE = "file"
     SECRETS_MANAGER = "secretsmanager"
@@ -30,7 +30,7 @@ class KeySource(StrEnum):
 
 
 class SettingsError(ValueError):
-    """The environment is wrong; the message names every fault, and no value that may be secret."""
+    """An environment variable is invalid; the message lists every problem, without values of secrets."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Settings:
     """The function's settings.
 
     Attributes:
-        ca: the directory that holds the CA's certificates, and its key unless that is elsewhere.
-        key_source: where the signing CA's key lives.
-        key_name: the file, the secret's name, or the KMS key's id.
-        ca_passphrase_parameter: the SSM SecureString that holds the passphrase; '' for none.
-        ca_passphrase: what its signing key is encrypted under; None if it is not.
-        api_key_names: API Gateway's key id -> the name of the principal. An id that is not in it
-            is its own name: the local gateway's ids are names already.
-        profiles: the operator's own profiles; None for the contract's alone.
-        audit_log: the file that audit lines are added to; None for stderr.
-        metrics: the CloudWatch namespace of the metrics in audit lines; '' for none.
+        ca: the directory of the CA's certificates, lists and, by default, keys.
+        key_source: the place of the signing CA's key.
+        key_name: the key's file, secret name or KMS key ID; '' for the default file.
+        ca_passphrase_parameter: the SSM SecureString that contains the passphrase; '' for none.
+        ca_passphrase: the passphrase of the signing CA's key; None if it is not encrypted.
+        api_key_names: API Gateway's key ID -> the name of the principal. An ID that is not listed is
+            the name itself, as the local gateway's are.
+        profiles: the operator's profiles file; None to use only the contract's profiles.
+        audit_log: the audit log's file; None for stderr.
+        metrics: the CloudWatch namespace of the metrics in the audit log; '' for no metrics.
     """
 
     ca: Path
@@ -62,36 +62,36 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the environment.
+        """Parse the environment variables.
 
-        `CERTLET_CA`; `CERTLET_CA_KEY`, which is `file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`, and
-        `signing-ca.key` beside the certificates if it is not set; `CERTLET_CA_PASSPHRASE`, or
+        `CERTLET_CA` (directory); `CERTLET_CA_KEY` (`file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`;
+        default: `signing-ca.key` in that directory); `CERTLET_CA_PASSPHRASE`, or
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
         `CERTLET_AUDIT_LOG` (files); and `CERTLET_METRICS` (a CloudWatch namespace).
 
         Raises:
-            SettingsError: at least one is missing or malformed.
+            SettingsError: a variable is missing or malformed.
         """
-        faults = []
+        problems = []
         if not environ.get(CA):
-            faults.append(f"{CA} is not set: the directory that holds the CA")
+            problems.append(f"{CA} is not set: set it to the directory of the CA")
         try:
             names = json.loads(environ.get(API_KEY_NAMES, "{}"))
         except ValueError:
             names = None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            faults.append(f"{API_KEY_NAMES} is not a JSON object of key ids and names")
+            problems.append(f"{API_KEY_NAMES} is not a JSON object that maps key IDs to names")
         source, colon, key_name = environ.get(CA_KEY, "file:").partition(":")
         if not colon or source not in list(KeySource) or (source != KeySource.FILE and not key_name):
-            faults.append(f"{CA_KEY} is none of file:PATH, secretsmanager:NAME, kms:KEY-ID")
+            problems.append(f"{CA_KEY} is invalid; expected file:PATH, secretsmanager:NAME or kms:KEY-ID")
         if environ.get(CA_PASSPHRASE) and environ.get(CA_PASSPHRASE_PARAMETER):
-            faults.append(f"{CA_PASSPHRASE} and {CA_PASSPHRASE_PARAMETER} are both set")
+            problems.append(f"{CA_PASSPHRASE} and {CA_PASSPHRASE_PARAMETER} are both set; set only one")
         if CA_PASSPHRASE in environ and not environ[CA_PASSPHRASE]:
-            faults.append(f"{CA_PASSPHRASE} is set but empty")
+            problems.append(f"{CA_PASSPHRASE} is set but empty; unset it if the key is not encrypted")
         if not re.fullmatch("[A-Za-z0-9._/#:-]{0,255}", environ.get(METRICS, "")):
-            faults.append(f"{METRICS} is not a CloudWatch namespace")
-        if faults:
-            raise SettingsError("; ".join(faults))
+            problems.append(f"{METRICS} is not a CloudWatch namespace: up to 255 of A-Z a-z 0-9 . _ / # : -")
+        if problems:
+            raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
         return cls(
             ca=Path(environ[CA]),

@@ -124,7 +124,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
         (["other.pem"], "other.pem is no certificate of the CA in ca"),
         (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
         (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),
-        (["0b"], "it was revoked at 2026-01-01T00:00:00Z already"),
+        (["0b"], "already revoked at 2026-01-01T00:00:00Z"),
         (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
     ],
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
     path.write_text('[{serial: "0b", at: 2026-01-01T00:00:00Z}]')
     refused = certlet("revoke", "0c", cwd=tmp_path)
     assert refused.returncode
-    assert b'is not written one entry a line; add this one: - {"serial": "0c"' in refused.stderr
+    assert b'does not have one entry per line; add this line yourself: - {"serial": "0c"' in refused.stderr
 
 
 def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:

@@ -17,4 +17,4 @@ def check(*, profiles: Path | None) -> int:
     findings = profile_lint.lint(profiles)
     for finding in findings:
         click.echo(finding)
-    return int(any(finding.is_fault for finding in findings))
+    return int(any(finding.is_error for finding in findings))

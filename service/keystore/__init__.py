@@ -1,4 +1,4 @@
-"""Where the CA's key lives: a file, Secrets Manager, or KMS; each gives a private key of `cryptography`."""
+"""Load the CA; its key from a file, Secrets Manager or KMS, always as a private key of `cryptography`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 class CurrentCA:
-    """The CA of the settings, and its deny list, as their files are now: so all processes answer alike.
+    """The CA of the settings and its deny list, reloaded when their files change.
 
-    While changed files cannot be loaded the CA that they were goes on, and the log says why. They are read
-    once a second, unless they change: it may take that long, and anybody's request asks for the CA.
+    Checking the files for each request makes all processes use the same CA. If changed files cannot be
+    loaded, the old CA stays in use and the log shows why. Loading is slow, so they are tried again only when
+    they change again, or after a second.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Load nothing yet."""
+        """Remember the settings; load nothing yet."""
         self._settings = settings
         names = [
             ca_directory.SIGNING_CERTIFICATE,
@@ -41,38 +42,40 @@ class CurrentCA:
         self._failure: tuple[list[tuple[int, ...]], float, str] = ([], 0.0, "")
 
     def load(self) -> LoadedCA:
-        """Load the CA, unless its files are as they were.
+        """Return the CA; load it if its files changed.
 
         Raises:
-            CAError, CAUnavailable: as the function `load`, as long as it never succeeded.
+            CAError, CAUnavailable: as `load_ca`, until loading succeeds once.
         """
         versions = [atomic_write.file_version(path) for path in self._paths]
-        failed, failed_at, fault = self._failure
-        is_tried = versions == failed and time.monotonic() < failed_at + 1
-        if self._loaded and (is_tried or versions == self._loaded[0]):
+        failed_versions, failed_at, message = self._failure
+        just_failed = versions == failed_versions and time.monotonic() < failed_at + 1
+        if self._loaded and (just_failed or versions == self._loaded[0]):
             return self._loaded[1]
         try:
-            self._loaded, fault = (versions, load_ca(self._settings)), ""
+            self._loaded, message = (versions, load_ca(self._settings)), ""
         except CAError as error:
             if not self._loaded:
                 raise
-            if fault != error.detail:
-                fault = error.detail
-                _log.error("the CA changed and cannot be loaded, so the one before goes on: %s", fault)
-        self._failure = versions, time.monotonic(), fault
+            if message != error.detail:
+                message = error.detail
+                _log.error(
+                    "the CA's files changed and cannot be loaded; the previous CA stays in use: %s", message
+                )
+        self._failure = versions, time.monotonic(), message
         return self._loaded[1]
 
 
 def load_ca(settings: Settings) -> LoadedCA:
-    """Load the CA of the settings, after its issuer signed and verified a probe.
+    """Load the CA of the settings, and sign and verify a test message with its key.
 
     Raises:
-        CAError: a file cannot be read, or they do not make an issuer.
-        CAUnavailable: AWS does not give the key, or does not sign with it, at the moment.
+        CAError: a file cannot be read, or the certificates and the key do not match.
+        CAUnavailable: AWS does not return the key, or does not sign with it.
     """
     certificate, chain = ca_directory.load_chain(settings.ca)
     key = _private_key(settings)
-    # KMS draws a random number for each ECDSA signature; all else that signs here can repeat itself.
+    # KMS uses a random nonce for each ECDSA signature; other signatures can be repeated.
     random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
     issuer = Issuer(
         certificate, chain, key, ca_directory.load_predecessors(settings.ca), is_deterministic=not random
@@ -85,7 +88,7 @@ def load_ca(settings: Settings) -> LoadedCA:
 
 def _private_key(settings: Settings) -> CertificateIssuerPrivateKeyTypes:
     if settings.key_source is KeySource.KMS:
-        from service.keystore import kms  # noqa: PLC0415 - boto3 only if it is needed
+        from service.keystore import kms  # noqa: PLC0415 - imports boto3
 
         return kms.load_private_key(settings.key_name)
     passphrase, variable = settings.ca_passphrase, CA_PASSPHRASE

@@ -1,4 +1,4 @@
-"""AWS clients with bounds on time, and AWS's failures in our words."""
+"""Clients of AWS services with time limits; AWS's errors as `CAUnavailable`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from service.pki.errors import CAUnavailable
 
-# Two attempts of three seconds at most stay within the integration's ten.
+# Two attempts take at most six of the integration's ten seconds.
 _CONFIG: Final = Config(
     connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2, "mode": "standard"}
 )
 
 
-def create_client(service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-    """A client of an AWS service, by the environment; raise `CAUnavailable` without a region."""
+def create_client(service: str) -> Any:  # noqa: ANN401 - boto3 creates its clients at run time
+    """Create a client of an AWS service from the environment; raise `CAUnavailable` if no region is set."""
     with translate_errors(service):
         return boto3.client(service, config=_CONFIG)
 
 
 @contextlib.contextmanager
-def translate_errors(what: str) -> Iterator[None]:
-    """Raise `CAUnavailable` for whatever AWS fails with, which is its cause, for the log only."""
+def translate_errors(service: str) -> Iterator[None]:
+    """Raise `CAUnavailable` for an error of AWS, which becomes the cause and appears only in the log."""
     try:
         yield
     except (ClientError, BotoCoreError) as error:
-        raise CAUnavailable(f"the CA's key is not to be had from {what}") from error
+        raise CAUnavailable(f"{service} is unavailable") from error

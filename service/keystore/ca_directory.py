@@ -1,4 +1,4 @@
-"""A CA in a directory: certificates and keys in PEM files, keys 0600 and optionally encrypted."""
+"""A CA in a directory: PEM files of certificates and keys; keys have mode 0600 and may be encrypted."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SERIAL_KEY: Final = "serial.key"
 
 
 def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
-    """The signing CA of a directory, with its key.
+    """Load the signing CA of a directory, with its key.
 
     Raises:
-        CAError: a file is missing, unreadable or malformed; the passphrase is wrong; or they
-            do not make an issuer. The message names the file.
+        CAError: a file is missing, unreadable or malformed; the passphrase is wrong; or the certificates
+            and the key do not match. The message names the file.
     """
     return Issuer(
         *load_chain(directory),
@@ -45,45 +45,50 @@ def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
 
 
 def load_chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
-    """The signing CA's certificate, and those above it; raise as `load`."""
+    """Load the signing CA's certificate, and those above it; raise as `load_issuer`."""
     signing = _load_certificates(directory / SIGNING_CERTIFICATE)
     return signing[0], [*signing[1:], *_load_certificates(directory / ROOT_CERTIFICATE)]
 
 
 def load_predecessors(directory: Path) -> list[x509.Certificate]:
-    """The certificates of the CA before a rollover, if there was one; raise as `load`."""
+    """Load the certificates of the CA before a rollover, if there was one; raise as `load_issuer`."""
     path = directory / PREVIOUS_CERTIFICATES
     return _load_certificates(path) if os.path.lexists(path) else []
 
 
 def load_serial_secret(directory: Path) -> bytes | None:
-    """The secret for idempotent serial numbers, 32 octets; None if there is no such file.
+    """Load the secret for idempotent serial numbers, 32 octets; None if there is no such file.
 
     Raises:
-        CAError: it is unreadable, or of another length.
+        CAError: the file is unreadable, or has another length.
     """
     path = directory / SERIAL_KEY
     if not os.path.lexists(path):
         return None
     secret = revocation_file.read_file(path)
     if len(secret) != idempotency.SECRET_BYTES:
-        raise CAError(f"{path} has {len(secret)} octets, not {idempotency.SECRET_BYTES}")
+        raise CAError(f"{path} has {len(secret)} octets; expected {idempotency.SECRET_BYTES}")
     return secret
 
 
 def load_private_key(
     path: Path, passphrase: bytes | None, variable: str = CA_PASSPHRASE
 ) -> CertificateIssuerPrivateKeyTypes:
-    """The private key in a PEM file; the passphrase comes from this environment variable, as errors say.
+    """Load the private key in a PEM file.
+
+    Args:
+        path: the PEM file.
+        passphrase: the passphrase; None if the key is not encrypted.
+        variable: the environment variable of the passphrase, for error messages.
 
     Raises:
-        CAError: it is missing, unreadable or malformed, or the passphrase is wrong.
+        CAError: the file is missing, unreadable or malformed, or the passphrase is wrong.
     """
     return parse_private_key(revocation_file.read_file(path), passphrase, str(path), variable)
 
 
 def has_ca(directory: Path) -> bool:
-    """Whether there is any part of a CA in the directory; raise `PermissionError` if that is not readable."""
+    """Whether the directory contains a file of a CA; raise `PermissionError` if it cannot be searched."""
     for name in (ROOT_CERTIFICATE, ROOT_KEY, SIGNING_CERTIFICATE, SIGNING_KEY, SERIAL_KEY):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (directory / name).lstat()
@@ -97,22 +102,28 @@ def save_hierarchy(
     passphrase: bytes | None,
     carried: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a new CA, its keys 0600 and encrypted under the passphrase if there is one.
+    """Write a new CA. A new directory appears with all files at once.
 
-    `carried` are lists, and other files that are 0600: name -> content; default: an empty list of what was
-    revoked. A new directory appears with all files at once. In one that exists the lists come before the
-    keys: a CA without its deny list would sign denied keys.
+    In an existing directory the lists are written before the keys: a CA without its deny list would sign
+    denied keys.
+
+    Args:
+        directory: the CA's directory.
+        hierarchy: the certificates and keys.
+        passphrase: encrypts the keys, which have mode 0600; None for no encryption.
+        carried: name -> content of the previous CA's lists, and of other files, which get mode 0600.
+            Default: an empty revocation list.
 
     Raises:
-        FileExistsError: there is one of the files already; nothing was changed.
+        FileExistsError: one of the files exists; nothing was changed.
         NotADirectoryError: the directory is a file.
         OSError: a file cannot be written.
     """
     if has_ca(directory):
         missing = "" if (directory / SIGNING_CERTIFICATE).exists() else f" (without {SIGNING_CERTIFICATE})"
-        message = f"it holds a CA already{missing}; nothing was changed"
+        message = f"already contains a CA{missing}; nothing was changed"
         raise FileExistsError(errno.EEXIST, message, str(directory))
-    root_key, signing_key = (  # None lives elsewhere, or was not made here
+    root_key, signing_key = (  # None: stored elsewhere, or the key of another CA
         keys.encode_private_key(key, passphrase) if key else b""
         for key in (hierarchy.root_key, hierarchy.signing_key)
     )
@@ -128,12 +139,12 @@ def save_hierarchy(
         (PREVIOUS_CERTIFICATES, encoding.encode_pem(hierarchy.predecessors).encode(), 0o644),
     )
     with (
-        atomic_write.atomic_directory(directory) as place,
+        atomic_write.atomic_directory(directory) as target,
         atomic_write.atomic_files(overwrite=False) as write,
     ):
         for name, data, mode in contents:
             if data:
-                write(place / name, data, mode)
+                write(target / name, data, mode)
 
 
 def _load_certificates(path: Path) -> list[x509.Certificate]:
@@ -144,23 +155,23 @@ def _load_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def parse_private_key(
-    pem: bytes, passphrase: bytes | None, where: str, variable: str = CA_PASSPHRASE
+    pem: bytes, passphrase: bytes | None, source: str, variable: str = CA_PASSPHRASE
 ) -> CertificateIssuerPrivateKeyTypes:
-    """A private key in PEM, from `where`; the rest is as for `private_key`.
+    """Parse a private key in PEM; `source` names it in errors, and the rest is as in `load_private_key`.
 
     Raises:
-        CAError: it is malformed, or the passphrase is wrong; the message holds nothing of it.
+        CAError: the key is malformed, or the passphrase is wrong; the message contains no part of the key.
     """
     try:
         key = load_pem_private_key(pem, passphrase)
-    except TypeError as error:  # the library's word for a passphrase missing, or given in vain
+    except TypeError as error:  # a passphrase is missing, or superfluous
         state = f"encrypted, and {variable} is not set"
         if passphrase is not None:
             state = f"not encrypted, but {variable} is set"
-        raise CAError(f"{where} is {state}") from error
-    except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
+        raise CAError(f"{source} is {state}") from error
+    except Exception:  # noqa: BLE001 - has no common class, and no cause: its text may quote the file
         wrong = "" if passphrase is None else f", or {variable} is wrong"
-        raise CAError(f"{where} is not a PEM private key{wrong}") from None
+        raise CAError(f"{source} is not a PEM private key{wrong}") from None
     if not isinstance(key, get_args(CertificateIssuerPrivateKeyTypes)):
-        raise CAError(f"{where} holds a key that cannot sign certificates")
+        raise CAError(f"{source} contains a key that cannot sign certificates")
     return cast("CertificateIssuerPrivateKeyTypes", key)

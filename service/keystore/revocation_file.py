@@ -1,4 +1,4 @@
-"""The lists that an operator keeps next to a CA: keys that are never certified, and revoked certificates."""
+"""The lists in a CA's directory: denied keys, and revoked certificates."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from service.pki.weak_keys import DenyList
 
 DENY_LIST: Final = "denied-keys.txt"
 REVOKED: Final = "revoked.yaml"
-HEADER: Final = b"# What was revoked, one entry a line; `certlet revoke` adds to it, GET /ca.crl signs it.\n"
-_MAX_YAML: Final = 1_000_000  # characters, which take some seconds
+HEADER: Final = b"# Revoked certificates, one per line: `certlet revoke` adds them, GET /ca.crl lists them.\n"
+_MAX_YAML: Final = 1_000_000  # characters; parsing them takes seconds
 
 
 def load_lists(directory: Path) -> dict[str, bytes]:
-    """The files of both lists, name -> content, for the CA that takes over.
+    """Load the files of both lists, name -> content, for the CA that replaces this one.
 
     Raises:
-        CAError: one is unreadable or malformed, or `revoked.yaml` is missing.
+        CAError: a list is unreadable or malformed, or `revoked.yaml` is missing.
     """
     load_revoked(directory)
     load_deny_list(directory)
@@ -35,9 +35,9 @@ def load_lists(directory: Path) -> dict[str, bytes]:
 
 
 def load_deny_list(directory: Path) -> DenyList:
-    """The keys that are never certified, if there is a list; raise `CAError` if that is malformed.
+    """Load the denied keys, none if there is no list; raise `CAError` if the list is malformed.
 
-    A link to nothing, as on a volume that is not mounted, is no missing list.
+    A dangling link (the volume is not mounted) is an error, not a missing list.
     """
     path = directory / DENY_LIST
     if not os.path.lexists(path):
@@ -49,7 +49,7 @@ def load_deny_list(directory: Path) -> DenyList:
 
 
 def load_revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
-    """What was revoked, by serial number; raise `CAError` if the list is missing or malformed."""
+    """Load the revoked certificates by serial number; raise `CAError` if the list is missing or malformed."""
     path = directory / REVOKED
     result = _load_revoked(path, atomic_write.file_version(path))
     if isinstance(result, str):
@@ -57,7 +57,7 @@ def load_revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
     return result
 
 
-@functools.lru_cache(4)  # a long list, or its faults, may take seconds, and anybody asks for the CRL
+@functools.lru_cache(4)  # a long list takes seconds, and any client may request the CRL
 def _load_revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
     text = _read_text(path)
     try:
@@ -67,42 +67,44 @@ def _load_revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, Revoked
 
 
 def parse_revoked(text: str, path: Path) -> Mapping[int, RevokedCertificate]:
-    """Read `revoked.yaml`, which may be empty; raise `CAError` if it is malformed.
+    """Parse `revoked.yaml`, which may be empty; raise `CAError` if it is malformed.
 
-    YAML takes seconds for a megabyte: a longer list has to have one entry a line, as `certlet revoke` has it.
+    A list longer than a megabyte must have one entry per line, as `certlet revoke` writes it: parsing YAML
+    of that length takes too long.
     """
     try:
         result = revocation.parse_canonical(text)
         if not isinstance(result, int):
             return result
         if len(text) > _MAX_YAML:
-            raise ValueError(f"line {result} is not as `certlet revoke` writes it, and the list is long")  # noqa: TRY301
+            message = f"line {result} is not in the format of `certlet revoke`, required for a long list"
+            raise ValueError(message)  # noqa: TRY301
         return revocation.parse(_parse_yaml(text))
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
 
 
 def _parse_yaml(text: str) -> list[tuple[int, object]]:
-    """The entries of a list in YAML, each with its line; raise `ValueError` if it is none."""
-    import yaml  # noqa: PLC0415 - 70 ms that most lists do without
+    """Parse a YAML list to pairs of line and entry; raise `ValueError` if it is not a list."""
+    import yaml  # noqa: PLC0415 - takes 70 ms, and most lists do not need it
 
     line, entries = 1, []
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.SequenceNode):
-            raise ValueError("it is none")  # noqa: TRY004, TRY301 - as below
+            raise ValueError("not a list")  # noqa: TRY004, TRY301 - as below
         for child in root.value:
             line = child.start_mark.line + 1
             entries.append((line, loader.construct_document(child)))
-    except Exception as error:  # of a value that is not of its type PyYAML says so in any class
+    except Exception as error:  # PyYAML raises any class for a value of the wrong type
         detail = escape_controls(" ".join(str(error).split()))[:200]
-        raise ValueError(f"line {line}: not a list in YAML: {detail}") from error
+        raise ValueError(f"line {line}: not a YAML list: {detail}") from error
     return entries
 
 
 def encode_revoked(entries: Iterable[RevokedCertificate]) -> bytes:
-    """What `parse_revoked` reads fastest."""
+    """Encode entries in the format that `parse_revoked` parses fastest."""
     return HEADER + "".join(map(revocation.format_entry, entries)).encode()
 
 
@@ -110,39 +112,39 @@ def add_revoked(directory: Path, entry: RevokedCertificate, record: Callable[[],
     """Add an entry to `revoked.yaml`, which is replaced atomically, under a lock.
 
     Args:
-        directory: the CA's.
-        entry: what was revoked.
-        record: called when all is ready to replace the list; OSError keeps it as it is.
+        directory: the CA's directory.
+        entry: the revoked certificate.
+        record: called just before the list is replaced; if it raises OSError, nothing is changed.
 
     Raises:
-        CAError: the file is missing or malformed, has the serial number already, or is not
-            written one entry a line; nothing was changed.
-        OSError: it cannot be written.
+        CAError: the file is missing or malformed, already has the serial number, or does not have one
+            entry per line; nothing was changed.
+        OSError: the file cannot be written.
     """
     path = directory / REVOKED
     with atomic_write.locked_directory(directory):
-        added = _append_entry(path, _read_text(path), entry)
+        text = _append_entry(path, _read_text(path), entry)
         with atomic_write.atomic_files() as write:
-            write(path, added.encode(), 0o644)
+            write(path, text.encode(), 0o644)
             record()
 
 
 def _append_entry(path: Path, text: str, entry: RevokedCertificate) -> str:
     before = parse_revoked(text, path)
     if known := before.get(entry.serial_number):
-        raise CAError(f"it was revoked at {encoding.format_timestamp(known.revoked_at)} already")
+        raise CAError(f"already revoked at {encoding.format_timestamp(known.revoked_at)}")
     if len(before) == revocation.MAX_ENTRIES:
-        raise CAError(f"{path} has {len(before)} entries, and no more are accepted")
+        raise CAError(f"{path} has {len(before)} entries, which is the maximum")
     line = revocation.format_entry(entry)
     added = f"{text.rstrip()}\n{line}"
     with contextlib.suppress(CAError):
         if parse_revoked(added, path) == {**before, entry.serial_number: entry}:
             return added
-    raise CAError(f"{path} is not written one entry a line; add this one: {line.rstrip()}")
+    raise CAError(f"{path} does not have one entry per line; add this line yourself: {line.rstrip()}")
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file; raise `CAError` if it cannot be read."""
+    """Read a file; raise `CAError` if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A key in Secrets Manager, and a passphrase in an SSM SecureString."""
+"""Read a key from Secrets Manager, and a passphrase from an SSM SecureString."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from service.keystore import aws
 
 
 def get_secret(name: str) -> bytes:
-    """A secret's value: the signing key in PEM; raise `CAUnavailable` if AWS does not return it."""
+    """Return the value of a secret (the signing key, PEM); raise `CAUnavailable` if AWS returns none."""
     with aws.translate_errors("Secrets Manager"):
-        answer = aws.create_client("secretsmanager").get_secret_value(SecretId=name)
-    value = answer.get("SecretString")
-    return value.encode() if isinstance(value, str) else bytes(answer["SecretBinary"])
+        response = aws.create_client("secretsmanager").get_secret_value(SecretId=name)
+    value = response.get("SecretString")
+    return value.encode() if isinstance(value, str) else bytes(response["SecretBinary"])
 
 
 def get_parameter(name: str) -> bytes:
-    """A SecureString's value: the passphrase of the signing key; raise as `secret`."""
+    """Return the value of a SecureString (the signing key's passphrase); raise as `get_secret`."""
     with aws.translate_errors("Systems Manager"):
-        answer = aws.create_client("ssm").get_parameter(Name=name, WithDecryption=True)
-    return str(answer["Parameter"]["Value"]).encode()
+        response = aws.create_client("ssm").get_parameter(Name=name, WithDecryption=True)
+    return str(response["Parameter"]["Value"]).encode()

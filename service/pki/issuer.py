@@ -19,7 +19,7 @@ from service.pki.names import Identifier
 
 _S = TypeVar("_S")
 
-_AGAIN: Final = "verifiers refuse it; have it issued again, or make another CA (certlet rollover or init)"
+_AGAIN: Final = "verifiers refuse it; have it issued again, or create another CA (certlet rollover or init)"
 _HANDLED: Final = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.NameConstraints)
 
 

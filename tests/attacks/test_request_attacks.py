@@ -158,7 +158,7 @@ def test_issuer_does_not_start_where_openssl_refuses(
     ("change", "words"),
     [
         ({"aki": AKI(b"other", None, None)}, "says that another key signed it"),
-        ({"end": datetime.now(UTC) - timedelta(hours=1)}, "the CA's chain ended at 20"),
+        ({"end": datetime.now(UTC) - timedelta(hours=1)}, "the CA's chain expired at 20"),
     ],
     ids=["another key", "ended"],
 )
@@ -171,7 +171,7 @@ def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[st
     (line,) = run.stderr.decode().splitlines()
     assert run.returncode == 1
     assert words in line
-    assert "make another CA (certlet rollover or init)" in line
+    assert "create another CA (certlet rollover or init)" in line
 
 
 @pytest.mark.parametrize(("count", "limit"), [(100, ""), (5000, " for the first 100")])

@@ -50,16 +50,16 @@ def long(start: int = 0, number: int = revocation.MAX_ENTRIES) -> str:
         (LINE("0a", "1949-12-31T23:59:59Z"), "line 2: The revocation date must be on or after 1950"),
         (LINE("0a", "0001-01-01T00:00:00Z"), "line 2: The revocation date must be on or after 1950"),
         (LINE("0a", "2026-02-30T00:00:00Z"), "line 2: at is not a time"),
-        ("- {serial: '0a', at: 2026-02-30T00:00:00Z}", "line 2: not a list in YAML: day is out of range"),
-        ("- {serial: !!bool x, at: 2026-02-28}", "line 2: not a list in YAML: 'x'"),
-        ("[" * 10_000, "line 1: not a list in YAML: maximum recursion"),
+        ("- {serial: '0a', at: 2026-02-30T00:00:00Z}", "line 2: not a YAML list: day is out of range"),
+        ("- {serial: !!bool x, at: 2026-02-28}", "line 2: not a YAML list: 'x'"),
+        ("[" * 10_000, "line 1: not a YAML list: maximum recursion"),
         ("# \u2028- {serial: '0a', at: 2026-02-28T00:00:00Z}", ""),  # which ends a line of YAML
-        (LINE("0a", AT) + "\n# \x0b\n  - {}", "line 1: not a list in YAML: unacceptable character"),
+        (LINE("0a", AT) + "\n# \x0b\n  - {}", "line 1: not a YAML list: unacceptable character"),
         (LINE("0a", AT) + LINE("00A", AT), "line 3: 0a stands in it twice"),
         (LINE("0a", AT) + LINE("0a", AT), "line 3: 0a stands in it twice"),
         (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n", ""),
         (LINE("0a", AT) + f"- serial: '0b'\n  at: {AT}\n- []\n", "line 5: it is not a mapping"),
-        (long() + f"- serial: '0b'\n  at: {AT}\n", "line 80002 is not as `certlet revoke` writes it, and the list is long"),
+        (long() + f"- serial: '0b'\n  at: {AT}\n", "line 80002 is not in the format of `certlet revoke`, required for a long list"),
         (long(), ""),
         (long(number=revocation.MAX_ENTRIES + 1), "it has 80001 entries; 80000 are accepted"),
     ],
@@ -103,7 +103,7 @@ def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status
     if status == 200:
         assert made.current_crl().issuer
     else:
-        with pytest.raises(CAUnavailable, match="cannot be had or signed"):
+        with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
             made.current_crl()
 
 

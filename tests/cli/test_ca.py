@@ -77,7 +77,7 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "ca" / "signing-ca.key").write_text("precious")
     made = certlet("init", "ca")
     assert made.returncode == 1
-    assert b"holds a CA already" in made.stderr
+    assert b"already contains a CA" in made.stderr
     assert [path.name for path in (tmp_path / "ca").iterdir()] == ["signing-ca.key"]
     assert (tmp_path / "ca" / "signing-ca.key").read_text() == "precious"
 
@@ -128,7 +128,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
     names = [ca_directory.load_issuer(tmp_path / name, None).root.subject for name in ("old", "other")]
     assert names[0] != names[1]  # they end in random digits: nobody takes one CA for the other
     for arguments, word in (
-        (("old", "other"), b"holds a CA already"),
+        (("old", "other"), b"already contains a CA"),
         (("old", "new", "--root-key", "other/root-ca.key"), b"not the one in the root's certificate"),
         (("old", "new", "--root-key", "gone.key"), b"--new-root"),
     ):
@@ -144,8 +144,8 @@ BAD_LISTS = [
     ("old/revoked.yaml", None, b"old/revoked.yaml: "),
     ("old/denied-keys.txt", b"0123", b"denied-keys.txt"),
     ("old/api-keys.json", b"[]", b"not a file of API keys"),
-    ("new/revoked.yaml", b"", b"it is there already; nothing was changed"),
-    ("new/denied-keys.txt", b"", b"it is there already; nothing was changed"),
+    ("new/revoked.yaml", b"", b"already exists; nothing was changed"),
+    ("new/denied-keys.txt", b"", b"already exists; nothing was changed"),
 ]
 
 

@@ -288,5 +288,5 @@ def test_changed_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
         assert run.stderr in (
             b"",
             b"certlet: b is not a PEM private key\n",
-            b"certlet: b holds a key that cannot sign certificates\n",
+            b"certlet: b contains a key that cannot sign certificates\n",
         )

@@ -128,7 +128,9 @@ def test_what_ends_within_its_window_is_not_handed_out(validity: str) -> None:
     for each in (one, other):
         assert each.certificate.not_valid_after_utc >= late + timedelta(seconds=59)
         assert each.idempotent_until is None
-        assert each.spec.notes[-1].startswith("a retry will get another certificate: the one that")
+        assert each.spec.notes[-1].startswith(
+            "a retry will return a different certificate: the certificate of"
+        )
     with pytest.raises(RejectedValidity):
         issue(now=late, not_after="2026-11-23T12:35:00Z")
 
@@ -235,6 +237,6 @@ def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes 
     assert first.certificate.serial_number != second.certificate.serial_number
     assert first.idempotent_until is None
     assert words in first.spec.notes[-1]
-    assert "a retry will get another certificate" in first.spec.notes[-1]
+    assert "a retry will return a different certificate" in first.spec.notes[-1]
     assert made.dry_run(issuance_request(GOOD, idempotency_key=KEY)).notes == first.spec.notes
     assert words not in str(made.dry_run(issuance_request(GOOD)).notes)
