@@ -49,7 +49,7 @@ def test_content_is_synced_before_the_name_and_the_directory(
     ],
     ids=["kept", "kept private", "kept for a group", "a secret's", "new"],
 )
-def test_mode_is_kept_unless_the_file_holds_a_secret(
+def test_mode_is_kept_unless_the_file_contains_a_secret(
     tmp_path: Path, before: int | None, given: int, after: int
 ) -> None:
     """A file keeps its mode; but a secret that others may read gets the one that the caller says."""
@@ -158,7 +158,7 @@ def test_files_that_may_not_be_replaced_are_created_together(
 
 @pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "copies"])
 @pytest.mark.parametrize("last", [True, False], ids=["fails", "succeeds"])
-def test_files_are_put_back_if_a_later_one_cannot_be_replaced(
+def test_files_are_restored_if_a_later_one_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool, last: bool
 ) -> None:
     """What was replaced or created before has its old content, owner and mode again, also without hard links."""
@@ -189,7 +189,7 @@ def test_files_are_put_back_if_a_later_one_cannot_be_replaced(
     assert content == (before if last else after)
 
 
-def test_new_directory_appears_with_its_files(tmp_path: Path) -> None:
+def test_atomic_directory_appears_with_its_files(tmp_path: Path) -> None:
     """A block that fails leaves nothing; what an earlier process left is removed; one that exists is used."""
     path, left = tmp_path / "a" / "b", tmp_path / "a" / ".certlet.new"
     left.mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_new_directory_appears_with_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("is_attacked", [True, False])
-def test_link_in_place_of_a_new_directory_gives_nothing_away(
+def test_link_in_place_of_a_new_directory_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
 ) -> None:
     """The owner of a directory gets what root creates in it, and not what a link in it points to."""
@@ -222,7 +222,7 @@ def test_link_in_place_of_a_new_directory_gives_nothing_away(
     assert ((tmp_path / "target").stat().st_uid, (tmp_path / "new").lstat().st_uid) == (0, 1234)
 
 
-def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
+def test_directory_lock_is_exclusive(tmp_path: Path) -> None:
     """The second waits until the first has ended, even if that failed; another directory's does not wait."""
     done = threading.Event()
 
@@ -241,7 +241,7 @@ def test_one_command_at_a_time_holds_a_directory(tmp_path: Path) -> None:
     waiting.join()
 
 
-def test_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_timeout_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any user who can read the directory can hold its lock: a command says so, and does not wait for ever."""
     monkeypatch.setattr(atomic_write, "LOCK_TIMEOUT", 0.1)
     with (
@@ -254,7 +254,7 @@ def test_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: py
         pass
 
 
-def test_version_tells_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
+def test_file_version_detects_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
     """As a copy with `cp -p` does; a file that nobody wrote to has the version that it had."""
     path = tmp_path / "file"
     assert atomic_write.file_version(path) == ()

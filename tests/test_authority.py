@@ -25,7 +25,7 @@ from tests.factories import NOW, RecordingLog, issuance_request
 GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 
 
-def test_a_certificate_and_its_record() -> None:
+def test_certificate_is_recorded_as_intent_and_result() -> None:
     """One issue makes one intent and one result, of the same serial number, and a certificate."""
     log = RecordingLog()
     issued = factories.authority(log).issue(issuance_request(GOOD))
@@ -72,7 +72,7 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
     assert len(log[0].reasons) == len(refusal.value.subproblems)
 
 
-def test_a_refusal_says_of_whom_and_of_what() -> None:
+def test_refusal_record_names_the_principal_and_the_request() -> None:
     """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
     log = RecordingLog()
     other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
@@ -92,7 +92,7 @@ def test_a_refusal_says_of_whom_and_of_what() -> None:
     assert log[2].names == log[0].names
 
 
-def test_an_issuer_that_cannot_be_had_is_asked_again() -> None:
+def test_unavailable_issuer_is_loaded_again() -> None:
     """A failure is not kept: the next request issues, without a restart."""
     answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.create_issuer())]
     authority = factories.authority(load_ca=Mock(side_effect=answers))
@@ -111,7 +111,7 @@ def test_readiness_follows_the_clock() -> None:
 
 
 @pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
-def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
+def test_request_is_evaluated_at_one_time(later: timedelta) -> None:
     """Two readings could disagree: the second one is for the duration alone, which is never negative."""
     readings, log = iter([NOW, NOW + later]), RecordingLog()
     authority = factories.authority(log, clock=lambda: next(readings))
@@ -121,7 +121,7 @@ def test_a_request_is_decided_at_one_time(later: timedelta) -> None:
     assert log[1].milliseconds == max(0, round(later.total_seconds() * 1000))
 
 
-def test_a_line_cannot_be_forged() -> None:
+def test_audit_line_cannot_be_forged() -> None:
     """Control characters and newlines from a request stand escaped in one line of ASCII."""
     event = AuditRecord("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')
     line = audit.serialize(event)
@@ -132,7 +132,7 @@ def test_a_line_cannot_be_forged() -> None:
     assert json.loads(line)["common_name"] == event.common_name
 
 
-def test_a_recorder_writes_whole_lines() -> None:
+def test_recorder_writes_complete_lines() -> None:
     """A write that fails, or takes a part of a line, is an OSError."""
     read, write = os.pipe()
     audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
@@ -143,7 +143,7 @@ def test_a_recorder_writes_whole_lines() -> None:
     os.close(write)
 
 
-def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_record_after_a_partial_line_starts_a_new_line(tmp_path: Path) -> None:
     """After a part of a line, which a full disk or a killed process leaves, the next line is whole; else none is empty."""
     log = tmp_path / "log"
     descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -159,7 +159,7 @@ def test_a_line_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert [json.loads(line)["request_id"] for line in lines] == ["r1", "r2", "r3", "r2"]
 
 
-def test_a_write_that_failed_is_not_taken_for_a_line(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_partial_line(tmp_path: Path) -> None:
     """After a part of a line that nothing could be written behind, the next line that can be is whole."""
     log = tmp_path / "log"
     log.write_bytes(b'{"event":"int')
@@ -178,7 +178,7 @@ def test_a_write_that_failed_is_not_taken_for_a_line(tmp_path: Path) -> None:
     assert (part, json.loads(line)["request_id"], rest) == ('{"event":"int', "r2", "")
 
 
-def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
+def test_audit_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     """Processes that write into one file at once leave whole lines, one after the other, and nothing between."""
     log = tmp_path / "log"
     code = (
@@ -197,7 +197,7 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [CAError("no signature"), RuntimeError("a bug")])
-def test_a_fault_of_ours_is_an_issuer_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_becomes_a_ca_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recorded as an intent without a result, and keeps its cause for the log."""
     issuer, log = factories.create_issuer(), RecordingLog()
     monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))

@@ -22,7 +22,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_a_caller_with_a_key_is_served(directory: Path) -> None:
+def test_caller_with_an_api_key_gets_a_certificate(directory: Path) -> None:
     """The event of a caller with an API key is signed for, under the name that the key's id has."""
     found, logged = invoke_handler(directory, proxy_event(), CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
     assert found[0]["statusCode"] == 200
@@ -44,7 +44,7 @@ ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
         ({"identity": {"apiKeyId": "4711"}}, ""),
     ],
 )
-def test_profiles_and_names_of_whoever_asks(
+def test_principal_restricts_profiles_and_names(
     directory: Path, tmp_path: Path, context: dict[str, Any], ending: str
 ) -> None:
     """A profile may name an IAM caller's ARN and an authorizer's subject, which are held to their names."""
@@ -68,7 +68,7 @@ def test_profiles_and_names_of_whoever_asks(
     assert [each["statusCode"] for each in found] == expected[ending]
 
 
-def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
+def test_repeated_header_is_joined(directory: Path) -> None:
     """RFC 9110 5.2: neither of two Idempotency-Keys is taken for the key; and a header once is as it was."""
 
     def keyed(*keys: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_a_header_that_is_sent_twice_is_one_of_both(directory: Path) -> None:
     assert fault["detail"].startswith("'the-first-key, the-other-key' is not 8 to 128")
 
 
-def test_binary_answers_are_base64(directory: Path) -> None:
+def test_binary_responses_are_base64(directory: Path) -> None:
     """DER crosses the result in base64; text does not."""
     found, _ = invoke_handler(directory, proxy_event("/ca.crt", "GET"), proxy_event("/ca.pem", "GET"))
     assert found[0]["isBase64Encoded"]
@@ -90,7 +90,7 @@ def test_binary_answers_are_base64(directory: Path) -> None:
     assert not found[1]["isBase64Encoded"]
 
 
-def test_what_the_gateway_would_not_send(directory: Path) -> None:
+def test_unrouted_path_or_method_is_a_problem(directory: Path) -> None:
     """A path or method that no gateway routes is a problem, not a failure."""
     wrong = [("/nope", "GET"), ("/ca//", "GET"), ("/static/x", "GET"), ("/sign", "DELETE"), ("/sign", "GET")]
     wrong += [("/sign", "OPTIONS"), ("/ca", "OPTIONS")]
@@ -100,7 +100,7 @@ def test_what_the_gateway_would_not_send(directory: Path) -> None:
     assert logged == ""
 
 
-def test_head_is_get_without_a_body(directory: Path) -> None:
+def test_head_response_is_get_without_a_body(directory: Path) -> None:
     """HEAD is answered as GET is, with no octet of the body (RFC 9110 9.3.2)."""
     asked = (
         proxy_event(path, method) for path, method in (("/ca", "HEAD"), ("/ca", "GET"), ("/sign", "HEAD"))
@@ -111,7 +111,7 @@ def test_head_is_get_without_a_body(directory: Path) -> None:
     assert (sign["statusCode"], sign["body"]) == (405, "")
 
 
-def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_path: Path) -> None:
+def test_unavailable_ca_is_503_and_loaded_again(directory: Path, tmp_path: Path) -> None:
     """Without its key the CA is unavailable, on every operation that needs it; the cause is in the log."""
     asked = [
         proxy_event("/health", "GET"),
@@ -135,14 +135,14 @@ def test_a_ca_that_cannot_be_loaded_is_503_and_tried_again(directory: Path, tmp_
         ({"CERTLET_CA_PASSPHRASE": "", "CERTLET_CA": ""}, "CERTLET_CA_PASSPHRASE is set but empty"),
     ],
 )
-def test_wrong_settings_are_told_at_once(directory: Path, env: dict[str, str], word: str) -> None:
+def test_invalid_settings_are_reported_at_init(directory: Path, env: dict[str, str], word: str) -> None:
     """The environment's faults are all in one message."""
     found, logged = invoke_handler(directory, proxy_event(), **env)
     assert found == []
     assert word in logged
 
 
-def test_an_unexpected_error_is_a_bare_500(directory: Path) -> None:
+def test_unexpected_error_is_500_without_details(directory: Path) -> None:
     """`RuntimeError("secret")` somewhere inside is a 500 without the word; the log has it."""
     fail = "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
     before = f"from service.authority import Authority\n{fail}Authority.issue = fail"
@@ -186,7 +186,7 @@ POLICIES = [
 
 
 @pytest.mark.parametrize(("resource", "headers", "key"), POLICIES)
-def test_the_authorizer_tells_the_key(resource: str, headers: dict[str, str], key: str | None) -> None:
+def test_authorizer_returns_the_api_key(resource: str, headers: dict[str, str], key: str | None) -> None:
     """A policy for this very method, with the key that the request carries; Basic is for EST alone."""
     policy = aws_lambda.handler(asked(resource, **headers), None)
     (statement,) = policy["policyDocument"]["Statement"]
@@ -197,13 +197,13 @@ def test_the_authorizer_tells_the_key(resource: str, headers: dict[str, str], ke
 
 
 @pytest.mark.parametrize("text", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"])
-def test_the_authorizer_asks_for_credentials(text: str) -> None:
+def test_authorizer_without_credentials_is_unauthorized(text: str) -> None:
     """Without a key EST is `Unauthorized`, word by word: API Gateway's UNAUTHORIZED response, which is 401."""
     with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
         aws_lambda.handler(asked(ENROLL, **({"Authorization": text} if text else {})), None)
 
 
-def test_whom_the_authorizer_names_is_nobody(directory: Path) -> None:
+def test_authorizer_principal_is_not_a_caller(directory: Path) -> None:
     """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
     context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.API_KEY_PRINCIPAL_ID}}
     found, logged = invoke_handler(

@@ -63,7 +63,7 @@ def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
     return crl
 
 
-def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
+def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     """Issued with the CRL's address, revoked by its file or serial number, listed, and refused by openssl."""
     (tmp_path / "own.yaml").write_text(OWN)
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
@@ -96,7 +96,7 @@ def test_a_certificate_is_taken_back(tmp_path: Path) -> None:
     assert "unable to get certificate CRL" in verify(tmp_path, "c.pem", "")
 
 
-def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
+def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     """After a rollover the old entries stand in the new CA's list, which says nothing of the old one's certificates."""
     (tmp_path / "own.yaml").write_text(OWN)
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
@@ -128,7 +128,7 @@ def test_a_list_is_signed_by_the_ca_of_now_alone(tmp_path: Path) -> None:
         (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
     """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
@@ -143,7 +143,7 @@ def test_what_cannot_be_revoked(tmp_path: Path, arguments: list[str], words: str
     assert path.read_text() == before
 
 
-def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
+def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
     """A list in block style is added to as it stands; one that is written otherwise is left alone."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
@@ -161,7 +161,7 @@ def test_comments_and_mode_of_the_list_are_kept(tmp_path: Path) -> None:
     assert b'does not have one entry per line; add this line yourself: - {"serial": "0c"' in refused.stderr
 
 
-def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
+def test_concurrent_revocations_are_all_kept(tmp_path: Path) -> None:
     """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
     (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEADER)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -171,7 +171,7 @@ def test_revocations_at_once_are_all_kept(tmp_path: Path) -> None:
     assert revocation_file.load_revoked(tmp_path) == {each.serial_number: each for each in entries}
 
 
-def test_a_list_that_is_none_is_503(tmp_path: Path) -> None:
+def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
     """Malformed, no UTF-8, or gone: 503 without a word of the cause, which is in the log; signing goes on."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
@@ -200,7 +200,7 @@ def lint(crl: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
 @pytest.mark.parametrize("entries", [0, 2])
-def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int) -> None:
+def test_crl_passes_pkilint(tmp_path: Path, kind: str, entries: int) -> None:
     """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
     now = datetime.now(UTC)
     yesterday = now - timedelta(days=1)
@@ -214,7 +214,7 @@ def test_pkilint_finds_nothing_in_a_list(tmp_path: Path, kind: str, entries: int
     assert lint(tmp_path / "ca.crl") == []
 
 
-def test_pkilint_would_find_something(tmp_path: Path) -> None:
+def test_pkilint_finds_an_invalid_crl(tmp_path: Path) -> None:
     """The negative twin: a list without a number and the CA's identifier is found."""
     now = datetime.now(UTC).replace(tzinfo=None)
     builder = x509.CertificateRevocationListBuilder(

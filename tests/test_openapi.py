@@ -34,20 +34,20 @@ PAGES = {
 }
 
 
-def test_both_documents_are_openapi() -> None:
+def test_rendered_documents_are_valid_openapi() -> None:
     """The contract, and what API Gateway imports of it, are valid OpenAPI 3.0."""
     validate(DOCUMENT)
     validate(RENDERED)
     validate(WITH_EST)
 
 
-def test_the_import_breaks_no_rule() -> None:
+def test_api_gateway_document_passes_lint() -> None:
     """What `certlet openapi` prints keeps every rule of API Gateway's import, with EST and without."""
     assert lint.violations(RENDERED) == []
     assert lint.violations(WITH_EST) == []
 
 
-def test_est_is_left_out_unless_it_is_asked_for() -> None:
+def test_api_gateway_document_has_no_est_by_default() -> None:
     """By default AWS gets neither EST's paths, nor HTTP Basic, nor an authorizer."""
     assert not [path for path in RENDERED["paths"] if path.startswith("/.well-known/")]
     assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
@@ -55,7 +55,7 @@ def test_est_is_left_out_unless_it_is_asked_for() -> None:
     assert set(WITH_EST["paths"]) == set(DOCUMENT["paths"])
 
 
-def test_with_est_the_authorizer_is_wherever_a_key_is() -> None:
+def test_est_document_uses_the_authorizer_for_every_key() -> None:
     """The source of keys is the whole API's: every operation that needs one names the authorizer, and no other."""
     assert WITH_EST["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
     for path, item in DOCUMENT["paths"].items():
@@ -152,14 +152,14 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
 
 
 @pytest.mark.parametrize(("rule", "change"), BREAKS)
-def test_each_rule_finds_its_breach(rule: lint.Rule, change: Callable[[dict[str, Any]], object]) -> None:
+def test_lint_rule_finds_its_violation(rule: lint.Rule, change: Callable[[dict[str, Any]], object]) -> None:
     """Every rule of the lint has a document that breaks it, and finds it."""
     document = copy.deepcopy(RENDERED)
     change(document)
     assert list(rule(document))
 
 
-def test_every_rule_has_its_breach() -> None:
+def test_every_lint_rule_has_a_violation_case() -> None:
     """No rule stands without a document that breaks it."""
     assert {rule for rule, _ in BREAKS} == set(lint.RULES)
 
@@ -188,14 +188,14 @@ def test_rendering_leaves_links_out() -> None:
     assert "links" not in RENDERED["paths"]["/profiles"]["get"]["responses"]["200"]
 
 
-def test_the_request_s_profiles_are_the_profiles() -> None:
+def test_profile_name_enum_lists_the_profiles() -> None:
     """What a request may name is what `x-certificate-profiles` holds; the default is one of them."""
     name = DOCUMENT["components"]["schemas"]["ProfileName"]
     assert name["enum"] == list(DOCUMENT["x-certificate-profiles"])
     assert name["default"] in name["enum"]
 
 
-def test_every_operation_is_performed() -> None:
+def test_every_operation_has_an_implementation() -> None:
     """Each operationId that reaches the function is a method of Operations or Est, and no other is."""
     named = openapi.operations_by_id(openapi.for_function(DOCUMENT))
     performed = {**vars(Operations), **vars(Est)}
@@ -204,7 +204,7 @@ def test_every_operation_is_performed() -> None:
     assert not {"form", "problems"} & set(named)
 
 
-def test_every_refusal_has_a_status() -> None:
+def test_every_error_code_has_a_status() -> None:
     """Each class of the tree of refusals is in the table of problems, and its status in the contract."""
     classes = [each for each in vars(errors).values() if isinstance(each, type)]
     assert {each for each in classes if issubclass(each, errors.IssuanceError)} == set(problems.STATUS)
@@ -217,7 +217,7 @@ def test_every_refusal_has_a_status() -> None:
         assert set(statuses.values()) <= documented
 
 
-def test_every_gateway_response_is_a_problem() -> None:
+def test_every_gateway_response_is_a_problem_document() -> None:
     """Whatever the gateway answers by itself is a problem of the contract's shape, with its own status."""
     shape = DOCUMENT["components"]["schemas"]["Problem"]
     for kind in ERROR_TYPES:
@@ -238,7 +238,7 @@ def hash_of(page: str, tag: str) -> str:
 
 
 @pytest.mark.parametrize(("path", "tags"), [("/sign", ["script", "style"]), ("/problems", ["style"])])
-def test_a_page_runs_its_own_script_alone(path: str, tags: list[str]) -> None:
+def test_page_csp_allows_only_its_own_script(path: str, tags: list[str]) -> None:
     """The Content-Security-Policy allows the page's script and style by their hashes, and nothing inline."""
     page = PAGES[path]["responseTemplates"]["text/html"]
     policy = PAGES[path]["responseParameters"]["method.response.header.Content-Security-Policy"]
@@ -252,7 +252,7 @@ def test_a_page_runs_its_own_script_alone(path: str, tags: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_inert_for_velocity(path: str) -> None:
+def test_page_contains_no_velocity_directives(path: str) -> None:
     """The template engine changes nothing in the page, and nothing in it could be a directive."""
     pattern = (
         r"\$!?[{A-Za-z_]|#[#*\[]|#\{?(set|if|elseif|else|end|foreach|include|parse|stop|break|evaluate"
@@ -279,7 +279,7 @@ def emitted() -> dict[str, set[int]]:
     return codes
 
 
-def test_every_problem_is_explained() -> None:
+def test_every_problem_code_has_an_explanation() -> None:
     """Each code that is answered, and no other, stands in `x-problem-types` with its statuses, meaning and remedy."""
     assert len(emitted()) >= 19
     stated = DOCUMENT["x-problem-types"]
@@ -290,7 +290,7 @@ def test_every_problem_is_explained() -> None:
         assert SENTENCES.fullmatch(each["remedy"]), code
 
 
-def test_the_page_explains_every_problem() -> None:
+def test_problems_page_explains_every_code() -> None:
     """Where a problem's `type` leads, there is its place on the page, with its meaning and what to do."""
     page = PAGES["/problems"]["responseTemplates"]["text/html"]
     assert re.findall(r'<section id="(\w+)"', page) == list(DOCUMENT["x-problem-types"])
@@ -302,7 +302,7 @@ def test_the_page_explains_every_problem() -> None:
         assert problems.problem_document(errors.BadCSR("x"))["type"] == "/problems#badCSR"
 
 
-def test_the_package_carries_the_contract() -> None:
+def test_package_contains_the_contract() -> None:
     """The loader reads the very file at the top."""
     with open("openapi.yaml", encoding="utf-8") as file:  # noqa: PTH123
         assert openapi.load() == json.loads(json.dumps(yaml.safe_load(file)))
@@ -336,12 +336,12 @@ def undescribed(document: dict[str, Any]) -> list[str]:
     return [place for place, text in texts if not SENTENCES.fullmatch(text)]
 
 
-def test_everything_is_described() -> None:
+def test_every_element_has_a_description() -> None:
     """Each operation, parameter, body, response, header, scheme and property says in sentences what it is."""
     assert undescribed(DOCUMENT) == []
 
 
-def test_what_is_not_described_is_named() -> None:
+def test_description_check_names_missing_descriptions() -> None:
     """Its negative twin: whatever loses its words, or has no sentence, is named."""
     places = [place for place, _ in described(DOCUMENT)]
     assert len(places) > 400
@@ -352,7 +352,7 @@ def test_what_is_not_described_is_named() -> None:
         assert undescribed(document) == [place]
 
 
-def test_what_clients_are_made_of_is_open_to_additions() -> None:
+def test_public_document_allows_unknown_response_fields() -> None:
     """In the plain document every answer may have members more, at any depth, and a request none."""
     plain = openapi.public(DOCUMENT)["components"]["schemas"]
     closed = {name for name, schema in plain.items() if '"additionalProperties": false' in json.dumps(schema)}

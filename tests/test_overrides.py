@@ -28,7 +28,7 @@ profiles:
 """
 
 
-def test_source_has_the_line_of_every_value() -> None:
+def test_yaml_source_locates_every_value() -> None:
     """A member's line is its key's; what a mapping merges (`<<`) has the line where it is written."""
     source = YAMLSource(TEXT)
     names = {"dns": {"permitted": ["a.example", "b.example"]}}
@@ -65,7 +65,7 @@ def test_source_has_the_line_of_every_value() -> None:
         ("a:\n  <<: 7", 2, "<< can merge only mappings"),
     ],
 )  # fmt: skip
-def test_text_that_is_not_json_in_yaml_is_refused(text: str, line: int, words: str) -> None:
+def test_yaml_without_json_equivalent_is_refused(text: str, line: int, words: str) -> None:
     """Values that JSON has not, what refers to itself, and what a few lines of aliases blow up."""
     with pytest.raises(OverridesError, match=words) as refusal:
         YAMLSource(text)
@@ -75,7 +75,7 @@ def test_text_that_is_not_json_in_yaml_is_refused(text: str, line: int, words: s
 @given(
     st.text(alphabet="ab:-[]{}&*<!'\"?|>%@` \n\t0.") | st.binary().map(lambda data: data.decode("latin-1"))
 )
-def test_source_parser_never_crashes(text: str) -> None:
+def test_yaml_source_never_crashes(text: str) -> None:
     """Any text is JSON then, or refused with a line."""
     try:
         json.dumps(YAMLSource(text).data)
@@ -215,7 +215,7 @@ def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words:
     assert words in fault.detail
 
 
-def test_faults_of_all_profiles_are_collected() -> None:
+def test_violations_of_all_profiles_are_collected() -> None:
     """One refusal lists every fault of every profile, the default and the principals, and of the names of these."""
     shared, other = (
         GOOD | {"certificate_policies": oids} for oids in (["1.2.3", "1.2.4"], ["1.2.4", "1.2.3"])
@@ -239,7 +239,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
     assert len(refusal.value.violations) == 9
 
 
-def test_contract_s_own_profiles_are_well_formed() -> None:
+def test_contract_profiles_are_valid() -> None:
     """What the package carries, and serves without a check by the schema."""
     verify_policy(openapi.policy_data(openapi.load()))
 

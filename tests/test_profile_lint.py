@@ -12,7 +12,7 @@ from tests.servers import ROOT
 LINES = (ROOT / "openapi.yaml").read_text().splitlines()
 
 
-def test_long_lived_certificates_without_revocation_are_warned_of(tmp_path: Path) -> None:
+def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     """A line for each profile of more than `short_lived` without a CRL, where it is defined; else nothing."""
     warnings = profile_lint.lint(None)
     assert [LINES[warning.line - 1] for warning in warnings] == ["  server:", "  client:", "  peer:"]
@@ -34,7 +34,7 @@ def test_long_lived_certificates_without_revocation_are_warned_of(tmp_path: Path
     ]
 
 
-def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contract_violations_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits `openapi.yaml` itself learns the same as of a file of one's own."""
     document = copy.deepcopy(factories.document())
     del document[openapi.PROFILES]["client"]["names"]
@@ -50,7 +50,7 @@ def test_faults_of_the_contract_have_its_lines(monkeypatch: pytest.MonkeyPatch) 
     assert all(fault.is_error for fault in faults)
 
 
-def test_profiles_of_the_manual_are_well_formed(tmp_path: Path) -> None:
+def test_documented_profiles_are_valid(tmp_path: Path) -> None:
     """What docs/how-to/profiles.md shows has no faults."""
     own = tmp_path / "own.yaml"
     own.write_text(

@@ -68,7 +68,7 @@ def events(server: Server, answer: Response) -> list[str]:
     return [line["event"] for line in lines if line["request_id"] == answer.headers["x-amzn-RequestId"]]
 
 
-def test_results_come_in_order_with_the_chain_once(server: Server) -> None:
+def test_batch_results_are_in_order_with_one_chain(server: Server) -> None:
     """500 are served: each certificate at its request's place; the chain verifies all of them, and stands once."""
     answer = batch(server, *(request(number % 60) for number in range(500)))
     found = results(answer)
@@ -82,7 +82,7 @@ def test_results_come_in_order_with_the_chain_once(server: Server) -> None:
     assert len({each["certificate"]["serial_number"] for each in found}) == 500
 
 
-def test_a_bad_request_spoils_no_other(server: Server) -> None:
+def test_batch_isolates_failures(server: Server) -> None:
     """What is refused is refused with its own reasons and its own status, between two certificates."""
     requests: list[tuple[object, str]] = [
         (request(0), ""),
@@ -103,7 +103,7 @@ def test_a_bad_request_spoils_no_other(server: Server) -> None:
     assert named == ["CN=n0.example.com", "CN=n3.example.com", "CN=n4.example.com"]
 
 
-def test_text_is_off_unless_asked_for(server: Server) -> None:
+def test_batch_omits_text_by_default(server: Server) -> None:
     """`crt_text` is in no certificate of a batch, or in each of them."""
     assert "crt_text" not in results(batch(server, request(0)))[0]["certificate"]
     found = results(batch(server, request(0), request(1), text=True))
@@ -111,7 +111,7 @@ def test_text_is_off_unless_asked_for(server: Server) -> None:
     assert ["Subject: CN=n1.example.com" in text for text in texts] == [False, True]
 
 
-def test_a_retry_gets_the_same_certificates(server: Server) -> None:
+def test_batch_retry_returns_the_same_certificates(server: Server) -> None:
     """With an Idempotency-Key each request of a retry gets its own certificate again, in any order."""
     key = {"Idempotency-Key": uuid7()}
     first = results(batch(server, request(0), "garbage", request(1), headers=key))
@@ -121,7 +121,7 @@ def test_a_retry_gets_the_same_certificates(server: Server) -> None:
     assert other[0]["certificate"]["serial_number"] != first[0]["certificate"]["serial_number"]
 
 
-def test_four_megabytes(server: Server) -> None:
+def test_batch_body_of_4mib_is_accepted(server: Server) -> None:
     """A body of 4 MB is served; an octet more is 413."""
     body = json.dumps({"requests": [{"csr": request(0)}]}).encode()
     whole = server.request("POST", "/sign/batch", body.ljust(4_194_304), JSON)
@@ -133,7 +133,7 @@ def test_four_megabytes(server: Server) -> None:
         assert "4194304" in found["detail"]
 
 
-def test_an_answer_that_would_be_too_large(server: Server) -> None:
+def test_batch_response_is_limited_in_size(server: Server) -> None:
     """What finds no room in 5.5 MB is a 503 of its own, unsigned; the rest of it, sent again, is signed."""
     large = csrs.encode_pem(csrs.build("a.example.com", LONG_NAMES)).decode()
     sent = [large] * (4_194_304 // (len(json.dumps({"csr": large})) + 1) - 1)
@@ -147,7 +147,7 @@ def test_an_answer_that_would_be_too_large(server: Server) -> None:
     assert codes(results(batch(server, sent[-1], text=True))) == [""]
 
 
-def test_the_room_that_is_kept_suffices() -> None:
+def test_batch_response_never_exceeds_the_limit() -> None:
     """No certificate, with its text, is larger in an answer than what is kept free for it."""
     authority = factories.authority()
     for kind in csrs.KEY_TYPES:
@@ -174,7 +174,7 @@ def test_the_room_that_is_kept_suffices() -> None:
     ids=["controls", "many", "astral", "empty", "long-oid", "quotes"],
 )
 @pytest.mark.parametrize("text_too", [True, False])
-def test_the_room_that_is_kept_suffices_for_notes(
+def test_batch_response_with_notes_never_exceeds_the_limit(
     oid: str, text: str, number: int, *, text_too: bool
 ) -> None:
     """However much of the request a note tells, and however JSON has to write it."""
@@ -203,7 +203,7 @@ def invoked(directory: Path, left: list[int], number: int, **headers: str) -> li
     return list(found["results"])
 
 
-def test_a_deadline_leaves_the_rest_to_a_retry(tmp_path: Path) -> None:
+def test_batch_deadline_leaves_the_rest_for_a_retry(tmp_path: Path) -> None:
     """Two seconds before its time ends a batch issues no more: what is left is 503, unsigned, in its place."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     key = {"Idempotency-Key": uuid7()}
@@ -225,7 +225,7 @@ def test_a_deadline_leaves_the_rest_to_a_retry(tmp_path: Path) -> None:
         ("nothing", 2, [IssuedCertificate, BadCSR, IssuedCertificate]),
     ],
 )
-def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcomes: list[type]) -> None:
+def test_unwritable_audit_log_fails_the_batch(unwritten: str, signed: int, outcomes: list[type]) -> None:
     """Nothing is signed before it is recorded, and nothing is handed out; what is refused is 503 too, then."""
     made = factories.hierarchy()
     issuer = factories.CountingIssuer(made.signing, [made.root], factories.signing_key(made))
@@ -246,7 +246,7 @@ def test_an_audit_log_that_cannot_be_written(unwritten: str, signed: int, outcom
 
 
 @pytest.mark.parametrize(("key", "times"), [("p-256", 0), ("ed25519", 0), ("rsa-2048", 1), ("ml-dsa-44", 1)])
-def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
+def test_slow_signatures_are_created_in_parallel(key: str, times: int) -> None:
     """Keys that sign slowly sign in several threads, and every result still has its place; fast ones, in none."""
     used = []
 
@@ -266,7 +266,7 @@ def test_slow_signatures_are_made_at_once(key: str, times: int) -> None:
             each.certificate.verify_directly_issued_by(issuer.certificate)
 
 
-def test_a_key_elsewhere_parallelise() -> None:
+def test_remote_key_is_used_in_parallel() -> None:
     """What is asked over a network is asked for several at once, whatever its kind."""
     made = factories.hierarchy()
     issuer = Issuer(made.signing, [made.root], factories.signing_key(made), is_deterministic=False)
@@ -275,7 +275,7 @@ def test_a_key_elsewhere_parallelise() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 8])
-def test_threads_work_at_once(number: int) -> None:
+def test_thread_pool_map_runs_in_parallel(number: int) -> None:
     """So many signatures are in the making at the same time: each waits for all the others."""
     meeting = threading.Barrier(number)
     places = aws_lambda.thread_pool_map(number)(lambda _: meeting.wait(10), range(number))

@@ -340,14 +340,14 @@ CASES = [
 ]  # fmt: skip
 
 
-def test_every_line_has_its_check() -> None:
+def test_every_specification_line_has_a_check() -> None:
     """The document's lines and the checks are the same, in the same order."""
     assert list(CHECKS) == LINES
     assert all(re.search(rf"\*\*{line}\*\*:[^-]*(MUST|may)", TEXT) for line in LINES)
 
 
 @pytest.mark.parametrize("line", CHECKS)
-def test_every_certificate_keeps(line: str) -> None:
+def test_every_certificate_meets_the_specification(line: str) -> None:
     """One line of the document, for every profile, request, validity and kind of CA."""
     for case in CASES:
         CHECKS[line](issued(*case))
@@ -396,7 +396,7 @@ def generous() -> x509.Certificate:
 
 
 @pytest.mark.parametrize("line", CHECKS)
-def test_the_check_would_find_something(line: str) -> None:
+def test_specification_check_finds_violations(line: str) -> None:
     """The negative twin of every line: a naive certificate or a generous one breaks it."""
     good = issued("p-256", "team", "plain", "nothing")
     for certificate in (naive(), generous()):

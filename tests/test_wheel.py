@@ -9,7 +9,7 @@ import pytest
 from tests import csrs, servers
 
 
-def test_the_wheel_serves_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_serves_outside_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel carries the contract and all modules: installed elsewhere, it serves and signs."""
     source = tmp_path / "source"
     servers.run("git", "clone", "--quiet", servers.ROOT, source)

@@ -53,7 +53,7 @@ def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("stall", STALLS)
-def test_clients_that_stall_keep_nobody_out(narrow: Server, stall: str) -> None:
+def test_stalled_clients_do_not_block_others(narrow: Server, stall: str) -> None:
     """More of them than there are descriptors, over TLS and without: others are answered, and none run out."""
     (pid,) = narrow.pids("server")
     context = client_context(narrow) if narrow.url.startswith("https") else None
@@ -85,7 +85,7 @@ OTHER_TYPES = ["image/png", "text/html", "*/*", JOINED, "$context.path", "applic
 @pytest.mark.parametrize(
     ("media_type", "status"), [*((each, 405) for each in TYPES), *((each, 415) for each in OTHER_TYPES)]
 )
-def test_a_body_is_no_template(server: Server, media_type: str, status: int) -> None:
+def test_mock_response_does_not_evaluate_the_body(server: Server, media_type: str, status: int) -> None:
     """What a mock answers has nothing of the request's body in it, whatever its type; and 415 is of the type only."""
     answer = server.request(
         "PUT", "/sign", TEMPLATE, {"Content-Type": media_type, "User-Agent": TEMPLATE.decode()}
@@ -103,7 +103,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_a_silent_connection_takes_little_memory(limited: Server) -> None:
+def test_idle_connection_uses_little_memory(limited: Server) -> None:
     """100 KB over TLS; 4,096 of them took 1.2 GB."""
     (pid,), url = limited.pids("server"), urlsplit(limited.url)
     before = servers.resident_kib(pid)
@@ -134,7 +134,7 @@ def flood(
     return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
 
 
-def test_one_client_uses_up_nobody_else_s_plan(limited: Server) -> None:
+def test_usage_plans_of_clients_are_independent(limited: Server) -> None:
     """Not that of another address, of a client certificate, or of a key; and the CRL is answered to all."""
     certificates = [
         forge_certificate(load_issuer(limited.log.parent / "ca"), age=timedelta(days=days))
@@ -151,7 +151,7 @@ def test_one_client_uses_up_nobody_else_s_plan(limited: Server) -> None:
     assert answer.status == 200
 
 
-def test_the_crl_is_answered_while_no_worker_is_free(limited: Server) -> None:
+def test_crl_is_served_while_all_workers_are_busy(limited: Server) -> None:
     """For a minute, from the last answer; what says how the function is now is not."""
     context, (worker,) = client_context(limited), limited.pids("worker")
     assert limited.request("GET", "/ca.crl", context=context).status == 200
@@ -163,7 +163,7 @@ def test_the_crl_is_answered_while_no_worker_is_free(limited: Server) -> None:
         os.kill(worker, signal.SIGCONT)
 
 
-def test_wrong_keys_are_throttled_and_the_right_one_is_not(limited: Server) -> None:
+def test_invalid_api_keys_are_throttled_and_valid_ones_are_not(limited: Server) -> None:
     """Guesses are 403, then 429 with Retry-After. They lock neither the key nor what needs none out, anywhere."""
     wrong = f"x-api-key: {API_KEY}x\r\n"
     statuses = flood(limited, "/profiles/mine", wrong, "127.0.0.3")

@@ -118,7 +118,7 @@ def test_key_is_replaced_with_its_certificate_or_not_at_all(
 
 
 @pytest.mark.parametrize("command", [RENEW, FORCE], ids=["renew", "new"])
-def test_key_of_a_mounted_certificate_is_kept(
+def test_key_of_a_mounted_certificate_is_not_replaced(
     mounted: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     """The same, of a real mount."""
@@ -129,7 +129,7 @@ def test_key_of_a_mounted_certificate_is_kept(
     assert is_pair(mounted)
 
 
-def test_two_renewals_at_once_leave_a_pair() -> None:
+def test_concurrent_renewals_leave_a_matching_pair() -> None:
     """The second waits for the first, and finds nothing due any more."""
     path = made("--validity", "2h")
     command = [*CERTLET, *RENEW[:2], "--expires-in", "1d", "--new-key"]
@@ -142,7 +142,7 @@ def test_two_renewals_at_once_leave_a_pair() -> None:
 
 
 @pytest.mark.parametrize("is_attacked", [True, False])
-def test_link_that_changes_during_a_renewal(
+def test_link_that_changes_during_a_renewal_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
 ) -> None:
     """What a link named when it was read is replaced: root writes to no file that the link names later."""
@@ -167,7 +167,7 @@ def test_link_that_changes_during_a_renewal(
     assert all(before[name] != after[name] for name in ("real.crt.crt", "real.crt.key"))
 
 
-def test_what_a_killed_command_left_is_explained(tmp_path: Path) -> None:
+def test_files_of_a_killed_command_are_explained(tmp_path: Path) -> None:
     """A key that does not fit, as after a kill between two renames: the line names the files that were left."""
     path = made()
     path.with_suffix(".key").rename(".certlet.0123456789abcdef")
@@ -209,9 +209,7 @@ while True:  # one step further each time
 @pytest.mark.parametrize(
     "command", [("init", "new"), ("rollover", "old", "new", "--new-root")], ids=lambda it: it[0]
 )
-def test_ca_that_is_killed_at_any_step_is_whole_or_not_there(
-    tmp_path: Path, command: tuple[str, ...]
-) -> None:
+def test_killed_init_leaves_a_complete_ca_or_none(tmp_path: Path, command: tuple[str, ...]) -> None:
     """kill -9 before each step in turn: no CA is there until a whole one is, and nothing else is left."""
     assert certlet("init", "old").returncode == 0
     assert certlet("api-key", "add", "a", "--ca", "old", env={"CERTLET_API_KEY": None}).returncode == 0
@@ -248,7 +246,9 @@ sys.exit(cli.main(sys.argv[2:]))
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new directory", "existing directory"])
 @pytest.mark.parametrize("room", [200, 600, 100_000])
-def test_ca_on_a_full_disk_is_whole_or_not_there(tmp_path: Path, room: int, *, existing: bool) -> None:
+def test_init_on_a_full_disk_leaves_a_complete_ca_or_none(
+    tmp_path: Path, room: int, *, existing: bool
+) -> None:
     """Where a file is cut off, one line says so, and no file is left; where there is room, all are there."""
     if existing:
         (tmp_path / "new").mkdir()
@@ -393,7 +393,7 @@ def test_every_secret_variable_is_known() -> None:
 
 
 @pytest.mark.parametrize("proof", [True, False], ids=["--sha256", "no proof"])
-def test_commands_for_a_proved_root_carry_it(tmp_path: Path, *, proof: bool) -> None:
+def test_commands_for_a_verified_root_contain_it(tmp_path: Path, *, proof: bool) -> None:
     """With its fingerprint the root is in what is printed, whatever the service sends later; else it is fetched."""
     right, other = (factories.root(subject=name, issuer=name) for name in ("right", "other"))
     sends = [other, right]
@@ -428,7 +428,7 @@ def test_killed_server_leaves_no_usable_key(tmp_path: Path, where: tuple[str, ..
 
 
 @pytest.mark.parametrize(("mode", "readers"), [(0o644, "every user"), (0o640, "its group"), (0o600, "")])
-def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, readers: str) -> None:
+def test_key_readable_by_others_causes_a_warning(tmp_path: Path, mode: int, readers: str) -> None:
     """One line for each file, with its remedy, which works; nothing is refused for it."""
     assert certlet("init", "ca").returncode == 0
     path = made()
@@ -464,7 +464,7 @@ def test_key_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, reader
 
 @pytest.mark.parametrize("serial_number", [1, 0])
 @pytest.mark.parametrize("is_identified", [True, False])
-def test_rollover_below_a_root_from_elsewhere(
+def test_rollover_below_an_external_root_works(
     tmp_path: Path, serial_number: int, *, is_identified: bool
 ) -> None:
     """A root that no verifier links to is refused in one line; nothing of it is printed as a warning of Python."""

@@ -150,7 +150,7 @@ GRANTED = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_common_name_that_escapes_the_rules_is_refused(attack: str) -> None:
+def test_common_name_outside_the_policy_is_refused(attack: str) -> None:
     """By every operation, with a detail that says what is wrong."""
     common_name, word = ATTACKS[attack]
     for path in (SIGN, BATCH, ENROLL):
@@ -161,7 +161,7 @@ def test_a_common_name_that_escapes_the_rules_is_refused(attack: str) -> None:
 
 
 @pytest.mark.parametrize("twin", GRANTED)
-def test_a_common_name_within_the_rules_is_granted(twin: str) -> None:
+def test_common_name_within_the_policy_is_granted(twin: str) -> None:
     """As it is, in the language that it is in."""
     for path in (SIGN, BATCH, ENROLL):
         certificate = ask(path, csrs.build(GRANTED[twin]))
@@ -176,7 +176,7 @@ def unit(text: str) -> x509.Name:
 
 
 @pytest.mark.parametrize("text", [" Ops", "O\u200bps", "\uff2fps"])
-def test_another_attribute_in_another_spelling_is_refused(text: str) -> None:
+def test_attribute_in_noncanonical_spelling_is_refused(text: str) -> None:
     """Programs grant rights by the organization and its unit."""
     granted = ask(SIGN, csrs.build(subject=unit("Ops")))
     assert isinstance(granted, x509.Certificate)
@@ -200,7 +200,7 @@ def test_another_attribute_in_another_spelling_is_refused(text: str) -> None:
         ("\xe4nne@example.com", [], ""),
     ],
 )
-def test_a_common_name_outside_the_ca_s_constraints_is_refused(
+def test_common_name_outside_the_name_constraints_is_refused(
     common_name: str, sans: Sequence[str], violation: str
 ) -> None:
     """Whatever other names there are: programs read a common name beside them."""
@@ -243,7 +243,7 @@ RENEWALS: dict[str, tuple[Callable[[], x509.Certificate], x509.CertificateSignin
 
 
 @pytest.mark.parametrize("case", RENEWALS)
-def test_a_renewal_gets_what_is_judged(case: str) -> None:
+def test_renewal_issues_the_evaluated_names(case: str) -> None:
     """What is presented, octet for octet, is held to today's rules, however the request spells it."""
     make, request, word = RENEWALS[case]
     old = make()

@@ -56,14 +56,14 @@ GRANTS_NOTHING: Final = {
 
 
 @pytest.mark.parametrize("oid", AUTHORISES.values(), ids=AUTHORISES)
-def test_profile_copies_no_extension_that_authorises(oid: str) -> None:
+def test_profile_rejects_extensions_that_grant_rights(oid: str) -> None:
     """A profile that lists one is a fault at load, whose text says why."""
     with pytest.raises(ProfileError, match=f"team.extensions.0: '{oid}' is the CA's to set, .* rights"):
         team(extensions=[oid])
 
 
 @pytest.mark.parametrize("oid", GRANTS_NOTHING.values(), ids=GRANTS_NOTHING)
-def test_profile_copies_what_grants_nothing(oid: str) -> None:
+def test_profile_copies_extensions_that_grant_nothing(oid: str) -> None:
     """The positive twin: the octets of the request are in the certificate."""
     value = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), tlv(0x30, b"\x05\x00"))
     found = extensions(granted(team(extensions=[oid]), extensions=[value]))
@@ -137,7 +137,7 @@ CHAINS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
 
 
 @pytest.mark.parametrize(("signing", "above", "words"), CHAINS.values(), ids=CHAINS)
-def test_issuer_does_not_start_where_openssl_refuses(
+def test_issuer_rejects_chains_that_openssl_rejects(
     tmp_path: Path, signing: dict[str, Any], above: dict[str, Any], words: str
 ) -> None:
     """A chain is an issuer's if, and only if, `openssl verify -x509_strict` accepts a leaf below it."""
@@ -162,7 +162,9 @@ def test_issuer_does_not_start_where_openssl_refuses(
     ],
     ids=["another key", "ended"],
 )
-def test_server_does_not_start_with_such_a_chain(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_server_does_not_start_with_an_invalid_chain(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     """`certlet serve` says in one line what is wrong, and what to do; what has ended is never valid again."""
     usual = {"start": datetime.now(UTC) - timedelta(days=9), "end": datetime.now(UTC) + timedelta(days=99)}
     made = Hierarchy(factories.root(**usual), factories.ca(**usual | change), ROOT, SIGNING)

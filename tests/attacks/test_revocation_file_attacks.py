@@ -65,7 +65,7 @@ def long(start: int = 0, number: int = revocation.MAX_ENTRIES) -> str:
     ],
     ids=range(18),
 )  # fmt: skip
-def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str) -> None:
+def test_revocation_list_is_parsed_or_refused_quickly(tmp_path: Path, text: str, fault: str) -> None:
     """Within the time of a request, by the line that is at fault, and every time as fast; what is read can be signed."""
     (tmp_path / revocation_file.REVOKED).write_text(text if text.startswith("#") else f"# {'x' * 20}\n{text}")
     began = time.process_time()
@@ -97,7 +97,7 @@ def test_lists_are_read_or_refused_at_once(tmp_path: Path, text: str, fault: str
         (RevokedCertificate(7, factories.create_issuer().not_after + timedelta(seconds=1)), 503),
     ],
 )
-def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status: int) -> None:
+def test_entry_that_no_crl_can_encode_is_unavailable(revoked: RevokedCertificate, status: int) -> None:
     """RFC 5280 4.1.2.2 and 5.1.2.6; and what would never be listed, as of a mistyped year, is a fault as well."""
     made = factories.authority(load_revoked=lambda: {revoked.serial_number: revoked})
     if status == 200:
@@ -107,7 +107,7 @@ def test_what_no_crl_can_hold_is_unavailable(revoked: RevokedCertificate, status
             made.current_crl()
 
 
-def test_a_clock_that_goes_back_unlists_nothing() -> None:
+def test_crl_keeps_entries_when_the_clock_goes_back() -> None:
     """Number and entries stay, until the clock is past them; outside of the CA's validity there is none."""
     revoked = RevokedCertificate(7, NOW - timedelta(minutes=10))
     issuer = factories.create_issuer()
@@ -126,7 +126,7 @@ def test_a_clock_that_goes_back_unlists_nothing() -> None:
 
 
 @pytest.mark.parametrize("days", [0, 20_000])
-def test_clock_beyond_the_ca_s_end_revokes_nothing(tmp_path: Path, days: int) -> None:
+def test_revoke_fails_after_the_ca_has_expired(tmp_path: Path, days: int) -> None:
     """No CRL can list an entry of that time, so there would be no CRL at all until somebody removes it."""
     moment = datetime.now(UTC) - timedelta(days=days)
     ca_directory.save_hierarchy(tmp_path, hierarchy.create_hierarchy("Test", "0a1b2c", "p-256", moment), None)
@@ -135,7 +135,7 @@ def test_clock_beyond_the_ca_s_end_revokes_nothing(tmp_path: Path, days: int) ->
     assert list(revocation_file.load_revoked(tmp_path)) == ([] if days else [0xA])
 
 
-def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
+def test_all_workers_use_the_current_files(tmp_path: Path) -> None:
     """A denied key, an entry of the list, another CA: by every worker at once; files that make no CA change nothing."""
     for arguments in (("init", "ca"), ("rollover", "ca", "next"), ("init", "other")):
         assert certlet(*arguments, cwd=tmp_path).returncode == 0
@@ -162,7 +162,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "other" / "signing-ca.key", ca / "signing-ca.key")
         (ca / revocation_file.DENY_LIST).write_text("garbage\n")
         assert answers() == ({old}, 1)
-        assert server.read_log().count("the CA changed and cannot be loaded") <= 6
+        assert server.read_log().count("the CA's files changed and cannot be loaded") <= 6
         (ca / revocation_file.DENY_LIST).unlink()
         (ca / revocation_file.REVOKED).rename(tmp_path / "next" / revocation_file.REVOKED)
         shutil.copytree(tmp_path / "next", ca, dirs_exist_ok=True)
@@ -175,7 +175,7 @@ def test_all_workers_answer_by_the_files_of_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [None, revocation_file.DENY_LIST, ca_directory.PREVIOUS_CERTIFICATES, ca_directory.SERIAL_KEY]
 )
-def test_link_to_nothing_is_no_missing_file(tmp_path: Path, name: str | None) -> None:
+def test_dangling_link_is_not_a_missing_file(tmp_path: Path, name: str | None) -> None:
     """A deny list on a volume that is not mounted denies nothing: so such a CA does not start."""
     ca_directory.save_hierarchy(tmp_path, factories.hierarchy(), None)
     (tmp_path / ca_directory.SERIAL_KEY).unlink()
@@ -187,7 +187,7 @@ def test_link_to_nothing_is_no_missing_file(tmp_path: Path, name: str | None) ->
         keystore.load_ca(Settings(tmp_path))
 
 
-def test_files_that_make_no_ca_are_read_once_a_second(
+def test_invalid_ca_files_are_loaded_at_most_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody's request asks for the CA: until the files change, or a second is over, it is the one before."""
@@ -206,7 +206,7 @@ def test_files_that_make_no_ca_are_read_once_a_second(
     assert current.load() is current.load() is not before
 
 
-def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:
+def test_unrecorded_revocation_is_not_made(tmp_path: Path) -> None:
     """In the audit log, or on stderr, with the user whom the system knows; a log that is not there prevents it."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     path, log = tmp_path / "ca" / revocation_file.REVOKED, tmp_path / "audit.log"
@@ -233,7 +233,7 @@ def test_a_revocation_is_recorded_or_not_made(tmp_path: Path) -> None:
     assert sorted(revocation_file.load_revoked(tmp_path / "ca")) == [0xA, 0xB]
 
 
-def test_the_longest_list_is_served(tmp_path: Path) -> None:
+def test_longest_revocation_list_is_served(tmp_path: Path) -> None:
     """At start, and when it is replaced by another: a CRL and certificates, by all workers, in time."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     path = tmp_path / "ca" / revocation_file.REVOKED

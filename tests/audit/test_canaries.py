@@ -93,7 +93,7 @@ def everything(server: Server) -> bytes:
     return b"".join(str(each.headers).encode() + each.body for each in answers)
 
 
-def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
+def test_server_output_contains_no_secret(home: Path) -> None:
     """Answers, stdout, stderr, audit and access log, with good requests, bad ones and faults: no canary."""
     log = home / "audit.log"
     with servers.certlet_server(home, "--no-usage-plan", "--audit-log", "audit.log", env=ENVIRON) as server:
@@ -119,7 +119,7 @@ def test_no_output_of_the_server_holds_a_secret(home: Path) -> None:
     assert leaked(home, b"xx" + PASSPHRASE.encode().hex().encode())  # the search can find them
 
 
-def test_no_repr_holds_a_secret(home: Path) -> None:
+def test_repr_contains_no_secret(home: Path) -> None:
     """What a traceback or a log line might show of a value: no canary."""
     settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
     custody = keystore.load_ca(settings)
@@ -136,7 +136,7 @@ def test_no_repr_holds_a_secret(home: Path) -> None:
     assert leaked(home, repr(request).encode())
 
 
-def test_neither_zip_nor_bill_holds_a_secret(home: Path, archive: Path) -> None:
+def test_zip_and_sbom_contain_no_secret(home: Path, archive: Path) -> None:
     """The zip holds the encrypted key and serial.key where they belong, and no other canary; its bill holds none."""
     with zipfile.ZipFile(archive) as opened:
         content = {name: opened.read(name) for name in opened.namelist()}

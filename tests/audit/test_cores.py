@@ -35,7 +35,7 @@ def dumps(directory: Path, *steps: str) -> bool:
     return os.WCOREDUMP(status)
 
 
-def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
+def test_hardened_process_leaves_no_core_file(tmp_path: Path) -> None:
     """The kernel dumps nothing, even where no limit counts; any other process is dumped."""
     unlimited = "import resource; resource.setrlimit = lambda *_: None"  # as where cores are piped
     assert dumps(tmp_path) is (PIPED or HARD != 0)
@@ -43,7 +43,7 @@ def test_a_sealed_process_that_aborts_leaves_no_core(tmp_path: Path) -> None:
     assert not dumps(tmp_path, unlimited, SEAL)
 
 
-def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
+def test_server_processes_leave_no_core_files(tmp_path: Path) -> None:
     """Supervisor, gateway and worker have a limit of 0, and leave nothing when they are aborted."""
     command = (*UNBOUNDED, *servers.CERTLET, "serve", "--port", "0")
     with servers.certlet_server(tmp_path, command=command) as server:
@@ -69,7 +69,7 @@ def test_no_process_of_the_server_leaves_a_core(tmp_path: Path) -> None:
         ("show", "ca/signing-ca.crt", "--key-file", "ca/signing-ca.key"),
     ],
 )
-def test_commands_are_sealed_before_they_hold_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_commands_are_hardened_before_they_load_a_key(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """What makes a private key, or reads one, seals its process before."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     code = (

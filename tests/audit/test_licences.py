@@ -15,7 +15,7 @@ from tests.servers import ROOT
 LOCKS = ROOT / "deploy" / "lock"
 
 
-def test_what_ships_and_runs_is_installed_here() -> None:
+def test_shipped_packages_are_installed() -> None:
     """So `tox -e audit` judges it with the rest, in the version of its lock."""
     here = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / "audit.txt").read_text(), re.MULTILINE))
     for lock in ("service.txt", "function.txt"):
@@ -40,7 +40,7 @@ def test_what_ships_and_runs_is_installed_here() -> None:
         ("x", "Summary: without a licence", 1),
     ],
 )
-def test_licence_decides(tmp_path: Path, name: str, headers: str, code: int) -> None:
+def test_licence_expression_decides(tmp_path: Path, name: str, headers: str, code: int) -> None:
     venv.create(tmp_path)
     (packages,) = tmp_path.glob("lib/python*/site-packages")
     (packages / f"{name}-1.dist-info").mkdir()

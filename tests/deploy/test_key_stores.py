@@ -34,7 +34,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384", "RSA_2048"])
-def test_a_ca_in_kms(endpoint: str, tmp_path: Path, spec: str) -> None:
+def test_ca_key_in_kms_signs(endpoint: str, tmp_path: Path, spec: str) -> None:
     """`certlet init --kms` makes a CA for a KMS key; what it signs openssl accepts; no key file is made."""
     client = localstack.client(endpoint, "kms")
     key_id = client.create_key(KeySpec=spec, KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
@@ -60,7 +60,7 @@ def test_a_ca_in_kms(endpoint: str, tmp_path: Path, spec: str) -> None:
     servers.run(*command, "-untrusted", "chain.pem", "leaf.pem", cwd=tmp_path)
 
 
-def test_another_kms_key_is_no_issuer(endpoint: str, tmp_path: Path) -> None:
+def test_mismatched_kms_key_is_refused(endpoint: str, tmp_path: Path) -> None:
     """The public key is checked against the CA's certificate before anything is signed."""
     client = localstack.client(endpoint, "kms")
     keys = [client.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY") for _ in range(2)]
@@ -72,7 +72,7 @@ def test_another_kms_key_is_no_issuer(endpoint: str, tmp_path: Path) -> None:
     assert "not the one in the CA certificate" in logged
 
 
-def test_a_ca_key_in_secrets_manager(endpoint: str, tmp_path: Path) -> None:
+def test_ca_key_in_secrets_manager_signs(endpoint: str, tmp_path: Path) -> None:
     """The key comes from a secret, its passphrase from an SSM SecureString; without them it is 503."""
     secret = {"CERTLET_CA_PASSPHRASE": "stands in SSM"}
     assert servers.certlet("init", "ca", cwd=tmp_path, env=secret).returncode == 0
@@ -153,7 +153,7 @@ SILENCES = [error(endpoint_url="https://kms.example") for error in (ConnectTimeo
 
 @pytest.mark.parametrize("fault", [*REFUSALS, *SILENCES], ids=str)
 @pytest.mark.parametrize("when", ["at start", "later"])
-def test_kms_in_trouble_is_503_and_passes(
+def test_kms_outage_is_503_until_it_ends(
     remote: Kms, fault: Exception, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Throttled, denied, slow or gone: 503 with Retry-After, the cause in the log alone; then it recovers."""
@@ -174,7 +174,7 @@ def test_kms_in_trouble_is_503_and_passes(
 
 @pytest.mark.parametrize("fault", ["damaged", "another key's"])
 @pytest.mark.parametrize("when", ["at start", "later"])
-def test_no_bad_certificate_ever_leaves(remote: Kms, fault: str, when: str) -> None:
+def test_certificate_with_a_bad_signature_is_never_returned(remote: Kms, fault: str, when: str) -> None:
     """A wrong signature, or another key's, is never handed out, and the service recovers by itself."""
     other = ec.generate_private_key(ec.SECP256R1())
 
@@ -193,7 +193,7 @@ def test_no_bad_certificate_ever_leaves(remote: Kms, fault: str, when: str) -> N
     assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
 
 
-def test_every_start_asks_for_the_public_key_and_a_probe(remote: Kms) -> None:
+def test_init_requests_the_public_key_and_a_test_signature(remote: Kms) -> None:
     """A start asks KMS twice, for the public key and for a probe; a request once more."""
     aws_lambda.init()
     assert remote.calls == ["GetPublicKey", "Sign"]
@@ -201,14 +201,14 @@ def test_every_start_asks_for_the_public_key_and_a_probe(remote: Kms) -> None:
     assert remote.calls == ["GetPublicKey", "Sign", "Sign"]
 
 
-def test_the_key_gives_nothing_but_signatures() -> None:
+def test_kms_key_supports_only_signing() -> None:
     """A KMS key has no numbers, no bytes, and no other use."""
     key = kms.load_private_key("1", Kms(ec.generate_private_key(ec.SECP256R1())))
     with pytest.raises(NotImplementedError, match="never leaves KMS"):
         key.private_numbers()  # type: ignore[union-attr]
 
 
-def test_a_kms_key_of_another_use_is_refused() -> None:
+def test_kms_key_for_encryption_is_refused() -> None:
     """A key for encryption is not an issuer's."""
 
     class Encrypting(Kms):
@@ -220,13 +220,13 @@ def test_a_kms_key_of_another_use_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "kms", "kms:", "vault:x", "secretsmanager:"])
-def test_a_malformed_key_source_is_told(value: str) -> None:
+def test_malformed_key_source_is_reported(value: str) -> None:
     """CERTLET_CA_KEY is one of three forms."""
     with pytest.raises(SettingsError, match="CERTLET_CA_KEY"):
         Settings.from_environ({"CERTLET_CA": "x", "CERTLET_CA_KEY": value})
 
 
-def test_a_key_file_elsewhere(tmp_path: Path) -> None:
+def test_key_file_in_another_directory_signs(tmp_path: Path) -> None:
     """`file:PATH` is beside the certificates, or an absolute path."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     shutil.move(tmp_path / "ca" / "signing-ca.key", tmp_path / "moved.key")
