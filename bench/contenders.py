@@ -216,20 +216,20 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
     Raises:
         BenchError: the request failed, or a certificate is wrong.
     """
-    answer = server.post(endpoint, endpoint.bodies[number])
+    response = server.post(endpoint, endpoint.bodies[number])
     for _ in range(_MAX_RETRIES):
-        if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+        if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
             break
         time.sleep(1)  # wrk's last requests are still being processed
-        answer = server.post(endpoint, endpoint.bodies[number])
-    if answer.status != HTTPStatus.OK:
-        raise BenchError(f"{server.url}{endpoint.path}: {answer.status} {answer.body.decode()}")
+        response = server.post(endpoint, endpoint.bodies[number])
+    if response.status != HTTPStatus.OK:
+        raise BenchError(f"{server.url}{endpoint.path}: {response.status} {response.body.decode()}")
     csrs = requests()[number : number + endpoint.batch]
     try:
-        certificates = endpoint.certificates(answer.body)
+        certificates = endpoint.certificates(response.body)
     except (KeyError, TypeError, ValueError) as error:
         raise BenchError(
-            f"{endpoint.name}: the response has no certificates: {answer.body.decode()}"
+            f"{endpoint.name}: the response has no certificates: {response.body.decode()}"
         ) from error
     root, signing = server.ca / ca_directory.ROOT_CERTIFICATE, server.ca / ca_directory.SIGNING_CERTIFICATE
     issuer = x509.load_pem_x509_certificate(signing.read_bytes())
@@ -241,7 +241,7 @@ def verify(server: Server, endpoint: Endpoint, number: int) -> int:
     process = subprocess.run(command, input=last, capture_output=True, check=False)  # noqa: S603 - a fixed command
     if process.returncode:
         raise BenchError(f"{endpoint.name}: openssl verify: {process.stderr.decode()}")
-    return len(answer.body)
+    return len(response.body)
 
 
 def _verify_certificate(
@@ -309,9 +309,11 @@ def _close_primes() -> rsa.RSAPrivateKey:
 
 
 def _summary(server: Server, endpoint: Endpoint) -> str:
-    answer = server.post(endpoint, endpoint.bodies[0])
-    if answer.status == HTTPStatus.OK:
+    response = server.post(endpoint, endpoint.bodies[0])
+    if response.status == HTTPStatus.OK:
         return "signed"
-    document = json.loads(answer.body)
+    document = json.loads(response.body)
     errors = document.get("errors") or [document]
-    return f"{answer.status} {', '.join(sorted({error.get('message') or error['code'] for error in errors}))}"
+    return (
+        f"{response.status} {', '.join(sorted({error.get('message') or error['code'] for error in errors}))}"
+    )

@@ -1,1 +1,1 @@
-"""What is needed to deploy to AWS; none of it is in the package."""
+"""Tools to build the zip, check the contract and generate the documentation; not part of the package."""

@@ -118,14 +118,14 @@ def _install(arch: str, python: str, tree: Path) -> None:
     platforms = [f"--platform={glibc}_{PLATFORMS[arch]}" for glibc in GLIBC]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     options = [f"--python-version={python}", "--only-binary=:all:", "--no-deps", "--require-hashes"]
-    run = subprocess.run(  # noqa: S603 - our own pip
+    process = subprocess.run(  # noqa: S603 - the pip of this environment
         [*pip, *platforms, *options, "--no-compile", "--target", str(tree), "-r", str(LOCK)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if run.returncode:
-        raise BuildError(f"cannot install the locked wheels: {run.stderr.strip().splitlines()[-1]}")
+    if process.returncode:
+        raise BuildError(f"cannot install the locked wheels: {process.stderr.strip().splitlines()[-1]}")
     for name in _PRUNED:
         shutil.rmtree(tree / name, ignore_errors=True)
     for path in sorted(tree.rglob("*"), reverse=True):

@@ -87,7 +87,7 @@ def breaking(before: Document, after: Document) -> list[str]:
 
 
 def release(current: Document, folder: Path = RELEASED) -> list[str]:
-    """Make this the released document of its major version, unless it has problems; return those."""
+    """Store this as the released document of its major version, unless it has problems; return them."""
     blocking = problems(current, folder)
     if not blocking:
         _path(current, folder).write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")

@@ -103,7 +103,7 @@ def response_schemas(document: Document) -> Iterator[str]:
 
 
 def operation_security(document: Document) -> Iterator[str]:
-    """Root-level `security` is ignored: every operation has its own."""
+    """Every operation has `security`; the root-level one is ignored."""
     if "security" in document:
         yield "security"
     for place, operation in _operations(document):

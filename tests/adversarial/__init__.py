@@ -1,1 +1,1 @@
-"""Requests that nobody here wrote: other projects', other programs', and made to do harm."""
+"""CSRs from other projects and programs, and generated hostile ones."""

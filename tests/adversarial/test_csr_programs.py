@@ -123,7 +123,7 @@ def go(name: str) -> Callable[[Path], bytes]:
 
 @functools.cache
 def go_csrs(folder: Path) -> Path:
-    """What requests.go writes."""
+    """Run generate_csrs.go; return its output folder."""
     output = folder / "go"
     output.mkdir()
     run(folder, "go", "run", str(GO), str(output), GO111MODULE="off", GOCACHE=str(folder / "cache"))
@@ -202,9 +202,9 @@ PROGRAMS: Final = {
 def test_program_csr_is_issued(program: str, server: Server, tmp_path: Path) -> None:
     """The certificate has the requested names, the notes list every change, and OpenSSL verifies it."""
     case = PROGRAMS[program]
-    answer = server.sign({"csr": case.make(tmp_path).decode(), "profile": case.profile})
-    assert answer.status == 200, answer.body
-    document = answer.json()
+    response = server.sign({"csr": case.make(tmp_path).decode(), "profile": case.profile})
+    assert response.status == 200, response.body
+    document = response.json()
     assert sorted(document["notes"]) == sorted(case.notes)
     certificate = x509.load_pem_x509_certificate(document["crt_pem"].encode())
     sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -224,11 +224,11 @@ def verify(folder: Path, server: Server, document: dict[str, str], case: Program
 
 def test_csr_without_names_is_refused(server: Server, tmp_path: Path) -> None:
     """openssl's default CSR has no common name and no SAN, and is refused for that."""
-    answer = server.sign({"csr": openssl()(tmp_path).decode()})
-    assert answer.status == 422
+    response = server.sign({"csr": openssl()(tmp_path).decode()})
+    assert response.status == 422
     detail = "neither a common name nor a subject alternative name is asked for"
     reason = {"code": "rejectedIdentifier", "field": "subject.common_name", "detail": detail}
-    assert answer.json()["errors"] == [reason]
+    assert response.json()["errors"] == [reason]
 
 
 def test_modified_csr_is_refused(server: Server, tmp_path: Path) -> None:
@@ -237,5 +237,5 @@ def test_modified_csr_is_refused(server: Server, tmp_path: Path) -> None:
     position = der.index(b"a.example.com")
     der[position] = ord("b")
     headers = {"Content-Type": "application/pkcs10", "x-api-key": API_KEY}
-    answer = server.request("POST", "/sign.pem", bytes(der), headers)
-    assert (answer.status, [error["field"] for error in answer.json()["errors"]]) == (422, ["signature"])
+    response = server.request("POST", "/sign.pem", bytes(der), headers)
+    assert (response.status, [error["field"] for error in response.json()["errors"]]) == (422, ["signature"])

@@ -57,8 +57,8 @@ def http_sender(server: Server) -> Send:
     def send(request: GeneratedRequest) -> tuple[int, bytes, float]:
         start = cpu_seconds(processes)
         headers = {"Content-Type": request.media_type, "x-api-key": API_KEY}
-        answer = server.request("POST", request.path, body_of(request), headers)
-        return answer.status, answer.body, cpu_seconds(processes) - start
+        response = server.request("POST", request.path, body_of(request), headers)
+        return response.status, response.body, cpu_seconds(processes) - start
 
     return send
 

@@ -56,19 +56,19 @@ def test_third_party_csr_is_issued_or_refused(server: Server, path: Path, row: T
     """Each CSR is issued with the names and notes of the table, or refused with its errors."""
     data = read_csr(path, row)
     text = base64.b64encode(data).decode() if path.suffix == ".der" else data.decode()
-    answer = server.sign({"csr": text})
+    response = server.sign({"csr": text})
     headers = {"Content-Type": "application/pkcs10", "x-api-key": API_KEY}
-    pem_answer = server.request("POST", "/sign.pem", data, headers)
-    assert (answer.status, pem_answer.status) == ((200, 200) if isinstance(row.expected, Issued) else (422, 422)), answer.body  # fmt: skip
-    assert with_sorted_notes(result_of(answer)) == with_sorted_notes(row.expected), row.source
+    pem_response = server.request("POST", "/sign.pem", data, headers)
+    assert (response.status, pem_response.status) == ((200, 200) if isinstance(row.expected, Issued) else (422, 422)), response.body  # fmt: skip
+    assert with_sorted_notes(result_of(response)) == with_sorted_notes(row.expected), row.source
     if isinstance(row.expected, Refused):
-        assert pem_answer.json()["errors"] == answer.json()["errors"]
+        assert pem_response.json()["errors"] == response.json()["errors"]
 
 
-def result_of(answer: Response) -> Issued | Refused:
+def result_of(response: Response) -> Issued | Refused:
     """Convert a response to the form of the table."""
-    document = answer.json()
-    if answer.status != 200:
+    document = response.json()
+    if response.status != 200:
         return Refused(tuple((error["code"], error["field"]) for error in document["errors"]))
     certificate = x509.load_pem_x509_certificate(document["crt_pem"].encode())
     sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

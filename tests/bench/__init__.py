@@ -1,1 +1,1 @@
-"""The bench runs, and cannot be fooled; no time is judged."""
+"""The benchmark runs, and detects invalid measurements; times are not checked."""

@@ -61,8 +61,8 @@ def both(*changes: Change) -> Change:
 
 def rename(document: dict[str, Any]) -> None:
     """Rename a schema, and with it a type of every generated client."""
-    document.update(json.loads(json.dumps(document).replace('schemas/Problem"', 'schemas/Fault"')))
-    value_at(document, *SCHEMAS)["Fault"] = value_at(document, *SCHEMAS).pop("Problem")
+    document.update(json.loads(json.dumps(document).replace('schemas/Problem"', 'schemas/Failure"')))
+    value_at(document, *SCHEMAS)["Failure"] = value_at(document, *SCHEMAS).pop("Problem")
 
 
 def add_operation(document: dict[str, Any]) -> None:

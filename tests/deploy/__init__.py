@@ -1,1 +1,1 @@
-"""The zip that ships, run by Lambda's own runtime client; the keys' places; the template."""
+"""The Lambda zip under Lambda's own runtime client, the key stores, and the template."""

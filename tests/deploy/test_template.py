@@ -131,7 +131,7 @@ def test_function_settings_match_the_zip() -> None:
 
 
 def test_api_keys_have_usage_plans_and_names() -> None:
-    """Each API key is in the usage plan, and the function knows its name."""
+    """Each API key is in the usage plan, and its name is in the function's environment."""
     names = json.dumps(RESOURCES["Function"]["Properties"]["Environment"])
     for slot in "AB":
         key, plan_key = RESOURCES[f"ApiKey{slot}"], RESOURCES[f"UsagePlanKey{slot}"]

@@ -34,7 +34,7 @@ import javax.net.ssl.TrustManagerFactory;
 class Verifier {
     static final ExecutorService THREAD = Executors.newCachedThreadPool();
 
-    static List<X509Certificate> read(Path file) throws Exception {
+    static List<X509Certificate> load(Path file) throws Exception {
         try (var stream = Files.newInputStream(file)) {
             return CertificateFactory.getInstance("X.509").generateCertificates(stream).stream()
                 .map(X509Certificate.class::cast).toList();
@@ -42,7 +42,7 @@ class Verifier {
     }
 
     static void validate(Path folder, String purpose, String host) throws Exception {
-        var parameters = new PKIXParameters(Set.of(new TrustAnchor(read(folder.resolve("root.pem")).get(0), null)));
+        var parameters = new PKIXParameters(Set.of(new TrustAnchor(load(folder.resolve("root.pem")).get(0), null)));
         parameters.setRevocationEnabled(false);
         var selector = new X509CertSelector();
         if (purpose.equals("server")) {
@@ -52,31 +52,31 @@ class Verifier {
             selector.setExtendedKeyUsage(Set.of("1.3.6.1.5.5.7.3.2"));
         }
         parameters.setTargetCertConstraints(selector);
-        var path = CertificateFactory.getInstance("X.509").generateCertPath(read(folder.resolve("bundle.pem")));
+        var path = CertificateFactory.getInstance("X.509").generateCertPath(load(folder.resolve("bundle.pem")));
         CertPathValidator.getInstance("PKIX").validate(path, parameters);
     }
 
     static KeyManager[] identity(Path folder) throws Exception {
-        var chain = read(folder.resolve("bundle.pem")).toArray(Certificate[]::new);
+        var chain = load(folder.resolve("bundle.pem")).toArray(Certificate[]::new);
         var text = Files.readString(folder.resolve("key.pem")).replaceAll("-----[A-Z ]+-----|\\s", "");
         PrivateKey key = KeyFactory.getInstance(chain[0].getPublicKey().getAlgorithm())
             .generatePrivate(new PKCS8EncodedKeySpec(Base64.getDecoder().decode(text)));
         var store = KeyStore.getInstance("JKS");
         store.load(null, null);
-        store.setKeyEntry("own", key, new char[0], chain);
+        store.setKeyEntry("key", key, new char[0], chain);
         var factory = KeyManagerFactory.getInstance("PKIX");
         factory.init(store, new char[0]);
         return factory.getKeyManagers();
     }
 
-    static SSLContext context(Path own, Path trusted) throws Exception {
+    static SSLContext context(Path presented, Path trusted) throws Exception {
         var store = KeyStore.getInstance("JKS");
         store.load(null, null);
-        store.setCertificateEntry("root", read(trusted.resolve("root.pem")).get(0));
+        store.setCertificateEntry("root", load(trusted.resolve("root.pem")).get(0));
         var factory = TrustManagerFactory.getInstance("PKIX");
         factory.init(store);
         var context = SSLContext.getInstance("TLS");
-        context.init(identity(own), factory.getTrustManagers(), null);
+        context.init(identity(presented), factory.getTrustManagers(), null);
         return context;
     }
 
@@ -93,14 +93,14 @@ class Verifier {
 
     static void handshake(Path folder, Path peer, String purpose, String host) throws Exception {
         boolean isServer = purpose.equals("server");
-        var serving = isServer ? context(folder, peer) : context(peer, folder);
-        var calling = isServer ? context(peer, folder) : context(folder, peer);
-        try (var listener = (SSLServerSocket) serving.getServerSocketFactory()
+        var serverContext = isServer ? context(folder, peer) : context(peer, folder);
+        var clientContext = isServer ? context(peer, folder) : context(folder, peer);
+        try (var listener = (SSLServerSocket) serverContext.getServerSocketFactory()
                 .createServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
             listener.setNeedClientAuth(true);
             Future<Void> server = THREAD.submit(() -> talk((SSLSocket) listener.accept()));
             var raw = new Socket(listener.getInetAddress(), listener.getLocalPort());
-            var socket = (SSLSocket) calling.getSocketFactory().createSocket(raw, host, listener.getLocalPort(), true);
+            var socket = (SSLSocket) clientContext.getSocketFactory().createSocket(raw, host, listener.getLocalPort(), true);
             SSLParameters parameters = socket.getSSLParameters();
             parameters.setEndpointIdentificationAlgorithm("HTTPS");
             socket.setSSLParameters(parameters);
@@ -112,7 +112,7 @@ class Verifier {
             } finally {
                 try {
                     presenting.get();
-                } catch (Exception refused) {
+                } catch (Exception expected) {
                     // The verifying end reports the reason.
                 }
             }

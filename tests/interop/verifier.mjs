@@ -8,10 +8,10 @@ const [directory, peer] = process.argv.slice(2);
 const read = (folder, ...names) => names.map(name => readFileSync(join(folder, `${name}.pem`)));
 
 /** Returns the result of the end that verifies the case's certificate. */
-function handshake(own, other, isServer, host) {
-  const [cert, key, otherRoot] = [...read(own, 'bundle', 'key'), ...read(other, 'root')];
-  const [otherCert, otherKey, root] = [...read(other, 'bundle', 'key'), ...read(own, 'root')];
-  const [presenting, verifying] = [{cert, key, ca: otherRoot}, {cert: otherCert, key: otherKey, ca: root}];
+function handshake(folder, peerFolder, isServer, host) {
+  const [cert, key, peerRoot] = [...read(folder, 'bundle', 'key'), ...read(peerFolder, 'root')];
+  const [peerCert, peerKey, root] = [...read(peerFolder, 'bundle', 'key'), ...read(folder, 'root')];
+  const [presenting, verifying] = [{cert, key, ca: peerRoot}, {cert: peerCert, key: peerKey, ca: root}];
   const common = {minVersion: 'TLSv1.3', rejectUnauthorized: false};
   return new Promise(resolve => {
     const server = tls.createServer({...common, requestCert: true, ...(isServer ? presenting : verifying)}, socket => {

@@ -1,6 +1,6 @@
 """Run every verifier on every case. A result is "ok" or the verifier's error message.
 
-A program around a library (Go, Java, Node, pkilint) is started once, and prints parse_output of verifier, case and result; a
+A program around a library (Go, Java, Node, pkilint) is started once, and prints lines of verifier, case and result; a
 command is started once per case. The verifiers run in parallel, one per CPU.
 """
 
@@ -137,7 +137,7 @@ def node(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     yield from parse_output(NODE, HERE / "verifier.mjs", directory, peer_folder(directory, chains))
 
 
-# $here is a variable, so nginx loads a certificate per handshake: one that it cannot load fails only that handshake.
+# $folder is a variable, so nginx loads a certificate per handshake: one that it cannot load fails only that handshake.
 NGINX: Final = """\
 daemon off; master_process off; pid {sockets}/pid; error_log stderr crit;
 events {{ worker_connections 4096; }}
@@ -145,15 +145,15 @@ http {{
   access_log off; ssl_verify_depth 2; ssl_verify_client on; ssl_session_cache off;
   client_body_temp_path {sockets}/b; proxy_temp_path {sockets}/p; fastcgi_temp_path {sockets}/f;
   uwsgi_temp_path {sockets}/u; scgi_temp_path {sockets}/s;
-  map "" $here {{ default {directory}; }}
+  map "" $folder {{ default {directory}; }}
 {servers}}}
 """
 SERVER: Final = """\
   server {{
     listen unix:{socket} ssl;
-    ssl_certificate $here/{own}/bundle.pem; ssl_certificate_key $here/{own}/key.pem;
+    ssl_certificate $folder/{presented}/bundle.pem; ssl_certificate_key $folder/{presented}/key.pem;
     ssl_client_certificate {directory}/{trusted}/root.pem;
-    error_page 495 496 /why; location / {{ return 200 "$ssl_client_verify"; }}
+    error_page 495 496 /error; location / {{ return 200 "$ssl_client_verify"; }}
   }}
 """
 
@@ -161,13 +161,15 @@ SERVER: Final = """\
 @contextlib.contextmanager
 def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
     """Run nginx with mutual TLS, with a server and a socket for each case."""
-    other = peer_folder(directory, chains).name
+    peer = peer_folder(directory, chains).name
     with tempfile.TemporaryDirectory() as short_path:  # a socket's path is at most 107 characters long
         sockets = {case: Path(short_path) / str(number) for number, case in enumerate(chains)}
         server_blocks = ""
         for case, socket in sockets.items():
-            own, trusted = (case.folder, other) if case.purpose == "server" else (other, case.folder)
-            server_blocks += SERVER.format(socket=socket, directory=directory, own=own, trusted=trusted)
+            presented, trusted = (case.folder, peer) if case.purpose == "server" else (peer, case.folder)
+            server_blocks += SERVER.format(
+                socket=socket, directory=directory, presented=presented, trusted=trusted
+            )
         config = directory / "nginx.conf"
         config.write_text(NGINX.format(sockets=short_path, directory=directory, servers=server_blocks))
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
@@ -185,14 +187,14 @@ def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
 
 def nginx_and_curl(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     """Mutual TLS: curl verifies servers, nginx verifies clients."""
-    other = peer_folder(directory, chains)
+    peer = peer_folder(directory, chains)
     with nginx(directory, chains) as sockets:
         for case, socket in sockets.items():
             folder = directory / case.folder
-            own, trusted = (other, folder) if case.purpose == "server" else (folder, other)
+            presented, trusted = (peer, folder) if case.purpose == "server" else (folder, peer)
             _, out, err = run(
                 "curl", "-sS", "--max-time", "20", "--unix-socket", socket, "--cacert", trusted / "root.pem",
-                "--cert", own / "bundle.pem", "--key", own / "key.pem", f"https://{case.host}/", cwd=folder,
+                "--cert", presented / "bundle.pem", "--key", presented / "key.pem", f"https://{case.host}/", cwd=folder,
             )  # fmt: skip
             yield "nginx+curl", case.folder, "ok" if out == "SUCCESS" else out + err
 
