@@ -120,7 +120,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["xyz"], "'xyz' is not a serial number in hexadecimal, of 20 octets at most, nor is there such a file"),
+        (["xyz"], "'xyz' is not a serial number: write at most 20 octets in hexadecimal, nor is there such a file"),
         (["other.pem"], "other.pem is no certificate of the CA in ca"),
         (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
         (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),

@@ -88,7 +88,7 @@ def test_profile_with_principals_refuses_others(own: Server) -> None:
     """Another caller is 403 in the contract's words, recorded as a refusal; `/profiles/mine` says so first."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
     refused = assert_problem(own.sign(body), 403, "unauthorized")
-    assert refused["detail"] == "The profile secret is not for this caller."
+    assert refused["detail"] == "Caller 'default' may not use profile 'secret'"
     assert [each["field"] for each in refused["errors"]] == ["profile"]
     assert "errors" not in assert_problem(
         own.sign(body, "x" * 40), 403, "unauthorized"
@@ -104,7 +104,9 @@ def test_principal_gets_only_its_own_names(own: Server) -> None:
     """Whatever the profile gives, the principal gets its own names alone, and is told which."""
     assert own.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
     found = assert_problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
-    assert "the principal ci permits names in ci.example.com, team.example.com" in found["detail"]
+    assert (
+        "the policy for caller 'ci' permits only names in ci.example.com, team.example.com" in found["detail"]
+    )
     mine = own.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
     assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}}
     assert "names" not in own.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()

@@ -1,5 +1,5 @@
-"""The core: certification requests in, certificates out.
+"""The core: certificate signing requests in, certificates out.
 
-Pure values and functions on `cryptography`'s X.509. No clock, environment, network, logging or
-framework is used in here, and nothing else of ours is imported (import-linter holds that).
+Values and pure functions on top of `cryptography`. This package uses no clock, environment, network, logging
+or framework, and imports no other package of `service` (enforced by import-linter).
 """

@@ -1,4 +1,4 @@
-"""What a certificate will hold, as a value, and the library's builder for it."""
+"""The content of a certificate to issue, and its conversion to the library's builder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from service.pki.keys import KeyKind
 from service.pki.names import Identifier
 from service.pki.profile import MIN_VALIDITY, Profile, Revocation, key_usage
 
-# RFC 9608 3: no revocation information will ever be published. The library has no class for it; it is NULL.
+# RFC 9608 3: the CA never publishes revocation information. The value is NULL; the library has no class for
+# it.
 NO_REV_AVAIL: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00")
 
 
 class EncodedExtension(NamedTuple):
-    """An extension, encoded already, and its part of `CertificateSpec.digest`."""
+    """An encoded extension, and its contribution to `CertificateSpec.digest`."""
 
     value: x509.Extension[x509.UnrecognizedExtension]
     digest_input: bytes
@@ -32,17 +33,17 @@ class EncodedExtension(NamedTuple):
 
 @dataclass(frozen=True)
 class CertificateSpec:
-    """All that a certificate will hold, except the issuer's name, the serial number and the signature.
+    """The content of a certificate, except the issuer's name, the serial number and the signature.
 
     Attributes:
         subject: may be empty.
-        common_name: the one in the subject; '' for none.
-        names: the subject alternative names, each once, in the request's order.
+        common_name: the subject's common name; '' if it has none.
+        names: the subject alternative names without duplicates, in the request's order.
         public_key: the subject public key.
         profile: the certificate profile.
-        not_before, not_after: the first and the last second of the validity period, UTC.
-        extensions: every extension, in order.
-        notes: what the request asks for and does not get, or what was added, in sentences.
+        not_before, not_after: first and last second of the validity period, UTC.
+        extensions: all extensions, in order.
+        notes: what was dropped from the request or added to it, in sentences.
         evaluated_digest: the `digest` at evaluation, kept by `dataclasses.replace`; `builder` compares it.
     """
 
@@ -62,7 +63,7 @@ class CertificateSpec:
             object.__setattr__(self, "evaluated_digest", self.digest)  # the class is frozen
 
     def builder(self, serial_number: int) -> x509.CertificateBuilder:
-        """Everything but the issuer's name, for `Issuer.sign`.
+        """A builder with all fields except the issuer's name, for `Issuer.sign`.
 
         Raises:
             CAError: a field was replaced after the evaluation.
@@ -75,12 +76,12 @@ class CertificateSpec:
             serial_number=serial_number,
             not_valid_before=self.not_before,
             not_valid_after=self.not_after,
-            extensions=[each.value for each in self.extensions],
+            extensions=[extension.value for extension in self.extensions],
         )
 
     @property
     def usable_until(self) -> datetime:
-        """Until when the certificate is worth handing out: a minute before its end, UTC."""
+        """The end of its usefulness: one minute before the certificate expires, UTC."""
         return self.not_after + timedelta(seconds=1) - MIN_VALIDITY
 
     @functools.cached_property
@@ -90,16 +91,16 @@ class CertificateSpec:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of every field that the certificate will hold, in DER or text, each after its length."""
+        """SHA-256 of all fields of the certificate, in DER or text, each after its length."""
         times = encoding.format_timestamp(self.not_before) + encoding.format_timestamp(self.not_after)
         parts = [self.subject.public_bytes(), self.subject_public_key_info, times.encode("ascii")]
-        parts += [each.digest_input for each in self.extensions]
+        parts += [extension.digest_input for extension in self.extensions]
         return hashlib.sha256(encoding.length_prefixed(parts)).digest()
 
 
 @functools.lru_cache(maxsize=256)
 def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[EncodedExtension, ...]:
-    """What is in every certificate of an issuer and a profile for a kind of key."""
+    """The extensions that are the same in all certificates of an issuer, a profile and a kind of key."""
     result = [
         encode_extension(issuer.authority_key_identifier),
         encode_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
@@ -122,7 +123,7 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
 
 
 def encode_extension(value: x509.ExtensionType, *, critical: bool = False) -> EncodedExtension:
-    """An extension of this value."""
+    """Encode an extension."""
     oid, der = value.oid, value.public_bytes()
     digest_input = f"{oid.dotted_string} {critical} ".encode("ascii") + der
     return EncodedExtension(x509.Extension(oid, critical, x509.UnrecognizedExtension(oid, der)), digest_input)

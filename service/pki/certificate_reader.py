@@ -1,7 +1,7 @@
-"""Read existing certificates: every field at once, so that a malformed one is one error, and at the start.
+"""Parse existing certificates eagerly: a malformed field raises `ValueError` at once.
 
-`cryptography` reads lazily: a certificate with a malformed subject, time, extension or key loads, and raises
-one of many classes of exception wherever that field is first used.
+`cryptography` parses lazily: a certificate with a malformed subject, time, extension or key loads, and raises
+one of many exceptions when that field is first used.
 """
 
 from __future__ import annotations
@@ -33,81 +33,82 @@ _USE: Final[tuple[_Field, ...]] = (
 
 
 def parse_der(der: bytes, *, whole: bool = True) -> x509.Certificate:
-    """Read a certificate, DER; each of its fields can be read after that.
+    """Parse a certificate, DER.
 
-    Unless `whole` is asked for, its extensions, key and signature algorithm may be unreadable.
+    If not `whole`, its extensions, key and signature algorithm may be malformed.
 
     Raises:
-        ValueError: it is malformed, or its key or signature is of an unknown kind; the text says which field.
+        ValueError: the certificate is malformed, or the algorithm of its key or signature is unknown. The
+            message names the field.
     """
-    return _load(lambda: [x509.load_der_x509_certificate(der)], (*_IDENTITY, *(_USE if whole else ())))[0]
+    return _parse(lambda: [x509.load_der_x509_certificate(der)], (*_IDENTITY, *(_USE if whole else ())))[0]
 
 
 def parse_pem(data: bytes) -> x509.Certificate:
-    """Read the first certificate in PEM; raise as `load_der`."""
-    return _load(lambda: [x509.load_pem_x509_certificate(data)])[0]
+    """Parse the first certificate in PEM; raises as `parse_der`."""
+    return _parse(lambda: [x509.load_pem_x509_certificate(data)])[0]
 
 
 def parse_pem_chain(data: bytes) -> list[x509.Certificate]:
-    """Read all certificates in PEM, of which there is at least one; raise as `load_der`."""
-    return _load(lambda: x509.load_pem_x509_certificates(data))
+    """Parse one or more certificates in PEM; raises as `parse_der`."""
+    return _parse(lambda: x509.load_pem_x509_certificates(data))
 
 
 def is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Whether the CA's key made the certificate's signature, and its subject is the certificate's issuer."""
+    """Whether the CA's key signed the certificate, and the CA's subject is the certificate's issuer."""
     try:
         certificate.verify_directly_issued_by(ca)
-    except Exception:  # noqa: BLE001 - the library has no common class for what disproves a signature
+    except Exception:  # noqa: BLE001 - the library has no common class for signature errors
         return False
     return True
 
 
 def names_key_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Whether the certificate's authorityKeyIdentifier, if it has one, is the CA's (RFC 5280 4.2.1.1)."""
-    named = extension_value(certificate, x509.AuthorityKeyIdentifier)
-    own = extension_value(ca, x509.SubjectKeyIdentifier)
-    if named is None:
+    """Whether the certificate's authorityKeyIdentifier, if present, is that of the CA (RFC 5280 4.2.1.1)."""
+    authority_key = extension_value(certificate, x509.AuthorityKeyIdentifier)
+    ca_key = extension_value(ca, x509.SubjectKeyIdentifier)
+    if authority_key is None:
         return True
     issuer = x509.DirectoryName(ca.issuer)
     return (
-        (own is None or named.key_identifier in (None, own.digest))
-        and named.authority_cert_serial_number in (None, ca.serial_number)
-        and issuer in (named.authority_cert_issuer or [issuer])
+        (ca_key is None or authority_key.key_identifier in (None, ca_key.digest))
+        and authority_key.authority_cert_serial_number in (None, ca.serial_number)
+        and issuer in (authority_key.authority_cert_issuer or [issuer])
     )
 
 
 def extension_value(owner: x509.Certificate | x509.CertificateSigningRequest, kind: type[_T]) -> _T | None:
-    """The value of an extension of this class; None without one."""
-    return next((each.value for each in owner.extensions if isinstance(each.value, kind)), None)
+    """The value of the extension of this class; None if absent."""
+    return next((item.value for item in owner.extensions if isinstance(item.value, kind)), None)
 
 
 def malformed_fields(certificate: x509.Certificate) -> list[str]:
-    """What `load_der` does not require to be readable, and is malformed; an unknown algorithm is not."""
-    faults = _faults(certificate, _USE)
-    return [_sentence(*fault) for fault in faults if not isinstance(fault[1], UnsupportedAlgorithm)]
+    """Messages about a malformed key, extensions or signature algorithm; unknown algorithms are valid."""
+    errors = _field_errors(certificate, _USE)
+    return [_message(field, error) for field, error in errors if not isinstance(error, UnsupportedAlgorithm)]
 
 
-def _load(
+def _parse(
     load: Callable[[], list[x509.Certificate]], fields: Sequence[_Field] = _IDENTITY + _USE
 ) -> list[x509.Certificate]:
     try:
         certificates = load()
-    except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise ValueError(_sentence("certificate", error)) from error
+    except Exception as error:  # the library has no common class for errors of malformed bytes
+        raise ValueError(_message("certificate", error)) from error
     for number, certificate in enumerate(certificates, 1):
-        for label, fault in _faults(certificate, fields):
-            place = f"{label} of certificate {number}" if len(certificates) > 1 else label
-            raise ValueError(_sentence(place, fault)) from fault
+        for label, field_error in _field_errors(certificate, fields):
+            field = f"{label} of certificate {number}" if len(certificates) > 1 else label
+            raise ValueError(_message(field, field_error)) from field_error
     return certificates
 
 
-def _faults(certificate: x509.Certificate, fields: Sequence[_Field]) -> Iterator[tuple[str, Exception]]:
-    for label, read in fields:
+def _field_errors(certificate: x509.Certificate, fields: Sequence[_Field]) -> Iterator[tuple[str, Exception]]:
+    for label, get in fields:
         try:
-            read(certificate)
-        except Exception as error:  # noqa: BLE001 - as in `_load`
+            get(certificate)
+        except Exception as error:  # noqa: BLE001 - as in `_parse`
             yield label, error
 
 
-def _sentence(field: str, error: Exception) -> str:
-    return f"the {field} cannot be read: {describe_error(error)}"
+def _message(field: str, error: Exception) -> str:
+    return f"the {field} cannot be parsed: {describe_error(error)}"

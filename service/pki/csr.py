@@ -1,7 +1,7 @@
-"""RFC 2986: bytes -> `CertificateSigningRequest`, eager and total, with proof of possession.
+"""Parse certificate signing requests (RFC 2986) and verify proof of possession.
 
-`cryptography` reads lazily: a forged signature, a malformed SAN or an unknown curve all load, and
-fail later. So `load` forces every field here.
+`cryptography` parses lazily: a CSR with a forged signature, a malformed SAN or an unknown curve loads, and
+fails later. So `parse` accesses every field.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
 
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
-MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with some text around it
+MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with text around it
 
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
-# RFC 2985 5.4.2, and what Windows calls it. The library reads one attribute and drops any other.
+# RFC 2985 5.4.2, and the OID that Windows uses. The library reads one of these attributes and drops others.
 _EXTENSION_REQUESTS: Final = (
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),
     x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),
@@ -45,20 +45,20 @@ class _CertificationRequestInfo:  # RFC 2986 4.1
 
 @dataclass(frozen=True)
 class CertificateSigningRequest:
-    """A certification request, whose sender proved possession of the private key.
+    """A CSR whose sender proved possession of the private key.
 
     Attributes:
-        der: the request itself, DER.
+        der: the CSR in DER.
         subject: the requested subject.
-        public_key: the subject public key, of a kind and size that is certified.
-        key_kind: its kind.
-        subject_public_key_info: the key's DER, which the certificate carries unchanged.
+        public_key: the subject public key, of an accepted kind and size.
+        key_kind: the kind of the public key.
+        subject_public_key_info: the public key in DER, which the certificate contains unchanged.
         key_identifier: SHA-1 of the key's bits (RFC 5280 4.2.1.2, method 1).
-        extensions: what the request asks for in its extensionRequest attribute (RFC 2985 5.4.2).
-        attributes: the kinds of its other attributes, such as challengePassword; never their values.
+        extensions: the requested extensions (extensionRequest, RFC 2985 5.4.2).
+        attributes: the OIDs of all other attributes, such as challengePassword, without their values.
     """
 
-    der: bytes = field(repr=False)  # it may hold a challengePassword
+    der: bytes = field(repr=False)  # it may contain a challengePassword
     subject: DistinguishedName
     public_key: CertificatePublicKeyTypes
     key_kind: KeyKind
@@ -70,47 +70,47 @@ class CertificateSigningRequest:
     @property
     def general_names(self) -> Sequence[x509.GeneralName] | None:
         """The requested subject alternative names; None without the extension."""
-        for each in self.extensions:
-            if isinstance(each.value, x509.SubjectAlternativeName):
-                return list(each.value)
+        for extension in self.extensions:
+            if isinstance(extension.value, x509.SubjectAlternativeName):
+                return list(extension.value)
         return None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The requested subject alternative names, as sent; of other GeneralNames only the kind."""
+        """The requested subject alternative names, as sent; only the kind of names that are not supported."""
         return tuple(map(names.describe, self.general_names or ()))
 
     @property
     def common_name(self) -> str:
-        """The first requested common name, as sent; '' for none."""
+        """The first requested common name, as sent; '' if there is none."""
         return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
 def contains_private_key(data: bytes) -> bool:
-    """Whether the data contains a private key in PEM, of any kind (RFC 7468 10 and 11)."""
+    """Whether the data contains a private key in PEM, in any format (RFC 7468 10 and 11)."""
     return _PRIVATE_KEY in data
 
 
 def parse(data: bytes) -> CertificateSigningRequest:
-    """Read a certification request: PEM with either header and text around it, DER, or base64 of the DER.
+    """Parse a CSR: PEM with either label and any text around it, DER, or base64 of the DER.
 
-    The key's bounds come before the proof, so that nothing is computed on a key that is out of bounds.
+    The key size is verified before the signature, to bound the work on untrusted keys.
 
     Raises:
-        BadCSR: it is too large, malformed, not exactly one request, or not signed by the key in it.
-        BadSignatureAlgorithm: it is signed with SHA-1 or another algorithm that proves nothing.
-        BadPublicKey: its key is of a kind, size or encoding that is not certified, or known to be weak; or a
-            private key in PEM is in the data.
+        BadCSR: the data is too large, malformed, not exactly one CSR, or not signed by the key in the CSR.
+        BadSignatureAlgorithm: the CSR is signed with SHA-1 or another insecure algorithm.
+        BadPublicKey: the kind, size or encoding of the key is not accepted, or the key is weak; or the data
+            contains a private key in PEM.
     """
     if contains_private_key(data):
         raise BadPublicKey(
-            "a private key came with it, so it is nobody's secret any more: make a new one, and send its "
-            "request alone",
+            "The request contains a private key, which is no longer secret: generate a new key, and send "
+            "only its CSR",
             "csr",
         )
     der = _der(data)
     if len(der) > MAX_DER_BYTES:
-        raise BadCSR(f"the request has {len(der)} bytes; {MAX_DER_BYTES} are accepted", "csr")
+        raise BadCSR(f"The CSR has {len(der)} bytes; at most {MAX_DER_BYTES} are accepted", "csr")
     try:
         request = x509.load_der_x509_csr(der)
         signed = request.tbs_certrequest_bytes
@@ -118,25 +118,29 @@ def parse(data: bytes) -> CertificateSigningRequest:
         spki = asn1.encode_der(info.subject_public_key_info)
         key_algorithm = request.public_key_algorithm_oid  # type: ignore[attr-defined]  # not in the stubs
         subject = tuple(
-            (each.oid, each.value if isinstance(each.value, str) else each.value.hex())
-            for each in request.subject
+            (attribute.oid, attribute.value if isinstance(attribute.value, str) else attribute.value.hex())
+            for attribute in request.subject
         )
         extensions = tuple(request.extensions)
         attributes = _other_attributes(request)
-    except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise BadCSR(f"it cannot be read as PKCS#10 (RFC 2986): {describe_error(error)}", "csr") from error
+    except Exception as error:  # the library has no common class for errors of malformed bytes
+        raise BadCSR(
+            f"The CSR cannot be parsed as PKCS#10 (RFC 2986): {describe_error(error)}", "csr"
+        ) from error
     bits = keys.verify_key_size(key_algorithm, spki)
     keys.verify_signature_algorithm(request.signature_algorithm_oid, _signature_hash(request))
     try:
         public_key = request.public_key()
     except Exception as error:  # as above
-        raise BadPublicKey(f"the key cannot be read: {describe_error(error)}", "public_key") from error
+        raise BadPublicKey(
+            f"The public key cannot be parsed: {describe_error(error)}", "public_key"
+        ) from error
     kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
     weak_keys.verify_strength(public_key)
-    if not _is_signed_with(request, signed, public_key):
+    if not _is_signed_by(request, signed, public_key):
         raise BadCSR(
-            "the signature is not by the key in the request: it was changed, damaged, or signed "
+            "The signature does not match the key in the CSR: the CSR was changed, damaged, or signed "
             "with another key",
             "signature",
         )
@@ -154,52 +158,52 @@ def parse(data: bytes) -> CertificateSigningRequest:
 
 def _der(data: bytes) -> bytes:
     if len(data) > MAX_TEXT_BYTES:
-        raise BadCSR(f"the request has {len(data)} bytes; {MAX_TEXT_BYTES} are accepted", "csr")
+        raise BadCSR(f"The CSR has {len(data)} bytes; at most {MAX_TEXT_BYTES} are accepted", "csr")
     blocks = pem.parse(data)
     requests = [block.der for block in blocks if block.der and block.label in ("", *pem.CSR_LABELS)]
     if len(requests) > 1:
-        raise BadCSR(f"there are {len(requests)} certification requests; send one", "csr")
+        raise BadCSR(f"The request contains {len(requests)} CSRs; send exactly one", "csr")
     if not requests:
-        raise BadCSR(_why_none(data, [block.label for block in blocks]), "csr")
+        raise BadCSR(_missing_csr_message(data, [block.label for block in blocks]), "csr")
     return requests[0]
 
 
-def _why_none(data: bytes, labels: Sequence[str]) -> str:
+def _missing_csr_message(data: bytes, labels: Sequence[str]) -> str:
     if not labels:
-        return "there is no certification request in it"
+        return "The CSR is empty"
     if not labels[0]:
-        return "it is no certification request in PEM, DER or base64"
+        return "Not a certificate signing request in PEM, DER or base64"
     if not any("CERTIFICATE REQUEST" in label for label in labels):
-        return f"this is a {labels[0]}, not a CERTIFICATE REQUEST"
+        return f"The PEM label is {labels[0]}, not CERTIFICATE REQUEST"
     if not re.search(rb"[\r\n]", data.strip()):
-        return "the PEM block has lost its line ends; curl keeps them with --data-binary"
-    return "the PEM block is damaged: its base64 or its END line is wrong"
+        return "The PEM block has no line breaks; with curl, use --data-binary to keep them"
+    return "The PEM block is damaged: its base64 or its END line is invalid"
 
 
 def _other_attributes(request: x509.CertificateSigningRequest) -> tuple[x509.ObjectIdentifier, ...]:
-    kinds = [attribute.oid for attribute in request.attributes]
-    others = tuple(oid for oid in kinds if oid not in _EXTENSION_REQUESTS)
-    if len(kinds) - len(others) > 1:
-        raise ValueError("it has several extensionRequest attributes")
+    oids = [attribute.oid for attribute in request.attributes]
+    others = tuple(oid for oid in oids if oid not in _EXTENSION_REQUESTS)
+    if len(oids) - len(others) > 1:
+        raise ValueError("several extensionRequest attributes")
     return others
 
 
 def _signature_hash(request: x509.CertificateSigningRequest) -> hashes.HashAlgorithm | None:
     try:
         return request.signature_hash_algorithm
-    except Exception:  # noqa: BLE001 - an unknown algorithm is refused by its OID, with its name
+    except Exception:  # noqa: BLE001 - unknown; `verify_signature_algorithm` refuses its OID
         return None
 
 
-def _is_signed_with(
+def _is_signed_by(
     request: x509.CertificateSigningRequest, signed: bytes, public_key: CertificatePublicKeyTypes
 ) -> bool:
     try:
-        if isinstance(public_key, ec.EllipticCurvePublicKey):  # the library would load the key once more
-            how = request.signature_algorithm_parameters
-            if isinstance(how, ec.ECDSA):
-                public_key.verify(request.signature, signed, how)
+        if isinstance(public_key, ec.EllipticCurvePublicKey):  # faster: the library would load the key again
+            algorithm = request.signature_algorithm_parameters
+            if isinstance(algorithm, ec.ECDSA):
+                public_key.verify(request.signature, signed, algorithm)
                 return True
-        return request.is_signature_valid  # noqa: TRY300 - it raises as well
-    except Exception:  # noqa: BLE001 - a signature by another kind of key raises, and proves nothing
+        return request.is_signature_valid  # noqa: TRY300 - it can raise
+    except Exception:  # noqa: BLE001 - the signature of another kind of key raises
         return False

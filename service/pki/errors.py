@@ -1,14 +1,14 @@
-"""The tree of refusals. Each class has a stable code (RFC 8555 6.7's where it has one) and a sentence."""
+"""The exceptions of the core. Each class has a stable code (from RFC 8555 6.7 if possible) and a title."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
 
-MAX_SUBPROBLEMS: Final = 100  # as many as names; a request of 64 KiB can be wrong 10,000 times
+MAX_SUBPROBLEMS: Final = 100  # equals the limit of names; a CSR of 64 KiB can have 10,000 violations
 
 
 class IssuanceError(Exception):
-    """Nothing was issued: `detail` says why, `field` which part of the request is wrong ('' for none)."""
+    """No certificate was issued: `detail` is the reason, `field` the invalid field of the request, or ''."""
 
     code: ClassVar[str] = "serverInternal"
     title: ClassVar[str] = "Internal error"
@@ -20,33 +20,33 @@ class IssuanceError(Exception):
 
     @property
     def subproblems(self) -> tuple[IssuanceError, ...]:
-        """Every single refusal that this one stands for."""
+        """The individual problems (RFC 8555 6.7.1)."""
         return (self,)
 
 
 class RequestError(IssuanceError):
-    """The request cannot be granted as it is: the client has to change it."""
+    """The request cannot be granted; the client has to change it."""
 
     code = "malformed"
     title = "Malformed request"
 
 
 class BadCSR(RequestError):
-    """The certification request is malformed, unproved, or asks for what no profile gives."""
+    """The CSR is malformed, lacks proof of possession, or requests what the profile does not allow."""
 
     code = "badCSR"
     title = "Certificate signing request not accepted"
 
 
 class BadSignatureAlgorithm(RequestError):
-    """The certification request is signed with an algorithm that proves nothing any more."""
+    """The CSR is signed with an insecure algorithm."""
 
     code = "badSignatureAlgorithm"
     title = "Signature algorithm not accepted"
 
 
 class BadPublicKey(RequestError):
-    """The subject public key is of a kind, size or form that is not certified."""
+    """The kind, size or encoding of the public key is not accepted."""
 
     code = "badPublicKey"
     title = "Public key not accepted"
@@ -60,80 +60,81 @@ class RejectedIdentifier(RequestError):
 
 
 class RejectedValidity(RequestError):
-    """The validity asked for is more than the profile or the issuer gives, or of no use."""
+    """The requested validity is longer than the profile or the CA allows, or too short."""
 
     code = "rejectedValidity"
     title = "Validity not accepted"
 
 
 class UnknownProfile(RequestError):
-    """The request names a certificate profile that does not exist."""
+    """The requested certificate profile does not exist."""
 
     code = "unknownProfile"
     title = "Unknown certificate profile"
 
 
 class CompoundError(RequestError):
-    """Several refusals at once (RFC 8555's `compound`)."""
+    """Several problems at once (`compound` in RFC 8555)."""
 
     code = "compound"
     title = "Request refused"
 
-    def __init__(self, reasons: tuple[RequestError, ...]) -> None:
-        limit = f" for the first {MAX_SUBPROBLEMS}" if len(reasons) > MAX_SUBPROBLEMS else ""
-        super().__init__(f"{len(reasons)} problems, see errors{limit}")
-        self._reasons = reasons[:MAX_SUBPROBLEMS]
+    def __init__(self, problems: tuple[RequestError, ...]) -> None:
+        limit = f" for the first {MAX_SUBPROBLEMS}" if len(problems) > MAX_SUBPROBLEMS else ""
+        super().__init__(f"{len(problems)} problems, see errors{limit}")
+        self._subproblems = problems[:MAX_SUBPROBLEMS]
 
     @property
     def subproblems(self) -> tuple[IssuanceError, ...]:
-        """The refusals that this one stands for, the first `MAX_SUBPROBLEMS` of them."""
-        return self._reasons
+        """The individual problems, at most `MAX_SUBPROBLEMS`."""
+        return self._subproblems
 
 
 class Unauthorized(IssuanceError):
-    """The caller is unknown, or may not have what it asks for."""
+    """The caller is not authenticated, or not authorized for the request."""
 
     code = "unauthorized"
     title = "Not permitted"
 
 
 class CAError(IssuanceError):
-    """Our own fault: the issuer is misconfigured, or made a certificate that does not verify."""
+    """A fault of the CA: its configuration or files are invalid, or a signature does not verify."""
 
 
 class CAUnavailable(CAError):
-    """The issuer cannot issue now: it is not loaded, not valid, or its log cannot be written."""
+    """The CA cannot issue now: it is not loaded or not valid, or its audit log cannot be written."""
 
     code = "unavailable"
     title = "Service unavailable"
 
 
-def raise_all(reasons: list[RequestError]) -> None:
-    """Raise the one reason, or `CompoundError` with all of them; return if there is none."""
-    if len(reasons) == 1:
-        raise reasons[0]
-    if reasons:
-        raise CompoundError(tuple(reasons))
+def raise_all(violations: list[RequestError]) -> None:
+    """Raise the only violation, or a `CompoundError` of all; return if there are none."""
+    if len(violations) == 1:
+        raise violations[0]
+    if violations:
+        raise CompoundError(tuple(violations))
 
 
 def quote(text: str, limit: int = 80) -> str:
-    """Text from a stranger, fit for a sentence: escaped, quoted and cut to `limit` characters."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "'" + shown.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
+    """Quote untrusted text for a message: escape it and truncate it to `limit` characters."""
+    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "'" + shortened.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
 
 
 def escape_controls(text: str) -> str:
-    """Text from a stranger, fit for a terminal: control characters escaped, and what turns text around."""
+    """Escape control and bidirectional formatting characters of untrusted text for a terminal."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
     )
 
 
 def describe_error(error: Exception) -> str:
-    """What `cryptography` says of malformed bytes, one escaped line without its own types."""
+    """Describe an error of `cryptography` about malformed bytes: one escaped line without its type names."""
     first = str(error).partition("\n")[0]
-    if "ParseError" in first:  # the rest names the library's own types
-        return "its DER is malformed"
-    if "PEM" in first:  # the library refers to its manual
-        return "it is not in PEM"
+    if "ParseError" in first:  # the rest has the library's type names
+        return "malformed DER"
+    if "PEM" in first:  # the rest refers to the library's manual
+        return "not PEM"
     return first[:120].encode("unicode_escape").decode("ascii") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Evaluate what a request asks for: grant it, refuse it, or leave it out with a note."""
+"""Evaluate a request: grant each part, refuse it, or leave it out with a note."""
 
 from __future__ import annotations
 
@@ -45,26 +45,31 @@ from service.pki.profile import (
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.weak_keys import DenyList
 
-MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # of what is left of the chain's, to be worth issuing
+MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # remaining validity of the chain that issuing requires
 
 _CA_ONLY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
 _SHORT_NAMES: Final = {oid: name for name, (oid, _) in SUBJECT_ATTRIBUTES.items()} | {
     NameOID.EMAIL_ADDRESS: "emailAddress"
 }
-_SAN: Final = "subject_alt_name"  # fields of the request, for errors
+_SAN: Final = "subject_alt_name"  # fields of the request in errors
 _COMMON_NAME: Final = "subject.common_name"
 _Result = TypeVar("_Result")
 
 
 class IssuanceContext(NamedTuple):
-    """What a request is evaluated against; times are UTC.
+    """The context that a request is evaluated in; times are UTC.
 
     Attributes:
-        profiles: all profiles: a refusal names those that would permit what is refused.
-        issued_at: when the certificate counts as issued: now, or the window of an idempotent request.
-        validity: the requested length of the validity period, ISO 8601; None for the profile's.
-        not_after: or the requested end, RFC 3339.
-        is_renewal: whether the caller is a certificate of the profile, which is its own permission.
+        profile: the profile of the certificate.
+        profiles: all profiles; a refusal may suggest another one.
+        principal: the name of the caller.
+        issuer: the CA.
+        now: the current time.
+        issued_at: the time of issue: `now`, or the start of an idempotent request's window.
+        validity: the requested length of the validity period, ISO 8601; None for that of the profile.
+        not_after: the requested end of the validity period, RFC 3339, instead of `validity`.
+        is_renewal: whether the caller has a certificate of the profile, which permits it to use the profile.
+        deny_list: the keys to refuse.
     """
 
     profile: Profile
@@ -80,40 +85,41 @@ class IssuanceContext(NamedTuple):
 
 
 def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> CertificateSpec:
-    """Decide what the certificate of a verified request will hold.
+    """Decide the content of the certificate for a verified CSR.
 
     Raises:
-        Unauthorized: the profile is not for this principal.
-        RequestError: the request cannot be granted; every reason at once.
-        CAUnavailable: the issuer is not valid now, or ends within the hour.
+        Unauthorized: the principal may not use the profile.
+        RequestError: the request cannot be granted; lists all violations.
+        CAUnavailable: the issuer is not valid now, or expires within an hour.
     """
     profile, issuer = context.profile, context.issuer
     if not (context.is_renewal or profile.permits_principal(context.principal)):
-        raise Unauthorized(f"The profile {profile.name} is not for this caller.", "profile")
+        caller = quote(context.principal)
+        raise Unauthorized(f"Caller {caller} may not use profile '{profile.name}'", "profile")
     verify_issuer_lifetime(issuer, context.now)
     return _Evaluation(request, context).evaluate()
 
 
 def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
-    """Refuse to issue outside the life of the issuer's chain, or in its last hour.
+    """Verify that the issuer's chain is valid at `now` (UTC), and for another hour.
 
     Raises:
-        CAUnavailable: that is the case at `now` (UTC).
+        CAUnavailable: it is not.
     """
     if now < issuer.not_before:
-        raise CAUnavailable(f"the CA's chain is not valid before {format_timestamp(issuer.not_before)}")
+        raise CAUnavailable(f"The CA is not valid before {format_timestamp(issuer.not_before)}")
     if now > issuer.not_after - MIN_ISSUER_LIFETIME:
-        raise CAUnavailable(f"the CA's chain ends at {format_timestamp(issuer.not_after)}")
+        raise CAUnavailable(f"The CA expires at {format_timestamp(issuer.not_after)}")
 
 
 class _Evaluation:
-    """The decisions so far about one request."""
+    """The state of the evaluation of one request."""
 
     def __init__(self, request: CertificateSigningRequest, context: IssuanceContext) -> None:
         self._request = request
         self._context = context
         self._profile = context.profile
-        self._names: dict[Identifier, str] = {}  # each with its field in the request
+        self._names: dict[Identifier, str] = {}  # name -> its field in the request
         self._requested_extensions: list[x509.ExtensionType] = []
         self._violations: list[RequestError] = []
         self._notes = [
@@ -123,8 +129,8 @@ class _Evaluation:
             for oid in request.attributes
         ]
         self._attributes = dict(context.profile.fixed_attributes)
-        self._has_common_name = False  # in the request
-        self._common_name = ""  # what is granted of what the request asks for
+        self._has_common_name = False  # whether the request has one
+        self._common_name = ""  # copied from the request
 
     def evaluate(self) -> CertificateSpec:
         """Evaluate each part of the request."""
@@ -174,29 +180,33 @@ class _Evaluation:
             return period
         end = format_timestamp(issuer.not_after)
         if name := "validity" if requested.validity else "not_after" if requested.not_after else "":
-            self._violations.append(RejectedValidity(f"the CA's own certificates end at {end}", name))
-        self._notes.append(f"validity cut to the CA's own end, {end}")
+            self._violations.append(
+                RejectedValidity(f"Requested validity is too long: the CA expires at {end}", name)
+            )
+        self._notes.append(f"validity shortened: the CA expires at {end}")
         return period[0], issuer.not_after
 
     def _evaluate_names(self, general_names: Sequence[x509.GeneralName] | None) -> None:
         if general_names is None:
             return
         if not general_names:  # RFC 5280 4.2.1.6: at least one entry
-            self._violations.append(RejectedIdentifier("it is there and holds no name", _SAN))
+            self._violations.append(
+                RejectedIdentifier("The subject alternative name extension is empty", _SAN)
+            )
         if len(general_names) > names.MAX_NAMES:
-            detail = f"{len(general_names)} names; {names.MAX_NAMES} are accepted"
+            detail = f"The request has {len(general_names)} names; at most {names.MAX_NAMES} are accepted"
             self._violations.append(RejectedIdentifier(detail, _SAN))
             return
         for position, general_name in enumerate(general_names):
-            place = f"{_SAN}[{position}]"
-            name = self._collect(partial(names.parse_general_name, general_name, place))
+            field = f"{_SAN}[{position}]"
+            name = self._collect(partial(names.parse_general_name, general_name, field))
             if name in self._names:
-                self._notes.append(f"{name} asked for twice, given once")
+                self._notes.append(f"duplicate {name} left out")
             elif name:
-                self._names[name] = place
+                self._names[name] = field
 
     def _evaluate_subject(self) -> x509.Name:
-        """Take the attributes that the profile allows, and its own; leave others out, with a note."""
+        """Combine the allowed attributes of the request with those of the profile; note the others."""
         for oid, text in self._request.subject:
             name = _SHORT_NAMES.get(oid, oid.dotted_string)
             if name == "CN":
@@ -207,9 +217,14 @@ class _Evaluation:
                 self._notes.append(f"subject attribute {name}={quote(text)} left out")
         if not (self._names or self._violations):
             if not self._has_common_name:
-                self._reject_common_name("neither a common name nor a subject alternative name is asked for")
-            elif not self._attributes:  # RFC 5280 4.1.2.6: without a subject there is an alternative name
-                detail = f"the profile {self._profile.name} takes no common name, and there is no other name"
+                self._reject_common_name(
+                    "The request has neither a common name nor a subject alternative name"
+                )
+            elif not self._attributes:  # RFC 5280 4.1.2.6: an empty subject requires an alternative name
+                profile = self._profile.name
+                detail = (
+                    f"Profile '{profile}' does not copy the common name, and the request has no other name"
+                )
                 self._reject_common_name(detail)
         attributes = self._attributes
         return names.distinguished_name(
@@ -221,15 +236,15 @@ class _Evaluation:
     def _set_attribute(self, name: str, text: str) -> bool:
         violation = check_subject_attribute(name, text)
         if violation:
-            place = _COMMON_NAME if name == "CN" else f"subject.{name}"
-            self._violations.append(RejectedIdentifier(violation, place))
+            field = _COMMON_NAME if name == "CN" else f"subject.{name}"
+            self._violations.append(RejectedIdentifier(violation, field))
         else:
             self._attributes[name] = text
         return not violation
 
     def _evaluate_common_name(self, text: str) -> None:
         if self._has_common_name:
-            self._reject_common_name("several common names; one is accepted")
+            self._reject_common_name("The subject has several common names; only one is accepted")
             return
         self._has_common_name = True
         if "CN" in self._attributes or "CN" not in self._profile.allowed_attributes:
@@ -242,8 +257,8 @@ class _Evaluation:
             self._require_in_san(text)
 
     def _require_in_san(self, common_name: str) -> None:
-        """For servers, the common name is one of the SANs (CA/Browser Forum 7.1.4.3)."""
-        folded = common_name.lower() if common_name.isascii() else None  # DNS folds ASCII alone
+        """Require that a server's common name is one of the SANs, or add it (CA/Browser Forum 7.1.4.3)."""
+        folded = common_name.lower() if common_name.isascii() else None  # DNS folds only ASCII
         if any(name.value == folded for name in self._names):
             return
         implied = names.identifier_in_cn(common_name)
@@ -257,93 +272,97 @@ class _Evaluation:
             return
         name = self._collect(partial(names.parse_identifier, implied.kind, implied.value, _COMMON_NAME))
         if name and len(self._names) >= names.MAX_NAMES:
-            self._reject_common_name(f"there is no room for it: {names.MAX_NAMES} names are accepted")
+            detail = f"at most {names.MAX_NAMES} subject alternative names are accepted"
+            self._reject_common_name(f"The common name cannot be added: {detail}")
         elif name:
             self._names[name] = _COMMON_NAME
             self._notes.append(f"common name added to the subject alternative names: {name}")
 
     def _verify_names(self, subject: x509.Name) -> None:
-        """Apply the rules of the profile, of the principal, and the CA's constraints to the names.
+        """Apply the policies of the profile and the principal, and the CA's name constraints, to the names.
 
-        A common name that reads as a host's name, an address or a mailbox counts as that name, unless the
-        profile permits no names of that kind; a principal's rules always apply to it, and a wildcard always
-        counts.
+        Programs may take a host name, an address or a mailbox from the common name. The principal's policy
+        always applies to it; the profile's policy applies if it permits names of that kind, or if there is a
+        wildcard.
         """
         profile, principal = self._profile, self._context.principal
-        # A TLS server's is one of the names, or refused.
+        # The common name of a TLS server is one of the names, or was refused.
         implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
         if implied in self._names:
             implied = None
-        is_counted = implied and ("*" in implied.value or profile.names.permits_kind(implied))
-        counted = implied if is_counted else None
-        self._apply(profile.names, f"the profile {profile.name}", counted)
-        if principal_rules := self._context.profiles.names_permitted_for(principal):
-            self._apply(principal_rules, f"the principal {principal}", implied)
+        applies = implied and ("*" in implied.value or profile.names.permits_kind(implied))
+        self._apply(profile.names, f"profile '{profile.name}'", implied if applies else None)
+        if principal_policy := self._context.profiles.names_permitted_for(principal):
+            self._apply(principal_policy, f"the policy for caller {quote(principal)}", implied)
         self._violations += [
             RejectedIdentifier(violation, _SAN)
             for violation in self._context.issuer.name_violations(subject, tuple(self._names))
         ]
 
-    def _apply(self, rules: NamePolicy, label: str, implied: Identifier | None) -> None:
+    def _apply(self, policy: NamePolicy, label: str, implied: Identifier | None) -> None:
         fields = tuple(self._names.values())
         self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
-            for position, detail in rules.violations(tuple(self._names), label)
+            for position, detail in policy.violations(tuple(self._names), label)
         ]
         if implied:
             self._violations += [
                 RejectedIdentifier(detail, _COMMON_NAME)
-                for _, detail in rules.for_common_name().violations([implied], label)
+                for _, detail in policy.for_common_name().violations([implied], label)
             ]
 
     def _evaluate_extensions(self) -> None:
-        """Refuse what only a CA or another profile has; copy what the profile lets a request ask for."""
+        """Refuse extensions of a CA or another profile; copy those that the profile allows."""
         for requested in self._request.extensions:
             match requested.value:
                 case x509.SubjectAlternativeName() | x509.BasicConstraints(ca=False):
                     pass
                 case x509.BasicConstraints(ca=True):
-                    self._reject_extension("basic_constraints", "CA:TRUE: only end entities are certified")
+                    self._reject_extension(
+                        "basic_constraints",
+                        "The request asks for CA:TRUE; only end-entity certificates are issued",
+                    )
                 case x509.KeyUsage():
                     self._evaluate_key_usage(requested.value)
                 case x509.ExtendedKeyUsage():
                     self._evaluate_extended_key_usage(requested.value)
                 case _ if requested.oid in self._profile.extensions:
                     self._copy_extension(requested.value)
-                    if requested.critical:  # Java and Go refuse what is critical and unknown to them
-                        self._notes.append(f"extension {oid_name(requested.oid)} is not critical")
+                    if requested.critical:  # Java and Go reject unknown critical extensions
+                        self._notes.append(f"extension {oid_name(requested.oid)} made non-critical")
                 case _:
                     self._notes.append(f"extension {oid_name(requested.oid)} left out")
         self._violations += [
-            BadCSR(f"this CA may not issue certificates for {usage}", "profile")
+            BadCSR(f"This CA may not issue certificates for {usage}", "profile")
             for usage in self._profile.extended_key_usage
             if not self._context.issuer.may_issue_for(eku_oid(usage))
         ]
 
     def _copy_extension(self, value: x509.ExtensionType) -> None:
-        """Copy an extension; the octets of one that the library does not know, which must be DER."""
+        """Copy an extension. The value of an extension unknown to the library must be DER."""
         self._requested_extensions.append(value)
         if isinstance(value, x509.UnrecognizedExtension):
             try:
                 pem.verify_der(value.value)
             except ValueError:
                 name = oid_name(value.oid)
-                self._reject_extension(name, f"the extension {name}, whose value is not DER (X.690)")
+                self._reject_extension(name, f"The value of extension {name} is not DER (X.690)")
 
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
         granted = _key_usages(key_usage(self._request.key_kind))
         for usage in _key_usages(requested):
             if usage in _CA_ONLY_USAGES:
-                self._reject_extension("key_usage", f"{usage}: only end entities are certified")
+                detail = f"The request asks for {usage}; only end-entity certificates are issued"
+                self._reject_extension("key_usage", detail)
             elif usage not in granted:
                 self._notes.append(f"key usage {usage} left out")
 
     def _evaluate_extended_key_usage(self, requested: Iterable[x509.ObjectIdentifier]) -> None:
         for usage in requested:
             if usage not in self._profile.extended_key_usage_oids:
-                offers = self._context.profiles.with_extended_key_usage(usage)
-                others = f"the profile {' or '.join(offers)} does" if offers else "no profile does"
-                detail = f"{oid_name(usage)}, which the profile {self._profile.name} does not give; {others}"
+                others = self._context.profiles.with_extended_key_usage(usage)
+                hint = f"use profile {' or '.join(map(quote, others))}" if others else "no profile has it"
+                detail = f"Profile '{self._profile.name}' does not have {oid_name(usage)}; {hint}"
                 self._reject_extension("extended_key_usage", detail)
         self._notes += [
             f"extended key usage {name} added by the profile"
@@ -357,18 +376,18 @@ class _Evaluation:
         request = self._request
         authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
         result = [authority_key, encode_extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
-        if self._names:  # RFC 5280 4.2.1.6: critical if there is no subject
+        if self._names:  # RFC 5280 4.2.1.6: critical if the subject is empty
             sans = x509.SubjectAlternativeName([name.general_name() for name in self._names])
             result.append(encode_extension(sans, critical=not subject.rdns))
-        if self._profile.asserts_no_rev_avail(*period):  # never with the address of a CRL (RFC 9608 4)
+        if self._profile.asserts_no_rev_avail(*period):  # never with a CRL distribution point (RFC 9608 4)
             result.append(encode_extension(NO_REV_AVAIL))
         return (*result, *map(encode_extension, self._requested_extensions))
 
     def _reject_extension(self, extension: str, detail: str) -> None:
-        self._violations.append(BadCSR(f"the request asks for {detail}", f"extensions.{extension}"))
+        self._violations.append(BadCSR(detail, f"extensions.{extension}"))
 
 
 def _key_usages(extension: x509.KeyUsage) -> list[str]:
-    """RFC 5280's names of the bits; the library raises for the last two without keyAgreement."""
+    """The names of the bits in RFC 5280; the library raises for the last two without keyAgreement."""
     usages = list(KEY_USAGES.items())[: None if extension.key_agreement else -2]
     return [name for attribute, name in usages if getattr(extension, attribute)]

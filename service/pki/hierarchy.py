@@ -28,10 +28,10 @@ _SECOND: Final = timedelta(seconds=1)
 
 _ROOT: Final = " Root CA "
 _SIGNING: Final = " Signing CA "
-_RESERVED_TLD: Final = "invalid"  # nobody has it (RFC 6761 6.4)
-_COMMON_NAME: Final = 64  # characters, not octets (RFC 5280 A.1: ub-common-name)
-SUFFIX_BYTES: Final = 3  # random, in hexadecimal at the end of each name
-MAX_NAME_CHARS: Final = _COMMON_NAME - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
+_RESERVED_TLD: Final = "invalid"  # never assigned (RFC 6761 6.4)
+_MAX_COMMON_NAME_CHARS: Final = 64  # characters, not octets (RFC 5280 A.1: ub-common-name)
+SUFFIX_BYTES: Final = 3  # of random hexadecimal digits at the end of each name
+MAX_NAME_CHARS: Final = _MAX_COMMON_NAME_CHARS - len(_SIGNING) - 2 * SUFFIX_BYTES  # characters
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Hierarchy:
 
     Attributes:
         root, signing: the certificates.
-        root_key: the root's private key, to be kept offline; None if the root existed already.
-        signing_key: the signing CA's; None if it lives elsewhere.
-        predecessors: the certificates of the CA that this one succeeds, its chain among them.
+        root_key: the root's private key, to store offline; None if the root existed before.
+        signing_key: the signing CA's private key; None if it is stored elsewhere.
+        predecessors: the certificates of the CA that this one replaces, including its chain.
     """
 
     root: x509.Certificate
@@ -54,7 +54,7 @@ class Hierarchy:
 
 @dataclass(frozen=True)
 class Predecessor:
-    """A signing CA, those above it with the root last, and what it still serves of the CA before it."""
+    """The CA to replace: its signing certificate, the chain with the root last, and its own predecessors."""
 
     certificate: x509.Certificate
     chain: Sequence[x509.Certificate]
@@ -64,7 +64,7 @@ class Predecessor:
 def create_hierarchy(
     name: str,
     suffix: str,
-    key: str,
+    key_type: str,
     now: datetime,
     permitted: Sequence[str | IPv4Network | IPv6Network] = (),
     signing_public_key: CertificatePublicKeyTypes | None = None,
@@ -72,24 +72,25 @@ def create_hierarchy(
     """Create a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
     Args:
-        name: what both names begin with, at most `MAX_NAME_CHARS` characters.
-        suffix: what they end with, which tells CAs apart: `SUFFIX_BYTES` random octets in hexadecimal.
-        key: the kind of both keys, as `keys.generate_private_key` takes it.
-        now: the time, UTC.
+        name: the beginning of both common names, at most `MAX_NAME_CHARS` characters.
+        suffix: the end of both common names, which distinguishes CAs: `SUFFIX_BYTES` random octets in
+            hexadecimal.
+        key_type: the type of both keys, see `keys.GENERATORS`.
+        now: the current time, UTC.
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to; if all are of
             one kind, no name of the other kind is permitted.
-        signing_public_key: of a signing key that is elsewhere, such as in KMS; None to create one.
+        signing_public_key: the public key of an existing signing key, such as one in KMS; None to create one.
 
     Raises:
-        ValueError: there is no such kind of key, or the name is empty or too long.
+        ValueError: the key type is unknown, or the name is empty or too long.
     """
     if not name.strip():
-        raise ValueError("a CA needs a name")
+        raise ValueError("the name of the CA is empty")
     if len(name) > MAX_NAME_CHARS:
-        raise ValueError(f"the name has {len(name)} characters; {MAX_NAME_CHARS} are accepted")
-    root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
+        raise ValueError(f"the name has {len(name)} characters; at most {MAX_NAME_CHARS} are accepted")
+    root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key_type, now)
     constraints = _name_constraints(permitted) if permitted else None
-    signing_key, public_key = _signing_key(key, signing_public_key)
+    signing_key, public_key = _signing_key(key_type, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
     return Hierarchy(root, signing, root_key, signing_key)
 
@@ -98,51 +99,52 @@ def create_successor(
     predecessor: Predecessor,
     root_key: CertificateIssuerPrivateKeyTypes | None,
     suffix: str,
-    key: str,
+    key_type: str,
     now: datetime,
     signing_public_key: CertificatePublicKeyTypes | None = None,
 ) -> Hierarchy:
-    """Create the signing CA that takes over from another, with its name and its nameConstraints.
+    """Create a signing CA that replaces another, with the same name and nameConstraints.
 
-    `root_key` is that of the present root; None creates a new root. The rest is as for `create_hierarchy`.
+    `root_key` is the existing root's key; None creates a new root. The other arguments are as for
+    `create_hierarchy`.
 
     Raises:
-        CAError: the root's key is not the root's.
-        ValueError: there is no such kind of key, or the root ends within a day.
+        CAError: the root's key does not match the root's certificate.
+        ValueError: the key type is unknown, or the root expires within a day.
     """
     name, root, new_root_key = _base_name(predecessor.certificate), predecessor.chain[-1], None
     if root_key is None:
-        root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key, now)
+        root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key_type, now)
         new_root_key = root_key
     elif root_key.public_key() != root.public_key():
-        raise CAError("the root's key is not the one in the root's certificate")
+        raise CAError("the root's private key does not match the root's certificate")
     constraints = extension_value(predecessor.certificate, x509.NameConstraints)
-    signing_key, public_key = _signing_key(key, signing_public_key)
+    signing_key, public_key = _signing_key(key_type, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
-    served = (predecessor.certificate, *predecessor.chain, *predecessor.predecessors)
-    predecessors = tuple(each for each in served if each != root and each.not_valid_after_utc > now)
+    certificates = (predecessor.certificate, *predecessor.chain, *predecessor.predecessors)
+    predecessors = tuple(ca for ca in certificates if ca != root and ca.not_valid_after_utc > now)
     return Hierarchy(root, signing, new_root_key, signing_key, predecessors)
 
 
 def _base_name(signing: x509.Certificate) -> str:
-    """The name that a CA was created with; of another's common name as much as fits."""
+    """The name that a CA was created with; a truncated common name if this program did not create the CA."""
     attributes = signing.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(attributes[0].value).partition(_SIGNING)[0][:MAX_NAME_CHARS] if attributes else "Certlet"
 
 
 def _signing_key(
-    key: str, public_key: CertificatePublicKeyTypes | None
+    key_type: str, public_key: CertificatePublicKeyTypes | None
 ) -> tuple[CertificateIssuerPrivateKeyTypes | None, CertificatePublicKeyTypes]:
     if public_key is not None:
         return None, public_key
-    private_key = keys.generate_private_key(key)
+    private_key = keys.generate_private_key(key_type)
     return private_key, private_key.public_key()
 
 
 def _create_root(
-    common_name: str, key: str, now: datetime
+    common_name: str, key_type: str, now: datetime
 ) -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
-    private_key, start = keys.generate_private_key(key), now.replace(microsecond=0) - BACKDATE
+    private_key, start = keys.generate_private_key(key_type), now.replace(microsecond=0) - BACKDATE
     public_key = private_key.public_key()
     builder = _builder(common_name, public_key, 1, start, start + ROOT_VALIDITY - _SECOND)
     builder = builder.issuer_name(_dn(common_name))
@@ -160,7 +162,7 @@ def _create_signing(
     start = max(now.replace(microsecond=0) - BACKDATE, root.not_valid_before_utc)
     end = min(start + SIGNING_VALIDITY - _SECOND, root.not_valid_after_utc)
     if end < now + BACKDATE:
-        raise ValueError("the root ends too soon: make a new one")
+        raise ValueError("the root expires within a day: create a new root")
     builder = _builder(common_name, public_key, 0, start, end).issuer_name(root.subject)
     builder = builder.add_extension(authority_key_identifier(root), critical=False)
     if constraints:
@@ -195,17 +197,19 @@ def _builder(
 
 
 def _name_constraints(permitted: Sequence[str | IPv4Network | IPv6Network]) -> x509.NameConstraints:
-    """Permitted subtrees, for every kind of name that is certified.
+    """Constrain every supported kind of name: kinds that name constraints omit are not restricted.
 
-    Constraints restrict only the kinds that they mention: a CA constrained to DNS names could name any
-    address, and any host in a URI or a mailbox. In those a domain has two forms, itself and what is below it
-    (RFC 5280 4.2.1.10); if no domain is permitted, there is one that nobody has.
+    A CA constrained only to DNS names could certify any IP address, and any host in a URI or mailbox. For
+    URIs and mailboxes, a domain needs two subtrees: the domain itself, and its subdomains (RFC 5280
+    4.2.1.10). If no domain is permitted, the subtree is a reserved domain.
     """
-    domains = [each for each in permitted if isinstance(each, str)]
-    hosts = [form for each in domains or [_RESERVED_TLD] for form in (each, f".{each}")]
-    dns = [x509.DNSName(each) for each in domains]
-    ip = [x509.IPAddress(each) for each in permitted if not isinstance(each, str)]
-    within = [kind(each) for kind in (x509.RFC822Name, x509.UniformResourceIdentifier) for each in hosts]
+    domains = [subtree for subtree in permitted if isinstance(subtree, str)]
+    hosts = [host for domain in domains or [_RESERVED_TLD] for host in (domain, f".{domain}")]
+    dns = [x509.DNSName(domain) for domain in domains]
+    ip = [x509.IPAddress(subtree) for subtree in permitted if not isinstance(subtree, str)]
+    email_and_uri = [
+        kind(host) for kind in (x509.RFC822Name, x509.UniformResourceIdentifier) for host in hosts
+    ]
     no_ip = [x509.IPAddress(IPv4Network("0.0.0.0/0")), x509.IPAddress(IPv6Network("::/0"))]
     excluded = [*([] if ip else no_ip), *([] if dns else [x509.DNSName("")])]
-    return x509.NameConstraints([*dns, *ip, *within], excluded or None)
+    return x509.NameConstraints([*dns, *ip, *email_and_uri], excluded or None)

@@ -1,8 +1,8 @@
-"""The same certificate for a retry, with nothing stored.
+"""Return the same certificate to a retry, without stored state.
 
-Within one window of five minutes a request with the same Idempotency-Key has the same validity, and a serial
-number that is a keyed hash of all the rest. A deterministic signature (RFC 6979, RFC 8032, PKCS#1 v1.5) then
-makes it the same certificate, octet for octet.
+Within a window of five minutes, requests with the same Idempotency-Key get the same validity, and a serial
+number that is a keyed hash of all other inputs. A deterministic signature (RFC 6979, RFC 8032, PKCS#1 v1.5)
+then makes the certificates identical, octet for octet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)
 
 @dataclass(frozen=True)
 class ReplayWindow:
-    """When a certificate counts as issued, and until when a retry gets the same one, UTC."""
+    """The time of issue of a certificate, and the time until which a retry gets the same one, UTC."""
 
     issued_at: datetime
     expires_at: datetime
@@ -36,26 +36,27 @@ class ReplayWindow:
 def replay_window(key: str, now: datetime) -> ReplayWindow:
     """The window of an Idempotency-Key at `now` (UTC).
 
-    A UUIDv7 (RFC 9562 5.7) of the last five minutes begins its own window; any other key has the clock's. A
-    UUIDv7 of the future has the clock's until its time has come, so the promise ends there.
+    A UUIDv7 (RFC 9562 5.7) from the last five minutes starts its own window; for any other key, windows start
+    at multiples of five minutes. The window of a UUIDv7 from the future ends at its timestamp, when its own
+    starts.
     """
     seconds, length = int(now.timestamp()), int(WINDOW.total_seconds())
     start = seconds - seconds % length
-    until = start + length
+    end = start + length
     if _UUID.fullmatch(key) and uuid.UUID(key).version == _VERSION_7:
-        made = (uuid.UUID(key).int >> 80) // 1000
-        if made > seconds:
-            until = min(until, made)
-        elif seconds < made + length:
-            start, until = made, made + length
-    return ReplayWindow(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(until, UTC))
+        created = (uuid.UUID(key).int >> 80) // 1000
+        if created > seconds:
+            end = min(end, created)
+        elif seconds < created + length:
+            start, end = created, created + length
+    return ReplayWindow(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
 
 
 def derive_serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
-    """A serial number of 159 bits: HMAC-SHA-256 over the inputs, each after its length.
+    """Derive a serial number of 159 bits: HMAC-SHA-256 of the inputs, each after its length.
 
     Anyone who knows the secret (`SECRET_BYTES` octets) can predict serial numbers.
     """
-    code = hmac.digest(secret, encoding.length_prefixed((_DOMAIN, *inputs)), "sha256")
-    number = int.from_bytes(code, "big") >> (256 - _SERIAL_BITS)
-    return number or 1  # zero is no serial number
+    mac = hmac.digest(secret, encoding.length_prefixed((_DOMAIN, *inputs)), "sha256")
+    number = int.from_bytes(mac, "big") >> (256 - _SERIAL_BITS)
+    return number or 1  # a serial number is positive

@@ -1,4 +1,4 @@
-"""Which public keys and signature algorithms are accepted: policy as data, each figure with its source."""
+"""Accepted public keys and signature algorithms, with the source of each limit."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
 RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
 RSA_BITS_STEP: Final = 8  # CA/Browser Forum Baseline Requirements 6.1.5
 RSA_MIN_EXPONENT: Final = 2**16  # FIPS 186-5 A.1.1: 2^16 < e
-RSA_MAX_EXPONENT: Final = 2**64  # OpenSSL takes no larger one with a modulus over 3,072 bits
+RSA_MAX_EXPONENT: Final = 2**64  # OpenSSL accepts no larger exponent if the modulus has over 3,072 bits
 
 Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 
 class KeyKind(StrEnum):
-    """The kinds of key that are certified, and that a CA may have."""
+    """The accepted kinds of key, of subjects and CAs."""
 
     RSA = "RSA"
     P256 = "P-256"
@@ -56,7 +56,7 @@ _HASHES: Final[dict[KeyKind, Hash]] = {
     KeyKind.P384: hashes.SHA384(),
     KeyKind.P521: hashes.SHA512(),
 }
-FAST_SIGNING_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # to sign with: some 20 us
+FAST_SIGNING_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # a signature takes some 20 µs
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
@@ -67,20 +67,20 @@ _KINDS: Final[dict[type, KeyKind]] = {
     mldsa.MLDSA65PublicKey: KeyKind.ML_DSA_65,
     mldsa.MLDSA87PublicKey: KeyKind.ML_DSA_87,
 }
-_REFUSED: Final = {
+_REJECTED: Final = {
     PublicKeyAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",
     PublicKeyAlgorithmOID.DSA: "DSA",
     PublicKeyAlgorithmOID.ED448: "Ed448",
     PublicKeyAlgorithmOID.X25519: "X25519",
     PublicKeyAlgorithmOID.X448: "X448",
 }
-_ACCEPTED: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
+_ACCEPTED_MESSAGE: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
 
 _SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_ML_DSA: Final = frozenset(  # of signatures and keys alike (RFC 9881 2)
+_ML_DSA: Final = frozenset(  # the same OIDs for signatures and keys (RFC 9881 2)
     {SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87}
 )
-_MIN_ML_DSA_VALUES: Final = 128  # different octets of t1: a real key has over 240, of 256
+_MIN_ML_DSA_VALUES: Final = 128  # distinct octets of t1: a proper key has over 240 of 256
 _SIGNATURE_ALGORITHMS: Final = frozenset(
     {
         SignatureAlgorithmOID.RSA_WITH_SHA256,
@@ -96,8 +96,8 @@ _SIGNATURE_ALGORITHMS: Final = frozenset(
 )
 
 
-# Points of small order, for which anybody can make signatures, in all their encodings but for the sign
-# bit: y = 0, 1, -1 and the two y of order 8, and 0 and 1 again as p and p + 1 (RFC 8032 5.1.3).
+# Points of small order, for which anyone can forge signatures, in all encodings without the sign bit:
+# y = 0, 1, -1, the two y of order 8, and 0 and 1 encoded as p and p + 1 (RFC 8032 5.1.3).
 _SMALL_ORDER: Final = frozenset(
     bytes.fromhex(point)
     for point in (
@@ -127,28 +127,32 @@ class _RSAPublicKey:  # RFC 8017 A.1.1
 def verify_signature_algorithm(
     algorithm: ObjectIdentifier, hash_algorithm: hashes.HashAlgorithm | None
 ) -> None:
-    """Raise `BadSignatureAlgorithm` for all but RSA, RSA-PSS and ECDSA with SHA-2, Ed25519 and ML-DSA."""
-    hashed = algorithm != SignatureAlgorithmOID.RSASSA_PSS or isinstance(hash_algorithm, _SHA2)
-    if algorithm not in _SIGNATURE_ALGORITHMS or not hashed:
+    """Verify that an algorithm is RSA, RSA-PSS or ECDSA with SHA-2, Ed25519 or ML-DSA.
+
+    Raises:
+        BadSignatureAlgorithm: it is another algorithm.
+    """
+    has_sha2 = algorithm != SignatureAlgorithmOID.RSASSA_PSS or isinstance(hash_algorithm, _SHA2)
+    if algorithm not in _SIGNATURE_ALGORITHMS or not has_sha2:
         raise BadSignatureAlgorithm(
-            f"{oid_name(algorithm)} is not accepted; "
-            "sign the request with SHA-256, SHA-384, SHA-512, Ed25519 or ML-DSA",
+            f"Signature algorithm {oid_name(algorithm)} is not accepted; "
+            "sign the CSR with SHA-256, SHA-384, SHA-512, Ed25519 or ML-DSA",
             "signature_algorithm",
         )
 
 
 def verify_key_size(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
-    """Verify the bounds of a DER SubjectPublicKeyInfo, before any arithmetic on it.
+    """Verify the size of a DER SubjectPublicKeyInfo, before any arithmetic with the key.
 
     Returns:
-        the key's bits (RFC 5280 4.1: subjectPublicKey).
+        the content of the BIT STRING subjectPublicKey (RFC 5280 4.1).
 
     Raises:
-        BadPublicKey: the algorithm is refused by name, the RSA figures are out of bounds, or anybody can
-            sign for the key.
+        BadPublicKey: the algorithm is not accepted, the RSA modulus or exponent is out of bounds, or anyone
+            can forge signatures of the key.
     """
-    if algorithm in _REFUSED:
-        raise _bad(f"{_REFUSED[algorithm]} keys are not accepted; {_ACCEPTED}")
+    if algorithm in _REJECTED:
+        raise _bad(f"{_REJECTED[algorithm]} keys are not accepted; {_ACCEPTED_MESSAGE}")
     try:
         info = asn1.decode_der(_SubjectPublicKeyInfo, subject_public_key_info)
         key = info.subject_public_key.as_bytes()
@@ -156,12 +160,12 @@ def verify_key_size(algorithm: ObjectIdentifier, subject_public_key_info: bytes)
             numbers = asn1.decode_der(_RSAPublicKey, key)
             _verify_rsa(numbers.modulus, numbers.public_exponent)
     except ValueError as error:
-        raise _bad("the public key is malformed") from error
+        raise _bad("The public key is malformed") from error
     if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
-        raise _bad("the Ed25519 point is of small order: anybody can sign for it")
-    # FIPS 204, algorithm 8: a t1 of 0 and 1023, which is -1 there, leaves nothing of the secret to prove.
+        raise _bad("The Ed25519 key is a point of small order: anyone can forge its signatures")
+    # FIPS 204, algorithm 8: if t1 consists of 0 and 1023 (-1), a signature needs no secret.
     if algorithm in _ML_DSA and len(set(key[32:])) < _MIN_ML_DSA_VALUES:
-        raise _bad("the ML-DSA key is nearly all zeros: anybody can sign for it")
+        raise _bad("The ML-DSA key is nearly all zeros: anyone can forge its signatures")
     return key
 
 
@@ -172,21 +176,21 @@ def _without_sign(point: bytes) -> bytes:
 def _verify_rsa(modulus: int, exponent: int) -> None:
     bits = modulus.bit_length() if modulus > 0 else 0
     if not RSA_MIN_BITS <= bits <= RSA_MAX_BITS:
-        raise _bad(f"the RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted")
+        raise _bad(f"The RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted")
     if bits % RSA_BITS_STEP:
-        raise _bad(f"the RSA modulus has {bits} bits, which is not divisible by {RSA_BITS_STEP}")
+        raise _bad(f"The RSA modulus has {bits} bits, which is not a multiple of {RSA_BITS_STEP}")
     if not modulus % 2:
-        raise _bad("the RSA modulus is even")
+        raise _bad("The RSA modulus is even")
     if not exponent % 2 or not RSA_MIN_EXPONENT < exponent < RSA_MAX_EXPONENT:
-        raise _bad("the RSA public exponent must be odd and between 2^16 and 2^64")
+        raise _bad("The RSA public exponent must be odd and between 2^16 and 2^64")
 
 
 def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
-    """Raise `BadPublicKey` unless the DER `spki` is what the library will write into the certificate."""
+    """Verify that the library re-encodes the key as the same DER `spki`; raises `BadPublicKey`."""
     if spki != encode_public_key(public_key):
         raise _bad(
-            "the key's encoding is not the usual one (a compressed point, or odd parameters), "
-            "and the certificate could not carry it unchanged"
+            "The encoding of the public key is not canonical (for example, a compressed point), "
+            "so the certificate could not contain it unchanged"
         )
 
 
@@ -194,56 +198,56 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     """The kind of a public key.
 
     Raises:
-        BadPublicKey: it is of a kind that is not certified.
+        BadPublicKey: the kind is not accepted.
     """
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         curve = public_key.curve.name
         if curve not in _CURVES:
-            raise _bad(f"the curve {curve} is not accepted; {_ACCEPTED}")
+            raise _bad(f"Curve {curve} is not accepted; {_ACCEPTED_MESSAGE}")
         return _CURVES[curve]
     for base, kind in _KINDS.items():
         if isinstance(public_key, base):
             return kind
-    raise _bad(f"keys of this kind are not accepted; {_ACCEPTED}")
+    raise _bad(f"This kind of key is not accepted; {_ACCEPTED_MESSAGE}")
 
 
 def signature_hash(public_key: CertificatePublicKeyTypes) -> Hash | None:
-    """The hash that an issuer with this key signs with; None where the algorithm has its own."""
+    """The hash that an issuer with this key signs with; None if the algorithm includes one."""
     return _HASHES.get(kind_of(public_key))
 
 
 def signature_verifier(public_key: CertificatePublicKeyTypes) -> Callable[[bytes, bytes], None]:
-    """A function of signature and data, which raises `InvalidSignature` if this issuer did not make it."""
+    """A function of signature and data that raises `InvalidSignature` if the key did not sign the data."""
     algorithm = signature_hash(public_key)
     if algorithm is None:
-        return public_key.verify  # type: ignore[union-attr,return-value]  # Ed25519 and ML-DSA take no more
+        return public_key.verify  # type: ignore[union-attr,return-value]  # Ed25519 and ML-DSA need no other arguments
     if isinstance(public_key, rsa.RSAPublicKey):
         return partial(public_key.verify, padding=padding.PKCS1v15(), algorithm=algorithm)
     return partial(public_key.verify, signature_algorithm=ec.ECDSA(algorithm))  # type: ignore[union-attr,call-arg]  # EC
 
 
 def encode_public_key(public_key: CertificatePublicKeyTypes) -> bytes:
-    """The key as a certificate holds it (RFC 5280 4.1.2.7), DER."""
+    """Encode a public key as SubjectPublicKeyInfo (RFC 5280 4.1.2.7), DER."""
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def describe_key(public_key: CertificatePublicKeyTypes) -> str:
-    """A key in a word, such as `RSA-3072` or `P-256`; raise as `kind_of`."""
+    """Describe a key, such as `RSA-3072` or `P-256`; raises as `kind_of`."""
     if isinstance(public_key, rsa.RSAPublicKey):
         return f"RSA-{public_key.key_size}"
     return kind_of(public_key).value
 
 
-def generate_private_key(name: str) -> CertificateIssuerPrivateKeyTypes:
-    """Make a private key of a kind in `GENERATORS`, in any case; raise `ValueError` for another one."""
-    generator = GENERATORS.get(name.lower())
+def generate_private_key(key_type: str) -> CertificateIssuerPrivateKeyTypes:
+    """Generate a private key of a type in `GENERATORS`, in any case; raises `ValueError` for other types."""
+    generator = GENERATORS.get(key_type.lower())
     if generator is None:
-        raise ValueError(f"there is no kind of key {quote(name)}")
+        raise ValueError(f"unknown key type {quote(key_type)}")
     return generator()
 
 
 def encode_private_key(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None = None) -> bytes:
-    """A private key, PKCS#8 in PEM, encrypted if there is a passphrase."""
+    """Encode a private key as PKCS#8 in PEM, encrypted if there is a passphrase."""
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 

@@ -1,4 +1,4 @@
-"""Name constraints (RFC 5280 4.2.1.10) of a CA, checked before signing: after it, only relying parties do."""
+"""Check the name constraints of a CA (RFC 5280 4.2.1.10) before it signs."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from service.pki.names import Identifier, IdentifierKind
 def violations(
     constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Identifier]
 ) -> list[str]:
-    """What a certificate with this subject and these names would violate, in sentences."""
-    sentences = []
+    """Messages about the names, and the subject, that violate name constraints."""
+    messages = []
     for name in constrained(subject, sans):
         is_within, overlaps = partial(_is_within, name), partial(_overlaps_excluded, name)
         if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
-            sentences.append(f"{name} is outside what the CA is constrained to{_openssl_host_hint(name)}")
+            messages.append(f"{name} is outside the CA's name constraints{_openssl_host_hint(name)}")
     if not is_subject_permitted(constraints, subject):
-        sentences.append("the subject is outside what the CA is constrained to")
-    return sentences
+        messages.append("The subject is outside the CA's name constraints")
+    return messages
 
 
 def is_subject_permitted(constraints: x509.NameConstraints, subject: x509.Name) -> bool:
-    """Whether a subject, as a whole, is empty or within the directoryName subtrees."""
+    """Whether a subject is empty, or within the directoryName subtrees."""
     is_within = partial(_is_subject_within, subject)
     return not subject.rdns or _is_permitted(constraints, x509.DirectoryName, is_within, is_within)
 
 
 def constrained(subject: x509.Name, sans: Iterable[Identifier]) -> list[Identifier]:
-    """The names that are compared with the constraints: also those that programs read in a common name.
+    """The names to compare with the constraints, including those that programs take from a common name.
 
-    OpenSSL takes a common name that is an IPv4 address for a DNS name if there is no other DNS name.
+    OpenSSL treats a common name that is an IPv4 address as a DNS name if there is no other DNS name.
     """
     listed = list(sans)
     has_dns = any(name.kind is IdentifierKind.DNS for name in listed)
@@ -62,9 +62,9 @@ def _is_permitted(
     return (not permitted or any(map(is_within, permitted))) and not any(map(overlaps, excluded))
 
 
-def _is_within(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text, or a network
+def _is_within(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text or a network
     match name.kind:
-        case IdentifierKind.IP:  # an IPv4-mapped address is one of IPv4
+        case IdentifierKind.IP:  # an IPv4-mapped address counts as IPv4
             address = ipaddress.ip_address(name.value)
             return (getattr(address, "ipv4_mapped", None) or address) in base
         case IdentifierKind.DNS:
@@ -75,34 +75,36 @@ def _is_within(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text, or 
             return all(in_host_subtree(host, base.lower()) for host in _hosts(name))
 
 
-def _overlaps_excluded(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text, or a network
-    """Whether a name is within an excluded subtree, or is a wildcard that stands for one that is."""
+def _overlaps_excluded(name: Identifier, base: Any) -> bool:  # noqa: ANN401 - text or a network
+    """Whether a name is in an excluded subtree, or is a wildcard that matches a name in it."""
     if name.kind is IdentifierKind.DNS:
         return overlaps_subtree(name, base.lower().removeprefix("."))
-    if name.kind is IdentifierKind.URI:  # a verifier refuses one without a host (RFC 5280 4.2.1.10)
+    if name.kind is IdentifierKind.URI:  # verifiers reject a URI without a host (RFC 5280 4.2.1.10)
         hosts = _hosts(name)
         return not hosts[0] or any(in_host_subtree(host, base.lower()) for host in hosts)
-    if name.kind is IdentifierKind.EMAIL:  # mail servers take local parts for the same without regard to case
+    if name.kind is IdentifierKind.EMAIL:  # mail servers ignore the case of local parts
         return _is_mailbox_within(name.value.lower(), base.lower())
     return _is_within(name, base) or ipaddress.ip_address(name.value) in base
 
 
 def _hosts(name: Identifier) -> tuple[str, str]:
-    """The host of a URI, and what OpenSSL takes for it: all before a colon, or else before a slash."""
+    """The host of a URI, and OpenSSL's reading of it: all before a colon, or without one before a slash."""
     after = name.value.partition("://")[2].lower()
     return names.uri_host(name), after.partition(":" if ":" in after else "/")[0]
 
 
 def _openssl_host_hint(name: Identifier) -> str:
-    """For a URI that is outside: that OpenSSL takes more of it for its host."""
+    """A hint if OpenSSL reads another host from a URI."""
     if name.kind is not IdentifierKind.URI:
         return ""
-    host, read = _hosts(name)
-    return "" if read.startswith("[") or read == host else f"; OpenSSL takes {quote(read)} for its host"
+    host, openssl_host = _hosts(name)
+    if openssl_host.startswith("[") or openssl_host == host:
+        return ""
+    return f"; OpenSSL reads {quote(openssl_host)} as its host"
 
 
 def in_dns_subtree(name: Identifier, subtree: str) -> bool:
-    """Whether a DNS name is in a subtree; a leading dot asks for one more label, as OpenSSL has it."""
+    """Whether a DNS name is in a subtree; a leading dot requires another label, as in OpenSSL."""
     if subtree.startswith("."):
         return name.value.endswith(subtree)
     host = name.value.removeprefix("*.")
@@ -110,13 +112,13 @@ def in_dns_subtree(name: Identifier, subtree: str) -> bool:
 
 
 def overlaps_subtree(name: Identifier, subtree: str) -> bool:
-    """Whether a DNS name is in a subtree, or is a wildcard that stands for the name at its top."""
-    stands_for_it = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
-    return stands_for_it or in_dns_subtree(name, subtree)
+    """Whether a DNS name is in a subtree, or is a wildcard that matches the name at its top."""
+    matches_top = name.value.startswith("*.") and subtree.partition(".")[2] == name.value[2:]
+    return matches_top or in_dns_subtree(name, subtree)
 
 
 def in_host_subtree(host: str, subtree: str) -> bool:
-    """Whether a host is that one, or beneath the one after a leading dot."""
+    """Whether a host equals a subtree, or is below it if it has a leading dot."""
     return host.endswith(subtree) if subtree.startswith(".") else host == subtree
 
 
@@ -128,5 +130,5 @@ def _is_mailbox_within(mailbox: str, base: str) -> bool:
 
 
 def _is_subject_within(subject: x509.Name, base: x509.Name) -> bool:
-    limit = names.canonical_dn(base)
-    return names.canonical_dn(subject)[: len(limit)] == limit
+    prefix = names.canonical_dn(base)
+    return names.canonical_dn(subject)[: len(prefix)] == prefix

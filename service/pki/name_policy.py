@@ -1,4 +1,4 @@
-"""Which names a profile or a principal permits, by rules like name constraints (RFC 5280 4.2.1.10)."""
+"""The names that a profile or a principal permits, similar to name constraints (RFC 5280 4.2.1.10)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.pki.names import Identifier, IdentifierKind
 
 _Network = IPv4Network | IPv6Network
 _Subtree = TypeVar("_Subtree", str, _Network)
-# The SPIFFE ID standard, 2.1 to 2.4: trust domain, then segments, none of them empty, `.` or `..`.
+# SPIFFE ID standard, 2.1 to 2.4: a trust domain, then segments that are not empty, `.` or `..`.
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}((/(?!\.{1,2}(/|\Z))[A-Za-z0-9._-]+)*)")
 
 
@@ -29,21 +29,21 @@ def _subtree_violations(
     overlaps: Callable[[_Subtree], bool],
 ) -> Iterator[str]:
     if permitted and not any(map(is_within, permitted)):
-        yield f"permits {label} {', '.join(map(str, permitted))}"
+        yield f"permits only {label} {', '.join(map(str, permitted))}"
     for subtree in filter(overlaps, excluded):
         yield f"excludes {label} {subtree}"
 
 
 @dataclass(frozen=True)
 class DnsPolicy:
-    """DNS names; a subtree is a name and all below it, or with a leading dot only those below.
+    """The policy for DNS names. A subtree is a name and those below it; with a leading dot, only the latter.
 
     Attributes:
-        permitted: the subtrees; empty for all.
-        excluded: subtrees that no name may be in, and no wildcard may match.
-        wildcards: whether the left-most label may be `*`; never just above a top-level domain.
+        permitted: the permitted subtrees; empty for all names.
+        excluded: subtrees that may not contain a name, and in which a wildcard may not match a name.
+        wildcards: whether the left-most label may be `*`; never directly below the root.
         single_label: whether names without a dot are permitted.
-        underscores: whether labels may have underscores, which host names have not (RFC 1123 2.1).
+        underscores: whether labels may have underscores, which host names may not (RFC 1123 2.1).
     """
 
     permitted: tuple[str, ...] = ()
@@ -53,12 +53,12 @@ class DnsPolicy:
     underscores: bool = False
 
     def violations(self, name: Identifier) -> Iterator[str]:
-        """Why a name is not permitted: what follows "the profile server" in a sentence."""
+        """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
         labels = name.value.split(".")
         if "*" in name.value:
             if not self.wildcards:
                 yield "permits no wildcards"
-            elif labels[0] != "*" or name.value.count("*") > 1:  # of a common name, which OpenSSL matches
+            elif labels[0] != "*" or name.value.count("*") > 1:  # in a common name, which OpenSSL matches
                 yield "permits a wildcard only as the whole left-most label"
             elif len(labels) <= 2:  # noqa: PLR2004
                 yield "permits no wildcard of a whole top-level domain"
@@ -72,16 +72,16 @@ class DnsPolicy:
 
 @dataclass(frozen=True)
 class IpPolicy:
-    """IP addresses in the permitted networks (empty for all), and outside the excluded ones.
+    """The policy for IP addresses: permitted (empty for all) and excluded networks.
 
-    An IPv4-mapped IPv6 address must be permitted as IPv4, and not be excluded as either.
+    An IPv4-mapped IPv6 address must be permitted as IPv4 and excluded neither as IPv4 nor as IPv6.
     """
 
     permitted: tuple[_Network, ...] = ()
     excluded: tuple[_Network, ...] = ()
 
     def violations(self, name: Identifier) -> Iterator[str]:
-        """Why a name is not permitted: what follows "the profile server" in a sentence."""
+        """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
         address = ipaddress.ip_address(name.value)
         mapped = getattr(address, "ipv4_mapped", None) or address
         return _subtree_violations(
@@ -95,39 +95,40 @@ class IpPolicy:
 
 @dataclass(frozen=True)
 class EmailPolicy:
-    """Mailboxes of the permitted domains (empty for all), and not of the excluded ones.
+    """The policy for mailboxes: permitted (empty for all) and excluded domains.
 
-    A domain is only itself, or with a leading dot those below it.
+    A domain does not include its subdomains; with a leading dot, it is only its subdomains.
     """
 
     permitted: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
 
     def violations(self, name: Identifier) -> Iterator[str]:
-        """Why a name is not permitted: what follows "the profile server" in a sentence."""
-        is_of = partial(in_host_subtree, name.value.rpartition("@")[2])
-        return _subtree_violations("mailboxes of", self.permitted, self.excluded, is_of, is_of)
+        """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
+        is_within = partial(in_host_subtree, name.value.rpartition("@")[2])
+        return _subtree_violations("mailboxes of", self.permitted, self.excluded, is_within, is_within)
 
 
 @dataclass(frozen=True)
 class UriPolicy:
-    """URIs.
+    """The policy for URIs.
 
     Attributes:
-        schemes: those permitted, lower case; empty for all.
-        hosts: the hosts, or with a leading dot those below one; empty for all, and for URIs without a host.
+        schemes: the permitted schemes, lower case; empty for all.
+        hosts: the permitted hosts, or with a leading dot the hosts below a domain; empty for all, including
+            none.
     """
 
     schemes: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
 
     def violations(self, name: Identifier) -> Iterator[str]:
-        """Why a name is not permitted: what follows "the profile server" in a sentence."""
+        """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
         scheme, host = urlsplit(name.value).scheme, names.uri_host(name)
         if self.schemes and scheme not in self.schemes:
-            yield f"permits URIs of {', '.join(self.schemes)}"
+            yield f"permits only URIs with scheme {' or '.join(self.schemes)}"
         if self.hosts and not any(host and in_host_subtree(host, base) for base in self.hosts):
-            yield f"permits URIs at {', '.join(self.hosts)}"
+            yield f"permits only URIs with host {' or '.join(self.hosts)}"
 
 
 _KindPolicy = DnsPolicy | IpPolicy | EmailPolicy | UriPolicy
@@ -143,24 +144,27 @@ class NamePolicy:
     uri: UriPolicy | None = None
 
     def violations(self, names: Sequence[Identifier], label: str) -> list[tuple[int | None, str]]:
-        """Why names are not permitted: the position of the name (None for all of them), and a sentence.
+        """The position of each name that is not permitted (None for all names), and a message.
 
-        `label` says in it whose policy this is: "the profile server".
+        `label` is the owner of the policy in the message: "profile 'server'".
         """
         violations: list[tuple[int | None, str]] = []
         for position, name in enumerate(names):
             policy = self._of(name.kind)
+            kinds = ", ".join(self.to_dict())
             details = (
-                policy.violations(name) if policy else [f"permits {', '.join(self.to_dict()) or 'no names'}"]
+                policy.violations(name)
+                if policy
+                else [f"permits only names of kind {kinds}" if kinds else "permits no names"]
             )
             violations += [(position, f"{name}: {label} {detail}") for detail in details]
         return violations + _spiffe_violations(names)
 
     def _of(self, kind: IdentifierKind) -> _KindPolicy | None:
-        return getattr(self, kind)  # type: ignore[no-any-return]  # the fields have the names of the kinds
+        return getattr(self, kind)  # type: ignore[no-any-return]  # the fields are named after the kinds
 
     def permits_kind(self, name: Identifier) -> bool:
-        """Whether names of this name's kind are permitted at all."""
+        """Whether any names of this name's kind are permitted."""
         return self._of(name.kind) is not None
 
     def for_common_name(self) -> NamePolicy:
@@ -168,20 +172,20 @@ class NamePolicy:
         return replace(self, dns=replace(self.dns, underscores=True)) if self.dns else self
 
     def to_dict(self) -> dict[str, object]:
-        """JSON, as `profile_loader.parse_name_policy` takes it, without defaults."""
+        """Convert to the JSON that `profile_loader.parse_name_policy` parses, without defaults."""
         return {kind.value: _to_dict(policy) for kind in IdentifierKind if (policy := self._of(kind))}
 
 
 def _spiffe_violations(names: Sequence[Identifier]) -> list[tuple[int | None, str]]:
-    """The SPIFFE standard's X.509-SVID, 2: one URI, and that a SPIFFE ID of at most 2,048 octets."""
+    """Violations of X.509-SVID, 2 (SPIFFE): a certificate with a SPIFFE ID has no other URI."""
     uris = [(position, name) for position, name in enumerate(names) if name.kind is IdentifierKind.URI]
     violations: list[tuple[int | None, str]] = [
-        (position, f"{name}: this is not the form of a SPIFFE ID")
+        (position, f"{name} is not a valid SPIFFE ID")
         for position, name in uris
         if name.value.startswith("spiffe:") and not _SPIFFE_ID.fullmatch(name.value)
     ]
     if len(uris) > 1 and any(name.value.startswith("spiffe:") for _, name in uris):
-        violations.append((None, "a SPIFFE ID is the only URI of its certificate"))
+        violations.append((None, "A certificate with a SPIFFE ID may not have another URI"))
     return violations
 
 

@@ -1,4 +1,4 @@
-"""Tell PEM, DER and base64 apart: bytes from outside -> DER, with the label that PEM gives it; verify DER."""
+"""Parse PEM, DER and base64 from untrusted sources, and verify DER."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat import asn1
 
-# RFC 7468 7; `NEW` is what Windows certreq and Java's keytool write.
+# RFC 7468 7; Windows certreq and Java's keytool write `NEW`.
 CSR_LABELS: Final = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
@@ -22,7 +22,7 @@ _ENUMERATED: Final = 0x0A
 _CONSTRUCTED: Final = 0x20
 _CONSTRUCTED_STRINGS: Final = frozenset(range(0x20, 0x40)) - {0x30, 0x31}  # X.690 10.2
 _MAX_DEPTH: Final = 32
-_PRIMITIVES: Final[dict[int, type]] = {  # by the identifier octet; end-of-contents (0) is no value
+_PRIMITIVES: Final[dict[int, type]] = {  # by identifier octet; end-of-contents (0) is not a value
     0x00: asn1.Null,
     0x01: bool,
     0x02: int,
@@ -44,27 +44,27 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Block:
-    """One PEM block, or the DER or base64 that a whole file is.
+    """A PEM block, or the content of a file in DER or base64.
 
     Attributes:
-        label: its PEM label; '' if there is no PEM.
-        der: its content; None if it is damaged.
+        label: the PEM label; '' if the file is not PEM.
+        der: the content; None if it is damaged.
     """
 
     label: str
-    der: bytes | None = field(repr=False)  # it may be secret
+    der: bytes | None = field(repr=False)  # may be secret
 
 
 def is_der(data: bytes) -> bool:
-    """Whether it is a DER SEQUENCE of over 127 octets, whose second octet is never ASCII."""
+    """Whether the data is a DER SEQUENCE of over 127 octets; its second octet is never ASCII."""
     return data[:1] == b"\x30" and data[1:2] >= b"\x80"
 
 
 def verify_der(data: bytes) -> None:
-    """Verify that the data is one value in DER, and that the values within it are too (X.690 8.1, 10, 11).
+    """Verify that the data is one value in DER, and so are all values in it (X.690 8.1, 10, 11).
 
     Raises:
-        ValueError: it is not, or it has more than 32 levels.
+        ValueError: a value is not DER, or there are more than 32 levels.
     """
     _verify_value(asn1.decode_der(asn1.TLV, data), 0)
 
@@ -74,23 +74,23 @@ def _verify_value(value: asn1.TLV, depth: int) -> None:
     if tag in _PRIMITIVES:
         value.parse(_PRIMITIVES[tag])
     elif tag == _ENUMERATED:
-        asn1.decode_der(int, _tagged(b"\x02", value.data))  # X.690 8.4
+        asn1.decode_der(int, _with_tag(b"\x02", value.data))  # X.690 8.4
     elif tag & _CONSTRUCTED:
         if depth == _MAX_DEPTH or tag in _CONSTRUCTED_STRINGS:
-            raise ValueError("a string in parts, or too many levels")
-        sequence = _tagged(b"\x30", value.data)
-        for part in asn1.decode_der(_Parts, _tagged(b"\x30", sequence)).parts:
+            raise ValueError("a constructed string, or too many levels")
+        sequence = _with_tag(b"\x30", value.data)
+        for part in asn1.decode_der(_Parts, _with_tag(b"\x30", sequence)).parts:
             _verify_value(part, depth + 1)
 
 
-def _tagged(tag: bytes, content: bytes | memoryview) -> bytes:
+def _with_tag(tag: bytes, content: bytes | memoryview) -> bytes:
     return tag + asn1.encode_der(bytes(content))[1:]  # an OCTET STRING with another tag
 
 
 def parse(data: bytes) -> list[Block]:
-    """Every PEM block, with any text around them; else the DER, or the base64, that the data is.
+    """Parse the PEM blocks of a text; without any, the data as DER or base64.
 
-    LF, CRLF and CR are allowed, as are spaces within base64. Nothing at all is an empty list.
+    Lines may end with LF, CRLF or CR, and base64 may contain spaces. The list is empty if the data is blank.
     """
     if is_der(data):
         return [Block("", data)]
@@ -102,7 +102,7 @@ def parse(data: bytes) -> list[Block]:
 
 
 def _decode(text: bytes) -> bytes | None:
-    """Base64, with white space anywhere; None if it is none, or of nothing."""
+    """Decode base64 with white space anywhere; None if it is invalid or empty."""
     try:
         return base64.b64decode(b"".join(text.split()), validate=True) or None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Certificate profiles (RFC 5280 section 4): what is issued, as values."""
+"""Certificate profiles: the content of the certificates to issue (RFC 5280 4)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from service.pki.errors import BadPublicKey, RejectedValidity, quote
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
 
-EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; any other stands as its OID
+EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; all others are written as OIDs
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
     "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
     "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
 }
 SERVER_USAGES: Final = frozenset(
-    {  # serverAuth, and Microsoft's and Netscape's of the 1990s, which OpenSSL and Java accept in its place
+    {  # serverAuth, and the usages of Microsoft and Netscape that OpenSSL and Java accept instead
         ExtendedKeyUsageOID.SERVER_AUTH,
         x509.ObjectIdentifier("1.3.6.1.4.1.311.10.3.3"),
         x509.ObjectIdentifier("2.16.840.1.113730.4.1"),
     }
 )
-KEY_USAGES: Final = {  # the library's names, and RFC 5280's (4.2.1.3)
+KEY_USAGES: Final = {  # the library's name -> RFC 5280's name (4.2.1.3)
     "digital_signature": "digitalSignature",
     "content_commitment": "contentCommitment",
     "key_encipherment": "keyEncipherment",
@@ -43,7 +43,7 @@ KEY_USAGES: Final = {  # the library's names, and RFC 5280's (4.2.1.3)
     "encipher_only": "encipherOnly",
     "decipher_only": "decipherOnly",
 }
-SUBJECT_ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in characters
+SUBJECT_ATTRIBUTES: Final = {  # name (RFC 4519) -> OID, and limit in characters (RFC 5280 A.1)
     "C": (NameOID.COUNTRY_NAME, 2),
     "ST": (NameOID.STATE_OR_PROVINCE_NAME, 128),
     "L": (NameOID.LOCALITY_NAME, 128),
@@ -52,8 +52,8 @@ SUBJECT_ATTRIBUTES: Final = {  # RFC 4519's names, and RFC 5280 A.1's bounds in 
     "CN": (NameOID.COMMON_NAME, 64),
     "serialNumber": (NameOID.SERIAL_NUMBER, 64),
 }
-MAX_ATTRIBUTE_CHARS: Final = max(bound for _, bound in SUBJECT_ATTRIBUTES.values())  # characters
-MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue, to be of any use
+MAX_ATTRIBUTE_CHARS: Final = max(limit for _, limit in SUBJECT_ATTRIBUTES.values())
+MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue
 ANY_PRINCIPAL: Final = "*"
 
 _DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
@@ -68,30 +68,30 @@ class Revocation(StrEnum):
 
 
 class RequestedValidity(NamedTuple):
-    """The validity that a request asks for, by at most one of the two."""
+    """The requested validity: at most one of a length and an end (UTC)."""
 
     validity: timedelta | None = None
     not_after: datetime | None = None
 
     @classmethod
     def parse(cls, validity: str | None, not_after: str | None) -> RequestedValidity:
-        """Parse a request's ISO 8601 duration, or RFC 3339 time in UTC and whole seconds.
+        """Parse an ISO 8601 duration and an RFC 3339 time in UTC and whole seconds.
 
         Raises:
-            RejectedValidity: it is neither.
+            RejectedValidity: one of them is malformed.
         """
         try:
             length = None if validity is None else parse_duration(validity)
         except ValueError as error:
             raise RejectedValidity(str(error), "validity") from error
-        return cls(length, None if not_after is None else _time(not_after))
+        return cls(length, None if not_after is None else _parse_time(not_after))
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
-        if _TIME.fullmatch(text):  # Python reads more, and what has no zone as the machine's own
+        if _TIME.fullmatch(text):  # Python accepts more, and local times without a zone
             return datetime.fromisoformat(text)
-    except ValueError:  # there is no such day, or hour
+    except ValueError:  # the day or hour does not exist
         pass
     expected = "a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
     raise RejectedValidity(f"{quote(text)} is not {expected}", "not_after")
@@ -99,14 +99,14 @@ def _time(text: str) -> datetime:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """One certificate profile. It compares by identity, so that it is a cheap key of an `lru_cache`.
+    """A certificate profile. It compares by identity, so that it is a cheap key of an `lru_cache`.
 
-    `profiles.schema.json` describes the attributes. Validity periods include both ends; a URL is '' for none.
+    `profiles.schema.json` describes the other attributes. A missing URL is ''.
 
     Attributes:
         allowed_attributes: the subject attributes that are copied from the request.
-        fixed_attributes: the subject attributes that every certificate has.
-        public_keys: the kinds of key, and the least size in bits (of RSA; 0 for all others).
+        fixed_attributes: the subject attributes of every certificate.
+        public_keys: the accepted kinds of key, and the minimum size in bits (only for RSA, otherwise 0).
     """
 
     name: str
@@ -138,57 +138,62 @@ class Profile:
         return not SERVER_USAGES.isdisjoint(self.extended_key_usage_oids)
 
     def permits_principal(self, principal: str) -> bool:
-        """Whether a principal may use it."""
+        """Whether a principal may use this profile."""
         return ANY_PRINCIPAL in self.principals or principal in self.principals
 
     def asserts_no_rev_avail(self, not_before: datetime, not_after: datetime) -> bool:
-        """Whether a certificate of this validity period has the extension noRevAvail (RFC 9608)."""
-        span = not_after - not_before + timedelta(seconds=1)
-        return self.revocation is Revocation.NONE and span <= self.short_lived
+        """Whether a certificate with this validity period has the extension noRevAvail (RFC 9608)."""
+        length = not_after - not_before + timedelta(seconds=1)
+        return self.revocation is Revocation.NONE and length <= self.short_lived
 
     def verify_key(self, public_key: CertificatePublicKeyTypes) -> None:
-        """Check the kind and the size of a key.
+        """Verify the kind and the size of a key.
 
         Raises:
-            BadPublicKey: the profile does not take the key.
+            BadPublicKey: the profile does not accept the key.
         """
-        least = dict(self.public_keys).get(keys.kind_of(public_key))
-        size = public_key.key_size if least and isinstance(public_key, rsa.RSAPublicKey) else 0
-        if least is None or size < least:
-            taken = [f"{kind}-{bits} and larger" if bits else kind for kind, bits in self.public_keys]
-            refused = f"takes no {keys.describe_key(public_key)} keys; it takes {', '.join(taken)}"
-            raise BadPublicKey(f"the profile {self.name} {refused}", "public_key")
+        min_size = dict(self.public_keys).get(keys.kind_of(public_key))
+        size = public_key.key_size if min_size and isinstance(public_key, rsa.RSAPublicKey) else 0
+        if min_size is None or size < min_size:
+            key = keys.describe_key(public_key)
+            accepted = [f"{kind}-{bits} or larger" if bits else kind for kind, bits in self.public_keys]
+            detail = f"does not accept {key} keys; it accepts {', '.join(accepted)}"
+            raise BadPublicKey(f"Profile '{self.name}' {detail}", "public_key")
 
     def validity_period(
         self, issued_at: datetime, earliest: datetime, requested: RequestedValidity
     ) -> tuple[datetime, datetime]:
-        """not_before and not_after (UTC, whole seconds, the last one included) for a time of issue, UTC.
+        """Compute not_before and not_after (inclusive, UTC, whole seconds) for a time of issue, UTC.
 
-        not_before is not before `earliest`, UTC, which is where the issuer's chain begins.
+        not_before is at least `earliest`, UTC: the start of the issuer's validity.
 
         Raises:
-            RejectedValidity: it asks for more than `max_validity`, for less than a minute, or in two ways.
+            RejectedValidity: the requested validity is over `max_validity` or under a minute, or both a
+                length and an end are requested.
         """
         return _validity_period(self, issued_at.replace(microsecond=0), earliest, requested)
 
 
-@functools.lru_cache(maxsize=256)  # requests in the same second mostly ask for the same
+@functools.lru_cache(maxsize=256)  # requests in the same second often have the same result
 def _validity_period(
     profile: Profile, issued_at: datetime, earliest: datetime, requested: RequestedValidity
 ) -> tuple[datetime, datetime]:
     start = max(issued_at - profile.backdate, earliest)
     if requested.validity is not None and requested.not_after is not None:
-        raise RejectedValidity("validity and not_after are both given", "validity")
+        raise RejectedValidity("Send validity or not_after, not both", "validity")
     field = "validity" if requested.not_after is None else "not_after"
     length = profile.validity if requested.validity is None else requested.validity
     end = requested.not_after or start + length - timedelta(seconds=1)
     if end - start + timedelta(seconds=1) > profile.max_validity:
         longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
-        most = f"{format_duration(profile.max_validity)} at most, which is until {longest}"
-        raise RejectedValidity(f"the profile {profile.name} gives {most}", field)
+        limit = (
+            f"profile '{profile.name}' allows up to {format_duration(profile.max_validity)}, until {longest}"
+        )
+        raise RejectedValidity(f"Requested validity is too long: {limit}", field)
     if end + timedelta(seconds=1) < issued_at + MIN_VALIDITY:
-        since = f": it counts from {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
-        raise RejectedValidity(f"less than a minute of validity would be left{since}", field)
+        start_hint = f"; it starts at {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
+        detail = f"Requested validity is too short: less than a minute would be left{start_hint}"
+        raise RejectedValidity(detail, field)
     return start, end
 
 
@@ -200,19 +205,19 @@ def key_usage(kind: KeyKind) -> x509.KeyUsage:
 
 
 def eku_oid(name: str) -> x509.ObjectIdentifier:
-    """An extended key usage by RFC 5280's name, or by its OID."""
+    """The OID of an extended key usage, given by its name in RFC 5280 or as an OID."""
     return EXTENDED_KEY_USAGES.get(name) or x509.ObjectIdentifier(name)
 
 
 def parse_duration(text: str) -> timedelta:
-    """An ISO 8601 duration of days and smaller: `P90D`, `PT5M`, `P1DT12H`.
+    """Parse an ISO 8601 duration of days, hours, minutes and seconds: `P90D`, `PT5M`, `P1DT12H`.
 
     Raises:
-        ValueError: it is not one, or larger than ten thousand days.
+        ValueError: the text is not such a duration, or longer than 10,000 days.
     """
     match = _DURATION.fullmatch(text)
-    if not match or len(text) > 32:  # noqa: PLR2004 - no duration needs more digits
-        raise ValueError(f"{quote(text)} is not an ISO 8601 duration of days and smaller")
+    if not match or len(text) > 32:  # noqa: PLR2004 - enough for every duration
+        raise ValueError(f"{quote(text)} is not an ISO 8601 duration in days, hours, minutes and seconds")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     if max(days, hours // 24, minutes // 1440, seconds // 86400) > 10_000:  # noqa: PLR2004
         raise ValueError(f"{quote(text)} is longer than 10000 days")
@@ -220,7 +225,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(length: timedelta) -> str:
-    """A duration in ISO 8601, as `parse_duration` reads it."""
+    """Format a duration by ISO 8601, as `parse_duration` parses it."""
     hours, rest = divmod(length.seconds, 3600)
     minutes, seconds = divmod(rest, 60)
     time = "".join(f"{n}{unit}" for n, unit in ((hours, "H"), (minutes, "M"), (seconds, "S")) if n)
@@ -229,18 +234,18 @@ def format_duration(length: timedelta) -> str:
 
 
 def check_subject_attribute(name: str, text: str) -> str:
-    """What is wrong with a subject attribute, in a sentence; '' if nothing is (RFC 5280 A.1)."""
-    bound, label = SUBJECT_ATTRIBUTES[name][1], "the common name" if name == "CN" else name
+    """A message about an invalid subject attribute (RFC 5280 A.1); '' if it is valid."""
+    limit, label = SUBJECT_ATTRIBUTES[name][1], "The common name" if name == "CN" else name
     if name == "C" and not re.fullmatch("[A-Z]{2}", text):
         return f"{quote(text)} is not a country code of two capital letters (ISO 3166)"
-    if not 0 < len(text) <= bound:
-        return f"{label} has {len(text)} characters; 1 to {bound} are accepted"
+    if not 0 < len(text) <= limit:
+        return f"{label} has {len(text)} characters; 1 to {limit} are accepted"
     if (prepared := names.prepare(text)) != text:
-        fault = "has blanks, control characters or Unicode forms that programs read in other ways"
-        return f"{quote(text)} {fault}" + (f"; write {quote(prepared)}" if prepared else "")
+        detail = "has white space, control characters or Unicode forms that programs read differently"
+        return f"{quote(text)} {detail}" + (f"; write {quote(prepared)}" if prepared else "")
     if name == "CN" and not text.isascii() and names.is_another_host_in_idna_2003(text):
-        fault = "is another host to programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
-        return f"{quote(text)} {fault}"
+        detail = "is another host for programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
+        return f"{quote(text)} {detail}"
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
         return f"{quote(text)} is not a PrintableString"
     return ""

@@ -1,7 +1,7 @@
-"""The issuance policy: profiles and principals, loaded from the contract's JSON, all of it or nothing.
+"""Parse the issuance policy: profiles and principals, from the JSON of the contract.
 
-`service.overrides` checks it by `profiles.schema.json`. This module checks what a schema cannot say, and the
-type of each value: a profile of another shape is an error, never a laxer profile.
+`service.overrides` validates the JSON by `profiles.schema.json`. This module checks what a schema cannot
+express, and the type of each value: an invalid profile is an error, never a laxer profile.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from service.pki.profile import (
 )
 
 JSONPath = tuple[str | int, ...]
-"""A place in JSON: `("profiles", "server", "validity")`."""
+"""A path in JSON: `("profiles", "server", "validity")`."""
 _Parse = Callable[[Any], Any]
-"""Converts JSON of the right type; raises ValueError, IssuanceError, or ProfileError for what is within."""
+"""Parses JSON of the right type; raises ValueError or IssuanceError, or ProfileError about nested values."""
 _Fields = Mapping[Any, tuple[type, _Parse]]
-"""What a JSON object may have: the type of each value in JSON, and what converts it."""
+"""The allowed members of a JSON object: the JSON type of each value, and its parser."""
 _Check = Callable[[dict[Any, Any]], Iterable["ProfileViolation"]]
 
-_CA_ONLY_USAGES: Final = {  # what would let a certificate speak for the CA, or for everything
+_CA_ONLY_USAGES: Final = {  # with these, a certificate could act for the CA, or for any purpose
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     ExtendedKeyUsageOID.OCSP_SIGNING,
-    ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3: it must be the only one, and critical
+    ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3: must be the only one, and critical
 }
-# The arcs of extensions that only the CA sets: verifiers read rights, names or revocation in them.
+# The arcs of extensions that only the CA sets: they grant rights, contain names or affect revocation.
 _CA_CONTROLLED_ARCS: Final = (
-    "2.5.29",  # RFC 5280 4.2.1, and what was there before: to Windows 2.5.29.7 is a subjectAltName too
+    "2.5.29",  # RFC 5280 4.2.1, and its predecessors: Windows also reads 2.5.29.7 as subjectAltName
     "1.3.6.1.4.1.311",  # Microsoft: application policies, certificate templates, the SID of an account
     "2.16.840.1.113730.1",  # Netscape: nsCertType, nsSslServerName
     "1.3.6.1.4.1.11129.2.4",  # RFC 6962 3: SCTs, poison
@@ -69,7 +69,7 @@ _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage",
 
 @dataclass(frozen=True)
 class ProfileViolation:
-    """One thing that is wrong with the profiles, and where."""
+    """A violation in the profiles, with its path."""
 
     path: JSONPath
     detail: str
@@ -80,29 +80,29 @@ class ProfileViolation:
 
 
 class ProfileError(ValueError):
-    """The profiles are not well formed; the message and `faults` list every fault."""
+    """The profiles are invalid; the message and `violations` list all violations."""
 
-    def __init__(self, faults: Iterable[ProfileViolation]) -> None:
-        self.violations = tuple(faults)
+    def __init__(self, violations: Iterable[ProfileViolation]) -> None:
+        self.violations = tuple(violations)
         super().__init__("; ".join(map(str, self.violations)))
 
 
 class IssuancePolicy:
-    """All certificate profiles of a contract, the default one, and the names that each principal may have."""
+    """The certificate profiles of a contract, the default profile, and the names permitted for principals."""
 
     def __init__(self, profiles: object, default: object, principals: object = _NO_PRINCIPALS) -> None:
-        """Load what `profiles.schema.json` describes, JSON.
+        """Parse the three members that `profiles.schema.json` describes, JSON.
 
         Raises:
-            ProfileError: it is not well formed; it lists every fault.
+            ProfileError: the JSON is invalid; lists all violations.
         """
         fields: _Fields = {
-            "profiles": _members(dict, _profile, _first_policy_faults),
+            "profiles": _members(dict, _profile, _first_policy_violations),
             "default": (str, str),
             "principals": _members(dict, _principal),
         }
         data = {"profiles": profiles, "default": default, "principals": principals}
-        parsed = _object(data, fields, partial(_default_faults, profiles))
+        parsed = _object(data, fields, partial(_default_violations, profiles))
         self._by_name: dict[str, Profile] = parsed["profiles"]
         self._principals: dict[str, NamePolicy] = parsed["principals"]
         self.default: str = parsed["default"]
@@ -111,23 +111,24 @@ class IssuancePolicy:
         return iter(self._by_name.values())
 
     def get(self, name: str | None) -> Profile:
-        """The profile of that name; the default one for None.
+        """The profile of this name; the default profile for None.
 
         Raises:
-            UnknownProfile: there is none.
+            UnknownProfile: the profile does not exist.
         """
         profile = self._by_name.get(self.default if name is None else name)
         if profile is None:
-            raise UnknownProfile(f"{quote(str(name))} is none of: {', '.join(self._by_name)}", "profile")
+            known = ", ".join(self._by_name)
+            raise UnknownProfile(f"Profile {quote(str(name))} does not exist; use one of: {known}", "profile")
         return profile
 
     def resolve_name(self, name: str | None) -> str:
-        """The name of the profile that `get` returns; '' if there is none."""
+        """The name of the profile that `get` returns; '' if it does not exist."""
         resolved = self.default if name is None else name
         return resolved if resolved in self._by_name else ""
 
     def names_permitted_for(self, principal: str) -> NamePolicy | None:
-        """The names that a principal may have among those that its profiles permit; None for all of them."""
+        """The additional policy for a principal's names; None if the profiles' policies suffice."""
         return self._principals.get(principal)
 
     def with_extended_key_usage(self, usage: x509.ObjectIdentifier) -> list[str]:
@@ -136,44 +137,49 @@ class IssuancePolicy:
 
 
 def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
-    """Parse each member of an object; `check` yields the faults of the well-formed members together."""
+    """Parse each member of an object; `check` yields violations that involve several members."""
     parsed: dict[Any, Any] = {}
-    faults: list[ProfileViolation] = []
+    violations: list[ProfileViolation] = []
     for key, value in data.items():
         if key not in fields:
-            faults.append(ProfileViolation((key,), f"unknown key; known: {', '.join(fields)}"))
+            violations.append(ProfileViolation((key,), f"unknown key; known: {', '.join(fields)}"))
         elif not isinstance(value, kind := fields[key][0]):
-            faults.append(ProfileViolation((key,), f"{quote(str(value))} is not of the type {kind.__name__}"))
+            violations.append(
+                ProfileViolation((key,), f"{quote(str(value))} is not of the type {kind.__name__}")
+            )
         else:
             try:
                 parsed[key] = fields[key][1](value)
             except ProfileError as error:
-                faults += [ProfileViolation((key, *fault.path), fault.detail) for fault in error.violations]
+                violations += [
+                    ProfileViolation((key, *violation.path), violation.detail)
+                    for violation in error.violations
+                ]
             except (ValueError, IssuanceError) as error:
-                faults.append(ProfileViolation((key,), str(error)))
-    faults += check(parsed)
-    if faults:
-        raise ProfileError(faults)
+                violations.append(ProfileViolation((key,), str(error)))
+    violations += check(parsed)
+    if violations:
+        raise ProfileError(violations)
     return parsed
 
 
 def _members(
     kind: type, parse: Callable[[str, Any], Any], check: _Check = lambda _: ()
 ) -> tuple[type, _Parse]:
-    """An object with members of any name; `parse` takes the name and the value, of the type `kind`."""
+    """An object with any member names; `parse` gets the name and the value, of the type `kind`."""
     return dict, lambda data: _object(data, {name: (kind, partial(parse, name)) for name in data}, check)
 
 
 def _list(parse: _Parse, identity: _Parse | None = None, *, min_items: int = 0) -> tuple[type, _Parse]:
-    """A list of text; no two of its values have the same `identity`."""
+    """A list of strings; no two values may have the same `identity`."""
 
     def parse_list(data: list[Any]) -> tuple[Any, ...]:
         if len(data) < min_items:
-            raise ValueError("it is empty")
+            raise ValueError("the list is empty")
         values = _object(dict(enumerate(data)), dict.fromkeys(range(len(data)), (str, parse)))
-        seen = [identity(value) for value in values.values()] if identity else []
-        for index, value in enumerate(seen):
-            if value in seen[:index]:
+        identities = [identity(value) for value in values.values()] if identity else []
+        for index, value in enumerate(identities):
+            if value in identities[:index]:
                 raise ValueError(f"{quote(data[index])} is listed twice")
         return tuple(values.values())
 
@@ -191,25 +197,25 @@ def _oid(text: str) -> x509.ObjectIdentifier:
 
 def _usage(text: str) -> str:
     if text not in EXTENDED_KEY_USAGES and _oid(text) in _CA_ONLY_USAGES:
-        raise ValueError(f"{quote(text)} is not for certificates of an end entity")
+        raise ValueError(f"{quote(text)} is not allowed in end-entity certificates")
     return text
 
 
 def _extension_oid(text: str) -> x509.ObjectIdentifier:
     oid = _EXTENSIONS.get(text) or _oid(text)
     if f"{oid.dotted_string}.".startswith(tuple(f"{arc}." for arc in _CA_CONTROLLED_ARCS)):
-        raise ValueError(f"{quote(text)} is the CA's to set, not a request's: verifiers read rights in it")
+        raise ValueError(f"{quote(text)} cannot be copied from requests: only the CA may set it")
     return oid
 
 
 def _public_key(text: str) -> tuple[KeyKind, int]:
-    """The kind of a key, and the least size in bits (0 for all kinds but RSA)."""
+    """Parse the kind of a key, and for RSA the minimum size in bits (otherwise 0)."""
     if not (rsa := _RSA.fullmatch(text)):
         return KeyKind(text), 0
-    least = int(rsa.group(1) or keys.RSA_MIN_BITS)
-    if not keys.RSA_MIN_BITS <= least <= keys.RSA_MAX_BITS:
-        raise ValueError(f"RSA keys have {keys.RSA_MIN_BITS} to {keys.RSA_MAX_BITS} bits, not {least}")
-    return KeyKind.RSA, least
+    min_size = int(rsa.group(1) or keys.RSA_MIN_BITS)
+    if not keys.RSA_MIN_BITS <= min_size <= keys.RSA_MAX_BITS:
+        raise ValueError(f"RSA keys have {keys.RSA_MIN_BITS} to {keys.RSA_MAX_BITS} bits, not {min_size}")
+    return KeyKind.RSA, min_size
 
 
 def _url(text: str) -> str:
@@ -220,22 +226,22 @@ def _url(text: str) -> str:
 
 def _allowed_attribute(text: str) -> str:
     if text not in SUBJECT_ATTRIBUTES:
-        raise ValueError(f"{quote(text)} is none of {', '.join(SUBJECT_ATTRIBUTES)}")
+        raise ValueError(f"{quote(text)} is not one of {', '.join(SUBJECT_ATTRIBUTES)}")
     return text
 
 
 def _fixed_attribute(name: str, text: str) -> str:
-    if fault := check_subject_attribute(_allowed_attribute(name), text):
-        raise ValueError(fault)
+    if violation := check_subject_attribute(_allowed_attribute(name), text):
+        raise ValueError(violation)
     return text
 
 
 def _domain(text: str, *, underscores: bool = False) -> str:
-    below = "." if text.startswith(".") else ""
-    return below + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=underscores)
+    leading_dot = "." if text.startswith(".") else ""
+    return leading_dot + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=underscores)
 
 
-# A domain whose labels may have an underscore, as those of services and trust domains do.
+# Labels of services and trust domains may have underscores.
 _subtree: Final = partial(_domain, underscores=True)
 
 
@@ -257,10 +263,10 @@ _NAMES: Final[_Fields] = {
 
 
 def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
-    """Load the names that a profile or a principal may have: `{dns: {permitted: [example.com]}, ip: {}}`.
+    """Parse the name policy of a profile or a principal: `{dns: {permitted: [example.com]}, ip: {}}`.
 
     Raises:
-        ProfileError: they are not well formed; it lists every fault.
+        ProfileError: the policy is invalid; lists all violations.
     """
     return NamePolicy(**_object(data, _NAMES))
 
@@ -282,7 +288,7 @@ _PROFILE: Final[_Fields] = {
 
 
 def _profile(name: str, data: dict[str, Any]) -> Profile:
-    parsed = _object(data, _PROFILE, partial(_profile_faults, data))
+    parsed = _object(data, _PROFILE, partial(_profile_violations, data))
     subject = parsed.pop("subject", {"allowed": ("CN",)})
     return Profile(
         **{"name": name, "max_validity": parsed["validity"], **parsed},
@@ -291,15 +297,15 @@ def _profile(name: str, data: dict[str, Any]) -> Profile:
     )
 
 
-def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
-    """Missing members, and well-formed members that contradict one another."""
+def _profile_violations(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
+    """Missing members, and valid members that contradict each other."""
     if missing := [member for member in _REQUIRED if member not in data]:
         yield ProfileViolation((), f"{', '.join(missing)} missing")
     if "validity" in parsed:
         if parsed["validity"] - parsed.get("backdate", timedelta()) < MIN_VALIDITY:
-            yield ProfileViolation(("validity",), "less than a minute is left after the backdate")
+            yield ProfileViolation(("validity",), "less than a minute remains after the backdate")
         if parsed.get("max_validity", timedelta.max) < parsed["validity"]:
-            yield ProfileViolation(("max_validity",), "it is shorter than validity")
+            yield ProfileViolation(("max_validity",), "shorter than validity")
     usages = map(eku_oid, parsed.get("extended_key_usage", ()))
     if "CN" in parsed.get("subject", {}).get("fixed", {}) and not SERVER_USAGES.isdisjoint(usages):
         detail = "the common name of a TLS server must be one of its names (CA/Browser Forum 7.1.4.3)"
@@ -309,24 +315,24 @@ def _profile_faults(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[Pr
         yield ProfileViolation(("crl",), "required if revocation is crl, and only then")
 
 
-def _first_policy_faults(profiles: dict[str, Profile]) -> Iterator[ProfileViolation]:
-    """A certificate's profile is known by its first policy, so no two profiles have the same."""
+def _first_policy_violations(profiles: dict[str, Profile]) -> Iterator[ProfileViolation]:
+    """The first policy OID of a certificate identifies its profile, so no two profiles may share one."""
     owners: dict[x509.ObjectIdentifier, str] = {}
     for name, profile in profiles.items():
         for policy_oid in profile.certificate_policies[:1]:
             if owners.setdefault(policy_oid, name) != name:
-                detail = f"it is the first policy of the profile {owners[policy_oid]} already"
+                detail = f"the first policy of profile '{owners[policy_oid]}' is the same"
                 yield ProfileViolation((name, "certificate_policies", 0), detail)
 
 
-def _default_faults(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
+def _default_violations(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
     default = parsed.get("default")
     if default is not None and isinstance(profiles, dict) and default not in profiles:
         known = escape_controls(", ".join(profiles))
-        yield ProfileViolation(("default",), f"{quote(default)} is not among the profiles: {known}")
+        yield ProfileViolation(("default",), f"profile {quote(default)} does not exist; use one of: {known}")
 
 
 def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
-    if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the rules would restrict nobody
-        raise ValueError(f"{quote(name)} is not the name of one principal")
+    if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the policy would never apply
+        raise ValueError(f"{quote(name)} is not the name of a principal")
     return parse_name_policy(data)

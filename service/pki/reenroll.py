@@ -1,4 +1,4 @@
-"""Renewal by the certificate itself (RFC 7030 4.2.2): who may renew what, and that the names stay."""
+"""Re-enrolment with a client certificate (RFC 7030 4.2.2): verify it, and require the same identity."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class ClientCertificate:
 
 
 def parse_client_certificate(pem: bytes) -> ClientCertificate:
-    """Read a client certificate, PEM, as the gateway got it in the TLS handshake.
+    """Parse a client certificate, PEM, that the gateway received in the TLS handshake.
 
     Raises:
-        Unauthorized: it cannot be read.
+        Unauthorized: the certificate is malformed.
     """
     try:
         certificate = certificate_reader.parse_pem(pem)
@@ -59,52 +59,58 @@ def parse_client_certificate(pem: bytes) -> ClientCertificate:
             extended_key_usage=tuple(usages),
             policies=tuple(policy.policy_identifier for policy in policies),
         )
-    except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise Unauthorized("The client certificate cannot be read.") from error
+    except Exception as error:  # the library has no common class for errors of malformed bytes
+        raise Unauthorized("The client certificate cannot be parsed") from error
 
 
 def verify_client_certificate(
     client_certificate: ClientCertificate,
     issuer: Issuer,
     revoked: Container[int],
-    denied: DenyList,
+    deny_list: DenyList,
     now: datetime,
 ) -> None:
-    """Prove that a client certificate is of this CA, or the one before a rollover, and still usable.
+    """Verify that this CA, or its predecessor, issued a client certificate, and that it may still be used.
 
-    It relies on nothing that TLS proved: a gateway may prove less, or trust more. `revoked` has serial
-    numbers, and `denied` keys that are never certified; `now` is UTC.
+    This does not rely on the TLS handshake: a gateway may verify less, or trust more CAs.
+
+    Args:
+        client_certificate: the certificate to verify.
+        issuer: the CA.
+        revoked: the revoked serial numbers.
+        deny_list: the denied keys.
+        now: the current time, UTC.
 
     Raises:
-        Unauthorized: it is not; the detail has the first reason.
+        Unauthorized: it is not valid; the detail is the first reason.
     """
     certificate = client_certificate.certificate
     if not any(
         ca.not_valid_before_utc <= now <= ca.not_valid_after_utc and is_issued_by(certificate, ca)
         for ca in (issuer.certificate, *issuer.predecessors)
     ):
-        raise Unauthorized("The client certificate is not one of this CA.")
+        raise Unauthorized("The client certificate was not issued by this CA")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         end = encoding.format_timestamp(certificate.not_valid_after_utc)
-        raise Unauthorized(f"The client certificate is not valid now; it ends at {end}.")
+        raise Unauthorized(f"The client certificate is not valid now; its validity ends at {end}")
     if ExtendedKeyUsageOID.CLIENT_AUTH not in client_certificate.extended_key_usage:
-        raise Unauthorized("The client certificate is not for TLS clients (clientAuth).")
+        raise Unauthorized("The client certificate lacks the extended key usage clientAuth")
     if certificate.serial_number in revoked:
-        raise Unauthorized("The client certificate was revoked.")
+        raise Unauthorized("The client certificate is revoked")
     try:
-        denied.verify(client_certificate.key_encodings)
+        deny_list.verify(client_certificate.key_encodings)
     except BadPublicKey as error:
-        raise Unauthorized("The client certificate's key is on the deny list of this CA.") from error
+        raise Unauthorized("The client certificate's key is on the deny list of this CA") from error
 
 
 def find_profile(
     client_certificate: ClientCertificate, profiles: IssuancePolicy, label: str | None
 ) -> Profile:
-    """The profile that a certificate was issued under, by its first policy.
+    """Find the profile that a certificate was issued under, by its first policy OID.
 
     Raises:
-        UnknownProfile: the request's `label`, if not None, is no profile.
-        Unauthorized: no profile has that policy first, or it is not the profile `label`.
+        UnknownProfile: the request's `label` is not None, and not a profile.
+        Unauthorized: the policy OID does not belong to any profile, or to another one than `label`.
     """
     requested = None if label is None else profiles.get(label)
     policy = client_certificate.policies[:1]
@@ -112,23 +118,25 @@ def find_profile(
         (item for item in profiles if policy and item.certificate_policies[:1] == policy), None
     )
     if issued_under is None:
-        raise Unauthorized("No profile has the client certificate's first policy for its own.")
+        raise Unauthorized("The client certificate's first policy OID does not belong to any profile")
     if requested not in {None, issued_under}:
-        raise Unauthorized(f"The client certificate is of the profile {issued_under.name}, not {label}.")
+        name = issued_under.name
+        raise Unauthorized(f"The client certificate was issued under profile '{name}', not '{label}'")
     return issued_under
 
 
 def with_subject_spelling_of(
     client_certificate: ClientCertificate, request: CertificateSigningRequest
 ) -> CertificateSigningRequest:
-    """A request with the client certificate's spelling of each attribute that compares equal (RFC 5280 7.1).
+    """Replace each subject attribute that compares equal (RFC 5280 7.1) by the client certificate's spelling.
 
-    The result is evaluated, so that what is judged is what is signed; programs may compare octets. A text
-    that is longer than any attribute may be is refused later: normalising it takes quadratic time.
+    Programs may compare octets. This comes before the evaluation, so that the evaluated subject is the signed
+    one. Texts that are too long for an attribute remain unchanged, since normalising them takes quadratic
+    time; the evaluation refuses them.
     """
     spellings = {
-        (each.oid, names.fold(str(each.value))): str(each.value)
-        for each in client_certificate.certificate.subject
+        (attribute.oid, names.fold(str(attribute.value))): str(attribute.value)
+        for attribute in client_certificate.certificate.subject
     }
     subject = tuple(
         (oid, spellings.get((oid, names.fold(text)), text) if len(text) <= MAX_ATTRIBUTE_CHARS else text)
@@ -138,31 +146,34 @@ def with_subject_spelling_of(
 
 
 def require_same_identity(client_certificate: ClientCertificate, spec: CertificateSpec) -> None:
-    """Require the subject, the names in any order, and the copied extensions of what is renewed.
+    """Require the client certificate's subject, names (in any order) and copied extensions.
 
     Raises:
-        RequestError: they differ; every difference is listed.
+        RequestError: they differ; lists all differences.
     """
-    reasons: list[RequestError] = []
-    subject, had = client_certificate.certificate.subject, client_certificate.names
+    violations: list[RequestError] = []
+    subject, certified_names = client_certificate.certificate.subject, client_certificate.names
     if spec.subject != subject:
-        has, would = subject.rfc4514_string(), spec.subject.rfc4514_string()
-        detail = f"the subject would be {quote(would)}, and the client certificate has {quote(has)}"
-        reasons.append(RejectedIdentifier(detail, "subject"))
+        expected, requested = subject.rfc4514_string(), spec.subject.rfc4514_string()
+        detail = f"The subject {quote(requested)} differs from {quote(expected)} in the client certificate"
+        violations.append(RejectedIdentifier(detail, "subject"))
     for some, others, detail in (
-        (spec.names, had, "is not in the client certificate"),
-        (had, spec.names, "of the client certificate is not asked for"),
+        (spec.names, certified_names, "is not in the client certificate"),
+        (certified_names, spec.names, "is in the client certificate, but not in the request"),
     ):
-        reasons += [
+        violations += [
             RejectedIdentifier(f"{quote(str(name))} {detail}", "subject_alt_name")
             for name in some
             if name not in others
         ]
-    copied = {each.value.oid: each.value.value.value for each in spec.extensions}
-    presented = {each.oid: each.value.public_bytes() for each in client_certificate.certificate.extensions}
+    requested_extensions = {item.value.oid: item.value.value.value for item in spec.extensions}
+    certified_extensions = {
+        extension.oid: extension.value.public_bytes()
+        for extension in client_certificate.certificate.extensions
+    }
     for oid in spec.profile.extensions:
-        if copied.get(oid) != presented.get(oid):
-            name, none = oid_name(oid), "" if oid in presented else ", which has none"
-            detail = f"the extension {name} must be that of the client certificate{none}"
-            reasons.append(BadCSR(detail, f"extensions.{name}"))
-    raise_all(reasons)
+        if requested_extensions.get(oid) != certified_extensions.get(oid):
+            name, hint = oid_name(oid), "" if oid in certified_extensions else ", which does not have it"
+            detail = f"Extension {name} must be the same as in the client certificate{hint}"
+            violations.append(BadCSR(detail, f"extensions.{name}"))
+    raise_all(violations)

@@ -1,8 +1,9 @@
-"""Certificate revocation lists (RFC 5280 5) from a list that the operator keeps.
+"""Certificate revocation lists (RFC 5280 5), built from a list that the operator maintains.
 
-A CRL holds what was revoked before its window of five minutes began, and has the window's number: so it is
-the same whichever process signs it, and its number grows. Entries stay when their certificates end, since
-the list does not say when that is. An entry whose revocation time is in the future is listed from then on.
+A CRL contains the certificates that were revoked before its window of five minutes started, and its CRL
+number is that of the window. So all processes sign the same CRL, and the number grows. Entries of expired
+certificates remain, since the list does not contain expiry times. An entry with a revocation time in the
+future appears from then on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from service.pki.errors import quote
 
 WINDOW: Final = timedelta(minutes=5)
 NEXT_UPDATE: Final = timedelta(hours=24)
-MAX_ENTRIES: Final = 80_000  # 4.2 MB signed; in base64 within the 6 MiB that a Lambda may answer
+MAX_ENTRIES: Final = 80_000  # 4.2 MB as a CRL; in base64 less than the 6 MiB of a Lambda response
 
-# RFC 5280 5.3.1, those that an end entity's certificate can have. No hold: what cannot be stored cannot be
-# released; no unspecified: the RFC wants the reason left out instead.
+# The reasons of RFC 5280 5.3.1 that apply to end-entity certificates, except certificateHold, which needs a
+# database to release, and unspecified, which the RFC says to omit.
 REASONS: Final = {
-    each.value: each
-    for each in (
+    reason.value: reason
+    for reason in (
         x509.ReasonFlags.key_compromise,
         x509.ReasonFlags.affiliation_changed,
         x509.ReasonFlags.superseded,
@@ -36,22 +37,22 @@ REASONS: Final = {
         x509.ReasonFlags.privilege_withdrawn,
     )
 }
-_MEMBERS: Final = {"serial", "at", "reason"}
+_ENTRY_KEYS: Final = {"serial", "at", "reason"}
 _HEX: Final = re.compile(r"(?:0x)?0*([0-7]?[0-9a-f]{1,39})")  # RFC 5280 4.1.2.2: 20 octets, the first bit 0
 _ENTRY: Final = re.compile(
     r'- \{"serial": "(?P<serial>[^"\\]*)", "at": "(?P<at>[^"\\]*)"(?:, "reason": "(?P<reason>[^"\\]*)")?\}'
     r"(?:\s+#.*)?|\s*(?:#.*)?"
 )
-_MAX_FAULTS: Final = 20  # in one message
+_MAX_VIOLATIONS: Final = 20  # per message
 
 
 class RevocationError(ValueError):
-    """The list is not well formed; the message lists what is wrong."""
+    """The list is invalid; the message lists the violations."""
 
 
 @dataclass(frozen=True)
 class RevokedCertificate:
-    """A revoked certificate: serial number, time (UTC, whole seconds), and the reason if there is one."""
+    """A revoked certificate: serial number, time (UTC, whole seconds), and an optional reason."""
 
     serial_number: int
     revoked_at: datetime
@@ -59,7 +60,7 @@ class RevokedCertificate:
 
     @functools.cached_property
     def crl_entry(self) -> x509.RevokedCertificate:
-        """The entry of a CRL (RFC 5280 5.1.2.6); raise `ValueError` if a CRL cannot hold it."""
+        """The CRL entry (RFC 5280 5.1.2.6); raises `ValueError` if it cannot be encoded."""
         builder = x509.RevokedCertificateBuilder().serial_number(self.serial_number)
         builder = builder.revocation_date(self.revoked_at)
         if self.reason:
@@ -68,51 +69,55 @@ class RevokedCertificate:
 
 
 def parse_serial_number(text: str) -> int:
-    """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`, positive and of 159 bits at most; raise `ValueError`."""
+    """Parse `0a1b…`, `0A:1B:…` or `0x0a1b…`: positive, at most 159 bits; raises `ValueError`."""
     digits = _HEX.fullmatch(text.strip().replace(":", "").lower())
     number = int(digits[1], 16) if digits else 0
     if not number:
-        raise ValueError(f"{quote(text)} is not a serial number in hexadecimal, of 20 octets at most")
+        raise ValueError(f"{quote(text)} is not a serial number: write at most 20 octets in hexadecimal")
     return number
 
 
 def parse(entries: Iterable[tuple[int, object]]) -> Mapping[int, RevokedCertificate]:
-    """Read a list: of each entry its line, and `{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: …}`.
+    """Parse the entries of a list.
+
+    Args:
+        entries: of each entry, its line and `{serial: "0a1b", at: "2026-01-31T23:59:59Z", reason: …}`.
 
     Returns:
-        the entries by serial number, each of which a CRL can hold.
+        the revoked certificates by serial number; each can be encoded in a CRL.
 
     Raises:
-        RevocationError: it is not such a list; the message names each line that is wrong.
+        RevocationError: an entry is invalid, or the list is too long; the message names the invalid lines.
     """
     result: dict[int, RevokedCertificate] = {}
-    faults, number = [], 0
-    for number, (line, value) in enumerate(entries, 1):  # noqa: B007 - it is the length of an iterator
+    violations, count = [], 0
+    for count, (line, value) in enumerate(entries, 1):  # noqa: B007 - counts the items of an iterator
         try:
-            entry = _entry(value)
+            entry = _parse_entry(value)
             if entry.serial_number in result:
-                raise ValueError(f"{encoding.format_serial(entry.serial_number)} stands in it twice")  # noqa: TRY301
+                serial = encoding.format_serial(entry.serial_number)
+                raise ValueError(f"duplicate serial {serial}")  # noqa: TRY301
             result[entry.serial_number] = entry
         except ValueError as error:
-            faults.append(f"line {line}: {error}")
-    if number > MAX_ENTRIES:
-        raise RevocationError(f"it has {number} entries; {MAX_ENTRIES} are accepted")
-    if faults:
-        more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
-        raise RevocationError("; ".join(faults[:_MAX_FAULTS]) + more)
+            violations.append(f"line {line}: {error}")
+    if count > MAX_ENTRIES:
+        raise RevocationError(f"{count} entries; at most {MAX_ENTRIES} are accepted")
+    if violations:
+        more = f"; and {len(violations) - _MAX_VIOLATIONS} more" if len(violations) > _MAX_VIOLATIONS else ""
+        raise RevocationError("; ".join(violations[:_MAX_VIOLATIONS]) + more)
     return result
 
 
 def parse_canonical(text: str) -> Mapping[int, RevokedCertificate] | int:
-    """Read a list that is written as `encode` does it, a line for each entry, comments aside.
+    """Parse a list of lines in the form of `format_entry`, and comments.
 
-    It is read more than ten times as fast as YAML, and what it says is the same.
+    This is more than ten times as fast as parsing YAML, with the same result.
 
     Returns:
-        as `load`; or the first line that is written otherwise, from 1.
+        the result of `parse`; or the number of the first line in another form, from 1.
 
     Raises:
-        RevocationError: as `load`.
+        RevocationError: as `parse`.
     """
     entries = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -125,25 +130,25 @@ def parse_canonical(text: str) -> Mapping[int, RevokedCertificate] | int:
 
 
 def format_entry(revoked: RevokedCertificate) -> str:
-    """One entry, as a line that `load_plain` reads; it is YAML, too."""
+    """Format an entry as a line of YAML that `parse_canonical` parses."""
     serial, at = encoding.format_serial(revoked.serial_number), encoding.format_timestamp(revoked.revoked_at)
     reason = f', "reason": "{revoked.reason.value}"' if revoked.reason else ""
     return f'- {{"serial": "{serial}", "at": "{at}"{reason}}}\n'
 
 
 def crl_number(now: datetime) -> int:
-    """The number of the window that a time (UTC) is in, which is the CRL's number (RFC 5280 5.2.3)."""
+    """The CRL number (RFC 5280 5.2.3) at a time, UTC: the number of its window."""
     return int(now.timestamp()) // int(WINDOW.total_seconds())
 
 
 def crl_builder(
     revoked: Iterable[RevokedCertificate], number: int, not_after: datetime
 ) -> x509.CertificateRevocationListBuilder:
-    """The CRL of a window, for `Issuer.sign_crl`; it does not outlive the issuer (`not_after`, UTC).
+    """Build the CRL with a number, for `Issuer.sign_crl`. It expires at the latest at `not_after` (UTC).
 
     Raises:
-        ValueError: a CRL cannot hold an entry; or its time is after the issuer's end, a slip that would keep
-            it out of every CRL.
+        ValueError: an entry cannot be encoded, or its revocation time is after the issuer's end, so that no
+            CRL would contain it.
     """
     start = datetime.fromtimestamp(number * WINDOW.total_seconds(), UTC)
     ordered = sorted(revoked, key=lambda entry: entry.serial_number)
@@ -153,8 +158,8 @@ def crl_builder(
                 encoding.format_serial(entry.serial_number),
                 encoding.format_timestamp(entry.revoked_at),
             )
-            raise ValueError(f"{serial} would be revoked at {at}, after the CA's end")
-    # At once: the builder copies what it has for each entry that is added to it.
+            raise ValueError(f"{serial} would be revoked at {at}, after the CA expires")
+    # One call: each `add_revoked_certificate` copies the whole list.
     entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
     return (
         x509.CertificateRevocationListBuilder(revoked_certificates=entries)
@@ -164,33 +169,33 @@ def crl_builder(
     )
 
 
-def _entry(value: object) -> RevokedCertificate:
-    if not isinstance(value, Mapping) or not _MEMBERS >= value.keys() >= {"serial", "at"}:
-        raise ValueError("it is not a mapping of serial, at and reason")
+def _parse_entry(value: object) -> RevokedCertificate:
+    if not isinstance(value, Mapping) or not _ENTRY_KEYS >= value.keys() >= {"serial", "at"}:
+        raise ValueError("expected a mapping of serial, at and (optional) reason")
     serial, at, reason = value["serial"], value["at"], value.get("reason")
-    if not isinstance(serial, str):  # 10 would be ten to YAML, and sixteen to us
-        raise ValueError("serial is not text: write it in hexadecimal, between quotes")  # noqa: TRY004 - as all
-    return _parse(
+    if not isinstance(serial, str):  # YAML parses 10 as ten, but it means sixteen
+        raise ValueError("serial is not a string: write it in hexadecimal, in quotes")  # noqa: TRY004 - see `parse`
+    return _parse_fields(
         serial, at if isinstance(at, datetime) else str(at), None if reason is None else str(reason)
     )
 
 
-@functools.lru_cache(2 * MAX_ENTRIES)  # of a list that changed only the entries that did are read
-def _parse(serial: str, at: str | datetime, reason: str | None) -> RevokedCertificate:
-    moment = _time(at)
-    if moment is None:
-        raise ValueError(f"at is not a time (RFC 3339, UTC): {quote(str(at))}")
+@functools.lru_cache(2 * MAX_ENTRIES)  # when a list changes, only changed entries are parsed
+def _parse_fields(serial: str, at: str | datetime, reason: str | None) -> RevokedCertificate:
+    revoked_at = _parse_time(at)
+    if revoked_at is None:
+        raise ValueError(f"at {quote(str(at))} is not a time (RFC 3339, UTC)")
     if reason is not None and reason not in REASONS:
-        raise ValueError(f"reason is none of {', '.join(REASONS)}: {quote(reason)}")
-    entry = RevokedCertificate(parse_serial_number(serial), moment, REASONS[reason] if reason else None)
-    entry.crl_entry  # noqa: B018 - built here, so that signing finds it
+        raise ValueError(f"reason {quote(reason)} is not one of {', '.join(REASONS)}")
+    entry = RevokedCertificate(parse_serial_number(serial), revoked_at, REASONS[reason] if reason else None)
+    entry.crl_entry  # noqa: B018 - cached for signing
     return entry
 
 
-def _time(value: str | datetime) -> datetime | None:
-    """A time from text or from YAML, UTC, whole seconds; None if it is none."""
+def _parse_time(value: str | datetime) -> datetime | None:
+    """Parse a time, a string or a value of YAML, to UTC in whole seconds; None if it is invalid."""
     with contextlib.suppress(ValueError, OverflowError):
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC).replace(microsecond=0)
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if time.tzinfo is not None:
+            return time.astimezone(UTC).replace(microsecond=0)
     return None

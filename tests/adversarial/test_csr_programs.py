@@ -226,7 +226,7 @@ def test_csr_without_names_is_refused(server: Server, tmp_path: Path) -> None:
     """openssl's default CSR has no common name and no SAN, and is refused for that."""
     response = server.sign({"csr": openssl()(tmp_path).decode()})
     assert response.status == 422
-    detail = "neither a common name nor a subject alternative name is asked for"
+    detail = "The request has neither a common name nor a subject alternative name"
     reason = {"code": "rejectedIdentifier", "field": "subject.common_name", "detail": detail}
     assert response.json()["errors"] == [reason]
 

@@ -85,7 +85,7 @@ def ask(
     return [(reason["field"], reason["detail"]) for reason in answer["errors"]]
 
 
-PREPARED, PERMITS, EXCLUDES = "programs read in other ways; write '", "permits ", "excludes names in "
+PREPARED, PERMITS, EXCLUDES = "programs read differently; write '", "permits ", "excludes names in "
 WHOLE = "permits a wildcard only as the whole left-most label"
 ATTACKS = {
     "full-width letters": ("\uff44\uff42.example.com", PREPARED + "db.example.com'"),
@@ -105,20 +105,20 @@ ATTACKS = {
     "grapheme joiner": ("d\u034fb.example.com", PREPARED),
     "replacement character": ("db.example.com\ufffd", PREPARED),
     "private use": ("db.example.com\ue000", PREPARED),
-    "nothing that is visible": ("\u200b\xad", "forms that programs read in other ways"),
+    "nothing that is visible": ("\u200b\xad", "forms that programs read differently"),
     "full-width address": ("\uff11\uff19\uff12.0.2.1", PREPARED + "192.0.2.1'"),
     "full-width at": ("root\uff20example.org", PREPARED + "root@example.org'"),
-    "non-ASCII mailbox": ("\xe4nne@example.org", "email:\xe4nne@example.org: the profile person permits"),
-    "mailbox with a dot": ("root@example.org.", "permits mailboxes of"),
+    "non-ASCII mailbox": ("\xe4nne@example.org", "email:\xe4nne@example.org: profile 'person' permits"),
+    "mailbox with a dot": ("root@example.org.", "permits only mailboxes of"),
     "excluded name": ("db.example.com", EXCLUDES + "db.example.com"),
     "name with a dot": ("db.example.com.", EXCLUDES + "db.example.com"),
     "name with two dots": ("db.example.com..", EXCLUDES + "db.example.com"),
     "ideographic dots": ("db\u3002example\u3002com", EXCLUDES + "db.example.com"),
     "leading dot": (".example.com", EXCLUDES + "db.example.com"),
-    "sharp s": ("d\xdf.example.com", "another host to programs that use IDNA 2003, such as Java"),
-    "final sigma": ("anna@\u03c3\u03c2.example.com", "another host to programs that use IDNA 2003"),
+    "sharp s": ("d\xdf.example.com", "another host for programs that use IDNA 2003, such as Java"),
+    "final sigma": ("anna@\u03c3\u03c2.example.com", "another host for programs that use IDNA 2003"),
     "name in Unicode": ("b\xfccher.example.com", EXCLUDES + "xn--bcher-kva.example.com"),
-    "name beyond Unicode": ("\u2603.example.org", "permits names in"),
+    "name beyond Unicode": ("\u2603.example.org", "permits only names in"),
     "wildcard": ("*.example.com", EXCLUDES + "db.example.com"),
     "wildcard at the start": ("*b.example.com", WHOLE),
     "wildcard at the end": ("db*.example.com", WHOLE),
@@ -181,7 +181,7 @@ def test_attribute_in_noncanonical_spelling_is_refused(text: str) -> None:
     granted = ask(SIGN, csrs.build(subject=unit("Ops")))
     assert isinstance(granted, x509.Certificate)
     assert granted.subject == unit("Ops")
-    assert ask(SIGN, csrs.build(subject=unit(text))) == [("subject.OU", f"{text!a} has blanks, control characters or Unicode forms that programs read in other ways; write 'Ops'")]  # fmt: skip
+    assert ask(SIGN, csrs.build(subject=unit(text))) == [("subject.OU", f"{text!a} has white space, control characters or Unicode forms that programs read differently; write 'Ops'")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ RENEWALS: dict[str, tuple[Callable[[], x509.Certificate], x509.CertificateSignin
     "soft hyphen for excluded": (lambda: presented("db.example.com"), csrs.build("d\xadb.example.com"), EXCLUDES),
     "blank for excluded": (lambda: presented("db.example.com"), csrs.build(" db.example.com"), EXCLUDES),
     "full-width for permitted": (lambda: presented("app.example.com"), csrs.build("\uff41pp.example.com"), ""),
-    "longer than any": (presented, csrs.build("Anna" + "\xad" * 200), "the common name has 204 characters"),
-    "another": (presented, csrs.build("Anne"), "the subject would be"),
+    "longer than any": (presented, csrs.build("Anna" + "\xad" * 200), "The common name has 204 characters"),
+    "another": (presented, csrs.build("Anne"), "differs from"),
     "same role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("user")]), ""),
-    "another role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("admin")]), f"the extension {ROLE.dotted_string} must be that of the client certificate"),
-    "new role": (presented, csrs.build("Anna", extensions=[role("admin")]), "client certificate, which has none"),
-    "no role": (lambda: presented("Anna", role("user")), csrs.build("Anna"), "must be that of the client certificate"),
+    "another role": (lambda: presented("Anna", role("user")), csrs.build("Anna", extensions=[role("admin")]), f"Extension {ROLE.dotted_string} must be the same as in the client certificate"),
+    "new role": (presented, csrs.build("Anna", extensions=[role("admin")]), "client certificate, which does not have it"),
+    "no role": (lambda: presented("Anna", role("user")), csrs.build("Anna"), "must be the same as in the client certificate"),
 }  # fmt: skip
 
 

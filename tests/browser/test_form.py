@@ -220,7 +220,7 @@ def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: 
     ):
         tab.sign(GOOD, profile="client")
         expect(tab.page.locator("#profile-faults")).to_contain_text(
-            "The profile client is not for this caller."
+            "Caller 'default' may not use profile 'client'"
         )
         expect(tab.page.locator("#profile")).to_be_focused()
         expect(tab.page.locator("#key-faults li")).to_have_count(0)
@@ -231,7 +231,7 @@ def test_refused_names_are_reported_at_the_csr(refusing: Tab) -> None:
     refusing.sign(csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
     expect(refusing.page.locator("#csr-faults li")).to_have_count(2)
     expect(refusing.page.locator("#csr-faults")).to_contain_text(
-        "subject_alt_name[0]: dns:a_b.example: the profile server permits no underscores"
+        "subject_alt_name[0]: dns:a_b.example: profile 'server' permits no underscores"
     )
     expect(refusing.page.locator("#csr")).to_be_focused()
     refusing.save_screenshot("refused")

@@ -97,7 +97,7 @@ def test_bad_request_spoils_no_other(server: Server, tmp_path: Path) -> None:
         "own.pem: it holds a private key, so nothing of it was sent: give the request alone",
     ]
     assert lines[2].startswith("bad.csr: Request refused: 2 problems, see errors")
-    assert "  subject_alt_name[0]: dns:_: the profile server permits no underscores" in run.stderr.decode()
+    assert "  subject_alt_name[0]: dns:_: profile 'server' permits no underscores" in run.stderr.decode()
     assert lines[-1].startswith("junk.csr: Certificate signing request not accepted: ")
     assert not (tmp_path / "bad.crt").exists()
 

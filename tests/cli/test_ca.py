@@ -129,7 +129,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
     assert names[0] != names[1]  # they end in random digits: nobody takes one CA for the other
     for arguments, word in (
         (("old", "other"), b"already contains a CA"),
-        (("old", "new", "--root-key", "other/root-ca.key"), b"not the one in the root's certificate"),
+        (("old", "new", "--root-key", "other/root-ca.key"), b"does not match the root's certificate"),
         (("old", "new", "--root-key", "gone.key"), b"--new-root"),
     ):
         refused = certlet("rollover", *arguments)
@@ -139,7 +139,7 @@ def test_rollover_says_why_not(tmp_path: Path) -> None:
 
 
 BAD_LISTS = [
-    ("old/revoked.yaml", b"- {serial: 10, at: 2026-01-01T00:00:00Z}", b"between quotes"),
+    ("old/revoked.yaml", b"- {serial: 10, at: 2026-01-01T00:00:00Z}", b"in quotes"),
     ("old/revoked.yaml", b"\xff", b"not UTF-8"),
     ("old/revoked.yaml", None, b"old/revoked.yaml: "),
     ("old/denied-keys.txt", b"0123", b"denied-keys.txt"),

@@ -59,7 +59,7 @@ def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
     ("arguments", "status", "word"),
     [
         (("_.example.com", "--profile", "server"), 1, "permits no underscores"),
-        (("a.example.com", "--profile", "none"), 1, "is none of: server, client, peer"),
+        (("a.example.com", "--profile", "none"), 1, "is not one of: server, client, peer"),
         (("a.example.com", "--api-key", "x"), 1, "403 unauthorized"),
         (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
         (("a.example.com", "--p12", "a.p12"), 1, "CERTLET_P12_PASSWORD"),

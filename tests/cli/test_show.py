@@ -127,8 +127,8 @@ def forged() -> x509.CertificateSigningRequest:
     [
         (csrs.build(), ""),
         (csrs.build(sans=["dns:-a"]), "'-a' is not a DNS name"),
-        (weak(), "the RSA modulus has 1024 bits; 2048 to 8192 are accepted"),
-        (forged(), "the signature is not by the key in the request"),
+        (weak(), "The RSA modulus has 1024 bits; 2048 to 8192 are accepted"),
+        (forged(), "The signature does not match the key in the CSR"),
     ],
     ids=["good", "name", "key", "signature"],
 )
@@ -147,7 +147,7 @@ def test_malformed_extensions_are_told(tmp_path: Path) -> None:
     run = certlet("show", "a.crt")
     assert (run.returncode, run.stderr) == (1, b"")
     errors = [line for line in run.stdout.splitlines() if line.startswith(b"  Error")]
-    assert errors == [b"  Error     the extensions cannot be read: its DER is malformed"]
+    assert errors == [b"  Error     the extensions cannot be parsed: malformed DER"]
 
 
 def test_pkcs7_is_put_in_order() -> None:

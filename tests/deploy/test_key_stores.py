@@ -69,7 +69,7 @@ def test_mismatched_kms_key_is_refused(endpoint: str, tmp_path: Path) -> None:
     assert servers.certlet("init", "ca", "--kms", ours, cwd=tmp_path, env=env).returncode == 0
     results, logged = invoke_handler(tmp_path, proxy_event(), **env, CERTLET_CA_KEY=f"kms:{other}")
     assert results[0]["statusCode"] == 503
-    assert "not the one in the CA certificate" in logged
+    assert "does not match the CA certificate" in logged
 
 
 def test_ca_key_in_secrets_manager_signs(endpoint: str, tmp_path: Path) -> None:

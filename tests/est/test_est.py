@@ -134,7 +134,7 @@ def test_cacerts_includes_the_previous_ca_after_a_rollover(tmp_path: Path) -> No
     renewed.verify_directly_issued_by(new.certificate)
     (tmp_path / "ca" / "previous-ca.crt").unlink()
     renewal = est("/simplereenroll", CLIENT, forge_certificate(old))
-    assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "not one of this CA")
+    assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "not issued by this CA")
 
 
 def test_rollover_keeps_revocations(tmp_path: Path) -> None:
@@ -321,11 +321,11 @@ NOT_RENEWABLE: dict[str, tuple[str, Callable[[Path], x509.Certificate | str], st
     "server-only": ("", lambda at: forge_certificate(load_issuer(at / "ca"), "server"), "clientAuth"),
     "expired": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=91)), "not valid now"),
     "not-yet": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=-1)), "not valid now"),
-    "stranger": ("", lambda _: foreign_certificate(), "not one of this CA"),
-    "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be read"),
+    "stranger": ("", lambda _: foreign_certificate(), "not issued by this CA"),
+    "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be parsed"),
     "no-policy": ("", lambda at: parse_issued(invoke_once(at, est("/nameless/simpleenroll", GOOD))), "policy"),
-    "other-label": ("/client", lambda at: forge_certificate(load_issuer(at / "ca")), "of the profile peer, not client"),
-    "the-ca-itself": ("", lambda at: load_issuer(at / "ca").certificate, "not one of this CA"),
+    "other-label": ("/client", lambda at: forge_certificate(load_issuer(at / "ca")), "under profile 'peer', not 'client'"),
+    "the-ca-itself": ("", lambda at: load_issuer(at / "ca").certificate, "not issued by this CA"),
 }  # fmt: skip
 
 
@@ -374,4 +374,4 @@ def test_renewal_with_denied_key_is_refused(tmp_path: Path) -> None:
     # The profile no longer permits this name.
     named = csrs.build("device.example.com", ["dns:device.example.com"])
     event = est("/simplereenroll", encode_body(named), forge_certificate(ca, "client", named))
-    assert_refused(invoke_once(tmp_path, event), 400, "rejectedIdentifier", "permits names in")
+    assert_refused(invoke_once(tmp_path, event), 400, "rejectedIdentifier", "permits only names in")

@@ -241,8 +241,8 @@ def write_tls_files(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "message"),
     [
-        ("csr", "key", "--tls-cert csr: the certificate cannot be read: it is not in PEM"),
-        ("key", "crt", "--tls-cert key: the certificate cannot be read: it is not in PEM"),
+        ("csr", "key", "--tls-cert csr: the certificate cannot be parsed: not PEM"),
+        ("key", "crt", "--tls-cert key: the certificate cannot be parsed: not PEM"),
         ("crt", "csr", "there is no private key in csr, in PEM (--tls-key)"),
         ("crt", "cut", "there is no private key in cut, in PEM (--tls-key)"),
         ("crt", "other", "the key in other is not the one of the certificate in crt"),

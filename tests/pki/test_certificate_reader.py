@@ -32,23 +32,29 @@ def changed(old: bytes, new: bytes) -> bytes:
 
 POINT: Final = keys.encode_public_key(csrs.private_key().public_key())[-64:]
 MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
-    "version": (changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), "the certificate cannot be read"),
-    "subject": (changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"), "the subject cannot be read"),
-    "issuer": (changed(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be read"),
-    "validity": (changed(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be read"),
-    "names": (changed(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be read"),
+    "version": (
+        changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),
+        "the certificate cannot be parsed",
+    ),
+    "subject": (
+        changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"),
+        "the subject cannot be parsed",
+    ),
+    "issuer": (changed(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be parsed"),
+    "validity": (changed(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be parsed"),
+    "names": (changed(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be parsed"),
     "an extension twice": (
         changed(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x13"),
-        "the extensions cannot be read: Duplicate",
+        "the extensions cannot be parsed: Duplicate",
     ),
-    "key": (changed(POINT, b"\x01" * 64), "the public key cannot be read"),
+    "key": (changed(POINT, b"\x01" * 64), "the public key cannot be parsed"),
     "curve": (
         changed(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177")),
-        "the public key cannot be read",
+        "the public key cannot be parsed",
     ),
     "signature algorithm": (
         SOUND.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040377")),
-        "the signature algorithm cannot be read",
+        "the signature algorithm cannot be parsed",
     ),
 }
 
@@ -84,7 +90,7 @@ def test_sound_certificate_is_read() -> None:
     assert certificate_reader.parse_pem(pem(SOUND, b"0")) == certificate
     assert certificate_reader.parse_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
     for junk in (b"", b"junk", pem(b"0")):
-        with pytest.raises(ValueError, match=r"^the certificate cannot be read: it|its"):
+        with pytest.raises(ValueError, match=r"^the certificate cannot be parsed: "):
             certificate_reader.parse_pem_chain(junk)
 
 
@@ -106,7 +112,7 @@ def test_changed_certificate_is_refused_or_usable() -> None:
         try:
             certificate = certificate_reader.parse_der(der)
         except ValueError as error:
-            assert re.fullmatch(r"the [a-z ]+ cannot be read: [ -~]+", str(error)), str(error)
+            assert re.fullmatch(r"the [a-z ]+ cannot be parsed: [ -~]+", str(error)), str(error)
             counts[0] += 1
             continue
         certificate.subject.rfc4514_string()

@@ -12,7 +12,7 @@ from tests import csrs
 def judge(stated: dict[str, Any], *given: str) -> list[tuple[int | None, str]]:
     """What these rules say of names."""
     loaded = [names.parse_general_name(csrs.general_name(each), "") for each in given]
-    return parse_name_policy(stated).violations(loaded, "the profile x")
+    return parse_name_policy(stated).violations(loaded, "profile 'x'")
 
 
 EXAMPLE = {"permitted": ["example.com"], "wildcards": True}
@@ -34,13 +34,13 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
         ("dns", EXAMPLE, "example.com", ""),
         ("dns", EXAMPLE, "A.B.Example.COM", ""),
         ("dns", EXAMPLE, "*.example.com", ""),
-        ("dns", EXAMPLE, "badexample.com", "permits names in example.com"),
-        ("dns", EXAMPLE, "example.com.evil.org", "permits names in example.com"),
-        ("dns", EXAMPLE, "example.co", "permits names in example.com"),
-        ("dns", {"permitted": [".example.com"], "wildcards": True}, "example.com", "permits names in .example.com"),
+        ("dns", EXAMPLE, "badexample.com", "permits only names in example.com"),
+        ("dns", EXAMPLE, "example.com.evil.org", "permits only names in example.com"),
+        ("dns", EXAMPLE, "example.co", "permits only names in example.com"),
+        ("dns", {"permitted": [".example.com"], "wildcards": True}, "example.com", "permits only names in .example.com"),
         ("dns", {"permitted": [".example.com"], "wildcards": True}, "a.example.com", ""),
         ("dns", {"permitted": [".example.com"], "wildcards": True}, "*.example.com", ""),
-        ("dns", {"permitted": ["a.example.com"], "wildcards": True}, "*.example.com", "permits names in a.example.com"),
+        ("dns", {"permitted": ["a.example.com"], "wildcards": True}, "*.example.com", "permits only names in a.example.com"),
         ("dns", EXCLUDED, "a.secret.example.com", "excludes names in secret.example.com"),
         ("dns", EXCLUDED, "secret.example.com", "excludes"),
         ("dns", EXCLUDED, "*.secret.example.com", "excludes"),
@@ -50,35 +50,35 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
         ("ip", {}, "192.0.2.1", ""),
         ("ip", NETWORKS, "10.2.0.1", ""),
         ("ip", NETWORKS, "2001:db8::7", ""),
-        ("ip", NETWORKS, "11.0.0.1", "permits addresses in 10.0.0.0/8, 2001:db8::/32"),
+        ("ip", NETWORKS, "11.0.0.1", "permits only addresses in 10.0.0.0/8, 2001:db8::/32"),
         ("ip", NETWORKS, "10.1.2.3", "excludes addresses in 10.1.0.0/16"),
         ("ip", NETWORKS, "::ffff:10.1.2.3", "excludes addresses in 10.1.0.0/16"),
         ("ip", NETWORKS, "::ffff:10.2.2.3", ""),
-        ("ip", NETWORKS, "::ffff:11.2.2.3", "permits addresses"),
+        ("ip", NETWORKS, "::ffff:11.2.2.3", "permits only addresses"),
         ("ip", V6, "::ffff:10.2.2.3", "excludes addresses in ::ffff:0:0/96"),
         ("ip", V6, "10.2.2.3", ""),
         ("email", {}, "a@b.example", ""),
         ("email", MAILS, "a@Example.com", ""),
-        ("email", MAILS, "a@sub.example.com", "permits mailboxes of example.com, .ops.example"),
+        ("email", MAILS, "a@sub.example.com", "permits only mailboxes of example.com, .ops.example"),
         ("email", MAILS, "a@y.ops.example", ""),
-        ("email", MAILS, "a@ops.example", "permits mailboxes"),
+        ("email", MAILS, "a@ops.example", "permits only mailboxes"),
         ("email", MAILS, "a@x.ops.example", "excludes mailboxes of x.ops.example"),
         ("uri", {}, "https://a.example/x", ""),
         ("uri", {}, "urn:uuid:b3f1c1de", ""),
-        ("uri", {"schemes": ["spiffe"]}, "https://a.example/x", "permits URIs of spiffe"),
+        ("uri", {"schemes": ["spiffe"]}, "https://a.example/x", "permits only URIs with scheme spiffe"),
         ("uri", {"schemes": ["spiffe"]}, "spiffe://a.example/x", ""),
         ("uri", {"hosts": ["a.example"]}, "https://a.example:8443/x", ""),
-        ("uri", {"hosts": ["a.example"]}, "https://b.a.example/x", "permits URIs at a.example"),
+        ("uri", {"hosts": ["a.example"]}, "https://b.a.example/x", "permits only URIs with host a.example"),
         ("uri", {"hosts": [".a.example"]}, "https://b.a.example/x", ""),
-        ("uri", {"hosts": [".a.example"]}, "https://a.example/x", "permits URIs at"),
-        ("uri", {"hosts": ["a.example"]}, "urn:uuid:b3f1c1de", "permits URIs at a.example"),
-        ("dns", {}, "_sip.example.com", "_sip.example.com: the profile x permits no underscores"),  # RFC 1123 2.1
+        ("uri", {"hosts": [".a.example"]}, "https://a.example/x", "permits only URIs with host"),
+        ("uri", {"hosts": ["a.example"]}, "urn:uuid:b3f1c1de", "permits only URIs with host a.example"),
+        ("dns", {}, "_sip.example.com", "_sip.example.com: profile 'x' permits no underscores"),  # RFC 1123 2.1
         ("dns", {"underscores": True}, "_sip.example.com", ""),
         ("dns", {"permitted": ["_tcp.example.com"], "underscores": True}, "_sip._tcp.example.com", ""),
-        ("dns", {"permitted": ["_tcp.example.com"], "underscores": True}, "sip.example.com", "permits names in _tcp"),
+        ("dns", {"permitted": ["_tcp.example.com"], "underscores": True}, "sip.example.com", "permits only names in _tcp"),
         ("dns", {"excluded": ["_tcp.example.com"], "underscores": True}, "_sip._tcp.example.com", "excludes"),
         ("uri", {"hosts": ["my_td.example"]}, "spiffe://my_td.example/x", ""),
-        ("uri", {"hosts": ["my_td.example"]}, "spiffe://td.example/x", "permits URIs at my_td.example"),
+        ("uri", {"hosts": ["my_td.example"]}, "spiffe://td.example/x", "permits only URIs with host my_td.example"),
         ("uri", {}, "spiffe://td.example", ""),
         ("uri", {}, "spiffe://td.example/ns/prod/sa/api", ""),
         ("uri", {}, "spiffe://td.example/", "SPIFFE"),
@@ -107,8 +107,8 @@ def test_names_outside_the_policy_are_refused(kind: str, rules: dict[str, Any], 
 def test_kind_without_a_policy_is_not_permitted() -> None:
     """The kinds that are permitted are said; so it is if there are none."""
     refused = judge({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
-    assert refused == [(1, "uri:urn:x:y: the profile x permits dns, ip")]
-    assert judge({}, "dns:a.b") == [(0, "dns:a.b: the profile x permits no names")]
+    assert refused == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip")]
+    assert judge({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
 
 
 def test_violations_of_all_names_are_collected() -> None:
@@ -125,7 +125,7 @@ def test_a_spiffe_id_is_the_only_uri() -> None:
     assert not judge(rules, "uri:https://a.example/x", "uri:https://a.example/y")
     for other in ("uri:https://a.example/x", "uri:spiffe://a.example/y"):
         refused = judge(rules, "uri:spiffe://a.example/x", other)
-        assert refused == [(None, "a SPIFFE ID is the only URI of its certificate")]
+        assert refused == [(None, "A certificate with a SPIFFE ID may not have another URI")]
 
 
 def test_to_dict_is_parsed_as_the_same_policy() -> None:

@@ -45,7 +45,7 @@ GOOD = [
 ]
 
 BAD = [
-    ("dns:", "empty DNS name"),
+    ("dns:", "DNS name is empty"),
     ("dns:a..example", "empty label"),
     ("dns:.example.com", "empty label"),
     ("dns:.", "ends with a dot"),
@@ -103,7 +103,7 @@ BAD = [
     ("uri:urn:a[b]", "absolute"),
     ("uri:https://[v1.fe]/", "authority"),
     ("uri:https://[::1%25eth0]/", "zone"),
-    ("uri:https://a%2eexample/", "encoded"),
+    ("uri:https://a%2eexample/", "percent-encoding"),
     ("uri:spiffe://my*td.example/a", "wildcard"),
     ("uri:relative/path", "absolute"),
     ("uri:https:", "absolute"),
@@ -114,7 +114,7 @@ BAD = [
     ("uri:https://[::1/", "absolute"),
     ("uri:https://evil.example[::1]/", "absolute"),
     ("uri:https://[::1]evil.example/", "absolute"),
-    ("uri:https://evil.example:80@good.example/", "names a user"),
+    ("uri:https://evil.example:80@good.example/", "user name"),
     ("uri:https://a.example/%zz", "absolute"),
     ("uri:https://a.example:99999/", "authority"),
     ("uri:javascript:alert('1')<x>", "absolute"),

@@ -78,11 +78,11 @@ def test_shorter_validity_is_granted(requested: RequestedValidity, length: timed
 @pytest.mark.parametrize(
     ("requested", "field", "words"),
     [
-        (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "P90D at most, which is until 2026-04-01T11:54:59Z"),
-        (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "P90D at most"),
-        (RequestedValidity(timedelta(minutes=5)), "validity", "less than a minute of validity would be left: it counts from 2026-01-01T11:55:00Z"),
+        (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "allows up to P90D, until 2026-04-01T11:54:59Z"),
+        (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "allows up to P90D"),
+        (RequestedValidity(timedelta(minutes=5)), "validity", "less than a minute would be left; it starts at 2026-01-01T11:55:00Z"),
         (RequestedValidity(timedelta()), "validity", "less than a minute"),
-        (RequestedValidity(not_after=NOW), "not_after", "less than a minute of validity would be left$"),
+        (RequestedValidity(not_after=NOW), "not_after", "less than a minute would be left$"),
         (RequestedValidity(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
         (RequestedValidity(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
@@ -140,7 +140,7 @@ def test_profile_takes_its_kinds_of_keys(taken: tuple[KeyKind, int], kind: str, 
         return
     with pytest.raises(BadPublicKey) as refusal:
         changed.verify_key(csrs.private_key(kind).public_key())
-    assert f"takes no {kind} keys; it takes {taken[0]}".lower() in refusal.value.detail.lower()
+    assert f"does not accept {kind} keys; it accepts {taken[0]}".lower() in refusal.value.detail.lower()
     assert refusal.value.field == "public_key"
 
 
