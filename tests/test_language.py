@@ -18,11 +18,13 @@ from tests.servers import ROOT
 Texts = Iterator[tuple[str, str]]
 
 WORDS = re.compile(
-    r"\b(alone|anew|anybody|beneath|beside|certification requests?|heeds?|judges?d?|midst|nobody|stands?|tells?|told"
-    r"|thereof|whoever|(?<!there )is no(?! (longer|more|later))|(is|are) none|(to be|is|are) had|be it|as it stands"
+    r"\b(alone|anew|anybody|beneath|beside|certification requests?|heeds?|judges?d?|midst|nobody|stands?(?!-)|tells?|told"
+    r"|thereof|whoever|(?<!there )is no(?! (longer|more|later))|(?<!there )(is|are) none|(to be|is|are) had|be it|as it stands"
     r"|takes? it for|bring along|brought|of ours|of one's own|what is (no|none))\b",
     re.IGNORECASE,
 )
+# Where the words still occur: delete this once they do not.
+NOT_COVERED = re.compile(r"service/(?!web/)|openapi.yaml/components/examples/|certlet renew ")
 # Where a word is right: the beginning of the place, the word, and why.
 ALLOWED: dict[tuple[str, str], str] = {}
 
@@ -70,16 +72,15 @@ def code() -> Texts:
                 yield f"{name}:{token.start[0]}", token.string
 
 
-@pytest.mark.parametrize("texts", [documents])
+@pytest.mark.parametrize("texts", [documents, helps, contract, code])
 def test_words_are_plain(texts: Callable[[], Texts]) -> None:
     """No text has one of the words, except where it is allowed; and each exception still occurs."""
-    found = [(place, match[0].lower(), text) for place, text in texts() for match in WORDS.finditer(text)]
-    used = {
-        (place, word)
-        for place, word, _ in found
-        for prefix, allowed in ALLOWED
-        if place == prefix and word == allowed
-    }
-    assert [entry for entry in found if entry[:2] not in used] == []
-    covered = {place for place, _ in texts()}
-    assert {entry for entry in ALLOWED if entry[0] in covered} <= used
+    found = [
+        (place, match[0].lower(), text)
+        for place, text in texts()
+        if not NOT_COVERED.match(place)
+        for match in WORDS.finditer(text)
+    ]
+    assert [entry for entry in found if entry[:2] not in ALLOWED] == []
+    places = {place for place, _ in texts()}
+    assert {entry for entry in ALLOWED if entry[0] in places} <= {entry[:2] for entry in found}
