@@ -26,7 +26,7 @@ GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 
 
 def test_certificate_is_recorded_as_intent_and_result() -> None:
-    """One issue makes one intent and one result, of the same serial number, and a certificate."""
+    """Issuing records one intent and one result with the certificate's serial number."""
     log = RecordingLog()
     issued = factories.authority(log).issue(issuance_request(GOOD))
     assert log.kinds() == ["intent", "result"]
@@ -44,7 +44,7 @@ def test_certificate_is_recorded_as_intent_and_result() -> None:
 
 
 def test_serial_numbers_are_random_and_bounded() -> None:
-    """Positive, at most 20 octets (RFC 5280 4.1.2.2), and never the same."""
+    """Serial numbers are positive, at most 20 octets (RFC 5280 4.1.2.2), and never repeat."""
     authority = factories.authority()
     numbers = {authority.issue(issuance_request(GOOD)).certificate.serial_number for _ in range(200)}
     assert len(numbers) == 200
@@ -63,7 +63,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("csr", "profile", "code"), REFUSALS.values(), ids=REFUSALS)
 def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | None, code: str) -> None:
-    """A refusal leaves one line with every reason, and no intent."""
+    """A refusal writes one record with every reason, and no intent."""
     log = RecordingLog()
     with pytest.raises(IssuanceError) as refusal:
         factories.authority(log).issue(issuance_request(csr, profile))
@@ -73,7 +73,7 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
 
 
 def test_refusal_record_names_the_principal_and_the_request() -> None:
-    """What could be read of a refused request stands in its line: names as sent, and the key's hash."""
+    """A refusal record has the names as sent and the hash of the key, if the request could be parsed."""
     log = RecordingLog()
     other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
     authority, request = factories.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
@@ -93,7 +93,7 @@ def test_refusal_record_names_the_principal_and_the_request() -> None:
 
 
 def test_unavailable_issuer_is_loaded_again() -> None:
-    """A failure is not kept: the next request issues, without a restart."""
+    """After a failure the next request loads the issuer again, without a restart."""
     answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.create_issuer())]
     authority = factories.authority(load_ca=Mock(side_effect=answers))
     with pytest.raises(CAUnavailable):
@@ -102,7 +102,7 @@ def test_unavailable_issuer_is_loaded_again() -> None:
 
 
 def test_readiness_follows_the_clock() -> None:
-    """Ready until an hour before the chain ends; not after, and not before it begins."""
+    """The issuer is usable from the start of its chain until an hour before its end."""
     issuer = factories.create_issuer()
     assert factories.authority(now=issuer.not_after - timedelta(hours=1), issuer=issuer).load_usable_issuer()
     for moment in (issuer.not_after - timedelta(minutes=59), issuer.not_before - timedelta(seconds=1)):
@@ -112,7 +112,7 @@ def test_readiness_follows_the_clock() -> None:
 
 @pytest.mark.parametrize("later", [timedelta(days=1), timedelta(days=-1)])
 def test_request_is_evaluated_at_one_time(later: timedelta) -> None:
-    """Two readings could disagree: the second one is for the duration alone, which is never negative."""
+    """Evaluation uses one reading of the clock; a second one measures only the duration, never negative."""
     readings, log = iter([NOW, NOW + later]), RecordingLog()
     authority = factories.authority(log, clock=lambda: next(readings))
     certificate = authority.issue(issuance_request(GOOD)).certificate
@@ -122,7 +122,7 @@ def test_request_is_evaluated_at_one_time(later: timedelta) -> None:
 
 
 def test_audit_line_cannot_be_forged() -> None:
-    """Control characters and newlines from a request stand escaped in one line of ASCII."""
+    """A record escapes control characters and newlines, and is one line of ASCII."""
     event = AuditRecord("refusal", "t", "r", "p", "server", common_name='x\n{"event":"result"}\u2028é\x1b[2J')
     line = audit.serialize(event)
     assert line.count(b"\n") == 1
@@ -133,7 +133,7 @@ def test_audit_line_cannot_be_forged() -> None:
 
 
 def test_recorder_writes_complete_lines() -> None:
-    """A write that fails, or takes a part of a line, is an OSError."""
+    """A failed or partial write is an OSError."""
     read, write = os.pipe()
     audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
     assert json.loads(os.read(read, 1000))["event"] == "intent"
@@ -144,7 +144,7 @@ def test_recorder_writes_complete_lines() -> None:
 
 
 def test_record_after_a_partial_line_starts_a_new_line(tmp_path: Path) -> None:
-    """After a part of a line, which a full disk or a killed process leaves, the next line is whole; else none is empty."""
+    """The record after a partial line (full disk, killed process) is complete, and there are no empty lines."""
     log = tmp_path / "log"
     descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     record = audit.fd_recorder(descriptor)
@@ -160,7 +160,7 @@ def test_record_after_a_partial_line_starts_a_new_line(tmp_path: Path) -> None:
 
 
 def test_failed_write_leaves_no_partial_line(tmp_path: Path) -> None:
-    """After a part of a line that nothing could be written behind, the next line that can be is whole."""
+    """After a partial line and a failed write, the next record is complete."""
     log = tmp_path / "log"
     log.write_bytes(b'{"event":"int')
     descriptor = os.open(log, os.O_RDWR | os.O_APPEND)
@@ -179,7 +179,7 @@ def test_failed_write_leaves_no_partial_line(tmp_path: Path) -> None:
 
 
 def test_audit_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
-    """Processes that write into one file at once leave whole lines, one after the other, and nothing between."""
+    """Processes that write to one file at the same time leave only complete lines."""
     log = tmp_path / "log"
     code = (
         "import os, sys; from service import audit; from service.audit import AuditRecord\n"
@@ -198,7 +198,7 @@ def test_audit_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", [CAError("no signature"), RuntimeError("a bug")])
 def test_unexpected_error_becomes_a_ca_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is recorded as an intent without a result, and keeps its cause for the log."""
+    """The request has an intent without a result, and the error has its cause for the log."""
     issuer, log = factories.create_issuer(), RecordingLog()
     monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
     with pytest.raises(CAError) as error:

@@ -23,7 +23,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_caller_with_an_api_key_gets_a_certificate(directory: Path) -> None:
-    """The event of a caller with an API key is signed for, under the name that the key's id has."""
+    """A caller with an API key gets a certificate; the principal is the name of the key's ID."""
     found, logged = invoke_handler(directory, proxy_event(), CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
     assert found[0]["statusCode"] == 200
     assert set(found[0]) == {"statusCode", "headers", "body", "isBase64Encoded"}
@@ -47,7 +47,7 @@ ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
 def test_principal_restricts_profiles_and_names(
     directory: Path, tmp_path: Path, context: dict[str, Any], ending: str
 ) -> None:
-    """A profile may name an IAM caller's ARN and an authorizer's subject, which are held to their names."""
+    """A profile can name IAM ARNs and authorizer subjects as principals, and names are restricted to theirs."""
     own = {
         "profiles": {"server": {"principals": [ARN, "authorizer:4711"]}},
         "principals": {
@@ -69,7 +69,7 @@ def test_principal_restricts_profiles_and_names(
 
 
 def test_repeated_header_is_joined(directory: Path) -> None:
-    """RFC 9110 5.2: neither of two Idempotency-Keys is taken for the key; and a header once is as it was."""
+    """Two Idempotency-Key headers are joined (RFC 9110 5.2); a single header is unchanged."""
 
     def keyed(*keys: str) -> dict[str, Any]:
         single = {"Content-Type": "application/json", "Idempotency-Key": keys[-1]}
@@ -83,7 +83,7 @@ def test_repeated_header_is_joined(directory: Path) -> None:
 
 
 def test_binary_responses_are_base64(directory: Path) -> None:
-    """DER crosses the result in base64; text does not."""
+    """A DER response is base64-encoded; text is not."""
     found, _ = invoke_handler(directory, proxy_event("/ca.crt", "GET"), proxy_event("/ca.pem", "GET"))
     assert found[0]["isBase64Encoded"]
     assert base64.b64decode(found[0]["body"])[:1] == b"\x30"
@@ -91,7 +91,7 @@ def test_binary_responses_are_base64(directory: Path) -> None:
 
 
 def test_unrouted_path_or_method_is_a_problem(directory: Path) -> None:
-    """A path or method that no gateway routes is a problem, not a failure."""
+    """A path or method that the gateway does not route gets a problem document."""
     wrong = [("/nope", "GET"), ("/ca//", "GET"), ("/static/x", "GET"), ("/sign", "DELETE"), ("/sign", "GET")]
     wrong += [("/sign", "OPTIONS"), ("/ca", "OPTIONS")]
     found, logged = invoke_handler(directory, *(proxy_event(*each) for each in wrong))
@@ -101,7 +101,7 @@ def test_unrouted_path_or_method_is_a_problem(directory: Path) -> None:
 
 
 def test_head_response_is_get_without_a_body(directory: Path) -> None:
-    """HEAD is answered as GET is, with no octet of the body (RFC 9110 9.3.2)."""
+    """HEAD returns the headers of GET without a body (RFC 9110 9.3.2)."""
     asked = (
         proxy_event(path, method) for path, method in (("/ca", "HEAD"), ("/ca", "GET"), ("/sign", "HEAD"))
     )
@@ -112,7 +112,7 @@ def test_head_response_is_get_without_a_body(directory: Path) -> None:
 
 
 def test_unavailable_ca_is_503_and_loaded_again(directory: Path, tmp_path: Path) -> None:
-    """Without its key the CA is unavailable, on every operation that needs it; the cause is in the log."""
+    """Without its key the CA is unavailable for every operation that uses it; the log has the cause."""
     asked = [
         proxy_event("/health", "GET"),
         proxy_event(),
@@ -136,14 +136,14 @@ def test_unavailable_ca_is_503_and_loaded_again(directory: Path, tmp_path: Path)
     ],
 )
 def test_invalid_settings_are_reported_at_init(directory: Path, env: dict[str, str], word: str) -> None:
-    """The environment's faults are all in one message."""
+    """One message lists all problems of the environment."""
     found, logged = invoke_handler(directory, proxy_event(), **env)
     assert found == []
     assert word in logged
 
 
 def test_unexpected_error_is_500_without_details(directory: Path) -> None:
-    """`RuntimeError("secret")` somewhere inside is a 500 without the word; the log has it."""
+    """An unexpected `RuntimeError("secret")` is a 500 without that text, which only the log has."""
     fail = "def fail(*_):\n    raise RuntimeError('sec' + 'ret')\n"
     before = f"from service.authority import Authority\n{fail}Authority.issue = fail"
     (result,), logged = invoke_handler(directory, proxy_event(), before=before)
@@ -157,7 +157,7 @@ METHOD = "arn:aws:execute-api:eu-central-1:123456789012:abcdef/v1/POST"
 
 
 def asked(resource: str, **headers: str) -> dict[str, Any]:
-    """The event of a REQUEST authorizer (AWS's documentation has its members)."""
+    """Return the event of a REQUEST authorizer, as AWS documents it."""
     return {
         "type": "REQUEST",
         "methodArn": METHOD + resource,
@@ -187,7 +187,7 @@ POLICIES = [
 
 @pytest.mark.parametrize(("resource", "headers", "key"), POLICIES)
 def test_authorizer_returns_the_api_key(resource: str, headers: dict[str, str], key: str | None) -> None:
-    """A policy for this very method, with the key that the request carries; Basic is for EST alone."""
+    """The policy allows this method and has the request's API key; HTTP Basic works only for EST."""
     policy = aws_lambda.handler(asked(resource, **headers), None)
     (statement,) = policy["policyDocument"]["Statement"]
     assert statement["Resource"] == METHOD + resource
@@ -198,13 +198,13 @@ def test_authorizer_returns_the_api_key(resource: str, headers: dict[str, str], 
 
 @pytest.mark.parametrize("text", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"])
 def test_authorizer_without_credentials_is_unauthorized(text: str) -> None:
-    """Without a key EST is `Unauthorized`, word by word: API Gateway's UNAUTHORIZED response, which is 401."""
+    """Without a key EST raises exactly `Unauthorized`, which API Gateway turns into 401."""
     with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
         aws_lambda.handler(asked(ENROLL, **({"Authorization": text} if text else {})), None)
 
 
 def test_authorizer_principal_is_not_a_caller(directory: Path) -> None:
-    """Were the key lost from the document and the authorizer kept, its word alone would sign nothing."""
+    """The authorizer's principal does not sign if the document lost its API key requirement."""
     context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.API_KEY_PRINCIPAL_ID}}
     found, logged = invoke_handler(
         directory, proxy_event(requestContext=context), proxy_event("/sign", "POST", type="REQUEST")

@@ -28,13 +28,13 @@ profiles:
 
 
 def sign(server: Server, profile: str = "server") -> str:
-    """A certificate, PEM."""
+    """Return a new certificate, PEM."""
     body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "profile": profile}
     return str(server.sign(body).json()["crt_pem"])
 
 
 def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
-    """What `openssl verify -crl_check` says of a certificate."""
+    """Return the output of `openssl verify -crl_check` for a certificate."""
     command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem"]
     given = ["-CRLfile", crl] if crl else []
     done = run(*command, "-untrusted", "chain.pem", *given, leaf, cwd=directory, check=False)
@@ -42,7 +42,7 @@ def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
 
 
 def backdated(ca: Path) -> None:
-    """The list as it will be in the next window: all of its dates ten minutes earlier."""
+    """Move all dates of the list ten minutes back, as if the next window had begun."""
     path = ca / "revoked.yaml"
     earlier = f"{datetime.now(UTC) - timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
     head, *lines = path.read_text().splitlines()
@@ -50,7 +50,7 @@ def backdated(ca: Path) -> None:
 
 
 def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
-    """`GET /ca.crl`, kept as openssl reads it, with the chain and the root."""
+    """Save `GET /ca.crl` for openssl, with the chain and the root."""
     (directory / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
     (directory / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
     answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
@@ -64,7 +64,7 @@ def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
 
 
 def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
-    """Issued with the CRL's address, revoked by its file or serial number, listed, and refused by openssl."""
+    """A certificate with a CRL URL, revoked by file or serial number, is on the CRL, and openssl rejects it."""
     (tmp_path / "own.yaml").write_text(OWN)
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         for name in ("a", "b", "c"):
@@ -97,7 +97,7 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
 
 
 def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
-    """After a rollover the old entries stand in the new CA's list, which says nothing of the old one's certificates."""
+    """After a rollover the new CA's CRL has the old entries, but does not cover the old CA's certificates."""
     (tmp_path / "own.yaml").write_text(OWN)
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
         (tmp_path / "before.pem").write_text(sign(server))
@@ -129,7 +129,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
-    """Another CA's certificate, no serial number, twice the same: one line, and the list is as it was."""
+    """Another CA's certificate, an invalid or a repeated serial number: one line of error, list unchanged."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")
@@ -144,7 +144,7 @@ def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], w
 
 
 def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
-    """A list in block style is added to as it stands; one that is written otherwise is left alone."""
+    """Entries are added to a list in block style without other changes; other lists are not changed."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
@@ -162,7 +162,7 @@ def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
 
 
 def test_concurrent_revocations_are_all_kept(tmp_path: Path) -> None:
-    """What is said to be revoked is in the list, however many revoke at once: one waits for the other."""
+    """Concurrent revocations wait for each other, and all of them are in the list."""
     (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEADER)
     now = datetime.now(UTC).replace(microsecond=0)
     entries = [RevokedCertificate(number, now) for number in range(1, 41)]
@@ -172,7 +172,7 @@ def test_concurrent_revocations_are_all_kept(tmp_path: Path) -> None:
 
 
 def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
-    """Malformed, no UTF-8, or gone: 503 without a word of the cause, which is in the log; signing goes on."""
+    """A malformed, non-UTF-8 or missing list is 503, with the cause only in the log; signing still works."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
     path.write_text("- {serial: 10, at: 2026-01-01T00:00:00Z}")
@@ -191,7 +191,7 @@ def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
 
 
 def lint(crl: Path) -> list[dict[str, str]]:
-    """What pkilint's linter of CRLs finds (RFC 5280 5)."""
+    """Return the findings of pkilint's CRL linter (RFC 5280 5)."""
     program = Path(sys.executable).parent / "lint_crl"
     arguments = ["lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON", str(crl)]
     results = json.loads(run(program, *arguments, check=False).stdout)["results"]
@@ -201,7 +201,7 @@ def lint(crl: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
 @pytest.mark.parametrize("entries", [0, 2])
 def test_crl_passes_pkilint(tmp_path: Path, kind: str, entries: int) -> None:
-    """pkilint's linter of CRLs has nothing to say about a list of ours, empty or not."""
+    """pkilint has no findings for our CRLs, empty or not."""
     now = datetime.now(UTC)
     yesterday = now - timedelta(days=1)
     revoked = [
@@ -215,7 +215,7 @@ def test_crl_passes_pkilint(tmp_path: Path, kind: str, entries: int) -> None:
 
 
 def test_pkilint_finds_an_invalid_crl(tmp_path: Path) -> None:
-    """The negative twin: a list without a number and the CA's identifier is found."""
+    """pkilint reports a CRL without a number and without the CA's key identifier."""
     now = datetime.now(UTC).replace(tzinfo=None)
     builder = x509.CertificateRevocationListBuilder(
         factories.distinguished_name("Naive"), now, now + timedelta(days=1)

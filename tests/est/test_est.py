@@ -214,7 +214,7 @@ REFUSED = {
     "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
     "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
     "names": (encode_body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
-    "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "tls-unique"),
+    "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "challengePassword is not supported"),
     "1-megabyte": (b"A" * 1_048_576, 413, "tooLarge", "262144"),
 }  # fmt: skip
 
