@@ -13,7 +13,7 @@ from tests import csrs, factories
 SECOND = timedelta(seconds=1)
 
 
-def test_the_builder_takes_every_field() -> None:
+def test_builder_takes_every_field() -> None:
     """What an issuer signs is the specification, extension by extension, in order."""
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"]))
     certificate = factories.create_issuer().sign(spec.builder(0x1234))
@@ -40,7 +40,7 @@ def test_only_the_evaluated_spec_can_be_signed() -> None:
             replace(spec, **change).builder(1)
 
 
-def test_the_digest_covers_every_field() -> None:
+def test_digest_covers_every_field() -> None:
     """Any change of what the certificate will hold changes the digest (RFC 5280 4.1.2)."""
     spec = factories.evaluate(csrs.build(sans=["dns:a.example.com"]))
     changed = {

@@ -21,7 +21,7 @@ from tests.csrs import tlv
 BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
 
 
-def test_no_other_kind_of_key_is_made() -> None:
+def test_generate_private_key_refuses_unknown_type() -> None:
     """An unknown kind of key is a ValueError that names it."""
     with pytest.raises(ValueError, match="dsa-1024"):
         keys.generate_private_key("dsa-1024")
@@ -71,7 +71,7 @@ def test_either_pem_label_is_read(label: str) -> None:
         (b"\x30\x82" + b"A" * csr.MAX_DER_BYTES, "bytes"),
     ],
 )
-def test_what_is_no_request_is_refused_with_the_reason(data: bytes, word: str) -> None:
+def test_malformed_csr_is_refused_with_reason(data: bytes, word: str) -> None:
     """Whatever is not one certification request is badCSR, and says what it is instead."""
     with pytest.raises(BadCSR, match=word) as refused:
         csr.parse(data)
@@ -79,7 +79,7 @@ def test_what_is_no_request_is_refused_with_the_reason(data: bytes, word: str) -
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_no_proof_no_request(kind: str) -> None:
+def test_csr_with_wrong_signature_is_refused(kind: str) -> None:
     """A request whose signature is not by its own key is refused, for every kind of key."""
     data = bytearray(csrs.encode_der(csrs.build(common_name="tampered.example.com", key_type=kind)))
     position = data.index(b"tampered")
@@ -90,7 +90,7 @@ def test_no_proof_no_request(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 @pytest.mark.parametrize("other", csrs.KEY_TYPES)
-def test_no_other_algorithm_proves_it(kind: str, other: str) -> None:
+def test_csr_signed_by_another_key_type_is_refused(kind: str, other: str) -> None:
     """What one key signed with its algorithm proves nothing of a key of another kind, nor of its own kind."""
     long = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that its length is in two octets
     request, signed = (
@@ -152,7 +152,7 @@ def test_keys_out_of_bounds_are_bad_public_keys(key: object, hashed: object, wor
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_a_private_key_that_comes_along_is_no_secret_any_more(form: PrivateFormat) -> None:
+def test_private_key_in_request_is_refused(form: PrivateFormat) -> None:
     """A request that its private key is sent with, before or after it, is refused: others may have seen the key."""
     request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     sent = csrs.private_key().private_bytes(Encoding.PEM, form, NoEncryption())
@@ -186,7 +186,7 @@ def _by_hand(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("form", [b"\2", b"\6", b"\7"])
-def test_a_point_is_certified_uncompressed_only(form: bytes) -> None:
+def test_point_is_certified_uncompressed_only(form: bytes) -> None:
     """A compressed or hybrid point (X9.62 4.3.6) is refused: the certificate would carry another encoding."""
     assert csr.parse(_by_hand()).subject == ()
     with pytest.raises(BadPublicKey):
@@ -194,7 +194,7 @@ def test_a_point_is_certified_uncompressed_only(form: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
+def test_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
     """What the library writes is certified; with any other octet it is not."""
     public_key = csrs.private_key(kind).public_key()
     spki = keys.encode_public_key(public_key)
@@ -203,7 +203,7 @@ def test_the_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
         keys.verify_canonical_spki(public_key, spki[:-1] + bytes([spki[-1] ^ 1]))
 
 
-def test_a_challenge_password_is_noticed_and_not_kept() -> None:
+def test_challenge_password_is_noticed_and_not_kept() -> None:
     """A challengePassword is known to be there; its value is nowhere in the loaded request's repr."""
     builder = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
     request = builder.sign(csrs.private_key(), hashes.SHA256())
@@ -213,7 +213,7 @@ def test_a_challenge_password_is_noticed_and_not_kept() -> None:
     assert "hunter22" not in repr(loaded).replace(repr(loaded.der), "")
 
 
-def test_a_second_extension_request_is_refused() -> None:
+def test_second_extension_request_is_refused() -> None:
     """Names in a second extensionRequest would be dropped without a word, so the request is refused."""
     san = x509.SubjectAlternativeName([x509.DNSName("b.example")]).public_bytes()
     extensions = tlv(0x30, tlv(0x30, bytes.fromhex("0603551d11"), tlv(0x04, san)))
@@ -225,7 +225,7 @@ def test_a_second_extension_request_is_refused() -> None:
         csr.parse(_by_hand(attributes=standard + microsoft))
 
 
-def test_small_order_points_sign_for_anybody() -> None:
+def test_ed25519_point_of_small_order_is_refused() -> None:
     """An Ed25519 key of small order proves nothing, so it is badPublicKey, in every encoding."""
     for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18):
         for sign in (0, 1 << 255):
@@ -238,7 +238,7 @@ def test_small_order_points_sign_for_anybody() -> None:
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x0f\xfc"], ids=bytes.hex)
-def test_ml_dsa_key_of_zeros_signs_for_anybody(filler: bytes) -> None:
+def test_ml_dsa_key_of_zeros_is_refused(filler: bytes) -> None:
     """The same of a t1 of coefficients 0 and 1023, which is -1 for the verifier: a signature needs no secret."""
     algorithm = SignatureAlgorithmOID.ML_DSA_44
     good = csrs.private_key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -26,6 +26,6 @@ def test_pem_blocks_follow_one_another() -> None:
         (x509.ObjectIdentifier("1.2.3.4"), "1.2.3.4"),
     ],
 )
-def test_an_object_identifier_has_a_name_or_its_digits(oid: x509.ObjectIdentifier, name: str) -> None:
+def test_object_identifier_has_a_name_or_its_digits(oid: x509.ObjectIdentifier, name: str) -> None:
     """Names are the library's constants in camel case, as RFC 5280 writes most of them."""
     assert encoding.oid_name(oid) == name

@@ -58,7 +58,7 @@ def refused(request: x509.CertificateSigningRequest, *context: Any) -> Sequence[
         ("client", None, ["email:a@b.example"], ["email:a@b.example"], ""),
     ],
 )  # fmt: skip
-def test_names_that_are_given(
+def test_requested_names_are_copied(
     profile: str, cn: str | None, sans: Sequence[str], given: Sequence[str], note: str
 ) -> None:
     """Every name is honoured, a hundred at most; a server's common name is added to its SANs, with a note."""
@@ -101,7 +101,7 @@ def test_names_that_are_refused(profile: str, cn: str | None, sans: Sequence[str
 
 
 @pytest.mark.parametrize(("length", "fits"), [(64, True), (65, False)])
-def test_a_common_name_has_64_characters_at_most(length: int, *, fits: bool) -> None:
+def test_common_name_has_64_characters_at_most(length: int, *, fits: bool) -> None:
     """RFC 5280 A.1, ub-common-name: characters, whatever their octets."""
     loaded = csr.parse(csrs.encode_der(csrs.build("a")))
     request = replace(loaded, subject=((NameOID.COMMON_NAME, "a" * length),))
@@ -155,7 +155,7 @@ def test_extensions_that_only_others_have(extension: x509.ExtensionType, field: 
         assert evaluate(request)
 
 
-def test_a_refused_usage_names_the_profile_that_has_it() -> None:
+def test_refused_usage_names_the_profile_that_has_it() -> None:
     """Somebody who asks the wrong profile is told the right ones."""
     told = "Profile 'server' does not have clientAuth; use profile 'client' or 'peer'"
     for asked, words in ((ExtendedKeyUsageOID.CLIENT_AUTH, told), (ExtendedKeyUsageOID.CODE_SIGNING, "; no profile has it")):  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_refused_usage_names_the_profile_that_has_it() -> None:
         ("p-256", "server", x509.SubjectKeyIdentifier(b"\1" * 20), "extension subjectKeyIdentifier left out"),
     ],
 )  # fmt: skip
-def test_what_is_left_out_is_noted(kind: str, profile: str, extension: x509.ExtensionType, note: str) -> None:
+def test_omitted_parts_are_noted(kind: str, profile: str, extension: x509.ExtensionType, note: str) -> None:
     """Nothing is dropped or added without a word; cert-manager's keyEncipherment for EC is a note."""
     spec = evaluate(csrs.build(sans=["dns:a.example.com"], extensions=[extension], key_type=kind), profile)
     assert ", ".join(spec.notes) == note
@@ -223,7 +223,7 @@ def test_usages_of_the_ca_are_checked_before_signing() -> None:
         (timedelta(seconds=-2), timedelta(days=9), True),
     ],
 )
-def test_the_chain_s_life_binds(start: timedelta, end: timedelta, *, ready: bool) -> None:
+def test_chain_s_life_binds(start: timedelta, end: timedelta, *, ready: bool) -> None:
     """Outside the chain's life, and in its last hour, nothing is issued."""
     issuer = Issuer(ca(start=NOW + start, end=NOW + end), [root(start=NOW - timedelta(days=9))], SIGNING)
     if ready:
@@ -284,7 +284,7 @@ def test_allowed_and_fixed_attributes() -> None:
     ("asked", "field"),
     [({"OU": "x" * 65}, "subject.OU"), ({"OU": "a\x00"}, "subject.OU"), ({"CN": "x" * 64 + ".example"}, "subject.common_name")],
 )  # fmt: skip
-def test_allowed_attributes_are_held_to_their_bounds(asked: dict[str, str], field: str) -> None:
+def test_attribute_limits_are_enforced(asked: dict[str, str], field: str) -> None:
     """An attribute that is taken is well formed, or the request is refused."""
     request = csr.parse(csrs.encode_der(csrs.build(sans=["dns:a.example.com"])))
     odd = replace(request, subject=tuple((SUBJECT_ATTRIBUTES[name][0], text) for name, text in asked.items()))
@@ -293,7 +293,7 @@ def test_allowed_attributes_are_held_to_their_bounds(asked: dict[str, str], fiel
     assert factories.codes(refusal.value) == [("rejectedIdentifier", field)]
 
 
-def test_a_common_name_may_not_be_allowed() -> None:
+def test_common_name_may_not_be_allowed() -> None:
     """The name is still certified, among the SANs, and the subject is left empty, with a note."""
     spec = granted(team(subject={"allowed": []}), common_name="b.example.com")
     assert spec.subject == dn()
@@ -302,7 +302,7 @@ def test_a_common_name_may_not_be_allowed() -> None:
 
 
 @pytest.mark.parametrize("allowed", [[], ["O"]])
-def test_a_certificate_names_somebody(allowed: list[str]) -> None:
+def test_certificate_without_any_name_is_refused(allowed: list[str]) -> None:
     """RFC 5280 4.1.2.6: no subject, no certificate, unless there is an alternative name."""
     stated: dict[str, Any] = {"extended_key_usage": ["clientAuth"], "subject": {"allowed": allowed}}
     with pytest.raises(RequestError, match="Profile 'team' does not copy the common name") as refusal:
@@ -353,7 +353,7 @@ def test_keys_of_the_profile() -> None:
     assert granted(team(public_keys=["RSA-3072"]), key_type="rsa-3072")
 
 
-def test_the_ca_s_own_key_is_not_certified() -> None:
+def test_ca_s_own_key_is_not_certified() -> None:
     """A request for the key of the issuer, or of its root, is refused: it would speak for the CA."""
     made = factories.hierarchy()
     issuer = Issuer(made.signing, [made.root], factories.signing_key(made))
@@ -364,14 +364,14 @@ def test_the_ca_s_own_key_is_not_certified() -> None:
         assert found == [("badPublicKey", "public_key")]
 
 
-def test_a_profile_names_who_may_use_it() -> None:
+def test_profile_is_limited_to_its_principals() -> None:
     """Another principal is refused as such (403), before anything of its request is looked at."""
     assert granted(team(principals=["ci", "tests"]))
     with pytest.raises(Unauthorized, match="Caller 'tests' may not use profile 'team'"):
         granted(team(principals=["ci"]), sans=["dns:a..b"])
 
 
-def test_a_principal_is_held_to_its_own_names() -> None:
+def test_policy_of_principal_applies_to_names() -> None:
     """Beyond what the profile gives: only in its subtrees, and only of the kinds that it has."""
     held_to = {"tests": {"dns": {"permitted": ["tests.example.com"]}}}
     own = team(principals_names=held_to, names={"dns": {}, "ip": {}})
@@ -422,7 +422,7 @@ HELD = CLIENT | {"principals_names": {"tests": {"dns": {"permitted": ["ci.exampl
         (CLIENT | {"names": {"dns": {}}}, "sensor_1.hall", []),
     ],
 )
-def test_a_common_name_is_held_to_rules(change: dict[str, Any], cn: str, whose: list[str]) -> None:
+def test_policies_apply_to_common_name(change: dict[str, Any], cn: str, whose: list[str]) -> None:
     """Programs that tell clients by their common name read names in it, which are no way round the rules."""
     if not whose:
         assert granted(team(**change), common_name=cn, sans=[]).names == ()
@@ -434,7 +434,7 @@ def test_a_common_name_is_held_to_rules(change: dict[str, Any], cn: str, whose: 
         assert f"{each} permits" in reason.detail
 
 
-def test_a_list_of_no_names_is_refused() -> None:
+def test_empty_san_extension_is_refused() -> None:
     """RFC 5280 4.2.1.6: if the extension is there it holds a name; one that is not there is none."""
     with pytest.raises(RequestError, match="extension is empty") as refusal:
         granted(team(), sans=[], extensions=[x509.SubjectAlternativeName([])])

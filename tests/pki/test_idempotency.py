@@ -44,7 +44,7 @@ START = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
         ("0" * 36, START + timedelta(seconds=7), START),
     ],
 )  # fmt: skip
-def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
+def test_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
     """A UUIDv7 of the last five minutes begins its own; an old one and all else, the clock's."""
     assert idempotency.replay_window(key, now) == idempotency.ReplayWindow(
         start, start + timedelta(minutes=5)
@@ -54,7 +54,7 @@ def test_the_window_of_a_key(key: str, now: datetime, start: datetime) -> None:
 @pytest.mark.parametrize(
     ("ahead", "until"), [(1, 101), (199, 299), (200, 300), (201, 300), (10**11, 300)]
 )  # the last one is in the year 5195
-def test_a_key_of_the_future_promises_until_its_time(ahead: int, until: int) -> None:
+def test_key_of_the_future_promises_until_its_time(ahead: int, until: int) -> None:
     """The clock's window, as for any key; once its time has come it counts from there, so no longer than that."""
     key = uuid7(START + timedelta(seconds=100 + ahead))
     window = idempotency.replay_window(key, START + timedelta(seconds=100))
@@ -90,7 +90,7 @@ def issue(
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
-def test_a_retry_gets_the_same_certificate(kind: str) -> None:
+def test_retry_gets_the_same_certificate(kind: str) -> None:
     """Octet for octet, from another process's authority, until the window ends; then another one."""
     of = factories.create_issuer(kind)
     first = issue(of=of)
@@ -104,7 +104,7 @@ def test_a_retry_gets_the_same_certificate(kind: str) -> None:
     assert other.idempotent_until == until + timedelta(minutes=5)
 
 
-def test_the_promise_to_a_clock_that_is_ahead_is_kept() -> None:
+def test_promise_to_a_clock_that_is_ahead_is_kept() -> None:
     """A client whose clock is three seconds fast gets the same until `idempotent_until`, and then another one."""
     key = uuid7(NOW.replace(microsecond=0) + timedelta(seconds=3))
     first = issue(idempotency_key=key)
@@ -115,7 +115,7 @@ def test_the_promise_to_a_clock_that_is_ahead_is_kept() -> None:
 
 
 @pytest.mark.parametrize("validity", ["PT6M", "PT8M"])
-def test_what_ends_within_its_window_is_not_handed_out(validity: str) -> None:
+def test_certificate_that_expires_within_window_is_not_reissued(validity: str) -> None:
     """A certificate has a minute to live at least: the promise ends before, and then there is another one."""
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     first = issue(now=start, validity=validity)
@@ -207,7 +207,7 @@ def test_another_certificate_of_the_ca_makes_another_serial_number() -> None:
     assert first.certificate.serial_number != second.certificate.serial_number
 
 
-def test_the_text_around_a_request_is_none_of_its_inputs() -> None:
+def test_text_around_csr_does_not_change_serial_number() -> None:
     """DER is what counts: base64, line ends and text around the PEM make no other certificate."""
     first = issue()
     for same in (GOOD.replace(b"\n", b"\r\n"), b"text\n" + GOOD):
@@ -230,7 +230,9 @@ def repeating_nothing() -> Issuer:
         (factories.create_issuer, None, "has no serial.key"),
     ],
 )  # fmt: skip
-def test_who_cannot_promise_says_so(issuer: Callable[[], Issuer], secret: bytes | None, words: str) -> None:
+def test_issuer_without_idempotency_adds_note(
+    issuer: Callable[[], Issuer], secret: bytes | None, words: str
+) -> None:
     """A signer that hedges, or a CA without the secret, issues with random serial numbers and says so."""
     made = factories.authority(issuer=issuer(), serial_secret=secret)
     first, second = (made.issue(issuance_request(GOOD, idempotency_key=KEY)) for _ in range(2))

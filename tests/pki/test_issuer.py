@@ -19,7 +19,7 @@ from tests.factories import NOW, ROOT, SIGNING, ca, distinguished_name, key_usag
 WEAK = rsa.generate_private_key(65537, 1024)
 
 
-def test_a_sound_chain_is_an_issuer() -> None:
+def test_sound_chain_is_an_issuer() -> None:
     """A signing CA and its root make an issuer, valid where all of its chain is."""
     issuer = Issuer(ca(end=NOW + timedelta(days=9)), [root(start=NOW - timedelta(hours=1))], SIGNING)
     assert issuer.not_after == (NOW + timedelta(days=9)).replace(microsecond=0)
@@ -28,7 +28,7 @@ def test_a_sound_chain_is_an_issuer() -> None:
     assert issuer.root.subject == distinguished_name("Root")
 
 
-def test_a_root_alone_is_an_issuer() -> None:
+def test_root_alone_is_an_issuer() -> None:
     """A self-signed CA may issue by itself; there are no intermediates then."""
     issuer = Issuer(root(), [], ROOT)
     assert issuer.intermediates == ()
@@ -53,7 +53,7 @@ def test_a_root_alone_is_an_issuer() -> None:
         (ca(extra=x509.InhibitAnyPolicy(0), critical=True), [root()], SIGNING, "unsupported critical extension"),
     ],
 )  # fmt: skip
-def test_an_unsound_issuer_is_refused(
+def test_unsound_issuer_is_refused(
     certificate: x509.Certificate, chain: list[x509.Certificate], key: ec.EllipticCurvePrivateKey, word: str
 ) -> None:
     """What relying parties would refuse is refused when the issuer is made (RFC 5280 6.1)."""
@@ -61,7 +61,7 @@ def test_an_unsound_issuer_is_refused(
         Issuer(certificate, chain, key)
 
 
-def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
+def test_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     """TLS clients refuse it (security level 1 of OpenSSL); the same with SHA-256 is an issuer."""
     (tmp_path / "r.pem").write_text(encoding.encode_pem([root()]))
     for file, key in (("r.key", ROOT), ("s.key", SIGNING)):
@@ -82,7 +82,7 @@ def test_a_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     assert Issuer(new, [root()], SIGNING)
 
 
-def test_an_extension_that_is_not_critical_may_be_unknown() -> None:
+def test_extension_that_is_not_critical_may_be_unknown() -> None:
     """The twin of the critical one: it does not matter (RFC 5280 4.2)."""
     assert Issuer(ca(extra=x509.InhibitAnyPolicy(0)), [root()], SIGNING)
 
@@ -109,14 +109,14 @@ def test_nothing_outlives_its_issuer() -> None:
         issuer.sign(leaf(issuer, start=issuer.not_before - timedelta(seconds=1)))
 
 
-def test_the_issuer_s_name_is_copied_octet_for_octet() -> None:
+def test_issuer_s_name_is_copied_octet_for_octet() -> None:
     """A CA subject in PrintableString is the issuer in PrintableString (RFC 5280 4.1.2.4)."""
     odd = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Signing", _ASN1Type.PrintableString)])
     issuer = Issuer(ca(subject=odd), [root()], SIGNING)
     assert odd.public_bytes() in issuer.sign(leaf(issuer)).tbs_certificate_bytes
 
 
-def test_the_identifier_of_the_key_is_copied_from_the_ca() -> None:
+def test_identifier_of_the_key_is_copied_from_the_ca() -> None:
     """The AKI is the issuer's SKI octet for octet, even where that is no hash of its key."""
     odd = x509.SubjectKeyIdentifier(b"chosen by somebody")
     issuer = Issuer(ca(ski=odd), [root()], SIGNING)
@@ -124,7 +124,7 @@ def test_the_identifier_of_the_key_is_copied_from_the_ca() -> None:
 
 
 @pytest.mark.parametrize("is_deterministic", [True, False])
-def test_a_deterministic_signature_is_made_where_the_key_can(*, is_deterministic: bool) -> None:
+def test_deterministic_signature_is_made_where_the_key_can(*, is_deterministic: bool) -> None:
     """RFC 6979 where a retry relies on it; KMS cannot do that and is not asked for it."""
     issuer = Issuer(ca(), [root()], SIGNING, is_deterministic=is_deterministic)
     assert (issuer.sign(leaf(issuer)) == issuer.sign(leaf(issuer))) is is_deterministic

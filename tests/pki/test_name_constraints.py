@@ -95,7 +95,7 @@ NAMED = [
 @pytest.mark.parametrize(
     ("held", "to"), [("a", ("example.com",)), ("b", ("10.0.0.0/8",)), ("ab", ("example.com", "10.0.0.0/8"))]
 )
-def test_what_a_ca_is_held_to_binds_every_kind_of_name(
+def test_name_constraints_apply_to_every_kind_of_name(
     tmp_path: Path, held: str, to: tuple[str, ...], asked: str, where: str
 ) -> None:
     """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
@@ -119,7 +119,7 @@ def test_what_a_ca_is_held_to_binds_every_kind_of_name(
 
 
 @pytest.mark.parametrize("uri", ["https://evil.org/.example.com:x", "https://evil.org?.example.com"])
-def test_no_host_is_named_by_what_openssl_takes_for_it(uri: str) -> None:
+def test_uri_host_as_read_by_openssl_must_be_permitted(uri: str) -> None:
     """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
     (told,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
@@ -138,7 +138,7 @@ def test_subjects_are_constrained_too() -> None:
     assert constrained(excluded=["dn:ABC"]).name_violations(wide, [])
 
 
-def test_a_common_name_that_reads_as_a_host_is_constrained() -> None:
+def test_common_name_that_reads_as_a_host_is_constrained() -> None:
     """OpenSSL holds such a common name against DNS constraints where there is no DNS name beside it."""
     issuer = constrained(permitted=["dns:example.com"])
     assert issuer.name_violations(distinguished_name("evil.example.org"), [])

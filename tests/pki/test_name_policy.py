@@ -118,7 +118,7 @@ def test_violations_of_all_names_are_collected() -> None:
     assert [position for position, _ in found] == [1, 1, 3, 3]
 
 
-def test_a_spiffe_id_is_the_only_uri() -> None:
+def test_spiffe_id_is_the_only_uri() -> None:
     """The X.509-SVID standard, 2: exactly one URI; DNS names may stand beside it."""
     rules: dict[str, object] = {"uri": {}, "dns": {}}
     assert not judge(rules, "uri:spiffe://a.example/x", "dns:a.example")

@@ -171,7 +171,7 @@ def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
         ("", None),
     ],
 )
-def test_what_a_common_name_spells(text: str, expected: Identifier | None) -> None:
+def test_identifier_in_common_name(text: str, expected: Identifier | None) -> None:
     """A common name is a DNS name only with a dot in it, or an IP address; else it is just a name."""
     assert names.identifier_in_cn(text) == expected
 
@@ -205,7 +205,7 @@ def test_what_a_common_name_spells(text: str, expected: Identifier | None) -> No
         ("", None),
     ],
 )
-def test_what_is_read_into_a_common_name(text: str, expected: Identifier | None) -> None:
+def test_identifier_implied_by_common_name(text: str, expected: Identifier | None) -> None:
     """What some program takes for a host, an address or a mailbox, be it well formed or not."""
     assert names.identifier_implied_by_cn(text) == expected
 
@@ -250,7 +250,7 @@ def test_dns_names_are_total_and_safe(text: str) -> None:
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", max_size=59))
-def test_a_labels_are_total(text: str) -> None:
+def test_labels_are_total(text: str) -> None:
     """Whatever follows xn--, it is an A-label of IDNA 2008 or refused."""
     try:
         name = names.dns_name(f"xn--{text}.example", "x")

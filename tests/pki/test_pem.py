@@ -34,7 +34,7 @@ REQUEST = Block("CERTIFICATE REQUEST", DER)
         (b" \r\n", []),
     ],
 )
-def test_each_form_is_told_from_the_others(data: bytes, blocks: list[Block]) -> None:
+def test_pem_der_and_base64_are_distinguished(data: bytes, blocks: list[Block]) -> None:
     """PEM with text around it, DER and base64 give their DER, and PEM its label."""
     assert pem.parse(data) == blocks
 
@@ -52,7 +52,7 @@ def test_each_form_is_told_from_the_others(data: bytes, blocks: list[Block]) -> 
         (b"-----BEGIN X-----\n-----END X-----", "X"),
     ],
 )
-def test_what_is_damaged_keeps_its_label(data: bytes, label: str) -> None:
+def test_damaged_pem_block_keeps_its_label(data: bytes, label: str) -> None:
     """A block whose base64, END line or line end after BEGIN is wrong has no content, and is found all the same."""
     assert pem.parse(data) == [Block(label, None)]
 
@@ -87,7 +87,7 @@ def test_der_is_verified(data: bytes) -> None:
     ],
     ids=bytes.hex,
 )  # fmt: skip
-def test_what_is_not_der_is_refused(data: bytes) -> None:
+def test_invalid_der_is_refused(data: bytes) -> None:
     """Octets too few or too many, BER's forms, and primitive values that have another encoding."""
     with pytest.raises(ValueError, match=r"."):
         pem.verify_der(data)

@@ -46,7 +46,7 @@ def test_other_durations_are_refused(text: str) -> None:
         profile.parse_duration(text)
 
 
-def test_the_period_is_inclusive_and_whole_seconds() -> None:
+def test_period_is_inclusive_and_whole_seconds() -> None:
     """not_after is the last second of the period, so that both ends count (RFC 5280 4.1.2.5)."""
     start, end = SERVER.validity_period(NOW, LONG_AGO, RequestedValidity())
     assert start == datetime(2026, 1, 1, 11, 55, tzinfo=UTC)
@@ -95,7 +95,7 @@ def test_validity_out_of_bounds_is_refused(requested: RequestedValidity, field: 
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-def test_a_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+def test_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
     """RFC 3339 with a Z and whole seconds, and nothing else that Python takes for a time."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()

@@ -52,7 +52,7 @@ def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differenc
 @pytest.mark.parametrize(
     ("had", "asked"), [("Admin", "admin"), ("Straße", "strasse"), ("x2", "x²"), ("a b", " a  b ")]
 )
-def test_a_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
+def test_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
     """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
     authority = factories.authority()
     old = authority.issue(factories.issuance_request(csrs.encode_pem(csrs.build(had)), "client")).certificate

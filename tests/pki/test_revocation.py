@@ -39,7 +39,7 @@ def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0", "00:00", "-1", "g", "8" + "0" * 39, "1" * 41, "0x", "1 2", "\u0661"]
 )
-def test_what_is_no_serial_number(text: str) -> None:
+def test_malformed_serial_number_is_refused(text: str) -> None:
     """Zero, signs, an INTEGER of more than 20 octets (RFC 5280 4.1.2.2) and other digits are none."""
     with pytest.raises(ValueError, match="hexadecimal"):
         revocation.parse_serial_number(text)
@@ -85,7 +85,7 @@ def test_entries_that_are_read(change: dict[str, Any], expected: RevokedCertific
         ([GOOD] * 80_001, ["80001 entries; at most 80000 are accepted"]),
     ],
 )  # fmt: skip
-def test_lists_that_are_none(stated: Sequence[object], words: Sequence[str]) -> None:
+def test_malformed_revocation_list_is_refused(stated: Sequence[object], words: Sequence[str]) -> None:
     """Every faulty entry is named, at once; what is half right is no list."""
     with pytest.raises(RevocationError) as refusal:
         revocation.parse(enumerate(stated, 1))
@@ -100,7 +100,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_is_stated_is_read_or_refused(stated: object) -> None:
+def test_revocation_parser_never_crashes(stated: object) -> None:
     """No YAML makes the reader fail otherwise."""
     try:
         revocation.parse([(1, stated)])
@@ -119,7 +119,7 @@ def authority(of: Issuer, now: datetime, *revoked: RevokedCertificate) -> Author
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
-def test_a_list_by_every_kind_of_ca(kind: str) -> None:
+def test_list_by_every_kind_of_ca(kind: str) -> None:
     """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
     issuer = factories.create_issuer(kind)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
@@ -158,7 +158,7 @@ def test_one_list_a_window() -> None:
     assert following.get_revoked_certificate_by_serial_number(7) is not None
 
 
-def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
+def test_list_is_signed_once_a_window_and_when_it_changed() -> None:
     """So that all processes answer alike; an equal list is the same."""
     moments = iter([NOW, NOW, NOW, NOW + timedelta(minutes=5)])
     revoked = Mock(side_effect=[{}, {}, listed(STOLEN), listed(STOLEN)])
@@ -169,7 +169,7 @@ def test_the_list_is_signed_once_a_window_and_when_it_changed() -> None:
     assert following.last_update_utc - changed.last_update_utc == timedelta(minutes=5)
 
 
-def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
+def test_unavailable_revocation_list_is_an_error() -> None:
     """A malformed or missing list is 503; once it is there again it is signed."""
     made = factories.authority(load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), listed(STOLEN)]))
     with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
@@ -177,7 +177,7 @@ def test_a_list_that_cannot_be_had_is_no_empty_list() -> None:
     assert len(list(made.current_crl())) == 1
 
 
-def test_a_list_does_not_outlive_its_issuer() -> None:
+def test_list_does_not_outlive_its_issuer() -> None:
     """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
     issuer = factories.create_issuer()
     crl = authority(issuer, issuer.not_after - timedelta(hours=1)).current_crl()
@@ -187,7 +187,7 @@ def test_a_list_does_not_outlive_its_issuer() -> None:
             authority(issuer, moment).current_crl()
 
 
-def test_a_ca_that_may_not_sign_lists() -> None:
+def test_ca_that_may_not_sign_lists() -> None:
     """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
     issuer = Issuer(factories.root(usage=factories.key_usage("key_cert_sign")), [], ROOT)
     with pytest.raises(CAUnavailable) as refusal:

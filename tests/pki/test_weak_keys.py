@@ -119,7 +119,7 @@ def forged(spki: bytes) -> bytes:
     return csrs.encode_der(csrs.build(key_type="rsa-2048")).replace(own, spki)
 
 
-def test_a_weak_key_is_refused_for_what_it_is() -> None:
+def test_weak_key_is_refused_before_signature() -> None:
     """The key is judged before the signature: the sender of a ROCA key is told about ROCA."""
     weak = keys.encode_public_key(rsa_key(WEAK["ROCA"][0]()))
     with pytest.raises(BadPublicKey, match="ROCA"):
@@ -148,7 +148,7 @@ def test_bounds_come_before_arithmetic(bits: int, last: int, exponent: int, word
     assert time.perf_counter() - began < 0.05
 
 
-def test_a_huge_modulus_in_a_request_is_refused_at_once() -> None:
+def test_huge_modulus_in_a_request_is_refused_at_once() -> None:
     """Through `load` as well: for its bits, not for a signature that would take long to check."""
     own = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
     info = csrs.build(key_type="rsa-2048").tbs_certrequest_bytes
@@ -174,7 +174,7 @@ def spki_of(modulus: int, exponent: int) -> bytes:
 @pytest.mark.parametrize(
     "data", [b"A", b"\x30\x84" + bytes(65_537), csrs.encode_pem(csrs.build())], ids=["text", "DER", "PEM"]
 )
-def test_a_megabyte_is_refused_unread(data: bytes) -> None:
+def test_megabyte_is_refused_unread(data: bytes) -> None:
     """The size comes first, whatever it is that is so large."""
     large, began = data + b" " * 1_048_576, time.perf_counter()
     with pytest.raises(BadCSR, match="bytes; "):
@@ -200,7 +200,7 @@ DIGEST = hashlib.sha256(SPKI).hexdigest()
 
 @pytest.mark.parametrize("line", ["{}", "{}  stolen.pem", "{}\t# stolen", "{} *stolen.der\r"])
 @pytest.mark.parametrize("upper", [False, True])
-def test_a_key_on_the_deny_list(line: str, *, upper: bool) -> None:
+def test_key_on_the_deny_list(line: str, *, upper: bool) -> None:
     """As `sha256sum` writes it, in either case, with comments and blank lines around it."""
     stated = line.format(DIGEST.upper() if upper else DIGEST)
     listed = DenyList.parse(f"# keys that were stolen\n\n{'0' * 64}\n{stated}\n")
@@ -214,7 +214,7 @@ OTHER_EXPONENT = rsa_key(csrs.private_key("rsa-2048").public_key().public_number
 
 
 @pytest.mark.parametrize("kind", ["usual", "same", "modulus"])
-def test_deny_list_holds_rsa_keys_whatever_the_exponent(tmp_path: Path, kind: str) -> None:
+def test_deny_list_matches_rsa_keys_of_any_exponent(tmp_path: Path, kind: str) -> None:
     """By the digest of the key with the usual exponent, with its own, or of what `openssl -modulus` prints."""
     private_key = csrs.private_key("rsa-2048")
     (tmp_path / "key").write_bytes(keys.encode_private_key(private_key))
@@ -244,13 +244,13 @@ def test_deny_list_holds_the_negative_of_a_point(kind: str) -> None:
         DenyList.parse(hashlib.sha256(own).hexdigest()).verify(weak_keys.equivalent_encodings(second))
 
 
-def test_a_deny_list_that_is_none() -> None:
+def test_malformed_deny_list_is_refused() -> None:
     """Every faulty line is named: a list that is half read would let keys through."""
     with pytest.raises(ValueError, match=r"line 2, 4, 5$"):
         DenyList.parse(f"{DIGEST}\nabc\n\n{'g' * 64}\n{DIGEST}00\n")
 
 
-def test_the_keys_of_a_ca() -> None:
+def test_keys_of_a_ca() -> None:
     """Any of the CA's own certificates; another key is another's."""
     issuer = factories.create_issuer("rsa-2048")
     modulus = issuer.root.public_key().public_numbers().n  # type: ignore[union-attr]
