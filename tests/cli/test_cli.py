@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.cli import certlet
 
-NO_HOST = "certlet: the host {} is not found: give --host an address of this machine"
+NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
 
 
 @pytest.mark.parametrize(
