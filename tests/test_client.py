@@ -1,4 +1,4 @@
-"""The client against servers that are slow, busy, cut off or hostile; and through proxies."""
+"""The client with slow, busy, interrupted and hostile servers, and through proxies."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PROBLEM = b'{"title": "Busy", "detail": "Later.", "status": 429, "code": "x"}'
 
 
 @contextlib.contextmanager
-def scripted(*script: Response) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
-    """A server that gives these responses, and hangs up for status 0: its URL, and the paths and headers it got."""
-    left, seen = list(script), []
+def scripted_server(*script: Response) -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    """Run a server with these responses (status 0: hang up); yield its URL, and the received paths and headers."""
+    responses, received = list(script), []
 
     class Handler(servers.QuietHandler):
         def respond(self) -> None:
             self.body()
-            seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-            status, headers, body = left.pop(0)
+            received.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+            status, headers, body = responses.pop(0)
             if status:
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -40,8 +40,8 @@ def scripted(*script: Response) -> Iterator[tuple[str, list[tuple[str, dict[str,
                 self.wfile.write(body)
 
     with servers.http_server(Handler) as url:
-        yield url, seen
-    assert not left
+        yield url, received
+    assert not responses
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OK: Response = (200, {}, SIGNED)
-CUT: Response = (200, {"Content-Length": "9999"}, SIGNED)
+TRUNCATED: Response = (200, {"Content-Length": "9999"}, SIGNED)
 LOST: Response = (0, {}, b"")
 BUSY: Response = (429, {"Retry-After": "0"}, PROBLEM)
 
@@ -63,58 +63,58 @@ BUSY: Response = (429, {"Retry-After": "0"}, PROBLEM)
         ([OK], 1),
         ([(502, {}, b""), (504, {}, b""), OK], 3),
         ([LOST, LOST, OK], 3),
-        ([CUT, OK], 2),
+        ([TRUNCATED, OK], 2),
         ([BUSY, BUSY, OK], 3),
     ],
-    ids=["at once", "no answer of the function", "hung up", "cut off within the body", "busy"],
+    ids=["at once", "no response from the function", "hung up", "truncated body", "busy"],
 )
-def test_lost_response_is_asked_for_again_with_the_same_key(
+def test_lost_response_is_retried_with_the_same_idempotency_key(
     script: Sequence[Response], requests: int
 ) -> None:
-    """Up to twice more, with one Idempotency-Key, what may have been signed is asked for."""
-    with scripted(*script) as (url, seen):
+    """A request that may have been signed is sent up to three times."""
+    with scripted_server(*script) as (url, received):
         assert client.sign(url, "key", SignRequest("csr")).crt_pem == PEM
-    assert len(seen) == requests
-    assert len({headers["idempotency-key"] for _, headers in seen}) == 1
+    assert len(received) == requests
+    assert len({headers["idempotency-key"] for _, headers in received}) == 1
 
 
 @pytest.mark.parametrize(
     ("response", "requests", "message"),
     [
-        ((502, {}, b""), 3, "the server answered 502 Bad Gateway"),
+        ((502, {}, b""), 3, "returned 502 Bad Gateway"),
         (LOST, 3, "Remote end closed connection without response"),
-        (CUT, 3, "no Certlet answers at"),
+        (TRUNCATED, 3, "failed: "),
         (BUSY, 3, "Busy: Later. (429 x)"),
         ((429, {"Retry-After": "11"}, PROBLEM), 1, "Busy: Later. (429 x)"),
         ((429, {"Retry-After": "soon"}, PROBLEM), 1, "Busy: Later. (429 x)"),
         ((429, {}, PROBLEM), 1, "Busy: Later. (429 x)"),
-        ((500, {}, b"\x1b"), 1, "the server answered 500 Internal Server Error"),
-        ((302, {"Location": "/elsewhere"}, b""), 1, "the server answered 302 Found"),
-        ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "no Certlet answers at"),
-        ((200, {}, b"x" * 5000), 1, "its response has more than 4096 octets"),
+        ((500, {}, b"\x1b"), 1, "returned 500 Internal Server Error"),
+        ((302, {"Location": "/elsewhere"}, b""), 1, "returned 302 Found"),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(SIGNED)), 1, "failed: "),
+        ((200, {}, b"x" * 5000), 1, "the response has more than 4096 bytes"),
     ],
 )
-def test_failure_is_told_after_as_many_attempts_as_it_deserves(
+def test_failure_is_reported_after_the_right_number_of_attempts(
     monkeypatch: pytest.MonkeyPatch, response: Response, requests: int, message: str
 ) -> None:
-    """No redirect is followed, nothing is decompressed or read without end, and no long wait begins."""
+    """Redirects are not followed, bodies are neither decompressed nor unlimited, and long delays are not waited for."""
     monkeypatch.setattr(client, "_MAX_RESPONSE", 4096)
-    with scripted(*[response] * requests) as (url, _), pytest.raises(ClientError) as raised:
+    with scripted_server(*[response] * requests) as (url, _), pytest.raises(ClientError) as raised:
         client.sign(url, "key", SignRequest("csr"))
     assert message in str(raised.value)
 
 
-def test_what_need_not_be_signed_is_asked_once() -> None:
-    """A request without an Idempotency-Key is not repeated."""
-    with scripted((502, {}, b""), BUSY) as (url, seen):
+def test_request_without_idempotency_key_is_not_retried() -> None:
+    """A list of profiles is requested once."""
+    with scripted_server((502, {}, b""), BUSY) as (url, received):
         for message in ("502", "429"):
             with pytest.raises(ClientError, match=message):
                 client.list_profiles(url, "key")
-    assert ["idempotency-key" in headers for _, headers in seen] == [False, False]
+    assert ["idempotency-key" in headers for _, headers in received] == [False, False]
 
 
-def test_time_out_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that does not answer is told at once, not after three time-outs."""
+def test_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not respond is reported after one timeout."""
     monkeypatch.setattr(client, "_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
@@ -125,17 +125,17 @@ def test_time_out_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> No
             listener.accept()
 
 
-def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """$http_proxy gets the request, with its user's password; $no_proxy says for which hosts it does not."""
-    with scripted(OK) as (proxy, asked), scripted(OK) as (url, seen):
+def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request goes to $http_proxy, with its credentials, except for hosts in $no_proxy."""
+    with scripted_server(OK) as (proxy, proxied), scripted_server(OK) as (url, received):
         monkeypatch.setenv("http_proxy", proxy.replace("//", "//anna:p%40ss@"))
         client.sign("http://certlet.example", "key", SignRequest("csr"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         client.sign(url, "key", SignRequest("csr"))
-    ((path, headers),) = asked
+    ((path, headers),) = proxied
     assert (path, headers["proxy-authorization"]) == ("http://certlet.example/sign", "Basic YW5uYTpwQHNz")
-    assert [path for path, _ in seen] == ["/sign"]
-    assert "proxy-authorization" not in seen[0][1]
+    assert [path for path, _ in received] == ["/sign"]
+    assert "proxy-authorization" not in received[0][1]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("ftp://a.example", "key", "is not an http or https URL"),
         ("http://a.example\n", "key", "is not an http or https URL"),
-        ("http://127.0.0.1:x", "key", "no Certlet answers at"),
+        ("http://127.0.0.1:x", "key", "failed: "),
         ("http://127.0.0.1", "a b", "visible ASCII characters"),
-        ("http://127.0.0.1", "k" * 129, "at most 128"),
+        ("http://127.0.0.1", "k" * 129, "1 to 128"),
     ],
 )
 def test_malformed_url_or_api_key_is_refused(url: str, key: str, message: str) -> None:

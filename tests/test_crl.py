@@ -114,18 +114,18 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEADER)
     for name, warned in (("before.pem", True), ("after.pem", False)):
         said = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
-        assert (b"of the CA before, for which no CRL is signed any more" in said) is warned
+        assert (b"from the previous CA, whose CRL is no longer signed" in said) is warned
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["xyz"], "'xyz' is not a serial number: write at most 20 octets in hexadecimal, nor is there such a file"),
-        (["other.pem"], "other.pem is no certificate of the CA in ca"),
-        (["garbage.pem"], "garbage.pem is no certificate of the CA in ca"),
+        (["xyz"], "'xyz' is not a serial number: write at most 20 octets in hexadecimal, or an existing file"),
+        (["other.pem"], "other.pem is not a certificate of the CA in ca"),
+        (["garbage.pem"], "garbage.pem is not a certificate of the CA in ca"),
         (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),
         (["0b"], "already revoked at 2026-01-01T00:00:00Z"),
-        (["0a", "--ca", "nowhere"], "there is no CA in nowhere: say where with --ca, or make one (certlet init)"),
+        (["0a", "--ca", "nowhere"], "no CA in nowhere: pass another directory as --ca, or create a CA with certlet init"),
     ],
 )  # fmt: skip
 def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -1,7 +1,8 @@
-"""The command line. Errors are one clear line on stderr and a non-zero exit, never a traceback.
+"""The command line: an error is one line on stderr and a non-zero exit status, never a traceback.
 
-Each command is the module of its name; `init`, `rollover` and `revoke` are in `ca`. `options` has what
-several commands take, `terminal` prints, `inspection` is behind `show`.
+Each command has a module of its name, except that `ca` has `init`, `rollover` and `revoke`, and
+`print_openapi` has `openapi`. `options` has the shared options, `terminal` prints, and `inspection` analyses
+files for `show`.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from service.cli.terminal import os_error, warn
+from service.cli.terminal import describe_os_error, warn
 
-COMPLETION: Final = "_CERTLET_COMPLETE"  # the variable by which a shell asks for completions
+COMPLETION: Final = "_CERTLET_COMPLETE"  # set by the completion script of a shell
 
-# Each command with its module and its first sentence: --help and a shell's Tab load nothing else.
+# The module and the summary of each command. With these, --help and completion need not import the modules.
 _COMMANDS: Final = {
-    "new": ("new", "Make a private key and have its certificate signed."),
-    "sign": ("sign", "Have certificate signing requests signed."),
-    "renew": ("renew", "Have certificates that end soon signed again."),
-    "show": ("show", "Print what is in a request or certificate."),
-    "trust": ("trust", "Print the commands that make a machine trust the root."),
-    "serve": ("serve", "Serve the contract on this machine."),
+    "new": ("new", "Create a private key and get a certificate for it."),
+    "sign": ("sign", "Get certificates for certificate signing requests (CSRs)."),
+    "renew": ("renew", "Renew certificates that expire soon."),
+    "show": ("show", "Explain a CSR, certificate or chain, and list its errors."),
+    "trust": ("trust", "Print the commands that add the root to trust stores."),
+    "serve": ("serve", "Run the certificate authority on this machine."),
     "api-key": ("api_key", "Manage the API keys of the local gateway."),
-    "init": ("ca", "Make a root CA and a signing CA."),
-    "rollover": ("ca", "Make the CA that takes over from another."),
+    "init": ("ca", "Create a root CA and a signing CA."),
+    "rollover": ("ca", "Create the successor of a CA."),
     "revoke": ("ca", "Revoke a certificate."),
-    "openapi": ("print_openapi", "Print the document that API Gateway imports."),
-    "check": ("check", "Check the certificate profiles, your own among them."),
-    "completion": ("completion", "Print what lets a shell complete the arguments of certlet."),
+    "openapi": ("print_openapi", "Print the OpenAPI document."),
+    "check": ("check", "Check the certificate profiles."),
+    "completion": ("completion", "Print a completion script for a shell."),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `certlet` with these arguments (those of the process for None): the exit status."""
-    # The library warns of common names of more than 64 octets, where we count characters, and of serial
-    # numbers that are not positive, in lines that name its caller's source.
+    """Run `certlet` with these arguments (default: `sys.argv`), and return the exit status."""
+    # The library warns about common names of more than 64 bytes (the limit is 64 characters) and about serial
+    # numbers that are not positive. Its warnings quote our source code.
     for message in ("Attribute's length", "Parsed a serial number"):
         warnings.filterwarnings("ignore", message, UserWarning)
     status = 1
@@ -53,48 +54,48 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
-        message, status = _usage(error), error.exit_code
+        message, status = _format_usage_error(error), error.exit_code
     except BrokenPipeError:
-        # The reader has enough, as head has: that is no error. What is still in the buffer goes nowhere.
+        # The reader, such as head, closed the pipe. The rest of the buffer is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        message = os_error(error)
+        message = describe_os_error(error)
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except Exception as error:
-        if not type(error).__module__.startswith("service."):  # our own errors are written for people
+        if not type(error).__module__.startswith("service."):  # the messages of our own errors are complete
             raise
         message = str(error)
     warn(f"certlet: {message}")
     return status
 
 
-def _usage(error: click.UsageError) -> str:
-    """A usage error as one line: what is wrong, then which help to read."""
+def _format_usage_error(error: click.UsageError) -> str:
+    """Format a usage error as one line, with the command whose --help to read."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     command = error.ctx.command_path if error.ctx else "certlet"
     return f"{message[:1].lower()}{message[1:]} (see {command} --help)"
 
 
 class _Command(click.Command):
-    """A command whose module is loaded when it runs, completes its arguments or explains itself."""
+    """A command whose module is imported on first use."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        """The context of the command itself."""
+        """Import the command's module, and create the context of the real command."""
         module = importlib.import_module(f"service.cli.{_COMMANDS[str(self.name)][0]}")
         command: click.Command = getattr(module, str(self.name).replace("-", "_"))
         return command.make_context(info_name, args, parent, **extra)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> None:
-    """Print the contract's version, which is the package's."""
+    """Print the version, which is that of the contract and of the package."""
     if value:
-        from service.cli import options, terminal  # noqa: PLC0415 - the contract is read only for this
+        from service.cli import options, terminal  # noqa: PLC0415 - slow to import
 
-        terminal.say(f"certlet {options.load_document(None)['info']['version']}")
+        terminal.echo(f"certlet {options.load_document(None)['info']['version']}")
         ctx.exit()
 
 
@@ -102,8 +103,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> Non
     commands=[_Command(name, short_help=text) for name, (_, text) in _COMMANDS.items()],
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
-    epilog="Exit status: 0 if it is done; 1 if it is refused or fails, and stderr says why; 2 if the "
-    "arguments make no sense.",
+    epilog="Exit status: 0 on success; 1 if the command fails, with the reason on stderr; 2 if the arguments "
+    "are invalid.",
 )
 @click.option(
     "--version",
@@ -114,4 +115,4 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> Non
     help="Print the version and exit.",
 )
 def certlet() -> None:
-    """Run a private certificate authority, and get certificates from one."""
+    """Run a private certificate authority, and get certificates from it."""

@@ -9,7 +9,7 @@ import click
 
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
 
 
@@ -22,19 +22,19 @@ def api_key() -> None:
 @click.argument("name")
 @options.ca_option
 def add(*, name: str, ca: Path) -> None:
-    """Make a key for NAME and show it, this one time.
+    """Create an API key for NAME and print it once.
 
-    If $CERTLET_API_KEY is set, that is the key, and it is not shown.
+    If $CERTLET_API_KEY is set, that key is added instead, and is not printed.
     """
-    own = os.environ.get(API_KEY)
-    value = own or api_keys.generate_key()
+    existing = os.environ.get(API_KEY)
+    value = existing or api_keys.generate_key()
     try:
         _key_file(ca).add(name, value)
     except api_keys.KeyFileError as error:
-        hint = f" (${API_KEY} is taken for it: unset that to have another made)" if own else ""
+        hint = f" (the key is from ${API_KEY}: unset it to create a new key)" if existing else ""
         raise CommandError(f"{error}{hint}") from error
-    if own:
-        warn(f"note: the key is the one in ${API_KEY}")
+    if existing:
+        warn(f"note: added the key in ${API_KEY}")
     else:
         click.echo(value)
 
@@ -42,16 +42,16 @@ def add(*, name: str, ca: Path) -> None:
 @api_key.command("list", epilog="Example: certlet api-key list")
 @options.ca_option
 def list_keys(*, ca: Path) -> None:
-    """List the names, and the SHA-256 of each key."""
+    """List the SHA-256 and the name of each API key."""
     for name, digest in _key_file(ca).read().items():
-        say(f"{digest}  {name}")
+        echo(f"{digest}  {name}")
 
 
 @api_key.command(epilog="Example: certlet api-key remove ci")
 @click.argument("name")
 @options.ca_option
 def remove(*, name: str, ca: Path) -> None:
-    """Remove the key of NAME, which a running server notices."""
+    """Remove the API key of NAME, with immediate effect."""
     _key_file(ca).remove(name)
 
 

@@ -1,4 +1,4 @@
-"""`certlet sign *.csr`: each certificate in a file of its own, in batches; a repetition signs the rest."""
+"""`certlet sign *.csr`: sign several CSRs in batches, each into its own file; a repetition resumes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Final, TypeAlias
 import click
 
 from service import atomic_write
-from service.cli.terminal import CommandError, os_error, warn
-from service.client import BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
+from service.cli.terminal import CommandError, describe_os_error, warn
+from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
 from service.pki import certificate_reader, csr, pem
 from service.pki.errors import IssuanceError
 
-AT_ONCE: Final = 100  # of a batch, so that something is seen to happen
+MAX_BATCH: Final = 100  # requests; the progress bar moves after each batch
 _ENVELOPE: Final = len('{"requests": []}')
 
 _Job: TypeAlias = tuple[Path, SignRequest]
@@ -28,7 +28,7 @@ SignBatch: TypeAlias = Callable[[Sequence[SignRequest]], list[Signed | SignFailu
 
 @dataclass
 class Progress:
-    """How many requests there are, and what became of them."""
+    """The number of requests, by result."""
 
     total: int = 0
     signed: int = 0
@@ -37,40 +37,38 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many are not sent any more."""
+        """The number of requests with a final result."""
         return self.signed + self.skipped + self.failed
 
 
 def certificate_path(path: Path, output_dir: Path | None = None) -> Path:
-    """Where the certificate of the request in a file goes: next to it, if no directory is given."""
+    """Return the path of the certificate for a CSR: in `output_dir`, or next to the CSR."""
     target = path.with_suffix(".crt")
     return output_dir / target.name if output_dir else target
 
 
 def read_request(path: Path) -> str:
-    """The request in a file (stdin for `-`) as JSON carries it: text as it is, DER in base64.
+    """Read the CSR in a file (`-`: stdin) for a JSON body: text unchanged, DER in base64.
 
     Raises:
-        CommandError: the file cannot be read, or a private key is in it, which nobody else may see.
+        CommandError: the file cannot be read, or contains a private key.
     """
-    size = csr.MAX_TEXT_BYTES + 1  # one more than any Certlet takes: it says so itself
+    size = csr.MAX_TEXT_BYTES + 1  # one byte too many: the service reports the limit
     try:
         with click.open_file(str(path), "rb") as file:
             data = file.read(size)
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
     if csr.contains_private_key(data):
-        raise CommandError(
-            f"{path}: it holds a private key, so nothing of it was sent: give the request alone"
-        )
+        raise CommandError(f"{path} contains a private key and was not sent: pass a file with only the CSR")
     return base64.b64encode(data).decode() if pem.is_der(data) else data.decode("utf-8", "replace")
 
 
 @dataclass
 class BatchSigner:
-    """Signs the requests of several files, each into a file of its own, and says on stderr what fails.
+    """Gets a certificate for each of several CSRs, and reports failures on stderr.
 
-    `request` is what every request has in common: all but its CSR. `output_dir` is as in certificate_path.
+    `request` has the options of all requests, without a CSR. `output_dir` is that of `certificate_path`.
     """
 
     request: SignRequest
@@ -79,30 +77,33 @@ class BatchSigner:
     progress: Progress = field(default_factory=Progress)
 
     def run(self, paths: Sequence[Path], *, overwrite: bool = False) -> None:
-        """Sign the requests in these files, and replace existing certificates if `overwrite`.
+        """Sign the CSRs in these files; overwrite existing certificates if `overwrite`.
 
         Raises:
-            ClientError: a batch was refused as a whole, or there is no service; what was written stays.
+            ClientError: a whole batch was refused, or the service cannot be reached. Files that were written
+                before remain.
         """
         self.progress = Progress(len(paths))
         hidden = not sys.stderr.isatty()
         with click.progressbar(
             length=len(paths), file=sys.stderr, hidden=hidden, show_pos=True, show_eta=False
         ) as bar:
-            waiting = [job for path in paths if (job := self._job(path, overwrite=overwrite))]
+            waiting = [job for path in paths if (job := self._create_job(path, overwrite=overwrite))]
             bar.update(self.progress.done)
             while waiting:
                 batch = list(_first_batch(waiting))
-                left = [job for job, is_done in zip(batch, self._sign(batch), strict=True) if not is_done]
-                if len(left) == len(batch):
-                    raise ClientError("the service had no time or room for any request: try again")
-                waiting = left + waiting[len(batch) :]
-                bar.update(len(batch) - len(left))
+                retryable = [
+                    job for job, is_done in zip(batch, self._sign(batch), strict=True) if not is_done
+                ]
+                if len(retryable) == len(batch):
+                    raise ClientError("the service is too busy for any request of the batch: try again later")
+                waiting = retryable + waiting[len(batch) :]
+                bar.update(len(batch) - len(retryable))
 
-    def _job(self, path: Path, *, overwrite: bool) -> _Job | None:
-        """What is to be done for a file; None, and counted, if it is nothing."""
+    def _create_job(self, path: Path, *, overwrite: bool) -> _Job | None:
+        """Create the job for a file; None, after counting the result, if there is nothing to sign."""
         target = certificate_path(path, self.output_dir)
-        problem = f"{path}: {target} is there, and is not its certificate (--force replaces it)"
+        problem = f"{path}: {target} exists and is not the certificate of this CSR (--force overwrites it)"
         try:
             request = replace(self.request, csr=read_request(path))
             atomic_write.verify_writable(target)
@@ -117,14 +118,14 @@ class BatchSigner:
         except CommandError as error:
             problem = str(error)
         except OSError as error:
-            problem = f"{path}: {os_error(error, path)}"
-        except (ValueError, IssuanceError):  # no certificate, or no request: none that belongs to the other
+            problem = f"{path}: {describe_os_error(error, path)}"
+        except (ValueError, IssuanceError):  # not a certificate, or not a CSR
             pass
         self._fail(problem)
         return None
 
     def _sign(self, batch: Sequence[_Job]) -> Iterator[bool]:
-        """Whether each request of a batch is done with."""
+        """Send a batch, and yield for each request whether its result is final."""
         results = self.sign_batch([request for _, request in batch])
         for (path, _), result in zip(batch, results, strict=True):
             if isinstance(result, Signed):
@@ -149,26 +150,26 @@ class BatchSigner:
 
 
 def _warn(message: str) -> None:
-    if sys.stderr.isatty():  # where the bar stands in this line
+    if sys.stderr.isatty():  # erase the progress bar
         click.echo("\r\x1b[K", nl=False, err=True)
     warn(message)
 
 
 def _first_batch(jobs: Sequence[_Job]) -> Iterator[_Job]:
-    """The first of the jobs, as many as one batch takes."""
-    room = BATCH_BYTES - _ENVELOPE
-    for path, request in jobs[:AT_ONCE]:
-        room -= len(json.dumps(request.to_json())) + len(", ")
-        if room < 0:
+    """Yield the first jobs, up to the limits of a batch."""
+    bytes_left = MAX_BATCH_BYTES - _ENVELOPE
+    for path, request in jobs[:MAX_BATCH]:
+        bytes_left -= len(json.dumps(request.to_json())) + len(", ")
+        if bytes_left < 0:
             return
         yield path, request
 
 
 def write_certificate(path: Path, signed: Signed) -> None:
-    """Write a certificate, and the chain after it: the whole file, or none.
+    """Write a certificate and its chain atomically.
 
     Raises:
-        CommandError: it cannot be written. It is on stdout instead, since it is the only copy.
+        CommandError: the file cannot be written. The certificate is printed on stdout instead.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe, or a terminal
@@ -178,5 +179,5 @@ def write_certificate(path: Path, signed: Signed) -> None:
     except OSError as error:
         sys.stdout.write(signed.pem)
         raise CommandError(
-            f"{path}: {error.strerror}; the certificate was signed, and is on stdout"
+            f"{path}: {error.strerror}; the certificate was issued and printed on stdout"
         ) from error

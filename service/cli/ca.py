@@ -1,4 +1,4 @@
-"""`certlet init`, `certlet rollover` and `certlet revoke`: what is done to a CA, apart from serving it."""
+"""`certlet init`, `certlet rollover` and `certlet revoke`: create CAs and revoke certificates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service import audit, hardening
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
 from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
@@ -33,21 +33,21 @@ from service.settings import AUDIT_LOG, CA_PASSPHRASE
     "--name",
     metavar="NAME",
     default="Certlet",
-    help=f"Begin the names of both CAs with this, at most {hierarchy.MAX_NAME_CHARS} characters.",
+    help=f"Start the names of both CAs with this, at most {hierarchy.MAX_NAME_CHARS} characters.",
 )
 @click.option(
     "--permit-dns",
     multiple=True,
     metavar="DOMAIN",
     type=options.parse_domain,
-    help="Restrict the CA to hosts, URIs and mailboxes of this domain (repeatable).",
+    help="Restrict the CA to host names, URIs and email addresses in this domain (repeatable).",
 )
 @click.option(
     "--permit-ip",
     multiple=True,
     metavar="CIDR",
     type=ipaddress.ip_network,
-    help="Restrict the CA to addresses of this network (repeatable).",
+    help="Restrict the CA to IP addresses in this network (repeatable).",
 )
 @options.kms_option
 def init(
@@ -59,9 +59,9 @@ def init(
     permit_ip: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
     kms: str | None,
 ) -> None:
-    """Make a root CA and a signing CA.
+    """Create a root CA and a signing CA.
 
-    DIR gets both. A CA that is in it already is never replaced.
+    Both are written to DIR. An existing CA is never overwritten. $CERTLET_CA_PASSPHRASE encrypts the keys.
     """
     hardening.disable_core_dumps_and_ptrace()
     passphrase = options.read_secret(CA_PASSPHRASE)
@@ -77,8 +77,8 @@ def init(
         ca_directory.save_hierarchy(directory, created, passphrase)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    say(f"Made a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
-    say("it is not needed for issuing.")
+    echo(f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
+    echo("it is not needed to issue certificates.")
 
 
 @click.command(epilog="Example: certlet rollover ca ca-2027 --root-key /somewhere/safe/root-ca.key")
@@ -90,26 +90,27 @@ def init(
     "--root-key",
     type=options.FILE,
     show_default=f"OLD/{ca_directory.ROOT_KEY}",
-    help="Sign with the root's key in this file.",
+    help="Use this file as the root's key.",
 )
-@click.option("--new-root", is_flag=True, help="Make another root, which everybody has to trust again.")
+@click.option("--new-root", is_flag=True, help="Create a new root, which every client must be made to trust.")
 def rollover(
     *, old: Path, new: Path, key_type: str, kms: str | None, root_key: Path | None, new_root: bool
 ) -> None:
-    """Make the CA that takes over from another.
+    """Create the successor of a CA.
 
-    NEW gets it, and the API keys and the lists of the CA in OLD too.
+    OLD is the existing CA's directory, and NEW the successor's. API keys, revocations and denied keys are
+    copied.
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
     passphrase = options.read_secret(CA_PASSPHRASE)
     certificate, chain = ca_directory.load_chain(options.require_ca(old, "OLD"))
     if not chain:
-        raise CommandError(f"{old} holds a CA without a root above it")
+        raise CommandError(f"the CA in {old} has no root: only a CA under a root has a successor")
     root_key = root_key or old / ca_directory.ROOT_KEY
     if not new_root and not root_key.exists():
-        raise CommandError(f"{root_key} is not there: say where it is with --root-key, or --new-root")
-    carried, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+        raise CommandError(f"{root_key} does not exist: pass --root-key FILE or --new-root")
+    lists, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, ca_directory.load_predecessors(old)),
@@ -120,13 +121,13 @@ def rollover(
             _kms_public_key(kms) if kms else None,
         )
         ca_directory.save_hierarchy(
-            new, created, passphrase, carried | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {})
+            new, created, passphrase, lists | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {})
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    say(f"Made a CA in {new}. Serve it in place of {old}: it signs, and both are served.")
-    previous = new / ca_directory.PREVIOUS_CERTIFICATES
-    say(f"Delete {previous} when the last certificate of the old one has ended.")
+    echo(f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.")
+    predecessors = new / ca_directory.PREVIOUS_CERTIFICATES
+    echo(f"Delete {predecessors} when all certificates of the old CA have expired.")
 
 
 @click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
@@ -135,7 +136,7 @@ def rollover(
     "--reason",
     type=click.Choice(sorted(revocation.REASONS)),
     metavar="REASON",
-    help=f"Give a reason: {', '.join(sorted(revocation.REASONS))}.",
+    help=f"Record this reason: {', '.join(sorted(revocation.REASONS))}.",
 )
 @click.option(
     "--audit-log",
@@ -143,23 +144,24 @@ def rollover(
     envvar=AUDIT_LOG,
     show_envvar=True,
     show_default="stderr",
-    help="Append to this file, which the server made.",
+    help="Append the event to this file, which must exist.",
 )
 @options.ca_option
 def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: Path) -> None:
     """Revoke a certificate.
 
-    GET /ca.crl will list it. SERIAL is its serial number in hexadecimal. The audit log gets your name.
+    The CRL at /ca.crl will list it. SERIAL is a serial number in hexadecimal, and FILE a certificate. The
+    audit log records your user name.
     """
     options.require_ca(ca)
-    revoked = _issued_by(ca, Path(certificate)) if Path(certificate).is_file() else None
+    revoked = _load_issued_certificate(ca, Path(certificate)) if Path(certificate).is_file() else None
     try:
         number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
     except ValueError as error:
-        raise CommandError(f"{error}, nor is there such a file") from error
+        raise CommandError(f"{error}, or an existing file") from error
     now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.load_chain(ca)
-    if now > min(each.not_valid_after_utc for each in (signing, *above)):  # there would be no CRL at all
-        raise CommandError(f"it is {encoding.format_timestamp(now)} by this clock, after the CA's end")
+    if now > min(authority.not_valid_after_utc for authority in (signing, *above)):  # it cannot sign a CRL
+        raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
     event = audit.AuditRecord(
         event="revocation",
         time=encoding.format_timestamp(now),
@@ -174,52 +176,52 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
         record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
     entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
     revocation_file.add_revoked(ca, entry, record)
-    listed = encoding.format_timestamp(now + revocation.WINDOW)
+    listed_by = encoding.format_timestamp(now + revocation.WINDOW)
     file = ca / revocation_file.REVOKED
-    say(f"Revoked {encoding.format_serial(number)} in {file}; in GET /ca.crl by {listed},")
-    say("if that is the file that is served: on AWS, make and deploy the zip again.")
-    if revoked and (why := _why_nobody_learns(ca, revoked)):
-        say(f"Warning   {why}: who verifies it never learns of it,")
-        say(f"          until it ends at {encoding.format_timestamp(revoked.not_valid_after_utc)}.")
+    echo(f"Revoked {encoding.format_serial(number)} in {file}.")
+    echo(f"The CRL lists it by {listed_by}. On AWS, build and deploy the zip again.")
+    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
+        end = encoding.format_timestamp(revoked.not_valid_after_utc)
+        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {end}")
 
 
 def _principal() -> str:
-    """Who runs this, as the system knows it: no variable of the environment can say otherwise."""
+    """Return the operating system's user, which no environment variable can forge."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # as in a container
+    except KeyError:  # the user has no entry, as in a container
         name = ""
     return f"user:{name}:{os.getuid()}"
 
 
-def _issued_by(ca: Path, path: Path) -> x509.Certificate:
-    """The certificate in a file, PEM or DER, which the CA must have issued, or the one before a rollover."""
-    data, what = path.read_bytes(), f"{path} is no certificate of the CA in {ca}"
-    load = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
+def _load_issued_certificate(ca: Path, path: Path) -> x509.Certificate:
+    """Load a certificate, PEM or DER, that the CA or one of its predecessors issued."""
+    data, message = path.read_bytes(), f"{path} is not a certificate of the CA in {ca}"
+    parse = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
     try:
-        certificate = load(data)
+        certificate = parse(data)
     except ValueError as error:
-        raise CommandError(f"{what}: {error}") from error
+        raise CommandError(f"{message}: {error}") from error
     if not any(
-        is_issued_by(certificate, each)
-        for each in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
+        is_issued_by(certificate, issuer)
+        for issuer in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
     ):
-        raise CommandError(what)
+        raise CommandError(message)
     return certificate
 
 
-def _why_nobody_learns(ca: Path, certificate: x509.Certificate) -> str:
-    """Why no CRL tells who verifies a certificate that it was revoked; '' where one does."""
+def _why_not_on_crl(ca: Path, certificate: x509.Certificate) -> str:
+    """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
     if certificate.issuer != ca_directory.load_chain(ca)[0].subject:
-        return "the certificate is of the CA before, for which no CRL is signed any more"
+        return "this certificate is from the previous CA, whose CRL is no longer signed"
     if extension_value(certificate, x509.CRLDistributionPoints) is None:
-        return "the certificate names no CRL (revocation: none)"
+        return "this certificate names no CRL (revocation: none)"
     return ""
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:
     try:
-        from service.keystore import kms  # noqa: PLC0415 - boto3 only where it is asked for
+        from service.keystore import kms  # noqa: PLC0415 - boto3 is optional
     except ImportError as error:
-        raise CommandError("--kms needs boto3: pip install boto3") from error
+        raise CommandError("--kms requires boto3: run pip install boto3") from error
     return kms.load_private_key(key_id).public_key()

@@ -1,4 +1,4 @@
-"""`certlet check`: what is wrong with the certificate profiles."""
+"""`certlet check`: check the certificate profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from service.cli import options
 @click.command(epilog="Example: certlet check --profiles own.yaml")
 @options.profiles_option
 def check(*, profiles: Path | None) -> int:
-    """Check the certificate profiles, your own among them."""
+    """Check the certificate profiles.
+
+    Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
+    """
     findings = profile_lint.lint(profiles)
     for finding in findings:
         click.echo(finding)

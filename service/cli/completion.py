@@ -1,4 +1,4 @@
-"""`certlet completion`: what makes a shell complete the arguments of certlet."""
+"""`certlet completion`: print a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ _SHELLS = {"bash": BashComplete, "fish": FishComplete, "zsh": ZshComplete}
 )
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 def completion(*, shell: str) -> None:
-    """Print what lets a shell complete the arguments of certlet."""
+    """Print a completion script for a shell."""
     click.echo(_SHELLS[shell](certlet, {}, "certlet", COMPLETION).source())

@@ -1,4 +1,4 @@
-"""What is in a request, a certificate or a chain, and whether it belongs together, in plain words."""
+"""Explain CSRs, certificates and chains, and find their errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _USES: Final = {
     ExtendedKeyUsageOID.CODE_SIGNING: "code signing",
     ExtendedKeyUsageOID.EMAIL_PROTECTION: "email",
     ExtendedKeyUsageOID.TIME_STAMPING: "time stamps",
-    ExtendedKeyUsageOID.OCSP_SIGNING: "OCSP answers",
+    ExtendedKeyUsageOID.OCSP_SIGNING: "OCSP responses",
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: "any use",
 }
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one request or certificate is: labelled facts, what is wrong, and what is worth knowing."""
+    """A CSR or certificate: labelled facts, errors and notes."""
 
     kind: str
     facts: tuple[tuple[str, str], ...]
@@ -43,9 +43,18 @@ class Inspection:
 
 
 def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None = None) -> Inspection:
-    """What is in a CSR, DER, and why no service would take it, whatever the profile.
+    """Inspect a CSR, for errors that do not depend on the profile.
 
-    `file` is all that is in its file, `key` the public half of its own key. ValueError if it is no CSR.
+    Args:
+        der: the CSR, DER.
+        file: the content of its file, to find a private key in it.
+        key: a public key that must be the CSR's.
+
+    Returns:
+        The facts and the errors.
+
+    Raises:
+        ValueError: it is not a CSR.
     """
     request = x509.load_der_x509_csr(der)
     sans = list(_value(request, x509.SubjectAlternativeName) or ())
@@ -54,13 +63,13 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         ("Subject", _subject(request.subject)),
         ("Names", ", ".join(map(names.describe, sans)) or "(none)"),
         ("Key", _key(request)),
-        ("Asks for", ", ".join(encoding.oid_name(oid) for oid in oids if oid != _SAN)),
+        ("Requests", ", ".join(encoding.oid_name(oid) for oid in oids if oid != _SAN)),
     )
-    warning = "a private key is in its file, so certlet sign sends nothing: give the request alone"
+    exposed_key = "the file also contains a private key: certlet sign accepts only the CSR"
     return _inspection(
-        "Request",
+        "CSR",
         facts,
-        warning if csr.contains_private_key(file) else "",
+        exposed_key if csr.contains_private_key(file) else "",
         _refusal(csr.parse, der),
         *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
         _key_mismatch(request, key),
@@ -70,11 +79,16 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
 def inspect_chain(
     certificates: Sequence[x509.Certificate], now: datetime, key: CertificatePublicKeyTypes | None = None
 ) -> list[Inspection]:
-    """What is in certificates, as a TLS server sends them: each issued by the next (RFC 8446 4.4.2).
+    """Inspect a chain, in which each certificate is issued by the next (RFC 8446 4.4.2), or a bundle of CAs.
 
-    They are read by `certificate_reader`, at least in part.
-    If the first is a CA's they are a bundle, as of roots, in any order. `now` is in UTC, `key` the
-    public half of the first one's key.
+    Args:
+        certificates: from `certificate_reader`; some of their fields may be malformed. If the first is a CA
+            certificate, they are a bundle, in any order.
+        now: the time, UTC.
+        key: a public key that must be the first certificate's.
+
+    Returns:
+        The facts, errors and notes of each certificate.
     """
     is_bundle = any(map(_is_ca, certificates[:1]))
     return [
@@ -94,25 +108,28 @@ def inspect_chain(
 
 
 def _inspection(kind: str, facts: Sequence[tuple[str, str]], *problems: str, note: str = "") -> Inspection:
-    """All that has a text."""
+    """Create an inspection without empty texts."""
     facts = tuple(fact for fact in facts if fact[1])
     return Inspection(kind, facts, tuple(filter(None, problems)), (note,) if note else ())
 
 
 def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    """Certificates without order, such as a PKCS#7's, each before its issuer's."""
-    left = list(certificates)
+    """Sort certificates so that each comes before its issuer."""
+    unsorted = list(certificates)
     chain: list[x509.Certificate] = []
-    while left:
-        issuers = {each.issuer for each in left if each.issuer != each.subject}
-        chain.append(next((each for each in left if each.subject not in issuers), left[0]))
-        left.remove(chain[-1])
+    while unsorted:
+        issuers = {
+            certificate.issuer for certificate in unsorted if certificate.issuer != certificate.subject
+        }
+        leaves = (other for other in unsorted if other.subject not in issuers)
+        chain.append(next(leaves, unsorted[0]))
+        unsorted.remove(chain[-1])
     return chain
 
 
 def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str], ...]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    left = f" ({_span(end - now)} left)" if end > now else ""
+    left = f" ({_format_duration(end - now)} left)" if end > now else ""
     usage = _value(certificate, x509.ExtendedKeyUsage)
     sans = ", ".join(map(names.describe, _value(certificate, x509.SubjectAlternativeName) or ()))
     return (
@@ -121,7 +138,7 @@ def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str
         ("Issuer", _subject(certificate.issuer)),
         ("Valid", f"{encoding.format_timestamp(start)} to {encoding.format_timestamp(end)}{left}"),
         ("Key", _key(certificate)),
-        ("For", ", ".join(_USES.get(each, each.dotted_string) for each in usage or ())),
+        ("Usage", ", ".join(_USES.get(oid, oid.dotted_string) for oid in usage or ())),
         ("Serial", encoding.format_serial(certificate.serial_number)),
         ("SHA-256", encoding.fingerprint(certificate)),
     )
@@ -130,19 +147,19 @@ def _facts(certificate: x509.Certificate, now: datetime) -> tuple[tuple[str, str
 def _date_problem(certificate: x509.Certificate, now: datetime) -> str:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if end < now:
-        return f"it ended {_span(now - end)} ago"
-    return f"it is not yet valid: it begins in {_span(start - now)}" if now < start else ""
+        return f"expired {_format_duration(now - end)} ago"
+    return f"not yet valid: the validity starts in {_format_duration(start - now)}" if now < start else ""
 
 
 def _signature_problem(certificate: x509.Certificate) -> str:
     if certificate.issuer == certificate.subject or _is_verifiable(certificate):
         return ""
     algorithm = encoding.oid_name(certificate.signature_algorithm_oid)
-    return f"it is signed with {algorithm}, which proves nothing any more"
+    return f"signed with {algorithm}, which is no longer secure"
 
 
-def _span(time: timedelta) -> str:
-    """A time in one unit: `89 days`."""
+def _format_duration(time: timedelta) -> str:
+    """Format a duration in one unit: `89 days`."""
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if count := int(time.total_seconds()) // size:
             return f"{count} {unit}{'' if count == 1 else 's'}"
@@ -156,47 +173,46 @@ def _kind(certificate: x509.Certificate) -> str:
 
 
 def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
-    """Whether what follows a certificate is what issued it (RFC 5280 6.1); '' if so."""
+    """Return what is wrong with the issuer of a certificate in a chain (RFC 5280 6.1); '' if nothing."""
     certificate = chain[index]
-    named = [number for number, each in enumerate(chain) if each.subject == certificate.issuer]
-    signers = [number for number in named if _is_signed_by(certificate, chain[number])]
+    candidates = [number for number, other in enumerate(chain) if other.subject == certificate.issuer]
+    issuers = [number for number in candidates if _is_signed_by(certificate, chain[number])]
     if certificate in chain[:index]:
-        return f"it is here twice: it is number {chain.index(certificate) + 1} too"
+        return f"duplicate of certificate {chain.index(certificate) + 1}"
     if certificate.issuer == certificate.subject:
-        is_own = index in signers
-        return "" if is_own else "its signature is not by its own key, though it names itself as its issuer"
-    if named and not signers:
-        return f"number {named[0] + 1} has its issuer's name, and did not sign it"
-    if signers and index + 1 not in signers and not _is_ca(chain[0]):
-        return f"out of order: number {signers[0] + 1} issued it, and ought to follow it"
-    if not signers and index + 1 < len(chain) and not _is_ca(chain[0]):
-        return "what issued it ought to follow it, and is not here: the chain has a gap"
+        return "" if index in issuers else "self-issued, but not signed with its own key"
+    if candidates and not issuers:
+        return f"certificate {candidates[0] + 1} has the issuer's name, but did not sign this certificate"
+    if issuers and index + 1 not in issuers and not _is_ca(chain[0]):
+        return f"out of order: its issuer is certificate {issuers[0] + 1}, which must come next"
+    if not issuers and index + 1 < len(chain) and not _is_ca(chain[0]):
+        return "the chain has a gap: the issuer must come next, but is not in this file"
     return ""
 
 
 def _identifier_problem(chain: Sequence[x509.Certificate], index: int) -> str:
-    """Whether the authorityKeyIdentifier is of what issued a certificate, as OpenSSL wants it; '' if so."""
+    """Return an error if the authorityKeyIdentifier, which OpenSSL verifies, does not match the issuer."""
     certificate = chain[index]
-    named = [each for each in chain if each.subject == certificate.issuer]
-    signers = [each for each in named if _is_signed_by(certificate, each)]
-    is_named = partial(certificate_reader.names_key_of, certificate)
-    if not signers or _try_or(lambda: any(map(is_named, signers)), otherwise=True):
+    candidates = [other for other in chain if other.subject == certificate.issuer]
+    issuers = [candidate for candidate in candidates if _is_signed_by(certificate, candidate)]
+    identifies = partial(certificate_reader.names_key_of, certificate)
+    if not issuers or _try_or(lambda: any(map(identifies, issuers)), default=True):
         return ""
-    return "its authorityKeyIdentifier is not of what issued it: OpenSSL does not find its issuer"
+    return "authorityKeyIdentifier does not match the issuer: OpenSSL rejects the chain"
 
 
 def _chain_note(chain: Sequence[x509.Certificate], index: int) -> str:
     if chain[index].issuer == chain[index].subject:
-        return "whoever trusts this root has it already: a server need not send it" if index else ""
+        return "clients that trust this root already have it: a server need not send it" if index else ""
     if index + 1 < len(chain):
         return ""
     if index:
-        return "what issued it is not here: clients need to have that, as a root"
-    return "what issued it is not here: a server has to send that too, unless it is a root"
+        return "the issuing root is not in this file; clients must already trust it"
+    return "the issuer is not in this file; a server must also send it, unless it is a root"
 
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether the issuer's key made the signature; always for algorithms that nobody verifies any more."""
+    """Whether the issuer signed the certificate; True if the algorithm is not supported."""
     return not _is_verifiable(certificate) or is_issued_by(certificate, issuer)
 
 
@@ -206,7 +222,7 @@ def _is_verifiable(certificate: x509.Certificate) -> bool:
 
 
 def _refusal(check: Callable[..., object], *args: object) -> str:
-    """What the core says against something; '' if nothing."""
+    """Return the error that a check raises; '' if it raises none."""
     try:
         check(*args)
     except IssuanceError as error:
@@ -215,8 +231,8 @@ def _refusal(check: Callable[..., object], *args: object) -> str:
 
 
 def _key_mismatch(owner: _Owner, key: CertificatePublicKeyTypes | None) -> str:
-    is_own = key is None or _try_or(lambda: owner.public_key() == key, otherwise=False)
-    return "" if is_own else "the private key is not its own"
+    matches = key is None or _try_or(lambda: owner.public_key() == key, default=False)
+    return "" if matches else "the private key does not match"
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -233,13 +249,13 @@ def _subject(name: x509.Name) -> str:
 
 
 def _key(owner: _Owner) -> str:
-    """The kind of key, or what its algorithm is called if it is of no kind that is certified."""
+    """Describe the key; if it is of an unsupported kind, name its algorithm."""
     algorithm: x509.ObjectIdentifier = owner.public_key_algorithm_oid  # type: ignore[union-attr]  # not in the stubs
     return _try_or(lambda: keys.describe_key(owner.public_key()), "") or encoding.oid_name(algorithm)
 
 
-def _try_or(read: Callable[[], _T], otherwise: _T) -> _T:
+def _try_or(parse: Callable[[], _T], default: _T) -> _T:
     try:
-        return read()
+        return parse()
     except Exception:  # noqa: BLE001 - the library has no common class for what malformed bytes raise
-        return otherwise
+        return default

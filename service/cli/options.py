@@ -1,4 +1,4 @@
-"""The options that several commands take, and how their values are read."""
+"""Options that several commands share, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.pki import keys, names
 from service.pki.errors import IssuanceError
 from service.settings import PROFILES
 
-if TYPE_CHECKING:  # both take a while to load, and most commands need neither
+if TYPE_CHECKING:  # slow to import, and most commands need neither
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
     from service import openapi
@@ -35,7 +35,7 @@ KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
 _DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
-# Whether a file exists or can be read is found where it is opened: that is no error of the arguments.
+# A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
 FILE: Final = click.Path(path_type=Path, readable=False)
 FILE.name = "file"
 DIRECTORY: Final = click.Path(path_type=Path, readable=False)
@@ -45,10 +45,10 @@ _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 class _KeyType(click.Choice[str]):
-    """A type of key, as `keys.generate_private_key` takes it; `p256` and `RSA2048` are understood too."""
+    """A key type of `keys.generate_private_key`; accepts spellings such as `p256` and `RSA2048` too."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Read a value from the arguments."""
+        """Convert an argument to its canonical spelling."""
         plain = value.lower().replace("-", "")
         return super().convert(
             next((choice for choice in self.choices if choice.replace("-", "") == plain), value), param, ctx
@@ -56,7 +56,7 @@ class _KeyType(click.Choice[str]):
 
 
 def forbid_together(*options: str) -> None:
-    """Raise a UsageError if the arguments have more than one of these options."""
+    """Raise a UsageError if the arguments contain more than one of these options."""
     source = click.get_current_context().get_parameter_source
     parameters = {option: option[2:].replace("-", "_") for option in options}
     names = [option for option in options if source(parameters[option]) is ParameterSource.COMMANDLINE]
@@ -64,19 +64,19 @@ def forbid_together(*options: str) -> None:
         raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
 
 
-def parse_span(text: str) -> timedelta:
-    """A number of hours, days or weeks, as `30d`; ValueError if it is none."""
+def parse_duration(text: str) -> timedelta:
+    """Parse a number of hours, days or weeks, such as `30d`; ValueError if it is malformed."""
     if not re.fullmatch("[0-9]{1,5}[hdw]", text):
-        raise ValueError(f"{text!r} is no number of hours, days or weeks, such as 12h, 30d, 4w")
+        raise ValueError(f"{text!r} is not a duration such as 12h, 30d or 4w")
     return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 def _parse_validity(text: str) -> str:
-    """A span as the contract has it, ISO 8601; of one in ISO 8601 the service is the judge."""
+    """Convert a duration to ISO 8601; the service validates a duration that is in ISO 8601 already."""
     if text.startswith("P"):
         return text
-    span = parse_span(text)
-    return f"P{span.days}D" if span.seconds == 0 else f"PT{span // timedelta(hours=1)}H"
+    duration = parse_duration(text)
+    return f"P{duration.days}D" if duration.seconds == 0 else f"PT{duration // timedelta(hours=1)}H"
 
 
 def _parse_time(text: str) -> str:
@@ -95,7 +95,7 @@ def _parse_dns_name(text: str) -> str:
 
 
 def parse_host(text: str) -> str:
-    """A DNS name or an IP address; ValueError if it is neither."""
+    """Parse a DNS name or an IP address; ValueError if it is neither."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -103,12 +103,12 @@ def parse_host(text: str) -> str:
 
 
 def parse_domain(text: str) -> str:
-    """A DNS subtree, with or without a leading dot; ValueError if it is none."""
+    """Parse a DNS domain, with or without a leading dot; ValueError if it is malformed."""
     return _parse_dns_name(text.removeprefix("."))
 
 
-def matching(pattern: str, kind: str) -> Callable[[str], str]:
-    """A parser of texts that match a regular expression as a whole; `kind` is for its ValueError."""
+def create_parser(pattern: str, kind: str) -> Callable[[str], str]:
+    """Create a parser that accepts what matches a regular expression; `kind` describes that in errors."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -125,7 +125,7 @@ profiles_option: Final = click.option(
     type=FILE,
     envvar=PROFILES,
     show_envvar=True,
-    help="Merge these profiles over the contract's.",
+    help="Merge the profiles in this YAML file over the default ones.",
 )
 url_option: Final = click.option(
     "--url",
@@ -133,27 +133,27 @@ url_option: Final = click.option(
     envvar=URL,
     show_envvar=True,
     default=_DEFAULT_URL,
-    help="Ask this service, stage included.",
+    help="Use the service at this URL, which includes the stage.",
 )
 api_key_option: Final = click.option(
     "--api-key",
     metavar="KEY",
     envvar=API_KEY,
     show_envvar=True,
-    help="Use this API key, which ps shows to others.",
+    help="Use this API key. Prefer the variable, since ps shows arguments.",
 )
 key_type_option: Final = click.option(
     "--key-type",
     type=_KEY_TYPE,
     metavar="TYPE",
     default="p-256",
-    help=f"Make a key of this type: {', '.join(_KEY_TYPE.choices)}.",
+    help=f"Create a key of this type: {', '.join(_KEY_TYPE.choices)}.",
 )
 ca_option: Final = click.option(
     "--ca", type=DIRECTORY, default=DEFAULT_CA, help="Use the CA in this directory."
 )
-kms_option: Final = click.option("--kms", metavar="KEY-ID", help="Sign with this key in AWS KMS.")
-force_option: Final = click.option("--force", is_flag=True, help="Replace files that exist.")
+kms_option: Final = click.option("--kms", metavar="KEY-ID", help="Use this AWS KMS key for the signing CA.")
+force_option: Final = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
 def service_options(command: _Command) -> _Command:
@@ -162,50 +162,51 @@ def service_options(command: _Command) -> _Command:
 
 
 def profile_option(default: str) -> Callable[[_Command], _Command]:
-    """Add `--profile`, with what applies if it is not given."""
-    return click.option("--profile", metavar="NAME", show_default=default, help="Issue under this profile.")
+    """Add `--profile`, with a description of its default."""
+    return click.option("--profile", metavar="NAME", show_default=default, help="Use this profile.")
 
 
 def validity_options(command: _Command) -> _Command:
-    """Add `--validity` and `--not-after`, which the command forbids together."""
+    """Add `--validity` and `--not-after`; the command must forbid both together."""
     not_after = click.option(
         "--not-after",
         type=_parse_time,
         metavar="TIME",
-        help="Ask for this end, such as 2027-01-31T12:00:00Z.",
+        help="Request a certificate that is valid until this time, such as 2027-01-31T12:00:00Z.",
     )
-    validity_help = "Ask for so many h, d or w, such as 30d, or for an ISO 8601 duration."
+    validity_help = "Request this validity: 12h, 30d, 4w or an ISO 8601 duration."
     return click.option("--validity", type=_parse_validity, metavar="DURATION", help=validity_help)(
         not_after(command)
     )
 
 
 def require_api_key(api_key: str | None) -> str:
-    """The API key that the arguments or the environment give; CommandError if neither does."""
+    """Return the API key; CommandError if it is not set."""
     if not api_key:
         raise CommandError(
-            f"an API key is needed: --api-key, or ${API_KEY} "
-            "(certlet api-key add NAME makes one, beside the CA)"
+            f"no API key: set ${API_KEY} or pass --api-key (certlet api-key add NAME creates a key)"
         )
     return api_key
 
 
 def require_ca(directory: Path, option: str = "--ca") -> Path:
-    """The directory of a CA that exists, which this option gives.
+    """Return `directory`, the value of this option, if it contains a CA.
 
-    Raises a CommandError if there is none in it, a PermissionError if it cannot be read.
+    Raises:
+        CommandError: it does not contain a CA.
+        PermissionError: it cannot be read.
     """
-    from service.keystore import ca_directory  # noqa: PLC0415 - see above
+    from service.keystore import ca_directory  # noqa: PLC0415 - slow to import
 
     if not ca_directory.has_ca(directory):
         raise CommandError(
-            f"there is no CA in {directory}: say where with {option}, or make one (certlet init)"
+            f"no CA in {directory}: pass another directory as {option}, or create a CA with certlet init"
         )
     return directory
 
 
 def read_secret(variable: str) -> bytes | None:
-    """The passphrase in an environment variable; None if it is not set, CommandError if it is empty."""
+    """Return the passphrase in an environment variable, None if unset; CommandError if it is empty."""
     value = os.environ.get(variable)
     if value == "":
         raise CommandError(f"{variable} is set but empty")
@@ -213,33 +214,33 @@ def read_secret(variable: str) -> bytes | None:
 
 
 def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:
-    """A private key, whose passphrase is in an environment variable; CAError if it cannot be read.
+    """Load a private key with the passphrase in an environment variable; CAError if that fails.
 
-    Warns if others can read it, too.
+    Prints a warning if other users can read the file.
     """
-    from service.keystore import ca_directory  # noqa: PLC0415 - see above
+    from service.keystore import ca_directory  # noqa: PLC0415 - slow to import
 
     key = ca_directory.load_private_key(path, read_secret(variable), variable)
-    for warning in exposures([path]):
+    for warning in exposure_warnings([path]):
         warn(f"warning: {warning}")
     return key
 
 
-def exposures(paths: Iterable[Path]) -> Iterator[str]:
-    """Say which of these files, if they exist, their group or every user can read, and how to end that."""
+def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
+    """Warn of each of these files that its group or every user can read; files need not exist."""
     for path in paths:
-        with contextlib.suppress(OSError):  # what opens it reports that
+        with contextlib.suppress(OSError):  # reported where the file is opened
             mode = path.stat().st_mode
             if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
                 readers = "every user" if mode & stat.S_IROTH else "its group"
-                yield f"{path} can be read by {readers}: chmod 600 {shlex.quote(str(path))}"
+                yield f"{path} is readable by {readers}: run chmod 600 {shlex.quote(str(path))}"
 
 
 def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:
-    """The contract, with the operator's own profiles merged over it; CommandError if either has faults."""
-    from service import openapi  # noqa: PLC0415 - see above
-    from service.overrides import OverridesError  # noqa: PLC0415 - see above
-    from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - see above
+    """Load the contract with the operator's profiles merged over it; CommandError if they are invalid."""
+    from service import openapi  # noqa: PLC0415 - slow to import
+    from service.overrides import OverridesError  # noqa: PLC0415 - slow to import
+    from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - slow to import
 
     try:
         document = openapi.load(overrides)
@@ -247,5 +248,5 @@ def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:
     except OverridesError as error:
         raise CommandError(f"{overrides}: {error}") from error
     except ProfileError as error:
-        raise CommandError(f"the profiles have faults: {error}") from error
+        raise CommandError(f"invalid profiles: {error}") from error
     return document

@@ -1,4 +1,4 @@
-"""`certlet openapi`: the contract, as API Gateway, CloudFormation or a tool takes it."""
+"""`certlet openapi`: print the contract for API Gateway, CloudFormation or OpenAPI tools."""
 
 from __future__ import annotations
 
@@ -25,27 +25,30 @@ PUBLIC: Final = "public"
     type=click.Choice([API_GATEWAY, CLOUDFORMATION, PUBLIC]),
     metavar="FORMAT",
     default=API_GATEWAY,
-    help=f"Print it for the import into API Gateway ({API_GATEWAY}), which needs --region, --account and "
-    f"--function; for a CloudFormation template, without ARNs ({CLOUDFORMATION}); or for people and tools, "
-    f"without vendor extensions ({PUBLIC}).",
+    help=f"Print the document for API Gateway ({API_GATEWAY}; requires --region, --account and --function), "
+    f"for a CloudFormation template ({CLOUDFORMATION}), or for readers and OpenAPI tools, without vendor "
+    f"extensions ({PUBLIC}).",
 )
-@click.option("--region", metavar="REGION", help="Name the AWS region of the function.")
+@click.option("--region", metavar="REGION", help="Set the function's AWS region.")
 @click.option(
     "--account",
     metavar="ACCOUNT",
-    type=options.matching("[0-9]{12}", "an AWS account id, which has 12 digits"),
-    help="Name the AWS account of the function.",
+    type=options.create_parser("[0-9]{12}", "an AWS account ID of 12 digits"),
+    help="Set the function's AWS account ID.",
 )
-@click.option("--function", metavar="NAME", help="Name the function.")
-@click.option("--est", is_flag=True, help="Include EST, which needs a domain of its own.")
+@click.option("--function", metavar="NAME", help="Set the function's name.")
+@click.option("--est", is_flag=True, help="Include EST, which requires a custom domain.")
 @options.profiles_option
 def openapi(*, output_format: str, est: bool, profiles: Path | None, **arn: str | None) -> None:
-    """Print the document that API Gateway imports."""
+    """Print the OpenAPI document.
+
+    The default is the document that API Gateway imports.
+    """
     target = [text for name in ("region", "account", "function") if (text := arn[name])]
     if len(target) != (3 if output_format == API_GATEWAY else 0):
         raise click.UsageError(
-            f"give --region, --account and --function together with --format {API_GATEWAY}, "
-            "and with no other format"
+            f"--format {API_GATEWAY} requires --region, --account and --function; the other formats do not "
+            "accept them"
         )
     document = options.load_document(profiles)
     if output_format == PUBLIC:

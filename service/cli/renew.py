@@ -1,4 +1,4 @@
-"""`certlet renew`: signs again what ends soon, for cron and systemd timers."""
+"""`certlet renew`: renew certificates that expire soon; for cron and systemd timers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from cryptography.x509.oid import ExtensionOID
 from service import client, hardening
 from service.atomic_write import atomic_files, locked_directory
 from service.cli import options
-from service.cli.new import read, request
+from service.cli.new import create_csr, parse_signed
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import CommandError, os_error, say, warn
+from service.cli.terminal import CommandError, describe_os_error, echo, warn
 from service.pki import certificate_reader, csr, encoding, keys
 from service.pki.errors import IssuanceError
 
 RENEWED: Final = "CERTLET_RENEWED"
 
-_USUAL: Final = timedelta(days=30)
+_DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
 
 
 def _parse_hook(text: str) -> list[str]:
     command = shlex.split(text)
     if not command:
-        raise ValueError("a command is needed")
+        raise ValueError("the command is empty")
     return command
 
 
@@ -43,23 +43,23 @@ def _parse_hook(text: str) -> list[str]:
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @click.option(
     "--expires-in",
-    type=options.parse_span,
+    type=options.parse_duration,
     metavar="DURATION",
-    show_default="30d, or the last third of a shorter life",
-    help="Renew what ends within so many h, d or w, such as 30d.",
+    show_default="30d, or a third of the validity if that is shorter",
+    help="Renew certificates that expire within this time: 12h, 30d or 4w.",
 )
 @click.option(
     "--deploy-hook",
     type=_parse_hook,
     metavar="COMMAND",
-    help=f"Run this once, without a shell, if anything was renewed; ${RENEWED} has the files, one a line. "
-    "It gets no passphrase, API key or AWS_ variable from the environment.",
+    help=f"Run this command once, without a shell, if a certificate was renewed. ${RENEWED} lists the files, "
+    "one per line. The environment has no passphrase, API key or AWS_ variable.",
 )
 @click.option(
-    "--key-file", type=options.FILE, help="Use this key, for one certificate.", show_default="FILE.key"
+    "--key-file", type=options.FILE, help="Use this key, for a single FILE.", show_default="FILE.key"
 )
-@click.option("--new-key", is_flag=True, help="Make another key of the same kind.")
-@options.profile_option("the one that its policy names")
+@click.option("--new-key", is_flag=True, help="Create a new key of the same type.")
+@options.profile_option("the profile of the certificate's policy")
 @options.service_options
 def renew(
     *,
@@ -72,65 +72,67 @@ def renew(
     url: str,
     api_key: str | None,
 ) -> int:
-    """Have certificates that end soon signed again.
+    """Renew certificates that expire soon.
 
-    FILE is a certificate, PEM, with its key beside it as .key. $CERTLET_KEY_PASSPHRASE opens a key that is
-    encrypted, and encrypts one that is made.
+    FILE is a PEM certificate, whose key is next to it with the suffix .key. $CERTLET_KEY_PASSPHRASE decrypts
+    the key, and encrypts a new one.
 
-    Exit status: 0 if all that was due was renewed, even if nothing was; 1 if any was not, or the hook failed.
-    A certificate that cannot be renewed is reported, stays as it was, and stops no other.
+    Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. A
+    failure is reported, leaves that certificate unchanged, and does not stop the others.
     """
     hardening.disable_core_dumps_and_ptrace()
     if key_file and len(files) > 1:
-        raise click.UsageError("--key-file is for one certificate; several have theirs beside them")
-    offers = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))
-    revoked = functools.cache(lambda: _revoked(url))
+        raise click.UsageError("--key-file accepts only one certificate: omit it, or renew each separately")
+    profiles = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))
+    revoked = functools.cache(lambda: _fetch_revoked(url))
     renewed, failed = [], False
     for path in dict.fromkeys(files):
         try:
             target, key_path = _target(path), _target(key_file or path.with_suffix(".key"))
-            # Another command waits, and then finds what this one wrote.
+            # A concurrent command waits, and then reads the new certificate.
             with locked_directory(target.parent):
-                certificate = _certificate(target)
+                certificate = _load_certificate(target)
                 if not _is_due(certificate, expires_in, datetime.now(UTC)):
                     continue
                 key = _load_key(key_path, certificate, revoked)
-                offer = None if profile else _offer(certificate, offers())
-                key = _another(key) if new_key else key
-                csr_pem = request(
-                    key, certificate.subject, _extensions(certificate, offer.extensions if offer else ())
+                info = None if profile else _find_profile(certificate, profiles())
+                key = _create_key_like(key) if new_key else key
+                csr_pem = create_csr(
+                    key, certificate.subject, _extensions(certificate, info.extensions if info else ())
                 )
-                sign_request = client.SignRequest(csr_pem, offer.name if offer else profile)
-                certificates = read(client.sign(url, options.require_api_key(api_key), sign_request), key)
-                _verify(certificates[0], certificate)
+                request = client.SignRequest(csr_pem, info.name if info else profile)
+                signed = client.sign(url, options.require_api_key(api_key), request)
+                certificates = parse_signed(signed, key)
+                _verify_replacement(certificates[0], certificate)
                 with atomic_files() as write:
-                    if new_key:  # anyone who reads both files between the two renames sees a mismatch
+                    if new_key:  # a reader between the two renames sees a mismatch
                         mode = stat.S_IMODE(key_path.stat().st_mode)
                         data = keys.encode_private_key(key, options.read_secret(KEY_PASSPHRASE))
                         write(key_path, data, mode)
                     write(target, encoding.encode_pem(certificates).encode(), 0o644)
-            renewed.append(os.path.abspath(path))  # noqa: PTH100 - a link stays one
-            say(f"Renewed   {path}, until {encoding.format_timestamp(certificates[0].not_valid_after_utc)}")
+            renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
+            end = encoding.format_timestamp(certificates[0].not_valid_after_utc)
+            echo(f"Renewed   {path}, valid until {end}")
         except OSError as error:
-            warn(f"certlet: {path}: {os_error(error, path)}")
+            warn(f"certlet: {path}: {describe_os_error(error, path)}")
             failed = True
         except (CommandError, client.ClientError, IssuanceError) as error:
             warn(f"certlet: {path}: {error}")
             failed = True
     if renewed and deploy_hook:
-        failed |= not _run(deploy_hook, renewed)
+        failed |= not _run_hook(deploy_hook, renewed)
     return int(failed)
 
 
 def _target(path: Path) -> Path:
-    """What a symbolic link names now: it is read and replaced, even if the link names another file later."""
+    """Resolve a symbolic link once, so that the same file is read and replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _certificate(path: Path) -> x509.Certificate:
+def _load_certificate(path: Path) -> x509.Certificate:
     data = path.read_bytes()
     if csr.contains_private_key(data):
-        raise CommandError("it holds a private key too, which would be lost: give them files of their own")
+        raise CommandError("the file also contains a private key: move it to its own file")
     try:
         return certificate_reader.parse_pem(data)
     except ValueError as error:
@@ -140,17 +142,17 @@ def _certificate(path: Path) -> x509.Certificate:
 def _is_due(certificate: x509.Certificate, expires_in: timedelta | None, now: datetime) -> bool:
     end = certificate.not_valid_after_utc
     if expires_in is None:
-        expires_in = min(_USUAL, (end - certificate.not_valid_before_utc) / 3)
+        expires_in = min(_DEFAULT_EXPIRES_IN, (end - certificate.not_valid_before_utc) / 3)
     return end - now <= expires_in
 
 
-def _revoked(url: str) -> frozenset[int]:
-    """The serial numbers that the service's CRL lists; without it nothing is renewed, as with EST."""
+def _fetch_revoked(url: str) -> frozenset[int]:
+    """Fetch the serial numbers on the CRL; without a CRL nothing is renewed, as with EST."""
     crl = client.fetch_crl(url)
     try:
-        return frozenset(each.serial_number for each in x509.load_der_x509_crl(crl))
+        return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(crl))
     except Exception as error:  # the library has no common class for what malformed bytes raise
-        raise CommandError(f"what answers at {url}/ca.crl is no list of what was revoked") from error
+        raise CommandError(f"{url}/ca.crl did not return a valid CRL") from error
 
 
 def _load_key(
@@ -158,53 +160,55 @@ def _load_key(
 ) -> CertificateIssuerPrivateKeyTypes:
     key = options.load_private_key(path)
     if key.public_key() != certificate.public_key():
-        left = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
-        hint = f"; a command that was killed left {', '.join(left)}" if left else ""
-        raise CommandError(f"{path} is not its key{hint}")
+        temporary = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
+        hint = f"; an interrupted command left {', '.join(temporary)}" if temporary else ""
+        raise CommandError(f"{path} does not match the certificate{hint}")
     if certificate.serial_number in revoked():
-        raise CommandError("it was revoked: make another key and certificate with certlet new")
+        raise CommandError("the certificate was revoked: create a new key and certificate with certlet new")
     return key
 
 
-def _verify(new: x509.Certificate, old: x509.Certificate) -> None:
-    """Whether a certificate may take the place of another."""
+def _verify_replacement(new: x509.Certificate, old: x509.Certificate) -> None:
+    """Verify that a certificate may replace another; CommandError if not."""
     if _names(new) != _names(old):
-        raise CommandError("the certificate that the service sent has other names; nothing was replaced")
+        raise CommandError("the service returned a certificate with other names; nothing was replaced")
     if new.not_valid_after_utc < old.not_valid_after_utc:
         raise CommandError("the new certificate would end earlier; nothing was replaced")
 
 
-def _offer(certificate: x509.Certificate, offers: Sequence[client.ProfileInfo]) -> client.ProfileInfo:
-    """The profile that a certificate was issued under, which its first policy says."""
+def _find_profile(
+    certificate: x509.Certificate, profiles: Sequence[client.ProfileInfo]
+) -> client.ProfileInfo:
+    """Find the profile of a certificate by its first policy."""
     policies = list(certificate_reader.extension_value(certificate, x509.CertificatePolicies) or ())
     if not policies:
-        raise CommandError("it names no profile (certificate policy): give --profile")
-    own = policies[0].policy_identifier.dotted_string
-    found = next((each for each in offers if each.policies[:1] == (own,)), None)
-    if found is None:
-        raise CommandError(f"no profile that this API key may use has its policy {own}: give --profile")
-    return found
+        raise CommandError("the certificate has no policy that identifies its profile: pass --profile")
+    policy = policies[0].policy_identifier.dotted_string
+    profile = next((info for info in profiles if info.policies[:1] == (policy,)), None)
+    if profile is None:
+        raise CommandError(f"this API key may use no profile with the policy {policy}: pass --profile")
+    return profile
 
 
 def _extensions(certificate: x509.Certificate, copied: Sequence[str] = ()) -> list[x509.ExtensionType]:
-    """The names, and the extensions that the profile copies from a request."""
+    """Return the extensions for the CSR: the SAN, and those that the profile copies from a CSR."""
     oids = {ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string, *copied}
-    return [each.value for each in certificate.extensions if each.oid.dotted_string in oids]
+    return [extension.value for extension in certificate.extensions if extension.oid.dotted_string in oids]
 
 
 def _names(certificate: x509.Certificate) -> set[x509.GeneralName]:
     return {name for names in _extensions(certificate) for name in cast("x509.SubjectAlternativeName", names)}
 
 
-def _another(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateKeyTypes:
-    """A new key of the same kind and size."""
+def _create_key_like(key: CertificateIssuerPrivateKeyTypes) -> CertificateIssuerPrivateKeyTypes:
+    """Create a key of the same type and size."""
     if isinstance(key, rsa.RSAPrivateKey):
         return rsa.generate_private_key(65537, key.key_size)
     return keys.generate_private_key(keys.describe_key(key.public_key()))
 
 
-def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
-    """Run the hook, which gets no secret in its environment; whether it went well."""
+def _run_hook(command: Sequence[str], renewed: Sequence[str]) -> bool:
+    """Run the hook without secrets in its environment; return whether it succeeded."""
     prefixes = hardening.SECRET_ENV_PREFIXES
     environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     try:
@@ -212,8 +216,8 @@ def _run(command: Sequence[str], renewed: Sequence[str]) -> bool:
             command, env={**environ, RENEWED: "\n".join(renewed)}, check=False
         ).returncode
     except OSError as error:
-        warn(f"certlet: the hook {command[0]}: {error.strerror}")
+        warn(f"certlet: deploy hook {command[0]}: {error.strerror}")
         return False
     if status:
-        warn(f"certlet: the hook {command[0]} ended with {status}")
+        warn(f"certlet: deploy hook {command[0]} failed with exit status {status}")
     return not status

@@ -1,4 +1,4 @@
-"""`certlet serve`: the contract, served on this machine."""
+"""`certlet serve`: run the certificate authority on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service import hardening, openapi, self_issued
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
-from service.cli.terminal import CommandError, say
+from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys, sandbox
 from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
@@ -32,65 +32,75 @@ from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES
 from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
-DEFAULT_KEY: Final = "default"  # the name of the API key that the first start makes, or the environment gives
+DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or the environment
 
 
 @click.command(epilog="Example: certlet serve --tls --host 0.0.0.0 --tls-name ca.example.com")
-@click.option("--host", metavar="HOST", default="127.0.0.1", help="Listen at this address.")
+@click.option("--host", metavar="HOST", default="127.0.0.1", help="Listen on this address.")
 @click.option(
-    "--port", metavar="PORT", type=click.IntRange(0, 65535), default=8080, help="0 takes a free one."
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    help="Listen on this port (0: any).",
 )
 @click.option(
     "--ca",
     type=options.DIRECTORY,
     default=options.DEFAULT_CA,
-    help="Use the CA in this directory. One is made if there is none.",
+    help="Use the CA in this directory; create it if it does not exist.",
 )
-@click.option("--ephemeral", is_flag=True, help="Make a CA that ends with the server.")
+@click.option("--ephemeral", is_flag=True, help="Create a CA that is deleted when the server stops.")
 @options.profiles_option
-@click.option("--audit-log", type=options.FILE, show_default="stderr", help="Append to this file.")
+@click.option("--audit-log", type=options.FILE, show_default="stderr", help="Append events to this file.")
 @click.option(
-    "--workers", metavar="N", type=click.IntRange(1, 64), default=1, help="Handle this many calls at once."
+    "--workers", metavar="N", type=click.IntRange(1, 64), default=1, help="Run this many worker processes."
 )
-@click.option("--no-usage-plan", is_flag=True, help="Apply no usage plan: no 429.")
+@click.option("--no-usage-plan", is_flag=True, help="Disable the usage plan (rate limits and quotas).")
 @click.option(
     "--stage",
-    type=options.matching("[A-Za-z0-9_-]{1,128}", "a stage: 1 to 128 letters, digits, _ and -"),
+    type=options.create_parser("[A-Za-z0-9_-]{1,128}", "a stage of 1 to 128 letters, digits, _ and -"),
     metavar="STAGE",
-    help="Begin every path with this segment, as on AWS.",
+    help="Prefix every path with this segment, as on AWS.",
 )
-@click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this certificate, PEM.")
-@click.option("--tls-key", type=options.FILE, help="Use its key, PEM.")
-@click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate of the CA itself.")
+@click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this PEM certificate.")
+@click.option("--tls-key", type=options.FILE, help="Use this PEM key for --tls-cert.")
+@click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate from this CA.")
 @click.option(
     "--tls-name",
     multiple=True,
     type=options.parse_host,
     metavar="NAME",
-    help="Name this DNS name or IP address in it (repeatable).",
+    help="Add this DNS name or IP address to the certificate of --tls (repeatable).",
 )
 @click.option(
-    "--tls-profile", metavar="NAME", show_default="the default one", help="Issue it under this profile."
+    "--tls-profile",
+    metavar="NAME",
+    show_default="the default profile",
+    help="Use this profile for --tls.",
 )
-@click.option("--insecure-http", is_flag=True, help="Allow HTTP off loopback.")
+@click.option("--insecure-http", is_flag=True, help="Allow plain HTTP on addresses other than loopback.")
 def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own type
-    """Serve the contract on this machine."""
+    """Run the certificate authority on this machine.
+
+    The first start creates a CA and an API key, and prints them.
+    """
     options.forbid_together("--ca", "--ephemeral")
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()
-    is_https = _is_https(settings)
+    is_https = _validate_tls_options(settings)
     if settings.tls_cert and settings.tls_key:
-        _verify_pair(settings.tls_cert, settings.tls_key)
+        _verify_key_pair(settings.tls_cert, settings.tls_key)
     if settings.audit_log:
-        _try(settings.audit_log)
-    # From here on a signal unwinds, so that an ephemeral CA is never left behind.
+        _verify_audit_log_writable(settings.audit_log)
+    # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = options.load_document(settings.profiles)
     with ExitStack() as stack:
         directory = settings.ca
         if settings.ephemeral:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certlet-")))
-            os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # nobody can decrypt what SIGKILL leaves
+            os.environ[CA_PASSPHRASE] = secrets.token_urlsafe()  # SIGKILL may leave the files, encrypted
         directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() fails on a loop of links
         if not ca_directory.has_ca(directory):
             _init_in_child(directory)
@@ -98,12 +108,12 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             hint = (
                 "deleted when the server stops" if settings.ephemeral else f"move {root_key} to a safe place"
             )
-            say(f"New CA    {directory} ({hint})")
+            echo(f"New CA    {directory} ({hint})")
         key_file = api_keys.KeyFile(directory / KEY_FILE)
-        extra, shown = _api_key(key_file)
-        unseen = stack.enter_context(ExitStack())
-        if shown:  # a key that nobody ever saw is of no use, and the next start would show none
-            unseen.callback(key_file.remove, DEFAULT_KEY)
+        env_keys, new_key = _load_or_create_api_key(key_file)
+        rollback_key = stack.enter_context(ExitStack())
+        if new_key:  # if the start fails, the key was never printed, so the next start must create another
+            rollback_key.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
             document=document,
             public_document=openapi.public(document),
@@ -111,43 +121,43 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             port=settings.port,
             workers=settings.workers,
             key_file=str(key_file.path),
-            env_keys=extra,
+            env_keys=env_keys,
             no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
-            **_tls(settings, document, stack),
+            **_configure_tls(settings, document, stack),
         )
-        for warning in (*_warnings(settings), *options.exposures(_secret_files(settings, directory))):
-            say(f"Warning   {warning}")
+        for warning in (*_warnings(settings), *options.exposure_warnings(_secret_files(settings, directory))):
+            echo(f"Warning   {warning}")
 
         def announce(port: int) -> None:
-            unseen.pop_all()
+            rollback_key.pop_all()
             scheme = "https" if is_https else "http"
             stage = f"/{settings.stage}" if settings.stage else ""
             trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
-            _announce(f"{scheme}://{_address(settings)}:{port}{stage}", shown, trust)
+            _announce(f"{scheme}://{_url_host(settings)}:{port}{stage}", new_key, trust)
 
-        return Supervisor(HANDLER, _environ(settings, directory)).run(configuration, announce)
+        return Supervisor(HANDLER, _worker_environ(settings, directory)).run(configuration, announce)
 
 
-def _is_https(settings: SimpleNamespace) -> bool:
-    """Whether it speaks HTTPS, of options that go together."""
+def _validate_tls_options(settings: SimpleNamespace) -> bool:
+    """Validate the options about HTTPS and HTTP, and return whether the server uses HTTPS."""
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        raise click.UsageError("--tls-cert and --tls-key go together")
+        raise click.UsageError("--tls-cert and --tls-key require each other")
     if settings.tls and settings.tls_cert:
-        raise click.UsageError("--tls makes a certificate, and --tls-cert names one: give one of the two")
+        raise click.UsageError("--tls-cert is not allowed with --tls")
     if (settings.tls_name or settings.tls_profile) and not settings.tls:
-        raise click.UsageError("--tls-name and --tls-profile go with --tls")
+        raise click.UsageError("--tls-name and --tls-profile require --tls")
     is_https = bool(settings.tls or settings.tls_cert)
     if not _is_loopback(settings.host) and not settings.insecure_http and not is_https:
         raise CommandError(
-            f"{settings.host} is not loopback, and API keys would cross the network in clear text: "
-            "give --tls, or --tls-cert and --tls-key, put a TLS proxy in front, or say --insecure-http"
+            f"{settings.host} is not loopback, so API keys would be sent unencrypted: pass --tls, or "
+            "--tls-cert and --tls-key, or (behind a TLS proxy) --insecure-http"
         )
     return is_https
 
 
-def _try(audit_log: Path) -> None:
-    """Open it before anything is made; but no pipe, whose reader would take our leaving for the end."""
+def _verify_audit_log_writable(audit_log: Path) -> None:
+    """Open the file before anything is created; but not a pipe, whose reader would see an early EOF."""
     try:
         if not audit_log.is_fifo():
             os.close(os.open(audit_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
@@ -157,23 +167,25 @@ def _try(audit_log: Path) -> None:
 
 def _warnings(settings: SimpleNamespace) -> Iterator[str]:
     if settings.no_usage_plan:
-        yield "the usage plan is off (--no-usage-plan)"
+        yield "the usage plan is disabled (--no-usage-plan)"
     if settings.tls and not settings.tls_name and _is_unspecified(settings.host):
-        yield "its certificate is for localhost, and clients elsewhere refuse it: give --tls-name"
+        yield "the TLS certificate is only for localhost: pass --tls-name to accept other clients"
     if not sandbox.is_supported():
-        yield "this kernel has no Landlock, so the HTTP process may read what this user may read"
+        yield "this kernel has no Landlock, so the HTTP process can read all files of this user"
 
 
 def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
-    """The files that only this user should be able to read, whether they exist or not."""
+    """Yield the files that only this user should be able to read; they need not exist."""
     names = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, KEY_FILE)
     yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
     if settings.tls_key:
         yield settings.tls_key
 
 
-def _tls(settings: SimpleNamespace, document: openapi.OpenAPIDocument, stack: ExitStack) -> dict[str, Any]:
-    """The gateway's HTTPS: none, with the operator's files, or with a certificate of the CA itself."""
+def _configure_tls(
+    settings: SimpleNamespace, document: openapi.OpenAPIDocument, stack: ExitStack
+) -> dict[str, Any]:
+    """Return the gateway's TLS configuration: empty, the operator's files, or a self-issued certificate."""
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
     elif settings.tls:
@@ -182,53 +194,53 @@ def _tls(settings: SimpleNamespace, document: openapi.OpenAPIDocument, stack: Ex
         except IssuanceError as error:
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_tls_server:
-            raise CommandError(f"the profile {profile.name} is not for servers: name one with --tls-profile")
-        files = stack.enter_context(self_issued.self_issued_tls(_names(settings), settings.tls_profile))
+            raise CommandError(f"profile {profile.name!r} is not for TLS servers: pass another --tls-profile")
+        files = stack.enter_context(self_issued.self_issued_tls(_tls_names(settings), settings.tls_profile))
     else:
         return {}
     return {**files, "tls_client_ca_event": self_issued.internal_event("GET", "/ca.pem")}
 
 
-def _verify_pair(certificate: Path, key: Path) -> None:
-    """Whether the operator's files are a certificate and its key, told in words that OpenSSL has not."""
+def _verify_key_pair(certificate: Path, key: Path) -> None:
+    """Verify that the files contain a certificate and its key, with clearer errors than OpenSSL's."""
     try:
-        public_key = certificate_reader.parse_pem(_read("--tls-cert", certificate)).public_key()
+        public_key = certificate_reader.parse_pem(_read_file("--tls-cert", certificate)).public_key()
     except ValueError as error:
         raise CommandError(f"--tls-cert {certificate}: {error}") from error
-    data = _read("--tls-key", key)
+    data = _read_file("--tls-key", key)
     try:
-        fits = load_pem_private_key(data, None).public_key() == public_key
+        matches = load_pem_private_key(data, None).public_key() == public_key
     except TypeError:
-        if sys.stdin.isatty():  # where OpenSSL asks
+        if sys.stdin.isatty():  # OpenSSL prompts for the passphrase
             return
-        message = f"{key} is encrypted, and there is no terminal to ask for its passphrase"
+        message = f"--tls-key {key} is encrypted, and there is no terminal to prompt for its passphrase"
         raise CommandError(message) from None
-    except UnsupportedAlgorithm:  # of a rare kind, which OpenSSL may know
+    except UnsupportedAlgorithm:  # OpenSSL may support it
         return
-    except Exception:  # noqa: BLE001 - of no common class; its text may quote the file, so it is not kept
-        raise CommandError(f"there is no private key in {key}, in PEM (--tls-key)") from None
-    if not fits:
-        raise CommandError(f"the key in {key} is not the one of the certificate in {certificate}")
+    except Exception:  # noqa: BLE001 - they have no common class; their text may quote the key
+        raise CommandError(f"--tls-key {key} is not a PEM private key") from None
+    if not matches:
+        raise CommandError(f"--tls-key {key} does not match --tls-cert {certificate}")
 
 
-def _read(option: str, path: Path) -> bytes:
+def _read_file(option: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise CommandError(f"{option} {path}: {error.strerror}") from error
 
 
-def _names(settings: SimpleNamespace) -> list[str]:
-    """What the certificate of HTTPS names, if it is the CA's own; else nothing."""
+def _tls_names(settings: SimpleNamespace) -> list[str]:
+    """Return the names of the self-issued certificate; empty without --tls."""
     if settings.tls_name or not settings.tls:
         return list(settings.tls_name)
-    usual = ["localhost", "127.0.0.1", "::1"]
-    return usual if settings.host in usual or _is_unspecified(settings.host) else [*usual, settings.host]
+    names = ["localhost", "127.0.0.1", "::1"]
+    return names if settings.host in names or _is_unspecified(settings.host) else [*names, settings.host]
 
 
-def _address(settings: SimpleNamespace) -> str:
-    """The host of its URL: what it listens at, unless that is no one's address, or not in the certificate."""
-    host, names = settings.host, _names(settings)
+def _url_host(settings: SimpleNamespace) -> str:
+    """Return the host of the URL to print: --host, if it is a usable address and in the certificate."""
+    host, names = settings.host, _tls_names(settings)
     if names and host not in names:
         host = names[0]
     elif _is_unspecified(host):
@@ -236,27 +248,27 @@ def _address(settings: SimpleNamespace) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
-    """The function's environment: ours, and what the arguments say."""
+def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
+    """Return the environment of the workers: that of this process, and the settings from the arguments."""
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
     return os.environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:
-    say(f"Web form  {url}/sign")
-    say(f"API docs  {url}/docs")
+    echo(f"Web form  {url}/sign")
+    echo(f"API docs  {url}/docs")
     if api_key:
-        say(f"API key   {api_key}  (shown once)")
-    say("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
-    say("            -keyout my.key -subj /CN=my.example.com -out my.csr")
+        echo(f"API key   {api_key}  (shown once)")
+    echo("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")
+    echo("            -keyout my.key -subj /CN=my.example.com -out my.csr")
     key = api_key or f"${API_KEY}"
-    say(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
+    echo(f'          curl -sS {trust}-H "x-api-key: {key}" --data-binary @my.csr {url}/sign.pem')
 
 
-def _api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str], str | None]:
-    """Keys that are in no file, and the value to be shown, which is a new key's alone."""
-    if given := os.environ.get(API_KEY):
-        return {DEFAULT_KEY: api_keys.hash_key(given)}, None
+def _load_or_create_api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str], str | None]:
+    """Return the keys from the environment, and a new key to print, if one was created."""
+    if value := os.environ.get(API_KEY):
+        return {DEFAULT_KEY: api_keys.hash_key(value)}, None
     if key_file.read():
         return {}, None
     value = api_keys.generate_key()
@@ -265,11 +277,11 @@ def _api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str], str | None]:
 
 
 def _init_in_child(directory: Path) -> None:
-    """Make the CA in a process that ends at once, so that this one never holds a key."""
+    """Create the CA in a child process, so that no key is ever in the memory of this one."""
     command = [sys.executable, "-P", "-m", "service.cli", "init", str(directory)]
     init = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if init.returncode:
-        raise CommandError(init.stderr.strip().removeprefix("certlet: ") or "the CA could not be made")
+        raise CommandError(init.stderr.strip().removeprefix("certlet: ") or "cannot create the CA")
 
 
 def _is_loopback(host: str) -> bool:

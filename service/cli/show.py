@@ -1,4 +1,4 @@
-"""`certlet show`: what is in a request, a certificate or a chain, and what is wrong with it."""
+"""`certlet show`: explain a CSR, a certificate or a chain, and list its errors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service import hardening
 from service.cli import inspection, options
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
-from service.cli.terminal import CommandError, say
+from service.cli.terminal import CommandError, echo
 from service.pki import certificate_reader, csr, encoding, pem
 from service.pki.errors import describe_error
 
-_MAX_BYTES: Final = 1_048_576  # a bundle of all the roots of an operating system has a quarter of it
-_MAX_CERTIFICATES: Final = 300  # each may be compared with each
+_MAX_BYTES: Final = 1_048_576  # four times the size of an operating system's bundle of roots
+_MAX_CERTIFICATES: Final = 300  # the time is quadratic
 
 # RFC 7468 5 and 8, and OpenSSL's older names.
 _CERTIFICATE_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
@@ -37,35 +37,36 @@ _LABELS: Final = ("", *pem.CSR_LABELS, *_CERTIFICATE_LABELS, *_PKCS7_LABELS)
 @click.option(
     "--key-file",
     type=options.FILE,
-    help=f"Compare with this private key, which ${KEY_PASSPHRASE} opens if it is encrypted.",
+    help=f"Check that this private key matches; ${KEY_PASSPHRASE} decrypts it.",
 )
 def show(*, file: Path, key_file: Path | None) -> int:
-    """Print what is in a request or certificate.
+    """Explain a CSR, certificate or chain, and list its errors.
 
-    What is wrong with it is printed too. FILE is PEM, DER, base64 or PKCS#7; - is stdin.
+    FILE is PEM, DER, base64 or PKCS#7; - is stdin.
 
-    Exit status: 0 if nothing is wrong; 1 if something is, or the file holds neither.
+    Exit status: 0 if there is no error; 1 if there is one, or FILE cannot be read.
     """
     hardening.disable_core_dumps_and_ptrace()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the library warns of is told in plain words
+        warnings.simplefilter("ignore")  # `inspection` reports the same
         key = options.load_private_key(key_file).public_key() if key_file else None
         inspections = _inspect(file, key)
-    for number, one in enumerate(inspections, 1):
+    for number, inspected in enumerate(inspections, 1):
         if number > 1:
-            say("")
-        say(f"{one.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
-        problems, notes = (("Error", text) for text in one.problems), (("Note", text) for text in one.notes)
-        for label, text in (*one.facts, *problems, *notes):
-            say(f"  {label:<9} {text}")
-    return int(any(one.problems for one in inspections))
+            echo("")
+        echo(f"{inspected.kind}{f' {number} of {len(inspections)}' if len(inspections) > 1 else ''}")
+        problems = [("Error", text) for text in inspected.problems]
+        notes = [("Note", text) for text in inspected.notes]
+        for label, text in (*inspected.facts, *problems, *notes):
+            echo(f"  {label:<9} {text}")
+    return int(any(inspected.problems for inspected in inspections))
 
 
 def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspection]:
     with click.open_file(str(path), "rb") as file:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise CommandError(f"{path} has more than {_MAX_BYTES} octets")
+        raise CommandError(f"{path} has more than {_MAX_BYTES} bytes")
     blocks = [block for block in pem.parse(data) if block.label in _LABELS]
     _verify_blocks(path, data, blocks)
     inspections: list[Inspection] = []
@@ -79,29 +80,29 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
                 inspections.append(inspection.inspect_csr(der, data, key))
             elif label in _CERTIFICATE_LABELS:
                 certificates.append(load_certificate(der))
-            else:  # a set without order (RFC 5652 5.1)
+            else:  # an unordered set (RFC 5652 5.1)
                 unordered = map(encoding.encode_der, pkcs7.load_der_pkcs7_certificates(der))
                 certificates += inspection.sort_chain([*map(load_certificate, unordered)])
         except Exception as error:  # the library has no common class for what malformed bytes raise
-            place = f"{path}: the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
-            message = f"{place} holds no request and no certificate that can be read: {describe_error(error)}"
+            place = f"{path}: PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
+            message = f"{place} is not a readable CSR or certificate: {describe_error(error)}"
             raise CommandError(message) from error
     if not inspections and not certificates:
-        raise CommandError(f"{path} holds no request and no certificate")
+        raise CommandError(f"{path} contains neither a CSR nor a certificate")
     if len(certificates) > _MAX_CERTIFICATES:
-        raise CommandError(f"{path} holds more than {_MAX_CERTIFICATES} certificates")
+        raise CommandError(f"{path} contains more than {_MAX_CERTIFICATES} certificates")
     return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
 
 
 def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:
-    """Say why a file cannot be read that has something in it after all."""
+    """Raise CommandError for a damaged PEM block, or a file with only a private key."""
     for number, block in enumerate(blocks, 1):
         if block.label and block.der is None:
-            which = f"the PEM block {number} of {len(blocks)}" if len(blocks) > 1 else "the PEM block"
-            raise CommandError(f"{path}: {which} is damaged: its base64 or its END line is wrong")
+            position = f" {number} of {len(blocks)}" if len(blocks) > 1 else ""
+            raise CommandError(f"{path}: PEM block{position} is damaged: invalid base64 or END line")
     if not any(block.label for block in blocks) and (csr.contains_private_key(data) or _is_private_key(data)):
-        hint = "give it with --key-file, beside its request or certificate"
-        raise CommandError(f"{path}: it holds a private key alone: {hint}")
+        hint = "pass it as --key-file, together with its CSR or certificate"
+        raise CommandError(f"{path} contains only a private key: {hint}")
 
 
 def _is_private_key(der: bytes) -> bool:
@@ -115,12 +116,12 @@ def _is_private_key(der: bytes) -> bool:
 
 
 def _guess_label(der: bytes) -> str:
-    for label, load in (
+    for label, parse in (
         (pem.CSR_LABELS[0], x509.load_der_x509_csr),
         (_CERTIFICATE_LABELS[0], x509.load_der_x509_certificate),
     ):
         with contextlib.suppress(ValueError):
             with contextlib.suppress(x509.InvalidVersion):
-                load(der)
+                parse(der)
             return label
     return _PKCS7_LABELS[0]

@@ -1,4 +1,4 @@
-"""`certlet sign`: certificates for requests that exist already."""
+"""`certlet sign`: get certificates for existing CSRs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import click
 from service import atomic_write as output
 from service import client
 from service.cli import batch, options
-from service.cli.terminal import CommandError, say, warn
+from service.cli.terminal import CommandError, echo, warn
 from service.pki import csr
 
 
 @click.command(epilog="Example: certlet sign my.csr --out my.crt")
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @options.service_options
-@options.profile_option("the default one")
+@options.profile_option("chosen by the service")
 @options.validity_options
-@click.option("--dry-run", is_flag=True, help="Print what would be signed, and sign nothing.")
+@click.option("--dry-run", is_flag=True, help="Describe the certificate without issuing it.")
 @click.option(
     "--out",
     type=options.FILE,
     show_default="stdout",
-    help="Write the certificate of the one request to this file.",
+    help="Write the certificate of a single CSR to this file.",
 )
 @click.option(
     "--output-dir",
     type=options.DIRECTORY,
-    show_default="that of each, for several requests",
+    show_default="that of each CSR, if there are several",
     help="Write NAME.crt for each NAME.csr to this directory.",
 )
 @options.force_option
@@ -47,9 +47,10 @@ def sign(
     force: bool,
     **members: str | None,
 ) -> int:
-    """Have certificate signing requests signed.
+    """Get certificates for certificate signing requests (CSRs).
 
-    FILE is a request, PEM or DER; a single - is stdin.
+    FILE is a CSR in PEM or DER; - is stdin. With several FILEs,
+    or with --output-dir, existing certificates are kept.
     """
     options.forbid_together("--validity", "--not-after")
     options.forbid_together("--out", "--output-dir")
@@ -57,11 +58,11 @@ def sign(
     request = client.SignRequest("", **members)
     if dry_run:
         if out or output_dir:
-            raise click.UsageError("--dry-run writes nothing: leave --out and --output-dir out")
-        return _examine(files, functools.partial(client.dry_run, url, api_key), request)
+            raise click.UsageError("--dry-run writes no file: omit --out and --output-dir")
+        return _dry_run(files, functools.partial(client.dry_run, url, api_key), request)
     if output_dir or len(files) > 1:
         if out:
-            raise click.UsageError("--out is for one request; --output-dir is for several")
+            raise click.UsageError("--out accepts only one CSR: use --output-dir for several")
         signer = batch.BatchSigner(request, functools.partial(client.sign_batch, url, api_key), output_dir)
         return _sign_batch(files, signer, overwrite=force)
     (path,) = files
@@ -72,7 +73,7 @@ def sign(
         warn(f"note: {note}")
     if out:
         batch.write_certificate(out, signed)
-        say(f"Signed    {out}, until {signed.not_after}")
+        echo(f"Signed    {out}, valid until {signed.not_after}")
     else:
         sys.stdout.write(signed.pem)
     return 0
@@ -87,18 +88,18 @@ def _verify_out(out: Path, *, overwrite: bool) -> None:
         return
     existing = out.read_bytes()
     if b"BEGIN CERTIFICATE-----" not in existing or csr.contains_private_key(existing):
-        raise CommandError(f"{out} is there already, and holds no certificate alone; nothing was changed")
+        raise CommandError(f"{out} exists and is not just a certificate; not overwritten")
     if not overwrite:
-        raise CommandError(f"{out} is there already; nothing was changed (--force replaces it)")
+        raise CommandError(f"{out} exists; not overwritten (--force overwrites it)")
 
 
-def _examine(
-    paths: Sequence[Path], examine: Callable[[client.SignRequest], client.DryRun], request: client.SignRequest
+def _dry_run(
+    paths: Sequence[Path], dry_run: Callable[[client.SignRequest], client.DryRun], request: client.SignRequest
 ) -> int:
     failed = False
     for path in paths:
         try:
-            planned = examine(replace(request, csr=batch.read_request(path)))
+            result = dry_run(replace(request, csr=batch.read_request(path)))
         except (CommandError, client.ClientError) as error:
             if len(paths) == 1:
                 raise
@@ -106,8 +107,8 @@ def _examine(
             failed = True
             continue
         if len(paths) > 1:
-            say(f"File      {path}")
-        _show(planned)
+            echo(f"File      {path}")
+        _print_dry_run(result)
     return int(failed)
 
 
@@ -120,22 +121,22 @@ def _sign_batch(paths: Sequence[Path], signer: batch.BatchSigner, *, overwrite: 
             or path.absolute() == target.absolute()
             or targets.setdefault(target, path) != path
         ):
-            raise click.UsageError(f"{path}: its certificate cannot be written to {target}")
+            raise click.UsageError(f"{path}: its certificate would be {target}: sign it separately")
     try:
         signer.run(list(targets.values()), overwrite=overwrite)
     finally:
         progress = signer.progress
         left = f", {progress.total - progress.done} left" if progress.done < progress.total else ""
-        say(f"{progress.signed} signed, {progress.skipped} skipped, {progress.failed} failed{left}")
+        echo(f"{progress.signed} signed, {progress.skipped} skipped, {progress.failed} failed{left}")
         if progress.skipped and signer.request != client.SignRequest(""):
-            warn("note: what is there already may be of another profile or validity (--force asks anew)")
+            warn("note: skipped certificates may have another profile or validity (--force replaces them)")
     return int(progress.failed > 0)
 
 
-def _show(planned: client.DryRun) -> None:
-    say(f"Subject   {planned.subject or '(empty)'}")
-    say(f"Names     {', '.join(planned.names) or '(none)'}")
-    say(f"Valid     {planned.not_before} to {planned.not_after}")
-    say(f"Profile   {planned.profile}")
-    for note in planned.notes:
-        say(f"Note      {note}")
+def _print_dry_run(result: client.DryRun) -> None:
+    echo(f"Subject   {result.subject or '(empty)'}")
+    echo(f"Names     {', '.join(result.names) or '(none)'}")
+    echo(f"Valid     {result.not_before} to {result.not_after}")
+    echo(f"Profile   {result.profile}")
+    for note in result.notes:
+        echo(f"Note      {note}")

@@ -25,7 +25,7 @@ from service.hardening import SECRET_ENV_PREFIXES
 from service.keystore import ca_directory
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers, trust_output
-from tests.cli import ask, certlet
+from tests.cli import certlet, use_service
 from tests.cli.test_show import leaf
 from tests.servers import CERTLET, Server
 
@@ -38,7 +38,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root writes files o
 @pytest.fixture(autouse=True)
 def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.chdir(tmp_path)
-    ask(server, monkeypatch)
+    use_service(server, monkeypatch)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -405,7 +405,7 @@ def test_commands_for_a_verified_root_contain_it(tmp_path: Path, *, proof: bool)
 
     with servers.http_server(Changes) as url:
         told = trust_output.run_trust("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
-        run = trust_output.run_in_shell(told["Get it, and compare"], tmp_path)
+        run = trust_output.run_in_shell(told["Download the root, and compare its fingerprint"], tmp_path)
     assert run.returncode == 0, run.stderr
     written = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
     assert written == (right if proof else other)
@@ -450,7 +450,7 @@ def test_key_readable_by_others_causes_a_warning(tmp_path: Path, mode: int, read
     env = {"CERTLET_API_KEY": servers.API_KEY, "CERTLET_CA_KEY": "file:elsewhere.key"}
     with servers.certlet_server(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
         warned = [line.removeprefix("Warning   ") for line in server.output if line.startswith("Warning ")]
-    expected = [f"{name} can be read by {readers}: chmod 600 {name}" for name in names]
+    expected = [f"{name} is readable by {readers}: run chmod 600 {name}" for name in names]
     absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]
     assert warned == (absolute if readers else [])
     if readers:

@@ -1,4 +1,4 @@
-"""The command line: most commands run in this process, as `certlet` here does."""
+"""Tests of the command line; most commands run in this process, by `certlet` below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import API_KEY, HttpService
 def certlet(
     *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run one command to its end in this process, which it does not seal: later tests want to look inside."""
+    """Run a command in this process, without hardening the process: later tests must be able to inspect it."""
     with (
         mock.patch("service.hardening.disable_core_dumps_and_ptrace"),
         CliRunner().isolation(stdin, env) as (stdout, stderr, _),
@@ -29,7 +29,7 @@ def certlet(
         return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
 
 
-def ask(site: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the environment name the service that commands ask."""
+def use_service(site: HttpService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment variables of the service that commands use."""
     monkeypatch.setenv("CERTLET_API_KEY", API_KEY)
     monkeypatch.setenv("CERTLET_URL", site.url)

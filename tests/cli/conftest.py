@@ -1,4 +1,4 @@
-"""What the tests of the command line share: each is in an empty directory, and `server` is the one that is asked."""
+"""Fixtures of the command line: an empty working directory, and `server`, which the environment names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import ask
+from tests.cli import use_service
 from tests.servers import Server
 
 
@@ -22,5 +22,5 @@ def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The running server that the environment names."""
-    ask(server, monkeypatch)
+    use_service(server, monkeypatch)
     return server

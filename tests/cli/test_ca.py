@@ -1,4 +1,4 @@
-"""`certlet init` and `certlet rollover`: what is made, and what never is."""
+"""`certlet init` and `certlet rollover`: the files that they create, and refusals."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.cli import certlet
 FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
 
 
-def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
-    """A root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day, keys 0600."""
+def test_init_creates_a_hierarchy(tmp_path: Path) -> None:
+    """A root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated by a day; keys have mode 0600."""
     made = certlet("init", "ca", "--name", "Acme")
     assert made.returncode == 0, made.stderr
     assert b"root-ca.key to a safe place" in made.stdout
@@ -41,8 +41,8 @@ def test_init_makes_a_hierarchy(tmp_path: Path) -> None:
     assert issuer.root.subject != issuer.certificate.subject
 
 
-def test_the_longest_name(tmp_path: Path) -> None:
-    """--help says how long a name may be; characters are counted, not octets; and such a CA signs and rolls over."""
+def test_longest_ca_name_is_accepted(tmp_path: Path) -> None:
+    """The limit in --help counts characters, not bytes; such a CA signs and rolls over."""
     assert "at most 46" in " ".join(certlet("init", "--help").stdout.decode().split())
     name = "ä" * 45 + "東"
     for command in (("init", "ca", "--name", name), ("rollover", "ca", "next", "--new-root")):
@@ -58,8 +58,8 @@ def test_the_longest_name(tmp_path: Path) -> None:
         assert f"CN={name} Signing CA ".encode() in shown.stdout
 
 
-def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
-    """A CA that was not made here, with a common name too long for ours, is rolled over under its beginning."""
+def test_rollover_truncates_a_long_foreign_name(tmp_path: Path) -> None:
+    """The successor of a CA from elsewhere starts with the first characters of its common name."""
     old = [factories.ca(subject="x" * 60), factories.root()]
     for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
         (tmp_path / name).write_text(encoding.encode_pem([certificate]))
@@ -72,7 +72,7 @@ def test_a_long_name_from_elsewhere_is_cut(tmp_path: Path) -> None:
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:
-    """Where there is any part of a CA, nothing is changed, and the line says so."""
+    """If the directory has any file of a CA, nothing is changed, and the error is one line."""
     (tmp_path / "ca").mkdir()
     (tmp_path / "ca" / "signing-ca.key").write_text("precious")
     made = certlet("init", "ca")
@@ -83,8 +83,8 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("new_root", [False, True], ids=["the same root", "a new root"])
-def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
-    """The new CA signs under the old one's name and constraints; both chains are served; old leaves verify."""
+def test_rollover_creates_a_successor(tmp_path: Path, *, new_root: bool) -> None:
+    """The successor has the old name and constraints; both chains are served; old certificates verify."""
     assert certlet("init", "old", "--permit-dns", "example.com").returncode == 0
     csr = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
     with servers.certlet_server(tmp_path, "--ca", "old") as server:
@@ -121,20 +121,20 @@ def test_rollover(tmp_path: Path, *, new_root: bool) -> None:
     assert listed.stdout.count("BEGIN CERTIFICATE") == bundle.count("BEGIN CERTIFICATE") == 3 + new_root
 
 
-def test_rollover_says_why_not(tmp_path: Path) -> None:
-    """Without the root's key, with another root's, or over a CA: one line, and nothing is made."""
+def test_rollover_without_the_right_root_key_is_refused(tmp_path: Path) -> None:
+    """A missing key, that of another root, or an existing CA: the error is one line, and no file is created."""
     for name in ("old", "other"):
         assert certlet("init", name).returncode == 0
     names = [ca_directory.load_issuer(tmp_path / name, None).root.subject for name in ("old", "other")]
-    assert names[0] != names[1]  # they end in random digits: nobody takes one CA for the other
-    for arguments, word in (
+    assert names[0] != names[1]  # they end in random digits, so that CAs are not confused
+    for arguments, fragment in (
         (("old", "other"), b"already contains a CA"),
         (("old", "new", "--root-key", "other/root-ca.key"), b"does not match the root's certificate"),
         (("old", "new", "--root-key", "gone.key"), b"--new-root"),
     ):
         refused = certlet("rollover", *arguments)
         assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
-        assert word in refused.stderr
+        assert fragment in refused.stderr
         assert not (tmp_path / "new").exists()
 
 
@@ -149,28 +149,30 @@ BAD_LISTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "word"), BAD_LISTS)
-def test_a_bad_list_stops_a_rollover(tmp_path: Path, name: str, content: bytes | None, word: bytes) -> None:
-    """A CA is made with the lists of the one before, or not at all: one line, and no file of it is there."""
+@pytest.mark.parametrize(("name", "content", "fragment"), BAD_LISTS)
+def test_malformed_list_stops_a_rollover(
+    tmp_path: Path, name: str, content: bytes | None, fragment: bytes
+) -> None:
+    """If a list of the old CA cannot be copied, the error is one line, and no file is created."""
     assert certlet("init", "old").returncode == 0
     (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
     (tmp_path / "new").mkdir()
     (tmp_path / name).unlink(missing_ok=True)
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    there = sorted((tmp_path / "new").iterdir())
+    before = sorted((tmp_path / "new").iterdir())
     refused = certlet("rollover", "old", "new")
     assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
-    assert word in refused.stderr
-    assert sorted((tmp_path / "new").iterdir()) == there
+    assert fragment in refused.stderr
+    assert sorted((tmp_path / "new").iterdir()) == before
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / "old" / "revoked.yaml").touch()
     assert certlet("rollover", "old", "new").returncode == 0
     assert (tmp_path / "new" / "revoked.yaml").exists()
 
 
-def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
-    """What the CA before the one before it issued is still served, until it has ended."""
+def test_rollover_of_a_successor_keeps_both_predecessors(tmp_path: Path) -> None:
+    """The certificates of all earlier CAs are still served."""
     assert certlet("init", "a").returncode == 0
     for old, new in (("a", "b"), ("b", "c")):
         made = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
@@ -178,36 +180,36 @@ def test_a_rolled_over_ca_is_rolled_over_again(tmp_path: Path) -> None:
     issuer = ca_directory.load_issuer(tmp_path / "c", None)
     before = [ca_directory.load_issuer(tmp_path / name, None).certificate for name in ("b", "a")]
     assert list(issuer.predecessors) == before
-    assert [each.subject for each in issuer.ca_certificates[1:2]] == [issuer.root.subject]
+    assert [ca.subject for ca in issuer.ca_certificates[1:2]] == [issuer.root.subject]
 
 
-def test_keys_are_encrypted_under_the_passphrase(tmp_path: Path) -> None:
-    """With CERTLET_CA_PASSPHRASE both keys are encrypted, and open under it alone."""
+def test_ca_keys_are_encrypted_with_the_passphrase(tmp_path: Path) -> None:
+    """With CERTLET_CA_PASSPHRASE both keys are encrypted, and `serve` needs it."""
     secret = {"CERTLET_CA_PASSPHRASE": "correct horse"}
     assert certlet("init", "ca", env=secret).returncode == 0
     for name in ("root-ca.key", "signing-ca.key"):
         pem = (tmp_path / "ca" / name).read_bytes()
         assert b"ENCRYPTED PRIVATE KEY" in pem
         assert load_pem_private_key(pem, b"correct horse")
-    for env, word in (({}, b"encrypted"), ({"CERTLET_CA_PASSPHRASE": "wrong"}, b"wrong")):
+    for env, fragment in (({}, b"encrypted"), ({"CERTLET_CA_PASSPHRASE": "wrong"}, b"wrong")):
         refused = servers.certlet("serve", "--port", "0", cwd=tmp_path, env=env)
         assert refused.returncode == 1
-        assert word in refused.stderr
+        assert fragment in refused.stderr
         assert refused.stderr.splitlines()[-1].startswith(b"certlet: ")
         assert b"Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("kind", ["rsa-2048", "p-384", "ed25519", "ml-dsa-44"])
-def test_init_takes_every_kind_of_key(tmp_path: Path, kind: str) -> None:
-    """A CA of another kind of key is made, and served, also without the root's key."""
-    assert certlet("init", "ca", "--key-type", kind).returncode == 0
+@pytest.mark.parametrize("key_type", ["rsa-2048", "p-384", "ed25519", "ml-dsa-44"])
+def test_init_accepts_every_key_type(tmp_path: Path, key_type: str) -> None:
+    """A CA with this key type is created, and served without the root's key."""
+    assert certlet("init", "ca", "--key-type", key_type).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
     with servers.certlet_server(tmp_path) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
 
 
-def test_permits_become_critical_name_constraints(tmp_path: Path) -> None:
-    """--permit-dns and --permit-ip bind the signing CA, and the server refuses what they exclude."""
+def test_permit_options_become_critical_name_constraints(tmp_path: Path) -> None:
+    """The signing CA has the constraints, and the server refuses names outside of them."""
     arguments = ("--permit-dns", "example.com", "--permit-ip", "10.0.0.0/8")
     assert certlet("init", "ca", *arguments).returncode == 0
     signing = ca_directory.load_issuer(tmp_path / "ca", None).certificate

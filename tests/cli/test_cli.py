@@ -1,4 +1,4 @@
-"""The whole command line: errors, the version, what it loads."""
+"""The whole command line: errors, the version, and imports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from tests import servers
 from tests.cli import certlet
 
-NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
+NO_HOST = "certlet: the host {} is not found: give --host an address of this machine"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "word"),
+    ("arguments", "status", "fragment"),
     [
         (("nonsense",), 2, "certlet: no such command 'nonsense' (see certlet --help)"),
         (("init",), 2, "DIR"),
@@ -35,7 +35,7 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("serve", "--port", "99999"), 2, "port"),
         (("serve", "--workers", "0"), 2, "1<=x<=64"),
         (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
-        (("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"), 1, "9 is not an address"),
+        (("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"), 1, "9 is no address of this"),
         (("serve", "--ephemeral", "--host", "a.invalid", "--insecure-http"), 1, NO_HOST.format("a.invalid")),
         (("serve", "--ephemeral", "--host", "a..b", "--insecure-http"), 1, NO_HOST.format("a..b")),
         (("serve", "--audit-log", "none/a"), 1, "certlet: --audit-log none/a: No such file or directory"),
@@ -43,34 +43,40 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("serve", "--ca", "x", "--ephemeral"), 2, "not allowed"),
         (("serve", "--ca", "/dev/null/ca"), 1, "Not a directory"),
         (("sign", "missing.csr", "--api-key", "x"), 1, "missing.csr"),
-        (("sign", "-"), 1, "API key is needed: --api-key, or $CERTLET_API_KEY (certlet api-key add"),
-        (("sign", "-", "--validity", "30"), 2, "12h, 30d, 4w"),
+        (("sign", "-"), 1, "no API key: set $CERTLET_API_KEY or pass --api-key"),
+        (("sign", "-", "--validity", "30"), 2, "12h, 30d or 4w"),
         (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
         (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
-        (("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9: nothing listens"),
+        (
+            ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
+            1,
+            "127.0.0.1:9 failed: connection refused",
+        ),
         (("openapi", "--region", "x", "--account", "1", "--function", "f"), 2, "12 digits"),
-        (("sign", "a.csr", "b.csr", "--out", "x", "--api-key", "x"), 2, "--out is for one request"),
-        (("sign", "a.csr", "-", "--api-key", "x"), 2, "its certificate cannot be written to"),
-        (("sign", "a.csr", "a.pem", "--api-key", "x"), 2, "a.pem: its certificate cannot be written to"),
-        (("sign", "a.csr", "b.crt", "--api-key", "x"), 2, "b.crt: its certificate cannot be written to"),
-        (("sign", "a", "--dry-run", "--out", "x", "--api-key", "x"), 2, "--dry-run writes nothing"),
-        (("sign", "a", "--dry-run", "--output-dir=.", "--api-key", "x"), 2, "--dry-run writes nothing"),
+        (("sign", "a.csr", "b.csr", "--out", "x", "--api-key", "x"), 2, "--out accepts only one CSR"),
+        (("sign", "a.csr", "-", "--api-key", "x"), 2, "its certificate would be"),
+        (("sign", "a.csr", "a.pem", "--api-key", "x"), 2, "a.pem: its certificate would be"),
+        (("sign", "a.csr", "b.crt", "--api-key", "x"), 2, "b.crt: its certificate would be"),
+        (("sign", "a", "--dry-run", "--out", "x", "--api-key", "x"), 2, "--dry-run writes no file"),
+        (("sign", "a", "--dry-run", "--output-dir=.", "--api-key", "x"), 2, "--dry-run writes no file"),
         (("sign", "a", "--output-dir=.", "--out", "x"), 2, "--output-dir is not allowed with --out"),
         (("sign", "a", "--not-after", "2030-01-01T00:00:00Z", "--validity", "1d"), 2, "not allowed"),
-        (("renew", "a.crt", "b.crt", "--key-file", "k"), 2, "--key-file is for one certificate"),
-        (("openapi", "--region", "x"), 2, "together"),
-        (("openapi",), 2, "together"),
-        (("openapi", "--format", "cloudformation", "--region", "x"), 2, "with no other format"),
+        (("renew", "a.crt", "b.crt", "--key-file", "k"), 2, "--key-file accepts only one certificate"),
+        (("openapi", "--region", "x"), 2, "requires --region, --account and --function"),
+        (("openapi",), 2, "requires --region, --account and --function"),
+        (("openapi", "--format", "cloudformation", "--region", "x"), 2, "other formats do not"),
         (("openapi", "--format", "plain"), 2, "'plain' is not one of"),
     ],
 )
-def test_error_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
-    """Whatever is wrong, the last line says what, the exit is not zero, and there is no traceback."""
+def test_error_is_one_clear_line(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, fragment: str
+) -> None:
+    """The last line of stderr is the error; there is no traceback."""
     run = servers.certlet(*arguments, cwd=tmp_path) if arguments[0] == "serve" else certlet(*arguments)
     assert run.returncode == status
     assert arguments[0] == "serve" or not run.stdout
-    assert word in run.stderr.decode().splitlines()[-1]
+    assert fragment in run.stderr.decode().splitlines()[-1]
     assert b"Traceback" not in run.stderr
     assert b"Errno" not in run.stderr
 
@@ -87,19 +93,21 @@ def test_error_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], sta
         (("rollover",), "OLD"),
     ],
 )
-def test_what_is_no_ca_is_told(tmp_path: Path, command: tuple[str, ...], option: str, directory: str) -> None:
-    """Whatever wants a CA says that there is none, and where one is named; nothing is made there."""
+def test_missing_ca_is_the_same_error_everywhere(
+    tmp_path: Path, command: tuple[str, ...], option: str, directory: str
+) -> None:
+    """Every command that needs a CA names the option; no file is created."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "file").touch()
-    rest = ["new"] if command == ("rollover",) else []
-    run = certlet(*command, directory, *rest)
-    told = f"certlet: there is no CA in {directory}: say where with {option}, or make one (certlet init)\n"
-    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", told)
+    more = ["new"] if command == ("rollover",) else []
+    run = certlet(*command, directory, *more)
+    message = f"certlet: no CA in {directory}: pass another directory as {option}, or create a CA with certlet init\n"
+    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", message)
     assert {path.name for path in tmp_path.rglob("*")} == {"empty", "file"}
 
 
-def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
-    """Where there is a part of a CA, what is missing is named; what nobody lets us see is not said to be gone."""
+def test_missing_file_of_a_ca_is_named(tmp_path: Path) -> None:
+    """The error names the file, and distinguishes a missing file from an unreadable directory."""
     assert certlet("init", "ca").returncode == 0
     (tmp_path / "ca" / "signing-ca.crt").unlink()
     run = certlet("trust", "--ca", "ca")
@@ -111,17 +119,17 @@ def test_a_ca_that_lacks_a_part_is_told_by_the_part(tmp_path: Path) -> None:
         (tmp_path / "ca").chmod(0o700)
 
 
-def test_the_version_is_one() -> None:
-    """`certlet --version` says the package's version, which the contract has too; a command's name is not needed."""
-    stated = tomllib.loads((servers.ROOT / "pyproject.toml").read_text())["project"]["version"]
-    said = certlet("--version")
-    assert (said.returncode, said.stdout.decode(), said.stderr) == (0, f"certlet {stated}\n", b"")
+def test_version_is_that_of_the_package() -> None:
+    """`certlet --version` prints it; commands have no such option."""
+    version = tomllib.loads((servers.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    run = certlet("--version")
+    assert (run.returncode, run.stdout.decode(), run.stderr) == (0, f"certlet {version}\n", b"")
     assert certlet("sign", "--version").returncode == 2
 
 
 @pytest.mark.parametrize("arguments", [("openapi", "--format", "public"), ("--version",)])
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """A closed pipe, as `| head` leaves it, ends the command without a word."""
+def test_closed_pipe_ends_a_command_silently(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The exit status is that of SIGPIPE, as for `| head`."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
@@ -132,8 +140,8 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, arguments: tuple[s
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_the_command_line_loads_no_server() -> None:
-    """What most commands do without, and would wait for, is loaded by those that need it."""
+def test_command_line_imports_no_server() -> None:
+    """Slow modules are imported only by the commands that need them."""
     program = "import sys; from service import cli; cli.main(['sign', '--help']); print(*sorted(sys.modules))"
     run = servers.run(sys.executable, "-c", program)
     assert not {"aiohttp", "connexion", "flask", "jsonschema", "yaml", "boto3"} & set(run.stdout.split())

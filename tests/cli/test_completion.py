@@ -1,4 +1,4 @@
-"""`certlet completion`, and what click completes: commands, options and values, each where it may stand."""
+"""`certlet completion`, and the completions of commands, options and values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COMMANDS = {
 }
 
 
-def offered(*words: str) -> set[str]:
-    """What is offered for the last of these words, or the kind of value (`file`) that the shell completes."""
+def completions(*words: str) -> set[str]:
+    """Return the completions of the last word, or the kind of value (`file`) that the shell completes."""
     completion = ShellComplete(cli.certlet, {}, "certlet", cli.COMPLETION)
     items = completion.get_completions(list(words[:-1]), words[-1])
     return {item.value if item.type == "plain" else item.type for item in items}
@@ -45,21 +45,21 @@ def offered(*words: str) -> set[str]:
         (["sign", "--profile", "mine"], set()),
     ],
 )
-def test_completion_offers_what_may_stand_there(words: list[str], values: set[str]) -> None:
-    """Commands, actions, options and choices; names of files are the shell's own to offer."""
-    assert offered(*words) == values
+def test_completion_offers_valid_words(words: list[str], values: set[str]) -> None:
+    """Commands, subcommands, options and choices; the shell completes file names."""
+    assert completions(*words) == values
 
 
 def commands(group: click.Group) -> list[click.Command]:
-    """The commands of a group, loaded, and those within them."""
+    """Return the commands of a group and of its subgroups."""
     stubs = group.commands.items()
     loaded = [stub.make_context(name, [], resilient_parsing=True).command for name, stub in stubs]
     groups = [command for command in loaded if isinstance(command, click.Group)]
-    return loaded + [inner for each in groups for inner in commands(each)]
+    return loaded + [command for subgroup in groups for command in commands(subgroup)]
 
 
-def test_each_command_and_option_has_its_help() -> None:
-    """Each has a sentence and an example; the list of --help has the first sentence of each command."""
+def test_command_and_option_have_help() -> None:
+    """Each command has an example; its summary in `certlet --help` is the first line of its help."""
     for command in commands(cli.certlet):
         assert command.help, command.name
         assert (command.epilog or "").startswith("Example"), command.name
@@ -71,8 +71,8 @@ def test_each_command_and_option_has_its_help() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("csh",), ()])
-def test_an_unknown_shell_is_refused(arguments: tuple[str, ...]) -> None:
-    """One line names those that there are."""
+def test_unknown_shell_is_refused(arguments: tuple[str, ...]) -> None:
+    """The error, one line, names the supported shells."""
     run = certlet("completion", *arguments)
     assert (run.returncode, run.stdout, run.stderr.count(b"\n")) == (2, b"", 1)
     assert b"fish" in run.stderr

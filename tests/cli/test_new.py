@@ -1,4 +1,4 @@
-"""`certlet new`, as transcripts: a command, what it prints, what is there afterwards."""
+"""`certlet new`: its output and its files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.cli import certlet
 from tests.servers import API_KEY, Server
 
 
-def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) -> None:
-    """Names of each form by their looks; key and PKCS#12 0600; OpenSSL opens the PKCS#12, with the chain."""
+def test_new_creates_key_certificate_and_pkcs12(server: Server, tmp_path: Path) -> None:
+    """Kinds of names are guessed; key and PKCS#12 have mode 0600; OpenSSL opens the PKCS#12, with the chain."""
     names = ["www.example.com", "*.Example.com", "192.0.2.1", "2001:db8::1", "bücher.example"]
     secrets = {"CERTLET_P12_PASSWORD": "correct horse", "CERTLET_KEY_PASSPHRASE": "battery staple"}
     run = certlet("new", *names, "--key-type", "p256", "--p12", "w.p12", env=secrets)
@@ -35,13 +35,13 @@ def test_new_makes_key_certificate_and_pkcs12(server: Server, tmp_path: Path) ->
     assert len(chain) == 1
     pem = (tmp_path / "www.example.com.key").read_bytes()
     assert load_pem_private_key(pem, b"battery staple").public_key() == leaf.public_key()
-    read = ["openssl", "pkcs12", "-in", "w.p12", "-noenc", "-passin", "pass:correct horse"]
-    opened = servers.run(*read, cwd=tmp_path).stdout
+    command = ["openssl", "pkcs12", "-in", "w.p12", "-noenc", "-passin", "pass:correct horse"]
+    opened = servers.run(*command, cwd=tmp_path).stdout
     assert (opened.count("BEGIN CERTIFICATE"), opened.count("BEGIN PRIVATE KEY")) == (2, 1)
 
 
-def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
-    """An address and a URI make a client's certificate without a common name; --out is a stem."""
+def test_new_accepts_email_and_uri(server: Server, tmp_path: Path) -> None:
+    """The certificate has no common name; --out is a path without suffix, or a directory."""
     (tmp_path / "in").mkdir()
     for value, out, path, kind in (
         ("anna@example.com", "a.b", "a.b.crt", x509.RFC822Name),
@@ -56,36 +56,42 @@ def test_new_takes_email_and_uri(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "word"),
+    ("arguments", "status", "fragment"),
     [
         (("_.example.com", "--profile", "server"), 1, "permits no underscores"),
         (("a.example.com", "--profile", "none"), 1, "is not one of: server, client, peer"),
         (("a.example.com", "--api-key", "x"), 1, "403 unauthorized"),
-        (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "no Certlet answers"),
+        (("a.example.com", "--url", "http://127.0.0.1:9"), 1, "127.0.0.1:9 failed: connection refused"),
         (("a.example.com", "--p12", "a.p12"), 1, "CERTLET_P12_PASSWORD"),
         (("a.example.com", "--p12", "a.p12", "--key-type", "ml-dsa-44"), 1, "ML-DSA"),
         (("a.example.com", "--out", "none/a"), 1, "none/a.key: No such file or directory"),
-        (("a.example.com", "--out", "there"), 1, "there.crt is there already; nothing was changed"),
+        (("a.example.com", "--out", "there"), 1, "there.crt exists; not overwritten"),
         (("a.example.com", "--out", "there", "--force", "--api-key", "x"), 1, "403 unauthorized"),
-        (("a.example.com", "--p12", "/proc/self/cwd/a.example.com.key"), 1, "is to be two files at once"),
+        (
+            ("a.example.com", "--p12", "/proc/self/cwd/a.example.com.key"),
+            1,
+            "is the same file as the key or certificate",
+        ),
         (("a..example.com",), 2, "empty label"),
-        (("ip:a",), 2, "no name of the kind ip"),
+        (("ip:a",), 2, "not a valid name of the kind ip"),
         (("a.example.com", "--key-type", "dsa"), 2, "'dsa' is not one of"),
     ],
 )
 @pytest.mark.usefixtures("server")
-def test_nothing_half_made(tmp_path: Path, arguments: tuple[str, ...], status: int, word: str) -> None:
-    """Where anything is refused, it says why, and no key, certificate or PKCS#12 is left."""
+def test_failed_new_leaves_no_file(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, fragment: str
+) -> None:
+    """Existing files stay unchanged, and neither key, certificate nor PKCS#12 is created."""
     (tmp_path / "there.crt").write_text("precious")
     run = certlet("new", *arguments)
     assert run.returncode == status
-    assert word in run.stderr.decode()
+    assert fragment in run.stderr.decode()
     assert b"Traceback" not in run.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there.crt": "precious"}
 
 
-def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
-    """With --force all that is there is replaced, by files that belong together; the key is 0600 whatever was."""
+def test_force_overwrites_key_and_certificate(server: Server, tmp_path: Path) -> None:
+    """The new files match, and the key has mode 0600, whatever the old mode was."""
     (tmp_path / "a.key").write_text("precious")
     (tmp_path / "a.key").chmod(0o644)
     (tmp_path / "a.crt").write_text("precious")
@@ -105,8 +111,8 @@ def test_force_replaces_all_of_it(server: Server, tmp_path: Path) -> None:
         (200, rb'{"crt_pem": "\u001b[2J", "chain_pem": "", "notes": [], "not_after": ""}'),
     ],
 )  # fmt: skip
-def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body: bytes) -> None:
-    """No control character of an answer is printed, nor a line of the server's making."""
+def test_response_is_escaped_for_the_terminal(tmp_path: Path, status: int, body: bytes) -> None:
+    """No control character of a response is printed, and no line that the server forged."""
 
     class Hostile(servers.QuietHandler):
         def respond(self) -> None:
@@ -117,7 +123,7 @@ def test_a_server_does_not_reach_the_terminal(tmp_path: Path, status: int, body:
         with servers.http_server(Hostile) as url:
             run = certlet(*command, env={"CERTLET_API_KEY": API_KEY, "CERTLET_URL": url})
         assert run.returncode == 1
-        said = (run.stdout + run.stderr).decode()
-        assert all(map(str.isprintable, said.split("\n"))), said
-        assert sum(line.startswith("certlet: ") for line in said.split("\n")) == 1
+        output = (run.stdout + run.stderr).decode()
+        assert all(map(str.isprintable, output.split("\n"))), output
+        assert sum(line.startswith("certlet: ") for line in output.split("\n")) == 1
         assert list(tmp_path.iterdir()) == []

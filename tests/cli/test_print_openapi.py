@@ -1,4 +1,4 @@
-"""`certlet openapi`: for tools, and for the import."""
+"""`certlet openapi`: the documents for OpenAPI tools and for API Gateway."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from service import openapi
 from tests.cli import certlet
 
 
-def test_openapi_prints_what_anybody_reads(tmp_path: Path) -> None:
-    """`certlet openapi --format public` prints valid OpenAPI 3.0 of the same operations, without a vendor extension."""
+def test_public_document_is_valid_openapi(tmp_path: Path) -> None:
+    """It has the same operations, the operator's profiles, and no vendor extension."""
     (tmp_path / "own.yaml").write_text("profiles: {peer: null}")
-    printed = certlet("openapi", "--format", "public", "--profiles", "own.yaml")
-    assert printed.returncode == 0, printed.stderr
-    document = json.loads(printed.stdout)
+    run = certlet("openapi", "--format", "public", "--profiles", "own.yaml")
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
     validate(document)
-    assert not re.findall(rb'"x-[^"]*":', printed.stdout)
+    assert not re.findall(rb'"x-[^"]*":', run.stdout)
     assert set(openapi.operations_by_id(document)) == set(openapi.operations_by_id(openapi.load()))
     assert document["components"]["schemas"]["ProfileName"]["enum"] == ["server", "client"]
 
 
-def test_openapi_prints_what_can_be_imported() -> None:
-    """`certlet openapi` prints JSON that keeps every rule of the import."""
+def test_api_gateway_document_keeps_the_import_rules() -> None:
+    """The default document violates no rule of the import."""
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
-    printed = certlet("openapi", *arguments)
-    assert lint.violations(json.loads(printed.stdout)) == []
+    run = certlet("openapi", *arguments)
+    assert lint.violations(json.loads(run.stdout)) == []

@@ -1,4 +1,4 @@
-"""`certlet serve`: real processes, real files."""
+"""`certlet serve`: its processes, files and output."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from tests.cli import certlet
 from tests.servers import API_KEY
 
 
-def test_an_audit_log_that_the_environment_names(tmp_path: Path) -> None:
-    """What CERTLET_AUDIT_LOG names, and cannot be opened, is told by its name, and not by a number."""
+def test_unwritable_audit_log_is_named(tmp_path: Path) -> None:
+    """The error of a CERTLET_AUDIT_LOG that cannot be opened has its path, not an errno."""
     log = tmp_path / "none" / "a"
     env = {"CERTLET_AUDIT_LOG": str(log)}
     run = servers.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env)
+    assert run.returncode == 1
     assert run.stderr.decode() == f"certlet: {log}: No such file or directory\n"
 
 
-def test_an_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
-    """A reader of a pipe gets every line: it is not told of an end before the first of them."""
+def test_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
+    """The reader of the pipe gets every line, without an early end of file."""
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", "pipe"], cwd=tmp_path, stdout=subprocess.PIPE) as reader:
         with servers.certlet_server(tmp_path, "--audit-log", "pipe") as server:
             assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
-        read, _ = reader.communicate(timeout=30)
-    assert [json.loads(line)["event"] for line in read.splitlines()] == ["intent", "result"]
+        output, _ = reader.communicate(timeout=30)
+    assert [json.loads(line)["event"] for line in output.splitlines()] == ["intent", "result"]
 
 
-def test_the_first_start_makes_everything(tmp_path: Path) -> None:
-    """With no CA, one is made in ./ca, and said; the key is shown once; later starts point at it."""
+def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
+    """The first start creates ./ca and prints an API key; later starts print only its variable."""
     with servers.certlet_server(tmp_path, env={}) as server:
         said = "\n".join(server.output)
         assert f"New CA    {tmp_path}/ca" in said
@@ -58,10 +59,10 @@ def test_the_first_start_makes_everything(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "ca").iterdir()} == first
 
 
-def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
-    """Where the first start fails, its key was never seen: the next one shows another."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        failed = servers.certlet("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+def test_api_key_of_a_failed_start_is_removed(tmp_path: Path) -> None:
+    """If the first start fails, its key was never printed, so the next start creates another."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        failed = servers.certlet("serve", "--port", str(listener.getsockname()[1]), cwd=tmp_path)
     assert (failed.returncode, b"API key" in failed.stdout) == (1, False)
     assert certlet("api-key", "list").stdout == b""
     for shows in (True, False):
@@ -71,8 +72,8 @@ def test_a_key_that_was_not_shown_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(tmp_path: Path, number: int) -> None:
-    """SIGTERM and SIGINT end all processes, with exit 0, and an ephemeral CA is gone."""
+def test_signal_stops_all_processes(tmp_path: Path, number: int) -> None:
+    """SIGTERM and SIGINT stop all processes with status 0, and an ephemeral CA is deleted."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
         directory = Path(next(line.split()[2] for line in server.output if line.startswith("New CA")))
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -93,13 +94,13 @@ if "service.gateway.worker" in sys.orig_argv:
 until = time.monotonic() + 20
 while "service.gateway.server" in sys.orig_argv and not (began.exists() and began.read_text() == "xx"):
     if time.monotonic() > until:
-        sys.exit("nobody began")
+        sys.exit("no worker started")
     time.sleep(0.01)
 """
 
 
-def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
-    """Its processes do not wait for the gateway to import: here it does so only once they are there."""
+def test_workers_start_in_parallel_with_the_gateway(tmp_path: Path) -> None:
+    """Workers do not wait for the gateway, which here starts only after both of them."""
     (tmp_path / "sitecustomize.py").write_text(WAITING)
     env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{servers.ROOT}"}
     with servers.certlet_server(tmp_path, "--workers", "2", env=env) as server:
@@ -109,8 +110,8 @@ def test_the_function_starts_beside_the_gateway(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "gateway"])
-def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
-    """When the supervisor or the gateway is killed, the rest ends by itself."""
+def test_all_processes_stop_with_supervisor_or_gateway(tmp_path: Path, victim: str) -> None:
+    """When the supervisor or the gateway is killed, the other processes exit."""
     with servers.certlet_server(tmp_path, "--workers", "2") as server:
         children = servers.descendant_pids(server.process.pid)
         (gateway,) = server.pids("server")
@@ -118,8 +119,8 @@ def test_no_process_outlives_the_others(tmp_path: Path, victim: str) -> None:
         servers.wait_until(lambda: not any(map(servers.running_module, children)))
 
 
-def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> None:
-    """A worker that is killed is replaced, and signs under the same CA; ephemeral or not."""
+def test_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """The new worker has the same CA, even if that is ephemeral."""
     with servers.certlet_server(tmp_path, "--ephemeral") as server:
         before = server.request("GET", "/ca").json()
         (worker,) = server.pids("worker")
@@ -129,13 +130,13 @@ def test_a_killed_worker_is_replaced_by_one_of_the_same_ca(tmp_path: Path) -> No
         assert server.request("GET", "/ca").json() == before
 
 
-def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
-    """Neither the passphrase, AWS's credentials nor the CA's private scalar is in the gateway's memory.
+def test_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None:
+    """The gateway's memory has neither the passphrase, nor AWS credentials, nor the CA's private scalar.
 
-    Root alone can look: the processes are sealed, and another process of the same user gets nothing.
+    Only root can read the memory: the processes are not dumpable, so other processes of the user cannot.
     """
-    secret = "a passphrase that stands nowhere else"  # noqa: S105
-    credential = "an AWS credential that stands nowhere else"
+    secret = "a passphrase that occurs nowhere else"  # noqa: S105
+    credential = "an AWS credential that occurs nowhere else"
     env = {"CERTLET_CA_PASSPHRASE": secret, "CERTLET_API_KEY": API_KEY, "AWS_SECRET_ACCESS_KEY": credential}
     with servers.certlet_server(tmp_path, env=env) as server:
         assert server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).status == 200
@@ -148,31 +149,31 @@ def test_the_http_process_has_neither_key_nor_passphrase(tmp_path: Path) -> None
                 with pytest.raises(PermissionError):
                     _memory(pid)
             return
-        found = {
+        matches = {
             module: [needle in memory for needle in needles]
             for pid, module in server.processes().items()
             for memory in [_memory(pid)]
         }
-        assert not any(found["service.gateway.server"])
-        # The twin: the function's process holds them, so the search can find them.
-        assert all(found["service.gateway.worker"][:2])
-        assert any(found["service.gateway.worker"][2:4])
+        assert not any(matches["service.gateway.server"])
+        # The worker has them, which proves that the search works.
+        assert all(matches["service.gateway.worker"][:2])
+        assert any(matches["service.gateway.worker"][2:4])
 
 
 def _memory(pid: int) -> bytes:
     parts = []
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, rights, *_ = line.split()
-            start, end = (int(part, 16) for part in span.split("-"))
-            if rights.startswith("rw"):  # a page that cannot be read holds nothing
+            addresses, rights, *_ = line.split()
+            start, end = (int(part, 16) for part in addresses.split("-"))
+            if rights.startswith("rw"):  # some pages cannot be read
                 with contextlib.suppress(OSError, ValueError, OverflowError):
                     memory.seek(start)
                     parts.append(memory.read(end - start))
     return b"".join(parts)
 
 
-ANNOUNCED = [
+URLS = [
     ("--insecure-http --host 0.0.0.0", "http://localhost:", False),
     ("--tls --host 0.0.0.0", "https://localhost:", True),
     ("--tls --host ::1", "https://[::1]:", False),
@@ -185,20 +186,22 @@ ANNOUNCED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED)
-def test_what_is_announced(arguments: str, url: str, *, warned: bool) -> None:
-    """The host of the address is one that the certificate names, or says where nobody can be reached by it."""
+@pytest.mark.parametrize(("arguments", "url", "warned"), URLS)
+def test_printed_host_is_in_the_certificate(arguments: str, url: str, *, warned: bool) -> None:
+    """The host of the URL is in the certificate; if that is only for localhost, there is a warning."""
     settings = SimpleNamespace(**serve.serve.make_context("serve", arguments.split()).params)
-    assert serve._address(settings) == url.partition("//")[2].removesuffix(":")
-    assert any("clients elsewhere refuse it" in each for each in serve._warnings(settings)) == warned
+    assert serve._url_host(settings) == url.partition("//")[2].removesuffix(":")
+    assert any("only for localhost" in warning for warning in serve._warnings(settings)) == warned
 
 
-@pytest.mark.parametrize(("arguments", "url", "warned"), ANNOUNCED[:5])
-def test_what_is_announced_can_be_reached(tmp_path: Path, arguments: str, url: str, *, warned: bool) -> None:
-    """The address that is printed is one that the certificate names; the printed curl command gets a certificate."""
+@pytest.mark.parametrize(("arguments", "url", "warned"), URLS[:5])
+def test_printed_command_gets_a_certificate(
+    tmp_path: Path, arguments: str, url: str, *, warned: bool
+) -> None:
+    """The printed URL is in the TLS certificate, and the printed curl command works."""
     with servers.certlet_server(tmp_path, *arguments.split(), env={}) as server:
         assert server.url.startswith(url)
         said = "\n".join(server.output)
-        assert ("its certificate is for localhost, and clients elsewhere refuse it" in said) == warned
-        pasted = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
-        assert len(x509.load_pem_x509_certificates(pasted.stdout.encode())) == 2, pasted.stderr
+        assert ("the TLS certificate is only for localhost" in said) == warned
+        run = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
+        assert len(x509.load_pem_x509_certificates(run.stdout.encode())) == 2, run.stderr

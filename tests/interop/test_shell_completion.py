@@ -1,4 +1,4 @@
-"""What `certlet completion` prints, loaded by bash, fish and zsh, which then ask `certlet` what to offer."""
+"""bash, fish and zsh complete with the scripts of `certlet completion`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.servers import certlet
 KEYS = {"p-256", "p-384", "p-521"}
 
 
-def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
-    """The script for a shell, and an environment in which `certlet` is a program; and a file, `mine.crt`."""
+def prepare(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
+    """Write a completion script and a file `mine.crt`; return the script and an environment with `certlet`."""
     run = certlet("completion", shell, cwd=directory)
     assert run.returncode == 0, run.stderr
     (directory / "script").write_bytes(run.stdout)
@@ -28,7 +28,7 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "completions"),
     [
         ("certlet ro", {"rollover"}),
         ("certlet new --key-type p-", KEYS),
@@ -41,17 +41,17 @@ def prepared(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
         ("certlet sign --profile mi", set()),
     ],
 )
-def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
-    """Commands, actions, options, choices, and files where files are taken."""
+def test_fish_completes_words(tmp_path: Path, line: str, completions: set[str]) -> None:
+    """Commands, subcommands, options and choices; file names only where a file is expected."""
     command = ("fish", "--no-config", "-c", 'source $argv[1]; complete -C "$argv[2]"')
-    script, env = prepared("fish", tmp_path)
+    script, env = prepare("fish", tmp_path)
     run = servers.run(*command, script, line, cwd=tmp_path, env=env)
     assert run.stderr == ""
-    assert {each.partition("\t")[0] for each in run.stdout.splitlines()} == found
+    assert {row.partition("\t")[0] for row in run.stdout.splitlines()} == completions
 
 
 @pytest.mark.parametrize(
-    ("line", "whole"),
+    ("line", "completed"),
     [
         ("certlet ro", "certlet rollover"),
         ("certlet new --key-type p-2", "certlet new --key-type p-256"),
@@ -69,11 +69,11 @@ def test_fish_offers(tmp_path: Path, line: str, found: set[str]) -> None:
     ],
     ids=["bash", "zsh"],
 )
-def test_tab_makes_the_line_whole(
-    tmp_path: Path, shell: tuple[str, ...], load: str, line: str, whole: str
+def test_tab_completes_the_line(
+    tmp_path: Path, shell: tuple[str, ...], load: str, line: str, completed: str
 ) -> None:
-    """At a terminal, Tab completes commands, actions, options, choices and files."""
-    script, env = prepared(shell[0], tmp_path)
+    """At a terminal, Tab completes commands, subcommands, options, choices and files."""
+    script, env = prepare(shell[0], tmp_path)
     terminal, inside = pty.openpty()
     with subprocess.Popen(
         ["setsid", "--ctty", *shell], cwd=tmp_path, env=env, stdin=inside, stdout=inside, stderr=inside
@@ -81,19 +81,19 @@ def test_tab_makes_the_line_whole(
         os.close(inside)
         try:
             os.write(terminal, f"{load}source {script}; PS1='load''ed '\n".encode())
-            _read(terminal, "loaded ")
+            _read_until(terminal, "loaded ")
             os.write(terminal, f"{line}\t".encode())
-            _read(terminal, whole)
+            _read_until(terminal, completed)
         finally:
             process.kill()
             os.close(terminal)
 
 
-def _read(terminal: int, awaited: str, seconds: float = 60) -> None:
-    """Read what the shell writes until it has written something."""
-    found, end = "", time.monotonic() + seconds
-    while awaited not in found:
+def _read_until(terminal: int, text: str, seconds: float = 60) -> None:
+    """Read the output of the shell until it contains a text."""
+    output, end = "", time.monotonic() + seconds
+    while text not in output:
         ready, _, _ = select.select([terminal], [], [], max(0, end - time.monotonic()))
         if not ready:
-            raise AssertionError(f"no {awaited!r} came, but {found!r}")
-        found += os.read(terminal, 4096).decode(errors="replace")
+            raise AssertionError(f"no {text!r} in the output {output!r}")
+        output += os.read(terminal, 4096).decode(errors="replace")

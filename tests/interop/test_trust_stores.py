@@ -1,6 +1,6 @@
-"""What `certlet trust` prints, run: by Debian, Java and Node, which then trust the root, and did not before.
+"""The commands that `certlet trust` prints make Debian, Java and Node trust the root.
 
-In a mount namespace with copies of the files that the commands change, so that the machine stays as it is.
+They run in a mount namespace with copies of the files that they change, so that this machine stays unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests import servers
 from tests.servers import Server
 from tests.trust_output import run_in_shell, run_trust
 
-# Debian's roots, where its own are added, and Java's, which `cacerts` is a link to.
+# Debian's roots, the directory of additional ones, and Java's, to which `cacerts` is a link.
 CHANGED = (Path("/etc/ssl"), Path("/usr/local/share/ca-certificates"))
 
 JAVA = """
@@ -36,35 +36,35 @@ class Fetch {
     [
         ("Debian, Ubuntu", "curl -sS URL"),
         ("Java, as the owner of its files", "java Fetch.java URL"),
-        ("Node.js, beside its own roots", "node --eval 'fetch(\"URL\")'"),
+        ("Node.js, in addition to its own roots", "node --eval 'fetch(\"URL\")'"),
     ],
 )
-def test_the_printed_commands_are_what_makes_it_trusted(
+def test_printed_commands_make_clients_trust_the_root(
     site: Server, tmp_path: Path, heading: str, client: str
 ) -> None:
-    """The client refuses the server; the commands are run; it takes it; and outside nothing has changed."""
-    told = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
-    assert run_in_shell(told["Get it, and compare"], tmp_path).returncode == 0
+    """The client refuses the server before the commands and accepts it after them; this machine is unchanged."""
+    commands = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    assert run_in_shell(commands["Download the root, and compare its fingerprint"], tmp_path).returncode == 0
     (tmp_path / "Fetch.java").write_text(JAVA)
-    servers.create_script(tmp_path / "sudo", 'exec "$@"')  # in the namespace everybody is root
+    servers.create_script(tmp_path / "sudo", 'exec "$@"')  # in the namespace every user is root
     mounts = []
     for number, folder in enumerate(CHANGED):
         shutil.copytree(folder, tmp_path / str(number), symlinks=True, ignore=_unreadable)
         mounts.append(f"mount --bind {tmp_path / str(number)} {folder}")
     fetch = client.replace("URL", f"{site.url}/health")
-    before = {folder: _listed(folder) for folder in CHANGED}
+    before = {folder: _list_files(folder) for folder in CHANGED}
     user = ["--user", "--map-root-user"] if os.geteuid() else []
-    script = ["set -e", *mounts, f"if {fetch}; then exit 99; fi", "echo refused", *told[heading], fetch]
+    script = ["set -e", *mounts, f"if {fetch}; then exit 99; fi", "echo refused", *commands[heading], fetch]
     env = servers.environ(PATH=f"{tmp_path}:{os.environ['PATH']}:/usr/sbin")
     command = ("unshare", "--mount", *user, "sh", "-c", "\n".join(script))
     assert "refused" in servers.run(*command, cwd=tmp_path, env=env).stdout
-    assert {folder: _listed(folder) for folder in CHANGED} == before
+    assert {folder: _list_files(folder) for folder in CHANGED} == before
 
 
 def _unreadable(folder: str, names: list[str]) -> set[str]:
-    """What is not everybody's to read, such as /etc/ssl/private."""
+    """Return the names that this user cannot read, such as /etc/ssl/private."""
     return {name for name in names if not os.access(Path(folder, name), os.R_OK)}
 
 
-def _listed(folder: Path) -> list[tuple[str, float]]:
+def _list_files(folder: Path) -> list[tuple[str, float]]:
     return sorted((str(path), path.lstat().st_mtime) for path in folder.rglob("*"))
