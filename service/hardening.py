@@ -1,7 +1,7 @@
-"""A process that holds secrets keeps its memory to itself: no core file, no debugger of the same user.
+"""Protection of a process's memory: no core file, and no debugger of the same user.
 
-Workers hold the CA's key, the supervisor the passphrase, the gateway API keys as they come in.
-A core file of any of them would hold these too, in a directory that nobody guards.
+Workers have the CA's key in memory, the supervisor has the passphrase, the gateway has API keys. A core file
+of any of them would contain these secrets, in a directory without protection.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ SECRET_ENV_PREFIXES: Final = (
     "CERTLET_API_KEY",
     "AWS_",
 )
-"""How the names of variables begin that may hold a secret: only processes that need them get them."""
+"""Prefixes of environment variables that may contain secrets; only processes that need them get them."""
 
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def disable_core_dumps_and_ptrace() -> None:
-    """From now on this process leaves no core file, and nobody but root reads its memory.
+    """Disable core dumps of this process, and access to its memory by anyone but root.
 
-    RLIMIT_CORE is 0, for its children too; where cores are piped to a program the kernel heeds no limit, so
-    on Linux the process is not dumpable either (prctl(2), PR_SET_DUMPABLE). That ends at the next
-    `execve`, so each process seals itself. It also closes /proc/PID/mem and /proc/PID/environ to others
-    of the same user: what got hold of the gateway's process cannot read a worker's.
+    This sets RLIMIT_CORE to 0, which children inherit. The kernel ignores that limit if it pipes cores to a
+    program, so on Linux this also clears PR_SET_DUMPABLE (prctl(2)). `execve` resets that flag, so each
+    process has to call this function. Without the flag, other processes of the same user cannot read
+    /proc/PID/mem and /proc/PID/environ: an attacker in the gateway cannot read a worker's memory.
 
     Raises:
         OSError: the kernel refuses.

@@ -1,8 +1,8 @@
-"""`certlet serve`: the gateway and its workers, each in a process of its own.
+"""`certlet serve`: starts the gateway and its workers, each in a separate process.
 
-The supervisor starts the gateway and the workers without the secrets of the environment (the CA's passphrase,
-AWS credentials), and replaces workers. A worker gets them through a socket, once other processes cannot read
-it. So the process that speaks to the network can neither open the CA's key nor ask KMS for a signature.
+The supervisor starts all of them without the secrets of the environment (the CA's passphrase, AWS
+credentials). A worker gets the secrets through a socket, once its memory is protected. So the process that
+serves the network can neither open the CA's key nor request signatures from KMS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.gateway.worker import NUMBER, encode, map_slot, send
 from service.hardening import SECRET_ENV_PREFIXES
 
 SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than it waits for requests
-# A request touches much memory: with huge pages it misses the TLB less. Only glibc has this (mallopt(3)).
+# A request touches much memory; huge pages reduce TLB misses. Only glibc supports this (mallopt(3)).
 HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 RESTART_DELAY: Final = 1.0  # seconds between attempts to replace a worker that does not start
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
@@ -36,18 +36,18 @@ _log = logging.getLogger(__name__)
 
 
 class ServeError(Exception):
-    """The gateway or a worker did not start; the message says why, in one line."""
+    """The gateway or a worker did not start; the message is one line."""
 
 
 class Supervisor:
     """Starts the gateway and the workers, replaces workers, and stops all of them."""
 
     def __init__(self, handler: str, environ: Mapping[str, str]) -> None:
-        """Start nothing yet.
+        """Split the environment; `run` starts the processes.
 
         Args:
             handler: the Lambda handler, `module.function`.
-            environ: the workers' environment, with the secrets.
+            environ: the workers' environment, including the secrets.
         """
         self._handler = handler
         secrets = {name: value for name, value in environ.items() if name.startswith(SECRET_ENV_PREFIXES)}
@@ -62,8 +62,8 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT.
 
         Args:
-            configuration: for the gateway.
-            announce: called with the port once it is open.
+            configuration: that of the gateway.
+            announce: called with the port once the gateway listens.
 
         Returns:
             the gateway's exit status.
@@ -73,7 +73,7 @@ class Supervisor:
         """
         control, child = socket.socketpair()
         started: list[Future[None]] = [Future() for _ in range(configuration.workers)]
-        # A signal waits until it can be forwarded. The threads leave signals to the main thread, for ever.
+        # Signals wait until they can be forwarded. Threads inherit the mask: only the main thread gets them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         with child, self._gateway_channel:
             gateway = _spawn("service.gateway.server", [child, self._gateway_channel], [], self._public)
@@ -98,11 +98,11 @@ class Supervisor:
             gateway.kill()
             gateway.wait()
             self._channel.close()
-            for number in _STOP:  # nobody is left to forward it to
+            for number in _STOP:  # there is no process to forward it to
                 signal.signal(number, signal.SIG_IGN)
 
     def _keep_worker(self, index: int, started: Future[None]) -> None:
-        """Run a worker, and another one whenever it exits. In a thread of its own."""
+        """Run a worker, and replace it whenever it exits. Each worker has a thread for this."""
         while not self._stopping.is_set():
             try:
                 process, slot = self._start_worker(index)
@@ -110,7 +110,7 @@ class Supervisor:
                 if not started.done():
                     started.set_exception(ServeError(str(error)))
                     return
-                _log.error("a worker does not start: %s", error)
+                _log.error("cannot start a worker: %s", error)
                 self._stopping.wait(RESTART_DELAY)
                 continue
             if not started.done():
@@ -118,11 +118,11 @@ class Supervisor:
             end = "timed_out" if process.wait() == -signal.SIGALRM else "failed"
             try:
                 send(self._channel, encode(slot[0], {end: True}))
-            except OSError:  # the gateway is gone
+            except OSError:  # the gateway has exited
                 return
 
     def _start_worker(self, index: int) -> tuple[subprocess.Popen[bytes], memoryview]:
-        """Start a worker and wait until it is ready; returns its slot, too."""
+        """Start a worker and wait until it is ready; return its process and its slot."""
         link, worker_link = socket.socketpair()
         with worker_link:
             sockets = [self._channel, worker_link]
@@ -130,7 +130,7 @@ class Supervisor:
         self._workers[index] = process
         message = {"error": "its process ended"}
         with link, link.makefile("rb") as messages, contextlib.suppress(ConnectionError):
-            for descriptor in socket.recv_fds(link, 1, 1)[1]:  # of its slot, once the worker is sealed
+            for descriptor in socket.recv_fds(link, 1, 1)[1]:  # its slot, once its memory is protected
                 with os.fdopen(descriptor):
                     slot = map_slot(descriptor)
                     socket.send_fds(self._channel, [NUMBER.pack(index)], [descriptor])
@@ -153,7 +153,7 @@ class Supervisor:
 
 
 def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Callable[[int], None]) -> None:
-    """Do what the gateway asks until it hangs up."""
+    """Handle the messages of the gateway until it closes the socket."""
     with control.makefile("rb") as messages:
         for line in messages:
             message = json.loads(line)
@@ -173,8 +173,8 @@ def _spawn(
     module: str, sockets: list[socket.socket], arguments: list[str], environ: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     descriptors = [end.fileno() for end in sockets]
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        # -P: never a module of the directory that somebody happens to serve from.
+    return subprocess.Popen(  # noqa: S603 - this interpreter, a module of this package
+        # -P: never import a module from the working directory.
         [sys.executable, "-P", "-m", module, *map(str, descriptors), *arguments],
         env=environ,
         pass_fds=descriptors,

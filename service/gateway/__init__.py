@@ -1,4 +1,4 @@
-"""A stand-in for API Gateway (REST API) on a laptop or a small server.
+"""A local replacement for API Gateway (REST API), for a laptop or a small server.
 
-All that it does it reads from the contract; of certificates it knows nothing.
+Its behaviour comes from the contract only. It contains no code about certificates.
 """

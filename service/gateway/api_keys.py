@@ -1,4 +1,4 @@
-"""Who may call: API keys, by their SHA-256."""
+"""API keys: their file, which stores SHA-256 digests only, and the lookup of a caller's key."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_KEY_LENGTH: Final = 128
 
 
 class KeyFileError(ValueError):
-    """The file of API keys cannot be used, or a key's name or value is not acceptable."""
+    """The file of API keys is unusable, or the name or value of a key is not acceptable."""
 
 
 def hash_key(value: str) -> str:
-    """What is kept of an API key: its SHA-256, hexadecimal.
+    """The SHA-256 of an API key, in hexadecimal.
 
     Raises:
-        KeyFileError: the value has not 30 to 128 visible ASCII characters.
+        KeyFileError: the value does not consist of 30 to 128 visible ASCII characters.
     """
     visible = value.isascii() and value.isprintable() and " " not in value
     if not visible or not MIN_KEY_LENGTH <= len(value) <= MAX_KEY_LENGTH:
@@ -40,23 +40,27 @@ def hash_key(value: str) -> str:
 
 
 def generate_key() -> str:
-    """A new API key: 240 random bits, 40 characters."""
+    """Generate an API key: 240 random bits, 40 characters."""
     return secrets.token_urlsafe(30)
 
 
 def encode_keys(keys: Mapping[str, str]) -> bytes:
-    """The content of a file of API keys: name -> SHA-256."""
+    """Encode the content of a file of API keys.
+
+    Args:
+        keys: name -> SHA-256.
+    """
     return json.dumps(keys, indent=2).encode()
 
 
 class KeyFile:
-    """Names and SHA-256 of API keys, in a file of mode 0600. No key's value is ever in it."""
+    """The file of API keys, of mode 0600: names and SHA-256 digests, never the keys themselves."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, str]:
-        """Name -> SHA-256; nothing if there is no file.
+        """Read name -> SHA-256; empty if the file does not exist.
 
         Raises:
             KeyFileError: the file cannot be read, or is not what `encode_keys` returns.
@@ -67,56 +71,56 @@ class KeyFile:
             if isinstance(error, FileNotFoundError) and not self.path.is_symlink():
                 return {}
             raise KeyFileError(f"{self.path} cannot be read as a file of API keys: {error}") from error
-        if not isinstance(keys, dict) or not all(isinstance(each, str) for each in keys.values()):
+        if not isinstance(keys, dict) or not all(isinstance(digest, str) for digest in keys.values()):
             raise KeyFileError(f"{self.path} is not a file of API keys")
         return keys
 
     def add(self, name: str, value: str) -> None:
-        """Keep a key's digest under a name.
+        """Add a key.
 
         Raises:
-            KeyFileError: the name or the value is taken, or not acceptable.
+            KeyFileError: the name or the value is already used, or is not acceptable.
         """
         if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
         if name.startswith(RESERVED_PREFIXES):
             raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}")
-        kept = hash_key(value)
-        with self._alone():
+        key_digest = hash_key(value)
+        with self._lock():
             keys = self.read()
             if name in keys:
                 raise KeyFileError(f"there is a key of the name {name!r} already")
-            if other := next((each for each, known in keys.items() if known == kept), None):
+            if other := next((other for other, digest in keys.items() if digest == key_digest), None):
                 raise KeyFileError(f"it is the key of the name {other!r} already, and a caller has one name")
-            self._write({**keys, name: kept})
+            self._write({**keys, name: key_digest})
 
     def remove(self, name: str) -> None:
-        """Forget a key.
+        """Remove a key.
 
         Raises:
-            KeyFileError: there is none of this name.
+            KeyFileError: no key has this name.
         """
-        if not self.path.exists():  # nor perhaps its directory, which is locked
+        if not self.path.exists():  # its directory, which the lock needs, may not exist either
             raise KeyFileError(f"there is no key of the name {name!r}")
-        with self._alone():
+        with self._lock():
             keys = self.read()
             if name not in keys:
                 raise KeyFileError(f"there is no key of the name {name!r}")
             del keys[name]
             self._write(keys)
 
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """No two commands at once: what one adds, or removes, the other would undo."""
+    def _lock(self) -> contextlib.AbstractContextManager[None]:
+        """Allow one command at a time: otherwise, one would undo the change of another."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return atomic_write.locked_directory(self.path.parent)
 
     def _write(self, keys: Mapping[str, str]) -> None:
-        """Replace the file in one step, so that a running gateway never reads half of it."""
+        """Replace the file atomically, so that a running gateway never reads a partial file."""
         atomic_write.write_atomically(self.path, encode_keys(keys), 0o600)
 
 
 class Keyring:
-    """The keys that are valid now: the file's, read again when it changes, and the environment's."""
+    """The valid keys: those of the file, which is read again after a change, and of the environment."""
 
     def __init__(self, file: KeyFile, env_keys: Mapping[str, str]) -> None:
         self._file = file
@@ -125,14 +129,14 @@ class Keyring:
         self._keys: dict[str, str] = {}
 
     def identify(self, value: str) -> str | None:
-        """The name of the key with this value; None if there is none. Constant-time in the value."""
+        """The name of the key with this value; None if no key has it. Compares in constant time."""
         self._refresh()
-        given = hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()
-        found = None
-        for name, known in self._keys.items():
-            if hmac.compare_digest(known.encode(), given.encode()):
-                found = name
-        return found
+        value_digest = hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()
+        match = None
+        for name, digest in self._keys.items():
+            if hmac.compare_digest(digest.encode(), value_digest.encode()):
+                match = name
+        return match
 
     def _refresh(self) -> None:
         version = atomic_write.file_version(self._file.path)

@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the gateway gets when it starts, as one JSON object.
+    """The start-up configuration of the gateway; the supervisor sends it as one JSON object.
 
     Attributes:
         document: the contract.
-        public_document: the contract for readers: how it is served and who may have what is not for them.
-        host, port: where to listen; port 0 takes a free one.
-        workers: how many there are.
-        key_file: the file of API keys.
-        env_keys: name -> SHA-256 of keys that are in no file.
+        public_document: the contract without its extensions and the principals of profiles.
+        host, port: the address to listen on; port 0 selects a free port.
+        workers: the number of workers.
+        key_file: the path of the file of API keys.
+        env_keys: name -> SHA-256 of the keys of the environment.
         no_usage_plan: whether the usage plan is off.
-        stage: the first segment of every path, as on AWS; none if it is empty.
-        tls_certificate, tls_key: files in PEM; plain HTTP if they are empty.
-        tls_key_password: what the key is encrypted under; OpenSSL asks on the terminal if there is none.
+        stage: the first segment of every path, as on AWS; may be empty.
+        tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
+        tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
         tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
-            and `not_after` in the response; empty if the file exists.
+            and `not_after` in the response; empty if the operator supplies the certificate.
         tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
-            empty if these are not asked for.
+            empty if clients are not asked for certificates.
     """
 
     document: dict[str, Any] = field(repr=False)
@@ -44,5 +44,5 @@ class Configuration:
     tls_client_ca_event: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """One line of JSON."""
+        """Encode as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"

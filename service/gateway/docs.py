@@ -1,7 +1,7 @@
-"""The contract for people: a viewer at `/docs`, and the document that it reads at `/openapi.json`.
+"""The API docs: a viewer at `/docs`, and the document that it loads, at `/openapi.json`.
 
-Both are the local gateway's own, for API Gateway serves nothing that its document does not hold. The viewer
-is Swagger UI, as the package flask-swagger-ui carries it; nothing else of that package is used, or imported.
+Only the local gateway serves them: API Gateway serves only the paths of its document. The viewer is Swagger
+UI, from the package flask-swagger-ui. Only its files are used; its code is not imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from service.gateway.events import Response
 from service.gateway.routes import JSON
 
-# Of this origin alone: Swagger UI evaluates no text, and sets its styles by script and not by attribute.
+# Only this origin: Swagger UI uses neither `eval` nor style attributes.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -66,11 +66,11 @@ SwaggerUIBundle({{
 
 
 class Docs:
-    """What is served beside the document's own paths.
+    """Serves the paths that the document itself does not contain.
 
     Args:
-        public_document: the contract for readers, as `/openapi.json` answers it, but for where it is.
-        stage: the first segment of every path; none if it is empty.
+        public_document: the contract that `/openapi.json` returns, except for its `servers`.
+        stage: the first segment of every path; may be empty.
     """
 
     def __init__(self, public_document: JSON, stage: str) -> None:
@@ -80,10 +80,10 @@ class Docs:
         self._response = functools.cache(self._create)
 
     def respond(self, method: str, path: str) -> Response | None:
-        """The answer to a request for a path that the document has not; None if it is none of these either.
+        """The response for a path of the API docs; None for any other path or method.
 
         Raises:
-            OSError: the viewer's files cannot be read.
+            OSError: a file of the viewer cannot be read.
         """
         name = self._paths.get(path.removesuffix("/"))
         return self._response(name) if name and method in ("GET", "HEAD") else None
@@ -99,7 +99,7 @@ class Docs:
             headers["Access-Control-Allow-Origin"] = "*"
             document = {**self._public_document, "servers": [{"url": self._root or "/"}]}
             return Response(200, headers, json.dumps(document, separators=(",", ":")).encode())
-        spec = util.find_spec("flask_swagger_ui")  # which does not import it: it would bring Flask along
+        spec = util.find_spec("flask_swagger_ui")  # without importing it, which would import Flask
         if spec is None or spec.origin is None:
             raise FileNotFoundError(path)
         file = Path(spec.origin).with_name("dist") / path.removeprefix("/docs/")

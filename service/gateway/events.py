@@ -1,4 +1,7 @@
-"""HTTP requests to Lambda events, and results to HTTP, by API Gateway's rules for REST APIs (payload 1.0)."""
+"""Conversion of HTTP requests to Lambda events, and of results to HTTP responses.
+
+It follows API Gateway's rules for REST APIs (payload format 1.0).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from multidict import CIMultiDict, MultiMapping
 from service.gateway.routes import ERROR_TYPES, JSON, GatewayError, Route, static_headers
 
 _RESULT_MEMBERS: Final = frozenset({"statusCode", "headers", "body", "isBase64Encoded"})
-# API Gateway writes these itself and renames those of a function.
+# API Gateway sets these itself and renames those of a function.
 _REMAPPED: Final = frozenset({"date", "server", "www-authenticate", "content-length"})
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-# API Gateway says this of the connection and the body, and a client does not.
+# API Gateway derives these from the connection and the body; it ignores those of a client.
 _NOT_IN_EVENT: Final = _HOP_BY_HOP | {"x-forwarded-proto", "x-forwarded-port", "content-length"}
 _STATUSES: Final = range(200, 600)
 _UNSAFE: Final = re.compile(r"[\r\n\0]")
@@ -28,10 +31,10 @@ _UNSAFE: Final = re.compile(r"[\r\n\0]")
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request, read whole.
+    """A complete HTTP request.
 
     Attributes:
-        identity: the caller, as `requestContext.identity` names it.
+        identity: the caller, in the format of `requestContext.identity`.
         scheme: `https` or `http`.
     """
 
@@ -39,7 +42,7 @@ class Request:
     method: str
     path: str
     stage: str
-    headers: MultiMapping[str] = field(repr=False)  # with the API key
+    headers: MultiMapping[str] = field(repr=False)  # contains the API key
     query: MultiMapping[str]
     path_parameters: Mapping[str, str]
     body: bytes = field(repr=False)
@@ -50,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """One HTTP response."""
+    """An HTTP response."""
 
     status: int
     headers: CIMultiDict[str]
@@ -58,7 +61,7 @@ class Response:
 
 
 def _context(request: Request, route: Route) -> dict[str, Any]:
-    """`requestContext` of an event, which is `$context` of a template."""
+    """The `requestContext` of an event, which is also the `$context` of a template."""
     now = time.time()
     return {
         "accountId": "000000000000",
@@ -68,7 +71,7 @@ def _context(request: Request, route: Route) -> dict[str, Any]:
         "path": f"/{request.stage}{request.path}" if request.stage else request.path,
         "protocol": request.protocol,
         "requestId": request.request_id,
-        "requestTime": utc(int(now), "%d/%b/%Y:%H:%M:%S +0000"),
+        "requestTime": format_utc(int(now), "%d/%b/%Y:%H:%M:%S +0000"),
         "requestTimeEpoch": int(now * 1000),
         "resourceId": "local",
         "resourcePath": route.resource,
@@ -76,14 +79,14 @@ def _context(request: Request, route: Route) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=2)  # each of the two formats is needed hundreds of times a second
-def utc(seconds: int, form: str) -> str:
-    """A time in seconds since 1970, UTC, in a form of `time.strftime`."""
-    return time.strftime(form, time.gmtime(seconds))
+@functools.lru_cache(maxsize=2)  # two formats, each used hundreds of times a second
+def format_utc(seconds: int, template: str) -> str:
+    """Format seconds since 1970 as UTC; `template` is that of `time.strftime`."""
+    return time.strftime(template, time.gmtime(seconds))
 
 
 def proxy_event(request: Request, route: Route) -> dict[str, Any]:
-    """The event of an aws_proxy integration, where all bodies are binary; it never has a Content-Length."""
+    """The event of an aws_proxy integration. All bodies are binary; Content-Length is left out, as on AWS."""
     headers = {"X-Forwarded-Proto": [request.scheme]}
     for name, value in request.headers.items():
         if name.lower() not in _NOT_IN_EVENT:
@@ -108,7 +111,7 @@ def proxy_event(request: Request, route: Route) -> dict[str, Any]:
 
 
 def proxy_response(result: object) -> Response:
-    """The response to a function's result.
+    """The response for a function's result.
 
     Raises:
         GatewayError: the result is malformed: 502.
@@ -121,14 +124,14 @@ def proxy_response(result: object) -> Response:
 
 def _parse_result(result: object) -> Response:
     if not isinstance(result, dict) or not result.keys() <= _RESULT_MEMBERS:
-        raise TypeError(f"a result has the members {sorted(_RESULT_MEMBERS)} only")
+        raise TypeError(f"a result may only have the members {sorted(_RESULT_MEMBERS)}")
     status, headers, body = int(result["statusCode"]), result.get("headers") or {}, result.get("body") or ""
     if status not in _STATUSES or not isinstance(headers, dict) or not isinstance(body, str):
         raise ValueError("a result has a status from 200 to 599, an object of headers, and text as its body")
     if unsafe := [name for name, value in headers.items() if _UNSAFE.search(f"{name}{value}")]:
-        raise ValueError(f"headers of more than one line: {unsafe}")
-    decode = result.get("isBase64Encoded")
-    data = base64.b64decode(body, validate=True) if decode else body.encode("utf-8", "replace")
+        raise ValueError(f"headers contain a line break or NUL: {unsafe}")
+    is_base64 = result.get("isBase64Encoded")
+    data = base64.b64decode(body, validate=True) if is_base64 else body.encode("utf-8", "replace")
     renamed = CIMultiDict[str](
         (f"x-amzn-Remapped-{name}" if name.lower() in _REMAPPED else name, str(value))
         for name, value in headers.items()
@@ -140,13 +143,12 @@ def _parse_result(result: object) -> Response:
 def mock_response(request: Request, route: Route) -> Response:
     """The response of a mock integration: request template -> status -> response and its template.
 
-    A body is never rendered, nor passed through, whatever passthroughBehavior says: without a template for
-    its Content-Type it is refused.
+    The request body is never rendered or passed through, whatever passthroughBehavior is.
 
     Raises:
-        GatewayError: no request template takes this Content-Type: 415.
+        GatewayError: no request template has this Content-Type: 415.
     """
-    # API Gateway takes JSON where there is no Content-Type.
+    # API Gateway's default is JSON.
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     template = route.integration.get("requestTemplates", {}).get(media_type or "application/json")
     if template is None:
@@ -162,14 +164,14 @@ def mock_response(request: Request, route: Route) -> Response:
 
 
 def _render(template: str, variables: Mapping[str, Any]) -> str:
-    """Apache Velocity, as API Gateway applies it to the templates of an integration."""
-    if "#" not in template and "$" not in template:  # the pages, which are large
+    """Render an Apache Velocity template, as API Gateway does for integrations."""
+    if "#" not in template and "$" not in template:  # the web pages, which are large
         return template
     return str(airspeed.Template(template).merge(variables))
 
 
 def gateway_response(response: JSON, error: GatewayError, request_id: str) -> Response:
-    """A gateway response. Its template is **not** Velocity: two variables are replaced, no more."""
+    """A gateway response. Its template is **not** Velocity: only two variables are replaced."""
     body = response["responseTemplates"]["application/json"].replace("$context.requestId", request_id)
     body = body.replace("$context.error.messageString", json.dumps(error.message))
     headers = static_headers(response, "gatewayresponse.header.")

@@ -1,4 +1,4 @@
-"""Answers that anyone may keep: the gateway keeps them for a second, however many ask for the CRL."""
+"""A cache of public responses: the function builds the CRL at most once a second."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Final
 
 from service.gateway.events import Response
 
-MAX_AGE: Final = 1.0  # seconds; a change of the CA is served no later
-MAX_STALE: Final = 60.0  # seconds in which an answer is better than none, while no worker gives one
+MAX_AGE: Final = 1.0  # seconds; the longest delay before a change of the CA is visible
+MAX_STALE: Final = 60.0  # seconds; the age up to which a response is used if no worker responds
 
 
 class ResponseCache:
-    """The last answers to GET without a query, by resource. Only those that are public (RFC 9111 5.2.2.9)."""
+    """The latest public responses (RFC 9111 5.2.2.9) to GET without a query, by resource."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        """Keep nothing yet; `monotonic` says seconds that never go back."""
+        """Create an empty cache; `monotonic` returns seconds and never goes back."""
         self._monotonic = monotonic
         self._due: dict[str, float] = {}
-        self._answers: dict[str, tuple[float, Response]] = {}
+        self._responses: dict[str, tuple[float, Response]] = {}
 
     def is_due(self, resource: str) -> bool:
-        """Whether the function is to be asked; the next request after that is not, for a second."""
+        """Whether to call the function; after True, False for the next second."""
         now = self._monotonic()
         if now < self._due.get(resource, now):
             return False
@@ -29,13 +29,13 @@ class ResponseCache:
         return True
 
     def find(self, resource: str) -> Response | None:
-        """The last answer, if it could be kept."""
-        end, answer = self._answers.get(resource, (0.0, None))
-        return answer if self._monotonic() < end else None
+        """The latest response, if there is one and it is not too old."""
+        expires_at, response = self._responses.get(resource, (0.0, None))
+        return response if self._monotonic() < expires_at else None
 
-    def keep(self, resource: str, answer: Response) -> None:
-        """Replace the last answer; by none, if this one cannot be kept."""
-        if answer.status == 200 and "public" in answer.headers.get("Cache-Control", ""):  # noqa: PLR2004
-            self._answers[resource] = self._monotonic() + MAX_STALE, answer
+    def store(self, resource: str, response: Response) -> None:
+        """Replace the latest response; remove it if the new one is not public."""
+        if response.status == 200 and "public" in response.headers.get("Cache-Control", ""):  # noqa: PLR2004
+            self._responses[resource] = self._monotonic() + MAX_STALE, response
         else:
-            self._answers.pop(resource, None)
+            self._responses.pop(resource, None)

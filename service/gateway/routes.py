@@ -1,4 +1,4 @@
-"""What the document says to a gateway: routes, API keys, integrations, gateway responses, the usage plan."""
+"""The contract as the gateway uses it: routes, gateway responses, usage plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JSON = Mapping[str, Any]
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
 _ANY: Final = "x-amazon-apigateway-any-method"
-_PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")  # as `re.escape` leaves it
+_PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")  # `{name}` after `re.escape`
 
 ERROR_TYPES: Final = {
     "API_CONFIGURATION_ERROR": "InternalServerErrorException",
@@ -31,11 +31,11 @@ ERROR_TYPES: Final = {
     "UNAUTHORIZED": "UnauthorizedException",
     "UNSUPPORTED_MEDIA_TYPE": "BadRequestException",
 }
-"""The gateway response types that are used here -> x-amzn-ErrorType. The document defines each of them."""
+"""Gateway response type -> x-amzn-ErrorType. The document defines a response for each type."""
 
 
 class GatewayError(Exception):
-    """The gateway itself answers, with the gateway response of this type."""
+    """The gateway refuses a request with the gateway response of this type."""
 
     def __init__(self, kind: str, message: str = "") -> None:
         super().__init__(kind)
@@ -45,11 +45,11 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class Route:
-    """One method of one path.
+    """A method of a path.
 
     Attributes:
-        resource: the path as the document writes it, such as `/ca/{name}`.
-        needs_key: whether `security` asks for an API key.
+        resource: the path as in the document, such as `/ca/{name}`.
+        needs_key: whether `security` requires an API key.
         takes_basic: whether the key may be the password of HTTP Basic.
         takes_body: whether the operation has a requestBody.
         integration: the x-amazon-apigateway-integration object.
@@ -64,7 +64,10 @@ class Route:
 
 @dataclass(frozen=True)
 class UsagePlan:
-    """x-usage-plan: requests a second, at once, and in a period of `DAY`, `WEEK` or `MONTH`."""
+    """x-usage-plan: requests a second (`rate`), at once (`burst`) and in a period (`quota`).
+
+    The period is `DAY`, `WEEK` or `MONTH`.
+    """
 
     rate: float
     burst: int
@@ -73,7 +76,7 @@ class UsagePlan:
 
 
 class Contract:
-    """A document, read once for serving; `responses` are its gateway responses by type."""
+    """A parsed document; `responses` are its gateway responses by type."""
 
     def __init__(self, document: JSON) -> None:
         self.responses: JSON = document["x-amazon-apigateway-gateway-responses"]
@@ -87,12 +90,12 @@ class Contract:
         self.plan = UsagePlan(**plan) if plan else None
 
     def route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route of a request, and its path parameters; a literal path precedes a template.
+        """Find the route of a request, and its path parameters; a literal path precedes a template.
 
-        A slash at the end does not count.
+        A trailing slash is ignored.
 
         Raises:
-            GatewayError: the document has no such path or method.
+            GatewayError: the document does not contain this path or method.
         """
         routes, parameters = self._find(path.removesuffix("/") or "/")
         route = routes.get(method) or routes.get("ANY")
@@ -110,7 +113,7 @@ class Contract:
 
 
 def static_headers(response: JSON, prefix: str) -> CIMultiDict[str]:
-    """The headers that responseParameters set to a literal, which is in single quotes."""
+    """The headers that responseParameters set to a static value, which is in single quotes."""
     parameters = response.get("responseParameters", {})
     return CIMultiDict((name.removeprefix(prefix), value[1:-1]) for name, value in parameters.items())
 
@@ -121,13 +124,13 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
     keys = {name for name, scheme in schemes.items() if scheme["type"] == "apiKey"}
     for method in {*_METHODS, _ANY} & item.keys():
         operation = item[method]
-        named = {name for requirement in operation.get("security", ()) for name in requirement}
+        required = {name for requirement in operation.get("security", ()) for name in requirement}
         yield (
             "ANY" if method == _ANY else method.upper(),
             Route(
                 resource=path,
-                needs_key=bool(named & (keys | basic)),
-                takes_basic=bool(named & basic),
+                needs_key=bool(required & (keys | basic)),
+                takes_basic=bool(required & basic),
                 takes_body="requestBody" in operation,
                 integration=operation["x-amazon-apigateway-integration"],
             ),

@@ -1,9 +1,9 @@
-"""What the gateway process can reach: little of the file system, by Landlock (Linux 5.13 and newer).
+"""A sandbox for the gateway process, by Landlock (Linux 5.13 and newer).
 
-It can read Python, its packages and what the resolver reads, and write its own TLS certificate. So the CA's
-directory, `~/.aws` and `/proc` are out of its reach, whichever user runs it. Landlock also denies it the
-memory and the descriptors of other processes; and, in newer kernels, signals to them, and outgoing TCP
-connections: a cloud's metadata service would hand out credentials.
+The process can read Python, its packages and the resolver's files, and write its own TLS certificate. It
+cannot access the CA's directory, `~/.aws` and `/proc`, even as root. Landlock also denies access to the
+memory and the descriptors of other processes. Newer kernels deny signals to them, and outgoing TCP
+connections too: the metadata service of a cloud would return credentials.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-# linux/landlock.h; the system calls have these numbers on every architecture but Alpha.
+# linux/landlock.h; the numbers of the system calls are the same on all architectures except Alpha.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
@@ -26,7 +26,7 @@ _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
 _READ: Final = _READ_FILE | _READ_DIR
 _WRITE: Final = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 _FILE_ONLY: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
-_FS_RIGHTS: Final = (13, 14, 15, 15, 16)  # how many a kernel has, by its ABI, from 1; all are denied
+_FS_RIGHTS: Final = (13, 14, 15, 15, 16)  # number of rights by ABI version, from 1; all are denied
 _NET_CONNECT_TCP: Final = 2  # from ABI 4
 _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL: Final = 3  # from ABI 6
 _PR_SET_NO_NEW_PRIVS: Final = 38  # linux/prctl.h
@@ -36,16 +36,16 @@ _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib
 
 
 def is_supported() -> bool:
-    """Whether the kernel has Landlock."""
+    """Whether the kernel supports Landlock."""
     return _abi() > 0
 
 
 def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
-    """Deny all else to this thread and those that it starts, for ever. Without Landlock nothing happens.
+    """Restrict this thread and the threads that it starts, permanently. Without Landlock, do nothing.
 
     Args:
-        secret: directories that stay out of reach, even if a directory of packages contains them.
-        writable: directories that may be changed.
+        secret: directories that stay inaccessible, even if a directory of packages contains them.
+        writable: directories whose files the process may write.
 
     Raises:
         OSError: the kernel refuses.
@@ -56,7 +56,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
     rights = (1 << _FS_RIGHTS[min(abi, len(_FS_RIGHTS)) - 1]) - 1
     # struct landlock_ruleset_attr
     attribute = struct.pack("=QQQ", rights, _NET_CONNECT_TCP, _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL)
-    size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - which members the kernel knows
+    size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - the members that each ABI has
     ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
         for path in readable_paths(secret):
@@ -71,18 +71,18 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
 
 
 def readable_paths(secret: Iterable[Path]) -> list[Path]:
-    """What a Python process may have to read while it serves; no directory with something secret in it."""
+    """The paths that a serving Python process may have to read, without directories that contain a secret."""
     hidden = [path.resolve() for path in (*secret, Path("~/.aws").expanduser(), Path("/proc"))]
     packages = [Path(path) for path in sys.path if path]
-    own = Path(__file__).parents[1]
-    paths = [*map(Path, _LIBRARIES), *(Path("/etc", name) for name in _RESOLVER), own, *packages]
-    return [path for path in paths if not any(each.is_relative_to(path.resolve()) for each in hidden)]
+    service = Path(__file__).parents[1]
+    paths = [*map(Path, _LIBRARIES), *(Path("/etc", name) for name in _RESOLVER), service, *packages]
+    return [path for path in paths if not any(secret.is_relative_to(path.resolve()) for secret in hidden)]
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # what is not there need not be allowed
+    except OSError:  # it does not exist
         return
     try:
         allowed = rights if path.is_dir() else rights & _FILE_ONLY
@@ -93,7 +93,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 
 
 def _abi() -> int:
-    """The version of Landlock; not above 0 if there is none."""
+    """The ABI version of Landlock; 0 or less if it is not supported."""
     try:
         return _syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION)
     except OSError:

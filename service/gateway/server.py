@@ -1,4 +1,4 @@
-"""The HTTP process: it answers from the document, and holds neither the CA's key nor its passphrase."""
+"""The HTTP process: it serves the contract, and has access to neither the CA's key nor its passphrase."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
 from service.gateway.worker import one_line, to_json, yield_to_others
 from service.gateway.worker_pool import WorkerPool
 
-MAX_PAYLOAD: Final = 10 * 1024 * 1024  # API Gateway's bound for a request
-MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # octets that are kept of whoever needs no key
-MAX_EVENT_BODY: Final = 4_500_000  # what base64 leaves of Lambda's 6 MB
-LARGE_RESPONSE: Final = 64 * 1024  # octets; larger ones are sent in parts
+MAX_PAYLOAD: Final = 10 * 1024 * 1024  # bytes; API Gateway's limit for a request
+MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # bytes, for operations without an API key
+MAX_EVENT_BODY: Final = 4_500_000  # bytes; more exceeds Lambda's 6 MB in base64
+LARGE_RESPONSE: Final = 64 * 1024  # bytes; larger bodies are sent in chunks
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
-SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in flight, longer than any integration's
+SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in progress; longer than any integration's time-out
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
-_DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds, API Gateway's own
-_LOGGED_CHARS: Final = 200  # longer methods and paths are cut off in the access log
+_DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds; API Gateway's default
+_LOGGED_CHARS: Final = 200  # longer methods and paths are truncated in the access log
 
 _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """One document, served."""
+    """Handles the requests for one document."""
 
     def __init__(self, link: SupervisorLink, pool: WorkerPool, connections: Connections) -> None:
         configuration = link.configuration
         self._connections = connections
         self._active = 0
-        self._is_ending = False
-        self._is_idle = asyncio.Event()
+        self._draining = False
+        self._idle = asyncio.Event()
         self._stage = configuration.stage
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.public_document, configuration.stage)
@@ -65,73 +65,72 @@ class Gateway:
         self._limiter = UsagePlanLimiter(plan, time.monotonic, time.time) if plan else None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one HTTP request, and log it."""
+        """Handle an HTTP request, and log it."""
         self._active += 1
-        self._is_idle.clear()
+        self._idle.clear()
         connection, connections = cast("Connection", request.protocol), self._connections
-        connections.busy(connection)
+        connections.mark_busy(connection)
         try:
             response = await self._handle(request)
-            if self._is_ending:
+            if self._draining:
                 response.force_close()
-            connections.wait(connection, connections.answers)
-            with contextlib.suppress(ConnectionError):  # the client left
+            connections.mark_waiting(connection, connections.responses)
+            with contextlib.suppress(ConnectionError):  # the client disconnected
                 await response.prepare(request)
                 await response.write_eof()
             return response
         finally:
-            connections.wait(connection, connections.idle)
+            connections.mark_waiting(connection, connections.idle)
             self._active -= 1
             if not self._active:
-                self._is_idle.set()
+                self._idle.set()
 
     async def drain(self) -> None:
-        """Wait for the requests in flight, but not for ever; each answer is its connection's last."""
-        self._is_ending = True
-        with contextlib.suppress(TimeoutError):  # not aiohttp's own shutdown, which reads no further body
+        """Wait for requests in progress, for a limited time; close each connection after its response."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):  # aiohttp's own shutdown stops reading bodies
             if self._active:
-                await asyncio.wait_for(self._is_idle.wait(), SHUTDOWN_TIMEOUT)
+                await asyncio.wait_for(self._idle.wait(), SHUTDOWN_TIMEOUT)
 
     def malformed(self) -> web.Response:
-        """The answer to what is not HTTP."""
+        """The response to malformed HTTP."""
         request_id = str(uuid.uuid4())
         error = GatewayError("DEFAULT_4XX", "The request is not well-formed HTTP")
         return _response(self._refusal(error, request_id), request_id)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        began = time.monotonic()
+        start = time.monotonic()
         request_id = str(uuid.uuid4())
-        callers: list[str] = []
         try:
-            answer = await self._answer(request, request_id, callers)
+            response = await self._respond(request, request_id)
         except GatewayError as error:
-            answer = self._refusal(error, request_id)
-        except Exception:  # noqa: BLE001 - whatever happened, the client gets an answer
+            response = self._refusal(error, request_id)
+        except Exception:  # noqa: BLE001 - the client gets a response after any error
             _log.exception("%s: the gateway failed", request_id)
-            answer = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
-        _log_access(request, request_id, callers, answer, time.monotonic() - began)
-        return _response(answer, request_id)
+            response = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
+        _log_access(request, request_id, response, time.monotonic() - start)
+        return _response(response, request_id)
 
-    async def _answer(self, request: web.BaseRequest, request_id: str, callers: list[str]) -> events.Response:
-        """Route, API key, usage plan, integration: API Gateway's order."""
+    async def _respond(self, request: web.BaseRequest, request_id: str) -> events.Response:
+        """Route, API key, usage plan, integration, in API Gateway's order."""
         url = request.rel_url
         try:
             path = self._within_stage(url.raw_path)
             route, path_parameters = self._contract.route(request.method, path)
-        except GatewayError:  # this is all that the gateway serves beside its document
-            if beside := self._docs.respond(request.method, url.raw_path):
-                return beside
+        except GatewayError:  # the document does not contain the API docs
+            if docs := self._docs.respond(request.method, url.raw_path):
+                return docs
             raise
         key_name = self._identify(request, route) if route.needs_key else None
-        callers += [key_name] if key_name else []
+        request["key_name"] = key_name
         identity = _identity(request, key_name)
         is_shared = _is_shared(request, route, path_parameters)
         is_due = is_shared and self._cache.is_due(route.resource)
-        if is_shared and not is_due and (kept := self._cache.find(route.resource)):
-            return kept
+        if is_shared and not is_due and (cached := self._cache.find(route.resource)):
+            return cached
         if not is_due:
             self._count(key_name, identity)
-        read = events.Request(
+        complete = events.Request(
             request_id=request_id,
             method=request.method,
             path=path,
@@ -145,62 +144,66 @@ class Gateway:
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
         if not is_due:
-            return await self._integrate(read, route)
+            return await self._integrate(complete, route)
         try:
-            answer = await self._integrate(read, route)
-        except GatewayError:  # such as that all workers are busy
-            if kept := self._cache.find(route.resource):
-                return kept
+            response = await self._integrate(complete, route)
+        except GatewayError:  # such as: all workers are busy
+            if cached := self._cache.find(route.resource):
+                return cached
             raise
-        self._cache.keep(route.resource, answer)
-        return answer
+        self._cache.store(route.resource, response)
+        return response
 
-    async def _integrate(self, read: events.Request, route: Route) -> events.Response:
+    async def _integrate(self, request: events.Request, route: Route) -> events.Response:
         if route.integration["type"] == "mock":
-            return events.mock_response(read, route)
-        if len(read.body) > MAX_EVENT_BODY:
+            return events.mock_response(request, route)
+        if len(request.body) > MAX_EVENT_BODY:
             raise GatewayError("REQUEST_TOO_LARGE")
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
-        event = events.proxy_event(read, route)
+        event = events.proxy_event(request, route)
         return events.proxy_response(await self._pool.invoke(event, timeout))
 
     async def _read_body(self, request: web.BaseRequest, route: Route) -> bytes:
-        """The body; none of a mock's request. Where none is taken, one is refused, and none of it is kept."""
+        """The body, or b"" for a mock. A body that the operation does not accept is refused unread."""
         if not request.can_read_body or route.integration["type"] == "mock":
-            return b""  # aiohttp reads it to its end, and keeps none of it
-        most, error = MAX_PAYLOAD, GatewayError("REQUEST_TOO_LARGE")
+            return b""  # aiohttp reads and discards it
+        limit, error = MAX_PAYLOAD, GatewayError("REQUEST_TOO_LARGE")
         if not route.needs_key:
-            most = MAX_UNAUTHENTICATED_BODY
+            limit = MAX_UNAUTHENTICATED_BODY
             if not route.takes_body:
-                most, error = 0, GatewayError("DEFAULT_4XX", "This takes no body")
-        if (request.content_length or 0) > most:
+                limit, error = 0, GatewayError("DEFAULT_4XX", "This takes no body")
+        if (request.content_length or 0) > limit:
             raise error
-        complete = request.content.is_eof()  # all of it came with the head
-        body = request.content.read_nowait() if complete else await self._receive_body(request, most)
-        if len(body) > most:
+        is_complete = request.content.is_eof()  # it arrived with the head
+        body = request.content.read_nowait() if is_complete else await self._receive_body(request, limit)
+        if len(body) > limit:
             raise error
         return body
 
-    async def _receive_body(self, request: web.BaseRequest, most: int) -> bytes:
-        """The body, or its beginning if that has more octets than `most`."""
+    async def _receive_body(self, request: web.BaseRequest, limit: int) -> bytes:
+        """The body, or only its beginning if it exceeds `limit` bytes."""
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         connection, connections = cast("Connection", request.protocol), self._connections
-        connections.wait(connection, connections.uploads)
+        connections.mark_waiting(connection, connections.uploads)
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 async for chunk in request.content.iter_any():
                     body += chunk
-                    if len(body) > most:
+                    if len(body) > limit:
                         break
-                    connections.received(connection, connections.uploads, len(chunk))
+                    connections.add_partial(connection, connections.uploads, len(chunk))
         except TimeoutError:
             raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
-        except (web.RequestPayloadError, ConnectionError, RuntimeError):  # the last if it ended before this
+        except (
+            web.RequestPayloadError,
+            ConnectionError,
+            RuntimeError,
+        ):  # RuntimeError if it failed before this
             raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
         finally:
-            connections.busy(connection)
+            connections.mark_busy(connection)
         return bytes(body)
 
     def _refusal(self, error: GatewayError, request_id: str) -> events.Response:
@@ -213,12 +216,12 @@ class Gateway:
         return path.removeprefix(prefix)
 
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
-        given = credentials.extract_api_key(request.headers.get, basic=route.takes_basic)
-        if given is None and route.takes_basic and request.secure:  # nobody is asked for it in clear text
+        key = credentials.extract_api_key(request.headers.get, basic=route.takes_basic)
+        if key is None and route.takes_basic and request.secure:  # never ask for a password over plain HTTP
             raise GatewayError("UNAUTHORIZED")
-        name = self._keys.identify(given or "")
+        name = self._keys.identify(key or "")
         if name is None:
-            if given and self._limiter:  # not for the right key: guesses do not lock it out
+            if key and self._limiter:  # charge the address: guesses must not block the valid key
                 self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
             raise GatewayError("INVALID_API_KEY")
         return name
@@ -231,91 +234,89 @@ class Gateway:
 
 
 def _is_shared(request: web.BaseRequest, route: Route, path_parameters: dict[str, str]) -> bool:
-    """Whether everybody who sends this request may get the same answer of the function."""
+    """Whether the function's response to this request is the same for all clients."""
     depends = route.needs_key or path_parameters or request.rel_url.raw_query_string or request.can_read_body
     return request.method == "GET" and route.integration["type"] != "mock" and not depends
 
 
-def _response(answer: events.Response, request_id: str) -> web.Response:
-    headers = CIMultiDict(answer.headers)
+def _response(response: events.Response, request_id: str) -> web.Response:
+    headers = CIMultiDict(response.headers)
     headers["x-amzn-RequestId"] = request_id
     headers["x-amz-apigw-id"] = request_id.replace("-", "")[:16]
     headers["Server"] = "certlet"
-    body: bytes | AsyncIterator[memoryview] = answer.body
-    if len(answer.body) > LARGE_RESPONSE:
-        headers["Content-Length"] = str(len(answer.body))
-        body = _in_parts(answer.body)
-    return web.Response(status=answer.status, headers=headers, body=body)
+    body: bytes | AsyncIterator[memoryview] = response.body
+    if len(response.body) > LARGE_RESPONSE:
+        headers["Content-Length"] = str(len(response.body))
+        body = _in_chunks(response.body)
+    return web.Response(status=response.status, headers=headers, body=body)
 
 
-async def _in_parts(body: bytes) -> AsyncIterator[memoryview]:
-    """A large body: aiohttp would keep a copy of it for each client that does not read it."""
+async def _in_chunks(body: bytes) -> AsyncIterator[memoryview]:
+    """Send a large body in chunks: aiohttp would copy all of it for each slow client."""
     for start in range(0, len(body), LARGE_RESPONSE):
         yield memoryview(body)[start : start + LARGE_RESPONSE]
 
 
 def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
-    presented = client_certificate(request.get_extra_info("ssl_object"))
+    certificate = client_certificate(request.get_extra_info("ssl_object"))
     return {
         "apiKeyId": key_name,
         "sourceIp": request.remote or "",
         "userAgent": request.headers.get("User-Agent"),
-        **({"clientCert": presented} if presented else {}),
+        **({"clientCert": certificate} if certificate else {}),
     }
 
 
-def _log_access(
-    request: web.BaseRequest, request_id: str, callers: list[str], answer: events.Response, took: float
-) -> None:
-    """Write one line of JSON in ASCII for an answer to stderr: neither the event nor the key."""
-    line = {
-        "access": events.utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
+def _log_access(request: web.BaseRequest, request_id: str, response: events.Response, seconds: float) -> None:
+    """Write an access log record to stderr, as one line of JSON, without the event and the key."""
+    record = {
+        "access": events.format_utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
         "request_id": request_id,
         "source_ip": request.remote,
-        "key": callers[0] if callers else None,
+        "key": request.get("key_name"),
         "method": request.method[:_LOGGED_CHARS],
         "path": request.rel_url.raw_path[:_LOGGED_CHARS],
-        "status": answer.status,
-        "bytes": len(answer.body),
-        "milliseconds": round(took * 1000, 1),
+        "status": response.status,
+        "bytes": len(response.body),
+        "milliseconds": round(seconds * 1000, 1),
     }
     stderr = sys.stderr.fileno()
-    # A log that nobody reads is no reason not to answer. In a pipe a long audit line may be under way.
+    # An unwritable log must not prevent responses. The lock keeps long audit records in a pipe intact.
     with contextlib.suppress(OSError), audit.locked_descriptor(stderr):
-        os.write(stderr, f"{to_json(line)}\n".encode("ascii"))
+        os.write(stderr, f"{to_json(record)}\n".encode("ascii"))
 
 
 class SupervisorLink(KeyFile):
     """The socket to the supervisor, which also reads the file of API keys: this process cannot.
 
-    Each method raises EOFError if the supervisor is gone.
+    Each method raises EOFError if the supervisor has exited.
     """
 
     def __init__(self, control: socket.socket) -> None:
         """Receive the configuration."""
         self._control = control
-        self._lines = control.makefile("rb")
-        self.configuration = Configuration(**json.loads(self._line()))
+        self._messages = control.makefile("rb")
+        self.configuration = Configuration(**json.loads(self._receive()))
         super().__init__(Path(self.configuration.key_file))
 
-    def _line(self) -> bytes:
-        if line := self._lines.readline():
-            return line
-        raise EOFError("the supervisor is gone")
+    def _receive(self) -> bytes:
+        if message := self._messages.readline():
+            return message
+        raise EOFError("the supervisor has exited")
 
     def wait_for_workers(self, on_close: Callable[[], None]) -> None:
-        """Wait until all workers are ready; `on_close` is called when the supervisor is gone after that."""
-        self._line()
+        """Wait until all workers are ready; after that, call `on_close` when the supervisor exits."""
+        self._receive()
         asyncio.get_running_loop().add_reader(self._control, on_close)
 
     def send(self, **message: object) -> None:
-        """Tell the supervisor where we listen, or why we do not; or ask for API keys."""
+        """Send the port, an error, or a request for the API keys."""
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> dict[str, str]:
-        """The API keys, as in `KeyFile`."""
+        """Have the supervisor read the file; see `KeyFile`."""
         self.send(api_keys=True)
-        message = json.loads(self._line())
+        message = json.loads(self._receive())
         if "error" in message:
             raise KeyFileError(message["error"])
         keys: dict[str, str] = message["keys"]
@@ -323,7 +324,7 @@ class SupervisorLink(KeyFile):
 
 
 def _tls(configuration: Configuration) -> Tls | None:
-    """The server's side of TLS, with the operator's certificate if there is one."""
+    """The server's side of TLS, with the operator's certificate if there is one; None for plain HTTP."""
     if not configuration.tls_certificate:
         return None
     tls = Tls(configuration.tls_certificate, configuration.tls_key, configuration.tls_key_password)
@@ -333,19 +334,19 @@ def _tls(configuration: Configuration) -> Tls | None:
 
 
 def _enter_sandbox(configuration: Configuration) -> None:
-    """Give up what is not needed; the directory of API keys is the CA's."""
+    """Enter the sandbox. The file of API keys is in the CA's directory."""
     is_self_issued = bool(configuration.tls_signing_event)
     writable = [Path(configuration.tls_certificate).parent] if is_self_issued else []
     sandbox.enter([Path(configuration.key_file).parent], writable)
 
 
 async def serve(link: SupervisorLink, channel: socket.socket) -> int:
-    """Serve until SIGTERM, SIGINT or the supervisor's end; requests in flight are answered first."""
+    """Serve until SIGTERM, SIGINT or the supervisor's exit, and then finish the requests in progress."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in STOP:
         loop.add_signal_handler(number, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # as the supervisor starts us they are blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)  # the supervisor starts this process with them blocked
     configuration = link.configuration
     pool = WorkerPool(channel)
     connections = Connections()
@@ -359,14 +360,14 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
     try:
         link.wait_for_workers(stop.set)
         tls = _tls(configuration)
-        # From here on: no thread has been started that could be left out, and no client is there yet.
+        # Before any other thread, which the sandbox would not restrict, and before any client.
         _enter_sandbox(configuration)
         if tls and configuration.tls_client_ca_event:
             await tls.load_client_cas(pool.invoke, configuration.tls_client_ca_event)
         if tls and configuration.tls_signing_event:
-            ends = await tls.enroll(pool.invoke, configuration.tls_signing_event)
+            expires_at = await tls.enroll(pool.invoke, configuration.tls_signing_event)
             renewal = asyncio.create_task(
-                tls.renew_forever(pool.invoke, configuration.tls_signing_event, ends)
+                tls.renew_forever(pool.invoke, configuration.tls_signing_event, expires_at)
             )
         listener = Listener(connections, create, tls.context if tls else None)
         port = await listener.open(configuration.host, configuration.port)
@@ -380,29 +381,29 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
         renewal.cancel()
     await gateway.drain()
     await manager.shutdown(1)
-    # The loop takes its handlers along: one more signal would end us by what it does by default.
+    # The loop removes its handlers, after which a further signal would kill the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     return 0
 
 
 def _startup_error(error: Exception, configuration: Configuration) -> str:
-    """Why it does not listen, for whoever started it, in one line."""
-    if isinstance(error, socket.gaierror | UnicodeError):  # the latter's of what no DNS name can be
-        return f"the host {configuration.host} is not found: give --host an address of this machine"
-    where = f"{configuration.host}:{configuration.port}"
+    """The error that prevents the start, as one line."""
+    if isinstance(error, socket.gaierror | UnicodeError):  # UnicodeError: not a possible DNS name
+        return f"host {configuration.host} not found: set --host to an address of this machine"
+    address = f"{configuration.host}:{configuration.port}"
     if isinstance(error, OSError) and not error.filename:
         match error.errno:
             case errno.EADDRINUSE:
-                return f"{where} is in use, perhaps by another certlet serve: give another --port"
+                return f"{address} is in use, perhaps by another certlet serve: choose another --port"
             case errno.EACCES:
-                return f"{where} is not for this user to open: give a --port above 1023"
-            case errno.EADDRNOTAVAIL | None:  # newer Pythons tell no number
-                return f"{configuration.host} is no address of this machine: give another --host"
+                return f"no permission to listen on {address}: choose a --port above 1023"
+            case errno.EADDRNOTAVAIL | None:  # newer versions of Python set no errno
+                return f"{configuration.host} is not an address of this machine: choose another --host"
     return one_line(error)
 
 
 def main(arguments: list[str]) -> int:
-    """Be the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
+    """Run the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""The usage plan: how many requests a caller may send. Counts begin again with the process."""
+"""The usage plan: how many requests a caller may send. A restart resets all counts."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from typing import Any, Final
 from service.gateway.routes import GatewayError, UsagePlan
 
 PERIODS: Final = {"DAY": 86_400, "WEEK": 604_800, "MONTH": 2_592_000}  # seconds; a month is 30 days
-MAX_CALLERS: Final = 10_000  # without an API key, whose buckets are kept: 4 MB
+MAX_CALLERS: Final = 10_000  # callers without an API key that have a bucket; 4 MB
 
 
 @dataclass
 class _Bucket:
-    """How much one caller has left: tokens of the bucket, and the count of the period."""
+    """The token bucket of one caller, and its count of requests in the current period."""
 
     tokens: float
-    at: float
+    filled_at: float
     period: int = 0
     count: int = 0
 
 
 class UsagePlanLimiter:
-    """The plan, enforced: a token bucket for each caller, and a quota for each API key."""
+    """Enforces the plan: a token bucket for each caller, and a quota for each API key."""
 
     def __init__(self, plan: UsagePlan, monotonic: Callable[[], float], wall: Callable[[], float]) -> None:
-        """Count nothing yet.
+        """Start with full buckets.
 
         Args:
-            plan: the figures.
-            monotonic: seconds that never go back.
-            wall: seconds since 1970, UTC, for the quota's periods.
+            plan: the limits.
+            monotonic: returns seconds and never goes back.
+            wall: returns seconds since 1970, UTC, for the periods of the quota.
         """
         self._plan = plan
         self._monotonic = monotonic
         self._wall = wall
         self._keys: dict[str, _Bucket] = {}
-        self._others: dict[str, _Bucket] = {}  # the one that called last is the last
+        self._others: dict[str, _Bucket] = {}  # least recently used first
 
     def charge_key(self, name: str) -> None:
-        """Count one request with an API key.
+        """Count a request with an API key.
 
         Raises:
-            GatewayError: THROTTLED or QUOTA_EXCEEDED; then it was not counted.
+            GatewayError: THROTTLED or QUOTA_EXCEEDED; the request does not count.
         """
-        use = self._fill(self._keys, name)
+        bucket = self._fill(self._keys, name)
         period = int(self._wall() // PERIODS[self._plan.period])
-        if period != use.period:
-            use.period, use.count = period, 0
-        if use.count >= self._plan.quota:
+        if period != bucket.period:
+            bucket.period, bucket.count = period, 0
+        if bucket.count >= self._plan.quota:
             raise GatewayError("QUOTA_EXCEEDED")
-        use.count += 1
-        use.tokens -= 1
+        bucket.count += 1
+        bucket.tokens -= 1
 
     def charge(self, caller: str) -> None:
-        """Count one request without an API key, which has no quota.
+        """Count a request without an API key; such requests have no quota.
 
         Raises:
-            GatewayError: THROTTLED; then it was not counted.
+            GatewayError: THROTTLED; the request does not count.
         """
-        if use := self._others.pop(caller, None):
-            self._others[caller] = use
+        if bucket := self._others.pop(caller, None):
+            self._others[caller] = bucket
         elif len(self._others) >= MAX_CALLERS:
-            del self._others[next(iter(self._others))]  # by now it is full, and so would a new one be
+            del self._others[next(iter(self._others))]  # its bucket is full by now, as a new one is
         self._fill(self._others, caller).tokens -= 1
 
-    def _fill(self, uses: dict[str, _Bucket], caller: str) -> _Bucket:
-        """The caller's bucket, which has a token."""
+    def _fill(self, buckets: dict[str, _Bucket], caller: str) -> _Bucket:
+        """Fill the caller's bucket; raise GatewayError if it contains no whole token."""
         now, plan = self._monotonic(), self._plan
-        use = uses.setdefault(caller, _Bucket(tokens=plan.burst, at=now))
-        use.tokens = min(plan.burst, use.tokens + (now - use.at) * plan.rate)
-        use.at = now
-        if use.tokens < 1:
+        bucket = buckets.setdefault(caller, _Bucket(tokens=plan.burst, filled_at=now))
+        bucket.tokens = min(plan.burst, bucket.tokens + (now - bucket.filled_at) * plan.rate)
+        bucket.filled_at = now
+        if bucket.tokens < 1:
             raise GatewayError("THROTTLED")
-        return use
+        return bucket
 
 
 def caller_id(identity: Mapping[str, Any]) -> str:
-    """Whom a request without an API key counts for: its client certificate, or else its address."""
+    """The caller of a request without an API key: its client certificate, otherwise its address."""
     if certificate := identity.get("clientCert"):
         return f"{certificate['serialNumber']} {certificate['issuerDN']}"
     return network(identity["sourceIp"])
@@ -88,10 +88,10 @@ def caller_id(identity: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def network(address: str) -> str:
-    """An address of IPv4; the /64 of one of IPv6, for a host has all addresses of that (RFC 4291 2.5.1)."""
+    """An IPv4 address, or the /64 network of an IPv6 address: a host can use all of it (RFC 4291 2.5.1)."""
     try:
         ip = ipaddress.ip_address(address)
-    except ValueError:  # the client is gone
+    except ValueError:  # empty: the client has disconnected
         return ""
     ip = getattr(ip, "ipv4_mapped", None) or ip
     return str(ip) if ip.version == 4 else f"{int(ip) >> 64:x}::/64"  # noqa: PLR2004

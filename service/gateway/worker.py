@@ -1,11 +1,11 @@
-"""A worker: a process that answers calls with the Lambda handler, one at a time, as on AWS.
+"""A worker: a process that runs the Lambda handler for one call at a time, as on AWS.
 
 All workers share one end of a SOCK_SEQPACKET socket pair, the *channel*; the gateway has the other end. So
-the kernel hands each call to an idle worker, and a call that no worker has begun is not lost with a worker.
+the kernel gives each call to an idle worker, and a crash loses no call that has not begun.
 
-A packet is the number of its call, and JSON. The JSON of a large message is in a sealed memfd, which the
-packet carries next to the first byte. A worker writes the number of the call that it has begun into its
-*slot*, shared memory that nobody else can write: if the worker dies, the slot says which call died with it.
+A packet consists of the number of its call and JSON. The JSON of a large message is in a sealed memfd; the
+packet then carries its first byte and the descriptor. When a call begins, the worker writes its number into
+its *slot*, shared memory that only this worker can write: after a crash, the slot identifies the lost call.
 A packet without JSON carries the slot of a new worker.
 """
 
@@ -28,16 +28,16 @@ from typing import Any, Final, NamedTuple
 
 from service import hardening
 
-NUMBER: Final = struct.Struct("=Q")  # of a call, from 1; a slot holds one too
-MAX_PACKET: Final = 32_768  # bytes; what is longer goes into a memfd, for the socket's buffer is limited
+NUMBER: Final = struct.Struct("=Q")  # of a call, from 1; also the content of a slot
+MAX_PACKET: Final = 32_768  # bytes; longer messages use a memfd, because the socket's buffer is limited
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes of JSON
 _SEALED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h; Python has no name for it
+_F_SEAL_FUTURE_WRITE: Final = 0x10  # linux/fcntl.h; not in Python's fcntl
 to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Packet(NamedTuple):
-    """A packet as it was received; `descriptors` has at most one member, which the receiver closes."""
+    """A received packet. `descriptors` has at most one member, which the receiver must close."""
 
     number: int
     data: bytes
@@ -45,7 +45,7 @@ class Packet(NamedTuple):
 
 
 class Context:
-    """What the handler gets as its second argument, as on Lambda."""
+    """The second argument of the handler, as on Lambda."""
 
     def __init__(self, request_id: str, deadline: float) -> None:
         self.aws_request_id = request_id
@@ -57,19 +57,19 @@ class Context:
 
 
 def encode(number: int, message: Mapping[str, Any]) -> bytes:
-    """Encode what JSON can say about the call of this number, in ASCII.
+    """Encode a message about the call with this number, in ASCII.
 
     Raises:
-        TypeError, ValueError: JSON cannot say it.
+        TypeError, ValueError: the message cannot be encoded as JSON.
     """
     return NUMBER.pack(number) + to_json(message).encode("ascii")
 
 
 def send(channel: socket.socket, packet: bytes) -> None:
-    """Send what `encode` returned.
+    """Send a packet that `encode` returned.
 
     Raises:
-        OSError: it was not sent; BlockingIOError if there is no room now.
+        OSError: it was not sent; BlockingIOError if the channel has no room.
     """
     if len(packet) <= MAX_PACKET:
         channel.send(packet)
@@ -84,7 +84,7 @@ def receive(channel: socket.socket) -> Packet | None:
     """Receive a packet, or None if the other end is closed. The number of a malformed packet is 0.
 
     Raises:
-        OSError: nothing was received; BlockingIOError if there is nothing now.
+        OSError: nothing was received; BlockingIOError if no packet has arrived.
     """
     data, descriptors, flags, _ = socket.recv_fds(channel, MAX_PACKET, 1)
     if not data:
@@ -98,21 +98,21 @@ def decode(packet: Packet) -> dict[str, Any]:
     """Decode a packet's message, and close its descriptor.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: the packet is not a message.
     """
     data = packet.data
     for descriptor in packet.descriptors:
         with os.fdopen(descriptor):
-            _verify_seals(descriptor, _SEALED)  # to read anything but a memfd could block
+            _verify_seals(descriptor, _SEALED)  # reading anything but a memfd could block
             data = os.pread(descriptor, min(os.fstat(descriptor).st_size, MAX_MESSAGE), 0)
     message = json.loads(data)
     if not isinstance(message, dict):
-        raise ValueError("a message is an object")  # noqa: TRY004 - as JSON's own errors are
+        raise ValueError("a message must be an object")  # noqa: TRY004 - JSON errors are ValueErrors too
     return message
 
 
 def create_slot() -> tuple[memoryview, int]:
-    """Create a slot: a view to write it, and a descriptor through which nobody can write it."""
+    """Create a slot: a writable view, and a read-only descriptor for other processes."""
     descriptor = os.memfd_create("slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, NUMBER.size)
     view = memoryview(mmap.mmap(descriptor, NUMBER.size)).cast("Q")
@@ -125,21 +125,21 @@ def map_slot(descriptor: int) -> memoryview:
     """Map a worker's slot to read it.
 
     Raises:
-        ValueError: it is no slot, or it could shrink, and to read it would end the process.
+        ValueError: it is not a slot, or it could shrink: then reading it would kill the process.
     """
     _verify_seals(descriptor, fcntl.F_SEAL_SHRINK)
     return memoryview(mmap.mmap(descriptor, NUMBER.size, prot=mmap.PROT_READ)).cast("Q")
 
 
 def _verify_seals(descriptor: int, seals: int) -> None:
-    with contextlib.suppress(OSError):  # it is no memfd
+    with contextlib.suppress(OSError):  # it is not a memfd
         if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & seals == seals:
             return
     raise ValueError("the descriptor is not a sealed memfd")
 
 
 def serve(channel: socket.socket, slot: memoryview, handler: Callable[[Any, Context], Any]) -> None:
-    """Answer calls until the gateway's end is closed. SIGALRM ends the process if a call takes too long."""
+    """Handle calls until the gateway closes its end. SIGALRM ends the process if a call takes too long."""
     with contextlib.suppress(ConnectionError):
         while packet := receive(channel):
             slot[0] = packet.number
@@ -151,7 +151,7 @@ def serve(channel: socket.socket, slot: memoryview, handler: Callable[[Any, Cont
 
 
 def _respond(packet: Packet, handler: Callable[[Any, Context], Any]) -> bytes | None:
-    """The response to a call; None if it is late: the gateway has refused it."""
+    """The response to a call; None if the call is late: the gateway has refused it."""
     request_id = "?"
     try:
         call = decode(packet)
@@ -167,7 +167,7 @@ def _respond(packet: Packet, handler: Callable[[Any, Context], Any]) -> bytes | 
 
 
 def one_line(error: Exception) -> str:
-    """An error in one line; if a file cannot be used, its name comes first."""
+    """Format an error as one line; the name of an unusable file comes first."""
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
@@ -175,33 +175,32 @@ def one_line(error: Exception) -> str:
 
 
 def yield_to_others() -> None:
-    """Do not preempt whoever wakes this process: gateway and worker would take turns after each packet."""
+    """Avoid preemption of the process that wakes this one: otherwise they alternate after each packet."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def main(arguments: list[str]) -> int:
-    """Be a worker: `CHANNEL SUPERVISOR MODULE.FUNCTION`, the first two being descriptors of sockets.
+    """Run a worker: `CHANNEL SUPERVISOR MODULE.FUNCTION`; the first two are descriptors of sockets.
 
-    The supervisor sends the secret part of the environment once the process is sealed. The module may have a
-    `init()`, which is called once before the first event: Lambda's init phase.
+    A function `init` of the module, if any, runs once before the first event: Lambda's init phase.
     """
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the gateway ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group; the gateway stops workers
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     slot, descriptor = create_slot()
     with socket.socket(fileno=int(arguments[1])) as supervisor, supervisor.makefile("rb") as messages:
         socket.send_fds(supervisor, [b"\n"], [descriptor])
         os.close(descriptor)
-        os.environ.update(json.loads(messages.readline() or sys.exit("the supervisor is gone")))
+        os.environ.update(json.loads(messages.readline() or sys.exit("the supervisor has exited")))
         module_name, _, name = arguments[2].rpartition(".")
         try:
             module = importlib.import_module(module_name)
             handler = getattr(module, name)
             getattr(module, "init", lambda: None)()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor reports it, in one line
+        except Exception as error:  # noqa: BLE001 - the supervisor reports any error, in one line
             supervisor.sendall(to_json({"error": one_line(error)}).encode())
             return 1
         supervisor.sendall(b"{}\n")

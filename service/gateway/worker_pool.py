@@ -14,9 +14,9 @@ from typing import Any, Final
 from service.gateway.routes import GatewayError
 from service.gateway.worker import Packet, decode, encode, map_slot, receive, send
 
-QUEUE_TIMEOUT: Final = 1.0  # seconds; a call that no worker begins within is refused
-TICK: Final = 0.05  # seconds between two looks for calls that are late
-GRACE: Final = 1.0  # seconds after its time-out in which the worker's end of a call is known
+QUEUE_TIMEOUT: Final = 1.0  # seconds; a call that no worker has begun by then is refused
+TICK: Final = 0.05  # seconds between checks for late calls
+GRACE: Final = 1.0  # seconds after its time-out for the worker to report the end of a call
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,28 @@ class _Call:
     response: asyncio.Future[Any]
 
     def fail(self, kind: str) -> None:
-        """Answer with a gateway response, unless there is an answer."""
+        """Fail with a gateway response, unless there is a response."""
         if not self.response.done():
             self.response.set_exception(GatewayError(kind))
 
 
 class WorkerPool:
-    """Sends calls into the channel, and reads there what workers and supervisor say about them."""
+    """Sends calls through the channel, and receives the messages of workers and supervisor from it."""
 
     def __init__(self, channel: socket.socket) -> None:
-        """Read the channel from now on, in the running loop."""
+        """Start to read the channel, in the running loop."""
         channel.setblocking(False)  # noqa: FBT003 - the standard library's own
         self._channel = channel
         self._numbers = itertools.count(1)
-        self._calls: dict[int, _Call] = {}  # in the order in which they must begin
-        self._unsent: dict[int, bytes] = {}  # packets for which the channel has no room
+        self._calls: dict[int, _Call] = {}  # in the order of `begin_by`
+        self._unsent: dict[int, bytes] = {}  # packets that wait for room in the channel
         self._slots: dict[int, memoryview] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel, self._read)
 
-    async def invoke(self, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109 - JSON; the document's own time-out
-        """Have a worker answer an event. A call that has begun runs to its end, even if the client leaves.
+    async def invoke(self, event: dict[str, Any], timeout: float) -> Any:  # noqa: ANN401, ASYNC109 - JSON; the time-out of the document
+        """Have a worker handle an event. A call that has begun completes even if the client disconnects.
 
         Args:
             event: the proxy event.
@@ -72,7 +72,7 @@ class WorkerPool:
             self._unsent.pop(number, None)
 
     def _send(self) -> None:
-        """Send while there is room. Each response makes some, and is followed by another attempt."""
+        """Send packets while there is room. Each response frees some, and `_read` then calls this again."""
         with contextlib.suppress(OSError):
             while self._unsent:
                 number = next(iter(self._unsent))
@@ -80,11 +80,11 @@ class WorkerPool:
                 del self._unsent[number]
 
     def _read(self) -> None:
-        """Read all packets that there are."""
-        with contextlib.suppress(OSError):  # there are no more
+        """Read all packets that have arrived."""
+        with contextlib.suppress(OSError):  # no packet is left
             while packet := receive(self._channel):
                 self._on_response(packet) if packet.data else self._on_slot(packet)
-            self._loop.remove_reader(self._channel)  # nobody is at the other end
+            self._loop.remove_reader(self._channel)  # the other end is closed
         self._send()
 
     def _on_response(self, packet: Packet) -> None:
@@ -99,7 +99,7 @@ class WorkerPool:
             call.fail("INTEGRATION_TIMEOUT" if "timed_out" in message else "DEFAULT_5XX")
 
     def _on_slot(self, packet: Packet) -> None:
-        """Map the slot of a new worker, in place of the one of the worker that it replaces."""
+        """Map the slot of a new worker; it replaces the slot of the previous worker with this index."""
         for descriptor in packet.descriptors:
             with os.fdopen(descriptor), contextlib.suppress(ValueError):
                 self._slots[packet.number] = map_slot(descriptor)
@@ -107,8 +107,8 @@ class WorkerPool:
     def _check_deadlines(self) -> None:
         """Refuse calls that no worker has begun in time.
 
-        A worker writes its slot before it looks at the time. So a call that is in no slot now will not begin,
-        or has ended and its response can be read.
+        A worker writes its slot before it checks `begin_by`. So a late call that is in no slot will never
+        begin, or it has ended and the second `_read` receives its response.
         """
         self._read()
         begun = {slot[0] for slot in self._slots.values()}

@@ -104,7 +104,9 @@ def test_server_output_contains_no_secret(home: Path) -> None:
         assert full.status == 503
         (home / "ca" / "signing-ca.key").rename(home / "away")
         os.kill(worker, signal.SIGABRT)
-        servers.wait_until(lambda: server.request("GET", "/health") and "does not start" in server.read_log())
+        servers.wait_until(
+            lambda: server.request("GET", "/health") and "cannot start a worker" in server.read_log()
+        )
         (home / "away").rename(home / "ca" / "signing-ca.key")
     wrong = servers.certlet("serve", "--port", "0", cwd=home, env={"CERTLET_CA_PASSPHRASE": STRANGER})
     none = servers.certlet("serve", "--port", "0", cwd=home)

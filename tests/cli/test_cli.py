@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.cli import certlet
 
-NO_HOST = "certlet: the host {} is not found: give --host an address of this machine"
+NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ NO_HOST = "certlet: the host {} is not found: give --host an address of this mac
         (("serve", "--port", "99999"), 2, "port"),
         (("serve", "--workers", "0"), 2, "1<=x<=64"),
         (("serve", "--host", "192.0.2.1"), 1, "not loopback"),
-        (("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"), 1, "9 is no address of this"),
+        (("serve", "--ephemeral", "--host", "203.0.113.9", "--insecure-http"), 1, "9 is not an address"),
         (("serve", "--ephemeral", "--host", "a.invalid", "--insecure-http"), 1, NO_HOST.format("a.invalid")),
         (("serve", "--ephemeral", "--host", "a..b", "--insecure-http"), 1, NO_HOST.format("a..b")),
         (("serve", "--audit-log", "none/a"), 1, "certlet: --audit-log none/a: No such file or directory"),

@@ -21,7 +21,7 @@ def with_new_fields(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def certlet_server(current: HttpService) -> Iterator[HttpService]:
+def newer_server(current: HttpService) -> Iterator[HttpService]:
     """Run the proxy until the end of the block."""
 
     class Handler(servers.QuietHandler):

@@ -224,7 +224,7 @@ def test_client_ignores_new_response_fields(
 ) -> None:
     """The client accepts a new field in every object of every response: additions are compatible."""
     generated = client(clients, name)
-    with newer_server.certlet_server(server) as newer:
+    with newer_server.newer_server(server) as newer:
         assert "new_field" in newer.request("GET", "/profiles").json()["profiles"][0]
         printed = run(
             *generated.command, newer.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=generated.env

@@ -178,7 +178,7 @@ def test_failed_renewal_is_retried(
     assert (tmp_path / "crt").read_text() == pem(client)
     assert next(results, None) is None
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        "the function did not answer: INTEGRATION_TIMEOUT",
+        "the function did not respond: INTEGRATION_TIMEOUT",
         "the function did not return a signed certificate",
     ]
 
@@ -274,7 +274,7 @@ def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:
     servers.run(*command.split(), cwd=tmp_path)
     arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
     run = servers.certlet("serve", *arguments, cwd=tmp_path)
-    message = "certlet: OpenSSL does not take crt and key: ee key too small"
+    message = "certlet: OpenSSL cannot load crt and key: ee key too small"
     assert (run.returncode, run.stderr.decode().splitlines()) == (1, [message])
 
 

@@ -9,7 +9,7 @@ from service import atomic_write
 from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, hash_key
 
 
-def test_key_file_details(tmp_path: Path) -> None:
+def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
     """The folder is 0700, what a crash left over is no obstacle, names are bounded, and no file is no key."""
     file = KeyFile(tmp_path / "d" / "keys.json")
     file.add("a", "a" * 40)
@@ -25,7 +25,7 @@ def test_key_file_details(tmp_path: Path) -> None:
     assert ring.identify("b" * 40) is None
 
 
-def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
+def test_keyring_follows_changes_of_the_file(tmp_path: Path) -> None:
     """A keyring knows a key as soon as it is in the file, and forgets it as soon as it is not."""
     file = KeyFile(tmp_path / "keys.json")
     ring = Keyring(file, {"env": hash_key("e" * 40)})
@@ -38,7 +38,7 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert ring.identify("a" * 40) is None
 
 
-def test_keys_are_added_and_removed_one_after_the_other(tmp_path: Path) -> None:
+def test_concurrent_key_changes_are_serialised(tmp_path: Path) -> None:
     """However many do so at once, what one adds is there, and what one removes is gone."""
     keys = KeyFile(tmp_path / "keys.json")
     for number in range(20):
@@ -55,7 +55,7 @@ def test_keys_are_added_and_removed_one_after_the_other(tmp_path: Path) -> None:
     assert keys.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+def test_concurrent_add_keeps_a_removal(tmp_path: Path) -> None:
     """An add waits for whoever is changing the file, and reads what that one left."""
     keys = KeyFile(tmp_path / "keys.json")
     keys.add("stolen", "s" * 30)
@@ -68,7 +68,7 @@ def test_a_key_that_is_removed_meanwhile_does_not_come_back(tmp_path: Path) -> N
     assert sorted(keys.read()) == ["new"]
 
 
-def test_no_key_is_removed_where_there_is_no_file(tmp_path: Path) -> None:
+def test_key_removal_without_a_file_creates_no_directory(tmp_path: Path) -> None:
     """It is told as any other that there is not, and no directory is made."""
     with pytest.raises(KeyFileError, match="no key of the name 'x'"):
         KeyFile(tmp_path / "nowhere" / "keys.json").remove("x")
@@ -76,7 +76,7 @@ def test_no_key_is_removed_where_there_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff", "[" * 100_000, ""])
-def test_a_damaged_key_file_serves_nobody(tmp_path: Path, text: str) -> None:
+def test_damaged_key_file_raises_on_every_lookup(tmp_path: Path, text: str) -> None:
     """A file of keys that cannot be read, or a link to none, is an error each time, never an empty or an old list."""
     path = tmp_path / "keys.json"
     KeyFile(path).add("a", "a" * 40)

@@ -1,4 +1,4 @@
-"""Rules of the gateway's processes, where the table has no row for them."""
+"""Rules of the gateway's processes, where the table has no case for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_remaining_time_is_never_negative() -> None:
     assert Context("id", 0).aws_request_id == "id"
 
 
-def test_an_event_is_made_whole_for_wsgi() -> None:
+def test_event_is_normalised_for_wsgi() -> None:
     """Every value of the query, headers by their usual spelling, and none that poses as another."""
     normalise = aws_lambda._normalise_event
     normalised = normalise(
@@ -49,7 +49,7 @@ def test_an_event_is_made_whole_for_wsgi() -> None:
     assert normalise({"path": "/", "headers": None})["headers"] == {"X-Forwarded-Port": "443"}
 
 
-def test_server_details(tmp_path: Path) -> None:
+def test_gateway_logs_key_name_and_limits_bodies(tmp_path: Path) -> None:
     """The access log names the key and not its value; limits hold by length and by what comes; 504 ends a process."""
     document = second_api.document()
     with second_api.gateway_server(tmp_path, document) as server:
@@ -79,7 +79,7 @@ def test_server_details(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
+def test_stop_signal_completes_requests_in_progress(tmp_path: Path, number: int) -> None:
     """SIGTERM and SIGINT both let what is in flight finish, also after earlier requests."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
@@ -97,7 +97,7 @@ def test_in_flight_after_others(tmp_path: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
+def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, number: int) -> None:
     """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
@@ -117,7 +117,7 @@ def test_a_stop_that_is_asked_for_again(tmp_path: Path, number: int) -> None:
         assert [line for line in server.read_log().splitlines() if not line.startswith('{"access":')] == []
 
 
-def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
+def test_killed_gateway_is_reported(tmp_path: Path) -> None:
     """The twin: one that is ended from elsewhere is told, and is a failure."""
     with servers.certlet_server(tmp_path, "--ephemeral") as server:
         (gateway,) = server.pids("server")
@@ -126,17 +126,17 @@ def test_a_gateway_that_nobody_asked_to_stop(tmp_path: Path) -> None:
         assert server.read_log().endswith("certlet: the gateway was ended by signal 9\n")
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     """A port that is taken is one line, which says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken_:
         port = taken_.getsockname()[1]
         run = certlet("serve", "--ephemeral", "--port", str(port), cwd=tmp_path)
     assert run.returncode == 1
-    told = f"certlet: 127.0.0.1:{port} is in use, perhaps by another certlet serve: give another --port"
+    told = f"certlet: 127.0.0.1:{port} is in use, perhaps by another certlet serve: choose another --port"
     assert run.stderr.decode().splitlines() == [told]
 
 
-def test_a_handler_that_cannot_be_imported(tmp_path: Path) -> None:
+def test_handler_import_error_prevents_start(tmp_path: Path) -> None:
     """The gateway does not start without its function, and says why."""
     refused = pytest.raises(AssertionError, match="No module named 'nowhere'")
     with refused, second_api.gateway_server(tmp_path, second_api.document(), "nowhere.handler"):

@@ -38,7 +38,7 @@ def is_open(client: socket.socket) -> bool:
         return False
 
 
-def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
+def test_idle_connections_are_closed_at_the_limit(tmp_path: Path) -> None:
     """However many say nothing, or half of it, others are answered at once, and what is under way is finished."""
     limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
     command = [*limited, *CERTLET, "serve", "--port", "0"]
@@ -56,9 +56,9 @@ def test_connections_that_are_idle_make_room(tmp_path: Path) -> None:
             held.append(stack.enter_context(connect(server)))
             held[-1].sendall(HALF_A_HEAD if number % 2 else b"")
             if number % 20 == 0:
-                began = time.monotonic()
+                start = time.monotonic()
                 assert server.request("GET", "/health").status == 200
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - start < 1
         under_way.sendall(body[100:])
         assert under_way.recv(100).startswith(b"HTTP/1.1 200")
         most = DESCRIPTORS - connections.RESERVED_FDS
@@ -74,8 +74,8 @@ async def listening(most: int) -> AsyncIterator[int]:
 
     async def answer(request: web.BaseRequest) -> web.Response:
         connection = cast("Connection", request.protocol)
-        counted.busy(connection)
-        counted.wait(connection, counted.idle)
+        counted.mark_busy(connection)
+        counted.mark_waiting(connection, counted.idle)
         return web.Response(text="x")
 
     def create(client: socket.socket) -> Connection:
@@ -88,11 +88,11 @@ async def listening(most: int) -> AsyncIterator[int]:
     await manager.shutdown(0)
 
 
-def test_an_idle_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connection_is_closed_after_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word, with half a head, or after an answer; but not while there are requests."""
     monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.3)
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with listening(9) as port:
             clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
             (_, silent), (_, half), (_, once), (reader, busy) = clients
@@ -111,13 +111,13 @@ def test_an_idle_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             for _, writer in clients:
                 writer.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_the_one_that_is_idle_longest_makes_room() -> None:
+def test_longest_idle_connection_is_closed_first() -> None:
     """Which is the one whose last answer is the oldest, not the one that came first."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with listening(3) as port:
             clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
             reader, writer = clients[0]
@@ -132,13 +132,13 @@ def test_the_one_that_is_idle_longest_makes_room() -> None:
             for _, writer in clients:
                 writer.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_accept_without_a_descriptor_ends_a_silent_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accept_without_free_descriptors_closes_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """And is tried again."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with listening(9) as port:
             silent, first = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.sleep(0.05)
@@ -152,7 +152,7 @@ def test_accept_without_a_descriptor_ends_a_silent_connection(monkeypatch: pytes
             first.close()
             writer.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 class Group:
@@ -171,47 +171,47 @@ class Group:
         return connection
 
 
-def test_the_largest_group_makes_room() -> None:
+def test_oldest_connection_of_largest_group_is_closed() -> None:
     """Its oldest does. What is being answered does not, even if nobody else is there, or the limit shrinks."""
     group = Group(5)
     counted = group.counted
     uploads, idle = [group.admit(name) for name in "abc"], [group.admit(name) for name in "xy"]
     for connection in uploads:
-        counted.busy(connection)
-        counted.wait(connection, counted.uploads)
+        counted.mark_busy(connection)
+        counted.mark_waiting(connection, counted.uploads)
     group.admit("z")
     assert group.dropped == ["a"]
     group.admit("0")
     assert group.dropped == ["a", "x"]
-    counted.closed(idle[1])
-    counted.wait(uploads[1], counted.answers)
-    counted.wait(uploads[0], counted.answers)  # it is not there any more
+    counted.remove(idle[1])
+    counted.mark_waiting(uploads[1], counted.responses)
+    counted.mark_waiting(uploads[0], counted.responses)  # it is not there any more
     group.most = 2
-    counted.busy(uploads[2])
+    counted.mark_busy(uploads[2])
     group.admit("1")
     assert group.dropped == ["a", "x", "z", "0", "b"]
     for name in "23":
-        counted.busy(group.admit(name))
+        counted.mark_busy(group.admit(name))
     assert group.dropped == ["a", "x", "z", "0", "b", "1", "3"]
 
 
-def test_partial_requests_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_requests_share_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one with most octets ends if all have more; those that ended or became whole do not count."""
     monkeypatch.setattr(connections, "MAX_PARTIAL", 10)
     group = Group(9)
     counted = group.counted
     head, upload, small, whole = (group.admit(name) for name in "abcd")
     for connection in (upload, small, whole):
-        counted.wait(connection, counted.uploads)
-    counted.received(whole, counted.uploads, 9)
-    counted.busy(whole)
-    counted.received(whole, counted.uploads, 9)
-    counted.received(head, counted.idle, 5)
-    counted.received(upload, counted.uploads, 4)
+        counted.mark_waiting(connection, counted.uploads)
+    counted.add_partial(whole, counted.uploads, 9)
+    counted.mark_busy(whole)
+    counted.add_partial(whole, counted.uploads, 9)
+    counted.add_partial(head, counted.idle, 5)
+    counted.add_partial(upload, counted.uploads, 4)
     assert group.dropped == []
-    counted.received(small, counted.uploads, 2)
+    counted.add_partial(small, counted.uploads, 2)
     assert group.dropped == ["a"]
-    counted.received(upload, counted.uploads, 6)
+    counted.add_partial(upload, counted.uploads, 6)
     assert group.dropped == ["a", "b"]
 
 
@@ -219,7 +219,7 @@ def test_partial_requests_have_a_bound_together(monkeypatch: pytest.MonkeyPatch)
     ("soft", "hard", "said"),
     [(100, 1000, (1000 - connections.RESERVED_FDS, 1000)), (100, 100, (connections.MIN_CONNECTIONS, 100)), (5000, 9000, (connections.MAX_CONNECTIONS, 5000))],
 )  # fmt: skip
-def test_the_bound_follows_the_descriptors(soft: int, hard: int, said: tuple[int, int]) -> None:
+def test_connection_limit_follows_the_descriptor_limit(soft: int, hard: int, said: tuple[int, int]) -> None:
     """As many as the hard limit gives, less a reserve; never more than the bound, and a few at least."""
     code = (
         "import resource; from service.gateway import connections\n"

@@ -25,7 +25,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_each_path_is_served(server: Server, path: str) -> None:
+def test_docs_path_is_served(server: Server, path: str) -> None:
     """Each of the viewer's files is there, of its own media type, which is not to be guessed; HEAD has no body."""
     answer = server.request("GET", path)
     assert (answer.status, answer.headers["Content-Type"]) == (200, PATHS[path])
@@ -40,13 +40,13 @@ def test_each_path_is_served(server: Server, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/docs/index.html", "/docs/swagger-ui.js", "/docs/../pyproject.toml", "/docs/%2e%2e/VERSION", "/Docs", "/doc"]
 )  # fmt: skip
-def test_nothing_else_is(server: Server, path: str) -> None:
+def test_other_files_are_not_served(server: Server, path: str) -> None:
     """No other file of the viewer's package, and none of anywhere, is served: 404, as any unknown path."""
     answer = server.request("GET", path)
     assert (answer.status, answer.json()["code"]) == (404, "notFound")
 
 
-def test_other_methods_are_unknown(server: Server) -> None:
+def test_docs_other_methods_are_404(server: Server) -> None:
     """What is served beside the document is to be read: all else is 404, as for a path that is not known."""
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert server.request(method, "/docs", b"").status == 404
@@ -64,7 +64,7 @@ def extensions(node: Any) -> Iterator[str]:
             yield from extensions(each)
 
 
-def test_the_document_is_the_contract(server: Server) -> None:
+def test_openapi_json_is_the_public_contract(server: Server) -> None:
     """It is what `certlet openapi --format public` prints, valid OpenAPI without an extension, but for where it is."""
     answer = server.request("GET", "/openapi.json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -88,7 +88,7 @@ principals: {secret-dev: {dns: {permitted: [dev.example.com]}}}
 """
 
 
-def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
+def test_openapi_json_omits_principals(tmp_path: Path) -> None:
     """An operator's profiles are among those that may be named; for whom they are is in no answer without a key."""
     (tmp_path / "own.yaml").write_text(OWN)
     with certlet_server(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
@@ -97,7 +97,7 @@ def test_who_may_have_what_is_not_told(tmp_path: Path) -> None:
     assert b"secret-" not in answer.body
 
 
-def test_with_a_stage(tmp_path: Path) -> None:
+def test_docs_paths_begin_with_the_stage(tmp_path: Path) -> None:
     """With a stage all of it is within, and what the page loads and asks is too."""
     with second_api.gateway_server(tmp_path, factories.document(), stage="prod") as server:
         page = server.request("GET", "/prod/docs")
@@ -108,7 +108,7 @@ def test_with_a_stage(tmp_path: Path) -> None:
             assert server.request("GET", path).status == 404
 
 
-def test_the_document_s_own_path_comes_first(tmp_path: Path) -> None:
+def test_document_path_precedes_docs(tmp_path: Path) -> None:
     """A document that has one of these paths is served as it says."""
     document = second_api.document()
     document["paths"]["/docs"] = document["paths"]["/books"]
@@ -117,14 +117,14 @@ def test_the_document_s_own_path_comes_first(tmp_path: Path) -> None:
         assert server.request("GET", "/openapi.json").status == 200
 
 
-def test_they_are_local_alone() -> None:
+def test_docs_are_local_only() -> None:
     """Neither is in the contract, so API Gateway has neither; and the zip carries no viewer."""
     assert not {"/docs", "/openapi.json"} & set(factories.document()["paths"])
     assert "flask-swagger-ui" not in (ROOT / "deploy" / "lock" / "function.txt").read_text()
     assert "flask-swagger-ui" in (ROOT / "deploy" / "lock" / "service.txt").read_text()
 
 
-def test_the_gateway_imports_no_flask() -> None:
+def test_gateway_does_not_import_flask() -> None:
     """Of the viewer's package its files are read, and its code, which would bring Flask along, stays out."""
     program = (
         "import sys\n"

@@ -35,19 +35,19 @@ def proxy_event(**change: Any) -> dict[str, Any]:
     return events.proxy_event(request(**change), CONTRACT.route("GET", "/ca")[0])
 
 
-def test_event_has_the_last_value_of_a_header_and_all_of_them() -> None:
+def test_event_headers_have_last_and_all_values() -> None:
     headers = [("X-A", "1"), ("X-A", "2"), ("Connection", "close"), ("X-Forwarded-Proto", "https")]
     event = proxy_event(headers=CIMultiDict(headers))
     assert event["headers"] == {"X-Forwarded-Proto": "http", "X-A": "2"}
     assert event["multiValueHeaders"] == {"X-Forwarded-Proto": ["http"], "X-A": ["1", "2"]}
 
 
-def test_event_body_is_base64_unless_there_is_none() -> None:
+def test_event_body_is_base64_or_null() -> None:
     assert (proxy_event(body=b"\xff")["body"], proxy_event(body=b"\xff")["isBase64Encoded"]) == ("/w==", True)
     assert (proxy_event()["body"], proxy_event()["isBase64Encoded"]) == (None, False)
 
 
-def test_event_context_is_of_the_request() -> None:
+def test_event_context_describes_the_request() -> None:
     context = proxy_event(protocol="HTTP/1.0")["requestContext"]
     values = [context[name] for name in ("path", "protocol", "requestId", "stage")]
     assert values == ["/ca", "HTTP/1.0", "id", "local"]
@@ -65,7 +65,7 @@ def test_event_context_is_of_the_request() -> None:
         ({"statusCode": 200, "body": "iQ==", "isBase64Encoded": True}, b"\x89"),
     ],
 )
-def test_result_is_a_response(result: dict[str, Any], body: bytes) -> None:
+def test_result_is_converted_to_a_response(result: dict[str, Any], body: bytes) -> None:
     response = events.proxy_response(result)
     assert (response.status, response.body) == (200, body)
     assert response.headers == CIMultiDict({"Content-Type": "application/json"})
@@ -88,7 +88,7 @@ def test_malformed_result_is_502(result: object) -> None:
         events.proxy_response(result)
 
 
-def test_headers_that_api_gateway_writes_are_renamed() -> None:
+def test_reserved_result_headers_are_renamed() -> None:
     headers = {"Date": "never", "WWW-Authenticate": "Basic", "content-length": "3", "ETag": "x"}
     response = events.proxy_response({"statusCode": 200, "headers": headers})
     names = ["x-amzn-Remapped-Date", "x-amzn-Remapped-WWW-Authenticate", "x-amzn-Remapped-content-length"]
@@ -104,7 +104,7 @@ def mock(path: str, method: str, content_type: str = "", body: bytes = b"") -> e
 
 @pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("DELETE", 405)])
 @pytest.mark.parametrize("content_type", ["", "application/json", "Text/Plain; charset=utf-8"])
-def test_mock_status_is_the_request_templates(method: str, status: int, content_type: str) -> None:
+def test_mock_status_comes_from_the_request_template(method: str, status: int, content_type: str) -> None:
     assert mock("/ca", method, content_type).status == status
 
 
@@ -129,7 +129,7 @@ def test_mock_never_renders_the_body() -> None:
     assert (response.status, b"urn:uuid:id" in response.body) == (405, True)
 
 
-def test_gateway_response_is_no_velocity() -> None:
+def test_gateway_response_is_not_velocity() -> None:
     """Its message is escaped, and not read for variables."""
     error = GatewayError("DEFAULT_4XX", '#if(1)"$context.requestId#end')
     response = events.gateway_response(CONTRACT.responses["DEFAULT_4XX"], error, "id")

@@ -33,15 +33,15 @@ def contract(**integration: Any) -> dict[str, Any]:
     return document
 
 
-def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -> None:
+def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
     """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
     with second_api.gateway_server(tmp_path, contract(timeoutInMillis=700)) as server:
         for do in ("raise", "malformed", "unencodable"):
             assert_problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
         assert "secret" in server.read_log()
-        began = time.monotonic()
+        start = time.monotonic()
         assert_problem(server.request("GET", "/health?do=hang"), 504, "timeout")
-        assert 0.6 < time.monotonic() - began < 3
+        assert 0.6 < time.monotonic() - start < 3
         # The only process was killed: while its successor starts, callers are told to come back.
         answer = server.request("GET", "/health")
         if answer.status != 200:
@@ -51,76 +51,76 @@ def test_every_fault_of_the_function_is_the_documented_problem(tmp_path: Path) -
         assert_problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
 
 
-def test_more_calls_than_processes_wait_a_second_then_hear_503(tmp_path: Path) -> None:
+def test_queued_call_is_503_after_a_second(tmp_path: Path) -> None:
     """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
     busy = contract(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
         hanging = pool.submit(server.request, "GET", "/health?do=hang")
         time.sleep(0.3)
-        began = time.monotonic()
+        start = time.monotonic()
         answer = server.request("GET", "/health")
-        assert 0.9 < time.monotonic() - began < 1.6
+        assert 0.9 < time.monotonic() - start < 1.6
         assert_problem(answer, 503, "unavailable")
         assert answer.headers["Retry-After"] == "1"
         assert hanging.result().status == 504
     with second_api.gateway_server(tmp_path, second_api.document()) as server, ThreadPoolExecutor(2) as pool:
-        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
-        assert [nap.result().status for nap in naps] == [200, 200]  # the second waited, and was served
+        slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+        assert [nap.result().status for nap in slow_calls] == [200, 200]  # the second waited, and was served
 
 
-def test_a_call_that_is_not_begun_in_a_second_never_is(tmp_path: Path) -> None:
+def test_refused_call_never_begins(tmp_path: Path) -> None:
     """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
     document = contract(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
         assert server.request("GET", "/health").json()["number"] == 1
         dozing = pool.submit(server.request, "GET", "/health?do=doze")
         time.sleep(0.02)  # it is in hand, and may still be brief
-        began = time.monotonic()
+        start = time.monotonic()
         assert_problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
-        assert 0.9 < time.monotonic() - began < 1.3  # not when the first one ends
+        assert 0.9 < time.monotonic() - start < 1.3  # not when the first one ends
         last = server.request("GET", "/health")
         assert dozing.result().json()["number"] == 2
         assert last.json()["number"] == 3
 
 
-def test_calls_ahead_of_a_process_that_ends_are_another_s(tmp_path: Path) -> None:
-    """With a process the call that it began is lost; those after it were not begun, and another answers them."""
+def test_queued_calls_survive_a_worker_crash(tmp_path: Path) -> None:
+    """With a process the call that it start is lost; those after it were not begun, and another answers them."""
     with (
         second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server,
         ThreadPoolExecutor(6) as pool,
     ):
         pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
         while len(pids) < 2:
-            naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
-            pids |= {nap.result().json()["pid"] for nap in naps}
-        naps = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+            slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
+            pids |= {nap.result().json()["pid"] for nap in slow_calls}
+        slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
         time.sleep(0.02)  # both have one in hand, and get two more each
         ahead = [pool.submit(server.request, "GET", "/books") for _ in range(4)]
         time.sleep(0.1)
         victim = pids.pop()
         os.kill(victim, signal.SIGKILL)
-        assert sorted(nap.result().status for nap in naps) == [200, 502]
+        assert sorted(nap.result().status for nap in slow_calls) == [200, 502]
         assert [each.result().status for each in ahead] == [200] * 4
         assert victim not in {each.result().json()["pid"] for each in ahead}
 
 
-def test_workers_are_the_concurrency(second_api_server: Server) -> None:
+def test_two_workers_handle_two_calls_at_once(second_api_server: Server) -> None:
     """Two processes answer two calls at once."""
     with ThreadPoolExecutor(2) as pool:
-        began = time.monotonic()
+        start = time.monotonic()
         found = list(
             pool.map(lambda _: second_api_server.request("GET", "/books?do=nap").json()["pid"], range(2))
         )
         assert len(set(found)) == 2
-        assert time.monotonic() - began < 0.75
+        assert time.monotonic() - start < 0.75
 
 
-def test_the_function_knows_how_long_it_has(second_api_server: Server) -> None:
+def test_context_has_the_document_timeout(second_api_server: Server) -> None:
     """The context's remaining time is the document's time-out."""
     assert 300 < second_api_server.request("GET", "/books").json()["left"] <= 700
 
 
-def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
+def test_killed_idle_worker_causes_no_502(tmp_path: Path) -> None:
     """Nothing was begun on a process that ended idle, so the next caller is served by another."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         for _ in range(2):  # the second time the first one's successor has to be there
@@ -130,7 +130,7 @@ def test_a_worker_killed_while_idle_costs_no_502(tmp_path: Path) -> None:
             time.sleep(2)
 
 
-def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
+def test_client_disconnect_does_not_end_the_call(tmp_path: Path) -> None:
     """What was begun is finished: the process is neither killed nor lost when the client goes."""
     with second_api.gateway_server(tmp_path, second_api.document()) as server:
         pid = server.request("GET", "/books").json()["pid"]
@@ -140,15 +140,15 @@ def test_a_client_that_leaves_does_not_end_the_call(tmp_path: Path) -> None:
         assert server.request("GET", "/books").json()["pid"] == pid
 
 
-def test_an_idle_server_ends_at_once(tmp_path: Path) -> None:
+def test_idle_server_stops_at_once(tmp_path: Path) -> None:
     """With nothing in flight, SIGTERM waits for nothing."""
     with second_api.gateway_server(tmp_path, second_api.document()) as server:
-        began = time.monotonic()
+        start = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - start < 5
 
 
-def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -> None:
+def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
     """SIGTERM: on each kept connection the answer in flight is the last, says so, and is whole; then exit 0.
 
     A connection between two requests just ends (RFC 9112 9.5).
@@ -173,10 +173,10 @@ def test_clients_that_never_stop_asking_do_not_hold_the_server(tmp_path: Path) -
     async def press(server: Server) -> float:
         clients = [asyncio.create_task(ask(server.port)) for _ in range(8)]
         await asyncio.sleep(0.5)
-        began = time.monotonic()
+        start = time.monotonic()
         assert await asyncio.to_thread(server.stop) == 0
         await asyncio.gather(*clients)
-        return time.monotonic() - began
+        return time.monotonic() - start
 
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert asyncio.run(press(server)) < 10
@@ -223,7 +223,9 @@ POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
         ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", b" 200 "),
     ],
 )
-def test_odd_clients_get_an_answer(second_api_server: Server, name: str, data: bytes, status: bytes) -> None:
+def test_malformed_request_gets_a_response(
+    second_api_server: Server, name: str, data: bytes, status: bytes
+) -> None:
     """Whatever a client sends, it gets an answer in the gateway's form, and the next one is served."""
     with connect(second_api_server) as client:
         client.sendall(data)
@@ -236,7 +238,7 @@ def test_odd_clients_get_an_answer(second_api_server: Server, name: str, data: b
     assert second_api_server.request("GET", "/books").status == 200
 
 
-def test_half_a_body_delays_nobody(second_api_server: Server) -> None:
+def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> None:
     """A client that sends half a body and goes away is a line in the log, and no more."""
     with connect(second_api_server) as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
@@ -255,7 +257,7 @@ def test_pipelined_requests_are_answered_in_order(second_api_server: Server) -> 
         assert found.count(b"HTTP/1.1 200 OK") >= 9
 
 
-def test_a_client_may_wait_for_100_continue(second_api_server: Server) -> None:
+def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
     """`Expect: 100-continue` is answered before the body, where a body will be read."""
     waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     with connect(second_api_server) as client:
@@ -272,13 +274,13 @@ def slowest_answer(server: Server, context: ssl.SSLContext | None = None) -> flo
     """The slowest of twenty answers, in seconds."""
     took = []
     for _ in range(20):
-        began = time.monotonic()
+        start = time.monotonic()
         assert server.request("GET", "/books", context=context).status == 200
-        took.append(time.monotonic() - began)
+        took.append(time.monotonic() - start)
     return max(took)
 
 
-def test_two_hundred_slow_clients_delay_nobody(second_api_server: Server) -> None:
+def test_slow_clients_do_not_delay_others(second_api_server: Server) -> None:
     """200 clients that drip bytes, of the head and of the body, delay nobody by more than a second."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(second_api_server)) for _ in range(200)]
@@ -290,7 +292,7 @@ def test_two_hundred_slow_clients_delay_nobody(second_api_server: Server) -> Non
             assert slowest_answer(second_api_server) < 1
 
 
-def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
+def test_idle_tls_connections_do_not_delay_others(tmp_path: Path) -> None:
     """50 connections that never begin their handshake delay nobody by more than a second."""
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
     named = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
@@ -309,7 +311,7 @@ def test_silent_tls_connections_delay_nobody(tmp_path: Path) -> None:
             assert not received(client).startswith(b"HTTP/1.1 200")
 
 
-def test_nobody_without_a_key_makes_the_gateway_keep_much(tmp_path: Path) -> None:
+def test_unauthenticated_bodies_use_little_memory(tmp_path: Path) -> None:
     """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")

@@ -1,7 +1,7 @@
 """The table against LocalStack 4.13.1, with the document imported by `put_rest_api`.
 
 It proves that the document imports there and behaves so; not that AWS will not warn. What it does not
-implement is listed in the table, by the name of each row.
+implement is listed in the table, by the name of each case.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pytest
 from service import openapi
 from tests import factories, localstack, servers
 from tests.gateway import cases
-from tests.gateway.cases import CERTLET, Row
-from tests.gateway.test_apigw_cases import judge
+from tests.gateway.cases import CERTLET, Case
+from tests.gateway.test_apigw_cases import assert_response
 from tests.servers import API_KEY, Response
 
-Ask = Callable[[Row], Response]
+Ask = Callable[[Case], Response]
 FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 
 
@@ -39,10 +39,10 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
         site = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
-        yield lambda row: site.request(row.method, row.path, row.content, row.send)
+        yield lambda case: site.request(case.method, case.path, case.content, case.send)
 
 
-def test_the_contract_with_est_imports(tmp_path: Path) -> None:
+def test_contract_with_est_is_imported(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
@@ -61,28 +61,30 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
                 assert method["authorizationType"] == ("CUSTOM" if stated else "NONE"), (each["path"], verb)
 
 
-@pytest.mark.parametrize("row", [row for row in CERTLET if row.localstack is True], ids=lambda row: row.name)
-def test_the_contract_through_localstack(ask: Ask, row: Row) -> None:
-    """Each row that LocalStack implements has the very same answer there."""
-    judge(row, ask(row))
+@pytest.mark.parametrize(
+    "case", [case for case in CERTLET if case.localstack is True], ids=lambda case: case.name
+)
+def test_contract_case_through_localstack(ask: Ask, case: Case) -> None:
+    """Each case that LocalStack implements has the very same answer there."""
+    assert_response(case, ask(case))
 
 
-DIFFERENT = [row for row in CERTLET if isinstance(row.localstack, str) and row.localstack[0].isdigit()]
+DIFFERENT = [case for case in CERTLET if isinstance(case.localstack, str) and case.localstack[0].isdigit()]
 
 
-@pytest.mark.parametrize("row", DIFFERENT, ids=lambda row: row.name)
-def test_where_localstack_differs(ask: Ask, row: Row) -> None:
+@pytest.mark.parametrize("case", DIFFERENT, ids=lambda case: case.name)
+def test_known_localstack_difference_still_occurs(ask: Ask, case: Case) -> None:
     """Where LocalStack is known to answer otherwise it does so as the table says, so that news is noticed."""
-    answer = ask(row)
-    assert answer.status == int(str(row.localstack)[:3])
+    answer = ask(case)
+    assert answer.status == int(str(case.localstack)[:3])
     assert answer.headers["Content-Type"] == "application/json"
     assert set(answer.json()) == {"message"}
-    if "x-amzn-ErrorType" in row.headers:
-        assert answer.headers["x-amzn-ErrorType"] == row.headers["x-amzn-ErrorType"]
+    if "x-amzn-ErrorType" in case.headers:
+        assert answer.headers["x-amzn-ErrorType"] == case.headers["x-amzn-ErrorType"]
 
 
-def test_what_localstack_does_not_implement_is_listed() -> None:
-    """Every row that is not asked there has its reason."""
-    silent = [row for row in CERTLET if row.localstack is not True and row not in DIFFERENT]
-    assert {row.localstack for row in silent} == {cases.NO_LAMBDA, cases.NO_EST}
-    print({row.name: row.localstack for row in silent})  # noqa: T201 - shown by -rA
+def test_every_skipped_case_has_a_reason() -> None:
+    """Every case that is not asked there has its reason."""
+    silent = [case for case in CERTLET if case.localstack is not True and case not in DIFFERENT]
+    assert {case.localstack for case in silent} == {cases.NO_LAMBDA, cases.NO_EST}
+    print({case.name: case.localstack for case in silent})  # noqa: T201 - shown by -rA

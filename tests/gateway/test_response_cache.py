@@ -7,7 +7,7 @@ from service.gateway.events import Response
 from service.gateway.response_cache import MAX_AGE, MAX_STALE, ResponseCache
 
 
-def test_function_is_asked_once_a_second() -> None:
+def test_cache_is_due_once_a_second() -> None:
     """Once for each resource, whatever it answers."""
     now = 10.0
     cache = ResponseCache(lambda: now)
@@ -25,16 +25,16 @@ def test_function_is_asked_once_a_second() -> None:
         (503, "public, max-age=300", False),
     ],
 )
-def test_only_a_public_answer_is_kept(status: int, cache_control: str | None, *, is_kept: bool) -> None:
+def test_cache_stores_public_responses_only(status: int, cache_control: str | None, *, is_kept: bool) -> None:
     """For a minute. Anything else also ends the one before it."""
     now = 1.0
     cache = ResponseCache(lambda: now)
     old = Response(200, CIMultiDict({"Cache-Control": "public, max-age=1"}), b"old")
-    cache.keep("/a", old)
+    cache.store("/a", old)
     assert (cache.find("/a"), cache.find("/b")) == (old, None)
     headers = CIMultiDict({"Cache-Control": cache_control} if cache_control else {})
     new = Response(status, headers, b"new")
-    cache.keep("/a", new)
+    cache.store("/a", new)
     assert cache.find("/a") == (new if is_kept else None)
     now += MAX_STALE
     assert cache.find("/a") is None

@@ -56,7 +56,7 @@ def test_method_precedes_any_method() -> None:
             routes.route(method, "/get")
 
 
-def test_security_of_another_kind_needs_no_api_key() -> None:
+def test_other_security_schemes_need_no_api_key() -> None:
     schemes = {"o": {"type": "oauth2"}, "k": {"type": "apiKey"}, "b": {"type": "http", "scheme": "Basic"}}
     routes = contract({f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes)
     found = [routes.route("GET", f"/{name}")[0] for name in schemes]
@@ -64,6 +64,6 @@ def test_security_of_another_kind_needs_no_api_key() -> None:
     assert needs == [(False, False), (True, False), (True, True)]
 
 
-def test_a_contract_without_a_usage_plan_has_none() -> None:
+def test_contract_usage_plan_is_optional() -> None:
     assert Contract(factories.document()).plan
     assert Contract({**factories.document(), "x-usage-plan": None}).plan is None

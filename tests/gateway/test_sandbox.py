@@ -47,7 +47,7 @@ if "service.gateway.server" in sys.orig_argv:
 DENIED = {"EACCES", "EPERM"}
 
 
-def test_gateway_reaches_neither_keys_nor_other_processes(tmp_path: Path) -> None:
+def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
     """Not the CA's key, AWS credentials, a worker's or the supervisor's memory; what it needs, it reads."""
     (tmp_path / "sitecustomize.py").write_text(PROBE)
     (tmp_path / "orders").touch()
@@ -110,7 +110,7 @@ def attempt(directory: Path, *steps: str) -> str:
 
 
 @pytest.mark.parametrize("abi", [0, 1, 2, 3, 4, 5, 6, 7])
-def test_each_version_of_landlock_denies_files(tmp_path: Path, abi: int) -> None:
+def test_every_landlock_version_denies_files(tmp_path: Path, abi: int) -> None:
     """The kernel takes what its older versions know; where there is none, nothing is denied."""
     version = f"sandbox._abi = lambda: {abi}"
     outcome = attempt(tmp_path, version, "sandbox.enter([], [Path('other')])")
@@ -118,7 +118,7 @@ def test_each_version_of_landlock_denies_files(tmp_path: Path, abi: int) -> None
     assert attempt(tmp_path, version, f"sandbox.enter([], [Path({str(tmp_path)!r})])") == ""
 
 
-def test_kernel_without_landlock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_without_landlock_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system call is not there, or is switched off."""
     assert sandbox.is_supported()
     for code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
@@ -131,7 +131,9 @@ def test_kernel_without_landlock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
         sandbox.enter([])
 
 
-def test_packages_beside_a_secret_are_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_directory_with_a_secret_is_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Served from a checkout, which is on the path, the CA is in there; links lead to the same place."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "ca").mkdir()

@@ -39,7 +39,7 @@ def taken(take: Callable[[str], None], name: str, times: int) -> list[str]:
     return met
 
 
-def test_a_bucket_fills_at_its_rate() -> None:
+def test_bucket_fills_at_the_rate() -> None:
     """`burst` at once, then `rate` a second, and never more than `burst` saved up."""
     clock = Clock()
     limiter = UsagePlanLimiter(UsagePlan(rate=2, burst=3, quota=99, period="DAY"), clock, clock)
@@ -50,7 +50,7 @@ def test_a_bucket_fills_at_its_rate() -> None:
     assert taken(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
 
 
-def test_each_caller_has_a_bucket() -> None:
+def test_callers_have_separate_buckets() -> None:
     """A key's use is no other caller's; without a key there is no quota."""
     clock = Clock()
     limiter = UsagePlanLimiter(PLAN, clock, clock)
@@ -63,7 +63,7 @@ def test_each_caller_has_a_bucket() -> None:
         assert taken(limiter.charge, "a", 1) == ["ok"]
 
 
-def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_buckets_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many callers cost the one that called longest ago its bucket, and no key its quota."""
     monkeypatch.setattr(usage_plan, "MAX_CALLERS", 3)
     clock = Clock()
@@ -88,7 +88,7 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", ""),
     ],
 )
-def test_callers_without_a_key(address: str, network: str) -> None:
+def test_caller_id_without_a_key(address: str, network: str) -> None:
     """Addresses of one /64 are one caller; a client certificate counts for itself, whatever the address."""
     identity = {"sourceIp": address}
     assert usage_plan.caller_id(identity) == network
@@ -97,7 +97,7 @@ def test_callers_without_a_key(address: str, network: str) -> None:
 
 
 @pytest.mark.parametrize(("period", "seconds"), [("DAY", 86_400), ("WEEK", 604_800), ("MONTH", 2_592_000)])
-def test_a_quota_lasts_a_period(period: str, seconds: int) -> None:
+def test_quota_lasts_a_period(period: str, seconds: int) -> None:
     """After `quota` requests of a key nothing goes until the period ends; refused ones do not count."""
     clock = Clock()
     clock.now = 10.0 * seconds
@@ -109,7 +109,7 @@ def test_a_quota_lasts_a_period(period: str, seconds: int) -> None:
     assert taken(limiter.charge_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
 
 
-def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
+def test_refused_request_uses_no_token() -> None:
     """A request needs a whole token; one that the quota refuses takes none."""
     clock = Clock()
     limiter = UsagePlanLimiter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
@@ -120,7 +120,7 @@ def test_a_half_token_is_none_and_a_refused_quota_costs_none() -> None:
     assert taken(limiter.charge_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
 
 
-def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> None:
+def test_throttling_is_shared_by_workers(tmp_path: Path) -> None:
     """One count however many workers serve: burst and no more, then 429 with Retry-After."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
         order = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
@@ -137,7 +137,7 @@ def test_throttled_with_two_workers_is_the_documented_429(tmp_path: Path) -> Non
             assert answer.headers["x-amzn-ErrorType"] == "TooManyRequestsException"
 
 
-def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
+def test_exceeded_quota_is_429(tmp_path: Path) -> None:
     """The quota's 429 has its own words, and says to come back later."""
     document = json.loads(json.dumps(factories.document()))
     document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
@@ -151,7 +151,7 @@ def test_a_used_up_quota_is_the_documented_429(tmp_path: Path) -> None:
         assert server.request("GET", "/health").status == 200
 
 
-def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) -> None:
+def test_public_operations_share_a_bucket_per_address(tmp_path: Path) -> None:
     """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
     with second_api.gateway_server(tmp_path, second_api.document(), no_usage_plan=False) as server:
         statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
@@ -160,7 +160,7 @@ def test_public_operations_of_an_address_are_throttled_together(tmp_path: Path) 
         assert server.request("GET", "/books").status == 200
 
 
-def test_absent_usage_plan_is_warned_of(tmp_path: Path) -> None:
+def test_no_usage_plan_option_warns(tmp_path: Path) -> None:
     """`--no-usage-plan` turns the usage plan off, with a warning."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--no-usage-plan") as server:
         assert any("usage plan is off" in line for line in server.output)

@@ -55,25 +55,25 @@ def test_malformed_call_fails_and_the_next_is_answered(packet: bytes) -> None:
     assert responses(packet, worker.encode(2, CALL)) == {1: {"failed": True}, 2: {"result": "x"}}
 
 
-def test_packet_without_a_number_is_answered_to_nobody() -> None:
+def test_packet_without_a_number_fails_as_call_0() -> None:
     """Number 0 is no call's."""
     assert responses(b"short", worker.encode(2, CALL)) == {0: {"failed": True}, 2: {"result": "x"}}
 
 
 def test_late_call_is_not_begun() -> None:
-    """The gateway has told its client that no worker began it; one in time is answered."""
+    """The gateway has told its client that no worker start it; one in time is answered."""
     late = {**CALL, "begin_by": time.monotonic() - 0.01}
     assert responses(worker.encode(1, late), worker.encode(2, CALL)) == {2: {"result": "x"}}
 
 
 @pytest.mark.parametrize("result", [{1, 2}, object()])
-def test_result_that_json_cannot_say_is_a_failure(result: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unencodable_result_is_a_failure(result: object, capsys: pytest.CaptureFixture[str]) -> None:
     """The log names the request."""
     assert responses(worker.encode(1, CALL), handler=lambda *_: result) == {1: {"failed": True}}
     assert capsys.readouterr().err.startswith("id-1: the handler failed\nTraceback")
 
 
-def test_slot_names_the_call_that_has_begun_and_nobody_else_can_write_it() -> None:
+def test_slot_is_writable_by_its_worker_only() -> None:
     """Neither through its descriptor, nor by opening that again; it cannot shrink."""
     slot, descriptor = worker.create_slot()
     view = worker.map_slot(descriptor)
@@ -92,7 +92,7 @@ def test_slot_names_the_call_that_has_begun_and_nobody_else_can_write_it() -> No
         os.close(each)
 
 
-def test_call_that_takes_too_long_ends_the_process_by_sigalrm() -> None:
+def test_call_timeout_ends_the_worker_by_sigalrm() -> None:
     """Even where the handler is in no Python code, and whatever it was started with."""
     code = (
         "import signal, sys, time\nfrom tests.gateway import test_worker as t\nfrom service.gateway import worker\n"
@@ -103,7 +103,7 @@ def test_call_that_takes_too_long_ends_the_process_by_sigalrm() -> None:
     assert [each.returncode for each in run] == [0, -signal.SIGALRM]
 
 
-def test_worker_without_a_supervisor_ends() -> None:
+def test_worker_exits_without_a_supervisor() -> None:
     """It waits neither for its secrets nor for calls when nobody is there any more."""
     gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     supervisor, link = socket.socketpair()

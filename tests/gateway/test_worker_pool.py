@@ -59,13 +59,13 @@ class Site:
             os.close(descriptor)
 
 
-def run(story: Callable[[Site], Awaitable[None]]) -> None:
-    """One story, to its end."""
+def run(scenario: Callable[[Site], Awaitable[None]]) -> None:
+    """One scenario, to its end."""
 
     async def whole() -> None:
         site = Site()
         try:
-            await asyncio.wait_for(story(site), 20)
+            await asyncio.wait_for(scenario(site), 20)
         finally:
             asyncio.get_running_loop().remove_reader(site.sockets[0])
             for end in site.sockets:
@@ -77,7 +77,7 @@ def run(story: Callable[[Site], Awaitable[None]]) -> None:
 def test_responses_are_matched_by_number() -> None:
     """Workers end calls in any order; a response to a call that is unknown, or is over, is ignored."""
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         calls = [site.call(str(index)) for index in range(2)]
         first, second = await site.begin(), await site.begin()
         site.respond(99, result="nobody's")
@@ -89,7 +89,7 @@ def test_responses_are_matched_by_number() -> None:
         site.respond((await site.begin())[0], timed_out=True)
         assert await timed_out == "INTEGRATION_TIMEOUT"
 
-    run(story)
+    run(scenario)
 
 
 def memfd(data: bytes) -> int:
@@ -134,7 +134,7 @@ def test_malformed_response_is_a_failure(
     """The caller gets an error, the next caller a response, and no descriptor is left open."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 0.2)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         await asyncio.sleep(0.02)
         before = descriptors()
         call = site.call()
@@ -148,29 +148,29 @@ def test_malformed_response_is_a_failure(
         assert await call == 1
         assert descriptors() == before
 
-    run(story)
+    run(scenario)
 
 
 @pytest.mark.parametrize("packet", [b"short", b"\1" + bytes(7) + b" " * worker.MAX_PACKET])
-def test_packet_of_no_call_is_ignored(packet: bytes) -> None:
+def test_packet_without_a_call_is_ignored(packet: bytes) -> None:
     """What has no number, or not all of its data, changes nothing."""
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         call = site.call()
         number, _ = await site.begin()
         site.send(packet)
         site.respond(number, result=1)
         assert await call == 1
 
-    run(story)
+    run(scenario)
 
 
-def test_call_that_no_worker_begins_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queued_call_is_refused_after_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a second, unless it has begun; what has begun has its whole time-out, and no more than that."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 0.2)
     monkeypatch.setattr(worker_pool, "GRACE", 0.1)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         begun, waiting = site.call(timeout=0.5), site.call()
         started = time.monotonic()
         await site.begin()
@@ -179,28 +179,28 @@ def test_call_that_no_worker_begins_is_refused(monkeypatch: pytest.MonkeyPatch) 
         assert await begun == "INTEGRATION_TIMEOUT"  # its worker was stopped, say, and not ended
         assert time.monotonic() - started > 0.75
 
-    run(story)
+    run(scenario)
 
 
-def test_response_that_waits_while_the_gateway_is_held_up_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_received_late_by_the_gateway_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that was answered in time is not refused because the gateway reads the response late."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 0.1)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         call = site.call()
         number, _ = await site.begin()
         site.respond(number, result=1)
         time.sleep(0.5)  # noqa: ASYNC251 - the whole gateway stands still
         assert await call == 1
 
-    run(story)
+    run(scenario)
 
 
-def test_slot_of_a_worker_that_starts_meanwhile_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_of_a_new_worker_is_read_before_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slot of a worker is read before any call is refused that it has begun."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 0.1)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         call = site.call()
         site.slot, descriptor = worker.create_slot()
         number, _ = await site.begin()
@@ -210,28 +210,28 @@ def test_slot_of_a_worker_that_starts_meanwhile_counts(monkeypatch: pytest.Monke
         site.respond(number, result=1)
         assert await call == 1
 
-    run(story)
+    run(scenario)
 
 
 @pytest.mark.parametrize("body", ["", "two\r\nlines", "ä😀", "half a pair: \ud83d", "x" * 10_000_000])
-def test_any_text_crosses_the_channel(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+def test_channel_transfers_any_text(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Of any size, there and back."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 10)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         call = site.call(body)
         number, name = await site.begin()
         assert name == body
         await asyncio.to_thread(site.respond, number, result={"body": body})
         assert await call == {"body": body}
 
-    run(story)
+    run(scenario)
 
 
-def test_calls_wait_while_the_channel_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_wait_for_room_in_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are sent in their order as room is made; one that was refused meanwhile is not."""
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 10)
         names = [f"{index:03}" + "x" * 20_000 for index in range(60)]
         calls = [site.call(name) for name in names]
@@ -251,31 +251,31 @@ def test_calls_wait_while_the_channel_has_no_room(monkeypatch: pytest.MonkeyPatc
         site.respond(call[0], result=1)
         assert await last == 1
 
-    run(story)
+    run(scenario)
 
 
-def test_pool_whose_other_end_is_gone_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_channel_refuses_calls_without_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls are refused, and the gateway does not run in circles."""
     monkeypatch.setattr(worker_pool, "QUEUE_TIMEOUT", 0.3)
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         site.end.close()
         await asyncio.sleep(0.05)
         used = time.process_time()
         assert await site.call() == "INTEGRATION_FAILURE"
         assert time.process_time() - used < 0.15
 
-    run(story)
+    run(scenario)
 
 
-def test_slot_that_can_shrink_is_not_mapped() -> None:
+def test_unsealed_slot_is_not_mapped() -> None:
     """A mapping that loses its memory would end the gateway; and a packet without one changes nothing."""
 
-    async def story(site: Site) -> None:
+    async def scenario(site: Site) -> None:
         site.send(worker.NUMBER.pack(1), memfd(bytes(8)))
         site.send(worker.NUMBER.pack(1))
         await asyncio.sleep(0.02)
         maps = await asyncio.to_thread(Path("/proc/self/maps").read_text)
         assert ("memfd:slot" in maps, "memfd:test" in maps) == (True, False)
 
-    run(story)
+    run(scenario)

@@ -33,7 +33,7 @@ async def _flood(port: int, request: bytes, requests: int, connections: int) -> 
     return sum(await asyncio.gather(*(one(requests // connections) for _ in range(connections))))
 
 
-def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Callable[[str], None]) -> None:
+def test_memory_is_constant_over_100000_requests(tmp_path: Path, say: Callable[[str], None]) -> None:
     """90,000 answers of the gateway's own and 10,000 of the function leave its memory where it was."""
     with second_api.gateway_server(tmp_path, second_api.document()) as server:
         refused = b"DELETE /books HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -49,7 +49,7 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(tmp_path: Path, say: Ca
         assert all(then < now * 1.1 + 4096 for now, then in zip(before, after, strict=True))
 
 
-def test_it_is_renewed_without_a_restart(tmp_path: Path) -> None:
+def test_server_certificate_is_renewed_without_restart(tmp_path: Path) -> None:
     """After two thirds of a minute the server shows another certificate, and a connection goes on meanwhile."""
     (tmp_path / "own.yaml").write_text("profiles: {server: {validity: PT1M, backdate: PT0S}}")
     with servers.certlet_server(

@@ -57,7 +57,7 @@ def sound(hauls: list[Haul], directory: Path, broken: int = 0) -> traffic.Record
     return audited
 
 
-def test_a_worker_killed_under_load(tmp_path: Path) -> None:
+def test_killed_worker_under_load_loses_one_call(tmp_path: Path) -> None:
     """kill -9: 502 for the call in flight alone, a successor within seconds, an intent for all that was signed."""
     with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
@@ -79,7 +79,7 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
     assert without <= {each.request_id for each in lost}  # these count as issued
 
 
-def test_sigterm_under_load(tmp_path: Path) -> None:
+def test_sigterm_under_load_completes_requests(tmp_path: Path) -> None:
     """SIGTERM: whatever was asked is answered, connections that are kept end with it, exit 0, within seconds."""
     with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
         running = loaded(server, tmp_path)
@@ -98,7 +98,7 @@ def test_sigterm_under_load(tmp_path: Path) -> None:
     assert audited.results.keys() <= handed_out
 
 
-def test_the_audit_log_s_disk_is_full(tmp_path: Path) -> None:
+def test_full_audit_log_disk_stops_issuance(tmp_path: Path) -> None:
     """503 and nothing signed while no line can be written; afterwards each line stands on a line of its own."""
     log = tmp_path / "audit.log"
     with servers.certlet_server(tmp_path, *SERVE, *OWN) as server:
@@ -155,7 +155,7 @@ def issued(answer: Response) -> x509.Certificate:
     return x509.load_pem_x509_certificate(answer.json()["crt_pem"].encode())
 
 
-def test_the_clock_is_stepped(tmp_path: Path) -> None:
+def test_clock_step_changes_validity(tmp_path: Path) -> None:
     """Certificates follow the clock back and forward; outside of the CA's validity it is 503; no restart is needed."""
     with clocked(tmp_path, *SERVE) as (server, offset):
         for days in (0, 30, -0.01, 365, 0):
@@ -179,7 +179,7 @@ def test_the_clock_is_stepped(tmp_path: Path) -> None:
         issued(server.sign({"csr": GOOD}))
 
 
-def test_retries_across_a_step_of_the_clock(tmp_path: Path) -> None:
+def test_retry_after_a_clock_step_reuses_no_serial_number(tmp_path: Path) -> None:
     """A retry gets the same certificate or one of another serial number, wherever the clock was put meanwhile."""
     with clocked(tmp_path, *SERVE) as (server, offset):
         found: dict[int, x509.Certificate] = {}
@@ -193,7 +193,7 @@ def test_retries_across_a_step_of_the_clock(tmp_path: Path) -> None:
         assert 2 < len(found) < 16
 
 
-def test_the_clock_is_stepped_under_load(tmp_path: Path) -> None:
+def test_clock_steps_under_load_cause_documented_responses_only(tmp_path: Path) -> None:
     """Under load no step makes an answer that is not documented, or a serial number of two certificates."""
     with clocked(tmp_path, *SERVE, *OWN) as (server, offset):
         running = loaded(server, tmp_path)
@@ -214,10 +214,10 @@ def kill_workers(server: Server) -> None:
     for victim in server.pids("worker"):
         os.kill(victim, signal.SIGKILL)
     wait_until(lambda: server.request("GET", "/health").status == 503)
-    wait_until(lambda: "does not start" in server.read_log())
+    wait_until(lambda: "cannot start a worker" in server.read_log())
 
 
-def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_ca_key_prevents_start_only(tmp_path: Path) -> None:
     """It refuses to start, in one line; while it runs the key is in memory, and a successor waits for its return."""
     with servers.certlet_server(tmp_path, *SERVE) as server:
         key = tmp_path / "ca" / "signing-ca.key"
@@ -239,7 +239,7 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
         issued(server.sign({"csr": GOOD}))
 
 
-def test_the_ca_s_directory_is_gone(tmp_path: Path) -> None:
+def test_missing_ca_directory_keeps_signing(tmp_path: Path) -> None:
     """Signing goes on, a CRL is never made up, keys of the file are refused; when it is back all is as before."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     added = servers.certlet("api-key", "add", "other", cwd=tmp_path)

@@ -29,7 +29,7 @@ def memory(server: servers.Server) -> dict[str, int]:
     return {f"{servers.running_module(pid)} {pid}": servers.resident_kib(pid) for pid in pids}
 
 
-def test_full_load(tmp_path: Path, say: Callable[[str], None]) -> None:
+def test_full_load_is_served_as_documented(tmp_path: Path, say: Callable[[str], None]) -> None:
     """Everything at once is answered as documented, recorded and verified, in memory that stays flat."""
     arguments = ("--workers", "2", "--no-usage-plan", "--audit-log", "audit.log")
     with servers.certlet_server(tmp_path, *arguments, "--profiles", str(traffic.OWN_PROFILES)) as server:
