@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _format_usage_error(error: click.UsageError) -> str:
-    """Format a usage error as one line, with the command whose --help to read."""
+    """Format a usage error as one line that refers to the --help of the command."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     command = error.ctx.command_path if error.ctx else "certlet"
     return f"{message[:1].lower()}{message[1:]} (see {command} --help)"

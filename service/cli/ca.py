@@ -179,7 +179,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
     listed_by = encoding.format_timestamp(now + revocation.WINDOW)
     file = ca / revocation_file.REVOKED
     echo(f"Revoked {encoding.format_serial(number)} in {file}.")
-    echo(f"The CRL lists it by {listed_by}. On AWS, build and deploy the zip again.")
+    echo(f"The CRL lists it by {listed_by}; on AWS, only after you build and deploy the zip again.")
     if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
         end = encoding.format_timestamp(revoked.not_valid_after_utc)
         echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {end}")

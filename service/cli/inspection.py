@@ -173,7 +173,7 @@ def _kind(certificate: x509.Certificate) -> str:
 
 
 def _issuer_problem(chain: Sequence[x509.Certificate], index: int) -> str:
-    """Return what is wrong with the issuer of a certificate in a chain (RFC 5280 6.1); '' if nothing."""
+    """Return the error of a certificate's issuer in a chain (RFC 5280 6.1); '' if there is none."""
     certificate = chain[index]
     candidates = [number for number, other in enumerate(chain) if other.subject == certificate.issuer]
     issuers = [number for number in candidates if _is_signed_by(certificate, chain[number])]

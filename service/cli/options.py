@@ -108,7 +108,7 @@ def parse_domain(text: str) -> str:
 
 
 def create_parser(pattern: str, kind: str) -> Callable[[str], str]:
-    """Create a parser that accepts what matches a regular expression; `kind` describes that in errors."""
+    """Create a parser of texts that match a regular expression; `kind` describes them in errors."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -233,7 +233,7 @@ def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
             mode = path.stat().st_mode
             if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
                 readers = "every user" if mode & stat.S_IROTH else "its group"
-                yield f"{path} is readable by {readers}: run chmod 600 {shlex.quote(str(path))}"
+                yield f"{path} is readable by {readers}: chmod 600 {shlex.quote(str(path))}"
 
 
 def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:

@@ -175,7 +175,7 @@ def test_files_of_a_killed_command_are_explained(tmp_path: Path) -> None:
     Path("b.key").rename(path.with_suffix(".key"))
     run = certlet(*RENEW)
     left = tmp_path / ".certlet.0123456789abcdef"
-    expected = f"certlet: {path}: {path.stem}.key is not its key; a command that was killed left {left}\n"
+    expected = f"certlet: {path}: {path.stem}.key does not match the certificate; an interrupted command left {left}\n"
     assert run.stderr.decode() == expected
     left.unlink()
     assert certlet(*RENEW).stderr.decode() == expected.partition(";")[0] + "\n"
@@ -450,7 +450,7 @@ def test_key_readable_by_others_causes_a_warning(tmp_path: Path, mode: int, read
     env = {"CERTLET_API_KEY": servers.API_KEY, "CERTLET_CA_KEY": "file:elsewhere.key"}
     with servers.certlet_server(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
         warned = [line.removeprefix("Warning   ") for line in server.output if line.startswith("Warning ")]
-    expected = [f"{name} is readable by {readers}: run chmod 600 {name}" for name in names]
+    expected = [f"{name} is readable by {readers}: chmod 600 {name}" for name in names]
     absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]
     assert warned == (absolute if readers else [])
     if readers:

@@ -102,10 +102,10 @@ def test_private_key_of_another_is_an_error() -> None:
     """The key is compared with a CSR and with the first certificate."""
     key, other_key = csrs.private_key("p-256").public_key(), csrs.private_key("p-384").public_key()
     chain, der = [leaf(public_key=key), ca()], csrs.encode_der(csrs.build())
-    for given_key, problems in ((key, ()), (other_key, ("the private key does not match",))):
-        inspections = inspection.inspect_chain(chain, NOW, given_key)
+    for candidate, problems in ((key, ()), (other_key, ("the private key does not match",))):
+        inspections = inspection.inspect_chain(chain, NOW, candidate)
         assert [inspected.problems for inspected in inspections] == [problems, ()]
-        assert inspection.inspect_csr(der, der, given_key).problems == problems
+        assert inspection.inspect_csr(der, der, candidate).problems == problems
 
 
 def test_insecure_signature_is_the_only_error_of_a_chain(tmp_path: Path) -> None:

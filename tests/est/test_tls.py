@@ -197,12 +197,12 @@ def test_private_key_is_protected_and_removed(tmp_path: Path) -> None:
 
 
 INVALID_OPTIONS: list[tuple[tuple[str, ...], str]] = [
-    (("--tls", "--tls-profile", "client"), "not for servers"),
-    (("--tls", "--tls-profile", "nope"), "none of: server"),
+    (("--tls", "--tls-profile", "client"), "not for TLS servers"),
+    (("--tls", "--tls-profile", "nope"), "use one of: server"),
     (("--tls", "--tls-name", "a..b"), "empty label"),
-    (("--tls", "--tls-name", "intra.example.org"), "constrained"),
-    (("--tls-name", "localhost"), "go with --tls"),
-    (("--tls", "--tls-cert", "a", "--tls-key", "b"), "one of the two"),
+    (("--tls", "--tls-name", "intra.example.org"), "name constraints"),
+    (("--tls-name", "localhost"), "require --tls"),
+    (("--tls", "--tls-cert", "a", "--tls-key", "b"), "not allowed with --tls"),
 ]
 
 
@@ -243,10 +243,14 @@ def write_tls_files(directory: Path) -> None:
     [
         ("csr", "key", "--tls-cert csr: the certificate cannot be parsed: not PEM"),
         ("key", "crt", "--tls-cert key: the certificate cannot be parsed: not PEM"),
-        ("crt", "csr", "there is no private key in csr, in PEM (--tls-key)"),
-        ("crt", "cut", "there is no private key in cut, in PEM (--tls-key)"),
-        ("crt", "other", "the key in other is not the one of the certificate in crt"),
-        ("crt", "sealed", "sealed is encrypted, and there is no terminal to ask for its passphrase"),
+        ("crt", "csr", "--tls-key csr is not a PEM private key"),
+        ("crt", "cut", "--tls-key cut is not a PEM private key"),
+        ("crt", "other", "--tls-key other does not match --tls-cert crt"),
+        (
+            "crt",
+            "sealed",
+            "--tls-key sealed is encrypted, and there is no terminal to prompt for its passphrase",
+        ),
         ("none", "key", "--tls-cert none: No such file or directory"),
         ("crt", "none", "--tls-key none: No such file or directory"),
     ],

@@ -163,5 +163,5 @@ def test_public_operations_share_a_bucket_per_address(tmp_path: Path) -> None:
 def test_no_usage_plan_option_warns(tmp_path: Path) -> None:
     """`--no-usage-plan` turns the usage plan off, with a warning."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--no-usage-plan") as server:
-        assert any("usage plan is off" in line for line in server.output)
+        assert any("usage plan is disabled" in line for line in server.output)
         assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}
