@@ -122,7 +122,7 @@ def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
     aws-wsgi requires `queryStringParameters`, loses repeated query parameters and headers (joined here, as
     RFC 9110 5.2 allows), reads the server's port from a header, and matches header names case-sensitively.
-    Headers with an underscore are removed, since WSGI cannot tell `Content_Type` from `Content-Type`. WSGI
+    Headers with an underscore are removed, since to WSGI `Content_Type` is `Content-Type`. WSGI
     represents the octets of a path as Latin-1 (PEP 3333).
     """
     query = event.get("multiValueQueryStringParameters") or {}
