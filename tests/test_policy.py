@@ -175,7 +175,7 @@ def test_check_and_serve_refuse_bad_profiles(tmp_path: Path) -> None:
     faults = [line.removeprefix("own.yaml:").partition(": ") for line in run.stdout.decode().splitlines()]
     assert [int(number) for number, _, _ in faults] == [3, 4]
     assert faults[0][2] == (
-        "profiles.server.validity: 'P1Y': expected an ISO 8601 duration of days and smaller"
+        "profiles.server.validity: 'P1Y': expected an ISO 8601 duration in days, hours, minutes and seconds"
     )
     run = certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
     problems = "; ".join(f"line {number}: {detail}" for number, _, detail in faults)

@@ -1,1 +1,1 @@
-"""The core, by tables."""
+"""Tests of the core, most of them tables."""

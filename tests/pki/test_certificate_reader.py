@@ -20,40 +20,40 @@ from tests.cli import certlet
 from tests.cli.test_show import NAMES, leaf
 from tests.factories import ca, root
 
-SOUND: Final = leaf().public_bytes(Encoding.DER)
+VALID: Final = leaf().public_bytes(Encoding.DER)
 
 
-def changed(old: bytes, new: bytes) -> bytes:
-    """The sound certificate with the first of these octets changed."""
+def replace_octets(old: bytes, new: bytes) -> bytes:
+    """The valid certificate with the first occurrence of these octets replaced."""
     assert len(old) == len(new)
-    assert old in SOUND
-    return SOUND.replace(old, new, 1)
+    assert old in VALID
+    return VALID.replace(old, new, 1)
 
 
 POINT: Final = keys.encode_public_key(csrs.private_key().public_key())[-64:]
 MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
     "version": (
-        changed(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),
+        replace_octets(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),
         "the certificate cannot be parsed",
     ),
     "subject": (
-        changed(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"),
+        replace_octets(b"\x0c\x0da.example.com", b"\x0c\x0d\xff.example.com"),
         "the subject cannot be parsed",
     ),
-    "issuer": (changed(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be parsed"),
-    "validity": (changed(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be parsed"),
-    "names": (changed(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be parsed"),
+    "issuer": (replace_octets(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be parsed"),
+    "validity": (replace_octets(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be parsed"),
+    "names": (replace_octets(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be parsed"),
     "an extension twice": (
-        changed(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x13"),
+        replace_octets(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x13"),
         "the extensions cannot be parsed: Duplicate",
     ),
-    "key": (changed(POINT, b"\x01" * 64), "the public key cannot be parsed"),
+    "key": (replace_octets(POINT, b"\x01" * 64), "the public key cannot be parsed"),
     "curve": (
-        changed(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177")),
+        replace_octets(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177")),
         "the public key cannot be parsed",
     ),
     "signature algorithm": (
-        SOUND.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040377")),
+        VALID.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d040377")),
         "the signature algorithm cannot be parsed",
     ),
 }
@@ -67,15 +67,15 @@ def pem(*ders: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("fault", MALFORMED)
-def test_malformed_certificate_is_one_error(fault: str) -> None:
-    """Whichever class the library raises, and whenever, it is a ValueError at the start that names the field."""
+def test_malformed_field_raises_value_error(fault: str) -> None:
+    """The parser raises a ValueError that names the field, whichever error the library raises and when."""
     der, problem = MALFORMED[fault]
     with pytest.raises(ValueError, match=f"^{problem}"):
         certificate_reader.parse_der(der)
     with pytest.raises(ValueError, match=f"^{problem}"):
-        certificate_reader.parse_pem(pem(der, SOUND))
+        certificate_reader.parse_pem(pem(der, VALID))
     with pytest.raises(ValueError, match=problem.replace(" cannot", "( of certificate 2)? cannot")):
-        certificate_reader.parse_pem_chain(pem(SOUND, der))
+        certificate_reader.parse_pem_chain(pem(VALID, der))
     if fault in PARTIAL:
         assert certificate_reader.parse_der(der, whole=False).subject == leaf().subject
     else:
@@ -83,31 +83,31 @@ def test_malformed_certificate_is_one_error(fault: str) -> None:
             certificate_reader.parse_der(der, whole=False)
 
 
-def test_sound_certificate_is_read() -> None:
-    """The positive twin, in each form."""
-    certificate = x509.load_der_x509_certificate(SOUND)
-    assert [certificate_reader.parse_der(SOUND, whole=each) for each in (True, False)] == [certificate] * 2
-    assert certificate_reader.parse_pem(pem(SOUND, b"0")) == certificate
-    assert certificate_reader.parse_pem_chain(pem(SOUND, SOUND)) == [certificate] * 2
+def test_valid_certificate_is_parsed() -> None:
+    """A valid certificate is parsed from DER, PEM and a PEM chain."""
+    certificate = x509.load_der_x509_certificate(VALID)
+    assert [certificate_reader.parse_der(VALID, whole=whole) for whole in (True, False)] == [certificate] * 2
+    assert certificate_reader.parse_pem(pem(VALID, b"0")) == certificate
+    assert certificate_reader.parse_pem_chain(pem(VALID, VALID)) == [certificate] * 2
     for junk in (b"", b"junk", pem(b"0")):
         with pytest.raises(ValueError, match=r"^the certificate cannot be parsed: "):
             certificate_reader.parse_pem_chain(junk)
 
 
-def test_changed_certificate_is_refused_or_usable() -> None:
-    """Of thousands of changed certificates each is refused with a ValueError, or every use of it goes well."""
-    sound = [
-        SOUND,
+def test_mutated_certificate_is_refused_or_usable() -> None:
+    """The parser refuses each mutated certificate with a ValueError, or every use of it succeeds."""
+    originals = [
+        VALID,
         *(
-            each.public_bytes(Encoding.DER)
-            for each in (ca(), root(), factories.create_issuer("rsa-2048").root)
+            certificate.public_bytes(Encoding.DER)
+            for certificate in (ca(), root(), factories.create_issuer("rsa-2048").root)
         ),
     ]
-    chance, counts = Random(22), [0, 0]  # noqa: S311 - the same again from the same seed
-    warnings.simplefilter("ignore")  # the library's, of serial numbers that are negative
+    random, counts = Random(22), [0, 0]  # noqa: S311 - reproducible from the seed
+    warnings.simplefilter("ignore")  # the library warns of negative serial numbers
     for _ in range(4000):
-        der = chance.choice((request_strategies.mutate, request_strategies.mutate_bytes))(
-            chance, chance.choice(sound)
+        der = random.choice((request_strategies.mutate, request_strategies.mutate_bytes))(
+            random, random.choice(originals)
         )
         try:
             certificate = certificate_reader.parse_der(der)
@@ -129,7 +129,7 @@ def test_changed_certificate_is_refused_or_usable() -> None:
 def test_commands_name_the_malformed_field(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`show`, `renew`, `revoke` and a start each say in one line what is wrong with a certificate."""
+    """`show`, `renew`, `revoke` and the start of the server report the malformed field in one line."""
     monkeypatch.chdir(tmp_path)
     der, problem = MALFORMED[fault]
     Path("bad.crt").write_bytes(pem(der))
@@ -137,7 +137,7 @@ def test_commands_name_the_malformed_field(
     for command in ("renew bad.crt --api-key x", "revoke bad.crt --ca ca", "show bad.crt"):
         run = certlet(*command.split())
         message = (run.stdout if command.startswith("show") and fault in PARTIAL else run.stderr).decode()
-        if command.startswith("show") and fault in ("curve", "signature algorithm"):  # unknown here only
+        if command.startswith("show") and fault in ("curve", "signature algorithm"):  # unknown, not malformed
             assert message.startswith("Certificate\n  Subject   CN=a.example.com\n")
         else:
             assert (run.returncode, problem in message) == (1, True), message

@@ -22,14 +22,14 @@ BLANK = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
 
 
 def test_generate_private_key_refuses_unknown_type() -> None:
-    """An unknown kind of key is a ValueError that names it."""
+    """An unknown key type raises a ValueError that names it."""
     with pytest.raises(ValueError, match="dsa-1024"):
         keys.generate_private_key("dsa-1024")
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_every_certified_kind_of_key_is_read(kind: str) -> None:
-    """A request by any certified kind of key loads, with its names, from PEM and from DER alike."""
+def test_csr_with_every_accepted_key_type_is_parsed(kind: str) -> None:
+    """A CSR with a key of any accepted type is parsed from PEM and from DER, with the same result."""
     request = csrs.build(sans=["dns:a.example.com"], key_type=kind)
     loaded = csr.parse(csrs.encode_pem(request))
     assert loaded == csr.parse(csrs.encode_der(request))
@@ -43,14 +43,14 @@ DER = csrs.encode_der(csrs.build())
 
 
 @pytest.mark.parametrize("label", ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"])
-def test_either_pem_label_is_read(label: str) -> None:
-    """RFC 7468 7, and what Windows and Java write; tests/pki/test_pem.py has what may be around it."""
+def test_both_pem_labels_are_accepted(label: str) -> None:
+    """The label of RFC 7468 7, and the one that Windows and Java write."""
     loaded = csr.parse(PEM.replace("CERTIFICATE REQUEST", label).encode())
     assert loaded.subject == csr.parse(base64.b64encode(DER)).subject
 
 
 @pytest.mark.parametrize(
-    ("data", "word"),
+    ("data", "fragment"),
     [
         (b"", "The CSR is empty"),
         (b" \r\n", "The CSR is empty"),
@@ -71,16 +71,16 @@ def test_either_pem_label_is_read(label: str) -> None:
         (b"\x30\x82" + b"A" * csr.MAX_DER_BYTES, "bytes"),
     ],
 )
-def test_malformed_csr_is_refused_with_reason(data: bytes, word: str) -> None:
-    """Whatever is not one certification request is badCSR, and says what it is instead."""
-    with pytest.raises(BadCSR, match=word) as refused:
+def test_malformed_csr_is_refused_with_reason(data: bytes, fragment: str) -> None:
+    """Anything but exactly one CSR is badCSR, with the reason."""
+    with pytest.raises(BadCSR, match=fragment) as refusal:
         csr.parse(data)
-    assert "ParseError" not in refused.value.detail
+    assert "ParseError" not in refusal.value.detail
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 def test_csr_with_wrong_signature_is_refused(kind: str) -> None:
-    """A request whose signature is not by its own key is refused, for every kind of key."""
+    """A CSR whose signature does not verify with its key is refused, for every key type."""
     data = bytearray(csrs.encode_der(csrs.build(common_name="tampered.example.com", key_type=kind)))
     position = data.index(b"tampered")
     data[position] ^= 1
@@ -90,33 +90,33 @@ def test_csr_with_wrong_signature_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
 @pytest.mark.parametrize("other", csrs.KEY_TYPES)
-def test_csr_signed_by_another_key_type_is_refused(kind: str, other: str) -> None:
-    """What one key signed with its algorithm proves nothing of a key of another kind, nor of its own kind."""
-    long = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that its length is in two octets
+def test_csr_signed_by_another_key_is_refused(kind: str, other: str) -> None:
+    """A signature by a different key, of another type or of the same type, is refused."""
+    long_name = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that the length takes two octets
     request, signed = (
-        csrs.build(sans=long, key_type=kind),
+        csrs.build(sans=long_name, key_type=kind),
         csrs.build(common_name="b.example.com", key_type=other),
     )
     algorithm_and_signature = csrs.encode_der(signed).partition(signed.tbs_certrequest_bytes)[2]
-    whole = request.tbs_certrequest_bytes + algorithm_and_signature
+    content = request.tbs_certrequest_bytes + algorithm_and_signature
     with pytest.raises(BadCSR, match="does not match the key"):
-        csr.parse(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
+        csr.parse(b"\x30\x82" + len(content).to_bytes(2, "big") + content)
 
 
-def _signed_with(key: object, algorithm: hashes.HashAlgorithm | None) -> bytes:
+def _sign_with(key: object, algorithm: hashes.HashAlgorithm | None) -> bytes:
     return BLANK.sign(key, algorithm).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("hashed", [hashes.SHA224(), hashes.SHA3_256()])
-def test_signature_algorithms_are_listed(hashed: hashes.HashAlgorithm) -> None:
-    """Only SHA-256, SHA-384 and SHA-512, Ed25519 and ML-DSA prove possession."""
+@pytest.mark.parametrize("algorithm", [hashes.SHA224(), hashes.SHA3_256()])
+def test_other_signature_algorithms_are_refused(algorithm: hashes.HashAlgorithm) -> None:
+    """Only SHA-256, SHA-384, SHA-512, Ed25519 and ML-DSA are accepted as proof of possession."""
     with pytest.raises(BadSignatureAlgorithm):
-        csr.parse(_signed_with(csrs.private_key("p-256"), hashed))
+        csr.parse(_sign_with(csrs.private_key("p-256"), algorithm))
 
 
 @pytest.mark.parametrize("digest", ["-sha1", "-md5"])
-def test_sha1_is_an_algorithm_refused_not_a_forgery(tmp_path: Path, digest: str) -> None:
-    """A request signed with SHA-1 or MD5 is badSignatureAlgorithm: it proves nothing, but forges nothing."""
+def test_sha1_and_md5_are_bad_signature_algorithms(tmp_path: Path, digest: str) -> None:
+    """A CSR signed with SHA-1 or MD5 is badSignatureAlgorithm, not badCSR: the signature is correct but weak."""
     path = tmp_path / "old.csr"
     command = ("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", digest)
     servers.run(*command, "-subj", "/CN=a.example.com", "-out", path)
@@ -124,8 +124,8 @@ def test_sha1_is_an_algorithm_refused_not_a_forgery(tmp_path: Path, digest: str)
         csr.parse(path.read_bytes())
 
 
-def test_pss_by_an_ordinary_rsa_key_is_a_proof() -> None:
-    """RSASSA-PSS with SHA-256 by an rsaEncryption key is accepted; the key is what is certified."""
+def test_pss_signature_by_rsa_encryption_key_is_accepted() -> None:
+    """An rsaEncryption key may sign with RSASSA-PSS and SHA-256; the certificate has the same key."""
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
     key = csrs.private_key("rsa-2048")
     assert isinstance(key, rsa.RSAPrivateKey)
@@ -134,7 +134,7 @@ def test_pss_by_an_ordinary_rsa_key_is_a_proof() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "hashed", "word"),
+    ("create_key", "algorithm", "fragment"),
     [
         (lambda: rsa.generate_private_key(65537, 1024), hashes.SHA256(), "1024 bits"),
         (lambda: rsa.generate_private_key(65537, 2052), hashes.SHA256(), "multiple of 8"),
@@ -145,25 +145,25 @@ def test_pss_by_an_ordinary_rsa_key_is_a_proof() -> None:
         (ed448.Ed448PrivateKey.generate, None, "^Ed448 keys are not accepted"),
     ],
 )
-def test_keys_out_of_bounds_are_bad_public_keys(key: object, hashed: object, word: str) -> None:
-    """Sizes, exponents, curves and kinds outside the policy are badPublicKey, whatever they sign with."""
-    with pytest.raises(BadPublicKey, match=word):
-        csr.parse(_signed_with(key(), hashed))  # type: ignore[operator,arg-type]
+def test_unsupported_key_is_bad_public_key(create_key: object, algorithm: object, fragment: str) -> None:
+    """A key size, exponent, curve or type that is not accepted is badPublicKey."""
+    with pytest.raises(BadPublicKey, match=fragment):
+        csr.parse(_sign_with(create_key(), algorithm))  # type: ignore[operator,arg-type]
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_private_key_in_request_is_refused(form: PrivateFormat) -> None:
-    """A request that its private key is sent with, before or after it, is refused: others may have seen the key."""
+    """A private key before or after the CSR is refused, since others may have seen the key."""
     request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
-    sent = csrs.private_key().private_bytes(Encoding.PEM, form, NoEncryption())
-    for data in (request + sent, sent + request, sent):
+    private_key = csrs.private_key().private_bytes(Encoding.PEM, form, NoEncryption())
+    for data in (request + private_key, private_key + request, private_key):
         with pytest.raises(BadPublicKey, match="contains a private key"):
             csr.parse(data)
     assert csr.parse(b"the private key is at home\n" + request).names == ("dns:a.example.com",)
 
 
-def test_rsassa_pss_keys_are_refused_by_name(tmp_path: Path) -> None:
-    """An id-RSASSA-PSS key is named in its refusal: the library would rewrite its SubjectPublicKeyInfo."""
+def test_rsassa_pss_key_is_refused_by_name(tmp_path: Path) -> None:
+    """The refusal names id-RSASSA-PSS: the library would rewrite the SubjectPublicKeyInfo."""
     path = tmp_path / "pss.csr"
     key = ("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048", "-nodes", "-keyout", "/dev/null")
     servers.run("openssl", "req", "-new", *key, "-sha256", "-subj", "/CN=a.example.com", "-out", path)
@@ -171,8 +171,8 @@ def test_rsassa_pss_keys_are_refused_by_name(tmp_path: Path) -> None:
         csr.parse(path.read_bytes())
 
 
-def _by_hand(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
-    """A P-256 request with a point that begins like this and with these attributes, signed by its key."""
+def _encode_csr(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
+    """Encode a signed P-256 CSR whose point begins with `form`, with these attributes."""
     key = csrs.private_key("p-256")
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     point = form + key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
@@ -186,16 +186,16 @@ def _by_hand(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("form", [b"\2", b"\6", b"\7"])
-def test_point_is_certified_uncompressed_only(form: bytes) -> None:
-    """A compressed or hybrid point (X9.62 4.3.6) is refused: the certificate would carry another encoding."""
-    assert csr.parse(_by_hand()).subject == ()
+def test_compressed_and_hybrid_points_are_refused(form: bytes) -> None:
+    """A point of X9.62 4.3.6 must be uncompressed, or the certificate would have another encoding."""
+    assert csr.parse(_encode_csr()).subject == ()
     with pytest.raises(BadPublicKey):
-        csr.parse(_by_hand(form))
+        csr.parse(_encode_csr(form))
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
-    """What the library writes is certified; with any other octet it is not."""
+def test_only_the_library_s_key_encoding_is_canonical(kind: str) -> None:
+    """The library's encoding is accepted; the same with one octet changed is refused."""
     public_key = csrs.private_key(kind).public_key()
     spki = keys.encode_public_key(public_key)
     keys.verify_canonical_spki(public_key, spki)
@@ -203,8 +203,8 @@ def test_usual_encoding_of_a_key_is_the_library_s(kind: str) -> None:
         keys.verify_canonical_spki(public_key, spki[:-1] + bytes([spki[-1] ^ 1]))
 
 
-def test_challenge_password_is_noticed_and_not_kept() -> None:
-    """A challengePassword is known to be there; its value is nowhere in the loaded request's repr."""
+def test_challenge_password_is_detected_but_not_stored() -> None:
+    """The parsed CSR lists the challengePassword attribute; its repr does not contain the value."""
     builder = BLANK.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hunter22")
     request = builder.sign(csrs.private_key(), hashes.SHA256())
     loaded = csr.parse(csrs.encode_der(request))
@@ -214,19 +214,19 @@ def test_challenge_password_is_noticed_and_not_kept() -> None:
 
 
 def test_second_extension_request_is_refused() -> None:
-    """Names in a second extensionRequest would be dropped without a word, so the request is refused."""
+    """Names in a second extensionRequest would be dropped silently, so the CSR is refused."""
     san = x509.SubjectAlternativeName([x509.DNSName("b.example")]).public_bytes()
     extensions = tlv(0x30, tlv(0x30, bytes.fromhex("0603551d11"), tlv(0x04, san)))
     standard = tlv(0x30, bytes.fromhex("06092a864886f70d01090e"), tlv(0x31, extensions))
     microsoft = tlv(0x30, bytes.fromhex("060a2b06010401823702010e"), tlv(0x31, extensions))
-    assert len(csr.parse(_by_hand(attributes=standard)).extensions) == 1
-    assert len(csr.parse(_by_hand(attributes=microsoft)).extensions) == 1
+    assert len(csr.parse(_encode_csr(attributes=standard)).extensions) == 1
+    assert len(csr.parse(_encode_csr(attributes=microsoft)).extensions) == 1
     with pytest.raises(BadCSR, match="several extensionRequest"):
-        csr.parse(_by_hand(attributes=standard + microsoft))
+        csr.parse(_encode_csr(attributes=standard + microsoft))
 
 
 def test_ed25519_point_of_small_order_is_refused() -> None:
-    """An Ed25519 key of small order proves nothing, so it is badPublicKey, in every encoding."""
+    """An Ed25519 key of small order proves no possession, so every encoding is badPublicKey."""
     for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18):
         for sign in (0, 1 << 255):
             point = (y | sign).to_bytes(32, "little")
@@ -238,20 +238,20 @@ def test_ed25519_point_of_small_order_is_refused() -> None:
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x0f\xfc"], ids=bytes.hex)
-def test_ml_dsa_key_of_zeros_is_refused(filler: bytes) -> None:
-    """The same of a t1 of coefficients 0 and 1023, which is -1 for the verifier: a signature needs no secret."""
+def test_ml_dsa_key_with_trivial_t1_is_refused(filler: bytes) -> None:
+    """Anyone can forge signatures for a t1 of coefficients 0 and 1023, which the verifier reads as -1."""
     algorithm = SignatureAlgorithmOID.ML_DSA_44
     good = csrs.private_key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     weak = good[:32] + filler * (1280 // len(filler))
-    own, other = (mldsa.MLDSA44PublicKey.from_public_bytes(each) for each in (good, weak))
-    keys.verify_key_size(algorithm, keys.encode_public_key(own))
+    good_key, weak_key = (mldsa.MLDSA44PublicKey.from_public_bytes(data) for data in (good, weak))
+    keys.verify_key_size(algorithm, keys.encode_public_key(good_key))
     with pytest.raises(BadPublicKey, match="anyone can forge"):
-        keys.verify_key_size(algorithm, keys.encode_public_key(other))
+        keys.verify_key_size(algorithm, keys.encode_public_key(weak_key))
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x30\x82" + tail))
-def test_load_is_total(data: bytes) -> None:
-    """Whatever octets come in, `load` returns a request or raises a RequestError; nothing else."""
+def test_csr_parser_raises_only_request_errors(data: bytes) -> None:
+    """For arbitrary octets, `parse` raises a RequestError and no other error."""
     with pytest.raises(RequestError):
         csr.parse(data)
 
@@ -263,8 +263,8 @@ def _original(kind: str) -> bytes:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_load_is_total_on_mutated_requests(data: st.DataObject) -> None:
-    """A request with octets changed is refused with a reason; no mutation survives the proof."""
+def test_mutated_csr_is_refused_or_unchanged(data: st.DataObject) -> None:
+    """A CSR with changed octets is refused with a reason, or has the same subject and key."""
     kind = data.draw(st.sampled_from(csrs.FAST_KEY_TYPES))
     original = _original(kind)
     mutated = bytearray(original)
@@ -278,6 +278,6 @@ def test_load_is_total_on_mutated_requests(data: st.DataObject) -> None:
     except RequestError as refusal:
         assert refusal.detail
         return
-    # ECDSA and unused bits leave a few encodings of one signature: the content must be the same.
+    # ECDSA and unused bits allow several encodings of one signature: the content must be the same.
     assert loaded.subject == csr.parse(original).subject
     assert loaded.subject_public_key_info == csr.parse(original).subject_public_key_info

@@ -9,10 +9,10 @@ from service.pki import encoding
 from tests import factories
 
 
-def test_pem_blocks_follow_one_another() -> None:
-    """RFC 7468 5: as the library writes each of them."""
+def test_pem_chain_is_concatenated_blocks() -> None:
+    """RFC 7468 5: the blocks are those that the library writes."""
     certificates = [factories.ca(), factories.root()]
-    blocks = [each.public_bytes(Encoding.PEM) for each in certificates]
+    blocks = [certificate.public_bytes(Encoding.PEM) for certificate in certificates]
     assert encoding.encode_pem(certificates).encode() == b"".join(blocks)
     assert encoding.encode_pem([]) == ""
 
@@ -26,6 +26,6 @@ def test_pem_blocks_follow_one_another() -> None:
         (x509.ObjectIdentifier("1.2.3.4"), "1.2.3.4"),
     ],
 )
-def test_object_identifier_has_a_name_or_its_digits(oid: x509.ObjectIdentifier, name: str) -> None:
-    """Names are the library's constants in camel case, as RFC 5280 writes most of them."""
+def test_oid_name_is_camel_case_or_dotted_decimals(oid: x509.ObjectIdentifier, name: str) -> None:
+    """The name is the library's constant in camel case, as in most of RFC 5280; an unknown OID is in digits."""
     assert encoding.oid_name(oid) == name
