@@ -1,1 +1,1 @@
-"""EST (RFC 7030): by events, over HTTP, and with devices that others wrote."""
+"""EST (RFC 7030): with Lambda events, over TLS, with other EST clients, and behind proxies."""

@@ -1,4 +1,4 @@
-"""Helpers of the EST tests: requests of devices, and valid or forged client certificates."""
+"""Helpers for the EST tests: CSRs of devices, and valid or forged client certificates."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ from tests.servers import Server
 
 EST = "/.well-known/est"
 PKCS10 = "application/pkcs10"
-CURL_RETRY = [
-    "--retry",
-    "20",
-    "--retry-connrefused",
-    "--retry-delay",
-    "1",
-]  # options of curl, while a server starts
+# curl waits with these options until a server has started.
+CURL_RETRY = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"]
 
 
 def encode_body(request: x509.CertificateSigningRequest) -> bytes:
@@ -50,19 +45,19 @@ def load_issuer(directory: Path) -> Issuer:
 
 
 def forge_certificate(
-    by: Issuer,
+    issuer: Issuer,
     profile: str = "peer",
     request: x509.CertificateSigningRequest | None = None,
     age: timedelta = timedelta(),
     **change: Any,
 ) -> x509.Certificate:
     """Create a certificate like those of the service, of a certain age or with changed fields."""
-    context = factories.context(profile, by, now=datetime.now(UTC))
+    context = factories.context(profile, issuer, now=datetime.now(UTC))
     spec = factories.evaluate(request or csrs.build("device.example.com"), context)
     period = {"not_before": spec.not_before - age, "not_after": spec.not_after - age}
     builder = replace(spec, **(period | change), evaluated_digest=b"").builder(x509.random_serial_number())
-    key = by._private_key
-    return builder.issuer_name(by.certificate.subject).sign(key, keys.signature_hash(key.public_key()))
+    key = issuer._private_key
+    return builder.issuer_name(issuer.certificate.subject).sign(key, keys.signature_hash(key.public_key()))
 
 
 def pem(certificate: x509.Certificate) -> str:
@@ -73,12 +68,15 @@ def pem(certificate: x509.Certificate) -> str:
 @functools.cache
 def foreign_certificate() -> x509.Certificate:
     """Create a certificate with the same names, from another CA."""
-    root, signing = keys.generate_private_key("p-256"), keys.generate_private_key("p-256")
-    now = {"start": datetime.now(UTC) - timedelta(days=1), "end": datetime.now(UTC) + timedelta(days=365)}
+    root_key, ca_key = keys.generate_private_key("p-256"), keys.generate_private_key("p-256")
+    validity = {
+        "start": datetime.now(UTC) - timedelta(days=1),
+        "end": datetime.now(UTC) + timedelta(days=365),
+    }
     ski = x509.SubjectKeyIdentifier(b"1")
-    ca = factories.ca(public_key=signing.public_key(), signing_key=root, ski=ski, **now)
-    top = factories.root(public_key=root.public_key(), signing_key=root, **now)
-    return forge_certificate(Issuer(ca, [top], signing))
+    ca = factories.ca(public_key=ca_key.public_key(), signing_key=root_key, ski=ski, **validity)
+    root = factories.root(public_key=root_key.public_key(), signing_key=root_key, **validity)
+    return forge_certificate(Issuer(ca, [root], ca_key))
 
 
 def root_path(server: Server) -> Path:
@@ -106,7 +104,7 @@ def write_key_and_certificate(
 
 
 def basic_auth(password: str, user: str = "device") -> str:
-    """Create an Authorization header."""
+    """Create the value of an Authorization header for HTTP Basic."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 

@@ -70,7 +70,7 @@ def test_strongswan_trusts_the_ca_certificates(tls_server: Server, tmp_path: Pat
 def test_strongswan_enrols_and_renews(tls_server: Server, tmp_path: Path) -> None:
     """`pki --est` enrols with Basic, and renews with the certificate and a new key, several times."""
     create_csr(tmp_path, "first")
-    # strongSwan verifies the issued certificate with the given CA certificates, so it needs the signing CA.
+    # strongSwan verifies the issued certificate with the certificates of --cacert only, so it needs the signing CA.
     signing = ("--cacert", str(tls_server.log.parent / "ca" / "signing-ca.crt"))
     first = pki(tls_server, tmp_path, *signing, "--in", "first.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "first.crt").write_text(first.stdout)
@@ -90,7 +90,7 @@ def test_strongswan_enrols_and_renews(tls_server: Server, tmp_path: Path) -> Non
 
 
 def test_strongswan_reports_refusals(tls_server: Server, tmp_path: Path) -> None:
-    """strongSwan reports 403 for a wrong password, 401 for none, and 400 for changed names."""
+    """strongSwan reports 403 for a wrong password, 401 for a missing one, and 400 for changed names."""
     create_csr(tmp_path, "a")
     enrolled = pki(tls_server, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "a.crt").write_text(enrolled.stdout)
@@ -157,8 +157,8 @@ def test_curl_and_openssl_enrol_and_renew(tls_server: Server, tmp_path: Path) ->
     assert curl(tls_server, tmp_path, "/csrattrs")[0] == 204
 
 
-def test_curl_gets_the_status_of_each_refusal(tls_server: Server, tmp_path: Path) -> None:
-    """Each refusal that a device may get has its status."""
+def test_curl_receives_the_status_of_each_refusal(tls_server: Server, tmp_path: Path) -> None:
+    """Each kind of refusal has its own status."""
     create_openssl_csr(tmp_path, "a")
     (tmp_path / "empty.b64").write_bytes(b"")
     (tmp_path / "large.b64").write_bytes(b"A" * 1_048_576)
@@ -173,7 +173,7 @@ def test_curl_gets_the_status_of_each_refusal(tls_server: Server, tmp_path: Path
         ("/simpleenroll", BASIC, "der", 400),
         ("/simpleenroll", BASIC, "empty", 400),
         ("/simpleenroll", BASIC, "large", 413),
-        ("/nope/simpleenroll", BASIC, "a", 404),
+        ("/unknown/simpleenroll", BASIC, "a", 404),
         ("/simplereenroll", BASIC, "a", 403),
         ("/simplereenroll", identity, "b", 400),  # other names
         ("/client/simplereenroll", identity, "a", 403),
@@ -204,7 +204,7 @@ http {{
 
 
 def test_enrolled_certificates_work_for_mutual_tls(tls_server: Server, tmp_path: Path) -> None:
-    """nginx with an enrolled server certificate accepts an enrolled client certificate, and no server certificate."""
+    """nginx with an enrolled server certificate accepts only an enrolled client certificate."""
     create_openssl_csr(
         tmp_path, "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"
     )

@@ -33,8 +33,8 @@ from tests.est.devices import (
     pem,
 )
 
-GOOD = encode_body(csrs.build("device.example.com"))
-CLIENT = encode_body(csrs.build("device.example.com", key_type="p-384"))  # another key for the same name
+CSR = encode_body(csrs.build("device.example.com"))
+NEW_KEY_CSR = encode_body(csrs.build("device.example.com", key_type="p-384"))  # another key for the same name
 PROFILES = """
 profiles:
   limiter: {description: Fixed O., validity: P30D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}, subject: {allowed: [CN], fixed: {O: Meters Ltd}}, certificate_policies: [1.3.6.1.4.1.32473.9.1], principals: [ci]}
@@ -44,7 +44,7 @@ profiles:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a directory with a CA and further profiles."""
+    """Create a directory with a CA and additional profiles."""
     path = tmp_path_factory.mktemp("est")
     assert servers.certlet("init", "ca", cwd=path).returncode == 0
     (path / "profiles.yaml").write_text(PROFILES)
@@ -74,7 +74,7 @@ def est(
 
 
 def invoke(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
-    """Return the responses with decoded bodies, and the audit log. EST responses have no CORS."""
+    """Return the responses with decoded bodies, and the audit log; verify that EST responses have no CORS headers."""
     document, ca = openapi.load(directory / "profiles.yaml"), directory / "ca"
     responses, log = lambda_events.invoke_application(
         document,
@@ -130,15 +130,15 @@ def test_cacerts_includes_the_previous_ca_after_a_rollover(tmp_path: Path) -> No
     (tmp_path / "profiles.yaml").write_text(PROFILES)
     old, new = load_issuer(tmp_path / "old"), load_issuer(tmp_path / "ca")
     assert old.certificate in parse_certificates(invoke_once(tmp_path, est("/cacerts"))["body"])
-    renewed = parse_issued(invoke_once(tmp_path, est("/simplereenroll", CLIENT, forge_certificate(old))))
+    renewed = parse_issued(invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, forge_certificate(old))))
     renewed.verify_directly_issued_by(new.certificate)
     (tmp_path / "ca" / "previous-ca.crt").unlink()
-    renewal = est("/simplereenroll", CLIENT, forge_certificate(old))
+    renewal = est("/simplereenroll", NEW_KEY_CSR, forge_certificate(old))
     assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "not issued by this CA")
 
 
 def test_rollover_keeps_revocations(tmp_path: Path) -> None:
-    """A certificate that was revoked before a rollover cannot be renewed after it. The new CA can revoke the old ones."""
+    """A revoked certificate cannot be renewed after a rollover; the new CA can revoke certificates of the old CA."""
     assert servers.certlet("init", "old", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text(PROFILES)
     old = load_issuer(tmp_path / "old")
@@ -147,13 +147,13 @@ def test_rollover_keeps_revocations(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.DER))
     assert servers.certlet("revoke", "before", "--ca", "old", cwd=tmp_path).returncode == 0
     assert servers.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
-    renewal = est("/simplereenroll", CLIENT, before)
+    renewal = est("/simplereenroll", NEW_KEY_CSR, before)
     assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "revoked")
-    parse_issued(invoke_once(tmp_path, est("/simplereenroll", CLIENT, after)))
+    parse_issued(invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)))
     revoked = servers.certlet("revoke", "after", "--ca", "ca", cwd=tmp_path)
     assert revoked.returncode == 0, revoked.stderr
     assert_refused(
-        invoke_once(tmp_path, est("/simplereenroll", CLIENT, after)), 403, "unauthorized", "revoked"
+        invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)), 403, "unauthorized", "revoked"
     )
     repeated = servers.certlet("revoke", "before", "--ca", "ca", cwd=tmp_path)
     assert (repeated.returncode, b"already revoked at" in repeated.stderr) == (1, True)
@@ -170,32 +170,34 @@ def test_csrattrs_is_empty(directory: Path) -> None:
 @pytest.mark.parametrize("operation", ["cacerts", "csrattrs", "simpleenroll", "simplereenroll"])
 def test_unknown_label_is_404(directory: Path, operation: str) -> None:
     """An unknown label is 404, and the response lists the profiles."""
-    content = GOOD if operation.endswith("enroll") else b""
+    content = CSR if operation.endswith("enroll") else b""
     response = invoke_once(
-        directory, est(f"/nope/{operation}", content, forge_certificate(load_issuer(directory / "ca")))
+        directory, est(f"/unknown/{operation}", content, forge_certificate(load_issuer(directory / "ca")))
     )
     assert_refused(response, 404, "unknownProfile", "peer")
 
 
-WRAPPED = "\n".join(textwrap.wrap(GOOD.decode(), 64)).encode() + b"\n"
-BODIES = [GOOD, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.encode_pem(csrs.build("device.example.com"))]
+WRAPPED = "\n".join(textwrap.wrap(CSR.decode(), 64)).encode() + b"\n"
+BODIES = [CSR, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.encode_pem(csrs.build("device.example.com"))]
 
 
 @pytest.mark.parametrize("content", BODIES, ids=["one-line", "wrapped", "crlf", "pem"])
-@pytest.mark.parametrize("encoding_", [None, "base64", "x"])
-def test_all_base64_encodings_are_accepted(directory: Path, content: bytes, encoding_: str | None) -> None:
+@pytest.mark.parametrize("transfer_encoding", [None, "base64", "x"])
+def test_all_base64_encodings_are_accepted(
+    directory: Path, content: bytes, transfer_encoding: str | None
+) -> None:
     """RFC 8951 3.1: base64 with or without line breaks, with any Content-Transfer-Encoding."""
-    headers = {"Content-Transfer-Encoding": encoding_} if encoding_ else {}
+    headers = {"Content-Transfer-Encoding": transfer_encoding} if transfer_encoding else {}
     certificate = parse_issued(invoke_once(directory, est("/simpleenroll", content, headers=headers)))
     certificate.verify_directly_issued_by(load_issuer(directory / "ca").certificate)
 
 
 def test_label_selects_the_profile(directory: Path) -> None:
-    """RFC 7030 3.2.2: the label is the name of the profile; without a label the default profile applies."""
+    """RFC 7030 3.2.2: the label names the profile; without a label the default profile applies."""
     events = [
-        est("/simpleenroll", GOOD),
-        est("/client/simpleenroll", GOOD),
-        est("/limiter/simpleenroll", GOOD),
+        est("/simpleenroll", CSR),
+        est("/client/simpleenroll", CSR),
+        est("/limiter/simpleenroll", CSR),
     ]
     responses, log = invoke(directory, *events)
     assert all(map(parse_issued, responses))
@@ -212,7 +214,7 @@ CHALLENGE = csrs.encode_der(
 REFUSED = {
     "der": (csrs.encode_der(csrs.build("device.example.com")), 400, "malformed", "base64"),
     "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
-    "no-request": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
+    "not-pkcs10": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
     "names": (encode_body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
     "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "challengePassword is not supported"),
     "1-megabyte": (b"A" * 1_048_576, 413, "tooLarge", "262144"),
@@ -234,16 +236,16 @@ def test_empty_body_is_400_and_other_type_is_415(directory: Path) -> None:
     """A missing body is 400, and a Content-Type other than PKCS#10 is 415."""
     empty = est("/simpleenroll", headers={"Content-Type": PKCS10})
     assert_refused(invoke_once(directory, empty), 400, "malformed", "missing")
-    other = est("/simpleenroll", GOOD, headers={"Content-Type": "application/json"})
+    other = est("/simpleenroll", CSR, headers={"Content-Type": "application/json"})
     assert_refused(invoke_once(directory, other), 415, "unsupportedMediaType", PKCS10)
 
 
 def test_plain_http_is_403(directory: Path) -> None:
-    """RFC 7030 3.3: without HTTPS each EST operation is 403. The JSON operations work."""
+    """RFC 7030 3.3: without HTTPS every EST operation is 403, but the JSON operations work."""
     client = forge_certificate(load_issuer(directory / "ca"))
     for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll"):
         for protocol in ("http", "", "https, http"):
-            for content in (GOOD, b"") if path.endswith("enroll") else (b"",):
+            for content in (CSR, b"") if path.endswith("enroll") else (b"",):
                 event = est(path, content, client, {"X-Forwarded-Proto": protocol})
                 assert_refused(invoke_once(directory, event), 403, "httpsRequired", "requires HTTPS")
     plain = lambda_events.proxy_event(
@@ -255,7 +257,7 @@ def test_plain_http_is_403(directory: Path) -> None:
 def test_unauthenticated_caller_is_403(directory: Path) -> None:
     """simpleenroll needs an API key, simplereenroll a client certificate; neither accepts the other."""
     client = forge_certificate(load_issuer(directory / "ca"))
-    events = [est("/simpleenroll", GOOD, client, key=None), est("/simplereenroll", GOOD)]
+    events = [est("/simpleenroll", CSR, client, key=None), est("/simplereenroll", CSR)]
     (enrolment, renewal), log = invoke(directory, *events)
     assert_refused(enrolment, 403, "unauthorized", "API key")
     assert_refused(renewal, 403, "unauthorized", "client certificate")
@@ -264,9 +266,11 @@ def test_unauthenticated_caller_is_403(directory: Path) -> None:
 
 @pytest.mark.parametrize("label", ["", "/peer"])
 def test_client_certificate_renews_itself(directory: Path, label: str) -> None:
-    """The new certificate has the same profile and names. The principal in the audit log is the old one."""
+    """The new certificate has the same profile and names; the old certificate is the principal in the audit log."""
     client_certificate = forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=60))
-    (response,), log = invoke(directory, est(f"{label}/simplereenroll", CLIENT, client_certificate, key=None))
+    (response,), log = invoke(
+        directory, est(f"{label}/simplereenroll", NEW_KEY_CSR, client_certificate, key=None)
+    )
     renewed = parse_issued(response)
     assert renewed.subject == client_certificate.subject
     san = x509.SubjectAlternativeName
@@ -286,13 +290,13 @@ def test_client_certificate_renews_itself(directory: Path, label: str) -> None:
 
 def test_device_renews_with_its_first_csr(directory: Path) -> None:
     """The comparison uses the certificate that would be issued, so a device can resend its original CSR."""
-    first = parse_issued(invoke_once(directory, est("/limiter/simpleenroll", GOOD)))
+    first = parse_issued(invoke_once(directory, est("/limiter/simpleenroll", CSR)))
     assert first.subject.rfc4514_string() == "CN=device.example.com,O=Meters Ltd"
-    renewed = parse_issued(invoke_once(directory, est("/simplereenroll", GOOD, first, key=None)))
+    renewed = parse_issued(invoke_once(directory, est("/simplereenroll", CSR, first, key=None)))
     assert renewed.subject == first.subject  # although the profile has `principals: [ci]`
 
 
-def test_order_of_names_is_ignored(directory: Path) -> None:
+def test_renewal_ignores_the_order_of_names(directory: Path) -> None:
     """RFC 7030 4.2.2 requires the same names, in any order and case."""
     request = csrs.build("a.example.com", ["dns:a.example.com", "dns:B.example.com"])
     first = forge_certificate(load_issuer(directory / "ca"), request=request)
@@ -300,17 +304,17 @@ def test_order_of_names_is_ignored(directory: Path) -> None:
     assert parse_issued(invoke_once(directory, est("/simplereenroll", encode_body(other), first)))
 
 
-CHANGED = {
-    "another": (csrs.build("other.example.com"), "other.example.com", "compound"),
-    "one-more": (csrs.build("device.example.com", ["dns:more.example.com", "dns:device.example.com"]), "more.example.com", "rejectedIdentifier"),
-    "one-less": (csrs.build(None, ["dns:device.example.com"]), "subject", "rejectedIdentifier"),
+CHANGED_NAMES = {
+    "other-name": (csrs.build("other.example.com"), "other.example.com", "compound"),
+    "additional-name": (csrs.build("device.example.com", ["dns:more.example.com", "dns:device.example.com"]), "more.example.com", "rejectedIdentifier"),
+    "missing-name": (csrs.build(None, ["dns:device.example.com"]), "subject", "rejectedIdentifier"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CHANGED)
+@pytest.mark.parametrize("case", CHANGED_NAMES)
 def test_renewal_with_other_names_is_refused(directory: Path, case: str) -> None:
     """A renewal cannot change the subject or the names: 400 with all differences."""
-    csr, fragment, code = CHANGED[case]
+    csr, fragment, code = CHANGED_NAMES[case]
     client_certificate = forge_certificate(load_issuer(directory / "ca"))
     (response,), log = invoke(directory, est("/simplereenroll", encode_body(csr), client_certificate))
     assert assert_refused(response, 400, code, fragment)["errors"]
@@ -318,22 +322,22 @@ def test_renewal_with_other_names_is_refused(directory: Path, case: str) -> None
 
 
 NOT_RENEWABLE: dict[str, tuple[str, Callable[[Path], x509.Certificate | str], str]] = {
-    "server-only": ("", lambda at: forge_certificate(load_issuer(at / "ca"), "server"), "clientAuth"),
-    "expired": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=91)), "not valid now"),
-    "not-yet": ("", lambda at: forge_certificate(load_issuer(at / "ca"), age=timedelta(days=-1)), "not valid now"),
-    "stranger": ("", lambda _: foreign_certificate(), "not issued by this CA"),
+    "server-only": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), "server"), "clientAuth"),
+    "expired": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=91)), "not valid now"),
+    "not-yet-valid": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=-1)), "not valid now"),
+    "other-ca": ("", lambda _: foreign_certificate(), "not issued by this CA"),
     "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be parsed"),
-    "no-policy": ("", lambda at: parse_issued(invoke_once(at, est("/nameless/simpleenroll", GOOD))), "policy"),
-    "other-label": ("/client", lambda at: forge_certificate(load_issuer(at / "ca")), "under profile 'peer', not 'client'"),
-    "the-ca-itself": ("", lambda at: load_issuer(at / "ca").certificate, "not issued by this CA"),
+    "no-policy": ("", lambda directory: parse_issued(invoke_once(directory, est("/nameless/simpleenroll", CSR))), "policy"),
+    "other-label": ("/client", lambda directory: forge_certificate(load_issuer(directory / "ca")), "under profile 'peer', not 'client'"),
+    "ca-certificate": ("", lambda directory: load_issuer(directory / "ca").certificate, "not issued by this CA"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", NOT_RENEWABLE)
 def test_certificate_that_cannot_be_renewed_is_403(directory: Path, case: str) -> None:
     """Only a valid client certificate of this CA, of an existing profile, can be renewed."""
-    label, make, fragment = NOT_RENEWABLE[case]
-    (response,), log = invoke(directory, est(f"{label}/simplereenroll", GOOD, make(directory)))
+    label, create_client, fragment = NOT_RENEWABLE[case]
+    (response,), log = invoke(directory, est(f"{label}/simplereenroll", CSR, create_client(directory)))
     assert_refused(response, 403, "unauthorized", fragment)
     assert [(record.event, record.principal) for record in log] == [("refusal", "")]
 
@@ -344,7 +348,7 @@ def test_revoked_certificate_or_denied_key_cannot_be_renewed(tmp_path: Path) -> 
     (tmp_path / "profiles.yaml").write_text("{}")
     client_certificate = forge_certificate(load_issuer(tmp_path / "ca"))
     (tmp_path / "my.crt").write_text(pem(client_certificate))
-    event = est("/simplereenroll", CLIENT, client_certificate)
+    event = est("/simplereenroll", NEW_KEY_CSR, client_certificate)
     assert parse_issued(invoke_once(tmp_path, event))
     assert servers.certlet("revoke", "my.crt", cwd=tmp_path).returncode == 0
     assert_refused(invoke_once(tmp_path, event), 403, "unauthorized", "revoked")
@@ -357,7 +361,7 @@ def test_revoked_certificate_or_denied_key_cannot_be_renewed(tmp_path: Path) -> 
 
 
 def test_renewal_with_denied_key_is_refused(tmp_path: Path) -> None:
-    """The current rules for keys and names apply to a renewal."""
+    """A renewal must satisfy the current rules for keys and names."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text("profiles: {client: {names: {dns: {permitted: [example.org]}}}}")
     spki = (
@@ -366,12 +370,12 @@ def test_renewal_with_denied_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ca" / revocation_file.DENY_LIST).write_text(hashlib.sha256(spki).hexdigest())
     ca = load_issuer(tmp_path / "ca")
     assert_refused(
-        invoke_once(tmp_path, est("/simplereenroll", CLIENT, forge_certificate(ca))),
+        invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, forge_certificate(ca))),
         400,
         "badPublicKey",
         "deny list",
     )
     # The profile no longer permits this name.
-    named = csrs.build("device.example.com", ["dns:device.example.com"])
-    event = est("/simplereenroll", encode_body(named), forge_certificate(ca, "client", named))
+    request = csrs.build("device.example.com", ["dns:device.example.com"])
+    event = est("/simplereenroll", encode_body(request), forge_certificate(ca, "client", request))
     assert_refused(invoke_once(tmp_path, event), 400, "rejectedIdentifier", "permits only names in")

@@ -23,19 +23,19 @@ PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
 DOCUMENT = "".join((ROOT / "docs/how-to" / name).read_text() for name in ("systemd.md", "nginx.md"))
 
 
-def block(language: str) -> str:
+def code_block(language: str) -> str:
     """Return the only code block of a language in the documents."""
-    (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
-    return str(text)
+    (code,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+    return str(code)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run the command of the unit, in a temporary directory and on a free port."""
     directory = tmp_path_factory.mktemp("serving")
-    (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", block("ini"))
-    with servers.certlet_server(directory, *shlex.split(line)) as running:
-        yield running
+    (line,) = re.findall(r"ExecStart=/opt/certlet/.venv/bin/certlet serve (.*)", code_block("ini"))
+    with servers.certlet_server(directory, *shlex.split(line)) as started_server:
+        yield started_server
 
 
 def localize(config: str, directory: Path, server: Server, port: int) -> str:
@@ -73,7 +73,7 @@ def run_proxy(name: str, directory: Path, server: Server) -> Iterator[str]:
     signed = server.request("POST", "/sign.pem", csrs.encode_pem(csrs.build("ca.example.com")), PEM)
     (directory / "ca.example.com.crt").write_bytes(signed.body)
     port = servers.free_port()
-    config = localize(block(name), directory, server, port)
+    config = localize(code_block(name), directory, server, port)
     environ = {**os.environ, "HOME": str(directory)}
     with subprocess.Popen(proxy_command(name, config, directory), cwd=directory, env=environ) as process:
         try:
@@ -84,51 +84,39 @@ def run_proxy(name: str, directory: Path, server: Server) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
 def test_server_works_behind_a_proxy(name: str, server: Server, tmp_path: Path) -> None:
-    """The proxy forwards certificates, problems and a batch of 3 MB. EST is refused without TLS to Certlet."""
+    """The proxy forwards certificates, problems and a batch of 3 MB; Certlet refuses EST without TLS."""
     with run_proxy(name, tmp_path, server) as url:
 
         def send(path: str, body: bytes, *headers: str) -> tuple[int, str]:
             (tmp_path / "body").write_bytes(body)
             header_options = [part for header in headers for part in ("-H", header)]
-            address = [
-                "--resolve",
-                f"{url.removeprefix('https://')}:127.0.0.1",
-                "--cacert",
-                str(root_path(server)),
-            ]
-            options = [
-                "-sS",
-                *address,
-                *CURL_RETRY,
-                "-w",
-                "\n%{http_code}",
-                *header_options,
-                "--data-binary",
-                "@body",
-            ]
-            body_, _, status = run("curl", *options, url + path, cwd=tmp_path).stdout.rpartition("\n")
-            return int(status), body_
+            address = ("--resolve", f"{url.removeprefix('https://')}:127.0.0.1")
+            tls = ("--cacert", str(root_path(server)))
+            command = ["curl", "-sS", *address, *tls, *CURL_RETRY, "-w", "\n%{http_code}", *header_options]
+            output = run(*command, "--data-binary", "@body", url + path, cwd=tmp_path).stdout
+            response_body, _, status = output.rpartition("\n")
+            return int(status), response_body
 
-        key, pem = f"x-api-key: {API_KEY}", "Content-Type: application/pkcs10"
-        json_ = "Content-Type: application/json"
-        good = csrs.encode_pem(csrs.build())
-        status, body = send("/sign.pem", good, key, pem)
+        key = f"x-api-key: {API_KEY}"
+        pkcs10_type, json_type = "Content-Type: application/pkcs10", "Content-Type: application/json"
+        csr = csrs.encode_pem(csrs.build())
+        status, body = send("/sign.pem", csr, key, pkcs10_type)
         assert status == 200
         assert body.startswith("-----BEGIN CERTIFICATE-----")
-        status, body = send("/sign.pem", b"garbage", key, pem)
+        status, body = send("/sign.pem", b"garbage", key, pkcs10_type)
         assert (status, json.loads(body)["code"]) == (422, "badCSR")
-        assert send("/sign.pem", good, "x-api-key: wrong", pem)[0] == 403
-        batch = {"requests": [{"csr": good.decode() + " " * 29_000} for _ in range(100)]}
-        status, body = send("/sign/batch", json.dumps(batch).encode(), key, json_)
+        assert send("/sign.pem", csr, "x-api-key: wrong", pkcs10_type)[0] == 403
+        batch = {"requests": [{"csr": csr.decode() + " " * 29_000} for _ in range(100)]}
+        status, body = send("/sign/batch", json.dumps(batch).encode(), key, json_type)
         assert status == 200
         assert len(json.loads(body)["results"]) == 100
-        status, body = send("/.well-known/est/simpleenroll", good, key, pem)
+        status, body = send("/.well-known/est/simpleenroll", csr, key, pkcs10_type)
         assert (status, json.loads(body)["code"]) == (403, "httpsRequired")
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """systemd accepts the unit, and reports a misspelt line."""
-    unit = block("ini").replace("/opt/certlet/.venv/bin/certlet", shutil.which("true") or "")
+    unit = code_block("ini").replace("/opt/certlet/.venv/bin/certlet", shutil.which("true") or "")
     for text, errors in ((unit, 0), (unit.replace("ProtectHome", "ProtectHouse"), 1)):
         (tmp_path / "certlet.service").write_text(text)
         verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]

@@ -36,7 +36,7 @@ from tests.est.devices import (
 )
 from tests.servers import API_KEY, Response, Server
 
-REQUEST = csrs.build("device.example.com")
+CSR = csrs.build("device.example.com")
 
 
 def enroll(
@@ -45,12 +45,12 @@ def enroll(
     """Send the CSR of a device."""
     all_headers = {"Content-Type": devices.PKCS10, **headers}
     return server.request(
-        "POST", devices.EST + path, encode_body(REQUEST), all_headers, client_context(server, client)
+        "POST", devices.EST + path, encode_body(CSR), all_headers, client_context(server, client)
     )
 
 
 def test_server_certificate_is_issued_by_its_ca(tls_server: Server) -> None:
-    """It contains the names of the server, chains to the root, and has an audit record."""
+    """The certificate contains the server's names, chains to the root, and has an audit record."""
     certificate = server_certificate(tls_server)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
@@ -109,7 +109,7 @@ def test_wrong_basic_password_is_403(tls_server: Server) -> None:
 
 
 def test_client_certificate_renews_itself(tls_server: Server) -> None:
-    """The client certificate of the handshake is the caller. It can only renew itself."""
+    """A client certificate in the handshake authenticates the caller, who can only renew it."""
     client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=30))
     response = enroll(tls_server, "/simplereenroll", client)
     (certificate,) = parse_certificates(response.body)
@@ -122,16 +122,16 @@ def test_client_certificate_renews_itself(tls_server: Server) -> None:
     assert enroll(tls_server, "/simplereenroll").status == 403
 
 
-@pytest.mark.parametrize("case", ["server-only", "expired", "stranger"])
+@pytest.mark.parametrize("case", ["server-only", "expired", "other-ca"])
 def test_handshake_refuses_invalid_client_certificate(tls_server: Server, case: str) -> None:
     """A server certificate, an expired one, and one of another CA fail in the handshake."""
     ca = load_issuer(tls_server.log.parent / "ca")
-    makers: dict[str, Callable[[], x509.Certificate]] = {
+    create_client: dict[str, Callable[[], x509.Certificate]] = {
         "server-only": lambda: forge_certificate(ca, "server"),
         "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
-        "stranger": foreign_certificate,
+        "other-ca": foreign_certificate,
     }
-    client = makers[case]()
+    client = create_client[case]()
     with pytest.raises((ssl.SSLError, OSError)):
         enroll(tls_server, "/simplereenroll", client)
     assert enroll(tls_server, Authorization=basic_auth(API_KEY)).status == 200
@@ -160,23 +160,23 @@ def test_failed_renewal_is_retried(
     """After a timeout or a malformed response, the renewal is retried soon."""
     monkeypatch.setattr(tls, "MIN_RETRY", 0.01)
     client = factories.ca(public_key=csrs.private_key("p-256").public_key())
-    good = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
-    bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(good)))
-    results = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
+    result = {"crt_pem": pem(client), "chain_pem": "", "not_after": "2100-01-01T00:00:00Z"}
+    bodies = ({"statusCode": 200, "body": body} for body in ("{}", json.dumps(result)))
+    outcomes = iter([GatewayError("INTEGRATION_TIMEOUT"), *bodies])
     (tmp_path / "key").write_bytes(encode_private_key(csrs.private_key("p-256")))
 
     async def invoke(_event: dict[str, Any], _timeout: float) -> Any:
-        result = next(results)
-        if isinstance(result, Exception):
-            raise result
-        return result
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     server_tls = tls.Tls(str(tmp_path / "crt"), str(tmp_path / "key"))
     renewal = server_tls.renew_forever(invoke, {"requestContext": {}}, time.time() + 0.2)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(renewal, 3))
     assert (tmp_path / "crt").read_text() == pem(client)
-    assert next(results, None) is None
+    assert next(outcomes, None) is None
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "the function did not respond: INTEGRATION_TIMEOUT",
         "the function did not return a signed certificate",
@@ -198,7 +198,7 @@ def test_private_key_is_protected_and_removed(tmp_path: Path) -> None:
 
 INVALID_OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("--tls", "--tls-profile", "client"), "not for TLS servers"),
-    (("--tls", "--tls-profile", "nope"), "use one of: server"),
+    (("--tls", "--tls-profile", "unknown"), "use one of: server"),
     (("--tls", "--tls-name", "a..b"), "empty label"),
     (("--tls", "--tls-name", "intra.example.org"), "name constraints"),
     (("--tls-name", "localhost"), "require --tls"),
@@ -219,20 +219,20 @@ def test_invalid_tls_options_are_reported(tmp_path: Path, options: tuple[str, ..
 
 
 def write_tls_files(directory: Path) -> None:
-    """Write a server certificate, its key in several forms, another key, and other files."""
-    key, other = csrs.private_key("p-256"), csrs.private_key("p-384")
+    """Write a server certificate, its key in several forms, a different key, and a CSR."""
+    key, other_key = csrs.private_key("p-256"), csrs.private_key("p-384")
     server_pem = pem(
         forge_certificate(factories.create_issuer(), "server", csrs.build(None, ["ip:127.0.0.1"]))
     ).encode()
-    clear = encode_private_key(key)
+    key_pem = encode_private_key(key)
     files = {
         "crt": server_pem,
-        "key": clear,
-        "both": server_pem + clear,
-        "sealed": encode_private_key(key, b"abc"),
-        "other": encode_private_key(other),
+        "key": key_pem,
+        "both": server_pem + key_pem,
+        "encrypted": encode_private_key(key, b"abc"),
+        "other": encode_private_key(other_key),
         "csr": csrs.encode_pem(csrs.build()),
-        "cut": clear[:60],
+        "truncated": key_pem[:60],
     }
     for name, data in files.items():
         (directory / name).write_bytes(data)
@@ -244,19 +244,19 @@ def write_tls_files(directory: Path) -> None:
         ("csr", "key", "--tls-cert csr: the certificate cannot be parsed: not PEM"),
         ("key", "crt", "--tls-cert key: the certificate cannot be parsed: not PEM"),
         ("crt", "csr", "--tls-key csr is not a PEM private key"),
-        ("crt", "cut", "--tls-key cut is not a PEM private key"),
+        ("crt", "truncated", "--tls-key truncated is not a PEM private key"),
         ("crt", "other", "--tls-key other does not match --tls-cert crt"),
         (
             "crt",
-            "sealed",
-            "--tls-key sealed is encrypted, and there is no terminal to prompt for its passphrase",
+            "encrypted",
+            "--tls-key encrypted is encrypted, and there is no terminal to prompt for its passphrase",
         ),
-        ("none", "key", "--tls-cert none: No such file or directory"),
-        ("crt", "none", "--tls-key none: No such file or directory"),
+        ("missing", "key", "--tls-cert missing: No such file or directory"),
+        ("crt", "missing", "--tls-key missing: No such file or directory"),
     ],
 )
 def test_unusable_tls_file_is_reported(tmp_path: Path, certificate: str, key: str, message: str) -> None:
-    """The error names the file and the problem: no certificate, no key, another key, encrypted, missing."""
+    """The error names the file and the problem: not a certificate, not a key, wrong key, encrypted, missing."""
     write_tls_files(tmp_path)
     run = servers.certlet("serve", "--port", "0", "--tls-cert", certificate, "--tls-key", key, cwd=tmp_path)
     assert (run.returncode, run.stderr.decode()) == (1, f"certlet: {message}\n")
@@ -264,8 +264,8 @@ def test_unusable_tls_file_is_reported(tmp_path: Path, certificate: str, key: st
 
 
 @pytest.mark.parametrize(("certificate", "key"), [("crt", "key"), ("both", "both")])
-def test_given_certificate_is_served(tmp_path: Path, certificate: str, key: str) -> None:
-    """A given certificate and key are used unchanged, from two files or one."""
+def test_operator_certificate_is_served(tmp_path: Path, certificate: str, key: str) -> None:
+    """The server uses the operator's certificate and key unchanged, from two files or one."""
     write_tls_files(tmp_path)
     with servers.certlet_server(tmp_path, "--tls-cert", certificate, "--tls-key", key) as server:
         served = ssl.get_server_certificate(("127.0.0.1", server.port))
@@ -273,7 +273,7 @@ def test_given_certificate_is_served(tmp_path: Path, certificate: str, key: str)
 
 
 def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:
-    """For a key that is too small for TLS, the error contains only the reason of OpenSSL."""
+    """If the key is too small for TLS, the error contains only OpenSSL's reason."""
     command = "openssl req -x509 -newkey rsa:1024 -nodes -keyout key -out crt -subj /CN=x"
     servers.run(*command.split(), cwd=tmp_path)
     arguments = ("--ephemeral", "--port", "0", "--tls-cert", "crt", "--tls-key", "key")
@@ -309,13 +309,13 @@ def test_client_cert_has_the_fields_of_api_gateway(tmp_path: Path) -> None:
     options: dict[str, Any] = {**files, "tls_client_ca_event": event}
     with second_api.gateway_server(tmp_path, second_api.document(), **options) as server:
         client = forge_certificate(ca)
-        echoed = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
-        client_cert = echoed["requestContext"]["identity"]["clientCert"]
+        event = server.request("GET", "/books", context=client_context(server, client)).json()["event"]
+        client_cert = event["requestContext"]["identity"]["clientCert"]
         assert x509.load_pem_x509_certificate(client_cert["clientCertPem"].encode()) == client
         assert client_cert["subjectDN"] == client.subject.rfc4514_string()
         assert client_cert["issuerDN"] == client.issuer.rfc4514_string()
         assert int(client_cert["serialNumber"].replace(":", ""), 16) == client.serial_number
         assert client_cert["validity"]["notAfter"] == f"{client.not_valid_after_utc:%b %e %H:%M:%S %Y} GMT"
-        assert echoed["headers"]["X-Forwarded-Proto"] == "https"
-        without = server.request("GET", "/books", context=client_context(server)).json()["event"]
-        assert "clientCert" not in without["requestContext"]["identity"]
+        assert event["headers"]["X-Forwarded-Proto"] == "https"
+        plain_event = server.request("GET", "/books", context=client_context(server)).json()["event"]
+        assert "clientCert" not in plain_event["requestContext"]["identity"]

@@ -1,4 +1,4 @@
-"""Figures are shown as they come: they are what a run of this is for."""
+"""A fixture that shows measurements while the tests run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print past pytest."""
+def report_figures(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print a line without waiting for the end of the test."""
 
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         with capsys.disabled():
-            print(f"\n  {line}", end="", flush=True)  # noqa: T201 - as above
+            print(f"\n  {line}", end="", flush=True)  # noqa: T201 - the purpose of the fixture
 
-    return tell
+    return print_line
