@@ -1,1 +1,1 @@
-"""CSRs from other projects and programs, and generated hostile ones."""
+"""CSRs from other projects and programs, and generated malicious ones."""

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of `csr.parse`: `python -m tests.adversarial.coverage_guided SECONDS FOLDER`.
 
-Atheris, which drives libFuzzer, records the branches of service.pki that an input takes, and keeps inputs that
-take new ones. Half of the mutations are those of `request_strategies`, signed again; the rest are libFuzzer's.
+Atheris drives libFuzzer. It records the branches of service.pki that an input takes, and saves inputs that take
+new ones. Half of the mutations come from `request_strategies` and are signed again; the rest are libFuzzer's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_BYTES: Final = csr.MAX_TEXT_BYTES + 1024
 
 
 def check_input(data: bytes) -> None:
-    """Parse one input: it is refused with a printable reason, or parsed completely, in less than a second."""
+    """Verify that an input is refused with a printable reason or parsed completely, within a second."""
     start = time.process_time()
     try:
         request = csr.parse(data)
@@ -43,28 +43,28 @@ def check_input(data: bytes) -> None:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     """Mutate an input once."""
-    chance = Random(seed)  # noqa: S311 - reproducible from libFuzzer's seed
-    if chance.random() < 0.5:
+    rng = Random(seed)  # noqa: S311 - reproducible from libFuzzer's seed
+    if rng.random() < 0.5:
         return bytes(atheris.Mutate(data, max_size))
     try:
         info = (der.parse(data)[0].children or [])[0]
-        key_type = _signing_key_type(chance, info)
+        key_type = _signing_key_type(rng, info)
     except (ValueError, IndexError):
         return bytes(atheris.Mutate(data, max_size))
-    mutated = request_strategies.mutate(chance, info.encode())
+    mutated = request_strategies.mutate(rng, info.encode())
     csr_der = request_strategies.assemble_csr(
-        mutated, *request_strategies.sign(key_type, chance.randrange(4), mutated)
+        mutated, *request_strategies.sign(key_type, rng.randrange(4), mutated)
     )
     return csr_der if len(csr_der) <= max_size else data
 
 
-def _signing_key_type(chance: Random, info: der.Node) -> str:
+def _signing_key_type(rng: Random, info: der.Node) -> str:
     """Return the type of the key in a CertificationRequestInfo; insert a supported key if it has another."""
     parts = info.children or []
     for key_type in request_strategies.SUPPORTED_KEYS:
         if parts[2].encode() == request_strategies.spki(key_type):
             return key_type
-    key_type = chance.choice(request_strategies.SUPPORTED_KEYS)
+    key_type = rng.choice(request_strategies.SUPPORTED_KEYS)
     parts[2] = der.RawBytes(request_strategies.spki(key_type))
     return key_type
 

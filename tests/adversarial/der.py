@@ -24,10 +24,10 @@ class Node:
     """One TLV.
 
     Attributes:
-        tag: its identifier octets.
-        content: its content octets, if it is primitive.
-        children: its elements; None if it is primitive.
-        prefix: octets between its length and its children: a BIT STRING's count of unused bits.
+        tag: the identifier octets.
+        content: the content octets of a primitive node.
+        children: the elements; None for a primitive node.
+        prefix: octets between the length and the children: a BIT STRING's count of unused bits.
         form: the form of the length: `short` (DER), `long` (one octet too many), or `indefinite`.
         length_error: a number added to the true length.
     """
@@ -40,7 +40,7 @@ class Node:
     length_error: int = 0
 
     def encode(self) -> bytes:
-        """Return its encoding."""
+        """Return the encoding."""
         body = self.content if self.children is None else self.prefix + b"".join(child.encode() for child in self.children)  # fmt: skip
         if self.form == "indefinite":
             return self.tag + b"\x80" + body + b"\0\0"
@@ -119,8 +119,8 @@ class _Reader:
 
     def _build(self, tag: bytes, body: bytes) -> Node:
         prefix = body[:1] if tag == BIT_STRING else b""
-        wrapped = tag in (OCTET_STRING, BIT_STRING) and body[len(prefix) :][:1] in (SEQUENCE, OCTET_STRING, BIT_STRING)  # fmt: skip
-        if self.depth < _MAX_DEPTH and (wrapped or tag[0] & _CONSTRUCTED):
+        is_wrapper = tag in (OCTET_STRING, BIT_STRING) and body[len(prefix) :][:1] in (SEQUENCE, OCTET_STRING, BIT_STRING)  # fmt: skip
+        if self.depth < _MAX_DEPTH and (is_wrapper or tag[0] & _CONSTRUCTED):
             try:
                 return Node(tag, children=parse(body[len(prefix) :], self.depth + 1), prefix=prefix)
             except (ValueError, IndexError):  # keep it as octets
@@ -152,19 +152,19 @@ def parse(data: bytes, depth: int = 0) -> list[Node]:
 
 
 def request_parts(request: bytes) -> tuple[Node, Node, Node]:
-    """Subject, SubjectPublicKeyInfo and attributes of a CSR (RFC 2986 4.1)."""
+    """Return the subject, SubjectPublicKeyInfo and attributes of a CSR (RFC 2986 4.1)."""
     info = (parse(request)[0].children or [])[0].children or []
     return info[1], info[2], info[3]
 
 
 def certificate_parts(certificate: bytes) -> tuple[Node, Node, Node]:
-    """Subject, SubjectPublicKeyInfo and extensions of a version 3 certificate (RFC 5280 4.1)."""
+    """Return the subject, SubjectPublicKeyInfo and extensions of a version 3 certificate (RFC 5280 4.1)."""
     info = (parse(certificate)[0].children or [])[0].children or []
     return info[5], info[6], info[7]
 
 
 def extension(root: Node, dotted: str) -> Node | None:
-    """The OCTET STRING of the first extension with this OID below a node."""
+    """Return the OCTET STRING of the first extension with this OID below a node."""
     identifier = oid(dotted)
     for node in root.walk():
         parts = node.children or []

@@ -1,4 +1,4 @@
-"""Invariants of every response to any request, checked only on the bytes of CSR and certificate."""
+"""Invariants of every response. They use only the bytes of the CSR and of the certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFUSAL_CODES: Final = {
 }
 # Permitted GeneralName tags, by profile.
 SAN_TAGS: Final = {"server": b"\x82\x87", "client": b"\x82\x87\x81\x86", "peer": b"\x82\x87\x86"}
-# The form that verifiers rely on: a host, an address, a mailbox, a URI.
+# The forms that verifiers rely on: DNS name, IP address, email address, URI.
 _HOST: Final = rb"(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _FORMS: Final = {
     0x82: re.compile(_HOST),
@@ -135,7 +135,7 @@ def general_names(root: der.Node) -> list[tuple[int, bytes]]:
 
 
 def extension_request(attributes: der.Node) -> der.Node:
-    """Return the extensionRequest attribute; ignore look-alikes elsewhere."""
+    """Return the extensionRequest attribute; ignore similar values in other attributes."""
     for attribute in attributes.children or ():
         if attribute.children and attribute.children[0].encode() in _EXTENSION_REQUESTS:
             return attribute
@@ -161,7 +161,7 @@ def implied_name(common_name: str) -> tuple[int, bytes]:
 
 
 def verify_with_openssl(issued: list[str], chain: str, root: str, folder: Path) -> int:
-    """Verify with OpenSSL all certificates with keys that it supports; return their number."""
+    """Verify all certificates whose keys OpenSSL supports; return their number."""
     (folder / "chain.pem").write_text(chain)
     (folder / "root.pem").write_text(root)
     files = []

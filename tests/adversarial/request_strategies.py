@@ -52,21 +52,21 @@ UNSUPPORTED_KEYS: Final[dict[str, Callable[[], Any]]] = {
 
 @functools.cache
 def private_key(key_type: str) -> Any:
-    """One private key of each type, created once."""
+    """Return the private key of a type, created once."""
     return UNSUPPORTED_KEYS[key_type]() if key_type in UNSUPPORTED_KEYS else csrs.private_key(key_type)
 
 
 @functools.cache
 def spki(key_type: str) -> bytes:
-    """The SubjectPublicKeyInfo of a key type."""
-    encoded: bytes = (
+    """Return the SubjectPublicKeyInfo of a key type."""
+    value: bytes = (
         private_key(key_type).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     )
-    return encoded
+    return value
 
 
 def sign(key_type: str, hash_index: int, info: bytes) -> tuple[bytes, bytes]:
-    """Return the AlgorithmIdentifier and the signature of a CertificationRequestInfo, with one of the type's hashes."""
+    """Return the AlgorithmIdentifier and signature of a CertificationRequestInfo; RSA and ECDSA use the selected hash."""
     if key_type in SINGLE_ALGORITHM_OIDS:
         return der.tlv(der.SEQUENCE, der.oid(SINGLE_ALGORITHM_OIDS[key_type])), private_key(key_type).sign(
             info
@@ -106,20 +106,20 @@ WELL_FORMED_SPKIS: Final = (
 
 @functools.cache
 def odd_spkis() -> tuple[bytes, ...]:
-    """Compressed and invalid points, invalid and huge moduli, keys for other algorithms."""
+    """Return public keys with compressed or invalid points, invalid or huge moduli, or other algorithms."""
     point: bytes = private_key("p-256").public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     numbers = private_key("rsa-2048").public_key().public_numbers()
-    p256, bare = "1.2.840.10045.3.1.7", [("1.3.101.112", 32), ("1.3.101.110", 32), ("1.3.101.113", 57), ("2.16.840.1.101.3.4.3.17", 1312), ("2.16.840.1.101.3.4.3.31", 32)]  # fmt: skip
+    p256, fixed_lengths = "1.2.840.10045.3.1.7", [("1.3.101.112", 32), ("1.3.101.110", 32), ("1.3.101.113", 57), ("2.16.840.1.101.3.4.3.17", 1312), ("2.16.840.1.101.3.4.3.31", 32)]  # fmt: skip
     return (
         _ec_spki(p256, point), _ec_spki(p256, b"\0"), _ec_spki(p256, b"\4" + b"\1" * 64), _ec_spki(p256, b""), _ec_spki("1.2.3", point),
         _rsa_spki(0, 65537), _rsa_spki(-numbers.n, 65537), _rsa_spki(numbers.n + 1, 65537), _rsa_spki(2**2048 - 1, 65537),
         _rsa_spki(numbers.n, 1), _rsa_spki(numbers.n, 0), _rsa_spki(numbers.n, -3), _rsa_spki(numbers.n, 2**2047 + 1), _rsa_spki(2**16384 + 1, 65537),
         _rsa_spki(2**8191 + 9, 2**64 - 1), _rsa_spki(2**60000 + 1, 2**5000 + 1), _rsa_spki(numbers.n, 65537, f"{RSA}.10"), _rsa_spki(numbers.n, 65537, parameters=b""),
-        *(der.tlv(der.SEQUENCE, der.tlv(der.SEQUENCE, der.oid(dotted)), der.tlv(der.BIT_STRING, b"\0", b"\1" * count)) for dotted, count in bare),
+        *(der.tlv(der.SEQUENCE, der.tlv(der.SEQUENCE, der.oid(dotted)), der.tlv(der.BIT_STRING, b"\0", b"\1" * count)) for dotted, count in fixed_lengths),
     )  # fmt: skip
 
 
-# Hypothesis prefers the ends of a range, so a rare choice is in the middle of one.
+# Hypothesis prefers the ends of a range, so the rare choice is in its middle.
 _MIDDLE: Final = 500
 
 
@@ -172,7 +172,7 @@ _sans = st.one_of(
 
 @st.composite
 def _subject(draw: st.DrawFn) -> bytes:
-    """A Name: usually empty, or with a host as the common name; otherwise arbitrary."""
+    """Generate a Name: usually empty or with a host as the common name, otherwise arbitrary."""
     match draw(st.integers(0, 9)):
         case 0 | 1 | 2:
             return der.tlv(der.SEQUENCE)
@@ -210,7 +210,7 @@ _EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 
 @st.composite
 def _attributes(draw: st.DrawFn) -> bytes:
-    """The attributes: usually an extensionRequest with names and at most two other extensions."""
+    """Generate the attributes: usually an extensionRequest with names and at most two other extensions."""
     extensions = []
     if not _one_in(draw, 8):
         san = der.tlv(der.SEQUENCE, *draw(_sans))
@@ -218,8 +218,10 @@ def _attributes(draw: st.DrawFn) -> bytes:
     other_extensions: list[tuple[str, bytes]] = draw(st.lists(_extensions, max_size=2))
     extensions += [_extension(dotted, value, draw(_critical)) for dotted, value in other_extensions]
     kind = "1.3.6.1.4.1.311.2.1.14" if _one_in(draw, 10) else _EXTENSION_REQUEST
-    requested = der.tlv(der.SEQUENCE, der.oid(kind), der.tlv(der.SET, der.tlv(der.SEQUENCE, *extensions)))
-    others: list[bytes] = []
+    extension_request = der.tlv(
+        der.SEQUENCE, der.oid(kind), der.tlv(der.SET, der.tlv(der.SEQUENCE, *extensions))
+    )
+    other_attributes: list[bytes] = []
     if _one_in(draw, 4):
         kinds = st.sampled_from(["1.2.840.113549.1.9.7", "1.2.840.113549.1.9.2", "1.3.6.1.4.1.311.13.2.3", "1.2.3.4", _EXTENSION_REQUEST])  # fmt: skip
         min_size, max_size = (0, 2) if _one_in(draw, 4) else (1, 1)
@@ -228,10 +230,10 @@ def _attributes(draw: st.DrawFn) -> bytes:
             min_size=min_size,
             max_size=max_size,
         )
-        other = st.tuples(kinds, values).map(lambda value: der.tlv(der.SEQUENCE, der.oid(value[0]), der.tlv(der.SET, *value[1])))  # fmt: skip
-        others += draw(st.lists(other, max_size=2))
-    present = [requested] if extensions or _one_in(draw, 2) else []
-    attributes = [*present, *others]
+        attribute = st.tuples(kinds, values).map(lambda value: der.tlv(der.SEQUENCE, der.oid(value[0]), der.tlv(der.SET, *value[1])))  # fmt: skip
+        other_attributes += draw(st.lists(attribute, max_size=2))
+    attributes = [extension_request] if extensions or _one_in(draw, 2) else []
+    attributes += other_attributes
     return der.tlv(
         der.ATTRIBUTES, *(draw(st.permutations(attributes)) if _one_in(draw, 20) else sorted(attributes))
     )
@@ -243,62 +245,62 @@ _odd_versions = st.sampled_from([der.integer(1), der.integer(-1), der.integer(2*
 _TAGS: Final = (b"\x0c", b"\x13", b"\x1e", b"\x30", b"\x31", b"\x04", b"\x03", b"\x06", b"\x01", b"\xa0", b"\x82", b"\x5f\x20", b"\x1f\xff\xff\xff\x7f", b"\0")  # fmt: skip
 
 
-def _retag(chance: Random, node: Node, _nodes: list[Node]) -> None:
-    node.tag = chance.choice([*_TAGS, chance.randbytes(1)])
+def _retag(rng: Random, node: Node, _nodes: list[Node]) -> None:
+    node.tag = rng.choice([*_TAGS, rng.randbytes(1)])
 
 
-def _rewrite(chance: Random, node: Node, _nodes: list[Node]) -> None:
+def _rewrite(rng: Random, node: Node, _nodes: list[Node]) -> None:
     if node.children is not None:
         node.content, node.children = node.prefix + b"".join(child.encode() for child in node.children), None
     content = bytearray(node.content)
-    match chance.randrange(4):
+    match rng.randrange(4):
         case 0 if content:
-            content[chance.randrange(len(content))] ^= chance.randint(1, 255)
+            content[rng.randrange(len(content))] ^= rng.randint(1, 255)
         case 1:
             content = bytearray()
         case 2:
-            content += chance.randbytes(chance.randint(1, 4))
+            content += rng.randbytes(rng.randint(1, 4))
         case _:
-            content = bytearray(chance.randbytes(chance.randrange(24)))
+            content = bytearray(rng.randbytes(rng.randrange(24)))
     node.content = bytes(content)
 
 
-def _falsify_length(chance: Random, node: Node, _nodes: list[Node]) -> None:
-    node.length_error = chance.choice([-1, 1, 2, -4, 127, 65536, 2**31, 2**63])
+def _falsify_length(rng: Random, node: Node, _nodes: list[Node]) -> None:
+    node.length_error = rng.choice([-1, 1, 2, -4, 127, 65536, 2**31, 2**63])
 
 
-def _change_length_form(chance: Random, node: Node, _nodes: list[Node]) -> None:
-    node.form = chance.choice(["long", "indefinite"])
+def _change_length_form(rng: Random, node: Node, _nodes: list[Node]) -> None:
+    node.form = rng.choice(["long", "indefinite"])
 
 
-def _drop(chance: Random, node: Node, _nodes: list[Node]) -> None:
+def _drop(rng: Random, node: Node, _nodes: list[Node]) -> None:
     if node.children:
-        del node.children[chance.randrange(len(node.children))]
+        del node.children[rng.randrange(len(node.children))]
 
 
-def _duplicate(chance: Random, node: Node, _nodes: list[Node]) -> None:
+def _duplicate(rng: Random, node: Node, _nodes: list[Node]) -> None:
     if node.children:
-        node.children += [chance.choice(node.children)] * chance.choice([1, 1, 1, 2, 200])
+        node.children += [rng.choice(node.children)] * rng.choice([1, 1, 1, 2, 200])
 
 
-def _reverse(_chance: Random, node: Node, _nodes: list[Node]) -> None:
+def _reverse(_rng: Random, node: Node, _nodes: list[Node]) -> None:
     if node.children:
         node.children.reverse()
 
 
-def _graft(chance: Random, node: Node, nodes: list[Node]) -> None:
-    copy = chance.choice(nodes).encode()
+def _graft(rng: Random, node: Node, nodes: list[Node]) -> None:
+    copy = rng.choice(nodes).encode()
     if node.children is None:
         node.content = copy
     else:
         node.children.append(der.RawBytes(copy))
 
 
-def _nest(chance: Random, node: Node, _nodes: list[Node]) -> None:
-    wrapped = node.encode()
-    for _ in range(chance.choice([1, 1, 2, 60, 2000])):
-        wrapped = der.tlv(der.SEQUENCE, wrapped)
-    node.children, node.content = None, wrapped
+def _nest(rng: Random, node: Node, _nodes: list[Node]) -> None:
+    encoding = node.encode()
+    for _ in range(rng.choice([1, 1, 2, 60, 2000])):
+        encoding = der.tlv(der.SEQUENCE, encoding)
+    node.children, node.content = None, encoding
 
 
 _MUTATIONS: Final = (
@@ -315,39 +317,39 @@ _MUTATIONS: Final = (
 )
 
 
-def mutate(chance: Random, data: bytes) -> bytes:
+def mutate(rng: Random, data: bytes) -> bytes:
     """Change one to three TLVs of DER; the enclosing lengths stay correct."""
     try:
         root = der.parse(data)[0]
     except (ValueError, IndexError):  # already malformed
         return data
-    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
         nodes = list(root.walk())
-        chance.choice(_MUTATIONS)(chance, chance.choice(nodes), nodes)
+        rng.choice(_MUTATIONS)(rng, rng.choice(nodes), nodes)
     return root.encode()
 
 
-def mutate_bytes(chance: Random, data: bytes) -> bytes:
+def mutate_bytes(rng: Random, data: bytes) -> bytes:
     """Change, delete, insert or truncate bytes, regardless of structure."""
     octets = bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(octets))
-        match chance.randrange(8):
+    for _ in range(rng.randint(1, 4)):
+        position = rng.randrange(len(octets))
+        match rng.randrange(8):
             case 0 | 1 | 2 | 3:
-                octets[at] ^= chance.randint(1, 255)
+                octets[position] ^= rng.randint(1, 255)
             case 4 | 5 if len(octets) > 9:
-                del octets[at : at + chance.randint(1, 9)]
+                del octets[position : position + rng.randint(1, 9)]
             case 6:
-                octets[at:at] = chance.randbytes(chance.randint(1, 9))
+                octets[position:position] = rng.randbytes(rng.randint(1, 9))
             case _:
-                del octets[max(1, at) :]
+                del octets[max(1, position) :]
         octets = octets or bytearray(b"0")
     return bytes(octets)
 
 
 @dataclass(frozen=True)
 class GeneratedRequest:
-    """An HTTP request: path, media type, body, and the CSR and profile in it."""
+    """An HTTP request, with the CSR and profile in it."""
 
     path: str
     media_type: str
@@ -360,25 +362,25 @@ VARIANTS: Final = 5
 _ODD_NAMES: Final = ((b"\x82", _ODD_TEXTS), (b"\x81", _ODD_EMAILS), (b"\x86", _ODD_URIS))
 
 
-def _add_odd_name(chance: Random, info: bytes) -> bytes:
+def _add_odd_name(rng: Random, info: bytes) -> bytes:
     """Add one odd name to the subject alternative names."""
     root = der.parse(info)[0]
     names = der.extension(root, "2.5.29.17")
     if names and names.children:
-        tag, texts = chance.choice(_ODD_NAMES)
-        name = Node(tag, chance.choice(texts).encode())
+        tag, texts = rng.choice(_ODD_NAMES)
+        name = Node(tag, rng.choice(texts).encode())
         names.children[0].children = [*(names.children[0].children or []), name]
     return root.encode()
 
 
 @dataclass(frozen=True)
 class RequestVariants:
-    """A CSR and a seed, which determine its variants.
+    """A CSR and the seed of its variants.
 
     Attributes:
-        key_type: the type of the key that signs it.
+        key_type: the type of the signing key.
         hash_index: the index of the hash, for RSA and ECDSA.
-        info: its CertificationRequestInfo, DER.
+        info: the CertificationRequestInfo, DER.
         seed: the seed of the mutations.
     """
 
@@ -388,76 +390,74 @@ class RequestVariants:
     seed: int
 
     def requests(self) -> list[GeneratedRequest]:
-        """Return the CSR unchanged, then mutated, each in an HTTP request to some operation."""
-        chance = Random(self.seed)  # noqa: S311 - reproducible from the seed
-        return [_wrap(chance, self._variant(chance, number)) for number in range(VARIANTS)]
+        """Return HTTP requests with the unchanged CSR, then with mutations of it."""
+        rng = Random(self.seed)  # noqa: S311 - reproducible from the seed
+        return [_wrap(rng, self._variant(rng, number)) for number in range(VARIANTS)]
 
-    def _variant(self, chance: Random, number: int) -> bytes:
-        mutation = chance.random() if number else 0.0
+    def _variant(self, rng: Random, number: int) -> bytes:
+        mutation = rng.random() if number else 0.0
         # Most mutations are signed again, so that they pass the proof of possession.
-        info = mutate(chance, self.info) if 0.4 < mutation < 0.8 else self.info
-        info = _add_odd_name(chance, info) if 0.2 < mutation < 0.4 else info
-        hash_index = chance.choice([1, 2, 3, 3]) if chance.random() < 0.15 else self.hash_index
+        info = mutate(rng, self.info) if 0.4 < mutation < 0.8 else self.info
+        info = _add_odd_name(rng, info) if 0.2 < mutation < 0.4 else info
+        hash_index = rng.choice([1, 2, 3, 3]) if rng.random() < 0.15 else self.hash_index
         csr = assemble_csr(info, *sign(self.key_type, hash_index, info))
         if mutation < 0.8:
             return csr
-        return mutate(chance, csr) if mutation < 0.9 else mutate_bytes(chance, csr)
+        return mutate(rng, csr) if mutation < 0.9 else mutate_bytes(rng, csr)
 
 
 @st.composite
 def request_variants(draw: st.DrawFn) -> RequestVariants:
-    """A well-formed CSR, with unusual values in any part, or in none."""
+    """Generate a well-formed CSR; any part may have unusual values."""
     key_types = (
         [*SUPPORTED_KEYS[:4], *UNSUPPORTED_KEYS, *SUPPORTED_KEYS] if _one_in(draw, 3) else SUPPORTED_KEYS
     )
     key_type = draw(st.sampled_from(key_types))
-    public = draw(st.sampled_from(odd_spkis())) if _one_in(draw, 16) else spki(key_type)
+    public_key = draw(st.sampled_from(odd_spkis())) if _one_in(draw, 16) else spki(key_type)
     hash_index = draw(st.integers(0, 3)) if _one_in(draw, 6) else 0
     version = draw(_odd_versions) if _one_in(draw, 40) else der.integer(0)
-    info = der.tlv(der.SEQUENCE, version, draw(_subject()), public, draw(_attributes()))
+    info = der.tlv(der.SEQUENCE, version, draw(_subject()), public_key, draw(_attributes()))
     return RequestVariants(key_type, hash_index, info, draw(st.integers(0, 2**32)))
 
 
 def _pem(data: bytes, label: str, width: int, end: str) -> str:
     text = base64.b64encode(data).decode()
-    lines = [text[at : at + width] for at in range(0, len(text), width)]
+    lines = [text[start : start + width] for start in range(0, len(text), width)]
     return end.join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
-def _encode_text(chance: Random, data: bytes) -> str:
-    """Encode a CSR as text; three times in four as usual PEM."""
-    usual = _pem(data, "CERTIFICATE REQUEST", 64, "\n")
-    at = chance.randrange(len(usual))
-    odd = (
+def _encode_text(rng: Random, data: bytes) -> str:
+    """Encode a CSR as text: as normal PEM in three of four cases."""
+    pem = _pem(data, "CERTIFICATE REQUEST", 64, "\n")
+    position = rng.randrange(len(pem))
+    odd_texts = (
         _pem(data, "NEW CERTIFICATE REQUEST", 76, "\r\n"),
         base64.b64encode(data).decode(),
         "Certificate Request:\n    Data:\n" + _pem(data, "CERTIFICATE REQUEST", 1, "\n"),
         _pem(data, "CERTIFICATE", 64, "\n"),
-        usual * 2,
-        usual[:at]
-        + chance.choice(["\0", "\ud800", "é", "=", "-----", "\n\n", " ", "\U0001f600"])
-        + usual[at:],
-        chance.choice(["\ufeff", "é\n", "\0", "-----BEGIN X-----\n", " " * 1000]) + usual,
+        pem * 2,
+        pem[:position]
+        + rng.choice(["\0", "\ud800", "é", "=", "-----", "\n\n", " ", "\U0001f600"])
+        + pem[position:],
+        rng.choice(["\ufeff", "é\n", "\0", "-----BEGIN X-----\n", " " * 1000]) + pem,
     )
-    return chance.choice([*odd, *[usual] * 21])
+    return rng.choice([*odd_texts, *[pem] * 21])
 
 
 _MEDIA_TYPES: Final = ("application/pkcs10", "application/x-pem-file", "application/octet-stream", "text/plain", "application/x-www-form-urlencoded")  # fmt: skip
 
 
-def _wrap(chance: Random, data: bytes) -> GeneratedRequest:
-    profile, operation = chance.choice(["server", "server", "client", "peer"]), chance.randrange(10)
+def _wrap(rng: Random, data: bytes) -> GeneratedRequest:
+    profile, operation = rng.choice(["server", "server", "client", "peer"]), rng.randrange(10)
     if operation < 3:
-        body = data if chance.random() < 0.5 else _encode_text(chance, data).encode("utf-8", "replace")
-        return GeneratedRequest(
-            f"/sign.pem?profile={profile}", chance.choice(_MEDIA_TYPES), body, data, profile
-        )
-    sign_request: dict[str, Any] = {"csr": _encode_text(chance, data), "profile": profile}
-    if chance.random() < 0.1:
-        sign_request["validity"] = chance.choice(["P1D", "PT1H", "P9999D", "PT0S", "P"])
+        body = data if rng.random() < 0.5 else _encode_text(rng, data).encode("utf-8", "replace")
+        return GeneratedRequest(f"/sign.pem?profile={profile}", rng.choice(_MEDIA_TYPES), body, data, profile)
+    sign_request: dict[str, Any] = {"csr": _encode_text(rng, data), "profile": profile}
+    if rng.random() < 0.1:
+        sign_request["validity"] = rng.choice(["P1D", "PT1H", "P9999D", "PT0S", "P"])
     if operation == 3:
         return GeneratedRequest(
             "/sign/batch", "application/json", {"requests": [sign_request]}, data, profile
         )
-    sign_request["text"] = chance.random() < 0.25
+    sign_request["text"] = rng.random() < 0.25
     return GeneratedRequest("/sign", "application/json", sign_request, data, profile)

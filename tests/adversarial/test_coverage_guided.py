@@ -21,7 +21,7 @@ HAS_ATHERIS: Final = sys.version_info < (3, 14) and sys.platform == "linux" and 
 
 
 def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the fuzzer in a separate process, starting with third-party CSRs and some of our own."""
+    """Run the fuzzer in a separate process; its corpus starts with third-party CSRs and one for each key type."""
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, (path, row) in enumerate(CASES):
@@ -36,7 +36,7 @@ def fuzz(folder: Path, seconds: int, **environ: str) -> subprocess.CompletedProc
     not HAS_ATHERIS, reason="Atheris has wheels only for Linux on x86_64 and Python up to 3.13"
 )
 def test_csr_parser_survives_coverage_guided_fuzzing(tmp_path: Path) -> None:
-    """No input makes `csr.parse` raise anything but a RequestError."""
+    """`csr.parse` raises only RequestError for any input."""
     process = fuzz(tmp_path, SECONDS)
     failures = sorted(path.name for path in tmp_path.iterdir() if path.name != "corpus")
     assert (process.returncode, failures) == (0, []), process.stderr[-4000:]

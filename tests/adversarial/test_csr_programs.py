@@ -63,26 +63,26 @@ def run(folder: Path, *command: str, **environ: str) -> bytes:
 
 
 def openssl(*arguments: str, key: str = "rsa:2048") -> Callable[[Path], bytes]:
-    """`openssl req -new -newkey …`, as in its manual."""
+    """Return a function that runs `openssl req -new -newkey …`, as in its manual."""
 
-    def make(folder: Path) -> bytes:
+    def create_csr(folder: Path) -> bytes:
         (folder / "request.cnf").write_text(CONFIG)
         kind, _, detail = key.partition(" ")
-        extra = ["-pkeyopt", detail] if detail else []
-        return run(folder, "openssl", "req", "-new", "-newkey", kind, *extra, "-nodes", "-batch", "-keyout", "key.pem", *arguments)  # fmt: skip
+        key_options = ["-pkeyopt", detail] if detail else []
+        return run(folder, "openssl", "req", "-new", "-newkey", kind, *key_options, "-nodes", "-batch", "-keyout", "key.pem", *arguments)  # fmt: skip
 
-    return make
+    return create_csr
 
 
 def certtool(folder: Path, *key: str) -> bytes:
-    """GnuTLS's certtool, with a template."""
+    """Run GnuTLS's certtool with a template."""
     (folder / "template").write_text(TEMPLATE)
     run(folder, "certtool", "--generate-privkey", *key, "--outfile", "key.pem")
     return run(folder, "certtool", "--generate-request", "--load-privkey", "key.pem", "--template", "template")  # fmt: skip
 
 
 def keytool(folder: Path, *key: str) -> bytes:
-    """Java's keytool, which writes the header NEW CERTIFICATE REQUEST."""
+    """Run Java's keytool, which writes the header NEW CERTIFICATE REQUEST."""
     store = ["-alias", "a", "-keystore", "store.p12", "-storepass", "changeit"]
     run(folder, "keytool", "-genkeypair", *key, "-dname", "CN=java.example.com, O=Example", *store)
     csr = run(folder, "keytool", "-certreq", *store, "-ext", "san=dns:java.example.com,ip:192.0.2.9")
@@ -91,7 +91,7 @@ def keytool(folder: Path, *key: str) -> bytes:
 
 
 def certutil(folder: Path, *key: str) -> bytes:
-    """NSS's certutil, which writes text around the PEM block."""
+    """Run NSS's certutil, which writes text around the PEM block."""
     (folder / "password").write_text("password\n")
     (folder / "noise").write_bytes(bytes(range(200)))
     database = ["-d", str(folder), "-f", "password"]
@@ -103,21 +103,21 @@ def certutil(folder: Path, *key: str) -> bytes:
 
 
 def botan(folder: Path, algorithm: str, parameters: str) -> bytes:
-    """Botan's command line."""
+    """Run Botan's command-line program."""
     key = run(folder, "botan", "keygen", f"--algo={algorithm}", f"--params={parameters}")
     (folder / "key.pem").write_bytes(key)
     return run(folder, "botan", "gen_pkcs10", "--dns=botan.example.com", "--organization=Example", "key.pem", "botan.example.com")  # fmt: skip
 
 
 def acme(_folder: Path, key_type: str, *, must_staple: bool = False) -> bytes:
-    """Certbot's library, which writes an empty subject."""
+    """Use Certbot's library, which writes an empty subject."""
     key = csrs.private_key(key_type).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [ipaddress.IPv4Address("192.0.2.3")]
     return crypto_util.make_csr(key, ["acme.example.com", "*.acme.example.com"], must_staple, addresses)
 
 
 def go(name: str) -> Callable[[Path], bytes]:
-    """One of the CSRs of generate_csrs.go."""
+    """Return a function that returns a CSR of generate_csrs.go."""
     return lambda folder: (go_csrs(folder.parent) / name).read_bytes()
 
 
@@ -135,19 +135,19 @@ class ProgramCSR:
     """A CSR from another program, and the expected result.
 
     Attributes:
-        make: creates the CSR in a folder.
+        create_csr: creates the CSR in a folder.
         names: the certificate's subject alternative names, in any order.
         notes: the notes in the response, in any order.
         profile: the certificate profile.
     """
 
-    make: Callable[[Path], bytes]
+    create_csr: Callable[[Path], bytes]
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     profile: str = "server"
 
 
-def added(name: str) -> str:
+def added_note(name: str) -> str:
     return f"common name added to the subject alternative names: {name}"
 
 
@@ -165,17 +165,17 @@ JETSTACK: Final = "subject attribute O='jetstack' left out"
 P256: Final = "ec ec_paramgen_curve:P-256"
 
 PROGRAMS: Final = {
-    "openssl, a common name": ProgramCSR(openssl("-subj", "/CN=www.example.com"), ("dns:www.example.com",), (added("dns:www.example.com"),)),
-    "openssl, an address as common name": ProgramCSR(openssl("-subj", "/CN=192.0.2.5"), ("ip:192.0.2.5",), (added("ip:192.0.2.5"),)),
+    "openssl, a common name": ProgramCSR(openssl("-subj", "/CN=www.example.com"), ("dns:www.example.com",), (added_note("dns:www.example.com"),)),
+    "openssl, an address as common name": ProgramCSR(openssl("-subj", "/CN=192.0.2.5"), ("ip:192.0.2.5",), (added_note("ip:192.0.2.5"),)),
     "openssl, defaults and -addext": ProgramCSR(openssl("-addext", "subjectAltName=DNS:add.example.com"), ("dns:add.example.com",), DEFAULT_SUBJECT),
-    "openssl, v3_req, EC": ProgramCSR(openssl("-subj", "/CN=v3.example.com", "-reqexts", "v3_req", key=P256), ("dns:v3.example.com",), (added("dns:v3.example.com"), USAGE, CONTENT_COMMITMENT)),
-    "openssl, v3_req, RSA": ProgramCSR(openssl("-subj", "/CN=v3.example.com", "-reqexts", "v3_req"), ("dns:v3.example.com",), (added("dns:v3.example.com"), CONTENT_COMMITMENT)),
+    "openssl, v3_req, EC": ProgramCSR(openssl("-subj", "/CN=v3.example.com", "-reqexts", "v3_req", key=P256), ("dns:v3.example.com",), (added_note("dns:v3.example.com"), USAGE, CONTENT_COMMITMENT)),
+    "openssl, v3_req, RSA": ProgramCSR(openssl("-subj", "/CN=v3.example.com", "-reqexts", "v3_req"), ("dns:v3.example.com",), (added_note("dns:v3.example.com"), CONTENT_COMMITMENT)),
     "openssl, a config file, RSA": ProgramCSR(openssl("-config", "request.cnf"), CONF, (EXAMPLE,), "peer"),
     "openssl, a config file, EC": ProgramCSR(openssl("-config", "request.cnf", key=P256), CONF, (EXAMPLE, USAGE), "peer"),
     "openssl, a config file, Ed25519": ProgramCSR(openssl("-config", "request.cnf", key="ed25519"), CONF, (EXAMPLE, USAGE), "peer"),
-    "openssl, text before the PEM block": ProgramCSR(openssl("-subj", "/CN=text.example.com", "-text"), ("dns:text.example.com",), (added("dns:text.example.com"),)),
-    "openssl, RSA-PSS signature": ProgramCSR(openssl("-subj", "/CN=pss.example.com", "-sigopt", "rsa_padding_mode:pss"), ("dns:pss.example.com",), (added("dns:pss.example.com"),)),
-    "openssl, SHA-512 and a mailbox in the subject": ProgramCSR(openssl("-sha512", "-subj", "/CN=mail.example.com/emailAddress=a@example.com"), ("dns:mail.example.com",), (added("dns:mail.example.com"), "subject attribute emailAddress='a@example.com' left out")),
+    "openssl, text before the PEM block": ProgramCSR(openssl("-subj", "/CN=text.example.com", "-text"), ("dns:text.example.com",), (added_note("dns:text.example.com"),)),
+    "openssl, RSA-PSS signature": ProgramCSR(openssl("-subj", "/CN=pss.example.com", "-sigopt", "rsa_padding_mode:pss"), ("dns:pss.example.com",), (added_note("dns:pss.example.com"),)),
+    "openssl, SHA-512 and a mailbox in the subject": ProgramCSR(openssl("-sha512", "-subj", "/CN=mail.example.com/emailAddress=a@example.com"), ("dns:mail.example.com",), (added_note("dns:mail.example.com"), "subject attribute emailAddress='a@example.com' left out")),
     "openssl, a client": ProgramCSR(openssl("-subj", "/CN=Anna Muster", "-addext", "subjectAltName=email:anna@example.com"), ("email:anna@example.com",), (), "client"),
     "certtool, EC": ProgramCSR(lambda folder: certtool(folder, "--key-type", "ecdsa", "--curve", "secp256r1"), GNUTLS, (EXAMPLE,)),
     "certtool, RSA": ProgramCSR(lambda folder: certtool(folder, "--key-type", "rsa", "--bits", "2048"), GNUTLS, (EXAMPLE,)),
@@ -202,7 +202,7 @@ PROGRAMS: Final = {
 def test_program_csr_is_issued(program: str, server: Server, tmp_path: Path) -> None:
     """The certificate has the requested names, the notes list every change, and OpenSSL verifies it."""
     case = PROGRAMS[program]
-    response = server.sign({"csr": case.make(tmp_path).decode(), "profile": case.profile})
+    response = server.sign({"csr": case.create_csr(tmp_path).decode(), "profile": case.profile})
     assert response.status == 200, response.body
     document = response.json()
     assert sorted(document["notes"]) == sorted(case.notes)
@@ -213,7 +213,7 @@ def test_program_csr_is_issued(program: str, server: Server, tmp_path: Path) -> 
 
 
 def verify(folder: Path, server: Server, document: dict[str, str], case: ProgramCSR) -> None:
-    """Verify with OpenSSL, for the purpose and the first name."""
+    """Verify the certificate with OpenSSL, for its purpose and first name."""
     for name, text in (("leaf", document["crt_pem"]), ("chain", document["chain_pem"]), ("root", server.request("GET", "/ca").json()["root_pem"])):  # fmt: skip
         (folder / f"{name}.pem").write_text(text)
     kind, _, first = case.names[0].partition(":")
@@ -223,7 +223,7 @@ def verify(folder: Path, server: Server, document: dict[str, str], case: Program
 
 
 def test_csr_without_names_is_refused(server: Server, tmp_path: Path) -> None:
-    """openssl's default CSR has no common name and no SAN, and is refused for that."""
+    """openssl's default CSR is refused because it has neither a common name nor a SAN."""
     response = server.sign({"csr": openssl()(tmp_path).decode()})
     assert response.status == 422
     detail = "The request has neither a common name nor a subject alternative name"
@@ -232,7 +232,7 @@ def test_csr_without_names_is_refused(server: Server, tmp_path: Path) -> None:
 
 
 def test_modified_csr_is_refused(server: Server, tmp_path: Path) -> None:
-    """After a change of one byte, the proof of possession of a valid CSR fails."""
+    """A valid CSR with one modified byte fails the proof of possession."""
     der = bytearray(run(tmp_path, "openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-subj", "/CN=a.example.com", "-outform", "DER"))  # fmt: skip
     position = der.index(b"a.example.com")
     der[position] = ord("b")

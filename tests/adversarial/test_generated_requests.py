@@ -42,10 +42,8 @@ def body_of(request: GeneratedRequest) -> bytes:
 def send_event(request: GeneratedRequest) -> tuple[int, bytes, float]:
     """Send a request to the Lambda handler."""
     headers = {"Content-Type": request.media_type, "x-api-key": API_KEY}
-    lambda_event, start = (
-        lambda_events.from_request("POST", request.path, headers, body_of(request)),
-        time.process_time(),
-    )
+    lambda_event = lambda_events.from_request("POST", request.path, headers, body_of(request))
+    start = time.process_time()
     result = aws_lambda.handler(lambda_event, Context("adversarial", time.monotonic() + 60))
     return result["statusCode"], lambda_events.decode_body(result), time.process_time() - start
 
@@ -70,7 +68,7 @@ def cpu_seconds(processes: list[int]) -> float:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Set up the handler in this process with a temporary CA; return the CA's folder."""
     directory = tmp_path_factory.mktemp("handler")
     with lambda_events.handler_environment(directory, CERTLET_AUDIT_LOG=str(directory / "audit.log")) as ca:
@@ -88,9 +86,9 @@ def counts() -> Iterator[Counter[str]]:
     sys.stdout.write(f"{dict(counts)}\n")
 
 
-def check_round(number: int, send: Send, authorities: dict[str, str], folder: Path) -> Counter[str]:
+def check_round(number: int, send: Send, ca_certificates: dict[str, str], folder: Path) -> Counter[str]:
     """Send one round of requests, check every response, and verify the certificates with OpenSSL; return the counts."""
-    checker = Checker(x509.load_pem_x509_certificate(authorities["ca_pem"].encode()))
+    checker = Checker(x509.load_pem_x509_certificate(ca_certificates["ca_pem"].encode()))
 
     @seed(SEED + number)
     @settings(
@@ -110,40 +108,41 @@ def check_round(number: int, send: Send, authorities: dict[str, str], folder: Pa
         checker.counts
     )
     assert invariants.verify_with_openssl(
-        checker.issued, authorities["ca_pem"], authorities["root_pem"], folder
+        checker.issued, ca_certificates["ca_pem"], ca_certificates["root_pem"], folder
     )
     return checker.counts
 
 
-def csr_for_key(key_type: str, public: bytes) -> GeneratedRequest:
-    """A valid request for one host, with a given public key."""
+def csr_for_key(key_type: str, public_key: bytes) -> GeneratedRequest:
+    """Return a valid request for one host with this SubjectPublicKeyInfo."""
     names = der.tlv(der.SEQUENCE, der.tlv(b"\x82", b"a.example"))
     value = der.tlv(der.SEQUENCE, der.oid("2.5.29.17"), der.tlv(der.OCTET_STRING, names))
     extensions = der.tlv(der.SET, der.tlv(der.SEQUENCE, value))
     extension_request = der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.9.14"), extensions)
     attributes = der.tlv(der.ATTRIBUTES, extension_request)
-    info = der.tlv(der.SEQUENCE, der.integer(0), der.tlv(der.SEQUENCE), public, attributes)
+    info = der.tlv(der.SEQUENCE, der.integer(0), der.tlv(der.SEQUENCE), public_key, attributes)
     csr = request_strategies.assemble_csr(info, *request_strategies.sign(key_type, 0, info))
     return GeneratedRequest("/sign.pem?profile=server", "application/pkcs10", csr, csr, "server")
 
 
-@pytest.mark.usefixtures("authority")
+@pytest.mark.usefixtures("ca_folder")
 @pytest.mark.parametrize(
     "key_type", [*request_strategies.SUPPORTED_KEYS, *request_strategies.UNSUPPORTED_KEYS]
 )
 def test_csrs_are_issued_only_for_supported_key_types(key_type: str) -> None:
-    """A hand-built CSR is accepted for every supported key type, and refused for any other."""
+    """A CSR is issued for every supported key type, and refused for any other."""
     status, body, _ = send_event(csr_for_key(key_type, request_strategies.spki(key_type)))
     assert status == (200 if key_type in request_strategies.SUPPORTED_KEYS else 422)
     codes = {error["code"] for error in json.loads(body).get("errors", ())} if status == 422 else set()
     assert codes <= {"badPublicKey", "badSignatureAlgorithm"}
 
 
-@pytest.mark.usefixtures("authority")
+@pytest.mark.usefixtures("ca_folder")
 @pytest.mark.parametrize("number", range(len(request_strategies.odd_spkis())))
 def test_invalid_public_keys_are_refused(number: int) -> None:
-    """Invalid points, moduli and exponents are refused as keys, before any expensive computation. A well-formed
-    key without a private key is refused for its signature.
+    """Invalid points, moduli and exponents are refused before any expensive computation.
+
+    Well-formed keys without a private key are refused because of the signature.
     """
     status, body, seconds = send_event(csr_for_key("p-256", request_strategies.odd_spkis()[number]))
     code = "badCSR" if number in request_strategies.WELL_FORMED_SPKIS else "badPublicKey"
@@ -153,12 +152,13 @@ def test_invalid_public_keys_are_refused(number: int) -> None:
 
 @pytest.mark.parametrize("number", ROUNDS)
 def test_lambda_responses_keep_the_invariants(
-    number: int, authority: Path, counts: Counter[str], tmp_path: Path
+    number: int, ca_folder: Path, counts: Counter[str], tmp_path: Path
 ) -> None:
-    """For every request: no 500, less than a second of processor time, a reason in every refusal; and every
-    certificate has only requested and permitted names, the CSR's key, and the expected extensions.
+    """Every response takes less than a second of processor time; no status is 500, and every refusal has a reason.
+
+    Every certificate has only requested and permitted names, the CSR's key, and the expected extensions.
     """
-    certificates = {f"{name}_pem": (authority / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
+    certificates = {f"{name}_pem": (ca_folder / f"{file}.crt").read_text() for name, file in (("ca", "signing-ca"), ("root", "root-ca"))}  # fmt: skip
     counts += check_round(number, send_event, certificates, tmp_path)
 
 
@@ -166,5 +166,5 @@ def test_lambda_responses_keep_the_invariants(
 def test_http_responses_keep_the_invariants(
     number: int, server: Server, counts: Counter[str], tmp_path: Path
 ) -> None:
-    """The same with a real server, over HTTP."""
+    """The responses of a real server over HTTP have the same invariants."""
     counts += check_round(-1 - number, http_sender(server), server.request("GET", "/ca").json(), tmp_path)

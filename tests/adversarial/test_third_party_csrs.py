@@ -36,7 +36,7 @@ def csr_files(folder: Path, package: str | None) -> set[str]:
 
 
 def contains_csr(path: Path) -> bool:
-    """Whether a file is a CSR or contains one; a Go source must contain the whole PEM block."""
+    """Whether a file contains a CSR; a Go source must contain the whole PEM block."""
     data = path.read_bytes()
     if path.suffix == ".go":
         return BLOCK.search(data) is not None

@@ -1,8 +1,8 @@
 """CSRs of other projects, and the expected result of each with the default profile.
 
-The expected results come from those projects' own tests, and from the output of `openssl req -text -verify` and
-`openssl asn1parse`, not from this service. If a CSR has several errors, the documented order decides: its
-encoding is checked first, then its signature algorithm, its key, and its signature.
+The expected results come from the tests of those projects, and from the output of `openssl req -text -verify` and
+`openssl asn1parse`, not from this service. If a CSR has several errors, the documented order decides: the
+encoding is checked first, then the signature algorithm, the key, and the signature.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Issued:
     """A certificate.
 
     Attributes:
-        names: its subject alternative names, in order.
+        names: the subject alternative names, in order.
         notes: the notes in the response, in any order.
     """
 
@@ -40,9 +40,9 @@ class ThirdPartyCSR:
     """One CSR.
 
     Attributes:
-        path: its path in the package's folder.
+        path: the path in the package's folder.
         expected: the expected result.
-        source: the reason for it: the project's own test, or the CSR's contents.
+        source: the reason for the result: the project's own test, or the CSR's contents.
         part: '' for the whole file; a key of a JSON document; or `block` for the PEM block in a Go source.
     """
 
@@ -63,18 +63,18 @@ CA_WITHOUT_HOST: Final = Refused(
 )
 
 
-def _without(**subject: str) -> tuple[str, ...]:
-    """The notes on subject attributes that the profile does not copy."""
+def _omission_notes(**subject: str) -> tuple[str, ...]:
+    """Return the notes on subject attributes that the profile does not copy."""
     return tuple(f"subject attribute {name}='{value}' left out" for name, value in subject.items())
 
 
-def _added(name: str) -> str:
+def _added_note(name: str) -> str:
     return f"common name added to the subject alternative names: dns:{name}"
 
 
 _PYCA: Final = Issued(
     ("dns:cryptography.io",),
-    (_added("cryptography.io"), *_without(C="US", ST="Texas", L="Austin", O="PyCA")),
+    (_added_note("cryptography.io"), *_omission_notes(C="US", ST="Texas", L="Austin", O="PyCA")),
 )
 
 # cryptography-vectors, x509/requests; its tests are pyca/cryptography's tests/x509/test_x509.py.
@@ -107,7 +107,7 @@ VECTORS: Final = (
     ThirdPartyCSR("zero-element-attribute.pem", MALFORMED, "an extensionRequest without a value, which RFC 2986 4.1 does not allow; signature valid"),
 )  # fmt: skip
 
-_SYSTEMS: Final = _without(
+_SYSTEMS: Final = _omission_notes(
     C="US", O="CloudFlare", OU="Systems Engineering", L="San Francisco", ST="California"
 )
 _CLOUDFLARE: Final = Issued(("dns:cloudflare.com", "dns:wwwcloudflare.com"), _SYSTEMS)
@@ -116,8 +116,8 @@ _INTER: Final = Issued(("dns:cloudflare-inter.com", "dns:wwwcloudflare-inter.com
 _WIDGETS: Final = Issued(
     ("dns:ca.example.com", "dns:example.com"),
     (
-        *_without(C="US", O="Internet Widgets, LLC", OU="Certificate Authority", L="San Francisco", ST="California"),
-        _added("example.com"),
+        *_omission_notes(C="US", O="Internet Widgets, LLC", OU="Certificate Authority", L="San Francisco", ST="California"),
+        _added_note("example.com"),
     ),
 )  # fmt: skip
 
@@ -125,8 +125,8 @@ _WIDGETS: Final = Issued(
 CFSSL: Final = (
     ThirdPartyCSR("api/testdata/broken_csr.pem", MALFORMED, "=BROKEN== in the base64; api/sign/sign_test.go: 400"),
     ThirdPartyCSR("api/testdata/csr.pem", _INTER, "api/sign/sign_test.go signs it"),
-    ThirdPartyCSR("auth/testdata/request.json", Issued(("dns:cf.dropsonde.net",), _without(C="US", O="dropsonde", OU="CF-Chat", L="San Francisco", ST="California")), "a PEM block in JSON, its lines indented by tabs; with each line stripped, openssl verifies it"),
-    ThirdPartyCSR("auth/testdata/request.json", Issued(("dns:cf.dropsonde.net",), _without(C="US", O="dropsonde", OU="CF-Chat", L="San Francisco", ST="California")), "the same, decoded by a JSON parser", "request"),
+    ThirdPartyCSR("auth/testdata/request.json", Issued(("dns:cf.dropsonde.net",), _omission_notes(C="US", O="dropsonde", OU="CF-Chat", L="San Francisco", ST="California")), "a PEM block in JSON, its lines indented by tabs; with each line stripped, openssl verifies it"),
+    ThirdPartyCSR("auth/testdata/request.json", Issued(("dns:cf.dropsonde.net",), _omission_notes(C="US", O="dropsonde", OU="CF-Chat", L="San Francisco", ST="California")), "the same, decoded by a JSON parser", "request"),
     *(ThirdPartyCSR(f"bundler/testdata/cfssl-leaf-{key}.csr", _LEAF, "valid; bundler/bundle_from_file_test.go") for key in ("ecdsa256", "ecdsa384", "ecdsa521", "rsa2048", "rsa3072", "rsa4096")),
     ThirdPartyCSR("bundler/testdata/inter-L1.csr", _INTER, "valid, and requests no CA; bundler_sha1_deprecation_test.go"),
     ThirdPartyCSR("bundler/testdata/inter-L2.csr", _INTER, "valid, and requests no CA"),
@@ -138,7 +138,7 @@ CFSSL: Final = (
     ThirdPartyCSR("helpers/testsuite/testdata/initCA/cfssl_output.pem", EXPOSED_KEY, "JSON with line ends as \\n: a certificate, a request, and its key"),
     ThirdPartyCSR("helpers/testsuite/testdata/initCA/cfssl_output.pem", _WIDGETS, "valid; its common name is not one of its names", "csr"),
     *(ThirdPartyCSR(f"initca/testdata/{key}.csr", _CLOUDFLARE, "valid") for key in ("ecdsa256", "ecdsa384", "ecdsa521", "rsa2048", "rsa3072", "rsa4096")),
-    ThirdPartyCSR("selfsign/testdata/localhost.csr", BAD_COMMON_NAME, "CN=localhost certificate is not a host name; its names are valid"),
+    ThirdPartyCSR("selfsign/testdata/localhost.csr", BAD_COMMON_NAME, "CN=localhost is not a host name; its names are valid"),
     ThirdPartyCSR("signer/local/testdata/ecdsa256-inter.csr", Issued(("dns:cloudflare-inter.com",), _SYSTEMS), "valid"),
     *(ThirdPartyCSR(f"signer/local/testdata/{key}.csr", _CLOUDFLARE, "valid") for key in ("ecdsa256", "ecdsa384", "ecdsa521", "rsa2048", "rsa3072", "rsa4096")),
     ThirdPartyCSR("signer/local/testdata/ex.csr", WEAK_KEY, "RSA-1024; local_test.go signs it, in 2015"),
@@ -149,12 +149,12 @@ CFSSL: Final = (
     ThirdPartyCSR("signer/local/testdata/rsa-old.csr", _CLOUDFLARE, "NEW CERTIFICATE REQUEST; local_test.go signs it"),
     ThirdPartyCSR("signer/local/testdata/rsa2048-inter.csr", Issued(("dns:cloudflare.com", "dns:www.cloudflare.com"), _SYSTEMS), "valid"),
     ThirdPartyCSR("signer/local/testdata/san_domain.csr", WEAK_SIGNATURE, "SHA-1; local_test.go TestOverwriteHosts reads its names"),
-    ThirdPartyCSR("signer/local/testdata/test.csr", Issued(("dns:example.com", "dns:www.example.com"), _without(C="US", O="CloudFlare", OU="WWW", L="Ithaca", ST="New York")), "valid, without a common name"),
+    ThirdPartyCSR("signer/local/testdata/test.csr", Issued(("dns:example.com", "dns:www.example.com"), _omission_notes(C="US", O="CloudFlare", OU="WWW", L="Ithaca", ST="New York")), "valid, without a common name"),
     ThirdPartyCSR("testdata/server.csr", WEAK_KEY, "RSA-1024; also SHA-1, and only openssl's default subject"),
 )  # fmt: skip
 
 _ACME: Final = Issued(("dns:example.acme.com",))
-_SMALLSTEP: Final = Issued(("dns:test.smallstep.com",), (_added("test.smallstep.com"),))
+_SMALLSTEP: Final = Issued(("dns:test.smallstep.com",), (_added_note("test.smallstep.com"),))
 
 # Debian's golang-github-smallstep-certificates-dev, and the PEM blocks in its Go sources.
 SMALLSTEP: Final = (

@@ -41,11 +41,11 @@ def certlet(directory: Path, ca: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def short(directory: Path) -> Path:
+def short_run(directory: Path) -> Path:
     """The output folder of a short run, which leaves bench/figures.md unchanged."""
     before = command.FIGURES.read_bytes()
-    short_run = (sys.executable, "-m", "bench", "--short", "--output-dir", directory / "out")
-    process = servers.run(*short_run, cwd=servers.ROOT, timeout=1800)
+    command_line = (sys.executable, "-m", "bench", "--short", "--output-dir", directory / "out")
+    process = servers.run(*command_line, cwd=servers.ROOT, timeout=1800)
     assert (directory / "out" / "figures.md").read_text() in process.stdout
     assert command.FIGURES.read_bytes() == before
     return directory / "out"
@@ -56,9 +56,9 @@ def is_positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
-def test_short_run_reports_every_figure(short: Path) -> None:
+def test_short_run_reports_every_figure(short_run: Path) -> None:
     """Each endpoint has rate, ratio, latency, processor time and memory, for both CAs, at 1 and 8 connections."""
-    document = json.loads((short / "bench.json").read_text())["comparison"]
+    document = json.loads((short_run / "bench.json").read_text())["comparison"]
     rows = [(row["ca"], row["connections"], row["name"]) for row in document["served"]]
     assert rows == [(ca, number, name) for ca in contenders.KEY_TYPES for number in (1, 8) for name in NAMES]
     for row in document["served"]:
@@ -73,9 +73,9 @@ def test_short_run_reports_every_figure(short: Path) -> None:
     assert all(is_positive(share["ratio"]["median"]) for share in document["shares"])
 
 
-def test_short_run_reports_every_baseline(short: Path) -> None:
+def test_short_run_reports_every_baseline(short_run: Path) -> None:
     """Issuance, the library and OpenSSL are measured for both CAs."""
-    costs = json.loads((short / "bench.json").read_text())["comparison"]["costs"]
+    costs = json.loads((short_run / "bench.json").read_text())["comparison"]["costs"]
     names = [
         baselines.ISSUE,
         baselines.ISSUE_ALL,
@@ -90,9 +90,9 @@ def test_short_run_reports_every_baseline(short: Path) -> None:
     assert all(is_positive(cost["microseconds"]["median"]) for cost in costs)
 
 
-def test_short_run_reports_the_zip(short: Path) -> None:
-    """The zip has size, cold start, warm time and memory, with their targets."""
-    document = json.loads((short / "bench.json").read_text())["zip"]
+def test_short_run_reports_the_zip(short_run: Path) -> None:
+    """The report has the zip's size, cold start, warm time and memory, with their targets."""
+    document = json.loads((short_run / "bench.json").read_text())["zip"]
     values = [
         document["megabytes"],
         document["cold"]["median"],
@@ -103,16 +103,16 @@ def test_short_run_reports_the_zip(short: Path) -> None:
     assert [target["bound"] for target in document["targets"]] == [12, 3, 2.5, 100]
 
 
-def test_short_run_compares_responses_to_bad_requests(short: Path) -> None:
-    """Certlet refuses each bad request with its own code; cfssl's response is next to it."""
-    document = json.loads((short / "bench.json").read_text())["comparison"]["differences"]
+def test_short_run_compares_responses_to_bad_requests(short_run: Path) -> None:
+    """The report shows Certlet's problem code and cfssl's response for each bad request."""
+    document = json.loads((short_run / "bench.json").read_text())["comparison"]["differences"]
     refusals = ["422 badCSR", "422 badPublicKey", "422 badPublicKey", "422 rejectedIdentifier"]
     assert [difference["certlet"] for difference in document] == [*refusals, "403 unauthorized"]
     assert all(difference["cfssl"] for difference in document)
 
 
 def test_ratio_divides_medians_and_spreads_over_rounds() -> None:
-    """The median is the ratio of the medians; least and most are ratios of consecutive measurements."""
+    """The median is the ratio of the medians; the extremes are ratios of consecutive measurements."""
     assert Spread.ratio([2, 4, 9], [1, 4, 3]) == Spread(4 / 3, 1, 3)
 
 
@@ -123,7 +123,7 @@ def measurement(requests: int, cpu: float = 1) -> Load:
 
 @pytest.mark.parametrize(("requests", "met"), [(7, False), (8, True)])
 def test_target_of_a_batch_counts_certificates(requests: int, *, met: bool) -> None:
-    """A batch of 10 counts ten times: 8 requests against 100 are 0.8 of cfssl's rate; 7 miss the target."""
+    """A batch of 10 counts as 10: 8 batches to 100 requests are 0.8 of cfssl's rate; 7 miss the target."""
     endpoint = contenders.sign_batch(contenders.requests()[:10])
     pair = results.Pair(endpoint, measurement(requests), measurement(100))
     cfssl, row = results.served("p-256", 8, [[pair]])
@@ -134,7 +134,7 @@ def test_target_of_a_batch_counts_certificates(requests: int, *, met: bool) -> N
 
 @pytest.mark.parametrize(("microseconds", "met"), [(1540, True), (1530, False)])
 def test_batch_over_http_has_a_target_relative_to_issuance(microseconds: float, *, met: bool) -> None:
-    """2,000 µs over HTTP are at most 1.3 times 1,540 µs, but not 1,530 µs."""
+    """2,000 µs over HTTP are at most 1.3 times 1,540 µs, but more than 1.3 times 1,530 µs."""
     pair = results.Pair(contenders.sign_batch(contenders.requests()[:10]), measurement(100), measurement(100))
     share = results.share("p-256", [pair], [[baselines.Baseline(baselines.ISSUE, microseconds)]])
     assert share.target == Target(1.3, met, at_most=True)
@@ -143,11 +143,11 @@ def test_batch_over_http_has_a_target_relative_to_issuance(microseconds: float, 
 
 def test_failed_requests_invalidate_a_measurement(certlet: Server) -> None:
     """With a wrong API key the measurement fails; with the right one it succeeds."""
-    valid = contenders.sign(contenders.requests())
-    wrong = {**valid.headers, "x-api-key": "wrong"}
+    endpoint = contenders.sign(contenders.requests())
+    wrong_key = {**endpoint.headers, "x-api-key": "wrong"}
     with pytest.raises(Refused, match=r"'refused': [1-9]"):
-        load.run(certlet.pid, certlet.url + valid.path, wrong, valid.bodies, 1, 1)
-    result = load.run(certlet.pid, certlet.url + valid.path, valid.headers, valid.bodies, 1, 1)
+        load.run(certlet.pid, certlet.url + endpoint.path, wrong_key, endpoint.bodies, 1, 1)
+    result = load.run(certlet.pid, certlet.url + endpoint.path, endpoint.headers, endpoint.bodies, 1, 1)
     assert result.requests > 0
     assert result.cpu > 0
 
@@ -163,18 +163,18 @@ def test_certificates_of_another_ca_invalidate_a_measurement(certlet: Server, di
 
 def test_certificates_for_another_request_invalidate_a_measurement(certlet: Server) -> None:
     """Each certificate must have the key and name of its request."""
-    swapped = contenders.sign(contenders.requests()[1:])
+    endpoint = contenders.sign(contenders.requests()[1:])
     with pytest.raises(BenchError, match="another key or name"):
-        contenders.verify(certlet, swapped, 0)
+        contenders.verify(certlet, endpoint, 0)
 
 
 def test_failures_within_a_batch_invalidate_a_measurement(certlet: Server) -> None:
     """A batch is 200 even if nothing was signed; the size of the responses shows this."""
-    valid = contenders.sign_batch(contenders.requests()[:20])
+    endpoint = contenders.sign_batch(contenders.requests()[:20])
     garbage = json.dumps({"requests": [{"csr": "garbage"}] * 20}).encode()
-    assert contenders.measure(certlet, valid, 1, 1).requests > 0
+    assert contenders.measure(certlet, endpoint, 1, 1).requests > 0
     with pytest.raises(BenchError, match="bytes per response under load"):
-        contenders.measure(certlet, replace(valid, bodies=(valid.bodies[0], *[garbage] * 9)), 1, 1)
+        contenders.measure(certlet, replace(endpoint, bodies=(endpoint.bodies[0], *[garbage] * 9)), 1, 1)
 
 
 def test_all_processes_of_a_server_run_on_its_core(certlet: Server) -> None:
@@ -196,7 +196,7 @@ def test_servers_stop_after_a_failure(start: Any, tmp_path: Path, ca: Path) -> N
 
 
 def test_cfssl_start_failure_is_reported(tmp_path: Path, ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error contains cfssl's message. Without a CA, cfssl starts but cannot sign, which is an error too."""
+    """The error contains cfssl's message; a cfssl that starts without a CA and cannot sign is an error too."""
     (tmp_path / ca_directory.SIGNING_CERTIFICATE).write_bytes(
         (ca / ca_directory.SIGNING_CERTIFICATE).read_bytes()
     )
