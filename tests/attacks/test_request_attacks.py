@@ -24,7 +24,7 @@ from tests import csrs, factories, servers
 from tests.cli.test_show import leaf
 from tests.csrs import tlv
 from tests.factories import ROOT, SIGNING
-from tests.pki.test_evaluation import extensions, granted, team
+from tests.pki.test_evaluation import evaluate_in, extensions, team
 
 MICROSOFT: Final = "1.3.6.1.4.1.311"
 PKIX: Final = "1.3.6.1.5.5.7.1"
@@ -66,7 +66,7 @@ def test_profile_rejects_extensions_that_grant_rights(oid: str) -> None:
 def test_profile_copies_extensions_that_grant_nothing(oid: str) -> None:
     """The positive twin: the octets of the request are in the certificate."""
     value = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), tlv(0x30, b"\x05\x00"))
-    found = extensions(granted(team(extensions=[oid]), extensions=[value]))
+    found = extensions(evaluate_in(team(extensions=[oid]), extensions=[value]))
     assert (found[oid][0].public_bytes(), found[oid][1]) == (value.value, False)
 
 
@@ -78,9 +78,9 @@ def test_copied_extension_is_der(value: bytes) -> None:
     oid = x509.ObjectIdentifier(GRANTS_NOTHING["own"])
     malformed = x509.UnrecognizedExtension(oid, value)
     with pytest.raises(BadCSR, match="is not DER") as refusal:
-        granted(team(extensions=[oid.dotted_string]), extensions=[malformed])
+        evaluate_in(team(extensions=[oid.dotted_string]), extensions=[malformed])
     assert refusal.value.field == f"extensions.{oid.dotted_string}"
-    assert granted(team(), extensions=[malformed]).notes == (f"extension {oid.dotted_string} left out",)
+    assert evaluate_in(team(), extensions=[malformed]).notes == (f"extension {oid.dotted_string} left out",)
 
 
 def proved(key: rsa.RSAPublicKey, private_exponent: int) -> bytes:
@@ -181,6 +181,6 @@ def test_refusal_lists_at_most_100_reasons(count: int, limit: str) -> None:
     """Else the audit log holds twenty times the request: 90 MB for a batch of 4 MiB."""
     usages = [x509.ObjectIdentifier(f"1.3.{number}") for number in range(count)]
     with pytest.raises(CompoundError) as refusal:
-        granted(team(), extensions=[x509.ExtendedKeyUsage(usages)])
+        evaluate_in(team(), extensions=[x509.ExtendedKeyUsage(usages)])
     assert refusal.value.detail == f"{count} problems, see errors{limit}"
     assert len(refusal.value.subproblems) == 100

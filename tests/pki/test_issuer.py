@@ -19,8 +19,8 @@ from tests.factories import NOW, ROOT, SIGNING, ca, distinguished_name, key_usag
 WEAK = rsa.generate_private_key(65537, 1024)
 
 
-def test_sound_chain_is_an_issuer() -> None:
-    """A signing CA and its root make an issuer, valid where all of its chain is."""
+def test_issuer_is_valid_while_its_whole_chain_is() -> None:
+    """The validity period of an issuer is the one that all certificates of its chain have in common."""
     issuer = Issuer(ca(end=NOW + timedelta(days=9)), [root(start=NOW - timedelta(hours=1))], SIGNING)
     assert issuer.not_after == (NOW + timedelta(days=9)).replace(microsecond=0)
     assert issuer.not_before == (NOW - timedelta(hours=1)).replace(microsecond=0)
@@ -28,15 +28,15 @@ def test_sound_chain_is_an_issuer() -> None:
     assert issuer.root.subject == distinguished_name("Root")
 
 
-def test_root_alone_is_an_issuer() -> None:
-    """A self-signed CA may issue by itself; there are no intermediates then."""
+def test_root_can_be_the_issuer() -> None:
+    """A self-signed CA issues without intermediates."""
     issuer = Issuer(root(), [], ROOT)
     assert issuer.intermediates == ()
     assert issuer.root == issuer.certificate
 
 
 @pytest.mark.parametrize(
-    ("certificate", "chain", "key", "word"),
+    ("certificate", "chain", "key", "fragment"),
     [
         (ca(), [root()], ROOT, "does not match the CA certificate"),
         (ca(basic=None), [root()], SIGNING, "not a CA"),
@@ -53,21 +53,24 @@ def test_root_alone_is_an_issuer() -> None:
         (ca(extra=x509.InhibitAnyPolicy(0), critical=True), [root()], SIGNING, "unsupported critical extension"),
     ],
 )  # fmt: skip
-def test_unsound_issuer_is_refused(
-    certificate: x509.Certificate, chain: list[x509.Certificate], key: ec.EllipticCurvePrivateKey, word: str
+def test_invalid_issuer_is_refused(
+    certificate: x509.Certificate,
+    chain: list[x509.Certificate],
+    key: ec.EllipticCurvePrivateKey,
+    fragment: str,
 ) -> None:
-    """What relying parties would refuse is refused when the issuer is made (RFC 5280 6.1)."""
-    with pytest.raises(CAError, match=word):
+    """A chain that relying parties would reject (RFC 5280 6.1) is refused when the issuer is created."""
+    with pytest.raises(CAError, match=fragment):
         Issuer(certificate, chain, key)
 
 
-def test_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
-    """TLS clients refuse it (security level 1 of OpenSSL); the same with SHA-256 is an issuer."""
+def test_ca_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
+    """TLS clients reject SHA-1 (OpenSSL's security level 1); the same CA with SHA-256 is accepted."""
     (tmp_path / "r.pem").write_text(encoding.encode_pem([root()]))
     for file, key in (("r.key", ROOT), ("s.key", SIGNING)):
         (tmp_path / file).write_bytes(keys.encode_private_key(key))
-    usual = "basicConstraints=critical,CA:TRUE keyUsage=keyCertSign subjectKeyIdentifier=hash authorityKeyIdentifier=keyid"
-    (tmp_path / "x").write_text(usual.replace(" ", "\n"))
+    extensions = "basicConstraints=critical,CA:TRUE keyUsage=keyCertSign subjectKeyIdentifier=hash authorityKeyIdentifier=keyid"
+    (tmp_path / "x").write_text(extensions.replace(" ", "\n"))
     servers.run(
         *["openssl", "req", "-new", "-key", "s.key", "-subj", "/CN=Signing", "-out", "s.csr"], cwd=tmp_path
     )
@@ -82,13 +85,13 @@ def test_ca_that_is_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     assert Issuer(new, [root()], SIGNING)
 
 
-def test_extension_that_is_not_critical_may_be_unknown() -> None:
-    """The twin of the critical one: it does not matter (RFC 5280 4.2)."""
+def test_unsupported_extension_is_accepted_if_not_critical() -> None:
+    """RFC 5280 4.2: only a critical extension must be supported."""
     assert Issuer(ca(extra=x509.InhibitAnyPolicy(0)), [root()], SIGNING)
 
 
 def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
-    """A plain end-entity certificate to be signed."""
+    """A builder of an end-entity certificate."""
     return (
         x509.CertificateBuilder()
         .subject_name(distinguished_name("leaf"))
@@ -99,8 +102,8 @@ def leaf(issuer: Issuer, **change: Any) -> x509.CertificateBuilder:
     )
 
 
-def test_nothing_outlives_its_issuer() -> None:
-    """No outside judge notices a leaf that is valid when its issuer is not, so the issuer refuses it."""
+def test_certificate_outside_the_issuer_s_validity_is_refused() -> None:
+    """No verifier detects a leaf that is valid when its issuer is not, so the issuer refuses it."""
     issuer = Issuer(ca(), [root()], SIGNING)
     assert issuer.sign(leaf(issuer))
     with pytest.raises(CAError, match="when its issuer is not"):
@@ -110,28 +113,28 @@ def test_nothing_outlives_its_issuer() -> None:
 
 
 def test_issuer_s_name_is_copied_octet_for_octet() -> None:
-    """A CA subject in PrintableString is the issuer in PrintableString (RFC 5280 4.1.2.4)."""
-    odd = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Signing", _ASN1Type.PrintableString)])
-    issuer = Issuer(ca(subject=odd), [root()], SIGNING)
-    assert odd.public_bytes() in issuer.sign(leaf(issuer)).tbs_certificate_bytes
+    """The issuer field keeps the encoding of the CA's subject, here PrintableString (RFC 5280 4.1.2.4)."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Signing", _ASN1Type.PrintableString)])
+    issuer = Issuer(ca(subject=subject), [root()], SIGNING)
+    assert subject.public_bytes() in issuer.sign(leaf(issuer)).tbs_certificate_bytes
 
 
-def test_identifier_of_the_key_is_copied_from_the_ca() -> None:
-    """The AKI is the issuer's SKI octet for octet, even where that is no hash of its key."""
-    odd = x509.SubjectKeyIdentifier(b"chosen by somebody")
-    issuer = Issuer(ca(ski=odd), [root()], SIGNING)
-    assert issuer.authority_key_identifier.key_identifier == b"chosen by somebody"
+def test_authority_key_identifier_is_copied_from_the_ca() -> None:
+    """The AKI is the issuer's SKI octet for octet, even if the SKI is not a hash of the key."""
+    identifier = x509.SubjectKeyIdentifier(b"not a hash")
+    issuer = Issuer(ca(ski=identifier), [root()], SIGNING)
+    assert issuer.authority_key_identifier.key_identifier == b"not a hash"
 
 
 @pytest.mark.parametrize("is_deterministic", [True, False])
-def test_deterministic_signature_is_made_where_the_key_can(*, is_deterministic: bool) -> None:
-    """RFC 6979 where a retry relies on it; KMS cannot do that and is not asked for it."""
+def test_signatures_are_deterministic_if_the_key_supports_it(*, is_deterministic: bool) -> None:
+    """Retries rely on RFC 6979 signatures; KMS does not support them."""
     issuer = Issuer(ca(), [root()], SIGNING, is_deterministic=is_deterministic)
     assert (issuer.sign(leaf(issuer)) == issuer.sign(leaf(issuer))) is is_deterministic
 
 
 def test_every_signature_is_verified() -> None:
-    """A signer that signs with another key, as a faulty one would, lets nothing out."""
+    """An issuer whose key does not match returns no certificate and no CRL."""
     issuer = Issuer(ca(), [root()], SIGNING)
     issuer._private_key = ROOT
     crl = revocation.crl_builder([], 0, NOW)
@@ -141,8 +144,8 @@ def test_every_signature_is_verified() -> None:
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_every_kind_of_ca_key_signs(kind: str) -> None:
-    """A CA may have any kind of key that is certified, and its certificates verify."""
+def test_ca_key_of_every_type_signs(kind: str) -> None:
+    """A CA key may have any accepted type; the certificates verify."""
     issuer = factories.create_issuer(kind)
     issuer.self_test()
     certificate = issuer.sign(leaf(issuer))
@@ -151,12 +154,12 @@ def test_every_kind_of_ca_key_signs(kind: str) -> None:
     assert type(certificate.signature_hash_algorithm) is type(expected)
 
 
-def test_extended_key_usages_of_the_chain_bind() -> None:
-    """A CA whose EKU is clientAuth may not issue for serverAuth; nor may one with anyExtendedKeyUsage."""
+def test_extended_key_usages_of_the_chain_are_enforced() -> None:
+    """A CA with clientAuth or anyExtendedKeyUsage as its EKU may not issue for serverAuth."""
     client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     limited = Issuer(ca(extra=client), [root()], SIGNING)
     assert limited.may_issue_for(ExtendedKeyUsageOID.CLIENT_AUTH)
     assert not limited.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
     anything = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
-    unclear = Issuer(ca(extra=anything), [root()], SIGNING)
-    assert not unclear.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
+    unlimited = Issuer(ca(extra=anything), [root()], SIGNING)
+    assert not unlimited.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
