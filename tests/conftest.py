@@ -1,4 +1,4 @@
-"""What several tests share: one running server, made once."""
+"""Servers that several tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.gateway import second_api
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """`certlet serve --ephemeral`, without its usage plan, for tests that only ask it."""
+    """`certlet serve --ephemeral`, without a usage plan, for tests that only send requests."""
     directory = tmp_path_factory.mktemp("server")
     with servers.certlet_server(directory, "--ephemeral", "--no-usage-plan", "--workers", "2") as running:
         yield running
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]
 
 @pytest.fixture(scope="module")
 def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """The second API, by two processes."""
+    """A server of the second API with two workers."""
     directory = tmp_path_factory.mktemp("library")
     with second_api.gateway_server(directory, second_api.document(), workers=2) as running:
         yield running
@@ -28,6 +28,6 @@ def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serv
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """`certlet serve --tls`, with its CA in `ca`: one a module, which may revoke what it was issued."""
+    """`certlet serve --tls` with its CA in `ca`; one for each module, whose tests may revoke certificates."""
     with servers.certlet_server(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
         yield running

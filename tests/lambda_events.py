@@ -1,4 +1,4 @@
-"""Proxy events as API Gateway sends them, and the Lambda handler that answers them."""
+"""Proxy events as API Gateway sends them, and calls of the Lambda handler with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import csrs, factories, servers
 
 CSR_PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 ANONYMOUS: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
-# The handler, whose second argument says how much time is left, each time that it is asked.
+# Calls the handler with events from stdin, and with a context that returns the remaining times in order.
 PROGRAM = """
 import json, sys
 from service import aws_lambda
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 
 def proxy_event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
-    """A proxy event of a caller whose key the gateway checked."""
+    """A proxy event with an API key that the gateway has verified."""
     body = json.dumps({"csr": CSR_PEM}).encode() if method == "POST" else b""
     return {
         "resource": path,
@@ -63,11 +63,11 @@ def proxy_event(path: str = "/sign", method: str = "POST", **change: Any) -> dic
 
 
 def from_request(method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
-    """The proxy event that a REST API with binary media types `*/*` makes of a request."""
+    """The proxy event of a request to a REST API with binary media types `*/*`."""
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
-    known = headers.get("x-api-key") == servers.API_KEY
-    identity = {"apiKeyId": "abc123" if known else None, "sourceIp": "192.0.2.1"}
+    is_known = headers.get("x-api-key") == servers.API_KEY
+    identity = {"apiKeyId": "abc123" if is_known else None, "sourceIp": "192.0.2.1"}
     return proxy_event(
         parts.path,
         method,
@@ -85,38 +85,38 @@ def est_event(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
     base64_csr = base64.b64encode(csrs.encode_der(csrs.build("device.example.com"))).decode()
-    usual = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
-    return proxy_event("/.well-known/est/simpleenroll") | usual | change
+    members = {"headers": headers, "body": base64_csr, "isBase64Encoded": False}
+    return proxy_event("/.well-known/est/simpleenroll") | members | change
 
 
 def invoke_application(
     document: dict[str, Any], *events: dict[str, Any], **more: Any
 ) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
-    """What a contract's application answers to events, through aws-wsgi, and what its authority records."""
+    """The application's responses to events, through aws-wsgi, and the audit log of its authority."""
     log = factories.RecordingLog()
     authority = factories.authority(log, now=datetime.now(UTC), **more)
     application = app.create(document, authority, {"abc123": "ci"})
     return [
-        awsgi.response(application, aws_lambda._normalise_event(each), None, app.BINARY_CONTENT_TYPES)
-        for each in events
+        awsgi.response(application, aws_lambda._normalise_event(event), None, app.BINARY_CONTENT_TYPES)
+        for event in events
     ], log
 
 
 def invoke_handler(
     directory: Path, *events: dict[str, Any], before: str = "", left: Any = (), **env: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """What the handler answers in a process of its own, and what it logs.
+    """The handler's results in a separate process, and its log.
 
     Args:
-        directory: where its CA is, in `ca`.
-        events: what it gets.
+        directory: contains the CA, `ca`.
+        events: the events, in order.
         before: a program that runs before the first event.
-        left: a list of the milliseconds that are left, each time that it asks; the last is the answer from then on.
-        env: more of its environment.
+        left: the remaining milliseconds that the context returns, in order; it repeats the last.
+        env: more environment variables.
     """
     run = servers.run(
         *(sys.executable, "-c", PROGRAM.format(before)),
-        stdin="".join(f"{json.dumps([each, left])}\n" for each in events),
+        stdin="".join(f"{json.dumps([event, left])}\n" for event in events),
         env=servers.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
         check=False,
     )
@@ -124,14 +124,14 @@ def invoke_handler(
 
 
 def decode_body(result: dict[str, Any]) -> bytes:
-    """The body of a result, as a client gets it."""
+    """The decoded body of a result."""
     text: str = result["body"]
     return base64.b64decode(text) if result["isBase64Encoded"] else text.encode()
 
 
 @contextlib.contextmanager
 def handler_environment(directory: Path, **env: str) -> Iterator[Path]:
-    """The environment of a handler in this process, with a CA of its own: the CA's directory."""
+    """Set the environment of a handler in this process, with a new CA; yield the CA's directory."""
     assert servers.certlet("init", "ca", cwd=directory).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("CERTLET_")]:

@@ -1,4 +1,4 @@
-"""LocalStack 4.13.1, started and stopped by the tests that need it, on a free loopback port."""
+"""LocalStack 4.13.1, which the tests that need it run on a free loopback port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REGION = "eu-central-1"
 
 
 def environ(endpoint: str) -> dict[str, str]:
-    """What points a process's boto3 at it; it takes any credentials."""
+    """The environment that makes boto3 use LocalStack, which accepts any credentials."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_DEFAULT_REGION": REGION,
@@ -35,7 +35,7 @@ def client(endpoint: str, service: str) -> Any:
 
 @contextlib.contextmanager
 def running_localstack(directory: Path) -> Iterator[str]:
-    """Its endpoint. Its Python, in an environment of its own, is named by LOCALSTACK_PYTHON."""
+    """Run LocalStack with the Python interpreter in $LOCALSTACK_PYTHON; yield its endpoint."""
     address = f"127.0.0.1:{servers.free_port()}"
     settings = {
         "GATEWAY_LISTEN": address,
@@ -64,6 +64,6 @@ def running_localstack(directory: Path) -> Iterator[str]:
 
 
 def _responds(url: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - our own
+    with contextlib.suppress(OSError), urllib.request.urlopen(url):  # noqa: S310 - a loopback URL
         return True
     return False

@@ -29,9 +29,9 @@ CERTLET = [sys.executable, "-m", "service.cli"]
 
 
 def environ(**change: str) -> dict[str, str]:
-    """This process's environment without any CERTLET_ of its own, and the project importable."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CERTLET_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **change}
+    """This process's environment without its CERTLET_ variables; the project is importable."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CERTLET_")}
+    return {**inherited, "PYTHONPATH": str(ROOT), **change}
 
 
 def run(
@@ -42,10 +42,10 @@ def run(
     timeout: float = 300,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end.
+    """Run a command and wait for it.
 
     Raises:
-        AssertionError: `check`, and it failed.
+        AssertionError: `check` is set, and the command failed.
     """
     done = subprocess.run(
         command,
@@ -62,14 +62,14 @@ def run(
 
 
 def wait_until(condition: Callable[..., object], seconds: float = 30) -> None:
-    """Wait until something is so.
+    """Wait until a condition is true.
 
     Raises:
-        AssertionError: it is not, after so many seconds.
+        AssertionError: it is still false after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds} s"
         time.sleep(0.02)
 
 
@@ -80,23 +80,24 @@ def free_port() -> int:
 
 
 def child_pids(pid: int) -> list[int]:
-    """The processes that any thread of a process started, and that nobody has waited for."""
+    """The children of a process, of any of its threads, that it has not waited for."""
     lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return sorted(int(child) for numbers in lists for child in numbers)
 
 
 def descendant_pids(pid: int) -> list[int]:
-    """Those, and theirs."""
-    return [each for child in child_pids(pid) for each in (child, *descendant_pids(child))]
+    """The children of a process, and their descendants."""
+    children = child_pids(pid)
+    return children + [pid for child in children for pid in descendant_pids(child)]
 
 
 def running_module(pid: int) -> str:
-    """The module that a process of Python runs; '' if it has ended, or runs none."""
+    """The module that a Python process runs; '' if it has exited or runs no module."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return ""
-    return words[words.index("-m") + 1] if "-m" in words else ""
+    return arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
 
 
 def resident_kib(pid: int) -> int:
@@ -105,10 +106,10 @@ def resident_kib(pid: int) -> int:
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Writes no log; what it answers is in `respond`."""
+    """Writes no log; subclasses implement `respond`."""
 
     def respond(self) -> None:
-        """Response one GET or POST."""
+        """Respond to one GET or POST."""
         raise NotImplementedError
 
     def do_GET(self) -> None:
@@ -118,24 +119,24 @@ class QuietHandler(BaseHTTPRequestHandler):
         self.respond()
 
     def reply(self, status: int, body: bytes, **headers: str) -> None:
-        """Send one answer, with hyphens for underscores in the names of headers."""
+        """Send one response; underscores in header names become hyphens."""
         self.send_response(status)
         for name, value in {**headers, "Content_Length": str(len(body))}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody waits any more
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client disconnected
             self.wfile.write(body)
 
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
 
 @contextlib.contextmanager
 def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve until the end of the block: the URL."""
+    """Serve until the end of the block, and yield the URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -149,7 +150,7 @@ def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 def certlet(
     *arguments: str | Path, cwd: Path, stdin: bytes = b"", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run one command to its end."""
+    """Run a command of `certlet` and wait for it."""
     return subprocess.run(
         [*CERTLET, *map(str, arguments)],
         cwd=cwd,
@@ -181,7 +182,7 @@ class Response:
 
 @dataclass
 class HttpService:
-    """Something that answers HTTP below a URL."""
+    """An HTTP service at a base URL."""
 
     url: str
 
@@ -193,10 +194,10 @@ class HttpService:
         headers: Mapping[str, str] | None = None,
         context: ssl.SSLContext | None = None,
     ) -> Response:
-        """Send one request; any status is an answer."""
-        url, named = self.url + path, dict(headers or {})
-        request = urllib.request.Request(url, data=body, headers=named, method=method)  # noqa: S310
-        if body is not None and "content-type" not in {name.lower() for name in named}:
+        """Send one request; no status raises."""
+        url, fields = self.url + path, dict(headers or {})
+        request = urllib.request.Request(url, data=body, headers=fields, method=method)  # noqa: S310
+        if body is not None and "content-type" not in {name.lower() for name in fields}:
             request.add_unredirected_header("Content-type", "")
         try:
             with urllib.request.urlopen(request, timeout=30, context=context) as response:  # noqa: S310
@@ -214,7 +215,7 @@ class Server(HttpService):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return int(self.url.rpartition(":")[2])
 
     def pids(self, name: str) -> list[int]:
@@ -236,7 +237,7 @@ class Server(HttpService):
         return {pid: running_module(pid) for pid in (self.process.pid, *descendant_pids(self.process.pid))}
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End the server with a signal, and wait."""
+        """Send the server a signal, and wait for its exit; return its status."""
         self.process.send_signal(number)
         return self.process.wait(40)
 
@@ -249,7 +250,7 @@ def certlet_server(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Server]:
-    """Serve until the end of the block."""
+    """Run `certlet serve`, or another command, until the end of the block."""
     log = directory / "server.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -263,16 +264,16 @@ def certlet_server(
         )
         assert process.stdout is not None
         with process, process.stdout as stdout:
-            said = []
+            output = []
             for line in stdout:
-                said.append(line.rstrip("\n"))
+                output.append(line.rstrip("\n"))
                 if "sign.pem" in line:
                     break
-            found = re.search(r"Web form +(\S+)/sign", "\n".join(said))
+            match = re.search(r"Web form +(\S+)/sign", "\n".join(output))
             try:
-                if not found:
-                    raise AssertionError(f"the server did not start: {said} {log.read_text()}")
-                yield Server(found.group(1), process, said, log)
+                if not match:
+                    raise AssertionError(f"the server did not start: {output} {log.read_text()}")
+                yield Server(match.group(1), process, output, log)
             finally:
                 if process.poll() is None:
                     process.terminate()
