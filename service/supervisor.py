@@ -62,7 +62,7 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT.
 
         Args:
-            configuration: that of the gateway.
+            configuration: the gateway's configuration.
             announce: called with the port once the gateway listens.
 
         Returns:
@@ -91,7 +91,7 @@ class Supervisor:
                 _serve_gateway(control, KeyFile(Path(configuration.key_file)), announce)
             status = gateway.wait(SHUTDOWN_TIMEOUT)
             if status < 0:
-                raise ServeError(f"the gateway was ended by signal {-status}")
+                raise ServeError(f"the gateway was killed by signal {-status}")
             return status
         finally:
             self._stop_workers()
@@ -128,7 +128,7 @@ class Supervisor:
             sockets = [self._channel, worker_link]
             process = _spawn("service.gateway.worker", sockets, [self._handler], self._public)
         self._workers[index] = process
-        message = {"error": "its process ended"}
+        message = {"error": "the worker exited"}
         with link, link.makefile("rb") as messages, contextlib.suppress(ConnectionError):
             for descriptor in socket.recv_fds(link, 1, 1)[1]:  # its slot, once its memory is protected
                 with os.fdopen(descriptor):

@@ -14,11 +14,8 @@ from typing import Final
 from service import atomic_write
 
 SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
-RESERVED_PREFIXES: Final = (
-    SERVER_PRINCIPAL,
-    "authorizer:",
-    "certificate:",
-)  # how the names of callers without a key begin
+# The names of callers without a key begin with these.
+RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:")
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
 
@@ -84,14 +81,16 @@ class KeyFile:
         if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
             raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
         if name.startswith(RESERVED_PREFIXES):
-            raise KeyFileError(f"no key's name begins with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}")
+            raise KeyFileError(
+                f"a key's name cannot begin with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}"
+            )
         key_digest = hash_key(value)
         with self._lock():
             keys = self.read()
             if name in keys:
-                raise KeyFileError(f"there is a key of the name {name!r} already")
+                raise KeyFileError(f"a key named {name!r} already exists: choose another name")
             if other := next((other for other, digest in keys.items() if digest == key_digest), None):
-                raise KeyFileError(f"it is the key of the name {other!r} already, and a caller has one name")
+                raise KeyFileError(f"this key is already registered as {other!r}: a key has only one name")
             self._write({**keys, name: key_digest})
 
     def remove(self, name: str) -> None:
@@ -101,11 +100,11 @@ class KeyFile:
             KeyFileError: no key has this name.
         """
         if not self.path.exists():  # its directory, which the lock needs, may not exist either
-            raise KeyFileError(f"there is no key of the name {name!r}")
+            raise KeyFileError(f"no key is named {name!r}")
         with self._lock():
             keys = self.read()
             if name not in keys:
-                raise KeyFileError(f"there is no key of the name {name!r}")
+                raise KeyFileError(f"no key is named {name!r}")
             del keys[name]
             self._write(keys)
 

@@ -25,7 +25,7 @@ class Configuration:
         tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
             and `not_after` in the response; empty if the operator supplies the certificate.
         tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
-            empty if clients are not asked for certificates.
+            empty if the server does not request client certificates.
     """
 
     document: dict[str, Any] = field(repr=False)

@@ -61,7 +61,7 @@ class Connections:
         self.responses: dict[Connection, int] = {}
 
     def admit(self, connection: Connection) -> bool:
-        """Add a connection, and make room for it; False if requests of all others are in progress."""
+        """Add a connection, and make room for it; False if all others have requests in progress."""
         while len(self._open) >= self._limit():  # the limit may change at run time
             if not self.drop_oldest(max(self.idle, self.uploads, self.responses, key=len)):
                 return False
@@ -116,7 +116,7 @@ class Connection(web.RequestHandler):
         malformed: Callable[[], web.Response],
         client: socket.socket,
     ) -> None:
-        """Belong to `connections`; `malformed` creates the response to malformed HTTP."""
+        """Create a connection; `malformed` creates the response to malformed HTTP."""
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
@@ -222,7 +222,7 @@ class Listener:
         for _ in range(_ACCEPTS):
             try:
                 client, _address = listener.accept()
-            except (BlockingIOError, ConnectionError):  # none is left, or a client disconnected
+            except (BlockingIOError, ConnectionError):  # no client is waiting, or one disconnected
                 return
             except OSError:  # out of descriptors or memory
                 self._connections.drop_oldest(self._connections.idle)

@@ -40,7 +40,7 @@ _PAGE: Final = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Certlet: the contract</title>
+<title>Certlet: API docs</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="{root}/docs/swagger-ui.css">
 <script src="{root}/docs/swagger-ui-bundle.js" defer></script>
@@ -51,7 +51,7 @@ _PAGE: Final = """\
 </body>
 </html>
 """
-# No key is kept in the browser, no validator elsewhere is asked, and no link can name another document.
+# The browser stores no API key, no other server validates the document, and links cannot select another one.
 _START: Final = """\
 SwaggerUIBundle({{
   url: '{root}/openapi.json',

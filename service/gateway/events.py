@@ -143,7 +143,7 @@ def _parse_result(result: object) -> Response:
 def mock_response(request: Request, route: Route) -> Response:
     """The response of a mock integration: request template -> status -> response and its template.
 
-    The request body is never rendered or passed through, whatever passthroughBehavior is.
+    The request body is never rendered or passed through, regardless of passthroughBehavior.
 
     Raises:
         GatewayError: no request template has this Content-Type: 415.

@@ -24,7 +24,7 @@ ERROR_TYPES: Final = {
     "INTEGRATION_FAILURE": "InternalServerErrorException",
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",
     "INVALID_API_KEY": "ForbiddenException",
-    "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",  # nosec B105 - no password
+    "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",  # nosec B105 - not a password
     "QUOTA_EXCEEDED": "LimitExceededException",
     "REQUEST_TOO_LARGE": "RequestTooLargeException",
     "THROTTLED": "TooManyRequestsException",
@@ -50,15 +50,15 @@ class Route:
     Attributes:
         resource: the path as in the document, such as `/ca/{name}`.
         needs_key: whether `security` requires an API key.
-        takes_basic: whether the key may be the password of HTTP Basic.
-        takes_body: whether the operation has a requestBody.
+        accepts_basic: whether the key may be the password of HTTP Basic.
+        accepts_body: whether the operation has a requestBody.
         integration: the x-amazon-apigateway-integration object.
     """
 
     resource: str
     needs_key: bool
-    takes_basic: bool
-    takes_body: bool
+    accepts_basic: bool
+    accepts_body: bool
     integration: JSON
 
 
@@ -130,8 +130,8 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
             Route(
                 resource=path,
                 needs_key=bool(required & (keys | basic)),
-                takes_basic=bool(required & basic),
-                takes_body="requestBody" in operation,
+                accepts_basic=bool(required & basic),
+                accepts_body="requestBody" in operation,
                 integration=operation["x-amazon-apigateway-integration"],
             ),
         )

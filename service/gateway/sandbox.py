@@ -71,7 +71,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
 
 
 def readable_paths(secret: Iterable[Path]) -> list[Path]:
-    """The paths that a serving Python process may have to read, without directories that contain a secret."""
+    """The paths that a serving Python process may need to read, without directories that contain a secret."""
     hidden = [path.resolve() for path in (*secret, Path("~/.aws").expanduser(), Path("/proc"))]
     packages = [Path(path) for path in sys.path if path]
     service = Path(__file__).parents[1]

@@ -147,7 +147,7 @@ class Gateway:
             return await self._integrate(complete, route)
         try:
             response = await self._integrate(complete, route)
-        except GatewayError:  # such as: all workers are busy
+        except GatewayError:  # for example, all workers are busy
             if cached := self._cache.find(route.resource):
                 return cached
             raise
@@ -170,8 +170,8 @@ class Gateway:
         limit, error = MAX_PAYLOAD, GatewayError("REQUEST_TOO_LARGE")
         if not route.needs_key:
             limit = MAX_UNAUTHENTICATED_BODY
-            if not route.takes_body:
-                limit, error = 0, GatewayError("DEFAULT_4XX", "This takes no body")
+            if not route.accepts_body:
+                limit, error = 0, GatewayError("DEFAULT_4XX", "The operation accepts no body")
         if (request.content_length or 0) > limit:
             raise error
         is_complete = request.content.is_eof()  # it arrived with the head
@@ -196,11 +196,7 @@ class Gateway:
                     connections.add_partial(connection, connections.uploads, len(chunk))
         except TimeoutError:
             raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
-        except (
-            web.RequestPayloadError,
-            ConnectionError,
-            RuntimeError,
-        ):  # RuntimeError if it failed before this
+        except (web.RequestPayloadError, ConnectionError, RuntimeError):  # RuntimeError: it failed earlier
             raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
         finally:
             connections.mark_busy(connection)
@@ -216,8 +212,8 @@ class Gateway:
         return path.removeprefix(prefix)
 
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
-        key = credentials.extract_api_key(request.headers.get, basic=route.takes_basic)
-        if key is None and route.takes_basic and request.secure:  # never ask for a password over plain HTTP
+        key = credentials.extract_api_key(request.headers.get, basic=route.accepts_basic)
+        if key is None and route.accepts_basic and request.secure:  # never ask for a password over plain HTTP
             raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(key or "")
         if name is None:

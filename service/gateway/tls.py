@@ -19,7 +19,7 @@ RENEW_AFTER: Final = 2 / 3  # of the remaining lifetime of a new certificate
 RETRY: Final = 60.0  # seconds between attempts to renew; fewer if the certificate expires soon
 MIN_RETRY: Final = 1.0  # seconds
 _TIMEOUT: Final = 10.0  # seconds for the function to respond
-_SHORT_NAMES: Final = {  # attribute names of `ssl` -> RFC 4514; others stay as they are
+_SHORT_NAMES: Final = {  # attribute names of `ssl` -> RFC 4514; others are unchanged
     "commonName": "CN",
     "countryName": "C",
     "localityName": "L",
@@ -48,7 +48,7 @@ class Tls:
         Args:
             certificate: path of the server's certificate with its intermediates, PEM.
             key: path of its private key, PEM.
-            password: that of the key; if None and the key is encrypted, OpenSSL prompts for it.
+            password: the key's password; if None and the key is encrypted, OpenSSL prompts for it.
         """
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -104,7 +104,7 @@ class Tls:
     async def renew_forever(self, invoke: Invoke, event: JSONObject, expires_at: float) -> None:
         """Renew the certificate forever, each time after two thirds of its lifetime.
 
-        After a failure, retry at intervals that leave several attempts before the expiry, and after that too.
+        After a failure, retry; the intervals allow several attempts before the expiry. Continue after it too.
 
         Args:
             invoke: the function.

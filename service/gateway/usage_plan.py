@@ -65,7 +65,7 @@ class UsagePlanLimiter:
         if bucket := self._others.pop(caller, None):
             self._others[caller] = bucket
         elif len(self._others) >= MAX_CALLERS:
-            del self._others[next(iter(self._others))]  # its bucket is full by now, as a new one is
+            del self._others[next(iter(self._others))]  # its bucket is full by now, like a new one
         self._fill(self._others, caller).tokens -= 1
 
     def _fill(self, buckets: dict[str, _Bucket], caller: str) -> _Bucket:

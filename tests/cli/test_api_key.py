@@ -35,7 +35,7 @@ def test_api_key_name_that_is_unknown_or_unprintable_is_refused() -> None:
     """The error is one line."""
     assert certlet("init", "ca").returncode == 0
     for arguments, fragment in (
-        (("remove", "nobody"), b"no key of the name"),
+        (("remove", "nobody"), b"no key is named"),
         (("add", "x\n"), b"printable"),
     ):
         run = certlet("api-key", *arguments)
@@ -66,7 +66,7 @@ def test_api_key_from_the_environment_has_one_name() -> None:
     assert added.stderr == b"note: added the key in $CERTLET_API_KEY\n"
     again = certlet("api-key", "add", "b", "--ca", ".", env=env)
     assert (again.returncode, again.stdout) == (1, b"")
-    assert b"it is the key of the name 'a' already" in again.stderr
+    assert b"this key is already registered as 'a'" in again.stderr
     assert b"unset it" in again.stderr
     another = certlet("api-key", "add", "b", "--ca", ".")
     assert (another.returncode, another.stderr) == (0, b"")

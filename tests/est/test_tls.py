@@ -288,7 +288,7 @@ def test_reserved_api_key_names_are_refused(tmp_path: Path, name: str) -> None:
     assert servers.certlet("init", ".", cwd=tmp_path).returncode == 0
     run = servers.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
     assert run.returncode == 1
-    assert b"no key's name begins with" in run.stderr
+    assert b"a key's name cannot begin with" in run.stderr
     assert servers.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
 
 

@@ -70,7 +70,7 @@ def test_concurrent_add_keeps_a_removal(tmp_path: Path) -> None:
 
 def test_key_removal_without_a_file_creates_no_directory(tmp_path: Path) -> None:
     """It is told as any other that there is not, and no directory is made."""
-    with pytest.raises(KeyFileError, match="no key of the name 'x'"):
+    with pytest.raises(KeyFileError, match="no key is named 'x'"):
         KeyFile(tmp_path / "nowhere" / "keys.json").remove("x")
     assert not (tmp_path / "nowhere").exists()
 

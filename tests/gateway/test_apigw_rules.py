@@ -123,7 +123,7 @@ def test_killed_gateway_is_reported(tmp_path: Path) -> None:
         (gateway,) = server.pids("server")
         os.kill(gateway, signal.SIGKILL)
         assert server.process.wait(20) == 1
-        assert server.read_log().endswith("certlet: the gateway was ended by signal 9\n")
+        assert server.read_log().endswith("certlet: the gateway was killed by signal 9\n")
 
 
 def test_port_in_use_is_reported(tmp_path: Path) -> None:

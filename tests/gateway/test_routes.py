@@ -49,7 +49,7 @@ def test_literal_path_precedes_template(path: str, resource: str | None, paramet
 def test_method_precedes_any_method() -> None:
     any_method = {"get": operation(requestBody={}), "x-amazon-apigateway-any-method": operation()}
     routes = contract({"/any": any_method, "/get": {"get": operation()}})
-    takes = [routes.route(method, "/any")[0].takes_body for method in ("GET", "PUT", "get")]
+    takes = [routes.route(method, "/any")[0].accepts_body for method in ("GET", "PUT", "get")]
     assert takes == [True, False, False]
     for method in ("PUT", "get", "ANY"):
         with pytest.raises(GatewayError):
@@ -60,7 +60,7 @@ def test_other_security_schemes_need_no_api_key() -> None:
     schemes = {"o": {"type": "oauth2"}, "k": {"type": "apiKey"}, "b": {"type": "http", "scheme": "Basic"}}
     routes = contract({f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes)
     found = [routes.route("GET", f"/{name}")[0] for name in schemes]
-    needs = [(route.needs_key, route.takes_basic) for route in found]
+    needs = [(route.needs_key, route.accepts_basic) for route in found]
     assert needs == [(False, False), (True, False), (True, True)]
 
 
