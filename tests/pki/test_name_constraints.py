@@ -18,14 +18,14 @@ from tests.factories import NOW, SIGNING, ca, distinguished_name, root
 EMPTY = x509.Name([])
 
 
-def constrained(*, permitted: Sequence[str] = (), excluded: Sequence[str] = ()) -> Issuer:
-    """An issuer under name constraints."""
-    subtrees = ([_subtree(each) for each in texts] or None for texts in (permitted, excluded))
-    limits = x509.NameConstraints(*subtrees)
-    return Issuer(ca(extra=limits, critical=True), [root()], SIGNING)
+def create_constrained_issuer(*, permitted: Sequence[str] = (), excluded: Sequence[str] = ()) -> Issuer:
+    """Create an issuer with name constraints."""
+    subtrees = ([_parse_subtree(text) for text in texts] or None for texts in (permitted, excluded))
+    constraints = x509.NameConstraints(*subtrees)
+    return Issuer(ca(extra=constraints, critical=True), [root()], SIGNING)
 
 
-def _subtree(text: str) -> x509.GeneralName:
+def _parse_subtree(text: str) -> x509.GeneralName:
     kind, _, value = text.partition(":")
     if kind == "ip":
         return x509.IPAddress(ipaddress.ip_network(value))
@@ -35,7 +35,7 @@ def _subtree(text: str) -> x509.GeneralName:
 
 
 @pytest.mark.parametrize(
-    ("permitted", "excluded", "asked", "allowed"),
+    ("permitted", "excluded", "name", "allowed"),
     [
         (["dns:example.com"], [], "dns:example.com", True),
         (["dns:example.com"], [], "dns:a.b.Example.com", True),
@@ -74,14 +74,16 @@ def _subtree(text: str) -> x509.GeneralName:
         (["uri:example.com"], [], "uri:urn:x:y", False),
     ],
 )
-def test_name_constraints(permitted: list[str], excluded: list[str], asked: str, *, allowed: bool) -> None:
-    """RFC 5280 4.2.1.10, for each kind of name: within the permitted, and outside the excluded."""
-    issuer = constrained(permitted=permitted, excluded=excluded)
-    wanted = names.parse_general_name(csrs.general_name(asked), "x")
-    assert bool(issuer.name_violations(EMPTY, [wanted])) is not allowed
+def test_name_is_within_permitted_and_outside_excluded_subtrees(
+    permitted: list[str], excluded: list[str], name: str, *, allowed: bool
+) -> None:
+    """RFC 5280 4.2.1.10, for each kind of name."""
+    issuer = create_constrained_issuer(permitted=permitted, excluded=excluded)
+    identifier = names.parse_general_name(csrs.general_name(name), "x")
+    assert bool(issuer.name_violations(EMPTY, [identifier])) is not allowed
 
 
-NAMED = [
+CONSTRAINED = [
     ("dns:example.com", "a"), ("dns:a.example.com", "a"), ("dns:example.org", ""), ("dns:badexample.com", ""),
     ("ip:10.0.0.1", "b"), ("ip:192.0.2.1", ""),
     ("email:anna@example.com", "a"), ("email:anna@mail.example.com", "a"), ("email:ceo@example.org", ""), ("email:x@badexample.com", ""),
@@ -91,56 +93,59 @@ NAMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("asked", "where"), NAMED)
+@pytest.mark.parametrize(("name", "subtree"), CONSTRAINED)
 @pytest.mark.parametrize(
-    ("held", "to"), [("a", ("example.com",)), ("b", ("10.0.0.0/8",)), ("ab", ("example.com", "10.0.0.0/8"))]
+    ("subtrees", "permitted"),
+    [("a", ("example.com",)), ("b", ("10.0.0.0/8",)), ("ab", ("example.com", "10.0.0.0/8"))],
 )
 def test_name_constraints_apply_to_every_kind_of_name(
-    tmp_path: Path, held: str, to: tuple[str, ...], asked: str, where: str
+    tmp_path: Path, subtrees: str, permitted: tuple[str, ...], name: str, subtree: str
 ) -> None:
-    """A CA of a domain names hosts of it alone, in URIs and mailboxes too: for us, and for OpenSSL."""
-    made, by = factories.hierarchy("p-256", to), factories.create_issuer("p-256", to)
-    allowed = bool(where) and where in held
-    assert (
-        bool(by.name_violations(EMPTY, [names.parse_general_name(csrs.general_name(asked), "x")]))
-        is not allowed
-    )
+    """A CA of a domain names only its hosts, also in URIs and mailboxes; OpenSSL has the same result."""
+    hierarchy = factories.hierarchy("p-256", permitted)
+    issuer = factories.create_issuer("p-256", permitted)
+    allowed = bool(subtree) and subtree in subtrees
+    general_name = csrs.general_name(name)
+    violations = issuer.name_violations(EMPTY, [names.parse_general_name(general_name, "x")])
+    assert bool(violations) is not allowed
     key, end = csrs.private_key().public_key(), NOW + timedelta(days=1)
-    builder = x509.CertificateBuilder(by.certificate.subject, EMPTY, key, 7, NOW, end)
-    builder = builder.add_extension(by.authority_key_identifier, critical=False)
-    leaf = builder.add_extension(x509.SubjectAlternativeName([csrs.general_name(asked)]), critical=True)
-    signed = leaf.sign(factories.signing_key(made), hashes.SHA256())
-    for file, certificate in (("root", made.root), ("ca", made.signing), ("leaf", signed)):
+    builder = x509.CertificateBuilder(issuer.certificate.subject, EMPTY, key, 7, NOW, end)
+    builder = builder.add_extension(issuer.authority_key_identifier, critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName([general_name]), critical=True)
+    leaf = builder.sign(factories.signing_key(hierarchy), hashes.SHA256())
+    for file, certificate in (("root", hierarchy.root), ("ca", hierarchy.signing), ("leaf", leaf)):
         (tmp_path / file).write_bytes(certificate.public_bytes(Encoding.PEM))
     command = ("openssl", "verify", "-x509_strict", "-attime", str(int(NOW.timestamp()) + 9))
     chain = ("-CAfile", "root", "-untrusted", "ca", "leaf")
-    judged = servers.run(*command, *chain, cwd=tmp_path, check=False)
-    assert (judged.returncode == 0) is allowed, judged.stderr
+    verification = servers.run(*command, *chain, cwd=tmp_path, check=False)
+    assert (verification.returncode == 0) is allowed, verification.stderr
 
 
 @pytest.mark.parametrize("uri", ["https://evil.org/.example.com:x", "https://evil.org?.example.com"])
 def test_uri_host_as_read_by_openssl_must_be_permitted(uri: str) -> None:
-    """OpenSSL accepts these, for it ends a host at a colon wherever that is, or else at a slash; we sign none."""
+    """The host must be permitted as OpenSSL parses it: up to the first colon, or else the first slash."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
-    (told,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
-    assert "is outside the CA's name constraints; OpenSSL reads 'evil.org" in told
+    (violation,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
+    assert "is outside the CA's name constraints; OpenSSL reads 'evil.org" in violation
 
 
-def test_subjects_are_constrained_too() -> None:
-    """A directoryName constraint holds the subject; an empty subject is outside none."""
-    issuer = constrained(permitted=["dn:leaf"])
+def test_subject_is_constrained() -> None:
+    """A directoryName constraint applies to the subject; an empty subject is permitted."""
+    issuer = create_constrained_issuer(permitted=["dn:leaf"])
     assert not issuer.name_violations(distinguished_name("leaf"), [])
     assert not issuer.name_violations(EMPTY, [])
     assert issuer.name_violations(distinguished_name("other"), [])
     assert not issuer.name_violations(distinguished_name("LEAF "), [])
-    assert constrained(excluded=["dn:evil  twin"]).name_violations(distinguished_name("Evil Twin"), [])
-    wide = distinguished_name("\uff21\uff22\uff23")  # RFC 4518 2
-    assert constrained(excluded=["dn:ABC"]).name_violations(wide, [])
+    assert create_constrained_issuer(excluded=["dn:evil  corp"]).name_violations(
+        distinguished_name("Evil Corp"), []
+    )
+    full_width = distinguished_name("\uff21\uff22\uff23")  # RFC 4518 2
+    assert create_constrained_issuer(excluded=["dn:ABC"]).name_violations(full_width, [])
 
 
-def test_common_name_that_reads_as_a_host_is_constrained() -> None:
-    """OpenSSL holds such a common name against DNS constraints where there is no DNS name beside it."""
-    issuer = constrained(permitted=["dns:example.com"])
+def test_common_name_in_the_form_of_a_host_is_constrained() -> None:
+    """OpenSSL applies DNS constraints to such a common name if the SANs have no DNS name."""
+    issuer = create_constrained_issuer(permitted=["dns:example.com"])
     assert issuer.name_violations(distinguished_name("evil.example.org"), [])
     assert not issuer.name_violations(distinguished_name("good.example.com"), [])
     assert issuer.name_violations(distinguished_name("10.0.0.1"), [])

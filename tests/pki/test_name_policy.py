@@ -9,10 +9,10 @@ from service.pki.profile_loader import parse_name_policy
 from tests import csrs
 
 
-def judge(stated: dict[str, Any], *given: str) -> list[tuple[int | None, str]]:
-    """What these rules say of names."""
-    loaded = [names.parse_general_name(csrs.general_name(each), "") for each in given]
-    return parse_name_policy(stated).violations(loaded, "profile 'x'")
+def violations(rules: dict[str, Any], *general_names: str) -> list[tuple[int | None, str]]:
+    """The violations of these rules by names such as `dns:a.example`."""
+    identifiers = [names.parse_general_name(csrs.general_name(name), "") for name in general_names]
+    return parse_name_policy(rules).violations(identifiers, "profile 'x'")
 
 
 EXAMPLE = {"permitted": ["example.com"], "wildcards": True}
@@ -23,7 +23,7 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
 
 
 @pytest.mark.parametrize(
-    ("kind", "rules", "name", "word"),
+    ("kind", "rules", "name", "reason"),
     [
         ("dns", {}, "a.example.com", ""),
         ("dns", {}, "*.example.com", "permits no wildcards"),
@@ -94,41 +94,43 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
         ("uri", {}, "spiffe://td.example/%61", "SPIFFE"),
     ],
 )  # fmt: skip
-def test_names_outside_the_policy_are_refused(kind: str, rules: dict[str, Any], name: str, word: str) -> None:
-    """Each rule refuses what it is for, says which name and why, and leaves the rest."""
-    found = judge({kind: rules}, f"{kind}:{name}")
-    assert len(found) == bool(word)
-    for position, sentence in found:
+def test_names_outside_the_policy_are_refused(
+    kind: str, rules: dict[str, Any], name: str, reason: str
+) -> None:
+    """A violation has the position of the name, and a message with the name and the reason."""
+    refused = violations({kind: rules}, f"{kind}:{name}")
+    assert len(refused) == bool(reason)
+    for position, message in refused:
         assert position == 0
-        assert word in sentence
-        assert sentence.startswith(f"{kind}:")
+        assert reason in message
+        assert message.startswith(f"{kind}:")
 
 
 def test_kind_without_a_policy_is_not_permitted() -> None:
-    """The kinds that are permitted are said; so it is if there are none."""
-    refused = judge({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
+    """The message lists the permitted kinds, if there are any."""
+    refused = violations({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
     assert refused == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip")]
-    assert judge({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
+    assert violations({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
 
 
 def test_violations_of_all_names_are_collected() -> None:
-    """A name may break several rules, and several names may: all is said at once."""
+    """Several names may each violate several rules; all violations are returned."""
     rules = {"dns": {"permitted": ["example.com"]}, "ip": {}}
-    found = judge(rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost")
-    assert [position for position, _ in found] == [1, 1, 3, 3]
+    refused = violations(rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost")
+    assert [position for position, _ in refused] == [1, 1, 3, 3]
 
 
-def test_spiffe_id_is_the_only_uri() -> None:
-    """The X.509-SVID standard, 2: exactly one URI; DNS names may stand beside it."""
+def test_spiffe_id_must_be_the_only_uri() -> None:
+    """The X.509-SVID standard, 2: exactly one URI; DNS names are allowed."""
     rules: dict[str, object] = {"uri": {}, "dns": {}}
-    assert not judge(rules, "uri:spiffe://a.example/x", "dns:a.example")
-    assert not judge(rules, "uri:https://a.example/x", "uri:https://a.example/y")
+    assert not violations(rules, "uri:spiffe://a.example/x", "dns:a.example")
+    assert not violations(rules, "uri:https://a.example/x", "uri:https://a.example/y")
     for other in ("uri:https://a.example/x", "uri:spiffe://a.example/y"):
-        refused = judge(rules, "uri:spiffe://a.example/x", other)
+        refused = violations(rules, "uri:spiffe://a.example/x", other)
         assert refused == [(None, "A certificate with a SPIFFE ID may not have another URI")]
 
 
 def test_to_dict_is_parsed_as_the_same_policy() -> None:
-    """What `/profiles` shows is read again as the same rules."""
-    stated = {"dns": {**EXCLUDED, "underscores": True}, "ip": NETWORKS, "email": MAILS, "uri": {}}
-    assert parse_name_policy(stated).to_dict() == stated
+    """Parsing the output of `/profiles` gives the same policy."""
+    rules = {"dns": {**EXCLUDED, "underscores": True}, "ip": NETWORKS, "email": MAILS, "uri": {}}
+    assert parse_name_policy(rules).to_dict() == rules

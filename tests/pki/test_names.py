@@ -23,7 +23,7 @@ GOOD = [
     ("dns:xn--bcher-kva.example", "dns:xn--bcher-kva.example"),
     ("dns:1.2.3.example", "dns:1.2.3.example"),
     ("dns:XN--BCHER-KVA.Example", "dns:xn--bcher-kva.example"),
-    ("dns:xn--strae-oqa.example", "dns:xn--strae-oqa.example"),  # ß, which IDNA 2003 wrote as ss
+    ("dns:xn--strae-oqa.example", "dns:xn--strae-oqa.example"),  # ß, which IDNA 2003 mapped to ss
     ("dns:*.xn--80ak6aa92e.example", "dns:*.xn--80ak6aa92e.example"),
     ("dns:_sip._tcp.example.com", "dns:_sip._tcp.example.com"),
     ("dns:in-addr.arpa.example", "dns:in-addr.arpa.example"),
@@ -57,7 +57,7 @@ BAD = [
     ("dns:xn--.example", "labels"),
     ("dns:xn--a.example", "A-label"),
     ("dns:xn--abc-.example", "labels"),
-    ("dns:xn--n3h.example", "A-label"),  # a snowman, which IDNA 2003 took
+    ("dns:xn--n3h.example", "A-label"),  # a snowman, valid in IDNA 2003
     ("dns:xn--a-ecp.example", "A-label"),  # not in normalization form C
     ("dns:xn--0.example", "A-label"),
     ("dns:xn--80ak6aa92e-.example", "labels"),
@@ -122,19 +122,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("given_name", "normal"), GOOD)
-def test_well_formed_names_are_normalised(given_name: str, normal: str) -> None:
-    """A well-formed name loads, in one spelling, and loads from its own GeneralName again."""
-    name = names.parse_general_name(csrs.general_name(given_name), "x")
-    assert str(name) == normal
+@pytest.mark.parametrize(("text", "normalised"), GOOD)
+def test_well_formed_names_are_normalised(text: str, normalised: str) -> None:
+    """A well-formed name has one normal form, which is parsed again as the same name."""
+    name = names.parse_general_name(csrs.general_name(text), "x")
+    assert str(name) == normalised
     assert names.parse_general_name(name.general_name(), "x") == name
 
 
-@pytest.mark.parametrize(("given_name", "word"), BAD)
-def test_malformed_names_are_refused_with_the_field(given_name: str, word: str) -> None:
-    """What RFC 5280 4.2.1.6 and RFC 1123 forbid is rejectedIdentifier, and names its field."""
-    with pytest.raises(RejectedIdentifier, match=word) as refusal:
-        names.parse_general_name(csrs.general_name(given_name), "subject_alt_name[7]")
+@pytest.mark.parametrize(("text", "fragment"), BAD)
+def test_malformed_names_are_refused_with_the_field(text: str, fragment: str) -> None:
+    """A name that RFC 5280 4.2.1.6 or RFC 1123 forbids is rejectedIdentifier, with its field."""
+    with pytest.raises(RejectedIdentifier, match=fragment) as refusal:
+        names.parse_general_name(csrs.general_name(text), "subject_alt_name[7]")
     assert refusal.value.field == "subject_alt_name[7]"
     assert refusal.value.detail.isascii() or "…" in refusal.value.detail
     assert "\n" not in refusal.value.detail
@@ -150,8 +150,8 @@ def test_malformed_names_are_refused_with_the_field(given_name: str, word: str) 
         x509.IPAddress(ipaddress.ip_network("2001:db8::/32")),
     ],
 )
-def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
-    """Kinds of name other than DNS, IP address, email and URI, and networks, are not certified."""
+def test_unsupported_kind_of_name_is_refused(general_name: x509.GeneralName) -> None:
+    """Only DNS names, IP addresses, email addresses and URIs are accepted; networks are not."""
     with pytest.raises(RejectedIdentifier):
         names.parse_general_name(general_name, "x")
 
@@ -172,7 +172,7 @@ def test_other_kinds_are_refused(general_name: x509.GeneralName) -> None:
     ],
 )
 def test_identifier_in_common_name(text: str, expected: Identifier | None) -> None:
-    """A common name is a DNS name only with a dot in it, or an IP address; else it is just a name."""
+    """A common name is an identifier if it is an IP address, or a DNS name with a dot."""
     assert names.identifier_in_cn(text) == expected
 
 
@@ -206,12 +206,12 @@ def test_identifier_in_common_name(text: str, expected: Identifier | None) -> No
     ],
 )
 def test_identifier_implied_by_common_name(text: str, expected: Identifier | None) -> None:
-    """What some program takes for a host, an address or a mailbox, be it well formed or not."""
+    """The host, address or mailbox that some programs see in a common name, well formed or not."""
     assert names.identifier_implied_by_cn(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "prepared"),
+    ("text", "expected"),
     [
         ("Anna Beispiel", "Anna Beispiel"),
         ("Straße 山田", "Straße 山田"),
@@ -222,14 +222,14 @@ def test_identifier_implied_by_common_name(text: str, expected: Identifier | Non
         ("e\u0301", "\xe9"),
     ],
 )
-def test_text_is_prepared(text: str, prepared: str) -> None:
-    """RFC 4518 2.2 to 2.6, but letters stay as they are."""
-    assert names.prepare(text) == prepared
+def test_text_is_prepared(text: str, expected: str) -> None:
+    """RFC 4518 2.2 to 2.6, without case folding."""
+    assert names.prepare(text) == expected
 
 
 @given(st.text(max_size=20))
-def test_preparing_is_once_for_all(text: str) -> None:
-    """What is prepared stays so, can be seen, and compares as before."""
+def test_preparation_is_idempotent(text: str) -> None:
+    """Prepared text is unchanged by preparation, printable, and equal to the original when folded."""
     prepared = names.prepare(text)
     assert names.prepare(prepared) == unicodedata.normalize("NFKC", prepared) == prepared
     assert prepared.isprintable()
@@ -237,8 +237,8 @@ def test_preparing_is_once_for_all(text: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_dns_names_are_total_and_safe(text: str) -> None:
-    """Any text is either refused or comes out as lower-case LDH labels of 1 to 63 octets."""
+def test_any_text_is_refused_or_a_dns_name(text: str) -> None:
+    """An accepted DNS name has lower-case LDH labels of 1 to 63 octets."""
     try:
         name = names.dns_name(text, "x")
     except RejectedIdentifier:
@@ -250,8 +250,8 @@ def test_dns_names_are_total_and_safe(text: str) -> None:
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", max_size=59))
-def test_labels_are_total(text: str) -> None:
-    """Whatever follows xn--, it is an A-label of IDNA 2008 or refused."""
+def test_any_label_is_refused_or_an_a_label(text: str) -> None:
+    """An accepted label that starts with xn-- is an A-label of IDNA 2008."""
     try:
         name = names.dns_name(f"xn--{text}.example", "x")
     except RejectedIdentifier:
@@ -260,12 +260,12 @@ def test_labels_are_total(text: str) -> None:
     assert idna.encode(idna.decode(label)) == label.encode()
 
 
-Parts = list[tuple[x509.ObjectIdentifier, str]]
+Attributes = list[tuple[x509.ObjectIdentifier, str]]
 
 
-def subject(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+def subject(*attributes: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
     """A distinguished name."""
-    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in parts])
+    return x509.Name([x509.NameAttribute(oid, text, _validate=False) for oid, text in attributes])
 
 
 CN, ORG = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME
@@ -285,7 +285,7 @@ COMPARED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("one", "other", "same"), COMPARED)
-def test_distinguished_names_are_compared(one: Parts, other: Parts, *, same: bool) -> None:
-    """RFC 5280 7.1: neither case, spaces nor compatibility forms count; what and in which order does."""
-    assert (names.canonical_dn(subject(*one)) == names.canonical_dn(subject(*other))) is same
+@pytest.mark.parametrize(("one", "other", "equal"), COMPARED)
+def test_distinguished_names_are_compared(one: Attributes, other: Attributes, *, equal: bool) -> None:
+    """RFC 5280 7.1: case, spaces and compatibility forms do not count; attributes and their order do."""
+    assert (names.canonical_dn(subject(*one)) == names.canonical_dn(subject(*other))) is equal

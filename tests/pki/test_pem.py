@@ -35,7 +35,7 @@ REQUEST = Block("CERTIFICATE REQUEST", DER)
     ],
 )
 def test_pem_der_and_base64_are_distinguished(data: bytes, blocks: list[Block]) -> None:
-    """PEM with text around it, DER and base64 give their DER, and PEM its label."""
+    """PEM, DER and base64 are decoded to DER; a PEM block has its label, and text around it is ignored."""
     assert pem.parse(data) == blocks
 
 
@@ -53,12 +53,12 @@ def test_pem_der_and_base64_are_distinguished(data: bytes, blocks: list[Block]) 
     ],
 )
 def test_damaged_pem_block_keeps_its_label(data: bytes, label: str) -> None:
-    """A block whose base64, END line or line end after BEGIN is wrong has no content, and is found all the same."""
+    """A block with malformed base64, END line or line end after BEGIN has a label but no content."""
     assert pem.parse(data) == [Block(label, None)]
 
 
-def test_content_is_not_shown() -> None:
-    """A traceback does not show what may be a private key."""
+def test_repr_of_block_omits_content() -> None:
+    """The content may be a private key, which tracebacks must not show."""
     assert repr(DER) not in repr(REQUEST)
 
 
@@ -73,8 +73,8 @@ DEEP = functools.reduce(lambda value, _: tlv(0x30, value), range(32), b"\x05\x00
     ],
     ids=bytes.hex,
 )  # fmt: skip
-def test_der_is_verified(data: bytes) -> None:
-    """A value, and those within it; of a kind that is the certificate's own, only the lengths."""
+def test_valid_der_is_accepted(data: bytes) -> None:
+    """Nested values are verified too; for context-specific values, only the length is."""
     pem.verify_der(data)
 
 
@@ -88,6 +88,6 @@ def test_der_is_verified(data: bytes) -> None:
     ids=bytes.hex,
 )  # fmt: skip
 def test_invalid_der_is_refused(data: bytes) -> None:
-    """Octets too few or too many, BER's forms, and primitive values that have another encoding."""
+    """Missing or trailing octets, BER encodings and non-canonical primitive values are refused."""
     with pytest.raises(ValueError, match=r"."):
         pem.verify_der(data)
