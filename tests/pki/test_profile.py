@@ -31,30 +31,30 @@ SERVER = Profile(
 
 @given(st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=9_999)))
 def test_durations_round_trip(length: timedelta) -> None:
-    """A duration in whole seconds is read back as it was written."""
-    whole = timedelta(days=length.days, seconds=length.seconds) or timedelta(seconds=1)
-    assert profile.parse_duration(profile.format_duration(whole)) == whole
+    """A formatted duration in whole seconds is parsed as the same duration."""
+    duration = timedelta(days=length.days, seconds=length.seconds) or timedelta(seconds=1)
+    assert profile.parse_duration(profile.format_duration(duration)) == duration
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P99999D", "P9" + "9" * 40 + "D", "P1D\n", "P٣D"],
 )  # fmt: skip
-def test_other_durations_are_refused(text: str) -> None:
-    """Years, months, weeks, fractions, signs and absurd lengths are no durations here."""
+def test_malformed_duration_is_refused(text: str) -> None:
+    """Years, months, weeks, fractions, signs and more than 10,000 days are refused."""
     with pytest.raises(ValueError, match="is"):
         profile.parse_duration(text)
 
 
-def test_period_is_inclusive_and_whole_seconds() -> None:
-    """not_after is the last second of the period, so that both ends count (RFC 5280 4.1.2.5)."""
+def test_validity_period_is_inclusive_and_in_whole_seconds() -> None:
+    """not_after is the last second of the period: both ends are included (RFC 5280 4.1.2.5)."""
     start, end = SERVER.validity_period(NOW, LONG_AGO, RequestedValidity())
     assert start == datetime(2026, 1, 1, 11, 55, tzinfo=UTC)
     assert end - start + timedelta(seconds=1) == timedelta(days=30)
 
 
 def test_not_before_never_precedes_the_chain() -> None:
-    """The backdate is cut where the issuer's chain begins."""
+    """A certificate is backdated at most to the start of the chain's validity."""
     earliest = NOW.replace(microsecond=0) - timedelta(seconds=7)
     assert SERVER.validity_period(NOW, earliest, RequestedValidity())[0] == earliest
 
@@ -70,13 +70,13 @@ def test_not_before_never_precedes_the_chain() -> None:
     ],
 )
 def test_shorter_validity_is_granted(requested: RequestedValidity, length: timedelta) -> None:
-    """A length, or a last second, up to the profile's maximum, and down to a minute that is left."""
+    """A length or an end is granted up to the profile's maximum, if at least a minute is left."""
     start, end = SERVER.validity_period(NOW, LONG_AGO, requested)
     assert end - start + timedelta(seconds=1) == length
 
 
 @pytest.mark.parametrize(
-    ("requested", "field", "words"),
+    ("requested", "field", "fragment"),
     [
         (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "allows up to P90D, until 2026-04-01T11:54:59Z"),
         (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "allows up to P90D"),
@@ -87,36 +87,36 @@ def test_shorter_validity_is_granted(requested: RequestedValidity, length: timed
         (RequestedValidity(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
 )  # fmt: skip
-def test_validity_out_of_bounds_is_refused(requested: RequestedValidity, field: str, words: str) -> None:
-    """More than the maximum, nothing worth having, or two answers: 422, and the limit in words."""
-    with pytest.raises(RejectedValidity, match=words) as refusal:
+def test_validity_out_of_bounds_is_refused(requested: RequestedValidity, field: str, fragment: str) -> None:
+    """A validity is refused if it is too long, leaves less than a minute, or is requested twice."""
+    with pytest.raises(RejectedValidity, match=fragment) as refusal:
         SERVER.validity_period(NOW, LONG_AGO, requested)
     assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-def test_time_is_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
-    """RFC 3339 with a Z and whole seconds, and nothing else that Python takes for a time."""
+def test_not_after_is_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """RFC 3339 with Z and whole seconds is required; other forms that Python accepts are refused."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        found = RequestedValidity.parse(None, "2026-12-01T00:00:00Z")
-        assert found.not_after == datetime(2026, 12, 1, tzinfo=UTC)
+        requested = RequestedValidity.parse(None, "2026-12-01T00:00:00Z")
+        assert requested.not_after == datetime(2026, 12, 1, tzinfo=UTC)
         for text in (
             "2026-12-01", "2026-W49", "20261201T0000", "2026-12-01T00:00:00", "2026-12-01X00:00:00Z", "", "2026-12-01T00:00:00+00:00",
             "2026-12-01T00:00:00.5Z", "2026-02-30T00:00:00Z", "2026-12-01T24:00:01Z", "0000-01-01T00:00:00Z", "\u0662026-12-01T00:00:00Z",
         ):  # fmt: skip
-            with pytest.raises(RejectedValidity, match="is not a time in UTC") as refused:
+            with pytest.raises(RejectedValidity, match="is not a time in UTC") as refusal:
                 RequestedValidity.parse(None, text)
-            assert refused.value.field == "not_after"
+            assert refusal.value.field == "not_after"
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
-    """keyEncipherment is for RSA alone (RFC 8813 3, RFC 9881 5); digitalSignature for all."""
+def test_key_usage_depends_on_the_key_type(kind: str) -> None:
+    """keyEncipherment is only for RSA (RFC 8813 3, RFC 9881 5); digitalSignature is for all keys."""
     usage = profile.key_usage(keys.kind_of(csrs.private_key(kind).public_key()))
     assert usage.digital_signature
     assert usage.key_encipherment is kind.startswith("rsa")
@@ -126,26 +126,26 @@ def test_key_usage_follows_the_kind_of_key(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("taken", "kind", "fits"),
+    ("accepted", "kind", "fits"),
     [
         *[((KeyKind.RSA, 3072), f"rsa-{bits}", bits >= 3072) for bits in (2048, 3072, 4096)],
         *[((KeyKind.P256, 0), kind, kind == "p-256") for kind in ("p-256", "p-384", "rsa-2048", "ml-dsa-44")],
     ],
 )
-def test_profile_takes_its_kinds_of_keys(taken: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
-    """A profile takes the kinds that it lists, and of RSA the least size that it says."""
-    changed = replace(SERVER, public_keys=(taken,))
+def test_profile_accepts_its_key_types(accepted: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
+    """A profile accepts the key types that it lists, and RSA keys from the minimum size."""
+    limited = replace(SERVER, public_keys=(accepted,))
     if fits:
-        changed.verify_key(csrs.private_key(kind).public_key())
+        limited.verify_key(csrs.private_key(kind).public_key())
         return
     with pytest.raises(BadPublicKey) as refusal:
-        changed.verify_key(csrs.private_key(kind).public_key())
-    assert f"does not accept {kind} keys; it accepts {taken[0]}".lower() in refusal.value.detail.lower()
+        limited.verify_key(csrs.private_key(kind).public_key())
+    assert f"does not accept {kind} keys; it accepts {accepted[0]}".lower() in refusal.value.detail.lower()
     assert refusal.value.field == "public_key"
 
 
 @pytest.mark.parametrize(
-    ("revocation", "short_lived", "span", "says"),
+    ("revocation", "short_lived", "length", "asserted"),
     [
         (Revocation.NONE, 7, timedelta(days=7), True),
         (Revocation.NONE, 7, timedelta(days=7, seconds=1), False),
@@ -155,15 +155,15 @@ def test_profile_takes_its_kinds_of_keys(taken: tuple[KeyKind, int], kind: str, 
     ],
 )
 def test_short_lived_certificates_assert_no_rev_avail(
-    revocation: Revocation, short_lived: int, span: timedelta, *, says: bool
+    revocation: Revocation, short_lived: int, length: timedelta, *, asserted: bool
 ) -> None:
-    """RFC 9608: a whole span, both ends included, of at most `short_lived`, and no CRL."""
+    """RFC 9608: noRevAvail is for a validity, both ends included, of at most `short_lived`, without a CRL."""
     changed = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
-    assert changed.asserts_no_rev_avail(NOW, NOW + span - timedelta(seconds=1)) is says
+    assert changed.asserts_no_rev_avail(NOW, NOW + length - timedelta(seconds=1)) is asserted
 
 
-def test_usages_by_name_or_oid() -> None:
-    """A usage that RFC 5280 does not name stands as its OID."""
+def test_extended_key_usage_is_a_name_or_an_oid() -> None:
+    """A usage without a name in RFC 5280 is written as its OID."""
     changed = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
     assert [usage.dotted_string for usage in changed.extended_key_usage_oids] == [
         "1.3.6.1.5.5.7.3.1",
@@ -182,22 +182,24 @@ def test_usages_by_name_or_oid() -> None:
         ("1.3.6.1.5.2.3.5", False),
     ],
 )
-def test_profile_is_for_tls_servers_by_any_usage_that_clients_accept(usage: str, *, is_server: bool) -> None:
+def test_profile_is_for_tls_servers_by_serverauth_or_gated_cryptography(
+    usage: str, *, is_server: bool
+) -> None:
     """OpenSSL and Java accept the gated cryptography of the 1990s in place of serverAuth."""
     assert replace(SERVER, extended_key_usage=(usage,)).is_tls_server is is_server
 
 
 @pytest.mark.parametrize(
-    ("principals", "caller", "may"),
-    [(("*",), "anybody", True), (("ci",), "ci", True), (("ci",), "CI", False), (("ci", "*"), "x", True), ((), "ci", False)],
+    ("principals", "caller", "permitted"),
+    [(("*",), "anyone", True), (("ci",), "ci", True), (("ci",), "CI", False), (("ci", "*"), "x", True), ((), "ci", False)],
 )  # fmt: skip
-def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str, *, may: bool) -> None:
-    """Those that it lists; `*` is anybody, and an empty list nobody."""
-    assert replace(SERVER, principals=principals).permits_principal(caller) is may
+def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str, *, permitted: bool) -> None:
+    """A profile permits the principals that it lists; `*` permits every principal."""
+    assert replace(SERVER, principals=principals).permits_principal(caller) is permitted
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "fault"),
+    ("name", "text", "violation"),
     [
         ("CN", "a" * 64, ""),
         *[(name, "a" * length, f"has {length} characters") for name, length in (("CN", 65), ("CN", 0), ("O", 65), ("L", 129))],
@@ -209,8 +211,8 @@ def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str
         ("serialNumber", "7_7", "PrintableString"),
     ],
 )  # fmt: skip
-def test_subject_attributes_are_bounded(name: str, text: str, fault: str) -> None:
-    """RFC 5280 A.1's bounds, in characters; C is ISO 3166's, serialNumber a PrintableString."""
-    found = profile.check_subject_attribute(name, text)
-    assert fault in found
-    assert bool(found) is bool(fault)
+def test_subject_attributes_are_bounded(name: str, text: str, violation: str) -> None:
+    """The bounds of RFC 5280 A.1, in characters; C is by ISO 3166, serialNumber a PrintableString."""
+    message = profile.check_subject_attribute(name, text)
+    assert violation in message
+    assert bool(message) is bool(violation)

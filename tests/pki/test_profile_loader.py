@@ -18,9 +18,9 @@ GOOD: dict[str, Any] = {**factories.document()[openapi.PROFILES]["server"], "cer
 
 
 def test_profile_is_loaded() -> None:
-    """What is optional has its default, and every member is the value that it describes."""
-    needed = ("description", "validity", "backdate", "extended_key_usage")
-    minimal = {member: GOOD[member] for member in needed}
+    """Every member is parsed to its value; an optional member has a default."""
+    required = ("description", "validity", "backdate", "extended_key_usage")
+    minimal = {member: GOOD[member] for member in required}
     profile = IssuancePolicy({"a": minimal | {"names": {"dns": {}}}}, "a").get("a")
     assert vars(profile) == vars(
         Profile(
@@ -68,21 +68,21 @@ def test_profile_is_loaded() -> None:
         {"names": {"ip": {"permitted": [167772160]}}},
     ],
 )  # fmt: skip
-def test_wrong_shape_is_an_error_without_the_schema(change: dict[str, Any]) -> None:
-    """The core alone, as at a cold start: nothing of another shape is read as if it permitted more."""
+def test_malformed_profile_is_an_error_without_the_schema(change: dict[str, Any]) -> None:
+    """The core refuses it without the schema, which a cold start does not load."""
     with pytest.raises(ProfileError, match=r"^profiles\.a\."):
         IssuancePolicy({"a": GOOD | change}, "a")
 
 
 @pytest.mark.parametrize("arguments", [([], "a"), ({}, "a"), ({"a": GOOD}, ["a"]), ({"a": GOOD}, "a", []), ({"a": 7}, "a")])  # fmt: skip
-def test_wrong_shape_of_the_policy_is_an_error_without_the_schema(arguments: tuple[Any, ...]) -> None:
-    """So are profiles, a default and principals that are none."""
+def test_malformed_policy_is_an_error_without_the_schema(arguments: tuple[Any, ...]) -> None:
+    """The core also refuses malformed profiles, defaults and principals."""
     with pytest.raises(ProfileError):
         IssuancePolicy(*arguments)
 
 
-def test_profiles_by_name() -> None:
-    """None means the default profile; an unknown name is refused with the names that there are."""
+def test_profile_is_found_by_name() -> None:
+    """None is the default profile; the error for an unknown name lists the profiles."""
     profiles = factories.profiles()
     assert profiles.get(None).name == profiles.resolve_name(None) == "server"
     assert profiles.get("peer").name == "peer"

@@ -16,12 +16,12 @@ from tests.factories import NOW
 from tests.pki.test_certificate_reader import MALFORMED
 
 
-def made(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
-    """A certificate that the tests' CA signed, as it is presented."""
-    by = factories.create_issuer()
-    spec = factories.evaluate(csrs.build("a.example.com", sans), factories.context("peer", by))
+def create_client_certificate(sans: Sequence[str] = ()) -> reenroll.ClientCertificate:
+    """Create a client certificate that the tests' CA issued."""
+    issuer = factories.create_issuer()
+    spec = factories.evaluate(csrs.build("a.example.com", sans), factories.context("peer", issuer))
     return reenroll.parse_client_certificate(
-        by.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM)
+        issuer.sign(spec.builder(x509.random_serial_number())).public_bytes(Encoding.PEM)
     )
 
 
@@ -36,44 +36,45 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("had", "asked", "differences"), NAMES)
-def test_names_are_compared_as_a_set(had: list[str], asked: list[str], differences: int) -> None:
-    """Order and spelling do not count; each name too many, and each that is missing, is told."""
-    spec = factories.evaluate(csrs.build("a.example.com", asked), factories.context("peer"))
-    presented = made(sans=had)
+@pytest.mark.parametrize(("old", "requested", "differences"), NAMES)
+def test_names_are_compared_as_a_set(old: list[str], requested: list[str], differences: int) -> None:
+    """Order and spelling do not count; the refusal lists each additional and each missing name."""
+    spec = factories.evaluate(csrs.build("a.example.com", requested), factories.context("peer"))
+    client_certificate = create_client_certificate(sans=old)
     if not differences:
-        reenroll.require_same_identity(presented, spec)
+        reenroll.require_same_identity(client_certificate, spec)
         return
     with pytest.raises(RequestError) as refusal:
-        reenroll.require_same_identity(presented, spec)
-    assert [type(each) for each in refusal.value.subproblems] == [RejectedIdentifier] * differences
+        reenroll.require_same_identity(client_certificate, spec)
+    assert [type(problem) for problem in refusal.value.subproblems] == [RejectedIdentifier] * differences
 
 
 @pytest.mark.parametrize(
-    ("had", "asked"), [("Admin", "admin"), ("Straße", "strasse"), ("x2", "x²"), ("a b", " a  b ")]
+    ("old", "requested"), [("Admin", "admin"), ("Straße", "strasse"), ("x2", "x²"), ("a b", " a  b ")]
 )
-def test_renewed_subject_keeps_its_letters(had: str, asked: str) -> None:
-    """What RFC 5280 7.1 does not compare is the old certificate's, not the request's."""
+def test_renewed_subject_keeps_its_spelling(old: str, requested: str) -> None:
+    """If RFC 5280 7.1 compares the subjects as equal, the spelling of the old certificate is used."""
     authority = factories.authority()
-    old = authority.issue(factories.issuance_request(csrs.encode_pem(csrs.build(had)), "client")).certificate
-    order = factories.issuance_request(csrs.encode_pem(csrs.build(asked)), "client", principal=None)
-    new = authority.renew(order, old.public_bytes(Encoding.PEM)).certificate
-    assert new.subject.public_bytes() == old.subject.public_bytes()
-    assert new.serial_number != old.serial_number
+    first = factories.issuance_request(csrs.encode_pem(csrs.build(old)), "client")
+    certificate = authority.issue(first).certificate
+    renewal = factories.issuance_request(csrs.encode_pem(csrs.build(requested)), "client", principal=None)
+    renewed = authority.renew(renewal, certificate.public_bytes(Encoding.PEM)).certificate
+    assert renewed.subject.public_bytes() == certificate.subject.public_bytes()
+    assert renewed.serial_number != certificate.serial_number
 
 
-def test_another_ca_s_may_not() -> None:
-    """The very name of the issuer is not enough: its signature is what counts."""
+def test_certificate_of_another_ca_with_the_same_name_is_refused() -> None:
+    """The signature is verified, not only the issuer's name."""
     subject = factories.create_issuer().certificate.subject
     other = factories.ca(public_key=csrs.private_key("p-384").public_key(), subject=subject)
-    by = Issuer(other, [factories.root()], csrs.private_key("p-384"))
+    issuer = Issuer(other, [factories.root()], csrs.private_key("p-384"))
     with pytest.raises(Unauthorized, match="not issued by this CA"):
-        reenroll.verify_client_certificate(made(), by, [], DenyList(), NOW)
+        reenroll.verify_client_certificate(create_client_certificate(), issuer, [], DenyList(), NOW)
 
 
 @pytest.mark.parametrize(("der", "problem"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_client_certificate_is_refused(der: bytes, problem: str) -> None:
-    """Whichever field it is, it is no error of the service's; what is wrong stays in the log."""
+    """A malformed field is the client's error; only the log has the details."""
     with pytest.raises(Unauthorized, match="cannot be parsed") as refusal:
         reenroll.parse_client_certificate(ssl.DER_cert_to_PEM_cert(der).encode())
     assert problem in str(refusal.value.__cause__)

@@ -31,8 +31,8 @@ GOOD: dict[str, Any] = {"serial": "0a1b", "at": "2026-11-23T12:00:00Z", "reason"
         ("007" + "f" * 39, 2**159 - 1),
     ],
 )
-def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
-    """As this CA, openssl and browsers write them."""
+def test_serial_number_is_parsed_from_hexadecimal(text: str, number: int) -> None:
+    """The forms of this CA, OpenSSL and browsers are accepted."""
     assert revocation.parse_serial_number(text) == number
 
 
@@ -40,7 +40,7 @@ def test_serial_numbers_are_hexadecimal(text: str, number: int) -> None:
     "text", ["", "0", "00:00", "-1", "g", "8" + "0" * 39, "1" * 41, "0x", "1 2", "\u0661"]
 )
 def test_malformed_serial_number_is_refused(text: str) -> None:
-    """Zero, signs, an INTEGER of more than 20 octets (RFC 5280 4.1.2.2) and other digits are none."""
+    """Zero, signs, more than 20 octets as an INTEGER (RFC 5280 4.1.2.2) and other digits are refused."""
     with pytest.raises(ValueError, match="hexadecimal"):
         revocation.parse_serial_number(text)
 
@@ -56,14 +56,14 @@ def test_malformed_serial_number_is_refused(text: str) -> None:
         ({"reason": "superseded"}, RevokedCertificate(0xA1B, AT, x509.ReasonFlags.superseded)),
     ],
 )
-def test_entries_that_are_read(change: dict[str, Any], expected: RevokedCertificate) -> None:
-    """Text or YAML's own time, any zone, with a reason or without; and what is written is read again."""
+def test_valid_entry_is_parsed(change: dict[str, Any], expected: RevokedCertificate) -> None:
+    """The time is text or a YAML timestamp in any zone, the reason optional; a formatted entry is parsed again."""
     assert revocation.parse([(1, GOOD | change)]) == {0xA1B: expected}
     assert revocation.parse_canonical(revocation.format_entry(expected)) == {0xA1B: expected}
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("entries", "fragments"),
     [
         ([7], ["line 1: expected a mapping"]),
         ([{"serial": "1"}], ["line 1: expected a mapping"]),
@@ -72,7 +72,7 @@ def test_entries_that_are_read(change: dict[str, Any], expected: RevokedCertific
         ([GOOD | {"serial": "x"}], ["line 1: 'x' is not a serial number"]),
         ([GOOD | {"at": "2026-11-23"}], ["line 1: at "]),
         ([GOOD | {"at": "2026-11-23T12:00:00"}], ["line 1: at "]),
-        ([GOOD | {"at": datetime(2026, 11, 23)}], ["line 1: at "]),  # noqa: DTZ001 - that is it
+        ([GOOD | {"at": datetime(2026, 11, 23)}], ["line 1: at "]),  # noqa: DTZ001 - without a time zone on purpose
         ([GOOD | {"at": 7}], ["line 1: at "]),
         ([GOOD | {"at": "0001-01-01T00:00:00+01:00"}], ["line 1: at "]),
         ([GOOD | {"reason": "certificateHold"}], ["line 1: reason "]),
@@ -85,11 +85,11 @@ def test_entries_that_are_read(change: dict[str, Any], expected: RevokedCertific
         ([GOOD] * 80_001, ["80001 entries; at most 80000 are accepted"]),
     ],
 )  # fmt: skip
-def test_malformed_revocation_list_is_refused(stated: Sequence[object], words: Sequence[str]) -> None:
-    """Every faulty entry is named, at once; what is half right is no list."""
+def test_malformed_revocation_list_is_refused(entries: Sequence[object], fragments: Sequence[str]) -> None:
+    """The error lists all malformed entries; the valid ones are not used."""
     with pytest.raises(RevocationError) as refusal:
-        revocation.parse(enumerate(stated, 1))
-    assert all(word in str(refusal.value) for word in words)
+        revocation.parse(enumerate(entries, 1))
+    assert all(fragment in str(refusal.value) for fragment in fragments)
 
 
 JSON = st.recursive(
@@ -100,30 +100,30 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_revocation_parser_never_crashes(stated: object) -> None:
-    """No YAML makes the reader fail otherwise."""
+def test_revocation_parser_never_crashes(entry: object) -> None:
+    """Any YAML value is accepted or raises a RevocationError."""
     try:
-        revocation.parse([(1, stated)])
+        revocation.parse([(1, entry)])
     except RevocationError:
         return
 
 
-def listed(*revoked: RevokedCertificate) -> dict[int, RevokedCertificate]:
-    """A list of these."""
-    return {each.serial_number: each for each in revoked}
+def by_serial_number(*revoked: RevokedCertificate) -> dict[int, RevokedCertificate]:
+    """A revocation list of these certificates."""
+    return {certificate.serial_number: certificate for certificate in revoked}
 
 
-def authority(of: Issuer, now: datetime, *revoked: RevokedCertificate) -> Authority:
-    """An authority with a list."""
-    return factories.authority(issuer=of, now=now, load_revoked=lambda: listed(*revoked))
+def create_authority(issuer: Issuer, now: datetime, *revoked: RevokedCertificate) -> Authority:
+    """Create an authority with a revocation list."""
+    return factories.authority(issuer=issuer, now=now, load_revoked=lambda: by_serial_number(*revoked))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
-def test_list_by_every_kind_of_ca(kind: str) -> None:
-    """The window's number and times, the CA's name and identifier, the entries; and the signature is good."""
+def test_crl_is_signed_by_ca_key_of_every_type(kind: str) -> None:
+    """The CRL has the number and times of its window, the CA's name and key identifier, and all entries."""
     issuer = factories.create_issuer(kind)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
-    crl = authority(issuer, NOW, STOLEN, earlier).current_crl()
+    crl = create_authority(issuer, NOW, STOLEN, earlier).current_crl()
     assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -132,7 +132,7 @@ def test_list_by_every_kind_of_ca(kind: str) -> None:
     assert number == int(start.timestamp()) // 300
     identifier = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert identifier == issuer.authority_key_identifier
-    entries = [(each.serial_number, each.revocation_date_utc) for each in crl]
+    entries = [(entry.serial_number, entry.revocation_date_utc) for entry in crl]
     assert entries == [(0xFF, earlier.revoked_at), (0xA1B, AT)]
     stolen = crl.get_revoked_certificate_by_serial_number(0xA1B)
     assert stolen is not None
@@ -142,54 +142,56 @@ def test_list_by_every_kind_of_ca(kind: str) -> None:
     assert not list(plain.extensions)
 
 
-def test_one_list_a_window() -> None:
-    """Whoever signs it, and whenever in its window, it is the same; the next one has the next number."""
+def test_crl_is_the_same_within_a_window() -> None:
+    """All authorities sign the same CRL within a window; the next window has the next number."""
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     late = RevokedCertificate(7, start + timedelta(seconds=1))
     issuer = factories.create_issuer()
-    lists = [
-        authority(issuer, moment, STOLEN, late).current_crl()
+    crls = [
+        create_authority(issuer, moment, STOLEN, late).current_crl()
         for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
     ]
-    first, same, following = lists
+    first, same, following = crls
     assert first.public_bytes(Encoding.DER) == same.public_bytes(Encoding.DER)
     assert following.last_update_utc - first.last_update_utc == timedelta(minutes=5)
     assert first.get_revoked_certificate_by_serial_number(7) is None
     assert following.get_revoked_certificate_by_serial_number(7) is not None
 
 
-def test_list_is_signed_once_a_window_and_when_it_changed() -> None:
-    """So that all processes answer alike; an equal list is the same."""
+def test_crl_is_signed_once_per_window_and_after_a_change() -> None:
+    """An unchanged list returns the same CRL, so that all processes have the same response."""
     moments = iter([NOW, NOW, NOW, NOW + timedelta(minutes=5)])
-    revoked = Mock(side_effect=[{}, {}, listed(STOLEN), listed(STOLEN)])
-    made = factories.authority(clock=lambda: next(moments), load_revoked=revoked)
-    first, again, changed, following = (made.current_crl() for _ in range(4))
+    revoked = Mock(side_effect=[{}, {}, by_serial_number(STOLEN), by_serial_number(STOLEN)])
+    authority = factories.authority(clock=lambda: next(moments), load_revoked=revoked)
+    first, again, changed, following = (authority.current_crl() for _ in range(4))
     assert again is first
-    assert [len(list(each)) for each in (first, changed, following)] == [0, 1, 1]
+    assert [len(list(crl)) for crl in (first, changed, following)] == [0, 1, 1]
     assert following.last_update_utc - changed.last_update_utc == timedelta(minutes=5)
 
 
-def test_unavailable_revocation_list_is_an_error() -> None:
-    """A malformed or missing list is 503; once it is there again it is signed."""
-    made = factories.authority(load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), listed(STOLEN)]))
+def test_crl_is_unavailable_while_the_revocation_list_is() -> None:
+    """A malformed or missing list makes the CA unavailable; the next valid list is signed."""
+    authority = factories.authority(
+        load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), by_serial_number(STOLEN)])
+    )
     with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
-        made.current_crl()
-    assert len(list(made.current_crl())) == 1
+        authority.current_crl()
+    assert len(list(authority.current_crl())) == 1
 
 
-def test_list_does_not_outlive_its_issuer() -> None:
-    """nextUpdate is cut to the chain's end; outside the chain's life there is none."""
+def test_crl_does_not_outlive_its_issuer() -> None:
+    """nextUpdate is not after the chain's end; outside the chain's validity no CRL is signed."""
     issuer = factories.create_issuer()
-    crl = authority(issuer, issuer.not_after - timedelta(hours=1)).current_crl()
+    crl = create_authority(issuer, issuer.not_after - timedelta(hours=1)).current_crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(CAUnavailable, match="not valid now"):
-            authority(issuer, moment).current_crl()
+            create_authority(issuer, moment).current_crl()
 
 
-def test_ca_that_may_not_sign_lists() -> None:
-    """RFC 5280 4.2.1.3: without cRLSign there is no list, but certificates all the same."""
+def test_ca_without_crl_sign_has_no_crl() -> None:
+    """RFC 5280 4.2.1.3: a CA without cRLSign issues certificates, but no CRL."""
     issuer = Issuer(factories.root(usage=factories.key_usage("key_cert_sign")), [], ROOT)
     with pytest.raises(CAUnavailable) as refusal:
-        authority(issuer, NOW).current_crl()
+        create_authority(issuer, NOW).current_crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)

@@ -21,12 +21,12 @@ from tests.csrs import tlv
 
 
 def is_prime(number: int) -> bool:
-    """Fermat's test, which no composite number of this size and origin passes."""
+    """Fermat's test, which is enough for the numbers of these tests."""
     return pow(2, number - 1, number) == 1
 
 
 def prime_after(number: int) -> int:
-    """The next prime."""
+    """The first prime that is at least this number."""
     number |= 1
     while not is_prime(number):
         number += 2
@@ -34,7 +34,7 @@ def prime_after(number: int) -> int:
 
 
 def roca_prime(bits: int) -> int:
-    """A prime as Infineon's library made them: k * M + (65537^a mod M), M the product of the first 39 primes."""
+    """A prime of Infineon's library: k * M + (65537^a mod M); M is the product of the first 39 primes."""
     product = math.prod(n for n in range(2, 168) if all(n % d for d in range(2, n)))
     spare = bits - product.bit_length() + 1
     while True:
@@ -45,7 +45,7 @@ def roca_prime(bits: int) -> int:
 
 
 def roca_modulus(bits: int) -> int:
-    """A product of two of them."""
+    """A product of two such primes."""
     while (modulus := roca_prime(bits // 2) * roca_prime(bits // 2)).bit_length() != bits:
         pass
     return modulus
@@ -55,12 +55,12 @@ P = prime_after((3 << 1022) + secrets.randbits(1000))
 
 
 def rsa_key(modulus: int, exponent: int = 65537) -> rsa.RSAPublicKey:
-    """A public key of this modulus."""
+    """A public key with this modulus."""
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
 def with_factor(factor: int) -> int:
-    """A modulus of 2,048 bits with this factor, and two large ones."""
+    """A modulus of 2,048 bits with this factor and two large prime factors."""
     return factor * P * prime_after((7 << 1021) // factor)
 
 
@@ -77,7 +77,7 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
     "a prime": (lambda: csrs.private_key("rsa-4096").private_numbers().p, "a prime"),  # type: ignore[union-attr]  # RSA
     "ROCA": (lambda: roca_modulus(2048), "CVE-2017-15361"),
 }
-SOUND: dict[str, Callable[[], int]] = {
+STRONG: dict[str, Callable[[], int]] = {
     "factor 757": lambda: with_factor(757),
     "far primes": lambda: P * prime_after(P + (1 << 1000)),
     "a square times a prime": lambda: prime_after(25 << 678) ** 2 * prime_after(23 << 678),
@@ -88,23 +88,23 @@ SOUND: dict[str, Callable[[], int]] = {
 }
 
 
-@pytest.mark.parametrize(("modulus", "words"), WEAK.values(), ids=WEAK)
-def test_weak_moduli_are_refused(modulus: Callable[[], int], words: str) -> None:
-    """BR 6.1.6 small factors, BR 6.1.1.3 Fermat, CVE-2017-15361: each by a modulus made for it."""
-    with pytest.raises(BadPublicKey, match=words) as refusal:
+@pytest.mark.parametrize(("modulus", "fragment"), WEAK.values(), ids=WEAK)
+def test_weak_modulus_is_refused(modulus: Callable[[], int], fragment: str) -> None:
+    """Small factors (BR 6.1.6), close primes (BR 6.1.1.3) and ROCA (CVE-2017-15361) are refused."""
+    with pytest.raises(BadPublicKey, match=fragment) as refusal:
         weak_keys.verify_strength(rsa_key(modulus()))
     assert refusal.value.field == "public_key"
 
 
-@pytest.mark.parametrize("modulus", SOUND.values(), ids=SOUND)
-def test_their_sound_twins_are_not(modulus: Callable[[], int]) -> None:
-    """What is just beyond each rule passes it."""
+@pytest.mark.parametrize("modulus", STRONG.values(), ids=STRONG)
+def test_strong_modulus_is_accepted(modulus: Callable[[], int]) -> None:
+    """A modulus just outside each rule is accepted."""
     weak_keys.verify_strength(rsa_key(modulus()))
 
 
 @pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_fresh_keys_are_strong(kind: str) -> None:
-    """A key as anybody makes it passes; that two hundred RSA moduli do says that ROCA's mark is no accident."""
+def test_generated_key_is_accepted(kind: str) -> None:
+    """A generated key of each type is accepted, and 200 RSA moduli have no close factors."""
     weak_keys.verify_strength(csrs.private_key(kind).public_key())
     if kind == "rsa-2048":
         modulus = csrs.private_key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
@@ -112,25 +112,25 @@ def test_fresh_keys_are_strong(kind: str) -> None:
             assert not weak_keys._has_close_factors(modulus + 2 * number * number * 7919)
 
 
-def forged(spki: bytes) -> bytes:
-    """A certification request for a key that is not ours: its signature is none."""
-    own = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
-    assert len(own) == len(spki)
-    return csrs.encode_der(csrs.build(key_type="rsa-2048")).replace(own, spki)
+def forge_csr(spki: bytes) -> bytes:
+    """Encode a CSR for another key than the one that signed it."""
+    signer_spki = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
+    assert len(signer_spki) == len(spki)
+    return csrs.encode_der(csrs.build(key_type="rsa-2048")).replace(signer_spki, spki)
 
 
 def test_weak_key_is_refused_before_signature() -> None:
-    """The key is judged before the signature: the sender of a ROCA key is told about ROCA."""
+    """The key is verified before the signature, so the error for a ROCA key names ROCA."""
     weak = keys.encode_public_key(rsa_key(WEAK["ROCA"][0]()))
     with pytest.raises(BadPublicKey, match="ROCA"):
-        csr.parse(forged(weak))
-    sound = keys.encode_public_key(rsa_key(SOUND["far primes"]()))
+        csr.parse(forge_csr(weak))
+    strong = keys.encode_public_key(rsa_key(STRONG["far primes"]()))
     with pytest.raises(BadCSR, match="The signature does not match the key"):
-        csr.parse(forged(sound))
+        csr.parse(forge_csr(strong))
 
 
 @pytest.mark.parametrize(
-    ("bits", "last", "exponent", "words"),
+    ("bits", "last_bit", "exponent", "fragment"),
     [
         (16384, 1, 65537, "16384 bits"),
         (8200, 1, 65537, "8200 bits"),
@@ -140,29 +140,31 @@ def test_weak_key_is_refused_before_signature() -> None:
         *[(2048, 1, exponent, "exponent") for exponent in (1, 3, 65536, (1 << 64) + 1)],
     ],
 )
-def test_bounds_come_before_arithmetic(bits: int, last: int, exponent: int, words: str) -> None:
-    """What is out of bounds is refused on its DER alone, in no time: the library never sees the key."""
-    spki, began = spki_of(1 << bits - 1 | last, exponent), time.perf_counter()
-    with pytest.raises(BadPublicKey, match=words):
+def test_rsa_key_out_of_bounds_is_refused_before_arithmetic(
+    bits: int, last_bit: int, exponent: int, fragment: str
+) -> None:
+    """The bounds are verified on the DER, before the library loads the key."""
+    spki, start = encode_spki(1 << bits - 1 | last_bit, exponent), time.perf_counter()
+    with pytest.raises(BadPublicKey, match=fragment):
         keys.verify_key_size(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, spki)
-    assert time.perf_counter() - began < 0.05
+    assert time.perf_counter() - start < 0.05
 
 
-def test_huge_modulus_in_a_request_is_refused_at_once() -> None:
-    """Through `load` as well: for its bits, not for a signature that would take long to check."""
-    own = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
+def test_huge_modulus_in_csr_is_refused_at_once() -> None:
+    """`parse` refuses the size of the modulus before it verifies the signature, which would be slow."""
+    spki = keys.encode_public_key(csrs.private_key("rsa-2048").public_key())
     info = csrs.build(key_type="rsa-2048").tbs_certrequest_bytes
-    body = info[4:].replace(own, spki_of(1 << 16383 | 1, 65537))
+    body = info[4:].replace(spki, encode_spki(1 << 16383 | 1, 65537))
     signature = bytes.fromhex("300d06092a864886f70d01010b0500") + tlv(3, b"\0" + b"\1" * 256)
     request = tlv(0x30, tlv(0x30, body) + signature)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with pytest.raises(BadPublicKey, match="16384 bits"):
         csr.parse(request)
-    assert time.perf_counter() - began < 0.05
+    assert time.perf_counter() - start < 0.05
 
 
-def spki_of(modulus: int, exponent: int) -> bytes:
-    """A DER SubjectPublicKeyInfo of any figures, which the library would not write."""
+def encode_spki(modulus: int, exponent: int) -> bytes:
+    """Encode a SubjectPublicKeyInfo of any numbers, also ones that the library refuses."""
 
     def integer(number: int) -> bytes:
         return tlv(2, number.to_bytes(number.bit_length() // 8 + 1, "big"))
@@ -174,17 +176,17 @@ def spki_of(modulus: int, exponent: int) -> bytes:
 @pytest.mark.parametrize(
     "data", [b"A", b"\x30\x84" + bytes(65_537), csrs.encode_pem(csrs.build())], ids=["text", "DER", "PEM"]
 )
-def test_megabyte_is_refused_unread(data: bytes) -> None:
-    """The size comes first, whatever it is that is so large."""
-    large, began = data + b" " * 1_048_576, time.perf_counter()
+def test_csr_of_a_megabyte_is_refused_before_parsing(data: bytes) -> None:
+    """The size is verified first, for text, DER and PEM."""
+    large, start = data + b" " * 1_048_576, time.perf_counter()
     with pytest.raises(BadCSR, match="bytes; "):
         csr.parse(large)
-    assert time.perf_counter() - began < 0.05
+    assert time.perf_counter() - start < 0.05
 
 
 @pytest.mark.parametrize("point", ["off the curve", "at infinity"])
-def test_ec_points_are_on_their_curve(point: str) -> None:
-    """SEC 1 3.2.2.1: a point that is not on the curve, and the one at infinity, are no public keys."""
+def test_invalid_ec_point_is_refused(point: str) -> None:
+    """SEC 1 3.2.2.1: a point off the curve, or at infinity, is not a public key."""
     der = bytearray(csrs.encode_der(csrs.build()))
     start = der.index(b"\x03\x42\x00\x04") + 3
     der[start + 64] ^= 1
@@ -200,13 +202,13 @@ DIGEST = hashlib.sha256(SPKI).hexdigest()
 
 @pytest.mark.parametrize("line", ["{}", "{}  stolen.pem", "{}\t# stolen", "{} *stolen.der\r"])
 @pytest.mark.parametrize("upper", [False, True])
-def test_key_on_the_deny_list(line: str, *, upper: bool) -> None:
-    """As `sha256sum` writes it, in either case, with comments and blank lines around it."""
-    stated = line.format(DIGEST.upper() if upper else DIGEST)
-    listed = DenyList.parse(f"# keys that were stolen\n\n{'0' * 64}\n{stated}\n")
+def test_key_on_the_deny_list_is_refused(line: str, *, upper: bool) -> None:
+    """Lines are in the format of `sha256sum`, in either case; comments and blank lines are allowed."""
+    entry = line.format(DIGEST.upper() if upper else DIGEST)
+    deny_list = DenyList.parse(f"# keys that were stolen\n\n{'0' * 64}\n{entry}\n")
     with pytest.raises(BadPublicKey, match="deny list"):
-        listed.verify([SPKI])
-    listed.verify(weak_keys.equivalent_encodings(csrs.private_key("p-384").public_key()))
+        deny_list.verify([SPKI])
+    deny_list.verify(weak_keys.equivalent_encodings(csrs.private_key("p-384").public_key()))
     DenyList().verify([SPKI])
 
 
@@ -215,46 +217,46 @@ OTHER_EXPONENT = rsa_key(csrs.private_key("rsa-2048").public_key().public_number
 
 @pytest.mark.parametrize("kind", ["usual", "same", "modulus"])
 def test_deny_list_matches_rsa_keys_of_any_exponent(tmp_path: Path, kind: str) -> None:
-    """By the digest of the key with the usual exponent, with its own, or of what `openssl -modulus` prints."""
+    """The digest is of the key with the usual exponent, of the key itself, or of `openssl -modulus`."""
     private_key = csrs.private_key("rsa-2048")
     (tmp_path / "key").write_bytes(keys.encode_private_key(private_key))
-    listed = {
+    digest_input = {
         "usual": keys.encode_public_key(private_key.public_key()),
         "same": keys.encode_public_key(OTHER_EXPONENT),
         "modulus": servers.run(
             "openssl", "rsa", "-in", "key", "-noout", "-modulus", cwd=tmp_path
         ).stdout.encode(),
     }[kind]
-    deny_list = DenyList.parse(hashlib.sha256(listed).hexdigest())
+    deny_list = DenyList.parse(hashlib.sha256(digest_input).hexdigest())
     with pytest.raises(BadPublicKey, match="deny list"):
         deny_list.verify(weak_keys.equivalent_encodings(OTHER_EXPONENT))
     deny_list.verify(weak_keys.equivalent_encodings(csrs.private_key("rsa-3072").public_key()))
 
 
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521"])
-def test_deny_list_holds_the_negative_of_a_point(kind: str) -> None:
-    """Anyone who has d has n - d as well, whose public key has the same x; no other point of the curve has it."""
-    own, negative = weak_keys.equivalent_encodings(csrs.private_key(kind).public_key())
-    first, second = map(load_der_public_key, (own, negative))  # which refuses what is not on the curve
+def test_deny_list_matches_the_negative_of_a_point(kind: str) -> None:
+    """Anyone who has the private key d also has n - d, and only its point has the same x."""
+    point, negative = weak_keys.equivalent_encodings(csrs.private_key(kind).public_key())
+    first, second = map(load_der_public_key, (point, negative))  # refuses points off the curve
     assert isinstance(first, ec.EllipticCurvePublicKey)
     assert isinstance(second, ec.EllipticCurvePublicKey)
-    one, other = first.public_numbers(), second.public_numbers()
-    assert (one.x == other.x, one.y == other.y) == (True, False)
+    numbers, negated = first.public_numbers(), second.public_numbers()
+    assert (numbers.x == negated.x, numbers.y == negated.y) == (True, False)
     with pytest.raises(BadPublicKey, match="deny list"):
-        DenyList.parse(hashlib.sha256(own).hexdigest()).verify(weak_keys.equivalent_encodings(second))
+        DenyList.parse(hashlib.sha256(point).hexdigest()).verify(weak_keys.equivalent_encodings(second))
 
 
 def test_malformed_deny_list_is_refused() -> None:
-    """Every faulty line is named: a list that is half read would let keys through."""
+    """The error lists every malformed line: a partly loaded list would accept denied keys."""
     with pytest.raises(ValueError, match=r"line 2, 4, 5$"):
         DenyList.parse(f"{DIGEST}\nabc\n\n{'g' * 64}\n{DIGEST}00\n")
 
 
-def test_keys_of_a_ca() -> None:
-    """Any of the CA's own certificates; another key is another's."""
+def test_key_of_the_ca_or_its_root_is_refused() -> None:
+    """The keys of all CA certificates are refused, with any RSA exponent; another key is accepted."""
     issuer = factories.create_issuer("rsa-2048")
     modulus = issuer.root.public_key().public_numbers().n  # type: ignore[union-attr]
-    for own in (issuer.certificate.public_key(), issuer.root.public_key(), rsa_key(modulus, 65539)):
+    for ca_key in (issuer.certificate.public_key(), issuer.root.public_key(), rsa_key(modulus, 65539)):
         with pytest.raises(BadPublicKey, match="key of this CA"):
-            weak_keys.verify_not_ca_key(weak_keys.equivalent_encodings(own), issuer.public_keys)
+            weak_keys.verify_not_ca_key(weak_keys.equivalent_encodings(ca_key), issuer.public_keys)
     weak_keys.verify_not_ca_key(weak_keys.equivalent_encodings(OTHER_EXPONENT), issuer.public_keys)
