@@ -43,7 +43,7 @@ MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
     "issuer": (replace_octets(b"\x0c\x07Signing", b"\x0c\x07\xffigning"), "the issuer cannot be parsed"),
     "validity": (replace_octets(b"\x17\x0d26", b"\x17\x0dx6"), "the certificate cannot be parsed"),
     "names": (replace_octets(NAMES.public_bytes(), b"\xff" * 17), "the extensions cannot be parsed"),
-    "an extension twice": (
+    "duplicate extension": (
         replace_octets(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x13"),
         "the extensions cannot be parsed: Duplicate",
     ),
@@ -59,24 +59,24 @@ MALFORMED: Final[dict[str, tuple[bytes, str]]] = {
 }
 
 
-PARTIAL: Final = ("names", "an extension twice", "key", "curve", "signature algorithm")
+PARTIAL: Final = ("names", "duplicate extension", "key", "curve", "signature algorithm")
 
 
 def pem(*ders: bytes) -> bytes:
     return b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in ders)
 
 
-@pytest.mark.parametrize("fault", MALFORMED)
-def test_malformed_field_raises_value_error(fault: str) -> None:
+@pytest.mark.parametrize("field", MALFORMED)
+def test_malformed_field_raises_value_error(field: str) -> None:
     """The parser raises a ValueError that names the field, whichever error the library raises and when."""
-    der, problem = MALFORMED[fault]
+    der, problem = MALFORMED[field]
     with pytest.raises(ValueError, match=f"^{problem}"):
         certificate_reader.parse_der(der)
     with pytest.raises(ValueError, match=f"^{problem}"):
         certificate_reader.parse_pem(pem(der, VALID))
     with pytest.raises(ValueError, match=problem.replace(" cannot", "( of certificate 2)? cannot")):
         certificate_reader.parse_pem_chain(pem(VALID, der))
-    if fault in PARTIAL:
+    if field in PARTIAL:
         assert certificate_reader.parse_der(der, whole=False).subject == leaf().subject
     else:
         with pytest.raises(ValueError, match=problem):
@@ -125,19 +125,19 @@ def test_mutated_certificate_is_refused_or_usable() -> None:
     assert min(counts) > 500, counts
 
 
-@pytest.mark.parametrize("fault", MALFORMED)
+@pytest.mark.parametrize("field", MALFORMED)
 def test_commands_name_the_malformed_field(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`show`, `renew`, `revoke` and the start of the server report the malformed field in one line."""
     monkeypatch.chdir(tmp_path)
-    der, problem = MALFORMED[fault]
+    der, problem = MALFORMED[field]
     Path("bad.crt").write_bytes(pem(der))
     assert not certlet("init", "ca").returncode
     for command in ("renew bad.crt --api-key x", "revoke bad.crt --ca ca", "show bad.crt"):
         run = certlet(*command.split())
-        message = (run.stdout if command.startswith("show") and fault in PARTIAL else run.stderr).decode()
-        if command.startswith("show") and fault in ("curve", "signature algorithm"):  # unknown, not malformed
+        message = (run.stdout if command.startswith("show") and field in PARTIAL else run.stderr).decode()
+        if command.startswith("show") and field in ("curve", "signature algorithm"):  # unknown, not malformed
             assert message.startswith("Certificate\n  Subject   CN=a.example.com\n")
         else:
             assert (run.returncode, problem in message) == (1, True), message

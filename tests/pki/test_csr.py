@@ -27,10 +27,10 @@ def test_generate_private_key_refuses_unknown_type() -> None:
         keys.generate_private_key("dsa-1024")
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_csr_with_every_accepted_key_type_is_parsed(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_csr_with_every_accepted_key_type_is_parsed(key_type: str) -> None:
     """A CSR with a key of any accepted type is parsed from PEM and from DER, with the same result."""
-    request = csrs.build(sans=["dns:a.example.com"], key_type=kind)
+    request = csrs.build(sans=["dns:a.example.com"], key_type=key_type)
     loaded = csr.parse(csrs.encode_pem(request))
     assert loaded == csr.parse(csrs.encode_der(request))
     assert loaded.der == csrs.encode_der(request)
@@ -78,24 +78,24 @@ def test_malformed_csr_is_refused_with_reason(data: bytes, fragment: str) -> Non
     assert "ParseError" not in refusal.value.detail
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_csr_with_wrong_signature_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_csr_with_wrong_signature_is_refused(key_type: str) -> None:
     """A CSR whose signature does not verify with its key is refused, for every key type."""
-    data = bytearray(csrs.encode_der(csrs.build(common_name="tampered.example.com", key_type=kind)))
+    data = bytearray(csrs.encode_der(csrs.build(common_name="tampered.example.com", key_type=key_type)))
     position = data.index(b"tampered")
     data[position] ^= 1
     with pytest.raises(BadCSR, match="does not match the key"):
         csr.parse(bytes(data))
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-@pytest.mark.parametrize("other", csrs.KEY_TYPES)
-def test_csr_signed_by_another_key_is_refused(kind: str, other: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+@pytest.mark.parametrize("signer_key_type", csrs.KEY_TYPES)
+def test_csr_signed_by_another_key_is_refused(key_type: str, signer_key_type: str) -> None:
     """A signature by a different key, of another type or of the same type, is refused."""
     long_name = [f"dns:{'a' * 60}.{'b' * 60}.example.com"]  # so that the length takes two octets
     request, signed = (
-        csrs.build(sans=long_name, key_type=kind),
-        csrs.build(common_name="b.example.com", key_type=other),
+        csrs.build(sans=long_name, key_type=key_type),
+        csrs.build(common_name="b.example.com", key_type=signer_key_type),
     )
     algorithm_and_signature = csrs.encode_der(signed).partition(signed.tbs_certrequest_bytes)[2]
     content = request.tbs_certrequest_bytes + algorithm_and_signature
@@ -152,7 +152,7 @@ def test_unsupported_key_is_bad_public_key(create_key: object, algorithm: object
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_private_key_in_request_is_refused(form: PrivateFormat) -> None:
+def test_private_key_next_to_csr_is_refused(form: PrivateFormat) -> None:
     """A private key before or after the CSR is refused, since others may have seen the key."""
     request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
     private_key = csrs.private_key().private_bytes(Encoding.PEM, form, NoEncryption())
@@ -193,10 +193,10 @@ def test_compressed_and_hybrid_points_are_refused(form: bytes) -> None:
         csr.parse(_encode_csr(form))
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_only_the_library_s_key_encoding_is_canonical(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_only_the_library_s_key_encoding_is_canonical(key_type: str) -> None:
     """The library's encoding is accepted; the same with one octet changed is refused."""
-    public_key = csrs.private_key(kind).public_key()
+    public_key = csrs.private_key(key_type).public_key()
     spki = keys.encode_public_key(public_key)
     keys.verify_canonical_spki(public_key, spki)
     with pytest.raises(BadPublicKey, match="encoding"):
@@ -257,16 +257,16 @@ def test_csr_parser_raises_only_request_errors(data: bytes) -> None:
 
 
 @functools.cache
-def _original(kind: str) -> bytes:
-    return csrs.encode_der(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"], key_type=kind))
+def _original(key_type: str) -> bytes:
+    return csrs.encode_der(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"], key_type=key_type))
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_mutated_csr_is_refused_or_unchanged(data: st.DataObject) -> None:
     """A CSR with changed octets is refused with a reason, or has the same subject and key."""
-    kind = data.draw(st.sampled_from(csrs.FAST_KEY_TYPES))
-    original = _original(kind)
+    key_type = data.draw(st.sampled_from(csrs.FAST_KEY_TYPES))
+    original = _original(key_type)
     mutated = bytearray(original)
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(mutated) - 1))

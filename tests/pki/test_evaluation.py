@@ -166,7 +166,7 @@ def test_refused_usage_names_the_profiles_that_have_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "profile", "extension", "note"),
+    ("key_type", "profile", "extension", "note"),
     [
         ("p-256", "server", key_usage("key_encipherment"), "key usage keyEncipherment left out"),
         ("rsa-2048", "server", key_usage("key_agreement"), "key usage keyAgreement left out"),
@@ -180,10 +180,12 @@ def test_refused_usage_names_the_profiles_that_have_it() -> None:
     ],
 )  # fmt: skip
 def test_omitted_extensions_are_noted(
-    kind: str, profile: str, extension: x509.ExtensionType, note: str
+    key_type: str, profile: str, extension: x509.ExtensionType, note: str
 ) -> None:
     """Everything that is dropped or added has a note, such as cert-manager's keyEncipherment for EC keys."""
-    spec = evaluate(csrs.build(sans=["dns:a.example.com"], extensions=[extension], key_type=kind), profile)
+    spec = evaluate(
+        csrs.build(sans=["dns:a.example.com"], extensions=[extension], key_type=key_type), profile
+    )
     assert ", ".join(spec.notes) == note
 
 

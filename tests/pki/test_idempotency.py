@@ -89,10 +89,10 @@ def issue(
     return authority.issue(issuance_request(csr, **{"idempotency_key": KEY, **change}))
 
 
-@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
-def test_retry_returns_the_same_certificate(kind: str) -> None:
+@pytest.mark.parametrize("key_type", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519"])
+def test_retry_returns_the_same_certificate(key_type: str) -> None:
     """Another authority returns the same octets until the window ends, then another certificate."""
-    issuer = factories.create_issuer(kind)
+    issuer = factories.create_issuer(key_type)
     first = issue(issuer=issuer)
     expiry = first.idempotent_until
     assert expiry == datetime(2026, 11, 23, 12, 35, tzinfo=UTC)
@@ -180,9 +180,9 @@ CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "authority information access": lambda: issue(policy=policy(ca_issuers="http://a.example/")),
     "CRL distribution point": lambda: issue(policy=policy(revocation="crl", crl="http://a.example/")),
     "noRevAvail": lambda: issue(policy=policy(short_lived="P90D")),
-    "an extension": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.4", b"\5\0")),
-    "its value": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.4", b"\4\0")),
-    "its kind": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.5", b"\5\0")),
+    "extension": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.4", b"\5\0")),
+    "extension value": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.4", b"\4\0")),
+    "extension OID": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.5", b"\5\0")),
     "issuer": lambda: issue(policy=policy(), issuer=factories.create_issuer("p-384")),
     "serial secret": lambda: factories.authority(policy=policy(), serial_secret=bytes(32)).issue(issuance_request(GOOD, idempotency_key=KEY)),
 }  # fmt: skip

@@ -143,10 +143,10 @@ def test_every_signature_is_verified() -> None:
             sign()
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_ca_key_of_every_type_signs(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_ca_key_of_every_type_signs(key_type: str) -> None:
     """A CA key may have any accepted type; the certificates verify."""
-    issuer = factories.create_issuer(kind)
+    issuer = factories.create_issuer(key_type)
     issuer.self_test()
     certificate = issuer.sign(leaf(issuer))
     certificate.verify_directly_issued_by(issuer.certificate)
@@ -157,9 +157,9 @@ def test_ca_key_of_every_type_signs(kind: str) -> None:
 def test_extended_key_usages_of_the_chain_are_enforced() -> None:
     """A CA with clientAuth or anyExtendedKeyUsage as its EKU may not issue for serverAuth."""
     client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-    limited = Issuer(ca(extra=client), [root()], SIGNING)
-    assert limited.may_issue_for(ExtendedKeyUsageOID.CLIENT_AUTH)
-    assert not limited.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
+    client_issuer = Issuer(ca(extra=client), [root()], SIGNING)
+    assert client_issuer.may_issue_for(ExtendedKeyUsageOID.CLIENT_AUTH)
+    assert not client_issuer.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
     anything = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
-    unlimited = Issuer(ca(extra=anything), [root()], SIGNING)
-    assert not unlimited.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)
+    any_usage_issuer = Issuer(ca(extra=anything), [root()], SIGNING)
+    assert not any_usage_issuer.may_issue_for(ExtendedKeyUsageOID.SERVER_AUTH)

@@ -123,13 +123,13 @@ def test_name_constraints_apply_to_every_kind_of_name(
 
 @pytest.mark.parametrize("uri", ["https://evil.org/.example.com:x", "https://evil.org?.example.com"])
 def test_uri_host_as_read_by_openssl_must_be_permitted(uri: str) -> None:
-    """The host must be permitted as OpenSSL parses it: up to the first colon, or else the first slash."""
+    """The host must be permitted as OpenSSL parses it: up to the first colon, or slash if there is none."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
     (violation,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
     assert "is outside the CA's name constraints; OpenSSL reads 'evil.org" in violation
 
 
-def test_subject_is_constrained() -> None:
+def test_name_constraints_apply_to_subject() -> None:
     """A directoryName constraint applies to the subject; an empty subject is permitted."""
     issuer = create_constrained_issuer(permitted=["dn:leaf"])
     assert not issuer.name_violations(distinguished_name("leaf"), [])

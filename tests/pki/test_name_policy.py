@@ -9,8 +9,8 @@ from service.pki.profile_loader import parse_name_policy
 from tests import csrs
 
 
-def violations(rules: dict[str, Any], *general_names: str) -> list[tuple[int | None, str]]:
-    """The violations of these rules by names such as `dns:a.example`."""
+def find_violations(rules: dict[str, Any], *general_names: str) -> list[tuple[int | None, str]]:
+    """Find the violations of these rules by names such as `dns:a.example`."""
     identifiers = [names.parse_general_name(csrs.general_name(name), "") for name in general_names]
     return parse_name_policy(rules).violations(identifiers, "profile 'x'")
 
@@ -98,9 +98,9 @@ def test_names_outside_the_policy_are_refused(
     kind: str, rules: dict[str, Any], name: str, reason: str
 ) -> None:
     """A violation has the position of the name, and a message with the name and the reason."""
-    refused = violations({kind: rules}, f"{kind}:{name}")
-    assert len(refused) == bool(reason)
-    for position, message in refused:
+    violations = find_violations({kind: rules}, f"{kind}:{name}")
+    assert len(violations) == bool(reason)
+    for position, message in violations:
         assert position == 0
         assert reason in message
         assert message.startswith(f"{kind}:")
@@ -108,26 +108,28 @@ def test_names_outside_the_policy_are_refused(
 
 def test_kind_without_a_policy_is_not_permitted() -> None:
     """The message lists the permitted kinds, if there are any."""
-    refused = violations({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
-    assert refused == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip")]
-    assert violations({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
+    violations = find_violations({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
+    assert violations == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip")]
+    assert find_violations({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
 
 
 def test_violations_of_all_names_are_collected() -> None:
     """Several names may each violate several rules; all violations are returned."""
     rules = {"dns": {"permitted": ["example.com"]}, "ip": {}}
-    refused = violations(rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost")
-    assert [position for position, _ in refused] == [1, 1, 3, 3]
+    violations = find_violations(
+        rules, "dns:ok.example.com", "dns:*.example.org", "ip:10.0.0.1", "dns:localhost"
+    )
+    assert [position for position, _ in violations] == [1, 1, 3, 3]
 
 
 def test_spiffe_id_must_be_the_only_uri() -> None:
     """The X.509-SVID standard, 2: exactly one URI; DNS names are allowed."""
     rules: dict[str, object] = {"uri": {}, "dns": {}}
-    assert not violations(rules, "uri:spiffe://a.example/x", "dns:a.example")
-    assert not violations(rules, "uri:https://a.example/x", "uri:https://a.example/y")
+    assert not find_violations(rules, "uri:spiffe://a.example/x", "dns:a.example")
+    assert not find_violations(rules, "uri:https://a.example/x", "uri:https://a.example/y")
     for other in ("uri:https://a.example/x", "uri:spiffe://a.example/y"):
-        refused = violations(rules, "uri:spiffe://a.example/x", other)
-        assert refused == [(None, "A certificate with a SPIFFE ID may not have another URI")]
+        violations = find_violations(rules, "uri:spiffe://a.example/x", other)
+        assert violations == [(None, "A certificate with a SPIFFE ID may not have another URI")]
 
 
 def test_to_dict_is_parsed_as_the_same_policy() -> None:

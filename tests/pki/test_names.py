@@ -171,7 +171,7 @@ def test_unsupported_kind_of_name_is_refused(general_name: x509.GeneralName) -> 
         ("", None),
     ],
 )
-def test_identifier_in_common_name(text: str, expected: Identifier | None) -> None:
+def test_common_name_is_parsed_as_identifier(text: str, expected: Identifier | None) -> None:
     """A common name is an identifier if it is an IP address, or a DNS name with a dot."""
     assert names.identifier_in_cn(text) == expected
 
@@ -205,7 +205,7 @@ def test_identifier_in_common_name(text: str, expected: Identifier | None) -> No
         ("", None),
     ],
 )
-def test_identifier_implied_by_common_name(text: str, expected: Identifier | None) -> None:
+def test_common_name_implies_identifier(text: str, expected: Identifier | None) -> None:
     """The host, address or mailbox that some programs see in a common name, well formed or not."""
     assert names.identifier_implied_by_cn(text) == expected
 
@@ -286,6 +286,8 @@ COMPARED = [
 
 
 @pytest.mark.parametrize(("one", "other", "equal"), COMPARED)
-def test_distinguished_names_are_compared(one: Attributes, other: Attributes, *, equal: bool) -> None:
+def test_distinguished_names_are_compared_in_canonical_form(
+    one: Attributes, other: Attributes, *, equal: bool
+) -> None:
     """RFC 5280 7.1: case, spaces and compatibility forms do not count; attributes and their order do."""
     assert (names.canonical_dn(subject(*one)) == names.canonical_dn(subject(*other))) is equal

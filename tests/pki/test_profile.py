@@ -114,33 +114,41 @@ def test_not_after_is_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch, zone
         time.tzset()
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_key_usage_depends_on_the_key_type(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_key_usage_depends_on_the_key_type(key_type: str) -> None:
     """keyEncipherment is only for RSA (RFC 8813 3, RFC 9881 5); digitalSignature is for all keys."""
-    usage = profile.key_usage(keys.kind_of(csrs.private_key(kind).public_key()))
+    usage = profile.key_usage(keys.kind_of(csrs.private_key(key_type).public_key()))
     assert usage.digital_signature
-    assert usage.key_encipherment is kind.startswith("rsa")
+    assert usage.key_encipherment is key_type.startswith("rsa")
     assert not usage.key_cert_sign
     assert not usage.crl_sign
     assert not usage.key_agreement
 
 
 @pytest.mark.parametrize(
-    ("accepted", "kind", "fits"),
+    ("accepted_key", "key_type", "fits"),
     [
         *[((KeyKind.RSA, 3072), f"rsa-{bits}", bits >= 3072) for bits in (2048, 3072, 4096)],
-        *[((KeyKind.P256, 0), kind, kind == "p-256") for kind in ("p-256", "p-384", "rsa-2048", "ml-dsa-44")],
+        *[
+            ((KeyKind.P256, 0), key_type, key_type == "p-256")
+            for key_type in ("p-256", "p-384", "rsa-2048", "ml-dsa-44")
+        ],
     ],
 )
-def test_profile_accepts_its_key_types(accepted: tuple[KeyKind, int], kind: str, *, fits: bool) -> None:
+def test_profile_accepts_its_key_types(
+    accepted_key: tuple[KeyKind, int], key_type: str, *, fits: bool
+) -> None:
     """A profile accepts the key types that it lists, and RSA keys from the minimum size."""
-    limited = replace(SERVER, public_keys=(accepted,))
+    server = replace(SERVER, public_keys=(accepted_key,))
     if fits:
-        limited.verify_key(csrs.private_key(kind).public_key())
+        server.verify_key(csrs.private_key(key_type).public_key())
         return
     with pytest.raises(BadPublicKey) as refusal:
-        limited.verify_key(csrs.private_key(kind).public_key())
-    assert f"does not accept {kind} keys; it accepts {accepted[0]}".lower() in refusal.value.detail.lower()
+        server.verify_key(csrs.private_key(key_type).public_key())
+    assert (
+        f"does not accept {key_type} keys; it accepts {accepted_key[0]}".lower()
+        in refusal.value.detail.lower()
+    )
     assert refusal.value.field == "public_key"
 
 
@@ -158,14 +166,14 @@ def test_short_lived_certificates_assert_no_rev_avail(
     revocation: Revocation, short_lived: int, length: timedelta, *, asserted: bool
 ) -> None:
     """RFC 9608: noRevAvail is for a validity, both ends included, of at most `short_lived`, without a CRL."""
-    changed = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
-    assert changed.asserts_no_rev_avail(NOW, NOW + length - timedelta(seconds=1)) is asserted
+    server = replace(SERVER, revocation=revocation, short_lived=timedelta(days=short_lived))
+    assert server.asserts_no_rev_avail(NOW, NOW + length - timedelta(seconds=1)) is asserted
 
 
 def test_extended_key_usage_is_a_name_or_an_oid() -> None:
     """A usage without a name in RFC 5280 is written as its OID."""
-    changed = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
-    assert [usage.dotted_string for usage in changed.extended_key_usage_oids] == [
+    server = replace(SERVER, extended_key_usage=("serverAuth", "1.3.6.1.5.2.3.5"))
+    assert [usage.dotted_string for usage in server.extended_key_usage_oids] == [
         "1.3.6.1.5.5.7.3.1",
         "1.3.6.1.5.2.3.5",
     ]
@@ -211,7 +219,7 @@ def test_profile_permits_its_principals(principals: tuple[str, ...], caller: str
         ("serialNumber", "7_7", "PrintableString"),
     ],
 )  # fmt: skip
-def test_subject_attributes_are_bounded(name: str, text: str, violation: str) -> None:
+def test_subject_attribute_limits_are_enforced(name: str, text: str, violation: str) -> None:
     """The bounds of RFC 5280 A.1, in characters; C is by ISO 3166, serialNumber a PrintableString."""
     message = profile.check_subject_attribute(name, text)
     assert violation in message

@@ -17,7 +17,7 @@ from tests import factories
 GOOD: dict[str, Any] = {**factories.document()[openapi.PROFILES]["server"], "certificate_policies": []}
 
 
-def test_profile_is_loaded() -> None:
+def test_profile_members_are_parsed() -> None:
     """Every member is parsed to its value; an optional member has a default."""
     required = ("description", "validity", "backdate", "extended_key_usage")
     minimal = {member: GOOD[member] for member in required}
@@ -69,7 +69,7 @@ def test_profile_is_loaded() -> None:
     ],
 )  # fmt: skip
 def test_malformed_profile_is_an_error_without_the_schema(change: dict[str, Any]) -> None:
-    """The core refuses it without the schema, which a cold start does not load."""
+    """The core refuses the profile without the schema, which a cold start does not load."""
     with pytest.raises(ProfileError, match=r"^profiles\.a\."):
         IssuancePolicy({"a": GOOD | change}, "a")
 

@@ -118,13 +118,13 @@ def create_authority(issuer: Issuer, now: datetime, *revoked: RevokedCertificate
     return factories.authority(issuer=issuer, now=now, load_revoked=lambda: by_serial_number(*revoked))
 
 
-@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
-def test_crl_is_signed_by_ca_key_of_every_type(kind: str) -> None:
+@pytest.mark.parametrize("key_type", ["p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-65"])
+def test_crl_is_signed_by_ca_key_of_every_type(key_type: str) -> None:
     """The CRL has the number and times of its window, the CA's name and key identifier, and all entries."""
-    issuer = factories.create_issuer(kind)
+    issuer = factories.create_issuer(key_type)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
     crl = create_authority(issuer, NOW, STOLEN, earlier).current_crl()
-    assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(kind, ())).public_key())
+    assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(key_type, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
     assert (crl.last_update_utc, crl.next_update_utc) == (start, start + timedelta(hours=24))
@@ -137,9 +137,9 @@ def test_crl_is_signed_by_ca_key_of_every_type(kind: str) -> None:
     stolen = crl.get_revoked_certificate_by_serial_number(0xA1B)
     assert stolen is not None
     assert stolen.extensions.get_extension_for_class(x509.CRLReason).value.reason is STOLEN.reason
-    plain = crl.get_revoked_certificate_by_serial_number(0xFF)
-    assert plain is not None
-    assert not list(plain.extensions)
+    without_reason = crl.get_revoked_certificate_by_serial_number(0xFF)
+    assert without_reason is not None
+    assert not list(without_reason.extensions)
 
 
 def test_crl_is_the_same_within_a_window() -> None:

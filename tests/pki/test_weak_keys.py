@@ -102,12 +102,12 @@ def test_strong_modulus_is_accepted(modulus: Callable[[], int]) -> None:
     weak_keys.verify_strength(rsa_key(modulus()))
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_generated_key_is_accepted(kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_generated_key_is_accepted(key_type: str) -> None:
     """A generated key of each type is accepted, and 200 RSA moduli have no close factors."""
-    weak_keys.verify_strength(csrs.private_key(kind).public_key())
-    if kind == "rsa-2048":
-        modulus = csrs.private_key(kind).public_key().public_numbers().n  # type: ignore[union-attr]
+    weak_keys.verify_strength(csrs.private_key(key_type).public_key())
+    if key_type == "rsa-2048":
+        modulus = csrs.private_key(key_type).public_key().public_numbers().n  # type: ignore[union-attr]
         for number in range(200):
             assert not weak_keys._has_close_factors(modulus + 2 * number * number * 7919)
 
@@ -215,8 +215,8 @@ def test_key_on_the_deny_list_is_refused(line: str, *, upper: bool) -> None:
 OTHER_EXPONENT = rsa_key(csrs.private_key("rsa-2048").public_key().public_numbers().n, 65539)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", ["usual", "same", "modulus"])
-def test_deny_list_matches_rsa_keys_of_any_exponent(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("digest_source", ["usual", "same", "modulus"])
+def test_deny_list_matches_rsa_keys_of_any_exponent(tmp_path: Path, digest_source: str) -> None:
     """The digest is of the key with the usual exponent, of the key itself, or of `openssl -modulus`."""
     private_key = csrs.private_key("rsa-2048")
     (tmp_path / "key").write_bytes(keys.encode_private_key(private_key))
@@ -226,7 +226,7 @@ def test_deny_list_matches_rsa_keys_of_any_exponent(tmp_path: Path, kind: str) -
         "modulus": servers.run(
             "openssl", "rsa", "-in", "key", "-noout", "-modulus", cwd=tmp_path
         ).stdout.encode(),
-    }[kind]
+    }[digest_source]
     deny_list = DenyList.parse(hashlib.sha256(digest_input).hexdigest())
     with pytest.raises(BadPublicKey, match="deny list"):
         deny_list.verify(weak_keys.equivalent_encodings(OTHER_EXPONENT))
