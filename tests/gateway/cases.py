@@ -1,8 +1,7 @@
-"""The table: requests, and the answers that API Gateway documents (../shared facts, and its guide).
+"""The table: requests, and the responses that API Gateway's developer guide documents.
 
-A case says which targets it reaches. `LOCALSTACK` all_cases run against LocalStack 4.13.1 too; a case that it
-answers otherwise says in `localstack` what it does and why ours differs. `EVENTS` all_cases reach the Lambda
-handler by themselves.
+Cases with `localstack` True also run against LocalStack 4.13.1; for others, `localstack` is the difference or
+the reason to skip them. Cases with `events` are also sent to the Lambda handler as events.
 """
 
 from __future__ import annotations
@@ -25,16 +24,18 @@ CSR: Final = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 @dataclass(frozen=True)
 class Case:
-    """One request, and what must come back.
+    """One request, and the expected response.
 
     Attributes:
-        name: of the case, unique.
-        status: the answer's.
-        headers: that the answer must have; None for one that it must not have.
+        name: unique.
+        status: the expected status.
+        send: the headers of the request.
+        content: the body of the request.
+        headers: name -> value of required headers; None if the header must be absent.
         body: a predicate on the body.
         events: whether it reaches the Lambda handler.
-        localstack: True if LocalStack must answer the same; else why it is not asked, or what it
-            answers instead.
+        localstack: True if LocalStack responds identically; otherwise its different response, or the
+            reason to skip it.
     """
 
     name: str
@@ -49,23 +50,25 @@ class Case:
     localstack: bool | str = False
 
 
-NO_EST: Final = "is given the document without EST, as AWS is by default; tests/gateway/test_localstack.py imports the other"
+NO_EST: Final = (
+    "imports the document without EST, the default on AWS; tests/gateway/test_localstack.py also imports EST"
+)
 NO_LAMBDA: Final = "runs no Lambda function without a container engine"
 NO_RESPONSES: Final = "imports no gateway responses: AWS's default body and status"
 
 
 def has(**members: object) -> Callable[[bytes], bool]:
-    """The body is JSON with these members."""
+    """Match JSON with these members."""
 
     def check(body: bytes) -> bool:
-        found = json.loads(body)
-        return all(found.get(name) == value for name, value in members.items())
+        document = json.loads(body)
+        return all(document.get(name) == value for name, value in members.items())
 
     return check
 
 
 def event_has(**members: object) -> Callable[[bytes], bool]:
-    """The body tells an event with these members."""
+    """Match an echoed event with these members."""
 
     def check(body: bytes) -> bool:
         event = json.loads(body)["event"]
@@ -75,12 +78,12 @@ def event_has(**members: object) -> Callable[[bytes], bool]:
 
 
 def event_matches(predicate: Callable[[dict[str, Any]], bool]) -> Callable[[bytes], bool]:
-    """The body tells an event for which this holds."""
+    """Match an echoed event for which `predicate` is true."""
     return lambda body: predicate(json.loads(body)["event"])
 
 
 def page(path: str) -> bytes:
-    """The page that stands in the document at a path."""
+    """The web page in the document at a path."""
     integration = factories.document()["paths"][path]["get"]["x-amazon-apigateway-integration"]
     return bytes(integration["responses"]["default"]["responseTemplates"]["text/html"].encode())
 
@@ -89,7 +92,7 @@ PAGE: Final = page("/sign")
 PROBLEMS: Final = page("/problems")
 SIGN_BODY: Final = json.dumps({"csr": CSR}).encode()
 
-# The contract: the whole path behind it.
+# The contract, with the real function.
 CERTLET: Final = [
     Case("form", "GET", "/sign", 200, headers={"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff"}, body=lambda b: b == PAGE, localstack=True),
     Case("form-accept-any", "GET", "/sign", 200, send={"Accept": "*/*"}, headers={"Content-Type": "text/html; charset=utf-8"}, localstack=True),
@@ -143,7 +146,7 @@ CERTLET: Final = [
     Case("unknown-parameter", "GET", "/health?x=1", 400, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
 ]  # fmt: skip
 
-# A second API, whose function returns its event: what the contract's function does not show.
+# A second API, whose function returns its event, which the contract's function does not.
 SECOND_API: Final = [
     Case("event-shape", "GET", "/books", 200, headers={"X-Seen": "yes", "Content-Type": "application/json"}, body=event_has(resource="/books", path="/books", httpMethod="GET", queryStringParameters=None, multiValueQueryStringParameters=None, pathParameters=None, stageVariables=None, body=None, isBase64Encoded=False)),
     Case("event-context", "GET", "/books", 200, body=event_matches(lambda e: {"accountId", "apiId", "httpMethod", "identity", "path", "protocol", "requestId", "requestTime", "requestTimeEpoch", "resourceId", "resourcePath", "stage"} <= set(e["requestContext"]))),

@@ -12,7 +12,7 @@ _calls = itertools.count(1)
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
-    """Do what the query asks; otherwise return the event, and the number of this process's call."""
+    """Misbehave as the query requests; by default, return the event and the number of this process's call."""
     number = next(_calls)
     match (event["queryStringParameters"] or {}).get("do", ""):
         case "raise":

@@ -1,4 +1,4 @@
-"""A gateway of any document and any handler, for tests: `python -m tests.gateway.second_api DOCUMENT HANDLER`."""
+"""A gateway for any document and handler: `python -m tests.gateway.second_api DOCUMENT HANDLER`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANDLER = "tests.gateway.echo_handler.handler"
 
 
 def document() -> dict[str, Any]:
-    """A second API: the contract's gateway responses and API keys, other paths, one second at most."""
+    """A second API: the contract's gateway responses and security schemes, other paths, a short time-out."""
     contract = factories.document()
     integration = {"type": "aws_proxy", "timeoutInMillis": 700}
     operation = {"security": [], "x-amazon-apigateway-integration": integration}
@@ -39,7 +39,7 @@ def document() -> dict[str, Any]:
 def gateway_server(
     directory: Path, document: dict[str, Any], handler: str = HANDLER, **change: Any
 ) -> Iterator[servers.Server]:
-    """Serve a document."""
+    """Serve a document until the end of the block."""
     options = {"workers": 1, "no_usage_plan": True, **change}
     path = directory / "document.json"
     path.write_text(json.dumps({"document": document, **options}))
@@ -49,15 +49,15 @@ def gateway_server(
 
 
 def main() -> int:
-    """Be that gateway."""
+    """Run the gateway."""
     path, handler = Path(sys.argv[1]), sys.argv[2]
-    stated = json.loads(path.read_text())
+    options = json.loads(path.read_text())
     configuration = Configuration(
         host="127.0.0.1",
         port=0,
         key_file=str(path.with_name("keys.json")),
         env_keys={"reader": hash_key(servers.API_KEY), "other": hash_key(servers.API_KEY[::-1])},
-        **{"public_document": stated["document"], **stated},
+        **{"public_document": options["document"], **options},
     )
     scheme = "https" if configuration.tls_certificate else "http"
 

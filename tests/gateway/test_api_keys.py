@@ -10,7 +10,7 @@ from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, hash_key
 
 
 def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
-    """The folder is 0700, what a crash left over is no obstacle, names are bounded, and no file is no key."""
+    """The directory has mode 0700; leftovers of a crash are ignored; without the file, no key is valid."""
     file = KeyFile(tmp_path / "d" / "keys.json")
     file.add("a", "a" * 40)
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
@@ -26,7 +26,7 @@ def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
 
 
 def test_keyring_follows_changes_of_the_file(tmp_path: Path) -> None:
-    """A keyring knows a key as soon as it is in the file, and forgets it as soon as it is not."""
+    """A key is valid as soon as the file contains it, and invalid as soon as it does not."""
     file = KeyFile(tmp_path / "keys.json")
     ring = Keyring(file, {"env": hash_key("e" * 40)})
     assert ring.identify("a" * 40) is None
@@ -39,7 +39,7 @@ def test_keyring_follows_changes_of_the_file(tmp_path: Path) -> None:
 
 
 def test_concurrent_key_changes_are_serialised(tmp_path: Path) -> None:
-    """However many do so at once, what one adds is there, and what one removes is gone."""
+    """No concurrent change undoes another."""
     keys = KeyFile(tmp_path / "keys.json")
     for number in range(20):
         keys.add(f"old{number}", f"{number:030}")
@@ -56,7 +56,7 @@ def test_concurrent_key_changes_are_serialised(tmp_path: Path) -> None:
 
 
 def test_concurrent_add_keeps_a_removal(tmp_path: Path) -> None:
-    """An add waits for whoever is changing the file, and reads what that one left."""
+    """`add` waits until another change is complete, and reads its result."""
     keys = KeyFile(tmp_path / "keys.json")
     keys.add("stolen", "s" * 30)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -69,7 +69,7 @@ def test_concurrent_add_keeps_a_removal(tmp_path: Path) -> None:
 
 
 def test_key_removal_without_a_file_creates_no_directory(tmp_path: Path) -> None:
-    """It is told as any other that there is not, and no directory is made."""
+    """The error is the usual one for an unknown name."""
     with pytest.raises(KeyFileError, match="no key is named 'x'"):
         KeyFile(tmp_path / "nowhere" / "keys.json").remove("x")
     assert not (tmp_path / "nowhere").exists()
@@ -77,7 +77,7 @@ def test_key_removal_without_a_file_creates_no_directory(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "\xff", "[" * 100_000, ""])
 def test_damaged_key_file_raises_on_every_lookup(tmp_path: Path, text: str) -> None:
-    """A file of keys that cannot be read, or a link to none, is an error each time, never an empty or an old list."""
+    """An unreadable file or a dangling link is an error at each lookup, never an empty or a stale list."""
     path = tmp_path / "keys.json"
     KeyFile(path).add("a", "a" * 40)
     ring = Keyring(KeyFile(path), {})

@@ -17,20 +17,20 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def assert_response(case: Case, answer: Response) -> None:
-    """The answer is the case's."""
+    """Check that a response is the expected one."""
     assert answer.status == case.status, answer.body[:300]
     for name, value in case.headers.items():
-        found = ", ".join(answer.headers.get_all(name, [])) or None
+        actual = ", ".join(answer.headers.get_all(name, [])) or None
         if value is None:
-            assert found is None, name
+            assert actual is None, name
         else:
-            assert found is not None, name
-            assert value in found if name == "Content-Security-Policy" else value == found, (name, found)
+            assert actual is not None, name
+            assert value in actual if name == "Content-Security-Policy" else value == actual, (name, actual)
     assert case.body(answer.body), answer.body[:2000]
 
 
-def ask(server: Server, case: Case) -> None:
-    """Send a case, several times where a process is being replaced, and assert_response the answer."""
+def check_case(server: Server, case: Case) -> None:
+    """Send a case's request, again while a worker is being replaced, and check the response."""
     answer = server.request(case.method, case.path, case.content, case.send)
     for _ in range(10):
         if case.status == 503 or answer.status != 503:
@@ -43,24 +43,24 @@ def ask(server: Server, case: Case) -> None:
 
 @pytest.mark.parametrize("case", CERTLET, ids=lambda case: case.name)
 def test_contract_case_over_http(server: Server, case: Case) -> None:
-    """Each case of the contract's table, over HTTP."""
-    ask(server, case)
+    """The gateway sends the expected response to a case of the contract."""
+    check_case(server, case)
 
 
 @pytest.mark.parametrize("case", SECOND_API, ids=lambda case: case.name)
 def test_second_api_case_over_http(second_api_server: Server, case: Case) -> None:
-    """Each case of the second document's table, over HTTP."""
-    ask(second_api_server, case)
+    """The gateway sends the expected response to a case of the second API."""
+    check_case(second_api_server, case)
 
 
 def test_contract_cases_by_lambda_event(tmp_path: Path) -> None:
-    """Each case that reaches the function gives the same answer by an event alone."""
+    """Cases that reach the function have the same response if sent as a Lambda event."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     all_cases = [case for case in CERTLET if case.events]
     events = [from_request(case.method, case.path, case.send, case.content or b"") for case in all_cases]
-    found, _ = invoke_handler(tmp_path, *events)
-    assert len(found) == len(all_cases) >= 10
-    for case, result in zip(all_cases, found, strict=True):
+    results, _ = invoke_handler(tmp_path, *events)
+    assert len(results) == len(all_cases) >= 10
+    for case, result in zip(all_cases, results, strict=True):
         headers = Message()
         for name, value in result["headers"].items():
             headers[name] = value
@@ -68,7 +68,7 @@ def test_contract_cases_by_lambda_event(tmp_path: Path) -> None:
 
 
 def test_case_names_are_unique() -> None:
-    """At least sixty all_cases, no two of one name."""
+    """There are at least sixty cases, with unique names."""
     all_cases = [*CERTLET, *SECOND_API]
     assert len(all_cases) >= 60
     assert len({case.name for case in all_cases}) == len(all_cases)
@@ -76,7 +76,7 @@ def test_case_names_are_unique() -> None:
 
 
 def test_stage_is_the_first_path_segment(tmp_path: Path) -> None:
-    """With a stage, paths begin with it; the event's path does not, and its context's does."""
+    """Paths and the context's path begin with the stage; the event's path does not."""
     with second_api.gateway_server(tmp_path, second_api.document(), stage="prod") as server:
         inside = server.request("GET", "/prod/books/1")
         event = inside.json()["event"]
@@ -88,7 +88,7 @@ def test_stage_is_the_first_path_segment(tmp_path: Path) -> None:
 
 
 def test_function_refuses_unauthenticated_requests_itself(tmp_path: Path) -> None:
-    """If `security` is lost from the document, the function itself refuses: 403, and no intent."""
+    """Even if the document has no `security`, the function responds with 403, and logs no intent."""
     from tests import factories  # noqa: PLC0415
 
     document = json.loads(json.dumps(factories.document()))
@@ -97,8 +97,8 @@ def test_function_refuses_unauthenticated_requests_itself(tmp_path: Path) -> Non
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         original = servers.environ
-        named = {"CERTLET_CA": str(tmp_path / "ca")}
-        patch.setattr(servers, "environ", lambda **change: original(**named, **change))
+        variables = {"CERTLET_CA": str(tmp_path / "ca")}
+        patch.setattr(servers, "environ", lambda **change: original(**variables, **change))
         with second_api.gateway_server(tmp_path, document, "service.aws_lambda.handler") as server:
             answer = server.request("POST", "/sign", cases.SIGN_BODY, {**cases.JSON, **cases.KEY})
             assert (answer.status, answer.json()["code"]) == (403, "unauthorized")

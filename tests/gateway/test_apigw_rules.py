@@ -1,4 +1,4 @@
-"""Rules of the gateway's processes, where the table has no case for them."""
+"""Rules of the gateway's processes that no case in the table covers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.servers import API_KEY, certlet
 
 
 def test_remaining_time_is_never_negative() -> None:
-    """As on Lambda, nothing is left after the deadline."""
+    """After the deadline it is 0, as on Lambda."""
     assert Context("id", time.monotonic() - 5).get_remaining_time_in_millis() == 0
     assert Context("id", 0).aws_request_id == "id"
 
 
 def test_event_is_normalised_for_wsgi() -> None:
-    """Every value of the query, headers by their usual spelling, and none that poses as another."""
+    """Query values are complete, header names have their usual spelling, and ambiguous headers are dropped."""
     normalise = aws_lambda._normalise_event
     normalised = normalise(
         {
@@ -50,7 +50,7 @@ def test_event_is_normalised_for_wsgi() -> None:
 
 
 def test_gateway_logs_key_name_and_limits_bodies(tmp_path: Path) -> None:
-    """The access log names the key and not its value; limits hold by length and by what comes; 504 ends a process."""
+    """The access log omits the key's value; limits apply with and without Content-Length; a 504 ends the worker."""
     document = second_api.document()
     with second_api.gateway_server(tmp_path, document) as server:
         first = server.request("GET", "/books")
@@ -59,28 +59,28 @@ def test_gateway_logs_key_name_and_limits_bodies(tmp_path: Path) -> None:
         assert server.request("GET", "/books?do=unencodable").status == 502
         assert server.request("GET", "/books").json()["pid"] == pid
         assert server.request("POST", "/books?secret=1", b"{}", {"x-api-key": API_KEY}).status == 200
-        line = json.loads(server.read_log().splitlines()[-1])
-        named = [line[name] for name in ("key", "method", "path", "status")]
-        assert named == ["reader", "POST", "/books", 200]
+        record = json.loads(server.read_log().splitlines()[-1])
+        values = [record[name] for name in ("key", "method", "path", "status")]
+        assert values == ["reader", "POST", "/books", 200]
         assert API_KEY not in server.read_log()
         with connect(server) as client:
             chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
             client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 11)
             assert b" 413 " in received(client).partition(b"\r\n")[0]
-        with connect(server) as client:  # refused by its length alone: no byte of it is awaited
+        with connect(server) as client:  # refused by its Content-Length, before any byte arrives
             client.sendall(POST + b"Content-Length: 10485761\r\n\r\n")
             assert b" 413 " in received(client).partition(b"\r\n")[0]
         assert server.request("POST", "/books", b"x" * 1_000_000, {"x-api-key": API_KEY}).status == 200
         with connect(server) as client:
             client.sendall(b"nonsense\r\n\r\n")
-            assert received(client, until=b"never")  # closed at once, or this waits 20 s
+            assert received(client, until=b"never")  # times out unless the connection is closed
         assert server.request("GET", "/books?do=hang").status == 504
         servers.wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal_completes_requests_in_progress(tmp_path: Path, number: int) -> None:
-    """SIGTERM and SIGINT both let what is in flight finish, also after earlier requests."""
+    """SIGTERM and SIGINT let requests in progress complete, including one with an incomplete body."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
         with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
@@ -98,19 +98,19 @@ def test_stop_signal_completes_requests_in_progress(tmp_path: Path, number: int)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, number: int) -> None:
-    """However often its processes are asked to stop: what is in flight is answered, exit 0, and nothing is said."""
+    """If all processes get many signals, requests in progress still complete, and nothing is logged."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
-        family = [server.process.pid, *servers.child_pids(server.process.pid)]
-        assert len(family) == 4
+        pids = [server.process.pid, *servers.child_pids(server.process.pid)]
+        assert len(pids) == 4
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             napping = pool.submit(server.request, "GET", "/books?do=nap")
             time.sleep(0.15)
             deadline = time.monotonic() + 10
             while server.process.poll() is None and time.monotonic() < deadline:
-                for each in family:
+                for pid in pids:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(each, number)
+                        os.kill(pid, number)
                 time.sleep(0.002)
             assert napping.result().status == 200
         assert server.process.wait(10) == 0
@@ -118,7 +118,7 @@ def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, num
 
 
 def test_killed_gateway_is_reported(tmp_path: Path) -> None:
-    """The twin: one that is ended from elsewhere is told, and is a failure."""
+    """If another process kills the gateway, the exit status is 1, with an error."""
     with servers.certlet_server(tmp_path, "--ephemeral") as server:
         (gateway,) = server.pids("server")
         os.kill(gateway, signal.SIGKILL)
@@ -127,17 +127,17 @@ def test_killed_gateway_is_reported(tmp_path: Path) -> None:
 
 
 def test_port_in_use_is_reported(tmp_path: Path) -> None:
-    """A port that is taken is one line, which says what to do."""
-    with socket.create_server(("127.0.0.1", 0)) as taken_:
-        port = taken_.getsockname()[1]
+    """The error is one line and suggests what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         run = certlet("serve", "--ephemeral", "--port", str(port), cwd=tmp_path)
     assert run.returncode == 1
-    told = f"certlet: 127.0.0.1:{port} is in use, perhaps by another certlet serve: choose another --port"
-    assert run.stderr.decode().splitlines() == [told]
+    error = f"certlet: 127.0.0.1:{port} is in use, perhaps by another certlet serve: choose another --port"
+    assert run.stderr.decode().splitlines() == [error]
 
 
 def test_handler_import_error_prevents_start(tmp_path: Path) -> None:
-    """The gateway does not start without its function, and says why."""
+    """The error contains the reason."""
     refused = pytest.raises(AssertionError, match="No module named 'nowhere'")
     with refused, second_api.gateway_server(tmp_path, second_api.document(), "nowhere.handler"):
         pass

@@ -1,4 +1,4 @@
-"""How long a client's connection may be idle, and how many there may be: on real sockets."""
+"""The limits of client connections, on real sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE = HALF_A_HEAD + b"\r\n"
 
 
 def is_open(client: socket.socket) -> bool:
-    """Whether the server has not closed it."""
+    """Whether the server keeps the connection open."""
     client.setblocking(False)  # noqa: FBT003 - the standard library's own
     try:
         return client.recv(1) != b""
@@ -39,7 +39,7 @@ def is_open(client: socket.socket) -> bool:
 
 
 def test_idle_connections_are_closed_at_the_limit(tmp_path: Path) -> None:
-    """However many say nothing, or half of it, others are answered at once, and what is under way is finished."""
+    """Idle clients, with half a request or none, do not delay other clients or end an upload."""
     limited = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
     command = [*limited, *CERTLET, "serve", "--port", "0"]
     body = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
@@ -49,28 +49,28 @@ def test_idle_connections_are_closed_at_the_limit(tmp_path: Path) -> None:
         servers.certlet_server(tmp_path, *options, command=command) as server,
         contextlib.ExitStack() as stack,
     ):
-        under_way = stack.enter_context(connect(server))
-        under_way.sendall(head.encode() + body[:100])
-        held = []
+        upload = stack.enter_context(connect(server))
+        upload.sendall(head.encode() + body[:100])
+        idle = []
         for number in range(3 * DESCRIPTORS):
-            held.append(stack.enter_context(connect(server)))
-            held[-1].sendall(HALF_A_HEAD if number % 2 else b"")
+            idle.append(stack.enter_context(connect(server)))
+            idle[-1].sendall(HALF_A_HEAD if number % 2 else b"")
             if number % 20 == 0:
                 start = time.monotonic()
                 assert server.request("GET", "/health").status == 200
                 assert time.monotonic() - start < 1
-        under_way.sendall(body[100:])
-        assert under_way.recv(100).startswith(b"HTTP/1.1 200")
-        most = DESCRIPTORS - connections.RESERVED_FDS
-        opened = [is_open(each) for each in held]
-        assert not any(opened[: -most - 5])
-        assert all(opened[-most + 5 :])
+        upload.sendall(body[100:])
+        assert upload.recv(100).startswith(b"HTTP/1.1 200")
+        limit = DESCRIPTORS - connections.RESERVED_FDS
+        opened = [is_open(client) for client in idle]
+        assert not any(opened[: -limit - 5])
+        assert all(opened[-limit + 5 :])
         assert "Traceback" not in server.read_log()
 
 
 @contextlib.asynccontextmanager
-async def listening(most: int) -> AsyncIterator[int]:
-    """A server with this many connections; its port."""
+async def listening(limit: int) -> AsyncIterator[int]:
+    """Run a server with this limit of connections, and yield its port."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         connection = cast("Connection", request.protocol)
@@ -81,7 +81,7 @@ async def listening(most: int) -> AsyncIterator[int]:
     def create(client: socket.socket) -> Connection:
         return Connection(manager, counted, lambda: web.Response(status=400), client)
 
-    counted, manager = Connections(lambda: most), web.Server(answer)
+    counted, manager = Connections(lambda: limit), web.Server(answer)
     listener = Listener(counted, create)
     yield await listener.open("127.0.0.1", 0)
     listener.close()
@@ -89,7 +89,7 @@ async def listening(most: int) -> AsyncIterator[int]:
 
 
 def test_idle_connection_is_closed_after_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a word, with half a head, or after an answer; but not while there are requests."""
+    """The timeout applies without a request, within a request's head, and after a response."""
     monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.3)
 
     async def scenario() -> None:
@@ -104,8 +104,8 @@ def test_idle_connection_is_closed_after_timeout(monkeypatch: pytest.MonkeyPatch
                 assert await reader.readuntil(b"\r\n\r\nx")
                 await asyncio.sleep(0.1)
             for idle, _ in clients[:3]:
-                said = await asyncio.wait_for(idle.read(), 0.01)
-                assert b"HTTP" not in said.replace(b"HTTP/1.1 200", b"")
+                data = await asyncio.wait_for(idle.read(), 0.01)
+                assert b"HTTP" not in data.replace(b"HTTP/1.1 200", b"")
             assert not reader.at_eof()
             assert await asyncio.wait_for(reader.read(), 2) == b""
             for _, writer in clients:
@@ -115,7 +115,7 @@ def test_idle_connection_is_closed_after_timeout(monkeypatch: pytest.MonkeyPatch
 
 
 def test_longest_idle_connection_is_closed_first() -> None:
-    """Which is the one whose last answer is the oldest, not the one that came first."""
+    """A connection is idle since its last response, or since it was opened."""
 
     async def scenario() -> None:
         async with listening(3) as port:
@@ -136,7 +136,7 @@ def test_longest_idle_connection_is_closed_first() -> None:
 
 
 def test_accept_without_free_descriptors_closes_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is tried again."""
+    """The listener then accepts again after a pause."""
 
     async def scenario() -> None:
         async with listening(9) as port:
@@ -156,11 +156,11 @@ def test_accept_without_free_descriptors_closes_an_idle_connection(monkeypatch: 
 
 
 class Group:
-    """Connections without sockets, among which one has to make room."""
+    """Connections without sockets, and the names of those that were closed."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.counted = Connections(lambda: self.most)
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.counted = Connections(lambda: self.limit)
         self.dropped: list[str] = []
 
     def admit(self, name: str) -> Connection:
@@ -172,7 +172,7 @@ class Group:
 
 
 def test_oldest_connection_of_largest_group_is_closed() -> None:
-    """Its oldest does. What is being answered does not, even if nobody else is there, or the limit shrinks."""
+    """Connections with a request in progress stay open, even if no others are left or the limit decreases."""
     group = Group(5)
     counted = group.counted
     uploads, idle = [group.admit(name) for name in "abc"], [group.admit(name) for name in "xy"]
@@ -185,8 +185,8 @@ def test_oldest_connection_of_largest_group_is_closed() -> None:
     assert group.dropped == ["a", "x"]
     counted.remove(idle[1])
     counted.mark_waiting(uploads[1], counted.responses)
-    counted.mark_waiting(uploads[0], counted.responses)  # it is not there any more
-    group.most = 2
+    counted.mark_waiting(uploads[0], counted.responses)  # which is already closed
+    group.limit = 2
     counted.mark_busy(uploads[2])
     group.admit("1")
     assert group.dropped == ["a", "x", "z", "0", "b"]
@@ -196,7 +196,7 @@ def test_oldest_connection_of_largest_group_is_closed() -> None:
 
 
 def test_partial_requests_share_a_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one with most octets ends if all have more; those that ended or became whole do not count."""
+    """Above the limit the largest is closed; closed connections and complete requests do not count."""
     monkeypatch.setattr(connections, "MAX_PARTIAL", 10)
     group = Group(9)
     counted = group.counted
@@ -216,14 +216,16 @@ def test_partial_requests_share_a_memory_limit(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "said"),
+    ("soft", "hard", "expected"),
     [(100, 1000, (1000 - connections.RESERVED_FDS, 1000)), (100, 100, (connections.MIN_CONNECTIONS, 100)), (5000, 9000, (connections.MAX_CONNECTIONS, 5000))],
 )  # fmt: skip
-def test_connection_limit_follows_the_descriptor_limit(soft: int, hard: int, said: tuple[int, int]) -> None:
-    """As many as the hard limit gives, less a reserve; never more than the bound, and a few at least."""
+def test_connection_limit_follows_the_descriptor_limit(
+    soft: int, hard: int, expected: tuple[int, int]
+) -> None:
+    """It is the hard limit minus a reserve, between a minimum and a maximum."""
     code = (
         "import resource; from service.gateway import connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         "print((connections.connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
     )
-    assert servers.run(sys.executable, "-c", code).stdout.strip() == str(said)
+    assert servers.run(sys.executable, "-c", code).stdout.strip() == str(expected)

@@ -1,4 +1,4 @@
-"""The contract for people, which the local gateway serves beside its document."""
+"""The API docs, which only the local gateway serves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATHS = {
 
 @pytest.mark.parametrize("path", PATHS)
 def test_docs_path_is_served(server: Server, path: str) -> None:
-    """Each of the viewer's files is there, of its own media type, which is not to be guessed; HEAD has no body."""
+    """Each file of the viewer has its media type and `nosniff`; HEAD has no body."""
     answer = server.request("GET", path)
     assert (answer.status, answer.headers["Content-Type"]) == (200, PATHS[path])
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -41,31 +41,31 @@ def test_docs_path_is_served(server: Server, path: str) -> None:
     "path", ["/docs/index.html", "/docs/swagger-ui.js", "/docs/../pyproject.toml", "/docs/%2e%2e/VERSION", "/Docs", "/doc"]
 )  # fmt: skip
 def test_other_files_are_not_served(server: Server, path: str) -> None:
-    """No other file of the viewer's package, and none of anywhere, is served: 404, as any unknown path."""
+    """Other files of the viewer's package, and files elsewhere, are 404 like any unknown path."""
     answer = server.request("GET", path)
     assert (answer.status, answer.json()["code"]) == (404, "notFound")
 
 
 def test_docs_other_methods_are_404(server: Server) -> None:
-    """What is served beside the document is to be read: all else is 404, as for a path that is not known."""
+    """Only GET and HEAD are served; other methods are 404, as for an unknown path."""
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert server.request(method, "/docs", b"").status == 404
 
 
 def extensions(node: Any) -> Iterator[str]:
-    """Every extension of a document."""
+    """The names of all extensions in a document."""
     if isinstance(node, list):
-        for each in node:
-            yield from extensions(each)
+        for item in node:
+            yield from extensions(item)
     if isinstance(node, dict):
-        for name, each in node.items():
+        for name, value in node.items():
             if name.startswith("x-"):
                 yield name
-            yield from extensions(each)
+            yield from extensions(value)
 
 
 def test_openapi_json_is_the_public_contract(server: Server) -> None:
-    """It is what `certlet openapi --format public` prints, valid OpenAPI without an extension, but for where it is."""
+    """It is valid OpenAPI without extensions: `certlet openapi --format public`, except for `servers`."""
     answer = server.request("GET", "/openapi.json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     published, document = answer.json(), factories.document()
@@ -75,7 +75,7 @@ def test_openapi_json_is_the_public_contract(server: Server) -> None:
     assert published == {**openapi.public(document), "servers": [{"url": "/"}]}
 
 
-OWN = """\
+OVERRIDES = """\
 profiles:
   vault:
     description: For one.
@@ -89,16 +89,16 @@ principals: {secret-dev: {dns: {permitted: [dev.example.com]}}}
 
 
 def test_openapi_json_omits_principals(tmp_path: Path) -> None:
-    """An operator's profiles are among those that may be named; for whom they are is in no answer without a key."""
-    (tmp_path / "own.yaml").write_text(OWN)
-    with certlet_server(tmp_path, "--ephemeral", "--profiles", "own.yaml") as server:
+    """It lists the operator's profiles, but not the principals that may use them."""
+    (tmp_path / "overrides.yaml").write_text(OVERRIDES)
+    with certlet_server(tmp_path, "--ephemeral", "--profiles", "overrides.yaml") as server:
         answer = server.request("GET", "/openapi.json")
     assert "vault" in answer.json()["components"]["schemas"]["ProfileName"]["enum"]
     assert b"secret-" not in answer.body
 
 
 def test_docs_paths_begin_with_the_stage(tmp_path: Path) -> None:
-    """With a stage all of it is within, and what the page loads and asks is too."""
+    """With a stage, the API docs and the files that they load are below it."""
     with second_api.gateway_server(tmp_path, factories.document(), stage="prod") as server:
         page = server.request("GET", "/prod/docs")
         assert page.body.count(b'="/prod/docs/') == 3
@@ -109,7 +109,7 @@ def test_docs_paths_begin_with_the_stage(tmp_path: Path) -> None:
 
 
 def test_document_path_precedes_docs(tmp_path: Path) -> None:
-    """A document that has one of these paths is served as it says."""
+    """If the document contains one of these paths, the function serves it."""
     document = second_api.document()
     document["paths"]["/docs"] = document["paths"]["/books"]
     with second_api.gateway_server(tmp_path, document) as server:
@@ -118,14 +118,14 @@ def test_document_path_precedes_docs(tmp_path: Path) -> None:
 
 
 def test_docs_are_local_only() -> None:
-    """Neither is in the contract, so API Gateway has neither; and the zip carries no viewer."""
+    """The contract contains neither path, so API Gateway serves neither; the zip contains no viewer."""
     assert not {"/docs", "/openapi.json"} & set(factories.document()["paths"])
     assert "flask-swagger-ui" not in (ROOT / "deploy" / "lock" / "function.txt").read_text()
     assert "flask-swagger-ui" in (ROOT / "deploy" / "lock" / "service.txt").read_text()
 
 
 def test_gateway_does_not_import_flask() -> None:
-    """Of the viewer's package its files are read, and its code, which would bring Flask along, stays out."""
+    """The gateway only reads the files of the viewer's package, whose code would import Flask."""
     program = (
         "import sys\n"
         "from service.gateway.docs import Docs\n"

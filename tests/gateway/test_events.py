@@ -15,7 +15,7 @@ CONTRACT = Contract(factories.document())
 
 
 def request(path: str = "/ca", method: str = "GET", **change: Any) -> events.Request:
-    """A request, with some of it changed."""
+    """A request with some members changed."""
     members: dict[str, Any] = {
         "request_id": "id",
         "method": method,
@@ -98,8 +98,8 @@ def test_reserved_result_headers_are_renamed() -> None:
 def mock(path: str, method: str, content_type: str = "", body: bytes = b"") -> events.Response:
     """The response of a mock integration of the contract."""
     headers = CIMultiDict[str]({"Content-Type": content_type} if content_type else {})
-    asked = request(path, method, headers=headers, body=body)
-    return events.mock_response(asked, CONTRACT.route(method, path)[0])
+    mock_request = request(path, method, headers=headers, body=body)
+    return events.mock_response(mock_request, CONTRACT.route(method, path)[0])
 
 
 @pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("DELETE", 405)])
@@ -111,7 +111,7 @@ def test_mock_status_comes_from_the_request_template(method: str, status: int, c
 @pytest.mark.parametrize("behaviour", ["never", "when_no_match", "when_no_templates", "WHEN_NO_MATCH", None])
 @pytest.mark.parametrize("templates", [{"text/plain": '{"statusCode": 200}'}, {}, None], ids=repr)
 def test_mock_without_a_template_for_the_media_type_is_415(behaviour: str, templates: JSON | None) -> None:
-    """Whatever the document says of bodies that no template takes, none is taken for a template."""
+    """Regardless of passthroughBehavior, the body never serves as the template."""
     route = CONTRACT.route("DELETE", "/ca")[0]
     integration = {**route.integration, "passthroughBehavior": behaviour, "requestTemplates": templates}
     if templates is None:
@@ -119,9 +119,9 @@ def test_mock_without_a_template_for_the_media_type_is_415(behaviour: str, templ
     route = replace(route, integration=integration)
     for content_type in ("image/png", "", "application/json;x=text/plain", "text/plain, text/plain", "*/*"):
         headers = CIMultiDict({"Content-Type": content_type})
-        asked = request("/ca", "DELETE", headers=headers, body=b'{"statusCode": 204}')
+        mock_request = request("/ca", "DELETE", headers=headers, body=b'{"statusCode": 204}')
         with pytest.raises(GatewayError, match="UNSUPPORTED_MEDIA_TYPE"):
-            events.mock_response(asked, route)
+            events.mock_response(mock_request, route)
 
 
 def test_mock_never_renders_the_body() -> None:
@@ -130,7 +130,7 @@ def test_mock_never_renders_the_body() -> None:
 
 
 def test_gateway_response_is_not_velocity() -> None:
-    """Its message is escaped, and not read for variables."""
+    """The message is escaped, and variables in it are not replaced."""
     error = GatewayError("DEFAULT_4XX", '#if(1)"$context.requestId#end')
     response = events.gateway_response(CONTRACT.responses["DEFAULT_4XX"], error, "id")
     assert b'"detail":"#if(1)\\"$context.requestId#end","instance":"urn:uuid:id"' in response.body

@@ -1,4 +1,4 @@
-"""Faults: of the function, and of clients. The server answers or closes cleanly, and keeps serving."""
+"""Failures of the function and of clients: the server responds or closes cleanly, and keeps serving."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contract(**integration: Any) -> dict[str, Any]:
 
 
 def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
-    """Raising, crashing and nonsense are 502, hanging is 504, busy is 503: all in the contract's words."""
+    """An exception, a crash or a malformed result is 502, a time-out 504, no free worker 503."""
     with second_api.gateway_server(tmp_path, contract(timeoutInMillis=700)) as server:
         for do in ("raise", "malformed", "unencodable"):
             assert_problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
@@ -42,7 +42,7 @@ def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
         start = time.monotonic()
         assert_problem(server.request("GET", "/health?do=hang"), 504, "timeout")
         assert 0.6 < time.monotonic() - start < 3
-        # The only process was killed: while its successor starts, callers are told to come back.
+        # The only worker was killed: requests may be 503 until its replacement is ready.
         answer = server.request("GET", "/health")
         if answer.status != 200:
             assert_problem(answer, 503, "unavailable")
@@ -52,7 +52,7 @@ def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
 
 
 def test_queued_call_is_503_after_a_second(tmp_path: Path) -> None:
-    """A call waits for a free process for up to a second; then it is 503 with Retry-After."""
+    """A call waits for a free worker for up to a second; then it is 503 with Retry-After."""
     busy = contract(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
         hanging = pool.submit(server.request, "GET", "/health?do=hang")
@@ -65,16 +65,16 @@ def test_queued_call_is_503_after_a_second(tmp_path: Path) -> None:
         assert hanging.result().status == 504
     with second_api.gateway_server(tmp_path, second_api.document()) as server, ThreadPoolExecutor(2) as pool:
         slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
-        assert [nap.result().status for nap in slow_calls] == [200, 200]  # the second waited, and was served
+        assert [call.result().status for call in slow_calls] == [200, 200]  # the second waited
 
 
 def test_refused_call_never_begins(tmp_path: Path) -> None:
-    """A process that has calls ahead says 503 of one that waited too long, and the next one's answer is its own."""
+    """A call that waited too long is 503 and never runs; the next call gets its own response."""
     document = contract(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
         assert server.request("GET", "/health").json()["number"] == 1
         dozing = pool.submit(server.request, "GET", "/health?do=doze")
-        time.sleep(0.02)  # it is in hand, and may still be brief
+        time.sleep(0.02)  # the worker has begun it
         start = time.monotonic()
         assert_problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
         assert 0.9 < time.monotonic() - start < 1.3  # not when the first one ends
@@ -84,7 +84,7 @@ def test_refused_call_never_begins(tmp_path: Path) -> None:
 
 
 def test_queued_calls_survive_a_worker_crash(tmp_path: Path) -> None:
-    """With a process the call that it start is lost; those after it were not begun, and another answers them."""
+    """A crash fails only the call that the worker has begun; another worker handles the queued calls."""
     with (
         second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server,
         ThreadPoolExecutor(6) as pool,
@@ -92,26 +92,26 @@ def test_queued_calls_survive_a_worker_crash(tmp_path: Path) -> None:
         pids = {server.request("GET", "/books").json()["pid"] for _ in range(8)}
         while len(pids) < 2:
             slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
-            pids |= {nap.result().json()["pid"] for nap in slow_calls}
+            pids |= {call.result().json()["pid"] for call in slow_calls}
         slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
-        time.sleep(0.02)  # both have one in hand, and get two more each
-        ahead = [pool.submit(server.request, "GET", "/books") for _ in range(4)]
+        time.sleep(0.02)  # both workers are busy
+        queued = [pool.submit(server.request, "GET", "/books") for _ in range(4)]
         time.sleep(0.1)
         victim = pids.pop()
         os.kill(victim, signal.SIGKILL)
-        assert sorted(nap.result().status for nap in slow_calls) == [200, 502]
-        assert [each.result().status for each in ahead] == [200] * 4
-        assert victim not in {each.result().json()["pid"] for each in ahead}
+        assert sorted(call.result().status for call in slow_calls) == [200, 502]
+        assert [call.result().status for call in queued] == [200] * 4
+        assert victim not in {call.result().json()["pid"] for call in queued}
 
 
 def test_two_workers_handle_two_calls_at_once(second_api_server: Server) -> None:
-    """Two processes answer two calls at once."""
+    """Two workers handle two calls at once."""
     with ThreadPoolExecutor(2) as pool:
         start = time.monotonic()
-        found = list(
+        pids = list(
             pool.map(lambda _: second_api_server.request("GET", "/books?do=nap").json()["pid"], range(2))
         )
-        assert len(set(found)) == 2
+        assert len(set(pids)) == 2
         assert time.monotonic() - start < 0.75
 
 
@@ -121,9 +121,9 @@ def test_context_has_the_document_timeout(second_api_server: Server) -> None:
 
 
 def test_killed_idle_worker_causes_no_502(tmp_path: Path) -> None:
-    """Nothing was begun on a process that ended idle, so the next caller is served by another."""
+    """No call is lost with an idle worker, so the next request is handled by another."""
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
-        for _ in range(2):  # the second time the first one's successor has to be there
+        for _ in range(2):  # the second time, the replacement of the first must be ready
             os.kill(server.request("GET", "/books").json()["pid"], signal.SIGKILL)
             time.sleep(0.1)
             assert {server.request("GET", "/books").status for _ in range(4)} == {200}
@@ -131,7 +131,7 @@ def test_killed_idle_worker_causes_no_502(tmp_path: Path) -> None:
 
 
 def test_client_disconnect_does_not_end_the_call(tmp_path: Path) -> None:
-    """What was begun is finished: the process is neither killed nor lost when the client goes."""
+    """A call that has begun completes: its worker is not killed if the client disconnects."""
     with second_api.gateway_server(tmp_path, second_api.document()) as server:
         pid = server.request("GET", "/books").json()["pid"]
         with connect(server) as client:
@@ -141,7 +141,7 @@ def test_client_disconnect_does_not_end_the_call(tmp_path: Path) -> None:
 
 
 def test_idle_server_stops_at_once(tmp_path: Path) -> None:
-    """With nothing in flight, SIGTERM waits for nothing."""
+    """Without requests in progress, the server exits at once after SIGTERM."""
     with second_api.gateway_server(tmp_path, second_api.document()) as server:
         start = time.monotonic()
         assert server.stop() == 0
@@ -149,9 +149,9 @@ def test_idle_server_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
-    """SIGTERM: on each kept connection the answer in flight is the last, says so, and is whole; then exit 0.
+    """After SIGTERM, responses in progress are complete and have `Connection: close`.
 
-    A connection between two requests just ends (RFC 9112 9.5).
+    A connection between two requests is closed (RFC 9112 9.5).
     """
     request = b"GET /books?do=png HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\n\r\n"
     ends: list[tuple[int, bytes]] = []
@@ -170,7 +170,7 @@ def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
         ends.append((answered, head))
         writer.close()
 
-    async def press(server: Server) -> float:
+    async def stop_while_busy(server: Server) -> float:
         clients = [asyncio.create_task(ask(server.port)) for _ in range(8)]
         await asyncio.sleep(0.5)
         start = time.monotonic()
@@ -179,7 +179,7 @@ def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
         return time.monotonic() - start
 
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
-        assert asyncio.run(press(server)) < 10
+        assert asyncio.run(stop_while_busy(server)) < 10
     assert len(ends) == 8
     in_flight = [head for answered, head in ends if answered]
     assert in_flight
@@ -190,18 +190,18 @@ def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def connect(server: Server) -> Iterator[socket.socket]:
-    """A bare connection."""
+    """Open a TCP connection."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         yield client
 
 
 def received(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
-    """What comes until a mark, or the end."""
-    found = b""
+    """Receive until a mark or the end of the connection."""
+    data = b""
     with contextlib.suppress(ConnectionResetError):
-        while until not in found and (chunk := client.recv(65536)):
-            found += chunk
-    return found
+        while until not in data and (chunk := client.recv(65536)):
+            data += chunk
+    return data
 
 
 POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
@@ -226,7 +226,7 @@ POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
 def test_malformed_request_gets_a_response(
     second_api_server: Server, name: str, data: bytes, status: bytes
 ) -> None:
-    """Whatever a client sends, it gets an answer in the gateway's form, and the next one is served."""
+    """The response has the gateway's format, and the next request succeeds."""
     with connect(second_api_server) as client:
         client.sendall(data)
         answer = received(client)
@@ -239,7 +239,7 @@ def test_malformed_request_gets_a_response(
 
 
 def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> None:
-    """A client that sends half a body and goes away is a line in the log, and no more."""
+    """A client that disconnects within a body neither delays others nor causes a traceback."""
     with connect(second_api_server) as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
         assert second_api_server.request("GET", "/books").status == 200
@@ -248,17 +248,17 @@ def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> Non
 
 
 def test_pipelined_requests_are_answered_in_order(second_api_server: Server) -> None:
-    """Several requests on one connection, sent at once, are answered in their order."""
+    """Requests that one client sends at once on one connection get responses in order."""
     with connect(second_api_server) as client:
         client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
-        found = received(client, until=b'"isbn": "9"')
-        places = [found.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
+        data = received(client, until=b'"isbn": "9"')
+        places = [data.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
         assert places == sorted(places)
-        assert found.count(b"HTTP/1.1 200 OK") >= 9
+        assert data.count(b"HTTP/1.1 200 OK") >= 9
 
 
 def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
-    """`Expect: 100-continue` is answered before the body, where a body will be read."""
+    """The server sends 100 Continue, unless it refuses the request without the body."""
     waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     with connect(second_api_server) as client:
         client.sendall(POST + waiting)
@@ -270,18 +270,18 @@ def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
         assert received(client).startswith(b"HTTP/1.1 403 ")
 
 
-def slowest_answer(server: Server, context: ssl.SSLContext | None = None) -> float:
-    """The slowest of twenty answers, in seconds."""
-    took = []
+def slowest_response(server: Server, context: ssl.SSLContext | None = None) -> float:
+    """The slowest of twenty responses, in seconds."""
+    durations = []
     for _ in range(20):
         start = time.monotonic()
         assert server.request("GET", "/books", context=context).status == 200
-        took.append(time.monotonic() - start)
-    return max(took)
+        durations.append(time.monotonic() - start)
+    return max(durations)
 
 
 def test_slow_clients_do_not_delay_others(second_api_server: Server) -> None:
-    """200 clients that drip bytes, of the head and of the body, delay nobody by more than a second."""
+    """200 clients that send a head or a body slowly delay other clients by less than a second."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(second_api_server)) for _ in range(200)]
         for number, client in enumerate(clients):
@@ -289,11 +289,11 @@ def test_slow_clients_do_not_delay_others(second_api_server: Server) -> None:
         for _ in range(3):
             for number, client in enumerate(clients):
                 client.sendall(b"x" if number % 2 else b"X-A: b\r\n")
-            assert slowest_answer(second_api_server) < 1
+            assert slowest_response(second_api_server) < 1
 
 
 def test_idle_tls_connections_do_not_delay_others(tmp_path: Path) -> None:
-    """50 connections that never begin their handshake delay nobody by more than a second."""
+    """50 connections without a handshake delay other clients by less than a second."""
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
     named = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
     servers.run(*make.split(), *named.split(), cwd=tmp_path)
@@ -305,14 +305,14 @@ def test_idle_tls_connections_do_not_delay_others(tmp_path: Path) -> None:
     ):
         for _ in range(50):
             stack.enter_context(connect(server))
-        assert slowest_answer(server, trusting) < 1
-        with connect(server) as client:  # the twin: plain HTTP gets no answer here
+        assert slowest_response(server, trusting) < 1
+        with connect(server) as client:  # plain HTTP is not served
             client.sendall(b"GET /books HTTP/1.1\r\nHost: x\r\n\r\n")
             assert not received(client).startswith(b"HTTP/1.1 200")
 
 
 def test_unauthenticated_bodies_use_little_memory(tmp_path: Path) -> None:
-    """Bodies that an operation does not take are refused and not kept, whatever their size; a mock answers."""
+    """Bodies of any size that the operation does not accept are refused unread; a mock discards them."""
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
     options = ("--ephemeral", "--no-usage-plan")
     with servers.certlet_server(tmp_path, *options) as server, contextlib.ExitStack() as stack:
@@ -322,14 +322,14 @@ def test_unauthenticated_bodies_use_little_memory(tmp_path: Path) -> None:
             client = stack.enter_context(connect(server))
             client.sendall(head)
             client.settimeout(0.2)
-            with contextlib.suppress(TimeoutError, ConnectionError):  # it may hang up meanwhile
+            with contextlib.suppress(TimeoutError, ConnectionError):  # the server may disconnect
                 for _ in range(100):
                     client.sendall(b"x" * 99_000)
         assert servers.resident_kib(gateway) - before < 20_000
         for size in (1, 20_000, 2_000_000):
             assert_problem(server.request("GET", "/health", b"x" * size), 400, "malformed")
             assert server.request("GET", "/sign", b"x" * size).status == 200
-        with connect(server) as client:  # a body of no octets is none
+        with connect(server) as client:  # an empty body is no body
             client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
             time.sleep(0.1)
             client.sendall(b"0\r\n\r\n")

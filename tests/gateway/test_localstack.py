@@ -1,7 +1,7 @@
-"""The table against LocalStack 4.13.1, with the document imported by `put_rest_api`.
+"""The table's cases against LocalStack 4.13.1, with the document imported by `put_rest_api`.
 
-It proves that the document imports there and behaves so; not that AWS will not warn. What it does not
-implement is listed in the table, by the name of each case.
+They prove that LocalStack imports the document without a warning, not that AWS does. The table lists what
+LocalStack does not implement.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.gateway.cases import CERTLET, Case
 from tests.gateway.test_apigw_cases import assert_response
 from tests.servers import API_KEY, Response
 
-Ask = Callable[[Case], Response]
+Send = Callable[[Case], Response]
 FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
+def send(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Send]:
+    """Send cases to LocalStack, with the contract imported, updated and deployed, and an API key."""
     with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as endpoint:
         client = localstack.client(endpoint, "apigateway")
         body = json.dumps(openapi.for_api_gateway(*FOR_LOCALSTACK))
@@ -33,49 +33,50 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         before = client.get_resources(restApiId=api, limit=500)["items"]
         client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
         after = client.get_resources(restApiId=api, limit=500)["items"]
-        assert {each["path"] for each in before} == {each["path"] for each in after}
+        assert {resource["path"] for resource in before} == {resource["path"] for resource in after}
         client.create_deployment(restApiId=api, stageName="prod")
         plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
         key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
         client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        site = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
-        yield lambda case: site.request(case.method, case.path, case.content, case.send)
+        service = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
+        yield lambda case: service.request(case.method, case.path, case.content, case.send)
 
 
 def test_contract_with_est_is_imported(tmp_path: Path) -> None:
-    """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
+    """With EST, the import has no warning, and the authorizer and the source of API keys are set."""
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
         document = openapi.for_api_gateway(*FOR_LOCALSTACK, est=True)
-        made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
-        assert made["apiKeySource"] == "AUTHORIZER"
-        (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]
+        api = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
+        assert api["apiKeySource"] == "AUTHORIZER"
+        (authorizer,) = client.get_authorizers(restApiId=api["id"])["items"]
         assert authorizer["type"] == "REQUEST"
         assert authorizer["authorizerUri"].endswith(":function:certlet/invocations")
         assert authorizer["authorizerResultTtlInSeconds"] == 0
         assert not authorizer.get("identitySource")
-        for each in client.get_resources(restApiId=made["id"], limit=500, embed=["methods"])["items"]:
-            for verb, method in each.get("resourceMethods", {}).items():
-                stated = document["paths"][each["path"]].get(verb.lower(), {}).get("security")
-                assert method["apiKeyRequired"] == bool(stated), (each["path"], verb)
-                assert method["authorizationType"] == ("CUSTOM" if stated else "NONE"), (each["path"], verb)
+        for resource in client.get_resources(restApiId=api["id"], limit=500, embed=["methods"])["items"]:
+            path = resource["path"]
+            for verb, method in resource.get("resourceMethods", {}).items():
+                security = document["paths"][path].get(verb.lower(), {}).get("security")
+                assert method["apiKeyRequired"] == bool(security), (path, verb)
+                assert method["authorizationType"] == ("CUSTOM" if security else "NONE"), (path, verb)
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CERTLET if case.localstack is True], ids=lambda case: case.name
 )
-def test_contract_case_through_localstack(ask: Ask, case: Case) -> None:
-    """Each case that LocalStack implements has the very same answer there."""
-    assert_response(case, ask(case))
+def test_contract_case_through_localstack(send: Send, case: Case) -> None:
+    """LocalStack sends the same response to each case that it implements."""
+    assert_response(case, send(case))
 
 
 DIFFERENT = [case for case in CERTLET if isinstance(case.localstack, str) and case.localstack[0].isdigit()]
 
 
 @pytest.mark.parametrize("case", DIFFERENT, ids=lambda case: case.name)
-def test_known_localstack_difference_still_occurs(ask: Ask, case: Case) -> None:
-    """Where LocalStack is known to answer otherwise it does so as the table says, so that news is noticed."""
-    answer = ask(case)
+def test_known_localstack_difference_still_occurs(send: Send, case: Case) -> None:
+    """LocalStack's response still differs as the table states."""
+    answer = send(case)
     assert answer.status == int(str(case.localstack)[:3])
     assert answer.headers["Content-Type"] == "application/json"
     assert set(answer.json()) == {"message"}
@@ -84,7 +85,7 @@ def test_known_localstack_difference_still_occurs(ask: Ask, case: Case) -> None:
 
 
 def test_every_skipped_case_has_a_reason() -> None:
-    """Every case that is not asked there has its reason."""
-    silent = [case for case in CERTLET if case.localstack is not True and case not in DIFFERENT]
-    assert {case.localstack for case in silent} == {cases.NO_LAMBDA, cases.NO_EST}
-    print({case.name: case.localstack for case in silent})  # noqa: T201 - shown by -rA
+    """Cases that are not sent to LocalStack have a reason."""
+    skipped = [case for case in CERTLET if case.localstack is not True and case not in DIFFERENT]
+    assert {case.localstack for case in skipped} == {cases.NO_LAMBDA, cases.NO_EST}
+    print({case.name: case.localstack for case in skipped})  # noqa: T201 - shown by -rA

@@ -8,7 +8,7 @@ from service.gateway.response_cache import MAX_AGE, MAX_STALE, ResponseCache
 
 
 def test_cache_is_due_once_a_second() -> None:
-    """Once for each resource, whatever it answers."""
+    """This applies to each resource, whether or not it has a response."""
     now = 10.0
     cache = ResponseCache(lambda: now)
     assert [cache.is_due(resource) for resource in ("/a", "/a", "/b", "/b")] == [True, False, True, False]
@@ -17,7 +17,7 @@ def test_cache_is_due_once_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "cache_control", "is_kept"),
+    ("status", "cache_control", "is_stored"),
     [
         (200, "public, max-age=300", True),
         (200, "no-cache", False),
@@ -25,8 +25,10 @@ def test_cache_is_due_once_a_second() -> None:
         (503, "public, max-age=300", False),
     ],
 )
-def test_cache_stores_public_responses_only(status: int, cache_control: str | None, *, is_kept: bool) -> None:
-    """For a minute. Anything else also ends the one before it."""
+def test_cache_stores_public_responses_only(
+    status: int, cache_control: str | None, *, is_stored: bool
+) -> None:
+    """They are valid for a minute. Any other response removes the previous one."""
     now = 1.0
     cache = ResponseCache(lambda: now)
     old = Response(200, CIMultiDict({"Cache-Control": "public, max-age=1"}), b"old")
@@ -35,6 +37,6 @@ def test_cache_stores_public_responses_only(status: int, cache_control: str | No
     headers = CIMultiDict({"Cache-Control": cache_control} if cache_control else {})
     new = Response(status, headers, b"new")
     cache.store("/a", new)
-    assert cache.find("/a") == (new if is_kept else None)
+    assert cache.find("/a") == (new if is_stored else None)
     now += MAX_STALE
     assert cache.find("/a") is None

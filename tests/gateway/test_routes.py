@@ -10,7 +10,7 @@ from tests.gateway import second_api
 
 
 def operation(**members: Any) -> dict[str, Any]:
-    """An operation of the function."""
+    """An operation with a proxy integration."""
     return {"x-amazon-apigateway-integration": {"type": "aws_proxy"}, **members}
 
 
@@ -49,8 +49,8 @@ def test_literal_path_precedes_template(path: str, resource: str | None, paramet
 def test_method_precedes_any_method() -> None:
     any_method = {"get": operation(requestBody={}), "x-amazon-apigateway-any-method": operation()}
     routes = contract({"/any": any_method, "/get": {"get": operation()}})
-    takes = [routes.route(method, "/any")[0].accepts_body for method in ("GET", "PUT", "get")]
-    assert takes == [True, False, False]
+    accepts_body = [routes.route(method, "/any")[0].accepts_body for method in ("GET", "PUT", "get")]
+    assert accepts_body == [True, False, False]
     for method in ("PUT", "get", "ANY"):
         with pytest.raises(GatewayError):
             routes.route(method, "/get")
@@ -59,9 +59,9 @@ def test_method_precedes_any_method() -> None:
 def test_other_security_schemes_need_no_api_key() -> None:
     schemes = {"o": {"type": "oauth2"}, "k": {"type": "apiKey"}, "b": {"type": "http", "scheme": "Basic"}}
     routes = contract({f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes)
-    found = [routes.route("GET", f"/{name}")[0] for name in schemes]
-    needs = [(route.needs_key, route.accepts_basic) for route in found]
-    assert needs == [(False, False), (True, False), (True, True)]
+    matches = [routes.route("GET", f"/{name}")[0] for name in schemes]
+    keys = [(route.needs_key, route.accepts_basic) for route in matches]
+    assert keys == [(False, False), (True, False), (True, True)]
 
 
 def test_contract_usage_plan_is_optional() -> None:

@@ -1,4 +1,4 @@
-"""What the gateway process can reach, seen from inside of it: a `sitecustomize` of ours tries on a signal."""
+"""The access of the gateway process: a `sitecustomize` module in it attempts access on a signal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DENIED = {"EACCES", "EPERM"}
 
 
 def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
-    """Not the CA's key, AWS credentials, a worker's or the supervisor's memory; what it needs, it reads."""
+    """It cannot access the CA's key, AWS credentials and other processes; it can read its own code."""
     (tmp_path / "sitecustomize.py").write_text(PROBE)
     (tmp_path / "orders").touch()
     (tmp_path / ".aws").mkdir()
@@ -86,10 +86,10 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
         os.kill(gateway, signal.SIGUSR1)
         servers.wait_until((tmp_path / "results").read_text, 20)
         outcomes = json.loads((tmp_path / "results").read_text())
-        reached = [order for order, told in zip(denied, outcomes, strict=False) if told not in DENIED]
+        reached = [order for order, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED]
         assert not reached
         assert outcomes[len(denied) :] == ["done"] * len(allowed)
-        if os.geteuid() == 0:  # the twin: what root can read outside of the sandbox, and what is not there
+        if os.geteuid() == 0:  # root can read these files outside of the sandbox
             assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
             for pid in (worker, gateway):
                 environ = Path(f"/proc/{pid}/environ").read_bytes()
@@ -101,7 +101,7 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
 
 
 def attempt(directory: Path, *steps: str) -> str:
-    """What becomes of reading the file `key` in a process that does these steps before."""
+    """Read the file `key` in a process after these steps; return its error or ''."""
     (directory / "key").write_text("secret")
     begin = "from pathlib import Path\nfrom service.gateway import sandbox"
     code = "\n".join([begin, *steps, "open('key').read()"])
@@ -111,7 +111,7 @@ def attempt(directory: Path, *steps: str) -> str:
 
 @pytest.mark.parametrize("abi", [0, 1, 2, 3, 4, 5, 6, 7])
 def test_every_landlock_version_denies_files(tmp_path: Path, abi: int) -> None:
-    """The kernel takes what its older versions know; where there is none, nothing is denied."""
+    """The rules of older versions work on the kernel; without Landlock, nothing is denied."""
     version = f"sandbox._abi = lambda: {abi}"
     outcome = attempt(tmp_path, version, "sandbox.enter([], [Path('other')])")
     assert outcome.startswith("PermissionError") == bool(abi)
@@ -119,7 +119,7 @@ def test_every_landlock_version_denies_files(tmp_path: Path, abi: int) -> None:
 
 
 def test_kernel_without_landlock_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system call is not there, or is switched off."""
+    """The system call does not exist, or is disabled."""
     assert sandbox.is_supported()
     for code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
 
@@ -134,7 +134,7 @@ def test_kernel_without_landlock_is_detected(monkeypatch: pytest.MonkeyPatch) ->
 def test_package_directory_with_a_secret_is_not_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Served from a checkout, which is on the path, the CA is in there; links lead to the same place."""
+    """In a checkout, the import path may contain the CA's directory; links are resolved."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "ca").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "ca")
@@ -147,15 +147,15 @@ def test_package_directory_with_a_secret_is_not_readable(
 
 
 def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
-    """Also with an API key that is added while it serves, in a file that it cannot read."""
+    """It uses API keys that are added later, though it cannot read their file."""
     with servers.certlet_server(tmp_path, "--ca", "ca") as server:
         added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
         request = {"csr": csrs.encode_pem(csrs.build()).decode()}
         assert server.sign(request, key).status == 200
-        good = (tmp_path / "ca" / "api-keys.json").read_text()
+        valid = (tmp_path / "ca" / "api-keys.json").read_text()
         (tmp_path / "ca" / "api-keys.json").write_text("damaged")
         assert server.sign(request, key).status == 500
         assert "api-keys.json cannot be read as a file of API keys" in server.read_log()
-        (tmp_path / "ca" / "api-keys.json").write_text(good)
+        (tmp_path / "ca" / "api-keys.json").write_text(valid)
         assert server.sign(request, key).status == 200

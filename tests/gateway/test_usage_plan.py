@@ -19,7 +19,7 @@ PLAN = UsagePlan(rate=2, burst=3, quota=5, period="DAY")
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     now = 1_000_000.0
 
@@ -27,52 +27,52 @@ class Clock:
         return self.now
 
 
-def taken(take: Callable[[str], None], name: str, times: int) -> list[str]:
-    """What each of several requests met with."""
-    met = []
+def outcomes(charge: Callable[[str], None], name: str, times: int) -> list[str]:
+    """The outcomes of several requests: `ok`, or the type of the gateway response."""
+    results = []
     for _ in range(times):
         try:
-            take(name)
-            met.append("ok")
+            charge(name)
+            results.append("ok")
         except GatewayError as error:
-            met.append(error.kind)
-    return met
+            results.append(error.kind)
+    return results
 
 
 def test_bucket_fills_at_the_rate() -> None:
-    """`burst` at once, then `rate` a second, and never more than `burst` saved up."""
+    """It allows `burst` requests at once, then `rate` a second, and never accumulates more than `burst`."""
     clock = Clock()
     limiter = UsagePlanLimiter(UsagePlan(rate=2, burst=3, quota=99, period="DAY"), clock, clock)
-    assert taken(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert outcomes(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
     clock.now += 0.5
-    assert taken(limiter.charge_key, "a", 2) == ["ok", "THROTTLED"]
+    assert outcomes(limiter.charge_key, "a", 2) == ["ok", "THROTTLED"]
     clock.now += 3600
-    assert taken(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert outcomes(limiter.charge_key, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
 
 
 def test_callers_have_separate_buckets() -> None:
-    """A key's use is no other caller's; without a key there is no quota."""
+    """A caller does not use another caller's bucket; without a key there is no quota."""
     clock = Clock()
     limiter = UsagePlanLimiter(PLAN, clock, clock)
-    assert taken(limiter.charge_key, "a", 4)[-1] == "THROTTLED"
-    assert taken(limiter.charge_key, "b", 1) == ["ok"]
-    assert taken(limiter.charge, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
-    assert taken(limiter.charge, "b", 1) == ["ok"]
+    assert outcomes(limiter.charge_key, "a", 4)[-1] == "THROTTLED"
+    assert outcomes(limiter.charge_key, "b", 1) == ["ok"]
+    assert outcomes(limiter.charge, "a", 4) == ["ok"] * 3 + ["THROTTLED"]
+    assert outcomes(limiter.charge, "b", 1) == ["ok"]
     for _ in range(10):
         clock.now += 10
-        assert taken(limiter.charge, "a", 1) == ["ok"]
+        assert outcomes(limiter.charge, "a", 1) == ["ok"]
 
 
 def test_number_of_buckets_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many callers cost the one that called longest ago its bucket, and no key its quota."""
+    """Too many callers displace the least recently used bucket, but not the quota of a key."""
     monkeypatch.setattr(usage_plan, "MAX_CALLERS", 3)
     clock = Clock()
     limiter = UsagePlanLimiter(PLAN, clock, clock)
-    assert taken(limiter.charge_key, "key", 3) == ["ok"] * 3
-    assert taken(limiter.charge, "a", 4)[-1] == "THROTTLED"
-    assert [taken(limiter.charge, name, 3)[-1] for name in "bcad"] == ["ok", "ok", "THROTTLED", "ok"]
-    assert [taken(limiter.charge, name, 3)[-1] for name in "adb"] == ["THROTTLED", "THROTTLED", "ok"]
-    assert taken(limiter.charge_key, "key", 1) == ["THROTTLED"]
+    assert outcomes(limiter.charge_key, "key", 3) == ["ok"] * 3
+    assert outcomes(limiter.charge, "a", 4)[-1] == "THROTTLED"
+    assert [outcomes(limiter.charge, name, 3)[-1] for name in "bcad"] == ["ok", "ok", "THROTTLED", "ok"]
+    assert [outcomes(limiter.charge, name, 3)[-1] for name in "adb"] == ["THROTTLED", "THROTTLED", "ok"]
+    assert outcomes(limiter.charge_key, "key", 1) == ["THROTTLED"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_number_of_buckets_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_caller_id_without_a_key(address: str, network: str) -> None:
-    """Addresses of one /64 are one caller; a client certificate counts for itself, whatever the address."""
+    """Addresses of one /64 are one caller; a client certificate is a caller, regardless of the address."""
     identity = {"sourceIp": address}
     assert usage_plan.caller_id(identity) == network
     certificate = {"serialNumber": "0a:1b", "issuerDN": "CN=x"}
@@ -98,36 +98,36 @@ def test_caller_id_without_a_key(address: str, network: str) -> None:
 
 @pytest.mark.parametrize(("period", "seconds"), [("DAY", 86_400), ("WEEK", 604_800), ("MONTH", 2_592_000)])
 def test_quota_lasts_a_period(period: str, seconds: int) -> None:
-    """After `quota` requests of a key nothing goes until the period ends; refused ones do not count."""
+    """After `quota` requests, a key is refused until the period ends; refused requests do not count."""
     clock = Clock()
     clock.now = 10.0 * seconds
     limiter = UsagePlanLimiter(UsagePlan(rate=99, burst=99, quota=5, period=period), clock, clock)
-    assert taken(limiter.charge_key, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
+    assert outcomes(limiter.charge_key, "a", 7) == ["ok"] * 5 + ["QUOTA_EXCEEDED"] * 2
     clock.now += seconds - 1
-    assert taken(limiter.charge_key, "a", 1) == ["QUOTA_EXCEEDED"]
+    assert outcomes(limiter.charge_key, "a", 1) == ["QUOTA_EXCEEDED"]
     clock.now += 1
-    assert taken(limiter.charge_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
+    assert outcomes(limiter.charge_key, "a", 6) == ["ok"] * 5 + ["QUOTA_EXCEEDED"]
 
 
 def test_refused_request_uses_no_token() -> None:
-    """A request needs a whole token; one that the quota refuses takes none."""
+    """A request needs a whole token; a request that the quota refuses uses none."""
     clock = Clock()
     limiter = UsagePlanLimiter(UsagePlan(rate=1, burst=1, quota=99, period="DAY"), clock, clock)
-    assert taken(limiter.charge_key, "a", 1) == ["ok"]
+    assert outcomes(limiter.charge_key, "a", 1) == ["ok"]
     clock.now += 0.5
-    assert taken(limiter.charge_key, "a", 1) == ["THROTTLED"]
+    assert outcomes(limiter.charge_key, "a", 1) == ["THROTTLED"]
     limiter = UsagePlanLimiter(UsagePlan(rate=0.000001, burst=3, quota=1, period="DAY"), clock, clock)
-    assert taken(limiter.charge_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
+    assert outcomes(limiter.charge_key, "a", 9) == ["ok"] + ["QUOTA_EXCEEDED"] * 8  # never THROTTLED
 
 
 def test_throttling_is_shared_by_workers(tmp_path: Path) -> None:
-    """One count however many workers serve: burst and no more, then 429 with Retry-After."""
+    """All workers share one count: after `burst` requests, 429 with Retry-After."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
-        order = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
+        body = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda _: server.sign(order), range(60)))
-        signed = [answer for answer in found if answer.status == 200]
-        throttled = [answer for answer in found if answer.status == 429]
+            answers = list(pool.map(lambda _: server.sign(body), range(60)))
+        signed = [answer for answer in answers if answer.status == 200]
+        throttled = [answer for answer in answers if answer.status == 429]
         assert len(signed) + len(throttled) == 60
         plan = factories.document()["x-usage-plan"]
         assert plan["burst"] <= len(signed) <= plan["burst"] + 15
@@ -138,7 +138,7 @@ def test_throttling_is_shared_by_workers(tmp_path: Path) -> None:
 
 
 def test_exceeded_quota_is_429(tmp_path: Path) -> None:
-    """The quota's 429 has its own words, and says to come back later."""
+    """The detail names the quota, and Retry-After is long."""
     document = json.loads(json.dumps(factories.document()))
     document["x-usage-plan"] = {"rate": 100, "burst": 100, "quota": 2, "period": "DAY"}
     with second_api.gateway_server(tmp_path, document, no_usage_plan=False) as server:
@@ -152,7 +152,7 @@ def test_exceeded_quota_is_429(tmp_path: Path) -> None:
 
 
 def test_public_operations_share_a_bucket_per_address(tmp_path: Path) -> None:
-    """Public operations wake the function too, so they share a bucket; one request a second of each is free."""
+    """Public operations call the function too, so they are limited, except once a second for each resource."""
     with second_api.gateway_server(tmp_path, second_api.document(), no_usage_plan=False) as server:
         statuses = [server.request("GET", f"/books/{number}").status for number in range(8)]
         assert statuses[:4] == [200] * 4
@@ -161,7 +161,7 @@ def test_public_operations_share_a_bucket_per_address(tmp_path: Path) -> None:
 
 
 def test_no_usage_plan_option_warns(tmp_path: Path) -> None:
-    """`--no-usage-plan` turns the usage plan off, with a warning."""
+    """`--no-usage-plan` disables the usage plan and prints a warning."""
     with servers.certlet_server(tmp_path, "--ephemeral", "--no-usage-plan") as server:
         assert any("usage plan is disabled" in line for line in server.output)
         assert {server.request("GET", "/profiles").status for _ in range(60)} == {200}

@@ -21,7 +21,7 @@ CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 600}
 
 
 def responses(*packets: bytes, handler: Any = lambda event, _context: event["body"]) -> dict[int, Any]:
-    """What a worker says to these packets, by number."""
+    """A worker's responses to these packets, by number."""
     gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     slot, descriptor = worker.create_slot()
     os.close(descriptor)
@@ -51,60 +51,60 @@ def responses(*packets: bytes, handler: Any = lambda event, _context: event["bod
     ids=["not JSON", "list", "empty", "no time-out", "no event", "deep"],
 )
 def test_malformed_call_fails_and_the_next_is_answered(packet: bytes) -> None:
-    """Whatever the gateway sends, the worker goes on."""
+    """No malformed call ends the worker."""
     assert responses(packet, worker.encode(2, CALL)) == {1: {"failed": True}, 2: {"result": "x"}}
 
 
 def test_packet_without_a_number_fails_as_call_0() -> None:
-    """Number 0 is no call's."""
+    """No call has the number 0."""
     assert responses(b"short", worker.encode(2, CALL)) == {0: {"failed": True}, 2: {"result": "x"}}
 
 
 def test_late_call_is_not_begun() -> None:
-    """The gateway has told its client that no worker start it; one in time is answered."""
+    """The gateway has already refused it; a call in time gets a response."""
     late = {**CALL, "begin_by": time.monotonic() - 0.01}
     assert responses(worker.encode(1, late), worker.encode(2, CALL)) == {2: {"result": "x"}}
 
 
 @pytest.mark.parametrize("result", [{1, 2}, object()])
 def test_unencodable_result_is_a_failure(result: object, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log names the request."""
+    """The log contains the request ID."""
     assert responses(worker.encode(1, CALL), handler=lambda *_: result) == {1: {"failed": True}}
     assert capsys.readouterr().err.startswith("id-1: the handler failed\nTraceback")
 
 
 def test_slot_is_writable_by_its_worker_only() -> None:
-    """Neither through its descriptor, nor by opening that again; it cannot shrink."""
+    """Others can neither write nor shrink it, even if they open the descriptor again."""
     slot, descriptor = worker.create_slot()
     view = worker.map_slot(descriptor)
     slot[0] = 7
     assert view[0] == 7
     with pytest.raises(TypeError):
         view[0] = 8
-    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
-    for each in (descriptor, again):
+    reopened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
+    for number in (descriptor, reopened):
         with pytest.raises(PermissionError):
-            mmap.mmap(each, 8)
+            mmap.mmap(number, 8)
         with pytest.raises(PermissionError):
-            os.pwrite(each, b"12345678", 0)
+            os.pwrite(number, b"12345678", 0)
         with pytest.raises(PermissionError):
-            os.ftruncate(each, 0)
-        os.close(each)
+            os.ftruncate(number, 0)
+        os.close(number)
 
 
 def test_call_timeout_ends_the_worker_by_sigalrm() -> None:
-    """Even where the handler is in no Python code, and whatever it was started with."""
+    """This works even while the handler is in a system call."""
     code = (
         "import signal, sys, time\nfrom tests.gateway import test_worker as t\nfrom service.gateway import worker\n"
         "call = {**t.CALL, 'timeout': 0.1, 'begin_by': time.monotonic() + 9}\n"
         "t.responses(worker.encode(1, call), handler=lambda *_: time.sleep(float(sys.argv[1])))"
     )
-    run = [servers.run(sys.executable, "-c", code, seconds, check=False) for seconds in ("0", "9")]
-    assert [each.returncode for each in run] == [0, -signal.SIGALRM]
+    runs = [servers.run(sys.executable, "-c", code, seconds, check=False) for seconds in ("0", "9")]
+    assert [run.returncode for run in runs] == [0, -signal.SIGALRM]
 
 
 def test_worker_exits_without_a_supervisor() -> None:
-    """It waits neither for its secrets nor for calls when nobody is there any more."""
+    """It does not wait for secrets or calls after the other ends are closed."""
     gateway, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     supervisor, link = socket.socketpair()
     descriptors = [channel.fileno(), link.fileno()]
