@@ -29,7 +29,7 @@ class AuditRecord(NamedTuple):
         principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id.
         profile: the certificate profile; '' if the requested profile does not exist.
         names, common_name: the certificate's; in a refusal the requested ones, as sent.
-        template_sha256: digest of the certificate's content except issuer, serial number and signature
+        content_sha256: digest of the certificate's content except issuer, serial number and signature
             (`CertificateSpec.digest`).
         reasons: code and detail of each reason of a refusal; the reason of a revocation.
         milliseconds: time from the request to this record; only in a result or a refusal.
@@ -44,7 +44,7 @@ class AuditRecord(NamedTuple):
     names: tuple[str, ...] = ()
     common_name: str = ""
     subject_public_key_sha256: str = ""
-    template_sha256: str = ""
+    content_sha256: str = ""
     not_before: str = ""
     not_after: str = ""
     fingerprint_sha256: str = ""

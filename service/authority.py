@@ -447,7 +447,7 @@ def _intent_record(
         names=tuple(map(str, spec.names)),
         common_name=spec.common_name,
         subject_public_key_sha256=_sha256(spec.subject_public_key_info),
-        template_sha256=spec.digest.hex(),
+        content_sha256=spec.digest.hex(),
         not_before=encoding.format_timestamp(spec.not_before),
         not_after=encoding.format_timestamp(spec.not_after),
     )

@@ -118,7 +118,7 @@ class KeyFile:
         atomic_write.write_atomically(self.path, encode_keys(keys), 0o600)
 
 
-class Keyring:
+class ApiKeys:
     """The valid keys: those of the file, which is read again after a change, and of the environment."""
 
     def __init__(self, file: KeyFile, env_keys: Mapping[str, str]) -> None:

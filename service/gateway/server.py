@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from service import audit, credentials, hardening
 from service.gateway import events, sandbox
-from service.gateway.api_keys import KeyFile, KeyFileError, Keyring
+from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, Listener
 from service.gateway.docs import Docs
@@ -60,7 +60,7 @@ class Gateway:
         self._docs = Docs(configuration.public_document, configuration.stage)
         self._pool = pool
         self._cache = ResponseCache(time.monotonic)
-        self._keys = Keyring(link, configuration.env_keys)
+        self._keys = ApiKeys(link, configuration.env_keys)
         plan = None if configuration.no_usage_plan else self._contract.plan
         self._limiter = UsagePlanLimiter(plan, time.monotonic, time.time) if plan else None
 

@@ -69,7 +69,7 @@ class CertificateSpec:
             CAError: a field was replaced after the evaluation.
         """
         if self.evaluated_digest != self.digest:
-            raise CAError("what would be signed is not what was evaluated_digest")
+            raise CAError("the certificate's content changed after its evaluation")
         return x509.CertificateBuilder(
             subject_name=self.subject,
             public_key=self.public_key,

@@ -127,7 +127,7 @@ def parse(data: bytes) -> CertificateSigningRequest:
         raise BadCSR(
             f"The CSR cannot be parsed as PKCS#10 (RFC 2986): {describe_error(error)}", "csr"
         ) from error
-    bits = keys.verify_key_size(key_algorithm, spki)
+    bits = keys.verify_encoded_key(key_algorithm, spki)
     keys.verify_signature_algorithm(request.signature_algorithm_oid, _signature_hash(request))
     try:
         public_key = request.public_key()

@@ -203,7 +203,7 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
     try:
         public_key = ca.public_key()
         keys.kind_of(public_key)
-        keys.verify_key_size(ca.public_key_algorithm_oid, keys.encode_public_key(public_key))
+        keys.verify_encoded_key(ca.public_key_algorithm_oid, keys.encode_public_key(public_key))
         extensions = list(ca.extensions)
     except (ValueError, BadPublicKey) as error:
         raise CAError(f"{_name(ca)} cannot be parsed: {error}") from error

@@ -141,7 +141,7 @@ def verify_signature_algorithm(
         )
 
 
-def verify_key_size(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
+def verify_encoded_key(algorithm: ObjectIdentifier, subject_public_key_info: bytes) -> bytes:
     """Verify the size of a DER SubjectPublicKeyInfo, before any arithmetic with the key.
 
     Returns:

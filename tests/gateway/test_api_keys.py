@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service import atomic_write
-from service.gateway.api_keys import KeyFile, KeyFileError, Keyring, hash_key
+from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError, hash_key
 
 
 def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
         with pytest.raises(KeyFileError):
             file.add(name, "b" * 40)
     file.add("b", "b" * 40)
-    ring = Keyring(file, {})
+    ring = ApiKeys(file, {})
     assert ring.identify("b" * 40) == "b"
     file.path.unlink()
     assert ring.identify("b" * 40) is None
@@ -28,7 +28,7 @@ def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
 def test_keyring_follows_changes_of_the_file(tmp_path: Path) -> None:
     """A key is valid as soon as the file contains it, and invalid as soon as it does not."""
     file = KeyFile(tmp_path / "keys.json")
-    ring = Keyring(file, {"env": hash_key("e" * 40)})
+    ring = ApiKeys(file, {"env": hash_key("e" * 40)})
     assert ring.identify("a" * 40) is None
     file.add("a", "a" * 40)
     assert ring.identify("a" * 40) == "a"
@@ -80,7 +80,7 @@ def test_damaged_key_file_raises_on_every_lookup(tmp_path: Path, text: str) -> N
     """An unreadable file or a dangling link is an error at each lookup, never an empty or a stale list."""
     path = tmp_path / "keys.json"
     KeyFile(path).add("a", "a" * 40)
-    ring = Keyring(KeyFile(path), {})
+    ring = ApiKeys(KeyFile(path), {})
     assert ring.identify("a" * 40) == "a"
     path.write_bytes(text.encode("latin-1"))
     if not text:

@@ -232,9 +232,9 @@ def test_ed25519_point_of_small_order_is_refused() -> None:
             point = (y | sign).to_bytes(32, "little")
             spki = tlv(0x30, bytes.fromhex("300506032b6570"), tlv(0x03, b"\0", point))
             with pytest.raises(BadPublicKey, match="small order"):
-                keys.verify_key_size(PublicKeyAlgorithmOID.ED25519, spki)
+                keys.verify_encoded_key(PublicKeyAlgorithmOID.ED25519, spki)
     good = keys.encode_public_key(csrs.private_key("ed25519").public_key())
-    keys.verify_key_size(PublicKeyAlgorithmOID.ED25519, good)
+    keys.verify_encoded_key(PublicKeyAlgorithmOID.ED25519, good)
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x0f\xfc"], ids=bytes.hex)
@@ -244,9 +244,9 @@ def test_ml_dsa_key_with_trivial_t1_is_refused(filler: bytes) -> None:
     good = csrs.private_key("ml-dsa-44").public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     weak = good[:32] + filler * (1280 // len(filler))
     good_key, weak_key = (mldsa.MLDSA44PublicKey.from_public_bytes(data) for data in (good, weak))
-    keys.verify_key_size(algorithm, keys.encode_public_key(good_key))
+    keys.verify_encoded_key(algorithm, keys.encode_public_key(good_key))
     with pytest.raises(BadPublicKey, match="anyone can forge"):
-        keys.verify_key_size(algorithm, keys.encode_public_key(weak_key))
+        keys.verify_encoded_key(algorithm, keys.encode_public_key(weak_key))
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x30\x82" + tail))
