@@ -37,7 +37,7 @@ def test_spec_changed_after_evaluation_cannot_be_signed() -> None:
         {"public_key": csrs.private_key("p-384").public_key()},
         {"extensions": spec.extensions[1:]},
     ):
-        with pytest.raises(CAError, match="not what was evaluated"):
+        with pytest.raises(CAError, match="changed after its evaluation"):
             replace(spec, **change).builder(1)
 
 
