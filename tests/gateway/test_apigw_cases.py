@@ -16,29 +16,29 @@ from tests.servers import Response, Server
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-def assert_response(case: Case, answer: Response) -> None:
+def assert_response(case: Case, response: Response) -> None:
     """Check that a response is the expected one."""
-    assert answer.status == case.status, answer.body[:300]
+    assert response.status == case.status, response.body[:300]
     for name, value in case.headers.items():
-        actual = ", ".join(answer.headers.get_all(name, [])) or None
+        actual = ", ".join(response.headers.get_all(name, [])) or None
         if value is None:
             assert actual is None, name
         else:
             assert actual is not None, name
             assert value in actual if name == "Content-Security-Policy" else value == actual, (name, actual)
-    assert case.body(answer.body), answer.body[:2000]
+    assert case.body(response.body), response.body[:2000]
 
 
 def check_case(server: Server, case: Case) -> None:
     """Send a case's request, again while a worker is being replaced, and check the response."""
-    answer = server.request(case.method, case.path, case.content, case.send)
+    response = server.request(case.method, case.path, case.content, case.send)
     for _ in range(10):
-        if case.status == 503 or answer.status != 503:
+        if case.status == 503 or response.status != 503:
             break
-        answer = server.request(case.method, case.path, case.content, case.send)
-    assert_response(case, answer)
-    assert re.fullmatch(UUID, answer.headers["x-amzn-RequestId"])
-    assert answer.headers["x-amz-apigw-id"]
+        response = server.request(case.method, case.path, case.content, case.send)
+    assert_response(case, response)
+    assert re.fullmatch(UUID, response.headers["x-amzn-RequestId"])
+    assert response.headers["x-amz-apigw-id"]
 
 
 @pytest.mark.parametrize("case", CERTLET, ids=lambda case: case.name)
@@ -100,6 +100,6 @@ def test_function_refuses_unauthenticated_requests_itself(tmp_path: Path) -> Non
         variables = {"CERTLET_CA": str(tmp_path / "ca")}
         patch.setattr(servers, "environ", lambda **change: original(**variables, **change))
         with second_api.gateway_server(tmp_path, document, "service.aws_lambda.handler") as server:
-            answer = server.request("POST", "/sign", cases.SIGN_BODY, {**cases.JSON, **cases.KEY})
-            assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
+            response = server.request("POST", "/sign", cases.SIGN_BODY, {**cases.JSON, **cases.KEY})
+            assert (response.status, response.json()["code"]) == (403, "unauthorized")
             assert "intent" not in server.read_log()

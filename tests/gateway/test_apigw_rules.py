@@ -17,7 +17,7 @@ from service import aws_lambda
 from service.gateway.worker import Context
 from tests import servers
 from tests.gateway import second_api
-from tests.gateway.test_failure_modes import POST, connect, received
+from tests.gateway.test_failure_modes import POST, connect, receive
 from tests.servers import API_KEY, certlet
 
 
@@ -66,14 +66,14 @@ def test_gateway_logs_key_name_and_limits_bodies(tmp_path: Path) -> None:
         with connect(server) as client:
             chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
             client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 11)
-            assert b" 413 " in received(client).partition(b"\r\n")[0]
+            assert b" 413 " in receive(client).partition(b"\r\n")[0]
         with connect(server) as client:  # refused by its Content-Length, before any byte arrives
             client.sendall(POST + b"Content-Length: 10485761\r\n\r\n")
-            assert b" 413 " in received(client).partition(b"\r\n")[0]
+            assert b" 413 " in receive(client).partition(b"\r\n")[0]
         assert server.request("POST", "/books", b"x" * 1_000_000, {"x-api-key": API_KEY}).status == 200
         with connect(server) as client:
             client.sendall(b"nonsense\r\n\r\n")
-            assert received(client, until=b"never")  # times out unless the connection is closed
+            assert receive(client, until=b"never")  # times out unless the connection is closed
         assert server.request("GET", "/books?do=hang").status == 504
         servers.wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5)
 
@@ -84,14 +84,14 @@ def test_stop_signal_completes_requests_in_progress(tmp_path: Path, number: int)
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert server.request("GET", "/books").status == 200
         with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
-            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            slow_call = pool.submit(server.request, "GET", "/books?do=nap")
             client.sendall(POST + b"Content-Length: 4\r\n\r\nab")
             time.sleep(0.15)
             server.process.send_signal(number)
             time.sleep(0.15)
             client.sendall(b"cd")
-            assert b" 200 OK" in received(client)
-            assert napping.result().status == 200
+            assert b" 200 OK" in receive(client)
+            assert slow_call.result().status == 200
         assert server.process.wait(10) == 0
         assert "Traceback" not in server.read_log()
 
@@ -104,7 +104,7 @@ def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, num
         pids = [server.process.pid, *servers.child_pids(server.process.pid)]
         assert len(pids) == 4
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            napping = pool.submit(server.request, "GET", "/books?do=nap")
+            slow_call = pool.submit(server.request, "GET", "/books?do=nap")
             time.sleep(0.15)
             deadline = time.monotonic() + 10
             while server.process.poll() is None and time.monotonic() < deadline:
@@ -112,7 +112,7 @@ def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, num
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
                 time.sleep(0.002)
-            assert napping.result().status == 200
+            assert slow_call.result().status == 200
         assert server.process.wait(10) == 0
         assert [line for line in server.read_log().splitlines() if not line.startswith('{"access":')] == []
 
@@ -138,6 +138,6 @@ def test_port_in_use_is_reported(tmp_path: Path) -> None:
 
 def test_handler_import_error_prevents_start(tmp_path: Path) -> None:
     """The error contains the reason."""
-    refused = pytest.raises(AssertionError, match="No module named 'nowhere'")
-    with refused, second_api.gateway_server(tmp_path, second_api.document(), "nowhere.handler"):
+    expected_error = pytest.raises(AssertionError, match="No module named 'nowhere'")
+    with expected_error, second_api.gateway_server(tmp_path, second_api.document(), "nowhere.handler"):
         pass

@@ -72,17 +72,17 @@ def test_idle_connections_are_closed_at_the_limit(tmp_path: Path) -> None:
 async def listening(limit: int) -> AsyncIterator[int]:
     """Run a server with this limit of connections, and yield its port."""
 
-    async def answer(request: web.BaseRequest) -> web.Response:
+    async def respond(request: web.BaseRequest) -> web.Response:
         connection = cast("Connection", request.protocol)
-        counted.mark_busy(connection)
-        counted.mark_waiting(connection, counted.idle)
+        all_connections.mark_busy(connection)
+        all_connections.mark_waiting(connection, all_connections.idle)
         return web.Response(text="x")
 
     def create(client: socket.socket) -> Connection:
-        return Connection(manager, counted, lambda: web.Response(status=400), client)
+        return Connection(manager, all_connections, lambda: web.Response(status=400), client)
 
-    counted, manager = Connections(lambda: limit), web.Server(answer)
-    listener = Listener(counted, create)
+    all_connections, manager = Connections(lambda: limit), web.Server(respond)
+    listener = Listener(all_connections, create)
     yield await listener.open("127.0.0.1", 0)
     listener.close()
     await manager.shutdown(0)
@@ -160,13 +160,13 @@ class Group:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.counted = Connections(lambda: self.limit)
+        self.connections = Connections(lambda: self.limit)
         self.dropped: list[str] = []
 
     def admit(self, name: str) -> Connection:
         """Admit a connection."""
         connection = Mock(spec=Connection, drop=lambda: self.dropped.append(name))
-        if not self.counted.admit(connection):
+        if not self.connections.admit(connection):
             self.dropped.append(name)
         return connection
 
@@ -174,24 +174,24 @@ class Group:
 def test_oldest_connection_of_largest_group_is_closed() -> None:
     """Connections with a request in progress stay open, even if no others are left or the limit decreases."""
     group = Group(5)
-    counted = group.counted
+    all_connections = group.connections
     uploads, idle = [group.admit(name) for name in "abc"], [group.admit(name) for name in "xy"]
     for connection in uploads:
-        counted.mark_busy(connection)
-        counted.mark_waiting(connection, counted.uploads)
+        all_connections.mark_busy(connection)
+        all_connections.mark_waiting(connection, all_connections.uploads)
     group.admit("z")
     assert group.dropped == ["a"]
     group.admit("0")
     assert group.dropped == ["a", "x"]
-    counted.remove(idle[1])
-    counted.mark_waiting(uploads[1], counted.responses)
-    counted.mark_waiting(uploads[0], counted.responses)  # which is already closed
+    all_connections.remove(idle[1])
+    all_connections.mark_waiting(uploads[1], all_connections.responses)
+    all_connections.mark_waiting(uploads[0], all_connections.responses)  # which is already closed
     group.limit = 2
-    counted.mark_busy(uploads[2])
+    all_connections.mark_busy(uploads[2])
     group.admit("1")
     assert group.dropped == ["a", "x", "z", "0", "b"]
     for name in "23":
-        counted.mark_busy(group.admit(name))
+        all_connections.mark_busy(group.admit(name))
     assert group.dropped == ["a", "x", "z", "0", "b", "1", "3"]
 
 
@@ -199,19 +199,19 @@ def test_partial_requests_share_a_memory_limit(monkeypatch: pytest.MonkeyPatch) 
     """Above the limit the largest is closed; closed connections and complete requests do not count."""
     monkeypatch.setattr(connections, "MAX_PARTIAL", 10)
     group = Group(9)
-    counted = group.counted
+    all_connections = group.connections
     head, upload, small, whole = (group.admit(name) for name in "abcd")
     for connection in (upload, small, whole):
-        counted.mark_waiting(connection, counted.uploads)
-    counted.add_partial(whole, counted.uploads, 9)
-    counted.mark_busy(whole)
-    counted.add_partial(whole, counted.uploads, 9)
-    counted.add_partial(head, counted.idle, 5)
-    counted.add_partial(upload, counted.uploads, 4)
+        all_connections.mark_waiting(connection, all_connections.uploads)
+    all_connections.add_partial(whole, all_connections.uploads, 9)
+    all_connections.mark_busy(whole)
+    all_connections.add_partial(whole, all_connections.uploads, 9)
+    all_connections.add_partial(head, all_connections.idle, 5)
+    all_connections.add_partial(upload, all_connections.uploads, 4)
     assert group.dropped == []
-    counted.add_partial(small, counted.uploads, 2)
+    all_connections.add_partial(small, all_connections.uploads, 2)
     assert group.dropped == ["a"]
-    counted.add_partial(upload, counted.uploads, 6)
+    all_connections.add_partial(upload, all_connections.uploads, 6)
     assert group.dropped == ["a", "b"]
 
 

@@ -27,14 +27,14 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS)
 def test_docs_path_is_served(server: Server, path: str) -> None:
     """Each file of the viewer has its media type and `nosniff`; HEAD has no body."""
-    answer = server.request("GET", path)
-    assert (answer.status, answer.headers["Content-Type"]) == (200, PATHS[path])
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert ("Content-Security-Policy" in answer.headers) == (path == "/docs")
-    assert server.request("GET", path + "/").body == answer.body
+    response = server.request("GET", path)
+    assert (response.status, response.headers["Content-Type"]) == (200, PATHS[path])
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert ("Content-Security-Policy" in response.headers) == (path == "/docs")
+    assert server.request("GET", path + "/").body == response.body
     head = server.request("HEAD", path)
     assert (head.status, head.body) == (200, b"")
-    assert head.headers["Content-Length"] == str(len(answer.body))
+    assert head.headers["Content-Length"] == str(len(response.body))
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_docs_path_is_served(server: Server, path: str) -> None:
 )  # fmt: skip
 def test_other_files_are_not_served(server: Server, path: str) -> None:
     """Other files of the viewer's package, and files elsewhere, are 404 like any unknown path."""
-    answer = server.request("GET", path)
-    assert (answer.status, answer.json()["code"]) == (404, "notFound")
+    response = server.request("GET", path)
+    assert (response.status, response.json()["code"]) == (404, "notFound")
 
 
 def test_docs_other_methods_are_404(server: Server) -> None:
@@ -66,9 +66,9 @@ def extensions(node: Any) -> Iterator[str]:
 
 def test_openapi_json_is_the_public_contract(server: Server) -> None:
     """It is valid OpenAPI without extensions: `certlet openapi --format public`, except for `servers`."""
-    answer = server.request("GET", "/openapi.json")
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    published, document = answer.json(), factories.document()
+    response = server.request("GET", "/openapi.json")
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    published, document = response.json(), factories.document()
     validate(published)
     assert not list(extensions(published))
     assert len(list(extensions(document))) > 100
@@ -92,9 +92,9 @@ def test_openapi_json_omits_principals(tmp_path: Path) -> None:
     """It lists the operator's profiles, but not the principals that may use them."""
     (tmp_path / "overrides.yaml").write_text(OVERRIDES)
     with certlet_server(tmp_path, "--ephemeral", "--profiles", "overrides.yaml") as server:
-        answer = server.request("GET", "/openapi.json")
-    assert "vault" in answer.json()["components"]["schemas"]["ProfileName"]["enum"]
-    assert b"secret-" not in answer.body
+        response = server.request("GET", "/openapi.json")
+    assert "vault" in response.json()["components"]["schemas"]["ProfileName"]["enum"]
+    assert b"secret-" not in response.body
 
 
 def test_docs_paths_begin_with_the_stage(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.gateway import second_api
 from tests.servers import API_KEY, Server
 
 
-def contract(**integration: Any) -> dict[str, Any]:
+def create_document(**integration: Any) -> dict[str, Any]:
     """The contract, with its integrations changed."""
     document: dict[str, Any] = json.loads(json.dumps(factories.document()))
     for item in document["paths"].values():
@@ -35,7 +35,7 @@ def contract(**integration: Any) -> dict[str, Any]:
 
 def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
     """An exception, a crash or a malformed result is 502, a time-out 504, no free worker 503."""
-    with second_api.gateway_server(tmp_path, contract(timeoutInMillis=700)) as server:
+    with second_api.gateway_server(tmp_path, create_document(timeoutInMillis=700)) as server:
         for do in ("raise", "malformed", "unencodable"):
             assert_problem(server.request("GET", f"/health?do={do}"), 502, "badGateway")
         assert "secret" in server.read_log()
@@ -43,25 +43,25 @@ def test_function_failures_are_documented_problems(tmp_path: Path) -> None:
         assert_problem(server.request("GET", "/health?do=hang"), 504, "timeout")
         assert 0.6 < time.monotonic() - start < 3
         # The only worker was killed: requests may be 503 until its replacement is ready.
-        answer = server.request("GET", "/health")
-        if answer.status != 200:
-            assert_problem(answer, 503, "unavailable")
-            assert answer.headers["Retry-After"] == "1"
+        response = server.request("GET", "/health")
+        if response.status != 200:
+            assert_problem(response, 503, "unavailable")
+            assert response.headers["Retry-After"] == "1"
         servers.wait_until(lambda: server.request("GET", "/health").status == 200, 10)
         assert_problem(server.request("GET", "/health?do=exit"), 502, "badGateway")
 
 
 def test_queued_call_is_503_after_a_second(tmp_path: Path) -> None:
     """A call waits for a free worker for up to a second; then it is 503 with Retry-After."""
-    busy = contract(timeoutInMillis=2500)
+    busy = create_document(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, busy) as server, ThreadPoolExecutor(3) as pool:
         hanging = pool.submit(server.request, "GET", "/health?do=hang")
         time.sleep(0.3)
         start = time.monotonic()
-        answer = server.request("GET", "/health")
+        response = server.request("GET", "/health")
         assert 0.9 < time.monotonic() - start < 1.6
-        assert_problem(answer, 503, "unavailable")
-        assert answer.headers["Retry-After"] == "1"
+        assert_problem(response, 503, "unavailable")
+        assert response.headers["Retry-After"] == "1"
         assert hanging.result().status == 504
     with second_api.gateway_server(tmp_path, second_api.document()) as server, ThreadPoolExecutor(2) as pool:
         slow_calls = [pool.submit(server.request, "GET", "/books?do=nap") for _ in range(2)]
@@ -70,16 +70,16 @@ def test_queued_call_is_503_after_a_second(tmp_path: Path) -> None:
 
 def test_refused_call_never_begins(tmp_path: Path) -> None:
     """A call that waited too long is 503 and never runs; the next call gets its own response."""
-    document = contract(timeoutInMillis=2500)
+    document = create_document(timeoutInMillis=2500)
     with second_api.gateway_server(tmp_path, document) as server, ThreadPoolExecutor(2) as pool:
         assert server.request("GET", "/health").json()["number"] == 1
-        dozing = pool.submit(server.request, "GET", "/health?do=doze")
+        slow_call = pool.submit(server.request, "GET", "/health?do=doze")
         time.sleep(0.02)  # the worker has begun it
         start = time.monotonic()
         assert_problem(server.request("GET", "/health?do=echo"), 503, "unavailable")
         assert 0.9 < time.monotonic() - start < 1.3  # not when the first one ends
         last = server.request("GET", "/health")
-        assert dozing.result().json()["number"] == 2
+        assert slow_call.result().json()["number"] == 2
         assert last.json()["number"] == 3
 
 
@@ -158,16 +158,16 @@ def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
 
     async def ask(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        answered, head = 0, b""
+        count, head = 0, b""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 writer.write(request * 20)
-                answered = 0
-                while answered < 20:
+                count = 0
+                while count < 20:
                     head = await reader.readuntil(b"\r\n\r\n")
                     await reader.readexactly(4)
-                    answered += 1
-        ends.append((answered, head))
+                    count += 1
+        ends.append((count, head))
         writer.close()
 
     async def stop_while_busy(server: Server) -> float:
@@ -181,9 +181,9 @@ def test_busy_keep_alive_clients_do_not_delay_stop(tmp_path: Path) -> None:
     with second_api.gateway_server(tmp_path, second_api.document(), workers=2) as server:
         assert asyncio.run(stop_while_busy(server)) < 10
     assert len(ends) == 8
-    in_flight = [head for answered, head in ends if answered]
-    assert in_flight
-    for head in in_flight:
+    heads = [head for count, head in ends if count]
+    assert heads
+    for head in heads:
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in head.lower()
 
@@ -195,7 +195,7 @@ def connect(server: Server) -> Iterator[socket.socket]:
         yield client
 
 
-def received(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
+def receive(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
     """Receive until a mark or the end of the connection."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
@@ -229,12 +229,12 @@ def test_malformed_request_gets_a_response(
     """The response has the gateway's format, and the next request succeeds."""
     with connect(second_api_server) as client:
         client.sendall(data)
-        answer = received(client)
-    assert answer.startswith(b"HTTP/1."), name
-    assert status in answer.partition(b"\r\n")[0] + b" ", answer[:300]
+        response = receive(client)
+    assert response.startswith(b"HTTP/1."), name
+    assert status in response.partition(b"\r\n")[0] + b" ", response[:300]
     if status == b" 400 ":
-        assert b"x-amzn-RequestId" in answer
-        assert b"application/problem+json" in answer
+        assert b"x-amzn-RequestId" in response
+        assert b"application/problem+json" in response
     assert second_api_server.request("GET", "/books").status == 200
 
 
@@ -247,11 +247,11 @@ def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> Non
     assert "Traceback" not in second_api_server.read_log()
 
 
-def test_pipelined_requests_are_answered_in_order(second_api_server: Server) -> None:
+def test_pipelined_requests_get_responses_in_order(second_api_server: Server) -> None:
     """Requests that one client sends at once on one connection get responses in order."""
     with connect(second_api_server) as client:
         client.sendall(b"".join(b"GET /books/%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(10)))
-        data = received(client, until=b'"isbn": "9"')
+        data = receive(client, until=b'"isbn": "9"')
         places = [data.find(b'\\"isbn\\": \\"%d\\"' % n) for n in range(10)]
         assert places == sorted(places)
         assert data.count(b"HTTP/1.1 200 OK") >= 9
@@ -259,15 +259,15 @@ def test_pipelined_requests_are_answered_in_order(second_api_server: Server) -> 
 
 def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
     """The server sends 100 Continue, unless it refuses the request without the body."""
-    waiting = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    headers = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     with connect(second_api_server) as client:
-        client.sendall(POST + waiting)
+        client.sendall(POST + headers)
         assert client.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
         client.sendall(b"ab")
-        assert b" 200 OK" in received(client)
+        assert b" 200 OK" in receive(client)
     with connect(second_api_server) as client:
-        client.sendall(POST.replace(API_KEY.encode(), b"wrong") + waiting)
-        assert received(client).startswith(b"HTTP/1.1 403 ")
+        client.sendall(POST.replace(API_KEY.encode(), b"wrong") + headers)
+        assert receive(client).startswith(b"HTTP/1.1 403 ")
 
 
 def slowest_response(server: Server, context: ssl.SSLContext | None = None) -> float:
@@ -294,21 +294,21 @@ def test_slow_clients_do_not_delay_others(second_api_server: Server) -> None:
 
 def test_idle_tls_connections_do_not_delay_others(tmp_path: Path) -> None:
     """50 connections without a handshake delay other clients by less than a second."""
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
-    named = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
-    servers.run(*make.split(), *named.split(), cwd=tmp_path)
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
+    options = "-out crt.pem -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    servers.run(*command.split(), *options.split(), cwd=tmp_path)
     files = {"tls_certificate": str(tmp_path / "crt.pem"), "tls_key": str(tmp_path / "key.pem")}
-    trusting = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
+    context = ssl.create_default_context(cafile=str(tmp_path / "crt.pem"))
     with (
         second_api.gateway_server(tmp_path, second_api.document(), **files) as server,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(50):
             stack.enter_context(connect(server))
-        assert slowest_response(server, trusting) < 1
+        assert slowest_response(server, context) < 1
         with connect(server) as client:  # plain HTTP is not served
             client.sendall(b"GET /books HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert not received(client).startswith(b"HTTP/1.1 200")
+            assert not receive(client).startswith(b"HTTP/1.1 200")
 
 
 def test_unauthenticated_bodies_use_little_memory(tmp_path: Path) -> None:
@@ -333,4 +333,4 @@ def test_unauthenticated_bodies_use_little_memory(tmp_path: Path) -> None:
             client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
             time.sleep(0.1)
             client.sendall(b"0\r\n\r\n")
-            assert received(client).startswith(b"HTTP/1.1 200 ")
+            assert receive(client).startswith(b"HTTP/1.1 200 ")

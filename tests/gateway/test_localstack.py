@@ -76,12 +76,12 @@ DIFFERENT = [case for case in CERTLET if isinstance(case.localstack, str) and ca
 @pytest.mark.parametrize("case", DIFFERENT, ids=lambda case: case.name)
 def test_known_localstack_difference_still_occurs(send: Send, case: Case) -> None:
     """LocalStack's response still differs as the table states."""
-    answer = send(case)
-    assert answer.status == int(str(case.localstack)[:3])
-    assert answer.headers["Content-Type"] == "application/json"
-    assert set(answer.json()) == {"message"}
+    response = send(case)
+    assert response.status == int(str(case.localstack)[:3])
+    assert response.headers["Content-Type"] == "application/json"
+    assert set(response.json()) == {"message"}
     if "x-amzn-ErrorType" in case.headers:
-        assert answer.headers["x-amzn-ErrorType"] == case.headers["x-amzn-ErrorType"]
+        assert response.headers["x-amzn-ErrorType"] == case.headers["x-amzn-ErrorType"]
 
 
 def test_every_skipped_case_has_a_reason() -> None:

@@ -14,7 +14,7 @@ def operation(**members: Any) -> dict[str, Any]:
     return {"x-amazon-apigateway-integration": {"type": "aws_proxy"}, **members}
 
 
-def contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Contract:
+def create_contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Contract:
     """A contract with these paths."""
     document = {**second_api.document(), "paths": paths}
     return Contract({**document, "components": {"securitySchemes": schemes}} if schemes else document)
@@ -37,7 +37,7 @@ def contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None) -> Co
 )
 def test_literal_path_precedes_template(path: str, resource: str | None, parameters: dict[str, str]) -> None:
     paths = ("/", "/a/{x}", "/a/new", "/v1.0/{x}/{y}")
-    routes = contract({path: {"get": operation()} for path in paths})
+    routes = create_contract({path: {"get": operation()} for path in paths})
     if resource is None:
         with pytest.raises(GatewayError, match="MISSING_AUTHENTICATION_TOKEN"):
             routes.route("GET", path)
@@ -48,7 +48,7 @@ def test_literal_path_precedes_template(path: str, resource: str | None, paramet
 
 def test_method_precedes_any_method() -> None:
     any_method = {"get": operation(requestBody={}), "x-amazon-apigateway-any-method": operation()}
-    routes = contract({"/any": any_method, "/get": {"get": operation()}})
+    routes = create_contract({"/any": any_method, "/get": {"get": operation()}})
     accepts_body = [routes.route(method, "/any")[0].accepts_body for method in ("GET", "PUT", "get")]
     assert accepts_body == [True, False, False]
     for method in ("PUT", "get", "ANY"):
@@ -58,7 +58,9 @@ def test_method_precedes_any_method() -> None:
 
 def test_other_security_schemes_need_no_api_key() -> None:
     schemes = {"o": {"type": "oauth2"}, "k": {"type": "apiKey"}, "b": {"type": "http", "scheme": "Basic"}}
-    routes = contract({f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes)
+    routes = create_contract(
+        {f"/{name}": {"get": operation(security=[{name: []}])} for name in schemes}, schemes
+    )
     matches = [routes.route("GET", f"/{name}")[0] for name in schemes]
     keys = [(route.needs_key, route.accepts_basic) for route in matches]
     assert keys == [(False, False), (True, False), (True, True)]

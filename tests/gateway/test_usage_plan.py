@@ -125,16 +125,16 @@ def test_throttling_is_shared_by_workers(tmp_path: Path) -> None:
     with servers.certlet_server(tmp_path, "--ephemeral", "--workers", "2") as server:
         body = {"csr": csrs.encode_pem(csrs.build()).decode(), "text": False}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.sign(body), range(60)))
-        signed = [answer for answer in answers if answer.status == 200]
-        throttled = [answer for answer in answers if answer.status == 429]
+            responses = list(pool.map(lambda _: server.sign(body), range(60)))
+        signed = [response for response in responses if response.status == 200]
+        throttled = [response for response in responses if response.status == 429]
         assert len(signed) + len(throttled) == 60
         plan = factories.document()["x-usage-plan"]
         assert plan["burst"] <= len(signed) <= plan["burst"] + 15
-        for answer in throttled:
-            assert_problem(answer, 429, "rateLimited")
-            assert answer.headers["Retry-After"] == "1"
-            assert answer.headers["x-amzn-ErrorType"] == "TooManyRequestsException"
+        for response in throttled:
+            assert_problem(response, 429, "rateLimited")
+            assert response.headers["Retry-After"] == "1"
+            assert response.headers["x-amzn-ErrorType"] == "TooManyRequestsException"
 
 
 def test_exceeded_quota_is_429(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_exceeded_quota_is_429(tmp_path: Path) -> None:
     with second_api.gateway_server(tmp_path, document, no_usage_plan=False) as server:
         statuses = [server.sign({}).status for _ in range(3)]
         assert statuses == [200, 200, 429]
-        answer = server.sign({})
-        assert "quota" in assert_problem(answer, 429, "rateLimited")["detail"]
-        assert int(answer.headers["Retry-After"]) > 60
+        response = server.sign({})
+        assert "quota" in assert_problem(response, 429, "rateLimited")["detail"]
+        assert int(response.headers["Retry-After"]) > 60
         assert server.sign({}, API_KEY[::-1]).status == 200
         assert server.request("GET", "/health").status == 200
 

@@ -50,7 +50,7 @@ def responses(*packets: bytes, handler: Any = lambda event, _context: event["bod
     ],
     ids=["not JSON", "list", "empty", "no time-out", "no event", "deep"],
 )
-def test_malformed_call_fails_and_the_next_is_answered(packet: bytes) -> None:
+def test_malformed_call_fails_and_the_next_succeeds(packet: bytes) -> None:
     """No malformed call ends the worker."""
     assert responses(packet, worker.encode(2, CALL)) == {1: {"failed": True}, 2: {"result": "x"}}
 
