@@ -77,12 +77,12 @@ def _first_response(task: Path, client: Path, log: Path) -> tuple[float, float]:
     """Return the seconds until the first response, and the memory then, in MB."""
     start = time.monotonic()
     env = {CA_PASSPHRASE: PASSPHRASE}
-    with runtime.running(task, Path(sys.executable), client, log, **env) as function:
+    with runtime.run_function(task, Path(sys.executable), client, log, **env) as function:
         kind, response = function.invoke(proxy_event())
         seconds = time.monotonic() - start
         if kind != "response" or response["statusCode"] != HTTPStatus.OK:
             raise BenchError(f"the zip's response is no success: {response} {log.read_text()}")
-        return seconds, function.resident() * 1024 / 1e6
+        return seconds, function.resident_kib() * 1024 / 1e6
 
 
 def _microseconds(call: Callable[[], object]) -> float:

@@ -137,7 +137,7 @@ def context(
     principal: str = CALLER.name,
     **change: Any,
 ) -> IssuanceContext:
-    """The context that a request is evaluated in."""
+    """The context for the evaluation of a request."""
     policy = policy or profiles()
     return IssuanceContext(
         policy.get(profile), policy, principal, issuer or create_issuer(), now, now, **change

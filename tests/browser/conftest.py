@@ -11,9 +11,14 @@ from playwright.sync_api import Browser, sync_playwright
 from tests import servers
 from tests.browser.tabs import SCREENSHOTS, STATUS_MESSAGE, Tab, open_tab
 
-DISABLED = ("gpu", "quic", "background-networking", "component-update", "sync")
-RESOLVER = "--host-resolver-rules=MAP plain.example 127.0.0.1"
-CHROMIUM = ["--no-sandbox", "--no-first-run", RESOLVER, *(f"--disable-{feature}" for feature in DISABLED)]
+DISABLED_FEATURES = ("gpu", "quic", "background-networking", "component-update", "sync")
+RESOLVER_OPTION = "--host-resolver-rules=MAP plain.example 127.0.0.1"
+CHROMIUM = [
+    "--no-sandbox",
+    "--no-first-run",
+    RESOLVER_OPTION,
+    *(f"--disable-{feature}" for feature in DISABLED_FEATURES),
+]
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +32,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def form(browser: Browser, server: servers.Server) -> Iterator[Tab]:
-    """The form, without console messages."""
+    """The form; the test fails on any console message."""
     with open_tab(browser, f"{server.url}/sign") as tab:
         yield tab
 
 
 @pytest.fixture
-def refusing(browser: Browser, server: servers.Server) -> Iterator[Tab]:
-    """The form, for requests that are refused, which Chromium logs."""
+def refusal_form(browser: Browser, server: servers.Server) -> Iterator[Tab]:
+    """The form for refused requests; Chromium logs their status on the console."""
     with open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab:
         yield tab

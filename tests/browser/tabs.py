@@ -22,14 +22,14 @@ class Tab:
         self.bodies: list[str] = []
         page.on("console", lambda message: self.messages.append(message.text))
         page.on("pageerror", lambda error: self.messages.append(str(error)))
-        page.on("request", self._sent)
+        page.on("request", self._record_request)
 
-    def _sent(self, request: Any) -> None:
+    def _record_request(self, request: Any) -> None:
         self.requests.append(request.url)
         self.bodies.append(request.post_data or "")
 
     def sign(self, csr: bytes, key: str = API_KEY, profile: str = "") -> None:
-        """Fill in the form, and send it."""
+        """Fill in and send the form."""
         self.page.fill("#csr", csr.decode())
         self.page.fill("#key", key)
         # wait_for_function would evaluate a string, which the page's Content-Security-Policy forbids.

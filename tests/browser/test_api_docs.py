@@ -12,9 +12,9 @@ from tests import csrs
 from tests.browser.tabs import AUTOCOMPLETE_ADVICE, SCREENSHOTS, STATUS_MESSAGE, open_tab
 from tests.servers import API_KEY, Server
 
-LOADED = ("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js", "/openapi.json")
-WIDE: Any = {"width": 1200, "height": 1000}
-REQUEST = csrs.encode_pem(csrs.build("www.example.com")).decode()
+RESOURCES = ("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js", "/openapi.json")
+WIDE_VIEWPORT: Any = {"width": 1200, "height": 1000}
+CSR = csrs.encode_pem(csrs.build("www.example.com")).decode()
 
 
 def authorize(page: Page, key: str) -> None:
@@ -25,11 +25,11 @@ def authorize(page: Page, key: str) -> None:
 
 
 def try_sign(page: Page) -> tuple[str, Any]:
-    """Send a request with "Try it out" of the operation `sign`, and return status and JSON of the response."""
+    """Send a request with "Try it out" of the operation `sign`; return the status and JSON of the response."""
     sign = page.locator("#operations-sign-sign")
     sign.locator(".opblock-summary-control").click()
     sign.locator(".try-out__btn").click()
-    sign.locator("textarea").first.fill(json.dumps({"csr": REQUEST, "profile": "peer"}))
+    sign.locator("textarea").first.fill(json.dumps({"csr": CSR, "profile": "peer"}))
     sign.locator(".execute").click()
     responses = sign.locator(".live-responses-table")
     expect(responses).to_be_visible()
@@ -42,25 +42,27 @@ def test_docs_show_all_operations(browser: Browser, server: Server) -> None:
     """All operations are shown, and nothing is loaded from another host or violates the page's policy."""
     with open_tab(browser, f"{server.url}/docs", (AUTOCOMPLETE_ADVICE,)) as tab:
         operations = tab.page.locator(".opblock")
-        published = server.request("GET", "/openapi.json").json()
-        expect(operations).to_have_count(sum(len(item) for item in published["paths"].values()))
+        document = server.request("GET", "/openapi.json").json()
+        expect(operations).to_have_count(sum(len(item) for item in document["paths"].values()))
         tab.page.wait_for_load_state("networkidle")
-        assert [url for url in tab.requests if "data:" not in url] == [server.url + path for path in LOADED]
+        assert [url for url in tab.requests if "data:" not in url] == [
+            server.url + path for path in RESOURCES
+        ]
         tab.save_screenshot("docs")
 
 
 def test_try_it_out_signs_with_api_key(browser: Browser, server: Server) -> None:
     """With an API key, "Try it out" returns a certificate for the name and profile of the CSR."""
-    with open_tab(browser, f"{server.url}/docs", (AUTOCOMPLETE_ADVICE,), viewport=WIDE) as tab:
+    with open_tab(browser, f"{server.url}/docs", (AUTOCOMPLETE_ADVICE,), viewport=WIDE_VIEWPORT) as tab:
         authorize(tab.page, API_KEY)
-        status, signed = try_sign(tab.page)
-        assert (status, signed["profile"]) == ("200", "peer")
-        certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+        status, result = try_sign(tab.page)
+        assert (status, result["profile"]) == ("200", "peer")
+        certificate = x509.load_pem_x509_certificate(result["crt_pem"].encode())
         assert certificate.subject.rfc4514_string() == "CN=www.example.com"
         tab.page.locator(".live-responses-table").scroll_into_view_if_needed()
         tab.page.screenshot(path=str(SCREENSHOTS / "docs-tried.png"))
-        requested = {url.partition("?")[0] for url in tab.requests if url.startswith("http")}
-        assert requested <= {server.url + path for path in (*LOADED, "/sign")}
+        urls = {url.partition("?")[0] for url in tab.requests if url.startswith("http")}
+        assert urls <= {server.url + path for path in (*RESOURCES, "/sign")}
         storage = (
             "() => [document.cookie, JSON.stringify(localStorage), JSON.stringify(sessionStorage)].join()"
         )
@@ -70,7 +72,7 @@ def test_try_it_out_signs_with_api_key(browser: Browser, server: Server) -> None
 def test_wrong_api_key_is_shown_as_403(browser: Browser, server: Server) -> None:
     """With an unknown API key, the page shows the problem and its code."""
     with open_tab(
-        browser, f"{server.url}/docs", (*STATUS_MESSAGE, AUTOCOMPLETE_ADVICE), viewport=WIDE
+        browser, f"{server.url}/docs", (*STATUS_MESSAGE, AUTOCOMPLETE_ADVICE), viewport=WIDE_VIEWPORT
     ) as tab:
         authorize(tab.page, API_KEY[::-1])
         status, problem = try_sign(tab.page)

@@ -20,19 +20,17 @@ from tests.browser.tabs import AUTOCOMPLETE_ADVICE, STATUS_MESSAGE, Tab, open_ta
 from tests.servers import API_KEY, Server
 
 AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
-
-
-GOOD = csrs.encode_pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
+CSR = csrs.encode_pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
 
 
 def test_pasted_csr_is_signed(form: Tab) -> None:
     """A pasted CSR is described and signed, and the result shows the main fields of the certificate."""
     page = form.page
-    page.fill("#csr", GOOD.decode())
+    page.fill("#csr", CSR.decode())
     expect(page.locator("#csr-seen")).to_contain_text("CN=www.example.com")
     expect(page.locator("#csr-seen")).to_contain_text("DNS www.example.com, IP 10.0.0.1")
     expect(page.locator("#csr-seen")).to_contain_text("P-256")
-    form.sign(GOOD)
+    form.sign(CSR)
     expect(page.locator("#status")).to_have_text("Signed.")
     expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
     expect(page.locator("#facts")).to_contain_text("89 days left")
@@ -45,7 +43,7 @@ def test_pasted_csr_is_signed(form: Tab) -> None:
 
 
 def test_page_loads_nothing_but_the_profiles(form: Tab, server: Server) -> None:
-    """The page is one request. The profiles are loaded once, when the form gets the focus."""
+    """The page is a single request; it loads the profiles once, when the form gets the focus."""
     form.page.wait_for_load_state("networkidle")
     assert form.requests == [f"{server.url}/sign"]
     form.page.focus("#csr")
@@ -62,7 +60,7 @@ def test_page_loads_nothing_but_the_profiles(form: Tab, server: Server) -> None:
 def test_layout_does_not_shift(form: Tab) -> None:
     """The descriptions of the CSR and of the profile do not move other elements."""
     before = form.page.locator("#send").bounding_box()
-    form.page.fill("#csr", GOOD.decode())
+    form.page.fill("#csr", CSR.decode())
     expect(form.page.locator("#profile-seen")).to_contain_text("valid for 90 days")
     assert form.page.locator("#send").bounding_box() == before
 
@@ -73,7 +71,7 @@ def test_form_works_below_a_stage(browser: Browser, tmp_path: Path, stage: str) 
     with servers.certlet_server(tmp_path, "--ephemeral", "--stage", "prod") as server:
         root = server.url.removesuffix("/prod")
         with open_tab(browser, root + stage) as tab:
-            tab.sign(GOOD, profile="client")
+            tab.sign(CSR, profile="client")
             expect(tab.page.locator("#status")).to_have_text("Signed.")
 
 
@@ -98,19 +96,19 @@ def test_der_file_can_be_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     expect(page.locator("#notes")).to_contain_text("common name added")
 
 
-PRIVATE = csrs.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+PRIVATE_KEY = csrs.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (PRIVATE, "private key"),
-        (PRIVATE + GOOD, "private key"),
+        (PRIVATE_KEY, "private key"),
+        (PRIVATE_KEY + CSR, "private key"),
         (CERTIFICATE, "This is a certificate, not"),
         (b"garbage!", "not a certificate signing request (PEM or base64)"),
-        (GOOD.replace(b"-----END", b"----END"), "(PEM or base64)"),
-        (GOOD.replace(b"\nMI", b"\nMA"), "not a valid certificate signing request"),
+        (CSR.replace(b"-----END", b"----END"), "(PEM or base64)"),
+        (CSR.replace(b"\nMI", b"\nMA"), "not a valid certificate signing request"),
     ],
 )
 def test_text_other_than_a_csr_is_reported_and_not_sent(form: Tab, text: bytes, message: str) -> None:
@@ -135,15 +133,17 @@ def test_der_private_key_is_reported(form: Tab, server: Server, tmp_path: Path) 
     assert not any(form.bodies)
 
 
-@pytest.mark.parametrize("kind", csrs.KEY_TYPES)
-def test_each_key_type_is_shown(form: Tab, kind: str) -> None:
+@pytest.mark.parametrize("key_type", csrs.KEY_TYPES)
+def test_key_type_of_csr_is_shown(form: Tab, key_type: str) -> None:
     """The page describes the key of a CSR like the service."""
     request = csrs.build(
-        "a.example", ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"], key_type=kind
+        "a.example",
+        ["dns:*.b.example", "ip:2001:db8::ff", "email:a@b.example", "uri:urn:x:y"],
+        key_type=key_type,
     )
     form.page.fill("#csr", csrs.encode_pem(request).decode())
     description = form.page.locator("#csr-seen")
-    expect(description).to_contain_text(keys.describe_key(csrs.private_key(kind).public_key()))
+    expect(description).to_contain_text(keys.describe_key(csrs.private_key(key_type).public_key()))
     expect(description).to_contain_text(
         "DNS *.b.example, IP 2001:db8:0:0:0:0:0:ff, email a@b.example, URI urn:x:y"
     )
@@ -202,23 +202,23 @@ def test_invalid_name_is_reported(form: Tab, names: str) -> None:
     assert form.page.input_value("#csr") == ""
 
 
-def test_wrong_api_key_is_reported_at_its_field(refusing: Tab) -> None:
+def test_wrong_api_key_is_reported_at_its_field(refusal_form: Tab) -> None:
     """A 403 is reported at the API key field, which gets the focus."""
-    refusing.sign(GOOD, key="x" * 40)
-    expect(refusing.page.locator("#key-faults")).to_contain_text("Unknown API key")
-    expect(refusing.page.locator("#key")).to_be_focused()
-    expect(refusing.page.locator("#key")).to_have_attribute("aria-invalid", "true")
-    expect(refusing.page.locator("#result")).to_be_hidden()
+    refusal_form.sign(CSR, key="x" * 40)
+    expect(refusal_form.page.locator("#key-faults")).to_contain_text("Unknown API key")
+    expect(refusal_form.page.locator("#key")).to_be_focused()
+    expect(refusal_form.page.locator("#key")).to_have_attribute("aria-invalid", "true")
+    expect(refusal_form.page.locator("#result")).to_be_hidden()
 
 
 def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: Path) -> None:
     """A 403 for the profile is not reported at the API key field."""
-    (tmp_path / "profiles.yaml").write_text("profiles: {client: {principals: [nobody]}}\n")
+    (tmp_path / "profiles.yaml").write_text("profiles: {client: {principals: [other]}}\n")
     with (
         servers.certlet_server(tmp_path, "--ephemeral", "--profiles", "profiles.yaml") as server,
         open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab,
     ):
-        tab.sign(GOOD, profile="client")
+        tab.sign(CSR, profile="client")
         expect(tab.page.locator("#profile-faults")).to_contain_text(
             "Caller 'default' may not use profile 'client'"
         )
@@ -226,24 +226,24 @@ def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: 
         expect(tab.page.locator("#key-faults li")).to_have_count(0)
 
 
-def test_refused_names_are_reported_at_the_csr(refusing: Tab) -> None:
+def test_refused_names_are_reported_at_the_csr(refusal_form: Tab) -> None:
     """A refusal shows each problem next to its field."""
-    refusing.sign(csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
-    expect(refusing.page.locator("#csr-faults li")).to_have_count(2)
-    expect(refusing.page.locator("#csr-faults")).to_contain_text(
+    refusal_form.sign(csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
+    expect(refusal_form.page.locator("#csr-faults li")).to_have_count(2)
+    expect(refusal_form.page.locator("#csr-faults")).to_contain_text(
         "subject_alt_name[0]: dns:a_b.example: profile 'server' permits no underscores"
     )
-    expect(refusing.page.locator("#csr")).to_be_focused()
-    refusing.save_screenshot("refused")
+    expect(refusal_form.page.locator("#csr")).to_be_focused()
+    refusal_form.save_screenshot("refused")
 
 
 def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: Path) -> None:
-    """A 429 and a network error have their own messages."""
+    """The form has a message for 429 and another for a network error."""
     with servers.certlet_server(tmp_path, "--ephemeral") as server:
         exhausted, reported = threading.Event(), threading.Event()
 
         def exhaust() -> None:
-            while not reported.is_set():  # the page would otherwise use the next free request
+            while not reported.is_set():  # otherwise the page could use the next permitted request
                 if server.sign({}).status == 429:
                     exhausted.set()
 
@@ -256,14 +256,14 @@ def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: P
             thread.start()
             try:
                 tab.page.route("**/sign", wait)
-                tab.sign(GOOD)
+                tab.sign(CSR)
                 expect(tab.page.locator("#status")).to_contain_text("too many requests")
             finally:
                 reported.set()
                 thread.join()
         with open_tab(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
-            tab.sign(GOOD)
+            tab.sign(CSR)
             expect(tab.page.locator("#status")).to_contain_text("no response from the server")
 
 
@@ -279,18 +279,18 @@ def test_html_in_subject_is_text(form: Tab, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "escaped"), [("x\x1b[2J\ny", "\\u001b[2J\\u000ay"), ("a\u202egpj.exe", "a\\u202egpj.exe")]
 )
-def test_control_characters_are_escaped(refusing: Tab, text: str, escaped: str) -> None:
+def test_control_characters_are_escaped(refusal_form: Tab, text: str, escaped: str) -> None:
     """A subject with control characters or bidirectional marks is shown escaped, and refused."""
-    refusing.sign(csrs.encode_pem(csrs.build(text)), profile="client")
-    assert escaped in refusing.page.inner_text("#csr-seen")
-    expect(refusing.page.locator("#csr-faults")).to_contain_text("control character")
-    assert "\u202e" not in refusing.page.inner_text("body")
+    refusal_form.sign(csrs.encode_pem(csrs.build(text)), profile="client")
+    assert escaped in refusal_form.page.inner_text("#csr-seen")
+    expect(refusal_form.page.locator("#csr-faults")).to_contain_text("control character")
+    assert "\u202e" not in refusal_form.page.inner_text("body")
 
 
-def test_api_key_is_only_remembered_on_request(form: Tab, server: Server) -> None:
-    """The page does not contain the API key, and stores it only if the box is checked."""
+def test_api_key_is_stored_only_on_request(form: Tab, server: Server) -> None:
+    """The page never contains the API key, and stores it only if the user checks the box."""
     assert API_KEY not in server.request("GET", "/sign").body.decode()
-    form.sign(GOOD)
+    form.sign(CSR)
     assert form.page.evaluate("sessionStorage.length") == 0
     form.page.check("#remember")
     form.page.reload()
@@ -302,7 +302,7 @@ def test_api_key_is_only_remembered_on_request(form: Tab, server: Server) -> Non
 
 
 def test_form_works_with_the_keyboard(browser: Browser, server: Server) -> None:
-    """Each step from the first field to the saved bundle works without a mouse."""
+    """All steps from the first field to the saved bundle work without a mouse."""
     with open_tab(browser, f"{server.url}/sign", accept_downloads=True) as tab:
         page = tab.page
         visited = []
@@ -316,7 +316,7 @@ def test_form_works_with_the_keyboard(browser: Browser, server: Server) -> None:
             raise AssertionError(f"Tab did not reach {selector}: {visited}")
 
         tab_to("#csr")
-        page.keyboard.insert_text(GOOD.decode())
+        page.keyboard.insert_text(CSR.decode())
         tab_to("#profile")
         expect(page.locator("#profile option")).to_have_count(3)
         page.keyboard.press("p")
@@ -336,11 +336,11 @@ def test_form_works_with_the_keyboard(browser: Browser, server: Server) -> None:
 def test_copy_button_copies_pem(browser: Browser, server: Server) -> None:
     """The copy buttons put PEM on the clipboard."""
     with open_tab(browser, f"{server.url}/sign", permissions=["clipboard-read", "clipboard-write"]) as tab:
-        tab.sign(GOOD)
+        tab.sign(CSR)
         tab.page.click("text=Copy chain")
         expect(tab.page.locator("#status")).to_have_text("Copied chain.")
-        copied = tab.page.evaluate("navigator.clipboard.readText()").encode()
-        assert len(x509.load_pem_x509_certificates(copied)) == 1
+        clipboard = tab.page.evaluate("navigator.clipboard.readText()").encode()
+        assert len(x509.load_pem_x509_certificates(clipboard)) == 1
 
 
 def external_address() -> str | None:
@@ -363,7 +363,7 @@ def test_form_works_without_a_secure_context(browser: Browser, tmp_path: Path) -
             tab.page.click("summary")
             expect(tab.page.locator("#maker")).to_be_hidden()
             expect(tab.page.locator("#make-hint")).to_contain_text("plain HTTP")
-            tab.sign(GOOD)
+            tab.sign(CSR)
             expect(tab.page.locator("#status")).to_have_text("Signed.")
             expect(tab.page.locator("text=Copy chain")).to_be_hidden()
             expect(tab.page.locator("text=Save chain")).to_be_visible()
@@ -378,7 +378,7 @@ APPEARANCES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("appearance", APPEARANCES)
 def test_form_is_accessible(browser: Browser, server: Server, appearance: str) -> None:
-    """axe-core finds no violation of WCAG 2.2 AA: empty, refused and signed; light, dark and narrow."""
+    """axe-core finds no violation of WCAG 2.2 AA in the empty form, after a refusal, or after signing."""
     with open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE, **APPEARANCES[appearance]) as tab:
         tab.page.evaluate(AXE.read_text())
         tab.page.click("summary")
@@ -386,7 +386,7 @@ def test_form_is_accessible(browser: Browser, server: Server, appearance: str) -
         tab.save_screenshot(appearance)
         tab.sign(csrs.encode_pem(csrs.build("localhost")))
         assert_accessible(tab)
-        tab.sign(GOOD)
+        tab.sign(CSR)
         assert_accessible(tab)
         width = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert tab.page.evaluate(width)
@@ -414,15 +414,15 @@ def test_axe_reports_a_missing_label(form: Tab) -> None:
 @pytest.mark.parametrize("page", ["/sign", "/docs"])
 def test_csp_blocks_inline_scripts_and_other_hosts(browser: Browser, server: Server, page: str) -> None:
     """The Content-Security-Policy blocks an inline script, and a request to another host."""
-    expected = ("Content Security Policy", "CompoundError", "blocked", AUTOCOMPLETE_ADVICE)
+    expected = ("Content Security Policy", "blocked", AUTOCOMPLETE_ADVICE)
     with open_tab(browser, server.url + page, expected) as tab:
         tab.page.evaluate(
             "() => { const s = document.createElement('script'); s.textContent = 'document.title = 1';"
             " document.body.append(s); }"
         )
         assert tab.page.title() != "1"
-        outcome = tab.page.evaluate("() => fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'blocked')")
-        assert outcome == "blocked"
+        result = tab.page.evaluate("() => fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'blocked')")
+        assert result == "blocked"
         assert any("Content Security Policy" in line for line in tab.messages)
 
 
@@ -452,13 +452,13 @@ def test_refusal_links_to_its_problem(browser: Browser, tmp_path: Path, stage: s
                 tab.page.click("#status a")
             expect(popup.value.locator(f"section#{code} h2")).to_be_in_viewport()
             assert popup.value.url == f"{server.url}/problems#{code}"
-        tab.sign(GOOD)
+        tab.sign(CSR)
         expect(tab.page.locator("#status a")).to_have_count(0)
 
 
 @pytest.mark.parametrize("appearance", APPEARANCES)
 def test_problem_type_links_to_its_section(browser: Browser, server: Server, appearance: str) -> None:
-    """The `type` of a problem links to its section. The page is one request, and accessible."""
+    """The `type` of a problem links to its section of an accessible page, which is a single request."""
     problem = server.sign({"csr": "garbage"}).json()
     with open_tab(browser, server.url + problem["type"], **APPEARANCES[appearance]) as tab:
         expect(tab.page.locator(f"section#{problem['code']} h2")).to_be_in_viewport()

@@ -1,1 +1,1 @@
-"""Clients that generators make of the contract, used for real."""
+"""Clients that generators create from the contract, tested with a real server."""

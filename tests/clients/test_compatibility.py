@@ -1,4 +1,4 @@
-"""A change of the contract that breaks clients requires a new major version; oasdiff finds the changes."""
+"""A change of the contract that breaks clients requires a new major version; oasdiff finds such changes."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def value_at(document: Any, *path: str | int) -> Any:
     return document
 
 
-def put(*path: str | int, **members: object) -> Change:
-    """Set keys of the object there."""
+def set_keys(*path: str | int, **members: object) -> Change:
+    """Return a change that sets keys of the object at a path."""
     return lambda document: value_at(document, *path).update(members)
 
 
-def drop(*path: str | int) -> Change:
-    """Remove the key or element there."""
+def delete(*path: str | int) -> Change:
+    """Return a change that deletes a key or element."""
     return lambda document: value_at(document, *path[:-1]).pop(path[-1])
 
 
-def add(*path: str | int, value: object) -> Change:
-    """Append an element to the list there."""
+def append(*path: str | int, value: object) -> Change:
+    """Return a change that appends an element to the list at a path."""
     return lambda document: value_at(document, *path).append(value)
 
 
-def remove(*path: str | int, value: object) -> Change:
-    """Remove an element from the list there."""
+def remove_element(*path: str | int, value: object) -> Change:
+    """Return a change that removes an element from the list at a path."""
     return lambda document: value_at(document, *path).remove(value)
 
 
-def both(*changes: Change) -> Change:
-    """Apply several changes in order."""
+def combine(*changes: Change) -> Change:
+    """Return a change that applies several changes in order."""
     return lambda document: [change(document) for change in changes]
 
 
 def rename(document: dict[str, Any]) -> None:
-    """Rename a schema, and with it a type of every generated client."""
+    """Rename a schema, which renames a type in every generated client."""
     document.update(json.loads(json.dumps(document).replace('schemas/Problem"', 'schemas/Failure"')))
     value_at(document, *SCHEMAS)["Failure"] = value_at(document, *SCHEMAS).pop("Problem")
 
@@ -68,66 +68,68 @@ def rename(document: dict[str, Any]) -> None:
 def add_operation(document: dict[str, Any]) -> None:
     """Add an operation."""
     document["paths"]["/more"] = copy.deepcopy(document["paths"]["/health"])
-    put("paths", "/more", "get", operationId="more")(document)
+    set_keys("paths", "/more", "get", operationId="more")(document)
 
 
-# A request must have a new field; a response lacks a field that it always had.
-REQUIRE_FIELD = both(
-    put(*REQUEST, purpose=PURPOSE), add(*SCHEMAS, "SignRequest", "required", value="purpose")
+# A new required field of a request; the removal of a required field of a response.
+REQUIRE_FIELD = combine(
+    set_keys(*REQUEST, purpose=PURPOSE), append(*SCHEMAS, "SignRequest", "required", value="purpose")
 )
-REMOVE_FIELD = both(
-    drop(*CERTIFICATE, "properties", "serial_number"),
-    remove(*CERTIFICATE, "required", value="serial_number"),
+REMOVE_FIELD = combine(
+    delete(*CERTIFICATE, "properties", "serial_number"),
+    remove_element(*CERTIFICATE, "required", value="serial_number"),
 )
-XML = put(*SIGN, "responses", "200", content={"application/xml": {"schema": {"type": "object"}}})
+XML = set_keys(*SIGN, "responses", "200", content={"application/xml": {"schema": {"type": "object"}}})
 # Changes that break clients, and a fragment of the reported problem.
 BREAKING: dict[str, tuple[Change, str]] = {
-    "an operation removed": (drop("paths", "/ca.crl"), "GET /ca.crl: api path removed"),
-    "a method removed": (drop(*SIGN), "POST /sign: api removed"),
-    "an operation renamed": (put(*SIGN, operationId="issue"), "(api-operation-id-removed)"),
-    "another tag": (put(*SIGN, tags=["issue"]), "(api-tag-removed)"),
+    "an operation removed": (delete("paths", "/ca.crl"), "GET /ca.crl: api path removed"),
+    "a method removed": (delete(*SIGN), "POST /sign: api removed"),
+    "an operation renamed": (set_keys(*SIGN, operationId="issue"), "(api-operation-id-removed)"),
+    "another tag": (set_keys(*SIGN, tags=["issue"]), "(api-tag-removed)"),
     "a schema renamed": (rename, "(api-schema-removed)"),
     "a required field of a response removed": (REMOVE_FIELD, "(response-required-property-removed)"),
-    "an optional field of a response removed": (drop(*SCHEMAS, "Problem", "properties", "errors"), "(response-optional-property-removed)"),
-    "a field of a response made optional": (remove(*CERTIFICATE, "required", value="serial_number"), "(response-property-became-optional)"),
+    "an optional field of a response removed": (delete(*SCHEMAS, "Problem", "properties", "errors"), "(response-optional-property-removed)"),
+    "a field of a response made optional": (remove_element(*CERTIFICATE, "required", value="serial_number"), "(response-property-became-optional)"),
     "a required field of a request added": (REQUIRE_FIELD, "(new-required-request-property)"),
-    "a field of a request removed": (drop(*REQUEST, "validity"), "(request-property-removed)"),
-    "a narrower enum": (remove(*SCHEMAS, "ProfileName", "enum", value="peer"), "(request-property-enum-value-removed)"),
-    "a wider enum in a response": (add(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
-    "a narrower string": (put(*REQUEST, "validity", maxLength=10), "(request-property-max-length-decreased)"),
-    "a shorter list": (put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=100), "components.schemas.BatchRequest.requests.maxItems: lowered"),
-    "another default": (put(*REQUEST, "text", default=False), "(request-property-default-value-changed)"),
-    "a required parameter added": (add(*SIGN, "parameters", value={**PARAMETER, "required": True}), "(new-required-request-parameter)"),
-    "a parameter made required": (put(*SIGN, "parameters", 0, required=True), "(request-parameter-became-required)"),
-    "a success status removed": (drop(*SIGN, "responses", "202"), "(response-success-status-removed)"),
-    "an error status removed": (drop(*SIGN, "responses", "422"), "(response-non-success-status-removed)"),
-    "another type in a response": (put(*SCHEMAS, "Problem", "properties", "status", type="string"), "(response-property-type-changed)"),
-    "another type in a request": (put(*REQUEST, "text", type="string"), "(request-property-type-changed)"),
-    "a media type of a request removed": (drop(*PEM, "application/pkcs10"), "(request-body-media-type-removed)"),
+    "a field of a request removed": (delete(*REQUEST, "validity"), "(request-property-removed)"),
+    "a narrower enum": (remove_element(*SCHEMAS, "ProfileName", "enum", value="peer"), "(request-property-enum-value-removed)"),
+    "a wider enum in a response": (append(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
+    "a narrower string": (set_keys(*REQUEST, "validity", maxLength=10), "(request-property-max-length-decreased)"),
+    "a shorter list": (set_keys(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=100), "components.schemas.BatchRequest.requests.maxItems: lowered"),
+    "another default": (set_keys(*REQUEST, "text", default=False), "(request-property-default-value-changed)"),
+    "a required parameter added": (append(*SIGN, "parameters", value={**PARAMETER, "required": True}), "(new-required-request-parameter)"),
+    "a parameter made required": (set_keys(*SIGN, "parameters", 0, required=True), "(request-parameter-became-required)"),
+    "a success status removed": (delete(*SIGN, "responses", "202"), "(response-success-status-removed)"),
+    "an error status removed": (delete(*SIGN, "responses", "422"), "(response-non-success-status-removed)"),
+    "another type in a response": (set_keys(*SCHEMAS, "Problem", "properties", "status", type="string"), "(response-property-type-changed)"),
+    "another type in a request": (set_keys(*REQUEST, "text", type="string"), "(request-property-type-changed)"),
+    "a media type of a request removed": (delete(*PEM, "application/pkcs10"), "(request-body-media-type-removed)"),
     "another media type of a response": (XML, "(response-media-type-removed)"),
-    "an API key required": (put("paths", "/health", "get", security=[{"apiKey": []}]), "(api-security-added)"),
-    "a security scheme of an operation removed": (remove("paths", "/.well-known/est/simpleenroll", "post", "security", value={"basic": []}), "(api-security-removed)"),
-    "another header for the API key": (put(*SCHEMES, "apiKey", name="x-key"), "components.securitySchemes.apiKey: changed"),
-    "a security scheme removed": (drop(*SCHEMES, "basic"), "components.securitySchemes.basic: changed"),
-    "another server": (put(servers=[{"url": "/v2"}]), "servers: changed"),
+    "an API key required": (set_keys("paths", "/health", "get", security=[{"apiKey": []}]), "(api-security-added)"),
+    "a security scheme of an operation removed": (remove_element("paths", "/.well-known/est/simpleenroll", "post", "security", value={"basic": []}), "(api-security-removed)"),
+    "another header for the API key": (set_keys(*SCHEMES, "apiKey", name="x-key"), "components.securitySchemes.apiKey: changed"),
+    "a security scheme removed": (delete(*SCHEMES, "basic"), "components.securitySchemes.basic: changed"),
+    "another server": (set_keys(servers=[{"url": "/v2"}]), "servers: changed"),
 }  # fmt: skip
 COMPATIBLE: dict[str, Change] = {
     "no change": lambda _: None,
     "an operation added": add_operation,
-    "an optional field of a request added": put(*REQUEST, purpose=PURPOSE),
-    "a field of a response added": put(*CERTIFICATE, "properties", more=PURPOSE),
-    "an optional parameter added": add(*SIGN, "parameters", value=PARAMETER),
-    "a wider string": put(*REQUEST, "validity", maxLength=64),
-    "a longer list": put(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
-    "an error status added": put(*SIGN, "responses", **{"409": value_at(CURRENT, *SIGN, "responses", "422")}),
-    "a media type of a request added": put(*PEM, **{"application/x-csr": {"schema": PURPOSE}}),
-    "other texts": both(
-        put("info", description="Other words."),
-        put(*SIGN, summary="Other words", description="Other words."),
-        put(*SCHEMAS, "Problem", description="Other words."),
-        put(*SCHEMES, "basic", description="Other words."),
+    "an optional field of a request added": set_keys(*REQUEST, purpose=PURPOSE),
+    "a field of a response added": set_keys(*CERTIFICATE, "properties", more=PURPOSE),
+    "an optional parameter added": append(*SIGN, "parameters", value=PARAMETER),
+    "a wider string": set_keys(*REQUEST, "validity", maxLength=64),
+    "a longer list": set_keys(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
+    "an error status added": set_keys(
+        *SIGN, "responses", **{"409": value_at(CURRENT, *SIGN, "responses", "422")}
     ),
-    "another example": put(
+    "a media type of a request added": set_keys(*PEM, **{"application/x-csr": {"schema": PURPOSE}}),
+    "other texts": combine(
+        set_keys("info", description="New text."),
+        set_keys(*SIGN, summary="New text", description="New text."),
+        set_keys(*SCHEMAS, "Problem", description="New text."),
+        set_keys(*SCHEMES, "basic", description="New text."),
+    ),
+    "another example": set_keys(
         *SIGN, "requestBody", "content", "application/json", example={"csr": "-----BEGIN"}
     ),
 }
@@ -136,17 +138,17 @@ COMPATIBLE: dict[str, Change] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one release: the current contract."""
-    released = tmp_path_factory.mktemp("released")
-    assert compatibility.release(CURRENT, released) == []
-    return released
+    directory = tmp_path_factory.mktemp("released")
+    assert compatibility.release(CURRENT, directory) == []
+    return directory
 
 
-def changed(change: Change, version: str = "0.9.0") -> dict[str, Any]:
-    """Return the contract after a change, with another version."""
-    after = copy.deepcopy(CURRENT)
-    change(after)
-    after["info"]["version"] = version
-    return after
+def contract_after(change: Change, version: str = "0.9.0") -> dict[str, Any]:
+    """Return a copy of the contract with a change and a version."""
+    document = copy.deepcopy(CURRENT)
+    change(document)
+    document["info"]["version"] = version
+    return document
 
 
 def test_contract_is_compatible_with_its_last_release() -> None:
@@ -155,7 +157,7 @@ def test_contract_is_compatible_with_its_last_release() -> None:
 
 
 def test_every_major_version_has_a_release() -> None:
-    """The check has something to compare: a document for each major version, named after it."""
+    """There is a released document for every major version, named after it."""
     released = [json.loads(path.read_text()) for path in sorted(compatibility.RELEASED.iterdir())]
     majors = [int(document["info"]["version"].split(".")[0]) for document in released]
     assert majors == list(range(len(majors)))
@@ -169,39 +171,38 @@ def test_every_major_version_has_a_release() -> None:
 def test_breaking_change_is_reported(folder: Path, change: str) -> None:
     """A breaking change is reported even in a new minor version."""
     apply, fragment = BREAKING[change]
-    problems = compatibility.problems(changed(apply), folder)
+    problems = compatibility.problems(contract_after(apply), folder)
     assert any(fragment in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize("change", COMPATIBLE)
 def test_compatible_change_is_accepted(folder: Path, change: str) -> None:
     """A change that only adds, or only rewords, is accepted."""
-    assert compatibility.problems(changed(COMPATIBLE[change]), folder) == []
+    assert compatibility.problems(contract_after(COMPATIBLE[change]), folder) == []
 
 
 def test_new_major_version_may_break_clients(tmp_path: Path) -> None:
-    """The next major version may break; after its release, it is compared only with itself."""
+    """The next major version may break clients; after its release, changes are compared with it only."""
     assert compatibility.release(CURRENT, tmp_path) == []
-    broken = changed(REMOVE_FIELD, "1.0.0")
-    assert compatibility.problems(changed(REMOVE_FIELD, "0.2.0"), tmp_path)
-    assert compatibility.release(broken, tmp_path) == []
+    incompatible = contract_after(REMOVE_FIELD, "1.0.0")
+    assert compatibility.problems(contract_after(REMOVE_FIELD, "0.2.0"), tmp_path)
+    assert compatibility.release(incompatible, tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["openapi-0.json", "openapi-1.json"]
-    assert compatibility.problems(broken, tmp_path) == []
-    assert compatibility.problems(changed(lambda _: None, "1.1.0"), tmp_path) == []
-    incompatible = copy.deepcopy(broken)
+    assert compatibility.problems(incompatible, tmp_path) == []
+    assert compatibility.problems(contract_after(lambda _: None, "1.1.0"), tmp_path) == []
     REQUIRE_FIELD(incompatible)
     assert compatibility.problems(incompatible, tmp_path)
-    assert compatibility.problems(changed(REMOVE_FIELD, "3.0.0"), tmp_path) == [
+    assert compatibility.problems(contract_after(REMOVE_FIELD, "3.0.0"), tmp_path) == [
         "info.version: 3.0.0 does not follow 1.x, the last release"
     ]
 
 
 def test_breaking_change_is_not_released(tmp_path: Path) -> None:
-    """A release replaces the one before it, unless a change breaks clients."""
+    """A release replaces its predecessor, unless a change breaks clients."""
     assert compatibility.release(CURRENT, tmp_path) == []
     before = (tmp_path / "openapi-0.json").read_bytes()
-    assert compatibility.release(changed(REMOVE_FIELD), tmp_path)
+    assert compatibility.release(contract_after(REMOVE_FIELD), tmp_path)
     assert (tmp_path / "openapi-0.json").read_bytes() == before
-    extended = changed(add_operation)
-    assert compatibility.release(extended, tmp_path) == []
-    assert json.loads((tmp_path / "openapi-0.json").read_bytes()) == extended
+    compatible = contract_after(add_operation)
+    assert compatibility.release(compatible, tmp_path) == []
+    assert json.loads((tmp_path / "openapi-0.json").read_bytes()) == compatible

@@ -1,1 +1,1 @@
-"""The Lambda zip under Lambda's own runtime client, the key stores, and the template."""
+"""The Lambda zip with AWS's runtime client, the key stores, and the template."""

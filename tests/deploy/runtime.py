@@ -1,6 +1,6 @@
-"""A Lambda Runtime API for one function, as AWS provides to every function's process.
+"""The Lambda Runtime API for one function, as AWS provides it to every function's process.
 
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html: the runtime client asks for the next
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html: the runtime client requests the next
 event, and posts a result, an error, or an error of its init phase.
 """
 
@@ -41,7 +41,7 @@ class Runtime:
         self.events.put((str(uuid.uuid4()), event))
         return self.outcomes.get(timeout=timeout)
 
-    def resident(self) -> int:
+    def resident_kib(self) -> int:
         """Return the process's resident memory, in KiB."""
         return servers.resident_kib(self.process.pid)
 
@@ -87,7 +87,7 @@ def _handler(runtimes: list[Runtime]) -> type[BaseHTTPRequestHandler]:
 
 
 @contextlib.contextmanager
-def running(task: Path, python: Path, client: Path, log: Path, **env: str) -> Iterator[Runtime]:
+def run_function(task: Path, python: Path, client: Path, log: Path, **env: str) -> Iterator[Runtime]:
     """Run the function unpacked in `task` with `python` and the runtime client in `client`."""
     runtimes: list[Runtime] = []
     with servers.http_server(_handler(runtimes)) as url, log.open("wb") as output:

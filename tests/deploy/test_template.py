@@ -33,25 +33,25 @@ RESOURCES: dict[str, Any] = TREE["Resources"]
 
 
 def integrations(document: openapi.OpenAPIDocument) -> list[dict[str, Any]]:
-    """Each operation's integration."""
+    """Return the integration of every operation."""
     operations = openapi.operations_by_id(document).values()
     return [operation["x-amazon-apigateway-integration"] for operation in operations]
 
 
 @pytest.mark.parametrize("command", [("cfn-lint",), ("sam", "validate", "--lint", "--template-file")])
 def test_template_passes_cfn_lint_and_sam_validate(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """`cfn-lint` and `sam validate --lint` accept the template, and refuse it with an error put in."""
+    """`cfn-lint` and `sam validate --lint` accept the template, and reject it with a misspelt property."""
     program = Path(os.environ["SAM_PYTHON"]).parent / command[0]
     env = servers.environ(AWS_DEFAULT_REGION="eu-central-1", SAM_CLI_TELEMETRY="0", HOME=str(tmp_path))
     servers.run(program, *command[1:], TEMPLATE, env=env)
-    broken = tmp_path / "template.yaml"
-    broken.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
-    assert servers.run(program, *command[1:], broken, env=env, check=False).returncode != 0
+    invalid_template = tmp_path / "template.yaml"
+    invalid_template.write_text(TEMPLATE.read_text().replace("MemorySize:", "MemorySze:"))
+    assert servers.run(program, *command[1:], invalid_template, env=env, check=False).returncode != 0
 
 
 def test_role_permits_only_the_listed_actions() -> None:
-    """The policy's actions and resources are this list; test_key_stores.py records the function's calls."""
-    allowed = []
+    """The policy allows exactly these actions and resources; test_key_stores.py records the function's calls."""
+    permissions = []
     (policy,) = RESOURCES["Role"]["Properties"]["Policies"]
     for statement in policy["PolicyDocument"]["Statement"]:
         condition, effective = "", statement
@@ -59,10 +59,10 @@ def test_role_permits_only_the_listed_actions() -> None:
             condition, effective, alternative = statement["If"]
             assert alternative == {"Ref": "AWS::NoValue"}
         actions = effective["Action"] if isinstance(effective["Action"], list) else [effective["Action"]]
-        allowed += [(condition, action, json.dumps(effective["Resource"])) for action in actions]
+        permissions += [(condition, action, json.dumps(effective["Resource"])) for action in actions]
         assert effective["Effect"] == "Allow"
     parameter = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter${CaPassphraseParameter}"
-    assert allowed == [
+    assert permissions == [
         ("", "logs:CreateLogStream", '{"GetAtt": "LogGroup.Arn"}'),
         ("", "logs:PutLogEvents", '{"GetAtt": "LogGroup.Arn"}'),
         ("KeyInKms", "kms:GetPublicKey", '{"Ref": "CaKeyArn"}'),
@@ -73,22 +73,22 @@ def test_role_permits_only_the_listed_actions() -> None:
     assert "ManagedPolicyArns" not in RESOURCES["Role"]["Properties"]
 
 
-def test_defaults_match_the_contract_s_usage_plan() -> None:
-    """The usage plan's parameters are those of `x-usage-plan`, by default and as `make deploy` passes them."""
+def test_usage_plan_defaults_match_the_contract() -> None:
+    """The template's defaults and the parameters of `make deploy` are those of `x-usage-plan`."""
     plan = factories.document()["x-usage-plan"]
     parameters = TREE["Parameters"]
     assert {name: parameters[name.title()]["Default"] for name in plan} == plan
-    printed = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
-    assert printed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
-    assert set(dict(pair.split("=") for pair in printed.stdout.split())) <= set(parameters)
+    process = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
+    assert process.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
+    assert set(dict(pair.split("=") for pair in process.stdout.split())) <= set(parameters)
 
 
 def test_est_is_off_by_default() -> None:
     """`make deploy EST=on` adds EST to the document and sets the parameter; by default there is no domain."""
     parameters = TREE["Parameters"]
     assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
-    printed = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
-    assert printed.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
+    process = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
+    assert process.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
     makefile = (servers.ROOT / "Makefile").read_text()
     assert makefile.count("$(WITH_EST)") == 2
     for kind in ("Est", "EstRenewal"):
@@ -102,8 +102,8 @@ def test_est_is_off_by_default() -> None:
         assert mutual_tls == ({"TruststoreUri": {"Ref": "EstTruststore"}} if kind == "EstRenewal" else None)
 
 
-def test_est_authorizer_is_the_template_s_function() -> None:
-    """The included document's authorizer is the same function, by a URI that CloudFormation resolves."""
+def test_est_authorizer_invokes_the_function_of_the_template() -> None:
+    """The authorizer's URI is that of the operations, which CloudFormation resolves."""
     included = openapi.for_cloudformation(factories.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
@@ -137,18 +137,18 @@ def test_api_keys_have_usage_plans_and_names() -> None:
         key, plan_key = RESOURCES[f"ApiKey{slot}"], RESOURCES[f"UsagePlanKey{slot}"]
         assert key["Condition"] == plan_key["Condition"] == f"WithKey{slot}"
         assert plan_key["Properties"]["KeyId"] == {"Ref": f"ApiKey{slot}"}
-        assert names.count(f"${{ApiKey{slot}}}") == 2  # in the mapping of one key, and of both
+        assert names.count(f"${{ApiKey{slot}}}") == 2  # in the mapping of one key, and in that of both
     assert RESOURCES["Api"]["Properties"]["MethodSettings"][0]["MetricsEnabled"] is False
 
 
 def test_permission_is_limited_to_this_api() -> None:
-    """Of all APIs of API Gateway, only this one may invoke the function."""
+    """Only this API may invoke the function."""
     permission = RESOURCES["Permission"]["Properties"]
     assert permission["Principal"] == "apigateway.amazonaws.com"
     assert "${Api}/" in permission["SourceArn"]["Sub"]
 
 
-def test_included_document_invokes_the_template_s_function() -> None:
+def test_included_document_invokes_the_function_of_the_template() -> None:
     """`certlet openapi --format cloudformation` keeps only the `Fn::Sub` on the template's function."""
     included = openapi.for_cloudformation(factories.document())
     uris = {json.dumps(part["uri"]) for part in integrations(included) if part["type"] != "mock"}

@@ -30,12 +30,12 @@ from tests.assertions import uuid7
 from tests.deploy import runtime
 from tests.lambda_events import proxy_event
 
-RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+CURRENT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
-VERSIONS = [version for version in sorted({RUNNING_PYTHON, "3.13"}) if build.interpreter(version)]
+VERSIONS = [version for version in sorted({CURRENT_PYTHON, "3.13"}) if build.interpreter(version)]
 
 
-def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_build(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "deploy.build", *arguments)
     return servers.run(*command, cwd=servers.ROOT, env=servers.environ(**env), check=False)
 
@@ -44,10 +44,10 @@ def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA with encrypted keys."""
     directory = tmp_path_factory.mktemp("zip-ca")
-    built = servers.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
-    assert built.returncode == 0
-    with (directory / "ca" / "revoked.yaml").open("a") as revoked:
-        revoked.write("- {serial: '0a1b', at: 2026-01-01T00:00:00Z, reason: superseded}\n")
+    process = servers.certlet("init", "ca", cwd=directory, env={"CERTLET_CA_PASSPHRASE": PASSPHRASE})
+    assert process.returncode == 0
+    with (directory / "ca" / "revoked.yaml").open("a") as file:
+        file.write("- {serial: '0a1b', at: 2026-01-01T00:00:00Z, reason: superseded}\n")
     return directory / "ca"
 
 
@@ -55,13 +55,13 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unpacked_zip(
     request: pytest.FixtureRequest, ca: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> UnpackedZip:
-    """The zip for this machine, with a CA, unpacked as Lambda unpacks it; for each Python available here."""
+    """The unpacked zip for this machine, with a CA, for each available Python."""
     directory, python = tmp_path_factory.mktemp("zip"), str(request.param)
     archive = directory / "certlet.zip"
     arguments = ("--arch", "x86_64", "--python", python, "--ca", str(ca), "--output", str(archive))
-    built = make(*arguments, CERTLET_CA_PASSPHRASE=PASSPHRASE)
-    assert built.returncode == 0, built.stderr
-    assert "holds no bytecode" not in built.stdout
+    process = run_build(*arguments, CERTLET_CA_PASSPHRASE=PASSPHRASE)
+    assert process.returncode == 0, process.stderr
+    assert "holds no bytecode" not in process.stdout
     zipfile.ZipFile(archive).extractall(directory / "task")
     runtime.install(directory / "client", python)
     return UnpackedZip(python, archive, directory / "task", directory / "client")
@@ -77,27 +77,27 @@ class UnpackedZip:
     client: Path
 
     @contextlib.contextmanager
-    def running(self, log: Path, **env: str) -> Iterator[runtime.Runtime]:
+    def run_function(self, log: Path, **env: str) -> Iterator[runtime.Runtime]:
         interpreter = build.interpreter(self.python)
         assert interpreter
-        with runtime.running(self.task, Path(interpreter), self.client, log, **env) as function:
+        with runtime.run_function(self.task, Path(interpreter), self.client, log, **env) as function:
             yield function
 
 
 ENVIRONMENT = {"CERTLET_CA_PASSPHRASE": PASSPHRASE, "CERTLET_API_KEY_NAMES": '{"abc123": "ci"}'}
 
 
-def test_zip_handles_requests_under_lambda_s_runtime(unpacked_zip: UnpackedZip, tmp_path: Path) -> None:
-    """The zip, under Lambda's own runtime client: signed, refused, DER, 403, idempotent retry."""
-    with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
-        kind, signed = function.invoke(proxy_event())
-        assert (kind, signed["statusCode"]) == ("response", 200)
-        result = json.loads(signed["body"])
+def test_zip_handles_requests_with_the_lambda_runtime(unpacked_zip: UnpackedZip, tmp_path: Path) -> None:
+    """With AWS's runtime client, the zip signs, refuses, returns DER and 403, and replays a retry."""
+    with unpacked_zip.run_function(tmp_path / "log", **ENVIRONMENT) as function:
+        kind, response = function.invoke(proxy_event())
+        assert (kind, response["statusCode"]) == ("response", 200)
+        result = json.loads(response["body"])
         leaf = x509.load_pem_x509_certificate(result["crt_pem"].encode())
         leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(result["chain_pem"].encode()))
         assert result["crt_text"].startswith("Certificate:")
-        refused = proxy_event(body=base64.b64encode(b'{"csr":"x"}').decode())
-        assert function.invoke(refused)[1]["statusCode"] == 422
+        invalid_request = proxy_event(body=base64.b64encode(b'{"csr":"x"}').decode())
+        assert function.invoke(invalid_request)[1]["statusCode"] == 422
         _, der = function.invoke(proxy_event("/ca.crt", "GET"))
         assert der["isBase64Encoded"]
         assert x509.load_der_x509_certificate(base64.b64decode(der["body"]))
@@ -117,27 +117,27 @@ def test_zip_handles_requests_under_lambda_s_runtime(unpacked_zip: UnpackedZip, 
 
 def test_memory_is_stable_over_500_requests(unpacked_zip: UnpackedZip, tmp_path: Path) -> None:
     """After 500 requests, a process has at most 5% more memory than after 100."""
-    with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
+    with unpacked_zip.run_function(tmp_path / "log", **ENVIRONMENT) as function:
         for _ in range(100):
             assert function.invoke(proxy_event())[1]["statusCode"] == 200
-        before = function.resident()
+        before = function.resident_kib()
         for _ in range(400):
             assert function.invoke(proxy_event())[1]["statusCode"] == 200
-        after = function.resident()
+        after = function.resident_kib()
         print(f"resident KiB: {before} after 100 requests, {after} after 500")  # noqa: T201 - a measurement to report
         assert after < before * 1.05
         assert after < 100 * 1024
 
 
 def test_memory_is_stable_over_batches(unpacked_zip: UnpackedZip, tmp_path: Path) -> None:
-    """The results of a batch are in order; twelve batches of 500 take at most 8 MiB more memory than four.
+    """The results of a batch are in order; after 12 batches of 500, memory is at most 8 MiB larger than after 4.
 
-    The allocator varies by some 3 MB; eight leaked batches would take 14 MB.
+    The allocator varies by some 3 MB; 8 leaked batches would take 14 MB.
     """
     request = json.loads(base64.b64decode(proxy_event()["body"]))
     body = base64.b64encode(json.dumps({"requests": [request, {"csr": "x"}, *[request] * 498]}).encode())
     batch = proxy_event("/sign/batch", body=body.decode())
-    with unpacked_zip.running(tmp_path / "log", **ENVIRONMENT) as function:
+    with unpacked_zip.run_function(tmp_path / "log", **ENVIRONMENT) as function:
         resident = []
         for _ in range(3):
             for _ in range(4):
@@ -145,7 +145,7 @@ def test_memory_is_stable_over_batches(unpacked_zip: UnpackedZip, tmp_path: Path
                 assert (kind, response["statusCode"]) == ("response", 200)
                 kinds = [list(result) for result in json.loads(response["body"])["results"]]
                 assert kinds == [["certificate"], ["problem"], *[["certificate"]] * 498]
-            resident.append(function.resident())
+            resident.append(function.resident_kib())
         print(f"resident KiB after 4, 8 and 12 batches of 500: {resident}")  # noqa: T201 - a measurement to report
         assert resident[2] - resident[0] < 8 * 1024
         assert resident[2] < 120 * 1024
@@ -156,7 +156,7 @@ def test_wrong_passphrase_is_an_init_error(
     unpacked_zip: UnpackedZip, tmp_path: Path, env: dict[str, str]
 ) -> None:
     """The init phase fails; its error names the setting, and neither error nor log contains a secret."""
-    with unpacked_zip.running(tmp_path / "log", **env) as function:
+    with unpacked_zip.run_function(tmp_path / "log", **env) as function:
         kind, error = function.outcomes.get(timeout=30)
         assert kind == "init error"
         assert "CERTLET_CA_PASSPHRASE" in error["errorMessage"]
@@ -164,41 +164,42 @@ def test_wrong_passphrase_is_an_init_error(
         assert secret not in json.dumps(error) + (tmp_path / "log").read_text()
 
 
-def test_zip_holds_only_what_the_function_imports(unpacked_zip: UnpackedZip) -> None:
-    """The zip has no gateway, no command line, no tests, no aiohttp and no root key."""
+def test_zip_contains_only_imported_packages(unpacked_zip: UnpackedZip) -> None:
+    """The zip contains no gateway, command line, tests, aiohttp or root key."""
     names = zipfile.ZipFile(unpacked_zip.archive).namelist()
-    tops = {name.partition("/")[0] for name in names}
-    assert not tops & {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
-    assert {"requests", "urllib3", "yaml", "jinja2"} <= tops  # Connexion imports these
+    top_level = {name.partition("/")[0] for name in names}
+    excluded = {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
+    assert not top_level & excluded
+    assert {"requests", "urllib3", "yaml", "jinja2"} <= top_level  # Connexion imports these
     ca_files = ["revoked.yaml", "root-ca.crt", "serial.key", "signing-ca.crt", "signing-ca.key"]
     assert sorted(name for name in names if name.startswith("ca/")) == [f"ca/{name}" for name in ca_files]
     assert "service/openapi.json" in names
     assert not [name for name in names if name.startswith(("service/gateway", "service/cli"))]
     sources = {name for name in names if name.endswith(".py")}
     tag = f"cpython-{unpacked_zip.python.replace('.', '')}"
-    compiled = {name for name in names if name.endswith(f".{tag}.pyc")}
-    assert len(compiled) == len(sources)
+    bytecode = {name for name in names if name.endswith(f".{tag}.pyc")}
+    assert len(bytecode) == len(sources)
     assert unpacked_zip.archive.stat().st_size < 12_000_000
 
 
 @pytest.fixture
 def slow_kms() -> Iterator[SlowKms]:
-    """A KMS on a socket, with a real key, that signs once the test permits it."""
+    """Run a KMS with a real key, which signs when the test allows it."""
     kms = SlowKms()
     with servers.http_server(kms.handler()) as kms.url:
         yield kms
-        kms.may_sign.set()
+        kms.signing_allowed.set()
 
 
 class SlowKms:
-    """GetPublicKey and Sign of KMS, as JSON 1.1 over HTTP."""
+    """A KMS with the operations GetPublicKey and Sign, as JSON 1.1 over HTTP."""
 
     url: str
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.may_sign = threading.Event()
-        self.may_sign.set()
+        self.signing_allowed = threading.Event()
+        self.signing_allowed.set()
         self.sign_requested = threading.Event()
 
     def call(self, target: str, request: dict[str, Any]) -> dict[str, str]:
@@ -207,7 +208,7 @@ class SlowKms:
             return {"PublicKey": base64.b64encode(spki).decode(), "KeyUsage": "SIGN_VERIFY"}
         assert (target, request["MessageType"]) == ("TrentService.Sign", "DIGEST")
         self.sign_requested.set()
-        self.may_sign.wait(30)
+        self.signing_allowed.wait(30)
         algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
         signature = self.key.sign(base64.b64decode(request["Message"]), algorithm)
         return {"Signature": base64.b64encode(signature).decode()}
@@ -222,8 +223,8 @@ class SlowKms:
 
 
 @pytest.fixture
-def remote(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
-    """The function's environment for a CA with its key in `slow_kms`."""
+def kms_environment(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
+    """The function's environment for a CA whose key is in `slow_kms`."""
     public_key = slow_kms.key.public_key()
     hierarchy = create_hierarchy("Test", "0a", "p-256", datetime.now(UTC), signing_public_key=public_key)
     ca_directory.save_hierarchy(tmp_path / "ca", hierarchy, None)
@@ -242,14 +243,14 @@ def audit_events(log: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def running_past_timeout(
+def run_past_timeout(
     unpacked_zip: UnpackedZip, kms: SlowKms, log: Path, env: dict[str, str]
 ) -> Iterator[runtime.Runtime]:
     """Run a function whose caller has timed out, because KMS does not respond."""
-    with unpacked_zip.running(log, **env) as function:
+    with unpacked_zip.run_function(log, **env) as function:
         assert function.invoke(proxy_event("/health", "GET"))[1]["statusCode"] == 200
         kms.sign_requested.clear()
-        kms.may_sign.clear()
+        kms.signing_allowed.clear()
         with pytest.raises(queue.Empty):  # the integration's timeout: 504
             function.invoke(proxy_event(), timeout=0.5)
         assert kms.sign_requested.is_set()
@@ -257,41 +258,43 @@ def running_past_timeout(
 
 
 def test_certificate_of_a_504_is_in_the_audit_log(
-    unpacked_zip: UnpackedZip, slow_kms: SlowKms, remote: dict[str, str], tmp_path: Path
+    unpacked_zip: UnpackedZip, slow_kms: SlowKms, kms_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """API Gateway stops waiting, but the function continues: the audit log records the undelivered certificate."""
+    """The function continues after API Gateway's timeout, and the audit log records the undelivered certificate."""
     log = tmp_path / "log"
-    with running_past_timeout(unpacked_zip, slow_kms, log, remote) as function:
+    with run_past_timeout(unpacked_zip, slow_kms, log, kms_environment) as function:
         assert [line["event"] for line in audit_events(log)] == ["intent"]
-        slow_kms.may_sign.set()
+        slow_kms.signing_allowed.set()
         _, response = function.outcomes.get(timeout=30)
         intent, result = audit_events(log)
-    issued = json.loads(response["body"])
+    certificate = json.loads(response["body"])
     assert result["event"] == "result"
-    assert result["fingerprint_sha256"] == issued["fingerprint_sha256"]
-    assert result["serial_number"] == intent["serial_number"] == issued["serial_number"]
+    assert result["fingerprint_sha256"] == certificate["fingerprint_sha256"]
+    assert result["serial_number"] == intent["serial_number"] == certificate["serial_number"]
 
 
 def test_function_killed_at_its_timeout_leaves_an_intent(
-    unpacked_zip: UnpackedZip, slow_kms: SlowKms, remote: dict[str, str], tmp_path: Path
+    unpacked_zip: UnpackedZip, slow_kms: SlowKms, kms_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Lambda kills the function while KMS signs: the log has an intent without a result. The next start signs."""
+    """If Lambda kills the function while KMS signs, the log has an intent without a result; the next start signs."""
     log = tmp_path / "log"
-    with running_past_timeout(unpacked_zip, slow_kms, log, remote) as function:
+    with run_past_timeout(unpacked_zip, slow_kms, log, kms_environment) as function:
         function.process.kill()
     assert [line["event"] for line in audit_events(log)] == ["intent"]
-    slow_kms.may_sign.set()
-    with unpacked_zip.running(tmp_path / "next", **remote) as function:
+    slow_kms.signing_allowed.set()
+    with unpacked_zip.run_function(tmp_path / "next", **kms_environment) as function:
         assert function.invoke(proxy_event())[1]["statusCode"] == 200
     assert [line["event"] for line in audit_events(tmp_path / "next")] == ["intent", "result"]
 
 
 def test_zip_is_reproducible(ca: Path, tmp_path: Path) -> None:
-    """Two builds give the same bytes; checked for arm64, the only target that the other tests do not run."""
+    """Two builds produce the same bytes; the target is arm64, which the other tests do not run."""
     digests = set()
     for name in ("a.zip", "b.zip"):
-        built = make("--ca", str(ca), "--output", str(tmp_path / name), CERTLET_CA_PASSPHRASE=PASSPHRASE)
-        assert built.returncode == 0, built.stderr
+        process = run_build(
+            "--ca", str(ca), "--output", str(tmp_path / name), CERTLET_CA_PASSPHRASE=PASSPHRASE
+        )
+        assert process.returncode == 0, process.stderr
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -302,26 +305,26 @@ def test_zip_is_reproducible(ca: Path, tmp_path: Path) -> None:
             assert archive.read(name)[18:20] == b"\xb7\x00", name  # ELF e_machine: AArch64
 
 
-def test_zip_without_ca_key_holds_certificates_and_lists(ca: Path, tmp_path: Path) -> None:
-    """With the key in KMS or Secrets Manager, the zip holds the certificates, the lists and the operator's profiles."""
+def test_zip_without_ca_key_contains_certificates_and_lists(ca: Path, tmp_path: Path) -> None:
+    """Without the CA key, the zip contains the certificates, the lists and the operator's profiles."""
     shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
     (tmp_path / "ca" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
     profiles = ("--profiles", str(servers.ROOT / "tests" / "policies.yaml"))
-    built = make("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *profiles)
-    assert built.returncode == 0, built.stderr
+    process = run_build("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *profiles)
+    assert process.returncode == 0, process.stderr
     archive = zipfile.ZipFile(tmp_path / "x.zip")
     ca_files = [name for name in archive.namelist() if name.startswith("ca/")]
     assert ca_files == ["ca/denied-keys.txt", "ca/revoked.yaml", "ca/root-ca.crt", "ca/signing-ca.crt"]
     document = json.loads(archive.read("service/openapi.json"))
     assert list(document["x-certificate-profiles"]) == ["server", "peer", "team", "secret"]
     (tmp_path / "bad.yaml").write_text("profiles: {server: {validity: x}}")
-    refused = make("--output", str(tmp_path / "y.zip"), "--profiles", str(tmp_path / "bad.yaml"))
-    assert refused.returncode == 1
-    assert "profiles.server.validity" in refused.stderr
+    process = run_build("--output", str(tmp_path / "y.zip"), "--profiles", str(tmp_path / "bad.yaml"))
+    assert process.returncode == 1
+    assert "profiles.server.validity" in process.stderr
 
 
 def test_zip_refuses_unsafe_ca_keys(ca: Path, tmp_path: Path) -> None:
-    """Refused: the root's key, an unencrypted key, a key without its passphrase, and a directory without a CA."""
+    """The build refuses the root key, an unencrypted key, a wrong passphrase, and a directory without a CA."""
     with_root_key, unencrypted = tmp_path / "with-root-key", tmp_path / "unencrypted"
     shutil.copytree(ca, with_root_key)
     shutil.copyfile(ca / "root-ca.key", with_root_key / "signing-ca.key")
@@ -334,8 +337,8 @@ def test_zip_refuses_unsafe_ca_keys(ca: Path, tmp_path: Path) -> None:
         (ca, {"CERTLET_CA_PASSPHRASE": "wrong"}, "build: "),
         (tmp_path / "none", passphrase, "signing-ca.crt"),
     ):
-        built = make("--ca", str(directory), "--output", str(tmp_path / "x.zip"), **env)
-        assert built.returncode == 1
-        assert fragment in built.stderr
-        assert "Traceback" not in built.stderr
+        process = run_build("--ca", str(directory), "--output", str(tmp_path / "x.zip"), **env)
+        assert process.returncode == 1
+        assert fragment in process.stderr
+        assert "Traceback" not in process.stderr
         assert not (tmp_path / "x.zip").exists()

@@ -378,13 +378,13 @@ class AuditLog:
         intents: the serial numbers.
         results: the serial numbers with the certificates' fingerprints.
         refusals: the number of refusals.
-        broken: lines that are not JSON.
+        malformed_lines: lines that are not JSON.
     """
 
     intents: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     results: dict[str, set[tuple[str, str]]] = field(default_factory=lambda: defaultdict(set))
     refusals: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+    malformed_lines: list[str] = field(default_factory=list)
 
 
 def read_audit_log(path: Path) -> AuditLog:
@@ -396,7 +396,7 @@ def read_audit_log(path: Path) -> AuditLog:
                 record = json.loads(line)
                 request_id = record["request_id"]
             except (ValueError, TypeError, KeyError):
-                audit_log.broken.append(line)
+                audit_log.malformed_lines.append(line)
                 continue
             if record["event"] == "intent":
                 audit_log.intents[request_id].add(record["serial_number"])

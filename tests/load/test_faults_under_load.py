@@ -56,11 +56,11 @@ def failures(reports: list[ClientReport]) -> set[tuple[int, str]]:
     return {(outcome.status, outcome.code or outcome.error) for outcome in undocumented_outcomes(reports)}
 
 
-def verify_audit_log(reports: list[ClientReport], directory: Path, broken: int = 0) -> AuditLog:
+def verify_audit_log(reports: list[ClientReport], directory: Path, max_malformed: int = 0) -> AuditLog:
     """Verify that the audit log has an intent and a result for every certificate, and return it."""
     assert not [deviation for report in reports for deviation in report.deviations]
     audit_log = load_generator.read_audit_log(directory / "audit.log")
-    assert len(audit_log.broken) <= broken, audit_log.broken
+    assert len(audit_log.malformed_lines) <= max_malformed, audit_log.malformed_lines
     assert load_generator.verify_certificates(reports, audit_log, directory / "ca").count
     for request_id, results in audit_log.results.items():
         assert {serial for serial, _ in results} <= audit_log.intents[request_id]
@@ -82,7 +82,7 @@ def test_killed_worker_under_load_loses_one_call(tmp_path: Path) -> None:
     assert failures(reports) <= {(502, "badGateway"), (503, "unavailable")}
     lost = [outcome for report in reports for outcome in report.outcomes if outcome.status == 502]
     assert len(lost) <= 3
-    audit_log = verify_audit_log(reports, tmp_path, broken=3)
+    audit_log = verify_audit_log(reports, tmp_path, max_malformed=3)
     results = {key: {serial for serial, _ in audit_log.results[key]} for key in audit_log.intents}
     without_result = {key for key, serials in audit_log.intents.items() if serials != results[key]}
     assert without_result <= {outcome.request_id for outcome in lost}  # these count as issued

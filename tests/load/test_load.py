@@ -52,7 +52,7 @@ def test_full_load_is_served_as_documented(tmp_path: Path, report_figures: Calla
     assert has_every_code(reports)
     assert all(after[name] <= warm[name] + MAX_GROWTH for name in warm)
     audit_log = load_generator.read_audit_log(tmp_path / "audit.log")
-    assert not audit_log.broken
+    assert not audit_log.malformed_lines
     verify_audit_log(reports, audit_log)
     verify_access_log(reports, server.read_log())
     verified = load_generator.verify_certificates(reports, audit_log, tmp_path / "ca")
