@@ -35,27 +35,27 @@ public final class Main {
       List<String> fields = reasons.stream().map(Reason::getField).toList();
       return Map.of("status", problem.getStatus(), "code", problem.getCode(), "fields", fields);
     }
-    throw new IllegalStateException("signed");
+    throw new IllegalStateException("the CSR was accepted");
   }
 
   public static void main(String[] arguments) throws Exception {
-    String good = Files.readString(Path.of(arguments[2]));
-    String bad = Files.readString(Path.of(arguments[3]));
+    String validCsr = Files.readString(Path.of(arguments[2]));
+    String invalidCsr = Files.readString(Path.of(arguments[3]));
     ApiClient caller = client(arguments[0], arguments[1]);
-    SignApi signing = new SignApi(caller);
-    AuthorityApi authority = new AuthorityApi(caller);
+    SignApi signApi = new SignApi(caller);
+    AuthorityApi authorityApi = new AuthorityApi(caller);
 
-    var signed = signing.sign(new SignRequest().csr(good).profile(ProfileName.CLIENT), null, null);
-    var items = List.of(new BatchItem().csr(good), new BatchItem().csr(bad));
-    var results = signing.signBatch(new BatchRequest().requests(items), null).getResults();
-    var names = authority.profiles().getProfiles().stream().map(profile -> profile.getName().getValue()).toList();
-    byte[] crl = Files.readAllBytes(authority.caCrl().toPath());
+    var certificate = signApi.sign(new SignRequest().csr(validCsr).profile(ProfileName.CLIENT), null, null);
+    var items = List.of(new BatchItem().csr(validCsr), new BatchItem().csr(invalidCsr));
+    var results = signApi.signBatch(new BatchRequest().requests(items), null).getResults();
+    var names = authorityApi.profiles().getProfiles().stream().map(profile -> profile.getName().getValue()).toList();
+    byte[] crl = Files.readAllBytes(authorityApi.caCrl().toPath());
     System.out.println(MAPPER.writeValueAsString(Map.of(
-        "certificate", signed.getCrtPem(),
-        "not_after", signed.getNotAfter().toEpochSecond(),
-        "refused", refusal(caller, bad),
-        "forbidden", refusal(client(arguments[0], "x".repeat(40)), good),
-        "root", authority.ca().getRootPem(),
+        "certificate", certificate.getCrtPem(),
+        "not_after", certificate.getNotAfter().toEpochSecond(),
+        "refused", refusal(caller, invalidCsr),
+        "forbidden", refusal(client(arguments[0], "x".repeat(40)), validCsr),
+        "root", authorityApi.ca().getRootPem(),
         "profiles", names,
         "batch", List.of(results.get(0).getCertificate().getCrtPem(), results.get(1).getProblem().getCode()),
         "crl", HexFormat.of().formatHex(crl))));

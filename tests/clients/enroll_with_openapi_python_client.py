@@ -20,18 +20,18 @@ credentials = base64.b64encode(f"device:{key}".encode()).decode()
 
 
 def base64_file(name: str) -> File:
-    """Return the base64 of a PEM file, as EST requires; the client accepts binary bodies only as files."""
+    """Convert a PEM file to the base64 that EST requires; the client accepts binary bodies only as files."""
     return File(io.BytesIO("".join(Path(name).read_text().splitlines()[1:-1]).encode()))
 
 
 with AuthenticatedClient(url, credentials, prefix="Basic", verify_ssl=context) as device:
-    authority = est_cacerts.sync_detailed(client=device)
+    ca_certificates = est_cacerts.sync_detailed(client=device)
     enrolled = est_simpleenroll.sync_detailed(client=device, body=base64_file(sys.argv[3]))
     problem = est_simpleenroll.sync(client=device, body=base64_file(sys.argv[4]))
 assert enrolled.status_code == 200, enrolled.content
 assert isinstance(problem, models.Problem)
 output = {
-    "authority": authority.content.decode(),
+    "authority": ca_certificates.content.decode(),
     "enrolled": enrolled.content.decode(),
     "refused": {"status": problem.status, "code": problem.code},
 }

@@ -16,15 +16,15 @@ import (
 type output struct {
 	Certificate string   `json:"certificate"`
 	NotAfter    int64    `json:"not_after"`
-	Refused     refused  `json:"refused"`
-	Forbidden   refused  `json:"forbidden"`
+	Refused     problemSummary `json:"refused"`
+	Forbidden   problemSummary `json:"forbidden"`
 	Root        string   `json:"root"`
 	Profiles    []string `json:"profiles"`
 	Batch       []string `json:"batch"`
 	Crl         string   `json:"crl"`
 }
 
-type refused struct {
+type problemSummary struct {
 	Status int32    `json:"status"`
 	Code   string   `json:"code"`
 	Fields []string `json:"fields"`
@@ -42,53 +42,53 @@ func caller(key string) context.Context {
 	return context.WithValue(context.Background(), certlet.ContextAPIKeys, keys)
 }
 
-func refusal(client *certlet.APIClient, key, csr string) refused {
+func refusal(client *certlet.APIClient, key, csr string) problemSummary {
 	_, _, err := client.SignAPI.Sign(caller(key)).SignRequest(*certlet.NewSignRequest(csr)).Execute()
-	var failed *certlet.GenericOpenAPIError
-	if !errors.As(err, &failed) {
+	var apiError *certlet.GenericOpenAPIError
+	if !errors.As(err, &apiError) {
 		panic(err)
 	}
-	problem := failed.Model().(certlet.Problem)
+	problem := apiError.Model().(certlet.Problem)
 	fields := []string{}
 	for _, reason := range problem.Errors {
 		fields = append(fields, reason.Field)
 	}
-	return refused{problem.Status, problem.Code, fields}
+	return problemSummary{problem.Status, problem.Code, fields}
 }
 
 func main() {
 	url, key := os.Args[1], os.Args[2]
-	good, bad := string(must(os.ReadFile(os.Args[3]))), string(must(os.ReadFile(os.Args[4])))
+	validCSR, invalidCSR := string(must(os.ReadFile(os.Args[3]))), string(must(os.ReadFile(os.Args[4])))
 	configuration := certlet.NewConfiguration()
 	configuration.Servers = certlet.ServerConfigurations{{URL: url}}
 	client := certlet.NewAPIClient(configuration)
 
-	request := certlet.NewSignRequest(good)
+	request := certlet.NewSignRequest(validCSR)
 	request.SetProfile(certlet.CLIENT)
-	signed, _, err := client.SignAPI.Sign(caller(key)).SignRequest(*request).Execute()
-	must(signed, err)
+	certificate, _, err := client.SignAPI.Sign(caller(key)).SignRequest(*request).Execute()
+	must(certificate, err)
 	authority, _, err := client.AuthorityAPI.Ca(context.Background()).Execute()
 	must(authority, err)
 	profiles, _, err := client.AuthorityAPI.Profiles(context.Background()).Execute()
 	must(profiles, err)
-	items := certlet.NewBatchRequest([]certlet.BatchItem{*certlet.NewBatchItem(good), *certlet.NewBatchItem(bad)})
+	items := certlet.NewBatchRequest([]certlet.BatchItem{*certlet.NewBatchItem(validCSR), *certlet.NewBatchItem(invalidCSR)})
 	batch, _, err := client.SignAPI.SignBatch(caller(key)).BatchRequest(*items).Execute()
 	must(batch, err)
 	crl, _, err := client.AuthorityAPI.CaCrl(context.Background()).Execute()
-	list := must(io.ReadAll(must(crl, err)))
+	crlBytes := must(io.ReadAll(must(crl, err)))
 
 	names := []string{}
 	for _, profile := range profiles.Profiles {
 		names = append(names, string(profile.Name))
 	}
 	must(0, json.NewEncoder(os.Stdout).Encode(output{
-		Certificate: signed.CrtPem,
-		NotAfter:    signed.NotAfter.Unix(),
-		Refused:     refusal(client, key, bad),
-		Forbidden:   refusal(client, strings.Repeat("x", 40), good),
+		Certificate: certificate.CrtPem,
+		NotAfter:    certificate.NotAfter.Unix(),
+		Refused:     refusal(client, key, invalidCSR),
+		Forbidden:   refusal(client, strings.Repeat("x", 40), validCSR),
 		Root:        authority.RootPem,
 		Profiles:    names,
 		Batch:       []string{batch.Results[0].Certificate.CrtPem, batch.Results[1].Problem.Code},
-		Crl:         hex.EncodeToString(list),
+		Crl:         hex.EncodeToString(crlBytes),
 	}))
 }

@@ -1,4 +1,4 @@
-"""A newer minor version of Certlet: a proxy that adds a field to every object of the JSON responses."""
+"""A simulation of a newer minor version: a proxy that adds a field to every object of the JSON responses."""
 
 from __future__ import annotations
 

@@ -82,13 +82,13 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 
 def print_document(directory: Path) -> None:
-    """Run the first command of the page, with the `certlet` of a clone."""
+    """Run the page's first command with the `certlet` of this checkout."""
     servers.create_script(directory / ".venv/bin/certlet")
     run("sh", "-c", COMMANDS[0], cwd=directory)
 
 
 def prepare(directory: Path) -> None:
-    """Provide the files of a clone that generators use, and the npm packages."""
+    """Copy the files that the generators use, and link the npm packages."""
     (directory / "tests/clients").mkdir(parents=True)
     shutil.copy(HERE / "openapi_python_client.yaml", directory / "tests/clients")
     package = json.loads((HERE / "package.json").read_text())
@@ -103,7 +103,7 @@ def generate(name: str, directory: Path) -> str:
 
 
 def warnings(output: str) -> list[str]:
-    """Return the lines with a warning of a generator or compiler; INFO lines contain file names that would match."""
+    """Return the warnings in the output of a generator or compiler; INFO lines contain file names that match too."""
     lines = [line for line in output.splitlines() if " INFO " not in line]
     return [line for line in lines if re.search(r"warn|error|unsupported|⚠|🚨|❗", line, re.IGNORECASE)]
 
@@ -117,21 +117,21 @@ class Client:
         self.env = env
 
 
-def python(directory: Path, name: str, script: str, path: str) -> Client:
-    """A Python client, which a script imports from a path."""
+def build_python(directory: Path, name: str, script: str, path: str) -> Client:
+    """Generate a Python client, which a script imports from a path."""
     output = generate(name, directory)
     return Client([sys.executable, HERE / script], output, PYTHONPATH=str(directory / path))
 
 
-def typescript(directory: Path) -> tuple[Client, Client]:
-    """Both TypeScript clients, which one run of the compiler checks."""
+def build_typescript(directory: Path) -> tuple[Client, Client]:
+    """Generate both TypeScript clients and compile them together."""
     fetch = generate("openapi-fetch", directory)
     hey = generate("hey-api", directory)
     run("npx", "tsc", "--project", "tsconfig.json", cwd=directory)
     return Client(["node", "useOpenapiFetch.js"], fetch), Client(["node", "useHeyApi.js"], hey)
 
 
-def go(directory: Path) -> Client:
+def build_go(directory: Path) -> Client:
     output = generate("go", directory)
     package = directory / "generated/go"
     shutil.rmtree(package / "test")  # requires an assertion library
@@ -143,7 +143,7 @@ def go(directory: Path) -> Client:
     return Client([package / "use-client"], output)
 
 
-def java(directory: Path) -> Client:
+def build_java(directory: Path) -> Client:
     output = generate("java", directory)
     package = directory / "generated/java"
     path = f"{JAR}:{ANNOTATIONS}"
@@ -158,8 +158,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clients")
     prepare(folder)
     print_document(folder)
-    (folder / "good.csr").write_bytes(csrs.encode_pem(csrs.build("client.example.com")))
-    (folder / "bad.csr").write_bytes(csrs.encode_pem(csrs.build("a.example.com", ["dns:a_b.example.com"])))
+    (folder / "valid.csr").write_bytes(csrs.encode_pem(csrs.build("client.example.com")))
+    (folder / "invalid.csr").write_bytes(
+        csrs.encode_pem(csrs.build("a.example.com", ["dns:a_b.example.com"]))
+    )
     for name in ("tsconfig.json", "useOpenapiFetch.ts", "useHeyApi.ts"):
         shutil.copy(HERE / name, folder)
     return folder
@@ -169,15 +171,19 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
     """Generate all clients, two at a time, one per core."""
     with ThreadPoolExecutor(2) as pool:
-        typescript_clients = pool.submit(typescript, directory)
+        typescript_clients = pool.submit(build_typescript, directory)
         futures: dict[str, Future[Any]] = {
             "openapi-generator-python": pool.submit(
-                python, directory, "openapi-generator-python", "use_openapi_generator.py", "generated/python"
+                build_python,
+                directory,
+                "openapi-generator-python",
+                "use_openapi_generator.py",
+                "generated/python",
             ),
-            "go": pool.submit(go, directory),
-            "java": pool.submit(java, directory),
+            "go": pool.submit(build_go, directory),
+            "java": pool.submit(build_java, directory),
             "openapi-python-client": pool.submit(
-                python, directory, "openapi-python-client", "use_openapi_python_client.py", "generated"
+                build_python, directory, "openapi-python-client", "use_openapi_python_client.py", "generated"
             ),
             "openapi-fetch": typescript_clients,
             "hey-api": typescript_clients,
@@ -185,10 +191,10 @@ def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
         yield futures
 
 
-def client(clients: dict[str, Future[Any]], name: str) -> Client:
+def get_client(clients: dict[str, Future[Any]], name: str) -> Client:
     result: Any = clients[name].result()
-    selected: Client = result[name == "hey-api"] if isinstance(result, tuple) else result
-    return selected
+    client: Client = result[name == "hey-api"] if isinstance(result, tuple) else result
+    return client
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -196,20 +202,20 @@ def test_client_supports_every_operation(
     clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
 ) -> None:
     """The client gets a certificate, a typed problem, a 403, the CA, the profiles, a batch and a CRL."""
-    generated = client(clients, name)
-    printed = run(
-        *generated.command, server.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=generated.env
+    client = get_client(clients, name)
+    stdout = run(
+        *client.command, server.url, API_KEY, "valid.csr", "invalid.csr", cwd=directory, env=client.env
     )
-    output = json.loads(printed)
+    output = json.loads(stdout)
     root = x509.load_pem_x509_certificate(output["root"].encode())
     chain = x509.load_pem_x509_certificates(server.request("GET", "/ca.pem").body)
     assert root in chain
-    signed, from_batch = (
+    certificate, batch_certificate = (
         x509.load_pem_x509_certificate(pem.encode()) for pem in (output["certificate"], output["batch"][0])
     )
-    signed.verify_directly_issued_by(chain[0])
-    from_batch.verify_directly_issued_by(chain[0])
-    assert output["not_after"] == signed.not_valid_after_utc.timestamp()
+    certificate.verify_directly_issued_by(chain[0])
+    batch_certificate.verify_directly_issued_by(chain[0])
+    assert output["not_after"] == certificate.not_valid_after_utc.timestamp()
     expected = {"status": 422, "code": "rejectedIdentifier", "fields": ["subject_alt_name[0]"]}
     assert output["refused"] == expected
     assert output["forbidden"] == {"status": 403, "code": "unauthorized", "fields": []}
@@ -222,28 +228,28 @@ def test_client_supports_every_operation(
 def test_client_ignores_new_response_fields(
     clients: dict[str, Future[Any]], directory: Path, server: Server, name: str
 ) -> None:
-    """The client accepts a new field in every object of every response: additions are compatible."""
-    generated = client(clients, name)
+    """The client accepts an unknown field in every object of every response."""
+    client = get_client(clients, name)
     with newer_server.newer_server(server) as newer:
         assert "new_field" in newer.request("GET", "/profiles").json()["profiles"][0]
-        printed = run(
-            *generated.command, newer.url, API_KEY, "good.csr", "bad.csr", cwd=directory, env=generated.env
+        stdout = run(
+            *client.command, newer.url, API_KEY, "valid.csr", "invalid.csr", cwd=directory, env=client.env
         )
-    output = json.loads(printed)
+    output = json.loads(stdout)
     assert output["refused"]["fields"] == ["subject_alt_name[0]"]
     assert output["batch"][1] == "rejectedIdentifier"
 
 
 def test_device_enrolls_over_est(clients: dict[str, Future[Any]], directory: Path, tmp_path: Path) -> None:
     """The client of openapi-python-client uses EST over HTTPS: it gets the CA, a certificate and a typed 400."""
-    generated = client(clients, "openapi-python-client")
+    client = get_client(clients, "openapi-python-client")
     with servers.certlet_server(tmp_path, "--tls", "--no-usage-plan") as server:
         command = (sys.executable, HERE / "enroll_with_openapi_python_client.py", server.url, API_KEY)
         root = tmp_path / "ca" / "root-ca.crt"
-        output = json.loads(run(*command, "good.csr", "bad.csr", root, cwd=directory, env=generated.env))
+        output = json.loads(run(*command, "valid.csr", "invalid.csr", root, cwd=directory, env=client.env))
         issuer = x509.load_pem_x509_certificate((tmp_path / "ca" / "signing-ca.crt").read_bytes())
-    (enrolled,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(output["enrolled"]))
-    enrolled.verify_directly_issued_by(issuer)
+    (certificate,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(output["enrolled"]))
+    certificate.verify_directly_issued_by(issuer)
     assert issuer in pkcs7.load_der_pkcs7_certificates(base64.b64decode(output["authority"]))
     assert output["refused"] == {"status": 400, "code": "rejectedIdentifier"}
 
@@ -253,7 +259,7 @@ def test_generators_and_compilers_do_not_warn(
     clients: dict[str, Future[Any]], name: str, tmp_path: Path
 ) -> None:
     """No generator and no compiler warns, except for warnings that a minimal document causes too."""
-    unexpected = client(clients, name).warnings
+    unexpected = get_client(clients, name).warnings
     if name in UNAVOIDABLE_WARNINGS:
         (tmp_path / "openapi.json").write_text(json.dumps(UNAVOIDABLE_WARNINGS[name]))
         (unavoidable,) = warnings(generate(name, tmp_path))
@@ -272,17 +278,17 @@ def test_generators_and_compilers_do_not_warn(
         ("java", "Empty operationId"),
     ],
 )
-def test_warnings_of_generators_are_found(tmp_path: Path, name: str, warning: str) -> None:
-    """Each generator warns of a questionable document in its own way, and `warnings` finds it."""
+def test_generator_warnings_are_detected(tmp_path: Path, name: str, warning: str) -> None:
+    """Each generator warns of a questionable document in its own way, and `warnings` detects it."""
     prepare(tmp_path)
     (tmp_path / "openapi.json").write_text(json.dumps(QUESTIONABLE))
     assert any(warning in line for line in warnings(generate(name, tmp_path)))
 
 
 def test_page_has_a_command_for_every_client() -> None:
-    """One command of the page prints the document, and one generates each client; there are no others."""
-    starts = [".venv/bin/certlet openapi --format public", *GENERATORS.values()]
-    assert sorted(start for start in starts for command in COMMANDS if command.startswith(start)) == sorted(
-        starts
-    )
-    assert len(COMMANDS) == len(starts)
+    """The page has one command that prints the document, and one for each client."""
+    prefixes = [".venv/bin/certlet openapi --format public", *GENERATORS.values()]
+    assert sorted(
+        prefix for prefix in prefixes for command in COMMANDS if command.startswith(prefix)
+    ) == sorted(prefixes)
+    assert len(COMMANDS) == len(prefixes)

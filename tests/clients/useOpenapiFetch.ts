@@ -5,7 +5,7 @@ import type { components, paths } from './generated/schema.js'
 
 type Problem = components['schemas']['Problem']
 
-const [url, key, good, bad] = process.argv.slice(2) as [string, string, string, string]
+const [url, key, validFile, invalidFile] = process.argv.slice(2) as [string, string, string, string]
 const baseUrl = url
 const client = (apiKey: string) => createClient<paths>({ baseUrl, headers: { 'x-api-key': apiKey } })
 const read = (name: string) => readFileSync(name, 'utf8')
@@ -17,23 +17,23 @@ function unwrap<T>(response: { data?: T; error?: Problem }): T {
 
 async function refusal(apiKey: string, csr: string) {
   const { error } = await client(apiKey).POST('/sign', { body: { csr, text: false } })
-  if (!error) throw new Error('signed')
+  if (!error) throw new Error('the CSR was accepted')
   const problem: Problem = error
   return { status: problem.status, code: problem.code, fields: (problem.errors ?? []).map(item => item.field) }
 }
 
 const caller = client(key)
-const signed = unwrap(await caller.POST('/sign', { body: { csr: read(good), profile: 'client', text: true } }))
-if (!('crt_pem' in signed)) throw new Error('a dry run')
-const requests = [{ csr: read(good) }, { csr: read(bad) }]
+const certificate = unwrap(await caller.POST('/sign', { body: { csr: read(validFile), profile: 'client', text: true } }))
+if (!('crt_pem' in certificate)) throw new Error('a dry run')
+const requests = [{ csr: read(validFile) }, { csr: read(invalidFile) }]
 const batch = unwrap(await caller.POST('/sign/batch', { body: { requests, text: false } }))
 const profiles = unwrap(await caller.GET('/profiles'))
 const crl = await caller.GET('/ca.crl', { parseAs: 'arrayBuffer' })
 console.log(JSON.stringify({
-  certificate: signed.crt_pem,
-  not_after: Date.parse(signed.not_after) / 1000,
-  refused: await refusal(key, read(bad)),
-  forbidden: await refusal('x'.repeat(40), read(good)),
+  certificate: certificate.crt_pem,
+  not_after: Date.parse(certificate.not_after) / 1000,
+  refused: await refusal(key, read(invalidFile)),
+  forbidden: await refusal('x'.repeat(40), read(validFile)),
   root: unwrap(await caller.GET('/ca')).root_pem,
   profiles: profiles.profiles.map(item => item.name),
   batch: [batch.results[0]?.certificate?.crt_pem, batch.results[1]?.problem?.code],

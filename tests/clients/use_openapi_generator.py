@@ -6,7 +6,8 @@ from pathlib import Path
 
 import openapi_client
 
-url, key, good, bad = sys.argv[1], sys.argv[2], *(Path(name).read_text() for name in sys.argv[3:])
+url, key = sys.argv[1:3]
+valid_csr, invalid_csr = (Path(name).read_text() for name in sys.argv[3:])
 
 
 def client(api_key: str) -> openapi_client.ApiClient:
@@ -21,25 +22,27 @@ def refusal(api_key: str, csr: str) -> dict[str, object]:
         assert isinstance(problem, openapi_client.Problem), problem
         fields = [reason.var_field for reason in problem.errors or []]  # pydantic reserves `field`
         return {"status": problem.status, "code": problem.code, "fields": fields}
-    raise AssertionError("signed")
+    raise AssertionError("the CSR was accepted")
 
 
-signing, authority = openapi_client.SignApi(client(key)), openapi_client.AuthorityApi(client(key))
-signed = signing.sign(openapi_client.SignRequest(csr=good, profile=openapi_client.ProfileName.CLIENT))
-profiles = authority.profiles()
-items = [openapi_client.BatchItem(csr=good), openapi_client.BatchItem(csr=bad)]
-batch = signing.sign_batch(openapi_client.BatchRequest(requests=items))
+sign_api, authority_api = openapi_client.SignApi(client(key)), openapi_client.AuthorityApi(client(key))
+certificate = sign_api.sign(
+    openapi_client.SignRequest(csr=valid_csr, profile=openapi_client.ProfileName.CLIENT)
+)
+profiles = authority_api.profiles()
+items = [openapi_client.BatchItem(csr=valid_csr), openapi_client.BatchItem(csr=invalid_csr)]
+batch = sign_api.sign_batch(openapi_client.BatchRequest(requests=items))
 first, second = batch.results
 assert first.certificate
 assert second.problem
 output = {
-    "certificate": signed.crt_pem,
-    "not_after": int(signed.not_after.timestamp()),
-    "refused": refusal(key, bad),
-    "forbidden": refusal("x" * 40, good),
-    "root": authority.ca().root_pem,
+    "certificate": certificate.crt_pem,
+    "not_after": int(certificate.not_after.timestamp()),
+    "refused": refusal(key, invalid_csr),
+    "forbidden": refusal("x" * 40, valid_csr),
+    "root": authority_api.ca().root_pem,
     "profiles": [profile.name.value for profile in profiles.profiles],
     "batch": [first.certificate.crt_pem, second.problem.code],
-    "crl": bytes(authority.ca_crl()).hex(),
+    "crl": bytes(authority_api.ca_crl()).hex(),
 }
 sys.stdout.write(json.dumps(output))

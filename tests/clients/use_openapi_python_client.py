@@ -9,7 +9,8 @@ from certlet_client.api.authority import ca, ca_crl, profiles
 from certlet_client.api.sign import sign, sign_batch
 from certlet_client.types import File
 
-url, key, good, bad = sys.argv[1], sys.argv[2], *(Path(name).read_text() for name in sys.argv[3:])
+url, key = sys.argv[1:3]
+valid_csr, invalid_csr = (Path(name).read_text() for name in sys.argv[3:])
 
 
 def client(api_key: str) -> AuthenticatedClient:
@@ -25,12 +26,12 @@ def refusal(api_key: str, csr: str) -> dict[str, object]:
 
 
 with client(key) as caller, Client(url) as anonymous:
-    request = models.SignRequest(csr=good, profile=models.ProfileName.CLIENT)
-    signed = sign.sync(client=caller, body=request)
+    request = models.SignRequest(csr=valid_csr, profile=models.ProfileName.CLIENT)
+    certificate = sign.sync(client=caller, body=request)
     authority, profile_list, crl = (operation.sync(client=anonymous) for operation in (ca, profiles, ca_crl))
-    items = [models.BatchItem(csr=good), models.BatchItem(csr=bad)]
+    items = [models.BatchItem(csr=valid_csr), models.BatchItem(csr=invalid_csr)]
     batch = sign_batch.sync(client=caller, body=models.BatchRequest(requests=items))
-assert isinstance(signed, models.SignedCertificate)
+assert isinstance(certificate, models.SignedCertificate)
 assert isinstance(authority, models.CertificateAuthority)
 assert isinstance(profile_list, models.ProfileList)
 assert isinstance(crl, File)
@@ -39,10 +40,10 @@ first, second = batch.results
 assert isinstance(first.certificate, models.BatchCertificate)
 assert isinstance(second.problem, models.Problem)
 output = {
-    "certificate": signed.crt_pem,
-    "not_after": int(signed.not_after.timestamp()),
-    "refused": refusal(key, bad),
-    "forbidden": refusal("x" * 40, good),
+    "certificate": certificate.crt_pem,
+    "not_after": int(certificate.not_after.timestamp()),
+    "refused": refusal(key, invalid_csr),
+    "forbidden": refusal("x" * 40, valid_csr),
     "root": authority.root_pem,
     "profiles": [profile.name.value for profile in profile_list.profiles],
     "batch": [first.certificate.crt_pem, second.problem.code],
