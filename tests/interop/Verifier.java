@@ -1,5 +1,5 @@
-// Verifies every case of a folder with Java twice: by CertPathValidator, and by a TLS handshake with itself, in which one
-// end sends the case's certificate. Prints a line for each: "java" or "java-tls", the case, "ok" or the error.
+// Verifies every case of a folder with Java twice: by CertPathValidator, and by a TLS handshake between a client and a server
+// in this process, of which one sends the case's certificate. Prints lines: "java" or "java-tls", the case, "ok" or the error.
 
 import java.io.IOException;
 import java.net.InetAddress;
@@ -69,19 +69,19 @@ class Verifier {
         return factory.getKeyManagers();
     }
 
-    static SSLContext context(Path presented, Path trusted) throws Exception {
+    static SSLContext context(Path identityFolder, Path trustFolder) throws Exception {
         var store = KeyStore.getInstance("JKS");
         store.load(null, null);
-        store.setCertificateEntry("root", load(trusted.resolve("root.pem")).get(0));
+        store.setCertificateEntry("root", load(trustFolder.resolve("root.pem")).get(0));
         var factory = TrustManagerFactory.getInstance("PKIX");
         factory.init(store);
         var context = SSLContext.getInstance("TLS");
-        context.init(identity(presented), factory.getTrustManagers(), null);
+        context.init(identity(identityFolder), factory.getTrustManagers(), null);
         return context;
     }
 
-    /** Runs one end of a connection until it closes: a TLS 1.3 server verifies its client after the client's handshake. */
-    static Void talk(SSLSocket socket) throws IOException {
+    /** Runs one end of a connection until it closes, because a TLS 1.3 server verifies its client after the client's handshake. */
+    static Void exchange(SSLSocket socket) throws IOException {
         try (socket) {
             socket.setSoTimeout(10_000);
             socket.startHandshake();
@@ -98,22 +98,22 @@ class Verifier {
         try (var listener = (SSLServerSocket) serverContext.getServerSocketFactory()
                 .createServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
             listener.setNeedClientAuth(true);
-            Future<Void> server = THREAD.submit(() -> talk((SSLSocket) listener.accept()));
+            Future<Void> server = THREAD.submit(() -> exchange((SSLSocket) listener.accept()));
             var raw = new Socket(listener.getInetAddress(), listener.getLocalPort());
             var socket = (SSLSocket) clientContext.getSocketFactory().createSocket(raw, host, listener.getLocalPort(), true);
             SSLParameters parameters = socket.getSSLParameters();
             parameters.setEndpointIdentificationAlgorithm("HTTPS");
             socket.setSSLParameters(parameters);
-            Future<Void> client = THREAD.submit(() -> talk(socket));
-            Future<Void> verifying = isServer ? client : server;
-            Future<Void> presenting = isServer ? server : client;
+            Future<Void> client = THREAD.submit(() -> exchange(socket));
+            Future<Void> verifier = isServer ? client : server;
+            Future<Void> sender = isServer ? server : client;
             try {
-                verifying.get();
+                verifier.get();
             } finally {
                 try {
-                    presenting.get();
+                    sender.get();
                 } catch (Exception expected) {
-                    // The verifying end reports the reason.
+                    // The verifier reports the reason.
                 }
             }
         }

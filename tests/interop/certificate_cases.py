@@ -1,7 +1,7 @@
 """The certificates to verify: one of every profile, CA key type and subject key type, and some with a defect.
 
 Each case is a folder: `leaf.pem`, `chain.pem` (the signing CA), `bundle.pem` (both), `root.pem` and `key.pem`; and a line
-of `cases.tsv`: the folder, the purpose, the host. The authority issues the certificates, except those that it refuses
+of `cases.tsv`: the folder, the purpose, the host. The authority issues the certificates, except defects that it refuses
 to sign.
 """
 
@@ -36,7 +36,7 @@ SANS: Final = (f"dns:{HOST}", "ip:10.0.0.1")
 CA_KEY_TYPES: Final = tuple(csrs.KEY_TYPES)
 NEGATIVE_CAS: Final = ("ml-dsa-65", "p-256", "rsa-2048")
 CONSTRAINED: Final = "p-256, constrained"  # by nameConstraints, to the requested names
-PROFILES: Final = {  # and the purposes of their certificates
+PROFILES: Final = {  # profile -> purposes
     "server": ("server",),
     "client": ("client",),
     "peer": ("server", "client"),
@@ -55,7 +55,8 @@ DEFECTS: Final = (
 
 NOW: Final = datetime.now(UTC)
 CA_CREATED: Final = NOW - timedelta(days=200)
-EXPIRED_ISSUE_TIME: Final = NOW - timedelta(days=100)  # certificates issue then for 90 days have expired
+# Certificates that were issued then for 90 days have expired.
+EXPIRED_ISSUE_TIME: Final = NOW - timedelta(days=100)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ Chains = dict[Case, Chain]
 
 @functools.cache
 def hierarchy(ca: str, permitted: tuple[str, ...] = (), *, impostor: bool = False) -> Hierarchy:
-    """Create a CA, 200 days old. An impostor has the same names and other keys: `impostor` is only a cache key."""
+    """Create a CA that is 200 days old; an impostor has the same names and different keys."""
     subtrees = [ip_network(name) if "/" in name else name for name in permitted]
     return create_hierarchy("Interop", ca_key_type(ca), ca_key_type(ca), CA_CREATED, subtrees)
 
@@ -128,7 +129,7 @@ def issue(profile: str, ca: str, key_type: str, now: datetime = NOW) -> Chain:
 
 
 def positive_cases() -> Iterator[tuple[Case, Chain]]:
-    """Every profile x CA key type x subject key type that the profile permits."""
+    """Yield a case of every profile x CA key type x subject key type that the profile permits."""
     for profile, purposes in PROFILES.items():
         for ca in (*CA_KEY_TYPES, CONSTRAINED):
             for key_type in csrs.KEY_TYPES:
@@ -146,22 +147,27 @@ def permits(profile: str, key_type: str) -> bool:
 
 
 def negative_cases() -> Iterator[tuple[Case, Chain]]:
-    """Every defect, from CAs of several key types, for a server and for a client."""
+    """Yield a case of every defect, from CAs of several key types, for a server and for a client."""
     for ca in NEGATIVE_CAS:
-        for profile, purpose, other in (("server", "server", "client"), ("client", "client", "server")):
+        for profile, purpose, other_profile in (
+            ("server", "server", "client"),
+            ("client", "client", "server"),
+        ):
             valid = issue(profile, ca, "p-256")
             impostor = hierarchy(ca, impostor=True)
             der = encoding.encode_der(valid.leaf).replace(HOST.encode(), TAMPERED_HOST.encode())
-            elsewhere = hierarchy(ca, ("example.org", "10.0.0.0/8"))
-            late = valid.signing.not_valid_after_utc + timedelta(days=1)
+            constrained_ca = hierarchy(ca, ("example.org", "10.0.0.0/8"))
+            late_end = valid.signing.not_valid_after_utc + timedelta(days=1)
             chains = {
                 "expired": issue(profile, ca, "p-256", EXPIRED_ISSUE_TIME),
                 "wrong name": valid,
-                "wrong usage": issue(other, ca, "p-256"),
+                "wrong usage": issue(other_profile, ca, "p-256"),
                 "wrong CA": Chain(valid.leaf, valid.signing, impostor.root),
                 "tampered": Chain(x509.load_der_x509_certificate(der), valid.signing, valid.root),
-                "outside nameConstraints": sign_again(valid.leaf, elsewhere, valid.leaf.not_valid_after_utc),
-                "outliving its issuer": sign_again(valid.leaf, hierarchy(ca), late),
+                "outside nameConstraints": sign_again(
+                    valid.leaf, constrained_ca, valid.leaf.not_valid_after_utc
+                ),
+                "outliving its issuer": sign_again(valid.leaf, hierarchy(ca), late_end),
             }
             hosts = {"wrong name": "b.team.example.com", "tampered": TAMPERED_HOST}
             for defect in DEFECTS:
@@ -172,7 +178,7 @@ def negative_cases() -> Iterator[tuple[Case, Chain]]:
 
 
 def sign_again(certificate: x509.Certificate, issuer: Hierarchy, not_after: datetime) -> Chain:
-    """Return the certificate signed by another CA or with another end, which the authority refuses to sign."""
+    """Sign a certificate with another CA or end of validity, which the authority would refuse."""
     key = factories.signing_key(issuer)
     identifier = issuer.signing.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     akid = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
@@ -187,7 +193,7 @@ def sign_again(certificate: x509.Certificate, issuer: Hierarchy, not_after: date
     return Chain(builder.sign(key, keys.signature_hash(key.public_key())), issuer.signing, issuer.root)
 
 
-def write(directory: Path, chains: Chains) -> None:
+def write_cases(directory: Path, chains: Chains) -> None:
     """Write the folders and `cases.tsv`."""
     for case, chain in chains.items():
         folder = directory / case.folder
@@ -200,9 +206,9 @@ def write(directory: Path, chains: Chains) -> None:
         }
         for name, certificates in files.items():
             (folder / f"{name}.pem").write_text(encoding.encode_pem(certificates))
-        private = csrs.private_key(case.key_type).private_bytes(
+        key_pem = csrs.private_key(case.key_type).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
-        (folder / "key.pem").write_bytes(private)
+        (folder / "key.pem").write_bytes(key_pem)
     lines = [f"{case.folder}\t{case.purpose}\t{case.host}\n" for case in chains]
     (directory / "cases.tsv").write_text("".join(lines))

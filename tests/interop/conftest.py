@@ -19,7 +19,7 @@ def chains() -> Chains:
 @pytest.fixture(scope="session")
 def results(chains: Chains, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Results:
     directory = tmp_path_factory.mktemp("cases")
-    certificate_cases.write(directory, chains)
+    certificate_cases.write_cases(directory, chains)
     pytestconfig.stash[_RESULTS] = verifiers.verify_all(directory, chains)
     return pytestconfig.stash[_RESULTS][0]
 
@@ -28,5 +28,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print the matrix."""
     if _RESULTS in config.stash:
         terminalreporter.section("certificates verified by other software")
-        for line in matrix.lines(*config.stash[_RESULTS]):
+        for line in matrix.format_matrix(*config.stash[_RESULTS]):
             terminalreporter.write_line(line)

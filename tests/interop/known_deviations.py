@@ -1,7 +1,7 @@
-"""Each verifier's error for each defect; and the known deviations, each with its reason.
+"""The expected error of every verifier for every defect, and the known deviations with their reasons.
 
-A known deviation is an assertion too: the verifier must give exactly this result. A newer verifier that no longer does
-fails the test; then remove the deviation.
+A known deviation is an assertion too: the verifier must return exactly this result. If a newer verifier returns another
+one, the test fails; then remove the deviation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _JAVA: Final = {
     "tampered": r"java\.security\.SignatureException: Signature does not match\.",
     "outside nameConstraints": r".*CertPathValidatorException: name constraints check failed",
 }
-# The expected error, as a pattern of the whole result.
+# The expected errors, as patterns of the whole result.
 EXPECTED_ERRORS: Final[dict[str, dict[str, str]]] = {
     "pkilint": {},
     "pkilint-chain": {
@@ -100,10 +100,10 @@ class KnownDeviation:
     """Cases in which a verifier refuses a valid certificate, or accepts a defect.
 
     Attributes:
-        verifier: its name.
+        verifier: the verifier's name.
         reason: the reason, in a sentence.
-        result: its result, as a pattern of the whole text.
-        covers: whether a case is one of them.
+        result: the result, as a pattern of the whole text.
+        covers: returns whether a case deviates.
     """
 
     verifier: str
@@ -153,13 +153,13 @@ UNCHECKED_DEFECTS: Final = (
 
 
 def known_deviation(verifier: str, case: Case) -> KnownDeviation | None:
-    """The deviation that covers a case, if there is one: first the keys, then the defect."""
+    """Return the deviation that covers a case, if any: unsupported keys first, then unchecked defects."""
     deviations = (*UNSUPPORTED_KEYS, *UNCHECKED_DEFECTS)
-    return next((item for item in deviations if item.verifier == verifier and item.covers(case)), None)
+    return next((entry for entry in deviations if entry.verifier == verifier and entry.covers(case)), None)
 
 
 def mismatch(verifier: str, case: Case, result: str) -> str:
-    """How a result differs from the expected one; '' if it does not."""
+    """Describe the difference between a result and the expected one; return '' if they agree."""
     deviation = known_deviation(verifier, case)
     if deviation in UNSUPPORTED_KEYS and case.defect:  # refused, for either reason
         return "" if result != ACCEPTED else "accepted"

@@ -1,9 +1,10 @@
-"""Run pkilint in one process: `python -m tests.interop.pkilint_runner FOLDER`. Print a line for each case and linter: the
-linter, the case, "ok" or the codes of its findings.
+"""Run pkilint in one process: `python -m tests.interop.pkilint_runner FOLDER`.
 
-`pkilint` is the RFC 5280 linter of one certificate, here of the leaf, the signing CA and the root; `pkilint-chain` is the
-linter of an issuer and a subject, here the signing CA and the leaf, then the root and the signing CA. tests/test_crl.py
-uses the linter of CRLs, test_public_rules.py the one of public TLS servers.
+The output has a line for each case and linter: the linter, the case, "ok" or the codes of the findings.
+
+`pkilint` lints single certificates by RFC 5280: the leaf, the signing CA and the root. `pkilint-chain` lints pairs of
+issuer and subject: the signing CA and the leaf, the root and the signing CA. tests/test_crl.py uses pkilint's linter for
+CRLs, and test_public_rules.py that for public TLS servers.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ LOADER = loader.RFC5280CertificateDocumentLoader()
 
 def finding_codes(results: list[ValidationResult]) -> list[str]:
     """Return the codes of all findings."""
-    codes = {item.finding.code for result in results for item in result.finding_descriptions}
+    codes = {description.finding.code for result in results for description in result.finding_descriptions}
     return sorted(codes - {IGNORED})
 
 
 @functools.cache
-def container() -> certificate.CertificateValidatorContainer:
-    """The RFC 5280 linter, as `lint_pkix_cert` composes it."""
+def create_container() -> certificate.CertificateValidatorContainer:
+    """Create the RFC 5280 linter, as `lint_pkix_cert` does."""
     return certificate.create_pkix_certificate_validator_container(
         certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
         [
@@ -46,13 +47,13 @@ def container() -> certificate.CertificateValidatorContainer:
 
 @functools.cache
 def lint(text: str) -> list[str]:
-    """Lint one certificate, PEM; return the findings' codes."""
-    return finding_codes(container().validate(LOADER.load_pem_document(text).root))
+    """Lint a PEM certificate; return the findings' codes."""
+    return finding_codes(create_container().validate(LOADER.load_pem_document(text).root))
 
 
 @functools.cache
 def lint_pair(issuer: str, subject: str) -> list[str]:
-    """Lint an issuer's certificate and one that it signed, PEM; return the findings' codes."""
+    """Lint the PEM certificates of an issuer and of a subject; return the findings' codes."""
     documents: dict[str, Document] = {}
     for role, text in (("issuer", issuer), ("subject", subject)):
         documents[role] = LOADER.load_pem_document(text, role, role, documents)
@@ -69,9 +70,9 @@ def main(directory: Path) -> None:
         leaf, chain, root = (
             (directory / case / f"{part}.pem").read_text() for part in ("leaf", "chain", "root")
         )
-        single = lint(leaf) + lint(chain) + lint(root)
-        pairs = lint_pair(chain, leaf) + lint_pair(root, chain)
-        for linter, codes in (("pkilint", single), ("pkilint-chain", pairs)):
+        certificate_codes = lint(leaf) + lint(chain) + lint(root)
+        pair_codes = lint_pair(chain, leaf) + lint_pair(root, chain)
+        for linter, codes in (("pkilint", certificate_codes), ("pkilint-chain", pair_codes)):
             sys.stdout.write(f"{linter}\t{case}\t{' '.join(codes) or 'ok'}\n")
 
 

@@ -1,4 +1,4 @@
-"""Published rules for TLS servers: Apple's, as assertions, and the CA/Browser Forum's, with pkilint."""
+"""Published rules for TLS server certificates: Apple's as assertions, the CA/Browser Forum's with pkilint."""
 
 from __future__ import annotations
 
@@ -36,44 +36,45 @@ CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 UNNAMED_KEY_TYPES: Final = {"ed25519", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"}
 
 
-def broken_apple_rules(
+def apple_rule_violations(
     leaf: x509.Certificate, issuers: Sequence[x509.Certificate] = (), host: str = "a.example.com"
 ) -> set[str]:
-    """Return the Apple rules for TLS servers that a certificate breaks."""
-    broken = set()
+    """Return Apple's rules for TLS servers that a certificate violates."""
+    violations = set()
     for certificate in (leaf, *issuers):
         key = certificate.public_key()
         if isinstance(key, rsa.RSAPublicKey):
             if key.key_size < 2048:
-                broken.add("key")
+                violations.add("key")
         elif not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-            broken.add("key")
+            violations.add("key")
         if certificate.signature_algorithm_oid not in SHA_2:
-            broken.add("hash")
+            violations.add("hash")
     values = [extension.value for extension in leaf.extensions]
     names = [name for value in values if isinstance(value, x509.SubjectAlternativeName) for name in value]
     if x509.DNSName(host) not in names:
-        broken.add("name")
+        violations.add("name")
     usages = [usage for value in values if isinstance(value, x509.ExtendedKeyUsage) for usage in value]
     if ExtendedKeyUsageOID.SERVER_AUTH not in usages:
-        broken.add("usage")
+        violations.add("usage")
     validity = leaf.not_valid_after_utc - leaf.not_valid_before_utc + timedelta(seconds=1)
-    broken |= {
+    violations |= {
         name
         for name, limit in (("825 days", MAX_VALIDITY), ("398 days", MAX_PUBLIC_VALIDITY))
         if validity > limit
     }
-    return broken
+    return violations
 
 
 def server_chains(chains: Chains) -> list[tuple[Case, Chain]]:
-    """The valid certificates for servers."""
+    """Return the cases with valid server certificates."""
     return [(case, chain) for case, chain in chains.items() if case.purpose == "server" and not case.defect]
 
 
-def test_server_certificates_follow_apple_s_rules(chains: Chains) -> None:
-    """RSA of 2048 bits or a NIST curve, SHA-2, a DNS name, serverAuth, at most 825 (and 398) days: leaf, signing CA and root.
-    Apple's rules do not name Ed25519 and ML-DSA.
+def test_server_certificates_follow_the_rules_of_apple(chains: Chains) -> None:
+    """Chains satisfy Apple's rules for key, hash, DNS name, usage and lifetime.
+
+    The rules do not name Ed25519 and ML-DSA.
     """
     for case, chain in server_chains(chains):
         expected = (
@@ -83,17 +84,17 @@ def test_server_certificates_follow_apple_s_rules(chains: Chains) -> None:
             if case.key_type in UNNAMED_KEY_TYPES
             else set()
         )
-        assert broken_apple_rules(chain.leaf, [chain.signing, chain.root], case.host) == expected, case
+        assert apple_rule_violations(chain.leaf, [chain.signing, chain.root], case.host) == expected, case
 
 
-GOOD: Final[dict[str, Any]] = {
+VALID: Final[dict[str, Any]] = {
     "basic": x509.BasicConstraints(ca=False, path_length=None),
     "san": x509.SubjectAlternativeName([x509.DNSName("a.example.com")]),
     "eku": x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
     "subject": "a.example.com",
     "signing_key": SIGNING,
 }
-BROKEN: Final[dict[str, tuple[dict[str, Any], set[str]]]] = {
+VIOLATIONS: Final[dict[str, tuple[dict[str, Any], set[str]]]] = {
     "no change": ({}, set()),
     "a name only in the subject": ({"san": None}, {"name"}),
     "only an email address": ({"san": x509.SubjectAlternativeName([x509.RFC822Name("a@example.com")])}, {"name"}),
@@ -106,20 +107,20 @@ BROKEN: Final[dict[str, tuple[dict[str, Any], set[str]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "expected"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("change", "expected"), VIOLATIONS.values(), ids=VIOLATIONS)
 def test_apple_rule_check_finds_each_violation(change: dict[str, Any], expected: set[str]) -> None:
-    """Each change breaks exactly the expected rules."""
-    assert broken_apple_rules(factories.ca(**{**GOOD, **change})) == expected
+    """A certificate with one change violates exactly the expected rules."""
+    assert apple_rule_violations(factories.ca(**{**VALID, **change})) == expected
 
 
-def test_apple_rule_check_finds_another_hash() -> None:
-    """SHA-3 breaks the rule for hashes; `factories.ca` cannot set the hash."""
-    valid = factories.ca(**GOOD)
+def test_apple_rule_check_finds_unsupported_hash() -> None:
+    """SHA-3 violates the rule for hashes; `factories.ca` cannot set the hash."""
+    certificate = factories.ca(**VALID)
     builder = x509.CertificateBuilder(
-        valid.issuer, valid.subject, valid.public_key(), 1, valid.not_valid_before_utc.replace(tzinfo=None),
-        valid.not_valid_after_utc.replace(tzinfo=None), list(valid.extensions),
+        certificate.issuer, certificate.subject, certificate.public_key(), 1, certificate.not_valid_before_utc.replace(tzinfo=None),
+        certificate.not_valid_after_utc.replace(tzinfo=None), list(certificate.extensions),
     )  # fmt: skip
-    assert broken_apple_rules(builder.sign(SIGNING, hashes.SHA3_256())) == {"hash"}
+    assert apple_rule_violations(builder.sign(SIGNING, hashes.SHA3_256())) == {"hash"}
 
 
 # Rules of the CA/Browser Forum for public CAs that do not apply to a private one.
@@ -136,7 +137,7 @@ PUBLIC_CA_RULES: Final = {
 
 
 def lint_baseline_requirements(text: str) -> set[str]:
-    """Lint a subscriber's certificate, PEM, by the CA/Browser Forum's Baseline Requirements; return the codes."""
+    """Lint a PEM subscriber certificate by the CA/Browser Forum's Baseline Requirements; return the codes."""
     kind = serverauth_constants.CertificateType.DV_FINAL_CERTIFICATE
     container = linting.create_pkix_certificate_validator_container(
         serverauth.create_decoding_validators(), serverauth.create_validators(kind)
@@ -150,26 +151,24 @@ def lint_baseline_requirements(text: str) -> set[str]:
 
 
 def test_server_certificates_follow_baseline_requirements(chains: Chains) -> None:
-    """The contract's server certificates with keys that the Baseline Requirements permit break only rules for public
-    CAs, each listed with its reason.
-    """
-    selected = [
-        chain
+    """Server certificates with permitted keys violate only the listed rules for public CAs."""
+    server_certificates = [
+        chain.leaf
         for case, chain in server_chains(chains)
         if case.profile == "server" and case.ca == "p-256" and case.key_type not in UNNAMED_KEY_TYPES
     ]
-    codes = [lint_baseline_requirements(encoding.encode_pem([chain.leaf])) for chain in selected]
+    codes = [lint_baseline_requirements(encoding.encode_pem([leaf])) for leaf in server_certificates]
     assert set().union(*codes) == PUBLIC_CA_RULES.keys()
 
 
-def test_client_certificate_breaks_more_baseline_requirements(chains: Chains) -> None:
-    """The check finds violations: a client certificate breaks further rules."""
+def test_client_certificate_violates_more_baseline_requirements(chains: Chains) -> None:
+    """The check finds violations: a client certificate violates further rules."""
     client = next(chain for case, chain in chains.items() if case.profile == "client" and case.ca == "p-256")
     assert lint_baseline_requirements(encoding.encode_pem([client.leaf])) - PUBLIC_CA_RULES.keys()
 
 
 def test_pkilint_finds_missing_identifier_and_wrong_issuer() -> None:
-    """pkilint's two other linters find a missing authority key identifier and a wrong issuer."""
+    """`lint` finds a missing authority key identifier, and `lint_pair` a wrong issuer."""
     without_aki = encoding.encode_pem([factories.ca(basic=None, usage=None, aki=None, signing_key=SIGNING)])
     assert "pkix.authority_key_identifier_extension_absent" in lint(without_aki)
     assert "pkix.signature_verification_failed" in lint_pair(

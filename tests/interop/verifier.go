@@ -1,4 +1,4 @@
-// Verifies every case of a folder with Go's crypto/x509. Prints a line for each: "go", the case, "ok" or the error.
+// Verifies every case of a folder with Go's crypto/x509. Prints a line for each case: "go", the case, "ok" or the error.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Verifies every case of a folder with Node, by a TLS 1.3 handshake with itself, in which one end sends the case's
-// certificate. Prints a line for each: "node", the case, "ok" or the error.
+// Verifies every case of a folder with Node: a client and a server in this process make a TLS 1.3 handshake, and one end
+// sends the case's certificate. Prints a line for each case: "node", the case, "ok" or the error.
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import tls from 'node:tls';
@@ -11,10 +11,10 @@ const read = (folder, ...names) => names.map(name => readFileSync(join(folder, `
 function handshake(folder, peerFolder, isServer, host) {
   const [cert, key, peerRoot] = [...read(folder, 'bundle', 'key'), ...read(peerFolder, 'root')];
   const [peerCert, peerKey, root] = [...read(peerFolder, 'bundle', 'key'), ...read(folder, 'root')];
-  const [presenting, verifying] = [{cert, key, ca: peerRoot}, {cert: peerCert, key: peerKey, ca: root}];
+  const [senderOptions, verifierOptions] = [{cert, key, ca: peerRoot}, {cert: peerCert, key: peerKey, ca: root}];
   const common = {minVersion: 'TLSv1.3', rejectUnauthorized: false};
   return new Promise(resolve => {
-    const server = tls.createServer({...common, requestCert: true, ...(isServer ? presenting : verifying)}, socket => {
+    const server = tls.createServer({...common, requestCert: true, ...(isServer ? senderOptions : verifierOptions)}, socket => {
       socket.on('error', () => {});
       socket.end('x');
       if (!isServer) done(socket.authorizationError);
@@ -26,7 +26,7 @@ function handshake(folder, peerFolder, isServer, host) {
     server.on('tlsClientError', done);
     server.listen(0, '127.0.0.1', () => {
       const client = tls.connect({
-        ...common, ...(isServer ? verifying : presenting), port: server.address().port, host: '127.0.0.1', servername: host,
+        ...common, ...(isServer ? verifierOptions : senderOptions), port: server.address().port, host: '127.0.0.1', servername: host,
       });
       client.on('secureConnect', () => isServer && done(client.authorizationError));
       client.on('data', () => {});

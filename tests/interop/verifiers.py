@@ -1,7 +1,7 @@
-"""Run every verifier on every case. A result is "ok" or the verifier's error message.
+"""Run every verifier for every case. A result is "ok" or the verifier's error message.
 
-A program around a library (Go, Java, Node, pkilint) is started once, and prints lines of verifier, case and result; a
-command is started once per case. The verifiers run in parallel, one per CPU.
+A program that uses a library (Go, Java, Node, pkilint) runs once and prints lines of verifier, case and result; a command
+runs once per case. The verifiers run in parallel, one per CPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path) -> tuple[int, str, str]:
 
 
 def openssl(folder: Path, case: Case) -> str:
-    """`openssl verify -x509_strict`, with purpose and host name."""
+    """Run `openssl verify -x509_strict` with the purpose and host name."""
     host_options = ["-verify_hostname", case.host] if case.purpose == "server" else []
     code, out, err = run(
         "openssl", "verify", "-x509_strict", "-purpose", f"ssl{case.purpose}", *host_options,
@@ -51,7 +51,7 @@ def openssl(folder: Path, case: Case) -> str:
 
 
 def certtool(folder: Path, case: Case) -> str:
-    """`certtool --verify` of GnuTLS."""
+    """Run `certtool --verify` of GnuTLS."""
     host_options = ["--verify-hostname", case.host] if case.purpose == "server" else []
     code, out, _ = run(
         "certtool", "--verify", "--verify-profile", "medium", "--load-ca-certificate", "root.pem", *host_options,
@@ -61,7 +61,7 @@ def certtool(folder: Path, case: Case) -> str:
 
 
 def vfychain(folder: Path, case: Case) -> str:
-    """`vfychain` of NSS, with its newer library (`-pp`), which accepts a root from the command line."""
+    """Run `vfychain` of NSS with its newer library (`-pp`), which accepts a root from the command line."""
     usage = "1" if case.purpose == "server" else "0"
     parts = ["-a", "leaf.pem", "-a", "chain.pem", "-t", "-a", "root.pem"]
     code, out, err = run("vfychain", "-d", "sql:../nss", "-pp", "-u", usage, *parts, cwd=folder)
@@ -69,7 +69,7 @@ def vfychain(folder: Path, case: Case) -> str:
 
 
 def per_case(verify: Callable[[Path, Case], str]) -> Verifier:
-    """Make a verifier of a function that verifies one case."""
+    """Convert a function that verifies one case to a verifier."""
 
     def verify_cases(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
         for case in chains:
@@ -79,14 +79,14 @@ def per_case(verify: Callable[[Path, Case], str]) -> Verifier:
 
 
 def nss(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """`vfychain`, with the empty database that it requires."""
+    """Run `vfychain` with the empty database that it requires."""
     (directory / "nss").mkdir()
     servers.run("certutil", "-N", "-d", "sql:nss", "--empty-password", cwd=directory)
     yield from per_case(vfychain)(directory, chains)
 
 
 def cryptography(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """cryptography's X.509 verifier, which Certlet does not use."""
+    """Use cryptography's X.509 verifier, which Certlet does not use."""
     for case, chain in chains.items():
         builder = PolicyBuilder().store(Store([chain.root])).time(NOW)
         try:
@@ -101,26 +101,26 @@ def cryptography(directory: Path, chains: Chains) -> Iterator[tuple[str, str, st
 
 
 def parse_output(*command: str | Path) -> Iterator[tuple[str, str, str]]:
-    """Run one of our programs and parse its output."""
+    """Run a verifier program and parse its output."""
     for line in servers.run(*command).stdout.splitlines():
         verifier, folder, result = line.split("\t")
         yield verifier, folder, result
 
 
 def peer_folder(directory: Path, chains: Chains) -> Path:
-    """The folder of the other end in mutual TLS: a valid certificate for both purposes."""
+    """Return the folder of the peer in mutual TLS: a valid certificate for both purposes."""
     peer = Case("peer", "p-256", "p-256", "server")
     assert peer in chains
     return directory / peer.folder
 
 
 def pkilint(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """Both of pkilint's linters for certificates."""
+    """Run pkilint's linters for certificates and for pairs."""
     yield from parse_output(sys.executable, "-m", "tests.interop.pkilint_runner", directory)
 
 
 def go(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """Go's crypto/x509."""
+    """Run the program that uses Go's crypto/x509."""
     # Without modules and C: only the standard library, as Debian compiled it.
     env = servers.environ(GO111MODULE="off", CGO_ENABLED="0", GOCACHE=str(directory / "go"))
     servers.run("go", "build", "-o", directory / "verifier-go", HERE / "verifier.go", env=env)
@@ -128,16 +128,16 @@ def go(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
 
 
 def java(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """Java's CertPathValidator and its TLS."""
+    """Run the program that uses Java's CertPathValidator and TLS."""
     yield from parse_output(*JAVA, HERE / "Verifier.java", directory, peer_folder(directory, chains))
 
 
 def node(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """Node's TLS, with an OpenSSL that supports ML-DSA."""
+    """Run the program that uses Node's TLS; its OpenSSL supports ML-DSA."""
     yield from parse_output(NODE, HERE / "verifier.mjs", directory, peer_folder(directory, chains))
 
 
-# $folder is a variable, so nginx loads a certificate per handshake: one that it cannot load fails only that handshake.
+# Because $folder is a variable, nginx loads the certificate in each handshake; an unusable one fails only that handshake.
 NGINX: Final = """\
 daemon off; master_process off; pid {sockets}/pid; error_log stderr crit;
 events {{ worker_connections 4096; }}
@@ -151,8 +151,8 @@ http {{
 SERVER: Final = """\
   server {{
     listen unix:{socket} ssl;
-    ssl_certificate $folder/{presented}/bundle.pem; ssl_certificate_key $folder/{presented}/key.pem;
-    ssl_client_certificate {directory}/{trusted}/root.pem;
+    ssl_certificate $folder/{identity}/bundle.pem; ssl_certificate_key $folder/{identity}/key.pem;
+    ssl_client_certificate {directory}/{trust}/root.pem;
     error_page 495 496 /error; location / {{ return 200 "$ssl_client_verify"; }}
   }}
 """
@@ -166,10 +166,8 @@ def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
         sockets = {case: Path(short_path) / str(number) for number, case in enumerate(chains)}
         server_blocks = ""
         for case, socket in sockets.items():
-            presented, trusted = (case.folder, peer) if case.purpose == "server" else (peer, case.folder)
-            server_blocks += SERVER.format(
-                socket=socket, directory=directory, presented=presented, trusted=trusted
-            )
+            identity, trust = (case.folder, peer) if case.purpose == "server" else (peer, case.folder)
+            server_blocks += SERVER.format(socket=socket, directory=directory, identity=identity, trust=trust)
         config = directory / "nginx.conf"
         config.write_text(NGINX.format(sockets=short_path, directory=directory, servers=server_blocks))
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
@@ -186,15 +184,15 @@ def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
 
 
 def nginx_and_curl(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
-    """Mutual TLS: curl verifies servers, nginx verifies clients."""
+    """Connect curl to nginx with mutual TLS: curl verifies servers, nginx verifies clients."""
     peer = peer_folder(directory, chains)
     with nginx(directory, chains) as sockets:
         for case, socket in sockets.items():
             folder = directory / case.folder
-            presented, trusted = (peer, folder) if case.purpose == "server" else (folder, peer)
+            identity, trust = (peer, folder) if case.purpose == "server" else (folder, peer)
             _, out, err = run(
-                "curl", "-sS", "--max-time", "20", "--unix-socket", socket, "--cacert", trusted / "root.pem",
-                "--cert", presented / "bundle.pem", "--key", presented / "key.pem", f"https://{case.host}/", cwd=folder,
+                "curl", "-sS", "--max-time", "20", "--unix-socket", socket, "--cacert", trust / "root.pem",
+                "--cert", identity / "bundle.pem", "--key", identity / "key.pem", f"https://{case.host}/", cwd=folder,
             )  # fmt: skip
             yield "nginx+curl", case.folder, "ok" if out == "SUCCESS" else out + err
 
