@@ -224,10 +224,10 @@ class Server(HttpService):
             pid for pid in child_pids(self.process.pid) if running_module(pid) == f"service.gateway.{name}"
         ]
 
-    def sign(self, order: object, key: str = API_KEY) -> Response:
+    def sign(self, body: object, key: str = API_KEY) -> Response:
         """`POST /sign` with JSON."""
         headers = {"Content-Type": "application/json", "x-api-key": key}
-        return self.request("POST", "/sign", json.dumps(order).encode(), headers)
+        return self.request("POST", "/sign", json.dumps(body).encode(), headers)
 
     def read_log(self) -> str:
         return self.log.read_text()

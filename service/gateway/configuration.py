@@ -1,4 +1,4 @@
-"""The gateway's configuration; in a module of its own so that the supervisor does not import aiohttp."""
+"""The gateway's configuration, in a separate module so that the supervisor does not import aiohttp."""
 
 from __future__ import annotations
 

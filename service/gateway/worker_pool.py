@@ -38,7 +38,7 @@ class WorkerPool:
 
     def __init__(self, channel: socket.socket) -> None:
         """Start to read the channel, in the running loop."""
-        channel.setblocking(False)  # noqa: FBT003 - the standard library's own
+        channel.setblocking(False)  # noqa: FBT003 - a standard library signature
         self._channel = channel
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}  # in the order of `begin_by`

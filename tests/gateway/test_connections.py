@@ -29,7 +29,7 @@ WHOLE = HALF_A_HEAD + b"\r\n"
 
 def is_open(client: socket.socket) -> bool:
     """Whether the server keeps the connection open."""
-    client.setblocking(False)  # noqa: FBT003 - the standard library's own
+    client.setblocking(False)  # noqa: FBT003 - a standard library signature
     try:
         return client.recv(1) != b""
     except BlockingIOError:

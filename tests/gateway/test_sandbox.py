@@ -38,9 +38,9 @@ def attempt(kind, target):
     return "done"
 
 if "service.gateway.server" in sys.orig_argv:
-    orders, results = open("orders"), open("results", "w")
+    attempts, results = open("attempts"), open("results", "w")
     def probe(*_):
-        results.write(json.dumps([attempt(*order) for order in json.load(orders)]) + "\\n")
+        results.write(json.dumps([attempt(*arguments) for arguments in json.load(attempts)]) + "\\n")
         results.flush()
     signal.signal(signal.SIGUSR1, probe)
 """
@@ -50,7 +50,7 @@ DENIED = {"EACCES", "EPERM"}
 def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
     """It cannot access the CA's key, AWS credentials and other processes; it can read its own code."""
     (tmp_path / "sitecustomize.py").write_text(PROBE)
-    (tmp_path / "orders").touch()
+    (tmp_path / "attempts").touch()
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("secret")
     env = {
@@ -82,11 +82,13 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
             ("run", "/bin/true"),
         ]
         allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
-        (tmp_path / "orders").write_text(json.dumps([*denied, *allowed]))
+        (tmp_path / "attempts").write_text(json.dumps([*denied, *allowed]))
         os.kill(gateway, signal.SIGUSR1)
         servers.wait_until((tmp_path / "results").read_text, 20)
         outcomes = json.loads((tmp_path / "results").read_text())
-        reached = [order for order, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED]
+        reached = [
+            arguments for arguments, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
+        ]
         assert not reached
         assert outcomes[len(denied) :] == ["done"] * len(allowed)
         if os.geteuid() == 0:  # root can read these files outside of the sandbox
