@@ -77,7 +77,7 @@ class IssuanceRequest:
         not_after: the requested end instead of a duration, RFC 3339.
         idempotency_key: the key that identifies a retry of the same request.
         is_est: whether it was sent over EST, where a challengePassword has a meaning (RFC 7030 3.5).
-        client_certificate: the verified client certificate to renew.
+        client_certificate: the certificate to renew; the TLS handshake verified possession of its key.
     """
 
     csr: bytes = field(repr=False)  # may contain a challengePassword
@@ -143,7 +143,7 @@ class Authority:
         """Create an authority.
 
         Args:
-            load_ca: returns the CA, or raises `CAError`. Called for each request, so that an unavailable CA
+            load_ca: returns the CA, or raises `CAError`. Called for each batch, so that an unavailable CA
                 is tried again.
             profiles: the issuance policy.
             clock: returns the current time, UTC.

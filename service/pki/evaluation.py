@@ -47,7 +47,7 @@ from service.pki.weak_keys import DenyList
 
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # remaining validity of the chain that issuing requires
 
-_CA_ONLY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
+_CA_KEY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
 _SHORT_NAMES: Final = {oid: name for name, (oid, _) in SUBJECT_ATTRIBUTES.items()} | {
     NameOID.EMAIL_ADDRESS: "emailAddress"
 }
@@ -68,7 +68,7 @@ class IssuanceContext(NamedTuple):
         issued_at: the time of issue: `now`, or the start of an idempotent request's window.
         validity: the requested length of the validity period, ISO 8601; None for that of the profile.
         not_after: the requested end of the validity period, RFC 3339, instead of `validity`.
-        is_renewal: whether the caller has a certificate of the profile, which permits it to use the profile.
+        is_renewal: whether this renews a certificate of the profile; its `principals` are not checked then.
         deny_list: the keys to refuse.
     """
 
@@ -351,7 +351,7 @@ class _Evaluation:
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
         granted = _key_usages(key_usage(self._request.key_kind))
         for usage in _key_usages(requested):
-            if usage in _CA_ONLY_USAGES:
+            if usage in _CA_KEY_USAGES:
                 detail = f"The request asks for {usage}; only end-entity certificates are issued"
                 self._reject_extension("key_usage", detail)
             elif usage not in granted:

@@ -36,7 +36,7 @@ class Issuer:
         chain: the certificates above the issuing CA: its issuer first, the self-signed root last; empty if
             the issuing CA is the root.
         intermediates: the certificates that a TLS server sends after its own: issuer first, without the root.
-        predecessors: the certificates of the CA that this one replaced, served with the chain.
+        predecessors: the certificates of earlier CAs that have not ended, served with the chain.
         authority_key_identifier: the extension of all issued certificates (RFC 5280 4.2.1.1).
         public_keys: the `weak_keys.equivalent_encodings` of the key of each CA certificate.
         is_deterministic: whether signing the same data twice returns the same signature.

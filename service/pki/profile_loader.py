@@ -43,7 +43,7 @@ _Fields = Mapping[Any, tuple[type, _Parse]]
 """The allowed members of a JSON object: the JSON type of each value, and its parser."""
 _Check = Callable[[dict[Any, Any]], Iterable["ProfileViolation"]]
 
-_CA_ONLY_USAGES: Final = {  # with these, a certificate could act for the CA, or for any purpose
+_FORBIDDEN_EXTENDED_USAGES: Final = {  # with these, a certificate could act for the CA, or for any purpose
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     ExtendedKeyUsageOID.OCSP_SIGNING,
     ExtendedKeyUsageOID.TIME_STAMPING,  # RFC 3161 2.3: must be the only one, and critical
@@ -196,7 +196,7 @@ def _oid(text: str) -> x509.ObjectIdentifier:
 
 
 def _usage(text: str) -> str:
-    if text not in EXTENDED_KEY_USAGES and _oid(text) in _CA_ONLY_USAGES:
+    if text not in EXTENDED_KEY_USAGES and _oid(text) in _FORBIDDEN_EXTENDED_USAGES:
         raise ValueError(f"{quote(text)} is not allowed in end-entity certificates")
     return text
 

@@ -39,7 +39,7 @@ _SHA256: Final = re.compile("[0-9A-Fa-f]{64}")
 def verify_strength(public_key: CertificatePublicKeyTypes) -> None:
     """Raise `BadPublicKey` for an RSA key whose modulus is easily factored.
 
-    `keys.verify_key_size` must come first, since it bounds the work.
+    `keys.verify_encoded_key` must come first, since it bounds the work.
     """
     if not isinstance(public_key, rsa.RSAPublicKey):
         return

@@ -19,23 +19,23 @@ def test_key_file_permissions_and_name_limits(tmp_path: Path) -> None:
         with pytest.raises(KeyFileError):
             file.add(name, "b" * 40)
     file.add("b", "b" * 40)
-    ring = ApiKeys(file, {})
-    assert ring.identify("b" * 40) == "b"
+    api_keys = ApiKeys(file, {})
+    assert api_keys.identify("b" * 40) == "b"
     file.path.unlink()
-    assert ring.identify("b" * 40) is None
+    assert api_keys.identify("b" * 40) is None
 
 
-def test_keyring_follows_changes_of_the_file(tmp_path: Path) -> None:
+def test_api_keys_follow_changes_of_the_file(tmp_path: Path) -> None:
     """A key is valid as soon as the file contains it, and invalid as soon as it does not."""
     file = KeyFile(tmp_path / "keys.json")
-    ring = ApiKeys(file, {"env": hash_key("e" * 40)})
-    assert ring.identify("a" * 40) is None
+    api_keys = ApiKeys(file, {"env": hash_key("e" * 40)})
+    assert api_keys.identify("a" * 40) is None
     file.add("a", "a" * 40)
-    assert ring.identify("a" * 40) == "a"
-    assert ring.identify("e" * 40) == "env"
-    assert ring.identify("") is None
+    assert api_keys.identify("a" * 40) == "a"
+    assert api_keys.identify("e" * 40) == "env"
+    assert api_keys.identify("") is None
     file.remove("a")
-    assert ring.identify("a" * 40) is None
+    assert api_keys.identify("a" * 40) is None
 
 
 def test_concurrent_key_changes_are_serialised(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_damaged_key_file_raises_on_every_lookup(tmp_path: Path, text: str) -> N
     """An unreadable file or a dangling link is an error at each lookup, never an empty or a stale list."""
     path = tmp_path / "keys.json"
     KeyFile(path).add("a", "a" * 40)
-    ring = ApiKeys(KeyFile(path), {})
-    assert ring.identify("a" * 40) == "a"
+    api_keys = ApiKeys(KeyFile(path), {})
+    assert api_keys.identify("a" * 40) == "a"
     path.write_bytes(text.encode("latin-1"))
     if not text:
         path.unlink()
         path.symlink_to("nothing")
     for _ in range(2):
         with pytest.raises(KeyFileError):
-            ring.identify("a" * 40)
+            api_keys.identify("a" * 40)
