@@ -1,1 +1,1 @@
-"""What ships is looked through: licences, the bill of materials, scanners that can fail, and secrets."""
+"""Checks of what is shipped: licences, SBOM, secrets and core files."""

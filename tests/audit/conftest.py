@@ -1,4 +1,4 @@
-"""What several tests look through: a CA with canaries for secrets, and the zip of it."""
+"""Fixtures of several tests: a CA with canaries as secrets, and its zip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def archive(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The zip of that CA."""
+    """The zip for AWS Lambda with this CA."""
     path = tmp_path_factory.mktemp("zip") / "certlet.zip"
     build.build("x86_64", "3.13", path, home / "ca", PASSPHRASE.encode())
     return path

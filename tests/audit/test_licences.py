@@ -16,12 +16,12 @@ LOCKS = ROOT / "deploy" / "lock"
 
 
 def test_shipped_packages_are_installed() -> None:
-    """So `tox -e audit` judges it with the rest, in the version of its lock."""
-    here = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / "audit.txt").read_text(), re.MULTILINE))
+    """`tox -e audit` checks installed packages, so each one must have the version of its lock."""
+    installed = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / "audit.txt").read_text(), re.MULTILINE))
     for lock in ("service.txt", "function.txt"):
         locked = set(re.findall(r"^\S+==[^ ;\\]+", (LOCKS / lock).read_text(), re.MULTILINE))
         assert len(locked) > 15
-        assert locked <= here
+        assert locked <= installed
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_shipped_packages_are_installed() -> None:
         ("x", "Summary: without a licence", 1),
     ],
 )
-def test_licence_expression_decides(tmp_path: Path, name: str, headers: str, code: int) -> None:
+def test_package_with_other_licence_is_rejected(tmp_path: Path, name: str, headers: str, code: int) -> None:
     venv.create(tmp_path)
     (packages,) = tmp_path.glob("lib/python*/site-packages")
     (packages / f"{name}-1.dist-info").mkdir()

@@ -1,4 +1,4 @@
-"""Where the CA's key lives: KMS and Secrets Manager as LocalStack has them, and KMS with its faults."""
+"""Stores of the CA's key: KMS and Secrets Manager in LocalStack, and a fake KMS that fails."""
 
 from __future__ import annotations
 
@@ -29,71 +29,71 @@ CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as running:
-        yield running
+    with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as url:
+        yield url
 
 
 @pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384", "RSA_2048"])
 def test_ca_key_in_kms_signs(endpoint: str, tmp_path: Path, spec: str) -> None:
-    """`certlet init --kms` makes a CA for a KMS key; what it signs openssl accepts; no key file is made."""
+    """`certlet init --kms` creates a CA without a key file, and `openssl verify` accepts its certificates."""
     client = localstack.client(endpoint, "kms")
     key_id = client.create_key(KeySpec=spec, KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
     env = localstack.environ(endpoint)
-    made = servers.certlet("init", "ca", "--kms", key_id, cwd=tmp_path, env=env)
-    assert made.returncode == 0, made.stderr
+    init = servers.certlet("init", "ca", "--kms", key_id, cwd=tmp_path, env=env)
+    assert init.returncode == 0, init.stderr
     assert " ".join(sorted(path.name for path in (tmp_path / "ca").iterdir())) == (
         "revoked.yaml root-ca.crt root-ca.key serial.key signing-ca.crt"
     )
-    retried = proxy_event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
-    results, logged = invoke_handler(
-        tmp_path, proxy_event(), retried, retried, **env, CERTLET_CA_KEY=f"kms:{key_id}"
+    event = proxy_event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
+    results, log = invoke_handler(
+        tmp_path, proxy_event(), event, event, **env, CERTLET_CA_KEY=f"kms:{key_id}"
     )
-    assert results[0]["statusCode"] == 200, logged
-    first, again = (json.loads(each["body"]) for each in results[1:])
-    assert (first == again) is spec.startswith("RSA")  # KMS draws a random number for each ECDSA signature
+    assert results[0]["statusCode"] == 200, log
+    first, second = (json.loads(result["body"]) for result in results[1:])
+    assert (first == second) is spec.startswith("RSA")  # KMS draws a random number for each ECDSA signature
     assert ("idempotent_until" in first) is spec.startswith("RSA")
     assert spec.startswith("RSA") or "this CA cannot repeat a signature" in first["notes"][-1]
-    answer = json.loads(results[0]["body"])
-    (tmp_path / "leaf.pem").write_text(answer["crt_pem"])
-    (tmp_path / "chain.pem").write_text(answer["chain_pem"])
+    response = json.loads(results[0]["body"])
+    (tmp_path / "leaf.pem").write_text(response["crt_pem"])
+    (tmp_path / "chain.pem").write_text(response["chain_pem"])
     command = ("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "ca/root-ca.crt")
     servers.run(*command, "-untrusted", "chain.pem", "leaf.pem", cwd=tmp_path)
 
 
 def test_mismatched_kms_key_is_refused(endpoint: str, tmp_path: Path) -> None:
-    """The public key is checked against the CA's certificate before anything is signed."""
+    """The public key is compared with the CA's certificate before anything is signed."""
     client = localstack.client(endpoint, "kms")
     keys = [client.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY") for _ in range(2)]
-    ours, other = (each["KeyMetadata"]["KeyId"] for each in keys)
+    ca_key, other_key = (key["KeyMetadata"]["KeyId"] for key in keys)
     env = localstack.environ(endpoint)
-    assert servers.certlet("init", "ca", "--kms", ours, cwd=tmp_path, env=env).returncode == 0
-    results, logged = invoke_handler(tmp_path, proxy_event(), **env, CERTLET_CA_KEY=f"kms:{other}")
+    assert servers.certlet("init", "ca", "--kms", ca_key, cwd=tmp_path, env=env).returncode == 0
+    results, log = invoke_handler(tmp_path, proxy_event(), **env, CERTLET_CA_KEY=f"kms:{other_key}")
     assert results[0]["statusCode"] == 503
-    assert "does not match the CA certificate" in logged
+    assert "does not match the CA certificate" in log
 
 
 def test_ca_key_in_secrets_manager_signs(endpoint: str, tmp_path: Path) -> None:
-    """The key comes from a secret, its passphrase from an SSM SecureString; without them it is 503."""
-    secret = {"CERTLET_CA_PASSPHRASE": "stands in SSM"}
-    assert servers.certlet("init", "ca", cwd=tmp_path, env=secret).returncode == 0
+    """The key comes from a secret, and its passphrase from an SSM SecureString; if one is missing: 503."""
+    passphrase = {"CERTLET_CA_PASSPHRASE": "passphrase-in-ssm"}
+    assert servers.certlet("init", "ca", cwd=tmp_path, env=passphrase).returncode == 0
     pem = (tmp_path / "ca" / "signing-ca.key").read_text()
     (tmp_path / "ca" / "signing-ca.key").unlink()
     localstack.client(endpoint, "secretsmanager").create_secret(Name="certlet/key", SecretString=pem)
     parameters = localstack.client(endpoint, "ssm")
-    parameters.put_parameter(Name="/certlet/passphrase", Type="SecureString", Value="stands in SSM")
+    parameters.put_parameter(Name="/certlet/passphrase", Type="SecureString", Value="passphrase-in-ssm")
     env = {**localstack.environ(endpoint), "CERTLET_CA_KEY": "secretsmanager:certlet/key"}
-    good = {"CERTLET_CA_PASSPHRASE_PARAMETER": "/certlet/passphrase"}
-    results, logged = invoke_handler(tmp_path, proxy_event(), **env, **good)
-    assert results[0]["statusCode"] == 200, logged
+    parameter = {"CERTLET_CA_PASSPHRASE_PARAMETER": "/certlet/passphrase"}
+    results, log = invoke_handler(tmp_path, proxy_event(), **env, **parameter)
+    assert results[0]["statusCode"] == 200, log
     for change in ({"CERTLET_CA_PASSPHRASE_PARAMETER": "/none"}, {"CERTLET_CA_KEY": "secretsmanager:none"}):
-        results, logged = invoke_handler(tmp_path, proxy_event(), **{**env, **good, **change})
+        results, log = invoke_handler(tmp_path, proxy_event(), **{**env, **parameter, **change})
         assert results[0]["statusCode"] == 503
-        assert "NotFound" in logged
-        assert "stands in SSM" not in logged
+        assert "NotFound" in log
+        assert "passphrase-in-ssm" not in log
 
 
-class Kms:
-    """A KMS that holds a real key, and does what it is told before it answers."""
+class FakeKMS:
+    """A KMS with a real key, which calls `fault` before each response."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
         self.key = key
@@ -122,45 +122,47 @@ def sign(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, digest: bytes) -> 
 
 
 @pytest.fixture(params=["p-256", "rsa-2048"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kms]:
-    """The handler in this process, its CA's key in a KMS that does what it is told."""
-    made = create_hierarchy("Test", "0a", request.param, factories.NOW)
-    key = factories.signing_key(made)
+def remote(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeKMS]:
+    """The handler in this process, with the CA's key in a fake KMS."""
+    hierarchy = create_hierarchy("Test", "0a", request.param, factories.NOW)
+    key = factories.signing_key(hierarchy)
     assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-    ca_directory.save_hierarchy(tmp_path / "ca", made, None)
+    ca_directory.save_hierarchy(tmp_path / "ca", hierarchy, None)
     (tmp_path / "ca" / "signing-ca.key").unlink()
-    fake = Kms(key)
+    fake = FakeKMS(key)
     monkeypatch.setattr(aws, "create_client", lambda _service: fake)
     monkeypatch.setenv("CERTLET_CA", str(tmp_path / "ca"))
     monkeypatch.setenv("CERTLET_CA_KEY", "kms:1234")
-    forget()
+    clear_caches()
     yield fake
-    forget()
+    clear_caches()
 
 
-def forget() -> None:
-    """As a new process."""
-    for cached in (aws_lambda._settings, aws_lambda._ca, aws_lambda._application):
-        cached.cache_clear()
+def clear_caches() -> None:
+    """Reset the handler's caches to those of a new process."""
+    for function in (aws_lambda._settings, aws_lambda._ca, aws_lambda._application):
+        function.cache_clear()
 
 
 REFUSALS = [
-    ClientError({"Error": {"Code": code, "Message": "the cause, for the log alone"}}, "Sign")
+    ClientError({"Error": {"Code": code, "Message": "the cause, for the log only"}}, "Sign")
     for code in ("ThrottlingException", "AccessDeniedException", "DisabledException")
 ]
-SILENCES = [error(endpoint_url="https://kms.example") for error in (ConnectTimeoutError, ReadTimeoutError)]
+TIMEOUTS = [error(endpoint_url="https://kms.example") for error in (ConnectTimeoutError, ReadTimeoutError)]
 
 
-@pytest.mark.parametrize("fault", [*REFUSALS, *SILENCES], ids=str)
-@pytest.mark.parametrize("when", ["at start", "later"])
+@pytest.mark.parametrize("fault", [*REFUSALS, *TIMEOUTS], ids=str)
+@pytest.mark.parametrize("phase", ["at start", "later"])
 def test_kms_outage_is_503_until_it_ends(
-    remote: Kms, fault: Exception, when: str, caplog: pytest.LogCaptureFixture
+    remote: FakeKMS, fault: Exception, phase: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Throttled, denied, slow or gone: 503 with Retry-After, the cause in the log alone; then it recovers."""
-    if when == "later":
+    """An error of KMS is 503 with Retry-After, with the cause only in the log; then the service recovers."""
+    if phase == "later":
         assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
-    good, remote.fault = remote.fault, Mock(side_effect=fault)
-    if when == "at start":
+    working, remote.fault = remote.fault, Mock(side_effect=fault)
+    if phase == "at start":
         aws_lambda.init()
     result = aws_lambda.handler(proxy_event(), None)
     assert result["statusCode"] == 503
@@ -168,33 +170,33 @@ def test_kms_outage_is_503_until_it_ends(
     assert "cause" not in result["body"]
     assert "kms.example" not in result["body"]
     assert "the cause" in caplog.text or "kms.example" in caplog.text
-    remote.fault = good
+    remote.fault = working
     assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
 
 
 @pytest.mark.parametrize("fault", ["damaged", "another key's"])
-@pytest.mark.parametrize("when", ["at start", "later"])
-def test_certificate_with_a_bad_signature_is_never_returned(remote: Kms, fault: str, when: str) -> None:
-    """A wrong signature, or another key's, is never handed out, and the service recovers by itself."""
-    other = ec.generate_private_key(ec.SECP256R1())
+@pytest.mark.parametrize("phase", ["at start", "later"])
+def test_certificate_with_a_bad_signature_is_never_returned(remote: FakeKMS, fault: str, phase: str) -> None:
+    """The service verifies each signature of KMS before it returns the certificate, and then recovers."""
+    other_key = ec.generate_private_key(ec.SECP256R1())
 
-    def wrong(signature: bytes) -> bytes:
+    def corrupt(signature: bytes) -> bytes:
         if signature and fault == "another key's" and isinstance(remote.key, ec.EllipticCurvePrivateKey):
-            return sign(other, b"\0" * 32)
+            return sign(other_key, b"\0" * 32)
         return signature[:-1] + bytes(octet ^ 1 for octet in signature[-1:])
 
-    if when == "later":
+    if phase == "later":
         assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
-    good, remote.fault = remote.fault, wrong
+    working, remote.fault = remote.fault, corrupt
     result = aws_lambda.handler(proxy_event(), None)
-    assert result["statusCode"] == (503 if when == "at start" else 500)
+    assert result["statusCode"] == (503 if phase == "at start" else 500)
     assert "BEGIN CERTIFICATE" not in result["body"]
-    remote.fault = good
+    remote.fault = working
     assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
 
 
-def test_init_requests_the_public_key_and_a_test_signature(remote: Kms) -> None:
-    """A start asks KMS twice, for the public key and for a probe; a request once more."""
+def test_init_requests_the_public_key_and_a_test_signature(remote: FakeKMS) -> None:
+    """The start calls KMS for the public key and for a test signature; each request calls it once more."""
     aws_lambda.init()
     assert remote.calls == ["GetPublicKey", "Sign"]
     assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
@@ -202,32 +204,32 @@ def test_init_requests_the_public_key_and_a_test_signature(remote: Kms) -> None:
 
 
 def test_kms_key_supports_only_signing() -> None:
-    """A KMS key has no numbers, no bytes, and no other use."""
-    key = kms.load_private_key("1", Kms(ec.generate_private_key(ec.SECP256R1())))
+    """The private numbers of a KMS key are not available."""
+    key = kms.load_private_key("1", FakeKMS(ec.generate_private_key(ec.SECP256R1())))
     with pytest.raises(NotImplementedError, match="never leaves KMS"):
         key.private_numbers()  # type: ignore[union-attr]
 
 
 def test_kms_key_for_encryption_is_refused() -> None:
-    """A key for encryption is not an issuer's."""
+    """An issuer requires a key for signing."""
 
-    class Encrypting(Kms):
+    class EncryptionKMS(FakeKMS):
         def get_public_key(self, **_: str) -> dict[str, Any]:
             return {**super().get_public_key(), "KeyUsage": "ENCRYPT_DECRYPT"}
 
     with pytest.raises(CAError, match="not an RSA or EC key for signing"):
-        kms.load_private_key("1", Encrypting(rsa.generate_private_key(65537, 2048)))
+        kms.load_private_key("1", EncryptionKMS(rsa.generate_private_key(65537, 2048)))
 
 
 @pytest.mark.parametrize("value", ["", "kms", "kms:", "vault:x", "secretsmanager:"])
 def test_malformed_key_source_is_reported(value: str) -> None:
-    """CERTLET_CA_KEY is one of three forms."""
+    """CERTLET_CA_KEY has one of three forms."""
     with pytest.raises(SettingsError, match="CERTLET_CA_KEY"):
         Settings.from_environ({"CERTLET_CA": "x", "CERTLET_CA_KEY": value})
 
 
 def test_key_file_in_another_directory_signs(tmp_path: Path) -> None:
-    """`file:PATH` is beside the certificates, or an absolute path."""
+    """`file:PATH` is relative to the CA directory, or absolute."""
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     shutil.move(tmp_path / "ca" / "signing-ca.key", tmp_path / "moved.key")
     results, _ = invoke_handler(tmp_path, proxy_event(), CERTLET_CA_KEY=f"file:{tmp_path / 'moved.key'}")
