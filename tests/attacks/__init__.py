@@ -1,1 +1,1 @@
-"""What an attacker tries: tables of it on the real path, with the right answer, and what looks alike and is granted."""
+"""Attacks on the deployed interfaces, and similar valid requests that must succeed."""

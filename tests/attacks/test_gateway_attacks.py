@@ -1,4 +1,4 @@
-"""Clients that keep others out: by silence, by half a request, or by many; and bodies that look like templates."""
+"""Denial of service by stalled or numerous clients, and template injection into mock responses."""
 
 from __future__ import annotations
 
@@ -34,31 +34,35 @@ DESCRIPTORS = 150
 HEAD = b"POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: a\r\n"
 STALLS = {
     "connected": b"",
-    "begun a handshake": b"\x16\x03\x01\x02",
-    "sent half a head": HEAD,
-    "sent half a body": HEAD + b"Content-Length: 9\r\n\r\nMII",
-    "sent half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\nMII",
-    "not read the answer": b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n",
+    "partial handshake": b"\x16\x03\x01\x02",
+    "partial head": HEAD,
+    "partial body": HEAD + b"Content-Length: 9\r\n\r\nMII",
+    "partial chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\nMII",
+    "unread response": b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 
 
 @pytest.fixture(scope="module", params=["http", "https"])
-def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server without a usage plan, whose gateway may have few descriptors from some moment on."""
+def few_descriptors_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server without a usage plan, whose gateway may open few file descriptors."""
     options = ("--tls", "--no-usage-plan") if request.param == "https" else ("--no-usage-plan",)
-    with servers.certlet_server(tmp_path_factory.mktemp("narrow"), *options) as server:
+    with servers.certlet_server(tmp_path_factory.mktemp("few-descriptors"), *options) as server:
         (pid,) = server.pids("server")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
         yield server
 
 
 @pytest.mark.parametrize("stall", STALLS)
-def test_stalled_clients_do_not_block_others(narrow: Server, stall: str) -> None:
-    """More of them than there are descriptors, over TLS and without: others are answered, and none run out."""
-    (pid,) = narrow.pids("server")
-    context = client_context(narrow) if narrow.url.startswith("https") else None
+def test_stalled_clients_do_not_block_others(few_descriptors_server: Server, stall: str) -> None:
+    """More stalled clients than file descriptors leave enough for others, with TLS and without."""
+    (pid,) = few_descriptors_server.pids("server")
+    context = (
+        client_context(few_descriptors_server) if few_descriptors_server.url.startswith("https") else None
+    )
     is_encrypted = context and STALLS[stall][:1] not in (b"", b"\x16")
-    url = urlsplit(narrow.url)
+    url = urlsplit(few_descriptors_server.url)
     with contextlib.ExitStack() as stack:
         for _ in range(DESCRIPTORS + 20):
             client = socket.socket()
@@ -68,50 +72,51 @@ def test_stalled_clients_do_not_block_others(narrow: Server, stall: str) -> None
             if context and is_encrypted:
                 client = context.wrap_socket(client, server_hostname=url.hostname)
             stack.enter_context(client).sendall(STALLS[stall])
-        began = time.monotonic()
-        assert narrow.request("GET", "/health", context=context).status == 200
-        assert time.monotonic() - began < 5
+        start = time.monotonic()
+        assert few_descriptors_server.request("GET", "/health", context=context).status == 200
+        assert time.monotonic() - start < 5
         assert len([*Path(f"/proc/{pid}/fd").iterdir()]) < DESCRIPTORS - 30  # for files and messages
-    assert "Traceback" not in narrow.read_log()
+    assert "Traceback" not in few_descriptors_server.read_log()
 
 
 TEMPLATE = b'#set($x = 7 * 191)$x $context.identity.sourceIp {"statusCode": 204}'
-PLAIN = "Text/PLAIN; charset=utf-8"
-TYPES = ["", "application/json", PLAIN, ";", "application/json;a=b", "text/plain;#set($x=1)"]
-JOINED = "application/json, text/plain"
-OTHER_TYPES = ["image/png", "text/html", "*/*", JOINED, "$context.path", "application/"]
+PLAIN_TEXT = "Text/PLAIN; charset=utf-8"
+TYPES = ["", "application/json", PLAIN_TEXT, ";", "application/json;a=b", "text/plain;#set($x=1)"]
+TWO_TYPES = "application/json, text/plain"
+OTHER_TYPES = ["image/png", "text/html", "*/*", TWO_TYPES, "$context.path", "application/"]
 
 
 @pytest.mark.parametrize(
-    ("media_type", "status"), [*((each, 405) for each in TYPES), *((each, 415) for each in OTHER_TYPES)]
+    ("media_type", "status"),
+    [*((media_type, 405) for media_type in TYPES), *((media_type, 415) for media_type in OTHER_TYPES)],
 )
 def test_mock_response_does_not_evaluate_the_body(server: Server, media_type: str, status: int) -> None:
-    """What a mock answers has nothing of the request's body in it, whatever its type; and 415 is of the type only."""
-    answer = server.request(
+    """A mock response contains no part of the request's body; only the media type decides about 415."""
+    response = server.request(
         "PUT", "/sign", TEMPLATE, {"Content-Type": media_type, "User-Agent": TEMPLATE.decode()}
     )
-    assert_problem(answer, status, "methodNotAllowed" if status == 405 else "unsupportedMediaType")
-    assert not [part for part in (b"1337", b"#set", b"127.0.0.1") if part in answer.body]
-    empty = server.request("PUT", "/sign", b"", {"Content-Type": media_type})
-    assert {**answer.json(), "instance": ""} == {**empty.json(), "instance": ""}
+    assert_problem(response, status, "methodNotAllowed" if status == 405 else "unsupportedMediaType")
+    assert not [fragment for fragment in (b"1337", b"#set", b"127.0.0.1") if fragment in response.body]
+    empty_response = server.request("PUT", "/sign", b"", {"Content-Type": media_type})
+    assert {**response.json(), "instance": ""} == {**empty_response.json(), "instance": ""}
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the contract's usage plan."""
     with servers.certlet_server(tmp_path_factory.mktemp("limited"), "--tls") as server:
         yield server
 
 
-def test_idle_connection_uses_little_memory(limited: Server) -> None:
-    """100 KB over TLS; 4,096 of them took 1.2 GB."""
-    (pid,), url = limited.pids("server"), urlsplit(limited.url)
+def test_idle_connection_uses_little_memory(limited_server: Server) -> None:
+    """At most 200 KiB for each idle connection to a TLS port; 4,096 connections once took 1.2 GB."""
+    (pid,), url = limited_server.pids("server"), urlsplit(limited_server.url)
     before = servers.resident_kib(pid)
     with contextlib.ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection((url.hostname, url.port), 10))
         servers.wait_until(lambda: len([*Path(f"/proc/{pid}/fd").iterdir()]) > 400)
-        assert limited.request("GET", "/ca.crl", context=client_context(limited)).status == 200
+        assert limited_server.request("GET", "/ca.crl", context=client_context(limited_server)).status == 200
         assert servers.resident_kib(pid) - before < 400 * 200
 
 
@@ -122,60 +127,69 @@ def flood(
     source: str = "127.0.0.1",
     client: x509.Certificate | None = None,
 ) -> list[int]:
-    """Send a hundred requests at once; returns the statuses of the answers."""
+    """Send 100 requests on one connection, and return the statuses of the responses."""
     url = urlsplit(server.url)
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode()
     with (
-        socket.create_connection((str(url.hostname), int(url.port or 0)), 30, (source, 0)) as plain,
-        client_context(server, client).wrap_socket(plain, server_hostname=url.hostname) as connection,
+        socket.create_connection((str(url.hostname), int(url.port or 0)), 30, (source, 0)) as tcp_socket,
+        client_context(server, client).wrap_socket(tcp_socket, server_hostname=url.hostname) as connection,
     ):
         connection.sendall(request * 99 + request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-        answers = b"".join(iter(lambda: connection.recv(65536), b""))
-    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
+        responses = b"".join(iter(lambda: connection.recv(65536), b""))
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", responses)]
 
 
-def test_usage_plans_of_clients_are_independent(limited: Server) -> None:
-    """Not that of another address, of a client certificate, or of a key; and the CRL is answered to all."""
+def test_usage_plans_of_clients_are_independent(limited_server: Server) -> None:
+    """Each address, client certificate and API key has a plan of its own; the CRL has no limit."""
     certificates = [
-        forge_certificate(load_issuer(limited.log.parent / "ca"), age=timedelta(days=days))
+        forge_certificate(load_issuer(limited_server.log.parent / "ca"), age=timedelta(days=days))
         for days in (30, 40)
     ]
-    assert set(flood(limited, "/profiles?")) == {200, 429}
-    assert set(flood(limited, "/ca.crl")) == {200}
-    assert flood(limited, "/profiles?", source="127.0.0.2").count(200) >= 20
-    assert set(flood(limited, "/profiles?", client=certificates[0])) == {200, 429}
+    assert set(flood(limited_server, "/profiles?")) == {200, 429}
+    assert set(flood(limited_server, "/ca.crl")) == {200}
+    assert flood(limited_server, "/profiles?", source="127.0.0.2").count(200) >= 20
+    assert set(flood(limited_server, "/profiles?", client=certificates[0])) == {200, 429}
     renewal, path = encode_body(csrs.build("device.example.com")), EST + "/simplereenroll"
-    context = client_context(limited, certificates[1])
-    assert limited.request("POST", path, renewal, {"Content-Type": PKCS10}, context).status == 200
-    answer = limited.request("GET", "/profiles/mine", None, {"x-api-key": API_KEY}, client_context(limited))
-    assert answer.status == 200
+    context = client_context(limited_server, certificates[1])
+    assert limited_server.request("POST", path, renewal, {"Content-Type": PKCS10}, context).status == 200
+    response = limited_server.request(
+        "GET", "/profiles/mine", None, {"x-api-key": API_KEY}, client_context(limited_server)
+    )
+    assert response.status == 200
 
 
-def test_crl_is_served_while_all_workers_are_busy(limited: Server) -> None:
-    """For a minute, from the last answer; what says how the function is now is not."""
-    context, (worker,) = client_context(limited), limited.pids("worker")
-    assert limited.request("GET", "/ca.crl", context=context).status == 200
+def test_crl_is_served_while_all_workers_are_busy(limited_server: Server) -> None:
+    """The gateway caches the CRL for a minute; it does not cache the health check."""
+    context, (worker,) = client_context(limited_server), limited_server.pids("worker")
+    assert limited_server.request("GET", "/ca.crl", context=context).status == 200
     os.kill(worker, signal.SIGSTOP)
     try:
-        assert limited.request("GET", "/health", context=context).status == 503
-        assert limited.request("GET", "/ca.crl", context=context).status == 200
+        assert limited_server.request("GET", "/health", context=context).status == 503
+        assert limited_server.request("GET", "/ca.crl", context=context).status == 200
     finally:
         os.kill(worker, signal.SIGCONT)
 
 
-def test_invalid_api_keys_are_throttled_and_valid_ones_are_not(limited: Server) -> None:
-    """Guesses are 403, then 429 with Retry-After. They lock neither the key nor what needs none out, anywhere."""
-    wrong = f"x-api-key: {API_KEY}x\r\n"
-    statuses = flood(limited, "/profiles/mine", wrong, "127.0.0.3")
+def test_only_invalid_api_keys_are_throttled(limited_server: Server) -> None:
+    """Invalid keys are 403, then 429 with Retry-After. Requests with the valid key or without one still succeed."""
+    invalid_key = f"x-api-key: {API_KEY}x\r\n"
+    statuses = flood(limited_server, "/profiles/mine", invalid_key, "127.0.0.3")
     assert set(statuses) == {403, 429}
     assert statuses.count(403) >= 20
-    assert set(flood(limited, "/profiles/mine", "", "127.0.0.3")) == {403}  # no key is no guess
+    assert set(flood(limited_server, "/profiles/mine", "", "127.0.0.3")) == {
+        403
+    }  # a request without a key is not counted as a guess
     for headers, path in ((f"x-api-key: {API_KEY}\r\n", "/profiles/mine"), ("", "/profiles?")):
-        assert flood(limited, path, headers, "127.0.0.3").count(200) >= 10
-    basic_ = {"Authorization": basic_auth("wrong-password-of-a-device"), "Content-Type": PKCS10}
-    asked = (
-        limited.request("POST", EST + "/simpleenroll", b"x", basic_, client_context(limited))
+        assert flood(limited_server, path, headers, "127.0.0.3").count(200) >= 10
+    credentials = {"Authorization": basic_auth("wrong-password-of-a-device"), "Content-Type": PKCS10}
+    responses = (
+        limited_server.request(
+            "POST", EST + "/simpleenroll", b"x", credentials, client_context(limited_server)
+        )
         for _ in range(500)
     )
-    answer = next(answer for answer in asked if answer.status != 403)
-    assert (answer.headers["Retry-After"], assert_problem(answer, 429, "rateLimited")["status"]) == ("1", 429)
+    response = next(response for response in responses if response.status != 403)
+    assert (response.headers["Retry-After"], assert_problem(response, 429, "rateLimited")["status"]) == (
+        "1",
+        429,
+    )
