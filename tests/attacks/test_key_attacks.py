@@ -1,4 +1,4 @@
-"""Private keys: none is lost, given away or left behind, whatever fails on the way."""
+"""Private keys: no failure of a command loses, discloses or abandons one."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) 
     use_service(server, monkeypatch)
 
 
-def content(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory."""
+def read_files(directory: Path) -> dict[str, bytes]:
+    """Path and content of every file below a directory."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-def made(*arguments: str) -> Path:
-    """A certificate with its key beside it, which nobody else has."""
+def create_pair(*arguments: str) -> Path:
+    """Create a certificate and its key in the current directory, and return the certificate's path."""
     run = certlet("new", "a.example.com", *arguments)
     assert run.returncode == 0, run.stderr
     return Path("a.example.com.crt")
 
 
 def is_pair(path: Path) -> bool:
-    """Whether a certificate and the key beside it fit."""
+    """Return whether a certificate matches the key file next to it."""
     key = load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
     return x509.load_pem_x509_certificate(path.read_bytes()).public_key() == key.public_key()
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for the key, and none for the certificate."""
+    """Let the disk have room for the key, but not for the certificate."""
     calls: list[int] = []
 
     def fail(descriptor: int) -> None:
@@ -73,7 +73,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stuck_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate that no rename replaces, as an immutable one."""
+    """Let renames onto a certificate fail, as if it were immutable."""
     replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
@@ -85,12 +85,12 @@ def stuck_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A file that containers bring in on its own: a mount, which no rename replaces."""
-    path, source = made(), tmp_path.with_name(f"{tmp_path.name}-source")
+def mounted_certificate(tmp_path: Path) -> Iterator[Path]:
+    """A certificate that is a bind mount, as in containers, which no rename can replace."""
+    path, source = create_pair(), tmp_path.with_name(f"{tmp_path.name}-source")
     source.write_bytes(path.read_bytes())
     if subprocess.run(["mount", "--bind", source, path], check=False, capture_output=True).returncode:
-        pytest.skip("no mount is permitted")
+        pytest.skip("mounting is not permitted")
     yield path
     subprocess.run(["umount", path], check=True)
 
@@ -103,14 +103,14 @@ def test_key_is_replaced_with_its_certificate_or_not_at_all(
     command: tuple[str, ...],
     obstacle: Callable[[pytest.MonkeyPatch], None] | None,
 ) -> None:
-    """Where the certificate cannot be replaced, the key is what it was, one line says why, and nothing is left."""
-    path = made()
-    before = content(tmp_path)
+    """If the certificate cannot be replaced, the key stays, with one line of error and no temporary file."""
+    path = create_pair()
+    before = read_files(tmp_path)
     with monkeypatch.context() as patch:
         if obstacle:
             obstacle(patch)
         run = certlet(*command)
-    after = content(tmp_path)
+    after = read_files(tmp_path)
     assert (run.returncode, run.stderr.count(b"\n")) == ((1, 1) if obstacle else (0, 0)), run.stderr
     assert is_pair(path)
     assert before.keys() == after.keys()
@@ -119,19 +119,19 @@ def test_key_is_replaced_with_its_certificate_or_not_at_all(
 
 @pytest.mark.parametrize("command", [RENEW, FORCE], ids=["renew", "new"])
 def test_key_of_a_mounted_certificate_is_not_replaced(
-    mounted: Path, tmp_path: Path, command: tuple[str, ...]
+    mounted_certificate: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """The same, of a real mount."""
-    before = content(tmp_path)
+    """A real mount prevents the replacement of both files."""
+    before = read_files(tmp_path)
     run = certlet(*command)
     assert (run.returncode, b"Device or resource busy" in run.stderr) == (1, True)
-    assert content(tmp_path) == before
-    assert is_pair(mounted)
+    assert read_files(tmp_path) == before
+    assert is_pair(mounted_certificate)
 
 
 def test_concurrent_renewals_leave_a_matching_pair() -> None:
-    """The second waits for the first, and finds nothing due any more."""
-    path = made("--validity", "2h")
+    """Each renewal waits for the one before, so only the first renews."""
+    path = create_pair("--validity", "2h")
     command = [*CERTLET, *RENEW[:2], "--expires-in", "1d", "--new-key"]
     env = servers.environ(**{name: os.environ[name] for name in ("CERTLET_API_KEY", "CERTLET_URL")})
     runs = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -145,10 +145,10 @@ def test_concurrent_renewals_leave_a_matching_pair() -> None:
 def test_link_that_changes_during_a_renewal_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
 ) -> None:
-    """What a link named when it was read is replaced: root writes to no file that the link names later."""
-    made("--out", "real.crt")
-    precious, sign = tmp_path / "precious", client.sign
-    precious.write_bytes(b"precious")
+    """The command replaces the link's first target, so root never writes to a later target."""
+    create_pair("--out", "real.crt")
+    victim, sign = tmp_path / "victim", client.sign
+    victim.write_bytes(b"original")
     links = [tmp_path / "a.crt", tmp_path / "a.key"]
     for link in links:
         link.symlink_to(f"real.crt{link.suffix}")
@@ -156,28 +156,28 @@ def test_link_that_changes_during_a_renewal_is_safe(
     def attack(*arguments: Any) -> client.Signed:
         for link in links if is_attacked else ():
             link.unlink()
-            link.symlink_to(precious)
+            link.symlink_to(victim)
         return sign(*arguments)
 
     monkeypatch.setattr(client, "sign", attack)
-    before = content(tmp_path)
+    before = read_files(tmp_path)
     assert certlet("renew", "a.crt", *RENEW[2:]).returncode == 0
-    after = content(tmp_path)
-    assert (precious.read_bytes(), [link.is_symlink() for link in links]) == (b"precious", [True, True])
+    after = read_files(tmp_path)
+    assert (victim.read_bytes(), [link.is_symlink() for link in links]) == (b"original", [True, True])
     assert all(before[name] != after[name] for name in ("real.crt.crt", "real.crt.key"))
 
 
 def test_files_of_a_killed_command_are_explained(tmp_path: Path) -> None:
-    """A key that does not fit, as after a kill between two renames: the line names the files that were left."""
-    path = made()
+    """If a kill between two renames left a key that does not match, the error names the temporary file."""
+    path = create_pair()
     path.with_suffix(".key").rename(".certlet.0123456789abcdef")
-    made("--force", "--out", "b")
+    create_pair("--force", "--out", "b")
     Path("b.key").rename(path.with_suffix(".key"))
     run = certlet(*RENEW)
-    left = tmp_path / ".certlet.0123456789abcdef"
-    expected = f"certlet: {path}: {path.stem}.key does not match the certificate; an interrupted command left {left}\n"
+    temporary = tmp_path / ".certlet.0123456789abcdef"
+    expected = f"certlet: {path}: {path.stem}.key does not match the certificate; an interrupted command left {temporary}\n"
     assert run.stderr.decode() == expected
-    left.unlink()
+    temporary.unlink()
     assert certlet(*RENEW).stderr.decode() == expected.partition(";")[0] + "\n"
 
 
@@ -186,16 +186,16 @@ import os, signal, sys
 from service import cli
 import service.cli.ca
 steps = 0
-while True:  # one step further each time
+while True:  # each process gets one step further than the one before
     steps += 1
     child = os.fork()
     if not child:
-        left = steps
+        remaining = steps
         def hook(event, arguments):
-            global left
+            global remaining
             if event in ("open", "os.rename", "os.link", "os.mkdir", "os.chmod", "os.remove") and "new" in str(arguments[:2]):
-                left -= 1
-                if not left:
+                remaining -= 1
+                if not remaining:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
         os._exit(cli.main(sys.argv[1:]))
@@ -207,13 +207,13 @@ while True:  # one step further each time
 
 
 @pytest.mark.parametrize(
-    "command", [("init", "new"), ("rollover", "old", "new", "--new-root")], ids=lambda it: it[0]
+    "command", [("init", "new"), ("rollover", "old", "new", "--new-root")], ids=lambda command: command[0]
 )
 def test_killed_init_leaves_a_complete_ca_or_none(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """kill -9 before each step in turn: no CA is there until a whole one is, and nothing else is left."""
+    """SIGKILL before any step leaves either a complete CA or no file."""
     assert certlet("init", "old").returncode == 0
     assert certlet("api-key", "add", "a", "--ca", "old", env={"CERTLET_API_KEY": None}).returncode == 0
-    before = content(tmp_path)
+    before = read_files(tmp_path)
     run = subprocess.run(
         [sys.executable, "-c", KILL, *command],
         env=servers.environ(),
@@ -225,13 +225,14 @@ def test_killed_init_leaves_a_complete_ca_or_none(tmp_path: Path, command: tuple
     complete = len(file_names(command[0]))
     assert len(lines) > 2 * complete
     assert {line for line in lines if line != "0 0"} == {f"1 {complete}"}
-    assert set(content(Path("new"))) == file_names(command[0])
+    assert set(read_files(Path("new"))) == file_names(command[0])
     ca_directory.load_issuer(Path("new"), None)
-    assert {name: data for name, data in content(tmp_path).items() if not name.startswith("new/")} == before
+    after = read_files(tmp_path)
+    assert {name: data for name, data in after.items() if not name.startswith("new/")} == before
 
 
 def file_names(command: str) -> set[str]:
-    """The files of a new CA."""
+    """Names of the files of a CA that `init` or `rollover` creates."""
     names = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
     return names | ({"previous-ca.crt", "api-keys.json"} if command == "rollover" else set())
 
@@ -245,33 +246,33 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new directory", "existing directory"])
-@pytest.mark.parametrize("room", [200, 600, 100_000])
+@pytest.mark.parametrize("size_limit", [200, 600, 100_000])
 def test_init_on_a_full_disk_leaves_a_complete_ca_or_none(
-    tmp_path: Path, room: int, *, existing: bool
+    tmp_path: Path, size_limit: int, *, existing: bool
 ) -> None:
-    """Where a file is cut off, one line says so, and no file is left; where there is room, all are there."""
+    """If a file cannot be written completely, the command prints one line and leaves no file."""
     if existing:
         (tmp_path / "new").mkdir()
 
     run = subprocess.run(
-        [sys.executable, "-c", LIMIT, str(room), "init", "new"],
+        [sys.executable, "-c", LIMIT, str(size_limit), "init", "new"],
         env=servers.environ(),
         capture_output=True,
         check=False,
     )
-    if room == 100_000:
-        assert (run.returncode, set(content(Path("new")))) == (0, file_names("init"))
+    if size_limit == 100_000:
+        assert (run.returncode, set(read_files(Path("new")))) == (0, file_names("init"))
     else:
-        assert (run.returncode, run.stderr.count(b"\n"), content(tmp_path)) == (1, 1, {})
+        assert (run.returncode, run.stderr.count(b"\n"), read_files(tmp_path)) == (1, 1, {})
         assert list(tmp_path.rglob("*")) == ([tmp_path / "new"] if existing else [])
 
 
 def owners(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """Owner, group and mode of every file below a directory."""
+    """Path, and owner, group and mode, of every file below a directory."""
     return {
-        str(path.relative_to(directory)): (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode))
+        str(path.relative_to(directory)): (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
         for path in directory.rglob("*")
-        for now in [path.stat()]
+        for status in [path.stat()]
     }
 
 
@@ -290,60 +291,60 @@ def owners(directory: Path) -> dict[str, tuple[int, int, int]]:
     ids=lambda command: "-".join(command[:2]) + command[-1],
 )
 def test_file_that_root_replaces_keeps_its_owner(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """The user of a service reads its files after root's commands as before, whatever their modes."""
-    made()
+    """The service's user can still read its files after root's commands."""
+    create_pair()
     assert certlet("init", "ca").returncode == 0
     assert certlet("api-key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
     Path("a.csr").write_text(csrs.encode_pem(csrs.build()).decode())
     for path in [tmp_path, *tmp_path.rglob("*")]:
         os.chown(path, *OWNER)
         path.chmod(0o750 if path.is_dir() else 0o640)
-    before, old = owners(tmp_path), content(tmp_path)
+    owners_before, files_before = owners(tmp_path), read_files(tmp_path)
     run = certlet(*command, env={"CERTLET_API_KEY": None} if command[0] == "api-key" else None)
     assert run.returncode == 0, run.stderr
-    assert owners(tmp_path) == before
-    assert content(tmp_path) != old
+    assert owners(tmp_path) == owners_before
+    assert read_files(tmp_path) != files_before
 
 
 @as_root
-@pytest.mark.parametrize("owner", [OWNER, (0, 0)], ids=["another", "root"])
+@pytest.mark.parametrize("owner", [OWNER, (0, 0)], ids=["other user", "root"])
 def test_file_that_root_creates_belongs_to_the_owner_of_its_directory(
     tmp_path: Path, owner: tuple[int, int]
 ) -> None:
-    """New files, and a new CA, are the directory's owner's, who has to read them; secrets are 0600 still."""
-    made()
+    """The directory's owner, who has to read them, owns new files and CAs; secrets still have mode 0600."""
+    create_pair()
     (tmp_path / "shared").write_text("{}")
     for path in (tmp_path, *tmp_path.iterdir()):
         os.chown(path, *owner)
-    made("--out", "b")
+    create_pair("--out", "b")
     assert certlet("init", "ca").returncode == 0
     (tmp_path / "ca" / "api-keys.json").symlink_to(tmp_path / "shared")
     assert certlet("api-key", "add", "a", "--ca", "ca", env={"CERTLET_API_KEY": None}).returncode == 0
     assert certlet("rollover", "ca", "next").returncode == 0
     after = owners(tmp_path)
-    assert {value[:2] for value in after.values()} == {owner}
-    secrets = {value[2] for name, value in after.items() if name.endswith((".key", ".json"))}
-    assert secrets == {0o600}
+    assert {(user, group) for user, group, _ in after.values()} == {owner}
+    secret_modes = {mode for name, (_, _, mode) in after.items() if name.endswith((".key", ".json"))}
+    assert secret_modes == {0o600}
 
 
-def bad(fault: str) -> bytes:
-    """The certificate in b.crt, whose PEM is well-formed, with one fault."""
+def bad_certificate(fault: str) -> bytes:
+    """The certificate in b.crt with one fault, in well-formed PEM."""
     certificate = x509.load_pem_x509_certificate(Path("b.crt").read_bytes())
-    if fault == "an extension twice":
+    if fault == "duplicate extension":
         der = certificate.public_bytes(Encoding.DER).replace(b"\x55\x1d\x13", b"\x55\x1d\x11")
         return ssl.DER_cert_to_PEM_cert(der).encode()
     policies = x509.UnrecognizedExtension(x509.CertificatePolicies.oid, b"\x30\x00")
     return leaf(public_key=certificate.public_key(), extra=policies).public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("fault", ["an extension twice", "no policy in the list of policies", ""])
-def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, fault: str) -> None:
-    """One line for the bad one; those before and after it are renewed, the hook runs, and the exit status is 1."""
-    first = made()
+@pytest.mark.parametrize("fault", ["duplicate extension", "empty certificatePolicies", ""])
+def test_bad_certificate_does_not_stop_other_renewals(tmp_path: Path, fault: str) -> None:
+    """The command renews the others, runs the hook, prints one line for the bad one, and exits with 1."""
+    first = create_pair()
     for name in ("b", "c"):
         assert certlet("new", "a.example.com", "--out", name).returncode == 0
     if fault:
-        Path("b.crt").write_bytes(bad(fault))
+        Path("b.crt").write_bytes(bad_certificate(fault))
     run = certlet("renew", first, "b.crt", "c.crt", "--expires-in", "100d", "--deploy-hook", "touch hooked")
     assert run.returncode == bool(fault), run.stderr
     renewed = [line.split()[1] for line in run.stdout.decode().splitlines()]
@@ -361,8 +362,8 @@ def test_bad_certificate_stops_neither_the_others_nor_the_hook(tmp_path: Path, f
     ],
     ids=["plain", "control characters", "deep"],
 )
-def test_names_of_keys_do_not_reach_the_terminal_unescaped(text: str, out: str, error: str) -> None:
-    """Root lists what the service's user may have written."""
+def test_names_of_api_keys_are_escaped(text: str, out: str, error: str) -> None:
+    """Root lists names that the service's user may have written."""
     Path("api-keys.json").write_text(text)
     Path("root-ca.crt").touch()
     run = certlet("api-key", "list", "--ca", ".")
@@ -370,21 +371,29 @@ def test_names_of_keys_do_not_reach_the_terminal_unescaped(text: str, out: str, 
     assert run.stderr.decode()[: len(error) or None] == error
 
 
-SECRETS = ("CERTLET_CA_PASSPHRASE", "CERTLET_KEY_PASSPHRASE", "CERTLET_P12_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+SECRET_VARIABLES = (
+    "CERTLET_CA_PASSPHRASE",
+    "CERTLET_KEY_PASSPHRASE",
+    "CERTLET_P12_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+)
 
 
-def test_hook_gets_no_secret(tmp_path: Path) -> None:
-    """No variable that may hold a secret is in the hook's environment; the others are."""
-    made()
-    env = dict.fromkeys(SECRETS, "a secret") | {"OTHER": "other", "CERTLET_KEY_PASSPHRASE": None}
+def test_hook_environment_contains_no_secret(tmp_path: Path) -> None:
+    """The hook gets all variables except those that may contain a secret."""
+    create_pair()
+    env = dict.fromkeys(SECRET_VARIABLES, "a secret") | {"OTHER": "other", "CERTLET_KEY_PASSPHRASE": None}
     run = certlet(*RENEW, "--deploy-hook", "sh -c 'env > hooked'", env=env)
     assert run.returncode == 0, run.stderr
-    hooked = {line.partition("=")[0] for line in Path("hooked").read_text().splitlines()}
-    assert {"OTHER", "CERTLET_RENEWED", "CERTLET_API_KEY", *SECRETS} & hooked == {"OTHER", "CERTLET_RENEWED"}
+    variables = {line.partition("=")[0] for line in Path("hooked").read_text().splitlines()}
+    assert {"OTHER", "CERTLET_RENEWED", "CERTLET_API_KEY", *SECRET_VARIABLES} & variables == {
+        "OTHER",
+        "CERTLET_RENEWED",
+    }
 
 
-def test_every_secret_variable_is_known() -> None:
-    """Each variable of Certlet that is named like a secret is one of those that are withheld; and no other is."""
+def test_secret_prefixes_match_every_secret_variable() -> None:
+    """SECRET_ENV_PREFIXES match exactly the variables of Certlet whose names suggest a secret."""
     source = "\n".join(path.read_text() for path in (servers.ROOT / "service").rglob("*.py"))
     names = set(re.findall(r"\bCERTLET_[A-Z0-9_]+\b", source))
     secrets = {name for name in names if re.search("PASS|SECRET|TOKEN|API_KEY", name)}
@@ -392,48 +401,50 @@ def test_every_secret_variable_is_known() -> None:
     assert len(secrets) > 3 < len(names - secrets)
 
 
-@pytest.mark.parametrize("proof", [True, False], ids=["--sha256", "no proof"])
-def test_commands_for_a_verified_root_contain_it(tmp_path: Path, *, proof: bool) -> None:
-    """With its fingerprint the root is in what is printed, whatever the service sends later; else it is fetched."""
-    right, other = (factories.root(subject=name, issuer=name) for name in ("right", "other"))
-    sends = [other, right]
-    digest = right.fingerprint(hashes.SHA256()).hex()
+@pytest.mark.parametrize("has_fingerprint", [True, False], ids=["--sha256", "no fingerprint"])
+def test_trust_commands_contain_a_verified_root(tmp_path: Path, *, has_fingerprint: bool) -> None:
+    """With --sha256, the printed commands contain the root; otherwise they download it again."""
+    root, other_root = (factories.root(subject=name, issuer=name) for name in ("root", "other"))
+    downloads = [other_root, root]
+    digest = root.fingerprint(hashes.SHA256()).hex()
 
-    class Changes(servers.QuietHandler):
+    class ChangingRoot(servers.QuietHandler):
         def respond(self) -> None:
-            self.reply(200, sends.pop().public_bytes(Encoding.DER))
+            self.reply(200, downloads.pop().public_bytes(Encoding.DER))
 
-    with servers.http_server(Changes) as url:
-        told = trust_output.run_trust("--url", url, *(["--sha256", digest] if proof else []), cwd=tmp_path)
-        run = trust_output.run_in_shell(told["Download the root, and compare its fingerprint"], tmp_path)
+    with servers.http_server(ChangingRoot) as url:
+        sections = trust_output.run_trust(
+            "--url", url, *(["--sha256", digest] if has_fingerprint else []), cwd=tmp_path
+        )
+        run = trust_output.run_in_shell(sections["Download the root, and compare its fingerprint"], tmp_path)
     assert run.returncode == 0, run.stderr
-    written = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
-    assert written == (right if proof else other)
-    assert sends == ([other] if proof else [])
+    saved_root = x509.load_pem_x509_certificate(Path(f"certlet-{digest[:8]}.crt").read_bytes())
+    assert saved_root == (root if has_fingerprint else other_root)
+    assert downloads == ([other_root] if has_fingerprint else [])
 
 
-@pytest.mark.parametrize("where", [("--ephemeral",), ("--ca", "ca")], ids=["ephemeral", "--ca"])
-def test_killed_server_leaves_no_usable_key(tmp_path: Path, where: tuple[str, ...]) -> None:
-    """Of an ephemeral CA, and of the certificate of HTTPS, each key that SIGKILL leaves is encrypted; `--ca` is kept."""
+@pytest.mark.parametrize("ca_options", [("--ephemeral",), ("--ca", "ca")], ids=["ephemeral", "--ca"])
+def test_killed_server_leaves_no_usable_key(tmp_path: Path, ca_options: tuple[str, ...]) -> None:
+    """SIGKILL leaves no unencrypted key of an ephemeral CA or of the HTTPS certificate."""
     (tmp_path / "tmp").mkdir()
     env = {"TMPDIR": str(tmp_path / "tmp"), "CERTLET_API_KEY": servers.API_KEY}
-    with servers.certlet_server(tmp_path, *where, "--tls", env=env) as server:
+    with servers.certlet_server(tmp_path, *ca_options, "--tls", env=env) as server:
         processes = servers.descendant_pids(server.process.pid)
         server.stop(signal.SIGKILL)
         servers.wait_until(lambda: not any(map(servers.running_module, processes)))
-    keys = {Path(name).name: data for name, data in content(tmp_path).items() if b"PRIVATE KEY-" in data}
+    keys = {Path(name).name: data for name, data in read_files(tmp_path).items() if b"PRIVATE KEY-" in data}
     usable = {name for name, data in keys.items() if b"BEGIN ENCRYPTED PRIVATE KEY-" not in data}
     assert keys.keys() == {"root-ca.key", "signing-ca.key", "server.key"}
-    assert usable == (set() if where == ("--ephemeral",) else {"root-ca.key", "signing-ca.key"})
+    assert usable == (set() if ca_options == ("--ephemeral",) else {"root-ca.key", "signing-ca.key"})
 
 
 @pytest.mark.parametrize(("mode", "readers"), [(0o644, "every user"), (0o640, "its group"), (0o600, "")])
 def test_key_readable_by_others_causes_a_warning(tmp_path: Path, mode: int, readers: str) -> None:
-    """One line for each file, with its remedy, which works; nothing is refused for it."""
+    """Each file gets one line with a working remedy, and the command succeeds."""
     assert certlet("init", "ca").returncode == 0
-    path = made()
-    secrets = ("root-ca.key", "signing-ca.key", "serial.key", "api-keys.json", "elsewhere.key")
-    names = [*(f"ca/{name}" for name in secrets), "tls.key"]
+    path = create_pair()
+    ca_secrets = ("root-ca.key", "signing-ca.key", "serial.key", "api-keys.json", "elsewhere.key")
+    names = [*(f"ca/{name}" for name in ca_secrets), "tls.key"]
     (tmp_path / "tls.key").write_bytes(path.with_suffix(".key").read_bytes())
     (tmp_path / "ca" / "api-keys.json").write_text("{}")
     (tmp_path / "ca" / "elsewhere.key").write_bytes((tmp_path / "ca" / "signing-ca.key").read_bytes())
@@ -445,30 +456,30 @@ def test_key_readable_by_others_causes_a_warning(tmp_path: Path, mode: int, read
         certlet(*RENEW[:-1]),
     ]
     assert [(run.returncode, run.stderr.count(b"\n")) for run in runs] == [(0, int(bool(readers)))] * 3
-    said = [run.stderr.decode().rstrip().removeprefix("certlet: ") for run in runs]
+    errors = [run.stderr.decode().rstrip().removeprefix("certlet: ") for run in runs]
     (tmp_path / "ca" / "root-ca.key").unlink()
     env = {"CERTLET_API_KEY": servers.API_KEY, "CERTLET_CA_KEY": "file:elsewhere.key"}
     with servers.certlet_server(tmp_path, "--tls-cert", path.name, "--tls-key", "tls.key", env=env) as server:
-        warned = [line.removeprefix("Warning   ") for line in server.output if line.startswith("Warning ")]
+        warnings = [line.removeprefix("Warning   ") for line in server.output if line.startswith("Warning ")]
     expected = [f"{name} is readable by {readers}: chmod 600 {name}" for name in names]
     absolute = [line.replace("ca/", f"{tmp_path}/ca/") for line in expected[1:]]
-    assert warned == (absolute if readers else [])
+    assert warnings == (absolute if readers else [])
     if readers:
-        assert said[0] == f"warning: {expected[0]}"
-        assert said[1] == said[2] == f"warning: {expected[0].replace(names[0], path.stem + '.key')}"
-        for line in warned:
+        assert errors[0] == f"warning: {expected[0]}"
+        assert errors[1] == errors[2] == f"warning: {expected[0].replace(names[0], path.stem + '.key')}"
+        for line in warnings:
             assert servers.run("sh", "-ec", line.partition(": ")[2], cwd=tmp_path).returncode == 0
         modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names[1:]}
         assert modes == {0o600}
 
 
 @pytest.mark.parametrize("serial_number", [1, 0])
-@pytest.mark.parametrize("is_identified", [True, False])
-def test_rollover_below_an_external_root_works(
-    tmp_path: Path, serial_number: int, *, is_identified: bool
+@pytest.mark.parametrize("has_identifier", [True, False])
+def test_rollover_requires_a_subject_key_identifier_of_the_root(
+    tmp_path: Path, serial_number: int, *, has_identifier: bool
 ) -> None:
-    """A root that no verifier links to is refused in one line; nothing of it is printed as a warning of Python."""
-    change = {} if is_identified else {"ski": None}
+    """A root without one is refused in one line; Python prints no warning about its serial number."""
+    change = {} if has_identifier else {"ski": None}
     with mock.patch.object(x509, "random_serial_number", return_value=1):
         root = factories.root(**change).public_bytes(Encoding.DER)
     root = root.replace(b"\x02\x01\x01", bytes([2, 1, serial_number]), 1)
@@ -479,5 +490,11 @@ def test_rollover_below_an_external_root_works(
     for path in tmp_path.iterdir():
         path.chmod(0o600)
     run = servers.certlet("rollover", ".", "new", cwd=tmp_path)
-    told = b"" if is_identified else b"certlet: the CA certificate 'CN=Root' has no subject key identifier\n"
-    assert (run.returncode, run.stderr, Path("new").exists()) == (int(not is_identified), told, is_identified)
+    error = (
+        b"" if has_identifier else b"certlet: the CA certificate 'CN=Root' has no subject key identifier\n"
+    )
+    assert (run.returncode, run.stderr, Path("new").exists()) == (
+        int(not has_identifier),
+        error,
+        has_identifier,
+    )
