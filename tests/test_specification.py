@@ -1,4 +1,4 @@
-"""`docs/reference/certificate-specification.md`, line by line: each check has the name of its line."""
+"""`docs/reference/certificate-specification.md`, line by line: the name of a check is the name of its line."""
 
 from __future__ import annotations
 
@@ -32,44 +32,48 @@ from tests.servers import ROOT
 
 TEXT = (ROOT / "docs" / "reference" / "certificate-specification.md").read_text()
 LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
-OWN = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-POLICY = openapi.parse_policy(openapi.with_overrides(openapi.load(), YAMLSource(OWN).data))
+OVERRIDES = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
+POLICY = openapi.parse_policy(openapi.with_overrides(openapi.load(), YAMLSource(OVERRIDES).data))
 NO_REV_AVAIL = "2.5.29.56"
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A certificate, and all that it came from."""
+    """A certificate, and what it was issued from."""
 
     certificate: x509.Certificate
     request: CertificateSigningRequest
     profile: Profile
     issuer: Issuer
-    asked: RequestedValidity
-    presented: x509.Certificate | None = None
+    requested: RequestedValidity
+    renewed: x509.Certificate | None = None
 
-    def get(self, kind: type[_T]) -> _T | None:
-        """An extension's value; None if there is none."""
-        found = [each.value for each in self.certificate.extensions if isinstance(each.value, kind)]
-        return found[0] if found else None
+    def get(self, extension_type: type[_T]) -> _T | None:
+        """Return the value of an extension; None if the certificate does not have it."""
+        values = [
+            extension.value
+            for extension in self.certificate.extensions
+            if isinstance(extension.value, extension_type)
+        ]
+        return values[0] if values else None
 
-    def need(self, kind: type[_T]) -> _T:
-        """An extension's value, which there must be."""
-        found = self.get(kind)
-        assert found is not None
-        return found
+    def require(self, extension_type: type[_T]) -> _T:
+        """Return the value of an extension that the certificate must have."""
+        value = self.get(extension_type)
+        assert value is not None
+        return value
 
     @property
     def has_no_rev_avail(self) -> bool:
-        """Whether it says that it is never revoked."""
-        return any(each.oid.dotted_string == NO_REV_AVAIL for each in self.certificate.extensions)
+        """Whether the certificate has the extension noRevAvail (RFC 9608)."""
+        return any(extension.oid.dotted_string == NO_REV_AVAIL for extension in self.certificate.extensions)
 
     @property
-    def span(self) -> timedelta:
+    def validity(self) -> timedelta:
         """The validity period, both ends included."""
-        found = self.certificate.not_valid_after_utc - self.certificate.not_valid_before_utc
-        return found + timedelta(seconds=1)
+        difference = self.certificate.not_valid_after_utc - self.certificate.not_valid_before_utc
+        return difference + timedelta(seconds=1)
 
 
 def version(case: Case) -> None:
@@ -106,9 +110,9 @@ def not_before(case: Case) -> None:
 
 
 def not_after(case: Case) -> None:
-    wanted = case.asked.validity or case.profile.validity
-    assert case.span <= case.profile.max_validity
-    assert case.span == wanted or case.certificate.not_valid_after_utc == case.issuer.not_after
+    expected = case.requested.validity or case.profile.validity
+    assert case.validity <= case.profile.max_validity
+    assert case.validity == expected or case.certificate.not_valid_after_utc == case.issuer.not_after
 
 
 def outlive(case: Case) -> None:
@@ -118,38 +122,42 @@ def outlive(case: Case) -> None:
 
 
 def subject(case: Case) -> None:
-    held = [(each.oid, str(each.value)) for each in case.certificate.subject]
+    attributes = [(attribute.oid, str(attribute.value)) for attribute in case.certificate.subject]
     fixed = [(SUBJECT_ATTRIBUTES[name][0], text) for name, text in case.profile.fixed_attributes]
     allowed = {SUBJECT_ATTRIBUTES[name][0] for name in case.profile.allowed_attributes}
-    assert set(fixed) <= set(held)
-    assert held or case.get(x509.SubjectAlternativeName)
-    for oid, text in held:
+    assert set(fixed) <= set(attributes)
+    assert attributes or case.get(x509.SubjectAlternativeName)
+    for oid, text in attributes:
         assert (oid, text) in fixed or (oid in allowed and (oid, text) in case.request.subject)
 
 
 def common_name(case: Case) -> None:
     names = case.get(x509.SubjectAlternativeName)
-    for each in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        assert not case.profile.is_tls_server or each.value in [str(name.value) for name in names or []]
-        assert "*" not in str(each.value).removeprefix("*.")
+    for attribute in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        assert not case.profile.is_tls_server or attribute.value in [str(name.value) for name in names or []]
+        assert "*" not in str(attribute.value).removeprefix("*.")
 
 
 def preparation(case: Case) -> None:
-    for each in case.certificate.subject:
-        text = str(each.value)
+    for attribute in case.certificate.subject:
+        text = str(attribute.value)
         assert text == unicodedata.normalize("NFKC", text) == " ".join(text.split())
         assert text.isprintable()
 
 
 def renewal(case: Case) -> None:
-    if case.presented:
+    if case.renewed:
         copied = (x509.ObjectIdentifier("2.5.29.17"), *case.profile.extensions)
         old, new = (
             (
-                each.subject,
-                {(item.oid, item.value) for item in each.extensions if item.oid in copied},
+                certificate.subject,
+                {
+                    (extension.oid, extension.value)
+                    for extension in certificate.extensions
+                    if extension.oid in copied
+                },
             )
-            for each in (case.presented, case.certificate)
+            for certificate in (case.renewed, case.certificate)
         )
         assert old == new
 
@@ -162,70 +170,70 @@ def public_key(case: Case) -> None:
 
 
 def unique_identifiers(case: Case) -> None:
-    """RFC 5280 4.1: [1] and [2] stand between the key and the extensions, if at all."""
+    """RFC 5280 4.1: unique identifiers, [1] and [2], would be between the key and the extensions."""
     tbs, key = case.certificate.tbs_certificate_bytes, case.request.subject_public_key_info
     after = tbs.index(key) + len(key)
     assert tbs[after : after + 1] == b"\xa3"
 
 
 def extensions(case: Case) -> None:
-    held = [each.oid.dotted_string for each in case.certificate.extensions]
+    oids = [extension.oid.dotted_string for extension in case.certificate.extensions]
     copied = [oid.dotted_string for oid in case.profile.extensions]
     known = [f"2.5.29.{arc}" for arc in (14, 15, 17, 19, 31, 32, 35, 37, 56)] + ["1.3.6.1.5.5.7.1.1"]
-    assert set(held) <= {*known, *copied}
-    assert len(held) == len(set(held))
+    assert set(oids) <= {*known, *copied}
+    assert len(oids) == len(set(oids))
 
 
 def criticality(case: Case) -> None:
-    critical = {type(each.value) for each in case.certificate.extensions if each.critical}
+    critical = {type(extension.value) for extension in case.certificate.extensions if extension.critical}
     names = set() if case.certificate.subject.rdns else {x509.SubjectAlternativeName}
     assert critical == {x509.BasicConstraints, x509.KeyUsage} | names
 
 
 def authority_key_identifier(case: Case) -> None:
-    own = case.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    held = case.need(x509.AuthorityKeyIdentifier)
-    assert (held.key_identifier, held.authority_cert_issuer, held.authority_cert_serial_number) == (own.digest, None, None)  # fmt: skip
+    ca_key_id = case.issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    value = case.require(x509.AuthorityKeyIdentifier)
+    assert (value.key_identifier, value.authority_cert_issuer, value.authority_cert_serial_number) == (ca_key_id.digest, None, None)  # fmt: skip
 
 
 def subject_key_identifier(case: Case) -> None:
     method_1 = x509.SubjectKeyIdentifier.from_public_key(case.request.public_key)
-    assert case.need(x509.SubjectKeyIdentifier) == method_1
+    assert case.require(x509.SubjectKeyIdentifier) == method_1
 
 
 def basic_constraints(case: Case) -> None:
-    assert case.need(x509.BasicConstraints) == x509.BasicConstraints(ca=False, path_length=None)
+    assert case.require(x509.BasicConstraints) == x509.BasicConstraints(ca=False, path_length=None)
 
 
 def key_usage(case: Case) -> None:
     is_rsa = keys.kind_of(case.request.public_key) is keys.KeyKind.RSA
-    assert case.need(x509.KeyUsage) == factories.key_usage("digital_signature", key_encipherment=is_rsa)
+    assert case.require(x509.KeyUsage) == factories.key_usage("digital_signature", key_encipherment=is_rsa)
 
 
 def extended_key_usage(case: Case) -> None:
-    held = list(case.need(x509.ExtendedKeyUsage))
-    assert held == list(case.profile.extended_key_usage_oids)
+    oids = list(case.require(x509.ExtendedKeyUsage))
+    assert oids == list(case.profile.extended_key_usage_oids)
     forbidden = {"2.5.29.37.0", "1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8"}
-    assert not {each.dotted_string for each in held} & forbidden
+    assert not {oid.dotted_string for oid in oids} & forbidden
 
 
 def subject_alternative_name(case: Case) -> None:
-    asked = [
+    requested = [
         str(name.value).lower()
-        for each in case.request.extensions
-        if isinstance(each.value, x509.SubjectAlternativeName)
-        for name in each.value
+        for extension in case.request.extensions
+        if isinstance(extension.value, x509.SubjectAlternativeName)
+        for name in extension.value
     ]
-    held = case.get(x509.SubjectAlternativeName)
-    names = [str(name.value).lower() for name in held or []]
-    assert names[: len(asked)] == list(dict.fromkeys(asked))
+    value = case.get(x509.SubjectAlternativeName)
+    names = [str(name.value).lower() for name in value or []]
+    assert names[: len(requested)] == list(dict.fromkeys(requested))
     common_names = [text.lower() for oid, text in case.request.subject if oid == NameOID.COMMON_NAME]
-    assert set(names[len(asked) :]) <= set(common_names)
-    assert held is None or 0 < len(names) <= 100
+    assert set(names[len(requested) :]) <= set(common_names)
+    assert value is None or 0 < len(names) <= 100
 
 
 def names(case: Case) -> None:
-    kinds: list[tuple[type, str]] = [
+    types: list[tuple[type, str]] = [
         (x509.DNSName, "dns"),
         (x509.IPAddress, "ip"),
         (x509.RFC822Name, "email"),
@@ -233,45 +241,46 @@ def names(case: Case) -> None:
         (x509.GeneralName, "none of these"),
     ]
     for name in case.get(x509.SubjectAlternativeName) or []:
-        kind = next(kind for base, kind in kinds if isinstance(name, base))
-        assert getattr(case.profile.names, kind) is not None
+        name_type = next(prefix for base, prefix in types if isinstance(name, base))
+        assert getattr(case.profile.names, name_type) is not None
         if isinstance(name, x509.DNSName):
             assert re.fullmatch(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]{1,63}", name.value)
 
 
 def certificate_policies(case: Case) -> None:
-    held = case.get(x509.CertificatePolicies)
-    stated = case.profile.certificate_policies
-    assert tuple(each.policy_identifier for each in held or ()) == stated
-    assert not any(each.policy_qualifiers for each in held or ())
+    policies = case.get(x509.CertificatePolicies) or ()
+    assert tuple(policy.policy_identifier for policy in policies) == case.profile.certificate_policies
+    assert not any(policy.policy_qualifiers for policy in policies)
 
 
 def authority_information_access(case: Case) -> None:
-    held = case.get(x509.AuthorityInformationAccess) or ()
-    stated = case.profile.ca_issuers
-    expected = [(AuthorityInformationAccessOID.CA_ISSUERS, stated)] if stated else []
-    assert [(each.access_method, each.access_location.value) for each in held] == expected
+    descriptions = case.get(x509.AuthorityInformationAccess) or ()
+    url = case.profile.ca_issuers
+    expected = [(AuthorityInformationAccessOID.CA_ISSUERS, url)] if url else []
+    assert [(access.access_method, access.access_location.value) for access in descriptions] == expected
 
 
 def crl_distribution_points(case: Case) -> None:
-    held = case.get(x509.CRLDistributionPoints)
-    assert (held is not None) is (case.profile.revocation is Revocation.CRL)
-    for point in held or ():
+    points = case.get(x509.CRLDistributionPoints)
+    assert (points is not None) is (case.profile.revocation is Revocation.CRL)
+    for point in points or ():
         assert point.full_name == [x509.UniformResourceIdentifier(case.profile.crl)]
 
 
 def no_rev_avail(case: Case) -> None:
-    is_short = case.profile.revocation is Revocation.NONE and case.span <= case.profile.short_lived
+    is_short = case.profile.revocation is Revocation.NONE and case.validity <= case.profile.short_lived
     assert case.has_no_rev_avail is is_short
     assert not (case.has_no_rev_avail and case.get(x509.CRLDistributionPoints))
 
 
 def copied_extensions(case: Case) -> None:
-    held = {each.value for each in case.certificate.extensions if each.oid in case.profile.extensions}
-    asked = {each.value for each in case.request.extensions if each.oid in case.profile.extensions}
-    assert held == asked
+    copied, requested = (
+        {extension.value for extension in source.extensions if extension.oid in case.profile.extensions}
+        for source in (case.certificate, case.request)
+    )
+    assert copied == requested
     assert not any(oid.dotted_string.startswith("2.5.29.") for oid in case.profile.extensions)
-    for octets in (value.public_bytes() for value in held):
+    for octets in (value.public_bytes() for value in copied):
         assert [node.encode() for node in der.parse(octets)] == [octets]
 
 
@@ -288,7 +297,7 @@ CHECKS: dict[str, Check] = {
 
 SUBJECT = x509.Name.from_rfc4514_string("CN=a.team.example.com,OU=Ops,O=system:masters,C=AU")
 SUBJECT_WITH_A_BLANK = x509.Name.from_rfc4514_string("CN=a.team.example.com\\ ,OU=Ops,O=system:masters,C=AU")
-MUCH = (  # of what a request may ask for, and not get
+REJECTED = (  # extensions that a request may contain, and that no certificate gets from it
     x509.TLSFeature([x509.TLSFeatureType.status_request]),
     x509.SubjectKeyIdentifier(b"\1" * 20),
     x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"),
@@ -300,15 +309,15 @@ MUCH = (  # of what a request may ask for, and not get
 )
 REQUESTS = {
     "plain": csrs.build("a.team.example.com", ["dns:a.team.example.com"]),
-    "common name alone": csrs.build("a.team.example.com"),
-    "names alone": csrs.build(None, ["dns:A.Team.example.com", "dns:b.team.example.com"]),
-    "much": csrs.build(subject=SUBJECT, sans=["dns:b.team.example.com"], extensions=MUCH),
+    "only a common name": csrs.build("a.team.example.com"),
+    "only names": csrs.build(None, ["dns:A.Team.example.com", "dns:b.team.example.com"]),
+    "many extensions": csrs.build(subject=SUBJECT, sans=["dns:b.team.example.com"], extensions=REJECTED),
     **{
         kind: csrs.build("a.team.example.com", key_type=kind) for kind in ("rsa-3072", "ed25519", "ml-dsa-65")
     },
 }
-ASKED = {
-    "nothing": RequestedValidity(),
+REQUESTED_VALIDITIES = {
+    "default": RequestedValidity(),
     "renewal": RequestedValidity(),
     "a day": RequestedValidity(timedelta(days=1)),
     "seven days": RequestedValidity(timedelta(days=7)),
@@ -317,26 +326,31 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 
 
 @functools.cache
-def issued(ca: str, profile: str, request: str, asked: str) -> Case:
-    """A certificate by a whole authority."""
-    loaded = csr.parse(csrs.encode_der(REQUESTS[request]))
-    of, wanted, chosen = factories.create_issuer(ca), ASKED[asked], POLICY.get(profile)
-    wanted = RequestedValidity(min(wanted.validity, chosen.max_validity)) if wanted.validity else wanted
-    principal = Principal(PrincipalKind.API_KEY, "default")
-    validity = format_duration(wanted.validity) if wanted.validity else None
-    order = factories.issuance_request(loaded.der, profile, validity=validity, principal=principal)
-    authority = factories.authority(issuer=of, policy=POLICY)
-    certificate, presented = authority.issue(order).certificate, None
-    if asked == "renewal":
-        presented, order = certificate, replace(order, principal=None)
-        certificate = authority.renew(order, presented.public_bytes(Encoding.PEM)).certificate
-    return Case(certificate, loaded, chosen, of, wanted, presented)
+def issued(ca: str, profile: str, request: str, validity: str) -> Case:
+    """Issue a certificate with an `Authority`."""
+    parsed = csr.parse(csrs.encode_der(REQUESTS[request]))
+    issuer, requested = factories.create_issuer(ca), REQUESTED_VALIDITIES[validity]
+    granting = POLICY.get(profile)
+    if requested.validity:
+        requested = RequestedValidity(min(requested.validity, granting.max_validity))
+    issuance_request = factories.issuance_request(
+        parsed.der,
+        profile,
+        validity=format_duration(requested.validity) if requested.validity else None,
+        principal=Principal(PrincipalKind.API_KEY, "default"),
+    )
+    authority = factories.authority(issuer=issuer, policy=POLICY)
+    certificate, renewed = authority.issue(issuance_request).certificate, None
+    if validity == "renewal":
+        renewed, issuance_request = certificate, replace(issuance_request, principal=None)
+        certificate = authority.renew(issuance_request, renewed.public_bytes(Encoding.PEM)).certificate
+    return Case(certificate, parsed, granting, issuer, requested, renewed)
 
 
 CASES = [
-    *[("p-256", profile, request, asked) for profile in ("server", "client", "peer", "team") for request in REQUESTS for asked in ASKED if asked != "renewal"],
+    *[("p-256", profile, request, validity) for profile in ("server", "client", "peer", "team") for request in REQUESTS for validity in REQUESTED_VALIDITIES if validity != "renewal"],
     *[("p-256", profile, request, "renewal") for profile in ("client", "peer") for request in REQUESTS],
-    *[(ca, "team", "much", "nothing") for ca in CAS],
+    *[(ca, "team", "many extensions", "default") for ca in CAS],
 ]  # fmt: skip
 
 
@@ -348,32 +362,32 @@ def test_every_specification_line_has_a_check() -> None:
 
 @pytest.mark.parametrize("line", CHECKS)
 def test_every_certificate_meets_the_specification(line: str) -> None:
-    """One line of the document, for every profile, request, validity and kind of CA."""
+    """Certificates of every profile, request, validity and type of CA key conform to one line of the document."""
     for case in CASES:
         CHECKS[line](issued(*case))
 
 
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
-    """Somebody's certificate for SUBJECT, from so many days ago for so many days."""
+    """Return a builder for another CA's certificate, valid from `before` days ago until `after` days from now."""
     start, end = (NOW.replace(tzinfo=None) + timedelta(days=days) for days in (-before, after))
     return x509.CertificateBuilder(
-        factories.distinguished_name("Somebody"), SUBJECT_WITH_A_BLANK, key, serial, start, end
+        factories.distinguished_name("Other CA"), SUBJECT_WITH_A_BLANK, key, serial, start, end
     )
 
 
-def naive() -> x509.Certificate:
-    """What a tutorial signs: the request's subject and key for ten years, version 1, serial number 1000."""
+def naive_certificate() -> x509.Certificate:
+    """Create a certificate as tutorials do: the request's subject and key, ten years, version 1, serial number 1000."""
     key = REQUESTS["rsa-3072"].public_key()
-    made = builder(key, 1000, 400, 3650).sign(factories.SIGNING, hashes.SHA384())
-    # Without the version's five octets it is of version 1; both lengths before it shrink.
-    der, stated = made.public_bytes(Encoding.DER), b"\xa0\x03\x02\x01\x02"
-    outer, inner = (int.from_bytes(der[at : at + 2], "big") - len(stated) for at in (2, 6))
+    certificate = builder(key, 1000, 400, 3650).sign(factories.SIGNING, hashes.SHA384())
+    # Without the version's five octets it is version 1; both lengths before it decrease.
+    der, version_field = certificate.public_bytes(Encoding.DER), b"\xa0\x03\x02\x01\x02"
+    outer, inner = (int.from_bytes(der[at : at + 2], "big") - len(version_field) for at in (2, 6))
     lengths = b"\x30\x82" + outer.to_bytes(2, "big") + b"\x30\x82" + inner.to_bytes(2, "big")
-    return x509.load_der_x509_certificate(lengths + der[8:].replace(stated, b"", 1))
+    return x509.load_der_x509_certificate(lengths + der[8:].replace(version_field, b"", 1))
 
 
-def generous() -> x509.Certificate:
-    """What a CA signs that gives whatever is asked: critical, twice and for everything."""
+def permissive_certificate() -> x509.Certificate:
+    """Create the certificate of a CA that grants every request: critical extensions, duplicates, all usages."""
     http, oid = x509.UniformResourceIdentifier("http://evil.example/"), x509.ObjectIdentifier
     values: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=None), False),
@@ -389,21 +403,21 @@ def generous() -> x509.Certificate:
         (x509.TLSFeature([x509.TLSFeatureType.status_request_v2]), False),
         (x509.UnrecognizedExtension(oid("1.2.3.4"), b"\5\0"), False),
     ]  # fmt: skip
-    made = builder(factories.signing_key(factories.hierarchy("p-256", ())).public_key(), 2**100, 0, 1)
+    certificate = builder(factories.signing_key(factories.hierarchy("p-256", ())).public_key(), 2**100, 0, 1)
     for value, critical in values:
-        made = made.add_extension(value, critical)
-    return made.sign(factories.SIGNING, hashes.SHA384())
+        certificate = certificate.add_extension(value, critical)
+    return certificate.sign(factories.SIGNING, hashes.SHA384())
 
 
 @pytest.mark.parametrize("line", CHECKS)
 def test_specification_check_finds_violations(line: str) -> None:
-    """The negative twin of every line: a naive certificate or a generous one breaks it."""
-    good = issued("p-256", "team", "plain", "nothing")
-    for certificate in (naive(), generous()):
+    """Every check rejects the naive certificate or the permissive one."""
+    good = issued("p-256", "team", "plain", "default")
+    for certificate in (naive_certificate(), permissive_certificate()):
         try:
             CHECKS[line](
-                Case(certificate, good.request, good.profile, good.issuer, good.asked, good.certificate)
+                Case(certificate, good.request, good.profile, good.issuer, good.requested, good.certificate)
             )
         except (AssertionError, AttributeError, InvalidSignature, ValueError):
             return
-    raise AssertionError(f"nothing breaks {line}")
+    raise AssertionError(f"no certificate violates {line}")
