@@ -1,4 +1,4 @@
-"""An operator's own profiles and principals, and the files beside the CA, through the whole path."""
+"""Profiles and principals of the operator, and the files in the CA directory, through the whole path."""
 
 from __future__ import annotations
 
@@ -21,29 +21,37 @@ from tests import csrs
 from tests.assertions import JSON, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, certlet_server
 
-OWN = ROOT / "tests" / "policies.yaml"
-MERGED = openapi.load(OWN)
+PROFILES_FILE = ROOT / "tests" / "policies.yaml"
+MERGED = openapi.load(PROFILES_FILE)
 DOCUMENT = openapi.resolve_refs(MERGED, MERGED)
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA with a second API key, `ci`."""
-    made = tmp_path_factory.mktemp("policy")
-    assert not certlet("init", "ca", cwd=made).returncode
+    path = tmp_path_factory.mktemp("policy")
+    assert not certlet("init", "ca", cwd=path).returncode
     for name, key in (("ci", CI), ("default", API_KEY)):
-        added = certlet("api-key", "add", name, "--ca", "ca", cwd=made, env={"CERTLET_API_KEY": key})
+        added = certlet("api-key", "add", name, "--ca", "ca", cwd=path, env={"CERTLET_API_KEY": key})
         assert not added.returncode
-    return made
+    return path
 
 
 CI = "ci-key-0123456789-0123456789-0123456789-01"
 
 
 @pytest.fixture(scope="module")
-def own(directory: Path) -> Iterator[Server]:
-    """A server with the operator's own profiles, four workers and an audit log."""
-    arguments = ["--profiles", str(OWN), "--workers", "4", "--no-usage-plan", "--audit-log", "audit.jsonl"]
+def policy_server(directory: Path) -> Iterator[Server]:
+    """A server with the operator's profiles, four workers and an audit log."""
+    arguments = [
+        "--profiles",
+        str(PROFILES_FILE),
+        "--workers",
+        "4",
+        "--no-usage-plan",
+        "--audit-log",
+        "audit.jsonl",
+    ]
     with certlet_server(directory, "--ca", "ca", *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
         yield server
 
@@ -52,31 +60,37 @@ def team(sans: list[str], **change: object) -> str:
     return csrs.encode_pem(csrs.build(None, sans, **change)).decode()  # type: ignore[arg-type]
 
 
-def test_profiles_lists_the_merged_profiles(own: Server) -> None:
-    """RFC 7396: null takes one away, a member changes one, a new name adds one; nobody is named."""
-    listed = assert_documented("/profiles", "get", own.request("GET", "/profiles"), DOCUMENT)["profiles"]
-    found = {each["name"]: each for each in listed}
-    assert list(found) == ["server", "peer", "team", "secret"]
-    assert found["peer"]["validity"] == "P1D"
-    assert found["peer"]["extended_key_usage"] == ["serverAuth", "clientAuth"]
-    assert "principals" not in json.dumps(found)
-    assert '"ci"' not in json.dumps(found)
-    stated = yaml.safe_load(OWN.read_text())["profiles"]["team"]
-    del stated["principals"]
-    stated["extensions"] = ["1.3.6.1.5.5.7.1.24"]
-    assert stated.items() <= found["team"].items()
-    assert assert_problem(own.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed")
+def test_profiles_lists_the_merged_profiles(policy_server: Server) -> None:
+    """RFC 7396: null removes a profile, a member changes it, a new name adds one; no principal is listed."""
+    listed = assert_documented("/profiles", "get", policy_server.request("GET", "/profiles"), DOCUMENT)[
+        "profiles"
+    ]
+    profiles = {profile["name"]: profile for profile in listed}
+    assert list(profiles) == ["server", "peer", "team", "secret"]
+    assert profiles["peer"]["validity"] == "P1D"
+    assert profiles["peer"]["extended_key_usage"] == ["serverAuth", "clientAuth"]
+    assert "principals" not in json.dumps(profiles)
+    assert '"ci"' not in json.dumps(profiles)
+    team_profile = yaml.safe_load(PROFILES_FILE.read_text())["profiles"]["team"]
+    del team_profile["principals"]
+    team_profile["extensions"] = ["1.3.6.1.5.5.7.1.24"]
+    assert team_profile.items() <= profiles["team"].items()
+    assert assert_problem(
+        policy_server.sign({"csr": team(["dns:a.example"]), "profile": "client"}), 400, "malformed"
+    )
 
 
-def test_policy_violations_are_collected(own: Server) -> None:
-    """Key, names and validity are refused together, each with its field and in words."""
+def test_policy_violations_are_collected(policy_server: Server) -> None:
+    """One refusal lists the problems of key, names and validity, each with its field."""
     request = team(
         ["dns:db.team.example.com", "dns:a.other.example.com", "ip:192.0.2.1", "email:a@evil.example"]
         + ["uri:spiffe://example.com/a", "uri:https://example.com/b"],
         key_type="p-384",
     )
-    found = assert_problem(own.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound")
-    assert [(each["code"], each["field"]) for each in found["errors"]] == [
+    problem = assert_problem(
+        policy_server.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound"
+    )
+    assert [(error["code"], error["field"]) for error in problem["errors"]] == [
         ("badPublicKey", "public_key"),
         *[("rejectedIdentifier", f"subject_alt_name[{position}]") for position in (0, 1, 2, 3, 5)],
         ("rejectedIdentifier", "subject_alt_name"),
@@ -84,118 +98,125 @@ def test_policy_violations_are_collected(own: Server) -> None:
     ]
 
 
-def test_profile_with_principals_refuses_others(own: Server) -> None:
-    """Another caller is 403 in the contract's words, recorded as a refusal; `/profiles/mine` says so first."""
+def test_profile_with_principals_refuses_others(policy_server: Server) -> None:
+    """Another caller gets 403, and `/profiles/mine` lists only the profiles that the caller may use."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
-    refused = assert_problem(own.sign(body), 403, "unauthorized")
+    refused = assert_problem(policy_server.sign(body), 403, "unauthorized")
     assert refused["detail"] == "Caller 'default' may not use profile 'secret'"
-    assert [each["field"] for each in refused["errors"]] == ["profile"]
+    assert [error["field"] for error in refused["errors"]] == ["profile"]
     assert "errors" not in assert_problem(
-        own.sign(body, "x" * 40), 403, "unauthorized"
-    )  # which is about the key
-    assert own.sign(body, CI).status == 200
+        policy_server.sign(body, "x" * 40), 403, "unauthorized"
+    )  # a wrong key
+    assert policy_server.sign(body, CI).status == 200
     for key, names in ((API_KEY, ["server", "peer", "team"]), (CI, ["server", "peer", "team", "secret"])):
-        answer = own.request("GET", "/profiles/mine", headers={"x-api-key": key})
-        mine = assert_documented("/profiles/mine", "get", answer, DOCUMENT)["profiles"]
-        assert [each["name"] for each in mine] == names
+        response = policy_server.request("GET", "/profiles/mine", headers={"x-api-key": key})
+        mine = assert_documented("/profiles/mine", "get", response, DOCUMENT)["profiles"]
+        assert [profile["name"] for profile in mine] == names
 
 
-def test_principal_gets_only_its_own_names(own: Server) -> None:
-    """Whatever the profile gives, the principal gets its own names alone, and is told which."""
-    assert own.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
-    found = assert_problem(own.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier")
-    assert (
-        "the policy for caller 'ci' permits only names in ci.example.com, team.example.com" in found["detail"]
+def test_policy_of_a_principal_restricts_its_names(policy_server: Server) -> None:
+    """A principal gets only names that its policy permits, and the refusal lists them."""
+    assert policy_server.sign({"csr": team(["dns:x.ci.example.com"])}, CI).status == 200
+    problem = assert_problem(
+        policy_server.sign({"csr": team(["dns:x.example.com"])}, CI), 422, "rejectedIdentifier"
     )
-    mine = own.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
+    assert (
+        "the policy for caller 'ci' permits only names in ci.example.com, team.example.com"
+        in problem["detail"]
+    )
+    mine = policy_server.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
     assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}}
-    assert "names" not in own.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()
+    assert (
+        "names" not in policy_server.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()
+    )
 
 
 def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> None:
-    """A pipe tears what is longer than 4096 octets when it is full: whoever writes waits for the others."""
-    read, write = os.pipe()
-    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
-    command = ["bash", "-c", f'exec 2>&{write} "$@"', "bash", *CERTLET, "serve", "--port", "0"]
+    """A full pipe splits writes of more than 4096 octets, so each writer waits for the others."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    command = ["bash", "-c", f'exec 2>&{write_end} "$@"', "bash", *CERTLET, "serve", "--port", "0"]
     arguments = ["--ca", str(directory / "ca"), "--workers", "4", "--no-usage-plan"]
     sans = [f"dns:a-rather-long-name-{number}.team.example.com" for number in range(100)]
     body = json.dumps({"csr": team(sans)}).encode()
-    with ThreadPoolExecutor(5) as pool, os.fdopen(read, "rb", 0) as end:
-        reading = pool.submit(lambda: b"".join(iter(functools.partial(end.read, 512), b"")))
-        with certlet_server(tmp_path, *arguments, command=command, env={}, pass_fds=[write]) as server:
-            os.close(write)
-            asked = [pool.submit(server.request, "POST", "/sign", body, JSON) for _ in range(40)]
-            assert {each.result().status for each in asked} == {200}
-        written = reading.result().splitlines()
-    lines = [json.loads(line) for line in written]  # those of the access log stand among them
-    assert max(map(len, written)) > select.PIPE_BUF
+    with ThreadPoolExecutor(5) as pool, os.fdopen(read_end, "rb", 0) as pipe:
+        reading = pool.submit(lambda: b"".join(iter(functools.partial(pipe.read, 512), b"")))
+        with certlet_server(tmp_path, *arguments, command=command, env={}, pass_fds=[write_end]) as server:
+            os.close(write_end)
+            responses = [pool.submit(server.request, "POST", "/sign", body, JSON) for _ in range(40)]
+            assert {response.result().status for response in responses} == {200}
+        output = reading.result().splitlines()
+    lines = [json.loads(line) for line in output]  # including those of the access log
+    assert max(map(len, output)) > select.PIPE_BUF
     for member, number in (("fingerprint_sha256", 40), ("event", 80), ("access", 40), ("_aws", 0)):
         assert sum(member in line for line in lines) == number
 
 
 def test_full_audit_log_is_503(tmp_path: Path) -> None:
-    """Through HTTP: without a record nothing is signed, refused or examined: 503."""
+    """If the audit log cannot be written, signing, refusals and dry runs are all 503."""
     with certlet_server(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
-        found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
-        assert found["detail"] == "the audit log cannot be written"
+        problem = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
+        assert problem["detail"] == "the audit log cannot be written"
         assert_problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
         dry_run = server.request("POST", "/sign?dry_run=true", json.dumps({"csr": "garbage!"}).encode(), JSON)
         assert_problem(dry_run, 503, "unavailable")
 
 
-def test_retry_gets_the_same_certificate_from_any_worker(own: Server) -> None:
-    """Four workers share the secret, so whichever of them answers gives the same certificate."""
+def test_retry_gets_the_same_certificate_from_any_worker(policy_server: Server) -> None:
+    """The workers share the secret, so each of them returns the same certificate."""
     body = json.dumps({"csr": team(["dns:a.team.example.com"])}).encode()
-    headers = JSON | {"Idempotency-Key": "one-and-the-same"}
+    headers = JSON | {"Idempotency-Key": "the-same-key"}
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: own.request("POST", "/sign", body, headers), range(16)))
-    # The clock's window may end in between: then there are two, and each is the only one of its window.
-    found = {(answer.json()["idempotent_until"], answer.json()["crt_pem"]) for answer in answers}
-    assert len(found) == len({until for until, _ in found}) <= 2
+        responses = list(pool.map(lambda _: policy_server.request("POST", "/sign", body, headers), range(16)))
+    # If the idempotency window ends during the test, there are two certificates: one for each window.
+    certificates = {
+        (response.json()["idempotent_until"], response.json()["crt_pem"]) for response in responses
+    }
+    assert len(certificates) == len({until for until, _ in certificates}) <= 2
 
 
 def test_retry_gets_the_same_certificate_after_a_restart(tmp_path: Path) -> None:
-    """Through HTTP: nothing but the CA's directory is needed for it."""
+    """A restarted server needs only the CA directory to return the same certificate."""
     body = json.dumps({"csr": team(["dns:a.example.com"])}).encode()
     key = {"Idempotency-Key": uuid7()}
-    answers = []
+    responses = []
     for _ in range(2):
         with certlet_server(tmp_path, "--ca", "ca") as server:
-            answers.append(server.request("POST", "/sign", body, JSON | key))
-    first, again = answers
-    assert first.body == again.body
+            responses.append(server.request("POST", "/sign", body, JSON | key))
+    first, second = responses
+    assert first.body == second.body
     assert "idempotent_until" in first.json()
 
 
 def test_check_and_serve_refuse_bad_profiles(tmp_path: Path) -> None:
-    """Both give the line of each fault, all at once, and fail; nothing is made or served."""
+    """Both report all problems with their lines and fail; no CA is created."""
     (tmp_path / "own.yaml").write_text("profiles:\n  server:\n    validity: P1Y\ndefault: nobody\n")
     run = certlet("check", "--profiles", "own.yaml", cwd=tmp_path)
     assert run.returncode == 1
-    faults = [line.removeprefix("own.yaml:").partition(": ") for line in run.stdout.decode().splitlines()]
-    assert [int(number) for number, _, _ in faults] == [3, 4]
-    assert faults[0][2] == (
+    problems = [line.removeprefix("own.yaml:").partition(": ") for line in run.stdout.decode().splitlines()]
+    assert [int(number) for number, _, _ in problems] == [3, 4]
+    assert problems[0][2] == (
         "profiles.server.validity: 'P1Y': expected an ISO 8601 duration in days, hours, minutes and seconds"
     )
     run = certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
-    problems = "; ".join(f"line {number}: {detail}" for number, _, detail in faults)
-    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: own.yaml: {problems}\n")
+    details = "; ".join(f"line {number}: {detail}" for number, _, detail in problems)
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: own.yaml: {details}\n")
     assert not (tmp_path / "ca").exists()
     missing = certlet("check", "--profiles", "nowhere.yaml", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (1, b"certlet: nowhere.yaml: No such file or directory\n")
 
 
 def test_denied_key_is_refused(tmp_path: Path) -> None:
-    """`denied-keys.txt` beside the CA holds SHA-256 of public keys; a malformed one is not none: nothing starts."""
+    """`denied-keys.txt` lists SHA-256 hashes of public keys; if it is malformed, the server does not start."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     spki = csrs.build().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     denied = tmp_path / "ca" / "denied-keys.txt"
     denied.write_text(f"# stolen\n{hashlib.sha256(spki).hexdigest()}  -\n")
     with certlet_server(tmp_path, "--ca", "ca") as server:
-        found = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
-        assert "deny list" in found["detail"]
-        found = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
-        assert [each["field"] for each in found["errors"]] == ["public_key", "subject_alt_name[0]"]
+        problem = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
+        assert "deny list" in problem["detail"]
+        problem = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
+        assert [error["field"] for error in problem["errors"]] == ["public_key", "subject_alt_name[0]"]
         assert server.sign({"csr": team(["dns:a.example.com"], key_type="p-384")}).status == 200
     denied.write_text("nonsense\n")
     run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
@@ -203,10 +224,10 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
     assert "denied-keys.txt" in run.stderr.decode()
 
 
-def test_audit_log_embeds_metrics(own: Server, directory: Path) -> None:
-    """CloudWatch's embedded format: three metrics at most, the profile their only dimension."""
-    assert own.sign({"csr": team(["dns:a.example.com"])}).status == 200
-    assert own.request("POST", "/sign.pem?profile=peer", b"garbage!", JSON | PEM).status == 422
+def test_audit_log_embeds_metrics(policy_server: Server, directory: Path) -> None:
+    """CloudWatch's embedded format: at most three metrics, with the profile as the only dimension."""
+    assert policy_server.sign({"csr": team(["dns:a.example.com"])}).status == 200
+    assert policy_server.request("POST", "/sign.pem?profile=peer", b"garbage!", JSON | PEM).status == 422
     log = directory / "audit.jsonl"
     assert log.stat().st_mode & 0o777 == 0o600
     names = set()
