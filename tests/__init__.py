@@ -1,1 +1,1 @@
-"""The proofs. Each test's docstring states the law that it checks."""
+"""The tests. The docstring of a test describes the behaviour that it verifies."""

@@ -39,7 +39,7 @@ def assert_problem(response: Response, status: int, code: str) -> Any:
 
 def assert_documented(path: str, method: str, response: Response, document: Any = DOCUMENT) -> Any:
     """Validate the JSON of a response against the contract, and return it."""
-    documented = document["paths"][path][method]["responses"][str(response.status)]
+    expected = document["paths"][path][method]["responses"][str(response.status)]
     body = response.json()
-    Draft4Validator(documented["content"]["application/json"]["schema"]).validate(body)
+    Draft4Validator(expected["content"]["application/json"]["schema"]).validate(body)
     return body

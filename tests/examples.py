@@ -44,23 +44,23 @@ class Sites:
     Attributes:
         plain: `certlet serve` without usage plan.
         tls: the same over HTTPS.
-        troubled: `certlet serve` with usage plan and a malformed revocation file.
+        misconfigured: `certlet serve` with usage plan and a malformed revocation file.
         broken: the contract with a function that fails on request, and a malformed mock.
     """
 
     plain: Server
     tls: Server
-    troubled: Server
+    misconfigured: Server
     broken: Server
 
 
 @contextlib.contextmanager
-def sites(directory: Path) -> Iterator[Sites]:
+def start_sites(directory: Path) -> Iterator[Sites]:
     """Start all servers, and stop them at the end of the block."""
-    for name in ("plain", "tls", "troubled", "broken"):
+    for name in ("plain", "tls", "misconfigured", "broken"):
         (directory / name).mkdir()
-    assert not servers.certlet("init", "ca", cwd=directory / "troubled").returncode
-    (directory / "troubled" / "ca" / "revoked.yaml").write_text("{}")
+    assert not servers.certlet("init", "ca", cwd=directory / "misconfigured").returncode
+    (directory / "misconfigured" / "ca" / "revoked.yaml").write_text("{}")
     document = json.loads(json.dumps(factories.document()))
     for item in document["paths"].values():
         item.get("get", {}).get("x-amazon-apigateway-integration", {})["timeoutInMillis"] = 900
@@ -69,10 +69,10 @@ def sites(directory: Path) -> Iterator[Sites]:
     with (
         servers.certlet_server(directory / "plain", "--no-usage-plan") as plain,
         servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls") as tls,
-        servers.certlet_server(directory / "troubled") as troubled,
+        servers.certlet_server(directory / "misconfigured") as misconfigured,
         second_api.gateway_server(directory / "broken", document) as broken,
     ):
-        yield Sites(plain, tls, troubled, broken)
+        yield Sites(plain, tls, misconfigured, broken)
 
 
 def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Response:
@@ -81,23 +81,25 @@ def send_example(site: Server, name: str, path: str = "", media_type: str = "", 
         for method, operation in item.items():
             if operation.get("operationId") == name:
                 content = operation["requestBody"]["content"]
-                chosen = media_type or next(iter(content))
-                example = content[chosen]["example"]
+                content_type = media_type or next(iter(content))
+                example = content[content_type]["example"]
                 body = (example if isinstance(example, str) else json.dumps(example)).encode()
                 context = client_context(site) if site.url.startswith("https:") else None
-                all_headers = {"Content-Type": chosen, **KEY, **headers}
+                all_headers = {"Content-Type": content_type, **KEY, **headers}
                 return site.request(method.upper(), path or operation_path, body, all_headers, context)
     raise KeyError(name)
 
 
 def get(path: str, **headers: str) -> Callable[[Sites], Response]:
     """Return a function that gets a path of the plain server."""
-    return lambda at: at.plain.request("GET", path, headers=headers)
+    return lambda sites: sites.plain.request("GET", path, headers=headers)
 
 
 def post(path: str, body: object, **headers: str) -> Callable[[Sites], Response]:
     """Return a function that posts JSON to the plain server, with an API key."""
-    return lambda at: at.plain.request("POST", path, json.dumps(body).encode(), {**JSON, **KEY, **headers})
+    return lambda sites: sites.plain.request(
+        "POST", path, json.dumps(body).encode(), {**JSON, **KEY, **headers}
+    )
 
 
 def request_est(
@@ -105,56 +107,56 @@ def request_est(
 ) -> Callable[[Sites], Response]:
     """Return a function that sends an EST request over HTTPS without client certificate."""
     all_headers = {**(PKCS10 if body else {}), **headers}
-    return lambda at: at.tls.request(method, EST + path, body, all_headers, client_context(at.tls))
+    return lambda sites: sites.tls.request(method, EST + path, body, all_headers, client_context(sites.tls))
 
 
-def renew_with_certificate(at: Sites, path: str = "/simplereenroll") -> Response:
+def renew_with_certificate(sites: Sites, path: str = "/simplereenroll") -> Response:
     """Send the example of a renewal, with a client certificate for the same names."""
     csr = encode_body(csrs.build("www.example.com", ["dns:www.example.com"]))
-    first = request_est("POST", "/peer/simpleenroll", csr, **KEY)(at)
-    context = client_context(at.tls, parse_certificates(first.body)[0])
+    first = request_est("POST", "/peer/simpleenroll", csr, **KEY)(sites)
+    context = client_context(sites.tls, parse_certificates(first.body)[0])
     example = factories.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
-    return at.tls.request("POST", EST + path, renewal, PKCS10, context)
+    return sites.tls.request("POST", EST + path, renewal, PKCS10, context)
 
 
 def build_other_csr() -> str:
     return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
 
-def send_invalid_csr(at: Sites) -> Response:
+def send_invalid_csr(sites: Sites) -> Response:
     """Send a CSR with two problems."""
     csr = csrs.build("localhost.", [], [x509.BasicConstraints(ca=True, path_length=None)])
-    return at.plain.sign({"csr": csrs.encode_pem(csr).decode()})
+    return sites.plain.sign({"csr": csrs.encode_pem(csr).decode()})
 
 
-def exceed_rate_limit(at: Sites) -> Response:
+def exceed_rate_limit(sites: Sites) -> Response:
     """Send more requests than the usage plan allows."""
-    responses = [at.troubled.request("GET", "/profiles") for _ in range(200)]
+    responses = [sites.misconfigured.request("GET", "/profiles") for _ in range(200)]
     return next(response for response in responses if response.status == 429)
 
 
-def get_malformed_crl(at: Sites) -> Response:
+def get_malformed_crl(sites: Sites) -> Response:
     """Get the CRL of a malformed revocation file, as soon as the usage plan allows it."""
-    responses = (at.troubled.request("GET", "/ca.crl") for _ in range(1000))
+    responses = (sites.misconfigured.request("GET", "/ca.crl") for _ in range(1000))
     return next(response for response in responses if response.status != 429)
 
 
 def invoke(command: str) -> Callable[[Sites], Response]:
-    """Return a function that makes the broken server's function do something, as soon as one is ready."""
+    """Return a function that sends a command to the broken server's function, as soon as one is ready."""
 
-    def send(at: Sites) -> Response:
-        servers.wait_until(lambda: at.broken.request("GET", "/health").status == 200)
-        return at.broken.request("GET", f"/health?do={command}")
+    def send(sites: Sites) -> Response:
+        servers.wait_until(lambda: sites.broken.request("GET", "/health").status == 200)
+        return sites.broken.request("GET", f"/health?do={command}")
 
     return send
 
 
-def busy(at: Sites) -> Response:
+def request_busy_function(sites: Sites) -> Response:
     """Send several requests while one occupies the only function, and return the 503."""
-    invoke("")(at)
+    invoke("")(sites)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(at.broken.request, "GET", "/health?do=hang") for _ in range(4)]
+        futures = [pool.submit(sites.broken.request, "GET", "/health?do=hang") for _ in range(4)]
         return next(future.result() for future in futures if future.result().status == 503)
 
 
@@ -172,10 +174,10 @@ BINARY: Final = "Shown in base64. The response is binary."
 EXAMPLES: Final = {
     "form": Example("The start of the page.", 200, get("/sign")),
     "problems": Example("The start of the page.", 200, get("/problems")),
-    "sign": Example("The certificate for the example request.", 200, lambda at: send_example(at.plain, "sign")),
-    "dryRun": Example("What would be issued for the example request.", 202, lambda at: send_example(at.plain, "sign", "/sign?dry_run=true")),
-    "signPem": Example("A certificate and its issuer.", 200, lambda at: send_example(at.plain, "signPem")),
-    "signBatch": Example("Two certificates.", 200, lambda at: send_example(at.plain, "signBatch")),
+    "sign": Example("The certificate for the example request.", 200, lambda sites: send_example(sites.plain, "sign")),
+    "dryRun": Example("What would be issued for the example request.", 202, lambda sites: send_example(sites.plain, "sign", "/sign?dry_run=true")),
+    "signPem": Example("A certificate and its issuer.", 200, lambda sites: send_example(sites.plain, "signPem")),
+    "signBatch": Example("Two certificates.", 200, lambda sites: send_example(sites.plain, "signBatch")),
     "ca": Example("A CA without a rollover.", 200, get("/ca")),
     "caCrt": Example(BINARY, 200, get("/ca.crt")),
     "caPem": Example("The issuing CA and its root.", 200, get("/ca.pem")),
@@ -186,9 +188,9 @@ EXAMPLES: Final = {
     "myProfiles": Example("A caller that may use all profiles.", 200, get("/profiles/mine", **KEY)),
     "health": Example("Ready.", 200, get("/health")),
     "estCacerts": Example("The issuing CA and its root.", 200, request_est("GET", "/cacerts")),
-    "estSimpleenroll": Example(ENROLLED, 200, lambda at: send_example(at.tls, "estSimpleenroll")),
+    "estSimpleenroll": Example(ENROLLED, 200, lambda sites: send_example(sites.tls, "estSimpleenroll")),
     "estSimplereenroll": Example(ENROLLED, 200, renew_with_certificate),
-    "methodNotAllowed": Example("A path that does not support DELETE.", 405, lambda at: at.plain.request("DELETE", "/ca")),
+    "methodNotAllowed": Example("A path that does not support DELETE.", 405, lambda sites: sites.plain.request("DELETE", "/ca")),
     "malformed": Example("A body without `csr`, and with an unknown profile.", 400, post("/sign", {"profile": "admin"})),
     "forbidden": Example("No API key.", 403, post("/sign", {}, **{"x-api-key": ""})),
     "httpsRequired": Example("EST over plain HTTP.", 403, get(f"{EST}/cacerts")),
@@ -197,14 +199,14 @@ EXAMPLES: Final = {
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
     "enrollmentForbidden": Example("A wrong password.", 403, request_est("POST", "/simpleenroll", b"x", Authorization=basic_auth("wrong"))),
     "renewalForbidden": Example("No client certificate.", 403, request_est("POST", "/simplereenroll", b"x")),
-    "tooLarge": Example("A body of one megabyte.", 413, lambda at: at.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
-    "unsupportedMediaType": Example("A body in XML.", 415, lambda at: at.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),
+    "tooLarge": Example("A body of one megabyte.", 413, lambda sites: sites.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
+    "unsupportedMediaType": Example("A body in XML.", 415, lambda sites: sites.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),
     "refused": Example("A name that ends with a dot, and a request for a CA certificate.", 422, send_invalid_csr),
     "rateLimited": Example("Too many requests at once.", 429, exceed_rate_limit),
-    "internalError": Example("An internal error.", 500, lambda at: at.broken.request("GET", "/sign")),
+    "internalError": Example("An internal error.", 500, lambda sites: sites.broken.request("GET", "/sign")),
     "badGateway": Example("A function that failed.", 502, invoke("raise")),
     "unavailable": Example("A malformed revocation file.", 503, get_malformed_crl),
-    "busy": Example("All functions are busy.", 503, busy),
+    "busy": Example("All functions are busy.", 503, request_busy_function),
     "timedOut": Example("A function that took too long.", 504, invoke("hang")),
 }  # fmt: skip
 
@@ -278,10 +280,10 @@ def _describe(loaded: Any) -> list[str] | str:
         return _certificate(loaded)
     if isinstance(loaded, list):
         return [_certificate(certificate) for certificate in loaded]
-    span = loaded.next_update_utc - loaded.last_update_utc
+    period = loaded.next_update_utc - loaded.last_update_utc
     issuer = _CA.sub(r"\1 …", loaded.issuer.rfc4514_string())
     extensions = [(extension.oid.dotted_string, extension.critical) for extension in loaded.extensions]
-    return f"{issuer} {loaded.signature_algorithm_oid.dotted_string} {span} {extensions} {len(loaded)}"
+    return f"{issuer} {loaded.signature_algorithm_oid.dotted_string} {period} {extensions} {len(loaded)}"
 
 
 def _certificate(certificate: x509.Certificate) -> str:
@@ -289,8 +291,8 @@ def _certificate(certificate: x509.Certificate) -> str:
     text = _VOLATILE_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
     if "CA:TRUE" in text:
         text = _CA_KEY.sub(r"\1 …", text)
-    span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    return _CA.sub(r"\1 …", text) + str(span)
+    validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return _CA.sub(r"\1 …", text) + str(validity)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -317,10 +319,10 @@ def write(values: dict[str, Any]) -> None:
 def main() -> int:
     """Request each example, and write those that are out of date."""
     existing = factories.document()["components"].get("examples", {})
-    with tempfile.TemporaryDirectory() as directory, sites(Path(directory)) as at:
+    with tempfile.TemporaryDirectory() as directory, start_sites(Path(directory)) as sites:
         values = {}
         for name, example in EXAMPLES.items():
-            response = example.send(at)
+            response = example.send(sites)
             assert response.status == example.status, (name, response)
             old, new = existing.get(name, {}).get("value"), value(response)
             values[name] = old if normalize(old) == normalize(new) else new

@@ -23,23 +23,25 @@ def mode(path: Path) -> int:
 def test_content_is_synced_before_the_name_and_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut leaves the old file or the new one: contents are synced, then the name, then the directory."""
-    path, seen, fsync = tmp_path / "list", [], os.fsync
+    """A power failure leaves the old or the new file: the content is synced before the name, then the directory."""
+    path, snapshots, fsync = tmp_path / "list", [], os.fsync
     path.write_bytes(b"old")
 
-    def watched(descriptor: int) -> None:
-        synced = Path(f"/proc/self/fd/{descriptor}").readlink()
-        seen.append((synced.read_bytes() if synced.is_file() else synced, path.read_bytes()))
+    def record_fsync(descriptor: int) -> None:
+        synced_path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        snapshots.append(
+            (synced_path.read_bytes() if synced_path.is_file() else synced_path, path.read_bytes())
+        )
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "fsync", record_fsync)
     atomic_write.write_atomically(path, b"new", 0o644)
-    assert seen == [(b"new", b"old"), (tmp_path, b"new")]
+    assert snapshots == [(b"new", b"old"), (tmp_path, b"new")]
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    ("before", "given", "after"),
+    ("before", "requested", "after"),
     [
         (0o640, 0o644, 0o640),
         (0o600, 0o644, 0o600),
@@ -47,23 +49,23 @@ def test_content_is_synced_before_the_name_and_the_directory(
         (0o644, 0o600, 0o600),
         (None, 0o600, 0o600),
     ],
-    ids=["kept", "kept private", "kept for a group", "a secret's", "new"],
+    ids=["unchanged", "private", "group-readable", "secret", "new"],
 )
-def test_mode_is_kept_unless_the_file_contains_a_secret(
-    tmp_path: Path, before: int | None, given: int, after: int
+def test_mode_is_unchanged_unless_the_file_contains_a_secret(
+    tmp_path: Path, before: int | None, requested: int, after: int
 ) -> None:
-    """A file keeps its mode; but a secret that others may read gets the one that the caller says."""
+    """A file keeps its mode, but a secret that others can read gets the requested mode."""
     path = tmp_path / "a"
     if before is not None:
         path.touch()
         path.chmod(before)
-    atomic_write.write_atomically(path, b"new", given)
+    atomic_write.write_atomically(path, b"new", requested)
     assert (path.read_bytes(), mode(path)) == (b"new", after)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_owner_and_group_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A foreign owner keeps the file; where we may not give it, a file that others may read is written, and no other."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change owners")
+def test_owner_and_group_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file keeps its owner; without permission to set it, only files that others may read are written."""
     path = tmp_path / "a"
     path.touch()
     os.chown(path, 1234, 4321)
@@ -82,7 +84,7 @@ def test_owner_and_group_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    """What another user's link points to is not written."""
+    """The target of a symbolic link is not written."""
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"precious")
     target.chmod(0o600)
@@ -96,7 +98,7 @@ def test_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 def test_target_of_a_link_is_never_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
 ) -> None:
-    """The copy would be the directory owner's, who may not read the target: then nothing is replaced."""
+    """A copy would give the target to the directory's owner, so without hard links nothing is replaced."""
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"precious")
     link.symlink_to(target)
@@ -111,7 +113,7 @@ def test_target_of_a_link_is_never_copied(
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, overwrite: bool) -> None:
-    """A file that cannot be written, or a block that fails, leaves every file as it was."""
+    """A file that cannot be written, or a block that fails, changes no file."""
     old, new, directory = tmp_path / "old", tmp_path / "new", tmp_path / "directory"
     old.write_bytes(b"old")
     directory.mkdir()
@@ -130,25 +132,25 @@ def test_failure_changes_no_file_and_leaves_no_temporary(tmp_path: Path, *, over
         assert sorted(tmp_path.iterdir()) == [directory, old]
 
 
-def test_files_that_may_not_be_replaced_are_created_together(
+def test_files_without_overwrite_are_created_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No name is there before the end, nor after a failure; one that is taken by then keeps its content."""
+    """No file exists before the end or after a failure; a file that was created meanwhile keeps its content."""
     first, second, third = (tmp_path / name for name in "abc")
     with atomic_write.atomic_files(overwrite=False) as write:
         write(first, b"a", 0o600)
         write(second, b"b", 0o644)
         assert list(map(Path.exists, (first, second))) == [False, False]
 
-    def take(taken: Path) -> None:
+    def write_existing(path: Path) -> None:
         with atomic_write.atomic_files(overwrite=False) as write:
             write(third, b"other", 0o600)
-            write(taken, b"other", 0o600)
-            taken.write_bytes(b"a")
+            write(path, b"other", 0o600)
+            path.write_bytes(b"a")
 
     for path in (first, tmp_path / "d"):
         with pytest.raises(FileExistsError):
-            take(path)
+            write_existing(path)
     monkeypatch.setattr(os, "replace", mock.Mock(side_effect=OSError("full")))
     with pytest.raises(OSError, match="full"), atomic_write.atomic_files(overwrite=False) as write:
         write(third, b"other", 0o600)
@@ -161,7 +163,7 @@ def test_files_that_may_not_be_replaced_are_created_together(
 def test_files_are_restored_if_a_later_one_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool, last: bool
 ) -> None:
-    """What was replaced or created before has its old content, owner and mode again, also without hard links."""
+    """Replaced files get their old content and mode back, and new files are removed, also without hard links."""
     old, new, stuck = (tmp_path / name for name in ("old", "new", "stuck"))
     replace = os.replace
 
@@ -190,29 +192,29 @@ def test_files_are_restored_if_a_later_one_cannot_be_replaced(
 
 
 def test_atomic_directory_appears_with_its_files(tmp_path: Path) -> None:
-    """A block that fails leaves nothing; what an earlier process left is removed; one that exists is used."""
-    path, left = tmp_path / "a" / "b", tmp_path / "a" / ".certlet.new"
-    left.mkdir(parents=True)
-    (left / "key").touch()
-    with contextlib.suppress(ZeroDivisionError), atomic_write.atomic_directory(path) as place:
-        assert not (place / "key").exists()
+    """A failed block leaves nothing; remains of an earlier process are removed; an existing directory is used."""
+    path, remains = tmp_path / "a" / "b", tmp_path / "a" / ".certlet.new"
+    remains.mkdir(parents=True)
+    (remains / "key").touch()
+    with contextlib.suppress(ZeroDivisionError), atomic_write.atomic_directory(path) as directory:
+        assert not (directory / "key").exists()
         raise ZeroDivisionError
     assert list(path.parent.iterdir()) == []
     for name in ("c", "d"):
-        with atomic_write.atomic_directory(path) as place:
-            (place / name).touch()
+        with atomic_write.atomic_directory(path) as directory:
+            (directory / name).touch()
             assert path.exists() == (name == "d")
-    assert (sorted(each.name for each in path.iterdir()), mode(path)) == (["c", "d"], 0o700)
+    assert (sorted(entry.name for entry in path.iterdir()), mode(path)) == (["c", "d"], 0o700)
     with pytest.raises(NotADirectoryError), atomic_write.atomic_directory(path / "c"):
         pass
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change owners")
 @pytest.mark.parametrize("is_attacked", [True, False])
-def test_link_in_place_of_a_new_directory_is_not_followed(
+def test_link_instead_of_a_new_directory_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_attacked: bool
 ) -> None:
-    """The owner of a directory gets what root creates in it, and not what a link in it points to."""
+    """A new directory gets the owner of its parent; the target of a link keeps its owner."""
     (tmp_path / "target").mkdir()
     os.chown(tmp_path, 1234, 4321)
     if is_attacked:
@@ -223,26 +225,26 @@ def test_link_in_place_of_a_new_directory_is_not_followed(
 
 
 def test_directory_lock_is_exclusive(tmp_path: Path) -> None:
-    """The second waits until the first has ended, even if that failed; another directory's does not wait."""
-    done = threading.Event()
+    """A second lock waits until the first ends, also by an error; locks of other directories do not wait."""
+    acquired = threading.Event()
 
-    def second() -> None:
+    def lock_again() -> None:
         with atomic_write.locked_directory(tmp_path):
-            done.set()
+            acquired.set()
 
-    waiting = threading.Thread(target=second)
+    thread = threading.Thread(target=lock_again)
     (tmp_path / "other").mkdir()
     with contextlib.suppress(ZeroDivisionError), atomic_write.locked_directory(tmp_path):
-        waiting.start()
+        thread.start()
         with atomic_write.locked_directory(tmp_path / "other"):
-            assert not done.wait(0.2)
+            assert not acquired.wait(0.2)
         raise ZeroDivisionError
-    assert done.wait(10)
-    waiting.join()
+    assert acquired.wait(10)
+    thread.join()
 
 
 def test_lock_timeout_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any user who can read the directory can hold its lock: a command says so, and does not wait for ever."""
+    """Any user who can read the directory can hold its lock, so commands fail after a timeout."""
     monkeypatch.setattr(atomic_write, "LOCK_TIMEOUT", 0.1)
     with (
         atomic_write.locked_directory(tmp_path),
@@ -255,7 +257,7 @@ def test_lock_timeout_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_file_version_detects_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
-    """As a copy with `cp -p` does; a file that nobody wrote to has the version that it had."""
+    """A change by `cp -p`, for example, is detected; the version of an unchanged file stays the same."""
     path = tmp_path / "file"
     assert atomic_write.file_version(path) == ()
     path.write_text("a")

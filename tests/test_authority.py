@@ -75,8 +75,11 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
 def test_refusal_record_names_the_principal_and_the_request() -> None:
     """A refusal record has the names as sent and the hash of the key, if the request could be parsed."""
     log = RecordingLog()
-    other = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
-    authority, request = factories.authority(log), csrs.build("x\ny", ["dns:_.example", "email:a@b", other])
+    registered_id = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
+    authority, request = (
+        factories.authority(log),
+        csrs.build("x\ny", ["dns:_.example", "email:a@b", registered_id]),
+    )
     with pytest.raises(IssuanceError):
         authority.issue(issuance_request(csrs.encode_pem(request)))
     spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -84,18 +87,18 @@ def test_refusal_record_names_the_principal_and_the_request() -> None:
     assert log[0].common_name == "x\ny"
     assert log[0].subject_public_key_sha256 == hashlib.sha256(spki).hexdigest()
     assert b"\n" not in audit.serialize(log[0])[:-1]
-    unread, *_ = authority.issue_batch(
+    refusal, *_ = authority.issue_batch(
         [issuance_request(b"junk"), issuance_request(csrs.encode_pem(request))]
     )
-    assert isinstance(unread, IssuanceError)
+    assert isinstance(refusal, IssuanceError)
     assert (log[1].names, log[1].subject_public_key_sha256) == ((), "")
     assert log[2].names == log[0].names
 
 
 def test_unavailable_issuer_is_loaded_again() -> None:
     """After a failure the next request loads the issuer again, without a restart."""
-    answers = [CAUnavailable("the disk is gone"), LoadedCA(factories.create_issuer())]
-    authority = factories.authority(load_ca=Mock(side_effect=answers))
+    outcomes = [CAUnavailable("the disk is gone"), LoadedCA(factories.create_issuer())]
+    authority = factories.authority(load_ca=Mock(side_effect=outcomes))
     with pytest.raises(CAUnavailable):
         authority.issue(issuance_request(GOOD))
     assert authority.issue(issuance_request(GOOD)).certificate
@@ -117,7 +120,7 @@ def test_request_is_evaluated_at_one_time(later: timedelta) -> None:
     authority = factories.authority(log, clock=lambda: next(readings))
     certificate = authority.issue(issuance_request(GOOD)).certificate
     assert certificate.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(minutes=5)
-    assert [each.time for each in log] == ["2026-11-23T12:30:45Z"] * 2
+    assert [record.time for record in log] == ["2026-11-23T12:30:45Z"] * 2
     assert log[1].milliseconds == max(0, round(later.total_seconds() * 1000))
 
 
@@ -134,13 +137,13 @@ def test_audit_line_cannot_be_forged() -> None:
 
 def test_recorder_writes_complete_lines() -> None:
     """A failed or partial write is an OSError."""
-    read, write = os.pipe()
-    audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
-    assert json.loads(os.read(read, 1000))["event"] == "intent"
-    os.close(read)
+    read_end, write_end = os.pipe()
+    audit.fd_recorder(write_end)([AuditRecord("intent", "t", "r", "p", "server")])
+    assert json.loads(os.read(read_end, 1000))["event"] == "intent"
+    os.close(read_end)
     with pytest.raises(OSError, match="pipe"):
-        audit.fd_recorder(write)([AuditRecord("intent", "t", "r", "p", "server")])
-    os.close(write)
+        audit.fd_recorder(write_end)([AuditRecord("intent", "t", "r", "p", "server")])
+    os.close(write_end)
 
 
 def test_record_after_a_partial_line_starts_a_new_line(tmp_path: Path) -> None:
@@ -174,8 +177,8 @@ def test_failed_write_leaves_no_partial_line(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     record([AuditRecord("intent", "t", "r2", "p", "server")])
     os.close(descriptor)
-    part, line, rest = log.read_text().split("\n")
-    assert (part, json.loads(line)["request_id"], rest) == ('{"event":"int', "r2", "")
+    partial, line, remainder = log.read_text().split("\n")
+    assert (partial, json.loads(line)["request_id"], remainder) == ('{"event":"int', "r2", "")
 
 
 def test_audit_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
@@ -186,22 +189,22 @@ def test_audit_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
         "record = audit.fd_recorder(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND))\n"
         "for n in range(3000): record([AuditRecord('intent', 't', 'r', 'p', 'server', common_name='x' * (n % 900))] * (n % 3))"
     )
-    running = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", code, str(log)], env=servers.environ()) for _ in range(4)
     ]
-    assert [each.wait(60) for each in running] == [0] * 4
+    assert [process.wait(60) for process in processes] == [0] * 4
     lines = log.read_text().split("\n")
     assert lines.pop() == ""
     assert len(lines) == 12_000
     assert all(json.loads(line)["event"] == "intent" for line in lines)
 
 
-@pytest.mark.parametrize("fault", [CAError("no signature"), RuntimeError("a bug")])
-def test_unexpected_error_becomes_a_ca_error(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cause", [CAError("no signature"), RuntimeError("a bug")])
+def test_unexpected_error_becomes_a_ca_error(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request has an intent without a result, and the error has its cause for the log."""
     issuer, log = factories.create_issuer(), RecordingLog()
-    monkeypatch.setattr(issuer, "sign", Mock(side_effect=fault))
+    monkeypatch.setattr(issuer, "sign", Mock(side_effect=cause))
     with pytest.raises(CAError) as error:
         factories.authority(log, issuer=issuer).issue(issuance_request(GOOD))
-    assert fault in (error.value, error.value.__cause__)
+    assert cause in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]

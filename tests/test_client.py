@@ -94,10 +94,10 @@ def test_lost_response_is_retried_with_the_same_idempotency_key(
         ((200, {}, b"x" * 5000), 1, "the response has more than 4096 bytes"),
     ],
 )
-def test_failure_is_reported_after_the_right_number_of_attempts(
+def test_failure_is_reported_after_the_expected_number_of_attempts(
     monkeypatch: pytest.MonkeyPatch, response: Response, requests: int, message: str
 ) -> None:
-    """Redirects are not followed, bodies are neither decompressed nor unlimited, and long delays are not waited for."""
+    """The client does not follow redirects, decompress bodies, read large bodies or wait for long delays."""
     monkeypatch.setattr(client, "_MAX_RESPONSE", 4096)
     with scripted_server(*[response] * requests) as (url, _), pytest.raises(ClientError) as raised:
         client.sign(url, "key", SignRequest("csr"))
@@ -127,12 +127,12 @@ def test_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """The request goes to $http_proxy, with its credentials, except for hosts in $no_proxy."""
-    with scripted_server(OK) as (proxy, proxied), scripted_server(OK) as (url, received):
+    with scripted_server(OK) as (proxy, proxy_requests), scripted_server(OK) as (url, received):
         monkeypatch.setenv("http_proxy", proxy.replace("//", "//anna:p%40ss@"))
         client.sign("http://certlet.example", "key", SignRequest("csr"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         client.sign(url, "key", SignRequest("csr"))
-    ((path, headers),) = proxied
+    ((path, headers),) = proxy_requests
     assert (path, headers["proxy-authorization"]) == ("http://certlet.example/sign", "Basic YW5uYTpwQHNz")
     assert [path for path, _ in received] == ["/sign"]
     assert "proxy-authorization" not in received[0][1]
@@ -149,6 +149,6 @@ def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_malformed_url_or_api_key_is_refused(url: str, key: str, message: str) -> None:
-    """Neither reaches the network, nor a header."""
+    """A malformed URL or API key is refused before a connection is opened."""
     with pytest.raises(ClientError, match=message):
         client.sign(url, key, SignRequest("csr"))

@@ -1,4 +1,4 @@
-"""Revocation through the whole path: the command, the file, `GET /ca.crl`, and what others make of it."""
+"""Revocation through the whole path: the command, the file, `GET /ca.crl`, openssl and pkilint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests import csrs, factories
 from tests.assertions import assert_problem
 from tests.servers import Server, certlet, certlet_server, run
 
-OWN = """\
+PROFILES = """\
 profiles:
   server: {revocation: crl, crl: "http://ca.example.com/ca.crl"}
 """
@@ -36,12 +36,12 @@ def sign(server: Server, profile: str = "server") -> str:
 def verify(directory: Path, leaf: str, crl: str = "ca.crl.pem") -> str:
     """Return the output of `openssl verify -crl_check` for a certificate."""
     command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", "root.pem"]
-    given = ["-CRLfile", crl] if crl else []
-    done = run(*command, "-untrusted", "chain.pem", *given, leaf, cwd=directory, check=False)
-    return done.stdout + done.stderr
+    crl_options = ["-CRLfile", crl] if crl else []
+    result = run(*command, "-untrusted", "chain.pem", *crl_options, leaf, cwd=directory, check=False)
+    return result.stdout + result.stderr
 
 
-def backdated(ca: Path) -> None:
+def backdate_entries(ca: Path) -> None:
     """Move all dates of the list ten minutes back, as if the next window had begun."""
     path = ca / "revoked.yaml"
     earlier = f"{datetime.now(UTC) - timedelta(minutes=10):%Y-%m-%dT%H:%M:%SZ}"
@@ -53,19 +53,19 @@ def fetch(server: Server, directory: Path) -> x509.CertificateRevocationList:
     """Save `GET /ca.crl` for openssl, with the chain and the root."""
     (directory / "chain.pem").write_bytes(server.request("GET", "/ca.pem").body)
     (directory / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
-    answer = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/pkix-crl")
-    assert answer.headers["Cache-Control"] == "public, max-age=300"
-    crl = x509.load_der_x509_crl(answer.body)
+    response = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
+    assert (response.status, response.headers["Content-Type"]) == (200, "application/pkix-crl")
+    assert response.headers["Cache-Control"] == "public, max-age=300"
+    crl = x509.load_der_x509_crl(response.body)
     (directory / "ca.crl.pem").write_bytes(crl.public_bytes(Encoding.PEM))
-    (directory / "ca.crl").write_bytes(answer.body)
+    (directory / "ca.crl").write_bytes(response.body)
     assert lint(directory / "ca.crl") == []
     return crl
 
 
 def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     """A certificate with a CRL URL, revoked by file or serial number, is on the CRL, and openssl rejects it."""
-    (tmp_path / "own.yaml").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(PROFILES)
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         for name in ("a", "b", "c"):
             (tmp_path / f"{name}.pem").write_text(sign(server))
@@ -75,14 +75,14 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     leaf = x509.load_pem_x509_certificate((tmp_path / "a.pem").read_bytes())
     points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     assert points[0].full_name == [x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")]
-    assert not [each for each in leaf.extensions if each.oid.dotted_string == "2.5.29.56"]
-    done = certlet("revoke", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert b"Warning" not in done.stdout
-    other = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
-    assert not certlet("revoke", encoding.format_serial(other.serial_number), cwd=tmp_path).returncode
+    assert not [extension for extension in leaf.extensions if extension.oid.dotted_string == "2.5.29.56"]
+    result = certlet("revoke", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert b"Warning" not in result.stdout
+    second = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
+    assert not certlet("revoke", encoding.format_serial(second.serial_number), cwd=tmp_path).returncode
     assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
-    backdated(tmp_path / "ca")
+    backdate_entries(tmp_path / "ca")
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         crl = fetch(server, tmp_path)
     assert len(list(crl)) == 3
@@ -98,27 +98,27 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
 
 def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     """After a rollover the new CA's CRL has the old entries, but does not cover the old CA's certificates."""
-    (tmp_path / "own.yaml").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(PROFILES)
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
         (tmp_path / "before.pem").write_text(sign(server))
     assert not certlet("revoke", "before.pem", "--ca", "old", cwd=tmp_path).returncode
-    backdated(tmp_path / "old")
+    backdate_entries(tmp_path / "old")
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
         (tmp_path / "after.pem").write_text(sign(server))
         crl = fetch(server, tmp_path)
     revoked = x509.load_pem_x509_certificate((tmp_path / "before.pem").read_bytes()).serial_number
-    assert [each.serial_number for each in crl] == [revoked]
+    assert [entry.serial_number for entry in crl] == [revoked]
     assert "after.pem: OK" in verify(tmp_path, "after.pem")
     assert "unable to get certificate CRL" in verify(tmp_path, "before.pem")
     (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEADER)
-    for name, warned in (("before.pem", True), ("after.pem", False)):
-        said = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
-        assert (b"from the previous CA, whose CRL is no longer signed" in said) is warned
+    for name, has_warning in (("before.pem", True), ("after.pem", False)):
+        output = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
+        assert (b"from the previous CA, whose CRL is no longer signed" in output) is has_warning
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["xyz"], "'xyz' is not a serial number: write at most 20 octets in hexadecimal, or an existing file"),
         (["other.pem"], "other.pem is not a certificate of the CA in ca"),
@@ -128,18 +128,18 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
         (["0a", "--ca", "nowhere"], "no CA in nowhere: pass another directory as --ca, or create a CA with certlet init"),
     ],
 )  # fmt: skip
-def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
     """Another CA's certificate, an invalid or a repeated serial number: one line of error, list unchanged."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
-        file.write('- {serial: "0b", at: 2026-01-01T00:00:00Z}  # as somebody wrote it\n')
+        file.write('- {serial: "0b", at: 2026-01-01T00:00:00Z}  # written by hand\n')
     before = path.read_text()
     run = certlet("revoke", *arguments, cwd=tmp_path)
     assert run.returncode
-    assert words in run.stderr.decode()
+    assert message in run.stderr.decode()
     assert path.read_text() == before
 
 
@@ -156,19 +156,19 @@ def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
     assert text.splitlines()[-1].startswith('- {"serial": "0c"')
     assert path.stat().st_mode & 0o777 == 0o640
     path.write_text('[{serial: "0b", at: 2026-01-01T00:00:00Z}]')
-    refused = certlet("revoke", "0c", cwd=tmp_path)
-    assert refused.returncode
-    assert b'does not have one entry per line; add this line yourself: - {"serial": "0c"' in refused.stderr
+    result = certlet("revoke", "0c", cwd=tmp_path)
+    assert result.returncode
+    assert b'does not have one entry per line; add this line yourself: - {"serial": "0c"' in result.stderr
 
 
-def test_concurrent_revocations_are_all_kept(tmp_path: Path) -> None:
+def test_concurrent_revocations_are_all_listed(tmp_path: Path) -> None:
     """Concurrent revocations wait for each other, and all of them are in the list."""
     (tmp_path / "revoked.yaml").write_bytes(revocation_file.HEADER)
     now = datetime.now(UTC).replace(microsecond=0)
     entries = [RevokedCertificate(number, now) for number in range(1, 41)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(functools.partial(revocation_file.add_revoked, tmp_path, record=lambda: None), entries))
-    assert revocation_file.load_revoked(tmp_path) == {each.serial_number: each for each in entries}
+    assert revocation_file.load_revoked(tmp_path) == {entry.serial_number: entry for entry in entries}
 
 
 def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
@@ -176,17 +176,17 @@ def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     path = tmp_path / "ca" / "revoked.yaml"
     path.write_text("- {serial: 10, at: 2026-01-01T00:00:00Z}")
-    with certlet_server(tmp_path) as server:  # with the first of them from its start
+    with certlet_server(tmp_path) as server:  # it starts with the first list
         for text in (path.read_bytes(), b"{}", b"a: [", b"\xff", None):
             path.unlink()
             if text is not None:
                 path.write_bytes(text)
-            told = len(server.read_log())
-            found = assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
-            assert "revoked.yaml" not in found["detail"]
-            assert "revoked.yaml" in server.read_log()[told:]
+            log_length = len(server.read_log())
+            problem = assert_problem(server.request("GET", "/ca.crl"), 503, "unavailable")
+            assert "revoked.yaml" not in problem["detail"]
+            assert "revoked.yaml" in server.read_log()[log_length:]
             assert sign(server)
-        path.write_text("[]")  # from here on a list is good for five minutes
+        path.write_text("[]")  # the server keeps a valid CRL for five minutes
         assert not list(fetch(server, tmp_path))
 
 
@@ -198,9 +198,9 @@ def lint(crl: Path) -> list[dict[str, str]]:
     return [finding for result in results for finding in result["finding_descriptions"]]
 
 
-@pytest.mark.parametrize("kind", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
+@pytest.mark.parametrize("key_type", ["p-256", "rsa-2048", "ed25519", "ml-dsa-44"])
 @pytest.mark.parametrize("entries", [0, 2])
-def test_crl_passes_pkilint(tmp_path: Path, kind: str, entries: int) -> None:
+def test_crl_passes_pkilint(tmp_path: Path, key_type: str, entries: int) -> None:
     """pkilint has no findings for our CRLs, empty or not."""
     now = datetime.now(UTC)
     yesterday = now - timedelta(days=1)
@@ -208,9 +208,11 @@ def test_crl_passes_pkilint(tmp_path: Path, kind: str, entries: int) -> None:
         RevokedCertificate(7, yesterday, x509.ReasonFlags.superseded),
         RevokedCertificate(8, yesterday),
     ]
-    listed = {each.serial_number: each for each in revoked[:entries]}
-    made = factories.authority(issuer=factories.create_issuer(kind), now=now, load_revoked=lambda: listed)
-    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(made.current_crl()))
+    entries_by_serial = {entry.serial_number: entry for entry in revoked[:entries]}
+    authority = factories.authority(
+        issuer=factories.create_issuer(key_type), now=now, load_revoked=lambda: entries_by_serial
+    )
+    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(authority.current_crl()))
     assert lint(tmp_path / "ca.crl") == []
 
 

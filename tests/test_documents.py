@@ -1,6 +1,6 @@
-"""The README and the pages of docs/: their commands work and print what is below them, and what they name exists.
+"""The README and the pages of docs/: their commands work with the documented output, and what they mention exists.
 
-Each page runs in one shell. Commands that no test here runs are in `NOT_RUN`, with the reason.
+Each page runs in one shell. `NOT_RUN` lists the commands that this module does not run, with the reason.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (RE
 OTHERS = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MARK = "<!-- not run: AWS -->\n"
-# How commands begin that no page's shell runs, and what checks them.
+# Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
     "make": "the Makefile's targets, below; make ci",
-    "sudo": "needs a host of its own; tests/est/test_proxies.py starts the unit's command",
+    "sudo": "needs a separate host; tests/est/test_proxies.py starts the unit's command",
     "certlet serve": "test_server_starts_as_documented",
     "openapi-generator-cli": "tests/clients",
     "openapi-python-client": "tests/clients",
     "npx": "tests/clients",
 }
-# Needs an AWS account: nothing runs these. They are marked in the pages.
+# Commands that need an AWS account: no test runs them. The pages mark them.
 AWS = {
     "export CERTLET_CA_PASSPHRASE=$(openssl rand -base64 24)",
     "make setup && .venv/bin/certlet init ca && mv ca/root-ca.key /somewhere/safe",
@@ -48,14 +48,14 @@ EC = "ec -pkeyopt ec_paramgen_curve:P-256"
 
 
 def transcript(text: str) -> list[tuple[str, str]]:
-    """The commands at the prompts of a page, each with the output below it."""
+    """Return the commands of a page, each with its output."""
     blocks = re.findall(r"^```console\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     parts = re.split(r"^\$ ((?:.*\\\n)*.*)\n", "".join(blocks), flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def pattern(output: str) -> str:
-    """A regular expression for output: `…` stands for any text, and a time for any time."""
+    """Return a regular expression for output: `…` matches any text, and a time matches any time."""
     parts = [re.escape(TIME.sub("TIME", part)) for part in output.split("…")]
     return ".*?".join(parts).replace("TIME", TIME.pattern)
 
@@ -99,7 +99,7 @@ def api_key(server: Server) -> str:
 
 
 def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, int]]:
-    """Run commands in one shell, in a directory with the CA and the files that they name: outputs and statuses."""
+    """Run commands in one shell, in a directory with the CA and the files that they name; return outputs and statuses."""
     servers.create_script(cwd / ".venv/bin/certlet")
     servers.create_script(cwd / ".venv/bin/systemctl", "")
     (cwd / "ca").symlink_to(server.log.parent / "ca")
@@ -109,14 +109,14 @@ def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, i
             (cwd / file.name).write_text(file.read_text().replace("8443", port))
     lines = ["exec 2>&1", "trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
     for command in commands:
-        if "api-key add" in command:  # it would register the key of the environment, which the server has
+        if "api-key add" in command:  # it would add the key in the environment, which is already registered
             lines.append("unset CERTLET_API_KEY")
         lines += [command, "sleep 1" if command.endswith("&") else "", 'printf "\\001%s\\001" "$?"']
     script = "\n".join(lines).replace("http://127.0.0.1:8080", server.url).replace("8443", port)
     environ = servers.environ(CERTLET_API_KEY=api_key(server), CERTLET_URL=server.url)
     environ["PATH"] = f"{cwd / '.venv/bin'}:{Path(sys.executable).parent}:{environ['PATH']}"
-    done = servers.run("bash", "-c", script, cwd=cwd, env=environ, check=False)
-    parts = done.stdout.split("\001")
+    result = servers.run("bash", "-c", script, cwd=cwd, env=environ, check=False)
+    parts = result.stdout.split("\001")
     return list(zip(parts[0::2], map(int, parts[1::2]), strict=False))
 
 
@@ -124,7 +124,7 @@ def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, i
     "name", [name for name, text in DOCUMENTS.items() if transcript(text.replace(MARK, ""))]
 )
 def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> None:
-    """Each command of the page succeeds, and prints the output that is shown; the README's last one is refused."""
+    """Each command of the page succeeds with the documented output; the README's last one is refused."""
     text = re.sub(f"{MARK}```.*?```", "", DOCUMENTS[name], flags=re.DOTALL)
     steps = [(command, output) for command, output in transcript(text) if is_run(command)]
     results = run_all([command for command, _ in steps], server, tmp_path)
@@ -135,24 +135,24 @@ def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
-def test_first_start_prints_what_is_shown(name: str, server: Server) -> None:
+def test_first_start_prints_the_documented_output(name: str, server: Server) -> None:
     """`make run` prints a form, an API key and two commands."""
-    (shown,) = re.findall(r"```console\n\$ make run\n(.*?)```", DOCUMENTS[name], re.DOTALL)
+    (output,) = re.findall(r"```console\n\$ make run\n(.*?)```", DOCUMENTS[name], re.DOTALL)
     assert "\nrun: setup\n\t.venv/bin/certlet serve\n" in (ROOT / "Makefile").read_text()
-    shown = shown.replace("/home/you/certlet", str(server.log.parent)).replace("0yRrn1nZ", "")
-    shown = shown.replace("http://127.0.0.1:8080", server.url)
-    assert re.fullmatch(pattern(shown), "\n".join(server.output) + "\n", re.DOTALL), server.output
+    output = output.replace("/home/you/certlet", str(server.log.parent)).replace("0yRrn1nZ", "")
+    output = output.replace("http://127.0.0.1:8080", server.url)
+    assert re.fullmatch(pattern(output), "\n".join(server.output) + "\n", re.DOTALL), server.output
 
 
-def test_commands_that_the_server_prints_sign(server: Server, tmp_path: Path) -> None:
+def test_commands_printed_by_the_server_create_a_certificate(server: Server, tmp_path: Path) -> None:
     """The last two commands, pasted into a shell, create a key, a CSR and a certificate with its chain."""
     commands = "\n".join(server.output[-3:]).partition("  ")[2]
-    done = servers.run("sh", "-ec", commands, cwd=tmp_path)
-    assert done.stdout.count("-----BEGIN CERTIFICATE-----") == 2
+    result = servers.run("sh", "-ec", commands, cwd=tmp_path)
+    assert result.stdout.count("-----BEGIN CERTIFICATE-----") == 2
 
 
 def test_commands_in_the_text_of_the_readme_work(server: Server, tmp_path: Path) -> None:
-    """The commands in the README's tables, in their order."""
+    """The commands in the README's tables succeed in this order."""
     commands = [code for code in inline_code(DOCUMENTS["README.md"]) if re.match(r"certlet \S+ |curl ", code)]
     commands = [command for command in commands if is_run(command)]
     assert len(commands) == 10
@@ -173,7 +173,7 @@ SERVE = sorted(
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in SERVE if not any(other.startswith(f"{command} ") for other in SERVE)]
+    "command", [command for command in SERVE if not any(longer.startswith(f"{command} ") for longer in SERVE)]
 )
 def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
     options = shlex.split(command.replace("8081", "0").replace("0.0.0.0", "127.0.0.1"))[2:]  # noqa: S104 - replaced
@@ -183,18 +183,18 @@ def test_server_starts_as_documented(command: str, tmp_path: Path) -> None:
 
 def test_commands_for_aws_are_marked() -> None:
     """A block that needs AWS has a mark; its commands are those of `AWS`."""
-    marked = [
+    commands = [
         command
         for text in DOCUMENTS.values()
         for block in re.findall(f"{MARK}(```.*?```)", text, re.DOTALL)
         for command, _ in transcript(block)
     ]
-    assert set(marked) == AWS
-    rest = "".join(re.sub(f"{MARK}```.*?```", "", text, flags=re.DOTALL) for text in DOCUMENTS.values())
-    assert not [command for command, _ in transcript(rest) if re.match("aws|sam", command)]
+    assert set(commands) == AWS
+    unmarked = "".join(re.sub(f"{MARK}```.*?```", "", text, flags=re.DOTALL) for text in DOCUMENTS.values())
+    assert not [command for command, _ in transcript(unmarked) if re.match("aws|sam", command)]
 
 
-def test_targets_and_environments_exist() -> None:
+def test_documented_targets_and_environments_exist() -> None:
     """Each `make TARGET` and `tox -e ENVIRONMENT` exists."""
     text = "\n".join((*DOCUMENTS.values(), *OTHERS.values()))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -203,8 +203,8 @@ def test_targets_and_environments_exist() -> None:
     assert set(re.findall(r"`tox -e ([a-z]+)", text)) <= environments
 
 
-def test_options_exist() -> None:
-    """Each command of `certlet` that a document names exists, and has the options that it is shown with."""
+def test_documented_options_exist() -> None:
+    """Each `certlet` command in a document exists and has the documented options."""
     options = {
         name.removeprefix("certlet "): {flag for option in context.command.params for flag in option.opts}
         for name, context in reference.commands()
@@ -219,11 +219,11 @@ def test_options_exist() -> None:
             ), code
 
 
-def test_files_and_tests_exist() -> None:
+def test_documented_files_and_tests_exist() -> None:
     """Each file of the repository and each test that a document names exists."""
-    defined = set()
+    tests = set()
     for path in (ROOT / "tests").rglob("*.py"):
-        defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) | {path.name}
+        tests |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) | {path.name}
     for name, text in {**DOCUMENTS, **OTHERS}.items():
         for code in inline_code(text):
             if re.fullmatch(r"(service|deploy|bench|tests)/[\w./-]+", code):
@@ -231,18 +231,18 @@ def test_files_and_tests_exist() -> None:
             elif re.fullmatch(r"(pki|web|gateway|cli|keystore)/\w+\.py", code):
                 assert (ROOT / "service" / code).exists(), (name, code)
             elif re.fullmatch(r"test_\w+(\.py)?", code):
-                assert code in defined, (name, code)
+                assert code in tests, (name, code)
 
 
-def test_links_in_the_repository_lead_to_files() -> None:
-    """Relative links of the documents at the top (those of docs/ are checked by `tox -e docs`)."""
+def test_links_in_the_repository_point_to_files() -> None:
+    """Relative links of the documents in the root point to files (`tox -e docs` checks the links in docs/)."""
     for name, text in {"README.md": DOCUMENTS["README.md"], **OTHERS}.items():
         for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
             assert "://" in link or (ROOT / link).exists(), (name, link)
 
 
 def test_every_page_marker_is_generated() -> None:
-    """Each generated part is on a page, and each marker names a part; each command is in the reference."""
+    """Each generated part is on exactly one page, and each marker names a part that is not empty."""
     markers = [name for text in DOCUMENTS.values() for name in reference.MARKER.findall(text)]
     assert sorted(markers) == sorted(reference.PARTS)
     assert {type(context.command) for _, context in reference.commands()} <= {click.Command, click.Group}
@@ -256,12 +256,12 @@ def test_settings_and_fields_are_documented() -> None:
     variables = set(re.findall(r"\"(CERTLET_[A-Z0-9_]+)\"", sources))
     assert variables == set(re.findall(r"`(CERTLET_[A-Z0-9_]+)`", DOCUMENTS["docs/reference/settings.md"]))
     fields = set(re.findall(r"^\| (`.+?`) \|", DOCUMENTS["docs/reference/audit-log.md"], re.MULTILINE))
-    documented = {name for cell in fields for name in re.findall("`([a-z0-9_]+)`", cell)}
-    assert set(audit.AuditRecord._fields) | {"intent", "result", "refusal", "revocation"} == documented
+    field_names = {name for cell in fields for name in re.findall("`([a-z0-9_]+)`", cell)}
+    assert set(audit.AuditRecord._fields) | {"intent", "result", "refusal", "revocation"} == field_names
 
 
-def test_urls_of_other_hosts_are_found(tmp_path: Path) -> None:
-    """The site's check reports what a page or a style sheet loads from another host, and no link."""
+def test_urls_of_other_hosts_are_reported(tmp_path: Path) -> None:
+    """The check reports resources that a page or style sheet loads from other hosts; it ignores links."""
     (tmp_path / "a.html").write_text(
         '<a href="https://a.example/"></a><link href="//b.example/b.css"><script src="c.js"></script>'
         '<img src="https://d.example/d.png">'

@@ -1,4 +1,4 @@
-"""The whole path: HTTP, gateway, event, aws-wsgi, Connexion, operations, authority, core."""
+"""The whole path of a request: HTTP, gateway, event, aws-wsgi, Connexion, operations, authority, pki."""
 
 from __future__ import annotations
 
@@ -158,16 +158,16 @@ def test_shorter_validity_may_be_requested(server: Server) -> None:
     """`validity` and `not_after` set the end of the certificate, in JSON and in the query."""
     signed = assert_documented("/sign", "post", server.sign({"csr": GOOD, "validity": "PT1H"}))
     certificate = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
-    span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    assert span == timedelta(hours=1, seconds=-1)
+    validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert validity == timedelta(hours=1, seconds=-1)
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     not_after = f"{end:%Y-%m-%dT%H:%M:%SZ}"
     assert server.sign({"csr": GOOD, "not_after": not_after}).json()["not_after"] == not_after
     for query, expected in ((f"not_after={not_after}", end), ("validity=P1D", None)):
         response = server.request("POST", f"/sign.pem?{query}", GOOD.encode(), KEY | PEM)
         certificate = x509.load_pem_x509_certificate(response.body)
-        span = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-        assert certificate.not_valid_after_utc == expected if expected else span < timedelta(days=1)
+        validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        assert certificate.not_valid_after_utc == expected if expected else validity < timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_shorter_validity_may_be_requested(server: Server) -> None:
     ],
 )
 def test_invalid_validity_is_refused(server: Server, options: dict[str, object], field: str) -> None:
-    """Too long, too short, an invalid date, or two values are 422; tests/test_validators.py tests the 400s."""
+    """A validity that is too long or too short, an invalid date, or two values are 422; tests/test_validators.py tests the 400s."""
     problem = assert_problem(server.sign({"csr": GOOD, **options}), 422, "rejectedValidity")
     assert {error["field"] for error in problem["errors"]} == {field}
 
@@ -227,8 +227,8 @@ def test_retry_returns_the_same_certificate(server: Server) -> None:
     assert certificates[0]["idempotent_until"] > certificates[0]["not_before"]
     pem = server.request("POST", "/sign.pem", GOOD.encode(), KEY | PEM | key).body.decode()
     assert pem == certificates[0]["crt_pem"] + certificates[0]["chain_pem"]
-    other = server.request("POST", "/sign", body, JSON | {"Idempotency-Key": uuid7()}).json()
-    assert other["serial_number"] != certificates[0]["serial_number"]
+    second = server.request("POST", "/sign", body, JSON | {"Idempotency-Key": uuid7()}).json()
+    assert second["serial_number"] != certificates[0]["serial_number"]
     assert "idempotent_until" not in server.sign({"csr": GOOD}).json()
 
 

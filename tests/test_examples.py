@@ -22,10 +22,10 @@ ANY = "x-amazon-apigateway-any-method"
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     """Start the servers that the examples need."""
-    with examples.sites(tmp_path_factory.mktemp("examples")) as running:
-        yield running
+    with examples.start_sites(tmp_path_factory.mktemp("examples")) as example_sites:
+        yield example_sites
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,24 +64,24 @@ REQUESTS = [
 ]
 
 
-def test_each_body_has_an_example() -> None:
+def test_every_body_has_an_example() -> None:
     """Each media type of a request or response body has an example, and each example is used."""
     for operation_name, operation in operations():
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
             assert content["example"], (operation_name, media_type)
-    used = set()
+    names = set()
     for operation_name, status, _, content in responses_with_body():
         assert content["examples"], operation_name
         for name in example_names(content):
             assert EXAMPLES[name].status == int(status), operation_name
-            used.add(name)
-    assert used == set(EXAMPLES_IN_CONTRACT) == set(EXAMPLES)
+            names.add(name)
+    assert names == set(EXAMPLES_IN_CONTRACT) == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_response_equals_the_example(at: Sites, name: str) -> None:
+def test_response_equals_the_example(sites: Sites, name: str) -> None:
     """The response has the status, media type and schema of the example, and equals it except for times and keys."""
-    response = EXAMPLES[name].send(at)
+    response = EXAMPLES[name].send(sites)
     assert response.status == EXAMPLES[name].status, response.body
     assert EXAMPLES_IN_CONTRACT[name]["summary"] == EXAMPLES[name].summary
     assert normalize(value(response)) == normalize(EXAMPLES_IN_CONTRACT[name]["value"])
@@ -98,16 +98,16 @@ def test_response_equals_the_example(at: Sites, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "media_type"), REQUESTS)
-def test_example_request_is_accepted(at: Sites, name: str, media_type: str) -> None:
+def test_example_request_is_accepted(sites: Sites, name: str, media_type: str) -> None:
     """The example request of each operation and media type gets the example of its success."""
     if name.endswith("implereenroll"):  # with a client certificate of the profile peer
         label = "/peer" if "Labelled" in name else ""
-        response = examples.renew_with_certificate(at, f"{label}/simplereenroll")
+        response = examples.renew_with_certificate(sites, f"{label}/simplereenroll")
     elif name.startswith("est"):
         path = "/.well-known/est/server/simpleenroll" if "Labelled" in name else ""
-        response = examples.send_example(at.tls, name, path, media_type)
+        response = examples.send_example(sites.tls, name, path, media_type)
     else:
-        response = examples.send_example(at.plain, name, media_type=media_type)
+        response = examples.send_example(sites.plain, name, media_type=media_type)
     responses = openapi.operations_by_id(DOCUMENT)[name]["responses"]
     (success,) = [
         example for content in responses["200"]["content"].values() for example in example_names(content)
@@ -132,8 +132,8 @@ def test_normalize_keeps_differences(name: str) -> None:
         assert normalize(example + "x") != normalize(example)
     for *path, last in paths(example):
         for change in ("remove", "type", "text"):
-            changed = copy.deepcopy(example)
-            node = changed
+            modified = copy.deepcopy(example)
+            node = modified
             for key in path:
                 node = node[key]
             if change == "remove":
@@ -144,16 +144,16 @@ def test_normalize_keeps_differences(name: str) -> None:
                 node[last] += "x"
             else:
                 continue
-            assert normalize(changed) != normalize(example), (path, last, change)
+            assert normalize(modified) != normalize(example), (path, last, change)
 
 
-def test_normalize_keeps_the_content_of_certificates(at: Sites) -> None:
+def test_normalize_keeps_the_content_of_certificates(sites: Sites) -> None:
     """A certificate with another profile, name or validity does not equal the example."""
     body = DOCUMENT["paths"]["/sign"]["post"]["requestBody"]["content"]["application/json"]["example"]
     expected = normalize(EXAMPLES_IN_CONTRACT["sign"]["value"])["crt_pem"]
 
     def sign(**change: str) -> Response:
-        return at.plain.sign({**body, **change})
+        return sites.plain.sign({**body, **change})
 
     assert normalize(sign().json()["crt_pem"]) == expected
     for change in ({"profile": "client"}, {"validity": "P89D"}, {"csr": examples.build_other_csr()}):

@@ -44,16 +44,16 @@ def helps() -> Texts:
 def contract() -> Texts:
     """The texts of openapi.yaml for readers."""
 
-    def walk(node: Any, place: str) -> Texts:
+    def walk(node: Any, path: str) -> Texts:
         if isinstance(node, dict):
             for key, value in node.items():
                 is_text = key in {"description", "summary", "title", "detail", "meaning", "remedy"}
                 if is_text and isinstance(value, str):
-                    yield f"{place}/{key}", value
-                yield from walk(value, f"{place}/{key}")
+                    yield f"{path}/{key}", value
+                yield from walk(value, f"{path}/{key}")
         elif isinstance(node, list):
             for index, value in enumerate(node):
-                yield from walk(value, f"{place}/{index}")
+                yield from walk(value, f"{path}/{index}")
 
     yield from walk(openapi.load(), "openapi.yaml")
 
@@ -71,9 +71,11 @@ def code() -> Texts:
 
 
 @pytest.mark.parametrize("texts", [documents, helps, contract, code])
-def test_words_are_plain(texts: Callable[[], Texts]) -> None:
-    """No text has one of the words, except where it is allowed; and each exception still occurs."""
-    matches = [(place, match[0].lower(), text) for place, text in texts() for match in WORDS.finditer(text)]
+def test_texts_use_plain_words(texts: Callable[[], Texts]) -> None:
+    """No text contains one of the words without an exception, and each exception still occurs."""
+    matches = [
+        (location, match[0].lower(), text) for location, text in texts() for match in WORDS.finditer(text)
+    ]
     assert [entry for entry in matches if entry[:2] not in ALLOWED] == []
-    places = {place for place, _ in texts()}
-    assert {entry for entry in ALLOWED if entry[0] in places} <= {entry[:2] for entry in matches}
+    locations = {location for location, _ in texts()}
+    assert {entry for entry in ALLOWED if entry[0] in locations} <= {entry[:2] for entry in matches}

@@ -48,7 +48,7 @@ def test_yaml_source_locates_every_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "line", "message"),
     [
         ("a: 1\nb: [\n", 3, "not YAML"),
         ("default:\tclient", 1, "not YAML"),
@@ -65,9 +65,9 @@ def test_yaml_source_locates_every_value() -> None:
         ("a:\n  <<: 7", 2, "<< can merge only mappings"),
     ],
 )  # fmt: skip
-def test_yaml_without_json_equivalent_is_refused(text: str, line: int, words: str) -> None:
-    """Values that JSON has not, what refers to itself, and what a few lines of aliases blow up."""
-    with pytest.raises(OverridesError, match=words) as refusal:
+def test_yaml_without_json_equivalent_is_refused(text: str, line: int, message: str) -> None:
+    """Types that JSON does not have, recursive values, and aliases that expand to too many values."""
+    with pytest.raises(OverridesError, match=message) as refusal:
         YAMLSource(text)
     assert [line for line, _ in refusal.value.problems] == [line]
 
@@ -76,7 +76,7 @@ def test_yaml_without_json_equivalent_is_refused(text: str, line: int, words: st
     st.text(alphabet="ab:-[]{}&*<!'\"?|>%@` \n\t0.") | st.binary().map(lambda data: data.decode("latin-1"))
 )
 def test_yaml_source_never_crashes(text: str) -> None:
-    """Any text is JSON then, or refused with a line."""
+    """Any text is parsed as JSON values, or refused with a line."""
     try:
         json.dumps(YAMLSource(text).data)
     except OverridesError as error:
@@ -102,7 +102,7 @@ def test_yaml_source_never_crashes(text: str) -> None:
 def test_overrides_with_problems_are_refused(
     tmp_path: Path, text: str | bytes, problems: list[tuple[int, str]]
 ) -> None:
-    """Every problem has its line, whether of the file or of the merged profiles; one line has them all."""
+    """Each problem has its line, also those of the merged profiles; one message lists all problems."""
     path = tmp_path / "own.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(OverridesError) as refusal:
@@ -127,7 +127,7 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
 
 
 def names(**kinds: object) -> dict[str, object]:
-    """A change of a profile's names."""
+    """Return a change of a profile's names."""
     return {"names": kinds}
 
 
@@ -148,7 +148,7 @@ def names(**kinds: object) -> dict[str, object]:
     ],
 )  # fmt: skip
 def test_profile_is_accepted(change: dict[str, Any]) -> None:
-    """Every member, in every form that it has."""
+    """Every member is accepted in each of its forms."""
     verify_policy(
         {"profiles": {"server": GOOD | change}, "default": "server", "principals": {"ci": {"dns": {}}}}
     )
@@ -160,7 +160,7 @@ DOMAIN = "is not a DNS name"
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "words"),
+    ("change", "path", "message"),
     [
         ({"validity": "P1Y"}, "validity", f"'P1Y': expected {DURATION}"),
         ({"validity": "P99999D"}, "validity", "longer than 10000 days"),
@@ -206,26 +206,26 @@ DOMAIN = "is not a DNS name"
         ({"colour": "red"}, "colour", "unknown key"),
     ],
 )  # fmt: skip
-def test_malformed_profile_is_refused(change: dict[str, Any], place: str, words: str) -> None:
-    """Every member is checked, by the schema or by code, and the one fault says where it is."""
+def test_malformed_profile_is_refused(change: dict[str, Any], path: str, message: str) -> None:
+    """Every member is checked, by the schema or by code; the violation has its path."""
     with pytest.raises(ProfileError) as refusal:
         verify_policy({"profiles": {"server": GOOD | change}, "default": "server", "principals": {}})
-    (fault,) = refusal.value.violations
-    assert ".".join(map(str, fault.path)) == f"profiles.server.{place}"
-    assert words in fault.detail
+    (violation,) = refusal.value.violations
+    assert ".".join(map(str, violation.path)) == f"profiles.server.{path}"
+    assert message in violation.detail
 
 
 def test_violations_of_all_profiles_are_collected() -> None:
-    """One refusal lists every fault of every profile, the default and the principals, and of the names of these."""
-    shared, other = (
+    """One refusal lists all violations of the profiles, the default and the principals."""
+    shared, reversed_policies = (
         GOOD | {"certificate_policies": oids} for oids in (["1.2.3", "1.2.4"], ["1.2.4", "1.2.3"])
     )
     brief = shared | {"validity": "PT1M"}
-    profiles = {"a": brief, "b": shared, "c": other, "d": shared, "B!\n": {}, "e": 7}
+    profiles = {"a": brief, "b": shared, "c": reversed_policies, "d": shared, "B!\n": {}, "e": 7}
     principals = {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}}
     with pytest.raises(ProfileError) as refusal:
         verify_policy({"profiles": profiles, "default": "f", "principals": principals})
-    for words in (
+    for message in (
         "profiles.a.validity: less than a minute",
         "profiles.d.certificate_policies.0: the first policy of profile 'b' is the same",
         "profiles.B!\\n: 'B!\\n': expected a profile name: 1 to 32",
@@ -235,12 +235,12 @@ def test_violations_of_all_profiles_are_collected() -> None:
         "principals.*: '*' is not the name of a principal",
         "principals.ci.dns.permitted.0: ",
     ):
-        assert words in str(refusal.value)
+        assert message in str(refusal.value)
     assert len(refusal.value.violations) == 9
 
 
 def test_contract_profiles_are_valid() -> None:
-    """What the package carries, and serves without a check by the schema."""
+    """The profiles of the package are valid; the server does not check them against the schema."""
     verify_policy(openapi.policy_data(openapi.load()))
 
 
@@ -253,7 +253,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*GOOD, "subject", "public_keys", "extensions", "max_validity", "crl", "revocation", "principals"]), JSON, max_size=3))  # fmt: skip
 def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
-    """Any JSON is a profile or refused; and the core by itself permits nothing by a profile of the wrong shape."""
+    """Any JSON is a profile or is refused; only `verify_policy` checks URLs and empty principals."""
     policy = {"profiles": {"server": GOOD | change}, "default": "server", "principals": {}}
     try:
         profile = IssuancePolicy(**policy).get("server")
@@ -264,12 +264,12 @@ def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
     try:
         verify_policy(policy)
     except ProfileError as error:
-        members = {fault.path[2] for fault in error.violations}
+        members = {violation.path[2] for violation in error.violations}
         assert members <= {"crl", "ca_issuers"} or not all(profile.principals)
 
 
 @given(JSON, JSON)
-def test_merge_patch_of_itself_changes_nothing(target: Any, patch: Any) -> None:
-    """RFC 7396 2: a patch that was applied once has no more to do."""
+def test_merge_patch_is_idempotent(target: Any, patch: Any) -> None:
+    """RFC 7396 2: applying a patch twice has the effect of applying it once."""
     once = merge_patch(target, patch)
     assert merge_patch(once, patch) == once

@@ -32,8 +32,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("policy")
     assert not certlet("init", "ca", cwd=path).returncode
     for name, key in (("ci", CI), ("default", API_KEY)):
-        added = certlet("api-key", "add", name, "--ca", "ca", cwd=path, env={"CERTLET_API_KEY": key})
-        assert not added.returncode
+        result = certlet("api-key", "add", name, "--ca", "ca", cwd=path, env={"CERTLET_API_KEY": key})
+        assert not result.returncode
     return path
 
 
@@ -62,10 +62,10 @@ def team(sans: list[str], **change: object) -> str:
 
 def test_profiles_lists_the_merged_profiles(policy_server: Server) -> None:
     """RFC 7396: null removes a profile, a member changes it, a new name adds one; no principal is listed."""
-    listed = assert_documented("/profiles", "get", policy_server.request("GET", "/profiles"), DOCUMENT)[
+    profile_list = assert_documented("/profiles", "get", policy_server.request("GET", "/profiles"), DOCUMENT)[
         "profiles"
     ]
-    profiles = {profile["name"]: profile for profile in listed}
+    profiles = {profile["name"]: profile for profile in profile_list}
     assert list(profiles) == ["server", "peer", "team", "secret"]
     assert profiles["peer"]["validity"] == "P1D"
     assert profiles["peer"]["extended_key_usage"] == ["serverAuth", "clientAuth"]
@@ -101,9 +101,9 @@ def test_policy_violations_are_collected(policy_server: Server) -> None:
 def test_profile_with_principals_refuses_others(policy_server: Server) -> None:
     """Another caller gets 403, and `/profiles/mine` lists only the profiles that the caller may use."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
-    refused = assert_problem(policy_server.sign(body), 403, "unauthorized")
-    assert refused["detail"] == "Caller 'default' may not use profile 'secret'"
-    assert [error["field"] for error in refused["errors"]] == ["profile"]
+    problem = assert_problem(policy_server.sign(body), 403, "unauthorized")
+    assert problem["detail"] == "Caller 'default' may not use profile 'secret'"
+    assert [error["field"] for error in problem["errors"]] == ["profile"]
     assert "errors" not in assert_problem(
         policy_server.sign(body, "x" * 40), 403, "unauthorized"
     )  # a wrong key
@@ -140,12 +140,12 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
     sans = [f"dns:a-rather-long-name-{number}.team.example.com" for number in range(100)]
     body = json.dumps({"csr": team(sans)}).encode()
     with ThreadPoolExecutor(5) as pool, os.fdopen(read_end, "rb", 0) as pipe:
-        reading = pool.submit(lambda: b"".join(iter(functools.partial(pipe.read, 512), b"")))
+        reader = pool.submit(lambda: b"".join(iter(functools.partial(pipe.read, 512), b"")))
         with certlet_server(tmp_path, *arguments, command=command, env={}, pass_fds=[write_end]) as server:
             os.close(write_end)
             responses = [pool.submit(server.request, "POST", "/sign", body, JSON) for _ in range(40)]
             assert {response.result().status for response in responses} == {200}
-        output = reading.result().splitlines()
+        output = reader.result().splitlines()
     lines = [json.loads(line) for line in output]  # including those of the access log
     assert max(map(len, output)) > select.PIPE_BUF
     for member, number in (("fingerprint_sha256", 40), ("event", 80), ("access", 40), ("_aws", 0)):
@@ -210,15 +210,15 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
     """`denied-keys.txt` lists SHA-256 hashes of public keys; if it is malformed, the server does not start."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     spki = csrs.build().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    denied = tmp_path / "ca" / "denied-keys.txt"
-    denied.write_text(f"# stolen\n{hashlib.sha256(spki).hexdigest()}  -\n")
+    deny_list = tmp_path / "ca" / "denied-keys.txt"
+    deny_list.write_text(f"# compromised\n{hashlib.sha256(spki).hexdigest()}  -\n")
     with certlet_server(tmp_path, "--ca", "ca") as server:
         problem = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
         assert "deny list" in problem["detail"]
         problem = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")
         assert [error["field"] for error in problem["errors"]] == ["public_key", "subject_alt_name[0]"]
         assert server.sign({"csr": team(["dns:a.example.com"], key_type="p-384")}).status == 200
-    denied.write_text("nonsense\n")
+    deny_list.write_text("nonsense\n")
     run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
     assert run.returncode == 1
     assert "denied-keys.txt" in run.stderr.decode()

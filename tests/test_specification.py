@@ -326,13 +326,13 @@ CAS = ("p-256", "p-384", "p-521", "rsa-2048", "ed25519", "ml-dsa-44")
 
 
 @functools.cache
-def issued(ca: str, profile: str, request: str, validity: str) -> Case:
+def issue(ca: str, profile: str, request: str, validity: str) -> Case:
     """Issue a certificate with an `Authority`."""
     parsed = csr.parse(csrs.encode_der(REQUESTS[request]))
     issuer, requested = factories.create_issuer(ca), REQUESTED_VALIDITIES[validity]
-    granting = POLICY.get(profile)
+    certificate_profile = POLICY.get(profile)
     if requested.validity:
-        requested = RequestedValidity(min(requested.validity, granting.max_validity))
+        requested = RequestedValidity(min(requested.validity, certificate_profile.max_validity))
     issuance_request = factories.issuance_request(
         parsed.der,
         profile,
@@ -344,7 +344,7 @@ def issued(ca: str, profile: str, request: str, validity: str) -> Case:
     if validity == "renewal":
         renewed, issuance_request = certificate, replace(issuance_request, principal=None)
         certificate = authority.renew(issuance_request, renewed.public_bytes(Encoding.PEM)).certificate
-    return Case(certificate, parsed, granting, issuer, requested, renewed)
+    return Case(certificate, parsed, certificate_profile, issuer, requested, renewed)
 
 
 CASES = [
@@ -364,7 +364,7 @@ def test_every_specification_line_has_a_check() -> None:
 def test_every_certificate_meets_the_specification(line: str) -> None:
     """Certificates of every profile, request, validity and type of CA key conform to one line of the document."""
     for case in CASES:
-        CHECKS[line](issued(*case))
+        CHECKS[line](issue(*case))
 
 
 def builder(key: CertificatePublicKeyTypes, serial: int, before: int, after: int) -> x509.CertificateBuilder:
@@ -412,7 +412,7 @@ def permissive_certificate() -> x509.Certificate:
 @pytest.mark.parametrize("line", CHECKS)
 def test_specification_check_finds_violations(line: str) -> None:
     """Every check rejects the naive certificate or the permissive one."""
-    good = issued("p-256", "team", "plain", "default")
+    good = issue("p-256", "team", "plain", "default")
     for certificate in (naive_certificate(), permissive_certificate()):
         try:
             CHECKS[line](

@@ -10,7 +10,7 @@ from tests import csrs, servers
 
 
 def test_wheel_serves_outside_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel carries the contract and all modules: installed elsewhere, it serves and signs."""
+    """The wheel contains the contract and all modules: an installation elsewhere serves and signs."""
     source = tmp_path / "source"
     servers.run("git", "clone", "--quiet", servers.ROOT, source)
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
