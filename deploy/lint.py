@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from service import openapi
+from service import api_gateway, openapi
 from service.gateway.routes import ERROR_TYPES
 
 Document = openapi.OpenAPIDocument
@@ -302,7 +302,7 @@ def main() -> int:
     broken = [
         violation
         for est in (False, True)
-        for violation in violations(openapi.for_api_gateway(document, *target, est=est))
+        for violation in violations(api_gateway.for_api_gateway(document, *target, est=est))
     ]
     sys.stdout.writelines(f"{violation}\n" for violation in broken)
     sys.stdout.write(f"{len(RULES)} rules, {len(broken)} violations\n")

@@ -16,7 +16,7 @@ import yaml
 from openapi_spec_validator import validate
 
 from deploy import lint
-from service import openapi
+from service import api_gateway, openapi
 from service.gateway import events
 from service.gateway.routes import ERROR_TYPES, GatewayError
 from service.pki import errors
@@ -26,8 +26,8 @@ from service.web.operations import Operations
 from tests import factories
 
 DOCUMENT = factories.document()
-RENDERED = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet")
-WITH_EST = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
+RENDERED = api_gateway.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet")
+WITH_EST = api_gateway.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
 PAGES = {
     path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
     for path in ("/sign", "/problems")
@@ -168,7 +168,7 @@ def test_rendering_resolves_addresses() -> None:
     """The function's ARN stands in every aws_proxy integration, in the region's partition."""
     partitions = {"eu-central-1": "aws", "cn-north-1": "aws-cn", "us-gov-west-1": "aws-us-gov"}
     for region, partition in partitions.items():
-        rendered = openapi.for_api_gateway(DOCUMENT, region, "123456789012", "certlet")
+        rendered = api_gateway.for_api_gateway(DOCUMENT, region, "123456789012", "certlet")
         assert rendered["paths"]["/ca"]["get"][INTEGRATION]["uri"] == (
             f"arn:{partition}:apigateway:{region}:lambda:path/2015-03-31/functions/"
             f"arn:{partition}:lambda:{region}:123456789012:function:certlet/invocations"

@@ -8,8 +8,9 @@ from typing import Final
 
 import click
 
+from service.api_gateway import for_api_gateway, for_cloudformation
 from service.cli import options
-from service.openapi import for_api_gateway, for_cloudformation, public
+from service.openapi import public
 
 API_GATEWAY: Final = "api-gateway"
 CLOUDFORMATION: Final = "cloudformation"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deploy import build
-from service import openapi
+from service import api_gateway, openapi
 from tests import factories, servers
 
 TEMPLATE = servers.ROOT / "deploy" / "template.yaml"
@@ -104,7 +104,7 @@ def test_est_is_off_by_default() -> None:
 
 def test_est_authorizer_is_the_template_s_function() -> None:
     """The included document's authorizer is the same function, by a URI that CloudFormation resolves."""
-    included = openapi.for_cloudformation(factories.document(), est=True)
+    included = api_gateway.for_cloudformation(factories.document(), est=True)
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
     assert uri == openapi.operations_by_id(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
@@ -150,7 +150,7 @@ def test_permission_is_limited_to_this_api() -> None:
 
 def test_included_document_invokes_the_template_s_function() -> None:
     """`certlet openapi --format cloudformation` keeps only the `Fn::Sub` on the template's function."""
-    included = openapi.for_cloudformation(factories.document())
+    included = api_gateway.for_cloudformation(factories.document())
     uris = {json.dumps(part["uri"]) for part in integrations(included) if part["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri

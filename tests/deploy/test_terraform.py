@@ -120,7 +120,9 @@ def test_variables_are_the_template_s_parameters(module: dict[str, Any]) -> None
     assert {camel(name) for name in variables} == set(parameters)
     for name, body in variables.items():
         default = plain(body["default"])
-        assert (default if default not in (None, "null", []) else "") == parameters[camel(name)]["Default"], name
+        assert (default if default not in (None, "null", []) else "") == parameters[camel(name)]["Default"], (
+            name
+        )
 
 
 def test_every_resource_has_its_counterpart(module: dict[str, Any]) -> None:

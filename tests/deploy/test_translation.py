@@ -29,7 +29,9 @@ print(json.dumps(transform(template, {}, Policies())["Resources"]))
 
 def translate(digest: str = "0", *, without: str = "") -> dict[str, Any]:
     """Return the resources of the translated template, logical id -> resource."""
-    text = "".join(line for line in TEMPLATE.read_text().splitlines(True) if not without or without not in line)
+    text = "".join(
+        line for line in TEMPLATE.read_text().splitlines(keepends=True) if not without or without not in line
+    )
     translated = servers.run(
         *(os.environ["SAM_PYTHON"], "-c", TRANSLATE, digest),
         stdin=text,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service import openapi
+from service import api_gateway
 from tests import factories, localstack, servers
 from tests.gateway import cases
 from tests.gateway.cases import CERTLET, Row
@@ -28,7 +28,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
     with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        body = json.dumps(openapi.for_api_gateway(*FOR_LOCALSTACK))
+        body = json.dumps(api_gateway.for_api_gateway(*FOR_LOCALSTACK))
         api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
         before = client.get_resources(restApiId=api, limit=500)["items"]
         client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
@@ -46,7 +46,7 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = openapi.for_api_gateway(*FOR_LOCALSTACK, est=True)
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, est=True)
         made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert made["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]
