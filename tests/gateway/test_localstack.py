@@ -17,7 +17,7 @@ from tests import factories, localstack, servers
 from tests.gateway import cases
 from tests.gateway.cases import CERTLET, Row
 from tests.gateway.test_apigw_cases import judge
-from tests.servers import API_KEY, Response
+from tests.servers import Response
 
 Ask = Callable[[Row], Response]
 FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
@@ -27,18 +27,9 @@ FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """LocalStack, with the contract imported, imported again as an update does, deployed, and a key."""
     with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as endpoint:
-        client = localstack.client(endpoint, "apigateway")
-        body = json.dumps(api_gateway.for_api_gateway(*FOR_LOCALSTACK))
-        api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
-        before = client.get_resources(restApiId=api, limit=500)["items"]
-        client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
-        after = client.get_resources(restApiId=api, limit=500)["items"]
-        assert {each["path"] for each in before} == {each["path"] for each in after}
-        client.create_deployment(restApiId=api, stageName="prod")
-        plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
-        key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
-        client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        site = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
+        site = servers.HttpService(
+            localstack.deploy_api(endpoint, api_gateway.for_api_gateway(*FOR_LOCALSTACK))
+        )
         yield lambda row: site.request(row.method, row.path, row.content, row.send)
 
 
