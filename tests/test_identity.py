@@ -90,7 +90,10 @@ def test_gateway_identifies_the_caller(
         (proxy_event(body='{"csr": "x", "profile": ["client"]}', isBase64Encoded=False), "server"),
         (proxy_event(body="[" * 100_000, isBase64Encoded=False), "server"),
         (proxy_event("/sign.pem", queryStringParameters={"profile": "peer"}), "peer"),
-        (est_event(path="/.well-known/est/client/simpleenroll"), "client"),
+        (
+            est_event(resource="/.well-known/est/{label}/simpleenroll", pathParameters={"label": "client"}),
+            "client",
+        ),
     ],
 )
 def test_refusal_is_recorded_with_its_profile(request_event: dict[str, Any], profile: str) -> None:

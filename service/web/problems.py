@@ -91,8 +91,18 @@ def http_problem(status: int, detail: str = _DETAIL_500, problems: Sequence[Fiel
     return _response(_document(status, *_HTTP_PROBLEMS[status], detail, problems))
 
 
+def http_problem_document(status: int, detail: str, request_id: str) -> dict[str, object]:
+    """Create the document of a problem that occurs outside the application."""
+    return _document(status, *_HTTP_PROBLEMS[status], detail, (), request_id)
+
+
 def _document(
-    status: int, code: str, title: str, detail: str, problems: Sequence[FieldProblem]
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    problems: Sequence[FieldProblem],
+    request_id: str | None = None,
 ) -> dict[str, object]:
     document: dict[str, object] = {
         "type": f"/problems#{code}",
@@ -100,7 +110,7 @@ def _document(
         "status": status,
         "code": code,
         "detail": detail,
-        "instance": f"urn:uuid:{identity.request_id()}",
+        "instance": f"urn:uuid:{identity.request_id() if request_id is None else request_id}",
     }
     return document | ({"errors": [vars(problem) for problem in problems]} if problems else {})
 

@@ -155,7 +155,7 @@ LIBRARY: Final = [
     Row("event-query", "GET", "/books?a=1&b=2&a=3&c=", 200, body=told(queryStringParameters={"a": "3", "b": "2", "c": ""}, multiValueQueryStringParameters={"a": ["1", "3"], "b": ["2"], "c": [""]})),
     Row("event-query-decoded", "GET", "/books?a=%20%2B+x", 200, body=told(queryStringParameters={"a": " + x"})),
     Row("path-parameter", "GET", "/books/978-3", 200, body=told(resource="/books/{isbn}", pathParameters={"isbn": "978-3"})),
-    Row("path-parameter-decoded", "GET", "/books/a%20b", 200, body=told(path="/books/a%20b", pathParameters={"isbn": "a b"})),
+    Row("path-parameter-encoded", "GET", "/books/a%20b", 200, body=told(path="/books/a%20b", pathParameters={"isbn": "a%20b"})),
     Row("path-whole-segment", "GET", "/books/a/b", 404),
     Row("handler-raises", "GET", "/books?do=raise", 502, headers={**PROBLEM, "x-amzn-ErrorType": "InternalServerErrorException"}, body=lambda b: b"secret" not in b),
     Row("handler-malformed", "GET", "/books?do=malformed", 502),
