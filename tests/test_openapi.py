@@ -6,7 +6,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import airspeed
@@ -15,8 +15,7 @@ import pytest
 import yaml
 from openapi_spec_validator import validate
 
-from deploy import lint
-from service import api_gateway, openapi
+from service import openapi
 from service.gateway import events
 from service.gateway.routes import ERROR_TYPES, GatewayError
 from service.pki import errors
@@ -26,48 +25,15 @@ from service.web.operations import Operations
 from tests import factories
 
 DOCUMENT = factories.document()
-RENDERED = api_gateway.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet")
-WITH_EST = api_gateway.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
 PAGES = {
     path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
     for path in ("/sign", "/problems")
 }
 
 
-def test_both_documents_are_openapi() -> None:
-    """The contract, and what API Gateway imports of it, are valid OpenAPI 3.0."""
+def test_contract_is_openapi() -> None:
+    """The contract is valid OpenAPI 3.0."""
     validate(DOCUMENT)
-    validate(RENDERED)
-    validate(WITH_EST)
-
-
-def test_the_import_breaks_no_rule() -> None:
-    """What `certlet openapi` prints keeps every rule of API Gateway's import, with EST and without."""
-    assert lint.violations(RENDERED) == []
-    assert lint.violations(WITH_EST) == []
-
-
-def test_est_is_left_out_unless_it_is_asked_for() -> None:
-    """By default AWS gets neither EST's paths, nor HTTP Basic, nor an authorizer."""
-    assert not [path for path in RENDERED["paths"] if path.startswith("/.well-known/")]
-    assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
-    assert "x-amazon-apigateway-api-key-source" not in RENDERED
-    assert set(WITH_EST["paths"]) == set(DOCUMENT["paths"])
-
-
-def test_with_est_the_authorizer_is_wherever_a_key_is() -> None:
-    """The source of keys is the whole API's: every operation that needs one names the authorizer, and no other."""
-    assert WITH_EST["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
-    for path, item in DOCUMENT["paths"].items():
-        for method, stated in item.items():
-            security = WITH_EST["paths"][path][method]["security"]
-            assert security == ([{"apiKey": []}, {"authorizer": []}] if stated["security"] else [])
-    scheme = WITH_EST["components"]["securitySchemes"]["authorizer"]
-    assert scheme["x-amazon-apigateway-authorizer"] == {
-        "type": "request",
-        "authorizerUri": WITH_EST["paths"]["/sign"]["post"][INTEGRATION]["uri"],
-        "authorizerResultTtlInSeconds": 0,
-    }
 
 
 def test_est_has_no_cors() -> None:
@@ -77,115 +43,6 @@ def test_est_has_no_cors() -> None:
         declared = {header for response in responses for header in response.get("headers", {})}
         assert ("Access-Control-Allow-Origin" in declared) == (not path.startswith("/.well-known/est/"))
         assert "options" not in item
-
-
-def schema(document: Any) -> Any:
-    return document["components"]["schemas"]["SignRequest"]["properties"]["text"]
-
-
-def sign(document: Any) -> Any:
-    return document["paths"]["/sign"]["post"]
-
-
-def form(document: Any) -> Any:
-    return document["paths"]["/sign"]["get"]
-
-
-def authorizing(uri: object) -> dict[str, Any]:
-    return {"type": "apiKey", "x-amazon-apigateway-authorizer": {"authorizerUri": uri}}
-
-
-INTEGRATION = "x-amazon-apigateway-integration"
-BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
-    (lint.openapi_version, lambda d: d.update(openapi="3.1.0")),
-    (lint.schema_names, lambda d: d["components"]["schemas"].update({"Bad_Name-1": {"type": "object"}})),
-    *[
-        (lint.schema_keywords, lambda d, k=keyword: schema(d).update({k: True}))
-        for keyword in ("nullable", "discriminator", "example", "readOnly", "default", "exclusiveMinimum")
-    ],
-    (lint.references, lambda d: schema(d).update({"$ref": "other.yaml#/X"})),
-    (
-        lint.recursive_compositions,
-        lambda d: d["components"]["schemas"]["Reason"].update(
-            oneOf=[{"$ref": "#/components/schemas/Reason"}]
-        ),
-    ),
-    (
-        lint.response_schemas,
-        lambda d: sign(d)["responses"]["200"]["content"].update({"text/plain": {"schema": {"type": "string"}}}),
-    ),
-    (lint.operation_security, lambda d: d.update(security=[{"apiKey": []}])),
-    (lint.operation_security, lambda d: sign(d).pop("security")),
-    (lint.paths, lambda d: d["paths"].update({"/a/{b}c": {"x-amazon-apigateway-any-method": sign(d)}})),
-    (lint.paths, lambda d: d["paths"].update({"/ping": d["paths"]["/ca"]})),
-    (lint.paths, lambda d: d["paths"].update({"/a~b": d["paths"]["/ca"]})),
-    (lint.sizes, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"a/b": "x" * 307_201})),
-    (lint.sizes, lambda d: d["info"].update(description="x" * 6_291_456)),
-    (lint.timeouts, lambda d: sign(d)[INTEGRATION].update(timeoutInMillis=29_001)),
-    (lint.validators, lambda d: sign(d).update({"x-amazon-apigateway-request-validator": "all"})),
-    (lint.validators, lambda d: d.update({"x-amazon-apigateway-request-validator": "parameters"})),
-    (lint.integrations, lambda d: sign(d).pop(INTEGRATION)),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(httpMethod="GET")),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri={"Fn::Sub": "x"})),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri="arn:${AWS::Partition}:x")),
-    (lint.mocks, lambda d: d.pop("x-amazon-apigateway-binary-media-types")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION].pop("contentHandling")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION]["responses"]["default"].pop("contentHandling")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION].update(passthroughBehavior="when_no_match")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"text/plain": "$input.body"})),
-    (lint.response_headers, lambda d: form(d)["responses"]["200"]["headers"].pop("Referrer-Policy")),
-    (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(NONE={})),
-    (
-        lint.gateway_responses,
-        lambda d: d["x-amazon-apigateway-gateway-responses"]["THROTTLED"]["responseTemplates"].update(
-            {"application/problem+json": "{}"}
-        ),
-    ),
-    (lint.extensions, lambda d: sign(d).update({"x-mine": 1})),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(basic={"type": "http", "scheme": "basic"})),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizing({"Fn::Sub": "arn:x"}))),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizing("arn:${AWS::Region}"))),
-    (lint.authorizers, lambda d: d.update({"x-amazon-apigateway-api-key-source": "AUTHORIZER"})),
-    (lint.any_methods, lambda d: d["paths"]["/ca"].pop("x-amazon-apigateway-any-method")),
-    (lint.any_methods, lambda d: d["paths"]["/ca"].update(options=form(d))),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rule", "change"), BREAKS)
-def test_each_rule_finds_its_breach(rule: lint.Rule, change: Callable[[dict[str, Any]], object]) -> None:
-    """Every rule of the lint has a document that breaks it, and finds it."""
-    document = copy.deepcopy(RENDERED)
-    change(document)
-    assert list(rule(document))
-
-
-def test_every_rule_has_its_breach() -> None:
-    """No rule stands without a document that breaks it."""
-    assert {rule for rule, _ in BREAKS} == set(lint.RULES)
-
-
-def test_rendering_resolves_addresses() -> None:
-    """The function's ARN stands in every aws_proxy integration, in the region's partition."""
-    partitions = {"eu-central-1": "aws", "cn-north-1": "aws-cn", "us-gov-west-1": "aws-us-gov"}
-    for region, partition in partitions.items():
-        rendered = api_gateway.for_api_gateway(DOCUMENT, region, "123456789012", "certlet")
-        assert rendered["paths"]["/ca"]["get"][INTEGRATION]["uri"] == (
-            f"arn:{partition}:apigateway:{region}:lambda:path/2015-03-31/functions/"
-            f"arn:{partition}:lambda:{region}:123456789012:function:certlet/invocations"
-        )
-
-
-def test_rendering_keeps_names_that_look_like_keywords() -> None:
-    """A property called `default`, and an integration's `default` response, are no documentation."""
-    assert "default" in RENDERED["components"]["schemas"]["ProfileList"]["properties"]
-    assert "default" in RENDERED["paths"]["/sign"]["get"][INTEGRATION]["responses"]
-    assert "default" not in RENDERED["components"]["schemas"]["ProfileName"]
-
-
-def test_rendering_leaves_links_out() -> None:
-    """What is for testers of the contract does not reach API Gateway; tests/test_examples.py has examples."""
-    assert "links" in DOCUMENT["paths"]["/profiles"]["get"]["responses"]["200"]
-    assert "links" not in RENDERED["paths"]["/profiles"]["get"]["responses"]["200"]
 
 
 def test_the_request_s_profiles_are_the_profiles() -> None:

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from openapi_spec_validator import validate
 
 from deploy import lint
-from service import openapi
+from service import api_gateway, openapi
 from tests.cli import certlet
 
 
@@ -30,3 +31,35 @@ def test_openapi_prints_what_can_be_imported() -> None:
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
     printed = certlet("openapi", *arguments)
     assert lint.violations(json.loads(printed.stdout)) == []
+
+
+def test_openapi_options_reach_the_document() -> None:
+    """`--auth iam`, `--vpc-endpoint` and `--disable-execute-api-endpoint` print what a CloudFormation template includes."""
+    printed = certlet(
+        *("openapi", "--format", "cloudformation", "--auth", "iam", "--disable-execute-api-endpoint"),
+        *("--vpc-endpoint", "vpce-01234567", "--vpc-endpoint", "vpce-0123456789abcdef0"),
+    )
+    options = api_gateway.Options(
+        auth=api_gateway.Auth.IAM,
+        vpc_endpoints=("vpce-01234567", "vpce-0123456789abcdef0"),
+        disable_execute_api_endpoint=True,
+    )
+    assert json.loads(printed.stdout) == api_gateway.for_cloudformation(openapi.load(), options)
+    assert json.loads(printed.stdout) != api_gateway.for_cloudformation(openapi.load())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--est", "--auth", "iam"), "a method of API Gateway has one authorizer"),
+        (("--auth", "basic"), "'basic' is not one of 'api-key', 'iam'"),
+        (("--vpc-endpoint", "vpc-1"), "'vpc-1' is not the ID of a VPC endpoint"),
+        (("--format", "public", "--est"), "--format public has no options for AWS"),
+    ],
+)
+def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    """An invalid option, and options that exclude each other, are usage errors in one line."""
+    printed = certlet("openapi", "--format", "cloudformation", *arguments)
+    assert (printed.returncode, printed.stdout) == (2, b"")
+    assert message in printed.stderr.decode()
+    assert len(printed.stderr.splitlines()) == 1

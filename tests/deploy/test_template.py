@@ -104,7 +104,7 @@ def test_est_is_off_by_default() -> None:
 
 def test_est_authorizer_is_the_template_s_function() -> None:
     """The included document's authorizer is the same function, by a URI that CloudFormation resolves."""
-    included = api_gateway.for_cloudformation(factories.document(), est=True)
+    included = api_gateway.for_cloudformation(factories.document(), api_gateway.Options(est=True))
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
     assert uri == openapi.operations_by_id(included)["sign"]["x-amazon-apigateway-integration"]["uri"]

@@ -37,7 +37,7 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
     """With EST it imports without a warning; and the keys' source, the authorizer and what needs both are there."""
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, est=True)
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, api_gateway.Options(est=True))
         made = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert made["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=made["id"])["items"]
