@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from service.openapi import INTEGRATION, METHODS, OpenAPIDocument, operations_by_id, resolve_ref, rewrite
+from service.openapi import (
+    INTEGRATION,
+    METHODS,
+    OpenAPIDocument,
+    operations_by_id,
+    resolve_ref,
+    rewrite,
+    with_public_url,
+)
 
 EST_PREFIX: Final = "/.well-known/est/"  # prefix of the paths that AWS gets only on request
 _VENDOR: Final = "x-amazon-apigateway-"
@@ -110,6 +118,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
     API Gateway requires both alternatives in `security`, as in its own export.
     """
+    document = with_public_url(document, options.public_url)
     components = document["components"]
     schemes = {
         name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"

@@ -163,6 +163,28 @@ def public(document: OpenAPIDocument) -> OpenAPIDocument:
     return {**stripped, "components": {**stripped["components"], "schemas": opened}}
 
 
+def with_public_url(document: OpenAPIDocument, url: str) -> OpenAPIDocument:
+    """Return the document with this URL as its server and as the base of problem types; '' changes nothing.
+
+    Problem types are in gateway responses and templates, which are JSON in a string, and in examples.
+    """
+    if not url:
+        return document
+    template, path = '"type":"/problems#', "/problems#"
+
+    def change(node: OpenAPIDocument) -> OpenAPIDocument:
+        return {
+            key: value.replace(template, template.replace(path, url + path))
+            if isinstance(value, str) and template in value
+            else f"{url}{value}"
+            if key == "type" and str(value).startswith(path)
+            else value
+            for key, value in node.items()
+        }
+
+    return {**rewrite(document, change), "servers": [{"url": url}]}
+
+
 def _open_schema(node: OpenAPIDocument) -> OpenAPIDocument:
     closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
     return {key: value for key, value in node.items() if key not in closing}

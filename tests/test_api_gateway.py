@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,8 @@ WITH_IAM = render(auth=Auth.IAM)
 ENDPOINTS = ("vpce-0123456789abcdef0", "vpce-01234567")
 PRIVATE = render(vpc_endpoints=ENDPOINTS)
 PRIVATE_WITH_IAM = render(auth=Auth.IAM, vpc_endpoints=ENDPOINTS, disable_execute_api_endpoint=True)
-ALL = [RENDERED, WITH_EST, WITH_IAM, PRIVATE, PRIVATE_WITH_IAM]
+WITH_URL = render(auth=Auth.IAM, public_url="https://pki.example.com", disable_execute_api_endpoint=True)
+ALL = [RENDERED, WITH_EST, WITH_IAM, PRIVATE, PRIVATE_WITH_IAM, WITH_URL]
 ENDPOINT_CONFIGURATION = "x-amazon-apigateway-endpoint-configuration"
 GATEWAY_RESPONSES = "x-amazon-apigateway-gateway-responses"
 POLICY = "x-amazon-apigateway-policy"
@@ -170,6 +172,16 @@ def test_endpoint_configuration_is_in_the_server(
     (server,) = document["servers"]
     assert server.get(ENDPOINT_CONFIGURATION) == configuration
     assert ENDPOINT_CONFIGURATION not in document
+
+
+def test_public_url_is_the_base_of_problem_types() -> None:
+    """Each gateway response and mock has an absolute type, those for IAM too, and the server is the URL."""
+    template = r'\\"type\\":\\"([^"]*)/problems#'
+    assert set(re.findall(template, json.dumps(WITH_URL))) == {"https://pki.example.com"}
+    assert set(re.findall(template, json.dumps(WITH_IAM))) == {""}
+    assert WITH_URL["servers"] == [
+        {"url": "https://pki.example.com", ENDPOINT_CONFIGURATION: {"disableExecuteApiEndpoint": True}}
+    ]
 
 
 def schema(document: Any) -> Any:

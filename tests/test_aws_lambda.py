@@ -350,3 +350,13 @@ def test_unsupported_event_is_reported_in_one_line(directory: Path) -> None:
         assert len(line) < 250
         assert line.isascii()
         assert line.isprintable()
+
+
+def test_public_url_is_the_base_of_problem_types(directory: Path) -> None:
+    """The function's problems have absolute types with CERTLET_PUBLIC_URL, and relative ones without."""
+    for url in ("https://pki.example.com/certlet", ""):
+        (response,), _ = invoke_handler(directory, proxy_event("/nothing"), CERTLET_PUBLIC_URL=url)
+        assert json.loads(response["body"])["type"] == f"{url}/problems#notFound"
+    responses, log = invoke_handler(directory, proxy_event(), CERTLET_PUBLIC_URL="pki.example.com")
+    assert responses == []
+    assert "SettingsError: CERTLET_PUBLIC_URL: 'pki.example.com' is not an http or https URL" in log

@@ -159,6 +159,30 @@ def test_the_page_explains_every_problem() -> None:
         assert problems.problem_document(errors.BadCSR("x"))["type"] == "/problems#badCSR"
 
 
+def test_public_url_is_the_base_of_problem_types_and_the_server() -> None:
+    """A public URL makes each problem type of the document absolute; without one the document stays as it is."""
+    url = "https://pki.example.com/certlet"
+    document = openapi.with_public_url(DOCUMENT, url)
+    assert document["servers"] == [{"url": url}]
+    types = re.findall(r'\\?"type\\?": ?\\?"([^"]*problems#)', json.dumps(DOCUMENT))
+    assert len(types) > 30
+    assert set(types) == {"/problems#"}
+    types_with_url = re.findall(r'\\?"type\\?": ?\\?"([^"]*problems#)', json.dumps(document))
+    assert types_with_url == [f"{url}/problems#"] * len(types)
+    assert openapi.with_public_url(DOCUMENT, "") == DOCUMENT
+    assert openapi.with_public_url(document, "")["servers"] == document["servers"]
+
+
+def test_public_url_does_not_change_the_pages() -> None:
+    """The pages refer to themselves and to their own API, so that their hashes stay the same."""
+    document = openapi.with_public_url(DOCUMENT, "https://pki.example.com")
+    for path in PAGES:
+        assert (
+            document["paths"][path]["get"]["x-amazon-apigateway-integration"]
+            == (DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"])
+        )
+
+
 def test_the_package_carries_the_contract() -> None:
     """The loader reads the very file at the top."""
     with open("openapi.yaml", encoding="utf-8") as file:  # noqa: PTH123

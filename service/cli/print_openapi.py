@@ -11,7 +11,7 @@ import click
 
 from service.api_gateway import Auth, Options, for_api_gateway, for_cloudformation
 from service.cli import options
-from service.openapi import public
+from service.openapi import public, with_public_url
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -23,6 +23,7 @@ PUBLIC: Final = "public"
 def aws_options(command: _Command) -> _Command:
     """Add the options that `parse_aws_options` parses."""
     for option in (
+        options.public_url_option("--public-url", options.parse_https_url),
         click.option(
             "--disable-execute-api-endpoint",
             is_flag=True,
@@ -59,7 +60,9 @@ def parse_aws_options(arguments: dict[str, Any]) -> Options:
         UsageError: they exclude each other.
     """
     try:
-        return Options(**{**arguments, "auth": Auth(arguments["auth"])})
+        return Options(
+            **{**arguments, "auth": Auth(arguments["auth"]), "public_url": arguments["public_url"] or ""}
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -104,11 +107,11 @@ def openapi(
             "and with no other format"
         )
     aws = parse_aws_options(arguments)
-    if output_format == PUBLIC and aws != Options():
-        raise click.UsageError(f"--format {PUBLIC} has no options for AWS")
+    if output_format == PUBLIC and aws != Options(public_url=aws.public_url):
+        raise click.UsageError(f"--format {PUBLIC} has no options for AWS except --public-url")
     document = options.load_document(profiles)
     if output_format == PUBLIC:
-        rendered = public(document)
+        rendered = public(with_public_url(document, aws.public_url))
     elif output_format == CLOUDFORMATION:
         rendered = for_cloudformation(document, aws)
     else:

@@ -28,7 +28,7 @@ from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
-from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES
+from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES, PUBLIC_URL
 from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
@@ -59,6 +59,7 @@ DEFAULT_KEY: Final = "default"  # the name of the API key that the first start m
     metavar="STAGE",
     help="Begin every path with this segment, as on AWS.",
 )
+@options.public_url_option("--url")
 @click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this certificate, PEM.")
 @click.option("--tls-key", type=options.FILE, help="Use its key, PEM.")
 @click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate of the CA itself.")
@@ -85,7 +86,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         _try(settings.audit_log)
     # From here on a signal unwinds, so that an ephemeral CA is never left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    document = options.load_document(settings.profiles)
+    document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
     with ExitStack() as stack:
         directory = settings.ca
         if settings.ephemeral:
@@ -239,7 +240,8 @@ def _address(settings: SimpleNamespace) -> str:
 def _environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """The function's environment: ours, and what the arguments say."""
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
-    return os.environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
+    environ = os.environ | {PUBLIC_URL: settings.public_url or ""}
+    return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:

@@ -54,7 +54,9 @@ def test_openapi_options_reach_the_document() -> None:
         (("--est", "--auth", "iam"), "a method of API Gateway has one authorizer"),
         (("--auth", "basic"), "'basic' is not one of 'api-key', 'iam'"),
         (("--vpc-endpoint", "vpc-1"), "'vpc-1' is not the ID of a VPC endpoint"),
-        (("--format", "public", "--est"), "--format public has no options for AWS"),
+        (("--public-url", "http://pki.example.com"), "'http://pki.example.com' is not an https URL"),
+        (("--public-url", "https://a?b"), "'https://a?b' is not an http or https URL without query"),
+        (("--format", "public", "--est"), "--format public has no options for AWS except --public-url"),
     ],
 )
 def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: str) -> None:
@@ -63,3 +65,13 @@ def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: 
     assert (printed.returncode, printed.stdout) == (2, b"")
     assert message in printed.stderr.decode()
     assert len(printed.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("output_format", ["cloudformation", "public"])
+def test_public_url_is_the_server_of_the_printed_document(output_format: str) -> None:
+    """`--public-url` makes `servers` and problem types absolute, for AWS and for readers."""
+    url = "https://pki.example.com/certlet"
+    printed = certlet("openapi", "--format", output_format, "--public-url", url).stdout.decode()
+    assert json.loads(printed)["servers"] == [{"url": url}]
+    assert f"{url}/problems#methodNotAllowed" in printed
+    assert '"/problems#' not in printed
