@@ -30,13 +30,16 @@ def test_a_caller_with_a_key_is_served(directory: Path) -> None:
     assert '"principal":"ci"' in logged
 
 
-ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
+ARN = "arn:aws:iam::123456789012:role/ci"
 
 
 @pytest.mark.parametrize(
     ("context", "ending"),
     [
-        ({"identity": {"userArn": ARN}}, "arn.example.com"),
+        (
+            {"identity": {"userArn": "arn:aws:sts::123456789012:assumed-role/ci/session"}},
+            "arn.example.com",
+        ),
         ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "sub.example.com"),
         ({"identity": {}, "authorizer": {"principalId": "4711"}}, "sub.example.com"),
         ({"identity": {"apiKeyId": "abc123"}}, ""),

@@ -231,7 +231,7 @@ def test_faults_of_all_profiles_are_collected() -> None:
         "profiles.B!\\n: 'B!\\n': expected a profile name: 1 to 32",
         "profiles.e: '7': expected a mapping",
         "default: 'f' is not among the profiles: a, b, c, d, B!\\n, e",
-        "principals.: '' is not the name of one principal",
+        "principals.: '': expected the name of a principal",
         "principals.*: '*' is not the name of one principal",
         "principals.ci.dns.permitted.0: ",
     ):
