@@ -294,6 +294,13 @@ def iam_policies(document: Document) -> Iterator[str]:
             yield place
 
 
+def ascii_texts(document: Document) -> Iterator[str]:
+    """Names and texts are ASCII: CloudFormation may print `?` instead, which would break a page's hash."""
+    for place, text in _texts(document):
+        if not text.isascii():
+            yield place
+
+
 def any_methods(document: Document) -> Iterator[str]:
     """Every path has an any-method (405, CORS preflight); none declares OPTIONS."""
     for path, item in document["paths"].items():
@@ -323,6 +330,7 @@ RULES: Final[tuple[Rule, ...]] = (
     endpoint_configurations,
     resource_policies,
     iam_policies,
+    ascii_texts,
     any_methods,
 )
 
@@ -363,6 +371,20 @@ def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noq
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _nodes(value, f"{place}[{index}]")
+
+
+def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
+    """Every name and text in a document, with its path."""
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            inner = f"{place}.{key}" if place else key
+            yield inner, key
+            yield from _texts(value, inner)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _texts(value, f"{place}[{index}]")
 
 
 def main() -> int:

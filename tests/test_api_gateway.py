@@ -270,6 +270,9 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.resource_policies, lambda d: d.update({POLICY: {"Statement": [{**ALLOW, "Action": "*"}]}})),
     (lint.resource_policies, lambda d: d.update({POLICY: {"Statement": [{**ALLOW, "Resource": ["x" * 8192]}]}})),
     (lint.iam_policies, lambda d: (iam(d), d.update({POLICY: {"Statement": [ALLOW]}}))),
+    (lint.ascii_texts, lambda d: d["info"].update(description="caf\u00e9")),
+    (lint.ascii_texts, lambda d: schema(d).update({"caf\u00e9": 1})),
+    (lint.ascii_texts, lambda d: sign(d).update(tags=["sign", "caf\u00e9"])),
     (lint.any_methods, lambda d: d["paths"]["/ca"].pop("x-amazon-apigateway-any-method")),
     (lint.any_methods, lambda d: d["paths"]["/ca"].update(options=form(d))),
 ]  # fmt: skip
