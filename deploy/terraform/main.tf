@@ -303,7 +303,7 @@ resource "aws_api_gateway_usage_plan_key" "b" {
 
 resource "aws_cloudwatch_metric_alarm" "alarm" {
   alarm_name          = var.name
-  alarm_description   = "Certlet answered 5XX"
+  alarm_description   = "Certlet returned a 5XX status"
   namespace           = "AWS/ApiGateway"
   metric_name         = "5XXError"
   dimensions          = { ApiName = var.name }

@@ -52,6 +52,27 @@ def test_the_contract_with_est_imports(tmp_path: Path) -> None:
                 assert method["authorizationType"] == ("CUSTOM" if stated else "NONE"), (each["path"], verb)
 
 
+def test_private_contract_with_iam_imports(tmp_path: Path) -> None:
+    """It imports without a warning, and no operation requires an API key. LocalStack ignores awsSigv4."""
+    options = api_gateway.Options(
+        auth=api_gateway.Auth.IAM,
+        public_url="https://pki.example.com/certlet",
+        vpc_endpoints=("vpce-0123456789abcdef0",),
+    )
+    with localstack.running_localstack(tmp_path) as endpoint:
+        client = localstack.client(endpoint, "apigateway")
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, options)
+        api = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
+        assert "vpce-0123456789abcdef0" in api["policy"]
+        resources = client.get_resources(restApiId=api["id"], limit=500, embed=["methods"])["items"]
+        assert {resource["path"] for resource in resources} - {"/"} == set(document["paths"])
+        methods = [
+            method for resource in resources for method in resource.get("resourceMethods", {}).values()
+        ]
+        assert len(methods) > 20
+        assert not any(method["apiKeyRequired"] for method in methods)
+
+
 @pytest.mark.parametrize("row", [row for row in CERTLET if row.localstack is True], ids=lambda row: row.name)
 def test_the_contract_through_localstack(ask: Ask, row: Row) -> None:
     """Each row that LocalStack implements has the very same answer there."""
