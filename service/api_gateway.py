@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from service.openapi import (
@@ -124,15 +125,16 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
         name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"
     }
     paths = document["paths"]
-    extensions: OpenAPIDocument = {}
+    # An import merges over the existing API, which may have had an authorizer.
+    extensions: OpenAPIDocument = {"x-amazon-apigateway-api-key-source": "HEADER"}
     if options.est:
-        security: list[OpenAPIDocument] = [{"apiKey": []}, {"authorizer": []}]
-        paths = rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
+        paths = rewrite(paths, partial(_use_authorizer, document))
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
+        extensions[_GATEWAY_RESPONSES] = _est_gateway_responses(document[_GATEWAY_RESPONSES])
         # No identity source: API Gateway would require every header, but a key is in one of two.
         schemes["authorizer"] = {
             "type": "apiKey",
-            "name": "Authorization",
+            "name": "Unused",  # as SAM does: API Gateway may require a header that exists
             "in": "header",
             "x-amazon-apigateway-authtype": "custom",
             "x-amazon-apigateway-authorizer": {
@@ -173,6 +175,27 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     aws = {**document, **extensions, "paths": paths, "components": components}
     rendered: OpenAPIDocument = rewrite(aws, change)
     return rendered
+
+
+def _use_authorizer(document: OpenAPIDocument, node: OpenAPIDocument) -> OpenAPIDocument:
+    """Return an operation that requires a key with the authorizer and a 401 response; others unchanged."""
+    if not node.get("security"):
+        return node
+    unauthorized = document["components"]["responses"]["Unauthorized"]
+    forbidden = resolve_ref(node["responses"]["403"], document)
+    headers = {**forbidden.get("headers", {}), **unauthorized["headers"]}
+    return {
+        **node,
+        "security": [{"apiKey": []}, {"authorizer": []}],
+        "responses": {"401": {**unauthorized, "headers": headers}, **node["responses"]},
+    }
+
+
+def _est_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:
+    """Return the gateway responses with 401 for a wrong key, which may be the password of HTTP Basic."""
+    invalid, unauthorized = responses["INVALID_API_KEY"], responses["UNAUTHORIZED"]
+    parameters = {**invalid["responseParameters"], **unauthorized["responseParameters"]}
+    return {**responses, "INVALID_API_KEY": {**unauthorized, "responseParameters": parameters}}
 
 
 def _iam_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:

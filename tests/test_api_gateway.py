@@ -65,7 +65,8 @@ def test_api_gateway_document_has_no_est_by_default() -> None:
     """By default AWS gets neither EST's paths, nor HTTP Basic, nor an authorizer."""
     assert not [path for path in RENDERED["paths"] if path.startswith("/.well-known/")]
     assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
-    assert "x-amazon-apigateway-api-key-source" not in RENDERED
+    for document in (RENDERED, WITH_IAM, PRIVATE):  # an import merges over the API, which may have had EST
+        assert document["x-amazon-apigateway-api-key-source"] == "HEADER"
     assert set(WITH_EST["paths"]) == set(DOCUMENT["paths"])
 
 
@@ -77,11 +78,46 @@ def test_est_document_uses_the_authorizer_for_every_key() -> None:
             security = WITH_EST["paths"][path][method]["security"]
             assert security == ([{"apiKey": []}, {"authorizer": []}] if operation["security"] else [])
     scheme = WITH_EST["components"]["securitySchemes"]["authorizer"]
+    assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "Unused", "header")
     assert scheme["x-amazon-apigateway-authorizer"] == {
         "type": "request",
         "authorizerUri": WITH_EST["paths"]["/sign"]["post"][INTEGRATION]["uri"],
         "authorizerResultTtlInSeconds": 0,
     }
+
+
+def test_wrong_key_is_401_with_est() -> None:
+    """API Gateway checks the key after the authorizer, and HTTP Basic requires 401 with WWW-Authenticate."""
+    header = "gatewayresponse.header.WWW-Authenticate"
+    plain, with_est = (document[GATEWAY_RESPONSES] for document in (RENDERED, WITH_EST))
+    invalid, unauthorized = with_est["INVALID_API_KEY"], with_est["UNAUTHORIZED"]
+    problem = json.loads(invalid["responseTemplates"]["application/json"])
+    assert (invalid["statusCode"], problem["status"], problem["code"]) == ("401", 401, "unauthorized")
+    assert invalid["responseParameters"] == plain["INVALID_API_KEY"]["responseParameters"] | {
+        header: unauthorized["responseParameters"][header]
+    }
+    assert with_est.keys() == plain.keys()
+    assert [kind for kind in plain if with_est[kind] != plain[kind]] == ["INVALID_API_KEY"]
+    assert plain["INVALID_API_KEY"]["statusCode"] == "403"
+    assert header not in plain["INVALID_API_KEY"]["responseParameters"]
+
+
+def test_401_is_documented_where_a_key_is_required() -> None:
+    """With EST exactly the operations with a key document 401; without EST none does."""
+    places = security(WITH_EST)
+    documented = {
+        (path, method) for path, method in places if "401" in WITH_EST["paths"][path][method]["responses"]
+    }
+    assert documented == {place for place, requirements in places.items() if requirements}
+    response = WITH_EST["paths"]["/sign"]["post"]["responses"]["401"]
+    assert {"WWW-Authenticate", "Access-Control-Allow-Origin"} <= response["headers"].keys()
+    assert response["content"].keys() == {"application/problem+json"}
+    for document in (RENDERED, WITH_IAM):
+        assert not [
+            place
+            for place in security(document)
+            if "401" in document["paths"][place[0]][place[1]]["responses"]
+        ]
 
 
 def security(document: OpenAPIDocument) -> dict[tuple[str, str], list[dict[str, list[str]]]]:

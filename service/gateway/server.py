@@ -214,14 +214,14 @@ class Gateway:
 
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
         given = credentials.extract_api_key(request.headers.get, basic=route.takes_basic)
-        if given is None and route.takes_basic and request.secure:  # nobody is asked for it in clear text
-            raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(given or "")
-        if name is None:
-            if given and self._limiter:  # not for the right key: guesses do not lock it out
-                self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
-            raise GatewayError("INVALID_API_KEY")
-        return name
+        if name is not None:
+            return name
+        if given and self._limiter:  # not for the right key: guesses do not lock it out
+            self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
+        # A client may only send a password over TLS.
+        wants_basic = route.takes_basic and request.secure and not request.headers.get("x-api-key")
+        raise GatewayError("UNAUTHORIZED" if wants_basic else "INVALID_API_KEY")
 
     def _count(self, key_name: str | None, identity: JSON) -> None:
         if self._limiter and key_name is not None:
