@@ -47,13 +47,17 @@ zip: setup
 sbom: setup .venv/tox
 	.venv/bin/tox exec -q -e audit -- python -m deploy.sbom build/*.zip
 
-WITH_EST = $(if $(EST),--est)
-# Deploy to AWS; needs the sam command and an account. EST=on enables EST;
-# PARAMETERS="CaPassphraseParameter=/certlet/passphrase" sets parameters of deploy/template.yaml.
+WITH_TAGS = $(if $(TAGS),--tags $(TAGS))
+# Deploy to AWS; needs the commands sam and aws, and an account. OPENAPI="--est" passes options of `certlet openapi`,
+# each time; PARAMETERS="CaPassphraseParameter=/certlet/passphrase" sets other parameters of deploy/template.yaml;
+# TAGS="team=pki" tags the resources. The bucket is a stack of its own, which exists before the zip is uploaded.
 deploy: setup
 	.venv/bin/python -m deploy.build --output build/certlet.zip $(WITH_PROFILES) $(ZIP)
-	.venv/bin/certlet openapi --format cloudformation $(WITH_PROFILES) $(WITH_EST) > build/openapi.json
-	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --resolve-s3 --capabilities CAPABILITY_IAM --parameter-overrides $$(.venv/bin/python -m deploy.parameters $(WITH_EST)) $(PARAMETERS)
+	.venv/bin/certlet openapi --format cloudformation $(WITH_PROFILES) $(OPENAPI) > build/openapi.json
+	aws cloudformation deploy --template-file deploy/bucket.yaml --stack-name $(STACK)-bucket --no-fail-on-empty-changeset $(WITH_TAGS)
+	bucket=$$(aws cloudformation describe-stacks --stack-name $(STACK)-bucket --query 'Stacks[0].Outputs[?OutputKey==`Bucket`].OutputValue' --output text) && \
+	parameters=$$(.venv/bin/python -m deploy.parameters $(OPENAPI)) && \
+	sam deploy --template-file deploy/template.yaml --stack-name $(STACK) --s3-bucket $$bucket --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset $(WITH_TAGS) --parameter-overrides $$parameters $(PARAMETERS)
 
 # The documentation, into build/site.
 docs: setup .venv/tox

@@ -7,13 +7,15 @@ breaks it; `RULES` lists the rules. `python -m deploy.lint` applies them to the 
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from service import openapi
+from service import api_gateway, openapi
+from service.api_gateway import Auth, Options
 from service.gateway.routes import ERROR_TYPES
 
 Document = openapi.OpenAPIDocument
@@ -32,11 +34,15 @@ _UNSUPPORTED: Final = (
 )
 _COMPOSITIONS: Final = ("oneOf", "anyOf", "allOf")
 _ANY: Final = "x-amazon-apigateway-any-method"
+_ENDPOINT: Final = "x-amazon-apigateway-endpoint-configuration"
+_POLICY: Final = "x-amazon-apigateway-policy"
+_VPC_ENDPOINT: Final = re.compile("vpce-[0-9a-f]{8,17}")
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_\-.,:]+|\{[A-Za-z0-9_\-.]+\+?\}")
 _RESERVED: Final = ("/ping", "/sping")
 _MAX_DOCUMENT: Final = 6 * 1024 * 1024
 _MAX_TEMPLATE: Final = 300 * 1024
+_MAX_POLICY: Final = 8192
 _TIMEOUTS: Final = range(50, 29_001)
 # Types that a document may customise, but that the local gateway never returns.
 _OTHER_TYPES: Final = frozenset(
@@ -217,14 +223,81 @@ def security_schemes(document: Document) -> Iterator[str]:
 
 
 def authorizers(document: Document) -> Iterator[str]:
-    """If an authorizer supplies API keys, every operation that requires a key names an authorizer."""
+    """An operation has at most one authorizer, and names it if the authorizer supplies API keys."""
     schemes = document.get("components", {}).get("securitySchemes", {})
+    types = {name for name, scheme in schemes.items() if "x-amazon-apigateway-authtype" in scheme}
+    for place, operation in _operations(document):
+        if len({name for requirement in operation.get("security", ()) for name in requirement} & types) > 1:
+            yield place
     authorizing = {name for name, scheme in schemes.items() if "x-amazon-apigateway-authorizer" in scheme}
     if document.get("x-amazon-apigateway-api-key-source", "HEADER") != "AUTHORIZER":
         return
     for place, operation in _operations(document):
         named = {name for requirement in operation.get("security", ()) for name in requirement}
         if named - authorizing and not named & authorizing:
+            yield place
+
+
+def endpoint_configurations(document: Document) -> Iterator[str]:
+    """The endpoint configuration is in a server, with IDs of VPC endpoints or disableExecuteApiEndpoint."""
+    if _ENDPOINT in document:
+        yield _ENDPOINT
+    for index, server in enumerate(document.get("servers", ())):
+        configuration = server.get(_ENDPOINT, {})
+        if configuration.keys() - {"vpcEndpointIds", "disableExecuteApiEndpoint"}:
+            yield f"servers[{index}].{_ENDPOINT}"
+        if not isinstance(configuration.get("disableExecuteApiEndpoint", True), bool):
+            yield f"servers[{index}].{_ENDPOINT}.disableExecuteApiEndpoint"
+        if not all(map(_VPC_ENDPOINT.fullmatch, configuration.get("vpcEndpointIds", ()))):
+            yield f"servers[{index}].{_ENDPOINT}.vpcEndpointIds"
+
+
+def resource_policies(document: Document) -> Iterator[str]:
+    """The policy of a private API, and of no other, denies requests from other VPC endpoints."""
+    policy = document.get(_POLICY, {})
+    ids = [
+        name
+        for server in document.get("servers", ())
+        for name in server.get(_ENDPOINT, {}).get("vpcEndpointIds", ())
+    ]
+    denied = [
+        statement.get("Condition")
+        for statement in policy.get("Statement", ())
+        if statement["Effect"] == "Deny" and statement["Resource"] == ["execute-api:/*"]
+    ]
+    if denied != ([{"StringNotEquals": {"aws:SourceVpce": ids}}] if ids else []):
+        yield f"{_POLICY}.Statement"
+    if any(statement["Action"] != "execute-api:Invoke" for statement in policy.get("Statement", ())):
+        yield f"{_POLICY}.Statement.Action"
+    if len(json.dumps(policy)) > _MAX_POLICY:
+        yield _POLICY
+
+
+def iam_policies(document: Document) -> Iterator[str]:
+    """The policy allows no operation with IAM: it would admit callers whose own policies do not allow it."""
+    schemes = document.get("components", {}).get("securitySchemes", {})
+    iam = {
+        name for name, scheme in schemes.items() if scheme.get("x-amazon-apigateway-authtype") == "awsSigv4"
+    }
+    allowed = [
+        pattern
+        for statement in document.get(_POLICY, {}).get("Statement", ())
+        for pattern in statement["Resource"]
+        if statement["Effect"] == "Allow"
+    ]
+    for place, operation in _operations(document):
+        path, method = place.rsplit(".", 1)
+        resource = f"execute-api:/stage/{method.upper()}{path}"
+        if any(iam & requirement.keys() for requirement in operation.get("security", ())) and any(
+            fnmatch.fnmatchcase(resource, pattern) for pattern in allowed
+        ):
+            yield place
+
+
+def ascii_texts(document: Document) -> Iterator[str]:
+    """Names and texts are ASCII: CloudFormation may print `?` instead, which would break a page's hash."""
+    for place, text in _texts(document):
+        if not text.isascii():
             yield place
 
 
@@ -254,6 +327,10 @@ RULES: Final[tuple[Rule, ...]] = (
     extensions,
     security_schemes,
     authorizers,
+    endpoint_configurations,
+    resource_policies,
+    iam_policies,
+    ascii_texts,
     any_methods,
 )
 
@@ -296,13 +373,34 @@ def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noq
             yield from _nodes(value, f"{place}[{index}]")
 
 
+def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
+    """Every name and text in a document, with its path."""
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            inner = f"{place}.{key}" if place else key
+            yield inner, key
+            yield from _texts(value, inner)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _texts(value, f"{place}[{index}]")
+
+
 def main() -> int:
-    """Check the output of `certlet openapi`, with EST and without."""
+    """Check the output of `certlet openapi`, with each of its options."""
     document, target = openapi.load(), ("eu-central-1", "123456789012", "certlet")
+    vpc_endpoints = ("vpce-0123456789abcdef0", "vpce-01234567")
+    variants = (
+        Options(),
+        Options(est=True, vpc_endpoints=vpc_endpoints),
+        Options(auth=Auth.IAM, disable_execute_api_endpoint=True),
+        Options(auth=Auth.IAM, vpc_endpoints=vpc_endpoints),
+    )
     broken = [
         violation
-        for est in (False, True)
-        for violation in violations(openapi.for_api_gateway(document, *target, est=est))
+        for options in variants
+        for violation in violations(api_gateway.for_api_gateway(document, *target, options))
     ]
     sys.stdout.writelines(f"{violation}\n" for violation in broken)
     sys.stdout.write(f"{len(RULES)} rules, {len(broken)} violations\n")

@@ -1,20 +1,32 @@
-"""Print the template parameters that come from the contract (`x-usage-plan`), and `Est` with `--est`."""
+"""Print the template parameters that depend on the contract and on the options of `certlet openapi`.
+
+`sam deploy` keeps the previous value of each parameter that it does not get, so that all are printed, always.
+"""
 
 from __future__ import annotations
 
-import sys
+from typing import Any
+
+import click
 
 from service import openapi
+from service.cli.print_openapi import aws_options, parse_aws_options
 
 
-def main() -> int:
-    """Print `NAME=VALUE …` for `sam deploy --parameter-overrides`."""
-    plan = openapi.load()["x-usage-plan"]
-    parameters = {name.title(): value for name, value in plan.items()}
-    parameters |= {"Est": "on"} if "--est" in sys.argv[1:] else {}
-    sys.stdout.write(" ".join(f"{name}={value}" for name, value in parameters.items()) + "\n")
-    return 0
+@click.command()
+@aws_options
+def main(**arguments: Any) -> None:  # noqa: ANN401 - each option has its own type
+    """Print `NAME=VALUE ...` for `sam deploy --parameter-overrides`."""
+    options = parse_aws_options(arguments)
+    parameters = {
+        **{name.title(): value for name, value in openapi.load()["x-usage-plan"].items()},
+        "Est": "on" if options.est else "off",
+        "Auth": options.auth,
+        "PublicUrl": options.public_url or '""',  # SAM refuses `NAME=`
+        "VpcEndpointIds": ",".join(options.vpc_endpoints) or '""',
+    }
+    click.echo(" ".join(f"{name}={value}" for name, value in parameters.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,8 @@
 
 A certificate signing request enters on the left and a certificate returns. Nothing is stored. The modules:
 
-    openapi      load openapi.yaml, merge the operator's profiles, render it for API Gateway and for readers
+    openapi      load openapi.yaml, merge the operator's profiles, render it for clients
+    api_gateway  render the contract for API Gateway and CloudFormation
     overrides    parse the operator's profiles file with line numbers; check it against profiles.schema.json
     pki          the core, pure: requests, keys, names, profiles, issuers, certificates, renewal, CRLs
     keystore     load the CA's key (file, Secrets Manager, KMS), certificates, deny list and revocation list

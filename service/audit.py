@@ -28,6 +28,7 @@ class AuditRecord(NamedTuple):
         request_id: the gateway's ID of the request.
         principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id.
         profile: the certificate profile; '' if the requested profile does not exist.
+        session: the session of an IAM role, whose name the caller chose; '' for other principals.
         names, common_name: the certificate's; in a refusal the requested ones, as sent.
         content_sha256: digest of the certificate's content except issuer, serial number and signature
             (`CertificateSpec.digest`).
@@ -40,6 +41,7 @@ class AuditRecord(NamedTuple):
     request_id: str
     principal: str
     profile: str
+    session: str = ""
     serial_number: str = ""
     names: tuple[str, ...] = ()
     common_name: str = ""

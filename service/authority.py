@@ -55,13 +55,14 @@ class PrincipalKind(StrEnum):
 class Principal(NamedTuple):
     """The authenticated caller.
 
-    The name, as in profiles and in the audit log, is an API key's name, an IAM caller's ARN, `authorizer:`
-    with the principal that an authorizer returned, or `certificate:` with the serial number of a client
-    certificate.
+    The name, as in profiles and in the audit log, is an API key's name, the ARN of an IAM user or role,
+    `authorizer:` with the principal that an authorizer returned, or `certificate:` with the serial number of
+    a client certificate. The session of a role is only for the audit log.
     """
 
     kind: PrincipalKind
     name: str
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,7 @@ class Authority:
             time=encoding.format_timestamp(now),
             request_id=request.request_id,
             principal=request.principal.name if request.principal else "",
+            session=request.principal.session if request.principal else "",
             profile=self.profiles.resolve_name(request.profile),
             names=csr.names if csr else (),
             common_name=csr.common_name if csr else "",
@@ -442,6 +444,7 @@ def _intent_record(
         time=encoding.format_timestamp(now),
         request_id=request.request_id,
         principal=request.principal.name if request.principal else "",
+        session=request.principal.session if request.principal else "",
         profile=spec.profile.name,
         serial_number=encoding.format_serial(serial_number),
         names=tuple(map(str, spec.names)),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import unquote
 from wsgiref.types import WSGIApplication
 
 import awsgi
@@ -19,9 +22,9 @@ from service import audit, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, revocation_file
 from service.pki.encoding import format_timestamp
-from service.pki.errors import CAError, CAUnavailable
+from service.pki.errors import CAError, CAUnavailable, quote
 from service.settings import KeySource, Settings
-from service.web import app, authorizer
+from service.web import app, authorizer, problems
 
 GC_THRESHOLD: Final = 20_000  # allocations between collections; a request creates few reference cycles
 KMS_CONCURRENCY: Final = 8  # parallel signatures; botocore pools ten connections
@@ -30,10 +33,14 @@ _log = logging.getLogger(__name__)
 
 # Connection-specific headers, and the length, which the decoded body may no longer have.
 _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
+_PARAMETER: Final = re.compile(r"\{([^{}+]+)(\+?)\}")  # {name}, or {name+} for several segments
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Handle one event of a REST API proxy integration (payload 1.0) or of a REQUEST authorizer.
+
+    An Application Load Balancer also sends such events. It identifies no caller, so that only the operations
+    that need none work. Events of other sources are logged and get a 500 response.
 
     Returns:
         A proxy response (statusCode, headers, body, isBase64Encoded), or an authorizer's policy.
@@ -44,6 +51,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         ProfileError, OverridesError: the profiles are invalid.
         OSError: the profiles or the audit log cannot be opened.
     """
+    if kind := _unsupported_kind(event):
+        return _unsupported_response(kind, str(getattr(context, "aws_request_id", "")))
     if authorizer.is_authorizer_event(event):
         return authorizer.authorize(event)
     result = awsgi.response(_application(), _normalise_event(event), context, app.BINARY_CONTENT_TYPES)
@@ -99,7 +108,7 @@ def _application() -> WSGIApplication:
         load_revoked=lambda: revocation_file.load_revoked(settings.ca),
         parallel_map=_thread_pool_map,
     )
-    return app.create(document, authority, settings.api_key_names)
+    return app.create(document, authority, settings.api_key_names, settings.public_url)
 
 
 @functools.cache
@@ -117,13 +126,41 @@ def thread_pool_map(threads: int) -> MapFunction:
     return ThreadPoolExecutor(threads).map
 
 
+def _unsupported_kind(event: Any) -> str:  # noqa: ANN401 - a trigger may send any JSON
+    """Describe an event that the function does not support, without unescaped text of it; '' if it does."""
+    if not event:
+        return "an empty event"
+    if not isinstance(event, dict):
+        return "an event that is not an object"
+    is_request = isinstance(event.get("httpMethod"), str) and isinstance(event.get("path"), str)
+    if is_request or authorizer.is_authorizer_event(event):
+        return ""
+    if event.get("version") == "2.0":
+        return "an event in payload format 2.0 (HTTP API or function URL)"
+    if "detail-type" in event:
+        return f"a {quote(str(event['detail-type']))} event from EventBridge"
+    return f"an event with the members {quote(', '.join(event))}"
+
+
+def _unsupported_response(kind: str, request_id: str) -> dict[str, Any]:
+    """Log an unsupported event, and return a response for a trigger that expects one."""
+    detail = f"Unsupported event, {kind}: invoke the function only through a REST API or a load balancer"
+    _log.error("%s", detail)
+    document = problems.http_problem_document(500, detail, request_id)
+    return {
+        "statusCode": 500,
+        "headers": {"Content-Type": "application/problem+json", "Cache-Control": "no-store"},
+        "body": json.dumps(document),
+        "isBase64Encoded": False,
+    }
+
+
 def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the event in the form that aws-wsgi requires.
 
     aws-wsgi requires `queryStringParameters`, loses repeated query parameters and headers (joined here, as
     RFC 9110 5.2 allows), reads the server's port from a header, and matches header names case-sensitively.
-    Headers with an underscore are removed, since to WSGI `Content_Type` is `Content-Type`. WSGI
-    represents the octets of a path as Latin-1 (PEP 3333).
+    Headers with an underscore are removed, since to WSGI `Content_Type` is `Content-Type`.
     """
     query = event.get("multiValueQueryStringParameters") or {}
     pairs = [(name, value) for name, values in query.items() for value in values]
@@ -138,8 +175,32 @@ def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:
     headers.setdefault("X-Forwarded-Port", "443")
     return {
         **event,
-        # The gateway's routes have no trailing slash.
-        "path": (event["path"].removesuffix("/") or "/").encode("utf-8", "replace").decode("latin-1"),
+        "path": _wsgi_path(event),
         "queryStringParameters": pairs or list(single.items()),
         "headers": headers,
     }
+
+
+def _wsgi_path(event: Mapping[str, Any]) -> str:
+    """Return the path of the operation, without a trailing slash, decoded as PEP 3333 requires.
+
+    It is built from `resource` if possible, since `path` may begin with the base path of a custom domain.
+    """
+    resource, values = event.get("resource") or "", event.get("pathParameters") or {}
+    names = [name for name, _ in _PARAMETER.findall(resource)]
+    if resource and all(isinstance(values.get(name), str) for name in names):
+        path = _PARAMETER.sub(
+            lambda match: (_decode_path if match[2] else _decode_segment)(values[match[1]]), resource
+        )
+    else:  # a load balancer sends no resource
+        path = _decode_path(event["path"])
+    return (path.removesuffix("/") or "/").encode("utf-8", "replace").decode("latin-1")
+
+
+def _decode_path(path: str) -> str:
+    return "/".join(map(_decode_segment, path.split("/")))
+
+
+def _decode_segment(value: str) -> str:
+    """Decode a path segment, except a slash: otherwise a parameter could lead to another route."""
+    return unquote(value).replace("/", "%2F")

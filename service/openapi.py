@@ -1,4 +1,4 @@
-"""The contract, `openapi.yaml`: load it, merge the operator's profiles over it, and render it."""
+"""The contract, `openapi.yaml`: load it, merge the operator's profiles over it, and render it for clients."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ OpenAPIDocument = dict[str, Any]
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
-EST_PREFIX: Final = "/.well-known/est/"  # prefix of the paths that AWS gets only on request
-
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-_INTEGRATION: Final = "x-amazon-apigateway-integration"
-_VENDOR: Final = "x-amazon-apigateway-"
+INTEGRATION: Final = "x-amazon-apigateway-integration"
 _EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")
-# Keywords that API Gateway rejects, or that only document; none of them changes a response.
-_DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
 
 def load(overrides: Path | None = None) -> OpenAPIDocument:
@@ -108,7 +103,7 @@ def for_function(document: OpenAPIDocument) -> OpenAPIDocument:
         executed = {
             method: _executed(item[method], document)
             for method in METHODS
-            if method in item and item[method][_INTEGRATION]["type"] != "mock"
+            if method in item and item[method][INTEGRATION]["type"] != "mock"
         }
         if executed:
             paths[path] = executed
@@ -128,7 +123,7 @@ def _executed(operation: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPID
         "responses": {
             status: {
                 "description": "",
-                "content": {kind: {} for kind in _resolve_ref(response, document).get("content", ())},
+                "content": {kind: {} for kind in resolve_ref(response, document).get("content", ())},
             }
             for status, response in operation["responses"].items()
         },
@@ -146,96 +141,7 @@ def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
             and not (key in {"example", "examples"} and "schema" in node)
         }
 
-    return _rewrite(node, change)
-
-
-def for_cloudformation(document: OpenAPIDocument, *, est: bool = False) -> OpenAPIDocument:
-    """Return the document for a CloudFormation template: as `for_api_gateway`, but its ARNs remain `Fn::Sub`,
-    which CloudFormation resolves.
-    """
-    return _for_aws(document, {}, est=est)
-
-
-def for_api_gateway(
-    document: OpenAPIDocument, region: str, account: str, function: str, *, est: bool = False
-) -> OpenAPIDocument:
-    """Return the document that API Gateway imports.
-
-    ARNs are resolved. Keywords that only document, vendor extensions other than API Gateway's, and `$ref`s
-    other than those to schemas are removed.
-
-    Args:
-        document: the contract.
-        region: the AWS region.
-        account: the AWS account ID.
-        function: the name of the Lambda function.
-        est: whether to include EST, and the authorizer that then supplies all API keys.
-    """
-    partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
-    substitutions = {
-        "${AWS::Partition}": partition,
-        "${AWS::Region}": region,
-        "${AWS::AccountId}": account,
-        "${Function.Arn}": f"arn:{partition}:lambda:{region}:{account}:function:{function}",
-    }
-    return _for_aws(document, substitutions, est=est)
-
-
-def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], *, est: bool) -> OpenAPIDocument:
-    """Return the contract for API Gateway, with an authorizer instead of HTTP Basic.
-
-    An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
-    API Gateway requires both alternatives in `security`, as in its own export.
-    """
-    components = document["components"]
-    schemes = {
-        name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"
-    }
-    paths, extensions = document["paths"], {}
-    if est:
-        security: list[OpenAPIDocument] = [{"apiKey": []}, {"authorizer": []}]
-        paths = _rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
-        extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
-        # No identity source: API Gateway would require every header, but a key is in one of two.
-        schemes["authorizer"] = {
-            "type": "apiKey",
-            "name": "Authorization",
-            "in": "header",
-            "x-amazon-apigateway-authtype": "custom",
-            "x-amazon-apigateway-authorizer": {
-                "type": "request",
-                "authorizerUri": operations_by_id(document)["sign"][_INTEGRATION]["uri"],
-                "authorizerResultTtlInSeconds": 0,
-            },
-        }
-    else:
-        paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
-    inlined = ("responses", "examples")
-    components = {name: part for name, part in components.items() if name not in inlined}
-    components["securitySchemes"] = schemes
-
-    def change(node: OpenAPIDocument) -> Any:  # noqa: ANN401 - text, or JSON
-        if "Fn::Sub" in node and substitutions:
-            return re.sub(r"\$\{.+?\}", lambda match: substitutions[match[0]], node["Fn::Sub"])
-        if str(node.get("$ref")).startswith("#/components/responses/"):
-            node = _resolve_ref(node, document)
-        return {
-            key: value
-            for key, value in node.items()
-            if not _is_documentation(key, node) and (not key.startswith("x-") or key.startswith(_VENDOR))
-        }
-
-    aws = {**document, **extensions, "paths": paths, "components": components}
-    rendered: OpenAPIDocument = _rewrite(aws, change)
-    return rendered
-
-
-def _is_documentation(key: str, node: OpenAPIDocument) -> bool:
-    """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
-    or rejects. A property or a response with that name is not.
-    """
-    describes = isinstance(node.get("type"), str) or "schema" in node
-    return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)
+    return rewrite(node, change)
 
 
 def public(document: OpenAPIDocument) -> OpenAPIDocument:
@@ -244,17 +150,39 @@ def public(document: OpenAPIDocument) -> OpenAPIDocument:
     Responses allow unknown fields, which later versions may add and clients must ignore (RFC 9457 section 3.2
     requires this for problems). Requests do not.
     """
-    stripped: OpenAPIDocument = _rewrite(
+    stripped: OpenAPIDocument = rewrite(
         document, lambda node: {key: value for key, value in node.items() if not key.startswith("x-")}
     )
     bodies = [operation.get("requestBody") for operation in operations_by_id(stripped).values()]
     requests = _referenced_schemas(bodies, stripped)
     schemas = stripped["components"]["schemas"]
     opened = {
-        name: schema if name in requests else _rewrite(schema, _open_schema)
+        name: schema if name in requests else rewrite(schema, _open_schema)
         for name, schema in schemas.items()
     }
     return {**stripped, "components": {**stripped["components"], "schemas": opened}}
+
+
+def with_public_url(document: OpenAPIDocument, url: str) -> OpenAPIDocument:
+    """Return the document with this URL as its server and as the base of problem types; '' changes nothing.
+
+    Problem types are in gateway responses and templates, which are JSON in a string, and in examples.
+    """
+    if not url:
+        return document
+    template, path = '"type":"/problems#', "/problems#"
+
+    def change(node: OpenAPIDocument) -> OpenAPIDocument:
+        return {
+            key: value.replace(template, template.replace(path, url + path))
+            if isinstance(value, str) and template in value
+            else f"{url}{value}"
+            if key == "type" and str(value).startswith(path)
+            else value
+            for key, value in node.items()
+        }
+
+    return {**rewrite(document, change), "servers": [{"url": url}]}
 
 
 def _open_schema(node: OpenAPIDocument) -> OpenAPIDocument:
@@ -282,20 +210,20 @@ def operations_by_id(document: OpenAPIDocument) -> dict[str, OpenAPIDocument]:
 
 def resolve_refs(node: Any, document: OpenAPIDocument) -> Any:  # noqa: ANN401 - JSON
     """Return a copy with every `$ref` replaced by its target; the contract has no recursive schemas."""
-    return _rewrite(node, lambda node: _resolve_ref(node, document))
+    return rewrite(node, lambda node: resolve_ref(node, document))
 
 
-def _resolve_ref(node: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPIDocument:
+def resolve_ref(node: OpenAPIDocument, document: OpenAPIDocument) -> OpenAPIDocument:
     """Return the target of a `$ref`; the node itself if it is not a reference."""
     if "$ref" not in node:
         return node
-    return _resolve_ref(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
+    return resolve_ref(functools.reduce(operator.getitem, node["$ref"].split("/")[1:], document), document)
 
 
-def _rewrite(node: Any, change: Callable[[OpenAPIDocument], Any]) -> Any:  # noqa: ANN401 - JSON
+def rewrite(node: Any, change: Callable[[OpenAPIDocument], Any]) -> Any:  # noqa: ANN401 - JSON
     """Return a copy in which `change` replaced each object, outer objects first."""
     if isinstance(node, dict):
         node = change(node)
     if isinstance(node, dict):
-        return {key: _rewrite(value, change) for key, value in node.items()}
-    return [_rewrite(item, change) for item in node] if isinstance(node, list) else node
+        return {key: rewrite(value, change) for key, value in node.items()}
+    return [rewrite(item, change) for item in node] if isinstance(node, list) else node

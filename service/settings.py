@@ -19,6 +19,12 @@ API_KEY_NAMES: Final = "CERTLET_API_KEY_NAMES"
 PROFILES: Final = "CERTLET_PROFILES"
 AUDIT_LOG: Final = "CERTLET_AUDIT_LOG"
 METRICS: Final = "CERTLET_METRICS"
+PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
+# No query, fragment or user; and no character that a JSON or Velocity template would need to escape.
+_URL: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    r"(?:/(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*"
+)
 
 
 class KeySource(StrEnum):
@@ -31,6 +37,18 @@ class KeySource(StrEnum):
 
 class SettingsError(ValueError):
     """An environment variable is invalid; the message lists every problem, without values of secrets."""
+
+
+def parse_public_url(text: str) -> str:
+    """Parse the URL under which users reach the API, and remove a final slash.
+
+    Raises:
+        ValueError: the URL is malformed, or has a query or fragment.
+    """
+    url = text.removesuffix("/")
+    if not _URL.fullmatch(url):
+        raise ValueError(f"{text!r} is not an http or https URL without query and fragment")
+    return url
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ class Settings:
         profiles: the operator's profiles file; None to use only the contract's profiles.
         audit_log: the audit log's file; None for stderr.
         metrics: the CloudWatch namespace of the metrics in the audit log; '' for no metrics.
+        public_url: the URL under which users reach the API, without a final slash; '' if not set.
     """
 
     ca: Path
@@ -59,6 +78,7 @@ class Settings:
     profiles: Path | None = None
     audit_log: Path | None = None
     metrics: str = ""
+    public_url: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -67,7 +87,7 @@ class Settings:
         `CERTLET_CA` (directory); `CERTLET_CA_KEY` (`file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`;
         default: `signing-ca.key` in that directory); `CERTLET_CA_PASSPHRASE`, or
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
-        `CERTLET_AUDIT_LOG` (files); and `CERTLET_METRICS` (a CloudWatch namespace).
+        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); and `CERTLET_PUBLIC_URL`.
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -90,6 +110,11 @@ class Settings:
             problems.append(f"{CA_PASSPHRASE} is set but empty; unset it if the key is not encrypted")
         if not re.fullmatch("[A-Za-z0-9._/#:-]{0,255}", environ.get(METRICS, "")):
             problems.append(f"{METRICS} is not a CloudWatch namespace: up to 255 of A-Z a-z 0-9 . _ / # : -")
+        public_url = environ.get(PUBLIC_URL, "")
+        try:
+            public_url = public_url and parse_public_url(public_url)
+        except ValueError as error:
+            problems.append(f"{PUBLIC_URL}: {error}")
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -103,4 +128,5 @@ class Settings:
             profiles=Path(environ[PROFILES]) if environ.get(PROFILES) else None,
             audit_log=Path(environ[AUDIT_LOG]) if environ.get(AUDIT_LOG) else None,
             metrics=environ.get(METRICS, ""),
+            public_url=public_url,
         )

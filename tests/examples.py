@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service.pki import encoding
 from tests import csrs, factories, servers
-from tests.est.devices import basic_auth, client_context, encode_body, parse_certificates
+from tests.est.devices import client_context, encode_body, parse_certificates
 from tests.gateway import second_api
 from tests.gateway.cases import JSON, KEY
 from tests.servers import Response, Server
@@ -197,7 +197,7 @@ EXAMPLES: Final = {
     "unknownLabel": Example("A label that is not the name of a profile.", 404, request_est("GET", "/admin/cacerts")),
     "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
-    "enrollmentForbidden": Example("A wrong password.", 403, request_est("POST", "/simpleenroll", b"x", Authorization=basic_auth("wrong"))),
+    "enrollmentForbidden": Example("A wrong API key.", 403, request_est("POST", "/simpleenroll", b"x", **{"x-api-key": "wrong"})),
     "renewalForbidden": Example("No client certificate.", 403, request_est("POST", "/simplereenroll", b"x")),
     "tooLarge": Example("A body of one megabyte.", 413, lambda sites: sites.plain.request("POST", "/sign", b" " * 1_048_576, {**JSON, **KEY})),
     "unsupportedMediaType": Example("A body in XML.", 415, lambda sites: sites.plain.request("POST", "/sign", b"<csr/>", {"Content-Type": "application/xml", **KEY})),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def running_localstack(directory: Path) -> Iterator[str]:
             process.wait(15)
         process.kill()
         process.wait()
+
+
+def deploy_api(endpoint: str, document: Mapping[str, Any]) -> str:
+    """Import a document, import it again as an update does, deploy it with `API_KEY`, and return its URL."""
+    api_gateway, body = client(endpoint, "apigateway"), json.dumps(document)
+    api = api_gateway.import_rest_api(failOnWarnings=True, body=body)["id"]
+    before = api_gateway.get_resources(restApiId=api, limit=500)["items"]
+    api_gateway.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
+    after = api_gateway.get_resources(restApiId=api, limit=500)["items"]
+    assert {resource["path"] for resource in before} == {resource["path"] for resource in after}
+    api_gateway.create_deployment(restApiId=api, stageName="prod")
+    plan = api_gateway.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
+    key = api_gateway.create_api_key(name="tests", enabled=True, value=servers.API_KEY)
+    api_gateway.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
+    return f"{endpoint}/_aws/execute-api/{api}/prod"
 
 
 def _responds(url: str) -> bool:

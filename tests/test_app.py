@@ -67,7 +67,7 @@ CHANGES: dict[str, tuple[Change, dict[str, Any], int, int]] = {
     "other-media-type": (lambda d: media_types(d).pop("text/plain"), pem_event("text/plain"), 200, 415),
     "new-media-type": (lambda d: media_types(d).update({"application/csr": media_types(d)["text/plain"]}), pem_event("application/csr"), 415, 200),
     "json-media-type": (lambda d: d["paths"]["/sign"]["post"]["requestBody"].update(content={"application/csr+json": {"schema": schemas(d)["SignRequest"]}}), proxy_event(headers={"Content-Type": "application/csr+json"}), 415, 200),
-    "renamed-path": (rename_path, pem_event("text/plain") | {"path": "/certificates"}, 404, 200),
+    "renamed-path": (rename_path, pem_event("text/plain") | {"resource": "/certificates", "path": "/certificates"}, 404, 200),
     "old-path": (rename_path, pem_event("text/plain"), 200, 404),
     "removed-operation": (lambda d: d["paths"].pop("/root.crt"), proxy_event("/root.crt", "GET"), 200, 404),
     "removed-method": (lambda d: d["paths"]["/sign"].pop("post"), proxy_event(), 200, 404),

@@ -12,7 +12,7 @@ import pytest
 from service import aws_lambda
 from service.web import identity
 from tests import csrs, servers
-from tests.lambda_events import invoke_handler, proxy_event
+from tests.lambda_events import CSR_PEM, invoke_handler, proxy_event
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,16 @@ def test_caller_with_an_api_key_gets_a_certificate(directory: Path) -> None:
     assert '"principal":"ci"' in logged
 
 
-ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
+ARN = "arn:aws:iam::123456789012:role/ci"
 
 
 @pytest.mark.parametrize(
     ("context", "ending"),
     [
-        ({"identity": {"userArn": ARN}}, "arn.example.com"),
+        (
+            {"identity": {"userArn": "arn:aws:sts::123456789012:assumed-role/ci/session"}},
+            "arn.example.com",
+        ),
         ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "sub.example.com"),
         ({"identity": {}, "authorizer": {"principalId": "4711"}}, "sub.example.com"),
         ({"identity": {"apiKeyId": "abc123"}}, ""),
@@ -222,3 +225,152 @@ def test_authorizer_principal_is_not_a_caller(directory: Path) -> None:
     )
     assert [response["statusCode"] for response in responses] == [403, 200]
     assert logged.count('"event":"intent"') == 1
+
+
+LABELLED = "/.well-known/est/{label}/csrattrs"
+
+
+def est_labelled(label: str, path: str | None = None) -> dict[str, Any]:
+    """Create the event of an EST operation whose label is the name of a profile."""
+    parameters = {"resource": LABELLED, "pathParameters": {"label": label}}
+    return proxy_event(path or LABELLED.format(label=label), "GET", **parameters)
+
+
+def alb_event(path: str, method: str = "GET", **headers: str) -> dict[str, Any]:
+    """Create an event of an Application Load Balancer, with the members in AWS's documentation."""
+    target = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/certlet/0123456789abcdef"
+    forwarded = {"x-forwarded-for": "192.0.2.1", "x-forwarded-port": "443", "x-forwarded-proto": "https"}
+    return {
+        "requestContext": {"elb": {"targetGroupArn": target}},
+        "httpMethod": method,
+        "path": path,
+        "queryStringParameters": {},
+        "headers": {"host": "ca.example.com", "content-type": "application/json"} | forwarded | headers,
+        "body": json.dumps({"csr": CSR_PEM}) if method == "POST" else "",
+        "isBase64Encoded": False,
+    }
+
+
+EVENTS: dict[str, tuple[dict[str, Any], int]] = {
+    "base path": (proxy_event("/certs/ca", "GET", resource="/ca"), 200),
+    "base path and label": (est_labelled("server", "/certs/.well-known/est/server/csrattrs"), 204),
+    "base path that is a route": (proxy_event("/ca", "GET", resource="/nope"), 404),
+    "stage in path": (proxy_event("/prod/ca", "GET", resource="/ca"), 200),
+    "trailing slash": (proxy_event("/ca/", "GET", resource="/ca"), 200),
+    "trailing slash in resource": (proxy_event("/ca/", "GET"), 200),
+    "encoded label": (est_labelled("se%72ver"), 204),
+    "decoded label": (est_labelled("server", "/.well-known/est/se%72ver/csrattrs"), 204),
+    "unknown label": (est_labelled("se%2572ver"), 404),
+    "label with a slash": (est_labelled("server/x"), 404),
+    "label that would be another route": (
+        proxy_event("/", "GET", resource="/{name}", pathParameters={"name": ".well-known%2Fest%2Fcacerts"}),
+        404,
+    ),
+    "greedy parameter": (
+        proxy_event("/certs/ca", "GET", resource="/{proxy+}", pathParameters={"proxy": "ca"}),
+        200,
+    ),
+    "missing parameter": (proxy_event("/.well-known/est/server/csrattrs", "GET", resource=LABELLED), 204),
+    "ALB": (alb_event("/ca"), 200),
+    "ALB, encoded path": (alb_event("/.well-known/est/se%72ver/csrattrs/"), 204),
+    "ALB, base path": (alb_event("/certs/ca"), 404),
+    "ALB, signing": (alb_event("/sign", "POST", **{"x-api-key": "abc123"}), 403),
+    "ALB, profiles of the caller": (alb_event("/profiles/mine", **{"x-api-key": "abc123"}), 403),
+}
+
+
+def test_event_reaches_its_operation(directory: Path) -> None:
+    """The path in an event may have a base path, a stage, a trailing slash or encoded characters."""
+    events = [event for event, _ in EVENTS.values()]
+    responses, _ = invoke_handler(directory, *events, CERTLET_API_KEY_NAMES='{"abc123": "ci"}')
+    statuses = [response["statusCode"] for response in responses]
+    expected = {name: status for name, (_, status) in EVENTS.items()}
+    assert dict(zip(EVENTS, statuses, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("resource", "parameters", "path"),
+    [
+        ("/ca/", None, "/ca"),
+        ("/", None, "/"),
+        ("/a/{x}/b", {"x": "1"}, "/a/1/b"),
+        ("/a/{x}/b", {"x": "1%202"}, "/a/1 2/b"),
+        ("/a/{x}/b", {"x": "1 2"}, "/a/1 2/b"),
+        ("/a/{x}/b", {"x": "%C3%A9"}, "/a/\u00c3\u00a9/b"),
+        ("/a/{x}/b", {"x": "\u00e9"}, "/a/\u00c3\u00a9/b"),
+        ("/a/{x}/b", {"x": "../b%2Fc"}, "/a/..%2Fb%2Fc/b"),
+        ("/a/{x}/b", {"x": "{y}", "y": "2"}, "/a/{y}/b"),
+        ("/a/{x}/b", {"x": "%zz\ud800"}, "/a/%zz?/b"),
+        ("/a/{x+}", {"x": "1/%2F/2%203"}, "/a/1/%2F/2 3"),
+        ("/a/{x}/b", {"y": "1"}, "/the path"),
+        ("/a/{x}/b", {"x": None}, "/the path"),
+        ("/a/{x}/b", None, "/the path"),
+        (None, None, "/the path"),
+        ("", None, "/the path"),
+    ],
+)
+def test_path_is_built_from_resource_and_parameters(
+    resource: str | None, parameters: dict[str, Any] | None, path: str
+) -> None:
+    """A slash in a parameter stays encoded, so that a parameter cannot lead to another route."""
+    event = proxy_event("/the%20path/", "GET", resource=resource, pathParameters=parameters)
+    assert aws_lambda._normalise_event(event)["path"] == path
+
+
+# As in AWS's documentation, without the members that say nothing about the kind of event.
+PAYLOAD_2: dict[str, Any] = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/ca",
+    "rawQueryString": "",
+    "headers": {"accept": "*/*", "x-forwarded-proto": "https"},
+    "requestContext": {"http": {"method": "GET", "path": "/ca"}, "requestId": "JKJaXmPLvHcESHA="},
+    "isBase64Encoded": False,
+}
+SCHEDULED: dict[str, Any] = {
+    "version": "0",
+    "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
+    "detail-type": "Scheduled Event",
+    "source": "aws.events",
+    "time": "2026-11-28T17:30:00Z",
+    "resources": ["arn:aws:events:eu-central-1:123456789012:rule/warm"],
+    "detail": {},
+}
+FORGED: dict[str, Any] = {"detail-type": "\r\nforged line \x1b[31m\u2028" + "x" * 10_000}
+UNSUPPORTED: list[tuple[Any, str]] = [
+    (PAYLOAD_2, "payload format 2.0"),
+    (SCHEDULED, "'Scheduled Event' event from EventBridge"),
+    (FORGED, r"'\r\nforged line \x1b[31m\u2028xxx"),
+    ({"Records": [{"eventSource": "aws:s3"}]}, "event with the members 'Records'"),
+    ({"\nforged" + "x" * 10_000: 1, "httpMethod": "GET"}, r"event with the members '\nforgedxxx"),
+    ({"httpMethod": ["GET"], "path": "/ca"}, "event with the members 'httpMethod, path'"),
+    ({}, "empty event"),
+    ([], "empty event"),
+    (None, "empty event"),
+    ("text", "event that is not an object"),
+]
+
+
+def test_unsupported_event_is_reported_in_one_line(directory: Path) -> None:
+    """An event of another source is not an error of the function: no retries, and no traceback."""
+    responses, log = invoke_handler(directory, *(event for event, _ in UNSUPPORTED))
+    for response, line, (_, kind) in zip(responses, log.splitlines(), UNSUPPORTED, strict=True):
+        content_type = response["headers"]["Content-Type"]
+        assert (response["statusCode"], content_type) == (500, "application/problem+json")
+        problem = json.loads(response["body"])
+        assert (problem["code"], problem["status"], problem["detail"]) == ("serverInternal", 500, line)
+        assert kind in line
+        assert "only through a REST API" in line
+        assert len(line) < 250
+        assert line.isascii()
+        assert line.isprintable()
+
+
+def test_public_url_is_the_base_of_problem_types(directory: Path) -> None:
+    """The function's problems have absolute types with CERTLET_PUBLIC_URL, and relative ones without."""
+    for url in ("https://pki.example.com/certlet", ""):
+        (response,), _ = invoke_handler(directory, proxy_event("/nothing"), CERTLET_PUBLIC_URL=url)
+        assert json.loads(response["body"])["type"] == f"{url}/problems#notFound"
+    responses, log = invoke_handler(directory, proxy_event(), CERTLET_PUBLIC_URL="pki.example.com")
+    assert responses == []
+    assert "SettingsError: CERTLET_PUBLIC_URL: 'pki.example.com' is not an http or https URL" in log

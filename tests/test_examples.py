@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft4Validator
 
-from service import openapi
+from service import api_gateway, openapi
 from tests import examples, factories
 from tests.examples import EXAMPLES, Sites, normalize, value
 from tests.servers import Response
@@ -163,6 +163,8 @@ def test_normalize_keeps_the_content_of_certificates(sites: Sites) -> None:
 def test_examples_are_not_rendered() -> None:
     """API Gateway does not accept examples, so the rendered document has none."""
     for est in (False, True):
-        rendered = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=est)
+        rendered = api_gateway.for_api_gateway(
+            DOCUMENT, "eu-central-1", "123456789012", "certlet", api_gateway.Options(est=est)
+        )
         assert not re.search('"examples?":', json.dumps(rendered))
     assert re.search('"example":', json.dumps(DOCUMENT))

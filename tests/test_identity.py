@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests import factories
+from service import audit, openapi
+from service.pki.profile_loader import ProfileError
+from tests import csrs, factories
 from tests.lambda_events import ANONYMOUS, est_event, invoke_application, proxy_event
 
-ARN = "arn:aws:sts::123456789012:assumed-role/ci/session"
+SESSION = "arn:aws:sts::123456789012:assumed-role/ci/"
+ROLE = "arn:aws:iam::123456789012:role/ci"
 
 BASIC = "Basic " + base64.b64encode(b"any:abc123").decode()
 UNAUTHENTICATED: list[dict[str, Any]] = [
@@ -65,8 +68,8 @@ def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
     [
         ({"identity": {"apiKeyId": "abc123"}}, "ci"),
         ({"identity": {"apiKeyId": "unmapped"}}, "unmapped"),
-        ({"identity": {"userArn": ARN}}, ARN),
-        ({"identity": {"userArn": ARN, "apiKeyId": "abc123"}}, ARN),
+        ({"identity": {"userArn": SESSION + "a"}}, ROLE),
+        ({"identity": {"userArn": SESSION + "a", "apiKeyId": "abc123"}}, ROLE),
         ({"identity": {}, "authorizer": {"principalId": "anna"}}, "authorizer:anna"),
         ({"identity": {"apiKeyId": "abc123"}, "authorizer": {"principalId": "anna"}}, "ci"),
         ({"identity": {}, "authorizer": {"claims": {"sub": "4711"}}}, "authorizer:4711"),
@@ -90,10 +93,108 @@ def test_gateway_identifies_the_caller(
         (proxy_event(body='{"csr": "x", "profile": ["client"]}', isBase64Encoded=False), "server"),
         (proxy_event(body="[" * 100_000, isBase64Encoded=False), "server"),
         (proxy_event("/sign.pem", queryStringParameters={"profile": "peer"}), "peer"),
-        (est_event(path="/.well-known/est/client/simpleenroll"), "client"),
+        (
+            est_event(resource="/.well-known/est/{label}/simpleenroll", pathParameters={"label": "client"}),
+            "client",
+        ),
     ],
 )
 def test_refusal_is_recorded_with_its_profile(request_event: dict[str, Any], profile: str) -> None:
     """The audit record of a refused caller names the requested profile, if it exists."""
     (response,), (record,) = invoke_application(factories.document(), {**request_event, **ANONYMOUS})
     assert (response["statusCode"], record.event, record.profile) == ("403", "refusal", profile)
+
+
+def iam_event(arn: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Create the event of a caller that IAM authenticated."""
+    return {**(request or proxy_event()), "requestContext": {"requestId": "x", "identity": {"userArn": arn}}}
+
+
+@pytest.mark.parametrize(
+    ("arn", "principal", "session"),
+    [
+        (SESSION + "i-0123456789abcdef0", ROLE, "i-0123456789abcdef0"),
+        (SESSION + "anna@example.com", ROLE, "anna@example.com"),
+        (SESSION + 'x\r\n{"event":"result"}\x1b[2J\u2028', ROLE, 'x\r\n{"event":"result"}\x1b[2J\u2028'),
+        (
+            "arn:aws-cn:sts::123456789012:assumed-role/a+=,.@-_/s",
+            "arn:aws-cn:iam::123456789012:role/a+=,.@-_",
+            "s",
+        ),
+        ("arn:aws-us-gov:sts::123456789012:assumed-role/r/s", "arn:aws-us-gov:iam::123456789012:role/r", "s"),
+        *(
+            (arn, arn, None)
+            for arn in (
+                "arn:aws:iam::123456789012:user/ci",
+                "arn:aws:iam::123456789012:user/path/ci",
+                "arn:aws:iam::123456789012:root",
+                "arn:aws:sts::123456789012:federated-user/ci",
+                ROLE,
+                SESSION,
+                SESSION.rstrip("/"),
+                SESSION + "a/b",
+                SESSION + "x" * 65,
+                " " + SESSION + "a",
+                "arn:aws:sts::123456789012:assumed-role//a",
+                "arn:aws:sts::123456789012:assumed-role/c i/a",
+                "arn:aws:sts::12345678901:assumed-role/ci/a",
+                "arn:aws:sts::\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661:assumed-role/ci/a",
+                "arn:aws:sts:eu-central-1:123456789012:assumed-role/ci/a",
+                "arn:other:sts::123456789012:assumed-role/ci/a",
+                "arn:aws:iam::123456789012:assumed-role/ci/a",
+            )
+        ),
+    ],
+)
+def test_session_of_a_role_is_not_part_of_its_principal(
+    arn: str, principal: str, session: str | None
+) -> None:
+    """All sessions of a role are one principal; only the audit log has their names, escaped in one line."""
+    refused = iam_event(arn, proxy_event(body='{"csr": "x"}', isBase64Encoded=False))
+    (response, _), log = invoke_application(factories.document(), iam_event(arn), refused)
+    assert response["statusCode"] == "200"
+    assert [record.event for record in log] == ["intent", "result", "refusal"]
+    for record in log:
+        line = audit.serialize(record)
+        assert (json.loads(line)["principal"], json.loads(line).get("session")) == (principal, session)
+        assert line[:-1].decode("ascii").isprintable()
+
+
+def test_profile_permits_every_session_of_its_role() -> None:
+    """A profile that names a role permits its sessions, with the names of the role, and refuses other roles."""
+    overrides = {
+        "profiles": {"server": {"principals": [ROLE]}},
+        "principals": {ROLE: {"dns": {"permitted": ["example.com"]}}},
+    }
+    document = openapi.with_overrides(factories.document(), overrides)
+    outside = json.dumps({"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.org"])).decode()})
+    arns = (SESSION + "a", SESSION + "b", SESSION.replace("/ci/", "/ci2/") + "a", SESSION + "a/b")
+    names = proxy_event(body=outside, isBase64Encoded=False)
+    policy = openapi.parse_policy(document)
+    events = [*map(iam_event, arns), iam_event(arns[0], names)]
+    responses, _ = invoke_application(document, *events, policy=policy)
+    assert [response["statusCode"] for response in responses] == ["200", "200", "403", "403", "422"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"profiles": {"server": {"principals": [SESSION + "a"]}}},
+        {"profiles": {"server": {"principals": ["arn:aws-cn:sts::123456789012:assumed-role/ci"]}}},
+        {"principals": {SESSION + "a": {"dns": {}}}},
+    ],
+)
+def test_session_in_profiles_is_refused(overrides: dict[str, Any]) -> None:
+    """No caller has such a name, so that its restrictions would restrict nobody."""
+    with pytest.raises(ProfileError, match=r"expected the name of a principal \(a role: arn:aws:iam::"):
+        openapi.with_overrides(factories.document(), overrides)
+
+
+def test_sessions_of_a_role_share_an_idempotency_key() -> None:
+    """A retry from another session of the role returns the same certificate; from another role it does not."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "deployment-1"}
+    arns = (SESSION + "a", SESSION + "b", SESSION.replace("/ci/", "/ci2/") + "a")
+    events = [iam_event(arn, proxy_event(headers=headers)) for arn in arns]
+    responses, _ = invoke_application(factories.document(), *events)
+    first, second, other = (json.loads(response["body"])["crt_pem"] for response in responses)
+    assert first == second != other

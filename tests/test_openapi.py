@@ -6,7 +6,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import airspeed
@@ -15,7 +15,6 @@ import pytest
 import yaml
 from openapi_spec_validator import validate
 
-from deploy import lint
 from service import openapi
 from service.gateway import events
 from service.gateway.routes import ERROR_TYPES, GatewayError
@@ -26,48 +25,15 @@ from service.web.operations import Operations
 from tests import factories
 
 DOCUMENT = factories.document()
-RENDERED = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet")
-WITH_EST = openapi.for_api_gateway(DOCUMENT, "eu-central-1", "123456789012", "certlet", est=True)
 PAGES = {
     path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
     for path in ("/sign", "/problems")
 }
 
 
-def test_rendered_documents_are_valid_openapi() -> None:
-    """The contract and the documents for API Gateway are valid OpenAPI 3.0."""
+def test_contract_is_openapi() -> None:
+    """The contract is valid OpenAPI 3.0."""
     validate(DOCUMENT)
-    validate(RENDERED)
-    validate(WITH_EST)
-
-
-def test_api_gateway_document_passes_lint() -> None:
-    """The output of `certlet openapi` follows the rules of API Gateway's import, with and without EST."""
-    assert lint.violations(RENDERED) == []
-    assert lint.violations(WITH_EST) == []
-
-
-def test_api_gateway_document_has_no_est_by_default() -> None:
-    """The default document for AWS has no EST paths, no HTTP Basic and no authorizer."""
-    assert not [path for path in RENDERED["paths"] if path.startswith("/.well-known/")]
-    assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
-    assert "x-amazon-apigateway-api-key-source" not in RENDERED
-    assert set(WITH_EST["paths"]) == set(DOCUMENT["paths"])
-
-
-def test_est_document_uses_the_authorizer_for_every_key() -> None:
-    """The key source applies to the whole API, so exactly the operations that need a key have the authorizer."""
-    assert WITH_EST["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
-    for path, item in DOCUMENT["paths"].items():
-        for method, operation in item.items():
-            security = WITH_EST["paths"][path][method]["security"]
-            assert security == ([{"apiKey": []}, {"authorizer": []}] if operation["security"] else [])
-    scheme = WITH_EST["components"]["securitySchemes"]["authorizer"]
-    assert scheme["x-amazon-apigateway-authorizer"] == {
-        "type": "request",
-        "authorizerUri": WITH_EST["paths"]["/sign"]["post"][INTEGRATION]["uri"],
-        "authorizerResultTtlInSeconds": 0,
-    }
 
 
 def test_est_has_no_cors() -> None:
@@ -77,115 +43,6 @@ def test_est_has_no_cors() -> None:
         headers = {header for response in responses for header in response.get("headers", {})}
         assert ("Access-Control-Allow-Origin" in headers) == (not path.startswith("/.well-known/est/"))
         assert "options" not in item
-
-
-def schema(document: Any) -> Any:
-    return document["components"]["schemas"]["SignRequest"]["properties"]["text"]
-
-
-def sign(document: Any) -> Any:
-    return document["paths"]["/sign"]["post"]
-
-
-def form(document: Any) -> Any:
-    return document["paths"]["/sign"]["get"]
-
-
-def authorizer_scheme(uri: object) -> dict[str, Any]:
-    return {"type": "apiKey", "x-amazon-apigateway-authorizer": {"authorizerUri": uri}}
-
-
-INTEGRATION = "x-amazon-apigateway-integration"
-BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
-    (lint.openapi_version, lambda d: d.update(openapi="3.1.0")),
-    (lint.schema_names, lambda d: d["components"]["schemas"].update({"Bad_Name-1": {"type": "object"}})),
-    *[
-        (lint.schema_keywords, lambda d, k=keyword: schema(d).update({k: True}))
-        for keyword in ("nullable", "discriminator", "example", "readOnly", "default", "exclusiveMinimum")
-    ],
-    (lint.references, lambda d: schema(d).update({"$ref": "other.yaml#/X"})),
-    (
-        lint.recursive_compositions,
-        lambda d: d["components"]["schemas"]["Reason"].update(
-            oneOf=[{"$ref": "#/components/schemas/Reason"}]
-        ),
-    ),
-    (
-        lint.response_schemas,
-        lambda d: sign(d)["responses"]["200"]["content"].update({"text/plain": {"schema": {"type": "string"}}}),
-    ),
-    (lint.operation_security, lambda d: d.update(security=[{"apiKey": []}])),
-    (lint.operation_security, lambda d: sign(d).pop("security")),
-    (lint.paths, lambda d: d["paths"].update({"/a/{b}c": {"x-amazon-apigateway-any-method": sign(d)}})),
-    (lint.paths, lambda d: d["paths"].update({"/ping": d["paths"]["/ca"]})),
-    (lint.paths, lambda d: d["paths"].update({"/a~b": d["paths"]["/ca"]})),
-    (lint.sizes, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"a/b": "x" * 307_201})),
-    (lint.sizes, lambda d: d["info"].update(description="x" * 6_291_456)),
-    (lint.timeouts, lambda d: sign(d)[INTEGRATION].update(timeoutInMillis=29_001)),
-    (lint.validators, lambda d: sign(d).update({"x-amazon-apigateway-request-validator": "all"})),
-    (lint.validators, lambda d: d.update({"x-amazon-apigateway-request-validator": "parameters"})),
-    (lint.integrations, lambda d: sign(d).pop(INTEGRATION)),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(httpMethod="GET")),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri={"Fn::Sub": "x"})),
-    (lint.integrations, lambda d: sign(d)[INTEGRATION].update(uri="arn:${AWS::Partition}:x")),
-    (lint.mocks, lambda d: d.pop("x-amazon-apigateway-binary-media-types")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION].pop("contentHandling")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION]["responses"]["default"].pop("contentHandling")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION].update(passthroughBehavior="when_no_match")),
-    (lint.mocks, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"text/plain": "$input.body"})),
-    (lint.response_headers, lambda d: form(d)["responses"]["200"]["headers"].pop("Referrer-Policy")),
-    (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(NONE={})),
-    (
-        lint.gateway_responses,
-        lambda d: d["x-amazon-apigateway-gateway-responses"]["THROTTLED"]["responseTemplates"].update(
-            {"application/problem+json": "{}"}
-        ),
-    ),
-    (lint.extensions, lambda d: sign(d).update({"x-mine": 1})),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(basic={"type": "http", "scheme": "basic"})),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizer_scheme({"Fn::Sub": "arn:x"}))),
-    (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizer_scheme("arn:${AWS::Region}"))),
-    (lint.authorizers, lambda d: d.update({"x-amazon-apigateway-api-key-source": "AUTHORIZER"})),
-    (lint.any_methods, lambda d: d["paths"]["/ca"].pop("x-amazon-apigateway-any-method")),
-    (lint.any_methods, lambda d: d["paths"]["/ca"].update(options=form(d))),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rule", "change"), BREAKS)
-def test_lint_rule_finds_its_violation(rule: lint.Rule, change: Callable[[dict[str, Any]], object]) -> None:
-    """Every lint rule finds the violation in its document."""
-    document = copy.deepcopy(RENDERED)
-    change(document)
-    assert list(rule(document))
-
-
-def test_every_lint_rule_has_a_violation_case() -> None:
-    """Every lint rule has a document that violates it."""
-    assert {rule for rule, _ in BREAKS} == set(lint.RULES)
-
-
-def test_rendering_resolves_addresses() -> None:
-    """The URI of the aws_proxy integration has the function's ARN, in the region's partition."""
-    partitions = {"eu-central-1": "aws", "cn-north-1": "aws-cn", "us-gov-west-1": "aws-us-gov"}
-    for region, partition in partitions.items():
-        rendered = openapi.for_api_gateway(DOCUMENT, region, "123456789012", "certlet")
-        assert rendered["paths"]["/ca"]["get"][INTEGRATION]["uri"] == (
-            f"arn:{partition}:apigateway:{region}:lambda:path/2015-03-31/functions/"
-            f"arn:{partition}:lambda:{region}:123456789012:function:certlet/invocations"
-        )
-
-
-def test_rendering_keeps_names_that_look_like_keywords() -> None:
-    """Rendering keeps a property named `default` and an integration's `default` response."""
-    assert "default" in RENDERED["components"]["schemas"]["ProfileList"]["properties"]
-    assert "default" in RENDERED["paths"]["/sign"]["get"][INTEGRATION]["responses"]
-    assert "default" not in RENDERED["components"]["schemas"]["ProfileName"]
-
-
-def test_rendering_leaves_links_out() -> None:
-    """Links, which only tests use, are not in the document for API Gateway."""
-    assert "links" in DOCUMENT["paths"]["/profiles"]["get"]["responses"]["200"]
-    assert "links" not in RENDERED["paths"]["/profiles"]["get"]["responses"]["200"]
 
 
 def test_profile_name_enum_lists_the_profiles() -> None:
@@ -300,6 +157,30 @@ def test_problems_page_explains_every_code() -> None:
         assert html.escape(entry["remedy"]) in section
     with flask.Flask("x").test_request_context():
         assert problems.problem_document(errors.BadCSR("x"))["type"] == "/problems#badCSR"
+
+
+def test_public_url_is_the_base_of_problem_types_and_the_server() -> None:
+    """A public URL makes each problem type of the document absolute; without one the document stays as it is."""
+    url = "https://pki.example.com/certlet"
+    document = openapi.with_public_url(DOCUMENT, url)
+    assert document["servers"] == [{"url": url}]
+    types = re.findall(r'\\?"type\\?": ?\\?"([^"]*problems#)', json.dumps(DOCUMENT))
+    assert len(types) > 30
+    assert set(types) == {"/problems#"}
+    types_with_url = re.findall(r'\\?"type\\?": ?\\?"([^"]*problems#)', json.dumps(document))
+    assert types_with_url == [f"{url}/problems#"] * len(types)
+    assert openapi.with_public_url(DOCUMENT, "") == DOCUMENT
+    assert openapi.with_public_url(document, "")["servers"] == document["servers"]
+
+
+def test_public_url_does_not_change_the_pages() -> None:
+    """The pages refer to themselves and to their own API, so that their hashes stay the same."""
+    document = openapi.with_public_url(DOCUMENT, "https://pki.example.com")
+    for path in PAGES:
+        assert (
+            document["paths"][path]["get"]["x-amazon-apigateway-integration"]
+            == (DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"])
+        )
 
 
 def test_package_contains_the_contract() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import openapi
+from service import api_gateway, openapi
 from service.overrides import OverridesError, YAMLSource, merge_patch, verify_policy
 from service.pki.profile_loader import IssuancePolicy, ProfileError
 from tests import factories
@@ -120,7 +120,7 @@ def test_overrides_are_merged_over_the_contract(tmp_path: Path) -> None:
     assert [profile.name for profile in policy] == ["client", "peer"]
     assert policy.get(None).name == "client"
     assert policy.get("peer").validity == timedelta(days=1)
-    rendered = openapi.for_cloudformation(document)
+    rendered = api_gateway.for_cloudformation(document)
     name = rendered["components"]["schemas"]["ProfileName"]
     assert (name["enum"], name.get("default")) == (["client", "peer"], None)
     assert not any(key.startswith("x-certificate") for key in rendered)
@@ -231,7 +231,7 @@ def test_violations_of_all_profiles_are_collected() -> None:
         "profiles.B!\\n: 'B!\\n': expected a profile name: 1 to 32",
         "profiles.e: '7': expected a mapping",
         "default: profile 'f' does not exist; use one of: a, b, c, d, B!\\n, e",
-        "principals.: '' is not the name of a principal",
+        "principals.: '': expected the name of a principal",
         "principals.*: '*' is not the name of a principal",
         "principals.ci.dns.permitted.0: ",
     ):

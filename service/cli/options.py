@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from service.cli.terminal import CommandError, warn
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
-from service.settings import PROFILES
+from service.settings import PROFILES, PUBLIC_URL, parse_public_url
 
 if TYPE_CHECKING:  # slow to import, and most commands need neither
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -135,6 +135,32 @@ url_option: Final = click.option(
     default=_DEFAULT_URL,
     help="Use the service at this URL, which includes the stage.",
 )
+
+
+def parse_https_url(text: str) -> str:
+    """Parse a public URL on AWS, where an API has only HTTPS."""
+    url = parse_public_url(text)
+    if not url.startswith("https://"):
+        raise ValueError(f"{text!r} is not an https URL")
+    return url
+
+
+def public_url_option(
+    name: str, parse: Callable[[str], str] = parse_public_url
+) -> Callable[[_Command], _Command]:
+    """Add the option for the URL under which users reach the API."""
+    return click.option(
+        name,
+        "public_url",
+        metavar="URL",
+        envvar=PUBLIC_URL,
+        show_envvar=True,
+        type=parse,
+        help="Name the URL of the API for its users: it becomes the base of problem types, and the server in "
+        "the document.",
+    )
+
+
 api_key_option: Final = click.option(
     "--api-key",
     metavar="KEY",

@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
+from service.api_gateway import Auth, Options, for_api_gateway, for_cloudformation
 from service.cli import options
-from service.openapi import for_api_gateway, for_cloudformation, public
+from service.openapi import public, with_public_url
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 API_GATEWAY: Final = "api-gateway"
 CLOUDFORMATION: Final = "cloudformation"
 PUBLIC: Final = "public"
+
+
+def aws_options(command: _Command) -> _Command:
+    """Add the options that `parse_aws_options` parses."""
+    for option in (
+        options.public_url_option("--public-url", options.parse_https_url),
+        click.option(
+            "--disable-execute-api-endpoint",
+            is_flag=True,
+            help="Serve the API only at its custom domain.",
+        ),
+        click.option(
+            "--vpc-endpoint",
+            "vpc_endpoints",
+            multiple=True,
+            type=options.create_parser(
+                "vpce-[0-9a-f]{8,17}", "the ID of a VPC endpoint, such as vpce-0123456789abcdef0"
+            ),
+            metavar="ID",
+            help="Limit a private API to this VPC endpoint (repeatable).",
+        ),
+        click.option(
+            "--auth",
+            type=click.Choice([auth.value for auth in Auth]),
+            metavar="METHOD",
+            default=Auth.API_KEY.value,
+            help=f"Identify callers by API key ({Auth.API_KEY}), or by AWS IAM, which verifies signed "
+            f"requests ({Auth.IAM}).",
+        ),
+        click.option("--est", is_flag=True, help="Include EST, which needs a domain of its own."),
+    ):
+        command = option(command)
+    return command
+
+
+def parse_aws_options(arguments: dict[str, Any]) -> Options:
+    """Return the options of the document for API Gateway.
+
+    Raises:
+        UsageError: they exclude each other.
+    """
+    try:
+        return Options(
+            **{**arguments, "auth": Auth(arguments["auth"]), "public_url": arguments["public_url"] or ""}
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @click.command(
@@ -37,24 +88,35 @@ PUBLIC: Final = "public"
     help="Set the function's AWS account ID.",
 )
 @click.option("--function", metavar="NAME", help="Set the function's name.")
-@click.option("--est", is_flag=True, help="Include EST, which requires a custom domain.")
+@aws_options
 @options.profiles_option
-def openapi(*, output_format: str, est: bool, profiles: Path | None, **arn: str | None) -> None:
+def openapi(
+    *,
+    output_format: str,
+    region: str | None,
+    account: str | None,
+    function: str | None,
+    profiles: Path | None,
+    **arguments: Any,  # noqa: ANN401 - each option has its own type
+) -> None:
     """Print the OpenAPI document.
 
     The default is the document that API Gateway imports.
     """
-    target = [text for name in ("region", "account", "function") if (text := arn[name])]
-    if len(target) != (3 if output_format == API_GATEWAY else 0):
+    target = (region or "", account or "", function or "")
+    if not (all(target) if output_format == API_GATEWAY else not any(target)):
         raise click.UsageError(
             f"--format {API_GATEWAY} requires --region, --account and --function; the other formats do not "
             "accept them"
         )
+    aws = parse_aws_options(arguments)
+    if output_format == PUBLIC and aws != Options(public_url=aws.public_url):
+        raise click.UsageError(f"--format {PUBLIC} has no options for AWS except --public-url")
     document = options.load_document(profiles)
     if output_format == PUBLIC:
-        rendered = public(document)
+        rendered = public(with_public_url(document, aws.public_url))
     elif output_format == CLOUDFORMATION:
-        rendered = for_cloudformation(document, est=est)
+        rendered = for_cloudformation(document, aws)
     else:
-        rendered = for_api_gateway(document, *target, est=est)
+        rendered = for_api_gateway(document, *target, aws)
     click.echo(json.dumps(rendered, indent=2))

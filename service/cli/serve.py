@@ -28,7 +28,7 @@ from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
-from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES
+from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES, PUBLIC_URL
 from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
@@ -63,6 +63,7 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     metavar="STAGE",
     help="Prefix every path with this segment, as on AWS.",
 )
+@options.public_url_option("--url")
 @click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this PEM certificate.")
 @click.option("--tls-key", type=options.FILE, help="Use this PEM key for --tls-cert.")
 @click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate from this CA.")
@@ -95,7 +96,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         _verify_audit_log_writable(settings.audit_log)
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    document = options.load_document(settings.profiles)
+    document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
     with ExitStack() as stack:
         directory = settings.ca
         if settings.ephemeral:
@@ -251,7 +252,8 @@ def _url_host(settings: SimpleNamespace) -> str:
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """Return the environment of the workers: that of this process, and the settings from the arguments."""
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
-    return os.environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
+    environ = os.environ | {PUBLIC_URL: settings.public_url or ""}
+    return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
 def _announce(url: str, api_key: str | None, trust: str) -> None:

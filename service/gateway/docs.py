@@ -97,7 +97,10 @@ class Docs:
             return Response(200, headers, _START.format(root=self._root).encode())
         if path == "/openapi.json":
             headers["Access-Control-Allow-Origin"] = "*"
-            document = {**self._public_document, "servers": [{"url": self._root or "/"}]}
+            servers = self._public_document.get("servers", ())
+            if not any("://" in server["url"] for server in servers):  # there is no public URL
+                servers = [{"url": self._root or "/"}]
+            document = {**self._public_document, "servers": servers}
             return Response(200, headers, json.dumps(document, separators=(",", ":")).encode())
         spec = util.find_spec("flask_swagger_ui")  # without importing it, which would import Flask
         if spec is None or spec.origin is None:

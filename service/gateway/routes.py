@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
 
 from multidict import CIMultiDict
 
@@ -90,7 +89,7 @@ class Contract:
         self.plan = UsagePlan(**plan) if plan else None
 
     def route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """Find the route of a request, and its path parameters; a literal path precedes a template.
+        """Find the route of a request, and its path parameters as sent; a literal path precedes a template.
 
         A trailing slash is ignored.
 
@@ -108,7 +107,7 @@ class Contract:
             return self._routes[path], {}
         for pattern, routes in self._templates:
             if match := pattern.fullmatch(path):
-                return routes, {name: unquote(value) for name, value in match.groupdict().items()}
+                return routes, match.groupdict()
         return {}, {}
 
 

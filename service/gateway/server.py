@@ -213,14 +213,14 @@ class Gateway:
 
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
         key = credentials.extract_api_key(request.headers.get, basic=route.accepts_basic)
-        if key is None and route.accepts_basic and request.secure:  # never ask for a password over plain HTTP
-            raise GatewayError("UNAUTHORIZED")
         name = self._keys.identify(key or "")
-        if name is None:
-            if key and self._limiter:  # charge the address: guesses must not block the valid key
-                self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
-            raise GatewayError("INVALID_API_KEY")
-        return name
+        if name is not None:
+            return name
+        if key and self._limiter:  # charge the address: guesses must not block the valid key
+            self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
+        # Never ask for a password over plain HTTP.
+        asks_for_basic = route.accepts_basic and request.secure and not request.headers.get("x-api-key")
+        raise GatewayError("UNAUTHORIZED" if asks_for_basic else "INVALID_API_KEY")
 
     def _count(self, key_name: str | None, identity: JSON) -> None:
         if self._limiter and key_name is not None:

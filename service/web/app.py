@@ -26,7 +26,7 @@ from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
-from service.web.problems import EST_STATUS, STATUS, http_problem, issuance_problem
+from service.web.problems import EST_STATUS, PUBLIC_URL, STATUS, http_problem, issuance_problem
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
@@ -46,7 +46,10 @@ class _Request(flask.Request):
 
 
 def create(
-    document: openapi.OpenAPIDocument, authority: Authority, api_key_names: Mapping[str, str]
+    document: openapi.OpenAPIDocument,
+    authority: Authority,
+    api_key_names: Mapping[str, str],
+    public_url: str = "",
 ) -> WSGIApplication:
     """Create the application that executes a contract.
 
@@ -54,6 +57,7 @@ def create(
         document: the contract.
         authority: issues the certificates.
         api_key_names: API key id -> name of the principal.
+        public_url: the base of problem types, without a final slash; '' for relative ones.
     """
     # Connexion warns about several media types, and would log the names of unknown parameters.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
@@ -66,7 +70,11 @@ def create(
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
-    app.app.config |= {"PROVIDE_AUTOMATIC_OPTIONS": False, identity.API_KEY_NAMES: api_key_names}
+    app.app.config |= {
+        "PROVIDE_AUTOMATIC_OPTIONS": False,
+        identity.API_KEY_NAMES: api_key_names,
+        PUBLIC_URL: public_url,
+    }
     app.app.before_request(functools.partial(_before_request, operations))
     app.add_api(
         served,

@@ -9,6 +9,7 @@ cannot make the service sign for anyone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -25,6 +26,11 @@ API_KEY_NAMES: Final = "API_KEY_NAMES"  # key of the application's configuration
 PLACEHOLDER_CREDENTIALS: Final = {"HTTP_X_API_KEY": "", "HTTP_AUTHORIZATION": "Basic Og=="}
 SECURITY_FUNCTION: Final = f"{__name__}.authenticate"
 
+# What IAM allows in the name of a role. The session's name is only logged.
+_ASSUMED_ROLE: Final = re.compile(
+    r"(arn:aws[a-z-]*):sts::([0-9]{12}):assumed-role/([A-Za-z0-9_+=,.@-]{1,64})/([^/]{1,64})"
+)
+
 
 def authenticate(*_credentials: str) -> dict[str, Principal] | None:
     """Authenticate the caller: Connexion's security function for each scheme of the contract.
@@ -40,20 +46,28 @@ def authenticate(*_credentials: str) -> dict[str, Principal] | None:
 def _gateway_principal() -> Principal | None:
     """Return the principal that the gateway identified, if any.
 
-    The name is the ARN of an IAM caller, the name of an API key (or its id if it has no name), or the
+    The name is the ARN of an IAM user or role, the name of an API key (or its id if it has no name), or the
     principal of the operator's authorizer. The latter gets the prefix `authorizer:`, so that it cannot equal
     the name of an API key.
     """
     context = _context()
     identity, authorizer = _object(context, "identity"), _object(context, "authorizer")
     if arn := _text(identity, "userArn"):
-        return Principal(PrincipalKind.IAM, arn)
+        return _iam_principal(arn)
     if key_id := _text(identity, "apiKeyId"):
         return Principal(PrincipalKind.API_KEY, current_app.config[API_KEY_NAMES].get(key_id, key_id))
     name = _text(authorizer, "principalId") or _text(_object(authorizer, "claims"), "sub")
     if name and name != API_KEY_PRINCIPAL_ID:
         return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
     return None
+
+
+def _iam_principal(arn: str) -> Principal:
+    """Return the principal of an ARN; the same for all sessions of a role, whose names the caller chooses."""
+    if match := _ASSUMED_ROLE.fullmatch(arn):
+        partition, account, role, session = match.groups()
+        return Principal(PrincipalKind.IAM, f"{partition}:iam::{account}:role/{role}", session)
+    return Principal(PrincipalKind.IAM, arn)
 
 
 def client_certificate() -> bytes | None:

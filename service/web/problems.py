@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from connexion.exceptions import ProblemException
+from flask import current_app, has_app_context
 
 from service.pki import errors
 from service.web import identity
@@ -44,6 +45,7 @@ _HTTP_PROBLEMS: Final = {
     415: ("unsupportedMediaType", "Unsupported media type"),
     500: ("serverInternal", "Internal error"),
 }
+PUBLIC_URL: Final = "PUBLIC_URL"  # key of the application's configuration: the base of problem types
 _RETRY_AFTER: Final = "60"  # seconds: an operator has to repair something first
 _DETAIL_500: Final = "The request did not cause this error: report the instance to your CA administrator"
 
@@ -91,18 +93,33 @@ def http_problem(status: int, detail: str = _DETAIL_500, problems: Sequence[Fiel
     return _response(_document(status, *_HTTP_PROBLEMS[status], detail, problems))
 
 
+def http_problem_document(status: int, detail: str, request_id: str) -> dict[str, object]:
+    """Create the document of a problem that occurs outside the application."""
+    return _document(status, *_HTTP_PROBLEMS[status], detail, (), request_id)
+
+
 def _document(
-    status: int, code: str, title: str, detail: str, problems: Sequence[FieldProblem]
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    problems: Sequence[FieldProblem],
+    request_id: str | None = None,
 ) -> dict[str, object]:
     document: dict[str, object] = {
-        "type": f"/problems#{code}",
+        "type": f"{_public_url()}/problems#{code}",
         "title": title,
         "status": status,
         "code": code,
         "detail": detail,
-        "instance": f"urn:uuid:{identity.request_id()}",
+        "instance": f"urn:uuid:{identity.request_id() if request_id is None else request_id}",
     }
     return document | ({"errors": [vars(problem) for problem in problems]} if problems else {})
+
+
+def _public_url() -> str:
+    """Return the base of problem types; '' for an event that does not reach the application."""
+    return str(current_app.config.get(PUBLIC_URL, "")) if has_app_context() else ""
 
 
 def _response(document: dict[str, object]) -> Response:

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from openapi_spec_validator import validate
 
 from deploy import lint
-from service import openapi
+from service import api_gateway, openapi
 from tests.cli import certlet
 
 
@@ -30,3 +31,47 @@ def test_api_gateway_document_keeps_the_import_rules() -> None:
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
     run = certlet("openapi", *arguments)
     assert lint.violations(json.loads(run.stdout)) == []
+
+
+def test_openapi_options_reach_the_document() -> None:
+    """`--auth iam`, `--vpc-endpoint` and `--disable-execute-api-endpoint` print what a CloudFormation template includes."""
+    run = certlet(
+        *("openapi", "--format", "cloudformation", "--auth", "iam", "--disable-execute-api-endpoint"),
+        *("--vpc-endpoint", "vpce-01234567", "--vpc-endpoint", "vpce-0123456789abcdef0"),
+    )
+    options = api_gateway.Options(
+        auth=api_gateway.Auth.IAM,
+        vpc_endpoints=("vpce-01234567", "vpce-0123456789abcdef0"),
+        disable_execute_api_endpoint=True,
+    )
+    assert json.loads(run.stdout) == api_gateway.for_cloudformation(openapi.load(), options)
+    assert json.loads(run.stdout) != api_gateway.for_cloudformation(openapi.load())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--est", "--auth", "iam"), "a method of API Gateway has one authorizer"),
+        (("--auth", "basic"), "'basic' is not one of 'api-key', 'iam'"),
+        (("--vpc-endpoint", "vpc-1"), "'vpc-1' is not the ID of a VPC endpoint"),
+        (("--public-url", "http://pki.example.com"), "'http://pki.example.com' is not an https URL"),
+        (("--public-url", "https://a?b"), "'https://a?b' is not an http or https URL without query"),
+        (("--format", "public", "--est"), "--format public has no options for AWS except --public-url"),
+    ],
+)
+def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    """An invalid option, and options that exclude each other, are usage errors in one line."""
+    run = certlet("openapi", "--format", "cloudformation", *arguments)
+    assert (run.returncode, run.stdout) == (2, b"")
+    assert message in run.stderr.decode()
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("output_format", ["cloudformation", "public"])
+def test_public_url_is_the_server_of_the_printed_document(output_format: str) -> None:
+    """`--public-url` makes `servers` and problem types absolute, for AWS and for readers."""
+    url = "https://pki.example.com/certlet"
+    printed = certlet("openapi", "--format", output_format, "--public-url", url).stdout.decode()
+    assert json.loads(printed)["servers"] == [{"url": url}]
+    assert f"{url}/problems#methodNotAllowed" in printed
+    assert '"/problems#' not in printed

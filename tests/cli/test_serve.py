@@ -205,3 +205,32 @@ def test_printed_command_gets_a_certificate(
         assert ("the TLS certificate is only for localhost" in said) == warned
         run = servers.run("sh", "-ec", "\n".join(line[10:] for line in server.output[-3:]), cwd=tmp_path)
         assert len(x509.load_pem_x509_certificates(run.stdout.encode())) == 2, run.stderr
+
+
+def test_public_url_is_in_each_response_and_document(tmp_path: Path) -> None:
+    """`serve --url` is the base of the problem types of gateway, mocks and function, and the server in /openapi.json."""
+    url = "https://pki.example.com/certlet"
+    with servers.certlet_server(tmp_path, "--ephemeral", "--stage", "prod", "--url", f"{url}/") as server:
+        assert [
+            server.request(method, path).json()["type"]
+            for method, path in (("GET", "/nothing"), ("DELETE", "/health"), ("GET", "/health?a=1"))
+        ] == [f"{url}/problems#{code}" for code in ("notFound", "methodNotAllowed", "malformed")]
+        document = server.request("GET", "/openapi.json").json()
+        assert document["servers"] == [{"url": url}]
+        assert f'"type": "{url}/problems#methodNotAllowed"' in json.dumps(document)
+
+
+def test_problem_types_are_relative_without_public_url(tmp_path: Path) -> None:
+    with servers.certlet_server(tmp_path, "--ephemeral", "--stage", "prod") as server:
+        assert server.request("GET", "/nothing").json()["type"] == "/problems#notFound"
+        assert server.request("GET", "/health?a=1").json()["type"] == "/problems#malformed"
+        assert server.request("GET", "/openapi.json").json()["servers"] == [{"url": "/prod"}]
+
+
+def test_malformed_public_url_is_refused_at_start(tmp_path: Path) -> None:
+    """The option and the variable are checked before the server starts, with one line."""
+    for arguments, env in ((("--url", "http://a/?b"), {}), ((), {"CERTLET_PUBLIC_URL": "http://a/?b"})):
+        run = servers.certlet("serve", "--ephemeral", *arguments, cwd=tmp_path, env=env)
+        assert (run.returncode, run.stdout) == (2, b"")
+        (line,) = run.stderr.decode().splitlines()
+        assert "'http://a/?b' is not an http or https URL without query and fragment" in line

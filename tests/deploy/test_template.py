@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from deploy import build
-from service import openapi
+from service import api_gateway, openapi
 from tests import factories, servers
 
 TEMPLATE = servers.ROOT / "deploy" / "template.yaml"
@@ -69,28 +71,157 @@ def test_role_permits_only_the_listed_actions() -> None:
         ("KeyInKms", "kms:Sign", '{"Ref": "CaKeyArn"}'),
         ("KeyInSecret", "secretsmanager:GetSecretValue", '{"Ref": "CaKeyArn"}'),
         ("PassphraseInParameter", "ssm:GetParameter", json.dumps({"Sub": parameter})),
+        ("WithDecryptKey", "kms:Decrypt", '{"Ref": "CaDecryptKeyArn"}'),
     ]
     assert "ManagedPolicyArns" not in RESOURCES["Role"]["Properties"]
 
 
+# As SAM CLI parses the values of --parameter-overrides.
+PARSE = """
+import json, sys
+from samcli.cli.types import CfnParameterOverridesType
+print(json.dumps(CfnParameterOverridesType().convert(tuple(sys.argv[1:]), None, None)))
+"""
+
+
+def parse_overrides(*values: str, check: bool = True) -> dict[str, str]:
+    """Return the parameters that SAM sets; {} if it refuses the values."""
+    parsed = servers.run(os.environ["SAM_PYTHON"], "-c", PARSE, *values, check=check)
+    return json.loads(parsed.stdout) if parsed.returncode == 0 else {}
+
+
 def test_usage_plan_defaults_match_the_contract() -> None:
-    """The template's defaults and the parameters of `make deploy` are those of `x-usage-plan`."""
+    """The usage plan's parameters are those of `x-usage-plan`."""
     plan = factories.document()["x-usage-plan"]
-    parameters = TREE["Parameters"]
-    assert {name: parameters[name.title()]["Default"] for name in plan} == plan
-    process = servers.run(sys.executable, "-m", "deploy.parameters", cwd=servers.ROOT)
-    assert process.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY\n"
-    assert set(dict(pair.split("=") for pair in process.stdout.split())) <= set(parameters)
+    assert {name: TREE["Parameters"][name.title()]["Default"] for name in plan} == plan
 
 
-def test_est_is_off_by_default() -> None:
-    """`make deploy EST=on` adds EST to the document and sets the parameter; by default there is no domain."""
+USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
+OFF = {"Est": "off", "Auth": "api-key", "PublicUrl": "", "VpcEndpointIds": ""}
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ((), {}),
+        (("--est",), {"Est": "on"}),
+        (("--auth", "iam", "--disable-execute-api-endpoint"), {"Auth": "iam"}),
+        (("--public-url", "https://a.example/x/"), {"PublicUrl": "https://a.example/x"}),
+        (
+            ("--vpc-endpoint", "vpce-01234567", "--vpc-endpoint", "vpce-89abcdef"),
+            {"VpcEndpointIds": "vpce-01234567,vpce-89abcdef"},
+        ),
+    ],
+)
+def test_printed_parameters_match_the_options(options: tuple[str, ...], changes: dict[str, str]) -> None:
+    """Every parameter that depends on the options is always printed: SAM keeps the old value of a missing one."""
+    printed = servers.run(sys.executable, "-m", "deploy.parameters", *options, cwd=servers.ROOT)
+    (line,) = printed.stdout.splitlines()
+    assert parse_overrides(*line.split()) == {**USAGE_PLAN, **OFF, **changes}
+    for name, value in {**OFF, **changes}.items():
+        parameter = TREE["Parameters"][name]
+        assert value in parameter.get("AllowedValues", [value])
+        assert re.fullmatch(parameter.get("AllowedPattern", ".*"), value)
+    assert {name: TREE["Parameters"][name]["Default"] for name in OFF} == OFF
+
+
+def test_sam_requires_quotes_for_an_empty_parameter() -> None:
+    """SAM refuses `NAME=`, which is why deploy/parameters.py prints quotes."""
+    assert parse_overrides('A=""', "B=1") == {"A": "", "B": "1"}
+    assert parse_overrides("A=", "B=1", check=False) == {}
+
+
+def test_options_that_exclude_each_other_print_no_parameters() -> None:
+    printed = servers.run(
+        *(sys.executable, "-m", "deploy.parameters", "--est", "--auth", "iam"), cwd=servers.ROOT, check=False
+    )
+    assert (printed.returncode, printed.stdout) == (2, "")
+    assert "EST cannot be combined with IAM" in printed.stderr
+
+
+RECORD = """
+name=$(basename "$0")
+printf '%s\\n' "$name" "$@" "" >> calls
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose environment is ready, and whose `sam`, `aws` and build only record their arguments."""
+    for name in ("deploy", "openapi.yaml", "pyproject.toml", "service"):
+        (tmp_path / name).symlink_to(servers.ROOT / name)
+    for name in ("sam", "aws"):
+        servers.create_script(tmp_path / "bin" / name, f"{RECORD}[ $2 != describe-stacks ] || echo bucket-1")
+    python = f'case "$*" in *deploy.build*) {RECORD};; *) exec {sys.executable} "$@";; esac'
+    servers.create_script(tmp_path / ".venv" / "bin" / "python", python)
+    servers.create_script(tmp_path / ".venv" / "bin" / "certlet")
+    (tmp_path / "build").mkdir()
+    return tmp_path
+
+
+def make_deploy(
+    checkout: Path, *variables: str, check: bool = True
+) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """Run `make deploy`: its result, and the recorded commands."""
+    env = servers.environ(PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
+    done = servers.run(
+        "make", "--file", servers.ROOT / "Makefile", "deploy", *variables, cwd=checkout, env=env, check=check
+    )
+    return done, [call.split("\n") for call in (checkout / "calls").read_text().strip().split("\n\n")]
+
+
+def option(command: list[str], name: str) -> list[str]:
+    """Return the values of an option, up to the next option."""
+    values = command[command.index(name) + 1 :]
+    return values[: next((index for index, value in enumerate(values) if value.startswith("--")), None)]
+
+
+def test_make_deploy_uses_the_bucket_of_its_own_stack(checkout: Path) -> None:
+    """The bucket's stack is deployed first, and its output is where SAM uploads to; no change is no failure."""
+    _, (build_zip, bucket, describe, sam) = make_deploy(checkout, "STACK=pki")
+    assert "deploy.build" in build_zip
+    assert bucket[:3] == ["aws", "cloudformation", "deploy"]
+    assert option(bucket, "--template-file") == ["deploy/bucket.yaml"]
+    assert option(bucket, "--stack-name") == option(describe, "--stack-name") == ["pki-bucket"]
+    assert option(describe, "--query") == ["Stacks[0].Outputs[?OutputKey==`Bucket`].OutputValue"]
+    assert "Bucket" in yaml.load((servers.ROOT / "deploy" / "bucket.yaml").read_text(), Loader)["Outputs"]  # noqa: S506 - as above
+    assert sam[:2] == ["sam", "deploy"]
+    assert option(sam, "--s3-bucket") == ["bucket-1"]
+    assert "--resolve-s3" not in sam
+    assert "--no-fail-on-empty-changeset" in bucket
+    assert "--no-fail-on-empty-changeset" in sam
+    assert "--tags" not in [*bucket, *sam]
+    assert parse_overrides(*option(sam, "--parameter-overrides")) == {**USAGE_PLAN, **OFF}
+
+
+def test_make_deploy_passes_the_options_to_document_and_parameters(checkout: Path) -> None:
+    """OPENAPI reaches `certlet openapi` and the parameters, PARAMETERS follow, and TAGS tag both stacks."""
+    variables = (
+        "OPENAPI=--auth iam --public-url https://a.example",
+        "PARAMETERS=Stage=test",
+        "TAGS=team=pki cost=1",
+    )
+    _, (_, bucket, _, sam) = make_deploy(checkout, *variables)
+    changes = {"Auth": "iam", "PublicUrl": "https://a.example", "Stage": "test"}
+    assert parse_overrides(*option(sam, "--parameter-overrides")) == {**USAGE_PLAN, **OFF, **changes}
+    assert option(bucket, "--tags") == option(sam, "--tags") == ["team=pki", "cost=1"]
+    document = json.loads((checkout / "build" / "openapi.json").read_text())
+    options = api_gateway.Options(auth=api_gateway.Auth.IAM, public_url="https://a.example")
+    assert document == api_gateway.for_cloudformation(factories.document(), options)
+
+
+def test_make_deploy_stops_if_the_bucket_is_unknown(checkout: Path) -> None:
+    """A failed command ends the deployment before SAM runs."""
+    servers.create_script(checkout / "bin" / "aws", f"{RECORD}[ $2 != describe-stacks ]")
+    done, calls = make_deploy(checkout, check=False)
+    assert done.returncode != 0
+    assert [call[0] for call in calls] == ["python", "aws", "aws"]
+
+
+def test_est_has_no_domain_by_default() -> None:
+    """EST's domains exist only with EST and a name; the one for renewal requires client certificates."""
     parameters = TREE["Parameters"]
-    assert (parameters["Est"]["Default"], parameters["EstDomain"]["Default"]) == ("off", "")
-    process = servers.run(sys.executable, "-m", "deploy.parameters", "--est", cwd=servers.ROOT)
-    assert process.stdout == "Rate=10 Burst=20 Quota=10000 Period=DAY Est=on\n"
-    makefile = (servers.ROOT / "Makefile").read_text()
-    assert makefile.count("$(WITH_EST)") == 2
+    assert (parameters["EstDomain"]["Default"], parameters["EstRenewalDomain"]["Default"]) == ("", "")
     for kind in ("Est", "EstRenewal"):
         domain, mapping = RESOURCES[f"{kind}DomainName"], RESOURCES[f"{kind}Mapping"]
         condition = "WithEstDomain" if kind == "Est" else "WithEstRenewal"
@@ -98,13 +229,13 @@ def test_est_is_off_by_default() -> None:
         assert {"Equals": [{"Ref": "Est"}, "on"]} in TREE["Conditions"][condition]["And"]
         assert "BasePath" not in mapping["Properties"]  # mapped at /
         assert domain["Properties"]["SecurityPolicy"] == "TLS_1_2"
-        mutual_tls = domain["Properties"].get("MutualTlsAuthentication")
-        assert mutual_tls == ({"TruststoreUri": {"Ref": "EstTruststore"}} if kind == "EstRenewal" else None)
+        mutual_tls = domain["Properties"].get("MutualTlsAuthentication", {})
+        assert mutual_tls.get("TruststoreUri") == ({"Ref": "EstTruststore"} if kind == "EstRenewal" else None)
 
 
 def test_est_authorizer_invokes_the_function_of_the_template() -> None:
     """The authorizer's URI is that of the operations, which CloudFormation resolves."""
-    included = openapi.for_cloudformation(factories.document(), est=True)
+    included = api_gateway.for_cloudformation(factories.document(), api_gateway.Options(est=True))
     scheme = included["components"]["securitySchemes"]["authorizer"]
     uri = scheme["x-amazon-apigateway-authorizer"]["authorizerUri"]
     assert uri == openapi.operations_by_id(included)["sign"]["x-amazon-apigateway-integration"]["uri"]
@@ -150,7 +281,7 @@ def test_permission_is_limited_to_this_api() -> None:
 
 def test_included_document_invokes_the_function_of_the_template() -> None:
     """`certlet openapi --format cloudformation` keeps only the `Fn::Sub` on the template's function."""
-    included = openapi.for_cloudformation(factories.document())
+    included = api_gateway.for_cloudformation(factories.document())
     uris = {json.dumps(part["uri"]) for part in integrations(included) if part["type"] != "mock"}
     (uri,) = uris
     assert "${Function.Arn}" in uri

@@ -90,12 +90,12 @@ def test_strongswan_enrols_and_renews(tls_server: Server, tmp_path: Path) -> Non
 
 
 def test_strongswan_reports_refusals(tls_server: Server, tmp_path: Path) -> None:
-    """strongSwan reports 403 for a wrong password, 401 for a missing one, and 400 for changed names."""
+    """strongSwan reports 401 for a wrong password and for none, and 400 for changed names."""
     create_csr(tmp_path, "a")
     enrolled = pki(tls_server, tmp_path, "--in", "a.csr", "--userpass", f"device:{API_KEY}")
     (tmp_path / "a.crt").write_text(enrolled.stdout)
     create_csr(tmp_path, "b", "other.example.com")
-    statuses = {"a.csr --userpass device:wrong": 403, "a.csr": 401, "b.csr --cert a.crt --key a.key": 400}
+    statuses = {"a.csr --userpass device:wrong": 401, "a.csr": 401, "b.csr --cert a.crt --key a.key": 400}
     for options, status in statuses.items():
         result = pki(tls_server, tmp_path, "--in", *options.split(), check=False)
         assert (result.returncode != 0, f"HTTP {status}" in result.stderr) == (True, True), result.stderr
@@ -169,7 +169,7 @@ def test_curl_receives_the_status_of_each_refusal(tls_server: Server, tmp_path: 
     identity = ["--cert", "a.crt", "--key", "a.key"]
     for path, caller, name, status in (
         ("/simpleenroll", [], "a", 401),
-        ("/simpleenroll", ["-u", "device:x"], "a", 403),
+        ("/simpleenroll", ["-u", "device:x"], "a", 401),
         ("/simpleenroll", BASIC, "der", 400),
         ("/simpleenroll", BASIC, "empty", 400),
         ("/simpleenroll", BASIC, "large", 413),

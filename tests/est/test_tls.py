@@ -98,14 +98,26 @@ def test_basic_password_is_the_api_key(tls_server: Server, user: str) -> None:
         certificate.verify_directly_issued_by(load_issuer(tls_server.log.parent / "ca").certificate)
 
 
-def test_wrong_basic_password_is_403(tls_server: Server) -> None:
-    """A wrong password is 403 like a wrong API key, and is not logged."""
+def test_wrong_basic_password_is_401(tls_server: Server) -> None:
+    """A wrong password is 401 with WWW-Authenticate, so that clients ask for another, and is not logged."""
     response = enroll(tls_server, Authorization=basic_auth("wrong-password-of-a-device"))
-    assert (response.status, response.json()["code"]) == (403, "unauthorized")
-    both: dict[str, Any] = {"Authorization": basic_auth(API_KEY), "x-api-key": "wrong"}
-    assert enroll(tls_server, **both).status == 403
+    assert (response.status, response.json()["code"]) == (401, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == 'Basic realm="Certlet", charset="UTF-8"'
+    empty: dict[str, Any] = {"Authorization": basic_auth("wrong"), "x-api-key": ""}
+    assert enroll(tls_server, **empty).status == 401
     assert "wrong-password" not in tls_server.read_log()
     assert API_KEY not in tls_server.read_log()
+
+
+def test_wrong_api_key_is_403(tls_server: Server) -> None:
+    """A wrong key in x-api-key is 403, with any password, and on an operation that does not accept Basic."""
+    wrong: dict[str, Any] = {"x-api-key": "wrong"}
+    for headers in ({}, {"Authorization": basic_auth(API_KEY)}, {"Authorization": basic_auth("wrong")}):
+        response = enroll(tls_server, **wrong | headers)
+        assert (response.status, response.headers.get("WWW-Authenticate")) == (403, None)
+    basic = {"Authorization": basic_auth("wrong")}
+    response = tls_server.request("GET", "/profiles/mine", None, basic, client_context(tls_server))
+    assert (response.status, response.headers.get("WWW-Authenticate")) == (403, None)
 
 
 def test_client_certificate_renews_itself(tls_server: Server) -> None:

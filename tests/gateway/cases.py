@@ -158,7 +158,7 @@ SECOND_API: Final = [
     Case("event-query", "GET", "/books?a=1&b=2&a=3&c=", 200, body=event_has(queryStringParameters={"a": "3", "b": "2", "c": ""}, multiValueQueryStringParameters={"a": ["1", "3"], "b": ["2"], "c": [""]})),
     Case("event-query-decoded", "GET", "/books?a=%20%2B+x", 200, body=event_has(queryStringParameters={"a": " + x"})),
     Case("path-parameter", "GET", "/books/978-3", 200, body=event_has(resource="/books/{isbn}", pathParameters={"isbn": "978-3"})),
-    Case("path-parameter-decoded", "GET", "/books/a%20b", 200, body=event_has(path="/books/a%20b", pathParameters={"isbn": "a b"})),
+    Case("path-parameter-encoded", "GET", "/books/a%20b", 200, body=event_has(path="/books/a%20b", pathParameters={"isbn": "a%20b"})),
     Case("path-whole-segment", "GET", "/books/a/b", 404),
     Case("handler-raises", "GET", "/books?do=raise", 502, headers={**PROBLEM, "x-amzn-ErrorType": "InternalServerErrorException"}, body=lambda b: b"secret" not in b),
     Case("handler-malformed", "GET", "/books?do=malformed", 502),

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from service import openapi
+from service import api_gateway
 from tests import factories, localstack, servers
 from tests.gateway import cases
 from tests.gateway.cases import CERTLET, Case
 from tests.gateway.test_apigw_cases import assert_response
-from tests.servers import API_KEY, Response
+from tests.servers import Response
 
 Send = Callable[[Case], Response]
 FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
@@ -27,18 +27,8 @@ FOR_LOCALSTACK = (factories.document(), localstack.REGION, "0" * 12, "certlet")
 def send(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Send]:
     """Send cases to LocalStack, with the contract imported, updated and deployed, and an API key."""
     with localstack.running_localstack(tmp_path_factory.mktemp("localstack")) as endpoint:
-        client = localstack.client(endpoint, "apigateway")
-        body = json.dumps(openapi.for_api_gateway(*FOR_LOCALSTACK))
-        api = client.import_rest_api(failOnWarnings=True, body=body)["id"]
-        before = client.get_resources(restApiId=api, limit=500)["items"]
-        client.put_rest_api(restApiId=api, mode="overwrite", failOnWarnings=True, body=body)
-        after = client.get_resources(restApiId=api, limit=500)["items"]
-        assert {resource["path"] for resource in before} == {resource["path"] for resource in after}
-        client.create_deployment(restApiId=api, stageName="prod")
-        plan = client.create_usage_plan(name="plan", apiStages=[{"apiId": api, "stage": "prod"}])
-        key = client.create_api_key(name="tests", enabled=True, value=API_KEY)
-        client.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
-        service = servers.HttpService(f"{endpoint}/_aws/execute-api/{api}/prod")
+        url = localstack.deploy_api(endpoint, api_gateway.for_api_gateway(*FOR_LOCALSTACK))
+        service = servers.HttpService(url)
         yield lambda case: service.request(case.method, case.path, case.content, case.send)
 
 
@@ -46,7 +36,7 @@ def test_contract_with_est_is_imported(tmp_path: Path) -> None:
     """With EST, the import has no warning, and the authorizer and the source of API keys are set."""
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = openapi.for_api_gateway(*FOR_LOCALSTACK, est=True)
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, api_gateway.Options(est=True))
         api = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert api["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=api["id"])["items"]
@@ -60,6 +50,27 @@ def test_contract_with_est_is_imported(tmp_path: Path) -> None:
                 security = document["paths"][path].get(verb.lower(), {}).get("security")
                 assert method["apiKeyRequired"] == bool(security), (path, verb)
                 assert method["authorizationType"] == ("CUSTOM" if security else "NONE"), (path, verb)
+
+
+def test_private_contract_with_iam_imports(tmp_path: Path) -> None:
+    """It imports without a warning, and no operation requires an API key. LocalStack ignores awsSigv4."""
+    options = api_gateway.Options(
+        auth=api_gateway.Auth.IAM,
+        public_url="https://pki.example.com/certlet",
+        vpc_endpoints=("vpce-0123456789abcdef0",),
+    )
+    with localstack.running_localstack(tmp_path) as endpoint:
+        client = localstack.client(endpoint, "apigateway")
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, options)
+        api = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
+        assert "vpce-0123456789abcdef0" in api["policy"]
+        resources = client.get_resources(restApiId=api["id"], limit=500, embed=["methods"])["items"]
+        assert {resource["path"] for resource in resources} - {"/"} == set(document["paths"])
+        methods = [
+            method for resource in resources for method in resource.get("resourceMethods", {}).values()
+        ]
+        assert len(methods) > 20
+        assert not any(method["apiKeyRequired"] for method in methods)
 
 
 @pytest.mark.parametrize(

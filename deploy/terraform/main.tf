@@ -1,0 +1,348 @@
+# Certlet on AWS: the resources of deploy/template.yaml. tests/deploy/test_terraform.py compares the two.
+
+terraform {
+  required_version = ">= 1.5"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.40, < 7"
+    }
+  }
+}
+
+data "aws_caller_identity" "current" {}
+data "aws_partition" "current" {}
+data "aws_region" "current" {}
+
+locals {
+  key_a            = var.auth == "api-key" && var.api_keys != "b"
+  key_b            = var.auth == "api-key" && var.api_keys != "a"
+  key_names        = { for id in concat(aws_api_gateway_api_key.a[*].id, aws_api_gateway_api_key.b[*].id) : id => "default" }
+  with_est_domain  = var.est == "on" && var.est_domain != ""
+  with_est_renewal = var.est == "on" && var.est_renewal_domain != ""
+  private          = length(var.vpc_endpoint_ids) > 0
+}
+
+resource "aws_lambda_function" "function" {
+  function_name                  = var.name
+  filename                       = var.zip
+  source_code_hash               = filebase64sha256(var.zip)
+  handler                        = "function.handler"
+  runtime                        = "python3.13"
+  architectures                  = [var.architecture]
+  memory_size                    = 512
+  timeout                        = 11 # a second over the integration's, so that API Gateway's 504 comes first
+  reserved_concurrent_executions = var.concurrency
+  role                           = aws_iam_role.role.arn
+  tags                           = var.tags
+
+  environment {
+    variables = {
+      CERTLET_CA_KEY                  = var.ca_key
+      CERTLET_CA_PASSPHRASE_PARAMETER = var.ca_passphrase_parameter
+      CERTLET_METRICS                 = var.metrics_namespace
+      CERTLET_API_KEY_NAMES           = jsonencode(local.key_names)
+      CERTLET_PUBLIC_URL              = var.public_url
+    }
+  }
+
+  logging_config {
+    log_format = "Text"
+    log_group  = aws_cloudwatch_log_group.log_group.name
+  }
+}
+
+resource "aws_cloudwatch_log_group" "log_group" {
+  name_prefix       = "${var.name}-"
+  retention_in_days = var.log_retention
+  skip_destroy      = true # the only record of issued certificates outlives the deployment
+  tags              = var.tags
+}
+
+resource "aws_iam_role" "role" {
+  name_prefix = "${var.name}-"
+  tags        = var.tags
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "lambda.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "policy" {
+  name   = "certlet"
+  role   = aws_iam_role.role.id
+  policy = data.aws_iam_policy_document.policy.json
+}
+
+data "aws_iam_policy_document" "policy" {
+  statement {
+    actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    resources = ["${aws_cloudwatch_log_group.log_group.arn}:*"]
+  }
+
+  dynamic "statement" {
+    for_each = startswith(var.ca_key, "kms:") ? [var.ca_key_arn] : []
+    content {
+      actions   = ["kms:GetPublicKey", "kms:Sign"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = startswith(var.ca_key, "secretsmanager:") ? [var.ca_key_arn] : []
+    content {
+      actions   = ["secretsmanager:GetSecretValue"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.ca_passphrase_parameter != "" ? [var.ca_passphrase_parameter] : []
+    content {
+      actions   = ["ssm:GetParameter"]
+      resources = ["arn:${data.aws_partition.current.partition}:ssm:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}:parameter${statement.value}"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.ca_decrypt_key_arn != "" ? [var.ca_decrypt_key_arn] : []
+    content {
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values = [
+          "ssm.${data.aws_region.current.name}.${data.aws_partition.current.dns_suffix}",
+          "secretsmanager.${data.aws_region.current.name}.${data.aws_partition.current.dns_suffix}",
+        ]
+      }
+    }
+  }
+}
+
+resource "aws_api_gateway_rest_api" "api" {
+  name             = var.name # overrides info.title
+  body             = file(var.openapi)
+  fail_on_warnings = true
+  tags             = var.tags
+
+  endpoint_configuration {
+    types            = [local.private ? "PRIVATE" : "REGIONAL"]
+    vpc_endpoint_ids = local.private ? var.vpc_endpoint_ids : null
+  }
+}
+
+# A deployment is a snapshot: without the trigger, a changed contract would not be deployed.
+resource "aws_api_gateway_deployment" "deployment" {
+  rest_api_id = aws_api_gateway_rest_api.api.id
+  triggers    = { body = sha1(aws_api_gateway_rest_api.api.body) }
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+resource "aws_api_gateway_stage" "stage" {
+  rest_api_id   = aws_api_gateway_rest_api.api.id
+  deployment_id = aws_api_gateway_deployment.deployment.id
+  stage_name    = var.stage
+  tags          = var.tags
+
+  dynamic "access_log_settings" {
+    for_each = aws_cloudwatch_log_group.access_log_group
+    content {
+      destination_arn = access_log_settings.value.arn
+      format          = "{\"access\":\"$context.requestTime\",\"request_id\":\"$context.requestId\",\"source_ip\":\"$context.identity.sourceIp\",\"key\":\"$context.identity.apiKeyId\",\"method\":\"$context.httpMethod\",\"path\":\"$context.resourcePath\",\"status\":\"$context.status\",\"milliseconds\":\"$context.responseLatency\"}"
+    }
+  }
+}
+
+resource "aws_api_gateway_method_settings" "settings" {
+  rest_api_id = aws_api_gateway_rest_api.api.id
+  stage_name  = aws_api_gateway_stage.stage.stage_name
+  method_path = "*/*"
+
+  settings {
+    throttling_rate_limit  = var.rate
+    throttling_burst_limit = var.burst
+    metrics_enabled        = false
+  }
+}
+
+resource "aws_api_gateway_domain_name" "api_domain_name" {
+  count                    = var.api_domain != "" ? 1 : 0
+  domain_name              = var.api_domain
+  regional_certificate_arn = var.api_domain_certificate_arn
+  security_policy          = "TLS_1_2"
+  tags                     = var.tags
+
+  endpoint_configuration {
+    types = ["REGIONAL"]
+  }
+}
+
+resource "aws_api_gateway_base_path_mapping" "api_mapping" {
+  count       = var.api_domain != "" ? 1 : 0
+  api_id      = aws_api_gateway_rest_api.api.id
+  stage_name  = aws_api_gateway_stage.stage.stage_name
+  domain_name = aws_api_gateway_domain_name.api_domain_name[0].domain_name
+  base_path   = var.api_base_path != "" ? var.api_base_path : null
+}
+
+resource "aws_api_gateway_domain_name" "est_domain_name" {
+  count                    = local.with_est_domain ? 1 : 0
+  domain_name              = var.est_domain
+  regional_certificate_arn = var.est_certificate_arn
+  security_policy          = "TLS_1_2"
+  tags                     = var.tags
+
+  endpoint_configuration {
+    types = ["REGIONAL"]
+  }
+}
+
+resource "aws_api_gateway_base_path_mapping" "est_mapping" {
+  count       = local.with_est_domain ? 1 : 0
+  api_id      = aws_api_gateway_rest_api.api.id
+  stage_name  = aws_api_gateway_stage.stage.stage_name
+  domain_name = aws_api_gateway_domain_name.est_domain_name[0].domain_name
+}
+
+resource "aws_api_gateway_domain_name" "est_renewal_domain_name" {
+  count                                  = local.with_est_renewal ? 1 : 0
+  domain_name                            = var.est_renewal_domain
+  regional_certificate_arn               = var.est_renewal_certificate_arn
+  ownership_verification_certificate_arn = var.est_renewal_ownership_certificate_arn != "" ? var.est_renewal_ownership_certificate_arn : null
+  security_policy                        = "TLS_1_2"
+  tags                                   = var.tags
+
+  endpoint_configuration {
+    types = ["REGIONAL"]
+  }
+
+  mutual_tls_authentication {
+    truststore_uri     = var.est_truststore
+    truststore_version = var.est_truststore_version != "" ? var.est_truststore_version : null
+  }
+}
+
+resource "aws_api_gateway_base_path_mapping" "est_renewal_mapping" {
+  count       = local.with_est_renewal ? 1 : 0
+  api_id      = aws_api_gateway_rest_api.api.id
+  stage_name  = aws_api_gateway_stage.stage.stage_name
+  domain_name = aws_api_gateway_domain_name.est_renewal_domain_name[0].domain_name
+}
+
+resource "aws_cloudwatch_log_group" "access_log_group" {
+  count             = var.access_log == "on" ? 1 : 0
+  name_prefix       = "${var.name}-access-"
+  retention_in_days = var.log_retention
+  tags              = var.tags
+}
+
+resource "aws_lambda_permission" "permission" {
+  action        = "lambda:InvokeFunction"
+  function_name = aws_lambda_function.function.function_name
+  principal     = "apigateway.amazonaws.com"
+  source_arn    = "${aws_api_gateway_rest_api.api.execution_arn}/*"
+}
+
+resource "aws_api_gateway_api_key" "a" {
+  count   = local.key_a ? 1 : 0
+  name    = "${var.name}-a"
+  enabled = true
+  tags    = var.tags
+}
+
+resource "aws_api_gateway_api_key" "b" {
+  count   = local.key_b ? 1 : 0
+  name    = "${var.name}-b"
+  enabled = true
+  tags    = var.tags
+}
+
+resource "aws_api_gateway_usage_plan" "usage_plan" {
+  count = var.auth == "api-key" ? 1 : 0
+  name  = var.name
+  tags  = var.tags
+
+  api_stages {
+    api_id = aws_api_gateway_rest_api.api.id
+    stage  = aws_api_gateway_stage.stage.stage_name
+  }
+
+  throttle_settings {
+    rate_limit  = var.rate
+    burst_limit = var.burst
+  }
+
+  quota_settings {
+    limit  = var.quota
+    period = var.period
+  }
+}
+
+resource "aws_api_gateway_usage_plan_key" "a" {
+  count         = local.key_a ? 1 : 0
+  key_id        = aws_api_gateway_api_key.a[0].id
+  key_type      = "API_KEY"
+  usage_plan_id = aws_api_gateway_usage_plan.usage_plan[0].id
+}
+
+resource "aws_api_gateway_usage_plan_key" "b" {
+  count         = local.key_b ? 1 : 0
+  key_id        = aws_api_gateway_api_key.b[0].id
+  key_type      = "API_KEY"
+  usage_plan_id = aws_api_gateway_usage_plan.usage_plan[0].id
+}
+
+resource "aws_cloudwatch_metric_alarm" "alarm" {
+  alarm_name          = var.name
+  alarm_description   = "Certlet returned a 5XX status"
+  namespace           = "AWS/ApiGateway"
+  metric_name         = "5XXError"
+  dimensions          = { ApiName = var.name }
+  statistic           = "Sum"
+  period              = 300
+  evaluation_periods  = 1
+  threshold           = 1
+  comparison_operator = "GreaterThanOrEqualToThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = var.alarm_topic_arn != "" ? [var.alarm_topic_arn] : []
+  tags                = var.tags
+}
+
+output "url" {
+  description = "The form is at /sign below this URL."
+  value       = aws_api_gateway_stage.stage.invoke_url
+}
+
+output "log_group" {
+  description = "The log group of the audit log."
+  value       = aws_cloudwatch_log_group.log_group.name
+}
+
+output "api_target" {
+  description = "The target of api_domain's DNS record."
+  value       = one(aws_api_gateway_domain_name.api_domain_name[*].regional_domain_name)
+}
+
+output "est_target" {
+  description = "The target of est_domain's DNS record."
+  value       = one(aws_api_gateway_domain_name.est_domain_name[*].regional_domain_name)
+}
+
+output "est_renewal_target" {
+  description = "The target of est_renewal_domain's DNS record."
+  value       = one(aws_api_gateway_domain_name.est_renewal_domain_name[*].regional_domain_name)
+}
+
+output "api_key_id" {
+  description = "The id of the newest API key."
+  value       = one(concat(aws_api_gateway_api_key.b[*].id, local.key_b ? [] : aws_api_gateway_api_key.a[*].id))
+}

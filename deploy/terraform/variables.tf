@@ -1,0 +1,203 @@
+# The parameters of deploy/template.yaml, in snake case, and the three files and names that SAM provides itself.
+
+variable "name" {
+  type        = string
+  default     = "certlet"
+  description = "The name of the function and of the API."
+}
+
+variable "zip" {
+  type        = string
+  description = "The Lambda zip (make zip)."
+}
+
+variable "openapi" {
+  type        = string
+  description = "The rendered contract (certlet openapi --region REGION --account ACCOUNT --function NAME)."
+}
+
+variable "tags" {
+  type        = map(string)
+  default     = {}
+  description = "Tags of every resource that has tags."
+}
+
+variable "architecture" {
+  type        = string
+  default     = "arm64"
+  description = "The architecture that the zip was built for: arm64 or x86_64."
+}
+
+variable "stage" {
+  type        = string
+  default     = "prod"
+  description = "The name of the stage."
+}
+
+variable "ca_key" {
+  type        = string
+  default     = "file:"
+  description = "Where the signing CA's key is: in the zip (file:), secretsmanager:NAME, or kms:KEY-ID."
+}
+
+variable "ca_key_arn" {
+  type        = string
+  default     = ""
+  description = "The ARN of that secret or KMS key; empty for a key in the zip."
+}
+
+variable "ca_decrypt_key_arn" {
+  type        = string
+  default     = ""
+  description = "The ARN of the customer-managed KMS key that encrypts the SSM parameter or the secret; empty for AWS's own."
+}
+
+variable "ca_passphrase_parameter" {
+  type        = string
+  default     = ""
+  description = "The SSM SecureString with the key's passphrase, such as /certlet/passphrase; empty for none."
+}
+
+variable "metrics_namespace" {
+  type        = string
+  default     = ""
+  description = "The CloudWatch namespace of the metrics in the audit log; empty for no metrics."
+}
+
+variable "rate" {
+  type        = number
+  default     = 10
+  description = "Requests a second, for each API key and for each method of the stage."
+}
+
+variable "burst" {
+  type        = number
+  default     = 20
+  description = "Concurrent requests."
+}
+
+variable "quota" {
+  type        = number
+  default     = 10000
+  description = "Requests of an API key in a period."
+}
+
+variable "period" {
+  type        = string
+  default     = "DAY"
+  description = "The period of the quota: DAY, WEEK or MONTH."
+}
+
+variable "api_keys" {
+  type        = string
+  default     = "a"
+  description = "Which of two API keys exist: a, b or both. Rotate from a to both, then to b."
+}
+
+variable "concurrency" {
+  type        = number
+  default     = null
+  description = "Concurrent executions reserved for the function; null to reserve none."
+}
+
+variable "log_retention" {
+  type        = number
+  default     = 365
+  description = "Days to keep the audit log, which is the only record of issued certificates."
+}
+
+variable "alarm_topic_arn" {
+  type        = string
+  default     = ""
+  description = "The SNS topic that the alarm notifies; empty for none."
+}
+
+variable "access_log" {
+  type        = string
+  default     = "off"
+  description = "API Gateway's access log, on or off. It requires the account's CloudWatch role."
+}
+
+variable "est" {
+  type        = string
+  default     = "off"
+  description = "Whether the rendered contract has EST (certlet openapi --est): on or off."
+}
+
+variable "auth" {
+  type        = string
+  default     = "api-key"
+  description = "How the rendered contract identifies callers (certlet openapi --auth): api-key or iam."
+}
+
+variable "public_url" {
+  type        = string
+  default     = ""
+  description = "The URL of the API for its users (certlet openapi --public-url); empty for relative problem types."
+}
+
+variable "vpc_endpoint_ids" {
+  type        = list(string)
+  default     = []
+  description = "The VPC endpoints that a private API is limited to (certlet openapi --vpc-endpoint); empty for a public API."
+}
+
+variable "api_domain" {
+  type        = string
+  default     = ""
+  description = "A host name for the whole API; you create its DNS record. Empty for none."
+}
+
+variable "api_domain_certificate_arn" {
+  type        = string
+  default     = ""
+  description = "The ACM certificate of api_domain, in this region."
+}
+
+variable "api_base_path" {
+  type        = string
+  default     = ""
+  description = "The path of the API under api_domain; empty for /."
+}
+
+variable "est_domain" {
+  type        = string
+  default     = ""
+  description = "EST's host name; you create its DNS record. Empty for none."
+}
+
+variable "est_certificate_arn" {
+  type        = string
+  default     = ""
+  description = "The ACM certificate of est_domain, in this region."
+}
+
+variable "est_renewal_domain" {
+  type        = string
+  default     = ""
+  description = "The host name that requires client certificates, for simplereenroll; empty for none."
+}
+
+variable "est_renewal_certificate_arn" {
+  type        = string
+  default     = ""
+  description = "The ACM certificate of est_renewal_domain, in this region."
+}
+
+variable "est_renewal_ownership_certificate_arn" {
+  type        = string
+  default     = ""
+  description = "A public ACM certificate that proves ownership of est_renewal_domain, if its own is imported or private."
+}
+
+variable "est_truststore" {
+  type        = string
+  default     = ""
+  description = "The S3 object with the content of GET /ca.pem, such as s3://bucket/ca.pem."
+}
+
+variable "est_truststore_version" {
+  type        = string
+  default     = ""
+  description = "The S3 version of est_truststore; empty for the latest."
+}

@@ -1,0 +1,260 @@
+"""The contract as API Gateway imports it, directly or through CloudFormation."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+from service.openapi import (
+    INTEGRATION,
+    METHODS,
+    OpenAPIDocument,
+    operations_by_id,
+    resolve_ref,
+    rewrite,
+    with_public_url,
+)
+
+EST_PREFIX: Final = "/.well-known/est/"  # prefix of the paths that AWS gets only on request
+_VENDOR: Final = "x-amazon-apigateway-"
+_GATEWAY_RESPONSES: Final = "x-amazon-apigateway-gateway-responses"
+# The scheme of API Gateway's own export for IAM.
+_SIGV4: Final = {
+    "type": "apiKey",
+    "name": "Authorization",
+    "in": "header",
+    "x-amazon-apigateway-authtype": "awsSigv4",
+}
+# With IAM, an unknown path and a request without a signature get the same type of response.
+_IAM_DETAILS: Final = {
+    "ACCESS_DENIED": "The request is not permitted: the caller's IAM policy must allow execute-api:Invoke",
+    "EXPIRED_TOKEN": "The security token has expired: get new credentials, and sign the request with them",
+    "INVALID_SIGNATURE": "The signature is invalid: check the credentials, the region and the clock",
+    "MISSING_AUTHENTICATION_TOKEN": "No operation has this path, or the request is not signed: "
+    "sign it with AWS Signature Version 4",
+    "WAF_FILTERED": "The web application firewall of this API refused the request",
+}
+# Keywords that API Gateway rejects, or that only document; none of them changes a response.
+_DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
+
+
+class Auth(StrEnum):
+    """How API Gateway identifies callers."""
+
+    API_KEY = "api-key"
+    IAM = "iam"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the document for API Gateway contains.
+
+    Attributes:
+        est: whether to include EST, and the authorizer that then supplies all API keys.
+        auth: how API Gateway identifies callers.
+        public_url: the API's URL for its users, without a final slash; '' for relative problem types.
+        vpc_endpoints: the IDs of the VPC endpoints that a private API is limited to; () for a public API.
+        disable_execute_api_endpoint: whether only a custom domain serves the API.
+
+    Raises:
+        ValueError: the options exclude each other.
+    """
+
+    est: bool = False
+    auth: Auth = Auth.API_KEY
+    public_url: str = ""
+    vpc_endpoints: tuple[str, ...] = ()
+    disable_execute_api_endpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.est and self.auth is Auth.IAM:
+            raise ValueError(
+                "EST cannot be combined with IAM: a method of API Gateway has one authorizer, "
+                "and EST needs the one for HTTP Basic"
+            )
+
+
+DEFAULTS: Final = Options()
+
+
+def for_cloudformation(document: OpenAPIDocument, options: Options = DEFAULTS) -> OpenAPIDocument:
+    """Return the document for a CloudFormation template: as `for_api_gateway`, but its ARNs remain `Fn::Sub`,
+    which CloudFormation resolves.
+    """
+    return _for_aws(document, {}, options)
+
+
+def for_api_gateway(
+    document: OpenAPIDocument, region: str, account: str, function: str, options: Options = DEFAULTS
+) -> OpenAPIDocument:
+    """Return the document that API Gateway imports.
+
+    ARNs are resolved. Keywords that only document, vendor extensions other than API Gateway's, and `$ref`s
+    other than those to schemas are removed.
+
+    Args:
+        document: the contract.
+        region: the AWS region.
+        account: the AWS account ID.
+        function: the name of the Lambda function.
+        options: what the document contains.
+    """
+    partition = {"cn": "aws-cn", "us-gov": "aws-us-gov"}.get(region.rsplit("-", 2)[0], "aws")
+    substitutions = {
+        "${AWS::Partition}": partition,
+        "${AWS::Region}": region,
+        "${AWS::AccountId}": account,
+        "${Function.Arn}": f"arn:{partition}:lambda:{region}:{account}:function:{function}",
+    }
+    return _for_aws(document, substitutions, options)
+
+
+def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: Options) -> OpenAPIDocument:
+    """Return the contract for API Gateway, with an authorizer instead of HTTP Basic.
+
+    An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
+    API Gateway requires both alternatives in `security`, as in its own export.
+    """
+    document = with_public_url(document, options.public_url)
+    components = document["components"]
+    schemes = {
+        name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"
+    }
+    paths = document["paths"]
+    # An import merges over the existing API, which may have had an authorizer.
+    extensions: OpenAPIDocument = {"x-amazon-apigateway-api-key-source": "HEADER"}
+    if options.est:
+        paths = rewrite(paths, partial(_use_authorizer, document))
+        extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
+        extensions[_GATEWAY_RESPONSES] = _est_gateway_responses(document[_GATEWAY_RESPONSES])
+        # No identity source: API Gateway would require every header, but a key is in one of two.
+        schemes["authorizer"] = {
+            "type": "apiKey",
+            "name": "Unused",  # as SAM does: API Gateway may require a header that exists
+            "in": "header",
+            "x-amazon-apigateway-authtype": "custom",
+            "x-amazon-apigateway-authorizer": {
+                "type": "request",
+                "authorizerUri": operations_by_id(document)["sign"][INTEGRATION]["uri"],
+                "authorizerResultTtlInSeconds": 0,
+            },
+        }
+    else:
+        paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
+    if options.auth is Auth.IAM:
+        schemes = {"sigv4": _SIGV4}
+        paths = rewrite(
+            paths, lambda node: {**node, "security": [{"sigv4": []}]} if node.get("security") else node
+        )
+        extensions[_GATEWAY_RESPONSES] = _iam_gateway_responses(document[_GATEWAY_RESPONSES])
+    if options.vpc_endpoints:
+        extensions["x-amazon-apigateway-policy"] = _resource_policy(paths, options)
+    if endpoint := _endpoint_configuration(options):
+        # In OpenAPI 3.0, API Gateway reads it only from a server.
+        first, *others = document["servers"]
+        extensions["servers"] = [{**first, "x-amazon-apigateway-endpoint-configuration": endpoint}, *others]
+    inlined = ("responses", "examples")
+    components = {name: part for name, part in components.items() if name not in inlined}
+    components["securitySchemes"] = schemes
+
+    def change(node: OpenAPIDocument) -> Any:  # noqa: ANN401 - text, or JSON
+        if "Fn::Sub" in node and substitutions:
+            return re.sub(r"\$\{.+?\}", lambda match: substitutions[match[0]], node["Fn::Sub"])
+        if str(node.get("$ref")).startswith("#/components/responses/"):
+            node = resolve_ref(node, document)
+        return {
+            key: value
+            for key, value in node.items()
+            if not _is_documentation(key, node) and (not key.startswith("x-") or key.startswith(_VENDOR))
+        }
+
+    aws = {**document, **extensions, "paths": paths, "components": components}
+    rendered: OpenAPIDocument = rewrite(aws, change)
+    return rendered
+
+
+def _use_authorizer(document: OpenAPIDocument, node: OpenAPIDocument) -> OpenAPIDocument:
+    """Return an operation that requires a key with the authorizer and a 401 response; others unchanged."""
+    if not node.get("security"):
+        return node
+    unauthorized = document["components"]["responses"]["Unauthorized"]
+    forbidden = resolve_ref(node["responses"]["403"], document)
+    headers = {**forbidden.get("headers", {}), **unauthorized["headers"]}
+    return {
+        **node,
+        "security": [{"apiKey": []}, {"authorizer": []}],
+        "responses": {"401": {**unauthorized, "headers": headers}, **node["responses"]},
+    }
+
+
+def _est_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:
+    """Return the gateway responses with 401 for a wrong key, which may be the password of HTTP Basic."""
+    invalid, unauthorized = responses["INVALID_API_KEY"], responses["UNAUTHORIZED"]
+    parameters = {**invalid["responseParameters"], **unauthorized["responseParameters"]}
+    return {**responses, "INVALID_API_KEY": {**unauthorized, "responseParameters": parameters}}
+
+
+def _iam_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:
+    """Return the gateway responses, which are those about API keys in the contract, for callers of IAM."""
+    forbidden = responses["ACCESS_DENIED"]
+    problem = json.loads(forbidden["responseTemplates"]["application/json"])
+    changed = {
+        kind: {
+            **forbidden,
+            "responseTemplates": {
+                "application/json": json.dumps({**problem, "detail": detail}, separators=(",", ":"))
+            },
+        }
+        for kind, detail in _IAM_DETAILS.items()
+    }
+    return {
+        kind: changed.get(kind, response)
+        for kind, response in responses.items()
+        if kind not in {"INVALID_API_KEY", "UNAUTHORIZED"}
+    }
+
+
+def _resource_policy(paths: OpenAPIDocument, options: Options) -> OpenAPIDocument:
+    """Return the resource policy of a private API.
+
+    With IAM, the policy allows only operations without `security`: an Allow in a resource policy admits
+    callers of this account whose own IAM policies do not.
+    """
+    allowed = ["execute-api:/*"]
+    if options.auth is Auth.IAM:
+        allowed = [
+            f"execute-api:/*/{method.upper()}{re.sub('{.*?}', '*', path)}"
+            for path, item in paths.items()
+            for method in METHODS
+            if not item.get(method, item[f"{_VENDOR}any-method"])["security"]
+        ]
+    invoke = {"Principal": "*", "Action": "execute-api:Invoke"}
+    elsewhere = {"StringNotEquals": {"aws:SourceVpce": list(options.vpc_endpoints)}}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", **invoke, "Resource": allowed},
+            {"Effect": "Deny", **invoke, "Resource": ["execute-api:/*"], "Condition": elsewhere},
+        ],
+    }
+
+
+def _endpoint_configuration(options: Options) -> OpenAPIDocument:
+    configuration: OpenAPIDocument = {}
+    if options.vpc_endpoints:
+        configuration["vpcEndpointIds"] = list(options.vpc_endpoints)
+    if options.disable_execute_api_endpoint:
+        configuration["disableExecuteApiEndpoint"] = True
+    return configuration
+
+
+def _is_documentation(key: str, node: OpenAPIDocument) -> bool:
+    """Whether this is a keyword of a schema, parameter, media type or response that API Gateway ignores
+    or rejects. A property or a response with that name is not.
+    """
+    describes = isinstance(node.get("type"), str) or "schema" in node
+    return (describes and key in _DOCUMENTATION_ONLY) or (key == "links" and "content" in node)

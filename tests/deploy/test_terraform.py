@@ -1,0 +1,169 @@
+"""The Terraform module against the SAM template, resource by resource. No provider is available to validate it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, Final
+
+import pytest
+
+from tests import servers
+from tests.deploy.test_template import RESOURCES, TREE
+
+MODULE: Final = servers.ROOT / "deploy" / "terraform"
+PARSE: Final = """
+import hcl2, json, pathlib, sys
+print(json.dumps([hcl2.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]]))
+"""
+# Terraform's variables that the template has no parameter for: SAM itself knows the name, the zip and the document.
+OWN: Final = {"name", "zip", "openapi", "tags"}
+API: Final = {
+    "aws_api_gateway_rest_api.api": {"name": "Name", "fail_on_warnings": "FailOnWarnings"},
+    "aws_api_gateway_stage.stage": {"stage_name": "StageName"},
+    "aws_api_gateway_deployment.deployment": {},
+    "aws_api_gateway_method_settings.settings": {},
+}
+DOMAIN: Final = {
+    "domain_name": "DomainName",
+    "regional_certificate_arn": "RegionalCertificateArn",
+    "security_policy": "SecurityPolicy",
+}
+LOGS: Final = {"retention_in_days": "RetentionInDays"}
+KEY: Final = {"enabled": "Enabled"}
+# Terraform's resource -> the template's, and the attributes that must be equal.
+RESOURCE: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "aws_lambda_function.function": (
+        "Function",
+        {
+            "function_name": "FunctionName",
+            "handler": "Handler",
+            "runtime": "Runtime",
+            "architectures": "Architectures",
+            "memory_size": "MemorySize",
+            "timeout": "Timeout",
+        },
+    ),
+    "aws_cloudwatch_log_group.log_group": ("LogGroup", LOGS),
+    "aws_cloudwatch_log_group.access_log_group": ("AccessLogGroup", LOGS),
+    "aws_iam_role.role": ("Role", {}),
+    "aws_iam_role_policy.policy": ("Role", {}),
+    **{name: ("Api", attributes) for name, attributes in API.items()},
+    "aws_api_gateway_domain_name.api_domain_name": ("ApiDomainName", DOMAIN),
+    "aws_api_gateway_base_path_mapping.api_mapping": ("ApiMapping", {}),
+    "aws_api_gateway_domain_name.est_domain_name": ("EstDomainName", DOMAIN),
+    "aws_api_gateway_base_path_mapping.est_mapping": ("EstMapping", {}),
+    "aws_api_gateway_domain_name.est_renewal_domain_name": ("EstRenewalDomainName", DOMAIN),
+    "aws_api_gateway_base_path_mapping.est_renewal_mapping": ("EstRenewalMapping", {}),
+    "aws_lambda_permission.permission": ("Permission", {"action": "Action", "principal": "Principal"}),
+    "aws_api_gateway_api_key.a": ("ApiKeyA", KEY),
+    "aws_api_gateway_api_key.b": ("ApiKeyB", KEY),
+    "aws_api_gateway_usage_plan.usage_plan": ("UsagePlan", {"name": "UsagePlanName"}),
+    "aws_api_gateway_usage_plan_key.a": ("UsagePlanKeyA", {"key_type": "KeyType"}),
+    "aws_api_gateway_usage_plan_key.b": ("UsagePlanKeyB", {"key_type": "KeyType"}),
+    "aws_cloudwatch_metric_alarm.alarm": (
+        "Alarm",
+        {
+            "alarm_description": "AlarmDescription",
+            "namespace": "Namespace",
+            "metric_name": "MetricName",
+            "statistic": "Statistic",
+            "period": "Period",
+            "evaluation_periods": "EvaluationPeriods",
+            "threshold": "Threshold",
+            "comparison_operator": "ComparisonOperator",
+            "treat_missing_data": "TreatMissingData",
+        },
+    ),
+}
+
+
+def camel(name: str) -> str:
+    """Return the template's name of a variable."""
+    return "AWS::StackName" if name == "name" else "".join(part.title() for part in name.split("_"))
+
+
+def plain(value: Any) -> Any:
+    """Return a value of either language in one form, where a reference is `->` and the parameter's name."""
+    if isinstance(value, dict) and "Ref" in value:
+        return f"->{value['Ref']}"
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if reference := re.fullmatch(r"\$\{var\.(\w+)\}", value):
+        return f"->{camel(reference[1])}"
+    return value[1:-1] if value.startswith('"') else value
+
+
+@pytest.fixture(scope="module")
+def module() -> dict[str, Any]:
+    """The module: kind of block -> name, with the type of a resource before it -> attributes."""
+    files = sorted(MODULE.glob("*.tf"))
+    parsed = json.loads(servers.run(os.environ["SAM_PYTHON"], "-c", PARSE, *files).stdout)
+    blocks: dict[str, Any] = {"resource": {}, "variable": {}, "data": {}}
+    for document in parsed:
+        for block in document.get("variable", []):
+            blocks["variable"] |= {plain(name): body for name, body in block.items()}
+        for kind in ("resource", "data"):
+            for block in document.get(kind, []):
+                for label, named in block.items():
+                    blocks[kind] |= {f"{plain(label)}.{plain(name)}": body for name, body in named.items()}
+    return blocks
+
+
+def test_variables_are_the_template_s_parameters(module: dict[str, Any]) -> None:
+    """Names and defaults are equal; a variable may be null or a list where a parameter is an empty string."""
+    variables = {name: body for name, body in module["variable"].items() if name not in OWN}
+    parameters = TREE["Parameters"]
+    assert {camel(name) for name in variables} == set(parameters)
+    for name, body in variables.items():
+        default = plain(body["default"])
+        assert (default if default not in (None, "null", []) else "") == parameters[camel(name)]["Default"], (
+            name
+        )
+
+
+def test_every_resource_has_its_counterpart(module: dict[str, Any]) -> None:
+    assert set(module["resource"]) == set(RESOURCE)
+    assert {name for name, _ in RESOURCE.values()} == set(RESOURCES)
+
+
+@pytest.mark.parametrize("name", RESOURCE)
+def test_resource_equals_the_template_s(module: dict[str, Any], name: str) -> None:
+    """Attributes are equal, and a resource is optional in both or in neither."""
+    block, (counterpart, attributes) = module["resource"][name], RESOURCE[name]
+    properties = RESOURCES[counterpart]["Properties"]
+    assert {key: plain(block[key]) for key in attributes} == {
+        key: plain(properties[other]) for key, other in attributes.items()
+    }
+    assert ("count" in block) == ("Condition" in RESOURCES[counterpart])
+
+
+def test_function_has_the_template_s_environment(module: dict[str, Any]) -> None:
+    (environment,) = module["resource"]["aws_lambda_function.function"]["environment"]
+    assert set(environment["variables"]) - {"__is_block__"} == set(
+        RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    )
+
+
+def test_policy_has_the_template_s_actions(module: dict[str, Any]) -> None:
+    statements = json.dumps(module["data"]["aws_iam_policy_document.policy"])
+    template = json.dumps(RESOURCES["Role"]["Properties"]["Policies"])
+    pattern = r'"(?:\\")?((?:logs|kms|ssm|secretsmanager):[A-Z]\w+)(?:\\")?"'
+    assert re.findall(pattern, statements)
+    assert set(re.findall(pattern, statements)) == set(re.findall(pattern, template))
+
+
+def test_changed_contract_is_deployed_again(module: dict[str, Any]) -> None:
+    """Terraform deploys a REST API only when a trigger changes."""
+    deployment = module["resource"]["aws_api_gateway_deployment.deployment"]
+    assert deployment["triggers"] == {"body": "${sha1(aws_api_gateway_rest_api.api.body)}"}
+
+
+def test_access_log_format_is_the_template_s(module: dict[str, Any]) -> None:
+    (setting,) = module["resource"]["aws_api_gateway_stage.stage"]["dynamic"]
+    (settings,) = setting['"access_log_settings"']["content"]
+    expected = RESOURCES["Api"]["Properties"]["AccessLogSetting"]["If"][1]["Format"]
+    assert json.loads(json.loads(settings["format"])) == json.loads(expected)
