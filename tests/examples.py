@@ -251,7 +251,9 @@ def _normalize_text(text: str) -> Any:
     description = _describe_base64(text)
     if description is not None:
         return description
-    text = _PEM.sub(lambda match: _certificate(x509.load_pem_x509_certificate(match[0].encode())), text)
+    text = _PEM.sub(
+        lambda match: _describe_certificate(x509.load_pem_x509_certificate(match[0].encode())), text
+    )
     for pattern, replacement in (
         (_VOLATILE_TEXT, lambda match: f"{match[1] or match[3]} …"),
         (_CA, r"\1 …"),
@@ -275,18 +277,18 @@ def _describe_base64(text: str) -> list[str] | str | None:
     return None
 
 
-def _describe(loaded: Any) -> list[str] | str:
-    if isinstance(loaded, x509.Certificate):
-        return _certificate(loaded)
-    if isinstance(loaded, list):
-        return [_certificate(certificate) for certificate in loaded]
-    period = loaded.next_update_utc - loaded.last_update_utc
-    issuer = _CA.sub(r"\1 …", loaded.issuer.rfc4514_string())
-    extensions = [(extension.oid.dotted_string, extension.critical) for extension in loaded.extensions]
-    return f"{issuer} {loaded.signature_algorithm_oid.dotted_string} {period} {extensions} {len(loaded)}"
+def _describe(value: Any) -> list[str] | str:
+    if isinstance(value, x509.Certificate):
+        return _describe_certificate(value)
+    if isinstance(value, list):
+        return [_describe_certificate(certificate) for certificate in value]
+    period = value.next_update_utc - value.last_update_utc
+    issuer = _CA.sub(r"\1 …", value.issuer.rfc4514_string())
+    extensions = [(extension.oid.dotted_string, extension.critical) for extension in value.extensions]
+    return f"{issuer} {value.signature_algorithm_oid.dotted_string} {period} {extensions} {len(value)}"
 
 
-def _certificate(certificate: x509.Certificate) -> str:
+def _describe_certificate(certificate: x509.Certificate) -> str:
     """Describe a certificate and its validity, without times, serial number and the CA's keys."""
     text = _VOLATILE_TEXT.sub(lambda match: f"{match[1] or match[3]} …", encoding.to_text(certificate))
     if "CA:TRUE" in text:

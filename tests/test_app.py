@@ -137,7 +137,7 @@ def test_gateway_and_function_follow_a_changed_file(tmp_path: Path) -> None:
         media_types(document | {"paths": {"/sign.pem": document["paths"]["/certificates"]}}).pop("text/plain")
         document["paths"].pop("/root.crt")
 
-    # A copy of the package with its own contract, as in the Lambda zip.
+    # A copy of the package with a separate contract, as in the Lambda zip.
     shutil.copytree(servers.ROOT / "service", tmp_path / "service")
     (tmp_path / "service" / "openapi.json").write_text(json.dumps(changed_document(change)))
     env = {"CERTLET_API_KEY": API_KEY, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}

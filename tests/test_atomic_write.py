@@ -263,7 +263,7 @@ def test_file_version_detects_a_change_that_keeps_size_and_time(tmp_path: Path) 
     path.write_text("a")
     before, times = atomic_write.file_version(path), path.stat()
     assert atomic_write.file_version(str(path)) == before
-    time.sleep(0.02)  # the kernel's clock has steps
+    time.sleep(0.02)  # more than one tick of the kernel's clock
     path.write_text("b")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert atomic_write.file_version(path) != before

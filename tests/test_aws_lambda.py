@@ -50,7 +50,7 @@ ARN = "arn:aws:iam::123456789012:role/ci"
 def test_principal_restricts_profiles_and_names(
     directory: Path, tmp_path: Path, context: dict[str, Any], ending: str
 ) -> None:
-    """A profile can name IAM ARNs and authorizer subjects as principals, and names are restricted to theirs."""
+    """Profiles can list IAM ARNs and authorizer subjects as principals, and their policies restrict names."""
     overrides = {
         "profiles": {"server": {"principals": [ARN, "authorizer:4711"]}},
         "principals": {

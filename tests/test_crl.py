@@ -129,7 +129,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
-    """Another CA's certificate, an invalid or a repeated serial number: one line of error, list unchanged."""
+    """Another CA's certificate and an invalid or repeated serial number are errors, and the list is unchanged."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")

@@ -65,7 +65,7 @@ def pattern(output: str) -> str:
 
 
 def inline_code(text: str) -> list[str]:
-    """The inline code of a page."""
+    """Return the inline code of a page."""
     text = re.sub("```.*?```", "", text, flags=re.DOTALL)
     return re.findall(r"`([^`\n]+)`", text)
 
@@ -76,7 +76,7 @@ def is_run(command: str) -> bool:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`certlet serve` as the README starts it; its directory has the files that pages name."""
+    """`certlet serve` as in the README; its directory has the files that the pages use."""
     directory = tmp_path_factory.mktemp("documents")
     requests = {
         "my": (EC, "my.example.com"),
@@ -98,7 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def api_key(server: Server) -> str:
-    """The API key that the server printed."""
+    """Return the API key that the server printed."""
     return next(line.split()[2] for line in server.output if line.startswith("API key"))
 
 
@@ -224,7 +224,7 @@ def test_documented_options_exist() -> None:
 
 
 def test_documented_files_and_tests_exist() -> None:
-    """Each file of the repository and each test that a document names exists."""
+    """Each file and each test that a document mentions exists."""
     tests = set()
     for path in (ROOT / "tests").rglob("*.py"):
         tests |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)) | {path.name}

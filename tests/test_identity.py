@@ -1,4 +1,4 @@
-"""The gateway identifies the caller; credentials in the request do not count."""
+"""The gateway identifies the caller; credentials in the request have no effect."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_forged_credentials_are_refused(headers: dict[str, str]) -> None:
 def test_gateway_identifies_the_caller(
     context: dict[str, Any], principal: str, headers: dict[str, str]
 ) -> None:
-    """The principal is that of IAM, an API key or an authorizer, in this order, whatever the headers contain."""
+    """IAM, an API key or an authorizer identifies the caller, in this order; headers have no effect."""
     responses, log = invoke_application(factories.document(), *requests(context, headers))
     assert [response["statusCode"] for response in responses] == ["200", "200", "200"]
     assert json.loads(responses[1]["body"])["principal"] == principal

@@ -23,7 +23,7 @@ WORDS = re.compile(
     r"|takes? it for|bring along|brought|of ours|of one's own|what is (no|none))\b",
     re.IGNORECASE,
 )
-# Where a word is right: the beginning of the place, the word, and why.
+# Exceptions: where the text is, and the word -> the reason.
 ALLOWED: dict[tuple[str, str], str] = {}
 
 

@@ -29,7 +29,7 @@ profiles:
 
 
 def test_yaml_source_locates_every_value() -> None:
-    """A member's line is its key's; what a mapping merges (`<<`) has the line where it is written."""
+    """The line of a member is that of its key; a merged member (`<<`) has the line where it is defined."""
     source = YAMLSource(TEXT)
     names = {"dns": {"permitted": ["a.example", "b.example"]}}
     server = {"validity": "P1D", "names": names}

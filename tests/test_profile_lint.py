@@ -34,7 +34,7 @@ def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     ]
 
 
-def test_contract_violations_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_violations_in_the_contract_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Violations in `openapi.yaml` itself have lines too."""
     document = copy.deepcopy(factories.document())
     del document[openapi.PROFILES]["client"]["names"]

@@ -10,7 +10,7 @@ from tests.servers import certlet
 
 
 def run_trust(*arguments: str, cwd: Path) -> dict[str, list[str]]:
-    """Run `certlet trust`: the commands below each heading, and under '' the other lines."""
+    """Run `certlet trust`; return the commands below each heading, and the other lines with the key ''."""
     run = certlet("trust", *arguments, cwd=cwd)
     assert run.returncode == 0, run.stderr
     commands: dict[str, list[str]] = {"": []}
