@@ -167,7 +167,7 @@ def test_link_that_changes_during_a_renewal_is_safe(
     assert all(before[name] != after[name] for name in ("real.crt.crt", "real.crt.key"))
 
 
-def test_files_of_a_killed_command_are_explained(tmp_path: Path) -> None:
+def test_error_names_files_of_a_killed_command(tmp_path: Path) -> None:
     """If a kill between two renames left a key that does not match, the error names the temporary file."""
     path = create_pair()
     path.with_suffix(".key").rename(".certlet.0123456789abcdef")
@@ -245,15 +245,14 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("existing", [False, True], ids=["new directory", "existing directory"])
+@pytest.mark.parametrize("directory_exists", [False, True], ids=["new directory", "existing directory"])
 @pytest.mark.parametrize("size_limit", [200, 600, 100_000])
 def test_init_on_a_full_disk_leaves_a_complete_ca_or_none(
-    tmp_path: Path, size_limit: int, *, existing: bool
+    tmp_path: Path, size_limit: int, *, directory_exists: bool
 ) -> None:
     """If a file cannot be written completely, the command prints one line and leaves no file."""
-    if existing:
+    if directory_exists:
         (tmp_path / "new").mkdir()
-
     run = subprocess.run(
         [sys.executable, "-c", LIMIT, str(size_limit), "init", "new"],
         env=servers.environ(),
@@ -264,7 +263,7 @@ def test_init_on_a_full_disk_leaves_a_complete_ca_or_none(
         assert (run.returncode, set(read_files(Path("new")))) == (0, file_names("init"))
     else:
         assert (run.returncode, run.stderr.count(b"\n"), read_files(tmp_path)) == (1, 1, {})
-        assert list(tmp_path.rglob("*")) == ([tmp_path / "new"] if existing else [])
+        assert list(tmp_path.rglob("*")) == ([tmp_path / "new"] if directory_exists else [])
 
 
 def owners(directory: Path) -> dict[str, tuple[int, int, int]]:
