@@ -15,11 +15,11 @@ from tests import factories
 from tests.fuzz import strategies
 
 schemathesis.openapi.format("csr", strategies.csr)
-schemathesis.openapi.format("est-csr", strategies.encoded)
+schemathesis.openapi.format("est-csr", strategies.est_csr)
 schemathesis.openapi.format("duration", strategies.duration)
-schemathesis.openapi.format("date-time", strategies.moment)
+schemathesis.openapi.format("date-time", strategies.date_time)
 
-RELAXED: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 Tally = Counter[tuple[str, int]]
 """Number of responses by operation and status."""
@@ -33,14 +33,14 @@ _WITHOUT_BODY: Final = {("coverage", "positive"), ("coverage", "negative"), ("fu
 _WITH_BODY: Final = _WITHOUT_BODY | {("examples", "positive"), ("fuzzing", "negative")}
 
 # A body that only violates the maximum length of the schema may be 413 instead of 400.
-_REFUSALS: Final = ["400", "401", "403", "404", "405", "413", "415", "422"]
-_REFUSED: Final = {"negative_data_rejection": {"expected-statuses": _REFUSALS}}
-# The sign operations answer 422 to a valid body with a CSR that is refused.
-_REFUSABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
+_ERROR_STATUSES: Final = ["400", "401", "403", "404", "405", "413", "415", "422"]
+_ERROR_CHECK: Final = {"negative_data_rejection": {"expected-statuses": _ERROR_STATUSES}}
+# The sign operations return 422 for a valid body with a CSR that is refused.
+_SIGN_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
 # A batch reports problems of a request in its result, so an invalid `format` does not violate its schema.
-_BATCHED: Final = {"negative_data_rejection": {"expected-statuses": ["200", *_REFUSALS]}}
-# EST answers 400 instead, and 403 without a client certificate.
-_ENROLLABLE: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
+_BATCH_CHECK: Final = {"negative_data_rejection": {"expected-statuses": ["200", *_ERROR_STATUSES]}}
+# EST returns 400 instead, and 403 without a client certificate.
+_EST_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
 
 
 def is_sign_operation(context: Any) -> bool:
@@ -89,14 +89,14 @@ def load(*, refusable: bool = False, enrollable: bool = False, batched: bool = F
     """Load the schema for parametrized tests.
 
     Args:
-        refusable: for the sign operations.
-        enrollable: for EST operations.
-        batched: for the other operations with an API key, including the batch.
+        refusable: expect 422 for CSRs that are refused (sign operations).
+        enrollable: expect 400 for CSRs that are refused, and 403 (EST operations).
+        batched: expect 200 for invalid data (operations with an API key, including the batch).
     """
-    accepted = _REFUSABLE if refusable else _ENROLLABLE if enrollable else {}
+    accepted = _SIGN_CHECK if refusable else _EST_CHECK if enrollable else {}
     config = SchemathesisConfig.from_dict(
         {
-            "checks": {**(_BATCHED if batched else _REFUSED), **accepted},
+            "checks": {**(_BATCH_CHECK if batched else _ERROR_CHECK), **accepted},
             "generation": {"mode": "all", "with-security-parameters": False},
         }
     )

@@ -1,4 +1,4 @@
-"""Strings for `format: csr`: valid and invalid certificate signing requests."""
+"""Strings for the formats of the contract: valid and invalid CSRs, durations and times."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _noted_extension = st.sampled_from(
         x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"),
     ]
 )
-_kind = st.sampled_from(csrs.FAST_KEY_TYPES)
+_key_type = st.sampled_from(csrs.FAST_KEY_TYPES)
 
 
 @st.composite
 def valid_csrs(draw: st.DrawFn) -> x509.CertificateSigningRequest:
     """Generate a CSR that each profile accepts."""
     sans = draw(st.lists(_good_name, min_size=1, max_size=4))
-    cn = draw(st.none() | _host)
+    common_name = draw(st.none() | _host)
     extensions = draw(st.lists(_noted_extension, max_size=2, unique_by=lambda extension: extension.oid))
-    return csrs.build(cn, sans, extensions, key_type=draw(_kind))
+    return csrs.build(common_name, sans, extensions, key_type=draw(_key_type))
 
 
 @st.composite
@@ -54,16 +54,16 @@ def refused_csrs(draw: st.DrawFn) -> x509.CertificateSigningRequest:
     sans: list[Any] = draw(st.lists(_good_name, max_size=2))
     extensions = draw(st.lists(_refused_extension, max_size=2, unique_by=lambda extension: extension.oid))
     sans += draw(st.lists(_bad_name, min_size=0 if extensions else 1, max_size=3))
-    return csrs.build(draw(st.none() | _host), sans, extensions, key_type=draw(_kind))
+    return csrs.build(draw(st.none() | _host), sans, extensions, key_type=draw(_key_type))
 
 
 @st.composite
 def tampered_csrs(draw: st.DrawFn) -> str:
     """Generate a valid CSR with one changed octet."""
-    # The position is relative, since the length of ECDSA signatures varies.
-    share, change = draw(st.integers(0, 999)), draw(st.integers(1, 255))
+    # The position is in thousandths, since the length of ECDSA signatures varies.
+    position, mask = draw(st.integers(0, 999)), draw(st.integers(1, 255))
     data = bytearray(csrs.encode_der(draw(valid_csrs())))
-    data[len(data) * share // 1000] ^= change
+    data[len(data) * position // 1000] ^= mask
     return base64.b64encode(bytes(data)).decode()
 
 
@@ -82,7 +82,7 @@ csr = st.one_of(
     st.text(min_size=1, max_size=50),
 )
 
-encoded = st.one_of(
+est_csr = st.one_of(
     valid_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
     valid_csrs().map(lambda request: base64.encodebytes(csrs.encode_der(request)).decode()),
     refused_csrs().map(lambda request: base64.b64encode(csrs.encode_der(request)).decode()),
@@ -91,7 +91,7 @@ encoded = st.one_of(
 )
 
 duration = st.sampled_from(["P1D", "PT1H", "P90D", "P7DT12H", "P91D", "PT1M", "P", "PT", "P99999D"])
-moment = st.datetimes(
+date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),
-).map(lambda at: f"{at:%Y-%m-%dT%H:%M:%SZ}")
+).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")

@@ -17,15 +17,15 @@ from service.gateway.worker import Context
 from tests import factories, lambda_events, servers
 from tests.fuzz import schemathesis_setup
 
-sign = schemathesis_setup.load(refusable=True).include(schemathesis_setup.is_sign_operation)
-public = (
+sign_schema = schemathesis_setup.load(refusable=True).include(schemathesis_setup.is_sign_operation)
+public_schema = (
     schemathesis_setup.load()
     .exclude(schemathesis_setup.is_sign_operation)
     .exclude(schemathesis_setup.is_other_key_operation)
     .exclude(schemathesis_setup.is_page_operation)
 )
-keyed = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
-est = schemathesis_setup.load(enrollable=True).include(schemathesis_setup.is_est_operation)
+api_key_schema = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
+est_schema = schemathesis_setup.load(enrollable=True).include(schemathesis_setup.is_est_operation)
 tally = schemathesis_setup.Tally()
 
 
@@ -70,29 +70,29 @@ def methods(path: str) -> set[str]:
     return {method.upper() for method in factories.document()["paths"][path] if method in ("get", "post")}
 
 
-@sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=250, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@sign_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=250, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_sign_operations_follow_the_contract(case: Any, session: requests.Session) -> None:
     """The Lambda handler follows the contract for generated requests to sign."""
     send(case, session, {"x-api-key": servers.API_KEY})
 
 
-@keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@api_key_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_operations_with_api_key_follow_the_contract(case: Any, session: requests.Session) -> None:
     """Batches and the profiles of the caller follow the contract."""
     send(case, session, {"x-api-key": servers.API_KEY})
 
 
-@public.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=25, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@public_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=25, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_public_operations_follow_the_contract(case: Any, session: requests.Session) -> None:
     """The public operations follow the contract."""
     send(case, session, {})
 
 
-@est.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@est_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_est_operations_follow_the_contract(case: Any, session: requests.Session) -> None:
     """EST over HTTPS follows the contract."""
     send(case, session, {"x-api-key": servers.API_KEY, "X-Forwarded-Proto": "https"})

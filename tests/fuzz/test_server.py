@@ -8,10 +8,10 @@ from hypothesis import settings
 from tests.fuzz import schemathesis_setup
 from tests.servers import API_KEY, Server
 
-sign = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign")
-sign_pem = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign.pem")
-keyed = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
-others = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.is_sign_operation)
+sign_schema = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign")
+sign_pem_schema = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign.pem")
+api_key_schema = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
+other_schema = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.is_sign_operation)
 tally = schemathesis_setup.Tally()
 coverage = schemathesis_setup.Coverage()
 
@@ -24,29 +24,29 @@ def send(case: Any, server: Server, headers: dict[str, str]) -> None:
     case.validate_response(response, headers=headers)
 
 
-@sign.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=1300, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@sign_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=1300, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_sign_follows_the_contract(case: Any, server: Server) -> None:
     """`POST /sign` follows the contract for generated requests."""
     send(case, server, {"x-api-key": API_KEY})
 
 
-@sign_pem.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=300, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@sign_pem_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=300, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_sign_pem_follows_the_contract(case: Any, server: Server) -> None:
     """`POST /sign.pem` follows the contract for generated requests."""
     send(case, server, {"x-api-key": API_KEY})
 
 
-@keyed.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=150, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@api_key_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=150, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_operations_with_api_key_follow_the_contract(case: Any, server: Server) -> None:
     """A batch is 200 with a result for each request, or 400 if it is malformed."""
     send(case, server, {"x-api-key": API_KEY})
 
 
-@others.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
-@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.RELAXED)
+@other_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_other_operations_follow_the_contract(case: Any, server: Server) -> None:
     """All other operations follow the contract for generated requests."""
     send(case, server, {})

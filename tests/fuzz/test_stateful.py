@@ -52,7 +52,7 @@ def link_counts(server: Server) -> Counter[tuple[str, str, int]]:
             stateful_step_count=4,
             deadline=None,
             derandomize=True,  # few dry runs have valid requests, so random data would make the test unreliable
-            suppress_health_check=schemathesis_setup.RELAXED,
+            suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS,
         ),
     )
     return counts
