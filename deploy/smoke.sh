@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# smoke.sh URL KEY [STACK]: check on a deployment what can only be confirmed there.
+# smoke.sh URL KEY [STACK]: check on a deployment what can only be confirmed there. docs/reference/gateway.md has the list.
+# KEY is an API key, or "iam" to sign requests with the AWS_ variables of the environment.
 #
 # Prints "holds", "fails" or "not checked" for each statement, and exits with 1 if one fails. It issues three
 # certificates under the default profile and takes less than two minutes. It requires curl, openssl and python3;
@@ -13,7 +14,12 @@ url=${1%/} key=$2 stack=${3:-} failed=0
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 umask 077
-printf 'x-api-key: %s\n' "$key" > "$dir/key" # in a file, since ps shows arguments
+if [ "$key" = iam ]; then # in a file, since ps shows arguments
+  printf 'aws-sigv4 = "aws:amz:%s:execute-api"\nuser = "%s:%s"\n' "$AWS_REGION" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" > "$dir/key"
+  [ -z "${AWS_SESSION_TOKEN:-}" ] || printf 'header = "x-amz-security-token: %s"\n' "$AWS_SESSION_TOKEN" >> "$dir/key"
+else
+  printf 'header = "x-api-key: %s"\n' "$key" > "$dir/key"
+fi
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/host.key" -subj / \
   -addext subjectAltName=DNS:smoke.example.com -out "$dir/host.csr" 2> "$dir/error" || { cat "$dir/error"; exit 2; }
 openssl req -in "$dir/host.csr" -outform DER -out "$dir/host.der"
@@ -56,7 +62,7 @@ for part in parts:
 PYTHON
 }
 sign() {
-  get 200 /sign --header "@$dir/key" --json "@$dir/host.json" &&
+  get 200 /sign --config "$dir/key" --json "@$dir/host.json" &&
     python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["crt_pem"])' "$dir/body" > "$dir/host.pem" &&
     get 200 /ca.pem && cp "$dir/body" "$dir/ca.pem" && get 200 /root.crt &&
     openssl x509 -inform DER -in "$dir/body" -out "$dir/root.pem" &&
@@ -65,16 +71,17 @@ sign() {
 der() { get 200 /ca.crt -H 'Accept: */*' && openssl x509 -inform DER -in "$dir/body" -noout; }
 crl() { get 200 /ca.crl -H 'Accept: */*' && openssl crl -inform DER -in "$dir/body" -noout; }
 sign_der() {
-  get 200 /sign.pem --header "@$dir/key" -H 'Content-Type: application/pkcs10' --data-binary "@$dir/host.der" &&
+  get 200 /sign.pem --config "$dir/key" -H 'Content-Type: application/pkcs10' --data-binary "@$dir/host.der" &&
     openssl x509 -in "$dir/body" -noout
 }
 wrong_key() { # with EST, API Gateway's only response for it has to suit HTTP Basic
   local request=(/sign -H "x-api-key: $(printf 'x%.0s' {1..40})" --json "@$dir/host.json")
   problem 403 unauthorized "${request[@]}" || { problem 401 unauthorized "${request[@]}" && header www-authenticate Basic; }
 }
+other_type() { problem 415 unsupportedMediaType /health -X DELETE -H 'Content-Type: image/png' --data x; }
 not_allowed() { problem 405 methodNotAllowed /health -X DELETE && header allow GET; }
 preflight() { get 204 /sign -X OPTIONS -H 'Origin: https://example.com' && header access-control-allow-origin '\*'; }
-too_large() { head -c 11000000 /dev/zero > "$dir/large" && get 413 /sign.pem --header "@$dir/key" --data-binary "@$dir/large"; }
+too_large() { head -c 11000000 /dev/zero > "$dir/large" && get 413 /sign.pem --config "$dir/key" --data-binary "@$dir/large"; }
 types() {
   python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["type"])' "$dir/body" > "$dir/type" &&
     send "$(< "$dir/type")" && [ "$(< "$dir/status")" = 200 ]
@@ -84,14 +91,22 @@ basic() { # STATUS USER:PASSWORD
   get "$1" /.well-known/est/simpleenroll --config "$dir/basic" -H 'Content-Type: application/pkcs10' \
     --data-binary "@$dir/base64"
 }
+no_password() { basic 401 "" && header www-authenticate Basic; }
 challenge() { basic 401 "device:$(printf 'wrong%.0s' 1 2 3 4 5 6 7 8)" && header www-authenticate Basic; }
 
 check "the form is HTML, and its policy permits its scripts and styles" form
 check "the service answers" get 200 /health
 check "a missing API key is a problem document that names the request" problem 403 unauthorized /sign --json "@$dir/host.json"
-check "a wrong API key is a problem document" wrong_key
-check "an unknown path is a problem document" problem 404 notFound /nothing
+if [ "$key" = iam ]; then
+  not_checked "a wrong API key is a problem document" "callers use IAM"
+  check "an unknown path is a problem document" problem 403 unauthorized /nothing
+else
+  check "a wrong API key is a problem document" wrong_key
+  check "an unknown path is a problem document" problem 404 notFound /nothing
+fi
 check "another method is a problem document with Allow" not_allowed
+check "another method with an unknown Content-Type is 415" other_type
+check "HEAD is 405" get 405 /health --head
 check "a CORS preflight is answered" preflight
 check "a query parameter reaches the function" problem 400 malformed '/health?a=1'
 check "a slash at the end of a path does not matter" get 200 /health/
@@ -109,12 +124,18 @@ fi
 
 if get 200 /.well-known/est/cacerts > "$dir/error" 2>&1; then
   openssl base64 -in "$dir/host.der" -out "$dir/base64"
+  check "EST asks for HTTP Basic if there is no password" no_password
   check "EST asks for HTTP Basic if the password is wrong" challenge
   check "EST enrols with the API key as the password" basic 200 "device:$key"
 else
   not_checked "EST enrols" "EST is off, or at another URL"
 fi
 not_checked "EST renews with a client certificate" "it requires the renewal domain and a truststore"
+not_checked "exhausted Lambda concurrency is 503" "it would disturb other callers"
+not_checked "quotas count by calendar days, weeks or months" "it would take a period"
+not_checked "messages in gateway responses are quoted" "no request causes such a message"
+not_checked "a base path of a domain does not matter" "run the script with the URL of that domain"
+not_checked "a private API admits only its VPC endpoints" "run the script inside and outside of the VPC"
 
 # Last, since it uses up the burst. AWS applies the limits as best it can, so that none of 80 may be refused.
 for _ in $(seq 80); do printf 'url = "%s/health"\noutput = /dev/null\n' "$url"; done > "$dir/burst"
@@ -126,11 +147,12 @@ else
   not_checked "more requests than the burst are 429" "none of 80 was refused"
 fi
 
-statements=("the API has exactly one stage" "the audit log has the issued certificate" "the alarm exists")
+statements=("the document was imported without warnings" "the API has exactly one stage" "the audit log has the issued certificate" "the alarm exists")
 if [ -z "$stack" ] || ! command -v aws > "$dir/error"; then
   for statement in "${statements[@]}"; do not_checked "$statement" "no STACK, or no aws command"; done
 else
   resource() { aws cloudformation describe-stack-resource --stack-name "$stack" --logical-resource-id "$1" --query StackResourceDetail.PhysicalResourceId --output text; }
+  imported() { resource Api | grep .; } # the template has FailOnWarnings
   one_stage() { [ "$(aws apigateway get-stages --rest-api-id "$(resource Api)" --query 'length(item)' --output text)" = 1 ]; }
   audit_log() {
     local serial
@@ -142,8 +164,9 @@ else
     return 1
   }
   alarm() { aws cloudwatch describe-alarms --alarm-names "$(resource Alarm)" --query 'MetricAlarms[].StateValue' --output text | grep .; }
-  check "${statements[0]}" one_stage
-  check "${statements[1]}" audit_log
-  check "${statements[2]}" alarm
+  check "${statements[0]}" imported
+  check "${statements[1]}" one_stage
+  check "${statements[2]}" audit_log
+  check "${statements[3]}" alarm
 fi
 exit $failed
