@@ -81,7 +81,7 @@ def _first_response(task: Path, client: Path, log: Path) -> tuple[float, float]:
         kind, response = function.invoke(proxy_event())
         seconds = time.monotonic() - start
         if kind != "response" or response["statusCode"] != HTTPStatus.OK:
-            raise BenchError(f"the zip's response is no success: {response} {log.read_text()}")
+            raise BenchError(f"the zip's response is not a success: {response} {log.read_text()}")
         return seconds, function.resident_kib() * 1024 / 1e6
 
 
@@ -115,8 +115,10 @@ def measure(rounds: int) -> ZipFigures:
             (_first_response(task, client, log), _first_response(minimal, client, log)) for _ in range(rounds)
         ]
         megabytes = archive.stat().st_size / 1e6
-        cold = Spread.ratio([whole[0] for whole, _ in responses], [minimal[0] for _, minimal in responses])
-        resident = max(whole[1] for whole, _ in responses)
+        cold = Spread.ratio(
+            [complete[0] for complete, _ in responses], [minimal[0] for _, minimal in responses]
+        )
+        resident = max(complete[1] for complete, _ in responses)
         warm = _warm(directory, rounds)
     values = (
         (MAX_MEGABYTES, megabytes),

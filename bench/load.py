@@ -106,7 +106,7 @@ def _wrk(
             path.write_bytes(body)
         options: list[str | Path] = [f"-c{connections}", "-t1", f"-d{seconds}s", "--timeout", TIMEOUT]
         options += ["-s", WRK_SCRIPT]
-        header_options = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+        header_options = [option for name, value in headers.items() for option in ("-H", f"{name}: {value}")]
         command = pinned(cores()[1], ["wrk", *options, *header_options, url, "--", *paths])
         process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)  # noqa: S603 - a fixed command
     try:

@@ -288,19 +288,19 @@ class Loaded(HTMLParser):
 
 def external_urls(site: Path) -> list[str]:
     """What the pages and style sheets of a built site load from other hosts."""
-    found = []
+    urls = []
     for page in site.rglob("*.html"):
         loaded = Loaded()
         loaded.feed(page.read_text(encoding="utf-8"))
-        found += [f"{page}: {url}" for url in loaded.urls if re.match(r"(?:[a-z]+:)?//", url)]
+        urls += [f"{page}: {url}" for url in loaded.urls if re.match(r"(?:[a-z]+:)?//", url)]
     for style in site.rglob("*.css"):
-        found += [
+        urls += [
             f"{style}: {url}"
             for url in re.findall(
                 r"(?:url\(|@import\s*)[\"']?((?:https?:)?//[^\"')]+)", style.read_text(encoding="utf-8")
             )
         ]
-    return found
+    return urls
 
 
 def on_post_build(config: JSON, **_: object) -> None:

@@ -104,19 +104,19 @@ def test_wrong_key_is_401_with_est() -> None:
 
 def test_401_is_documented_where_a_key_is_required() -> None:
     """With EST exactly the operations with a key document 401; without EST none does."""
-    places = security(WITH_EST)
+    operations = security(WITH_EST)
     documented = {
-        (path, method) for path, method in places if "401" in WITH_EST["paths"][path][method]["responses"]
+        (path, method) for path, method in operations if "401" in WITH_EST["paths"][path][method]["responses"]
     }
-    assert documented == {place for place, requirements in places.items() if requirements}
+    assert documented == {operation for operation, requirements in operations.items() if requirements}
     response = WITH_EST["paths"]["/sign"]["post"]["responses"]["401"]
     assert {"WWW-Authenticate", "Access-Control-Allow-Origin"} <= response["headers"].keys()
     assert response["content"].keys() == {"application/problem+json"}
     for document in (RENDERED, WITH_IAM):
         assert not [
-            place
-            for place in security(document)
-            if "401" in document["paths"][place[0]][place[1]]["responses"]
+            operation
+            for operation in security(document)
+            if "401" in document["paths"][operation[0]][operation[1]]["responses"]
         ]
 
 
@@ -140,7 +140,8 @@ def test_iam_replaces_the_api_key() -> None:
         }
     }
     assert security(WITH_IAM) == {
-        place: [{"sigv4": []}] if requirements else [] for place, requirements in security(RENDERED).items()
+        operation: [{"sigv4": []}] if requirements else []
+        for operation, requirements in security(RENDERED).items()
     }
     assert security(WITH_IAM)["/sign", "post"] == [{"sigv4": []}]
 

@@ -70,11 +70,8 @@ def create(
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
-    app.app.config |= {
-        "PROVIDE_AUTOMATIC_OPTIONS": False,
-        identity.API_KEY_NAMES: api_key_names,
-        PUBLIC_URL: public_url,
-    }
+    app.app.config |= {identity.API_KEY_NAMES: api_key_names, PUBLIC_URL: public_url}
+    app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))
     app.add_api(
         served,

@@ -212,13 +212,13 @@ def test_wrong_api_key_is_reported_at_its_field(refusal_form: Tab) -> None:
     expect(refusal_form.page.locator("#result")).to_be_hidden()
 
 
-def test_wrong_api_key_with_est_on_aws_is_reported_at_its_field(refusing: Tab) -> None:
+def test_wrong_api_key_with_est_on_aws_is_reported_at_its_field(refusal_form: Tab) -> None:
     """With EST on AWS, the status of a wrong API key is 401."""
     problem = json.dumps({"code": "unauthorized", "status": 401})
     headers = {"WWW-Authenticate": "Basic"}
-    refusing.page.route("**/sign", lambda route: route.fulfill(status=401, headers=headers, body=problem))
-    refusing.sign(CSR, key="x" * 40)
-    expect(refusing.page.locator("#key-faults")).to_contain_text("Unknown API key")
+    refusal_form.page.route("**/sign", lambda route: route.fulfill(status=401, headers=headers, body=problem))
+    refusal_form.sign(CSR, key="x" * 40)
+    expect(refusal_form.page.locator("#key-faults")).to_contain_text("Unknown API key")
 
 
 def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: Path) -> None:

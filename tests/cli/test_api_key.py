@@ -15,7 +15,7 @@ from tests.servers import API_KEY
 def test_api_key_is_printed_once_and_stored_as_a_digest(tmp_path: Path) -> None:
     """The key file has mode 0600; a running server accepts added keys and refuses removed ones."""
     with servers.certlet_server(tmp_path, "--no-usage-plan") as server:
-        order = {"csr": csrs.encode_pem(csrs.build()).decode()}
+        request = {"csr": csrs.encode_pem(csrs.build()).decode()}
         added = certlet("api-key", "add", "ci")
         value = added.stdout.decode().strip()
         assert 30 <= len(value) <= 128
@@ -24,11 +24,11 @@ def test_api_key_is_printed_once_and_stored_as_a_digest(tmp_path: Path) -> None:
         assert value not in key_file.read_text()
         assert certlet("api-key", "list").stdout.decode().split()[1::2] == ["ci"]
         assert certlet("api-key", "add", "ci").returncode == 1
-        assert server.sign(order, value).status == 200
+        assert server.sign(request, value).status == 200
         assert '"principal":"ci"' in server.read_log()
         assert certlet("api-key", "remove", "ci").returncode == 0
-        assert server.sign(order, value).status == 403
-        assert server.sign(order).status == 200
+        assert server.sign(request, value).status == 403
+        assert server.sign(request).status == 200
 
 
 def test_api_key_name_that_is_unknown_or_unprintable_is_refused() -> None:

@@ -187,8 +187,8 @@ def test_certificates_from_before_an_interruption_stay(tmp_path: Path) -> None:
 def test_expired_certificate_is_replaced(tmp_path: Path) -> None:
     """A CSR with an expired certificate is signed again."""
     (path,) = write_requests(tmp_path, 1)
-    order = factories.issuance_request(path.read_bytes(), validity="P1D")
-    old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(order)
+    request = factories.issuance_request(path.read_bytes(), validity="P1D")
+    old = factories.authority(now=factories.NOW - timedelta(days=9)).issue(request)
     batch.certificate_path(path).write_text(encoding.encode_pem([old.certificate]))
     batch.BatchSigner(SignRequest(""), sign_batch([1])).run([path])
     assert load_issued(path).serial_number != old.certificate.serial_number

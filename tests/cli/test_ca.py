@@ -21,9 +21,9 @@ FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca
 
 def test_init_creates_a_hierarchy(tmp_path: Path) -> None:
     """A root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated by a day; keys have mode 0600."""
-    made = certlet("init", "ca", "--name", "Acme")
-    assert made.returncode == 0, made.stderr
-    assert b"root-ca.key to a safe place" in made.stdout
+    run = certlet("init", "ca", "--name", "Acme")
+    assert run.returncode == 0, run.stderr
+    assert b"root-ca.key to a safe place" in run.stdout
     assert {path.name for path in (tmp_path / "ca").iterdir()} == FILES
     for name in ("root-ca.key", "signing-ca.key", "serial.key"):
         assert stat.S_IMODE((tmp_path / "ca" / name).stat().st_mode) == 0o600
@@ -46,16 +46,16 @@ def test_longest_ca_name_is_accepted(tmp_path: Path) -> None:
     assert "at most 46" in " ".join(certlet("init", "--help").stdout.decode().split())
     name = "ä" * 45 + "東"
     for command in (("init", "ca", "--name", name), ("rollover", "ca", "next", "--new-root")):
-        made = certlet(*command)
-        assert (made.returncode, made.stderr) == (0, b"")
+        run = certlet(*command)
+        assert (run.returncode, run.stderr) == (0, b"")
     for directory in ("ca", "next"):
         with servers.certlet_server(tmp_path, "--ca", directory) as server:
             pem = server.sign({"csr": csrs.encode_pem(csrs.build()).decode()}).json()["crt_pem"]
             assert server.request("GET", "/ca.crl").status == 200
         assert "UserWarning" not in server.read_log()
-        shown = certlet("show", "-", stdin=pem.encode())
-        assert shown.stderr == b""
-        assert f"CN={name} Signing CA ".encode() in shown.stdout
+        run = certlet("show", "-", stdin=pem.encode())
+        assert run.stderr == b""
+        assert f"CN={name} Signing CA ".encode() in run.stdout
 
 
 def test_rollover_truncates_a_long_foreign_name(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_rollover_truncates_a_long_foreign_name(tmp_path: Path) -> None:
     for name, certificate in zip(("signing-ca.crt", "root-ca.crt"), old, strict=True):
         (tmp_path / name).write_text(encoding.encode_pem([certificate]))
     (tmp_path / "revoked.yaml").touch()
-    made = certlet("rollover", ".", "next", "--new-root")
-    assert made.returncode == 0, made.stderr
+    run = certlet("rollover", ".", "next", "--new-root")
+    assert run.returncode == 0, run.stderr
     assert (tmp_path / "next" / "revoked.yaml").read_bytes() == revocation_file.HEADER
     subject = ca_directory.load_issuer(tmp_path / "next", None).certificate.subject.rfc4514_string()
     assert re.fullmatch("CN=x{46} Signing CA [0-9a-f]{6}", subject)
@@ -75,9 +75,9 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     """If the directory has any file of a CA, nothing is changed, and the error is one line."""
     (tmp_path / "ca").mkdir()
     (tmp_path / "ca" / "signing-ca.key").write_text("precious")
-    made = certlet("init", "ca")
-    assert made.returncode == 1
-    assert b"already contains a CA" in made.stderr
+    run = certlet("init", "ca")
+    assert run.returncode == 1
+    assert b"already contains a CA" in run.stderr
     assert [path.name for path in (tmp_path / "ca").iterdir()] == ["signing-ca.key"]
     assert (tmp_path / "ca" / "signing-ca.key").read_text() == "precious"
 
@@ -93,8 +93,8 @@ def test_rollover_creates_a_successor(tmp_path: Path, *, new_root: bool) -> None
         assert old["previous_pem"] == ""
     assert certlet("api-key", "add", "ci", "--ca", "old").returncode == 0
     (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
-    made = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []))
-    assert made.returncode == 0, made.stderr
+    run = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []))
+    assert run.returncode == 0, run.stderr
     assert (tmp_path / "new" / "root-ca.key").exists() == new_root
     assert b"ci" in certlet("api-key", "list", "--ca", "new").stdout
     assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
@@ -175,8 +175,8 @@ def test_rollover_of_a_successor_keeps_both_predecessors(tmp_path: Path) -> None
     """The certificates of all earlier CAs are still served."""
     assert certlet("init", "a").returncode == 0
     for old, new in (("a", "b"), ("b", "c")):
-        made = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
-        assert made.returncode == 0, made.stderr
+        run = certlet("rollover", old, new, "--root-key", "a/root-ca.key")
+        assert run.returncode == 0, run.stderr
     issuer = ca_directory.load_issuer(tmp_path / "c", None)
     before = [ca_directory.load_issuer(tmp_path / name, None).certificate for name in ("b", "a")]
     assert list(issuer.predecessors) == before

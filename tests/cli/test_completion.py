@@ -16,15 +16,15 @@ COMMANDS = {
 }
 
 
-def completions(*words: str) -> set[str]:
+def completions(*arguments: str) -> set[str]:
     """Return the completions of the last word, or the kind of value (`file`) that the shell completes."""
     completion = ShellComplete(cli.certlet, {}, "certlet", cli.COMPLETION)
-    items = completion.get_completions(list(words[:-1]), words[-1])
+    items = completion.get_completions(list(arguments[:-1]), arguments[-1])
     return {item.value if item.type == "plain" else item.type for item in items}
 
 
 @pytest.mark.parametrize(
-    ("words", "values"),
+    ("arguments", "values"),
     [
         ([""], COMMANDS),
         (["re"], {"renew", "revoke"}),
@@ -45,9 +45,9 @@ def completions(*words: str) -> set[str]:
         (["sign", "--profile", "mine"], set()),
     ],
 )
-def test_completion_offers_valid_words(words: list[str], values: set[str]) -> None:
+def test_completion_offers_valid_words(arguments: list[str], values: set[str]) -> None:
     """Commands, subcommands, options and choices; the shell completes file names."""
-    assert completions(*words) == values
+    assert completions(*arguments) == values
 
 
 def commands(group: click.Group) -> list[click.Command]:

@@ -21,7 +21,7 @@ schemathesis.openapi.format("date-time", strategies.date_time)
 
 SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
-Tally = Counter[tuple[str, int]]
+StatusCounts = Counter[tuple[str, int]]
 """Number of responses by operation and status."""
 
 Coverage = Counter[tuple[str, str, str]]

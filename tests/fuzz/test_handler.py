@@ -26,7 +26,7 @@ public_schema = (
 )
 api_key_schema = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
 est_schema = schemathesis_setup.load(enrollable=True).include(schemathesis_setup.is_est_operation)
-tally = schemathesis_setup.Tally()
+status_counts = schemathesis_setup.StatusCounts()
 
 
 class LambdaAdapter(HTTPAdapter):
@@ -60,7 +60,7 @@ def send(case: Any, session: requests.Session, headers: Mapping[str, str]) -> No
     if case.method not in methods(case.path):  # the gateway responds without the function
         return
     response = case.call(base_url="http://function.example", session=session, headers=dict(headers))
-    tally[f"{case.method} {case.path}", response.status_code] += 1
+    status_counts[f"{case.method} {case.path}", response.status_code] += 1
     # ignored_auth needs a server; tests/fuzz/test_server.py applies it.
     case.validate_response(response, headers=dict(headers), excluded_checks=[ignored_auth])
 
@@ -101,10 +101,10 @@ def test_est_operations_follow_the_contract(case: Any, session: requests.Session
 def test_fuzzing_reached_minimum_responses(session: requests.Session) -> None:
     """The tests above got enough certificates and enough refusals."""
     assert session
-    assert sum(tally.values()) >= 500, tally
-    assert tally["POST /sign", 200] >= 50, tally
-    assert tally["POST /sign", 422] >= 50, tally
-    assert tally["POST /sign/batch", 200] >= 15, tally
-    assert tally["POST /.well-known/est/simpleenroll", 200] >= 5, tally
-    assert tally["POST /.well-known/est/simpleenroll", 400] >= 5, tally
-    assert tally["GET /.well-known/est/{label}/csrattrs", 204] >= 1, tally
+    assert sum(status_counts.values()) >= 500, status_counts
+    assert status_counts["POST /sign", 200] >= 50, status_counts
+    assert status_counts["POST /sign", 422] >= 50, status_counts
+    assert status_counts["POST /sign/batch", 200] >= 15, status_counts
+    assert status_counts["POST /.well-known/est/simpleenroll", 200] >= 5, status_counts
+    assert status_counts["POST /.well-known/est/simpleenroll", 400] >= 5, status_counts
+    assert status_counts["GET /.well-known/est/{label}/csrattrs", 204] >= 1, status_counts

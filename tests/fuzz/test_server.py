@@ -12,7 +12,7 @@ sign_schema = schemathesis_setup.load(refusable=True).include(method="POST", pat
 sign_pem_schema = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign.pem")
 api_key_schema = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
 other_schema = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.is_sign_operation)
-tally = schemathesis_setup.Tally()
+status_counts = schemathesis_setup.StatusCounts()
 coverage = schemathesis_setup.Coverage()
 
 
@@ -20,7 +20,7 @@ def send(case: Any, server: Server, headers: dict[str, str]) -> None:
     """Send one case, and apply all checks."""
     schemathesis_setup.record_coverage(coverage, case)
     response = case.call(base_url=server.url, headers=headers)
-    tally[f"{case.method} {case.path}", response.status_code] += 1
+    status_counts[f"{case.method} {case.path}", response.status_code] += 1
     case.validate_response(response, headers=headers)
 
 
@@ -55,10 +55,10 @@ def test_other_operations_follow_the_contract(case: Any, server: Server) -> None
 @pytest.mark.usefixtures("server")
 def test_fuzzing_reached_minimum_responses() -> None:
     """The tests above sent 2,000 requests; /sign issued and refused 300 each."""
-    assert sum(tally.values()) >= 2000, tally
-    assert tally["POST /sign", 200] >= 300, tally
-    assert tally["POST /sign", 422] >= 300, tally
-    assert tally["POST /sign/batch", 200] >= 50, tally
+    assert sum(status_counts.values()) >= 2000, status_counts
+    assert status_counts["POST /sign", 200] >= 300, status_counts
+    assert status_counts["POST /sign", 422] >= 300, status_counts
+    assert status_counts["POST /sign/batch", 200] >= 50, status_counts
 
 
 @pytest.mark.usefixtures("server")

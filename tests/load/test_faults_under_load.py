@@ -80,12 +80,12 @@ def test_killed_worker_under_load_loses_one_call(tmp_path: Path) -> None:
         reports = load.stop()
         assert server.sign({"csr": CSR}).status == 200
     assert failures(reports) <= {(502, "badGateway"), (503, "unavailable")}
-    lost = [outcome for report in reports for outcome in report.outcomes if outcome.status == 502]
-    assert len(lost) <= 3
+    bad_gateway = [outcome for report in reports for outcome in report.outcomes if outcome.status == 502]
+    assert len(bad_gateway) <= 3
     audit_log = verify_audit_log(reports, tmp_path, max_malformed=3)
     results = {key: {serial for serial, _ in audit_log.results[key]} for key in audit_log.intents}
     without_result = {key for key, serials in audit_log.intents.items() if serials != results[key]}
-    assert without_result <= {outcome.request_id for outcome in lost}  # these count as issued
+    assert without_result <= {outcome.request_id for outcome in bad_gateway}  # these count as issued
 
 
 def test_sigterm_under_load_completes_requests(tmp_path: Path) -> None:
