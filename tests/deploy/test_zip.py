@@ -106,7 +106,7 @@ def test_zip_handles_requests_with_the_lambda_runtime(unpacked_zip: UnpackedZip,
         assert revoked.serial_number == 0xA1B
         unauthenticated: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
         assert function.invoke(proxy_event(**unauthenticated))[1]["statusCode"] == 403
-        assert function.invoke({"no": "event"})[0] == "error"
+        assert function.invoke({"no": "event"})[1]["statusCode"] == 500
         assert function.invoke(proxy_event("/health", "GET"))[1]["statusCode"] == 200
         headers = {"Content-Type": "application/json", "Idempotency-Key": uuid7()}
         bodies = [function.invoke(proxy_event(headers=headers))[1]["body"] for _ in range(2)]

@@ -40,10 +40,10 @@ class Fetch {
     ],
 )
 def test_printed_commands_make_clients_trust_the_root(
-    site: Server, tmp_path: Path, heading: str, client: str
+    tls_server: Server, tmp_path: Path, heading: str, client: str
 ) -> None:
     """The client refuses the server before the commands and accepts it after them; this machine is unchanged."""
-    commands = run_trust("--ca", str(site.log.parent / "ca"), cwd=tmp_path)
+    commands = run_trust("--ca", str(tls_server.log.parent / "ca"), cwd=tmp_path)
     assert run_in_shell(commands["Download the root, and compare its fingerprint"], tmp_path).returncode == 0
     (tmp_path / "Fetch.java").write_text(JAVA)
     servers.create_script(tmp_path / "sudo", 'exec "$@"')  # in the namespace every user is root
@@ -51,7 +51,7 @@ def test_printed_commands_make_clients_trust_the_root(
     for number, folder in enumerate(CHANGED):
         shutil.copytree(folder, tmp_path / str(number), symlinks=True, ignore=_unreadable)
         mounts.append(f"mount --bind {tmp_path / str(number)} {folder}")
-    fetch = client.replace("URL", f"{site.url}/health")
+    fetch = client.replace("URL", f"{tls_server.url}/health")
     before = {folder: _list_files(folder) for folder in CHANGED}
     user = ["--user", "--map-root-user"] if os.geteuid() else []
     script = ["set -e", *mounts, f"if {fetch}; then exit 99; fi", "echo refused", *commands[heading], fetch]
