@@ -5,6 +5,7 @@
 # Prints "holds", "fails" or "not checked" for each statement, and exits with 1 if one fails. It issues three
 # certificates under the default profile and takes less than two minutes. It requires curl, openssl and python3;
 # with STACK, it also requires the aws command and credentials that may read the stack.
+# shellcheck disable=SC2329 # `check` calls the functions by name
 set -uo pipefail
 if [ $# -lt 2 ]; then
   echo "usage: $0 URL KEY [STACK]" >&2

@@ -32,9 +32,9 @@ _SIGV4: Final = {
 # With IAM, an unknown path and a request without a signature get the same type of response.
 _IAM_DETAILS: Final = {
     "ACCESS_DENIED": "The request is not permitted: the caller's IAM policy must allow execute-api:Invoke",
-    "EXPIRED_TOKEN": "The security token has expired: get new credentials, and sign the request with them",
+    "EXPIRED_TOKEN": "The security token has expired: get new credentials to sign with",  # nosec B105 - no password
     "INVALID_SIGNATURE": "The signature is invalid: check the credentials, the region and the clock",
-    "MISSING_AUTHENTICATION_TOKEN": "No operation has this path, or the request is not signed: "
+    "MISSING_AUTHENTICATION_TOKEN": "No operation has this path, or the request is not signed: "  # nosec B105 - as above
     "sign it with AWS Signature Version 4",
     "WAF_FILTERED": "The web application firewall of this API refused the request",
 }
