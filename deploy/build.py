@@ -190,7 +190,7 @@ def interpreter(python: str) -> str | None:
     candidates += [str(path) for path in Path.home().glob(f".pyenv/versions/{python}.*/bin/python{python}")]
     script = "import sys; print('%d.%d' % sys.version_info[:2])"
     for candidate in filter(None, candidates):
-        run = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+        run = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603 - fixed
         if run.stdout.strip() == python:
             return candidate
     return None

@@ -18,6 +18,7 @@ import click
 
 from service import openapi
 from service.cli import certlet
+from service.openapi import resolve_ref
 
 ROOT: Final = Path(__file__).parent.parent
 MARKER: Final = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
@@ -125,7 +126,6 @@ def link(schema: str) -> str:
 
 def operations(document: JSON) -> Iterator[str]:
     """Every operation of the contract: credentials, parameters, body and responses."""
-    components = document["components"]
     for path, item in document["paths"].items():
         for method in ("get", "post"):
             if method not in item:
@@ -135,7 +135,7 @@ def operations(document: JSON) -> Iterator[str]:
             yield f"{cell(operation.get('summary', ''))}. {cell(operation.get('description', ''))}"
             if callers := " or ".join(name for scheme in operation.get("security", []) for name in scheme):
                 yield f"Credentials: {callers}."
-            if parameters := [resolve(part, components) for part in operation.get("parameters", [])]:
+            if parameters := [resolve_ref(part, document) for part in operation.get("parameters", [])]:
                 rows = (
                     (
                         f"`{part['name']}`",
@@ -147,10 +147,10 @@ def operations(document: JSON) -> Iterator[str]:
                 )
                 yield table(("Parameter", "In", "Type", "Meaning"), *rows)
             if "requestBody" in operation:
-                body = resolve(operation["requestBody"], components)["content"]
+                body = resolve_ref(operation["requestBody"], document)["content"]
                 yield table(("Request body", "Schema"), *media_types(body))
             responses = (
-                (status, resolve(part, components)) for status, part in operation["responses"].items()
+                (status, resolve_ref(part, document)) for status, part in operation["responses"].items()
             )
             yield table(
                 ("Status", "Meaning", "Content"),
@@ -182,15 +182,6 @@ def http_api() -> str:
         else:
             text.append(f"Type: {kind(schema, link)}.")
     return "\n\n".join(text)
-
-
-def resolve(part: JSON, components: JSON) -> JSON:
-    """A part of the contract, or the component that it refers to."""
-    if "$ref" not in part:
-        return part
-    section, name = part["$ref"].split("/")[-2:]
-    component: JSON = components[section][name]
-    return component
 
 
 def profile_keys() -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from service.openapi import (
+    EST_PREFIX,
     INTEGRATION,
     METHODS,
     OpenAPIDocument,
@@ -19,7 +20,6 @@ from service.openapi import (
     with_public_url,
 )
 
-EST_PREFIX: Final = "/.well-known/est/"  # prefix of the paths that AWS gets only on request
 _VENDOR: Final = "x-amazon-apigateway-"
 _GATEWAY_RESPONSES: Final = "x-amazon-apigateway-gateway-responses"
 # The scheme of API Gateway's own export for IAM.

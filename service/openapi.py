@@ -20,6 +20,7 @@ OpenAPIDocument = dict[str, Any]
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
+EST_PREFIX: Final = "/.well-known/est/"  # of the paths of EST (RFC 7030)
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 INTEGRATION: Final = "x-amazon-apigateway-integration"
 _EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
-from service import api_gateway
+from service import openapi
 from service.web.app import MAX_BODY_BYTES
 from tests import csrs, factories
 from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
@@ -261,7 +261,7 @@ METHODS = {
     path: [method.upper() for method in ("get", "post") if method in item]
     for path, item in factories.document()["paths"].items()
 }
-PATHS = [path for path in METHODS if not path.startswith(api_gateway.EST_PREFIX)]
+PATHS = [path for path in METHODS if not path.startswith(openapi.EST_PREFIX)]
 
 
 @pytest.mark.parametrize("path", PATHS)

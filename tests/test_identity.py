@@ -185,7 +185,7 @@ def test_profile_permits_every_session_of_its_role() -> None:
     ],
 )
 def test_session_in_profiles_is_refused(overrides: dict[str, Any]) -> None:
-    """No caller has such a name, so that its restrictions would restrict nobody."""
+    """No caller has such a name, so that restrictions for it would have no effect."""
     with pytest.raises(ProfileError, match=r"expected the name of a principal \(a role: arn:aws:iam::"):
         openapi.with_overrides(factories.document(), overrides)
 

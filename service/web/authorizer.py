@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from service import credentials
+from service.openapi import EST_PREFIX
 from service.web import identity
-from service.web.responses import EST_PREFIX
 
 _VERSION: Final = "2012-10-17"  # version of the policy language
 

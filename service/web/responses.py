@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
 
-EST_PREFIX: Final = "/.well-known/est/"
+from service.openapi import EST_PREFIX
 
 
 class Response(flask.Response):

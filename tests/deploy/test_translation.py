@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import Any
@@ -27,6 +28,7 @@ print(json.dumps(transform(template, {}, Policies())["Resources"]))
 """
 
 
+@functools.cache
 def translate(digest: str = "0", *, without: str = "") -> dict[str, Any]:
     """Return the resources of the translated template, logical id -> resource."""
     text = "".join(
