@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any, Final
 
 from service.openapi import (
@@ -128,7 +127,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     # An import merges over the existing API, which may have had an authorizer.
     extensions: OpenAPIDocument = {"x-amazon-apigateway-api-key-source": "HEADER"}
     if options.est:
-        paths = rewrite(paths, partial(_use_authorizer, document))
+        paths = rewrite(paths, _use_authorizer)
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
         extensions[_GATEWAY_RESPONSES] = _est_gateway_responses(document[_GATEWAY_RESPONSES])
         # No identity source: API Gateway would require every header, but a key is in one of two.
@@ -145,6 +144,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
         }
     else:
         paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
+        paths = rewrite(paths, lambda node: {key: value for key, value in node.items() if key != "401"})
     if options.auth is Auth.IAM:
         schemes = {"sigv4": _SIGV4}
         paths = rewrite(
@@ -177,18 +177,9 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     return rendered
 
 
-def _use_authorizer(document: OpenAPIDocument, node: OpenAPIDocument) -> OpenAPIDocument:
-    """Return an operation that requires a key with the authorizer and a 401 response; others unchanged."""
-    if not node.get("security"):
-        return node
-    unauthorized = document["components"]["responses"]["Unauthorized"]
-    forbidden = resolve_ref(node["responses"]["403"], document)
-    headers = {**forbidden.get("headers", {}), **unauthorized["headers"]}
-    return {
-        **node,
-        "security": [{"apiKey": []}, {"authorizer": []}],
-        "responses": {"401": {**unauthorized, "headers": headers}, **node["responses"]},
-    }
+def _use_authorizer(node: OpenAPIDocument) -> OpenAPIDocument:
+    """Return an operation that requires a key with the authorizer; others unchanged."""
+    return {**node, "security": [{"apiKey": []}, {"authorizer": []}]} if node.get("security") else node
 
 
 def _est_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:

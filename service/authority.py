@@ -74,7 +74,7 @@ class IssuanceRequest:
         profile: the name of the profile; None for the default profile.
         principal: the caller; None if unauthenticated.
         request_id: the gateway's ID of the request.
-        validity: the requested validity period, an ISO 8601 duration; None for the profile's default.
+        validity: the requested validity period, such as `P30D` or `30d`; None for the profile's default.
         not_after: the requested end instead of a duration, RFC 3339.
         idempotency_key: the key that identifies a retry of the same request.
         is_est: whether it was sent over EST, where a challengePassword has a meaning (RFC 7030 3.5).

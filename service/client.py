@@ -51,7 +51,7 @@ class SignRequest:
     """A CSR to sign, and the options of the certificate; None leaves an option to the service.
 
     csr: PEM, or base64 of the DER.
-    validity: an ISO 8601 duration; excludes `not_after`.
+    validity: a duration such as `P30D` or `30d`; excludes `not_after`.
     not_after: an RFC 3339 time.
     """
 

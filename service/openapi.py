@@ -23,6 +23,8 @@ PRINCIPALS: Final = "x-certificate-principals"
 EST_PREFIX: Final = "/.well-known/est/"  # of the paths of EST (RFC 7030)
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 INTEGRATION: Final = "x-amazon-apigateway-integration"
+_PROFILE_NAME: Final = {"$ref": "#/components/schemas/ProfileName"}
+_FORM: Final = "application/x-www-form-urlencoded"
 _EXECUTED: Final = ("operationId", "parameters", "requestBody", "security")
 
 
@@ -148,12 +150,18 @@ def _undescribed(node: Any) -> Any:  # noqa: ANN401 - JSON
 def public(document: OpenAPIDocument) -> OpenAPIDocument:
     """Return the document without vendor extensions, for API docs, client generators and diffs.
 
+    A CSR in a form is not in it: curl sends any body with this Content-Type, but clients would send fields.
     Responses allow unknown fields, which later versions may add and clients must ignore (RFC 9457 section 3.2
     requires this for problems). Requests do not.
     """
-    stripped: OpenAPIDocument = rewrite(
-        document, lambda node: {key: value for key, value in node.items() if not key.startswith("x-")}
-    )
+    default = document["components"]["schemas"]["ProfileName"]["default"]
+
+    def change(node: OpenAPIDocument) -> OpenAPIDocument:
+        example = {"example": default} if node.get("schema") == _PROFILE_NAME and "in" in node else {}
+        public_part = {key: value for key, value in node.items() if not key.startswith("x-") and key != _FORM}
+        return public_part | example
+
+    stripped: OpenAPIDocument = rewrite(document, change)
     bodies = [operation.get("requestBody") for operation in operations_by_id(stripped).values()]
     requests = _referenced_schemas(bodies, stripped)
     schemas = stripped["components"]["schemas"]
@@ -161,7 +169,11 @@ def public(document: OpenAPIDocument) -> OpenAPIDocument:
         name: schema if name in requests else rewrite(schema, _open_schema)
         for name, schema in schemas.items()
     }
-    return {**stripped, "components": {**stripped["components"], "schemas": opened}}
+    references = set(re.findall(r'"#/components/examples/(\w+)"', json.dumps(stripped)))
+    examples = {
+        name: example for name, example in stripped["components"]["examples"].items() if name in references
+    }
+    return {**stripped, "components": {**stripped["components"], "schemas": opened, "examples": examples}}
 
 
 def with_public_url(document: OpenAPIDocument, url: str) -> OpenAPIDocument:

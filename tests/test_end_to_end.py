@@ -154,6 +154,20 @@ def test_profiles_are_those_of_the_contract(server: Server) -> None:
         assert server.sign({"csr": GOOD, "profile": name}).json()["profile"] == name
 
 
+@pytest.mark.parametrize("validity", ["1d", "P1D", "24h", "PT24H", "1440m"])
+def test_validity_has_the_same_forms_everywhere(server: Server, validity: str) -> None:
+    """JSON, query, batch and dry run accept a duration in its short form and in ISO 8601."""
+    one = server.sign({"csr": GOOD, "validity": validity}).json()["crt_pem"]
+    pem = server.request("POST", f"/sign.pem?validity={validity}", GOOD.encode(), KEY | PEM).body.decode()
+    body = json.dumps({"requests": [{"csr": GOOD, "validity": validity}]}).encode()
+    batch = server.request("POST", "/sign/batch", body, JSON).json()["results"][0]["certificate"]["crt_pem"]
+    for certificate in (x509.load_pem_x509_certificate(text.encode()) for text in (one, pem, batch)):
+        period = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        assert period == timedelta(days=1, seconds=-1)
+    body = json.dumps({"csr": GOOD, "validity": validity}).encode()
+    assert server.request("POST", "/sign?dry_run=true", body, JSON).status == 202
+
+
 def test_shorter_validity_may_be_requested(server: Server) -> None:
     """`validity` and `not_after` set the end of the certificate, in JSON and in the query."""
     signed = assert_documented("/sign", "post", server.sign({"csr": GOOD, "validity": "PT1H"}))
@@ -200,6 +214,21 @@ def test_dry_run_signs_nothing(server: Server) -> None:
     assert signed.status == 200
     for member in ("not_after", "profile", "notes"):
         assert dry_run[member][:16] == signed.json()[member][:16]
+
+
+@pytest.mark.parametrize(("value", "status"), [("1", 202), ("true", 202), ("0", 200), ("false", 200)])
+def test_dry_run_may_be_a_digit(server: Server, value: str, status: int) -> None:
+    """Generated PHP clients send a boolean in the query as 1 or 0."""
+    body = json.dumps({"csr": GOOD}).encode()
+    assert server.request("POST", f"/sign?dry_run={value}", body, JSON).status == status
+
+
+@pytest.mark.parametrize("value", ["", "2", "01", "yes", "True", "1.0", "%31%00"])
+def test_dry_run_that_is_not_a_boolean_is_refused(server: Server, value: str) -> None:
+    """Any other value is malformed, so that a request that is meant as a dry run never issues."""
+    body = json.dumps({"csr": GOOD}).encode()
+    problem = assert_problem(server.request("POST", f"/sign?dry_run={value}", body, JSON), 400, "malformed")
+    assert [error["field"] for error in problem["errors"]] == ["query.dry_run"]
 
 
 def test_dry_run_reports_all_problems(server: Server) -> None:

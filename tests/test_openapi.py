@@ -13,6 +13,7 @@ import airspeed
 import flask
 import pytest
 import yaml
+from jsonschema import Draft4Validator
 from openapi_spec_validator import validate
 
 from service import openapi
@@ -242,3 +243,57 @@ def test_public_document_allows_unknown_response_fields() -> None:
     assert strict_schemas == {"SignRequest", "BatchRequest", "BatchItem"}
     strict_problem = {**plain["Problem"], "additionalProperties": False}
     assert strict_problem == DOCUMENT["components"]["schemas"]["Problem"] != plain["Problem"]
+
+
+def public_operations(overrides: object = None) -> Iterator[dict[str, Any]]:
+    """Yield the operations of the public document, without `$ref`s."""
+    document = openapi.public(openapi.with_overrides(DOCUMENT, overrides or {}))
+    yield from openapi.operations_by_id(openapi.resolve_refs(document, document)).values()
+
+
+@pytest.mark.parametrize("default", ["server", "peer"])
+def test_every_public_parameter_has_a_valid_example(default: str) -> None:
+    """Each parameter has an example that its schema accepts, also with the operator's profiles."""
+    overrides = {"profiles": {} if default == "server" else {"server": None}, "default": default}
+    examples = {}
+    for operation in public_operations(overrides):
+        for parameter in operation.get("parameters", ()):
+            Draft4Validator(parameter["schema"]).validate(parameter["example"])
+            examples[parameter["name"]] = parameter["example"]
+    assert examples.keys() == {"dry_run", "Idempotency-Key", "profile", "validity", "not_after", "label"}
+    assert examples["profile"] == examples["label"] == default
+
+
+def test_dry_run_has_no_default() -> None:
+    """Generated clients omit a boolean without a value; with a default, one for PHP would send `dry_run=0`."""
+    (dry_run,) = (
+        parameter
+        for operation in public_operations()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "dry_run"
+    )
+    assert dry_run["schema"] == {"type": "boolean"}
+    assert not dry_run.get("required")
+
+
+def test_public_document_has_no_form_with_text() -> None:
+    """Generated clients send a form as fields. Only curl sends a CSR with the Content-Type of a form."""
+    form = "application/x-www-form-urlencoded"
+    for operation in public_operations():
+        content = operation.get("requestBody", {}).get("content", {})
+        assert all(body["schema"]["type"] == "object" for kind, body in content.items() if "form" in kind)
+    assert form in DOCUMENT["paths"]["/sign.pem"]["post"]["requestBody"]["content"]
+
+
+def test_public_document_has_no_unused_examples() -> None:
+    """An example that only API Gateway's own operations use is not in the public document."""
+    public = openapi.public(DOCUMENT)
+    names = public["components"]["examples"]
+    assert set(re.findall(r"#/components/examples/(\w+)", json.dumps(public))) == set(names)
+    assert set(DOCUMENT["components"]["examples"]) - set(names) == {"methodNotAllowed"}
+
+
+def test_401_is_documented_exactly_where_a_key_is_required() -> None:
+    """Every operation that requires an API key may return 401: EST always, others with EST on AWS."""
+    for operation in public_operations():
+        assert ("401" in operation["responses"]) == bool(operation["security"]), operation["operationId"]

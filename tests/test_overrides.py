@@ -154,7 +154,7 @@ def test_profile_is_accepted(change: dict[str, Any]) -> None:
     )
 
 
-DURATION, OID, URL = "an ISO 8601 duration", "an OID in dotted decimals", "an http or https URL"
+DURATION, OID, URL = "a duration such as 12h, ", "an OID in dotted decimals", "an http or https URL"
 USAGE, EXTENSION, KEY = "serverAuth, clientAuth, ", "tlsFeature, ocspNoCheck or an OID", "one of RSA-2048"
 DOMAIN = "is not a DNS name"
 
@@ -164,6 +164,7 @@ DOMAIN = "is not a DNS name"
     [
         ({"validity": "P1Y"}, "validity", f"'P1Y': expected {DURATION}"),
         ({"validity": "P99999D"}, "validity", "longer than 10000 days"),
+        ({"max_validity": "10001d"}, "max_validity", "longer than 10000 days"),
         ({"validity": "P1D\n"}, "validity", DURATION),
         ({"validity": "PT5M"}, "validity", "less than a minute"),
         ({"max_validity": "P89D"}, "max_validity", "shorter"),

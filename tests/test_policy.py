@@ -88,7 +88,7 @@ def test_policy_violations_are_collected(policy_server: Server) -> None:
         key_type="p-384",
     )
     problem = assert_problem(
-        policy_server.sign({"csr": request, "profile": "team", "validity": "PT"}), 422, "compound"
+        policy_server.sign({"csr": request, "profile": "team", "validity": "P999D"}), 422, "compound"
     )
     assert [(error["code"], error["field"]) for error in problem["errors"]] == [
         ("badPublicKey", "public_key"),
@@ -196,7 +196,8 @@ def test_check_and_serve_refuse_bad_profiles(tmp_path: Path) -> None:
     problems = [line.removeprefix("own.yaml:").partition(": ") for line in run.stdout.decode().splitlines()]
     assert [int(number) for number, _, _ in problems] == [3, 4]
     assert problems[0][2] == (
-        "profiles.server.validity: 'P1Y': expected an ISO 8601 duration in days, hours, minutes and seconds"
+        "profiles.server.validity: 'P1Y': expected a duration such as 12h, 30d or 4w, "
+        "or in ISO 8601 such as PT12H or P30D"
     )
     run = certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
     details = "; ".join(f"line {number}: {detail}" for number, _, detail in problems)

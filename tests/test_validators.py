@@ -27,9 +27,7 @@ def batch(requests: object) -> dict[str, Any]:
 
 CSR = json.dumps({"csr": CSR_PEM})
 KEY, KEY_FORMAT = "Idempotency-Key", "8 to 128 visible ASCII characters without a space"
-DURATION_DETAIL = (
-    "'90d' is not an ISO 8601 duration in days, hours, minutes and seconds, such as P90D or PT12H"
-)
+DURATION_DETAIL = "'90 days' is not a duration such as 12h, 30d or 4w, or in ISO 8601 such as PT12H or P30D"
 PROBLEMS = {
     "all-parts": (
         sign('{"csr": 1, "x": 2, "text": "yes"}', {"y": ["1"], "dry_run": ["maybe"]}, **{KEY: "a b"}),
@@ -51,10 +49,10 @@ PROBLEMS = {
     "no-profile": (sign({"csr": "x", "profile": None}), [("profile", "Must be a string")]),
     "other-profile": (sign({"csr": "x", "profile": "admin"}), [("profile", "'admin' is not one of: server, client, peer")]),
     "no-validity": (sign({"csr": "x", "validity": ""}), [("validity", "Must not be empty")]),
-    "no-duration": (sign({"csr": "x", "validity": "90d"}), [("validity", DURATION_DETAIL)]),
+    "no-duration": (sign({"csr": "x", "validity": "90 days"}), [("validity", DURATION_DETAIL)]),
     "no-time": (sign({"csr": "x", "not_after": "2030-1-1"}), [("not_after", "'2030-1-1' is not a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)")]),
     "query-of-pem": (
-        sign(CSR_PEM, {"validity": ["90d"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
+        sign(CSR_PEM, {"validity": ["90 days"], "profile": ["x"], "x": ["1"], "y": ["1"]}, "/sign.pem", **{KEY: "with a space"}),
         [("query.validity", DURATION_DETAIL), ("query.profile", "'x' is not one of: server, client, peer"),
          ("query.x", "Unknown query parameter 'x'"), ("query.y", "Unknown query parameter 'y'"),
          (f"header.{KEY}", f"'with a space' is not {KEY_FORMAT}")],

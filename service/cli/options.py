@@ -9,7 +9,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from service.cli.terminal import CommandError, warn
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
+from service.pki.profile import parse_duration
 from service.settings import PROFILES, PUBLIC_URL, parse_public_url
 
 if TYPE_CHECKING:  # slow to import, and most commands need neither
@@ -41,8 +42,6 @@ FILE.name = "file"
 DIRECTORY: Final = click.Path(path_type=Path, readable=False)
 DIRECTORY.name = "dir"
 
-_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
-
 
 class _KeyType(click.Choice[str]):
     """A key type of `keys.generate_private_key`; accepts spellings such as `p256` and `RSA2048` too."""
@@ -64,19 +63,9 @@ def forbid_together(*options: str) -> None:
         raise click.UsageError(f"{names[1]} is not allowed with {names[0]}")
 
 
-def parse_duration(text: str) -> timedelta:
-    """Parse a number of hours, days or weeks, such as `30d`; ValueError if it is malformed."""
-    if not re.fullmatch("[0-9]{1,5}[hdw]", text):
-        raise ValueError(f"{text!r} is not a duration such as 12h, 30d or 4w")
-    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
-
-
 def _parse_validity(text: str) -> str:
-    """Convert a duration to ISO 8601; the service validates a duration that is in ISO 8601 already."""
-    if text.startswith("P"):
-        return text
-    duration = parse_duration(text)
-    return f"P{duration.days}D" if duration.seconds == 0 else f"PT{duration // timedelta(hours=1)}H"
+    parse_duration(text)
+    return text
 
 
 def _parse_time(text: str) -> str:
@@ -200,7 +189,7 @@ def validity_options(command: _Command) -> _Command:
         metavar="TIME",
         help="Request a certificate that is valid until this time, such as 2027-01-31T12:00:00Z.",
     )
-    validity_help = "Request this validity: 12h, 30d, 4w or an ISO 8601 duration."
+    validity_help = "Request this validity: 12h, 30d, 4w, or in ISO 8601 PT12H or P30D."
     return click.option("--validity", type=_parse_validity, metavar="DURATION", help=validity_help)(
         not_after(command)
     )

@@ -26,6 +26,7 @@ from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, describe_os_error, echo, warn
 from service.pki import certificate_reader, csr, encoding, keys
 from service.pki.errors import IssuanceError
+from service.pki.profile import parse_duration
 
 RENEWED: Final = "CERTLET_RENEWED"
 
@@ -43,10 +44,10 @@ def _parse_hook(text: str) -> list[str]:
 @click.argument("files", nargs=-1, required=True, type=options.FILE, metavar="FILE...")
 @click.option(
     "--expires-in",
-    type=options.parse_duration,
+    type=parse_duration,
     metavar="DURATION",
     show_default="30d, or a third of the validity if that is shorter",
-    help="Renew certificates that expire within this time: 12h, 30d or 4w.",
+    help="Renew certificates that expire within this time: 12h, 30d, 4w, or in ISO 8601 PT12H or P30D.",
 )
 @click.option(
     "--deploy-hook",

@@ -66,7 +66,7 @@ class IssuanceContext(NamedTuple):
         issuer: the CA.
         now: the current time.
         issued_at: the time of issue: `now`, or the start of an idempotent request's window.
-        validity: the requested length of the validity period, ISO 8601; None for that of the profile.
+        validity: the requested validity period, such as `P30D` or `30d`; None for that of the profile.
         not_after: the requested end of the validity period, RFC 3339, instead of `validity`.
         is_renewal: whether this renews a certificate of the profile; its `principals` are not checked then.
         deny_list: the keys to refuse.

@@ -56,7 +56,12 @@ MAX_ATTRIBUTE_CHARS: Final = max(limit for _, limit in SUBJECT_ATTRIBUTES.values
 MIN_VALIDITY: Final = timedelta(minutes=1)  # after the time of issue
 ANY_PRINCIPAL: Final = "*"
 
-_DURATION: Final = re.compile(r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII)
+# The patterns of durations in openapi.yaml and profiles.schema.json are the same.
+DURATION: Final = re.compile(
+    r"^([0-9]{1,8}[mhdw]|P[0-9]{1,8}D"
+    r"|P([0-9]{1,8}D)?T([0-9]{1,8}H|([0-9]{1,8}H)?[0-9]{1,8}M|([0-9]{1,8}H)?([0-9]{1,8}M)?[0-9]{1,8}S))$"
+)
+_UNITS: Final = {"S": "seconds", "M": "minutes", "H": "hours", "D": "days", "W": "weeks"}
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
@@ -75,7 +80,7 @@ class RequestedValidity(NamedTuple):
 
     @classmethod
     def parse(cls, validity: str | None, not_after: str | None) -> RequestedValidity:
-        """Parse an ISO 8601 duration and an RFC 3339 time in UTC and whole seconds.
+        """Parse a duration and an RFC 3339 time in UTC and whole seconds.
 
         Raises:
             RejectedValidity: one of them is malformed.
@@ -183,6 +188,7 @@ def _validity_period(
         raise RejectedValidity("Send validity or not_after, not both", "validity")
     field = "validity" if requested.not_after is None else "not_after"
     length = profile.validity if requested.validity is None else requested.validity
+    length = min(length, profile.max_validity + timedelta(seconds=1))  # refused below, without overflow
     end = requested.not_after or start + length - timedelta(seconds=1)
     if end - start + timedelta(seconds=1) > profile.max_validity:
         longest = f"{start + profile.max_validity - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
@@ -210,18 +216,17 @@ def eku_oid(name: str) -> x509.ObjectIdentifier:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse an ISO 8601 duration of days, hours, minutes and seconds: `P90D`, `PT5M`, `P1DT12H`.
+    """Parse a number of minutes, hours, days or weeks (`90m`, `12h`, `30d`, `4w`), or an ISO 8601 duration in
+    days or smaller units (`P30D`, `P1DT12H`).
 
     Raises:
-        ValueError: the text is not such a duration, or longer than 10,000 days.
+        ValueError: the text is not such a duration.
     """
-    match = _DURATION.fullmatch(text)
-    if not match or len(text) > 32:  # noqa: PLR2004 - enough for every duration
-        raise ValueError(f"{quote(text)} is not an ISO 8601 duration in days, hours, minutes and seconds")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    if max(days, hours // 24, minutes // 1440, seconds // 86400) > 10_000:  # noqa: PLR2004
-        raise ValueError(f"{quote(text)} is longer than 10000 days")
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if not DURATION.fullmatch(text):
+        expected = "a duration such as 12h, 30d or 4w, or in ISO 8601 such as PT12H or P30D"
+        raise ValueError(f"{quote(text)} is not {expected}")
+    parts = re.findall("([0-9]+)([A-Z])", text.upper())
+    return timedelta(**{_UNITS[unit]: int(number) for number, unit in parts})
 
 
 def format_duration(length: timedelta) -> str:

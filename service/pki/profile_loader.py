@@ -62,6 +62,7 @@ _CA_CONTROLLED_ARCS: Final = (
 )
 _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": ExtensionOID.OCSP_NO_CHECK}
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library accepts leading zeros
+_MAX_DURATION: Final = timedelta(days=10_000)
 _RSA: Final = re.compile(r"RSA(?:-([0-9]{4,5}))?")
 _NO_PRINCIPALS: Final[dict[str, object]] = {}
 _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage", "names")
@@ -271,9 +272,16 @@ def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
     return NamePolicy(**_object(data, _NAMES))
 
 
+def _duration(text: str) -> timedelta:
+    length = parse_duration(text)
+    if length > _MAX_DURATION:
+        raise ValueError(f"{quote(text)} is longer than {_MAX_DURATION.days} days")
+    return length
+
+
 _SUBJECT: Final[_Fields] = {"allowed": _list(_allowed_attribute), "fixed": _members(str, _fixed_attribute)}
 _PROFILE: Final[_Fields] = {
-    **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, parse_duration)),
+    **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, _duration)),
     **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
     "description": (str, str),
     "extended_key_usage": _list(_usage, eku_oid, min_items=1),

@@ -23,7 +23,7 @@ _PROBLEMS: Final = (
     "problems"  # key in Connexion's context, so no operation may have an argument with this name
 )
 _TYPES: Final = {"string": "a string", "boolean": "true or false", "object": "an object", "array": "an array"}
-_BOOLEANS: Final = {"true": True, "false": False}
+_BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}  # in the query
 
 _T = TypeVar("_T")
 
@@ -79,13 +79,18 @@ class ParameterValidator:
             for parameter in parameters
             if parameter["in"] in {"query", "header"}
         }
+        self._booleans = [
+            name
+            for (location, name), (parameter, _) in self._parameters.items()
+            if location == "query" and parameter["schema"].get("type") == "boolean"
+        ]
         self._strict = strict_validation
 
     def __call__(self, function: Callable[..., _T]) -> Callable[..., _T]:
         """Decorate the function that Connexion calls with its request, or an operation."""
 
         @functools.wraps(function)
-        def validated(*arguments: object, **named: object) -> _T:
+        def validated(*arguments: Any, **named: object) -> _T:  # noqa: ANN401 - Connexion is not typed
             body_problems = connexion.context.get(_PROBLEMS)
             if (
                 body_problems is None and connexion.request.content_length
@@ -93,6 +98,10 @@ class ParameterValidator:
                 body_problems = [_problem("", "The operation accepts no body")]
             if problems := [*self._problems(), *(body_problems or ())]:
                 raise MalformedError(problems)
+            for name in self._booleans:  # Connexion's own conversion does not know 1 and 0
+                query = arguments[0].query
+                if name in query:
+                    query[name] = _BOOLEANS[query[name]]
             return function(*arguments, **named)
 
         return validated
@@ -105,12 +114,11 @@ class ParameterValidator:
                 values_by_parameter[location, name] = [headers[name]]
         for (location, name), values in values_by_parameter.items():
             field = f"{location}.{name[:40]}"
-            parameter, validator = self._parameters.get((location, name), ({}, None))
+            _, validator = self._parameters.get((location, name), ({}, None))
             if len(values) > 1 and validator:
                 yield _problem(field, "The parameter must not occur more than once")
             elif validator:
-                is_boolean = parameter["schema"].get("type") == "boolean"
-                value = _BOOLEANS.get(values[0], values[0]) if is_boolean else values[0]
+                value = _BOOLEANS.get(values[0], values[0]) if name in self._booleans else values[0]
                 yield from _schema_problems(validator, value, field)
             elif self._strict:
                 yield _problem(field, f"Unknown query parameter {quote(name)}")

@@ -157,7 +157,15 @@ def test_connection_error_has_a_hint(server: Server, tmp_path: Path) -> None:
 def test_sign_requests_a_validity(server: Server) -> None:
     """The certificate has the validity of `--validity`; a `--not-after` that is too late is refused."""
     request = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
-    for validity, hours in (("P1D", 24), ("12h", 12), ("2d", 48), ("1w", 168), ("36h", 36)):
+    for validity, hours in (
+        ("P1D", 24),
+        ("12h", 12),
+        ("90m", 1.5),
+        ("PT36H", 36),
+        ("2d", 48),
+        ("1w", 168),
+        ("36h", 36),
+    ):
         signed = certlet("sign", "-", "--validity", validity, stdin=request)
         leaf = x509.load_pem_x509_certificate(signed.stdout)
         assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(hours=hours, seconds=-1)

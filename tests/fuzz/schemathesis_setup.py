@@ -16,7 +16,6 @@ from tests.fuzz import strategies
 
 schemathesis.openapi.format("csr", strategies.csr)
 schemathesis.openapi.format("est-csr", strategies.est_csr)
-schemathesis.openapi.format("duration", strategies.duration)
 schemathesis.openapi.format("date-time", strategies.date_time)
 
 SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

@@ -1,4 +1,4 @@
-"""Strings for the formats of the contract: valid and invalid CSRs, durations and times."""
+"""Strings for the formats of the contract: valid and invalid CSRs, and times."""
 
 from __future__ import annotations
 
@@ -90,7 +90,6 @@ est_csr = st.one_of(
     st.text(min_size=1, max_size=50),
 )
 
-duration = st.sampled_from(["P1D", "PT1H", "P90D", "P7DT12H", "P91D", "PT1M", "P", "PT", "P99999D"])
 date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),

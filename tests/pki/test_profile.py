@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,8 +16,9 @@ from service.pki.errors import BadPublicKey, RejectedValidity
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
 from service.pki.profile import Profile, RequestedValidity, Revocation
-from tests import csrs
+from tests import csrs, factories, servers
 
+DOCUMENT = factories.document()
 NOW = datetime(2026, 1, 1, 12, 0, 0, 999_999, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=1000)
 SERVER = Profile(
@@ -38,12 +41,46 @@ def test_durations_round_trip(length: timedelta) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P99999D", "P9" + "9" * 40 + "D", "P1D\n", "P٣D"],
+    ["", "P", "PT", "P1M", "P1Y", "P1W", "90D", "P-1D", "P1.5D", "P1DT", "p1d", "P999999999D", "999999999d", "P1D\n", "P٣D",
+     "30", "d", "30 d", "30d\n", "1y", "30s", "1d12h", "-1d", "1.5d", "٣d", "PT1M1H", "P30", "P30d"],
 )  # fmt: skip
 def test_malformed_duration_is_refused(text: str) -> None:
-    """Years, months, weeks, fractions, signs and more than 10,000 days are refused."""
-    with pytest.raises(ValueError, match="is"):
+    """Years, months, ISO 8601 weeks, fractions, signs and more than eight digits are refused."""
+    with pytest.raises(ValueError, match="is not a duration such as 12h"):
         profile.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [("90m", "PT1H30M"), ("12h", "PT12H"), ("36h", "P1DT12H"), ("30d", "P30D"), ("4w", "P28D")],
+)
+def test_short_duration_is_accepted(text: str, iso: str) -> None:
+    """A number of minutes, hours, days or weeks is the same duration as in ISO 8601."""
+    assert profile.parse_duration(text) == profile.parse_duration(iso)
+    assert profile.format_duration(profile.parse_duration(text)) == iso
+
+
+PATTERNS = {
+    "request": DOCUMENT["components"]["schemas"]["SignRequest"]["properties"]["validity"]["pattern"],
+    "profile": json.loads((servers.ROOT / "service/profiles.schema.json").read_text())["$defs"]["duration"]["pattern"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+@given(
+    text=st.from_regex(profile.DURATION, fullmatch=True, alphabet=st.characters(codec="ascii"))
+    | st.text("PTDHMSdhmwy019 .-\n")
+    | st.text(max_size=5)
+)
+def test_schemas_describe_exactly_the_accepted_durations(pattern: str, text: str) -> None:
+    """A text matches the patterns of the contract and of the profiles' schema if, and only if, it is parsed."""
+    assert pattern == profile.DURATION.pattern
+    try:
+        profile.parse_duration(text)
+    except ValueError:
+        assert not re.fullmatch(pattern, text)
+    else:
+        assert re.fullmatch(pattern, text)
 
 
 def test_validity_period_is_inclusive_and_in_whole_seconds() -> None:
@@ -79,6 +116,7 @@ def test_shorter_validity_is_granted(requested: RequestedValidity, length: timed
     ("requested", "field", "fragment"),
     [
         (RequestedValidity(timedelta(days=90, seconds=1)), "validity", "allows up to P90D, until 2026-04-01T11:54:59Z"),
+        (RequestedValidity(profile.parse_duration("99999999w")), "validity", "allows up to P90D, until 2026-04-01"),
         (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "allows up to P90D"),
         (RequestedValidity(timedelta(minutes=5)), "validity", "less than a minute would be left; it starts at 2026-01-01T11:55:00Z"),
         (RequestedValidity(timedelta()), "validity", "less than a minute"),
