@@ -16,7 +16,7 @@ import click
 from service import atomic_write
 from service.cli.terminal import CommandError, describe_os_error, warn
 from service.client import MAX_BATCH_BYTES, ClientError, Signed, SignFailure, SignRequest
-from service.pki import certificate_reader, csr, pem
+from service.pki import certificate_reader, csr, input_formats
 from service.pki.errors import IssuanceError
 
 MAX_BATCH: Final = 100  # requests; the progress bar moves after each batch
@@ -48,7 +48,7 @@ def certificate_path(path: Path, output_dir: Path | None = None) -> Path:
 
 
 def read_request(path: Path) -> str:
-    """Read the CSR in a file (`-`: stdin) for a JSON body: text unchanged, DER in base64.
+    """Read the CSR in a file (`-`: stdin) for a JSON body: text unchanged, other octets in base64.
 
     Raises:
         CommandError: the file cannot be read, or contains a private key.
@@ -59,9 +59,12 @@ def read_request(path: Path) -> str:
             data = file.read(size)
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
-    if csr.contains_private_key(data):
+    if input_formats.contains_private_key(data):
         raise CommandError(f"{path} contains a private key and was not sent: pass a file with only the CSR")
-    return base64.b64encode(data).decode() if pem.is_der(data) else data.decode("utf-8", "replace")
+    try:
+        return str(data, "utf-8", "replace" if b"-----BEGIN " in data else "strict")
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from service.pki import certificate_reader, csr, encoding, keys, names
+from service.pki import certificate_reader, csr, encoding, input_formats, keys, names
 from service.pki.certificate_reader import is_issued_by
 from service.pki.errors import IssuanceError
 
@@ -69,7 +69,7 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     return _inspection(
         "CSR",
         facts,
-        exposed_key if csr.contains_private_key(file) else "",
+        exposed_key if input_formats.contains_private_key(file) else "",
         _refusal(csr.parse, der),
         *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
         _key_mismatch(request, key),

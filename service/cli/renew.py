@@ -24,7 +24,7 @@ from service.cli import options
 from service.cli.new import create_csr, parse_signed
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, describe_os_error, echo, warn
-from service.pki import certificate_reader, csr, encoding, keys
+from service.pki import certificate_reader, encoding, input_formats, keys
 from service.pki.errors import IssuanceError
 from service.pki.profile import parse_duration
 
@@ -132,7 +132,7 @@ def _target(path: Path) -> Path:
 
 def _load_certificate(path: Path) -> x509.Certificate:
     data = path.read_bytes()
-    if csr.contains_private_key(data):
+    if input_formats.contains_private_key(data):
         raise CommandError("the file also contains a private key: move it to its own file")
     try:
         return certificate_reader.parse_pem(data)

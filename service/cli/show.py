@@ -13,14 +13,14 @@ from typing import Final
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs7
+from cryptography.hazmat.primitives.serialization import pkcs7
 
 from service import hardening
 from service.cli import inspection, options
 from service.cli.inspection import Inspection
 from service.cli.options import KEY_PASSPHRASE
 from service.cli.terminal import CommandError, echo
-from service.pki import certificate_reader, csr, encoding, pem
+from service.pki import certificate_reader, encoding, input_formats, pem
 from service.pki.errors import describe_error
 
 _MAX_BYTES: Final = 1_048_576  # four times the size of an operating system's bundle of roots
@@ -100,19 +100,9 @@ def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None
         if block.label and block.der is None:
             position = f" {number} of {len(blocks)}" if len(blocks) > 1 else ""
             raise CommandError(f"{path}: PEM block{position} is damaged: invalid base64 or END line")
-    if not any(block.label for block in blocks) and (csr.contains_private_key(data) or _is_private_key(data)):
+    if not any(block.label for block in blocks) and input_formats.contains_private_key(data):
         hint = "pass it as --key-file, together with its CSR or certificate"
         raise CommandError(f"{path} contains only a private key: {hint}")
-
-
-def _is_private_key(der: bytes) -> bool:
-    try:
-        load_der_private_key(der, None)
-    except TypeError:  # encrypted
-        return True
-    except Exception:  # noqa: BLE001 - the library has no common class for what malformed bytes raise
-        return False
-    return True
 
 
 def _guess_label(der: bytes) -> str:

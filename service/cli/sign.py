@@ -14,7 +14,7 @@ from service import atomic_write as output
 from service import client
 from service.cli import batch, options
 from service.cli.terminal import CommandError, echo, warn
-from service.pki import csr
+from service.pki import input_formats
 
 
 @click.command(epilog="Example: certlet sign my.csr --out my.crt")
@@ -87,7 +87,7 @@ def _verify_out(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         return
     existing = out.read_bytes()
-    if b"BEGIN CERTIFICATE-----" not in existing or csr.contains_private_key(existing):
+    if b"BEGIN CERTIFICATE-----" not in existing or input_formats.contains_private_key(existing):
         raise CommandError(f"{out} exists and is not just a certificate; not overwritten")
     if not overwrite:
         raise CommandError(f"{out} exists; not overwritten (--force overwrites it)")

@@ -7,7 +7,6 @@ fails later. So `parse` accesses every field.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys, names, pem, weak_keys
+from service.pki import input_formats, keys, names, weak_keys
 from service.pki.errors import BadCSR, BadPublicKey, describe_error
 from service.pki.keys import KeyKind
 from service.pki.names import DistinguishedName
@@ -27,7 +26,6 @@ from service.pki.names import DistinguishedName
 MAX_DER_BYTES: Final = 65_536  # 100 names of 253 octets and an ML-DSA-87 key need 33 KiB
 MAX_TEXT_BYTES: Final = 131_072  # the same in base64, with text around it
 
-_PRIVATE_KEY: Final = b"PRIVATE KEY-----"
 # RFC 2985 5.4.2, and the OID that Windows uses. The library reads one of these attributes and drops others.
 _EXTENSION_REQUESTS: Final = (
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),
@@ -86,13 +84,8 @@ class CertificateSigningRequest:
         return next((text for oid, text in self.subject if oid == NameOID.COMMON_NAME), "")
 
 
-def contains_private_key(data: bytes) -> bool:
-    """Whether the data contains a private key in PEM, in any format (RFC 7468 10 and 11)."""
-    return _PRIVATE_KEY in data
-
-
 def parse(data: bytes) -> CertificateSigningRequest:
-    """Parse a CSR: PEM with either label and any text around it, DER, or base64 of the DER.
+    """Parse a CSR in PEM, DER or base64, also inside the encodings that `pem.decode` reads.
 
     The key size is verified before the signature, to bound the work on untrusted keys.
 
@@ -100,15 +93,11 @@ def parse(data: bytes) -> CertificateSigningRequest:
         BadCSR: the data is too large, malformed, not exactly one CSR, or not signed by the key in the CSR.
         BadSignatureAlgorithm: the CSR is signed with SHA-1 or another insecure algorithm.
         BadPublicKey: the kind, size or encoding of the key is not accepted, or the key is weak; or the data
-            contains a private key in PEM.
+            contains a private key.
     """
-    if contains_private_key(data):
-        raise BadPublicKey(
-            "The request contains a private key, which is no longer secret: generate a new key, and send "
-            "only its CSR",
-            "csr",
-        )
-    der = _der(data)
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadCSR(f"The CSR has {len(data)} bytes; at most {MAX_TEXT_BYTES} are accepted", "csr")
+    der, _notes = input_formats.find_csr(data)
     if len(der) > MAX_DER_BYTES:
         raise BadCSR(f"The CSR has {len(der)} bytes; at most {MAX_DER_BYTES} are accepted", "csr")
     try:
@@ -124,6 +113,7 @@ def parse(data: bytes) -> CertificateSigningRequest:
         extensions = tuple(request.extensions)
         attributes = _other_attributes(request)
     except Exception as error:  # the library has no common class for errors of malformed bytes
+        input_formats.verify_format(der)
         raise BadCSR(
             f"The CSR cannot be parsed as PKCS#10 (RFC 2986): {describe_error(error)}", "csr"
         ) from error
@@ -154,30 +144,6 @@ def parse(data: bytes) -> CertificateSigningRequest:
         extensions=extensions,
         attributes=attributes,
     )
-
-
-def _der(data: bytes) -> bytes:
-    if len(data) > MAX_TEXT_BYTES:
-        raise BadCSR(f"The CSR has {len(data)} bytes; at most {MAX_TEXT_BYTES} are accepted", "csr")
-    blocks = pem.parse(data)
-    requests = [block.der for block in blocks if block.der and block.label in ("", *pem.CSR_LABELS)]
-    if len(requests) > 1:
-        raise BadCSR(f"The request contains {len(requests)} CSRs; send exactly one", "csr")
-    if not requests:
-        raise BadCSR(_missing_csr_message(data, [block.label for block in blocks]), "csr")
-    return requests[0]
-
-
-def _missing_csr_message(data: bytes, labels: Sequence[str]) -> str:
-    if not labels:
-        return "The CSR is empty"
-    if not labels[0]:
-        return "Not a certificate signing request in PEM, DER or base64"
-    if not any("CERTIFICATE REQUEST" in label for label in labels):
-        return f"The PEM label is {labels[0]}, not CERTIFICATE REQUEST"
-    if not re.search(rb"[\r\n]", data.strip()):
-        return "The PEM block has no line breaks; with curl, use --data-binary to keep them"
-    return "The PEM block is damaged: its base64 or its END line is invalid"
 
 
 def _other_attributes(request: x509.CertificateSigningRequest) -> tuple[x509.ObjectIdentifier, ...]:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
 from cryptography.hazmat import asn1
 
-# RFC 7468 7; Windows certreq and Java's keytool write `NEW`.
-CSR_LABELS: Final = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
+_LABEL: Final = "CERTIFICATE REQUEST"  # RFC 7468 7
+_WRONG_LABEL: Final = "CERTIFICATE SIGNING REQUEST"  # of several tools
+CSR_LABELS: Final = (_LABEL, f"NEW {_LABEL}", _WRONG_LABEL)  # Windows certreq and Java's keytool write NEW
+
+_MAX_DECODINGS: Final = 6  # such as base64 of UTF-16 with escaped line ends
 
 _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
 _BLOCK: Final = re.compile(
-    _BEGIN.pattern + rb"-----\s(?P<body>[A-Za-z0-9+/=\s]*+)-----END (?P=label)-----"  # RFC 7468 3
+    _BEGIN.pattern  # base64 (RFC 7468 3) or base64url, up to five hyphens
+    + rb"-----(?P<body>[A-Za-z0-9+/=_\s]*+(?:-(?!----)[A-Za-z0-9+/=_\s]*+)*+)-----END (?P=label)-----"
 )
+_FROM_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
+_URL_ENCODED: Final = re.compile(rb"BEGIN\+|%[0-9A-Fa-f]{2}")
+_FORM_FIELD: Final = re.compile(rb"\s*\w{1,32}=(?=\w{16})")  # `=` ends base64, so this is not base64
+_QUOTES: Final = b"\"' \t\r\n"
 
 _ENUMERATED: Final = 0x0A
 _CONSTRUCTED: Final = 0x20
@@ -49,15 +60,32 @@ class Block:
     Attributes:
         label: the PEM label; '' if the file is not PEM.
         der: the content; None if it is damaged.
+        notes: what differs from RFC 7468.
     """
 
     label: str
     der: bytes | None = field(repr=False)  # may be secret
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Data in one encoding.
+
+    Attributes:
+        data: the data.
+        blocks: the PEM blocks in it, or the whole if it is DER.
+        notes: the encodings around it that were decoded.
+    """
+
+    data: bytes = field(repr=False)  # may be secret
+    blocks: list[Block]
+    notes: tuple[str, ...] = ()
 
 
 def is_der(data: bytes) -> bool:
-    """Whether the data is a DER SEQUENCE of over 127 octets; its second octet is never ASCII."""
-    return data[:1] == b"\x30" and data[1:2] >= b"\x80"
+    """Whether the data begins with a SEQUENCE of over 127 octets, or is a shorter one: text is neither."""
+    return data[:1] == b"\x30" and (data[1:2] >= b"\x80" or data[1:2] == bytes([len(data[2:130])]))
 
 
 def verify_der(data: bytes) -> None:
@@ -90,20 +118,96 @@ def _with_tag(tag: bytes, content: bytes | memoryview) -> bytes:
 def parse(data: bytes) -> list[Block]:
     """Parse the PEM blocks of a text; without any, the data as DER or base64.
 
-    Lines may end with LF, CRLF or CR, and base64 may contain spaces. The list is empty if the data is blank.
+    Lines may end with LF, CRLF, CR or not at all, and base64 may contain spaces. The whole may be encoded, as
+    `decode` describes. The list is empty if the data is blank.
     """
-    if is_der(data):
-        return [Block("", data)]
+    layer = decode(data)[-1]
+    blocks = layer.blocks or ([Block("", None)] if layer.data.strip() else [])
+    return [replace(block, notes=layer.notes + block.notes) for block in blocks] if layer.notes else blocks
+
+
+def decode(data: bytes) -> list[Layer]:
+    r"""Decode UTF-16, base64, form encoding and escapes such as `\n` around PEM or DER, at most six times.
+
+    Returns:
+        The data itself, and the result of each decoding. The last is PEM, DER or not known.
+    """
+    layers = [_layer(data)]
+    while len(layers) <= _MAX_DECODINGS and (decoded := _decode_once(layers[-1])):
+        content, note = decoded
+        layers.append(_layer(content, tuple(filter(None, dict.fromkeys((*layers[-1].notes, note))))))
+    return layers
+
+
+def _layer(data: bytes, notes: tuple[str, ...] = ()) -> Layer:
+    return Layer(data, [Block("", data)] if is_der(data) else _pem_blocks(data), notes)
+
+
+def _pem_blocks(data: bytes) -> list[Block]:
     blocks = []
     for begin in _BEGIN.finditer(data):
-        block = _BLOCK.match(data, begin.start())
-        blocks.append(Block(begin["label"].decode("ascii"), _decode(block["body"]) if block else None))
-    return blocks or ([Block("", _decode(data))] if data.strip() else [])
+        block, label = _BLOCK.match(data, begin.start()), begin["label"].decode("ascii")
+        if not block:
+            blocks.append(Block(label, None))
+            continue
+        body = block["body"]
+        der, note = _decode_base64(body)
+        notes = [note] if note else []
+        if b"\n" not in body and b"\r" not in body:
+            notes.append("PEM without line breaks")
+        if label == _WRONG_LABEL:
+            notes.append(f"the PEM label {label}")
+        blocks.append(Block(label, der, tuple(notes)))
+    return blocks
 
 
-def _decode(text: bytes) -> bytes | None:
-    """Decode base64 with white space anywhere; None if it is invalid or empty."""
+def _decode_once(layer: Layer) -> tuple[bytes, str] | None:
+    """Decode the outermost encoding, with a note; None if it is PEM, DER or not known."""
+    data = layer.data
+    if any(block.der for block in layer.blocks):
+        return None
+    decoded: bytes | None
+    if codec := _utf_16_codec(data):
+        return data.decode(codec, "replace").encode(), "UTF-16"
+    if _URL_ENCODED.search(data) and b"&" not in data:
+        return unquote_to_bytes(data.replace(b"+", b" ") if b"BEGIN+" in data else data), "form encoding"
+    if layer.blocks:
+        decoded, note = _unescape(data), r"escaped line ends (\n)"
+    else:
+        text = data.removeprefix(codecs.BOM_UTF8)
+        decoded, note = _decode_base64(_FORM_FIELD.sub(b"", text, count=1).strip(_QUOTES))
+        note = note if is_der(decoded or b"") else "base64 of PEM"
+    return (decoded, note) if decoded else None
+
+
+def _utf_16_codec(data: bytes) -> str:
+    """Return the codec of UTF-16 with a BOM, or that begins with an ASCII character; '' for other data."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if data[:1] > b"\0" == data[1:2]:
+        return "utf-16-le"
+    return "utf-16-be" if data[:1] == b"\0" < data[1:2] else ""
+
+
+def _unescape(data: bytes) -> bytes | None:
+    """Replace JSON's escapes in the text from the first BEGIN to the last END; None if they are invalid."""
+    if b"\\" not in data or data.lstrip()[:1] in (b"{", b"["):  # other members must not be ignored
+        return None
+    pem = data[data.index(b"-----BEGIN ") : data.rindex(b"-----") + 5]
     try:
-        return base64.b64decode(b"".join(text.split()), validate=True) or None
+        return str(json.loads(b'"%b"' % pem, strict=False)).encode("utf-8", "replace")
     except ValueError:
         return None
+
+
+def _decode_base64(text: bytes) -> tuple[bytes | None, str]:
+    """Decode base64 or base64url with white space anywhere; note a variant; None if invalid or empty."""
+    text = b"".join(text.split())
+    note = "base64url" if b"-" in text or b"_" in text else ""
+    if len(text) % 4 and not text.endswith(b"="):
+        text += b"=" * (-len(text) % 4)
+        note = note or "base64 without padding"
+    try:
+        return base64.b64decode(text.translate(_FROM_BASE64URL), validate=True) or None, note
+    except ValueError:
+        return None, ""

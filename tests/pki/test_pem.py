@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import functools
+import json
+import time
+from dataclasses import replace
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -43,18 +48,91 @@ def test_pem_der_and_base64_are_distinguished(data: bytes, blocks: list[Block]) 
     ("data", "label"),
     [
         (b"junk!", ""),
-        (b"\x30\x03\x02\x01\x01", ""),
+        (b"\x30\x04\x02\x01\x01", ""),
         (PEM[:-20], "CERTIFICATE REQUEST"),
         (PEM.replace(b"END CERT", b"END NEW CERT"), "CERTIFICATE REQUEST"),
         (PEM.replace(b"\nMI", b"\nM!"), "CERTIFICATE REQUEST"),
-        (PEM.replace(b"\nMI", b"\nM"), "CERTIFICATE REQUEST"),
-        (PEM.replace(b"\n", b""), "CERTIFICATE REQUEST"),
+        (PEM.replace(b"\nMI", b"\nM=I"), "CERTIFICATE REQUEST"),
+        (PEM.replace(b"\n", rb"\q"), "CERTIFICATE REQUEST"),
+        (json.dumps({"csr": PEM.decode(), "profile": "client"}).encode(), "CERTIFICATE REQUEST"),
         (b"-----BEGIN X-----\n-----END X-----", "X"),
     ],
 )
 def test_damaged_pem_block_keeps_its_label(data: bytes, label: str) -> None:
-    """A block with malformed base64, END line or line end after BEGIN has a label but no content."""
+    """A block with malformed base64, END line or escapes, or in a JSON object, has a label but no content."""
     assert pem.parse(data) == [Block(label, None)]
+
+
+RSA = csrs.build("abc.example", key_type="rsa-2048")  # so long that its base64 has `+` or `/`, and padding
+RSA_DER, TEXT = csrs.encode_der(RSA), csrs.encode_pem(RSA).decode()
+ESCAPED = TEXT.replace("\n", r"\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "notes"),
+    [
+        (TEXT.encode("utf-16"), ["UTF-16"]),
+        (codecs.BOM_UTF16_BE + TEXT.replace("\n", "\r\n").encode("utf-16-be"), ["UTF-16"]),
+        (TEXT.encode("utf-16-le"), ["UTF-16"]),
+        (TEXT.encode("utf-16-be"), ["UTF-16"]),
+        (TEXT.encode("utf-8-sig"), []),
+        (codecs.BOM_UTF8 + base64.b64encode(RSA_DER), []),
+        (base64.b64encode(TEXT.encode()), ["base64 of PEM"]),
+        (base64.b64encode(base64.encodebytes(TEXT.encode("utf-16"))), ["base64 of PEM", "UTF-16"]),
+        (base64.urlsafe_b64encode(RSA_DER), ["base64url"]),
+        (base64.b64encode(RSA_DER).rstrip(b"="), ["base64 without padding"]),
+        (base64.urlsafe_b64encode(RSA_DER).rstrip(b"="), ["base64url"]),
+        (TEXT.replace("+", "-").replace("/", "_").encode(), ["base64url"]),
+        (TEXT.replace("=", "").encode(), ["base64 without padding"]),
+        (b'"%b"' % base64.b64encode(RSA_DER), []),
+        (ESCAPED.encode(), [r"escaped line ends (\n)"]),
+        (TEXT.replace("\n", r"\r\n").encode(), [r"escaped line ends (\n)"]),
+        (ESCAPED.replace("\\", r"\\").encode(), [r"escaped line ends (\n)"]),
+        (json.dumps(TEXT).replace("/", r"\/").replace("+", r"\u002B").encode(), [r"escaped line ends (\n)"]),
+        (f'CSR = "{ESCAPED}"  # C:\\new'.encode(), [r"escaped line ends (\n)"]),
+        (urlencode({"csr": TEXT}).encode(), ["form encoding"]),
+        (urlencode({"csr": TEXT.replace("\n", "\r\n")}).encode(), ["form encoding"]),
+        (urlencode({"csr": base64.b64encode(RSA_DER)}).encode(), ["form encoding"]),
+        (quote(TEXT, safe="+/").encode(), ["form encoding"]),
+        (b"csr=" + base64.b64encode(RSA_DER), []),
+        (TEXT.replace("\n", " ").encode(), ["PEM without line breaks"]),
+        (TEXT.replace("\n", "").encode(), ["PEM without line breaks"]),
+        (TEXT.replace("CATE", "CATE SIGNING").encode(), ["the PEM label CERTIFICATE SIGNING REQUEST"]),
+    ],
+)
+def test_encodings_are_decoded_and_noted(data: bytes, notes: list[str]) -> None:
+    """What several programs write instead of PEM or base64 is decoded; the notes name what differs."""
+    assert [(block.der, list(block.notes)) for block in pem.parse(data)] == [(RSA_DER, notes)]
+
+
+def test_decoding_is_bounded() -> None:
+    """Six encodings are decoded, not seven."""
+    data = PEM
+    for _ in range(6):
+        data = base64.b64encode(data)
+    assert pem.parse(data) == [replace(REQUEST, notes=("base64 of PEM",))]
+    assert pem.parse(base64.b64encode(data)) == [Block("", None, ("base64 of PEM",))]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"-----BEGIN A-----",
+        b"-----BEGIN A-----\n-",
+        b"-----BEGIN A----- \\n",
+        b"%41",
+        b"BEGIN+",
+        b"a=",
+        b"\0-",
+        b"-- ",
+    ],
+)
+def test_time_is_linear(part: bytes) -> None:
+    """The largest text that is accepted takes milliseconds."""
+    data = part * (131_072 // len(part))
+    start = time.process_time()
+    pem.parse(data)
+    assert time.process_time() - start < 0.5
 
 
 def test_repr_of_block_omits_content() -> None:
