@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         install = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq"]  # wait for another apt
         subprocess.run([*install, *missing], check=True, env=environ)
     if options.npm:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], check=True, cwd=options.npm)
+        subprocess.run(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], check=True, cwd=options.npm
+        )
     return 0
 
 

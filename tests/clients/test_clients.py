@@ -68,7 +68,16 @@ GENERATORS = {
     "hey-api": "npx @hey-api/openapi-ts",
     "go": "openapi-generator-cli generate -g go",
     "java": "openapi-generator-cli generate -g java",
+    "php": "openapi-generator-cli generate -g php",
+    "oazapfts": "npx oazapfts",
 }
+
+TYPESCRIPT = {
+    "openapi-fetch": "useOpenapiFetch",
+    "hey-api": "useHeyApi",
+    "oazapfts": "useOazapfts",
+}  # the programs
+DRY_RUN = {"php", "oazapfts"}  # the programs that also send `dry_run`, which PHP writes as 1 and 0
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
@@ -123,12 +132,11 @@ def build_python(directory: Path, name: str, script: str, path: str) -> Client:
     return Client([sys.executable, HERE / script], output, PYTHONPATH=str(directory / path))
 
 
-def build_typescript(directory: Path) -> tuple[Client, Client]:
-    """Generate both TypeScript clients and compile them together."""
-    fetch = generate("openapi-fetch", directory)
-    hey = generate("hey-api", directory)
+def build_typescript(directory: Path) -> dict[str, Client]:
+    """Generate the TypeScript clients and compile them together."""
+    outputs = {name: generate(name, directory) for name in TYPESCRIPT}
     run("npx", "tsc", "--project", "tsconfig.json", cwd=directory)
-    return Client(["node", "useOpenapiFetch.js"], fetch), Client(["node", "useHeyApi.js"], hey)
+    return {name: Client(["node", TYPESCRIPT[name] + ".js"], output) for name, output in outputs.items()}
 
 
 def build_go(directory: Path) -> Client:
@@ -152,6 +160,12 @@ def build_java(directory: Path) -> Client:
     return Client(["java", FAST_JAVA, "-cp", f"{path}:{package / 'classes'}", "Main"], output)
 
 
+def build_php(directory: Path) -> Client:
+    output = generate("php", directory)
+    strict = ["-d", "zend.assertions=1", "-d", "error_reporting=-1"]
+    return Client(["php", *strict, HERE / "use_openapi_generator.php"], output)
+
+
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the document, two CSRs, and the TypeScript sources next to their packages."""
@@ -162,8 +176,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "invalid.csr").write_bytes(
         csrs.encode_pem(csrs.build("a.example.com", ["dns:a_b.example.com"]))
     )
-    for name in ("tsconfig.json", "useOpenapiFetch.ts", "useHeyApi.ts"):
-        shutil.copy(HERE / name, folder)
+    shutil.copy(HERE / "tsconfig.json", folder)
+    for name in TYPESCRIPT.values():
+        shutil.copy(HERE / f"{name}.ts", folder)
     return folder
 
 
@@ -185,15 +200,15 @@ def clients(directory: Path) -> Iterator[dict[str, Future[Any]]]:
             "openapi-python-client": pool.submit(
                 build_python, directory, "openapi-python-client", "use_openapi_python_client.py", "generated"
             ),
-            "openapi-fetch": typescript_clients,
-            "hey-api": typescript_clients,
+            "php": pool.submit(build_php, directory),
+            **dict.fromkeys(TYPESCRIPT, typescript_clients),
         }
         yield futures
 
 
 def get_client(clients: dict[str, Future[Any]], name: str) -> Client:
     result: Any = clients[name].result()
-    client: Client = result[name == "hey-api"] if isinstance(result, tuple) else result
+    client: Client = result[name] if isinstance(result, dict) else result
     return client
 
 
@@ -222,6 +237,8 @@ def test_client_supports_every_operation(
     assert output["profiles"] == ["server", "client", "peer"]
     assert output["batch"][1] == "rejectedIdentifier"
     assert x509.load_der_x509_crl(bytes.fromhex(output["crl"])).issuer == chain[0].subject
+    if name in DRY_RUN:
+        assert output["dry_run"] == ["dns:client.example.com"]
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -276,10 +293,11 @@ def test_generators_and_compilers_do_not_warn(
         ("hey-api", 'unhandled "object"'),
         ("go", "Empty operationId"),
         ("java", "Empty operationId"),
+        ("php", "Empty operationId"),
     ],
 )
 def test_generator_warnings_are_detected(tmp_path: Path, name: str, warning: str) -> None:
-    """Each generator warns of a questionable document in its own way, and `warnings` detects it."""
+    """Each generator but oazapfts warns of a questionable document in its own way, and `warnings` detects it."""
     prepare(tmp_path)
     (tmp_path / "openapi.json").write_text(json.dumps(QUESTIONABLE))
     assert any(warning in line for line in warnings(generate(name, tmp_path)))
