@@ -113,7 +113,7 @@ def for_api_gateway(
 
 
 def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: Options) -> OpenAPIDocument:
-    """Return the contract for API Gateway, with an authorizer instead of HTTP Basic.
+    """Return the contract for API Gateway, with HEAD, and an authorizer instead of HTTP Basic.
 
     An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
     API Gateway requires both alternatives in `security`, as in its own export.
@@ -123,7 +123,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     schemes = {
         name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"
     }
-    paths = document["paths"]
+    paths = {path: _with_head(item) for path, item in document["paths"].items()}
     # An import merges over the existing API, which may have had an authorizer.
     extensions: OpenAPIDocument = {"x-amazon-apigateway-api-key-source": "HEADER"}
     if options.est:
@@ -175,6 +175,14 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     aws = {**document, **extensions, "paths": paths, "components": components}
     rendered: OpenAPIDocument = rewrite(aws, change)
     return rendered
+
+
+def _with_head(item: OpenAPIDocument) -> OpenAPIDocument:
+    """Return a path with a copy of its GET, if it has one, as HEAD (RFC 9110 9.3.2)."""
+    if "get" not in item:
+        return item
+    head = {name: value for name, value in item["get"].items() if name != "operationId"}
+    return {**item, "head": head}
 
 
 def _use_authorizer(node: OpenAPIDocument) -> OpenAPIDocument:

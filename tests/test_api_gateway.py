@@ -146,6 +146,17 @@ def test_iam_replaces_the_api_key() -> None:
     assert security(WITH_IAM)["/sign", "post"] == [{"sigv4": []}]
 
 
+def test_head_is_a_copy_of_get() -> None:
+    """Each path with GET, and no other, has HEAD, with the same security and integration, but no operationId."""
+    for document in ALL:
+        assert {path for path, item in document["paths"].items() if "head" in item} == {
+            path for path, item in document["paths"].items() if "get" in item
+        }
+        for item in document["paths"].values():
+            if "head" in item:
+                assert {**item["head"], "operationId": item["get"]["operationId"]} == item["get"]
+
+
 def test_gateway_responses_with_iam_are_about_signatures() -> None:
     """With IAM no gateway response mentions API keys; one for unsigned requests is 403, not 404."""
     responses = WITH_IAM[GATEWAY_RESPONSES]

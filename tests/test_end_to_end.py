@@ -286,6 +286,41 @@ def test_form_is_served_from_the_contract(server: Server) -> None:
     assert "script-src 'sha256-" in response.headers["Content-Security-Policy"]
 
 
+GET_PATHS = [
+    path for path, item in factories.document()["paths"].items() if "get" in item and "/est/" not in path
+]
+
+
+@pytest.mark.parametrize("path", [*GET_PATHS, "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"])
+def test_head_response_is_that_of_get_without_a_body(server: Server, path: str) -> None:
+    """RFC 9110 9.3.2: wherever there is GET, the status and the headers of HEAD are those of GET."""
+    get, head = (server.request(method, path, headers=KEY) for method in ("GET", "HEAD"))
+    assert (head.status, head.body) == (get.status, b"")
+    assert get.status == 200
+    each = {"date", "x-amzn-requestid", "x-amz-apigw-id"}  # differ in each response
+    headers = [
+        {n.lower(): v for n, v in response.headers.items() if n.lower() not in each}
+        for response in (get, head)
+    ]
+    assert headers[0] == headers[1]
+    assert headers[1]["content-length"] == str(len(get.body))
+
+
+def test_head_errors_are_those_of_get(server: Server) -> None:
+    """HEAD of an unknown path, without a needed key, and where there is only POST."""
+    for path, status in (("/nope", 404), ("/profiles/mine", 403), ("/sign.pem", 405), ("/health?x=1", 400)):
+        response = server.request("HEAD", path)
+        assert (response.status, response.body) == (status, b""), path
+        assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", GET_PATHS)
+def test_content_type_of_get_does_not_matter(server: Server, path: str) -> None:
+    """A GET has no body, so its Content-Type is about nothing: no 415."""
+    for media_type in ("text/csv", "application/pkcs10", "?", "multipart/form-data"):
+        assert server.request("GET", path, headers={**KEY, "Content-Type": media_type}).status == 200
+
+
 METHODS = {
     path: [method.upper() for method in ("get", "post") if method in item]
     for path, item in factories.document()["paths"].items()
@@ -299,7 +334,7 @@ def test_unsupported_method_is_405(server: Server, path: str) -> None:
     for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(METHODS[path]):
         response = server.request(method, path)
         assert_problem(response, 405, "methodNotAllowed")
-        assert response.headers["Allow"] == ", ".join([*METHODS[path], "OPTIONS"])
+        assert response.headers["Allow"] == ", ".join([*METHODS[path], "OPTIONS"]).replace("GET", "GET, HEAD")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -319,7 +354,7 @@ def test_est_has_no_cors(server: Server, path: str) -> None:
     for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"} - {allowed}:
         response = server.request(method, path.replace("{label}", "peer"))
         assert (response.status, response.json()["code"]) == (405, "methodNotAllowed")
-        assert response.headers["Allow"] == allowed
+        assert response.headers["Allow"] == allowed.replace("GET", "GET, HEAD")
         assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 

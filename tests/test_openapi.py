@@ -18,7 +18,7 @@ from openapi_spec_validator import validate
 
 from service import openapi
 from service.gateway import events
-from service.gateway.routes import ERROR_TYPES, GatewayError
+from service.gateway.routes import ERROR_TYPES, Contract, GatewayError
 from service.pki import errors
 from service.web import problems
 from service.web.est import Est
@@ -79,7 +79,7 @@ def test_every_gateway_response_is_a_problem_document() -> None:
     """The gateway's own responses are problem documents as the contract defines them, with their status."""
     schema = DOCUMENT["components"]["schemas"]["Problem"]
     for error_type in ERROR_TYPES:
-        responses = DOCUMENT["x-amazon-apigateway-gateway-responses"]
+        responses = Contract(DOCUMENT).responses
         response = events.gateway_response(responses[error_type], GatewayError(error_type, "x"), "id")
         problem = json.loads(response.body)
         assert problem["status"] == response.status

@@ -38,6 +38,9 @@ PROBLEMS = {
     "repeated-parameter": (sign(CSR, {"dry_run": ["true", "false"]}), [("query.dry_run", "The parameter must not occur more than once")]),
     "no-body": (sign("", {"y": ["1"]}), [("query.y", "Unknown query parameter 'y'"), ("", "The body is missing")]),
     "not-json": (sign('{"csr": }'), [("", "The body is not JSON: Expecting value, at line 1, column 9")]),
+    "pem": (sign("\n" + CSR_PEM), [("", "The body is PEM, not JSON: send it to /sign.pem")]),
+    "pem-after-bom": (sign("\ufeff" + CSR_PEM), [("", "The body is PEM, not JSON: send it to /sign.pem")]),
+    "two-boms": (sign("\ufeff\ufeff{}"), [("", "The body is not JSON: Expecting value, at line 1, column 1")]),
     "duplicate-member": (sign('{"csr": "x", "csr": "y"}'), [("", "The body is not JSON: an object has a duplicate member")]),
     "nan": (sign('{"csr": NaN}'), [("", "The body is not JSON: NaN is not allowed")]),
     "deep": (sign("[" * 100_000), [("", "The body is not JSON: nested too deeply")]),
@@ -87,3 +90,60 @@ def test_all_problems_are_reported_at_once(case: str) -> None:
     assert (response["statusCode"], document["code"], log) == ("400", "malformed", [])
     assert [(error["field"], error["detail"]) for error in document["errors"]] == problems
     assert document["detail"] in {problems[0][1], f"{len(problems)} problems, see errors"}
+
+
+def invoke(event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the response to one event, and its body, which is JSON."""
+    (response,), _ = invoke_application(factories.document(), event)
+    return response, json.loads(response["body"])
+
+
+def test_byte_order_mark_before_json_is_ignored() -> None:
+    """Editors on Windows write a UTF-8 byte order mark, which parsers may ignore (RFC 8259 8.1)."""
+    response, certificate = invoke(sign("\ufeff" + CSR))
+    assert (response["statusCode"], certificate["profile"]) == ("200", "server")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity, br", "GZIP\x1b[31m"])
+@pytest.mark.parametrize("path", ["/sign", "/sign.pem"])
+def test_content_encoding_is_415_and_named(path: str, coding: str) -> None:
+    """The first content coding is quoted, escaped; Accept-Encoding says that there is none (RFC 9110 12.5.3)."""
+    response, problem = invoke(sign(CSR, None, path, **{"Content-Encoding": coding}))
+    assert (response["statusCode"], problem["code"]) == ("415", "unsupportedMediaType")
+    assert response["headers"]["Accept-Encoding"] == "identity"
+    name = coding.removeprefix("identity, ").replace("\x1b", "\\x1b")
+    assert problem["detail"] == f"Content-Encoding '{name}' is not supported: send the body without it"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity"])
+def test_content_encoding_identity_is_accepted(coding: str) -> None:
+    """The name `identity` is for no coding (RFC 9110 12.5.3), so the body is as it must be."""
+    response, _ = invoke(sign(CSR, **{"Content-Encoding": coding}))
+    assert response["statusCode"] == "200"
+
+
+def test_other_415_has_no_accept_encoding() -> None:
+    """Accept-Encoding is only in the response to a content coding (RFC 9110 15.5.16)."""
+    response, _ = invoke(sign(CSR, **{"Content-Type": "text/csv"}))
+    assert (response["statusCode"], response["headers"].get("Accept-Encoding")) == ("415", None)
+
+
+@pytest.mark.parametrize(
+    "media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/pkcs10"]
+)
+def test_pem_for_a_json_operation_is_pointed_to_sign_pem(media_type: str) -> None:
+    """The 415 names /sign.pem if the body is PEM; if not, it only lists the media types."""
+    accepted = "The operation accepts only application/json"
+    _, problem = invoke(sign(CSR_PEM, **{"Content-Type": media_type}))
+    assert (problem["status"], problem["detail"]) == (415, accepted + ": send PEM to /sign.pem")
+    _, problem = invoke(sign("x" + CSR_PEM, **{"Content-Type": media_type}))
+    assert (problem["status"], problem["detail"]) == (415, accepted)
+
+
+def test_no_content_type_means_octet_stream() -> None:
+    """RFC 9110 8.3: /sign.pem accepts application/octet-stream, so it accepts no Content-Type; /sign does not."""
+    for path, status in (("/sign.pem", "200"), ("/sign", "415")):
+        event = sign(CSR_PEM, None, path)
+        del event["headers"]["Content-Type"]
+        (response,), _ = invoke_application(factories.document(), event | {"multiValueHeaders": None})
+        assert response["statusCode"] == status

@@ -12,7 +12,9 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+
+from service.gateway import request_head
 
 # Seconds without a complete request head. A proxy should close idle connections earlier, so that it never
 # sends a request on a closed one: nginx does after 60 s, Caddy after 120 s. aiohttp's default is an hour.
@@ -106,6 +108,20 @@ class Connections:
             self._drop(max(group, key=group.__getitem__))
 
 
+class Request(web.BaseRequest):
+    """An HTTP request. The response to a version that is not served is HTTP/1.1 (RFC 9110 15.6.6)."""
+
+    @property
+    def is_version_served(self) -> bool:
+        """Whether the version is HTTP/1.0 or HTTP/1.1."""
+        return super().version in (HttpVersion10, HttpVersion11)
+
+    @property
+    def version(self) -> HttpVersion:
+        """The version, which is also that of the response."""
+        return super().version if self.is_version_served else HttpVersion11
+
+
 class Connection(web.RequestHandler):
     """The connection of one client; malformed HTTP gets a problem document too."""
 
@@ -113,19 +129,30 @@ class Connection(web.RequestHandler):
         self,
         manager: web.Server,
         connections: Connections,
-        malformed: Callable[[], web.Response],
+        malformed: Callable[[web.BaseRequest, bytes], web.Response],
         client: socket.socket,
     ) -> None:
-        """Create a connection; `malformed` creates the response to malformed HTTP."""
+        """Create a connection.
+
+        Args:
+            manager: the server.
+            connections: all connections.
+            malformed: creates the response to malformed HTTP, from the first octets of the request's head.
+            client: the accepted socket.
+        """
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # aiohttp itself passes None
             auto_decompress=False,
             keepalive_timeout=IDLE_TIMEOUT,
+            max_line_size=request_head.MAX_LINE,
+            max_field_size=request_head.MAX_LINE,
+            max_headers=request_head.MAX_FIELDS,
         )
         self._connections = connections
         self._malformed = malformed
+        self._head = b""
         self._client = client
         self._wire: asyncio.Transport | None = None  # aiohttp drops its reference when it starts to close
 
@@ -149,7 +176,10 @@ class Connection(web.RequestHandler):
         self._wire.set_write_buffer_limits(_BUFFER)
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes."""
+        """Count the bytes, and record the first of a head: aiohttp does not pass a malformed one on."""
+        received = self._connections.idle.get(self)
+        if received is not None:
+            self._head = (self._head if received else b"") + data[: max(0, request_head.RECORDED - received)]
         super().data_received(data)
         self._connections.add_partial(self, self._connections.idle, len(data))
 
@@ -176,7 +206,7 @@ class Connection(web.RequestHandler):
         """Respond to malformed HTTP, and close."""
         if status >= 500:  # noqa: PLR2004 - `Gateway.handle` raises nothing
             return super().handle_error(request, status, exc, message)
-        response = self._malformed()
+        response = self._malformed(request, self._head)
         response.force_close()
         return response
 

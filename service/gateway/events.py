@@ -34,6 +34,7 @@ class Request:
     """A complete HTTP request.
 
     Attributes:
+        method: GET for HEAD.
         identity: the caller, in the format of `requestContext.identity`.
         scheme: `https` or `http`.
     """
@@ -146,10 +147,11 @@ def mock_response(request: Request, route: Route) -> Response:
     The request body is never rendered or passed through, regardless of passthroughBehavior.
 
     Raises:
-        GatewayError: no request template has this Content-Type: 415.
+        GatewayError: no request template has this Content-Type: 415. That of a GET does not matter.
     """
     # API Gateway's default is JSON.
-    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    content_type = "" if request.method == "GET" else request.headers.get("Content-Type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     template = route.integration.get("requestTemplates", {}).get(media_type or "application/json")
     if template is None:
         raise GatewayError("UNSUPPORTED_MEDIA_TYPE")

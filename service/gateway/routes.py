@@ -12,7 +12,8 @@ from multidict import CIMultiDict
 JSON = Mapping[str, Any]
 """A part of a parsed OpenAPI document."""
 
-_METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
+# Of a request; others are 501. HEAD is handled as GET, so `head` of a document is not used.
+METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _ANY: Final = "x-amazon-apigateway-any-method"
 _PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")  # `{name}` after `re.escape`
 
@@ -22,13 +23,17 @@ ERROR_TYPES: Final = {
     "DEFAULT_5XX": "InternalServerErrorException",
     "INTEGRATION_FAILURE": "InternalServerErrorException",
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",
+    "HEADER_FIELDS_TOO_LARGE": "BadRequestException",
     "INVALID_API_KEY": "ForbiddenException",
     "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",  # nosec B105 - not a password
+    "NOT_IMPLEMENTED": "BadRequestException",
     "QUOTA_EXCEEDED": "LimitExceededException",
     "REQUEST_TOO_LARGE": "RequestTooLargeException",
     "THROTTLED": "TooManyRequestsException",
     "UNAUTHORIZED": "UnauthorizedException",
     "UNSUPPORTED_MEDIA_TYPE": "BadRequestException",
+    "URI_TOO_LONG": "BadRequestException",
+    "VERSION_NOT_SUPPORTED": "BadRequestException",
 }
 """Gateway response type -> x-amzn-ErrorType. The document defines a response for each type."""
 
@@ -78,7 +83,10 @@ class Contract:
     """A parsed document; `responses` are its gateway responses by type."""
 
     def __init__(self, document: JSON) -> None:
-        self.responses: JSON = document["x-amazon-apigateway-gateway-responses"]
+        self.responses: JSON = {
+            **document["x-amazon-apigateway-gateway-responses"],
+            **document["x-gateway-responses"],
+        }
         self._routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
         self._templates = [
             (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(path))), routes)
@@ -121,7 +129,7 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
     schemes = document["components"]["securitySchemes"]
     basic = {name for name, scheme in schemes.items() if scheme.get("scheme", "").lower() == "basic"}
     keys = {name for name, scheme in schemes.items() if scheme["type"] == "apiKey"}
-    for method in {*_METHODS, _ANY} & item.keys():
+    for method in {*map(str.lower, METHODS), _ANY} & item.keys():
         operation = item[method]
         required = {name for requirement in operation.get("security", ()) for name in requirement}
         yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -17,17 +18,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from service import audit, credentials, hardening
-from service.gateway import events, sandbox
+from service.gateway import events, request_head, sandbox
 from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
-from service.gateway.connections import Connection, Connections, Listener
+from service.gateway.connections import Connection, Connections, Listener, Request
 from service.gateway.docs import Docs
 from service.gateway.response_cache import ResponseCache
-from service.gateway.routes import JSON, Contract, GatewayError, Route
+from service.gateway.routes import JSON, METHODS, Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate
 from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
 from service.gateway.worker import one_line, to_json, yield_to_others
@@ -64,15 +65,16 @@ class Gateway:
         plan = None if configuration.no_usage_plan else self._contract.plan
         self._limiter = UsagePlanLimiter(plan, time.monotonic, time.time) if plan else None
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, base_request: web.BaseRequest) -> web.StreamResponse:
         """Handle an HTTP request, and log it."""
+        request = cast("Request", base_request)
         self._active += 1
         self._idle.clear()
         connection, connections = cast("Connection", request.protocol), self._connections
         connections.mark_busy(connection)
         try:
             response = await self._handle(request)
-            if self._draining:
+            if self._draining or not request.is_version_served:
                 response.force_close()
             connections.mark_waiting(connection, connections.responses)
             with contextlib.suppress(ConnectionError):  # the client disconnected
@@ -92,13 +94,20 @@ class Gateway:
             if self._active:
                 await asyncio.wait_for(self._idle.wait(), SHUTDOWN_TIMEOUT)
 
-    def malformed(self) -> web.Response:
-        """The response to malformed HTTP."""
-        request_id = str(uuid.uuid4())
-        error = GatewayError("DEFAULT_4XX", "The request is not well-formed HTTP")
-        return _response(self._refusal(error, request_id), request_id)
+    def malformed(self, request: web.BaseRequest, head: bytes) -> web.Response:
+        """The response to malformed HTTP, which it logs.
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        Args:
+            request: a placeholder of aiohttp.
+            head: the first octets of the request.
+        """
+        request_id = str(uuid.uuid4())
+        response = self._refusal(request_head.refuse(head), request_id)
+        method, target, _ = request_head.parse_request_line(head)
+        _log_access(request, method, target.partition("?")[0], request_id, response, 0.0)
+        return _response(response, request_id)
+
+    async def _handle(self, request: Request) -> web.StreamResponse:
         start = time.monotonic()
         request_id = str(uuid.uuid4())
         try:
@@ -108,23 +117,28 @@ class Gateway:
         except Exception:  # noqa: BLE001 - the client gets a response after any error
             _log.exception("%s: the gateway failed", request_id)
             response = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
-        _log_access(request, request_id, response, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        _log_access(request, request.method, request.rel_url.raw_path, request_id, response, seconds)
         return _response(response, request_id)
 
-    async def _respond(self, request: web.BaseRequest, request_id: str) -> events.Response:
+    async def _respond(self, request: Request, request_id: str) -> events.Response:
         """Route, API key, usage plan, integration, in API Gateway's order."""
-        url = request.rel_url
+        if not request.is_version_served:
+            raise GatewayError("VERSION_NOT_SUPPORTED")
+        if request.method not in METHODS:
+            raise GatewayError("NOT_IMPLEMENTED")
+        method, url = "GET" if request.method == "HEAD" else request.method, request.rel_url
         try:
             path = self._within_stage(url.raw_path)
-            route, path_parameters = self._contract.route(request.method, path)
+            route, path_parameters = self._contract.route(method, path)
         except GatewayError:  # the document does not contain the API docs
-            if docs := self._docs.respond(request.method, url.raw_path):
+            if docs := self._docs.respond(method, url.raw_path):
                 return docs
             raise
         key_name = self._identify(request, route) if route.needs_key else None
         request["key_name"] = key_name
         identity = _identity(request, key_name)
-        is_shared = _is_shared(request, route, path_parameters)
+        is_shared = method == "GET" and _is_shared(request, route, path_parameters)
         is_due = is_shared and self._cache.is_due(route.resource)
         if is_shared and not is_due and (cached := self._cache.find(route.resource)):
             return cached
@@ -132,7 +146,7 @@ class Gateway:
             self._count(key_name, identity)
         complete = events.Request(
             request_id=request_id,
-            method=request.method,
+            method=method,
             path=path,
             stage=self._stage,
             headers=request.headers,
@@ -182,7 +196,8 @@ class Gateway:
 
     async def _receive_body(self, request: web.BaseRequest, limit: int) -> bytes:
         """The body, or only its beginning if it exceeds `limit` bytes."""
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        expects_continue = request.headers.get("Expect", "").lower() == "100-continue"
+        if expects_continue and request.version == HttpVersion11 and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         connection, connections = cast("Connection", request.protocol), self._connections
         connections.mark_waiting(connection, connections.uploads)
@@ -230,9 +245,9 @@ class Gateway:
 
 
 def _is_shared(request: web.BaseRequest, route: Route, path_parameters: dict[str, str]) -> bool:
-    """Whether the function's response to this request is the same for all clients."""
+    """Whether the function's response to this GET is the same for all clients."""
     depends = route.needs_key or path_parameters or request.rel_url.raw_query_string or request.can_read_body
-    return request.method == "GET" and route.integration["type"] != "mock" and not depends
+    return route.integration["type"] != "mock" and not depends
 
 
 def _response(response: events.Response, request_id: str) -> web.Response:
@@ -263,17 +278,24 @@ def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
     }
 
 
-def _log_access(request: web.BaseRequest, request_id: str, response: events.Response, seconds: float) -> None:
+def _log_access(
+    request: web.BaseRequest,
+    method: str,
+    path: str,
+    request_id: str,
+    response: events.Response,
+    seconds: float,
+) -> None:
     """Write an access log record to stderr, as one line of JSON, without the event and the key."""
     record = {
         "access": events.format_utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
         "request_id": request_id,
         "source_ip": request.remote,
         "key": request.get("key_name"),
-        "method": request.method[:_LOGGED_CHARS],
-        "path": request.rel_url.raw_path[:_LOGGED_CHARS],
+        "method": method[:_LOGGED_CHARS],
+        "path": path[:_LOGGED_CHARS],
         "status": response.status,
-        "bytes": len(response.body),
+        "bytes": 0 if method == "HEAD" else len(response.body),
         "milliseconds": round(seconds * 1000, 1),
     }
     stderr = sys.stderr.fileno()
@@ -351,7 +373,7 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
     def create(client: socket.socket) -> Connection:
         return Connection(manager, connections, gateway.malformed, client)
 
-    manager = web.Server(gateway.handle)
+    manager = web.Server(gateway.handle, request_factory=functools.partial(Request, loop=loop))
     renewal: asyncio.Task[None] | None = None
     try:
         link.wait_for_workers(stop.set)

@@ -141,7 +141,7 @@ def _requested_profile() -> str | None:
 
 
 def _problem(error: ProblemException) -> flask.Response:
-    return http_problem(error.status, error.detail, error.ext or ())
+    return http_problem(error.status, error.detail, error.ext or (), error.headers)
 
 
 def _refusal(error: IssuanceError) -> flask.Response:

@@ -88,9 +88,16 @@ def problem_document(error: errors.IssuanceError, statuses: Statuses = STATUS) -
     return _document(status, error.code, error.title, detail, problems)
 
 
-def http_problem(status: int, detail: str = _DETAIL_500, problems: Sequence[FieldProblem] = ()) -> Response:
+def http_problem(
+    status: int,
+    detail: str = _DETAIL_500,
+    problems: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Create the response to a problem of the HTTP layer, with each field that has one."""
-    return _response(_document(status, *_HTTP_PROBLEMS[status], detail, problems))
+    response = _response(_document(status, *_HTTP_PROBLEMS[status], detail, problems))
+    response.headers.update(headers or {})
+    return response
 
 
 def http_problem_document(status: int, detail: str, request_id: str) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""Strict JSON (RFC 8259) for Flask: UTF-8, unique members, no NaN, limited nesting."""
+"""Strict JSON (RFC 8259) for Flask: UTF-8, unique members, no NaN, limited nesting.
+
+A byte order mark at the start is ignored (RFC 8259 8.1).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class StrictJson(DefaultJSONProvider):
         """
         try:
             text = s if isinstance(s, str) else s.decode("utf-8")
-            return _decode(text)
+            return _decode(text.removeprefix("\ufeff"))
         except UnicodeDecodeError as error:
             raise ValueError(f"octet {error.start + 1} is not UTF-8") from error
         except json.JSONDecodeError as error:

@@ -7,6 +7,7 @@ problems and refuses the request.
 
 from __future__ import annotations
 
+import codecs
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -24,12 +25,14 @@ _PROBLEMS: Final = (
 )
 _TYPES: Final = {"string": "a string", "boolean": "true or false", "object": "an object", "array": "an array"}
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}  # in the query
+_DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"  # of a body without a Content-Type (RFC 9110 8.3)
+_PEM: Final = b"-----BEGIN "
 
 _T = TypeVar("_T")
 
 
 class BodyValidator:
-    """Validates that a body exists, its media type, and the schema of a JSON body."""
+    """Validates that a body exists, its coding and media type, and the schema of a JSON body."""
 
     def __init__(self, schema: Mapping[str, Any], consumes: Sequence[str], *_: object, **_kw: object) -> None:
         """Create the validator from an operation's `requestBody`."""
@@ -50,10 +53,10 @@ class BodyValidator:
     def _problems(self, request: Any) -> Iterator[FieldProblem]:  # noqa: ANN401 - Connexion is not typed
         if not request.body:
             yield _problem("", "The body is missing")
-        elif connexion.request.mimetype not in self._media_types:
-            raise ProblemException(
-                status=415, detail=f"The operation accepts only {', '.join(self._media_types)}"
-            )
+            return
+        self._verify_type(request.body)
+        if self._validator and _is_pem(request.body):
+            yield _problem("", "The body is PEM, not JSON: send it to /sign.pem")
         elif self._validator:
             try:
                 document = StrictJson.loads(request.body)
@@ -62,6 +65,25 @@ class BodyValidator:
             else:
                 request.json_getter = lambda: document
                 yield from _schema_problems(self._validator, document)
+
+    def _verify_type(self, body: bytes) -> None:
+        """Refuse a content coding (RFC 9110 8.4) other than the name for none, and a wrong media type."""
+        headers = connexion.request.headers
+        codings = [coding.strip() for coding in headers.get("Content-Encoding", "").split(",")]
+        if unsupported := [coding for coding in codings if coding.lower() not in {"", "identity"}]:
+            detail = (
+                f"Content-Encoding {quote(unsupported[0], 40)} is not supported: send the body without it"
+            )
+            raise ProblemException(status=415, detail=detail, headers={"Accept-Encoding": "identity"})
+        if (connexion.request.mimetype or _DEFAULT_MEDIA_TYPE) not in self._media_types:
+            detail = f"The operation accepts only {', '.join(self._media_types)}"
+            if self._validator and _is_pem(body):
+                detail += ": send PEM to /sign.pem"
+            raise ProblemException(status=415, detail=detail)
+
+
+def _is_pem(body: bytes) -> bool:
+    return body.removeprefix(codecs.BOM_UTF8).lstrip().startswith(_PEM)
 
 
 class ParameterValidator:

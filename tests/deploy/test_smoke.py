@@ -84,7 +84,7 @@ def test_statements_of_the_document_hold_for_localstack(tmp_path: Path) -> None:
         "the form is HTML, and its policy permits its scripts and styles",
         "a CORS preflight is answered",
         "another method is a problem document with Allow",
-        "HEAD is 405",
+        "HEAD is answered as GET",
     }
 
 

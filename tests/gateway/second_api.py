@@ -23,10 +23,10 @@ def document() -> dict[str, Any]:
     contract = factories.document()
     integration = {"type": "aws_proxy", "timeoutInMillis": 700}
     operation = {"security": [], "x-amazon-apigateway-integration": integration}
-    responses = "x-amazon-apigateway-gateway-responses"
+    responses = ("x-amazon-apigateway-gateway-responses", "x-gateway-responses")
     return {
         "x-usage-plan": {"rate": 2, "burst": 4, "quota": 6, "period": "DAY"},
-        responses: contract[responses],
+        **{name: contract[name] for name in responses},
         "components": {"securitySchemes": contract["components"]["securitySchemes"]},
         "paths": {
             "/books": {"get": operation, "post": {**operation, "security": [{"apiKey": []}]}},

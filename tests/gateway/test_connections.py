@@ -79,7 +79,7 @@ async def listening(limit: int) -> AsyncIterator[int]:
         return web.Response(text="x")
 
     def create(client: socket.socket) -> Connection:
-        return Connection(manager, all_connections, lambda: web.Response(status=400), client)
+        return Connection(manager, all_connections, lambda *_: web.Response(status=400), client)
 
     all_connections, manager = Connections(lambda: limit), web.Server(respond)
     listener = Listener(all_connections, create)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -205,37 +206,111 @@ def receive(client: socket.socket, until: bytes = b"\r\n\r\n") -> bytes:
 
 
 POST = f"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: {API_KEY}\r\n".encode()
+HOST = b" HTTP/1.1\r\nHost: x\r\n"
+FIELDS = b"".join(b"X-%d: y\r\n" % n for n in range(1000))
+CODES = {
+    400: "malformed",
+    403: "unauthorized",
+    414: "uriTooLong",
+    431: "headerFieldsTooLarge",
+    501: "notImplemented",
+    505: "versionNotSupported",
+}
 
 
 @pytest.mark.parametrize(
     ("name", "data", "status"),
     [
-        ("a bad chunk", POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b" 400 "),
-        ("a bad length", POST + b"Content-Length: x\r\n\r\n", b" 400 "),
-        ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", b" 400 "),
-        ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", b" 400 "),
-        ("a long target", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
-        ("a thousand headers", POST + b"".join(b"X-%d: y\r\n" % n for n in range(1000)) + b"\r\n", b" "),
-        ("a long header", POST + b"X: " + b"y" * 100_000 + b"\r\n\r\n", b" 400 "),
-        ("gzip that is none", POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", b" 200 "),
-        ("a key in Latin-1", b"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: \xe9\r\n\r\n", b" 403 "),
-        ("absolute form", b"GET http://x/books HTTP/1.1\r\nHost: x\r\n\r\n", b" 200 "),
-        ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", b" 200 "),
+        ("a bad chunk", POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        ("a bad length", POST + b"Content-Length: x\r\n\r\n", 400),
+        ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+        ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400),
+        ("no host", b"GET /books HTTP/1.1\r\n\r\n", 400),
+        ("a method with a delimiter", b"G@T /books" + HOST + b"\r\n", 400),
+        ("another protocol", b"GET /books ICAP/1.0\r\n\r\n", 400),
+        ("no digit in the version", b"GET /books HTTP/1.x\r\n\r\n", 400),
+        ("a second request that is malformed", b"GET /books" + HOST + b"\r\nBREW\r\n\r\n", 400),
+        ("a long target", b"GET /" + b"a" * 20_000 + HOST + b"\r\n", 414),
+        ("a target of 8191 octets", b"GET /books?" + b"a" * 8184 + HOST + b"\r\n", 414),
+        ("a target of 8190 octets", b"GET /books?" + b"a" * 8183 + HOST + b"\r\n", 200),
+        ("a thousand headers", POST + FIELDS + b"\r\n", 431),
+        ("129 headers", b"GET /books" + HOST + FIELDS[: FIELDS.index(b"X-128")] + b"\r\n", 431),
+        ("128 headers", b"GET /books" + HOST + FIELDS[: FIELDS.index(b"X-127")] + b"\r\n", 200),
+        ("a long header", POST + b"X: " + b"y" * 100_000 + b"\r\n\r\n", 431),
+        ("a header value of 8191 octets", b"GET /books" + HOST + b"X: " + b"y" * 8191 + b"\r\n\r\n", 431),
+        ("a header of 8190 octets", b"GET /books" + HOST + b"X: " + b"y" * 8189 + b"\r\n\r\n", 200),
+        ("a long header name", b"GET /books" + HOST + b"y" * 9000 + b": x\r\n\r\n", 431),
+        ("an unknown method", b"BREW /books" + HOST + b"Content-Length: 1\r\n\r\nx", 501),
+        ("a method in small letters", b"get /books" + HOST + b"\r\n", 501),
+        ("a method that the parser knows", b"PROPFIND /books" + HOST + b"\r\n", 501),
+        ("CONNECT", b"CONNECT x:443" + HOST + b"\r\n", 501),
+        ("a long method", b"A" * 20_000, 501),
+        ("HTTP/0.9", b"GET /books\r\n\r\n", 505),
+        ("HTTP/0.9 by name", b"GET /books HTTP/0.9\r\n\r\n", 505),
+        ("HTTP/1.2", b"GET /books HTTP/1.2\r\nHost: x\r\n\r\n", 505),
+        ("HTTP/2.0", b"GET /books HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("HTTP/3.0", b"GET /books HTTP/3.0\r\nHost: x\r\n\r\n", 505),
+        ("gzip that is none", POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", 200),
+        ("a key in Latin-1", b"POST /books HTTP/1.1\r\nHost: x\r\nx-api-key: \xe9\r\n\r\n", 403),
+        ("absolute form", b"GET http://x/books HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        ("HTTP/1.0", b"GET /books HTTP/1.0\r\n\r\n", 200),
+        ("an empty line first", b"\r\nGET /books" + HOST + b"\r\n", 200),
     ],
 )
 def test_malformed_request_gets_a_response(
-    second_api_server: Server, name: str, data: bytes, status: bytes
+    second_api_server: Server, name: str, data: bytes, status: int
 ) -> None:
-    """The response has the gateway's format, and the next request succeeds."""
+    """The response is a problem document in HTTP/1, and the log has a line; the next request succeeds."""
     with connect(second_api_server) as client:
         client.sendall(data)
-        response = receive(client)
-    assert response.startswith(b"HTTP/1."), name
-    assert status in response.partition(b"\r\n")[0] + b" ", response[:300]
-    if status == b" 400 ":
-        assert b"x-amzn-RequestId" in response
-        assert b"application/problem+json" in response
+        head, _, body = receive(client).partition(b"\r\n\r\n")
+        body += b"" if b"}" in body else receive(client, b"}")
+    version, code, _ = head.split(b" ", 2)
+    assert (version in {b"HTTP/1.0", b"HTTP/1.1"}, int(code)) == (True, status), (name, head)
+    if status != 200:
+        assert b"application/problem+json" in head
+        assert json.loads(body)["code"] == CODES[status]
+        (request_id,) = re.findall(rb"x-amzn-RequestId: (\S+)", head)
+        (record,) = [
+            line for line in access_records(second_api_server) if line["request_id"] == request_id.decode()
+        ]
+        assert (record["status"], record["source_ip"]) == (status, "127.0.0.1")
     assert second_api_server.request("GET", "/books").status == 200
+
+
+def access_records(server: Server) -> list[dict[str, Any]]:
+    """Return the records of the access log."""
+    return [json.loads(line) for line in server.read_log().splitlines() if line.startswith('{"access"')]
+
+
+def test_access_record_of_a_malformed_request_is_escaped(second_api_server: Server) -> None:
+    """It has the method and the path as far as they were read, without the query, truncated, in ASCII."""
+    with connect(second_api_server) as client:
+        client.sendall(b"BREW /\x1b[31m\xff?key=hidden HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert receive(client).startswith(b"HTTP/1.0 501 ")
+    with connect(second_api_server) as client:
+        client.sendall(b"A" * 20_000)
+        assert receive(client).startswith(b"HTTP/1.0 501 ")
+    *_, first, second = access_records(second_api_server)
+    assert (first["method"], first["path"]) == ("BREW", "/\x1b[31m\xff")
+    assert (second["method"], second["path"]) == ("A" * 200, "")
+    assert second_api_server.read_log().isascii()
+    assert "\x1b" not in second_api_server.read_log()
+    assert "hidden" not in second_api_server.read_log()
+
+
+def test_unserved_version_and_malformed_requests_end_the_connection(second_api_server: Server) -> None:
+    """Where the next request begins is unknown. After another method of HTTP/1.1 it is known."""
+    for data, is_closed in (
+        (b"GET /books HTTP/2.0\r\nHost: x\r\n\r\n", True),
+        (b"BREW /books" + HOST + b"\r\n", True),
+        (b"PROPFIND /books" + HOST + b"\r\n", False),
+    ):
+        with connect(second_api_server) as client:
+            client.sendall(data + b"GET /books" + HOST + b"\r\n")
+            received = receive(client, b"HTTP/1.1 200")
+        assert (b"HTTP/1.1 200" in received) is not is_closed, data
 
 
 def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> None:
@@ -257,6 +332,16 @@ def test_pipelined_requests_get_responses_in_order(second_api_server: Server) ->
         assert data.count(b"HTTP/1.1 200 OK") >= 9
 
 
+def test_head_response_has_no_body_on_the_wire(second_api_server: Server) -> None:
+    """The next response follows the headers at once, although these have the length of the body of GET."""
+    with connect(second_api_server) as client:
+        client.sendall(b"HEAD /books" + HOST + b"\r\nGET /books" + HOST + b"Connection: close\r\n\r\n")
+        head, _, rest = receive(client, until=b"<end of the connection>").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert b"Content-Length: 0" not in head
+    assert rest.startswith(b"HTTP/1.1 200 OK")
+
+
 def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
     """The server sends 100 Continue, unless it refuses the request without the body."""
     headers = b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
@@ -268,6 +353,20 @@ def test_expect_100_continue_is_supported(second_api_server: Server) -> None:
     with connect(second_api_server) as client:
         client.sendall(POST.replace(API_KEY.encode(), b"wrong") + headers)
         assert receive(client).startswith(b"HTTP/1.1 403 ")
+
+
+def test_http_1_0_gets_no_100_continue(second_api_server: Server) -> None:
+    """RFC 9110 10.1.1: the server ignores the expectation, since the client may not understand the response."""
+    with connect(second_api_server) as client:
+        client.sendall(
+            POST.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        client.settimeout(20)
+        client.sendall(b"ab")
+        assert receive(client).startswith(b"HTTP/1.0 200 OK")
 
 
 def slowest_response(server: Server, context: ssl.SSLContext | None = None) -> float:
