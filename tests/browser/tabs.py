@@ -31,6 +31,10 @@ class Tab:
     def sign(self, csr: bytes, key: str = API_KEY, profile: str = "") -> None:
         """Fill in and send the form."""
         self.page.fill("#csr", csr.decode())
+        self.send(key, profile)
+
+    def send(self, key: str = API_KEY, profile: str = "") -> None:
+        """Fill in the fields after the CSR, send the form, and wait for the response."""
         self.page.fill("#key", key)
         # wait_for_function would evaluate a string, which the page's Content-Security-Policy forbids.
         expect(self.page.locator("#profile option").nth(1)).to_be_attached()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -11,12 +12,11 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from deploy import embed_pages
 from service.pki import keys
-from tests import csrs, servers
+from tests import csrs, input_forms, servers
 from tests.browser.tabs import AUTOCOMPLETE_ADVICE, STATUS_MESSAGE, Tab, open_tab
 from tests.servers import API_KEY, Server
 
@@ -84,12 +84,7 @@ def test_der_file_can_be_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     page.set_input_files("#file", str(tmp_path / "request.der"))
     expect(page.locator("#csr-seen")).to_contain_text("RSA-2048")
     page.fill("#csr", "")
-    drop = """octets => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(octets)], 'request.der'));
-        document.getElementById('csr').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
-    }"""
-    page.evaluate(drop, list(der))
+    drop_file(page, der)
     expect(page.locator("#csr-seen")).to_contain_text("CN=der.example.com")
     page.fill("#key", API_KEY)
     page.click("#send")
@@ -97,40 +92,70 @@ def test_der_file_can_be_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     expect(page.locator("#notes")).to_contain_text("common name added")
 
 
-PRIVATE_KEY = csrs.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+def drop_file(page: Page, data: bytes) -> None:
+    """Drop a file on the field of the CSR."""
+    drop = """octets => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(octets)], 'request'));
+        document.getElementById('csr').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(drop, list(data))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (PRIVATE_KEY, "private key"),
-        (PRIVATE_KEY + CSR, "private key"),
-        (CERTIFICATE, "This is a certificate, not"),
-        (b"garbage!", "not a certificate signing request (PEM or base64)"),
-        (CSR.replace(b"-----END", b"----END"), "(PEM or base64)"),
-        (CSR.replace(b"\nMI", b"\nMA"), "not a valid certificate signing request"),
-    ],
-)
-def test_text_other_than_a_csr_is_reported_and_not_sent(form: Tab, text: bytes, message: str) -> None:
-    """A private key, a certificate or garbage is reported immediately, and never sent."""
-    form.page.fill("#csr", text.decode())
-    form.page.fill("#key", API_KEY)
-    expect(form.page.locator("#csr-faults")).to_contain_text(message)
-    form.page.click("#send")
-    expect(form.page.locator("#status")).to_have_text("Not sent.")
-    assert not any(form.bodies)
+def enter(page: Page, way: str, data: bytes) -> None:
+    """Choose or drop a file, or paste text."""
+    page.fill("#csr", "")
+    if way == "choose":
+        page.set_input_files("#file", {"name": "request", "mimeType": "", "buffer": data})
+    elif way == "drop":
+        drop_file(page, data)
+    else:
+        page.fill("#csr", data.decode())
 
 
-def test_der_private_key_is_reported(form: Tab, server: Server, tmp_path: Path) -> None:
-    """A private key or a certificate in DER is recognised by its structure."""
-    key = csrs.private_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "key.der").write_bytes(key)
-    (tmp_path / "ca.der").write_bytes(server.request("GET", "/ca.crt").body)
-    form.page.set_input_files("#file", str(tmp_path / "key.der"))
-    expect(form.page.locator("#csr-faults")).to_contain_text("private key")
-    form.page.set_input_files("#file", str(tmp_path / "ca.der"))
-    expect(form.page.locator("#csr-faults")).to_contain_text("a certificate, not")
+def ways(data: bytes) -> tuple[str, ...]:
+    """The ways to enter data in the form; only text without NUL can be pasted."""
+    return ("choose", "drop", "paste") if data.isascii() and b"\0" not in data else ("choose", "drop")
+
+
+FORMS = input_forms.READ | {name: data for name, (data, _) in input_forms.READ_LENIENTLY.items()}
+REFUSED = {name: data for name, (data, _) in input_forms.OTHER_FORMATS.items()}
+
+
+def test_form_accepts_what_the_service_accepts(form: Tab) -> None:
+    """Every form of a CSR that is read is previewed and signed, as a file and as text."""
+    page = form.page
+    for name, data in FORMS.items():
+        for way in ways(data):
+            enter(page, way, data)
+            expect(page.locator("#csr-seen"), f"{way} {name}").to_contain_text("DNS x.example")
+            form.send()
+            expect(page.locator("#status"), f"{way} {name}").to_have_text("Signed.")
+            expect(page.locator("#facts")).to_contain_text("DNS:x.example")
+
+
+def test_form_refuses_what_the_service_refuses(refusal_form: Tab, server: Server) -> None:
+    """Other formats get the refusal of `/sign`."""
+    page = refusal_form.page
+    for name, data in REFUSED.items():
+        refusal = server.sign({"csr": base64.b64encode(data).decode()}).json()
+        for way in ways(data):
+            enter(page, way, data)
+            refusal_form.send()
+            expect(page.locator("#csr-faults"), name).to_contain_text(refusal["detail"])
+            expect(page.locator("#status"), name).to_contain_text("Not signed.")
+
+
+def test_private_key_is_never_sent(form: Tab) -> None:
+    """A private key is recognised in every form, reported immediately, and not sent."""
+    page = form.page
+    page.fill("#key", API_KEY)
+    for name, data in input_forms.PRIVATE_KEYS.items():
+        for way in ways(data):
+            enter(page, way, data)
+            expect(page.locator("#csr-faults"), name).to_contain_text("private key. It was not sent")
+            page.click("#send")
+            expect(page.locator("#status"), name).to_have_text("Not sent.")
     assert not any(form.bodies)
 
 

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import functools
 import json
 import time
 from dataclasses import replace
-from urllib.parse import quote, urlencode
 
 import pytest
 
 from service.pki import pem
 from service.pki.pem import Block
-from tests import csrs
+from tests import csrs, input_forms
 from tests.csrs import tlv
 
 BUILT = csrs.build()
@@ -63,46 +61,11 @@ def test_damaged_pem_block_keeps_its_label(data: bytes, label: str) -> None:
     assert pem.parse(data) == [Block(label, None)]
 
 
-RSA = csrs.build("abc.example", key_type="rsa-2048")  # so long that its base64 has `+` or `/`, and padding
-RSA_DER, TEXT = csrs.encode_der(RSA), csrs.encode_pem(RSA).decode()
-ESCAPED = TEXT.replace("\n", r"\n")
-
-
-@pytest.mark.parametrize(
-    ("data", "notes"),
-    [
-        (TEXT.encode("utf-16"), ["UTF-16"]),
-        (codecs.BOM_UTF16_BE + TEXT.replace("\n", "\r\n").encode("utf-16-be"), ["UTF-16"]),
-        (TEXT.encode("utf-16-le"), ["UTF-16"]),
-        (TEXT.encode("utf-16-be"), ["UTF-16"]),
-        (TEXT.encode("utf-8-sig"), []),
-        (codecs.BOM_UTF8 + base64.b64encode(RSA_DER), []),
-        (base64.b64encode(TEXT.encode()), ["base64 of PEM"]),
-        (base64.b64encode(base64.encodebytes(TEXT.encode("utf-16"))), ["base64 of PEM", "UTF-16"]),
-        (base64.urlsafe_b64encode(RSA_DER), ["base64url"]),
-        (base64.b64encode(RSA_DER).rstrip(b"="), ["base64 without padding"]),
-        (base64.urlsafe_b64encode(RSA_DER).rstrip(b"="), ["base64url"]),
-        (TEXT.replace("+", "-").replace("/", "_").encode(), ["base64url"]),
-        (TEXT.replace("=", "").encode(), ["base64 without padding"]),
-        (b'"%b"' % base64.b64encode(RSA_DER), []),
-        (ESCAPED.encode(), [r"escaped line ends (\n)"]),
-        (TEXT.replace("\n", r"\r\n").encode(), [r"escaped line ends (\n)"]),
-        (ESCAPED.replace("\\", r"\\").encode(), [r"escaped line ends (\n)"]),
-        (json.dumps(TEXT).replace("/", r"\/").replace("+", r"\u002B").encode(), [r"escaped line ends (\n)"]),
-        (f'CSR = "{ESCAPED}"  # C:\\new'.encode(), [r"escaped line ends (\n)"]),
-        (urlencode({"csr": TEXT}).encode(), ["form encoding"]),
-        (urlencode({"csr": TEXT.replace("\n", "\r\n")}).encode(), ["form encoding"]),
-        (urlencode({"csr": base64.b64encode(RSA_DER)}).encode(), ["form encoding"]),
-        (quote(TEXT, safe="+/").encode(), ["form encoding"]),
-        (b"csr=" + base64.b64encode(RSA_DER), []),
-        (TEXT.replace("\n", " ").encode(), ["PEM without line breaks"]),
-        (TEXT.replace("\n", "").encode(), ["PEM without line breaks"]),
-        (TEXT.replace("CATE", "CATE SIGNING").encode(), ["the PEM label CERTIFICATE SIGNING REQUEST"]),
-    ],
-)
-def test_encodings_are_decoded_and_noted(data: bytes, notes: list[str]) -> None:
+@pytest.mark.parametrize("name", [*input_forms.READ, *input_forms.READ_LENIENTLY])
+def test_encodings_are_decoded_and_noted(name: str) -> None:
     """What several programs write instead of PEM or base64 is decoded; the notes name what differs."""
-    assert [(block.der, list(block.notes)) for block in pem.parse(data)] == [(RSA_DER, notes)]
+    data, notes = input_forms.READ_LENIENTLY.get(name) or (input_forms.READ[name], ())
+    assert [(block.der, block.notes) for block in pem.parse(data)] == [(input_forms.DER, notes)]
 
 
 def test_decoding_is_bounded() -> None:
