@@ -197,6 +197,7 @@ def _configure_tls(
         if not profile.is_tls_server:
             raise CommandError(f"profile {profile.name!r} is not for TLS servers: pass another --tls-profile")
         files = stack.enter_context(self_issued.self_issued_tls(_tls_names(settings), settings.tls_profile))
+        files["tls_name"] = next(iter(settings.tls_name), "")
     else:
         return {}
     return {**files, "tls_client_ca_event": self_issued.internal_event("GET", "/ca.pem")}

@@ -22,6 +22,7 @@ class Configuration:
         stage: the first segment of every path, as on AWS; may be empty.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
         tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
+        tls_name: the host of the server's URL; empty for the address that the client connects to.
         tls_signing_event: the event for a worker that issues that certificate, with `crt_pem`, `chain_pem`
             and `not_after` in the response; empty if the operator supplies the certificate.
         tls_client_ca_event: the event for a worker that responds with the CAs of client certificates, PEM;
@@ -40,6 +41,7 @@ class Configuration:
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str | None = field(default=None, repr=False)
+    tls_name: str = ""
     tls_signing_event: dict[str, Any] = field(default_factory=dict)
     tls_client_ca_event: dict[str, Any] = field(default_factory=dict)
 

@@ -52,6 +52,8 @@ _PAGE: Final = """\
 </html>
 """
 # The browser stores no API key, no other server validates the document, and links cannot select another one.
+# Requests go to the origin of the page: the policy allows no other, and it may be another name of the server.
+# The viewer would send the examples of optional parameters: `validity` and `not_after` exclude each other.
 _START: Final = """\
 SwaggerUIBundle({{
   url: '{root}/openapi.json',
@@ -61,6 +63,13 @@ SwaggerUIBundle({{
   persistAuthorization: false,
   queryConfigEnabled: false,
   validatorUrl: null,
+  responseInterceptor: response => {{
+    if (!response.url.endsWith('/openapi.json')) return response;
+    const isOptional = value => value && value.in && !value.required;
+    const omitExample = (name, value) => isOptional(value) ? {{...value, example: undefined}} : value;
+    const contract = {{...JSON.parse(response.text, omitExample), servers: [{{url: '{root}' || '/'}}]}};
+    return Object.assign(response, {{text: JSON.stringify(contract)}});
+  }},
 }});
 """
 
@@ -69,26 +78,35 @@ class Docs:
     """Serves the paths that the document itself does not contain.
 
     Args:
-        public_document: the contract that `/openapi.json` returns, except for its `servers`.
+        public_document: the contract that `/openapi.json` returns. Without a public URL, its server is the
+            address of the connection.
         stage: the first segment of every path; may be empty.
     """
 
     def __init__(self, public_document: JSON, stage: str) -> None:
         self._public_document = public_document
+        urls = (server["url"] for server in public_document.get("servers", ()))
+        self._public_url = next((url for url in urls if "://" in url), "")
         self._root = f"/{stage}" if stage else ""
         self._paths = {self._root + path: path for path in _MEDIA_TYPES}
         self._response = functools.cache(self._create)
 
-    def respond(self, method: str, path: str) -> Response | None:
+    def respond(self, method: str, path: str, origin: str) -> Response | None:
         """The response for a path of the API docs; None for any other path or method.
+
+        Args:
+            method: the method of the request.
+            path: the path of the request, with the stage.
+            origin: the scheme, address and port of the connection, such as `http://127.0.0.1:8080`.
 
         Raises:
             OSError: a file of the viewer cannot be read.
         """
         name = self._paths.get(path.removesuffix("/"))
-        return self._response(name) if name and method in ("GET", "HEAD") else None
+        server = self._public_url or origin + self._root
+        return self._response(name, server) if name and method in ("GET", "HEAD") else None
 
-    def _create(self, path: str) -> Response:
+    def _create(self, path: str, server: str) -> Response:
         headers = CIMultiDict(_HEADERS, **{"Content-Type": _MEDIA_TYPES[path]})
         if path == "/docs":
             headers["Content-Security-Policy"] = _POLICY
@@ -97,10 +115,7 @@ class Docs:
             return Response(200, headers, _START.format(root=self._root).encode())
         if path == "/openapi.json":
             headers["Access-Control-Allow-Origin"] = "*"
-            servers = self._public_document.get("servers", ())
-            if not any("://" in server["url"] for server in servers):  # there is no public URL
-                servers = [{"url": self._root or "/"}]
-            document = {**self._public_document, "servers": servers}
+            document = {**self._public_document, "servers": [{"url": server}]}
             return Response(200, headers, json.dumps(document, separators=(",", ":")).encode())
         spec = util.find_spec("flask_swagger_ui")  # without importing it, which would import Flask
         if spec is None or spec.origin is None:

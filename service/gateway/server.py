@@ -57,6 +57,7 @@ class Gateway:
         self._draining = False
         self._idle = asyncio.Event()
         self._stage = configuration.stage
+        self._tls_name = configuration.tls_name
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.public_document, configuration.stage)
         self._pool = pool
@@ -132,7 +133,7 @@ class Gateway:
             path = self._within_stage(url.raw_path)
             route, path_parameters = self._contract.route(method, path)
         except GatewayError:  # the document does not contain the API docs
-            if docs := self._docs.respond(method, url.raw_path):
+            if docs := self._docs.respond(method, url.raw_path, self._origin(request)):
                 return docs
             raise
         key_name = self._identify(request, route) if route.needs_key else None
@@ -167,6 +168,12 @@ class Gateway:
             raise
         self._cache.store(route.resource, response)
         return response
+
+    def _origin(self, request: web.BaseRequest) -> str:
+        """The URL that the client connected to. The Host header would be the client's own text."""
+        address, port, *_ = request.get_extra_info("sockname", ("", 0))  # the client may have disconnected
+        host = self._tls_name or address
+        return f"{request.scheme}://[{host}]:{port}" if ":" in host else f"{request.scheme}://{host}:{port}"
 
     async def _integrate(self, request: events.Request, route: Route) -> events.Response:
         if route.integration["type"] == "mock":

@@ -69,6 +69,25 @@ def test_try_it_out_signs_with_api_key(browser: Browser, server: Server) -> None
         assert API_KEY not in tab.page.evaluate(storage)
 
 
+def test_try_it_out_uses_the_origin_of_the_page(browser: Browser, server: Server) -> None:
+    """Requests go to the name in the address bar, also if the document has another one of the server."""
+    url = server.url.replace("127.0.0.1", "localhost")
+    with open_tab(browser, f"{url}/docs", (AUTOCOMPLETE_ADVICE,), viewport=WIDE_VIEWPORT) as tab:
+        authorize(tab.page, API_KEY)
+        assert try_sign(tab.page)[0] == "200"
+        assert not [request for request in tab.requests if request.startswith(server.url)]
+
+
+def test_try_it_out_omits_optional_parameters(browser: Browser, server: Server) -> None:
+    """Parameters are empty at first: their examples are not sent, and some exclude each other."""
+    with open_tab(browser, f"{server.url}/docs", (AUTOCOMPLETE_ADVICE,), viewport=WIDE_VIEWPORT) as tab:
+        operation = tab.page.locator("#operations-sign-signPem")
+        operation.locator(".opblock-summary-control").click()
+        operation.locator(".try-out__btn").click()
+        fields = operation.locator(".parameters input")
+        assert [field.input_value() for field in fields.all()] == ["", "", ""]
+
+
 def test_wrong_api_key_is_shown_as_403(browser: Browser, server: Server) -> None:
     """With an unknown API key, the page shows the problem and its code."""
     with open_tab(

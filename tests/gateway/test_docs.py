@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,14 +66,42 @@ def extensions(node: Any) -> Iterator[str]:
 
 
 def test_openapi_json_is_the_public_contract(server: Server) -> None:
-    """It is valid OpenAPI without extensions: `certlet openapi --format public`, except for `servers`."""
+    """It is valid OpenAPI without extensions: `certlet openapi --format public`, with an absolute server."""
     response = server.request("GET", "/openapi.json")
     assert response.headers["Access-Control-Allow-Origin"] == "*"
     published, document = response.json(), factories.document()
     validate(published)
     assert not list(extensions(published))
     assert len(list(extensions(document))) > 100
-    assert published == {**openapi.public(document), "servers": [{"url": "/"}]}
+    assert published == {**openapi.public(document), "servers": [{"url": server.url}]}
+
+
+def test_server_in_openapi_json_does_not_depend_on_the_host_header(server: Server) -> None:
+    """The server is the address that the client connected to, whatever the request claims."""
+    forged = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    response = server.request("GET", "/openapi.json", headers=forged)
+    assert response.json()["servers"] == [{"url": server.url}]
+    assert b"evil" not in server.request("GET", "/docs/start.js", headers=forged).body
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        (("--host", "::1"), "http://[::1]:{port}"),
+        (("--host", "0.0.0.0", "--insecure-http"), "http://127.0.0.1:{port}"),  # noqa: S104 - for this test
+        (("--tls",), "https://127.0.0.1:{port}"),
+        (("--tls", "--tls-name", "localhost"), "https://localhost:{port}"),
+        (("--url", "https://ca.example.com/pki"), "https://ca.example.com/pki"),
+    ],
+)
+def test_server_in_openapi_json_is_absolute(tmp_path: Path, arguments: tuple[str, ...], url: str) -> None:
+    """The server is the public URL, or the name or address of the server with its port."""
+    with certlet_server(tmp_path, *arguments) as server:
+        context = (
+            ssl.create_default_context(cafile=tmp_path / "ca/root-ca.crt") if "--tls" in arguments else None
+        )
+        document = server.request("GET", "/openapi.json", context=context).json()
+        assert document["servers"] == [{"url": url.format(port=server.port)}]
 
 
 OVERRIDES = """\
@@ -103,7 +132,9 @@ def test_docs_paths_begin_with_the_stage(tmp_path: Path) -> None:
         page = server.request("GET", "/prod/docs")
         assert page.body.count(b'="/prod/docs/') == 3
         assert b"'/prod/openapi.json'" in server.request("GET", "/prod/docs/start.js").body
-        assert server.request("GET", "/prod/openapi.json").json()["servers"] == [{"url": "/prod"}]
+        assert server.request("GET", "/prod/openapi.json").json()["servers"] == [
+            {"url": f"{server.url}/prod"}
+        ]
         for path in PATHS:
             assert server.request("GET", path).status == 404
 
@@ -130,7 +161,7 @@ def test_gateway_does_not_import_flask() -> None:
         "import sys\n"
         "from service.gateway.docs import Docs\n"
         "docs = Docs({}, '')\n"
-        "assert docs.respond('GET', '/docs/swagger-ui.css').body\n"
+        "assert docs.respond('GET', '/docs/swagger-ui.css', 'http://127.0.0.1').body\n"
         "print([name for name in sys.modules if 'flask' in name])"
     )
     assert run(sys.executable, "-c", program).stdout == "[]\n"
