@@ -77,6 +77,7 @@ READ_LENIENTLY: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {  # with the 
         ("the PEM label CERTIFICATE SIGNING REQUEST",),
     ),
 }
+ALL: Final = READ | {name: data for name, (data, _) in READ_LENIENTLY.items()}
 
 _PUBLIC_KEY: Final = csrs.private_key().public_key()
 _CERTIFICATE: Final = root()

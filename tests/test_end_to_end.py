@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service import openapi
 from service.web.app import MAX_BODY_BYTES
-from tests import csrs, factories
+from tests import csrs, factories, input_forms
 from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, Server
 
@@ -115,6 +116,38 @@ def test_sign_pem_accepts_der_and_profile(server: Server) -> None:
     (leaf, _) = x509.load_pem_x509_certificates(response.body)
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@pytest.mark.parametrize("name", input_forms.ALL)
+def test_csr_in_every_form_is_signed(server: Server, name: str) -> None:
+    """JSON, a batch and `/sign.pem` with any Content-Type sign the same forms of a CSR; JSON has base64 of octets."""
+    data = input_forms.ALL[name]
+    body = {"csr": data.decode() if data.isascii() else base64.b64encode(data).decode()}
+    signed = assert_documented("/sign", "post", server.sign(body))
+    results = server.request("POST", "/sign/batch", json.dumps({"requests": [body]}).encode(), JSON).json()
+    pems = [signed["crt_pem"].encode(), results["results"][0]["certificate"]["crt_pem"].encode()]
+    for media_type in ("application/x-www-form-urlencoded", "application/pkcs10"):
+        headers = {"Content-Type": media_type, **KEY}
+        pems.append(server.request("POST", "/sign.pem", data, headers).body)
+    for pem in pems:
+        certificate = x509.load_pem_x509_certificate(pem)
+        assert certificate.public_key() == csrs.private_key("rsa-2048").public_key()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(names) == [x509.DNSName("x.example")]
+
+
+@pytest.mark.parametrize("name", [*input_forms.OTHER_FORMATS, *input_forms.PRIVATE_KEYS])
+def test_other_format_is_422(server: Server, name: str) -> None:
+    """Another format is badCSR and named, and a private key is badPublicKey, in JSON and in `/sign.pem`."""
+    data, fragment = input_forms.OTHER_FORMATS.get(name) or (input_forms.PRIVATE_KEYS[name], "private key")
+    code = "badCSR" if name in input_forms.OTHER_FORMATS else "badPublicKey"
+    for response in (
+        server.sign({"csr": base64.b64encode(data).decode()}),
+        server.request("POST", "/sign.pem", data, KEY | PEM),
+    ):
+        problem = assert_problem(response, 422, code)
+        assert fragment in problem["detail"]
+        assert [error["field"] for error in problem["errors"]] == ["csr"]
 
 
 def test_ca_certificates_are_the_same_in_all_formats(server: Server) -> None:

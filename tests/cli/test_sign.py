@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from service.pki.keys import encode_private_key
-from tests import csrs, servers
+from tests import csrs, input_forms, servers
 from tests.cli import certlet
 from tests.servers import API_KEY, Server
 
@@ -34,6 +34,18 @@ def test_sign_reads_files_and_stdin(server: Server, tmp_path: Path) -> None:
     assert (
         run.stdout.decode() == f"Signed    a.crt, valid until {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}\n"
     )
+
+
+def test_csr_in_every_form_is_signed(server: Server, tmp_path: Path) -> None:
+    """`certlet sign` sends text and octets such that the service reads the same forms as in `/sign.pem`."""
+    for name, data in input_forms.ALL.items():
+        (tmp_path / f"{name}.csr").write_bytes(data)
+    run = certlet("sign", *(f"{name}.csr" for name in input_forms.ALL))
+    assert (run.returncode, run.stdout) == (0, b"%d signed, 0 skipped, 0 failed\n" % len(input_forms.ALL)), (
+        run
+    )
+    run = certlet("sign", "UTF-16.csr", "--dry-run")
+    assert b"Names     dns:x.example\n" in run.stdout
 
 
 def test_out_overwrites_nothing_but_a_certificate(server: Server, tmp_path: Path) -> None:
@@ -113,11 +125,10 @@ def test_dry_run_of_several_csrs_reports_each(server: Server, tmp_path: Path) ->
 def test_no_private_key_is_sent(tmp_path: Path) -> None:
     """A file with a private key, with or without a CSR, is refused before any request is sent."""
     env = {"CERTLET_API_KEY": API_KEY}
-    key = encode_private_key(csrs.private_key("p-256"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         env["CERTLET_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for content in (key, csrs.encode_pem(csrs.build()) + key):
+        for content in input_forms.PRIVATE_KEYS.values():
             (tmp_path / "my.key").write_bytes(content)
             for option in ("--out=my.crt", "--dry-run"):
                 run = certlet("sign", "my.key", option, env=env)

@@ -178,10 +178,19 @@ def test_unknown_label_is_404(directory: Path, operation: str) -> None:
 
 
 WRAPPED = "\n".join(textwrap.wrap(CSR.decode(), 64)).encode() + b"\n"
-BODIES = [CSR, WRAPPED, WRAPPED.replace(b"\n", b"\r\n"), csrs.encode_pem(csrs.build("device.example.com"))]
+PEM = csrs.encode_pem(csrs.build("device.example.com"))
+BODIES = {
+    "one-line": CSR,
+    "wrapped": WRAPPED,
+    "crlf": WRAPPED.replace(b"\n", b"\r\n"),
+    "pem": PEM,
+    "base64url": base64.urlsafe_b64encode(csrs.encode_der(csrs.build("device.example.com"))),
+    "base64 of pem": base64.b64encode(PEM),
+    "utf-16": PEM.decode().encode("utf-16"),
+}
 
 
-@pytest.mark.parametrize("content", BODIES, ids=["one-line", "wrapped", "crlf", "pem"])
+@pytest.mark.parametrize("content", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("transfer_encoding", [None, "base64", "x"])
 def test_all_base64_encodings_are_accepted(
     directory: Path, content: bytes, transfer_encoding: str | None
@@ -213,8 +222,8 @@ CHALLENGE = csrs.encode_der(
 )
 REFUSED = {
     "der": (csrs.encode_der(csrs.build("device.example.com")), 400, "malformed", "base64"),
-    "not-base64": (b"?" * 300, 400, "badCSR", "in PEM, DER or base64"),
-    "not-pkcs10": (base64.b64encode(b"x" * 300), 400, "badCSR", "PKCS#10"),
+    "not-base64": (b"\xff" * 300, 400, "badCSR", "in PEM, DER or base64"),
+    "not-pkcs10": (base64.b64encode(csrs.tlv(0x30, b"x" * 300)), 400, "badCSR", "PKCS#10"),
     "names": (encode_body(csrs.build(sans=["dns:a..b", "dns:c..d"])), 400, "compound", "subject_alt_name[1]"),
     "challenge": (base64.b64encode(CHALLENGE), 400, "badCSR", "challengePassword is not supported"),
     "1-megabyte": (b"A" * 1_048_576, 413, "tooLarge", "262144"),
