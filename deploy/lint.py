@@ -75,46 +75,46 @@ def schema_names(document: Document) -> Iterator[str]:
 
 def schema_keywords(document: Document) -> Iterator[str]:
     """Models are JSON Schema draft 4, without some keywords."""
-    for place, schema in _schemas(document):
+    for location, schema in _schemas(document):
         for keyword in _UNSUPPORTED:
             if keyword in schema:
-                yield f"{place}.{keyword}"
+                yield f"{location}.{keyword}"
 
 
 def references(document: Document) -> Iterator[str]:
     """A `$ref` refers to the same document."""
-    for place, node in _nodes(document):
+    for location, node in _nodes(document):
         if not str(node.get("$ref", "#/")).startswith("#/"):
-            yield place
+            yield location
 
 
 def recursive_compositions(document: Document) -> Iterator[str]:
     """No oneOf, anyOf or allOf refers to the schema that contains it."""
     for name, schema in document.get("components", {}).get("schemas", {}).items():
         reference = f"#/components/schemas/{name}"
-        for place, node in _nodes(schema, name):
+        for location, node in _nodes(schema, name):
             for keyword in _COMPOSITIONS:
                 if any(inner.get("$ref") == reference for _, inner in _nodes(node.get(keyword, []))):
-                    yield f"{place}.{keyword}"
+                    yield f"{location}.{keyword}"
 
 
 def response_schemas(document: Document) -> Iterator[str]:
     """A method response's schema is a named model or an object."""
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         for status, response in operation.get("responses", {}).items():
             for media_type, content in response.get("content", {}).items():
                 schema = content.get("schema", {})
                 if "$ref" not in schema and schema.get("type") != "object":
-                    yield f"{place}.responses.{status}.{media_type}"
+                    yield f"{location}.responses.{status}.{media_type}"
 
 
 def operation_security(document: Document) -> Iterator[str]:
     """Every operation has `security`; the root-level one is ignored."""
     if "security" in document:
         yield "security"
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         if "security" not in operation:
-            yield f"{place}.security"
+            yield f"{location}.security"
 
 
 def paths(document: Document) -> Iterator[str]:
@@ -128,18 +128,18 @@ def sizes(document: Document) -> Iterator[str]:
     """The document is at most 6 MB, a mapping template 300 KB."""
     if len(json.dumps(document)) > _MAX_DOCUMENT:
         yield "the document"
-    for place, node in _nodes(document):
+    for location, node in _nodes(document):
         for key in ("requestTemplates", "responseTemplates"):
             for media_type, template in node.get(key, {}).items():
                 if len(template.encode()) > _MAX_TEMPLATE:
-                    yield f"{place}.{key}.{media_type}"
+                    yield f"{location}.{key}.{media_type}"
 
 
 def timeouts(document: Document) -> Iterator[str]:
     """An integration's timeout is 50 ms to 29 s."""
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         if operation.get(_INTEGRATION, {}).get("timeoutInMillis", 29_000) not in _TIMEOUTS:
-            yield place
+            yield location
 
 
 def validators(document: Document) -> Iterator[str]:
@@ -147,21 +147,21 @@ def validators(document: Document) -> Iterator[str]:
     defined = document.get("x-amazon-apigateway-request-validators", {})
     if "x-amazon-apigateway-request-validator" in document:
         yield "x-amazon-apigateway-request-validator"
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         if operation.get("x-amazon-apigateway-request-validator") not in defined:
-            yield place
+            yield location
 
 
 def integrations(document: Document) -> Iterator[str]:
     """Every operation has an integration, and its URI is resolved."""
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         integration = operation.get(_INTEGRATION)
         if not integration or (
             integration["type"] == "aws_proxy" and integration.get("httpMethod") != "POST"
         ):
-            yield place
+            yield location
         elif integration["type"] == "aws_proxy" and not str(integration.get("uri")).startswith("arn:"):
-            yield f"{place}.uri"
+            yield f"{location}.uri"
     if "${" in json.dumps(
         [operation.get(_INTEGRATION, {}).get("uri") for _, operation in _operations(document)]
     ):
@@ -172,27 +172,27 @@ def mocks(document: Document) -> Iterator[str]:
     """All bodies are binary, so mocks convert to text. Unknown media types are 415; templates omit $input."""
     if "*/*" not in document.get("x-amazon-apigateway-binary-media-types", ()):
         yield "x-amazon-apigateway-binary-media-types"
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         integration = operation.get(_INTEGRATION, {})
         if integration.get("type") != "mock":
             continue
         parts = [integration, *integration.get("responses", {}).values()]
         if any(part.get("contentHandling") != "CONVERT_TO_TEXT" for part in parts):
-            yield f"{place}.contentHandling"
+            yield f"{location}.contentHandling"
         if integration.get("passthroughBehavior") != "never":
-            yield f"{place}.passthroughBehavior"
+            yield f"{location}.passthroughBehavior"
         if "$input" in json.dumps(parts):
-            yield f"{place}.$input"
+            yield f"{location}.$input"
 
 
 def response_headers(document: Document) -> Iterator[str]:
     """Every header that an integration response sets is declared on the method response."""
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         for response in operation.get(_INTEGRATION, {}).get("responses", {}).values():
             declared = operation.get("responses", {}).get(response.get("statusCode"), {}).get("headers", {})
             for parameter in response.get("responseParameters", {}):
                 if parameter.removeprefix("method.response.header.") not in declared:
-                    yield f"{place}.{parameter}"
+                    yield f"{location}.{parameter}"
 
 
 def gateway_responses(document: Document) -> Iterator[str]:
@@ -206,10 +206,10 @@ def gateway_responses(document: Document) -> Iterator[str]:
 
 def extensions(document: Document) -> Iterator[str]:
     """All extensions are API Gateway's."""
-    for place, node in _nodes(document):
+    for location, node in _nodes(document):
         for key in node:
             if key.startswith("x-") and not key.startswith("x-amazon-apigateway-"):
-                yield f"{place}.{key}"
+                yield f"{location}.{key}"
 
 
 def security_schemes(document: Document) -> Iterator[str]:
@@ -226,16 +226,16 @@ def authorizers(document: Document) -> Iterator[str]:
     """An operation has at most one authorizer, and names it if the authorizer supplies API keys."""
     schemes = document.get("components", {}).get("securitySchemes", {})
     types = {name for name, scheme in schemes.items() if "x-amazon-apigateway-authtype" in scheme}
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         if len({name for requirement in operation.get("security", ()) for name in requirement} & types) > 1:
-            yield place
+            yield location
     authorizing = {name for name, scheme in schemes.items() if "x-amazon-apigateway-authorizer" in scheme}
     if document.get("x-amazon-apigateway-api-key-source", "HEADER") != "AUTHORIZER":
         return
-    for place, operation in _operations(document):
+    for location, operation in _operations(document):
         named = {name for requirement in operation.get("security", ()) for name in requirement}
         if named - authorizing and not named & authorizing:
-            yield place
+            yield location
 
 
 def endpoint_configurations(document: Document) -> Iterator[str]:
@@ -285,20 +285,20 @@ def iam_policies(document: Document) -> Iterator[str]:
         for pattern in statement["Resource"]
         if statement["Effect"] == "Allow"
     ]
-    for place, operation in _operations(document):
-        path, method = place.rsplit(".", 1)
+    for location, operation in _operations(document):
+        path, method = location.rsplit(".", 1)
         resource = f"execute-api:/stage/{method.upper()}{path}"
         if any(iam & requirement.keys() for requirement in operation.get("security", ())) and any(
             fnmatch.fnmatchcase(resource, pattern) for pattern in allowed
         ):
-            yield place
+            yield location
 
 
 def ascii_texts(document: Document) -> Iterator[str]:
     """Names and texts are ASCII: CloudFormation may print `?` instead, which would break a page's hash."""
-    for place, text in _texts(document):
+    for location, text in _texts(document):
         if not text.isascii():
-            yield place
+            yield location
 
 
 def any_methods(document: Document) -> Iterator[str]:
@@ -336,11 +336,11 @@ RULES: Final[tuple[Rule, ...]] = (
 
 
 def violations(document: Document) -> list[str]:
-    """Return every violation: the rule's name, the place in the document, and the rule's text."""
+    """Return every violation: the rule's name, the location in the document, and the rule's text."""
     return [
-        f"{rule.__name__}: {place}: {(rule.__doc__ or '').splitlines()[0]}"
+        f"{rule.__name__}: {location}: {(rule.__doc__ or '').splitlines()[0]}"
         for rule in RULES
-        for place in rule(document)
+        for location in rule(document)
     ]
 
 
@@ -356,35 +356,35 @@ def _schemas(document: Document) -> Iterator[tuple[str, Document]]:
     roots = [document.get("components", {}).get("schemas", {})]
     roots += [node["schema"] for _, node in _nodes(document["paths"]) if isinstance(node.get("schema"), dict)]
     for root in roots:
-        for place, node in _nodes(root):
+        for location, node in _nodes(root):
             # The keys of `properties` are names, not keywords.
-            if not place.endswith("properties") and node is not roots[0]:
-                yield place, node
+            if not location.endswith("properties") and node is not roots[0]:
+                yield location, node
 
 
-def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Document]]:  # noqa: ANN401 - JSON
+def _nodes(node: Any, location: str = "") -> Iterator[tuple[str, Document]]:  # noqa: ANN401 - JSON
     """Every object in a document, with its path."""
     if isinstance(node, dict):
-        yield place, node
+        yield location, node
         for key, value in node.items():
-            yield from _nodes(value, f"{place}.{key}" if place else key)
+            yield from _nodes(value, f"{location}.{key}" if location else key)
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _nodes(value, f"{place}[{index}]")
+            yield from _nodes(value, f"{location}[{index}]")
 
 
-def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
+def _texts(node: Any, location: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
     """Every name and text in a document, with its path."""
     if isinstance(node, str):
-        yield place, node
+        yield location, node
     elif isinstance(node, dict):
         for key, value in node.items():
-            inner = f"{place}.{key}" if place else key
+            inner = f"{location}.{key}" if location else key
             yield inner, key
             yield from _texts(value, inner)
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _texts(value, f"{place}[{index}]")
+            yield from _texts(value, f"{location}[{index}]")
 
 
 def main() -> int:

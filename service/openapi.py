@@ -73,14 +73,14 @@ def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocum
     Raises:
         ProfileError: the merged profiles are invalid; the error lists every violation.
     """
-    merged = merge_patch(policy_data(document), overrides)
-    verify_policy(merged)
+    policy = merge_patch(policy_data(document), overrides)
+    verify_policy(policy)
     schemas = document["components"]["schemas"]
-    name = {**schemas["ProfileName"], "enum": list(merged["profiles"]), "default": merged["default"]}
+    name = {**schemas["ProfileName"], "enum": list(policy["profiles"]), "default": policy["default"]}
     return {
         **document,
-        PROFILES: merged["profiles"],
-        PRINCIPALS: merged["principals"],
+        PROFILES: policy["profiles"],
+        PRINCIPALS: policy["principals"],
         "components": {**document["components"], "schemas": {**schemas, "ProfileName": name}},
     }
 

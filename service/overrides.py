@@ -94,10 +94,10 @@ class YAMLSource:
     def _mapping(self, node: Any, path: JSONPath, members: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
         """Add the members of a mapping, then those of mappings merged by `<<` (YAML 1.1) that are missing."""
         names: set[str] = set()
-        merged: list[Any] = []
+        sources: list[Any] = []
         for key, child in node.value:
             if path and key.tag == f"{_TAG}merge":
-                merged += child.value if child.id == "sequence" else [child]
+                sources += child.value if child.id == "sequence" else [child]
                 continue
             name, line = str(key.value), key.start_mark.line + 1
             if name in names:
@@ -106,7 +106,7 @@ class YAMLSource:
             if name not in members:
                 self.lines[*path, name] = line
                 members[name] = self._value(child, (*path, name))
-        for source in merged:
+        for source in sources:
             if source.id != "mapping":
                 raise OverridesError([(source.start_mark.line + 1, "<< can merge only mappings")])
             self._mapping(source, path, members)

@@ -82,12 +82,16 @@ class _Command(click.Command):
     """A command whose module is imported on first use."""
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **context_settings: object,
     ) -> click.Context:
         """Import the command's module, and create the context of the real command."""
         module = importlib.import_module(f"service.cli.{_COMMANDS[str(self.name)][0]}")
         command: click.Command = getattr(module, str(self.name).replace("-", "_"))
-        return command.make_context(info_name, args, parent, **extra)
+        return command.make_context(info_name, args, parent, **context_settings)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: object) -> None:

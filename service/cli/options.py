@@ -48,9 +48,9 @@ class _KeyType(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Convert an argument to its canonical spelling."""
-        plain = value.lower().replace("-", "")
+        letters = value.lower().replace("-", "")
         return super().convert(
-            next((choice for choice in self.choices if choice.replace("-", "") == plain), value), param, ctx
+            next((choice for choice in self.choices if choice.replace("-", "") == letters), value), param, ctx
         )
 
 

@@ -191,9 +191,11 @@ def _find_profile(
     return profile
 
 
-def _extensions(certificate: x509.Certificate, copied: Sequence[str] = ()) -> list[x509.ExtensionType]:
+def _extensions(
+    certificate: x509.Certificate, extension_oids: Sequence[str] = ()
+) -> list[x509.ExtensionType]:
     """Return the extensions for the CSR: the SAN, and those that the profile copies from a CSR."""
-    oids = {ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string, *copied}
+    oids = {ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string, *extension_oids}
     return [extension.value for extension in certificate.extensions if extension.oid.dotted_string in oids]
 
 

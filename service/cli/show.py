@@ -84,8 +84,8 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
                 unordered = map(encoding.encode_der, pkcs7.load_der_pkcs7_certificates(der))
                 certificates += inspection.sort_chain([*map(load_certificate, unordered)])
         except Exception as error:  # the library has no common class for what malformed bytes raise
-            place = f"{path}: PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
-            message = f"{place} is not a readable CSR or certificate: {describe_error(error)}"
+            location = f"{path}: PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
+            message = f"{location} is not a readable CSR or certificate: {describe_error(error)}"
             raise CommandError(message) from error
     if not inspections and not certificates:
         raise CommandError(f"{path} contains neither a CSR nor a certificate")

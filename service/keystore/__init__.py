@@ -39,7 +39,7 @@ class CurrentCA:
             names.append(settings.key_name or ca_directory.SIGNING_KEY)
         self._paths = [str(settings.ca / name) for name in names]
         self._loaded: tuple[list[tuple[int, ...]], LoadedCA] | None = None
-        self._failure: tuple[list[tuple[int, ...]], float, str] = ([], 0.0, "")
+        self._last_error: tuple[list[tuple[int, ...]], float, str] = ([], 0.0, "")
 
     def load(self) -> LoadedCA:
         """Return the CA; load it if its files changed.
@@ -48,7 +48,7 @@ class CurrentCA:
             CAError, CAUnavailable: as `load_ca`, until loading succeeds once.
         """
         versions = [atomic_write.file_version(path) for path in self._paths]
-        failed_versions, failed_at, message = self._failure
+        failed_versions, failed_at, message = self._last_error
         just_failed = versions == failed_versions and time.monotonic() < failed_at + 1
         if self._loaded and (just_failed or versions == self._loaded[0]):
             return self._loaded[1]
@@ -62,7 +62,7 @@ class CurrentCA:
                 _log.error(
                     "the CA's files changed and cannot be loaded; the previous CA stays in use: %s", message
                 )
-        self._failure = versions, time.monotonic(), message
+        self._last_error = versions, time.monotonic(), message
         return self._loaded[1]
 
 

@@ -131,8 +131,8 @@ def add_revoked(directory: Path, entry: RevokedCertificate, record: Callable[[],
 
 def _append_entry(path: Path, text: str, entry: RevokedCertificate) -> str:
     before = parse_revoked(text, path)
-    if known := before.get(entry.serial_number):
-        raise CAError(f"already revoked at {encoding.format_timestamp(known.revoked_at)}")
+    if earlier := before.get(entry.serial_number):
+        raise CAError(f"already revoked at {encoding.format_timestamp(earlier.revoked_at)}")
     if len(before) == revocation.MAX_ENTRIES:
         raise CAError(f"{path} has {len(before)} entries, which is the maximum")
     line = revocation.format_entry(entry)

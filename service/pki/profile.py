@@ -245,9 +245,9 @@ def check_subject_attribute(name: str, text: str) -> str:
         return f"{quote(text)} is not a country code of two capital letters (ISO 3166)"
     if not 0 < len(text) <= limit:
         return f"{label} has {len(text)} characters; 1 to {limit} are accepted"
-    if (prepared := names.prepare(text)) != text:
+    if (canonical := names.prepare(text)) != text:
         detail = "has white space, control characters or Unicode forms that programs read differently"
-        return f"{quote(text)} {detail}" + (f"; write {quote(prepared)}" if prepared else "")
+        return f"{quote(text)} {detail}" + (f"; write {quote(canonical)}" if canonical else "")
     if name == "CN" and not text.isascii() and names.is_another_host_in_idna_2003(text):
         detail = "is another host for programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
         return f"{quote(text)} {detail}"

@@ -76,8 +76,8 @@ class ProfileViolation:
     detail: str
 
     def __str__(self) -> str:
-        place = escape_controls(".".join(map(str, self.path)))
-        return f"{place}: {self.detail}" if place else self.detail
+        location = escape_controls(".".join(map(str, self.path)))
+        return f"{location}: {self.detail}" if location else self.detail
 
 
 class ProfileError(ValueError):
@@ -119,8 +119,10 @@ class IssuancePolicy:
         """
         profile = self._by_name.get(self.default if name is None else name)
         if profile is None:
-            known = ", ".join(self._by_name)
-            raise UnknownProfile(f"Profile {quote(str(name))} does not exist; use one of: {known}", "profile")
+            choices = ", ".join(self._by_name)
+            raise UnknownProfile(
+                f"Profile {quote(str(name))} does not exist; use one of: {choices}", "profile"
+            )
         return profile
 
     def resolve_name(self, name: str | None) -> str:
@@ -336,8 +338,10 @@ def _first_policy_violations(profiles: dict[str, Profile]) -> Iterator[ProfileVi
 def _default_violations(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
     default = parsed.get("default")
     if default is not None and isinstance(profiles, dict) and default not in profiles:
-        known = escape_controls(", ".join(profiles))
-        yield ProfileViolation(("default",), f"profile {quote(default)} does not exist; use one of: {known}")
+        choices = escape_controls(", ".join(profiles))
+        yield ProfileViolation(
+            ("default",), f"profile {quote(default)} does not exist; use one of: {choices}"
+        )
 
 
 def _principal(name: str, data: dict[str, Any]) -> NamePolicy:

@@ -112,7 +112,7 @@ class ParameterValidator:
         """Decorate the function that Connexion calls with its request, or an operation."""
 
         @functools.wraps(function)
-        def validated(*arguments: Any, **named: object) -> _T:  # noqa: ANN401 - Connexion is not typed
+        def validated(*arguments: Any, **parameters: object) -> _T:  # noqa: ANN401 - Connexion is not typed
             body_problems = connexion.context.get(_PROBLEMS)
             if (
                 body_problems is None and connexion.request.content_length
@@ -124,7 +124,7 @@ class ParameterValidator:
                 query = arguments[0].query
                 if name in query:
                     query[name] = _BOOLEANS[query[name]]
-            return function(*arguments, **named)
+            return function(*arguments, **parameters)
 
         return validated
 
