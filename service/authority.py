@@ -19,7 +19,7 @@ from cryptography.x509.oid import AttributeOID
 from service.audit import AuditRecord, Recorder
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation
 from service.pki.certificate import CertificateSpec
-from service.pki.csr import CertificateSigningRequest
+from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
@@ -295,13 +295,15 @@ class Authority:
         return [record_error or item if isinstance(item, IssuanceError) else item for item in approved]
 
     def _approve(
-        self, now: datetime, request: IssuanceRequest, csr: CertificateSigningRequest, ca: LoadedCA
+        self,
+        now: datetime,
+        request: IssuanceRequest,
+        csr: CertificateSigningRequest | RefusedRequest,
+        ca: LoadedCA,
     ) -> _Approved:
         principal, key = request.principal, request.idempotency_key
         assert principal is not None  # noqa: S101 - `_parse_and_verify` checks it  # nosec B101
         window = None if key is None else idempotency.replay_window(key, now)
-        if request.client_certificate:
-            csr = reenroll.with_subject_spelling_of(request.client_certificate, csr)
         context = IssuanceContext(
             profile=self.profiles.get(request.profile),
             profiles=self.profiles,
@@ -314,6 +316,10 @@ class Authority:
             is_renewal=request.client_certificate is not None,
             deny_list=ca.deny_list,
         )
+        if isinstance(csr, RefusedRequest):
+            evaluation.refuse(csr, context)
+        if request.client_certificate:
+            csr = reenroll.with_subject_spelling_of(request.client_certificate, csr)
         spec = evaluation.evaluate(csr, context)
         if window and now > spec.usable_until:  # a short validity that began with the window has ended
             window, spec = None, evaluation.evaluate(csr, context._replace(issued_at=now))
@@ -333,7 +339,8 @@ class Authority:
     def _refusal_record(
         self, request: IssuanceRequest, now: datetime, error: IssuanceError, parsed: object = None
     ) -> AuditRecord:
-        csr = parsed if isinstance(parsed, CertificateSigningRequest) else None
+        csr = parsed.content if isinstance(parsed, RefusedRequest) else parsed
+        content = csr if isinstance(csr, RequestedContent) else None
         return AuditRecord(
             event="refusal",
             time=encoding.format_timestamp(now),
@@ -341,9 +348,9 @@ class Authority:
             principal=request.principal.name if request.principal else "",
             session=request.principal.session if request.principal else "",
             profile=self.profiles.resolve_name(request.profile),
-            names=csr.names if csr else (),
-            common_name=csr.common_name if csr else "",
-            subject_public_key_sha256=_sha256(csr.subject_public_key_info) if csr else "",
+            names=content.names if content else (),
+            common_name=content.common_name if content else "",
+            subject_public_key_sha256=_sha256(content.subject_public_key_info) if content else "",
             reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.subproblems),
             milliseconds=self._milliseconds(now),
         )
@@ -396,11 +403,12 @@ def _unwrap(outcome: _T | IssuanceError) -> _T:
     return outcome
 
 
-def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest:
+def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest | RefusedRequest:
     if request.principal is None:
         raise Unauthorized(API_KEY_REQUIRED)
-    parsed = csr.parse(request.csr)
-    if request.is_est and AttributeOID.CHALLENGE_PASSWORD in parsed.attributes:
+    parsed = csr.read(request.csr)
+    content = parsed.content if isinstance(parsed, RefusedRequest) else parsed
+    if request.is_est and AttributeOID.CHALLENGE_PASSWORD in content.attributes:
         raise BadCSR(CHALLENGE_UNSUPPORTED, "csr")
     return parsed
 

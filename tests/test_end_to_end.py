@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
@@ -53,6 +54,22 @@ def test_several_problems_are_compound(server: Server) -> None:
     request = csrs.build("x", ["dns:_"], [x509.BasicConstraints(ca=True, path_length=None)])
     problem = assert_problem(server.sign({"csr": csrs.encode_pem(request).decode()}), 422, "compound")
     assert [error["code"] for error in problem["errors"]] == ["rejectedIdentifier"] * 2 + ["badCSR"]
+
+
+def test_problems_of_key_and_names_are_reported_together(server: Server) -> None:
+    """A key or signature algorithm that is not accepted does not hide the problems of the content."""
+    sans = x509.SubjectAlternativeName([x509.DNSName(name) for name in ("*", "a..b", "-.example")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.add_extension(sans, critical=False).sign(
+        rsa.generate_private_key(65537, 1024), hashes.SHA256()
+    )
+    problem = assert_problem(server.sign({"csr": csrs.encode_pem(request).decode()}), 422, "compound")
+    fields = ["public_key", "subject_alt_name[0]", "subject_alt_name[1]", "subject_alt_name[2]"]
+    assert [error["field"] for error in problem["errors"]] == fields
+    refusal = next(
+        record for record in map(json.loads, server.read_log().splitlines()[::-1]) if record.get("names")
+    )
+    assert (refusal["event"], refusal["names"]) == ("refusal", ["dns:*", "dns:a..b", "dns:-.example"])
 
 
 def test_problems_of_query_and_body_are_reported_together(server: Server) -> None:

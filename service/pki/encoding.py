@@ -24,6 +24,13 @@ _OID_NAMES: Final = {  # challengePassword for the library's CHALLENGE_PASSWORD,
     for names in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID)
     for name, value in vars(names).items()
     if isinstance(value, x509.ObjectIdentifier)
+} | {  # RFC 5280 4.2.1.6, RFC 3279 2.2.3, RFC 5758 3.2
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA1: "ecdsa-with-SHA1",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA224: "ecdsa-with-SHA224",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ecdsa-with-SHA256",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ecdsa-with-SHA384",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: "ecdsa-with-SHA512",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 MAX_SUBPROBLEMS: Final = 100  # equals the limit of names; a CSR of 64 KiB can have 10,000 violations
@@ -108,12 +109,15 @@ class CAUnavailable(CAError):
     title = "Service unavailable"
 
 
-def raise_all(violations: list[RequestError]) -> None:
+def combine(violations: Sequence[RequestError]) -> RequestError:
+    """Return the only violation, or a `CompoundError` of all."""
+    return violations[0] if len(violations) == 1 else CompoundError(tuple(violations))
+
+
+def raise_all(violations: Sequence[RequestError]) -> None:
     """Raise the only violation, or a `CompoundError` of all; return if there are none."""
-    if len(violations) == 1:
-        raise violations[0]
     if violations:
-        raise CompoundError(tuple(violations))
+        raise combine(violations)
 
 
 def quote(text: str, limit: int = 80) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID, NameOID
@@ -18,7 +18,7 @@ from service.pki.certificate import (
     encode_extension,
     static_extensions,
 )
-from service.pki.csr import CertificateSigningRequest
+from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.encoding import format_timestamp, oid_name
 from service.pki.errors import (
     BadCSR,
@@ -27,6 +27,7 @@ from service.pki.errors import (
     RejectedValidity,
     RequestError,
     Unauthorized,
+    combine,
     quote,
     raise_all,
 )
@@ -92,12 +93,26 @@ def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> Ce
         RequestError: the request cannot be granted; lists all violations.
         CAUnavailable: the issuer is not valid now, or expires within an hour.
     """
-    profile, issuer = context.profile, context.issuer
+    _verify_context(context)
+    return _Evaluation(request, context).evaluate(request)
+
+
+def refuse(request: RefusedRequest, context: IssuanceContext) -> NoReturn:
+    """Raise all violations of a CSR that is refused already, those of its content too.
+
+    Raises:
+        Unauthorized, RequestError, CAUnavailable: as `evaluate`.
+    """
+    _verify_context(context)
+    raise combine(_Evaluation(request.content, context, request.violations).violations())
+
+
+def _verify_context(context: IssuanceContext) -> None:
+    profile = context.profile
     if not (context.is_renewal or profile.permits_principal(context.principal)):
         caller = quote(context.principal)
         raise Unauthorized(f"Caller {caller} may not use profile '{profile.name}'", "profile")
-    verify_issuer_lifetime(issuer, context.now)
-    return _Evaluation(request, context).evaluate()
+    verify_issuer_lifetime(context.issuer, context.now)
 
 
 def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
@@ -115,35 +130,37 @@ def verify_issuer_lifetime(issuer: Issuer, now: datetime) -> None:
 class _Evaluation:
     """The state of the evaluation of one request."""
 
-    def __init__(self, request: CertificateSigningRequest, context: IssuanceContext) -> None:
+    def __init__(
+        self, request: RequestedContent, context: IssuanceContext, violations: Sequence[RequestError] = ()
+    ) -> None:
         self._request = request
         self._context = context
         self._profile = context.profile
         self._names: dict[Identifier, str] = {}  # name -> its field in the request
         self._requested_extensions: list[x509.ExtensionType] = []
-        self._violations: list[RequestError] = []
+        self._violations = [*violations]
+        self._unreadable = {violation.field for violation in violations}
         self._notes = [
-            "challengePassword ignored"
-            if oid == AttributeOID.CHALLENGE_PASSWORD
-            else f"attribute {oid_name(oid)} left out"
-            for oid in request.attributes
+            *request.notes,
+            *[
+                "challengePassword ignored"
+                if oid == AttributeOID.CHALLENGE_PASSWORD
+                else f"attribute {oid_name(oid)} left out"
+                for oid in request.attributes
+            ],
         ]
         self._attributes = dict(context.profile.fixed_attributes)
         self._has_common_name = False  # whether the request has one
         self._common_name = ""  # copied from the request
 
-    def evaluate(self) -> CertificateSpec:
+    def evaluate(self, request: CertificateSigningRequest) -> CertificateSpec:
         """Evaluate each part of the request."""
-        request, context = self._request, self._context
+        context = self._context
         key_encodings = weak_keys.equivalent_encodings(request.public_key, request.subject_public_key_info)
         self._collect(partial(context.deny_list.verify, key_encodings))
         self._collect(partial(self._profile.verify_key, request.public_key))
         self._collect(partial(weak_keys.verify_not_ca_key, key_encodings, context.issuer.public_keys))
-        self._evaluate_names(request.general_names)
-        subject = self._evaluate_subject()
-        self._verify_names(subject)
-        self._evaluate_extensions()
-        not_before, not_after = self._evaluate_validity()
+        subject, not_before, not_after = self._evaluate_content()
         raise_all(self._violations)
         return CertificateSpec(
             subject=subject,
@@ -153,9 +170,22 @@ class _Evaluation:
             profile=self._profile,
             not_before=not_before,
             not_after=not_after,
-            extensions=self._extensions(subject, (not_before, not_after)),
+            extensions=self._extensions(request, subject, (not_before, not_after)),
             notes=tuple(self._notes),
         )
+
+    def violations(self) -> list[RequestError]:
+        """Evaluate the content of a request that is refused; return all violations."""
+        self._evaluate_content()
+        return self._violations
+
+    def _evaluate_content(self) -> tuple[x509.Name, datetime, datetime]:
+        """Evaluate all but the key."""
+        self._evaluate_names(self._request.general_names)
+        subject = self._evaluate_subject()
+        self._verify_names(subject)
+        self._evaluate_extensions()
+        return subject, *self._evaluate_validity()
 
     def _collect(self, parse: Callable[[], _Result]) -> _Result | None:
         """Call `parse`; None if it raises a violation."""
@@ -199,6 +229,8 @@ class _Evaluation:
             return
         for position, general_name in enumerate(general_names):
             field = f"{_SAN}[{position}]"
+            if field in self._unreadable:
+                continue
             name = self._collect(partial(names.parse_general_name, general_name, field))
             if name in self._names:
                 self._notes.append(f"duplicate {name} left out")
@@ -349,7 +381,10 @@ class _Evaluation:
                 self._reject_extension(name, f"The value of extension {name} is not DER (X.690)")
 
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
-        granted = _key_usages(key_usage(self._request.key_kind))
+        request = self._request
+        granted: Iterable[str] = ()
+        if isinstance(request, CertificateSigningRequest):
+            granted = _key_usages(key_usage(request.key_kind))
         for usage in _key_usages(requested):
             if usage in _CA_KEY_USAGES:
                 detail = f"The request asks for {usage}; only end-entity certificates are issued"
@@ -371,9 +406,8 @@ class _Evaluation:
         ]
 
     def _extensions(
-        self, subject: x509.Name, period: tuple[datetime, datetime]
+        self, request: CertificateSigningRequest, subject: x509.Name, period: tuple[datetime, datetime]
     ) -> tuple[EncodedExtension, ...]:
-        request = self._request
         authority_key, *static = static_extensions(self._context.issuer, self._profile, request.key_kind)
         result = [authority_key, encode_extension(x509.SubjectKeyIdentifier(request.key_identifier)), *static]
         if self._names:  # RFC 5280 4.2.1.6: critical if the subject is empty

@@ -60,6 +60,12 @@ FAST_SIGNING_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # a sign
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
+_CURVE_OIDS: Final = {
+    ec.EllipticCurveOID.SECP256R1,
+    ec.EllipticCurveOID.SECP384R1,
+    ec.EllipticCurveOID.SECP521R1,
+}
+_NOT_UNCOMPRESSED: Final = (b"\2", b"\3", b"\6", b"\7")  # SEC 1 2.3.3, X9.62 4.3.6
 _KINDS: Final[dict[type, KeyKind]] = {
     rsa.RSAPublicKey: KeyKind.RSA,
     ed25519.Ed25519PublicKey: KeyKind.ED25519,
@@ -74,12 +80,21 @@ _REJECTED: Final = {
     PublicKeyAlgorithmOID.X25519: "X25519",
     PublicKeyAlgorithmOID.X448: "X448",
 }
+_MALFORMED: Final = "The public key is malformed"
+_NOT_CANONICAL: Final = (
+    "The encoding of the public key is not canonical, so the certificate could not contain it unchanged"
+)
 _ACCEPTED_MESSAGE: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
 
 _SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _ML_DSA: Final = frozenset(  # the same OIDs for signatures and keys (RFC 9881 2)
     {SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87}
 )
+ALGORITHMS: Final = _ML_DSA | {  # of accepted keys
+    PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5,
+    PublicKeyAlgorithmOID.EC_PUBLIC_KEY,
+    PublicKeyAlgorithmOID.ED25519,
+}
 _MIN_ML_DSA_VALUES: Final = 128  # distinct octets of t1: a proper key has over 240 of 256
 _SIGNATURE_ALGORITHMS: Final = frozenset(
     {
@@ -119,6 +134,12 @@ class _SubjectPublicKeyInfo:  # RFC 5280 4.1
 
 
 @asn1.sequence
+class _ECAlgorithm:  # RFC 5480 2.1.1
+    algorithm: ObjectIdentifier
+    parameters: asn1.TLV
+
+
+@asn1.sequence
 class _RSAPublicKey:  # RFC 8017 A.1.1
     modulus: int
     public_exponent: int
@@ -151,8 +172,9 @@ def verify_encoded_key(algorithm: ObjectIdentifier, subject_public_key_info: byt
         BadPublicKey: the algorithm is not accepted, the RSA modulus or exponent is out of bounds, or anyone
             can forge signatures of the key.
     """
-    if algorithm in _REJECTED:
-        raise _bad(f"{_REJECTED[algorithm]} keys are not accepted; {_ACCEPTED_MESSAGE}")
+    if algorithm not in ALGORITHMS:
+        name = _REJECTED.get(algorithm, algorithm.dotted_string)
+        raise _bad(f"{name} keys are not accepted; {_ACCEPTED_MESSAGE}")
     try:
         info = asn1.decode_der(_SubjectPublicKeyInfo, subject_public_key_info)
         key = info.subject_public_key.as_bytes()
@@ -160,7 +182,7 @@ def verify_encoded_key(algorithm: ObjectIdentifier, subject_public_key_info: byt
             numbers = asn1.decode_der(_RSAPublicKey, key)
             _verify_rsa(numbers.modulus, numbers.public_exponent)
     except ValueError as error:
-        raise _bad("The public key is malformed") from error
+        raise _bad(_MALFORMED) from error
     if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
         raise _bad("The Ed25519 key is a point of small order: anyone can forge its signatures")
     # FIPS 204, algorithm 8: if t1 consists of 0 and 1023 (-1), a signature needs no secret.
@@ -188,10 +210,33 @@ def _verify_rsa(modulus: int, exponent: int) -> None:
 def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
     """Verify that the library re-encodes the key as the same DER `spki`; raises `BadPublicKey`."""
     if spki != encode_public_key(public_key):
-        raise _bad(
-            "The encoding of the public key is not canonical (for example, a compressed point), "
-            "so the certificate could not contain it unchanged"
-        )
+        raise unreadable_key(spki, _NOT_CANONICAL)
+
+
+def unreadable_key(subject_public_key_info: bytes, otherwise: str = _MALFORMED) -> BadPublicKey:
+    """Return an error that says why an encoded EC key is refused; `otherwise` if the reason is another."""
+    try:
+        info = asn1.decode_der(_SubjectPublicKeyInfo, subject_public_key_info)
+        parameters = info.algorithm.parse(_ECAlgorithm).parameters
+        point = info.subject_public_key.as_bytes()
+        if parameters.tag_bytes == b"\x30":
+            return _bad(
+                "The EC key has explicit parameters instead of a named curve (RFC 5480 2.1.1); "
+                "with openssl, add -pkeyopt ec_param_enc:named_curve"
+            )
+        if point[:1] in _NOT_UNCOMPRESSED:
+            return _bad(
+                "The point of the EC key is compressed or hybrid; only uncompressed points are accepted "
+                "(RFC 5480 2.2); with openssl, convert the key with: openssl ec -conv_form uncompressed"
+            )
+        curve = parameters.parse(ObjectIdentifier)
+    except ValueError:  # includes keys that are not EC
+        return _bad(otherwise)
+    return _bad(otherwise if curve in _CURVE_OIDS else _curve_violation(curve.dotted_string))
+
+
+def _curve_violation(curve: str) -> str:
+    return f"Curve {curve} is not accepted; {_ACCEPTED_MESSAGE}"
 
 
 def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
@@ -203,7 +248,7 @@ def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         curve = public_key.curve.name
         if curve not in _CURVES:
-            raise _bad(f"Curve {curve} is not accepted; {_ACCEPTED_MESSAGE}")
+            raise _bad(_curve_violation(curve))
         return _CURVES[curve]
     for base, kind in _KINDS.items():
         if isinstance(public_key, base):

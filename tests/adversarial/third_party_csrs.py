@@ -56,6 +56,19 @@ MALFORMED: Final = Refused((("badCSR", "csr"),))
 FORGED: Final = Refused((("badCSR", "signature"),))
 WEAK_SIGNATURE: Final = Refused((("badSignatureAlgorithm", "signature_algorithm"),))
 WEAK_KEY: Final = Refused((("badPublicKey", "public_key"),))
+WEAK_KEY_AND_SIGNATURE: Final = Refused(WEAK_KEY.errors + WEAK_SIGNATURE.errors)
+WEAK_SIGNATURE_AND_CA: Final = Refused((*WEAK_SIGNATURE.errors, ("badCSR", "extensions.basic_constraints")))
+WEAK_KEY_AND_NAME: Final = Refused((*WEAK_KEY.errors, ("rejectedIdentifier", "subject.common_name")))
+WEAK_KEY_AND_NAMES: Final = Refused(
+    (
+        *WEAK_KEY.errors,
+        ("rejectedIdentifier", "subject_alt_name[0]"),
+        ("rejectedIdentifier", "subject.common_name"),
+    )
+)
+OTHER_NAMES: Final = Refused(
+    (("rejectedIdentifier", "subject_alt_name[1]"), ("rejectedIdentifier", "subject_alt_name[2]"))
+)
 EXPOSED_KEY: Final = Refused((("badPublicKey", "csr"),))
 BAD_COMMON_NAME: Final = Refused((("rejectedIdentifier", "subject.common_name"),))
 CA_WITHOUT_HOST: Final = Refused(
@@ -79,10 +92,10 @@ _PYCA: Final = Issued(
 
 # cryptography-vectors, x509/requests; its tests are pyca/cryptography's tests/x509/test_x509.py.
 VECTORS: Final = (
-    ThirdPartyCSR("bad-version.pem", MALFORMED, "version 1; test_invalid_version"),
-    ThirdPartyCSR("basic_constraints.pem", WEAK_SIGNATURE, "SHA-1; and CA:TRUE, test_request_basic_constraints"),
+    ThirdPartyCSR("bad-version.pem", FORGED, "version 1, test_invalid_version; openssl: the signature is invalid"),
+    ThirdPartyCSR("basic_constraints.pem", WEAK_SIGNATURE_AND_CA, "SHA-1; and CA:TRUE, test_request_basic_constraints"),
     ThirdPartyCSR("challenge-invalid.der", FORGED, "challengePassword is an INTEGER; openssl: the signature is invalid"),
-    ThirdPartyCSR("challenge-multi-valued.der", MALFORMED, "two challengePasswords in one attribute; RFC 2985 5.4.1 allows one"),
+    ThirdPartyCSR("challenge-multi-valued.der", FORGED, "two challengePasswords in one attribute; openssl: the signature is invalid"),
     ThirdPartyCSR("challenge-unstructured.pem", BAD_COMMON_NAME, "CN=something, which is not a host name; signature valid, test_no_extension_with_other_attributes"),
     ThirdPartyCSR("challenge.pem", BAD_COMMON_NAME, "C=US and nothing else; signature valid"),
     ThirdPartyCSR("dsa_sha1.der", WEAK_KEY, "DSA with SHA-1"),
@@ -90,9 +103,9 @@ VECTORS: Final = (
     ThirdPartyCSR("ec_sha256.der", _PYCA, "P-384 with SHA-256, valid"),
     ThirdPartyCSR("ec_sha256.pem", _PYCA, "P-384 with SHA-256, valid"),
     ThirdPartyCSR("ec_sha256_old_header.pem", _PYCA, "NEW CERTIFICATE REQUEST, test_load_legacy_pem_header"),
-    ThirdPartyCSR("freeipa-bad-critical.pem", MALFORMED, "critical FALSE written out, which is not DER; test_freeipa_bad_critical"),
-    ThirdPartyCSR("invalid_signature.pem", WEAK_KEY, "RSA-1024, which is checked before the invalid signature; test_signature_invalid"),
-    ThirdPartyCSR("long-form-attribute.pem", MALFORMED, "a tag of an attribute's value in long form"),
+    ThirdPartyCSR("freeipa-bad-critical.pem", OTHER_NAMES, "critical FALSE written out, which is not DER; test_freeipa_bad_critical"),
+    ThirdPartyCSR("invalid_signature.pem", WEAK_KEY_AND_NAME, "RSA-1024, which is checked before the invalid signature; test_signature_invalid"),
+    ThirdPartyCSR("long-form-attribute.pem", FORGED, "a tag of an attribute's value in long form; openssl: the signature is invalid"),
     ThirdPartyCSR("rsa_md4.der", WEAK_SIGNATURE, "MD4, test_unsupported_signature_hash_algorithm_request"),
     ThirdPartyCSR("rsa_md4.pem", WEAK_SIGNATURE, "MD4, test_unsupported_signature_hash_algorithm_request"),
     ThirdPartyCSR("rsa_sha1.der", WEAK_SIGNATURE, "SHA-1, test_load_rsa_certificate_request"),
@@ -101,10 +114,10 @@ VECTORS: Final = (
     ThirdPartyCSR("rsa_sha256.pem", _PYCA, "valid, test_signature_valid"),
     ThirdPartyCSR("san_rsa_sha1.der", WEAK_SIGNATURE, "SHA-1, test_subject_alt_name"),
     ThirdPartyCSR("san_rsa_sha1.pem", WEAK_SIGNATURE, "SHA-1, test_subject_alt_name"),
-    ThirdPartyCSR("two_basic_constraints.pem", MALFORMED, "a duplicate extension, test_duplicate_extension"),
+    ThirdPartyCSR("two_basic_constraints.pem", WEAK_SIGNATURE_AND_CA, "a duplicate extension, test_duplicate_extension"),
     ThirdPartyCSR("unsupported_extension.pem", WEAK_SIGNATURE, "SHA-1, test_unsupported_extension"),
     ThirdPartyCSR("unsupported_extension_critical.pem", WEAK_SIGNATURE, "SHA-1, test_unsupported_critical_extension"),
-    ThirdPartyCSR("zero-element-attribute.pem", MALFORMED, "an extensionRequest without a value, which RFC 2986 4.1 does not allow; signature valid"),
+    ThirdPartyCSR("zero-element-attribute.pem", Issued(("dns:mitel.blonay.ch",), ("read leniently: extensionRequest has no value (RFC 2986 4.1)", "subject attribute emailAddress='/' left out", _added_note("mitel.blonay.ch"))), "an extensionRequest without a value, which RFC 2986 4.1 does not allow"),
 )  # fmt: skip
 
 _SYSTEMS: Final = _omission_notes(
@@ -150,7 +163,7 @@ CFSSL: Final = (
     ThirdPartyCSR("signer/local/testdata/rsa2048-inter.csr", Issued(("dns:cloudflare.com", "dns:www.cloudflare.com"), _SYSTEMS), "valid"),
     ThirdPartyCSR("signer/local/testdata/san_domain.csr", WEAK_SIGNATURE, "SHA-1; local_test.go TestOverwriteHosts reads its names"),
     ThirdPartyCSR("signer/local/testdata/test.csr", Issued(("dns:example.com", "dns:www.example.com"), _omission_notes(C="US", O="CloudFlare", OU="WWW", L="Ithaca", ST="New York")), "valid, without a common name"),
-    ThirdPartyCSR("testdata/server.csr", WEAK_KEY, "RSA-1024; also SHA-1, and only openssl's default subject"),
+    ThirdPartyCSR("testdata/server.csr", WEAK_KEY_AND_SIGNATURE, "RSA-1024; also SHA-1, and only openssl's default subject"),
 )  # fmt: skip
 
 _ACME: Final = Issued(("dns:example.acme.com",))
@@ -165,7 +178,7 @@ SMALLSTEP: Final = (
     ThirdPartyCSR("authority/provisioner/testdata/certs/short-rsa.csr", WEAK_KEY, "RSA-1048; sign_options_test.go: fail/rsa/too-short"),
     ThirdPartyCSR("authority/testdata/certs/badsig.csr", FORGED, "acme/api/order_test.go: fail/invalid-csr-signature"),
     ThirdPartyCSR("authority/testdata/certs/foo.csr", _ACME, "acme/api/order_test.go: ok"),
-    ThirdPartyCSR("authority/tls_test.go", WEAK_KEY, "RSA-1024", "block"),
+    ThirdPartyCSR("authority/tls_test.go", WEAK_KEY_AND_NAMES, "RSA-1024; its names have spaces", "block"),
     ThirdPartyCSR("ca/ca_test.go", FORGED, "openssl: the signature is invalid", "block"),
     ThirdPartyCSR("ca/client_test.go", _SMALLSTEP, "valid", "block"),
 )  # fmt: skip

@@ -8,13 +8,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import AttributeOID, ExtensionOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.pki import csr, keys
-from service.pki.errors import BadCSR, BadPublicKey, BadSignatureAlgorithm, RequestError
+from service.pki.errors import BadCSR, BadPublicKey, BadSignatureAlgorithm, CompoundError, RequestError
 from tests import csrs, servers
 from tests.csrs import tlv
 
@@ -188,8 +189,73 @@ def _encode_csr(form: bytes = b"\4", attributes: bytes = b"") -> bytes:
 def test_compressed_and_hybrid_points_are_refused(form: bytes) -> None:
     """A point of X9.62 4.3.6 must be uncompressed, or the certificate would have another encoding."""
     assert csr.parse(_encode_csr()).subject == ()
-    with pytest.raises(BadPublicKey):
+    with pytest.raises(BadPublicKey, match="openssl ec -conv_form uncompressed"):
         csr.parse(_encode_csr(form))
+
+
+@pytest.mark.parametrize(
+    ("option", "fragment"),
+    [
+        ("ec_param_enc:explicit", "explicit parameters .* add -pkeyopt ec_param_enc:named_curve"),
+        ("group:brainpoolP256r1", "Curve brainpoolP256r1 is not accepted"),
+        ("group:sect163k1", "Curve 1.3.132.0.1 is not accepted"),
+        ("ec_param_enc:named_curve", ""),
+    ],
+)
+def test_ec_parameters_are_refused_by_name(tmp_path: Path, option: str, fragment: str) -> None:
+    """Explicit parameters are refused with the option of OpenSSL that helps, and other curves by name."""
+    path = tmp_path / "a.csr"
+    parameters = ("-newkey", "ec", "-pkeyopt", "group:P-256", "-pkeyopt", option, "-keyout", "/dev/null")
+    servers.run("openssl", "req", "-new", "-nodes", *parameters, "-subj", "/CN=a.example", "-out", path)
+    if not fragment:
+        assert csr.parse(path.read_bytes()).common_name == "a.example"
+        return
+    with pytest.raises(BadPublicKey, match=fragment):
+        csr.parse(path.read_bytes())
+
+
+def test_point_is_accepted_after_the_conversion_that_the_refusal_names(tmp_path: Path) -> None:
+    """`openssl ec -conv_form uncompressed` makes a key with a compressed point acceptable."""
+    path, key, compressed = tmp_path / "a.csr", tmp_path / "a.key", tmp_path / "compressed.key"
+    servers.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
+    servers.run("openssl", "ec", "-in", key, "-conv_form", "compressed", "-out", compressed)
+    request = ("openssl", "req", "-new", "-subj", "/CN=a.example", "-out", path, "-key")
+    servers.run(*request, compressed)
+    with pytest.raises(BadPublicKey, match="openssl ec -conv_form uncompressed"):
+        csr.parse(path.read_bytes())
+    servers.run("openssl", "ec", "-in", compressed, "-conv_form", "uncompressed", "-out", key)
+    servers.run(*request, key)
+    assert csr.parse(path.read_bytes()).common_name == "a.example"
+
+
+def test_key_is_refused_before_the_signature_algorithm() -> None:
+    """Both reasons are given, that of the key first."""
+    key = ec.generate_private_key(ec.SECP256K1())
+    with pytest.raises(CompoundError) as refusal:
+        csr.parse(_sign_with(key, hashes.SHA224()))
+    assert [problem.field for problem in refusal.value.subproblems] == ["public_key", "signature_algorithm"]
+
+
+def test_raw_ecdsa_signature_is_refused_by_name() -> None:
+    """WebCrypto and PKCS#11 return r and s without DER."""
+    encoded = csrs.encode_der(csrs.build())
+    signature = x509.load_der_x509_csr(encoded).signature
+    raw = b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(signature))
+    signed = x509.load_der_x509_csr(encoded).tbs_certrequest_bytes
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    with pytest.raises(BadCSR, match=r"not DER-encoded \(r, s\) .* 64 octets"):
+        csr.parse(tlv(0x30, signed, algorithm, tlv(0x03, b"\0", raw)))
+
+
+def test_refused_csr_has_the_content_but_no_key() -> None:
+    """`read` returns what a CSR with a weak key requests; it is not a `CertificateSigningRequest`."""
+    key = rsa.generate_private_key(65537, 1024)
+    builder = BLANK.add_extension(x509.SubjectAlternativeName([x509.DNSName("a")]), critical=False)
+    refused = csr.read(csrs.encode_der(builder.sign(key, hashes.SHA256())))
+    assert isinstance(refused, csr.RefusedRequest)
+    assert refused.content.names == ("dns:a",)
+    assert not isinstance(refused.content, csr.CertificateSigningRequest)
+    assert [violation.field for violation in refused.violations] == ["public_key"]
 
 
 @pytest.mark.parametrize("key_type", csrs.KEY_TYPES)

@@ -80,7 +80,7 @@ def test_ca_signed_with_sha_1_is_refused(tmp_path: Path) -> None:
     old, new = (
         x509.load_pem_x509_certificate((tmp_path / digest).read_bytes()) for digest in ("sha1", "sha256")
     )
-    with pytest.raises(CAError, match="is signed with ecdsaWithSha1"):
+    with pytest.raises(CAError, match="is signed with ecdsa-with-SHA1"):
         Issuer(old, [root()], SIGNING)
     assert Issuer(new, [root()], SIGNING)
 
