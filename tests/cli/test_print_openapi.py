@@ -73,5 +73,5 @@ def test_public_url_is_the_server_of_the_printed_document(output_format: str) ->
     url = "https://pki.example.com/certlet"
     printed = certlet("openapi", "--format", output_format, "--public-url", url).stdout.decode()
     assert json.loads(printed)["servers"] == [{"url": url}]
-    assert f"{url}/problems#methodNotAllowed" in printed
+    assert f"{url}/problems#malformed" in printed
     assert '"/problems#' not in printed
