@@ -94,7 +94,7 @@ BREAKING: dict[str, tuple[Change, str]] = {
     "a field of a request removed": (delete(*REQUEST, "validity"), "(request-property-removed)"),
     "a narrower enum": (remove_element(*SCHEMAS, "ProfileName", "enum", value="peer"), "(request-property-enum-value-removed)"),
     "a wider enum in a response": (append(*SCHEMAS, "ProfileName", "enum", value="other"), "(response-property-enum-value-added)"),
-    "a narrower string": (set_keys(*REQUEST, "validity", maxLength=10), "(request-property-max-length-decreased)"),
+    "a narrower string": (set_keys(*REQUEST, "not_after", maxLength=10), "(request-property-max-length-decreased)"),
     "a shorter list": (set_keys(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=100), "components.schemas.BatchRequest.requests.maxItems: lowered"),
     "another default": (set_keys(*REQUEST, "text", default=False), "(request-property-default-value-changed)"),
     "a required parameter added": (append(*SIGN, "parameters", value={**PARAMETER, "required": True}), "(new-required-request-parameter)"),
@@ -117,7 +117,7 @@ COMPATIBLE: dict[str, Change] = {
     "an optional field of a request added": set_keys(*REQUEST, purpose=PURPOSE),
     "a field of a response added": set_keys(*CERTIFICATE, "properties", more=PURPOSE),
     "an optional parameter added": append(*SIGN, "parameters", value=PARAMETER),
-    "a wider string": set_keys(*REQUEST, "validity", maxLength=64),
+    "a wider string": set_keys(*REQUEST, "not_after", maxLength=64),
     "a longer list": set_keys(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
     "an error status added": set_keys(
         *SIGN, "responses", **{"409": value_at(CURRENT, *SIGN, "responses", "422")}
