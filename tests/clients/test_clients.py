@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ TYPESCRIPT = {
     "hey-api": "useHeyApi",
     "oazapfts": "useOazapfts",
 }  # the programs
-DRY_RUN = {"php", "oazapfts"}  # the programs that also send `dry_run`, which PHP writes as 1 and 0
+MORE_REQUESTS = {"php", "oazapfts"}  # also a dry run, in PHP with `dry_run=1`, and PEM with `validity=30d`
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
@@ -237,8 +238,10 @@ def test_client_supports_every_operation(
     assert output["profiles"] == ["server", "client", "peer"]
     assert output["batch"][1] == "rejectedIdentifier"
     assert x509.load_der_x509_crl(bytes.fromhex(output["crl"])).issuer == chain[0].subject
-    if name in DRY_RUN:
+    if name in MORE_REQUESTS:
         assert output["dry_run"] == ["dns:client.example.com"]
+        leaf, _ = x509.load_pem_x509_certificates(output["chain"].encode())
+        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=30, seconds=-1)
 
 
 @pytest.mark.parametrize("name", GENERATORS)

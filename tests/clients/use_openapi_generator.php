@@ -57,11 +57,13 @@ $dryRun = $signApi->sign(new SignRequest(['csr' => $valid]), true);
 assert($dryRun instanceof DryRun);
 $requests = [new BatchItem(['csr' => $valid]), new BatchItem(['csr' => $invalid])];
 $results = $signApi->signBatch(new BatchRequest(['requests' => $requests]))->getResults();
+$chain = $signApi->signPem($valid, null, '30d');
 $crl = $authorityApi->caCrl();
 echo json_encode([
     'certificate' => $signed->getCrtPem(),
     'not_after' => $signed->getNotAfter()->getTimestamp(),
     'dry_run' => $dryRun->getNames(),
+    'chain' => $chain,
     'refused' => refusal($configuration, $invalid),
     'forbidden' => refusal(configure($url, str_repeat('x', 40)), $valid),
     'root' => $authorityApi->ca()->getRootPem(),
