@@ -14,12 +14,13 @@ from typing import Final, cast
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
-from service.gateway import request_head
+from service.gateway import access_log, handshake, request_head
 
 # Seconds without a complete request head. A proxy should close idle connections earlier, so that it never
 # sends a request on a closed one: nginx does after 60 s, Caddy after 120 s. aiohttp's default is an hour.
 IDLE_TIMEOUT: Final = 150.0
 TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
+_ALERT_TIMEOUT: Final = 1.0  # seconds for a client to read an alert; closing earlier could discard it
 MAX_CONNECTIONS: Final = 4096  # connections at once; idle ones use 20 MB, with TLS 400 MB
 RESERVED_FDS: Final = 128  # descriptors for other uses: slots of 64 workers, files, sockets that are closing
 MIN_CONNECTIONS: Final = 16  # connections, even if there are fewer descriptors
@@ -159,6 +160,7 @@ class Connection(web.RequestHandler):
     async def establish(self, context: ssl.SSLContext | None) -> None:
         """Start HTTP, with `context` after the TLS handshake."""
         timeout = TLS_HANDSHAKE_TIMEOUT if context else None
+        handshake.on_refusal.set(self._refuse_handshake)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self, self._client, ssl=context, ssl_handshake_timeout=timeout
@@ -168,6 +170,20 @@ class Connection(web.RequestHandler):
         finally:
             if not self._wire:
                 self._connections.remove(self)
+
+    def _refuse_handshake(self, error: ssl.SSLError) -> None:
+        """Log a refused handshake, send no more after the alert, and close the connection soon."""
+        with contextlib.suppress(OSError):  # the client has disconnected
+            access_log.write(
+                "tls", source_ip=self._client.getpeername()[0], refused=handshake.describe(error)
+            )
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._shut_down, socket.SHUT_WR)
+        loop.call_later(_ALERT_TIMEOUT, self.drop)
+
+    def _shut_down(self, how: int) -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            self._client.shutdown(how)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Limit the write buffer."""
@@ -193,8 +209,7 @@ class Connection(web.RequestHandler):
         if self._wire:
             self._wire.abort()
         else:  # the handshake then fails
-            with contextlib.suppress(OSError):
-                self._client.shutdown(socket.SHUT_RDWR)
+            self._shut_down(socket.SHUT_RDWR)
 
     def handle_error(
         self,

@@ -8,7 +8,6 @@ import errno
 import functools
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -21,8 +20,8 @@ from typing import Any, Final, cast
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
-from service import audit, credentials, hardening
-from service.gateway import events, request_head, sandbox
+from service import credentials, hardening
+from service.gateway import access_log, events, request_head, sandbox
 from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
 from service.gateway.connections import Connection, Connections, Listener, Request
@@ -31,7 +30,7 @@ from service.gateway.response_cache import ResponseCache
 from service.gateway.routes import JSON, METHODS, Contract, GatewayError, Route
 from service.gateway.tls import Tls, TlsError, client_certificate
 from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
-from service.gateway.worker import one_line, to_json, yield_to_others
+from service.gateway.worker import one_line, yield_to_others
 from service.gateway.worker_pool import WorkerPool
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # bytes; API Gateway's limit for a request
@@ -293,22 +292,18 @@ def _log_access(
     response: events.Response,
     seconds: float,
 ) -> None:
-    """Write an access log record to stderr, as one line of JSON, without the event and the key."""
-    record = {
-        "access": events.format_utc(int(time.time()), "%Y-%m-%dT%H:%M:%SZ"),
-        "request_id": request_id,
-        "source_ip": request.remote,
-        "key": request.get("key_name"),
-        "method": method[:_LOGGED_CHARS],
-        "path": path[:_LOGGED_CHARS],
-        "status": response.status,
-        "bytes": 0 if method == "HEAD" else len(response.body),
-        "milliseconds": round(seconds * 1000, 1),
-    }
-    stderr = sys.stderr.fileno()
-    # An unwritable log must not prevent responses. The lock keeps long audit records in a pipe intact.
-    with contextlib.suppress(OSError), audit.locked_descriptor(stderr):
-        os.write(stderr, f"{to_json(record)}\n".encode("ascii"))
+    """Write the record of a request, without the event and the key."""
+    access_log.write(
+        "access",
+        request_id=request_id,
+        source_ip=request.remote,
+        key=request.get("key_name"),
+        method=method[:_LOGGED_CHARS],
+        path=path[:_LOGGED_CHARS],
+        status=response.status,
+        bytes=0 if method == "HEAD" else len(response.body),
+        milliseconds=round(seconds * 1000, 1),
+    )
 
 
 class SupervisorLink(KeyFile):

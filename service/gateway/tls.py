@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from service.gateway.handshake import TlsContext
 from service.gateway.routes import GatewayError
 
 RENEW_AFTER: Final = 2 / 3  # of the remaining lifetime of a new certificate
@@ -50,7 +51,7 @@ class Tls:
             key: path of its private key, PEM.
             password: the key's password; if None and the key is encrypted, OpenSSL prompts for it.
         """
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._certificate = certificate
         self._key = key

@@ -35,6 +35,7 @@ HEAD = b"POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: a\r\n"
 STALLS = {
     "connected": b"",
     "partial handshake": b"\x16\x03\x01\x02",
+    "refused handshake": b"\x16\x03\x01\x00\x04\x02\x00\x00\x00",
     "partial head": HEAD,
     "partial body": HEAD + b"Content-Length: 9\r\n\r\nMII",
     "partial chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\nMII",

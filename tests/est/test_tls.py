@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import ssl
@@ -61,18 +62,161 @@ def test_server_certificate_is_issued_by_its_ca(tls_server: Server) -> None:
     assert server_certificate(tls_server, ssl.TLSVersion.TLSv1_2) == certificate
 
 
+def refused_handshakes(server: Server) -> list[dict[str, Any]]:
+    """Return the log's records of refused handshakes."""
+    return [json.loads(line) for line in server.read_log().splitlines() if line.startswith('{"tls"')]
+
+
+def receive_alert(server: Server, context: ssl.SSLContext, data: bytes = b"GET / HTTP/1.1\r\n\r\n") -> str:
+    """Send data over TLS, and return the reason of the client's error, which names the server's alert."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as plain:
+        try:
+            with context.wrap_socket(
+                plain, server_hostname="localhost", do_handshake_on_connect=False
+            ) as client:
+                client.do_handshake()
+                client.sendall(data)
+                return f"no alert, but {client.recv(100)!r}"
+        except ssl.SSLError as error:
+            return error.reason
+
+
+INVALID_CLIENTS = {
+    "expired": ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "certificate_expired: client certificate: certificate has expired"),
+    "not-yet-valid": ("SSLV3_ALERT_BAD_CERTIFICATE", "bad_certificate: client certificate: certificate is not yet valid"),
+    "server-only": ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "unsupported_certificate: client certificate: unsuitable certificate purpose"),
+    "other-ca": ("TLSV1_ALERT_UNKNOWN_CA", "unknown_ca: client certificate: unable to get local issuer certificate"),
+}  # fmt: skip
+
+
+def invalid_client(server: Server, case: str) -> x509.Certificate:
+    """Create a client certificate that the handshake refuses."""
+    ca = load_issuer(server.log.parent / "ca")
+    create: dict[str, Callable[[], x509.Certificate]] = {
+        "server-only": lambda: forge_certificate(ca, "server"),
+        "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
+        "not-yet-valid": lambda: forge_certificate(ca, age=timedelta(days=-5)),
+        "other-ca": foreign_certificate,
+    }
+    return create[case]()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("case", INVALID_CLIENTS)
+def test_invalid_client_certificate_gets_its_alert(
+    tls_server: Server, case: str, version: ssl.TLSVersion
+) -> None:
+    """The client gets the alert of RFC 8446 6.2, also after a long request; the log has one line."""
+    context = client_context(tls_server, invalid_client(tls_server, case))
+    context.maximum_version = version
+    alert, reason = INVALID_CLIENTS[case]
+    before = len(refused_handshakes(tls_server))
+    assert receive_alert(tls_server, context) == alert
+    assert receive_alert(tls_server, context, b"x" * 1_000_000) == alert
+    records = refused_handshakes(tls_server)[before:]
+    assert [(record["source_ip"], record["refused"]) for record in records] == [("127.0.0.1", reason)] * 2
+    assert {*records[0]} == {"tls", "source_ip", "refused"}
+    assert enroll(tls_server, Authorization=basic_auth(API_KEY)).status == 200
+
+
+def test_accepted_handshake_is_not_logged(tls_server: Server) -> None:
+    """A valid client certificate, no client certificate, and a disconnect are no refusals."""
+    before = refused_handshakes(tls_server)
+    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"))
+    for context in (client_context(tls_server), client_context(tls_server, client)):
+        assert receive_alert(tls_server, context).startswith("no alert, but b'HTTP/1.0 400")
+    with socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain:
+        plain.sendall(b"\x16\x03\x01")
+    assert tls_server.request("GET", "/health", context=client_context(tls_server)).status == 200
+    assert refused_handshakes(tls_server) == before
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_tls_1_1_is_refused(tls_server: Server) -> None:
-    """RFC 8996: the server refuses TLS 1.1, even if OpenSSL supports it."""
+    """RFC 8996: the server refuses TLS 1.1 with the alert protocol_version."""
     assert tls.Tls("", "").context.minimum_version is ssl.TLSVersion.TLSv1_2
     context = client_context(tls_server)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with (
-        socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain,
-        pytest.raises((ssl.SSLError, ConnectionError)),
-    ):
-        context.wrap_socket(plain, server_hostname="localhost")
+    assert receive_alert(tls_server, context) == "TLSV1_ALERT_PROTOCOL_VERSION"
+    assert refused_handshakes(tls_server)[-1]["refused"] == "protocol_version: unsupported protocol"
+
+
+def test_no_shared_cipher_is_refused(tls_server: Server) -> None:
+    """The alert is handshake_failure."""
+    context = client_context(tls_server)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA")
+    assert receive_alert(tls_server, context) == "SSLV3_ALERT_HANDSHAKE_FAILURE"
+    assert refused_handshakes(tls_server)[-1]["refused"] == "handshake_failure: no shared cipher"
+
+
+def test_alert_of_the_client_is_logged(tls_server: Server) -> None:
+    """A client that does not trust the server's certificate sends the alert unknown_ca."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain:
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        plain.sendall(outgoing.read())
+        while True:
+            incoming.write(plain.recv(65536))
+            try:
+                client.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError:
+                plain.sendall(outgoing.read())
+                break
+        assert plain.recv(65536) == b""
+    assert refused_handshakes(tls_server)[-1]["refused"] == "the client sent the alert unknown_ca"
+
+
+def test_plain_http_on_the_https_port_is_logged(tls_server: Server) -> None:
+    """Nothing that the client sends is in the log."""
+    with socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain:
+        plain.sendall(b"GET /\x1b[31m HTTP/1.1\r\nHost: hidden\r\n\r\n")
+        assert plain.recv(100) == b""
+    assert refused_handshakes(tls_server)[-1]["refused"] == "plain HTTP on the port for HTTPS"
+    assert "hidden" not in tls_server.read_log()
+
+
+def test_curl_and_openssl_show_the_alert(tls_server: Server) -> None:
+    """Both programs show the alert for an expired certificate, not an unexpected end of the connection."""
+    client = invalid_client(tls_server, "expired")
+    path = devices.write_key_and_certificate(tls_server.log.parent, client, csrs.private_key("p-256"))
+    url = f"https://localhost:{tls_server.port}"
+    curl = ("curl", "--silent", "--show-error", "--cacert", devices.root_path(tls_server), "--cert", path)
+    assert "alert certificate expired" in servers.run(*curl, f"{url}/health", check=False).stderr
+    s_client = ("openssl", "s_client", "-connect", url[8:], "-cert", path, "-key", path)
+    output = servers.run(*s_client, "-ign_eof", stdin="GET / HTTP/1.0\r\n\r\n", check=False)
+    assert "SSL alert number 45" in output.stderr
+
+
+def open_sockets(pid: int) -> set[str]:
+    """Return the sockets of a process."""
+    names = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed
+            names.add(str(path.readlink()))
+    return names
+
+
+def test_refused_client_is_disconnected(tls_server: Server) -> None:
+    """A client that ignores the alert, and goes on sending, is disconnected after a second."""
+    (pid,) = tls_server.pids("server")
+    others, memory = open_sockets(pid), servers.resident_kib(pid)
+    with socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain:
+        plain.settimeout(0.1)
+        servers.wait_until(lambda: open_sockets(pid) - others, 5)
+        (connection,) = open_sockets(pid) - others
+        start = time.monotonic()
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while connection in open_sockets(pid) and time.monotonic() - start < 9:
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                plain.sendall(b"x" * 65536)
+    assert 0.9 < time.monotonic() - start < 5
+    assert servers.resident_kib(pid) - memory < 20_000
 
 
 def test_missing_credentials_are_401(tls_server: Server) -> None:
@@ -132,21 +276,6 @@ def test_client_certificate_renews_itself(tls_server: Server) -> None:
     assert enroll(tls_server, "/simpleenroll", client).status == 401
     assert enroll(tls_server, "/server/simplereenroll", client).status == 403
     assert enroll(tls_server, "/simplereenroll").status == 403
-
-
-@pytest.mark.parametrize("case", ["server-only", "expired", "other-ca"])
-def test_handshake_refuses_invalid_client_certificate(tls_server: Server, case: str) -> None:
-    """A server certificate, an expired one, and one of another CA fail in the handshake."""
-    ca = load_issuer(tls_server.log.parent / "ca")
-    create_client: dict[str, Callable[[], x509.Certificate]] = {
-        "server-only": lambda: forge_certificate(ca, "server"),
-        "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
-        "other-ca": foreign_certificate,
-    }
-    client = create_client[case]()
-    with pytest.raises((ssl.SSLError, OSError)):
-        enroll(tls_server, "/simplereenroll", client)
-    assert enroll(tls_server, Authorization=basic_auth(API_KEY)).status == 200
 
 
 def test_client_certificate_is_optional(tls_server: Server) -> None:
