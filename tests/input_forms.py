@@ -52,7 +52,7 @@ READ_LENIENTLY: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {  # with the 
     "UTF-16BE without BOM": (_TEXT.encode("utf-16-be"), ("UTF-16",)),
     "base64 of PEM": (_BASE64_OF_PEM, ("base64 of PEM",)),
     "base64 of base64": (base64.encodebytes(base64.b64encode(_BASE64_OF_PEM)), ("base64 of PEM",)),
-    "base64 of UTF-16": (base64.b64encode(_TEXT.encode("utf-16")), ("base64 of PEM", "UTF-16")),
+    "base64 of UTF-16": (base64.b64encode(_TEXT.encode("utf-16")), ("UTF-16",)),
     "base64url": (base64.urlsafe_b64encode(DER), ("base64url",)),
     "base64url without padding": (base64.urlsafe_b64encode(DER).rstrip(b"="), ("base64url",)),
     "base64 without padding": (_BASE64.rstrip(b"="), ("base64 without padding",)),

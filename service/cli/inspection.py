@@ -6,21 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from service.pki import certificate_reader, csr, encoding, input_formats, keys, names
 from service.pki.certificate_reader import is_issued_by
-from service.pki.errors import IssuanceError
+from service.pki.csr import RefusedRequest
+from service.pki.errors import BadPublicKey, IssuanceError
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=x509.ExtensionType)
-_Owner: TypeAlias = x509.Certificate | x509.CertificateSigningRequest
 
 _SAN: Final = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+_EXPOSED_KEY: Final = "the file also contains a private key: certlet sign accepts only the CSR"
+_KEY_MISMATCH: Final = "the private key does not match"
 _USES: Final = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS servers",
     ExtendedKeyUsageOID.CLIENT_AUTH: "TLS clients",
@@ -46,34 +49,59 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
     """Inspect a CSR, for errors that do not depend on the profile.
 
     Args:
-        der: the CSR, DER.
-        file: the content of its file, to find a private key in it.
+        der: the CSR, DER; b'' if the file has none.
+        file: the content of its file, of which the service reads only one CSR and nothing else.
         key: a public key that must be the CSR's.
 
     Returns:
-        The facts and the errors.
-
-    Raises:
-        ValueError: it is not a CSR.
+        The facts, the errors, which are those of the service, and what the service reads leniently.
     """
-    request = x509.load_der_x509_csr(der)
-    sans = list(_value(request, x509.SubjectAlternativeName) or ())
-    oids = [extension.oid for extension in _try_or(lambda: request.extensions, None) or ()]
+    has_private_key = input_formats.contains_private_key(file)
+    violations = (BadPublicKey(_EXPOSED_KEY),) if has_private_key else _csr_violations(file)
+    if der:
+        violations += _csr_violations(der)
+    for data in (file, der):  # the service refuses a file with a private key or with several CSRs
+        content = _try_or(partial(csr.read_content, data), None)
+        if content:
+            break
+    else:
+        return _inspection("File", (), *_details(violations))
+    unreadable = {violation.field for violation in violations}
+    sans = [
+        san
+        for index, san in enumerate(content.general_names or ())
+        if f"subject_alt_name[{index}]" not in unreadable
+    ]
+    public_key: Any = _try_or(lambda: load_der_public_key(content.subject_public_key_info), None)
+    subject = [x509.NameAttribute(oid, text, _validate=False) for oid, text in content.subject]
+    oids = [extension.oid for extension in content.extensions if extension.oid != _SAN]
     facts = (
-        ("Subject", _subject(request.subject)),
+        ("Subject", x509.Name(subject).rfc4514_string() or "(empty)"),
         ("Names", ", ".join(map(names.describe, sans)) or "(none)"),
-        ("Key", _key(request)),
-        ("Requests", ", ".join(encoding.oid_name(oid) for oid in oids if oid != _SAN)),
+        ("Key", _try_or(lambda: keys.describe_key(public_key), "")),
+        ("Requests", ", ".join(map(encoding.oid_name, oids))),
     )
-    exposed_key = "the file also contains a private key: certlet sign accepts only the CSR"
     return _inspection(
         "CSR",
         facts,
-        exposed_key if input_formats.contains_private_key(file) else "",
-        _refusal(csr.parse, der),
+        *_details(violations),
         *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
-        _key_mismatch(request, key),
+        "" if key is None or key == public_key else _KEY_MISMATCH,
+        notes=content.notes,
     )
+
+
+def _csr_violations(data: bytes) -> tuple[IssuanceError, ...]:
+    """Return the violations that the service reports for any profile."""
+    try:
+        result = csr.read(data)
+    except IssuanceError as error:
+        return (error,)
+    return result.violations if isinstance(result, RefusedRequest) else ()
+
+
+def _details(violations: Sequence[IssuanceError]) -> list[str]:
+    return list(dict.fromkeys(violation.detail for violation in violations))
 
 
 def inspect_chain(
@@ -101,16 +129,18 @@ def inspect_chain(
             "" if index else _key_mismatch(certificate, key),
             _issuer_problem(certificates, index),
             _identifier_problem(certificates, index),
-            note="" if is_bundle else _chain_note(certificates, index),
+            notes=[] if is_bundle else [_chain_note(certificates, index)],
         )
         for index, certificate in enumerate(certificates)
     ]
 
 
-def _inspection(kind: str, facts: Sequence[tuple[str, str]], *problems: str, note: str = "") -> Inspection:
+def _inspection(
+    kind: str, facts: Sequence[tuple[str, str]], *problems: str, notes: Sequence[str] = ()
+) -> Inspection:
     """Create an inspection without empty texts."""
     facts = tuple(fact for fact in facts if fact[1])
-    return Inspection(kind, facts, tuple(filter(None, problems)), (note,) if note else ())
+    return Inspection(kind, facts, tuple(filter(None, problems)), tuple(filter(None, notes)))
 
 
 def sort_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
@@ -230,9 +260,9 @@ def _refusal(check: Callable[..., object], *args: object) -> str:
     return ""
 
 
-def _key_mismatch(owner: _Owner, key: CertificatePublicKeyTypes | None) -> str:
-    matches = key is None or _try_or(lambda: owner.public_key() == key, default=False)
-    return "" if matches else "the private key does not match"
+def _key_mismatch(certificate: x509.Certificate, key: CertificatePublicKeyTypes | None) -> str:
+    matches = key is None or _try_or(lambda: certificate.public_key() == key, default=False)
+    return "" if matches else _KEY_MISMATCH
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -240,18 +270,18 @@ def _is_ca(certificate: x509.Certificate) -> bool:
     return bool(basic and basic.ca)
 
 
-def _value(owner: _Owner, kind: type[_E]) -> _E | None:
-    return _try_or(lambda: certificate_reader.extension_value(owner, kind), None)
+def _value(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
+    return _try_or(lambda: certificate_reader.extension_value(certificate, kind), None)
 
 
 def _subject(name: x509.Name) -> str:
     return name.rfc4514_string() or "(empty)"
 
 
-def _key(owner: _Owner) -> str:
+def _key(certificate: x509.Certificate) -> str:
     """Describe the key; if it is of an unsupported kind, name its algorithm."""
-    algorithm: x509.ObjectIdentifier = owner.public_key_algorithm_oid  # type: ignore[union-attr]  # not in the stubs
-    return _try_or(lambda: keys.describe_key(owner.public_key()), "") or encoding.oid_name(algorithm)
+    algorithm = certificate.public_key_algorithm_oid
+    return _try_or(lambda: keys.describe_key(certificate.public_key()), "") or encoding.oid_name(algorithm)
 
 
 def _try_or(parse: Callable[[], _T], default: _T) -> _T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,6 +29,10 @@ _MAX_CERTIFICATES: Final = 300  # the time is quadratic
 _CERTIFICATE_LABELS: Final = ("CERTIFICATE", "X509 CERTIFICATE")
 _PKCS7_LABELS: Final = ("PKCS7", "CMS")
 _LABELS: Final = ("", *pem.CSR_LABELS, *_CERTIFICATE_LABELS, *_PKCS7_LABELS)
+_DER_LABELS: Final = {
+    input_formats.CERTIFICATE: _CERTIFICATE_LABELS[0],
+    input_formats.PKCS7: _PKCS7_LABELS[0],
+}
 
 
 @click.command(epilog="Example: certlet show www.example.com.crt --key-file www.example.com.key")
@@ -74,44 +77,35 @@ def _inspect(path: Path, key: CertificatePublicKeyTypes | None) -> list[Inspecti
     load_certificate = partial(certificate_reader.parse_der, whole=False)
     for number, block in enumerate(blocks, 1):
         der = block.der or b""
-        label = block.label or _guess_label(der)
+        label = block.label or _DER_LABELS.get(input_formats.name_der(der))
         try:
-            if label in pem.CSR_LABELS:
-                inspections.append(inspection.inspect_csr(der, data, key))
-            elif label in _CERTIFICATE_LABELS:
+            if label in _CERTIFICATE_LABELS:
                 certificates.append(load_certificate(der))
-            else:  # an unordered set (RFC 5652 5.1)
+            elif label in _PKCS7_LABELS:  # an unordered set (RFC 5652 5.1)
                 unordered = map(encoding.encode_der, pkcs7.load_der_pkcs7_certificates(der))
                 certificates += inspection.sort_chain([*map(load_certificate, unordered)])
+            elif der:
+                inspections.append(inspection.inspect_csr(der, data, key))
         except Exception as error:  # the library has no common class for what malformed bytes raise
+            if label in _PKCS7_LABELS and len(blocks) == 1:  # such as a CMC request
+                break
             location = f"{path}: PEM block {number} of {len(blocks)}" if len(blocks) > 1 else path
-            message = f"{location} is not a readable CSR or certificate: {describe_error(error)}"
+            message = f"{location} is not a readable certificate: {describe_error(error)}"
             raise CommandError(message) from error
     if not inspections and not certificates:
-        raise CommandError(f"{path} contains neither a CSR nor a certificate")
+        inspections.append(inspection.inspect_csr(b"", data))
     if len(certificates) > _MAX_CERTIFICATES:
         raise CommandError(f"{path} contains more than {_MAX_CERTIFICATES} certificates")
     return inspections + inspection.inspect_chain(certificates, datetime.now(UTC), key)
 
 
 def _verify_blocks(path: Path, data: bytes, blocks: Sequence[pem.Block]) -> None:
-    """Raise CommandError for a damaged PEM block, or a file with only a private key."""
+    """Raise CommandError for a damaged PEM block with certificates, or a file with only a private key."""
     for number, block in enumerate(blocks, 1):
-        if block.label and block.der is None:
+        if block.der is None and block.label in (*_CERTIFICATE_LABELS, *_PKCS7_LABELS):
             position = f" {number} of {len(blocks)}" if len(blocks) > 1 else ""
             raise CommandError(f"{path}: PEM block{position} is damaged: invalid base64 or END line")
-    if not any(block.label for block in blocks) and input_formats.contains_private_key(data):
-        hint = "pass it as --key-file, together with its CSR or certificate"
-        raise CommandError(f"{path} contains only a private key: {hint}")
-
-
-def _guess_label(der: bytes) -> str:
-    for label, parse in (
-        (pem.CSR_LABELS[0], x509.load_der_x509_csr),
-        (_CERTIFICATE_LABELS[0], x509.load_der_x509_certificate),
-    ):
-        with contextlib.suppress(ValueError):
-            with contextlib.suppress(x509.InvalidVersion):
-                parse(der)
-            return label
-    return _PKCS7_LABELS[0]
+    private_key = input_formats.describe_private_key(data)
+    if private_key and not any(block.label for block in blocks):
+        hint = "pass the key in PEM as --key-file, together with its CSR or certificate"
+        raise CommandError(f"{path} {private_key}: {hint}")

@@ -156,6 +156,21 @@ def read(data: bytes) -> CertificateSigningRequest | RefusedRequest:
         BadCSR: the data is too large, malformed, not exactly one CSR, or not signed by the key in the CSR.
         BadPublicKey: the data contains a private key.
     """
+    return _verify(*_parse(data))
+
+
+def read_content(data: bytes) -> RequestedContent:
+    """Read what a CSR requests, without verifying its key and signature.
+
+    Raises:
+        BadCSR: the data is too large, malformed, or not exactly one CSR.
+        BadPublicKey: the data contains a private key.
+    """
+    return _parse(data)[1].content
+
+
+def _parse(data: bytes) -> tuple[bytes, _Parsed]:
+    """Parse the only CSR in the data; return its DER too."""
     if len(data) > MAX_TEXT_BYTES:
         raise BadCSR(f"The CSR has {len(data)} bytes; at most {MAX_TEXT_BYTES} are accepted", "csr")
     der, notes = input_formats.find_csr(data)
@@ -166,7 +181,7 @@ def read(data: bytes) -> CertificateSigningRequest | RefusedRequest:
         _verify_readings(parsed)
     except Exception:  # noqa: BLE001 - the library has no common class for errors of malformed bytes
         parsed = _parse_leniently(der, notes)
-    return _verify(der, parsed)
+    return der, parsed
 
 
 def _parse_der(der: bytes, notes: tuple[str, ...]) -> _Parsed:

@@ -20,21 +20,23 @@ _MAX_PARTS: Final = 12
 _MAX_LEVELS: Final = 3
 _SEQUENCE: Final = 0x30
 
+CERTIFICATE: Final = "a certificate"
+PKCS7: Final = "PKCS#7"
 _CRL: Final = "a certificate revocation list (CRL)"
-_SECRETS: Final = {  # why each is refused
-    "a private key": "The request contains a private key",
-    "PKCS#12": "This is a PKCS#12 file, and it holds a private key",
-    "a keystore": "This is a Java keystore, and it may hold a private key",
+_SECRETS: Final = {
+    "a private key": "contains a private key",
+    "PKCS#12": "is a PKCS#12 file, and it holds a private key",
+    "a keystore": "is a Java keystore, and it may hold a private key",
 }
 _NEW_CSR: Final = "create a CSR with its private key, for example with openssl req -new -key"
 _PKCS10: Final = "send PKCS#10 (RFC 2986)"
 _CERTREQ: Final = f"{_PKCS10}; certreq creates it with RequestType = PKCS10 in its INF file"
 _REMEDIES: Final = {
-    "a certificate": f"to get a new one, {_NEW_CSR}",
+    CERTIFICATE: f"to get a new one, {_NEW_CSR}",
     _CRL: "send the CSR",
     "a public key": _NEW_CSR,
     "an SSH public key": "create a key and a CSR, for example with openssl req -newkey",
-    "PKCS#7": _CERTREQ,
+    PKCS7: _CERTREQ,
     "CMC (RFC 5272)": _CERTREQ,
     "CRMF (RFC 4211)": _PKCS10,
     "CMP (RFC 4210)": _PKCS10,
@@ -47,9 +49,9 @@ _REMEDIES: Final = {
 
 # The tags of the parts of a SEQUENCE, after a slash those of its first part, and so on.
 _STRUCTURES: Final = (
-    (r"303003/(a0)?0230303030", "a certificate"),  # RFC 5280 4.1
+    (r"303003/(a0)?0230303030", CERTIFICATE),  # RFC 5280 4.1
     (r"303003/(02)?3030(17|18)", _CRL),  # RFC 5280 5.1
-    (r"06a0/", "PKCS#7"),  # RFC 5652 3
+    (r"06a0/", PKCS7),  # RFC 5652 3
     (r"30303030/(30)*/", "CMC (RFC 5272)"),
     (r"(30)+/30(80|a[0-3])?(30)?/0230", "CRMF (RFC 4211)"),
     (r"30a[0-9a-f](a[01])*/02[8-b]", "CMP (RFC 4210)"),
@@ -65,9 +67,9 @@ _TEXTS: Final = (
     (rb"[\w.]{1,64}=[^&\s]*&", "a form with several fields"),
 )
 _LABELS: Final = (
-    ("CERTIFICATE", "a certificate"),
-    ("PKCS7", "PKCS#7"),
-    ("CMS", "PKCS#7"),
+    ("CERTIFICATE", CERTIFICATE),
+    ("PKCS7", PKCS7),
+    ("CMS", PKCS7),
     ("CRL", _CRL),
     ("PUBLIC KEY", "a public key"),
 )
@@ -75,10 +77,17 @@ _LABELS: Final = (
 
 def contains_private_key(data: bytes) -> bool:
     """Whether the data is or contains a private key in PEM, DER, PKCS#12 or a keystore, also encoded."""
+    return bool(describe_private_key(data))
+
+
+def describe_private_key(data: bytes) -> str:
+    """Describe where a private key is in the data, such as 'contains a private key'; '' if there is none."""
     layers = pem.decode(data)
     content = layers[-1]
-    names = (_name(content.data), *(_name_der(block.der or b"") for block in content.blocks))
-    return _has_pem_private_key(layers) or any(name in _SECRETS for name in names)
+    if _has_pem_private_key(layers):
+        return _SECRETS["a private key"]
+    names = (_name(content.data), *(name_der(block.der or b"") for block in content.blocks))
+    return next((_SECRETS[name] for name in names if name in _SECRETS), "")
 
 
 def find_csr(data: bytes) -> tuple[bytes, tuple[str, ...]]:
@@ -113,8 +122,15 @@ def verify_format(der: bytes) -> None:
         BadCSR: it has another format.
         BadPublicKey: it has a format for private keys.
     """
-    if name := _name_der(der):
+    if name := name_der(der):
         raise _refusal(name)
+
+
+def name_der(der: bytes) -> str:
+    """Name the format of DER that is not a CSR, such as `CERTIFICATE`; '' if it is not known."""
+    structure = _structure(der)
+    name = next((name for pattern, name in _STRUCTURES if re.match(pattern, structure)), "")
+    return "CMC (RFC 5272)" if name == PKCS7 and _PKI_DATA in der[:400] else name
 
 
 def _has_pem_private_key(layers: Sequence[pem.Layer]) -> bool:
@@ -124,7 +140,7 @@ def _has_pem_private_key(layers: Sequence[pem.Layer]) -> bool:
 def _refusal(name: str) -> RequestError:
     if name in _SECRETS:
         remedy = "which is no longer secret: generate a new key, and send only its CSR"
-        return BadPublicKey(f"{_SECRETS[name]}, {remedy}", "csr")
+        return BadPublicKey(f"The request {_SECRETS[name]}, {remedy}", "csr")
     return BadCSR(f"This is {name}, not a CSR: {_REMEDIES[name]}", "csr")
 
 
@@ -148,14 +164,14 @@ def _missing_csr(layers: Sequence[pem.Layer]) -> RequestError:
 def _name_block(block: pem.Block) -> str:
     """Name the format of a PEM block that is not a CSR, by its content or label; '' if it is not known."""
     if block.der:
-        return _name_der(block.der)
+        return name_der(block.der)
     return next((name for words, name in _LABELS if words in block.label), "")
 
 
 def _name(data: bytes) -> str:
     """Name the format of data that is neither a CSR nor PEM; '' if it is not known."""
     if pem.is_der(data):
-        return _name_der(data)
+        return name_der(data)
     if data.startswith(_KEYSTORES):
         return "a keystore"
     text = data.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -163,13 +179,6 @@ def _name(data: bytes) -> str:
         if re.match(pattern, text):
             return name
     return "" if _NOT_PLAIN_TEXT.search(text) else "plain text"
-
-
-def _name_der(der: bytes) -> str:
-    """Name the format of DER that is not a CSR; '' if it is not known."""
-    structure = _structure(der)
-    name = next((name for pattern, name in _STRUCTURES if re.match(pattern, structure)), "")
-    return "CMC (RFC 5272)" if name == "PKCS#7" and _PKI_DATA in der[:400] else name
 
 
 def _structure(der: bytes) -> str:

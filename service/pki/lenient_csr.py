@@ -159,7 +159,8 @@ class _CSRReader(Reader):
         """Re-encode a value of the subject as UTF8String; b'' if it cannot be read."""
         if oid == NameOID.X500_UNIQUE_IDENTIFIER and value.tag == _BIT_STRING:
             return encode(_BIT_STRING, value.content)
-        name = x509.NameAttribute(oid, "-", _validate=False).rfc4514_attribute_name
+        example = x509.NameAttribute(oid, "--", _validate=False)  # a country has two characters
+        name = example.rfc4514_attribute_name
         kind, encoding, characters = _STRINGS.get(value.tag, ("character string", "", ""))
         try:
             text = value.content.decode(encoding)

@@ -176,7 +176,7 @@ def _decode_once(layer: Layer) -> tuple[bytes, str] | None:
     else:
         text = data.removeprefix(codecs.BOM_UTF8)
         decoded, note = _decode_base64(_FORM_FIELD.sub(b"", text, count=1).strip(_QUOTES))
-        note = note if is_der(decoded or b"") else "base64 of PEM"
+        note = "base64 of PEM" if b"-----BEGIN " in (decoded or b"") else note
     return (decoded, note) if decoded else None
 
 

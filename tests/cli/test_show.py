@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from service.cli import inspection
-from service.pki import keys, pem
+from service.cli import batch, inspection
+from service.pki import input_formats, keys, pem
 from service.pki.keys import encode_private_key
-from tests import csrs, factories, servers
+from tests import csrs, factories, input_forms, servers
 from tests.adversarial import request_strategies
 from tests.cli import certlet
 from tests.factories import NOW, SIGNING, ca, root
+from tests.servers import Server
+from tests.test_csr_cases import CASES
 
 NAMES = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
 
@@ -218,9 +220,12 @@ def test_csr_with_errors_is_escaped(tmp_path: Path) -> None:
     ]
 
 
-ONLY_A_KEY = "a contains only a private key: pass it as --key-file, together with its CSR or certificate"
+ONLY_A_KEY = (
+    "a contains a private key: pass the key in PEM as --key-file, together with its CSR or certificate"
+)
 DAMAGED = "is damaged: invalid base64 or END line"
 REQUEST, CERTIFICATE = csrs.encode_pem(csrs.build()), leaf().public_bytes(Encoding.PEM)
+PRIVATE_KEY = encode_private_key(csrs.private_key())
 
 
 def test_private_key_in_a_certificate_file_is_ignored(tmp_path: Path) -> None:
@@ -240,26 +245,28 @@ def test_key_file_without_a_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "fragment"),
     [
-        (b"", "contains neither a CSR nor a certificate"),
-        (b"junk", "is not a readable CSR or certificate"),
-        (b"0" + bytes(range(128, 200)), "is not a readable CSR or certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n", "is not a readable certificate"),
         (
-            b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
-            "is not a readable CSR or certificate",
+            CERTIFICATE + b"-----BEGIN PKCS7-----\nMA==\n-----END PKCS7-----\n",
+            "a: PEM block 2 of 2 is not a readable",
         ),
         (CERTIFICATE * 301, "more than 300 certificates"),
         (encode_private_key(csrs.private_key()), ONLY_A_KEY),
         (encode_private_key(csrs.private_key(), b"abc"), ONLY_A_KEY),
         (pem.parse(encode_private_key(csrs.private_key()))[0].der, ONLY_A_KEY),
         (pem.parse(encode_private_key(csrs.private_key(), b"abc"))[0].der, ONLY_A_KEY),
-        (REQUEST[:200] + encode_private_key(csrs.private_key()), f"a: PEM block {DAMAGED}"),
+        (
+            input_forms.PRIVATE_KEYS["PKCS12"],
+            "a is a PKCS#12 file, and it holds a private key: pass the key in PEM",
+        ),
+        (CERTIFICATE[:200], f"a: PEM block {DAMAGED}"),
         (CERTIFICATE[:200] + b"\n" + CERTIFICATE, f"a: PEM block 1 of 2 {DAMAGED}"),
         (b"A" * 1_100_000, "more than 1048576 bytes"),
         (None, "No such file"),
     ],
     ids=[
-        *("nothing", "junk", "DER", "PEM", "too many", "a key", "encrypted", "in DER", "encrypted in DER"),
-        *("cut before a key", "cut leaf", "too much", "no file"),
+        *("PEM", "PKCS7", "too many", "a key", "encrypted", "in DER", "encrypted in DER", "PKCS12", "cut"),
+        *("cut leaf", "too much", "no file"),
     ],
 )
 def test_malformed_file_is_refused(tmp_path: Path, data: bytes | None, fragment: str) -> None:
@@ -271,6 +278,44 @@ def test_malformed_file_is_refused(tmp_path: Path, data: bytes | None, fragment:
     assert run.stderr.startswith(b"certlet: a")
     assert fragment in run.stderr.decode()
     assert run.stderr.count(b"\n") == 1
+
+
+PROFILES = {"A18.csr": "client"}
+FILES = {path.name: path.read_bytes() for path in CASES.iterdir()} | input_forms.ALL
+FILES |= {name: data for name, (data, _) in input_forms.OTHER_FORMATS.items()} | input_forms.PRIVATE_KEYS
+FILES |= {"octets": bytes(range(128, 200)), "cut before a key": REQUEST[:200] + PRIVATE_KEY}
+WITH_CERTIFICATES = {"certificate", "certificate in PEM", "PKCS7"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_show_reports_what_the_service_reports(server: Server, tmp_path: Path, name: str) -> None:
+    """A file that the service signs has no error, and its notes; otherwise the errors are those of the service."""
+    (tmp_path / "a").write_bytes(FILES[name])
+    run = certlet("show", "a")
+    lines = run.stdout.decode().splitlines()
+    errors = [line.removeprefix("  Error     ") for line in lines if line.startswith("  Error")]
+    has_private_key = input_formats.contains_private_key(FILES[name])
+    text = base64.b64encode(FILES[name]).decode() if has_private_key else batch.read_request(tmp_path / "a")
+    response = server.sign({"csr": text, "profile": PROFILES.get(name, "server")}).json()
+    if "crt_pem" in response:
+        assert (run.returncode, lines[0], errors, run.stderr) == (0, "CSR", [], b"")
+        notes = [line.removeprefix("  Note      ") for line in lines if line.startswith("  Note")]
+        assert notes == [note for note in response["notes"] if note.startswith("read leniently: ")]
+    elif name in WITH_CERTIFICATES:
+        assert response["code"] == "badCSR"
+        assert run.returncode == 0
+    elif has_private_key:
+        assert (run.returncode, response["code"]) == (1, "badPublicKey")
+        assert "private key" in " ".join(errors) + run.stderr.decode()
+    else:
+        assert run.returncode == 1
+        assert list(dict.fromkeys(errors)) == [error["detail"] for error in response["errors"]]
+
+
+def test_empty_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    run = certlet("show", "a")
+    assert (run.returncode, run.stdout, run.stderr) == (1, b"File\n  Error     The CSR is empty\n", b"")
 
 
 def private_der(kind: str) -> bytes:
@@ -287,7 +332,9 @@ def test_mutated_files_are_shown_or_refused(tmp_path: Path) -> None:
         change = chance.choice((request_strategies.mutate, request_strategies.mutate_bytes))
         (tmp_path / "a").write_bytes(change(chance, chance.choice(originals)))
         run = certlet("show", "a")
-        assert (b"  Subject " in run.stdout) is not run.stderr.startswith(b"certlet: a"), run
+        assert (
+            b"  Subject " in run.stdout or run.stdout.startswith(b"File\n  Error")
+        ) is not run.stderr.startswith(b"certlet: a"), run
 
 
 def test_mutated_private_keys_are_refused_or_compared(tmp_path: Path) -> None:
