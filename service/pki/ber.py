@@ -11,6 +11,7 @@ from cryptography.hazmat import asn1
 from service.pki.errors import BadCSR
 
 CONSTRUCTED: Final = 0x20
+SEQUENCE: Final = 0x30
 _LONG_TAG: Final = 0x1F
 
 
@@ -70,7 +71,9 @@ class Reader:
         return values
 
     def fields(self, value: Value, what: str, field: str, *alternatives: tuple[int, ...]) -> list[Value]:
-        """Read the fields of a value, whose tags must be one of the alternatives."""
+        """Read the fields of a SEQUENCE, whose tags must be one of the alternatives."""
+        if value.tag != SEQUENCE:
+            raise malformed(f"{what} has the tag {value.tag:#04x}, not that of a SEQUENCE", field)
         fields = self.values(value.content, what, field)
         tags = tuple(part.tag for part in fields)
         if tags not in alternatives:

@@ -227,7 +227,8 @@ def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> _Parsed:
     try:
         parsed = _parse_der(normalised.der, (*notes, *normalised.notes))
     except Exception as error:  # as in `read`
-        raise BadCSR("The CSR cannot be parsed as PKCS#10 (RFC 2986)", "csr") from error
+        detail = "The algorithm of the public key or the signature has malformed parameters (RFC 2986 4)"
+        raise BadCSR(detail, "csr") from error
     return replace(parsed, signed=normalised.signed, violations=normalised.violations)
 
 

@@ -10,7 +10,13 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import (
+    AttributeOID,
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    PublicKeyAlgorithmOID,
+    SignatureAlgorithmOID,
+)
 from OpenSSL import crypto
 
 
@@ -24,7 +30,8 @@ _OID_NAMES: Final = {  # challengePassword for the library's CHALLENGE_PASSWORD,
     for names in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID)
     for name, value in vars(names).items()
     if isinstance(value, x509.ObjectIdentifier)
-} | {  # RFC 5280 4.2.1.6, RFC 3279 2.2.3, RFC 5758 3.2
+} | {  # RFC 5280 4.2.1.6, RFC 3279 2.2.3 and 2.3.1, RFC 5758 3.2
+    PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5: "rsaEncryption",
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
     SignatureAlgorithmOID.ECDSA_WITH_SHA1: "ecdsa-with-SHA1",
     SignatureAlgorithmOID.ECDSA_WITH_SHA224: "ecdsa-with-SHA224",

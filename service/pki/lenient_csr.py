@@ -7,7 +7,7 @@ The grammar of RFC 2986 4 bounds the depth, and each level reads each octet once
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
-from service.pki.ber import CONSTRUCTED, Reader, Value, encode, malformed
+from service.pki.ber import CONSTRUCTED, SEQUENCE, Reader, Value, encode, malformed
 from service.pki.encoding import oid_name
 from service.pki.errors import BadCSR, RejectedIdentifier, RequestError
 
@@ -26,7 +26,7 @@ EXTENSION_REQUESTS: Final = (  # RFC 2985 5.4.2, and the OID that Windows uses
 MAX_EXTENSIONS: Final = 100
 
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _UTF8 = b"\x01\x02\x03\x04\x06\x0c"
-_SEQUENCE, _SET, _ATTRIBUTES, _DNS_NAME = b"\x30\x31\xa0\x82"
+_SET, _ATTRIBUTES, _DNS_NAME = b"\x31\xa0\x82"
 _NULL: Final = b"\x05\x00"
 _VERSION: Final = b"\x02\x01\x00"
 _MAX_DEPTH: Final = 16  # of the value of an extension
@@ -52,11 +52,15 @@ _FIELDS: Final = {
     ExtensionOID.KEY_USAGE: "extensions.key_usage",
     ExtensionOID.EXTENDED_KEY_USAGE: "extensions.extended_key_usage",
 }
-_PKCS1: Final = "1.2.840.113549.1.1."  # RSA; all but RSASSA-PSS have NULL parameters
-_WITHOUT_PARAMETERS: Final = {  # by prefix: ECDSA, Ed25519, ML-DSA
-    "1.2.840.10045.4.": "RFC 5758 3.2",
-    "1.3.101.": "RFC 8410 3",
-    "2.16.840.1.101.3.4.3.": "RFC 9881 2",
+_SIGNATURE_PARAMETERS: Final = {  # by prefix of the OID: RSA, ECDSA, Ed25519, ML-DSA
+    "1.2.840.113549.1.1.": (_NULL, "RFC 4055 5"),
+    "1.2.840.10045.4.": (b"", "RFC 5758 3.2"),
+    "1.3.101.": (b"", "RFC 8410 6"),
+    "2.16.840.1.101.3.4.3.": (b"", "RFC 9881 2"),
+}
+_KEY_PARAMETERS: Final = {
+    "1.2.840.113549.1.1.": (_NULL, "RFC 3279 2.3.1"),
+    "1.3.101.": (b"", "RFC 8410 3"),
 }
 
 
@@ -99,9 +103,9 @@ class _CSRReader(Reader):
         if extra := len(der) - len(request.octets):
             raise malformed(f"{extra} trailing octets after the CSR; remove them", "csr")
         info, algorithm, signature = self.fields(
-            request, "CertificationRequest", "csr", (_SEQUENCE, _SEQUENCE, _BIT_STRING)
+            request, "CertificationRequest", "csr", (SEQUENCE, SEQUENCE, _BIT_STRING)
         )
-        tags = (_INTEGER, _SEQUENCE, _SEQUENCE)
+        tags = (_INTEGER, SEQUENCE, SEQUENCE)
         version, subject, key, *attributes = self.fields(
             info, "CertificationRequestInfo", "csr", (*tags, _ATTRIBUTES), tags
         )
@@ -113,47 +117,51 @@ class _CSRReader(Reader):
             self.note("there is no attributes field (RFC 2986 4.1)")
         content = (self._subject(subject), self._public_key(key), self._attributes(attributes))
         normalised = encode(
-            _SEQUENCE,
-            encode(_SEQUENCE, _VERSION, *content),
-            self._algorithm(algorithm, "signature_algorithm"),
+            SEQUENCE,
+            encode(SEQUENCE, _VERSION, *content),
+            self._algorithm(algorithm, "signature_algorithm", _SIGNATURE_PARAMETERS),
             encode(_BIT_STRING, signature.content),
         )
         return NormalisedCSR(normalised, info.octets, tuple(self.notes), tuple(self._violations))
 
-    def _algorithm(self, value: Value, field: str) -> bytes:
+    def _algorithm(self, value: Value, field: str, required: Mapping[str, tuple[bytes, str]]) -> bytes:
         """Re-encode an AlgorithmIdentifier with the parameters that its RFC requires."""
         what = f"the {field.replace('_', ' ')}"
-        identifier, *rest = self.values(value.content, what, field) or [value]
-        oid, parameters = self.oid(identifier, what, field), b"".join(part.octets for part in rest)
-        source = [rfc for prefix, rfc in _WITHOUT_PARAMETERS.items() if oid.dotted_string.startswith(prefix)]
-        if source and parameters:
-            kind = "NULL" if parameters == _NULL else "unexpected"
-            self.note(f"{what} {oid_name(oid)} has {kind} parameters ({source[0]})")
-            parameters = b""
-        is_pkcs1 = oid.dotted_string.startswith(_PKCS1) and oid != SignatureAlgorithmOID.RSASSA_PSS
-        if is_pkcs1 and not parameters:
-            self.note(f"{what} {oid_name(oid)} lacks its NULL parameters (RFC 4055 1.2)")
-            parameters = _NULL
-        return encode(_SEQUENCE, encode(_OID, identifier.content), parameters)
+        identifier, *parameters = self.values(value.content, what, field) or [value]
+        oid = self.oid(identifier, what, field)
+        octets = b"".join(part.octets for part in parameters)
+        expected, source = next(
+            (rule for prefix, rule in required.items() if oid.dotted_string.startswith(prefix)), (octets, "")
+        )
+        if len(parameters) > 1:
+            raise malformed(f"{what} {oid_name(oid)} has {len(parameters)} parameters", field)
+        if octets != expected and oid != SignatureAlgorithmOID.RSASSA_PSS:
+            kind = {b"": "no", _NULL: "NULL"}.get(octets, "unexpected")
+            self.note(f"{what} {oid_name(oid)} has {kind} parameters ({source})")
+            octets = expected
+        return encode(SEQUENCE, encode(_OID, identifier.content), octets)
 
     def _public_key(self, value: Value) -> bytes:
-        algorithm, key = self.fields(value, "subjectPKInfo", "public_key", (_SEQUENCE, _BIT_STRING))
-        return encode(_SEQUENCE, self._algorithm(algorithm, "public_key"), encode(_BIT_STRING, key.content))
+        algorithm, key = self.fields(value, "subjectPKInfo", "public_key", (SEQUENCE, _BIT_STRING))
+        octets = self._algorithm(algorithm, "public_key", _KEY_PARAMETERS)
+        return encode(SEQUENCE, octets, encode(_BIT_STRING, key.content))
 
     def _subject(self, value: Value) -> bytes:
         """Re-encode the subject, with one attribute in each RDN, as UTF8String."""
         what, rdns = "a relative distinguished name", []
         for rdn in self.values(value.content, what, "subject"):
+            if rdn.tag != _SET:
+                raise malformed(f"{what} is not a SET", "subject")
             attributes = self.values(rdn.content, what, "subject")
             self.note_order(attributes, f"the attributes of {what}")
             for attribute in attributes:
                 fields = self.values(attribute.content, what, "subject")
-                if (rdn.tag, attribute.tag, len(fields)) != (_SET, _SEQUENCE, 2):
+                if (attribute.tag, len(fields)) != (SEQUENCE, 2):
                     raise malformed(f"{what} is not a SET of types and values", "subject")
                 kind, text = fields
                 if octets := self._subject_value(self.oid(kind, what, "subject"), text):
-                    rdns.append(encode(_SET, encode(_SEQUENCE, encode(_OID, kind.content), octets)))
-        return encode(_SEQUENCE, *rdns)
+                    rdns.append(encode(_SET, encode(SEQUENCE, encode(_OID, kind.content), octets)))
+        return encode(SEQUENCE, *rdns)
 
     def _subject_value(self, oid: x509.ObjectIdentifier, value: Value) -> bytes:
         """Re-encode a value of the subject as UTF8String; b'' if it cannot be read."""
@@ -178,19 +186,26 @@ class _CSRReader(Reader):
         """Re-encode the attributes; only extensionRequest has a value afterwards."""
         attributes = self.values(field[0].content, "attributes", "attributes") if field else []
         self.note_order(attributes, "the attributes")
-        result, requests = [], []
+        result, requests = [], 0
         for attribute in attributes:
             kind, values = self.fields(attribute, "an attribute", "attributes", (_OID, _SET))
             octets = encode(_UTF8)
             if self.oid(kind, "an attribute", "attributes") in EXTENSION_REQUESTS:
-                requests += self.fields(values, "extensionRequest", "extensions", (_SEQUENCE,), ())
-                octets = self._extensions(requests[-1]) if values.content else encode(_SEQUENCE)
-                if not values.content:
-                    self.note("extensionRequest has no value (RFC 2986 4.1)")
-            result.append(encode(_SEQUENCE, encode(_OID, kind.content), encode(_SET, octets)))
-        if len(requests) > 1:
+                requests += 1
+                octets = self._extension_request(
+                    self.values(values.content, "extensionRequest", "extensions")
+                )
+            result.append(encode(SEQUENCE, encode(_OID, kind.content), encode(_SET, octets)))
+        if requests > 1:
             raise malformed("there are several extensionRequest attributes", "extensions")
         return encode(_ATTRIBUTES, *sorted(result))
+
+    def _extension_request(self, values: Sequence[Value]) -> bytes:
+        if len(values) > 1 or any(value.tag != SEQUENCE for value in values):
+            raise malformed("extensionRequest does not have one SEQUENCE as value", "extensions")
+        if not values:
+            self.note("extensionRequest has no value (RFC 2986 4.1)")
+        return self._extensions(values[0]) if values else encode(SEQUENCE)
 
     def _extensions(self, value: Value) -> bytes:
         extensions = self.values(value.content, "extensionRequest", "extensions")
@@ -212,7 +227,7 @@ class _CSRReader(Reader):
             else:
                 head = encode(_OID, kind.content) + self._critical(critical, oid_name(oid))
                 result[oid] = self._extension(oid, head, octets.content)
-        return encode(_SEQUENCE, *result.values())
+        return encode(SEQUENCE, *result.values())
 
     def _critical(self, field: Sequence[Value], name: str) -> bytes:
         if not field or field[0].content == b"\xff":
@@ -226,7 +241,7 @@ class _CSRReader(Reader):
 
     def _extension(self, oid: x509.ObjectIdentifier, head: bytes, value: bytes) -> bytes:
         """Re-encode an extension if the library cannot read it; b'' if that does not help."""
-        extension = encode(_SEQUENCE, head, encode(_OCTET_STRING, value))
+        extension = encode(SEQUENCE, head, encode(_OCTET_STRING, value))
         if _is_readable(extension):
             return extension
         violations = len(self._violations)
@@ -236,7 +251,7 @@ class _CSRReader(Reader):
                 part = self._general_names(part)
             elif oid == ExtensionOID.BASIC_CONSTRAINTS:
                 part = self._basic_constraints(part)
-            extension = encode(_SEQUENCE, head, encode(_OCTET_STRING, self._reencode(part)))
+            extension = encode(SEQUENCE, head, encode(_OCTET_STRING, self._reencode(part)))
         except (ValueError, BadCSR):  # the value is malformed
             extension = b""
         if _is_readable(extension):
@@ -302,15 +317,15 @@ def _general_name_violation(name: Value) -> str:
 
 def _is_readable(extension: bytes) -> bool:
     """Whether the library reads an extension."""
-    attribute = (asn1.encode_der(EXTENSION_REQUESTS[0]), encode(_SET, encode(_SEQUENCE, extension)))
-    info = encode(_SEQUENCE, _HEAD, encode(_ATTRIBUTES, encode(_SEQUENCE, *attribute)))
+    attribute = (asn1.encode_der(EXTENSION_REQUESTS[0]), encode(_SET, encode(SEQUENCE, extension)))
+    info = encode(SEQUENCE, _HEAD, encode(_ATTRIBUTES, encode(SEQUENCE, *attribute)))
     try:
-        request = x509.load_der_x509_csr(encode(_SEQUENCE, info, _ED25519, _EMPTY))
+        request = x509.load_der_x509_csr(encode(SEQUENCE, info, _ED25519, _EMPTY))
         return len(request.extensions) == 1
     except Exception:  # noqa: BLE001 - the library has no common class for errors of malformed bytes
         return False
 
 
 _EMPTY: Final = b"\x03\x01\x00"
-_ED25519: Final = encode(_SEQUENCE, asn1.encode_der(SignatureAlgorithmOID.ED25519))
-_HEAD: Final = _VERSION + encode(_SEQUENCE) + encode(_SEQUENCE, _ED25519, _EMPTY)
+_ED25519: Final = encode(SEQUENCE, asn1.encode_der(SignatureAlgorithmOID.ED25519))
+_HEAD: Final = _VERSION + encode(SEQUENCE) + encode(SEQUENCE, _ED25519, _EMPTY)

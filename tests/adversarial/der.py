@@ -151,10 +151,31 @@ def parse(data: bytes, depth: int = 0) -> list[Node]:
     return nodes
 
 
+def split(data: bytes) -> list[bytes]:
+    """Return the octets of each TLV in a sequence of TLVs."""
+    reader, parts = _Reader(data, depth=_MAX_DEPTH), []
+    while (start := reader.position) < len(data):
+        reader.read_node()
+        parts.append(data[start : reader.position])
+    return parts
+
+
+def content(value: bytes) -> bytes:
+    """Return the content of a TLV."""
+    return _Reader(value, depth=_MAX_DEPTH).read_node().content
+
+
 def request_parts(request: bytes) -> tuple[Node, Node, Node]:
     """Return the subject, SubjectPublicKeyInfo and attributes of a CSR (RFC 2986 4.1)."""
     info = (parse(request)[0].children or [])[0].children or []
-    return info[1], info[2], info[3]
+    return info[1], info[2], info[3] if info[3:] else Node(ATTRIBUTES, children=[])
+
+
+def key_parts(spki: Node) -> tuple[bytes, bytes, bytes]:
+    """Return the algorithm, parameters and key of a SubjectPublicKeyInfo; NULL equals no parameters."""
+    algorithm, key = spki.children or []
+    oid, *parameters = [node.encode() for node in algorithm.children or []]
+    return oid, b"".join(parameters).replace(NULL, b""), key.encode()
 
 
 def certificate_parts(certificate: bytes) -> tuple[Node, Node, Node]:

@@ -100,8 +100,9 @@ def _rsa_spki(modulus: int, exponent: int, algorithm: str = f"{RSA}.1", paramete
 
 WELL_FORMED_SPKIS: Final = (
     16,
+    17,
     18,
-)  # indexes into odd_spkis: RSA with the OID of PSS, and Ed25519; no private key exists
+)  # indexes into odd_spkis: RSA with the OID of PSS or without NULL, and Ed25519; they did not sign
 
 
 @functools.cache

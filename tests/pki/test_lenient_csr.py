@@ -45,7 +45,7 @@ def with_extension(dotted: str, value: bytes) -> bytes:
     return sign_parts(attributes=extension_request(extension(ALT, SAN), extension(dotted, value)))
 
 
-ACCEPTED: Final = {
+ACCEPTED: Final[dict[str, tuple[bytes, str]]] = {
     "NULL in ECDSA": (sign_parts(algorithm=tlv(0x30, ECDSA, NULL)), "ecdsa-with-SHA256 has NULL parameters"),
     "curve in ECDSA": (
         sign_parts(algorithm=tlv(0x30, ECDSA, oid("1.2.840.10045.3.1.7"))),
@@ -53,11 +53,15 @@ ACCEPTED: Final = {
     ),
     "NULL in Ed25519": (
         sign_parts(algorithm=tlv(0x30, oid("1.3.101.112"), NULL), key_type="ed25519"),
-        "ed25519 has NULL parameters (RFC 8410 3)",
+        "ed25519 has NULL parameters (RFC 8410 6)",
     ),
     "no NULL in the RSA key": (
         sign_parts(public_key=rsa_key(b""), key_type="rsa-2048"),
-        "the public key 1.2.840.113549.1.1.1 lacks its NULL parameters",
+        "the public key rsaEncryption has no parameters (RFC 3279 2.3.1)",
+    ),
+    "other parameters of RSA": (
+        sign_parts(algorithm=tlv(0x30, oid("1.2.840.113549.1.1.11"), b"\x30\0"), key_type="rsa-2048"),
+        "rsaWithSha256 has unexpected parameters (RFC 4055 5)",
     ),
     "no attributes": (sign_parts(attributes=b""), "there is no attributes field"),
     "no value of extensionRequest": (
@@ -152,7 +156,7 @@ def names(*general_names: bytes) -> bytes:
     return with_san(tlv(0x30, *general_names))
 
 
-REFUSED: Final = {
+REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
     "iPAddress": (names(tlv(0x87, b"10.0.0.1")), "subject_alt_name[0]", "iPAddress has 8 octets; 4 or 16"),
     "dNSName": (names(tlv(0x82, b"a"), tlv(0x82, b"\xfc")), "subject_alt_name[1]", "dNSName is not ASCII"),
     "constructed": (names(tlv(0xA2, tlv(0x16, b"a"))), "subject_alt_name[0]", "dNSName is constructed"),
@@ -172,6 +176,16 @@ REFUSED: Final = {
         "subject.O",
         "O is not a valid character string",
     ),
+    "two parameters": (
+        sign_parts(algorithm=tlv(0x30, ECDSA, NULL, NULL)),
+        "signature_algorithm",
+        "the signature algorithm ecdsa-with-SHA256 has 2 parameters",
+    ),
+    "parameters of ML-DSA": (
+        sign_parts(public_key=tlv(0x30, tlv(0x30, oid("2.16.840.1.101.3.4.3.17"), NULL), b"\3\1\0")),
+        "csr",
+        "The algorithm of the public key or the signature has malformed parameters",
+    ),
     "octets after the CSR": (sign_parts() + b"abc", "csr", "3 trailing octets after the CSR"),
     "indefinite length": (b"\x30\x80" + sign_parts()[3:] + b"\0\0", "csr", "indefinite length"),
     "fifth field": (
@@ -186,6 +200,21 @@ REFUSED: Final = {
         "extensions",
         "critical of the extension subjectAltName",
     ),
+    "two values of extensionRequest": (
+        sign_parts(attributes=tlv(0xA0, attribute("1.2.840.113549.1.9.14", b"\x30\0", b"\x30\0"))),
+        "extensions",
+        "extensionRequest does not have one SEQUENCE",
+    ),
+    "tag of an extension": (
+        sign_parts(attributes=extension_request(extension(ALT, SAN, b"\1\1\0"), b"\x80" + extension(ALT, b"")[1:])),
+        "extensions",
+        "an extension has the tag 0x80, not that of a SEQUENCE",
+    ),
+    "tag of an attribute": (
+        sign_parts(attributes=tlv(0xA0, b"\x31" + attribute(CHALLENGE)[1:])),
+        "attributes",
+        "an attribute has the tag 0x31",
+    ),
     "two extensionRequests": (
         sign_parts(attributes=tlv(0xA0, WWW[2:], WWW[2:])),
         "extensions",
@@ -196,7 +225,8 @@ REFUSED: Final = {
         "subject",
         "no valid OBJECT IDENTIFIER",
     ),
-    "subject": (sign_parts(subject=tlv(0x30, tlv(0x30, tlv(0x30)))), "subject", "is not a SET"),
+    "RDN": (sign_parts(subject=tlv(0x30, b"\x30\0")), "subject", "relative distinguished name is not a SET"),
+    "subject": (sign_parts(subject=tlv(0x30, tlv(0x31, b"\x31\0"))), "subject", "is not a SET of types"),
     "many extensions": (
         sign_parts(
             attributes=extension_request(
