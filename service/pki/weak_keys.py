@@ -148,7 +148,10 @@ def _is_fermat_prime(modulus: int) -> bool:
     """
     octets = (modulus.bit_length() + 7) // 8
     padded = int.from_bytes(b"\0\1".ljust(octets - 1, b"\xff") + b"\0", "big")  # RFC 8017 9.2, without data
-    inverse = pow(padded, -1, modulus).to_bytes(octets, "big")
+    try:
+        inverse = pow(padded, -1, modulus).to_bytes(octets, "big")
+    except ValueError:  # a common factor
+        return False
     public_key = rsa.RSAPublicNumbers(modulus - 2, modulus).public_key()
     try:
         return not public_key.recover_data_from_signature(inverse, padding.PKCS1v15(), None)

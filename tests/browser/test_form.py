@@ -19,6 +19,7 @@ from service.pki import keys
 from tests import csrs, input_forms, servers
 from tests.browser.tabs import AUTOCOMPLETE_ADVICE, STATUS_MESSAGE, Tab, open_tab
 from tests.servers import API_KEY, Server
+from tests.test_csr_cases import CASES, RIGHT_ANSWERS, Signed
 
 AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
 CSR = csrs.encode_pem(csrs.build("www.example.com", ["dns:www.example.com", "ip:10.0.0.1"]))
@@ -143,6 +144,24 @@ def test_form_refuses_what_the_service_refuses(refusal_form: Tab, server: Server
             refusal_form.send()
             expect(page.locator("#csr-faults"), name).to_contain_text(refusal["detail"])
             expect(page.locator("#status"), name).to_contain_text("Not signed.")
+
+
+@pytest.mark.parametrize("name", RIGHT_ANSWERS)
+def test_form_gives_the_right_answer(refusal_form: Tab, name: str) -> None:
+    """A CSR that is not DER is signed, or refused with every reason, as by `/sign`."""
+    answer = RIGHT_ANSWERS[name]
+    page = refusal_form.page
+    enter(page, "choose", (CASES / name).read_bytes())
+    if isinstance(answer, Signed):
+        refusal_form.send(profile=answer.profile)
+        expect(page.locator("#status")).to_have_text("Signed.")
+        fragments, texts = answer.notes, page.locator("#notes")
+    else:
+        refusal_form.send()
+        expect(page.locator("#status")).to_contain_text("Not signed.")
+        fragments, texts = answer.fragments, page.locator("#csr-faults")
+    for fragment in fragments:
+        expect(texts).to_contain_text(fragment)
 
 
 def test_private_key_is_never_sent(form: Tab) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.pki import csr, input_formats
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
@@ -215,6 +217,48 @@ def test_text_and_malformed_data_are_named(data: bytes, fragment: str) -> None:
     for form in (data, base64.b64encode(data)) if data else (data,):
         assert fragment in _refusal(form)
         assert not input_formats.contains_private_key(form)
+
+
+PARTS = [
+    *(b"-----BEGIN CERTIFICATE REQUEST-----", b"-----END CERTIFICATE REQUEST-----", b"-----BEGIN ", b"-----"),
+    *(
+        b"MIIB",
+        b"=",
+        b"-",
+        b"_",
+        b"%4d",
+        b"%0A",
+        b"BEGIN+",
+        b"csr=",
+        b"&",
+        b"\\n",
+        b"\\u004d",
+        b"\\",
+        b'"',
+        b"{",
+    ),
+    *(
+        b"\n",
+        b"\0",
+        b"\xff\xfe",
+        b"\xfe\xff",
+        b"\xd8\0",
+        b"\x30\x82",
+        b"\x30\x80",
+        b"\x02\x01\0",
+        b"PRIVATE KEY-----",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=20).map(b"".join), st.integers(0, 2))
+def test_any_combination_of_encodings_is_refused(data: bytes, encodings: int) -> None:
+    """Parts of the encodings in any order raise a RequestError, and no other error."""
+    for _ in range(encodings):
+        data = base64.b64encode(data)
+    with pytest.raises(RequestError):
+        csr.parse(data)
+    input_formats.contains_private_key(data)
 
 
 def test_exactly_one_csr_is_required_in_every_encoding() -> None:

@@ -79,6 +79,7 @@ WEAK: dict[str, tuple[Callable[[], int], str]] = {
 }
 STRONG: dict[str, Callable[[], int]] = {
     "factor 757": lambda: with_factor(757),
+    "factor of the padding": lambda: with_factor(1801),  # of PKCS#1 v1.5 in 256 octets
     "far primes": lambda: P * prime_after(P + (1 << 1000)),
     "a square times a prime": lambda: prime_after(25 << 678) ** 2 * prime_after(23 << 678),
     "next to a power": lambda: next(
