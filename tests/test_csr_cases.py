@@ -40,6 +40,14 @@ RIGHT_ANSWERS: Final[dict[str, Signed | Refused]] = {
     "A18.csr": Signed((), ("CN is a PrintableString",), "8F5E0F2B-1C2D!AAD.Device", "client"),
     "A24.der": Refused((("badCSR", "csr"),), ("trailing octet",)),
     "A32.csr": Refused((("badCSR", "signature"),), ("signature is not DER-encoded (r, s)",)),
+    "A66.csr": Refused(
+        (("rejectedIdentifier", "subject_alt_name[0]"),),
+        ("profile 'server' permits only names of kind dns, ip; use profile 'client' or 'peer'",),
+    ),
+    "C04.csr": Refused(
+        (("rejectedIdentifier", "subject.common_name"),),
+        ("'printer'", "-addext subjectAltName=DNS:printer, or use profile 'client'"),
+    ),
     "C26.csr": Refused(
         (("rejectedIdentifier", "subject_alt_name[0]"),), ("iPAddress has 8 octets; 4 or 16",)
     ),

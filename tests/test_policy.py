@@ -102,7 +102,9 @@ def test_profile_with_principals_refuses_others(policy_server: Server) -> None:
     """Another caller gets 403, and `/profiles/mine` lists only the profiles that the caller may use."""
     body = {"csr": team(["dns:a.ci.example.com"]), "profile": "secret"}
     problem = assert_problem(policy_server.sign(body), 403, "unauthorized")
-    assert problem["detail"] == "Caller 'default' may not use profile 'secret'"
+    assert problem["detail"] == (
+        "Caller 'default' may not use profile 'secret'; use profile 'server' or 'peer' or 'team'"
+    )
     assert [error["field"] for error in problem["errors"]] == ["profile"]
     assert "errors" not in assert_problem(
         policy_server.sign(body, "x" * 40), 403, "unauthorized"

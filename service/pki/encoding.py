@@ -14,6 +14,7 @@ from cryptography.x509.oid import (
     AttributeOID,
     ExtendedKeyUsageOID,
     ExtensionOID,
+    NameOID,
     PublicKeyAlgorithmOID,
     SignatureAlgorithmOID,
 )
@@ -27,7 +28,7 @@ def _camel_case(name: str) -> str:
 
 _OID_NAMES: Final = {  # challengePassword for the library's CHALLENGE_PASSWORD, and so on
     value: _camel_case(name)
-    for names in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID)
+    for names in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID)
     for name, value in vars(names).items()
     if isinstance(value, x509.ObjectIdentifier)
 } | {  # RFC 5280 4.2.1.6, RFC 3279 2.2.3 and 2.3.1, RFC 5758 3.2
@@ -39,6 +40,25 @@ _OID_NAMES: Final = {  # challengePassword for the library's CHALLENGE_PASSWORD,
     SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ecdsa-with-SHA384",
     SignatureAlgorithmOID.ECDSA_WITH_SHA512: "ecdsa-with-SHA512",
 }
+
+_ATTRIBUTE_NAMES: Final = {  # RFC 4514 3; the last two as in OpenSSL
+    NameOID.COMMON_NAME: "CN",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.STREET_ADDRESS: "STREET",
+    NameOID.DOMAIN_COMPONENT: "DC",
+    NameOID.USER_ID: "UID",
+    NameOID.GIVEN_NAME: "GN",
+    NameOID.SURNAME: "SN",
+}
+
+
+def attribute_name(oid: x509.ObjectIdentifier) -> str:
+    """The short name of a subject attribute, such as `CN`, `DC` or `emailAddress`; or the dotted OID."""
+    return _ATTRIBUTE_NAMES.get(oid) or oid_name(oid)
 
 
 def oid_name(oid: x509.ObjectIdentifier) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from cryptography import x509
-from cryptography.x509.oid import AttributeOID, NameOID
+from cryptography.x509.oid import AttributeOID
 
 from service.pki import names, pem, weak_keys
 from service.pki.certificate import (
@@ -19,7 +19,7 @@ from service.pki.certificate import (
     static_extensions,
 )
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
-from service.pki.encoding import format_timestamp, oid_name
+from service.pki.encoding import attribute_name, format_timestamp, oid_name
 from service.pki.errors import (
     BadCSR,
     CAUnavailable,
@@ -33,7 +33,7 @@ from service.pki.errors import (
 )
 from service.pki.issuer import Issuer
 from service.pki.name_policy import NamePolicy
-from service.pki.names import Identifier
+from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import (
     KEY_USAGES,
     SUBJECT_ATTRIBUTES,
@@ -49,9 +49,13 @@ from service.pki.weak_keys import DenyList
 MIN_ISSUER_LIFETIME: Final = timedelta(hours=1)  # remaining validity of the chain that issuing requires
 
 _CA_KEY_USAGES: Final = frozenset({"keyCertSign", "cRLSign"})
-_SHORT_NAMES: Final = {oid: name for name, (oid, _) in SUBJECT_ATTRIBUTES.items()} | {
-    NameOID.EMAIL_ADDRESS: "emailAddress"
+_OPENSSL_EXAMPLES: Final = {  # of `-addext subjectAltName=`
+    IdentifierKind.DNS: "DNS:www.example.com",
+    IdentifierKind.IP: "IP:192.0.2.1",
+    IdentifierKind.EMAIL: "email:anna@example.com",
+    IdentifierKind.URI: "URI:urn:example:device",
 }
+_MAX_SUGGESTIONS: Final = 4  # profiles that a refusal names
 _SAN: Final = "subject_alt_name"  # fields of the request in errors
 _COMMON_NAME: Final = "subject.common_name"
 _Result = TypeVar("_Result")
@@ -84,6 +88,18 @@ class IssuanceContext(NamedTuple):
     is_renewal: bool = False
     deny_list: DenyList = DenyList()
 
+    def suggest_profiles(self, is_suitable: Callable[[Profile], bool]) -> str:
+        """Suggest the suitable profiles of the caller: `use profile 'client' or 'peer'`; '' if there is none.
+
+        A certificate is renewed under its own profile, so a renewal gets no suggestion.
+        """
+        suitable = [
+            quote(profile.name)
+            for profile in self.profiles
+            if not self.is_renewal and profile.permits_principal(self.principal) and is_suitable(profile)
+        ]
+        return f"use profile {' or '.join(suitable[:_MAX_SUGGESTIONS])}" if suitable else ""
+
 
 def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> CertificateSpec:
     """Decide the content of the certificate for a verified CSR.
@@ -110,8 +126,9 @@ def refuse(request: RefusedRequest, context: IssuanceContext) -> NoReturn:
 def _verify_context(context: IssuanceContext) -> None:
     profile = context.profile
     if not (context.is_renewal or profile.permits_principal(context.principal)):
-        caller = quote(context.principal)
-        raise Unauthorized(f"Caller {caller} may not use profile '{profile.name}'", "profile")
+        caller, profiles = quote(context.principal), context.suggest_profiles(lambda _: True)
+        detail = f"Caller {caller} may not use profile '{profile.name}'; "
+        raise Unauthorized(detail + (profiles or "ask the CA's administrator for a profile"), "profile")
     verify_issuer_lifetime(context.issuer, context.now)
 
 
@@ -211,7 +228,9 @@ class _Evaluation:
         end = format_timestamp(issuer.not_after)
         if name := "validity" if requested.validity else "not_after" if requested.not_after else "":
             self._violations.append(
-                RejectedValidity(f"Requested validity is too long: the CA expires at {end}", name)
+                RejectedValidity(
+                    f"Requested validity is too long: the CA expires at {end}; request less, or omit it", name
+                )
             )
         self._notes.append(f"validity shortened: the CA expires at {end}")
         return period[0], issuer.not_after
@@ -221,10 +240,13 @@ class _Evaluation:
             return
         if not general_names:  # RFC 5280 4.2.1.6: at least one entry
             self._violations.append(
-                RejectedIdentifier("The subject alternative name extension is empty", _SAN)
+                RejectedIdentifier(
+                    "The subject alternative name extension is empty: add a name, or omit the extension", _SAN
+                )
             )
         if len(general_names) > names.MAX_NAMES:
-            detail = f"The request has {len(general_names)} names; at most {names.MAX_NAMES} are accepted"
+            detail = f"The request has {len(general_names)} names; at most {names.MAX_NAMES} are accepted: "
+            detail += "send several requests"
             self._violations.append(RejectedIdentifier(detail, _SAN))
             return
         for position, general_name in enumerate(general_names):
@@ -240,7 +262,7 @@ class _Evaluation:
     def _evaluate_subject(self) -> x509.Name:
         """Combine the allowed attributes of the request with those of the profile; note the others."""
         for oid, text in self._request.subject:
-            name = _SHORT_NAMES.get(oid, oid.dotted_string)
+            name = attribute_name(oid)
             if name == "CN":
                 self._evaluate_common_name(text)
             elif name in self._profile.allowed_attributes and name not in self._attributes:
@@ -249,15 +271,19 @@ class _Evaluation:
                 self._notes.append(f"subject attribute {name}={quote(text)} left out")
         if not (self._names or self._violations):
             if not self._has_common_name:
-                self._reject_common_name(
-                    "The request has neither a common name nor a subject alternative name"
+                kinds = [kind for kind in IdentifierKind if self._profile.names.permits_kind(kind)]
+                option = (
+                    f"-addext subjectAltName={_OPENSSL_EXAMPLES[kinds[0]]}" if kinds else "-subj /CN=Anna"
                 )
-            elif not self._attributes:  # RFC 5280 4.1.2.6: an empty subject requires an alternative name
-                profile = self._profile.name
                 detail = (
-                    f"Profile '{profile}' does not copy the common name, and the request has no other name"
+                    f"has neither a common name nor a subject alternative name: with openssl, add {option}"
                 )
-                self._reject_common_name(detail)
+                self._reject_common_name(f"The request {detail}")
+            elif not self._attributes:  # RFC 5280 4.1.2.6: an empty subject requires an alternative name
+                detail = "does not copy the common name, and the request has no other name: "
+                hint = self._suggest(lambda profile: "CN" in profile.allowed_attributes)
+                detail += f"add a subject alternative name{', or ' if hint else ''}{hint}"
+                self._reject_common_name(f"Profile '{self._profile.name}' {detail}")
         attributes = self._attributes
         return names.distinguished_name(
             tuple(
@@ -276,7 +302,8 @@ class _Evaluation:
 
     def _evaluate_common_name(self, text: str) -> None:
         if self._has_common_name:
-            self._reject_common_name("The subject has several common names; only one is accepted")
+            detail = "send one, and the others as subject alternative names"
+            self._reject_common_name(f"The subject has several common names, such as {quote(text)}: {detail}")
             return
         self._has_common_name = True
         if "CN" in self._attributes or "CN" not in self._profile.allowed_attributes:
@@ -297,18 +324,52 @@ class _Evaluation:
         if implied in self._names:
             return
         if implied is None:
-            detail = "is neither a DNS name with a dot nor an IP address that could be added"
-            self._reject_common_name(
-                f"{quote(common_name)} is not among the subject alternative names, and {detail}"
-            )
+            self._reject_common_name(self._missing_san_message(common_name))
             return
         name = self._collect(partial(names.parse_identifier, implied.kind, implied.value, _COMMON_NAME))
         if name and len(self._names) >= names.MAX_NAMES:
-            detail = f"at most {names.MAX_NAMES} subject alternative names are accepted"
-            self._reject_common_name(f"The common name cannot be added: {detail}")
+            detail = f"at most {names.MAX_NAMES} subject alternative names are accepted: omit the common name"
+            self._reject_common_name(f"{quote(common_name)} cannot be added: {detail}")
         elif name:
             self._names[name] = _COMMON_NAME
             self._notes.append(f"common name added to the subject alternative names: {name}")
+
+    def _missing_san_message(self, common_name: str) -> str:
+        """The refusal of a common name that is no SAN and cannot be added as one."""
+        problem = f"{quote(common_name)} is not among the subject alternative names"
+        profiles = self._suggest(
+            lambda profile: not profile.is_tls_server and "CN" in profile.allowed_attributes
+        )
+        alternative = f", or {profiles}" if profiles else ""
+        try:
+            name = names.parse_identifier(IdentifierKind.DNS, common_name, _COMMON_NAME)
+        except RejectedIdentifier:
+            return f"{problem}, and is not a host name: omit it{alternative}"
+        if not self._is_permitted(name, self._profile):
+            return f"{problem}: use a full host name{alternative}"
+        san = f"DNS:{common_name}"  # `name` consists of letters, digits, hyphens and underscores
+        option = f"add {san}" if self._names else f"with openssl, add -addext subjectAltName={san}"
+        return f"{problem}: {option}{alternative}"
+
+    def _is_permitted(self, name: Identifier, profile: Profile) -> bool:
+        """Whether the profile, the principal's policy and the CA permit a name."""
+        policies = (profile.names, self._context.profiles.names_permitted_for(self._context.principal))
+        is_permitted = not any(policy.violations([name], "") for policy in policies if policy)
+        return is_permitted and not self._context.issuer.name_violations(x509.Name([]), (name,))
+
+    def _suggest(self, is_suitable: Callable[[Profile], bool]) -> str:
+        """Suggest the caller's profiles that are suitable, and have every requested extended key usage."""
+        usages = self._extended_key_usage
+        return self._context.suggest_profiles(
+            lambda profile: usages.issubset(profile.extended_key_usage_oids) and is_suitable(profile)
+        )
+
+    @cached_property
+    def _extended_key_usage(self) -> frozenset[x509.ObjectIdentifier]:
+        values = [extension.value for extension in self._request.extensions]
+        return frozenset(
+            usage for value in values if isinstance(value, x509.ExtendedKeyUsage) for usage in value
+        )
 
     def _verify_names(self, subject: x509.Name) -> None:
         """Apply the policies of the profile and the principal, and the CA's name constraints, to the names.
@@ -322,8 +383,10 @@ class _Evaluation:
         implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
         if implied in self._names:
             implied = None
-        applies = implied and ("*" in implied.value or profile.names.permits_kind(implied))
-        self._apply(profile.names, f"profile '{profile.name}'", implied if applies else None)
+        applies = implied and ("*" in implied.value or profile.names.permits_kind(implied.kind))
+        self._apply(
+            profile.names, f"profile '{profile.name}'", implied if applies else None, self._suggest_for_name
+        )
         if principal_policy := self._context.profiles.names_permitted_for(principal):
             self._apply(principal_policy, f"the policy for caller {quote(principal)}", implied)
         self._violations += [
@@ -331,11 +394,20 @@ class _Evaluation:
             for violation in self._context.issuer.name_violations(subject, tuple(self._names))
         ]
 
-    def _apply(self, policy: NamePolicy, label: str, implied: Identifier | None) -> None:
+    def _suggest_for_name(self, name: Identifier) -> str:
+        return self._suggest(partial(self._is_permitted, name))
+
+    def _apply(
+        self,
+        policy: NamePolicy,
+        label: str,
+        implied: Identifier | None,
+        suggest: Callable[[Identifier], str] = lambda _: "",
+    ) -> None:
         fields = tuple(self._names.values())
         self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
-            for position, detail in policy.violations(tuple(self._names), label)
+            for position, detail in policy.violations(tuple(self._names), label, suggest)
         ]
         if implied:
             self._violations += [
@@ -352,7 +424,8 @@ class _Evaluation:
                 case x509.BasicConstraints(ca=True):
                     self._reject_extension(
                         "basic_constraints",
-                        "The request asks for CA:TRUE; only end-entity certificates are issued",
+                        "The request asks for CA:TRUE; only end-entity certificates are issued: "
+                        "omit basicConstraints, or set CA:FALSE",
                     )
                 case x509.KeyUsage():
                     self._evaluate_key_usage(requested.value)
@@ -365,10 +438,15 @@ class _Evaluation:
                 case _:
                     self._notes.append(f"extension {oid_name(requested.oid)} left out")
         self._violations += [
-            BadCSR(f"This CA may not issue certificates for {usage}", "profile")
+            BadCSR(f"This CA may not issue certificates for {usage}{self._suggest_for_ca()}", "profile")
             for usage in self._profile.extended_key_usage
             if not self._context.issuer.may_issue_for(eku_oid(usage))
         ]
+
+    def _suggest_for_ca(self) -> str:
+        may_issue_for = self._context.issuer.may_issue_for
+        profiles = self._suggest(lambda profile: all(map(may_issue_for, profile.extended_key_usage_oids)))
+        return f": {profiles}" if profiles else ""
 
     def _copy_extension(self, value: x509.ExtensionType) -> None:
         """Copy an extension. The value of an extension unknown to the library must be DER."""
@@ -378,7 +456,8 @@ class _Evaluation:
                 pem.verify_der(value.value)
             except ValueError:
                 name = oid_name(value.oid)
-                self._reject_extension(name, f"The value of extension {name} is not DER (X.690)")
+                detail = f"The value of extension {name} is not DER (X.690): correct or omit it"
+                self._reject_extension(name, detail)
 
     def _evaluate_key_usage(self, requested: x509.KeyUsage) -> None:
         request = self._request
@@ -387,17 +466,16 @@ class _Evaluation:
             granted = _key_usages(key_usage(request.key_kind))
         for usage in _key_usages(requested):
             if usage in _CA_KEY_USAGES:
-                detail = f"The request asks for {usage}; only end-entity certificates are issued"
+                detail = f"The request asks for {usage}; only end-entity certificates are issued: omit it"
                 self._reject_extension("key_usage", detail)
             elif usage not in granted:
                 self._notes.append(f"key usage {usage} left out")
 
     def _evaluate_extended_key_usage(self, requested: Iterable[x509.ObjectIdentifier]) -> None:
+        remedy = self._suggest(lambda _: True) or "omit it: no profile fits the requested usages"
         for usage in requested:
             if usage not in self._profile.extended_key_usage_oids:
-                others = self._context.profiles.with_extended_key_usage(usage)
-                hint = f"use profile {' or '.join(map(quote, others))}" if others else "no profile has it"
-                detail = f"Profile '{self._profile.name}' does not have {oid_name(usage)}; {hint}"
+                detail = f"Profile '{self._profile.name}' does not have {oid_name(usage)}; {remedy}"
                 self._reject_extension("extended_key_usage", detail)
         self._notes += [
             f"extended key usage {name} added by the profile"

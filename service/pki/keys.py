@@ -60,6 +60,7 @@ FAST_SIGNING_KINDS: Final = frozenset({KeyKind.P256, KeyKind.ED25519})  # a sign
 ML_DSA_KINDS: Final = frozenset({KeyKind.ML_DSA_44, KeyKind.ML_DSA_65, KeyKind.ML_DSA_87})
 
 _CURVES: Final = {"secp256r1": KeyKind.P256, "secp384r1": KeyKind.P384, "secp521r1": KeyKind.P521}
+_CURVE_NAMES: Final = {"secp192r1": "P-192", "secp224r1": "P-224", "1.2.156.10197.1.301": "SM2"}
 _CURVE_OIDS: Final = {
     ec.EllipticCurveOID.SECP256R1,
     ec.EllipticCurveOID.SECP384R1,
@@ -74,17 +75,23 @@ _KINDS: Final[dict[type, KeyKind]] = {
     mldsa.MLDSA87PublicKey: KeyKind.ML_DSA_87,
 }
 _REJECTED: Final = {
-    PublicKeyAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",
     PublicKeyAlgorithmOID.DSA: "DSA",
     PublicKeyAlgorithmOID.ED448: "Ed448",
     PublicKeyAlgorithmOID.X25519: "X25519",
     PublicKeyAlgorithmOID.X448: "X448",
 }
-_MALFORMED: Final = "The public key is malformed"
+_MALFORMED: Final = "The public key is malformed: create the key and the CSR again"
 _NOT_CANONICAL: Final = (
-    "The encoding of the public key is not canonical, so the certificate could not contain it unchanged"
+    "The encoding of the public key is not canonical, so the certificate could not contain it unchanged; "
+    "create the CSR again with another program"
 )
-_ACCEPTED_MESSAGE: Final = "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted"
+_GENPKEY: Final = "openssl genpkey -out key.pem -algorithm"
+_NEW_RSA_KEY: Final = f"create one with: {_GENPKEY} RSA -pkeyopt rsa_keygen_bits:3072"
+_ACCEPTED_MESSAGE: Final = (
+    "RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519 and ML-DSA are accepted, as from: "
+    f"{_GENPKEY} EC -pkeyopt ec_paramgen_curve:P-256"
+)
+NEW_KEY: Final = "generate a new key"
 
 _SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _ML_DSA: Final = frozenset(  # the same OIDs for signatures and keys (RFC 9881 2)
@@ -172,6 +179,9 @@ def verify_encoded_key(algorithm: ObjectIdentifier, subject_public_key_info: byt
         BadPublicKey: the algorithm is not accepted, the RSA modulus or exponent is out of bounds, or anyone
             can forge signatures of the key.
     """
+    if algorithm == PublicKeyAlgorithmOID.RSASSA_PSS:
+        detail = "an rsaEncryption key, which can sign with RSA-PSS too, is accepted"
+        raise _bad(f"id-RSASSA-PSS keys are not accepted; {detail}: {_NEW_RSA_KEY}")
     if algorithm not in ALGORITHMS:
         name = _REJECTED.get(algorithm, algorithm.dotted_string)
         raise _bad(f"{name} keys are not accepted; {_ACCEPTED_MESSAGE}")
@@ -184,10 +194,12 @@ def verify_encoded_key(algorithm: ObjectIdentifier, subject_public_key_info: byt
     except ValueError as error:
         raise _bad(_MALFORMED) from error
     if algorithm == PublicKeyAlgorithmOID.ED25519 and _without_sign(key) in _SMALL_ORDER:
-        raise _bad("The Ed25519 key is a point of small order: anyone can forge its signatures")
+        raise _bad(
+            "The Ed25519 key is a point of small order: anyone can forge its signatures; generate a new key"
+        )
     # FIPS 204, algorithm 8: if t1 consists of 0 and 1023 (-1), a signature needs no secret.
     if algorithm in _ML_DSA and len(set(key[32:])) < _MIN_ML_DSA_VALUES:
-        raise _bad("The ML-DSA key is nearly all zeros: anyone can forge its signatures")
+        raise _bad("The ML-DSA key is nearly all zeros: anyone can forge its signatures; generate a new key")
     return key
 
 
@@ -198,13 +210,16 @@ def _without_sign(point: bytes) -> bytes:
 def _verify_rsa(modulus: int, exponent: int) -> None:
     bits = modulus.bit_length() if modulus > 0 else 0
     if not RSA_MIN_BITS <= bits <= RSA_MAX_BITS:
-        raise _bad(f"The RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted")
+        raise _bad(
+            f"The RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted: {_NEW_RSA_KEY}"
+        )
     if bits % RSA_BITS_STEP:
-        raise _bad(f"The RSA modulus has {bits} bits, which is not a multiple of {RSA_BITS_STEP}")
+        raise _bad(f"The RSA modulus has {bits} bits, which is not a multiple of {RSA_BITS_STEP}: {NEW_KEY}")
     if not modulus % 2:
-        raise _bad("The RSA modulus is even")
+        raise _bad(f"The RSA modulus is even: {NEW_KEY}")
     if not exponent % 2 or not RSA_MIN_EXPONENT < exponent < RSA_MAX_EXPONENT:
-        raise _bad("The RSA public exponent must be odd and between 2^16 and 2^64")
+        value = exponent if 0 < exponent < RSA_MAX_EXPONENT else f"of {exponent.bit_length()} bits"
+        raise _bad(f"The RSA public exponent {value} is not odd and between 2^16 and 2^64: use 65537")
 
 
 def verify_canonical_spki(public_key: CertificatePublicKeyTypes, spki: bytes) -> None:
@@ -222,12 +237,13 @@ def unreadable_key(subject_public_key_info: bytes, otherwise: str = _MALFORMED) 
         if parameters.tag_bytes == b"\x30":
             return _bad(
                 "The EC key has explicit parameters instead of a named curve (RFC 5480 2.1.1); "
-                "with openssl, add -pkeyopt ec_param_enc:named_curve"
+                "convert it with: openssl ec -param_enc named_curve, "
+                "or create it with -pkeyopt ec_param_enc:named_curve"
             )
         if point[:1] in _NOT_UNCOMPRESSED:
             return _bad(
                 "The point of the EC key is compressed or hybrid; only uncompressed points are accepted "
-                "(RFC 5480 2.2); with openssl, convert the key with: openssl ec -conv_form uncompressed"
+                "(RFC 5480 2.2): convert the key with: openssl ec -conv_form uncompressed"
             )
         curve = parameters.parse(ObjectIdentifier)
     except ValueError:  # includes keys that are not EC
@@ -236,7 +252,8 @@ def unreadable_key(subject_public_key_info: bytes, otherwise: str = _MALFORMED) 
 
 
 def _curve_violation(curve: str) -> str:
-    return f"Curve {curve} is not accepted; {_ACCEPTED_MESSAGE}"
+    alias = f" ({_CURVE_NAMES[curve]})" if curve in _CURVE_NAMES else ""
+    return f"Curve {curve}{alias} is not accepted; {_ACCEPTED_MESSAGE}"
 
 
 def kind_of(public_key: CertificatePublicKeyTypes) -> KeyKind:

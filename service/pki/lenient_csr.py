@@ -16,7 +16,7 @@ from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from service.pki.ber import CONSTRUCTED, SEQUENCE, Reader, Value, encode, malformed
-from service.pki.encoding import oid_name
+from service.pki.encoding import attribute_name, oid_name
 from service.pki.errors import BadCSR, RejectedIdentifier, RequestError
 
 EXTENSION_REQUESTS: Final = (  # RFC 2985 5.4.2, and the OID that Windows uses
@@ -167,8 +167,7 @@ class _CSRReader(Reader):
         """Re-encode a value of the subject as UTF8String; b'' if it cannot be read."""
         if oid == NameOID.X500_UNIQUE_IDENTIFIER and value.tag == _BIT_STRING:
             return encode(_BIT_STRING, value.content)
-        example = x509.NameAttribute(oid, "--", _validate=False)  # a country has two characters
-        name = example.rfc4514_attribute_name
+        name = attribute_name(oid)
         kind, encoding, characters = _STRINGS.get(value.tag, ("character string", "", ""))
         try:
             text = value.content.decode(encoding)

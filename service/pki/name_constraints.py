@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -13,6 +13,8 @@ from cryptography.x509.oid import NameOID
 from service.pki import names
 from service.pki.errors import quote
 from service.pki.names import Identifier, IdentifierKind
+
+_MAX_SUBTREES: Final = 4  # that a message lists
 
 
 def violations(
@@ -23,10 +25,28 @@ def violations(
     for name in constrained(subject, sans):
         is_within, overlaps = partial(_is_within, name), partial(_overlaps_excluded, name)
         if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
-            messages.append(f"{name} is outside the CA's name constraints{_openssl_host_hint(name)}")
+            subtrees = _describe_subtrees(constraints, names.GENERAL_NAMES[name.kind])
+            hint = _openssl_host_hint(name)
+            messages.append(f"{name} is outside the CA's name constraints{subtrees}{hint}")
     if not is_subject_permitted(constraints, subject):
-        messages.append("The subject is outside the CA's name constraints")
+        subtrees = _describe_subtrees(constraints, x509.DirectoryName)
+        messages.append(f"The subject is outside the CA's name constraints{subtrees}")
     return messages
+
+
+def _describe_subtrees(constraints: x509.NameConstraints, kind: type) -> str:
+    """Describe the subtrees of a kind: `, which permit example.com, and exclude a.example.com`."""
+    subtrees = {"permit": constraints.permitted_subtrees, "exclude": constraints.excluded_subtrees}
+    clauses = [
+        f"{verb} {', '.join(map(_describe_base, bases[:_MAX_SUBTREES]))}{' …' * (len(bases) > _MAX_SUBTREES)}"
+        for verb, all_bases in subtrees.items()
+        if (bases := [base.value for base in all_bases or () if isinstance(base, kind)])
+    ]
+    return f", which {' and '.join(clauses)}" if clauses else ""
+
+
+def _describe_base(base: Any) -> str:  # noqa: ANN401 - text, a network or a name
+    return quote(base.rfc4514_string() if isinstance(base, x509.Name) else str(base), 60)
 
 
 def is_subject_permitted(constraints: x509.NameConstraints, subject: x509.Name) -> bool:

@@ -57,15 +57,15 @@ class DnsPolicy:
         labels = name.value.split(".")
         if "*" in name.value:
             if not self.wildcards:
-                yield "permits no wildcards"
+                yield "permits no wildcards: list each name"
             elif labels[0] != "*" or name.value.count("*") > 1:  # in a common name, which OpenSSL matches
                 yield "permits a wildcard only as the whole left-most label"
             elif len(labels) <= 2:  # noqa: PLR2004
-                yield "permits no wildcard of a whole top-level domain"
+                yield "permits no wildcard of a whole top-level domain: add a label, as in *.example.com"
         if len(labels) == 1 and not self.single_label:
-            yield "permits no names of a single label"
+            yield "permits no names of a single label: use the full name, as in host.example.com"
         if "_" in name.value and not self.underscores:
-            yield "permits no underscores"
+            yield "permits no underscores: use a name of letters, digits and hyphens"
         is_within, overlaps = partial(in_dns_subtree, name), partial(overlaps_subtree, name)
         yield from _subtree_violations("names in", self.permitted, self.excluded, is_within, overlaps)
 
@@ -143,29 +143,34 @@ class NamePolicy:
     email: EmailPolicy | None = None
     uri: UriPolicy | None = None
 
-    def violations(self, names: Sequence[Identifier], label: str) -> list[tuple[int | None, str]]:
+    def violations(
+        self, names: Sequence[Identifier], label: str, suggest: Callable[[Identifier], str] = lambda _: ""
+    ) -> list[tuple[int | None, str]]:
         """The position of each name that is not permitted (None for all names), and a message.
 
-        `label` is the owner of the policy in the message: "profile 'server'".
+        Args:
+            names: the names.
+            label: the owner of the policy in the message: "profile 'server'".
+            suggest: a remedy for a name whose kind is not permitted, or ''.
         """
         violations: list[tuple[int | None, str]] = []
         for position, name in enumerate(names):
             policy = self._of(name.kind)
-            kinds = ", ".join(self.to_dict())
-            details = (
-                policy.violations(name)
-                if policy
-                else [f"permits only names of kind {kinds}" if kinds else "permits no names"]
-            )
+            details = policy.violations(name) if policy else [self._kind_violation(suggest(name))]
             violations += [(position, f"{name}: {label} {detail}") for detail in details]
         return violations + _spiffe_violations(names)
+
+    def _kind_violation(self, remedy: str) -> str:
+        kinds = ", ".join(self.to_dict())
+        detail = f"permits only names of kind {kinds}" if kinds else "permits no names"
+        return f"{detail}; {remedy or 'omit the name'}"
 
     def _of(self, kind: IdentifierKind) -> _KindPolicy | None:
         return getattr(self, kind)  # type: ignore[no-any-return]  # the fields are named after the kinds
 
-    def permits_kind(self, name: Identifier) -> bool:
-        """Whether any names of this name's kind are permitted."""
-        return self._of(name.kind) is not None
+    def permits_kind(self, kind: IdentifierKind) -> bool:
+        """Whether any names of this kind are permitted."""
+        return self._of(kind) is not None
 
     def for_common_name(self) -> NamePolicy:
         """The same policy for common names, which may contain underscores."""
@@ -180,12 +185,14 @@ def _spiffe_violations(names: Sequence[Identifier]) -> list[tuple[int | None, st
     """Violations of X.509-SVID, 2 (SPIFFE): a certificate with a SPIFFE ID has no other URI."""
     uris = [(position, name) for position, name in enumerate(names) if name.kind is IdentifierKind.URI]
     violations: list[tuple[int | None, str]] = [
-        (position, f"{name} is not a valid SPIFFE ID")
+        (position, f"{name} is not a valid SPIFFE ID: write spiffe://, a domain in lower case, and a path")
         for position, name in uris
         if name.value.startswith("spiffe:") and not _SPIFFE_ID.fullmatch(name.value)
     ]
     if len(uris) > 1 and any(name.value.startswith("spiffe:") for _, name in uris):
-        violations.append((None, "A certificate with a SPIFFE ID may not have another URI"))
+        violations.append(
+            (None, "A certificate with a SPIFFE ID may not have another URI: remove the others")
+        )
     return violations
 
 

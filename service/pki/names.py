@@ -44,6 +44,10 @@ _PCHAR: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"  # RFC 3986 
 _URI_REST: Final = re.compile(  # after the scheme: optional authority, path, query, fragment
     rf"(?://(?:\[{_PCHAR}*\](?::[0-9]*)?|{_PCHAR}*)(?=[/?#]|\Z))?(?:{_PCHAR}|/)*(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
 )
+_IP_HINT: Final = "an address, with openssl as IP: instead of DNS:"
+_AUTHORITY_VIOLATION: Final = (
+    "has a malformed authority: write a host name or an IP address, and a port if any"
+)
 _MAX_URI_OCTETS: Final = 2048  # the limit of the SPIFFE ID standard, and of browsers in practice
 
 
@@ -121,7 +125,13 @@ class Identifier(NamedTuple):
 def describe(general_name: x509.GeneralName) -> str:
     """Describe a GeneralName by its kind and unchanged value; only by its kind if that is not supported."""
     kind = KINDS.get(type(general_name))
-    return f"{kind}:{general_name.value}" if kind else type(general_name).__name__
+    return f"{kind}:{general_name.value}" if kind else _unsupported_kind(general_name)
+
+
+def _unsupported_kind(general_name: x509.GeneralName) -> str:
+    """The name of a kind in RFC 5280 4.2.1.6: `otherName`, `directoryName` or `registeredID`."""
+    name = type(general_name).__name__
+    return name[:1].lower() + name[1:]
 
 
 def parse_general_name(general_name: x509.GeneralName, field: str) -> Identifier:
@@ -132,7 +142,8 @@ def parse_general_name(general_name: x509.GeneralName, field: str) -> Identifier
     """
     kind = KINDS.get(type(general_name))
     if kind is None:
-        raise RejectedIdentifier(f"Names of kind {type(general_name).__name__} are not supported", field)
+        detail = f"Names of kind {_unsupported_kind(general_name)} are not supported"
+        raise RejectedIdentifier(f"{detail}: send names of kind {', '.join(IdentifierKind)}", field)
     return parse_identifier(kind, general_name.value, field)
 
 
@@ -213,26 +224,33 @@ def dns_name(text: str, field: str, *, wildcard: bool = True, underscores: bool 
             a reverse zone, which names addresses.
     """
     if not text.isascii():
-        raise RejectedIdentifier(f"{quote(text)} is not ASCII; write it in A-labels (xn--…, RFC 5890)", field)
+        host = _host(text) if len(text) <= _MAX_DNS_OCTETS else text
+        a_labels = quote(host) if host.isascii() else "xn--…"
+        raise RejectedIdentifier(
+            f"{quote(text)} is not ASCII; write it in A-labels, {a_labels} (RFC 5890)", field
+        )
     name = text.lower()
     labels = name.split(".")
     if wildcard and labels[0] == "*" and len(labels) > 1:
         labels = labels[1:]
     if len(name) > _MAX_DNS_OCTETS:
-        raise RejectedIdentifier(f"{quote(text)} is longer than {_MAX_DNS_OCTETS} octets", field)
+        raise RejectedIdentifier(f"{quote(text)} is longer than {_MAX_DNS_OCTETS} octets: shorten it", field)
     pattern = _LABEL_OR_SERVICE if underscores else _LABEL
     if not all(map(pattern.fullmatch, labels)):
         raise RejectedIdentifier(_label_violation(text, labels), field)
     if _NUMBER.fullmatch(labels[-1]):  # RFC 1123 2.1; WHATWG and inet_aton read 127.0.0.0x1 as an address
-        raise RejectedIdentifier(f"{quote(text)} looks like an IP address, not a DNS name", field)
+        detail = f"looks like an IP address, not a DNS name: send it as {_IP_HINT}"
+        raise RejectedIdentifier(f"{quote(text)} {detail}", field)
     if ".".join(labels[-2:]) in _REVERSE:
         raise RejectedIdentifier(
-            f"{quote(text)} is in a reverse zone, which names addresses, not hosts", field
+            f"{quote(text)} is in a reverse zone, which names addresses, not hosts: send it as {_IP_HINT}",
+            field,
         )
     for label in labels:
         if label[2:4] == "--" and not _is_a_label(label):
             raise RejectedIdentifier(
-                f"{quote(text)}: {label} is not an A-label of IDNA 2008 (RFC 5891)", field
+                f"{quote(text)}: {label} is not an A-label of IDNA 2008 (RFC 5891): encode the name again",
+                field,
             )
     return name
 
@@ -249,31 +267,34 @@ def _is_a_label(label: str) -> bool:
 
 def _label_violation(text: str, labels: list[str]) -> str:
     if not text:
-        return "The DNS name is empty"
+        return "The DNS name is empty: correct or omit it"
     if text.endswith("."):
-        return f"{quote(text)} ends with a dot"
+        return f"{quote(text)} ends with a dot: remove it"
     if "" in labels:
-        return f"{quote(text)} has an empty label"
+        return f"{quote(text)} has an empty label: remove the extra dot"
     if any(len(label) > _MAX_LABEL_OCTETS for label in labels):
-        return f"{quote(text)} has a label of more than {_MAX_LABEL_OCTETS} octets"
+        return f"{quote(text)} has a label of more than {_MAX_LABEL_OCTETS} octets: shorten it"
     if any("*" in label for label in labels):
-        return f"{quote(text)}: a wildcard is allowed only as the whole left-most label"
-    return f"{quote(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens"
+        return f"{quote(text)}: a wildcard is allowed only as the whole left-most label, as in *.example.com"
+    hint = "; send only a host, not a URL, port, mailbox or address" if re.search("[/:@]", text) else ""
+    return f"{quote(text)} is not a DNS name: labels are 1 to 63 letters, digits and inner hyphens{hint}"
 
 
 def _ip_address(value: object, field: str) -> str:
     if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
-        raise RejectedIdentifier(f"{value} is a network, not an address", field)
+        raise RejectedIdentifier(f"{value} is a network, not an address: send each address", field)
     return str(value)
 
 
 def _email(text: str, field: str) -> str:
     local, at, domain = text.rpartition("@")
     if at and not text.isascii():
-        detail = f"{quote(text)} is not ASCII: mailboxes of RFC 9598 (SmtpUTF8Mailbox) are not supported"
+        detail = (
+            f"{quote(text)} is not ASCII: send an ASCII mailbox; SmtpUTF8Mailbox (RFC 9598) is not supported"
+        )
         raise RejectedIdentifier(detail, field)
     if not at or len(text) > _MAX_MAILBOX_OCTETS or not _LOCAL_PART.fullmatch(local):
-        raise RejectedIdentifier(f"{quote(text)} is not an email address", field)
+        raise RejectedIdentifier(f"{quote(text)} is not an email address, such as anna@example.com", field)
     return f"{local}@{dns_name(domain, field, wildcard=False)}"
 
 
@@ -287,7 +308,9 @@ def _uri(text: str, field: str) -> str:
         and _URI_REST.fullmatch(rest)
     )
     if not is_valid:
-        raise RejectedIdentifier(f"{quote(text)} is not an absolute URI (RFC 3986)", field)
+        raise RejectedIdentifier(
+            f"{quote(text)} is not an absolute URI (RFC 3986), such as urn:example:device", field
+        )
     if rest.startswith("//"):
         _verify_authority(text, field)
     return f"{scheme.lower()}:{rest}"
@@ -299,18 +322,18 @@ def _verify_authority(text: str, field: str) -> None:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port
     except ValueError as error:
-        raise RejectedIdentifier(f"{quote(text)} has a malformed authority", field) from error
+        raise RejectedIdentifier(f"{quote(text)} {_AUTHORITY_VIOLATION}", field) from error
     if parts.username is not None:  # verifiers disagree on where the host begins
-        raise RejectedIdentifier(f"{quote(text)} has a malformed authority: it contains a user name", field)
+        raise RejectedIdentifier(f"{quote(text)} has a malformed authority: remove the user name", field)
     if "%" in host:
         raise RejectedIdentifier(
-            f"{quote(text)} has a malformed authority: the host has a zone or percent-encoding", field
+            f"{quote(text)} has a malformed authority: remove the zone or percent-encoding of the host", field
         )
     try:
         ipaddress.ip_address(host)
     except ValueError:
         if "[" in parts.netloc:  # IPvFuture (RFC 3986 3.2.2)
-            raise RejectedIdentifier(f"{quote(text)} has a malformed authority", field) from None
+            raise RejectedIdentifier(f"{quote(text)} {_AUTHORITY_VIOLATION}", field) from None
         # Trust domains may have underscores (SPIFFE ID standard, 2.1); host names may not.
         dns_name(host, field, wildcard=False, underscores=parts.scheme == "spiffe")
 

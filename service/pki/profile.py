@@ -242,9 +242,10 @@ def check_subject_attribute(name: str, text: str) -> str:
     """A message about an invalid subject attribute (RFC 5280 A.1); '' if it is valid."""
     limit, label = SUBJECT_ATTRIBUTES[name][1], "The common name" if name == "CN" else name
     if name == "C" and not re.fullmatch("[A-Z]{2}", text):
-        return f"{quote(text)} is not a country code of two capital letters (ISO 3166)"
+        return f"{quote(text)} is not a country code of two capital letters (ISO 3166), such as CH"
     if not 0 < len(text) <= limit:
-        return f"{label} has {len(text)} characters; 1 to {limit} are accepted"
+        remedy = "shorten it" if text else "omit it"
+        return f"{label} has {len(text)} characters; 1 to {limit} are accepted: {remedy}"
     if (canonical := names.prepare(text)) != text:
         detail = "has white space, control characters or Unicode forms that programs read differently"
         return f"{quote(text)} {detail}" + (f"; write {quote(canonical)}" if canonical else "")
@@ -252,5 +253,5 @@ def check_subject_attribute(name: str, text: str) -> str:
         detail = "is another host for programs that use IDNA 2003, such as Java; write it in A-labels (xn--…)"
         return f"{quote(text)} {detail}"
     if name == "serialNumber" and not re.fullmatch(r"[A-Za-z0-9 '()+,./:=?-]+", text):
-        return f"{quote(text)} is not a PrintableString"
+        return f"{quote(text)} is not a PrintableString: use letters, digits, spaces and '()+,-./:=?"
     return ""

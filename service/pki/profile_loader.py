@@ -134,10 +134,6 @@ class IssuancePolicy:
         """The additional policy for a principal's names; None if the profiles' policies suffice."""
         return self._principals.get(principal)
 
-    def with_extended_key_usage(self, usage: x509.ObjectIdentifier) -> list[str]:
-        """The names of the profiles with this extended key usage."""
-        return [profile.name for profile in self if usage in profile.extended_key_usage_oids]
-
 
 def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
     """Parse each member of an object; `check` yields violations that involve several members."""

@@ -226,7 +226,8 @@ def test_csr_without_names_is_refused(server: Server, tmp_path: Path) -> None:
     """openssl's default CSR is refused because it has neither a common name nor a SAN."""
     response = server.sign({"csr": openssl()(tmp_path).decode()})
     assert response.status == 422
-    detail = "The request has neither a common name nor a subject alternative name"
+    remedy = "with openssl, add -addext subjectAltName=DNS:www.example.com"
+    detail = f"The request has neither a common name nor a subject alternative name: {remedy}"
     reason = {"code": "rejectedIdentifier", "field": "subject.common_name", "detail": detail}
     assert response.json()["errors"] == [reason]
 

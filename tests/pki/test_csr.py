@@ -196,7 +196,7 @@ def test_compressed_and_hybrid_points_are_refused(form: bytes) -> None:
 @pytest.mark.parametrize(
     ("option", "fragment"),
     [
-        ("ec_param_enc:explicit", "explicit parameters .* add -pkeyopt ec_param_enc:named_curve"),
+        ("ec_param_enc:explicit", "explicit parameters .* with -pkeyopt ec_param_enc:named_curve"),
         ("group:brainpoolP256r1", "Curve brainpoolP256r1 is not accepted"),
         ("group:sect163k1", "Curve 1.3.132.0.1 is not accepted"),
         ("ec_param_enc:named_curve", ""),

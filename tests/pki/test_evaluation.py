@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -134,6 +135,65 @@ def test_other_subject_attributes_are_omitted_with_notes() -> None:
     )
 
 
+def test_omitted_subject_attributes_have_short_names() -> None:
+    """The names of RFC 4514 and OpenSSL; an attribute without a name has its OID."""
+    oids = {
+        "DC": NameOID.DOMAIN_COMPONENT,
+        "UID": NameOID.USER_ID,
+        "STREET": NameOID.STREET_ADDRESS,
+        "GN": NameOID.GIVEN_NAME,
+        "SN": NameOID.SURNAME,
+        "title": NameOID.TITLE,
+        "emailAddress": NameOID.EMAIL_ADDRESS,
+        "1.2.3.4": x509.ObjectIdentifier("1.2.3.4"),
+    }
+    subject = x509.Name([x509.NameAttribute(oid, "example") for oid in oids.values()])
+    notes = evaluate(csrs.build(subject=subject, sans=["dns:a.example.com"])).notes
+    assert notes == tuple(f"subject attribute {name}='example' left out" for name in oids)
+
+
+@pytest.mark.parametrize(
+    ("cn", "sans", "remedy"),
+    [
+        ("printer", [], ": with openssl, add -addext subjectAltName=DNS:printer, or use profile 'client'"),
+        (
+            "Printer-7",
+            [],
+            ": with openssl, add -addext subjectAltName=DNS:Printer-7, or use profile 'client'",
+        ),
+        ("printer", ["dns:a.example.com"], ": add DNS:printer, or use profile 'client'"),
+        ("Anna Beispiel", [], ", and is not a host name: omit it, or use profile 'client'"),
+        ("$(reboot)", [], ", and is not a host name: omit it, or use profile 'client'"),
+        ("-config", [], ", and is not a host name: omit it, or use profile 'client'"),
+        ("dev_1", [], ": use a full host name, or use profile 'client'"),
+    ],
+)
+def test_common_name_that_is_no_san_gets_a_remedy(cn: str, sans: list[str], remedy: str) -> None:
+    """A host name is suggested as a SAN if the profile permits it; other texts never reach an option."""
+    with pytest.raises(RequestError) as refusal:
+        evaluate(csrs.build(cn, sans))
+    assert refusal.value.detail == f"'{cn}' is not among the subject alternative names{remedy}"
+    assert factories.codes(refusal.value) == [("rejectedIdentifier", CN)]
+
+
+@pytest.mark.parametrize(
+    ("profile", "remedy"),
+    [
+        ("server", "-addext subjectAltName=DNS:www.example.com"),
+        ("client", "-addext subjectAltName=DNS:www.example.com"),
+    ],
+)
+def test_request_without_a_name_gets_a_remedy(profile: str, remedy: str) -> None:
+    """The message has an openssl option with an example of the first kind that the profile permits."""
+    with pytest.raises(RequestError, match=f"with openssl, add {remedy}$"):
+        evaluate(csrs.build(None), profile)
+    assert evaluate(csrs.build(None, ["dns:www.example.com"]), profile)
+    uri = "-addext subjectAltName=URI:urn:example:device"
+    for kinds, option in (((), "-subj /CN=Anna"), (("uri",), uri)):
+        with pytest.raises(RequestError, match=f"with openssl, add {option}$"):
+            evaluate_in(team(names={kind: {} for kind in kinds}), common_name=None, sans=[])
+
+
 @pytest.mark.parametrize(
     ("extension", "field"),
     [
@@ -160,7 +220,7 @@ def test_extension_outside_the_profile_is_refused(extension: x509.ExtensionType,
 def test_refused_usage_names_the_profiles_that_have_it() -> None:
     """The error suggests the profiles that have the requested extended key usage."""
     suggestion = "Profile 'server' does not have clientAuth; use profile 'client' or 'peer'"
-    for usage, message in ((ExtendedKeyUsageOID.CLIENT_AUTH, suggestion), (ExtendedKeyUsageOID.CODE_SIGNING, "; no profile has it")):  # fmt: skip
+    for usage, message in ((ExtendedKeyUsageOID.CLIENT_AUTH, suggestion), (ExtendedKeyUsageOID.CODE_SIGNING, "; omit it: no profile fits the requested usages")):  # fmt: skip
         with pytest.raises(RequestError, match=f"{message}$"):
             evaluate(csrs.build(extensions=[x509.ExtendedKeyUsage([usage])]))
 
@@ -393,7 +453,7 @@ def test_policy_of_principal_applies_to_names() -> None:
         evaluate_in(context, common_name=None, sans=["dns:a.example.com", "ip:10.0.0.1"])
     assert [str(problem) for problem in refusal.value.subproblems] == [
         "dns:a.example.com: the policy for caller 'tests' permits only names in tests.example.com",
-        "ip:10.0.0.1: the policy for caller 'tests' permits only names of kind dns",
+        "ip:10.0.0.1: the policy for caller 'tests' permits only names of kind dns; omit the name",
     ]
     assert evaluate_in(team("other", principals_names=principal_policies), common_name=None)
 
@@ -477,3 +537,70 @@ def test_validity_beyond_the_chain_is_shortened_or_refused() -> None:
         with pytest.raises(RejectedValidity, match="the CA expires at"):
             evaluate_in(context._replace(**requested))
     assert evaluate_in(context._replace(not_after=end)).not_after == issuer.not_after
+
+
+OTHER_PROFILES: dict[str, Any] = {
+    "server": TEAM | {"names": {"dns": {}}},
+    "spiffe": TEAM | {"names": {"uri": {"schemes": ["spiffe"]}}},
+    "client": TEAM | {"extended_key_usage": ["clientAuth"], "names": {"dns": {}, "uri": {}}},
+    "secret": TEAM | {"names": {"uri": {}}, "principals": ["ops"]},
+    "people": TEAM | {"extended_key_usage": ["clientAuth"], "names": {}, "principals": ["ops"]},
+}
+
+
+def refusal_detail(principal: str, request: x509.CertificateSigningRequest, **change: Any) -> str:
+    """The only reason for a refusal of the profile `server` of OTHER_PROFILES."""
+    principal_policies: dict[str, Any] = {"limited": {"dns": {}}}
+    policy = IssuancePolicy(OTHER_PROFILES, "server", principal_policies)
+    context = factories.context("server", policy=policy, principal=principal, **change)
+    with pytest.raises(RequestError) as refusal:
+        factories.evaluate(request, context)
+    (problem, *_) = refusal.value.subproblems
+    return problem.detail
+
+
+SERVER_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+
+
+@pytest.mark.parametrize(
+    ("principal", "uri", "extensions", "remedy"),
+    [
+        ("ci", "spiffe://example.com/x", [], "use profile 'spiffe' or 'client'"),
+        ("ops", "spiffe://example.com/x", [], "use profile 'spiffe' or 'client' or 'secret'"),
+        ("ci", "urn:x:y", [], "use profile 'client'"),
+        ("ci", "spiffe://example.com/x", [SERVER_USAGE], "use profile 'spiffe'"),
+        ("ci", "urn:x:y", [SERVER_USAGE], "omit the name"),
+        ("limited", "urn:x:y", [], "omit the name"),
+    ],
+)
+def test_kind_that_the_profile_lacks_names_the_profiles_that_permit_the_name(
+    principal: str, uri: str, extensions: list[x509.ExtensionType], remedy: str
+) -> None:
+    """Only profiles that the caller may use, that permit the name, and have the requested usages."""
+    request = csrs.build(None, [f"uri:{uri}"], extensions)
+    detail = f"uri:{uri}: profile 'server' permits only names of kind dns; {remedy}"
+    assert refusal_detail(principal, request) == detail
+
+
+@pytest.mark.parametrize(
+    ("principal", "profiles"), [("ci", "use profile 'client'"), ("ops", "use profile 'client' or 'people'")]
+)
+def test_suggested_profiles_are_those_of_the_caller(principal: str, profiles: str) -> None:
+    """A refused usage and common name suggest no profile of other callers; a renewal suggests none."""
+    client = csrs.build(extensions=[x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])])
+    assert refusal_detail(principal, client).endswith(f"does not have clientAuth; {profiles}")
+    assert refusal_detail(principal, client, is_renewal=True).endswith(
+        "; omit it: no profile fits the requested usages"
+    )
+    assert refusal_detail(principal, csrs.build("Anna")).endswith(f"use a full host name, or {profiles}")
+    assert refusal_detail(principal, csrs.build("Anna"), is_renewal=True).endswith(": use a full host name")
+
+
+def test_usages_of_a_large_request_are_evaluated_once() -> None:
+    """The suggestion does not depend on the single usage, so 5,000 usages take less than a second."""
+    usages = x509.ExtendedKeyUsage([x509.ObjectIdentifier(f"1.2.3.{n}") for n in range(5000)])
+    request = csr.parse(csrs.encode_der(csrs.build(extensions=[usages])))
+    start = time.process_time()
+    with pytest.raises(CompoundError):
+        evaluation.evaluate(request, factories.context("server"))
+    assert time.process_time() - start < 1

@@ -126,7 +126,23 @@ def test_uri_host_as_read_by_openssl_must_be_permitted(uri: str) -> None:
     """The host must be permitted as OpenSSL parses it: up to the first colon, or slash if there is none."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
     (violation,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
-    assert "is outside the CA's name constraints; OpenSSL reads 'evil.org" in violation
+    subtrees = "which permit 'example.com', '.example.com'"
+    assert f"is outside the CA's name constraints, {subtrees}; OpenSSL reads 'evil.org" in violation
+
+
+def test_message_lists_the_subtrees_of_the_kind() -> None:
+    """The message says what is permitted and excluded, up to four subtrees each."""
+    permitted = ["dns:example.com", "ip:10.0.0.0/8"]
+    issuer = create_constrained_issuer(
+        permitted=permitted, excluded=[f"dns:x{n}.example.com" for n in range(5)]
+    )
+    name = names.parse_general_name(csrs.general_name("dns:a.x1.example.com"), "x")
+    excluded = "'x0.example.com', 'x1.example.com', 'x2.example.com', 'x3.example.com' …"
+    assert issuer.name_violations(EMPTY, [name]) == [
+        f"{name} is outside the CA's name constraints, which permit 'example.com' and exclude {excluded}"
+    ]
+    subject = create_constrained_issuer(permitted=["dn:leaf"]).name_violations(distinguished_name("x"), [])
+    assert subject == ["The subject is outside the CA's name constraints, which permit 'CN=leaf'"]
 
 
 def test_name_constraints_apply_to_subject() -> None:

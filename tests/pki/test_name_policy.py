@@ -109,8 +109,8 @@ def test_names_outside_the_policy_are_refused(
 def test_kind_without_a_policy_is_not_permitted() -> None:
     """The message lists the permitted kinds, if there are any."""
     violations = find_violations({"dns": {}, "ip": {}}, "dns:a.b", "uri:urn:x:y")
-    assert violations == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip")]
-    assert find_violations({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names")]
+    assert violations == [(1, "uri:urn:x:y: profile 'x' permits only names of kind dns, ip; omit the name")]
+    assert find_violations({}, "dns:a.b") == [(0, "dns:a.b: profile 'x' permits no names; omit the name")]
 
 
 def test_violations_of_all_names_are_collected() -> None:
@@ -129,7 +129,8 @@ def test_spiffe_id_must_be_the_only_uri() -> None:
     assert not find_violations(rules, "uri:https://a.example/x", "uri:https://a.example/y")
     for other in ("uri:https://a.example/x", "uri:spiffe://a.example/y"):
         violations = find_violations(rules, "uri:spiffe://a.example/x", other)
-        assert violations == [(None, "A certificate with a SPIFFE ID may not have another URI")]
+        detail = "A certificate with a SPIFFE ID may not have another URI: remove the others"
+        assert violations == [(None, detail)]
 
 
 def test_to_dict_is_parsed_as_the_same_policy() -> None:

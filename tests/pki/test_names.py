@@ -138,6 +138,7 @@ def test_malformed_names_are_refused_with_the_field(text: str, fragment: str) ->
     assert refusal.value.field == "subject_alt_name[7]"
     assert refusal.value.detail.isascii() or "…" in refusal.value.detail
     assert "\n" not in refusal.value.detail
+    assert len(refusal.value.detail) <= 220
 
 
 @pytest.mark.parametrize(
@@ -152,8 +153,32 @@ def test_malformed_names_are_refused_with_the_field(text: str, fragment: str) ->
 )
 def test_unsupported_kind_of_name_is_refused(general_name: x509.GeneralName) -> None:
     """Only DNS names, IP addresses, email addresses and URIs are accepted; networks are not."""
-    with pytest.raises(RejectedIdentifier):
+    remedy = (
+        "^Names of kind (registeredID|directoryName|otherName) .*: send names of kind dns, ip, email, uri$"
+    )
+    with pytest.raises(RejectedIdentifier, match=f"{remedy}|is a network, not an address: send each address"):
         names.parse_general_name(general_name, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (
+            "dns:bücher.example",
+            "'b\\\\xfccher.example' is not ASCII; write it in A-labels, 'xn--bcher-kva.example'",
+        ),
+        ("dns:" + "ü" * 254, "write it in A-labels, xn--… "),
+        ("dns:https://a.example/", "send only a host, not a URL, port, mailbox or address$"),
+        ("dns:a_b!.example", "digits and inner hyphens$"),
+        ("dns:10.0.0.1", "send it as an address, with openssl as IP: instead of DNS:$"),
+        ("dns:a.example.", "ends with a dot: remove it$"),
+    ],
+)
+def test_refusal_of_a_name_has_a_remedy(text: str, remedy: str) -> None:
+    """The message says what to send instead."""
+    name = x509.DNSName._init_without_validation(text.removeprefix("dns:"))
+    with pytest.raises(RejectedIdentifier, match=remedy):
+        names.parse_general_name(name, "x")
 
 
 @pytest.mark.parametrize(
