@@ -280,7 +280,7 @@ def test_malformed_file_is_refused(tmp_path: Path, data: bytes | None, fragment:
     assert run.stderr.count(b"\n") == 1
 
 
-PROFILES = {"A18.csr": "client"}
+PROFILES = dict.fromkeys(("A18.csr", "A66.csr", "C04.csr"), "client")  # `show` knows no profile
 FILES = {path.name: path.read_bytes() for path in CASES.iterdir()} | input_forms.ALL
 FILES |= {name: data for name, (data, _) in input_forms.OTHER_FORMATS.items()} | input_forms.PRIVATE_KEYS
 FILES |= {"octets": bytes(range(128, 200)), "cut before a key": REQUEST[:200] + PRIVATE_KEY}
