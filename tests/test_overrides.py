@@ -135,6 +135,7 @@ def names(**kinds: object) -> dict[str, object]:
     "change",
     [
         {},
+        {"validity": "30d", "max_validity": "52w", "backdate": "5m", "short_lived": "24h"},
         {"max_validity": "P365D", "short_lived": "P1D", "certificate_policies": ["1.3.6.1.4.1.32473.9", "2.23.140.1.2.1"]},
         {"subject": {"allowed": ["CN", "O", "OU"], "fixed": {"C": "CH"}}, "principals": ["ci", "*"]},
         {"subject": {}, "principals": [], "extensions": ["tlsFeature", "1.3.6.1.4.1.99999.1"]},
