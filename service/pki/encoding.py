@@ -26,19 +26,28 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, rest))
 
 
+def _signature_algorithm_name(constant: str) -> str:
+    """The name in RFC 4055, 5758, 9688 or 9881 of the library's RSA_WITH_SHA256, and so on."""
+    name = constant.strip("_").lower().replace("_", "-")
+    key, _, digest = name.partition("-with-")
+    if key == "rsa" and not digest.startswith("sha3-"):
+        return f"{digest}WithRSAEncryption"
+    if key == "ecdsa" and not digest.startswith("sha3-"):
+        return f"ecdsa-with-{digest.upper()}"
+    return f"id-{name.replace('rsa-with', 'rsassa-pkcs1-v1-5-with')}"
+
+
 _OID_NAMES: Final = {  # challengePassword for the library's CHALLENGE_PASSWORD, and so on
-    value: _camel_case(name)
-    for names in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID)
-    for name, value in vars(names).items()
+    value: _signature_algorithm_name(name) if oids is SignatureAlgorithmOID else _camel_case(name)
+    for oids in (AttributeOID, ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID)
+    for name, value in vars(oids).items()
     if isinstance(value, x509.ObjectIdentifier)
-} | {  # RFC 5280 4.2.1.6, RFC 3279 2.2.3 and 2.3.1, RFC 5758 3.2
-    PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5: "rsaEncryption",
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",
-    SignatureAlgorithmOID.ECDSA_WITH_SHA1: "ecdsa-with-SHA1",
-    SignatureAlgorithmOID.ECDSA_WITH_SHA224: "ecdsa-with-SHA224",
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ecdsa-with-SHA256",
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ecdsa-with-SHA384",
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512: "ecdsa-with-SHA512",
+} | {
+    SignatureAlgorithmOID.RSASSA_PSS: "id-RSASSA-PSS",  # RFC 8017 A.2.3
+    SignatureAlgorithmOID.ED25519: "id-Ed25519",  # RFC 8410 3
+    SignatureAlgorithmOID.ED448: "id-Ed448",
+    PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5: "rsaEncryption",  # RFC 3279 2.3.1
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: "subjectAltName",  # RFC 5280 4.2.1.6
 }
 
 _ATTRIBUTE_NAMES: Final = {  # RFC 4514 3; the last two as in OpenSSL

@@ -121,7 +121,7 @@ def test_insecure_signature_is_the_only_error_of_a_chain(tmp_path: Path) -> None
         servers.run(*command.split(), cwd=tmp_path)
     chain = [x509.load_pem_x509_certificate((tmp_path / name).read_bytes()) for name in ("a.crt", "root.crt")]
     inspections = inspection.inspect_chain(chain, chain[0].not_valid_before_utc)
-    message = "signed with rsaWithSha1, which is no longer secure"
+    message = "signed with sha1WithRSAEncryption, which is no longer secure"
     assert [inspected.problems for inspected in inspections] == [(message,), ()]
 
 

@@ -22,10 +22,16 @@ def test_pem_chain_is_concatenated_blocks() -> None:
     [
         (AttributeOID.CHALLENGE_PASSWORD, "challengePassword"),
         (ExtensionOID.TLS_FEATURE, "tlsFeature"),
-        (SignatureAlgorithmOID.RSA_WITH_SHA1, "rsaWithSha1"),
+        (ExtensionOID.SUBJECT_ALTERNATIVE_NAME, "subjectAltName"),
+        (SignatureAlgorithmOID.RSA_WITH_SHA1, "sha1WithRSAEncryption"),
+        (SignatureAlgorithmOID.RSA_WITH_SHA3_256, "id-rsassa-pkcs1-v1-5-with-sha3-256"),
+        (SignatureAlgorithmOID.ECDSA_WITH_SHA384, "ecdsa-with-SHA384"),
+        (SignatureAlgorithmOID.ECDSA_WITH_SHA3_256, "id-ecdsa-with-sha3-256"),
+        (SignatureAlgorithmOID.DSA_WITH_SHA256, "id-dsa-with-sha256"),
+        (SignatureAlgorithmOID.ML_DSA_44, "id-ml-dsa-44"),
         (x509.ObjectIdentifier("1.2.3.4"), "1.2.3.4"),
     ],
 )
-def test_oid_name_is_camel_case_or_dotted_decimals(oid: x509.ObjectIdentifier, name: str) -> None:
-    """The name is the library's constant in camel case, as in most of RFC 5280; an unknown OID is in digits."""
+def test_oid_name_is_that_of_its_rfc_or_dotted_decimals(oid: x509.ObjectIdentifier, name: str) -> None:
+    """The name of RFC 5280 or of the algorithm's RFC; an unknown OID is in digits."""
     assert encoding.oid_name(oid) == name
