@@ -335,7 +335,7 @@ class _Evaluation:
             self._notes.append(f"common name added to the subject alternative names: {name}")
 
     def _missing_san_message(self, common_name: str) -> str:
-        """The refusal of a common name that is no SAN and cannot be added as one."""
+        """The refusal of a common name that is not a SAN and cannot be added as one."""
         problem = f"{quote(common_name)} is not among the subject alternative names"
         profiles = self._suggest(
             lambda profile: not profile.is_tls_server and "CN" in profile.allowed_attributes
