@@ -66,6 +66,10 @@ READ_LENIENTLY: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {  # with the 
         (r"escaped line ends (\n)",),
     ),
     "escaped in a line": (f'CSR = "{_ESCAPED}"  # C:\\new'.encode(), (r"escaped line ends (\n)",)),
+    "escaped base64": (
+        b'"%b"\n' % base64.encodebytes(DER).replace(b"\n", rb"\n"),
+        (r"escaped line ends (\n)",),
+    ),
     "form": (urlencode({"csr": _TEXT}).encode(), ("form encoding",)),
     "form with CRLF": (urlencode({"csr": _CRLF}).encode(), ("form encoding",)),
     "form with base64": (urlencode({"csr": _BASE64}).encode(), ("form encoding",)),
@@ -93,6 +97,7 @@ OTHER_FORMATS: Final[dict[str, tuple[bytes, str]]] = {  # with a fragment of the
     "form with two fields": (urlencode({"csr": _TEXT, "profile": "client"}).encode(), "several fields"),
     "two CSRs": (PEM + PEM, "contains 2 CSRs"),
     "two CSRs in UTF-16": ((_TEXT + _TEXT).encode("utf-16"), "contains 2 CSRs"),
+    "path": (rb"C:\temp\my.csr", "This is plain text"),
     "cut": (PEM[:-30], "damaged"),
 }
 

@@ -26,7 +26,7 @@ _BLOCK: Final = re.compile(
 )
 _FROM_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
 _URL_ENCODED: Final = re.compile(rb"BEGIN\+|%[0-9A-Fa-f]{2}")
-_FORM_FIELD: Final = re.compile(rb"\s*\w{1,32}=(?=\w{16})")  # `=` ends base64, so this is not base64
+_FORM_FIELD: Final = re.compile(rb"\A\s*\w{1,32}=(?=\w{16})")  # `=` ends base64, so this is not base64
 _QUOTES: Final = b"\"' \t\r\n"
 
 _ENUMERATED: Final = 0x0A
@@ -171,8 +171,10 @@ def _decode_once(layer: Layer) -> tuple[bytes, str] | None:
         return data.decode(codec, "replace").encode(), "UTF-16"
     if _URL_ENCODED.search(data) and b"&" not in data:
         return unquote_to_bytes(data.replace(b"+", b" ") if b"BEGIN+" in data else data), "form encoding"
-    if layer.blocks:
+    if b"\\" in data:
         decoded, note = _unescape(data), r"escaped line ends (\n)"
+    elif layer.blocks:
+        return None
     else:
         text = data.removeprefix(codecs.BOM_UTF8)
         decoded, note = _decode_base64(_FORM_FIELD.sub(b"", text, count=1).strip(_QUOTES))
@@ -190,12 +192,13 @@ def _utf_16_codec(data: bytes) -> str:
 
 
 def _unescape(data: bytes) -> bytes | None:
-    """Replace JSON's escapes in the text from the first BEGIN to the last END; None if they are invalid."""
-    if b"\\" not in data or data.lstrip()[:1] in (b"{", b"["):  # other members must not be ignored
+    """Replace JSON's escapes in PEM, without the text around it, or in base64; None if they are invalid."""
+    if data.lstrip()[:1] in (b"{", b"["):  # other members must not be ignored
         return None
-    pem = data[data.index(b"-----BEGIN ") : data.rindex(b"-----") + 5]
+    start, end = data.find(b"-----BEGIN "), data.rfind(b"-----") + 5
+    text = data[start:end] if start >= 0 else data.strip(_QUOTES)
     try:
-        return str(json.loads(b'"%b"' % pem, strict=False)).encode("utf-8", "replace")
+        return str(json.loads(b'"%b"' % text, strict=False)).encode("utf-8", "replace")
     except ValueError:
         return None
 

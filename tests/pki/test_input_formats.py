@@ -4,6 +4,7 @@ import base64
 import codecs
 import json
 import re
+import time
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -259,6 +260,30 @@ def test_any_combination_of_encodings_is_refused(data: bytes, encodings: int) ->
     with pytest.raises(RequestError):
         csr.parse(data)
     input_formats.contains_private_key(data)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *PARTS,
+        b"-----BEGIN A-----",
+        b"-----BEGIN A-----\n-",
+        b"A" * 39 + b" ",
+        b"A" * 64 + b"=",
+        b"\0-",
+        b"A_-",
+        rb"\u0041",
+    ],
+)
+def test_time_is_linear(part: bytes) -> None:
+    """The largest data that is accepted takes milliseconds, also in base64."""
+    for size, encode in ((csr.MAX_TEXT_BYTES, bytes), (csr.MAX_TEXT_BYTES * 3 // 4, base64.b64encode)):
+        data = encode((part * (size // len(part)))[:-1] + b"!")
+        start = time.process_time()
+        with pytest.raises(RequestError):
+            csr.parse(data)
+        input_formats.contains_private_key(data)
+        assert time.process_time() - start < 0.5
 
 
 def test_exactly_one_csr_is_required_in_every_encoding() -> None:
