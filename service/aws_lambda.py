@@ -108,7 +108,9 @@ def _application() -> WSGIApplication:
         load_revoked=lambda: revocation_file.load_revoked(settings.ca),
         parallel_map=_thread_pool_map,
     )
-    return app.create(document, authority, settings.api_key_names, settings.public_url)
+    return app.create(
+        document, authority, settings.api_key_names, settings.public_url, settings.est_line_length
+    )
 
 
 @functools.cache

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 CA: Final = "CERTLET_CA"
 CA_KEY: Final = "CERTLET_CA_KEY"
@@ -20,11 +20,18 @@ PROFILES: Final = "CERTLET_PROFILES"
 AUDIT_LOG: Final = "CERTLET_AUDIT_LOG"
 METRICS: Final = "CERTLET_METRICS"
 PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
+EST_LINE_LENGTH: Final = "CERTLET_EST_LINE_LENGTH"
+EST_LINE_LENGTHS: Final = (
+    "0",
+    "64",
+    "76",
+)  # one line (RFC 8951 3.1), as in PEM (RFC 7468 2), in MIME (RFC 2045 6.8)
 # No query, fragment or user; and no character that a JSON or Velocity template would need to escape.
 _URL: Final = re.compile(
     r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
     r"(?:/(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+)*"
 )
+_T = TypeVar("_T")
 
 
 class KeySource(StrEnum):
@@ -51,6 +58,23 @@ def parse_public_url(text: str) -> str:
     return url
 
 
+def _parse_est_line_length(text: str) -> int:
+    if text not in EST_LINE_LENGTHS:
+        raise ValueError(f"{text!r} is not 0, 64 or 76")
+    return int(text)
+
+
+def _parse_variable(
+    environ: Mapping[str, str], name: str, parse: Callable[[str], _T], problems: list[str]
+) -> _T | None:
+    """Parse a variable; None if it is not set, empty or malformed, which is added to `problems`."""
+    try:
+        return parse(environ[name]) if environ.get(name) else None
+    except ValueError as error:
+        problems.append(f"{name}: {error}")
+        return None
+
+
 @dataclass(frozen=True)
 class Settings:
     """The function's settings.
@@ -67,6 +91,7 @@ class Settings:
         audit_log: the audit log's file; None for stderr.
         metrics: the CloudWatch namespace of the metrics in the audit log; '' for no metrics.
         public_url: the URL under which users reach the API, without a final slash; '' if not set.
+        est_line_length: the characters in a line of EST's responses; 0 for one line.
     """
 
     ca: Path
@@ -79,6 +104,7 @@ class Settings:
     audit_log: Path | None = None
     metrics: str = ""
     public_url: str = ""
+    est_line_length: int = 0
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -87,12 +113,13 @@ class Settings:
         `CERTLET_CA` (directory); `CERTLET_CA_KEY` (`file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`;
         default: `signing-ca.key` in that directory); `CERTLET_CA_PASSPHRASE`, or
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
-        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); and `CERTLET_PUBLIC_URL`.
+        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL`; and
+        `CERTLET_EST_LINE_LENGTH` (0, 64 or 76).
 
         Raises:
             SettingsError: a variable is missing or malformed.
         """
-        problems = []
+        problems: list[str] = []
         if not environ.get(CA):
             problems.append(f"{CA} is not set: set it to the directory of the CA")
         try:
@@ -110,11 +137,8 @@ class Settings:
             problems.append(f"{CA_PASSPHRASE} is set but empty; unset it if the key is not encrypted")
         if not re.fullmatch("[A-Za-z0-9._/#:-]{0,255}", environ.get(METRICS, "")):
             problems.append(f"{METRICS} is not a CloudWatch namespace: up to 255 of A-Z a-z 0-9 . _ / # : -")
-        public_url = environ.get(PUBLIC_URL, "")
-        try:
-            public_url = public_url and parse_public_url(public_url)
-        except ValueError as error:
-            problems.append(f"{PUBLIC_URL}: {error}")
+        public_url = _parse_variable(environ, PUBLIC_URL, parse_public_url, problems)
+        est_line_length = _parse_variable(environ, EST_LINE_LENGTH, _parse_est_line_length, problems)
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -128,5 +152,6 @@ class Settings:
             profiles=Path(environ[PROFILES]) if environ.get(PROFILES) else None,
             audit_log=Path(environ[AUDIT_LOG]) if environ.get(AUDIT_LOG) else None,
             metrics=environ.get(METRICS, ""),
-            public_url=public_url,
+            public_url=public_url or "",
+            est_line_length=est_line_length or 0,
         )

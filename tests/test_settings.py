@@ -21,6 +21,18 @@ def test_public_url_is_parsed_without_final_slash(text: str, url: str | None) ->
     assert parse_public_url(text) == (url or text.removesuffix("/"))
 
 
+@pytest.mark.parametrize(("text", "length"), [(None, 0), ("", 0), ("0", 0), ("64", 64), ("76", 76)])
+def test_est_line_length_is_a_setting(text: str | None, length: int) -> None:
+    environ = {"CERTLET_CA": "ca"} | ({} if text is None else {"CERTLET_EST_LINE_LENGTH": text})
+    assert Settings.from_environ(environ).est_line_length == length
+
+
+@pytest.mark.parametrize("text", ["-64", "65", "64 ", "x", "064"])
+def test_other_est_line_length_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"CERTLET_EST_LINE_LENGTH: '{text}' is not 0, 64 or 76"):
+        Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_EST_LINE_LENGTH": text})
+
+
 @pytest.mark.parametrize(
     "text",
     [

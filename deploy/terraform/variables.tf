@@ -124,6 +124,12 @@ variable "est" {
   description = "Whether the rendered contract has EST (certlet openapi --est): on or off."
 }
 
+variable "est_line_length" {
+  type        = string
+  default     = "0"
+  description = "The characters in a line of the base64 of EST responses: 0 (one line), 64 or 76."
+}
+
 variable "auth" {
   type        = string
   default     = "api-key"

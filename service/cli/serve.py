@@ -28,7 +28,16 @@ from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
 from service.pki import certificate_reader
 from service.pki.errors import IssuanceError
-from service.settings import AUDIT_LOG, CA, CA_KEY, CA_PASSPHRASE, PROFILES, PUBLIC_URL
+from service.settings import (
+    AUDIT_LOG,
+    CA,
+    CA_KEY,
+    CA_PASSPHRASE,
+    EST_LINE_LENGTH,
+    EST_LINE_LENGTHS,
+    PROFILES,
+    PUBLIC_URL,
+)
 from service.supervisor import Supervisor
 
 HANDLER: Final = "service.aws_lambda.handler"
@@ -79,6 +88,14 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     metavar="NAME",
     show_default="the default profile",
     help="Use this profile for --tls.",
+)
+@click.option(
+    "--est-line-length",
+    type=click.Choice(EST_LINE_LENGTHS),
+    default="0",
+    envvar=EST_LINE_LENGTH,
+    show_envvar=True,
+    help="Break the base64 of EST responses into lines of this length, as libest requires; 0 for one line.",
 )
 @click.option("--insecure-http", is_flag=True, help="Allow plain HTTP on addresses other than loopback.")
 def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own type
@@ -253,7 +270,7 @@ def _url_host(settings: SimpleNamespace) -> str:
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """Return the environment of the workers: that of this process, and the settings from the arguments."""
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
-    environ = os.environ | {PUBLIC_URL: settings.public_url or ""}
+    environ = os.environ | {PUBLIC_URL: settings.public_url or "", EST_LINE_LENGTH: settings.est_line_length}
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 

@@ -50,6 +50,7 @@ def create(
     authority: Authority,
     api_key_names: Mapping[str, str],
     public_url: str = "",
+    est_line_length: int = 0,
 ) -> WSGIApplication:
     """Create the application that executes a contract.
 
@@ -58,6 +59,7 @@ def create(
         authority: issues the certificates.
         api_key_names: API key id -> name of the principal.
         public_url: the base of problem types, without a final slash; '' for relative ones.
+        est_line_length: the characters in a line of EST's responses; 0 for one line.
     """
     # Connexion warns about several media types, and would log the names of unknown parameters.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
@@ -75,7 +77,9 @@ def create(
     app.app.before_request(functools.partial(_before_request, operations))
     app.add_api(
         served,
-        resolver=Resolver(functools.partial(_resolve, operations, Operations(authority), Est(authority))),
+        resolver=Resolver(
+            functools.partial(_resolve, operations, Operations(authority), Est(authority, est_line_length))
+        ),
         strict_validation=True,
         validator_map={"body": BodyValidator, "parameter": ParameterValidator},
     )

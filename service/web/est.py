@@ -28,13 +28,17 @@ _LONG_LENGTH: Final = b"\x80"  # the length follows in DER; base64 has no such o
 class Est:
     """The EST operations. Each method is named after its operationId; a label is the name of a profile."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, line_length: int = 0) -> None:
+        """`line_length` is the number of characters in a line of base64; 0 for one line."""
         self._authority = authority
+        self._line_length = line_length
 
     def estCacerts(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
         """`GET /cacerts`: the chain with its root, then the previous CA certificates."""
         self._authority.profiles.get(label)
-        return _certificates_response(self._authority.load_issuer().ca_certificates, "public, max-age=3600")
+        return self._certificates_response(
+            self._authority.load_issuer().ca_certificates, "public, max-age=3600"
+        )
 
     def estCsrattrs(self, label: str | None = None) -> Response:  # noqa: N802 - operationId
         """`GET /csrattrs`: no attributes are required, since the profile adds them."""
@@ -45,12 +49,22 @@ class Est:
         self, body: bytes, label: str | None = None, user: Principal | None = None
     ) -> Response:
         """`POST /simpleenroll`: issue a certificate to a caller with an API key."""
-        return _enrollment_response(self._authority.issue(_request(body, label, user)))
+        return self._enrollment_response(self._authority.issue(_request(body, label, user)))
 
     def estSimplereenroll(self, body: bytes, label: str | None = None) -> Response:  # noqa: N802 - operationId
         """`POST /simplereenroll`: renew the client certificate of the caller."""
         request = _request(body, label, None)
-        return _enrollment_response(self._authority.renew(request, identity.client_certificate()))
+        return self._enrollment_response(self._authority.renew(request, identity.client_certificate()))
+
+    def _enrollment_response(self, issued: IssuedCertificate) -> Response:
+        return self._certificates_response([issued.certificate], "no-store")
+
+    def _certificates_response(self, certificates: Sequence[x509.Certificate], cache: str) -> Response:
+        """Encode PKCS#7 certs-only in base64. RFC 8951 3.1 leaves line breaks to the server."""
+        body = base64.b64encode(encoding.encode_certs_only(certificates))
+        if length := self._line_length:
+            body = b"".join(body[start : start + length] + b"\n" for start in range(0, len(body), length))
+        return Response(body, CERTIFICATES_TYPE, cache, headers=[("Content-Transfer-Encoding", "base64")])
 
     estLabelledCacerts = estCacerts  # noqa: N815 - operationId
     estLabelledCsrattrs = estCsrattrs  # noqa: N815 - operationId
@@ -66,13 +80,3 @@ def _request(body: bytes, label: str | None, user: Principal | None) -> Issuance
     return IssuanceRequest(
         csr=body, profile=label, principal=user, request_id=identity.request_id(), is_est=True
     )
-
-
-def _enrollment_response(issued: IssuedCertificate) -> Response:
-    return _certificates_response([issued.certificate], "no-store")
-
-
-def _certificates_response(certificates: Sequence[x509.Certificate], cache: str) -> Response:
-    """Encode PKCS#7 certs-only in base64, in one line as RFC 8951 3.1 and strongSwan require."""
-    body = base64.b64encode(encoding.encode_certs_only(certificates))
-    return Response(body, CERTIFICATES_TYPE, cache, headers=[("Content-Transfer-Encoding", "base64")])

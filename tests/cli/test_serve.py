@@ -227,6 +227,15 @@ def test_problem_types_are_relative_without_public_url(tmp_path: Path) -> None:
         assert server.request("GET", "/openapi.json").json()["servers"] == [{"url": server.url}]
 
 
+def test_unknown_est_line_length_is_refused_at_start(tmp_path: Path) -> None:
+    """The option and the variable are checked before the server starts, with one line."""
+    for arguments, env in ((("--est-line-length", "65"), {}), ((), {"CERTLET_EST_LINE_LENGTH": "65"})):
+        run = servers.certlet("serve", "--ephemeral", *arguments, cwd=tmp_path, env=env)
+        assert (run.returncode, run.stdout) == (2, b"")
+        (line,) = run.stderr.decode().splitlines()
+        assert "'65' is not one of '0', '64', '76'" in line
+
+
 def test_malformed_public_url_is_refused_at_start(tmp_path: Path) -> None:
     """The option and the variable are checked before the server starts, with one line."""
     for arguments, env in ((("--url", "http://a/?b"), {}), ((), {"CERTLET_PUBLIC_URL": "http://a/?b"})):

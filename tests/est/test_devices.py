@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 import subprocess
@@ -99,6 +100,46 @@ def test_strongswan_reports_refusals(tls_server: Server, tmp_path: Path) -> None
     for options, status in statuses.items():
         result = pki(tls_server, tmp_path, "--in", *options.split(), check=False)
         assert (result.returncode != 0, f"HTTP {status}" in result.stderr) == (True, True), result.stderr
+
+
+@pytest.fixture(scope="module")
+def wrapping_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server with TLS, whose EST responses have lines of 64 characters."""
+    directory = tmp_path_factory.mktemp("lines")
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_EST_LINE_LENGTH": "64"}
+    with servers.certlet_server(directory, "--tls", env=env) as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")
+        yield server
+
+
+def decode_by_line(cwd: Path) -> bytes:
+    """Decode a response as libest does, with OpenSSL's base64 filter, which needs short lines."""
+    decoded = subprocess.run(
+        ["openssl", "base64", "-d", "-in", "response"], cwd=cwd, capture_output=True, check=False
+    )
+    return decoded.stdout
+
+
+def test_reader_that_needs_lines_enrols_with_wrapped_responses(
+    wrapping_server: Server, tls_server: Server, tmp_path: Path
+) -> None:
+    """libest 3.2 and OpenSSL's base64 filter read lines of 64 characters, but not one long line."""
+    create_openssl_csr(tmp_path, "device")
+    for path, options in (("/cacerts", []), ("/simpleenroll", [*BASIC, *post_options("device")])):
+        status, body = curl(wrapping_server, tmp_path, path, *options)
+        assert status == 200
+        assert {len(line) for line in body.splitlines()[:-1]} == {64}
+        assert body.endswith(b"\n")
+        assert decode_by_line(tmp_path) == base64.b64decode(body)
+        status, body = curl(tls_server, tmp_path, path, *options)
+        assert (status, body.count(b"\n")) == (200, 0)
+        assert decode_by_line(tmp_path) != base64.b64decode(body)
+
+
+def test_strongswan_needs_the_default(wrapping_server: Server, tmp_path: Path) -> None:
+    """strongSwan 5.9 does not read lines, so that one line is the default."""
+    options = ("--url", wrapping_server.url, "--cacert", str(root_path(wrapping_server)), "--outform", "pem")
+    assert run("pki", "--estca", *options, cwd=tmp_path, check=False).returncode != 0
 
 
 def curl(server: Server, cwd: Path, path: str, *options: str, out: str = "response") -> tuple[int, bytes]:

@@ -183,6 +183,8 @@ BODIES = {
     "one-line": CSR,
     "wrapped": WRAPPED,
     "crlf": WRAPPED.replace(b"\n", b"\r\n"),
+    "white space": b"\r\n\t " + b" \t".join(WRAPPED.splitlines()) + b" \t\r\n\n",
+    "in every line": b"\n".join(bytes([octet]) for octet in CSR),
     "pem": PEM,
     "base64url": base64.urlsafe_b64encode(csrs.encode_der(csrs.build("device.example.com"))),
     "base64 of pem": base64.b64encode(PEM),
