@@ -484,7 +484,8 @@ def test_contract_contains_the_pages() -> None:
     page, text = embed_pages.SOURCE.read_text(), embed_pages.CONTRACT.read_text()
     assert embed_pages.embed(text, page) == text
     assert embed_pages.embed(text, page.replace("Sign a", "Sign the")) != text
-    assert embed_pages.embed(text.replace("    remedy: ", "    remedy: Again, "), page).count("Again, ") == 38
+    changed = embed_pages.embed(text.replace("    remedy: ", "    remedy: Again, "), page)
+    assert changed.count("Again, ") == 2 * text.count("    remedy: ") > 0
     assert len(page.encode()) < embed_pages.MAX_BYTES
 
 
