@@ -19,7 +19,7 @@ from tests.adversarial import der
 from tests.adversarial.der import Node
 
 RSA: Final = "1.2.840.113549.1.1"
-SIGNATURES: Final = {
+SIGNATURES: Final[dict[str, tuple[tuple[str, Callable[[], hashes.HashAlgorithm]], ...]]] = {
     "rsa": ((f"{RSA}.11", hashes.SHA256), (f"{RSA}.12", hashes.SHA384), (f"{RSA}.13", hashes.SHA512), (f"{RSA}.5", hashes.SHA1)),
     "ec": (("1.2.840.10045.4.3.2", hashes.SHA256), ("1.2.840.10045.4.3.3", hashes.SHA384), ("1.2.840.10045.4.3.4", hashes.SHA512), ("1.2.840.10045.4.3.1", hashes.SHA224)),
     "dsa": (("2.16.840.1.101.3.4.3.2", hashes.SHA256),),
