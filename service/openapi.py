@@ -154,12 +154,15 @@ def public(document: OpenAPIDocument) -> OpenAPIDocument:
     Responses allow unknown fields, which later versions may add and clients must ignore (RFC 9457 section 3.2
     requires this for problems). Requests do not.
     """
-    default = document["components"]["schemas"]["ProfileName"]["default"]
+    profile_name = document["components"]["schemas"]["ProfileName"]
 
     def change(node: OpenAPIDocument) -> OpenAPIDocument:
-        example = {"example": default} if node.get("schema") == _PROFILE_NAME and "in" in node else {}
+        removed = (
+            key for key in node if _is_profile_name(key, node) and node[key] not in profile_name["enum"]
+        )
+        examples = dict.fromkeys(removed, profile_name["default"])  # the operator's profiles replace others
         public_part = {key: value for key, value in node.items() if not key.startswith("x-") and key != _FORM}
-        return public_part | example
+        return public_part | examples
 
     stripped: OpenAPIDocument = rewrite(document, change)
     bodies = [operation.get("requestBody") for operation in operations_by_id(stripped).values()]
@@ -174,6 +177,17 @@ def public(document: OpenAPIDocument) -> OpenAPIDocument:
         name: example for name, example in stripped["components"]["examples"].items() if name in references
     }
     return {**stripped, "components": {**stripped["components"], "schemas": opened, "examples": examples}}
+
+
+def _is_profile_name(key: str, node: OpenAPIDocument) -> bool:
+    """Whether the value is the name of a profile, in an example."""
+    is_profile = (
+        key == "profile"
+        or (key == "name" and "extended_key_usage" in node)
+        or (key == "default" and "profiles" in node)
+        or (key == "example" and node.get("schema") == _PROFILE_NAME)
+    )
+    return is_profile and isinstance(node[key], str) and not node[key].startswith("$")  # of a link
 
 
 def with_public_url(document: OpenAPIDocument, url: str) -> OpenAPIDocument:

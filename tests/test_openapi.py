@@ -293,6 +293,26 @@ def test_public_document_has_no_unused_examples() -> None:
     assert set(DOCUMENT["components"]["examples"]) - set(names) == {"methodNotAllowed"}
 
 
+def test_public_examples_are_valid_with_other_profiles() -> None:
+    """Each example in the public document is valid if the operator's profiles replace those of the contract."""
+    own = {**DOCUMENT["x-certificate-profiles"]["server"], "certificate_policies": ["1.3.6.1.4.1.32473.9"]}
+    profiles = {"server": None, "client": None, "peer": None, "own": own}
+    document = openapi.public(openapi.with_overrides(DOCUMENT, {"profiles": profiles, "default": "own"}))
+    validated = 0
+
+    def validate_examples(node: dict[str, Any]) -> dict[str, Any]:
+        nonlocal validated
+        if "schema" in node:
+            examples = [example["value"] for example in node.get("examples", {}).values()]
+            for example in [*examples, *([node["example"]] if "example" in node else ())]:
+                Draft4Validator(node["schema"]).validate(example)
+                validated += 1
+        return node
+
+    openapi.rewrite(openapi.resolve_refs(document["paths"], document), validate_examples)
+    assert validated > 100
+
+
 def test_401_is_documented_exactly_where_a_key_is_required() -> None:
     """Every operation that requires an API key may return 401: EST always, others with EST on AWS."""
     for operation in public_operations():
