@@ -407,9 +407,10 @@ def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest | R
     if request.principal is None:
         raise Unauthorized(API_KEY_REQUIRED)
     parsed = csr.read(request.csr)
-    content = parsed.content if isinstance(parsed, RefusedRequest) else parsed
-    if request.is_est and AttributeOID.CHALLENGE_PASSWORD in content.attributes:
-        raise BadCSR(CHALLENGE_UNSUPPORTED, "csr")
+    refused = parsed if isinstance(parsed, RefusedRequest) else RefusedRequest(parsed, ())
+    if request.is_est and AttributeOID.CHALLENGE_PASSWORD in refused.content.attributes:
+        violation = BadCSR(CHALLENGE_UNSUPPORTED, "csr")
+        return replace(refused, violations=(*refused.violations, violation))
     return parsed
 
 

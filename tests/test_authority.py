@@ -12,7 +12,9 @@ from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AttributeOID
 
 from service import audit
 from service.audit import AuditRecord
@@ -72,6 +74,19 @@ def test_refusals_are_recorded_and_nothing_is_signed(csr: bytes, profile: str | 
     assert len(log[0].reasons) == len(refusal.value.subproblems)
 
 
+def test_challenge_password_over_est_is_refused_with_the_other_reasons() -> None:
+    """A challengePassword has a meaning only over EST; it does not hide what else is wrong with the request."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(factories.distinguished_name("localhost"))
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"hush")
+    request = csrs.encode_pem(builder.sign(csrs.private_key(), hashes.SHA256()))
+    for is_est, fields in ((True, ["csr", "subject.common_name"]), (False, ["subject.common_name"])):
+        log = RecordingLog()
+        with pytest.raises(IssuanceError) as refusal:
+            factories.authority(log).issue(issuance_request(request, is_est=is_est))
+        assert [problem.field for problem in refusal.value.subproblems] == fields
+        assert log[0].common_name == "localhost"
+
+
 def test_refusal_record_names_the_principal_and_the_request() -> None:
     """A refusal record has the names as sent and the hash of the key, if the request could be parsed."""
     log = RecordingLog()
@@ -83,7 +98,7 @@ def test_refusal_record_names_the_principal_and_the_request() -> None:
     with pytest.raises(IssuanceError):
         authority.issue(issuance_request(csrs.encode_pem(request)))
     spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert log[0].names == ("dns:_.example", "email:a@b", "RegisteredID")
+    assert log[0].names == ("dns:_.example", "email:a@b", "registeredID")
     assert log[0].common_name == "x\ny"
     assert log[0].subject_public_key_sha256 == hashlib.sha256(spki).hexdigest()
     assert b"\n" not in audit.serialize(log[0])[:-1]

@@ -18,6 +18,7 @@ from tests import csrs
 from tests.servers import API_KEY, Server
 
 GO: Final = Path(__file__).parent / "generate_csrs.go"
+JAVA_SOURCE: Final = Path(__file__).parent / "GenerateCsrs.java"
 DEFAULT_SUBJECT: Final = (
     "subject attribute C='AU' left out",
     "subject attribute ST='Some-State' left out",
@@ -121,6 +122,17 @@ def go(name: str) -> Callable[[Path], bytes]:
     return lambda folder: (go_csrs(folder.parent) / name).read_bytes()
 
 
+def bouncy_castle(name: str) -> Callable[[Path], bytes]:
+    """Return a function that returns a CSR of GenerateCsrs.java, PEM."""
+
+    def create_csr(folder: Path) -> bytes:
+        libraries = ":".join(f"/usr/share/java/{jar}.jar" for jar in ("bcpkix", "bcprov", "bcutil"))
+        run(folder, "java", "-cp", libraries, str(JAVA_SOURCE), str(folder))
+        return run(folder, "openssl", "req", "-inform", "DER", "-in", name)
+
+    return create_csr
+
+
 @functools.cache
 def go_csrs(folder: Path) -> Path:
     """Run generate_csrs.go; return its output folder."""
@@ -160,6 +172,10 @@ JAVA: Final = ("dns:java.example.com", "ip:192.0.2.9")
 NSS: Final = ("dns:nss.example.com", "dns:www.nss.example.com")
 ACME: Final = ("dns:acme.example.com", "dns:*.acme.example.com", "ip:192.0.2.3")
 GO_NAMES: Final = ("dns:go.example.com", "dns:*.go.example.com", "ip:192.0.2.7", "ip:2001:db8::7")
+BC: Final = ("dns:*.bc.example.com",)
+BC_NOTE: Final = (
+    "read leniently: the subject attribute CN is a PrintableString, despite its characters (X.680 41)"
+)
 CERT_MANAGER: Final = ("dns:svc.example.com", "dns:svc.ns.svc.cluster.local")
 JETSTACK: Final = "subject attribute O='jetstack' left out"
 P256: Final = "ec ec_paramgen_curve:P-256"
@@ -194,6 +210,10 @@ PROGRAMS: Final = {
     "like cert-manager's, RSA": ProgramCSR(go("cert-manager-rsa.csr"), CERT_MANAGER, (JETSTACK,)),
     "acme, EC": ProgramCSR(lambda folder: acme(folder, "p-384"), ACME),
     "acme, RSA": ProgramCSR(lambda folder: acme(folder, "rsa-2048"), ACME),
+    "BouncyCastle, EC": ProgramCSR(bouncy_castle("ec.csr"), BC, (BC_NOTE,)),
+    "BouncyCastle, RSA": ProgramCSR(bouncy_castle("rsa.csr"), BC, (BC_NOTE,)),
+    "BouncyCastle, no attributes": ProgramCSR(bouncy_castle("no-attributes.csr"), BC, (BC_NOTE, "read leniently: there is no attributes field (RFC 2986 4.1)", added_note(BC[0]))),
+    "keytool, RSA-PSS": ProgramCSR(lambda folder: keytool(folder, "-keyalg", "RSA", "-keysize", "2048", "-sigalg", "RSASSA-PSS"), JAVA, (EXAMPLE, IDENTIFIER)),
     "acme, must-staple": ProgramCSR(lambda folder: acme(folder, "p-256", must_staple=True), ACME, ("extension tlsFeature left out",)),
 }  # fmt: skip
 

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import pytest
 
-from service.pki import csr
+from service.pki import csr, pem
 from service.pki.csr import CertificateSigningRequest
 from service.pki.errors import RequestError
 from tests import other_readers, servers
 from tests.adversarial import der, request_strategies
 from tests.adversarial.test_csr_programs import run
+from tests.adversarial.third_party_csrs import CASES, read_csr
 from tests.pki import test_lenient_csr
 
 READ: Final = Path(__file__).parent / "read_csrs.go"
@@ -57,7 +58,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the corpus and mutations of it."""
     folder = tmp_path_factory.mktemp("csrs")
     tables = [row[0] for row in test_lenient_csr.ACCEPTED.values()]
-    for number, request in enumerate([*other_readers.corpus(), *tables, *mutations(REQUESTS)]):
+    third_party = [pem.parse(read_csr(path, row))[0].der or b"" for path, row in CASES]
+    requests = (*other_readers.corpus(), *third_party, *tables, *mutations(REQUESTS))
+    for number, request in enumerate(requests):
         (folder / f"{number:06}").write_bytes(request)
     return folder
 
