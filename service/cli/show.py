@@ -45,7 +45,8 @@ _DER_LABELS: Final = {
 def show(*, file: Path, key_file: Path | None) -> int:
     """Explain a CSR, certificate or chain, and list its errors.
 
-    FILE is PEM, DER, base64 or PKCS#7; - is stdin.
+    FILE is PEM, DER, base64 or PKCS#7; - is stdin. certlet sign --dry-run
+    also finds the errors of a CSR that depend on the profile.
 
     Exit status: 0 if there is no error; 1 if there is one, or FILE cannot be read.
     """

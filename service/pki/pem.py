@@ -206,11 +206,13 @@ def _unescape(data: bytes) -> bytes | None:
 def _decode_base64(text: bytes) -> tuple[bytes | None, str]:
     """Decode base64 or base64url with white space anywhere; note a variant; None if invalid or empty."""
     text = b"".join(text.split())
-    note = "base64url" if b"-" in text or b"_" in text else ""
+    note = ""
+    if b"-" in text or b"_" in text:
+        text, note = text.translate(_FROM_BASE64URL), "base64url"
     if len(text) % 4 and not text.endswith(b"="):
         text += b"=" * (-len(text) % 4)
         note = note or "base64 without padding"
     try:
-        return base64.b64decode(text.translate(_FROM_BASE64URL), validate=True) or None, note
+        return base64.b64decode(text, validate=True) or None, note
     except ValueError:
         return None, ""
