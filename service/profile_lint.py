@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from service import openapi
 from service.overrides import OverridesError, YAMLSource, verify_policy
-from service.pki.profile import Revocation, format_duration
+from service.pki.profile import Profile, Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
 
 _IN_CONTRACT: Final = {
@@ -58,9 +59,16 @@ def lint(overrides: Path | None) -> list[Finding]:
     lines = YAMLSource.from_file(overrides).lines if overrides else {}
     findings = []
     for profile in openapi.parse_policy(document):
-        if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
-            path = ("profiles", profile.name)
-            position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
-            text = f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
-            findings.append(Finding(*position, f"{profile.name}: {text}", is_error=False))
+        path = ("profiles", profile.name)
+        position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
+        findings += [
+            Finding(*position, f"{profile.name}: {text}", is_error=False) for text in _warnings(profile)
+        ]
     return sorted(findings)
+
+
+def _warnings(profile: Profile) -> Iterator[str]:
+    if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
+        yield f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
+    if not profile.certificate_policies:
+        yield "certificates cannot be renewed, except by certlet renew --profile: set certificate_policies"

@@ -34,6 +34,26 @@ def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     ]
 
 
+def test_profile_without_policy_causes_a_warning(tmp_path: Path) -> None:
+    """The first policy identifies the profile in a renewal, so a profile without one gets a warning with its line."""
+    path = tmp_path / "own.yaml"
+    team = (
+        "{description: x, validity: P7D, backdate: PT5M, extended_key_usage: [clientAuth], names: {dns: {}}}"
+    )
+    others = "  server: {validity: P7D}\n  client: {validity: P7D}\n"
+    path.write_text(
+        f"profiles:\n{others}  peer: {{validity: P7D, certificate_policies: []}}\n  team: {team}\n"
+    )
+    text = "certificates cannot be renewed, except by certlet renew --profile: set certificate_policies"
+    assert [str(warning) for warning in profile_lint.lint(path)] == [
+        f"{path}:4: warning: peer: {text}",
+        f"{path}:5: warning: team: {text}",
+    ]
+    team = team.replace("{desc", "{certificate_policies: [1.2.3], desc")
+    path.write_text(f"profiles:\n{others}  peer: {{validity: P7D}}\n  team: {team}\n")
+    assert not profile_lint.lint(path)
+
+
 def test_violations_in_the_contract_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Violations in `openapi.yaml` itself have lines too."""
     document = copy.deepcopy(factories.document())
