@@ -14,11 +14,14 @@ from typing import Final, cast
 import click
 import idna
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
+    PrivateFormat,
     pkcs12,
 )
 from cryptography.x509.oid import NameOID
@@ -94,6 +97,11 @@ def _encode_idna(text: str) -> str:
     type=options.FILE,
     help=f"Also write a PKCS#12 file. Its password is ${P12_PASSWORD}, or prompted for.",
 )
+@click.option(
+    "--p12-legacy",
+    is_flag=True,
+    help="Encrypt --p12 with 3DES and SHA-1, which macOS and older Windows read, instead of AES and SHA-256.",
+)
 @options.force_option
 @options.service_options
 def new(
@@ -102,6 +110,7 @@ def new(
     key_type: str,
     out: str | None,
     p12: Path | None,
+    p12_legacy: bool,
     force: bool,
     url: str,
     api_key: str | None,
@@ -113,6 +122,8 @@ def new(
     If $CERTLET_KEY_PASSPHRASE is set, the key is encrypted with that passphrase.
     """
     options.forbid_together("--validity", "--not-after")
+    if p12_legacy and not p12:
+        raise click.UsageError("--p12-legacy requires --p12")
     hardening.disable_core_dumps_and_ptrace()
     stem = _stem(out, names[0])
     key_path, path = stem.with_name(f"{stem.name}.key"), stem.with_name(f"{stem.name}.crt")
@@ -138,10 +149,7 @@ def new(
         certificates = parse_signed(signed, key)
         write(path, encoding.encode_pem(certificates).encode(), 0o644)
         if p12:
-            p12_key = cast("pkcs12.PKCS12PrivateKeyTypes", key)
-            name, encryption = names[0].value.encode(), BestAvailableEncryption(password)
-            leaf, *chain = certificates
-            write(p12, pkcs12.serialize_key_and_certificates(name, p12_key, leaf, chain, encryption), 0o600)
+            write(p12, _encode_pkcs12(names[0].value, key, certificates, password, legacy=p12_legacy), 0o600)
     for note in signed.notes:
         warn(f"note: {note}")
     echo(f"Key       {key_path}")
@@ -189,6 +197,25 @@ def parse_signed(signed: client.Signed, key: CertificateIssuerPrivateKeyTypes) -
     if not matches:
         raise CommandError("the service returned a certificate for another key")
     return certificates
+
+
+def _encode_pkcs12(
+    name: str,
+    key: CertificateIssuerPrivateKeyTypes,
+    certificates: Sequence[x509.Certificate],
+    password: bytes,
+    *,
+    legacy: bool,
+) -> bytes:
+    """Encode a key and its chain as PKCS#12 (RFC 7292), encrypted by PBES2 or, for old programs, by PBES1."""
+    encryption: KeySerializationEncryption = BestAvailableEncryption(password)
+    if legacy:
+        builder = PrivateFormat.PKCS12.encryption_builder()
+        builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC)
+        encryption = builder.hmac_hash(hashes.SHA1()).build(password)  # noqa: S303 - what such programs verify  # nosec B303
+    leaf, *chain = certificates
+    p12_key = cast("pkcs12.PKCS12PrivateKeyTypes", key)
+    return pkcs12.serialize_key_and_certificates(name.encode(), p12_key, leaf, chain, encryption)
 
 
 def _p12_password() -> bytes:

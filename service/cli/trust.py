@@ -37,6 +37,10 @@ _COMMANDS: Final = (
         'export SSL_CERT_FILE="$PWD/NAME.crt" REQUESTS_CA_BUNDLE="$PWD/NAME.crt"',
     ),
     ("curl, for one request", "curl --cacert NAME.crt https://…"),
+    (
+        "curl on Windows, if it refuses a certificate that names no CRL",
+        "curl.exe --ssl-no-revoke --cacert NAME.crt https://…",
+    ),
 )
 
 

@@ -40,6 +40,31 @@ def test_new_creates_key_certificate_and_pkcs12(server: Server, tmp_path: Path) 
     assert (opened.count("BEGIN CERTIFICATE"), opened.count("BEGIN PRIVATE KEY")) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "algorithms"),
+    [
+        ((), ["PBES2, PBKDF2, AES-256-CBC", "hmacWithSHA256", "MAC: sha256"]),
+        (("--p12-legacy",), ["pbeWithSHA1And3-KeyTripleDES-CBC", "MAC: sha1"]),
+    ],
+)
+def test_pkcs12_has_the_encryption_of_its_option(
+    server: Server, tmp_path: Path, options: tuple[str, ...], algorithms: list[str]
+) -> None:
+    """Key and certificates have the same algorithm, never the other one; OpenSSL 3 reads both without -legacy."""
+    secret = {"CERTLET_P12_PASSWORD": "correct horse"}
+    run = certlet("new", "a.example.com", "--out", "a", "--p12", "a.p12", *options, env=secret)
+    assert run.returncode == 0, run.stderr
+    command = ["openssl", "pkcs12", "-in", "a.p12", "-info", "-noenc", "-passin", "pass:correct horse"]
+    opened = servers.run(*command, cwd=tmp_path)
+    assert (opened.stdout.count("BEGIN CERTIFICATE"), opened.stdout.count("BEGIN PRIVATE KEY")) == (2, 1)
+    for algorithm in algorithms:
+        assert algorithm in opened.stderr
+    assert opened.stderr.count(algorithms[0]) == 2
+    assert ("TripleDES" in opened.stderr, "sha1," in opened.stderr.lower()) == (bool(options), bool(options))
+    wrong = [*command[:-1], "pass:wrong"]
+    assert servers.run(*wrong, cwd=tmp_path, check=False).returncode != 0
+
+
 def test_new_accepts_email_and_uri(server: Server, tmp_path: Path) -> None:
     """The certificate has no common name; --out is a path without suffix, or a directory."""
     (tmp_path / "in").mkdir()
@@ -72,6 +97,7 @@ def test_new_accepts_email_and_uri(server: Server, tmp_path: Path) -> None:
             1,
             "is the same file as the key or certificate",
         ),
+        (("a.example.com", "--p12-legacy"), 2, "--p12-legacy requires --p12"),
         (("a..example.com",), 2, "empty label"),
         (("ip:a",), 2, "not a valid name of the kind ip"),
         (("a.example.com", "--key-type", "dsa"), 2, "'dsa' is not one of"),

@@ -52,6 +52,18 @@ def test_printed_commands_make_a_client_trust_the_root(
     assert "certificate" in refused.stderr
 
 
+def test_curl_on_windows_does_not_check_revocation(tls_server: Server, tmp_path: Path) -> None:
+    """Windows' curl needs --ssl-no-revoke for certificates without a CRL; other programs get no such option."""
+    commands = run_trust("--ca", str(tls_server.log.parent / "ca"), cwd=tmp_path)
+    options = {heading: "--ssl-no-revoke" in " ".join(lines) for heading, lines in commands.items()}
+    windows = "curl on Windows, if it refuses a certificate that names no CRL"
+    assert [heading for heading, has_option in options.items() if has_option] == [windows]
+    (command,) = commands[windows]  # curl on Linux ignores the option
+    assert run_in_shell(commands["Download the root, and compare its fingerprint"], tmp_path).returncode == 0
+    command = command.replace("curl.exe", "curl -sS").replace("https://…", f"{tls_server.url}/health")
+    assert run_in_shell([command], tmp_path).returncode == 0
+
+
 def test_fingerprint_is_verified(tls_server: Server, tmp_path: Path) -> None:
     """With --sha256 another root is refused, and the right one is printed without a warning."""
     digest = ca_directory.load_chain(tls_server.log.parent / "ca")[1][-1].fingerprint(hashes.SHA256())
