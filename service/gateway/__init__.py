@@ -1,4 +1,4 @@
 """A local replacement for API Gateway (REST API), for a laptop or a small server.
 
-Its behaviour comes from the contract only. It contains no code about certificates.
+Its behaviour comes from the contract only. Only its TLS connections know certificates.
 """

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
-from service.gateway import access_log, handshake, request_head
+from service.gateway import access_log, request_head, tls_connection
 
 # Seconds without a complete request head. A proxy should close idle connections earlier, so that it never
 # sends a request on a closed one: nginx does after 60 s, Caddy after 120 s. aiohttp's default is an hour.
@@ -160,7 +160,7 @@ class Connection(web.RequestHandler):
     async def establish(self, context: ssl.SSLContext | None) -> None:
         """Start HTTP, with `context` after the TLS handshake."""
         timeout = TLS_HANDSHAKE_TIMEOUT if context else None
-        handshake.on_refusal.set(self._refuse_handshake)
+        tls_connection.on_refusal.set(self._refuse_handshake)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self, self._client, ssl=context, ssl_handshake_timeout=timeout
@@ -171,12 +171,10 @@ class Connection(web.RequestHandler):
             if not self._wire:
                 self._connections.remove(self)
 
-    def _refuse_handshake(self, error: ssl.SSLError) -> None:
+    def _refuse_handshake(self, reason: str) -> None:
         """Log a refused handshake, send no more after the alert, and close the connection soon."""
         with contextlib.suppress(OSError):  # the client has disconnected
-            access_log.write(
-                "tls", source_ip=self._client.getpeername()[0], refused=handshake.describe(error)
-            )
+            access_log.write("tls", source_ip=self._client.getpeername()[0], refused=reason)
         loop = asyncio.get_running_loop()
         loop.call_soon(self._shut_down, socket.SHUT_WR)
         loop.call_later(_ALERT_TIMEOUT, self.drop)

@@ -13,21 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from service.gateway.handshake import TlsContext
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from service.gateway.routes import GatewayError
+from service.gateway.tls_connection import TlsConnection, TlsContext
 
 RENEW_AFTER: Final = 2 / 3  # of the remaining lifetime of a new certificate
 RETRY: Final = 60.0  # seconds between attempts to renew; fewer if the certificate expires soon
 MIN_RETRY: Final = 1.0  # seconds
 _TIMEOUT: Final = 10.0  # seconds for the function to respond
-_SHORT_NAMES: Final = {  # attribute names of `ssl` -> RFC 4514; others are unchanged
-    "commonName": "CN",
-    "countryName": "C",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-}
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +46,6 @@ class Tls:
             password: the key's password; if None and the key is encrypted, OpenSSL prompts for it.
         """
         self.context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._certificate = certificate
         self._key = key
         self._password = password
@@ -67,12 +60,9 @@ class Tls:
         if certificate:
             Path(self._certificate).write_text(certificate, encoding="ascii")  # OpenSSL only reads files
         try:
-            self.context.load_cert_chain(self._certificate, self._key, self._password)
-        except OSError as error:  # ssl.SSLError is one, and does not name the file
-            files = f"{self._certificate} and {self._key}"
-            reason = (getattr(error, "reason", None) or "").replace("_", " ").lower()
-            hint = reason or "check the passphrase, and that the key belongs to the certificate"
-            raise TlsError(f"OpenSSL cannot load {files}: {hint}") from error
+            self.context.load(self._certificate, self._key, self._password)
+        except (OSError, ValueError) as error:
+            raise TlsError(f"OpenSSL cannot load {self._certificate} and {self._key}: {error}") from error
 
     async def load_client_cas(self, invoke: Invoke, event: JSONObject) -> None:
         """Accept client certificates of the CAs that the function returns, PEM.
@@ -80,9 +70,7 @@ class Tls:
         Raises:
             TlsError: the function fails.
         """
-        pem = str((await _invoke_checked(invoke, event))["body"])
-        self.context.load_verify_locations(cadata=pem)
-        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.accept_clients(str((await _invoke_checked(invoke, event))["body"]))
 
     async def enroll(self, invoke: Invoke, event: JSONObject) -> float:
         """Have the function issue the server's certificate, and load it.
@@ -142,26 +130,26 @@ async def _invoke_checked(invoke: Invoke, event: JSONObject) -> JSONObject:
     raise TlsError("; ".join([problem["detail"], *reasons]))
 
 
-def client_certificate(connection: ssl.SSLObject | None) -> JSONObject | None:
+def client_certificate(connection: TlsConnection | None) -> JSONObject | None:
     """The client certificate that the handshake verified; None if there is none.
 
     The format is that of `requestContext.identity.clientCert` of API Gateway.
     """
-    certificate: JSONObject = (connection and connection.getpeercert()) or {}
-    der = connection.getpeercert(binary_form=True) if connection and certificate else None
-    if not der:
+    certificate = connection and connection.client_certificate()
+    if not certificate:
         return None
-    digits = certificate["serialNumber"].lower()
+    serial = certificate.serial_number
     return {
-        "clientCertPem": ssl.DER_cert_to_PEM_cert(der),
-        "subjectDN": _format_dn(certificate["subject"]),
-        "issuerDN": _format_dn(certificate["issuer"]),
-        "serialNumber": ":".join(digits[index : index + 2] for index in range(0, len(digits), 2)),
-        "validity": {"notBefore": certificate["notBefore"], "notAfter": certificate["notAfter"]},
+        "clientCertPem": certificate.public_bytes(Encoding.PEM).decode(),
+        "subjectDN": certificate.subject.rfc4514_string(),
+        "issuerDN": certificate.issuer.rfc4514_string(),
+        "serialNumber": serial.to_bytes((serial.bit_length() + 7) // 8).hex(":"),
+        "validity": {
+            "notBefore": _format_time(certificate.not_valid_before_utc),
+            "notAfter": _format_time(certificate.not_valid_after_utc),
+        },
     }
 
 
-def _format_dn(rdns: tuple[tuple[tuple[str, str], ...], ...]) -> str:
-    return ",".join(
-        f"{_SHORT_NAMES.get(kind, kind)}={value}" for rdn in reversed(rdns) for kind, value in rdn
-    )
+def _format_time(moment: datetime) -> str:
+    return f"{moment:%b %e %H:%M:%S %Y} GMT"

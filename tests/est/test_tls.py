@@ -82,10 +82,10 @@ def receive_alert(server: Server, context: ssl.SSLContext, data: bytes = b"GET /
 
 
 INVALID_CLIENTS = {
-    "expired": ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "certificate_expired: client certificate: certificate has expired"),
-    "not-yet-valid": ("SSLV3_ALERT_BAD_CERTIFICATE", "bad_certificate: client certificate: certificate is not yet valid"),
-    "server-only": ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "unsupported_certificate: client certificate: unsuitable certificate purpose"),
-    "other-ca": ("TLSV1_ALERT_UNKNOWN_CA", "unknown_ca: client certificate: unable to get local issuer certificate"),
+    "expired": ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "certificate_expired: the client certificate has expired"),
+    "not-yet-valid": ("SSLV3_ALERT_BAD_CERTIFICATE", "bad_certificate: the client certificate is not yet valid"),
+    "server-only": ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "unsupported_certificate: the client certificate is not for TLS clients"),
+    "other-ca": ("TLSV1_ALERT_UNKNOWN_CA", "unknown_ca: this server does not trust the CA of the client certificate"),
 }  # fmt: skip
 
 
@@ -134,12 +134,14 @@ def test_accepted_handshake_is_not_logged(tls_server: Server) -> None:
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_tls_1_1_is_refused(tls_server: Server) -> None:
     """RFC 8996: the server refuses TLS 1.1 with the alert protocol_version."""
-    assert tls.Tls("", "").context.minimum_version is ssl.TLSVersion.TLSv1_2
     context = client_context(tls_server)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     assert receive_alert(tls_server, context) == "TLSV1_ALERT_PROTOCOL_VERSION"
-    assert refused_handshakes(tls_server)[-1]["refused"] == "protocol_version: unsupported protocol"
+    assert (
+        refused_handshakes(tls_server)[-1]["refused"]
+        == "protocol_version: the client supports only older versions of TLS"
+    )
 
 
 def test_no_shared_cipher_is_refused(tls_server: Server) -> None:
@@ -148,7 +150,7 @@ def test_no_shared_cipher_is_refused(tls_server: Server) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("AES128-SHA")
     assert receive_alert(tls_server, context) == "SSLV3_ALERT_HANDSHAKE_FAILURE"
-    assert refused_handshakes(tls_server)[-1]["refused"] == "handshake_failure: no shared cipher"
+    assert refused_handshakes(tls_server)[-1]["refused"] == "handshake_failure: no cipher suite in common"
 
 
 def test_alert_of_the_client_is_logged(tls_server: Server) -> None:
@@ -276,6 +278,37 @@ def test_client_certificate_renews_itself(tls_server: Server) -> None:
     assert enroll(tls_server, "/simpleenroll", client).status == 401
     assert enroll(tls_server, "/server/simplereenroll", client).status == 403
     assert enroll(tls_server, "/simplereenroll").status == 403
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_names_of_client_cas_are_sent(tls_server: Server, version: str) -> None:
+    """RFC 8446 4.2.4: clients learn which of their certificates to send. Only this CA and its root are named."""
+    address = f"localhost:{tls_server.port}"
+    output = servers.run("openssl", "s_client", "-connect", address, version, "-nameopt", "RFC2253").stdout
+    _, _, names = output.partition("Acceptable client certificate CA names\n")
+    issuer = load_issuer(tls_server.log.parent / "ca")
+    expected = {certificate.subject.rfc4514_string() for certificate in issuer.ca_certificates}
+    assert {*names.splitlines()[: len(expected)]} == expected
+    assert not names.splitlines()[len(expected)].startswith("CN=")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_session_with_client_certificate_is_resumed(tls_server: Server, version: ssl.TLSVersion) -> None:
+    """The client certificate still authenticates the caller in a resumed session."""
+    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=30))
+    context, session, body = client_context(tls_server, client), None, encode_body(CSR)
+    context.maximum_version = version
+    head = f"POST {devices.EST}/simplereenroll HTTP/1.0\r\nContent-Type: {devices.PKCS10}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    for is_resumed in (False, True):
+        with (
+            socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
+        ):
+            connection.sendall(request)
+            assert connection.recv(100).startswith(b"HTTP/1.0 200 OK")
+            assert connection.session_reused is is_resumed
+            session = connection.session
 
 
 def test_client_certificate_is_optional(tls_server: Server) -> None:
@@ -421,6 +454,14 @@ def test_openssl_error_is_reported_in_one_line(tmp_path: Path) -> None:
     run = servers.certlet("serve", *arguments, cwd=tmp_path)
     message = "certlet: OpenSSL cannot load crt and key: ee key too small"
     assert (run.returncode, run.stderr.decode().splitlines()) == (1, [message])
+
+
+def test_wrong_password_is_reported(tmp_path: Path) -> None:
+    """The error says what to check, in no words of OpenSSL; the right password loads the key."""
+    write_tls_files(tmp_path)
+    tls.Tls(str(tmp_path / "crt"), str(tmp_path / "encrypted"), "abc").load()
+    with pytest.raises(tls.TlsError, match="encrypted: check the passphrase, and that the key belongs to"):
+        tls.Tls(str(tmp_path / "crt"), str(tmp_path / "encrypted"), "wrong").load()
 
 
 @pytest.mark.parametrize("name", [SERVER_PRINCIPAL, "certificate:0a1b", "authorizer:anna"])
