@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -16,7 +17,7 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID
 
 from service import openapi
 from service.web.app import MAX_BODY_BYTES
-from tests import csrs, factories, input_forms
+from tests import csrs, factories, input_forms, servers
 from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
 from tests.servers import API_KEY, Server
 
@@ -151,6 +152,16 @@ def test_csr_in_every_form_is_signed(server: Server, name: str) -> None:
         assert certificate.public_key() == csrs.private_key("rsa-2048").public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert list(names) == [x509.DNSName("x.example")]
+
+
+@pytest.mark.parametrize("option", ["--data", "--data-binary", "--data-urlencode"])
+def test_curl_sends_a_csr(server: Server, tmp_path: Path, option: str) -> None:
+    """`curl --data @file` removes the line ends, and `--data-urlencode` encodes the file as a form."""
+    (tmp_path / "my.csr").write_text(GOOD)
+    file = "csr@my.csr" if option == "--data-urlencode" else "@my.csr"
+    command = ("curl", "-sS", "--fail", "-H", f"x-api-key: {API_KEY}", option, file, f"{server.url}/sign.pem")
+    output = servers.run(*command, cwd=tmp_path).stdout
+    assert len(x509.load_pem_x509_certificates(output.encode())) == 2
 
 
 @pytest.mark.parametrize("name", [*input_forms.OTHER_FORMATS, *input_forms.PRIVATE_KEYS])

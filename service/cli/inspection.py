@@ -15,8 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from service.pki import certificate_reader, csr, encoding, input_formats, keys, names
 from service.pki.certificate_reader import is_issued_by
-from service.pki.csr import RefusedRequest
-from service.pki.errors import BadPublicKey, IssuanceError
+from service.pki.csr import RefusedRequest, RequestedContent
+from service.pki.errors import BadPublicKey, IssuanceError, quote
+from service.pki.names import IdentifierKind
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=x509.ExtensionType)
@@ -87,8 +88,19 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         *_details(violations),
         *[_refusal(names.parse_general_name, san, "") for san in sans if type(san) in names.KINDS],
         "" if key is None or key == public_key else _KEY_MISMATCH,
-        notes=content.notes,
+        notes=(*content.notes, _missing_san_note(content)),
     )
+
+
+def _missing_san_note(content: RequestedContent) -> str:
+    """Return a note if profiles for TLS servers refuse the common name, since it is no SAN; '' if not."""
+    name = content.common_name
+    if content.general_names or names.identifier_in_cn(name):
+        return ""
+    if _refusal(names.parse_identifier, IdentifierKind.DNS, name, ""):
+        return ""
+    option = f"-addext subjectAltName=DNS:{name}"
+    return f"a TLS server needs {quote(name)} as a subject alternative name: with openssl, add {option}"
 
 
 def _csr_violations(data: bytes) -> tuple[IssuanceError, ...]:

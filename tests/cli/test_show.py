@@ -153,6 +153,24 @@ def test_csr_error_is_that_of_the_service(request_: x509.CertificateSigningReque
     assert problem in message
 
 
+@pytest.mark.parametrize(
+    ("common_name", "sans", "note"),
+    [
+        ("printer", [], "-addext subjectAltName=DNS:printer"),
+        ("printer", ["dns:a.example"], ""),
+        ("printer.example", [], ""),
+        ("Anna Smith", [], ""),
+        (None, [], ""),
+    ],
+)
+def test_common_name_that_is_no_san_is_noted(common_name: str | None, sans: list[str], note: str) -> None:
+    """Profiles for TLS servers refuse a host name that the service does not add to the SANs itself."""
+    der = csrs.encode_der(csrs.build(common_name, sans))
+    inspected = inspection.inspect_csr(der, der)
+    assert inspected.problems == ()
+    assert (note in "".join(inspected.notes)) if note else inspected.notes == ()
+
+
 def test_malformed_extensions_are_an_error(tmp_path: Path) -> None:
     """The other fields are shown, without a warning from the library."""
     der = bytearray(leaf().public_bytes(Encoding.DER))
@@ -299,7 +317,7 @@ def test_show_reports_what_the_service_reports(server: Server, tmp_path: Path, n
     response = server.sign({"csr": text, "profile": PROFILES.get(name, "server")}).json()
     if "crt_pem" in response:
         assert (run.returncode, lines[0], errors, run.stderr) == (0, "CSR", [], b"")
-        notes = [line.removeprefix("  Note      ") for line in lines if line.startswith("  Note")]
+        notes = [line.removeprefix("  Note      ") for line in lines if "  Note      read " in line]
         assert notes == [note for note in response["notes"] if note.startswith("read leniently: ")]
     elif name in WITH_CERTIFICATES:
         assert response["code"] == "badCSR"
