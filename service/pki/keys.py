@@ -208,7 +208,9 @@ def _without_sign(point: bytes) -> bytes:
 
 
 def _verify_rsa(modulus: int, exponent: int) -> None:
-    bits = modulus.bit_length() if modulus > 0 else 0
+    if modulus <= 0:
+        raise _bad(f"The RSA modulus is not positive: its INTEGER lacks a leading zero octet; {NEW_KEY}")
+    bits = modulus.bit_length()
     if not RSA_MIN_BITS <= bits <= RSA_MAX_BITS:
         raise _bad(
             f"The RSA modulus has {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted: {_NEW_RSA_KEY}"

@@ -27,6 +27,7 @@ MAX_EXTENSIONS: Final = 100
 
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _UTF8 = b"\x01\x02\x03\x04\x06\x0c"
 _SET, _ATTRIBUTES, _DNS_NAME = b"\x31\xa0\x82"
+_EXTENSION: Final = ((_OID, _OCTET_STRING), (_OID, _BOOLEAN, _OCTET_STRING))  # RFC 5280 4.1
 _NULL: Final = b"\x05\x00"
 _VERSION: Final = b"\x02\x01\x00"
 _MAX_DEPTH: Final = 16  # of the value of an extension
@@ -165,8 +166,6 @@ class _CSRReader(Reader):
 
     def _subject_value(self, oid: x509.ObjectIdentifier, value: Value) -> bytes:
         """Re-encode a value of the subject as UTF8String; b'' if it cannot be read."""
-        if oid == NameOID.X500_UNIQUE_IDENTIFIER and value.tag == _BIT_STRING:
-            return encode(_BIT_STRING, value.content)
         name = attribute_name(oid)
         kind, encoding, characters = _STRINGS.get(value.tag, ("character string", "", ""))
         try:
@@ -191,36 +190,29 @@ class _CSRReader(Reader):
             octets = encode(_UTF8)
             if self.oid(kind, "an attribute", "attributes") in EXTENSION_REQUESTS:
                 requests += 1
-                octets = self._extension_request(
-                    self.values(values.content, "extensionRequest", "extensions")
-                )
+                octets = self._extension_request(values)
             result.append(encode(SEQUENCE, encode(_OID, kind.content), encode(_SET, octets)))
         if requests > 1:
             raise malformed("there are several extensionRequest attributes", "extensions")
         return encode(_ATTRIBUTES, *sorted(result))
 
-    def _extension_request(self, values: Sequence[Value]) -> bytes:
-        if len(values) > 1 or any(value.tag != SEQUENCE for value in values):
-            raise malformed("extensionRequest does not have one SEQUENCE as value", "extensions")
-        if not values:
+    def _extension_request(self, value: Value) -> bytes:
+        """Re-encode the extensions in the SET of values of extensionRequest."""
+        what, field = "extensionRequest", "extensions"
+        if not value.content:
             self.note("extensionRequest has no value (RFC 2986 4.1)")
-        return self._extensions(values[0]) if values else encode(SEQUENCE)
-
-    def _extensions(self, value: Value) -> bytes:
-        extensions = self.values(value.content, "extensionRequest", "extensions")
+            return encode(SEQUENCE)
+        request, *others = self.values(value.content, what, field)
+        if others or request.tag != SEQUENCE:
+            raise malformed("extensionRequest does not have one SEQUENCE as value", field)
+        extensions = self.values(request.content, what, field)
         if len(extensions) > MAX_EXTENSIONS:
             detail = f"{len(extensions)} extensions are requested; at most {MAX_EXTENSIONS} are accepted"
-            raise malformed(detail, "extensions")
+            raise malformed(detail, field)
         result: dict[x509.ObjectIdentifier, bytes] = {}
         for extension in extensions:
-            kind, *critical, octets = self.fields(
-                extension,
-                "an extension",
-                "extensions",
-                (_OID, _OCTET_STRING),
-                (_OID, _BOOLEAN, _OCTET_STRING),
-            )
-            oid = self.oid(kind, "an extension", "extensions")
+            kind, *critical, octets = self.fields(extension, "an extension", field, *_EXTENSION)
+            oid = self.oid(kind, "an extension", field)
             if oid in result:
                 self._reject(oid, f"The extension {oid_name(oid)} occurs twice (RFC 5280 4.2)")
             else:
@@ -229,14 +221,17 @@ class _CSRReader(Reader):
         return encode(SEQUENCE, *result.values())
 
     def _critical(self, field: Sequence[Value], name: str) -> bytes:
-        if not field or field[0].content == b"\xff":
-            return field[0].octets if field else b""
-        if len(field[0].content) != 1:
+        if not field:
+            return b""
+        content = field[0].content
+        if len(content) != 1:
             raise malformed(f"critical of the extension {name} is not a BOOLEAN", "extensions")
-        is_critical = field[0].content != b"\0"
-        detail = "TRUE that is not FF (X.690 11.1)" if is_critical else "FALSE, its default (X.690 11.5)"
-        self.note(f"the extension {name} has critical {detail}")
-        return b"\x01\x01\xff" if is_critical else b""
+        if content == b"\0":
+            self.note(f"the extension {name} has critical FALSE, its default (X.690 11.5)")
+            return b""
+        if content != b"\xff":
+            self.note(f"the extension {name} has critical TRUE that is not FF (X.690 11.1)")
+        return encode(_BOOLEAN, b"\xff")
 
     def _extension(self, oid: x509.ObjectIdentifier, head: bytes, value: bytes) -> bytes:
         """Re-encode an extension if the library cannot read it; b'' if that does not help."""
@@ -270,8 +265,8 @@ class _CSRReader(Reader):
         if value.tag & CONSTRUCTED:
             parts = self.values(content, "an extension", "extensions")
             content = b"".join(self._reencode(part, depth + 1) for part in parts)
-        elif value.tag == _BOOLEAN and content != b"\0":
-            content = b"\xff"
+        elif value.tag == _BOOLEAN and len(content) == 1:
+            content = content if content == b"\0" else b"\xff"
         elif value.tag == _BIT_STRING and unused in range(1, 8):
             content = content[:-1] + bytes([content[-1] >> unused << unused])
         if content != value.content and not value.tag & CONSTRUCTED:
@@ -316,15 +311,15 @@ def _general_name_violation(name: Value) -> str:
 
 def _is_readable(extension: bytes) -> bool:
     """Whether the library reads an extension."""
-    attribute = (asn1.encode_der(EXTENSION_REQUESTS[0]), encode(_SET, encode(SEQUENCE, extension)))
-    info = encode(SEQUENCE, _HEAD, encode(_ATTRIBUTES, encode(SEQUENCE, *attribute)))
+    algorithm, bits = (
+        encode(SEQUENCE, asn1.encode_der(SignatureAlgorithmOID.ED25519)),
+        encode(_BIT_STRING, b"\0"),
+    )
+    extensions = encode(_SET, encode(SEQUENCE, extension))
+    attribute = encode(SEQUENCE, asn1.encode_der(EXTENSION_REQUESTS[0]), extensions)
+    key = encode(SEQUENCE, algorithm, bits)
+    info = encode(SEQUENCE, _VERSION, encode(SEQUENCE), key, encode(_ATTRIBUTES, attribute))
     try:
-        request = x509.load_der_x509_csr(encode(SEQUENCE, info, _ED25519, _EMPTY))
-        return len(request.extensions) == 1
+        return len(x509.load_der_x509_csr(encode(SEQUENCE, info, algorithm, bits)).extensions) == 1
     except Exception:  # noqa: BLE001 - the library has no common class for errors of malformed bytes
         return False
-
-
-_EMPTY: Final = b"\x03\x01\x00"
-_ED25519: Final = encode(SEQUENCE, asn1.encode_der(SignatureAlgorithmOID.ED25519))
-_HEAD: Final = _VERSION + encode(SEQUENCE) + encode(SEQUENCE, _ED25519, _EMPTY)

@@ -174,6 +174,11 @@ REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
     "octets after the names": (with_san(SAN + b"\0"), "subject_alt_name", "subjectAltName is malformed"),
     "names twice": (with_extension(ALT, SAN), "subject_alt_name", "subjectAltName occurs twice"),
     "basicConstraints": (with_extension(BASIC, b"\x30\1x"), "extensions.basic_constraints", "is malformed"),
+    "BOOLEAN without octets": (
+        with_extension(BASIC, b"\x30\2\1\0"),
+        "extensions.basic_constraints",
+        "basicConstraints is malformed",
+    ),
     "extendedKeyUsage": (with_extension("2.5.29.37", b"\x30\0"), "extensions.extended_key_usage", "malformed"),
     "other extension": (with_extension("2.5.29.14", b"a"), "extensions.subjectKeyIdentifier", "malformed"),
     "deep extension": (with_extension(USAGE, b"\x30\x80"), "extensions.key_usage", "malformed"),
