@@ -93,7 +93,7 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
 
 
 def _missing_san_note(content: RequestedContent) -> str:
-    """Return a note if profiles for TLS servers refuse the common name, since it is no SAN; '' if not."""
+    """Return a note on a host name that is not a SAN, which profiles for TLS servers refuse; '' if none."""
     name = content.common_name
     if content.general_names or names.identifier_in_cn(name):
         return ""

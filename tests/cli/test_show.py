@@ -163,7 +163,7 @@ def test_csr_error_is_that_of_the_service(request_: x509.CertificateSigningReque
         (None, [], ""),
     ],
 )
-def test_common_name_that_is_no_san_is_noted(common_name: str | None, sans: list[str], note: str) -> None:
+def test_common_name_that_is_not_a_san_is_noted(common_name: str | None, sans: list[str], note: str) -> None:
     """Profiles for TLS servers refuse a host name that the service does not add to the SANs itself."""
     der = csrs.encode_der(csrs.build(common_name, sans))
     inspected = inspection.inspect_csr(der, der)
