@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 MAX_SUBPROBLEMS: Final = 100  # equals the limit of names; a CSR of 64 KiB can have 10,000 violations
+_MAX_LISTED: Final = 4  # texts in a message
 
 
 class IssuanceError(Exception):
@@ -122,8 +123,17 @@ def raise_all(violations: Sequence[RequestError]) -> None:
 
 def quote(text: str, limit: int = 80) -> str:
     """Quote untrusted text for a message: escape it and truncate it to `limit` characters."""
-    shortened = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "'" + shortened.encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
+    return "'" + shorten(text, limit).encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
+
+
+def list_some(texts: Sequence[str], separator: str = ", ") -> str:
+    """List the first four texts in a message."""
+    return separator.join([*texts[:_MAX_LISTED], *["…"] * (len(texts) > _MAX_LISTED)])
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """Truncate a text for a message to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def escape_controls(text: str) -> str:

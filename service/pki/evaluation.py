@@ -28,6 +28,7 @@ from service.pki.errors import (
     RequestError,
     Unauthorized,
     combine,
+    list_some,
     quote,
     raise_all,
 )
@@ -55,7 +56,6 @@ _OPENSSL_EXAMPLES: Final = {  # of `-addext subjectAltName=`
     IdentifierKind.EMAIL: "email:anna@example.com",
     IdentifierKind.URI: "URI:urn:example:device",
 }
-_MAX_SUGGESTIONS: Final = 4  # profiles that a refusal names
 _SAN: Final = "subject_alt_name"  # fields of the request in errors
 _COMMON_NAME: Final = "subject.common_name"
 _Result = TypeVar("_Result")
@@ -98,7 +98,7 @@ class IssuanceContext(NamedTuple):
             for profile in self.profiles
             if not self.is_renewal and profile.permits_principal(self.principal) and is_suitable(profile)
         ]
-        return f"use profile {' or '.join(suitable[:_MAX_SUGGESTIONS])}" if suitable else ""
+        return f"use profile {list_some(suitable, ' or ')}" if suitable else ""
 
 
 def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> CertificateSpec:
@@ -472,9 +472,9 @@ class _Evaluation:
                 self._notes.append(f"key usage {usage} left out")
 
     def _evaluate_extended_key_usage(self, requested: Iterable[x509.ObjectIdentifier]) -> None:
-        remedy = self._suggest(lambda _: True) or "omit it: no profile fits the requested usages"
-        for usage in requested:
-            if usage not in self._profile.extended_key_usage_oids:
+        if missing := [usage for usage in requested if usage not in self._profile.extended_key_usage_oids]:
+            remedy = self._suggest(lambda _: True) or "omit it: no profile fits the requested usages"
+            for usage in missing:
                 detail = f"Profile '{self._profile.name}' does not have {oid_name(usage)}; {remedy}"
                 self._reject_extension("extended_key_usage", detail)
         self._notes += [

@@ -5,16 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from service.pki import names
-from service.pki.errors import quote
+from service.pki.errors import list_some, quote, shorten
 from service.pki.names import Identifier, IdentifierKind
-
-_MAX_SUBTREES: Final = 4  # that a message lists
 
 
 def violations(
@@ -27,7 +25,7 @@ def violations(
         if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
             subtrees = _describe_subtrees(constraints, names.GENERAL_NAMES[name.kind])
             hint = _openssl_host_hint(name)
-            messages.append(f"{name} is outside the CA's name constraints{subtrees}{hint}")
+            messages.append(f"{shorten(str(name))} is outside the CA's name constraints{subtrees}{hint}")
     if not is_subject_permitted(constraints, subject):
         subtrees = _describe_subtrees(constraints, x509.DirectoryName)
         messages.append(f"The subject is outside the CA's name constraints{subtrees}")
@@ -38,7 +36,7 @@ def _describe_subtrees(constraints: x509.NameConstraints, kind: type) -> str:
     """Describe the subtrees of a kind: `, which permit example.com, and exclude a.example.com`."""
     subtrees = {"permit": constraints.permitted_subtrees, "exclude": constraints.excluded_subtrees}
     clauses = [
-        f"{verb} {', '.join(map(_describe_base, bases[:_MAX_SUBTREES]))}{' …' * (len(bases) > _MAX_SUBTREES)}"
+        f"{verb} {list_some([*map(_describe_base, bases)])}"
         for verb, all_bases in subtrees.items()
         if (bases := [base.value for base in all_bases or () if isinstance(base, kind)])
     ]

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from service.pki import names
+from service.pki.errors import list_some, shorten
 from service.pki.name_constraints import in_dns_subtree, in_host_subtree, overlaps_subtree
 from service.pki.names import Identifier, IdentifierKind
 
@@ -29,7 +30,7 @@ def _subtree_violations(
     overlaps: Callable[[_Subtree], bool],
 ) -> Iterator[str]:
     if permitted and not any(map(is_within, permitted)):
-        yield f"permits only {label} {', '.join(map(str, permitted))}"
+        yield f"permits only {label} {list_some([*map(str, permitted)])}"
     for subtree in filter(overlaps, excluded):
         yield f"excludes {label} {subtree}"
 
@@ -126,9 +127,9 @@ class UriPolicy:
         """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
         scheme, host = urlsplit(name.value).scheme, names.uri_host(name)
         if self.schemes and scheme not in self.schemes:
-            yield f"permits only URIs with scheme {' or '.join(self.schemes)}"
+            yield f"permits only URIs with scheme {list_some(self.schemes, ' or ')}"
         if self.hosts and not any(host and in_host_subtree(host, base) for base in self.hosts):
-            yield f"permits only URIs with host {' or '.join(self.hosts)}"
+            yield f"permits only URIs with host {list_some(self.hosts, ' or ')}"
 
 
 _KindPolicy = DnsPolicy | IpPolicy | EmailPolicy | UriPolicy
@@ -157,7 +158,7 @@ class NamePolicy:
         for position, name in enumerate(names):
             policy = self._of(name.kind)
             details = policy.violations(name) if policy else [self._kind_violation(suggest(name))]
-            violations += [(position, f"{name}: {label} {detail}") for detail in details]
+            violations += [(position, f"{shorten(str(name))}: {label} {detail}") for detail in details]
         return violations + _spiffe_violations(names)
 
     def _kind_violation(self, remedy: str) -> str:
@@ -185,7 +186,10 @@ def _spiffe_violations(names: Sequence[Identifier]) -> list[tuple[int | None, st
     """Violations of X.509-SVID, 2 (SPIFFE): a certificate with a SPIFFE ID has no other URI."""
     uris = [(position, name) for position, name in enumerate(names) if name.kind is IdentifierKind.URI]
     violations: list[tuple[int | None, str]] = [
-        (position, f"{name} is not a valid SPIFFE ID: write spiffe://, a domain in lower case, and a path")
+        (
+            position,
+            f"{shorten(str(name))} is not a SPIFFE ID: write spiffe://, a domain in lower case, and a path",
+        )
         for position, name in uris
         if name.value.startswith("spiffe:") and not _SPIFFE_ID.fullmatch(name.value)
     ]

@@ -198,7 +198,9 @@ def _validity_period(
         raise RejectedValidity(f"Requested validity is too long: {limit}", field)
     if end + timedelta(seconds=1) < issued_at + MIN_VALIDITY:
         start_hint = f"; it starts at {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
-        detail = f"Requested validity is too short: less than a minute would be left{start_hint}"
+        detail = (
+            f"Requested validity is too short: less than a minute would be left{start_hint}; request more"
+        )
         raise RejectedValidity(detail, field)
     return start, end
 

@@ -122,6 +122,16 @@ def test_violations_of_all_names_are_collected() -> None:
     assert [position for position, _ in violations] == [1, 1, 3, 3]
 
 
+def test_message_of_a_long_policy_and_name_is_short() -> None:
+    """A message lists at most four subtrees, and 80 characters of the name."""
+    rules = {"dns": {"permitted": [f"a{n}.example.com" for n in range(50)]}, "uri": {"schemes": ["spiffe"]}}
+    name, uri = f"dns:{'b' * 60}.{'c' * 60}.example.org", f"uri:https://example.com/{'d' * 2000}"
+    (_, dns_message), (_, uri_message) = find_violations(rules, name, uri)
+    subtrees = "a0.example.com, a1.example.com, a2.example.com, a3.example.com, …"
+    assert dns_message == f"{name[:79]}…: profile 'x' permits only names in {subtrees}"
+    assert uri_message == f"{uri[:79]}…: profile 'x' permits only URIs with scheme spiffe"
+
+
 def test_spiffe_id_must_be_the_only_uri() -> None:
     """The X.509-SVID standard, 2: exactly one URI; DNS names are allowed."""
     rules: dict[str, object] = {"uri": {}, "dns": {}}

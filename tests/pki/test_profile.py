@@ -120,7 +120,7 @@ def test_shorter_validity_is_granted(requested: RequestedValidity, length: timed
         (RequestedValidity(not_after=datetime(2026, 4, 1, 11, 55, tzinfo=UTC)), "not_after", "allows up to P90D"),
         (RequestedValidity(timedelta(minutes=5)), "validity", "less than a minute would be left; it starts at 2026-01-01T11:55:00Z"),
         (RequestedValidity(timedelta()), "validity", "less than a minute"),
-        (RequestedValidity(not_after=NOW), "not_after", "less than a minute would be left$"),
+        (RequestedValidity(not_after=NOW), "not_after", "less than a minute would be left; request more$"),
         (RequestedValidity(not_after=datetime(1, 1, 1, tzinfo=UTC)), "not_after", "less than a minute"),
         (RequestedValidity(timedelta(days=1), NOW + timedelta(days=1)), "validity", "both"),
     ],
