@@ -28,9 +28,9 @@ def encode(tag: int, *parts: bytes) -> bytes:
     return bytes([tag]) + asn1.encode_der(b"".join(parts))[1:]  # an OCTET STRING with another tag
 
 
-def malformed(detail: str, field: str) -> BadCSR:
+def malformed(detail: str, field: str, hint: str = "create the CSR with another program") -> BadCSR:
     """Return the error for a malformed part of a CSR; `field` is its place in the request."""
-    return BadCSR(f"The CSR cannot be parsed as PKCS#10 (RFC 2986): {detail}", field)
+    return BadCSR(f"The CSR cannot be parsed as PKCS#10 (RFC 2986): {detail}; {hint}", field)
 
 
 class Reader:

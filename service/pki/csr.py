@@ -227,8 +227,10 @@ def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> _Parsed:
     try:
         parsed = _parse_der(normalised.der, (*notes, *normalised.notes))
     except Exception as error:  # as in `read`
-        detail = "The algorithm of the public key or the signature has malformed parameters (RFC 2986 4)"
-        raise BadCSR(detail, "csr") from error
+        detail = (
+            "The algorithm of the public key or the signature has malformed parameters (RFC 5280 4.1.1.2)"
+        )
+        raise BadCSR(f"{detail}; create the CSR with another program", "csr") from error
     return replace(parsed, signed=normalised.signed, violations=normalised.violations)
 
 
@@ -282,8 +284,8 @@ def _verify_signature(
         return
     if request.signature_algorithm_oid in _ECDSA and not _is_ecdsa_signature(request.signature):
         octets = len(request.signature)
-        detail = f"The ECDSA signature is not DER-encoded (r, s) (RFC 3279 2.2.3); it has {octets} octets"
-        raise BadCSR(detail, "signature")
+        detail = f"The ECDSA signature is not DER-encoded (r, s) (RFC 3279 2.2.3); it has {octets} octets: "
+        raise BadCSR(f"{detail}encode r and s as a SEQUENCE of two INTEGERs", "signature")
     raise BadCSR(
         "The signature does not match the key in the CSR: the CSR was changed, damaged, or signed "
         "with another key",

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 from service.pki.ber import CONSTRUCTED, SEQUENCE, Reader, Value, encode, malformed
 from service.pki.encoding import attribute_name, oid_name
 from service.pki.errors import BadCSR, RejectedIdentifier, RequestError
+from service.pki.names import IdentifierKind
 
 EXTENSION_REQUESTS: Final = (  # RFC 2985 5.4.2, and the OID that Windows uses
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),
@@ -102,7 +103,7 @@ class _CSRReader(Reader):
         """Read a CSR."""
         request = self.value(der, 0, "the CSR", "csr")
         if extra := len(der) - len(request.octets):
-            raise malformed(f"{extra} trailing octets after the CSR; remove them", "csr")
+            raise malformed(f"{extra} trailing octets after the CSR", "csr", "remove them")
         info, algorithm, signature = self.fields(
             request, "CertificationRequest", "csr", (SEQUENCE, SEQUENCE, _BIT_STRING)
         )
@@ -172,7 +173,8 @@ class _CSRReader(Reader):
             text = value.content.decode(encoding)
         except (LookupError, UnicodeDecodeError):
             field = "subject.common_name" if oid == NameOID.COMMON_NAME else f"subject.{name}"
-            detail = f"The subject attribute {name} is not a valid {kind}; write it as UTF8String"
+            hint = "encode it in UTF-8" if value.tag == _UTF8 else "write it as UTF8String"
+            detail = f"The subject attribute {name} is not a valid {kind}: {hint}"
             self._violations.append(RejectedIdentifier(detail, field))
             return b""
         if not re.fullmatch(characters, text):
@@ -193,7 +195,7 @@ class _CSRReader(Reader):
                 octets = self._extension_request(values)
             result.append(encode(SEQUENCE, encode(_OID, kind.content), encode(_SET, octets)))
         if requests > 1:
-            raise malformed("there are several extensionRequest attributes", "extensions")
+            raise malformed("there are several extensionRequest attributes", "extensions", "merge them")
         return encode(_ATTRIBUTES, *sorted(result))
 
     def _extension_request(self, value: Value) -> bytes:
@@ -208,13 +210,13 @@ class _CSRReader(Reader):
         extensions = self.values(request.content, what, field)
         if len(extensions) > MAX_EXTENSIONS:
             detail = f"{len(extensions)} extensions are requested; at most {MAX_EXTENSIONS} are accepted"
-            raise malformed(detail, field)
+            raise malformed(detail, field, "omit some")
         result: dict[x509.ObjectIdentifier, bytes] = {}
         for extension in extensions:
             kind, *critical, octets = self.fields(extension, "an extension", field, *_EXTENSION)
             oid = self.oid(kind, "an extension", field)
             if oid in result:
-                self._reject(oid, f"The extension {oid_name(oid)} occurs twice (RFC 5280 4.2)")
+                self._reject(oid, f"The extension {oid_name(oid)} occurs twice (RFC 5280 4.2): send it once")
             else:
                 head = encode(_OID, kind.content) + self._critical(critical, oid_name(oid))
                 result[oid] = self._extension(oid, head, octets.content)
@@ -251,7 +253,7 @@ class _CSRReader(Reader):
         if _is_readable(extension):
             return extension
         if len(self._violations) == violations:
-            self._reject(oid, f"The value of the extension {oid_name(oid)} is malformed")
+            self._reject(oid, f"The value of the extension {oid_name(oid)} is malformed: correct or omit it")
         return b""
 
     def _reject(self, oid: x509.ObjectIdentifier, detail: str) -> None:
@@ -298,15 +300,17 @@ class _CSRReader(Reader):
 def _general_name_violation(name: Value) -> str:
     number, octets = name.tag & 0x1F, len(name.content)
     if name.tag >> 6 != 2 or number >= len(_GENERAL_NAMES):  # noqa: PLR2004 - the class context-specific
-        return f"The tag {name.tag:#04x} is not that of a GeneralName (RFC 5280 4.2.1.6)"
+        return f"The tag {name.tag:#04x} is not that of a GeneralName (RFC 5280 4.2.1.6): omit the name"
     kind = _GENERAL_NAMES[number]
     if number not in (*_TEXT_NAMES, _IP_ADDRESS):
-        return f"Names of kind {kind} are not supported"
+        return f"Names of kind {kind} are not supported: send names of kind {', '.join(IdentifierKind)}"
     if name.tag & CONSTRUCTED:
-        return f"{kind} is constructed (X.690 10.2)"
+        return f"{kind} is constructed (X.690 10.2): encode it as one value"
     if number == _IP_ADDRESS:
-        return "" if octets in (4, 16) else f"iPAddress has {octets} octets; 4 or 16 are expected, not text"
-    return "" if name.content.isascii() else f"{kind} is not ASCII (RFC 5280 4.2.1.6)"
+        hint = "write the octets of the address, not its text"
+        return "" if octets in (4, 16) else f"iPAddress has {octets} octets; 4 or 16 are expected: {hint}"
+    hint = "write a host in A-labels (xn--…, RFC 5890)"
+    return "" if name.content.isascii() else f"{kind} is not ASCII (RFC 5280 4.2.1.6): {hint}"
 
 
 def _is_readable(extension: bytes) -> bool:

@@ -172,10 +172,10 @@ def request_parts(request: bytes) -> tuple[Node, Node, Node]:
 
 
 def key_parts(spki: Node) -> tuple[bytes, bytes, bytes]:
-    """Return the algorithm, parameters and key of a SubjectPublicKeyInfo; NULL equals no parameters."""
+    """Return the algorithm, curve and key of a SubjectPublicKeyInfo; other parameters have no meaning."""
     algorithm, key = spki.children or []
-    oid, *parameters = [node.encode() for node in algorithm.children or []]
-    return oid, b"".join(parameters).replace(NULL, b""), key.encode()
+    kind, *parameters = [node.encode() for node in algorithm.children or []]
+    return kind, b"".join(parameters) if kind == oid("1.2.840.10045.2.1") else b"", key.encode()
 
 
 def certificate_parts(certificate: bytes) -> tuple[Node, Node, Node]:

@@ -193,41 +193,6 @@ def test_compressed_and_hybrid_points_are_refused(form: bytes) -> None:
         csr.parse(_encode_csr(form))
 
 
-@pytest.mark.parametrize(
-    ("option", "fragment"),
-    [
-        ("ec_param_enc:explicit", "explicit parameters .* with -pkeyopt ec_param_enc:named_curve"),
-        ("group:brainpoolP256r1", "Curve brainpoolP256r1 is not accepted"),
-        ("group:sect163k1", "Curve 1.3.132.0.1 is not accepted"),
-        ("ec_param_enc:named_curve", ""),
-    ],
-)
-def test_ec_parameters_are_refused_by_name(tmp_path: Path, option: str, fragment: str) -> None:
-    """Explicit parameters are refused with the option of OpenSSL that helps, and other curves by name."""
-    path = tmp_path / "a.csr"
-    parameters = ("-newkey", "ec", "-pkeyopt", "group:P-256", "-pkeyopt", option, "-keyout", "/dev/null")
-    servers.run("openssl", "req", "-new", "-nodes", *parameters, "-subj", "/CN=a.example", "-out", path)
-    if not fragment:
-        assert csr.parse(path.read_bytes()).common_name == "a.example"
-        return
-    with pytest.raises(BadPublicKey, match=fragment):
-        csr.parse(path.read_bytes())
-
-
-def test_point_is_accepted_after_the_conversion_that_the_refusal_names(tmp_path: Path) -> None:
-    """`openssl ec -conv_form uncompressed` makes a key with a compressed point acceptable."""
-    path, key, compressed = tmp_path / "a.csr", tmp_path / "a.key", tmp_path / "compressed.key"
-    servers.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
-    servers.run("openssl", "ec", "-in", key, "-conv_form", "compressed", "-out", compressed)
-    request = ("openssl", "req", "-new", "-subj", "/CN=a.example", "-out", path, "-key")
-    servers.run(*request, compressed)
-    with pytest.raises(BadPublicKey, match="openssl ec -conv_form uncompressed"):
-        csr.parse(path.read_bytes())
-    servers.run("openssl", "ec", "-in", compressed, "-conv_form", "uncompressed", "-out", key)
-    servers.run(*request, key)
-    assert csr.parse(path.read_bytes()).common_name == "a.example"
-
-
 def test_key_is_refused_before_the_signature_algorithm() -> None:
     """Both reasons are given, that of the key first."""
     key = ec.generate_private_key(ec.SECP256K1())
