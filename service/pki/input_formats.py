@@ -15,6 +15,7 @@ _PRIVATE_KEY: Final = re.compile(  # RFC 7468 10 and 11, also form-encoded; Open
 )
 _KEYSTORES: Final = (b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce")  # JKS and JCEKS
 _PKI_DATA: Final = bytes.fromhex("06082b06010505070c02")  # id-cct-PKIData, RFC 5272 3.2.1
+_KEY_BAG: Final = re.compile(rb"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01[\x01\x02]")  # RFC 7292 4.2.1, 4.2.2
 _NOT_PLAIN_TEXT: Final = re.compile(rb"[\0-\x08\x0e-\x1f\x7f-\xff]|-----BEGIN|[A-Za-z0-9+/]{40}")
 _MAX_PARTS: Final = 12
 _MAX_LEVELS: Final = 3
@@ -26,6 +27,7 @@ _CRL: Final = "a certificate revocation list (CRL)"
 _SECRETS: Final = {
     "a private key": "contains a private key",
     "PKCS#12": "is a PKCS#12 file, and it holds a private key",
+    "a trust store": "is a PKCS#12 file, and it may hold a private key",
     "a keystore": "is a Java keystore, and it may hold a private key",
 }
 _NEW_CSR: Final = "create a CSR with its private key, for example with openssl req -new -key"
@@ -130,7 +132,9 @@ def name_der(der: bytes) -> str:
     """Name the format of DER that is not a CSR, such as `CERTIFICATE`; '' if it is not known."""
     structure = _structure(der)
     name = next((name for pattern, name in _STRUCTURES if re.match(pattern, structure)), "")
-    return "CMC (RFC 5272)" if name == PKCS7 and _PKI_DATA in der[:400] else name
+    if name == PKCS7 and _PKI_DATA in der[:400]:
+        return "CMC (RFC 5272)"
+    return "a trust store" if name == "PKCS#12" and not _KEY_BAG.search(der) else name
 
 
 def _has_pem_private_key(layers: Sequence[pem.Layer]) -> bool:

@@ -51,6 +51,7 @@ COMMANDS = {
     "stream.ber": "cms -sign -binary -nodetach -stream -in good.csr -signer certificate.pem -inkey p256.key -outform DER",
     "cmc.der": "cms -sign -binary -nodetach -econtent_type 1.3.6.1.5.5.7.12.2 -in good.csr -signer certificate.pem -inkey p256.key -outform DER",
     "store.p12": "pkcs12 -export -in certificate.pem -inkey p256.key -passout pass:a",
+    "trust.p12": "pkcs12 -export -nokeys -in certificate.pem -passout pass:a",
     "crl.pem": "ca -gencrl -cert certificate.pem -keyfile p256.key -crldays 1 -config ca.cnf",
     "crl.der": "crl -in crl.pem -outform DER",
 }  # fmt: skip
@@ -130,7 +131,7 @@ def _label(der: bytes, label: str = "NEW CERTIFICATE REQUEST") -> bytes:
     "name",
     [
         *("p256.key", "rsa.key", "p256.sec1.der", "p256.pkcs8.der", "p256.encrypted.der", "p256.pbe.der"),
-        *("rsa.pkcs1.der", "dsa.der", "ed25519.der", "store.p12"),
+        *("rsa.pkcs1.der", "dsa.der", "ed25519.der", "store.p12", "trust.p12"),
     ],
 )
 def test_private_key_is_refused_in_every_format(folder: Path, name: str) -> None:
@@ -153,7 +154,9 @@ def test_private_key_is_refused_in_every_format(folder: Path, name: str) -> None
     else:
         forms += [_label(data), _label(data, "CERTIFICATE"), _label(data, "X")]
     for form in forms:
-        assert "a private key, which is no longer secret: generate a new key" in _refusal(form, BadPublicKey)
+        detail = _refusal(form, BadPublicKey)
+        assert "a private key, which is no longer secret: generate a new key" in detail
+        assert ("may hold" in detail) == (name == "trust.p12")
         assert input_formats.contains_private_key(form)
     assert not input_formats.contains_private_key(PEM)
 
