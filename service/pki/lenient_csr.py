@@ -131,7 +131,7 @@ class _CSRReader(Reader):
         what = f"the {field.replace('_', ' ')}"
         identifier, *parameters = self.values(value.content, what, field) or [value]
         oid = self.oid(identifier, what, field)
-        octets = b"".join(part.octets for part in parameters)
+        octets = b"".join(encode(part.tag, part.content) for part in parameters)
         expected, source = next(
             (rule for prefix, rule in required.items() if oid.dotted_string.startswith(prefix)), (octets, "")
         )
@@ -189,6 +189,7 @@ class _CSRReader(Reader):
         result, requests = [], 0
         for attribute in attributes:
             kind, values = self.fields(attribute, "an attribute", "attributes", (_OID, _SET))
+            self.values(values.content, "an attribute", "attributes")
             octets = encode(_UTF8)
             if self.oid(kind, "an attribute", "attributes") in EXTENSION_REQUESTS:
                 requests += 1

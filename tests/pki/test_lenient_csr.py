@@ -63,6 +63,14 @@ ACCEPTED: Final[dict[str, tuple[bytes, str]]] = {
         sign_parts(algorithm=tlv(0x30, oid("1.2.840.113549.1.1.11"), b"\x30\0"), key_type="rsa-2048"),
         "sha256WithRSAEncryption has unexpected parameters (RFC 4055 5)",
     ),
+    "length of the curve": (
+        sign_parts(
+            public_key=keys.encode_public_key(csrs.private_key("p-256").public_key())
+            .replace(b"\x30\x59\x30\x13", b"\x30\x5a\x30\x14")
+            .replace(b"\x06\x08", b"\x06\x81\x08")
+        ),
+        "a length is not minimal",
+    ),
     "no attributes": (sign_parts(attributes=b""), "there is no attributes field"),
     "no value of extensionRequest": (
         sign_parts(attributes=tlv(0xA0, attribute("1.2.840.113549.1.9.14"))),
@@ -207,6 +215,11 @@ REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
         "tags in CertificationRequestInfo are 02 30 30 a0 05, not 02 30 30 a0",
     ),
     "version": (sign_parts(version=b"\2\2\1\0"), "version", "the version has 2 octets"),
+    "value of an attribute": (
+        sign_parts(algorithm=tlv(0x30, ECDSA, NULL), attributes=tlv(0xA0, attribute(CHALLENGE, b"\x0c\5a"))),
+        "attributes",
+        "an attribute is truncated",
+    ),
     "attribute": (sign_parts(attributes=tlv(0xA0, tlv(0x30, oid(CHALLENGE)))), "attributes", "an attribute"),
     "critical": (
         sign_parts(attributes=extension_request(extension(ALT, SAN, b"\1\0"))),
