@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from service.pki import pem
 from service.pki.ber import CONSTRUCTED, SEQUENCE, Reader, Value, encode, malformed
 from service.pki.encoding import attribute_name, oid_name
 from service.pki.errors import BadCSR, RejectedIdentifier, RequestError
@@ -135,8 +136,11 @@ class _CSRReader(Reader):
         expected, source = next(
             (rule for prefix, rule in required.items() if oid.dotted_string.startswith(prefix)), (octets, "")
         )
-        if len(parameters) > 1:
-            raise malformed(f"{what} {oid_name(oid)} has {len(parameters)} parameters", field)
+        try:
+            if octets:
+                pem.verify_der(octets)
+        except ValueError as error:
+            raise malformed(f"{what} {oid_name(oid)} has malformed parameters", field) from error
         if octets != expected and oid != SignatureAlgorithmOID.RSASSA_PSS:
             kind = {b"": "no", _NULL: "NULL"}.get(octets, "unexpected")
             self.note(f"{what} {oid_name(oid)} has {kind} parameters ({source})")

@@ -200,7 +200,12 @@ REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
     "two parameters": (
         sign_parts(algorithm=tlv(0x30, ECDSA, NULL, NULL)),
         "signature_algorithm",
-        "the signature algorithm ecdsa-with-SHA256 has 2 parameters",
+        "the signature algorithm ecdsa-with-SHA256 has malformed parameters",
+    ),
+    "NULL with content": (
+        sign_parts(algorithm=tlv(0x30, ECDSA, b"\5\1\0")),
+        "signature_algorithm",
+        "the signature algorithm ecdsa-with-SHA256 has malformed parameters",
     ),
     "parameters of ML-DSA": (
         sign_parts(public_key=tlv(0x30, tlv(0x30, oid("2.16.840.1.101.3.4.3.17"), NULL), b"\3\1\0")),
