@@ -20,10 +20,6 @@ CSR_LABELS: Final = (_LABEL, f"NEW {_LABEL}", _WRONG_LABEL)  # Windows certreq a
 _MAX_DECODINGS: Final = 6  # such as base64 of UTF-16 with escaped line ends
 
 _BEGIN: Final = re.compile(rb"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})(?=-----)")
-_BLOCK: Final = re.compile(
-    _BEGIN.pattern  # base64 (RFC 7468 3) or base64url, up to five hyphens
-    + rb"-----(?P<body>[A-Za-z0-9+/=_\s]*+(?:-(?!----)[A-Za-z0-9+/=_\s]*+)*+)-----END (?P=label)-----"
-)
 _FROM_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
 _URL_ENCODED: Final = re.compile(rb"BEGIN\+|%[0-9A-Fa-f]{2}")
 _FORM_FIELD: Final = re.compile(rb"\A\s*\w{1,32}=(?=\w{16})")  # `=` ends base64, so this is not base64
@@ -146,12 +142,14 @@ def _layer(data: bytes, notes: tuple[str, ...] = ()) -> Layer:
 def _pem_blocks(data: bytes) -> list[Block]:
     blocks = []
     for begin in _BEGIN.finditer(data):
-        block, label = _BLOCK.match(data, begin.start()), begin["label"].decode("ascii")
-        if not block:
+        label, start = begin["label"].decode("ascii"), begin.end() + len("-----")
+        end = data.find(b"-----", start)
+        is_complete = data.startswith(b"-----END %b-----" % begin["label"], end)
+        body = data[start:end] if is_complete else b""
+        der, note = _decode_base64(body)
+        if not der:
             blocks.append(Block(label, None))
             continue
-        body = block["body"]
-        der, note = _decode_base64(body)
         notes = [note] if note else []
         if b"\n" not in body and b"\r" not in body:
             notes.append("PEM without line breaks")
