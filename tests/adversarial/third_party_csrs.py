@@ -105,7 +105,7 @@ VECTORS: Final = (
     ThirdPartyCSR("ec_sha256_old_header.pem", _PYCA, "NEW CERTIFICATE REQUEST, test_load_legacy_pem_header"),
     ThirdPartyCSR("freeipa-bad-critical.pem", OTHER_NAMES, "critical FALSE written out, which is not DER; test_freeipa_bad_critical"),
     ThirdPartyCSR("invalid_signature.pem", WEAK_KEY_AND_NAME, "RSA-1024, which is checked before the invalid signature; test_signature_invalid"),
-    ThirdPartyCSR("long-form-attribute.pem", FORGED, "a tag of an attribute's value in long form; openssl: the signature is invalid"),
+    ThirdPartyCSR("long-form-attribute.pem", Refused((("badCSR", "attributes"),)), "a tag of an attribute's value in long form; openssl: the signature is invalid"),
     ThirdPartyCSR("rsa_md4.der", WEAK_SIGNATURE, "MD4, test_unsupported_signature_hash_algorithm_request"),
     ThirdPartyCSR("rsa_md4.pem", WEAK_SIGNATURE, "MD4, test_unsupported_signature_hash_algorithm_request"),
     ThirdPartyCSR("rsa_sha1.der", WEAK_SIGNATURE, "SHA-1, test_load_rsa_certificate_request"),
