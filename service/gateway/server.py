@@ -217,7 +217,7 @@ class Gateway:
                     connections.add_partial(connection, connections.uploads, len(chunk))
         except TimeoutError:
             raise GatewayError("DEFAULT_4XX", "The body did not arrive in time") from None
-        except (web.RequestPayloadError, ConnectionError, RuntimeError):  # RuntimeError: it failed earlier
+        except (web.RequestPayloadError, OSError, RuntimeError):  # RuntimeError: it failed earlier
             raise GatewayError("DEFAULT_4XX", "The body is damaged, or ended early") from None
         finally:
             connections.mark_busy(connection)

@@ -13,6 +13,7 @@ from service.pki.errors import BadCSR
 CONSTRUCTED: Final = 0x20
 SEQUENCE: Final = 0x30
 _LONG_TAG: Final = 0x1F
+_MAX_LENGTH_OCTETS: Final = 4  # OpenSSL, Go, GnuTLS and Java do not all read longer lengths, and some none
 
 
 class Value(NamedTuple):
@@ -53,6 +54,8 @@ class Reader:
         count = first & 0x7F if first & 0x80 else 0
         if first & 0x80 and not count:
             raise malformed(f"{what} has an indefinite length (X.690 10.1)", field)
+        if count > _MAX_LENGTH_OCTETS:
+            raise malformed(f"{what} has a length of {count} octets, more than 4 (X.690 8.1.3)", field)
         begin = start + 2 + count
         end = begin + (int.from_bytes(data[start + 2 : begin], "big") if count else first)
         if end > len(data) or tag & _LONG_TAG == _LONG_TAG:

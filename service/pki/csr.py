@@ -35,7 +35,7 @@ _ECDSA: Final = frozenset(
         SignatureAlgorithmOID.ECDSA_WITH_SHA512,
     }
 )
-_TELETEX_STRING: Final = b"\x14"
+_NUMERIC, _TELETEX, _IA5, _VISIBLE = 0x12, 0x14, 0x16, 0x1A  # tags of strings of one octet a character
 
 
 @asn1.sequence
@@ -126,6 +126,7 @@ class _Parsed:
     """A CSR in DER, before the verification of its key; `signed` is what the signature covers."""
 
     request: x509.CertificateSigningRequest = field(repr=False)
+    subject: bytes
     signed: bytes = field(repr=False)
     content: RequestedContent
     violations: tuple[RequestError, ...] = ()
@@ -199,17 +200,17 @@ def _parse_der(der: bytes, notes: tuple[str, ...]) -> _Parsed:
         raise ValueError("the library reads one extensionRequest and drops others")
     spki = asn1.encode_der(info.subject_public_key_info)
     content = RequestedContent(subject, tuple(request.extensions), attributes, spki, notes)
-    return _Parsed(request, signed, content)
+    return _Parsed(request, bytes(info.subject.data), signed, content)
 
 
 def _verify_readings(parsed: _Parsed) -> None:
     """Raise `ValueError` for what the library reads, but `lenient_csr` reads or encodes otherwise."""
     content = parsed.content
-    if (
-        not all(text.isascii() for _, text in content.subject)
-        and _TELETEX_STRING in parsed.request.subject.public_bytes()
-    ):
-        raise ValueError("the library reads a TeletexString as UTF-8")
+    tags: tuple[int, ...] = (_VISIBLE,)
+    if not all(text.isascii() for _, text in content.subject):
+        tags = (_NUMERIC, _TELETEX, _IA5, _VISIBLE)
+    if any(tag in parsed.subject for tag in tags):
+        raise ValueError("the library reads these strings as UTF-8")
     if (
         _key_algorithm(parsed.request) == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
         and _RSA_ENCRYPTION not in content.subject_public_key_info[:24]

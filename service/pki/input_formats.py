@@ -106,6 +106,9 @@ def find_csr(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     content = layers[-1]
     if _has_pem_private_key(layers):
         raise _refusal("a private key")
+    for block in content.blocks:
+        if block.label not in ("", *pem.CSR_LABELS) and (name := name_der(block.der or b"")) in _SECRETS:
+            raise _refusal(name)
     csrs = [block for block in content.blocks if block.der and block.label in ("", *pem.CSR_LABELS)]
     if len(csrs) > 1:
         raise BadCSR(f"The request contains {len(csrs)} CSRs; send exactly one", "csr")

@@ -40,7 +40,6 @@ _STRINGS: Final = {  # by tag: the type, its encoding, and the characters that i
     0x13: ("PrintableString", "latin-1", "[A-Za-z0-9 '()+,./:=?-]*"),
     0x14: ("TeletexString", "latin-1", "[ -~]*"),
     0x16: ("IA5String", "latin-1", "[\0-\x7f]*"),
-    0x1A: ("VisibleString", "latin-1", "[ -~]*"),
     0x1C: ("UniversalString", "utf-32-be", "(?s).*"),
     0x1E: ("BMPString", "utf-16-be", "(?s).*"),
 }

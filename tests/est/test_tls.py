@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import socket
 import ssl
 import time
@@ -172,6 +173,25 @@ def test_alert_of_the_client_is_logged(tls_server: Server) -> None:
                 break
         assert plain.recv(65536) == b""
     assert refused_handshakes(tls_server)[-1]["refused"] == "the client sent the alert unknown_ca"
+
+
+def test_invalid_record_during_an_upload_is_the_clients_error(tls_server: Server) -> None:
+    """An invalid TLS record ends the body early, which is 400 in the access log and no error of the gateway."""
+    before = len(tls_server.read_log())
+    head = "POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: a\r\nContent-Type: application/pkcs10\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", tls_server.port), 10) as plain,
+        client_context(tls_server).wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(f"{head}Content-Length: 100\r\n\r\nabc".encode())
+        time.sleep(0.5)  # the gateway waits for the rest
+        os.write(client.fileno(), b"\x17\x03\x03\x00\x20" + b"z" * 32)
+        with contextlib.suppress(OSError):
+            client.recv(100)
+    assert tls_server.request("GET", "/health", context=client_context(tls_server)).status == 200
+    log = tls_server.read_log()[before:]
+    assert '"path":"/.well-known/est/simplereenroll","status":400' in log
+    assert "Traceback" not in log
 
 
 def test_plain_http_on_the_https_port_is_logged(tls_server: Server) -> None:

@@ -238,7 +238,7 @@ class _Client:
             self._connection.close()
 
     def _send_non_http(self) -> bool:
-        """Send bytes that are not HTTP and expect 400; return False if the server no longer listens."""
+        """Send bytes that are not HTTP and expect 400 or 501; return False if the server no longer listens."""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=30) as client:
                 client.sendall(self._rng.choice(NON_HTTP_REQUESTS))
@@ -247,7 +247,7 @@ class _Client:
             return False
         except OSError as error:
             response = type(error).__name__.encode()
-        if not response.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")):
+        if not re.match(rb"HTTP/1\.[01] (400|501) ", response):
             self.report.deviations.append(f"a request that was not HTTP got {response[:40]!r}")
         self.report.non_http += 1
         return True

@@ -152,7 +152,9 @@ def test_private_key_is_refused_in_every_format(folder: Path, name: str) -> None
             urlencode({"csr": PEM, "key": text}).encode(),
         ]
     else:
-        forms += [_label(data), _label(data, "CERTIFICATE"), _label(data, "X")]
+        labels = ("CERTIFICATE", "X", "PKCS12")
+        forms += [_label(data), *(_label(data, label) for label in labels)]
+        forms += [PEM + _label(data, label) for label in labels]
     for form in forms:
         detail = _refusal(form, BadPublicKey)
         assert "a private key, which is no longer secret: generate a new key" in detail

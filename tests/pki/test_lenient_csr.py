@@ -140,7 +140,8 @@ def test_changed_csr_is_refused_after_lenient_reading(request_der: bytes, note: 
         (0x14, b"M\xfcller", "Müller", "TeletexString, which is read as ISO 8859-1"),
         (0x14, "ü".encode(), "Ã¼", "TeletexString, which is read as ISO 8859-1"),
         (0x16, b"M\xfcller", "Müller", "IA5String, which is read as ISO 8859-1"),
-        (0x1A, b"M\xfcller", "Müller", "VisibleString, which is read as ISO 8859-1"),
+        (0x16, "Zoë".encode(), "ZoÃ«", "IA5String, which is read as ISO 8859-1"),
+        (0x12, "1ë".encode(), "1Ã«", "NumericString, which is read as ISO 8859-1"),
         (0x1E, "Mü".encode("utf-16-be"), "Mü", ""),
         (0x1C, "Mü".encode("utf-32-be"), "Mü", ""),
         (0x12, b"12 3", "12 3", ""),
@@ -213,6 +214,16 @@ REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
         "The algorithm of the public key or the signature has malformed parameters",
     ),
     "octets after the CSR": (sign_parts() + b"abc", "csr", "3 trailing octets after the CSR"),
+    "VisibleString": (
+        sign_parts(subject=subject(b"\x1a\1a")),
+        "subject.common_name",
+        "CN is not a valid character string",
+    ),
+    "length of five octets": (
+        b"\x30\x85" + len(sign_parts()[3:]).to_bytes(5, "big") + sign_parts()[3:],
+        "csr",
+        "a length of 5 octets",
+    ),
     "indefinite length": (b"\x30\x80" + sign_parts()[3:] + b"\0\0", "csr", "indefinite length"),
     "fifth field": (
         sign_parts(attributes=WWW + NULL),
