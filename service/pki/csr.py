@@ -7,6 +7,7 @@ fails later. So `read` accesses every field. It reads only DER: `lenient_csr` re
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -35,7 +36,9 @@ _ECDSA: Final = frozenset(
         SignatureAlgorithmOID.ECDSA_WITH_SHA512,
     }
 )
-_NUMERIC, _TELETEX, _IA5, _VISIBLE = 0x12, 0x14, 0x16, 0x1A  # tags of strings of one octet a character
+# The tag of a NumericString, TeletexString, IA5String or VisibleString, after the type of an attribute.
+_STRING_TAG: Final = re.compile(rb"\x06\x03\x55\x04.([\x12\x14\x16\x1a])", re.DOTALL)
+_VISIBLE_STRING: Final = b"\x1a"
 
 
 @asn1.sequence
@@ -206,10 +209,8 @@ def _parse_der(der: bytes, notes: tuple[str, ...]) -> _Parsed:
 def _verify_readings(parsed: _Parsed) -> None:
     """Raise `ValueError` for what the library reads, but `lenient_csr` reads or encodes otherwise."""
     content = parsed.content
-    tags: tuple[int, ...] = (_VISIBLE,)
-    if not all(text.isascii() for _, text in content.subject):
-        tags = (_NUMERIC, _TELETEX, _IA5, _VISIBLE)
-    if any(tag in parsed.subject for tag in tags):
+    tags = _STRING_TAG.findall(parsed.subject)
+    if _VISIBLE_STRING in tags or (tags and not all(text.isascii() for _, text in content.subject)):
         raise ValueError("the library reads these strings as UTF-8")
     if (
         _key_algorithm(parsed.request) == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5

@@ -305,15 +305,17 @@ def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: P
             route.continue_()
 
         with open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab:
-            thread = threading.Thread(target=exhaust)
-            thread.start()
+            threads = [threading.Thread(target=exhaust) for _ in range(4)]
+            for thread in threads:
+                thread.start()
             try:
                 tab.page.route("**/sign", wait)
                 tab.sign(CSR)
                 expect(tab.page.locator("#status")).to_contain_text("too many requests")
             finally:
                 reported.set()
-                thread.join()
+                for thread in threads:
+                    thread.join()
         with open_tab(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
             tab.sign(CSR)
