@@ -160,7 +160,8 @@ class Connection(web.RequestHandler):
     async def establish(self, context: ssl.SSLContext | None) -> None:
         """Start HTTP, with `context` after the TLS handshake."""
         timeout = TLS_HANDSHAKE_TIMEOUT if context else None
-        tls_connection.on_refusal.set(self._refuse_handshake)
+        if context:  # in a context, the connection is in a reference cycle
+            tls_connection.on_refusal.set(self._refuse_handshake)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self, self._client, ssl=context, ssl_handshake_timeout=timeout
