@@ -1,4 +1,4 @@
-"""CSRs with the structure of real ones that strict readers refuse, made anew with example names, in csr_cases/."""
+"""CSRs with the structure of real ones that strict readers refuse, with example names, in csr_cases/."""
 
 from __future__ import annotations
 

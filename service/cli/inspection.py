@@ -74,10 +74,9 @@ def inspect_csr(der: bytes, file: bytes, key: CertificatePublicKeyTypes | None =
         if f"subject_alt_name[{index}]" not in unreadable
     ]
     public_key: Any = _try_or(lambda: load_der_public_key(content.subject_public_key_info), None)
-    subject = [x509.NameAttribute(oid, text, _validate=False) for oid, text in content.subject]
     oids = [extension.oid for extension in content.extensions if extension.oid != _SAN]
     facts = (
-        ("Subject", x509.Name(subject).rfc4514_string() or "(empty)"),
+        ("Subject", _subject(names.distinguished_name(content.subject))),
         ("Names", ", ".join(map(names.describe, sans)) or "(none)"),
         ("Key", _try_or(lambda: keys.describe_key(public_key), "")),
         ("Requests", ", ".join(map(encoding.oid_name, oids))),

@@ -13,7 +13,7 @@ from service.pki.errors import BadCSR
 CONSTRUCTED: Final = 0x20
 SEQUENCE: Final = 0x30
 _LONG_TAG: Final = 0x1F
-_MAX_LENGTH_OCTETS: Final = 4  # OpenSSL, Go, GnuTLS and Java do not all read longer lengths, and some none
+_MAX_LENGTH_OCTETS: Final = 4  # few programs, if any, read longer lengths
 
 
 class Value(NamedTuple):
@@ -24,7 +24,7 @@ class Value(NamedTuple):
     octets: bytes
 
 
-def encode(tag: int, *parts: bytes) -> bytes:
+def encode(tag: int, *parts: bytes | memoryview) -> bytes:
     """Encode a value of these parts in DER."""
     return bytes([tag]) + asn1.encode_der(b"".join(parts))[1:]  # an OCTET STRING with another tag
 

@@ -126,7 +126,15 @@ class RefusedRequest:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A CSR in DER, before the verification of its key; `signed` is what the signature covers."""
+    """A CSR in DER, before the verification of its key.
+
+    Attributes:
+        request: the CSR, re-encoded if it was not DER.
+        subject: the content of its subject, DER.
+        signed: the octets that the signature covers, as sent.
+        content: what it requests.
+        violations: parts that cannot be read.
+    """
 
     request: x509.CertificateSigningRequest = field(repr=False)
     subject: bytes
@@ -228,7 +236,7 @@ def _parse_leniently(der: bytes, notes: tuple[str, ...]) -> _Parsed:
         raise
     try:
         parsed = _parse_der(normalised.der, (*notes, *normalised.notes))
-    except Exception as error:  # as in `read`
+    except Exception as error:  # as in `_parse`
         detail = (
             "The algorithm of the public key or the signature has malformed parameters (RFC 5280 4.1.1.2)"
         )
@@ -240,9 +248,9 @@ def _verify(der: bytes, parsed: _Parsed) -> CertificateSigningRequest | RefusedR
     """Verify the key, the signature algorithm, and if both are accepted the signature."""
     request, content = parsed.request, parsed.content
     violations: list[RequestError] = []
-    public_key, bits = None, b""
+    public_key = None
     try:
-        public_key, bits = _verify_key(request, content.subject_public_key_info)
+        public_key, key_kind, bits = _verify_key(request, content.subject_public_key_info)
     except BadPublicKey as violation:
         violations.append(violation)
     try:
@@ -259,24 +267,24 @@ def _verify(der: bytes, parsed: _Parsed) -> CertificateSigningRequest | RefusedR
         **vars(content),
         der=der,
         public_key=public_key,
-        key_kind=keys.kind_of(public_key),
+        key_kind=key_kind,
         key_identifier=hashlib.sha1(bits, usedforsecurity=False).digest(),
     )
 
 
 def _verify_key(
     request: x509.CertificateSigningRequest, spki: bytes
-) -> tuple[CertificatePublicKeyTypes, bytes]:
-    """Verify the public key; return it and its bits."""
+) -> tuple[CertificatePublicKeyTypes, KeyKind, bytes]:
+    """Verify the public key; return it, its kind and its bits."""
     bits = keys.verify_encoded_key(_key_algorithm(request), spki)
     try:
         public_key = request.public_key()
-    except Exception as error:  # as in `read`
+    except Exception as error:  # as in `_parse`
         raise keys.unreadable_key(spki) from error
-    keys.kind_of(public_key)
+    kind = keys.kind_of(public_key)
     keys.verify_canonical_spki(public_key, spki)
     weak_keys.verify_strength(public_key)
-    return public_key, bits
+    return public_key, kind, bits
 
 
 def _verify_signature(
@@ -324,7 +332,7 @@ def _is_signed_by(
         if isinstance(public_key, ec.EllipticCurvePublicKey):
             public_key.verify(signature, signed, algorithm)  # type: ignore[arg-type]  # raises TypeError
         elif isinstance(public_key, rsa.RSAPublicKey):
-            public_key.verify(signature, signed, algorithm, request.signature_hash_algorithm)  # type: ignore[arg-type]
+            public_key.verify(signature, signed, algorithm, request.signature_hash_algorithm)  # type: ignore[arg-type]  # as above
         elif request.signature_algorithm_oid == _key_algorithm(request):  # Ed25519 and ML-DSA
             keys.signature_verifier(public_key)(signature, signed)
         else:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from service.pki import pem
+from service.pki import ber, pem
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
 
 _PRIVATE_KEY: Final = re.compile(  # RFC 7468 10 and 11, also form-encoded; OpenPGP; PuTTY
@@ -19,7 +19,6 @@ _KEY_BAG: Final = re.compile(rb"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01[\x01\x0
 _NOT_PLAIN_TEXT: Final = re.compile(rb"[\0-\x08\x0e-\x1f\x7f-\xff]|-----BEGIN|[A-Za-z0-9+/]{40}")
 _MAX_PARTS: Final = 12
 _MAX_LEVELS: Final = 3
-_SEQUENCE: Final = 0x30
 
 CERTIFICATE: Final = "a certificate"
 PKCS7: Final = "PKCS#7"
@@ -192,7 +191,7 @@ def _structure(der: bytes) -> str:
     """Return the tags of a SEQUENCE for `_STRUCTURES`: `303003/023030a0/` for a CSR."""
     structure, parts = "", list(_parts(der))[:1]
     for _ in range(_MAX_LEVELS):
-        if not parts or parts[0][0] != _SEQUENCE:
+        if not parts or parts[0][0] != ber.SEQUENCE:
             break
         parts = list(_parts(parts[0][1]))
         structure += "".join(f"{tag:02x}" for tag, _ in parts) + "/"

@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 from cryptography import x509
 from cryptography.hazmat import asn1
 
+from service.pki import ber
+
 _LABEL: Final = "CERTIFICATE REQUEST"  # RFC 7468 7
 _WRONG_LABEL: Final = "CERTIFICATE SIGNING REQUEST"  # of several tools
 CSR_LABELS: Final = (_LABEL, f"NEW {_LABEL}", _WRONG_LABEL)  # Windows certreq and Java's keytool write NEW
@@ -25,8 +27,8 @@ _URL_ENCODED: Final = re.compile(rb"BEGIN\+|%[0-9A-Fa-f]{2}")
 _FORM_FIELD: Final = re.compile(rb"\A\s*\w{1,32}=(?=\w{16})")  # `=` ends base64, so this is not base64
 _QUOTES: Final = b"\"' \t\r\n"
 
+_INTEGER: Final = 0x02
 _ENUMERATED: Final = 0x0A
-_CONSTRUCTED: Final = 0x20
 _CONSTRUCTED_STRINGS: Final = frozenset(range(0x20, 0x40)) - {0x30, 0x31}  # X.690 10.2
 _MAX_DEPTH: Final = 32
 _PRIMITIVES: Final[dict[int, type]] = {  # by identifier octet; end-of-contents (0) is not a value
@@ -98,17 +100,13 @@ def _verify_value(value: asn1.TLV, depth: int) -> None:
     if tag in _PRIMITIVES:
         value.parse(_PRIMITIVES[tag])
     elif tag == _ENUMERATED:
-        asn1.decode_der(int, _with_tag(b"\x02", value.data))  # X.690 8.4
-    elif tag & _CONSTRUCTED:
+        asn1.decode_der(int, ber.encode(_INTEGER, value.data))  # X.690 8.4
+    elif tag & ber.CONSTRUCTED:
         if depth == _MAX_DEPTH or tag in _CONSTRUCTED_STRINGS:
             raise ValueError("a constructed string, or too many levels")
-        sequence = _with_tag(b"\x30", value.data)
-        for part in asn1.decode_der(_Parts, _with_tag(b"\x30", sequence)).parts:
+        sequence = ber.encode(ber.SEQUENCE, value.data)
+        for part in asn1.decode_der(_Parts, ber.encode(ber.SEQUENCE, sequence)).parts:
             _verify_value(part, depth + 1)
-
-
-def _with_tag(tag: bytes, content: bytes | memoryview) -> bytes:
-    return tag + asn1.encode_der(bytes(content))[1:]  # an OCTET STRING with another tag
 
 
 def parse(data: bytes) -> list[Block]:
