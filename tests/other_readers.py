@@ -32,7 +32,8 @@ _KINDS: Final = {
 }
 # A refusal of the field `csr` must name what is malformed; words of libraries and Python must not occur.
 _NAMED: Final = re.compile(
-    r"trailing octets after the CSR|has an indefinite length|the tags in [Ca]|is truncated|The algorithm of the"
+    r"trailing octets after the CSR|has an indefinite length|has a length of"
+    r"|the tags in [Ca]|is truncated|The algorithm of the"
 )
 _JARGON: Final = re.compile(
     r"[Pp]arse ?[Ee]rror|asn1|netmask|[a-z]+_[a-z]+ must|Only single|does not appear|<|object at|Error|None|DER$"

@@ -18,17 +18,11 @@ CHALLENGE: Final = "1.2.840.113549.1.9.7"
 ECDSA: Final = oid("1.2.840.10045.4.3.2")
 
 
-def long_length(value: bytes) -> bytes:
-    """Encode the length of a value in one octet more than necessary."""
+def long_length(value: bytes, extra: int = 1) -> bytes:
+    """Encode the length of a value in more octets than necessary."""
     count = value[1] & 0x7F if value[1] & 0x80 else 0
-    octets = value[2 : 2 + count] if count else value[1:2]
-    return (
-        value[:1]
-        + bytes([0x81 + count if count else 0x81])
-        + b"\0" * bool(count)
-        + octets
-        + value[2 + count :]
-    )
+    octets = bytes(extra if count else extra - 1) + (value[2 : 2 + count] if count else value[1:2])
+    return value[:1] + bytes([0x80 + len(octets)]) + octets + value[2 + count :]
 
 
 def rsa_key(null: bytes) -> bytes:
@@ -219,11 +213,7 @@ REFUSED: Final[dict[str, tuple[bytes, str, str]]] = {
         "subject.common_name",
         "CN is not a valid character string",
     ),
-    "length of five octets": (
-        b"\x30\x85" + len(sign_parts()[3:]).to_bytes(5, "big") + sign_parts()[3:],
-        "csr",
-        "a length of 5 octets",
-    ),
+    "length of five octets": (long_length(sign_parts(), 4), "csr", "a length of 5 octets"),
     "indefinite length": (b"\x30\x80" + sign_parts()[3:] + b"\0\0", "csr", "indefinite length"),
     "fifth field": (
         sign_parts(attributes=WWW + NULL),
