@@ -111,7 +111,7 @@ def _library(ca: Path) -> dict[str, tuple[Callable[[], object], int]]:
 
 def _authority(ca: Path) -> Authority:
     """The server's authority, without an audit log."""
-    loaded_ca = LoadedCA(ca_directory.load_issuer(ca, None), ca_directory.load_serial_secret(ca))
+    loaded_ca = LoadedCA(ca_directory.load_issuer(ca, None), ca_directory.load_serial_keys(ca))
     profiles = openapi.parse_policy(factories.document())
     return Authority(lambda: loaded_ca, profiles, lambda: datetime.now(UTC), _discard)
 

@@ -139,7 +139,7 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     ca_directory.load_chain(ca)
     ca_directory.load_predecessors(ca)
     names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
-    ca_directory.load_serial_secret(ca)
+    ca_directory.load_serial_keys(ca)
     revocation_file.load_deny_list(ca)
     names += [
         name

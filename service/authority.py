@@ -5,7 +5,9 @@ There is one path: a single request is a batch of one.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,7 +19,7 @@ from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
-from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation
+from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation, serial
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
@@ -26,6 +28,7 @@ from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
+from service.pki.serial import SerialKeys, SerialNumbers
 from service.pki.weak_keys import DenyList
 
 _T = TypeVar("_T")
@@ -112,11 +115,18 @@ class IssuedCertificate(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedCA:
-    """An issuer, the secret for idempotent serial numbers (if any), and the denied keys."""
+    """An issuer, the keys of its serial numbers (if any), and the denied keys."""
 
     issuer: Issuer
-    serial_secret: bytes | None = field(default=None, repr=False)
+    serial_keys: SerialKeys | None = None
     deny_list: DenyList = field(default_factory=DenyList)
+
+    @functools.cached_property
+    def serial_numbers(self) -> tuple[SerialNumbers, ...]:
+        """The serial numbers of the issuer, and of its predecessors; none without keys."""
+        if self.serial_keys is None:
+            return ()
+        return serial.for_issuers(self.serial_keys, self.issuer.certificate, self.issuer.predecessors)
 
 
 class _Approved(NamedTuple):
@@ -189,14 +199,17 @@ class Authority:
         Raises:
             CAUnavailable: the issuer or the revocation list is not available, or the issuer is not valid now.
         """
-        issuer, now = self.load_issuer(), self._clock()
+        ca, now = self._ca(), self._clock()
+        issuer = ca.issuer
         if not issuer.not_before <= now <= issuer.not_after:
             raise CAUnavailable("the CA's chain is not valid now")
         window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)
         try:
             revoked = self._load_revoked()
             if self._crl is None or self._crl[:3] != (issuer, revoked, window):
-                builder = revocation.crl_builder(revoked.values(), window, issuer.not_after)
+                builder = revocation.crl_builder(
+                    revoked.values(), window, issuer.not_after, ca.serial_numbers
+                )
                 self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
         except (CAError, ValueError) as error:  # ValueError: a CRL cannot encode an entry
             raise CAUnavailable("the CRL cannot be created") from error
@@ -325,14 +338,19 @@ class Authority:
             window, spec = None, evaluation.evaluate(csr, context._replace(issued_at=now))
         if request.client_certificate:
             reenroll.require_same_identity(request.client_certificate, spec)
-        serial_number, expires_at = x509.random_serial_number(), None
+        random, expires_at = secrets.randbits(serial.RANDOM_BITS), None
         if key is not None and (reason := _why_not_idempotent(ca, window)):
             note = f"a retry will return a different certificate: {reason}"
             spec = replace(spec, notes=(*spec.notes, note))
-        elif window and ca.serial_secret:
+        elif window and ca.serial_keys:
             inputs = _idempotency_inputs(request, csr, ca.issuer, spec)
-            serial_number = idempotency.derive_serial_number(ca.serial_secret, inputs)
+            random = idempotency.derive_random(ca.serial_keys.keys[0], inputs)
             expires_at = min(window.expires_at, spec.usable_until)
+        serial_number = (
+            ca.serial_numbers[0].create(random, spec.not_before, spec.not_after)
+            if ca.serial_numbers
+            else x509.random_serial_number()
+        )
         intent = _intent_record(request, now, spec, serial_number)
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
@@ -416,7 +434,7 @@ def _parse_and_verify(request: IssuanceRequest) -> CertificateSigningRequest | R
 
 def _why_not_idempotent(ca: LoadedCA, window: idempotency.ReplayWindow | None) -> str:
     """Return why a retry gets a different certificate; '' if it gets the same one."""
-    if not ca.serial_secret:
+    if not ca.serial_keys:
         return "this CA has no serial.key"
     if not ca.issuer.is_deterministic:
         return "this CA cannot repeat a signature"

@@ -25,6 +25,7 @@ from service.pki.hierarchy import Hierarchy, create_hierarchy
 from service.pki.issuer import Issuer
 from service.pki.profile import KEY_USAGES
 from service.pki.profile_loader import IssuancePolicy
+from service.pki.serial import SerialKeys
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -152,7 +153,7 @@ def evaluate(
     return evaluation.evaluate(parsed, issuance_context or context())
 
 
-SERIAL_SECRET = bytes(range(32))
+SERIAL_KEYS = SerialKeys((bytes(range(32)),))
 
 
 def authority(
@@ -160,11 +161,11 @@ def authority(
     now: datetime = NOW,
     issuer: Issuer | None = None,
     policy: IssuancePolicy | None = None,
-    serial_secret: bytes | None = SERIAL_SECRET,
+    serial_keys: SerialKeys | None = SERIAL_KEYS,
     **change: Any,
 ) -> Authority:
     """An authority whose clock always returns `now`, unless `change` has another clock."""
-    loaded_ca = LoadedCA(issuer or create_issuer(), serial_secret)
+    loaded_ca = LoadedCA(issuer or create_issuer(), serial_keys)
     record = (log if log is not None else RecordingLog()).extend
     defaults = {"load_ca": lambda: loaded_ca, "clock": lambda: now, "record": record}
     return Authority(profiles=policy or profiles(), **{**defaults, **change})

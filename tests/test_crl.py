@@ -124,7 +124,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
         (["other.pem"], "other.pem is not a certificate of the CA in ca"),
         (["garbage.pem"], "garbage.pem is not a certificate of the CA in ca"),
         (["0a", "--reason", "certificateHold"], "invalid value for '--reason': 'certificateHold'"),
-        (["0b"], "already revoked at 2026-01-01T00:00:00Z"),
+        (["0b", "--yes"], "already revoked at 2026-01-01T00:00:00Z"),
         (["0a", "--ca", "nowhere"], "no CA in nowhere: pass another directory as --ca, or create a CA with certlet init"),
     ],
 )  # fmt: skip
@@ -133,6 +133,7 @@ def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], m
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "other.pem").write_text(encoding.encode_pem([factories.create_issuer().certificate]))
     (tmp_path / "garbage.pem").write_text("garbage")
+    (tmp_path / "ca" / "serial.key").unlink()
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
         file.write('- {serial: "0b", at: 2026-01-01T00:00:00Z}  # written by hand\n')
@@ -146,17 +147,18 @@ def test_invalid_revocations_are_refused(tmp_path: Path, arguments: list[str], m
 def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
     """Entries are added to a list in block style without other changes; other lists are not changed."""
     assert not certlet("init", "ca", cwd=tmp_path).returncode
+    (tmp_path / "ca" / "serial.key").unlink()
     path = tmp_path / "ca" / "revoked.yaml"
     with path.open("a") as file:
         file.write("- serial: '0b'  # Anna's laptop\n  at: 2026-01-01T00:00:00Z\n  reason: superseded")
     path.chmod(0o640)
-    assert not certlet("revoke", "0c", cwd=tmp_path).returncode
+    assert not certlet("revoke", "0c", "--yes", cwd=tmp_path).returncode
     text = path.read_text()
     assert "Anna's laptop" in text
     assert text.splitlines()[-1].startswith('- {"serial": "0c"')
     assert path.stat().st_mode & 0o777 == 0o640
     path.write_text('[{serial: "0b", at: 2026-01-01T00:00:00Z}]')
-    result = certlet("revoke", "0c", cwd=tmp_path)
+    result = certlet("revoke", "0c", "--yes", cwd=tmp_path)
     assert result.returncode
     assert b'does not have one entry per line; add this line yourself: - {"serial": "0c"' in result.stderr
 

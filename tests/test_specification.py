@@ -25,6 +25,7 @@ from service.pki import csr, keys
 from service.pki.csr import CertificateSigningRequest
 from service.pki.issuer import Issuer
 from service.pki.profile import SUBJECT_ATTRIBUTES, Profile, RequestedValidity, Revocation, format_duration
+from service.pki.serial import SerialNumbers
 from tests import csrs, factories
 from tests.adversarial import der
 from tests.factories import NOW
@@ -82,6 +83,10 @@ def version(case: Case) -> None:
 
 def serial_number(case: Case) -> None:
     assert 64 < case.certificate.serial_number.bit_length() <= 159
+    numbers = SerialNumbers(factories.SERIAL_KEYS, case.issuer.certificate)
+    start, end = numbers.recognize(case.certificate.serial_number) or (None, None)
+    assert start == case.certificate.not_valid_before_utc.replace(second=0)
+    assert end == (case.certificate.not_valid_after_utc + timedelta(minutes=1)).replace(second=0)
 
 
 def signature_algorithm(case: Case) -> None:

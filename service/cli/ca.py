@@ -1,4 +1,4 @@
-"""`certlet init`, `certlet rollover` and `certlet revoke`: create CAs and revoke certificates."""
+"""`certlet init`, `rollover`, `revoke` and `rotate-serial-key`: create CAs, and revoke certificates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 import os
 import pwd
 import secrets
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +22,7 @@ from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
-from service.pki import certificate_reader, encoding, hierarchy, pem, revocation
+from service.pki import certificate_reader, encoding, hierarchy, pem, revocation, serial
 from service.pki.certificate_reader import extension_value, is_issued_by
 from service.settings import AUDIT_LOG, CA_PASSPHRASE
 
@@ -98,8 +99,8 @@ def rollover(
 ) -> None:
     """Create the successor of a CA.
 
-    OLD is the existing CA's directory, and NEW the successor's. API keys, revocations and denied keys are
-    copied.
+    OLD is the existing CA's directory, and NEW the successor's. API keys, revocations, denied keys and the
+    keys of serial numbers are copied.
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
@@ -121,7 +122,11 @@ def rollover(
             _kms_public_key(kms) if kms else None,
         )
         ca_directory.save_hierarchy(
-            new, created, passphrase, lists | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {})
+            new,
+            created,
+            passphrase,
+            lists | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {}),
+            ca_directory.load_serial_keys(old),
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -146,8 +151,9 @@ def rollover(
     show_default="stderr",
     help="Append the event to this file, which must exist.",
 )
+@click.option("--yes", is_flag=True, help="Also revoke a serial number that the CA cannot recognise.")
 @options.ca_option
-def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: Path) -> None:
+def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes: bool, ca: Path) -> None:
     """Revoke a certificate.
 
     The CRL at /ca.crl will list it. SERIAL is a serial number in hexadecimal, and FILE a certificate. The
@@ -162,6 +168,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
     now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.load_chain(ca)
     if now > min(authority.not_valid_after_utc for authority in (signing, *above)):  # it cannot sign a CRL
         raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
+    end = _find_end(ca, number, is_issued=revoked is not None, yes=yes)
     event = audit.AuditRecord(
         event="revocation",
         time=encoding.format_timestamp(now),
@@ -179,10 +186,53 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, ca: 
     listed_by = encoding.format_timestamp(now + revocation.WINDOW)
     file = ca / revocation_file.REVOKED
     echo(f"Revoked {encoding.format_serial(number)} in {file}.")
+    if end and end + revocation.NEXT_UPDATE < now:
+        echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
+        return
     echo(f"The CRL lists it by {listed_by}; on AWS, only after you build and deploy the zip again.")
     if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
-        end = encoding.format_timestamp(revoked.not_valid_after_utc)
-        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {end}")
+        last = encoding.format_timestamp(revoked.not_valid_after_utc)
+        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {last}")
+
+
+@click.command(epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
+@options.ca_option
+def rotate_serial_key(*, ca: Path) -> None:
+    """Add a new key for serial numbers.
+
+    It creates the serial numbers from now on. The earlier keys still recognise theirs.
+    """
+    ca_directory.add_serial_key(options.require_ca(ca))
+    path = ca / ca_directory.SERIAL_KEY
+    echo(f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.")
+
+
+def _find_end(ca: Path, serial_number: int, *, is_issued: bool, yes: bool) -> datetime | None:
+    """Return the end of a certificate, UTC; None if its serial number does not contain it.
+
+    `is_issued` is set if the signature of the certificate was verified.
+
+    Raises:
+        CommandError: the CA never issued the serial number, or may not have, and the user does not confirm.
+    """
+    serial_keys, predecessors = ca_directory.load_serial_keys(ca), ca_directory.load_predecessors(ca)
+    signing, text = ca_directory.load_chain(ca)[0], encoding.format_serial(serial_number)
+    issuers = serial.for_issuers(serial_keys, signing, predecessors) if serial_keys else ()
+    lifetime = serial.recognize(serial_number, issuers)
+    if lifetime or is_issued:
+        return lifetime.end if lifetime else None
+    if issuers and all(numbers.all_tagged for numbers in issuers):
+        raise CommandError(
+            f"{text} is not a serial number of the CA in {ca}: it never issued such a certificate. "
+            "If there is one, revoke its file"
+        )
+    if not yes:
+        message = f"the CA in {ca} does not know whether it issued {text}"
+        if not sys.stdin.isatty():
+            raise CommandError(f"{message}: pass --yes to revoke it")
+        if not click.confirm(f"{message[:1].upper()}{message[1:]}. Revoke it?", err=True):
+            raise CommandError("nothing was revoked")
+    return None
 
 
 def _principal() -> str:

@@ -82,7 +82,7 @@ def load_ca(settings: Settings) -> LoadedCA:
     )
     issuer.self_test()
     return LoadedCA(
-        issuer, ca_directory.load_serial_secret(settings.ca), revocation_file.load_deny_list(settings.ca)
+        issuer, ca_directory.load_serial_keys(settings.ca), revocation_file.load_deny_list(settings.ca)
     )
 
 

@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import atomic_write
 from service.keystore import revocation_file
-from service.pki import certificate_reader, encoding, idempotency, keys
+from service.pki import certificate_reader, encoding, keys, serial
 from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
+from service.pki.serial import SerialKeys
 from service.settings import CA_PASSPHRASE
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
@@ -56,19 +57,39 @@ def load_predecessors(directory: Path) -> list[x509.Certificate]:
     return _load_certificates(path) if os.path.lexists(path) else []
 
 
-def load_serial_secret(directory: Path) -> bytes | None:
-    """Load the secret for idempotent serial numbers, 32 octets; None if there is no such file.
+def load_serial_keys(directory: Path) -> SerialKeys | None:
+    """Load the keys of serial numbers; None if there is no such file.
 
     Raises:
-        CAError: the file is unreadable, or has another length.
+        CAError: the file is unreadable or malformed.
     """
     path = directory / SERIAL_KEY
     if not os.path.lexists(path):
         return None
-    secret = revocation_file.read_file(path)
-    if len(secret) != idempotency.SECRET_BYTES:
-        raise CAError(f"{path} has {len(secret)} octets; expected {idempotency.SECRET_BYTES}")
-    return secret
+    try:
+        return SerialKeys.parse(revocation_file.read_file(path))
+    except ValueError as error:
+        raise CAError(f"{path}: {error}") from error
+
+
+def add_serial_key(directory: Path) -> None:
+    """Add a new key of serial numbers to a CA; the existing ones still recognise serial numbers.
+
+    Raises:
+        CAError: the file is unreadable or malformed, or has the maximum of keys; nothing was changed.
+        OSError: the file cannot be written.
+    """
+    with atomic_write.locked_directory(directory):
+        serial_keys = _with_new_key(directory, load_serial_keys(directory))
+        with atomic_write.atomic_files() as write:
+            write(directory / SERIAL_KEY, serial_keys.encode(), 0o600)
+
+
+def _with_new_key(directory: Path, existing: SerialKeys | None) -> SerialKeys:
+    try:
+        return (existing or SerialKeys()).with_key(secrets.token_bytes(serial.KEY_BYTES))
+    except ValueError as error:
+        raise CAError(f"{directory / SERIAL_KEY}: {error}") from error
 
 
 def load_private_key(
@@ -101,6 +122,7 @@ def save_hierarchy(
     hierarchy: Hierarchy,
     passphrase: bytes | None,
     carried: Mapping[str, bytes] | None = None,
+    serial_keys: SerialKeys | None = None,
 ) -> None:
     """Write a new CA. A new directory appears with all files at once.
 
@@ -113,6 +135,8 @@ def save_hierarchy(
         passphrase: encrypts the keys, which have mode 0600; None for no encryption.
         carried: name -> content of the previous CA's lists, and of other files, which get mode 0600.
             Default: an empty revocation list.
+        serial_keys: the previous CA's keys of serial numbers, which are kept after a new one. If there is the
+            maximum, the newest creates serial numbers of the new CA, too.
 
     Raises:
         FileExistsError: one of the files exists; nothing was changed.
@@ -129,9 +153,12 @@ def save_hierarchy(
     )
     public = (revocation_file.REVOKED, revocation_file.DENY_LIST)
     carried = carried or {revocation_file.REVOKED: revocation_file.HEADER}
+    if serial_keys is None or len(serial_keys.keys) < serial.MAX_KEYS:
+        serial_keys = _with_new_key(directory, serial_keys)
+    serial_keys = serial_keys.with_tagged_issuer(hierarchy.signing)
     contents = (
         *((name, data, 0o644 if name in public else 0o600) for name, data in carried.items()),
-        (SERIAL_KEY, secrets.token_bytes(idempotency.SECRET_BYTES), 0o600),
+        (SERIAL_KEY, serial_keys.encode(), 0o600),
         (ROOT_KEY, root_key, 0o600),
         (ROOT_CERTIFICATE, encoding.encode_pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, signing_key, 0o600),

@@ -1,8 +1,8 @@
 """Return the same certificate to a retry, without stored state.
 
 Within a window of five minutes, requests with the same Idempotency-Key get the same validity, and a serial
-number that is a keyed hash of all other inputs. A deterministic signature (RFC 6979, RFC 8032, PKCS#1 v1.5)
-then makes the certificates identical, octet for octet.
+number whose random bits are a keyed hash of all other inputs. A deterministic signature (RFC 6979, RFC 8032,
+PKCS#1 v1.5) then makes the certificates identical, octet for octet.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from service.pki import encoding
+from service.pki import encoding, serial
 
 WINDOW: Final = timedelta(minutes=5)
-SECRET_BYTES: Final = 32
-_DOMAIN: Final = b"certlet serial number 3"
+_LABEL: Final = b"certlet serial number 4"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _VERSION_7: Final = 7
-_SERIAL_BITS: Final = 159  # positive in 20 octets (RFC 5280 4.1.2.2)
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,10 @@ def replay_window(key: str, now: datetime) -> ReplayWindow:
     return ReplayWindow(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
 
 
-def derive_serial_number(secret: bytes, inputs: Iterable[bytes]) -> int:
-    """Derive a serial number of 159 bits: HMAC-SHA-256 of the inputs, each after its length.
+def derive_random(key: bytes, inputs: Iterable[bytes]) -> int:
+    """Derive the random bits of a serial number: HMAC-SHA-256 of the inputs, each after its length.
 
-    Anyone who knows the secret (`SECRET_BYTES` octets) can predict serial numbers.
+    Anyone who knows the key (`serial.KEY_BYTES` octets) can predict serial numbers.
     """
-    mac = hmac.digest(secret, encoding.length_prefixed((_DOMAIN, *inputs)), "sha256")
-    number = int.from_bytes(mac, "big") >> (256 - _SERIAL_BITS)
-    return number or 1  # a serial number is positive
+    mac = hmac.digest(key, encoding.length_prefixed((_LABEL, *inputs)), "sha256")
+    return int.from_bytes(mac, "big") >> (256 - serial.RANDOM_BITS)

@@ -1,8 +1,9 @@
 """Certificate revocation lists (RFC 5280 5), built from a list that the operator maintains.
 
 A CRL contains the certificates that were revoked before its window of five minutes started, and its CRL
-number is that of the window. So all processes sign the same CRL, and the number grows. Entries of expired
-certificates remain, since the list does not contain expiry times. An entry with a revocation time in the
+number is that of the window. So all processes sign the same CRL, and the number grows. An entry remains for
+one lifetime of a CRL after the end of its certificate, so that a CRL after the end contains it (RFC 5280
+3.3). If the serial number does not contain the end, the entry remains. An entry with a revocation time in the
 future appears from then on.
 """
 
@@ -11,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 
-from service.pki import encoding
+from service.pki import encoding, serial
 from service.pki.errors import quote
+from service.pki.serial import SerialNumbers
 
 WINDOW: Final = timedelta(minutes=5)
 NEXT_UPDATE: Final = timedelta(hours=24)
@@ -142,9 +144,18 @@ def crl_number(now: datetime) -> int:
 
 
 def crl_builder(
-    revoked: Iterable[RevokedCertificate], number: int, not_after: datetime
+    revoked: Iterable[RevokedCertificate],
+    number: int,
+    not_after: datetime,
+    issuers: Sequence[SerialNumbers] = (),
 ) -> x509.CertificateRevocationListBuilder:
-    """Build the CRL with a number, for `Issuer.sign_crl`. It expires at the latest at `not_after` (UTC).
+    """Build the CRL with a number, for `Issuer.sign_crl`.
+
+    Args:
+        revoked: the revoked certificates.
+        number: the CRL number.
+        not_after: the issuer's end, UTC, which the CRL does not outlive.
+        issuers: recognise the serial numbers of certificates, to omit those that ended long ago.
 
     Raises:
         ValueError: an entry cannot be encoded, or its revocation time is after the issuer's end, so that no
@@ -160,13 +171,22 @@ def crl_builder(
             )
             raise ValueError(f"{serial} would be revoked at {at}, after the CA expires")
     # One call: each `add_revoked_certificate` copies the whole list.
-    entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
+    entries = [
+        entry.crl_entry
+        for entry in ordered
+        if entry.revoked_at <= start and not _ended_long_ago(entry.serial_number, start, issuers)
+    ]
     return (
         x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .last_update(start)
         .next_update(min(start + NEXT_UPDATE, not_after))
         .add_extension(x509.CRLNumber(number), critical=False)
     )
+
+
+def _ended_long_ago(serial_number: int, start: datetime, issuers: Sequence[SerialNumbers]) -> bool:
+    lifetime = serial.recognize(serial_number, issuers)
+    return lifetime is not None and lifetime.end + NEXT_UPDATE < start
 
 
 def _parse_entry(value: object) -> RevokedCertificate:

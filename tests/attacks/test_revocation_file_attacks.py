@@ -134,7 +134,8 @@ def test_revoke_fails_after_the_ca_has_expired(tmp_path: Path, days: int) -> Non
     """No CRL can contain an entry of that time, so no CRL could be issued until the entry is removed."""
     moment = datetime.now(UTC) - timedelta(days=days)
     ca_directory.save_hierarchy(tmp_path, hierarchy.create_hierarchy("Test", "0a1b2c", "p-256", moment), None)
-    run = certlet("revoke", "0a", "--ca", ".", cwd=tmp_path)
+    (tmp_path / ca_directory.SERIAL_KEY).unlink()
+    run = certlet("revoke", "0a", "--yes", "--ca", ".", cwd=tmp_path)
     assert (run.returncode, b"the CA has expired" in run.stderr) == (int(days > 0), days > 0)
     assert list(revocation_file.load_revoked(tmp_path)) == ([] if days else [0xA])
 
@@ -213,19 +214,22 @@ def test_invalid_ca_files_are_loaded_at_most_once_a_second(
 def test_unrecorded_revocation_is_refused(tmp_path: Path) -> None:
     """The audit record, in the log or on stderr, names the system's user; without the log, nothing is revoked."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "ca" / ca_directory.SERIAL_KEY).unlink()
     path, log = tmp_path / "ca" / revocation_file.REVOKED, tmp_path / "audit.log"
     before = path.read_bytes()
-    run = certlet("revoke", "0a", "--audit-log", "audit.log", cwd=tmp_path)
+    run = certlet("revoke", "0a", "--yes", "--audit-log", "audit.log", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (1, b"certlet: audit.log: No such file or directory\n")
-    run = certlet("revoke", "0a", cwd=tmp_path, env={"CERTLET_AUDIT_LOG": "/dev/full"})
+    run = certlet("revoke", "0a", "--yes", cwd=tmp_path, env={"CERTLET_AUDIT_LOG": "/dev/full"})
     assert (run.returncode, run.stderr) == (1, b"certlet: No space left on device\n")
     assert path.read_bytes() == before
     assert not list(tmp_path.glob("ca/.*"))
     log.touch()
     env = {"CERTLET_AUDIT_LOG": "audit.log", "USER": "mallory", "LOGNAME": "mallory"}
-    assert certlet("revoke", "0a", "--reason", "keyCompromise", cwd=tmp_path, env=env).returncode == 0
-    certlet("revoke", "0a", cwd=tmp_path, env=env)  # already revoked, so without a record
-    run = certlet("revoke", "0b", cwd=tmp_path)
+    assert (
+        certlet("revoke", "0a", "--yes", "--reason", "keyCompromise", cwd=tmp_path, env=env).returncode == 0
+    )
+    certlet("revoke", "0a", "--yes", cwd=tmp_path, env=env)  # already revoked, so without a record
+    run = certlet("revoke", "0b", "--yes", cwd=tmp_path)
     principal = f"user:{pwd.getpwuid(os.getuid()).pw_name}:{os.getuid()}"
     for line, serial, reasons in (
         (log.read_bytes(), "0a", {"reasons": ["keyCompromise"]}),

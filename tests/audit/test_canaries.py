@@ -24,6 +24,7 @@ from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
 from service.pki import csr
 from service.pki.keys import encode_private_key
+from service.pki.serial import SerialKeys
 from service.settings import Settings
 from tests import csrs, servers
 from tests.assertions import JSON, uuid7
@@ -44,7 +45,8 @@ def canaries(home: Path) -> set[bytes]:
     secrets = set.union(
         *(encodings(text.encode()) for text in (PASSPHRASE, CREDENTIAL, API_KEY, UNKNOWN_KEY))
     )
-    secrets |= encodings(CHALLENGE) | encodings((home / "ca" / "serial.key").read_bytes())
+    serial_keys = SerialKeys.parse((home / "ca" / "serial.key").read_bytes())
+    secrets |= set.union(*map(encodings, (CHALLENGE, *serial_keys.keys)))
     for name in ("signing-ca.key", "root-ca.key"):
         pem = (home / "ca" / name).read_bytes()
         key = cast("ec.EllipticCurvePrivateKey", load_pem_private_key(pem, PASSPHRASE.encode()))

@@ -11,7 +11,7 @@ from service.pki import keys
 from tests.cli import certlet
 
 COMMANDS = {
-    *("serve", "api-key", "init", "rollover", "revoke", "openapi", "check", "sign"),
+    *("serve", "api-key", "init", "rollover", "revoke", "rotate-serial-key", "openapi", "check", "sign"),
     *("new", "renew", "show", "trust", "completion"),
 }
 

@@ -14,6 +14,7 @@ from service.pki import idempotency
 from service.pki.errors import RejectedValidity
 from service.pki.issuer import Issuer
 from service.pki.profile_loader import IssuancePolicy
+from service.pki.serial import SerialKeys
 from tests import csrs, factories
 from tests.factories import NOW, issuance_request
 
@@ -65,19 +66,18 @@ def test_window_of_future_uuid7_ends_at_its_time(ahead: int, end: int) -> None:
     )
 
 
-def test_serial_numbers_have_159_bits() -> None:
-    """Serial numbers are positive, have at most 20 octets (RFC 5280 4.1.2.2) and use all bits."""
-    numbers = [idempotency.derive_serial_number(bytes(32), [n.to_bytes(2, "big")]) for n in range(500)]
+def test_derived_numbers_have_64_bits() -> None:
+    """The derived numbers are different, and use all bits."""
+    numbers = [idempotency.derive_random(bytes(32), [n.to_bytes(2, "big")]) for n in range(500)]
     assert len(set(numbers)) == 500
-    assert max(numbers).bit_length() == 159
-    assert all(0 < number < 2**159 for number in numbers)
+    assert max(numbers).bit_length() == 64
 
 
-def test_serial_number_depends_on_input_boundaries_and_secret() -> None:
-    """The same octets, split differently or with another secret, give another serial number."""
+def test_derived_number_depends_on_input_boundaries_and_secret() -> None:
+    """The same octets, split differently or with another key, give another number."""
     inputs = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"ab", b"c", b""]]
-    numbers = [idempotency.derive_serial_number(bytes(32), parts) for parts in inputs]
-    numbers.append(idempotency.derive_serial_number(bytes(31) + b"\1", inputs[0]))
+    numbers = [idempotency.derive_random(bytes(32), parts) for parts in inputs]
+    numbers.append(idempotency.derive_random(bytes(31) + b"\1", inputs[0]))
     assert len(set(numbers)) == 6
 
 
@@ -184,7 +184,7 @@ CHANGES: dict[str, Callable[[], IssuedCertificate]] = {
     "extension value": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.4", b"\4\0")),
     "extension OID": lambda: issue(policy=policy(), csr=csr_with_extension("1.2.3.5", b"\5\0")),
     "issuer": lambda: issue(policy=policy(), issuer=factories.create_issuer("p-384")),
-    "serial secret": lambda: factories.authority(policy=policy(), serial_secret=bytes(32)).issue(issuance_request(GOOD, idempotency_key=KEY)),
+    "serial key": lambda: factories.authority(policy=policy(), serial_keys=SerialKeys((bytes(32),))).issue(issuance_request(GOOD, idempotency_key=KEY)),
 }  # fmt: skip
 
 
@@ -224,18 +224,18 @@ def create_randomized_issuer() -> Issuer:
 
 
 @pytest.mark.parametrize(
-    ("create_issuer", "secret", "reason"),
+    ("create_issuer", "serial_keys", "reason"),
     [
-        (lambda: factories.create_issuer("ml-dsa-44"), factories.SERIAL_SECRET, "cannot repeat a signature"),
-        (create_randomized_issuer, factories.SERIAL_SECRET, "cannot repeat a signature"),
+        (lambda: factories.create_issuer("ml-dsa-44"), factories.SERIAL_KEYS, "cannot repeat a signature"),
+        (create_randomized_issuer, factories.SERIAL_KEYS, "cannot repeat a signature"),
         (factories.create_issuer, None, "has no serial.key"),
     ],
 )  # fmt: skip
 def test_issuer_without_idempotency_adds_note(
-    create_issuer: Callable[[], Issuer], secret: bytes | None, reason: str
+    create_issuer: Callable[[], Issuer], serial_keys: SerialKeys | None, reason: str
 ) -> None:
-    """An issuer with randomized signatures, or without the secret, uses random serial numbers and adds a note."""
-    authority = factories.authority(issuer=create_issuer(), serial_secret=secret)
+    """An issuer with randomized signatures, or without keys of serial numbers, uses random serial numbers and adds a note."""
+    authority = factories.authority(issuer=create_issuer(), serial_keys=serial_keys)
     first, second = (authority.issue(issuance_request(GOOD, idempotency_key=KEY)) for _ in range(2))
     assert first.certificate.serial_number != second.certificate.serial_number
     assert first.idempotent_until is None

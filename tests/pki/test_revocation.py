@@ -16,6 +16,7 @@ from service.pki import revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.revocation import RevocationError, RevokedCertificate
+from service.pki.serial import SerialNumbers
 from tests import factories
 from tests.factories import NOW, ROOT
 
@@ -177,6 +178,21 @@ def test_crl_is_unavailable_while_the_revocation_list_is() -> None:
     with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
         authority.current_crl()
     assert len(list(authority.current_crl())) == 1
+
+
+@pytest.mark.parametrize(("age", "is_listed"), [(-1, True), (0, True), (1, False)])
+def test_entry_stays_for_a_crl_lifetime_after_the_end(age: int, *, is_listed: bool) -> None:
+    """A CRL after the end of the certificate contains it (RFC 5280 3.3); without keys, every CRL does."""
+    window = NOW.replace(minute=30, second=0, microsecond=0)
+    last = window - timedelta(days=1, minutes=age, seconds=1)
+    numbers = SerialNumbers(factories.SERIAL_KEYS, factories.create_issuer().certificate)
+    number = numbers.create(7, last - timedelta(days=30), last)
+    entry = RevokedCertificate(number, AT - timedelta(days=7))
+    for serial_keys in (factories.SERIAL_KEYS, None):
+        authority = factories.authority(load_revoked=lambda: by_serial_number(entry), serial_keys=serial_keys)
+        assert [item.serial_number for item in authority.current_crl()] == (
+            [number] if is_listed or not serial_keys else []
+        )
 
 
 def test_crl_does_not_outlive_its_issuer() -> None:

@@ -1,0 +1,260 @@
+"""Serial numbers through the whole path: init, serve, rotation, rollover, revocation, and a CA from before."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from service.keystore import ca_directory, revocation_file
+from service.pki import encoding, revocation, serial
+from service.pki.serial import SerialNumbers
+from tests import csrs, factories
+from tests.servers import CERTLET, ROOT, Server, certlet, certlet_server, environ
+
+FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
+BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
+NEVER_ISSUED = "is not a serial number of the CA in ca: it never issued such a certificate. If there is one, revoke its file\n"  # fmt: skip
+UNKNOWN = "does not know whether it issued 0a"
+
+
+def sign(server: Server) -> x509.Certificate:
+    """Return a new certificate."""
+    return x509.load_pem_x509_certificate(server.sign(BODY).json()["crt_pem"].encode())
+
+
+def load_numbers(ca: Path, issuer: Path | None = None) -> SerialNumbers:
+    """Return the serial numbers of a CA, or those of another issuer, by the keys of the first."""
+    serial_keys = ca_directory.load_serial_keys(ca)
+    assert serial_keys
+    return SerialNumbers(serial_keys, ca_directory.load_chain(issuer or ca)[0])
+
+
+def has_lifetime_of(numbers: SerialNumbers, certificate: x509.Certificate) -> bool:
+    """Whether a certificate's serial number is recognised, with its lifetime."""
+    lifetime, minute = numbers.recognize(certificate.serial_number), timedelta(minutes=1)
+    return lifetime is not None and (
+        lifetime.start <= certificate.not_valid_before_utc < lifetime.start + minute
+        and lifetime.end - minute <= certificate.not_valid_after_utc < lifetime.end
+    )
+
+
+def create_ca_from_before(directory: Path) -> Path:
+    """Copy the CA of an earlier version."""
+    shutil.copytree(FROM_BEFORE, directory)
+    for path in directory.glob("*.key"):
+        path.chmod(0o600)
+    return directory
+
+
+def test_server_issues_recognised_serial_numbers(tmp_path: Path) -> None:
+    """Those of single certificates, of retries and of batches have a tag and the lifetime."""
+    with certlet_server(tmp_path) as server:
+        certificates = [sign(server)]
+        headers = {
+            "Content-Type": "application/json",
+            "x-api-key": "test-key-0123456789-0123456789-0123456789",
+        }
+        retries = [
+            server.request(
+                "POST", "/sign", json.dumps(BODY).encode(), headers | {"Idempotency-Key": "0" * 20}
+            )
+            for _ in range(2)
+        ]
+        batch = server.request("POST", "/sign/batch", json.dumps({"requests": [BODY] * 3}).encode(), headers)
+    assert retries[0].body == retries[1].body
+    results = [retries[0].json(), *(item["certificate"] for item in batch.json()["results"])]
+    certificates += [x509.load_pem_x509_certificate(result["crt_pem"].encode()) for result in results]
+    numbers = load_numbers(tmp_path / "ca")
+    assert numbers.all_tagged
+    assert len({certificate.serial_number for certificate in certificates}) == 5
+    assert all(has_lifetime_of(numbers, certificate) for certificate in certificates)
+
+
+def test_rotated_key_is_used_without_a_restart(tmp_path: Path) -> None:
+    """The command keeps the earlier keys and the mark of the CA; a running server uses the new key at once."""
+    ca, path = tmp_path / "ca", tmp_path / "ca" / ca_directory.SERIAL_KEY
+    with certlet_server(tmp_path) as server:
+        before, first = sign(server), load_numbers(ca)
+        path.chmod(0o644)
+        run = certlet("rotate-serial-key", cwd=tmp_path)
+        assert (run.returncode, run.stderr) == (0, b"")
+        assert run.stdout.startswith(b"Added a key to ca/serial.key. Back it up")
+        after, both = sign(server), load_numbers(ca)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert both.all_tagged
+    assert has_lifetime_of(both, before)
+    assert has_lifetime_of(both, after)
+    assert first.recognize(after.serial_number) is None
+
+
+def test_key_over_the_maximum_is_refused(tmp_path: Path) -> None:
+    """The file does not change. A rollover copies the keys without a new one."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    path = tmp_path / "ca" / ca_directory.SERIAL_KEY
+    path.write_text("".join(f"key {number:064x}\n" for number in range(serial.MAX_KEYS)))
+    before = path.read_bytes()
+    run = certlet("rotate-serial-key", cwd=tmp_path)
+    error = b"certlet: ca/serial.key: 8 keys, the maximum: remove the last one when all its certificates have ended\n"
+    assert (run.returncode, run.stderr) == (1, error)
+    assert path.read_bytes() == before
+    assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "new" / ca_directory.SERIAL_KEY).read_bytes().count(before) == 1
+    assert load_numbers(tmp_path / "new").all_tagged
+
+
+def test_malformed_serial_key_stops_every_command(tmp_path: Path) -> None:
+    """The error is one line that names the file and the line, without its content."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    (tmp_path / "ca" / ca_directory.SERIAL_KEY).write_text("key secret\n")
+    for arguments in (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",), ("serve", "--port", "0")):  # fmt: skip
+        run = certlet(*arguments, cwd=tmp_path)
+        assert run.returncode == 1
+        last = run.stderr.decode().splitlines()[-1]
+        assert last.endswith("ca/serial.key: line 1 is not `key` or `issuer` and 64 hexadecimal digits")
+        assert b"secret" not in run.stderr
+
+
+def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> None:
+    """The new CA has a key of its own, those of the old one, and the marks of both."""
+    with certlet_server(tmp_path) as server:
+        before = sign(server)
+    assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
+    with certlet_server(tmp_path, "--ca", "new") as server:
+        after = sign(server)
+    old, new = load_numbers(tmp_path / "new", tmp_path / "ca"), load_numbers(tmp_path / "new")
+    assert has_lifetime_of(old, before)
+    assert has_lifetime_of(new, after)
+    assert (old.recognize(after.serial_number), new.recognize(before.serial_number)) == (None, None)
+    assert load_numbers(tmp_path / "ca", tmp_path / "new").recognize(after.serial_number) is None
+    assert old.all_tagged
+    assert new.all_tagged
+    for certificate in (before, after):
+        run = certlet("revoke", f"{certificate.serial_number:x}", "--ca", "new", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+
+
+def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
+    """A CA whose certificates all have a tag refuses it, even with --yes, and nothing is recorded."""
+    with certlet_server(tmp_path) as server:
+        number = sign(server).serial_number
+    for arguments in ((f"{number ^ 1:x}",), ("0a", "--yes")):
+        run = certlet("revoke", *arguments, cwd=tmp_path)
+        assert (run.returncode, run.stderr.decode().partition(" ")[0]) == (1, "certlet:")
+        assert run.stderr.decode().endswith(NEVER_ISSUED)
+    assert (tmp_path / "ca" / "revoked.yaml").read_bytes() == revocation_file.HEADER
+    assert certlet("revoke", f"{number:x}", cwd=tmp_path).returncode == 0
+
+
+def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> None:
+    """A file proves that the CA's key signed it, as after a theft of the key, whatever its serial number."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    issuer = ca_directory.load_issuer(tmp_path / "ca", None)
+    authority = factories.authority(issuer=issuer, now=datetime.now(UTC), serial_keys=None)
+    certificate = authority.issue(factories.issuance_request(BODY["csr"].encode())).certificate
+    (tmp_path / "stolen.crt").write_text(encoding.encode_pem([certificate]))
+    assert certlet("revoke", f"{certificate.serial_number:x}", cwd=tmp_path).returncode == 1
+    run = certlet("revoke", "stolen.crt", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert certificate.serial_number in revocation_file.load_revoked(tmp_path / "ca")
+
+
+@pytest.mark.parametrize("successor", [False, True])
+def test_ca_from_before_asks_for_confirmation(tmp_path: Path, *, successor: bool) -> None:
+    """An untagged serial number may be one of its own: --yes is required; also for its successor."""
+    ca = create_ca_from_before(tmp_path / "ca")
+    with certlet_server(tmp_path) as server:
+        tagged = sign(server)
+    assert has_lifetime_of(load_numbers(ca), tagged)
+    assert not load_numbers(ca).all_tagged
+    if successor:
+        assert certlet("rollover", "ca", "new", "--new-root", cwd=tmp_path).returncode == 0
+        assert load_numbers(tmp_path / "new").all_tagged
+        assert not load_numbers(tmp_path / "new", ca).all_tagged
+        ca = tmp_path / "new"
+    run = certlet("revoke", "0a", "--ca", ca, cwd=tmp_path)
+    error = f"certlet: the CA in {ca} {UNKNOWN}: pass --yes to revoke it\n"
+    assert (run.returncode, run.stderr.decode()) == (1, error)
+    assert not revocation_file.load_revoked(ca)
+    assert certlet("revoke", f"{tagged.serial_number:x}", "--ca", ca, cwd=tmp_path).returncode == 0
+    assert certlet("revoke", "0a", "--yes", "--ca", ca, cwd=tmp_path).returncode == 0
+    assert set(revocation_file.load_revoked(ca)) == {tagged.serial_number, 0xA}
+
+
+@pytest.mark.parametrize(("answer", "status"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1)])
+def test_user_confirms_at_a_terminal(tmp_path: Path, answer: bytes, status: int) -> None:
+    """The question is on stderr; anything but yes revokes nothing."""
+    ca = create_ca_from_before(tmp_path / "ca")
+    terminal, inside = pty.openpty()
+    try:
+        os.write(terminal, answer)
+        run = subprocess.run(
+            [*CERTLET, "revoke", "0a"], cwd=tmp_path, env=environ(), stdin=inside, capture_output=True, check=False
+        )  # fmt: skip
+    finally:
+        os.close(inside)
+        os.close(terminal)
+    assert run.returncode == status
+    assert run.stderr.decode().startswith(f"The CA in ca {UNKNOWN}. Revoke it? [y/N]: ")
+    assert (b"certlet: nothing was revoked\n" in run.stderr) is bool(status)
+    assert list(revocation_file.load_revoked(ca)) == ([] if status else [0xA])
+
+
+def test_check_warns_of_a_ca_without_serial_key(tmp_path: Path) -> None:
+    """The warning names what is missing; the key that the command creates does not mark the CA."""
+    ca = create_ca_from_before(tmp_path / "ca")
+    assert b"serial.key" not in certlet("check", cwd=tmp_path).stdout
+    (ca / ca_directory.SERIAL_KEY).unlink()
+    run = certlet("check", cwd=tmp_path)
+    assert run.returncode == 0
+    warning = b"ca/serial.key: warning: does not exist, so the CA does not recognise its serial numbers: no OCSP, no ARI"
+    assert run.stdout.splitlines()[-1].startswith(warning)
+    assert certlet("rotate-serial-key", cwd=tmp_path).returncode == 0
+    assert not load_numbers(ca).all_tagged
+    assert b"serial.key" not in certlet("check", "--ca", "ca", cwd=tmp_path).stdout
+    assert b"serial.key" not in certlet("check", "--ca", "nowhere", cwd=tmp_path).stdout
+
+
+def entries(ca: Path) -> Iterator[tuple[int, str]]:
+    """Yield tagged serial numbers by the end of their certificates, and an untagged one; revoke all of them."""
+    numbers, now = load_numbers(ca), datetime.now(UTC).replace(microsecond=0)
+    margin = revocation.WINDOW + timedelta(minutes=2)
+    ends = {
+        "ended long ago": now - revocation.NEXT_UPDATE - margin,
+        "ended a CRL ago": now - revocation.NEXT_UPDATE + margin,
+        "valid": now + timedelta(days=1),
+    }
+    for random, (name, end) in enumerate(ends.items()):
+        yield numbers.create(random, end - timedelta(days=7), end), name
+    yield 0xA, "untagged"
+
+
+def test_entry_leaves_the_crl_after_the_end_of_its_certificate(tmp_path: Path) -> None:
+    """It stays for the lifetime of a CRL after the end; an untagged one stays until the issuer ends."""
+    ca = create_ca_from_before(tmp_path / "ca")
+    names = dict(entries(ca))
+    revoked_at = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
+    revoked = [revocation.RevokedCertificate(number, revoked_at) for number in names]
+    (ca / "revoked.yaml").write_bytes(revocation_file.encode_revoked(revoked))
+    with certlet_server(tmp_path) as server:
+        crl = x509.load_der_x509_crl(server.request("GET", "/ca.crl", headers={"Accept": "*/*"}).body)
+    assert {names[entry.serial_number] for entry in crl} == {"ended a CRL ago", "valid", "untagged"}
+
+
+def test_revocation_of_an_ended_certificate_says_that_no_crl_lists_it(tmp_path: Path) -> None:
+    """The end is known from the serial number."""
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    for number, name in entries(tmp_path / "ca"):
+        run = certlet("revoke", f"{number:x}", cwd=tmp_path)
+        assert run.returncode == int(name == "untagged")
+        ended = b"The CRL does not list it: the certificate ended by " in run.stdout
+        assert ended is (name == "ended long ago")
