@@ -16,15 +16,18 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.ocsp import OCSPResponseStatus
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
-from service.pki import csr, encoding, evaluation, idempotency, reenroll, revocation, serial
+from service.pki import csr, encoding, evaluation, idempotency, ocsp, reenroll, revocation, serial
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
+from service.pki.ocsp import StatusRequest
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
@@ -129,6 +132,18 @@ class LoadedCA:
         return serial.for_issuers(self.serial_keys, self.issuer.certificate, self.issuer.predecessors)
 
 
+class StatusResponse(NamedTuple):
+    """The response to an OCSP request.
+
+    Attributes:
+        der: the response, DER.
+        cacheable_until: the time until which a cache may return it, UTC; None if it may not.
+    """
+
+    der: bytes
+    cacheable_until: datetime | None = None
+
+
 class _Approved(NamedTuple):
     """A granted request; its intent is recorded before the certificate is signed."""
 
@@ -214,6 +229,40 @@ class Authority:
         except (CAError, ValueError) as error:  # ValueError: a CRL cannot encode an entry
             raise CAUnavailable("the CRL cannot be created") from error
         return self._crl[3]
+
+    def certificate_status(self, der: bytes) -> StatusResponse:
+        """Answer an OCSP request, DER, which may be malformed.
+
+        With a nonce, the status is that of now. Otherwise it is that of the start of the CRL's window, until
+        the window ends.
+
+        Raises:
+            CAUnavailable: the issuer or the revocation list is not available.
+        """
+        try:
+            request = ocsp.parse_request(der)
+        except ocsp.MalformedRequest:
+            return StatusResponse(ocsp.error_response(OCSPResponseStatus.MALFORMED_REQUEST))
+        return self._certificate_status(request, self._clock().replace(microsecond=0))
+
+    def _certificate_status(self, request: StatusRequest, now: datetime) -> StatusResponse:
+        ca = self._ca()
+        issuer = ca.issuer
+        is_valid = issuer.not_before <= now <= issuer.not_after
+        can_answer = ca.serial_numbers and issuer.may_sign_ocsp and is_valid
+        if not can_answer or not ocsp.is_about(request, issuer.certificate):
+            return StatusResponse(ocsp.error_response(OCSPResponseStatus.UNAUTHORIZED))
+        start = revocation.window_start(revocation.crl_number(now))
+        this_update = now if request.nonce else max(start, issuer.not_before)
+        try:
+            revoked = self._load_revoked()
+            status = ocsp.find_status(request.serial_number, revoked, ca.serial_numbers[0], this_update)
+            builder = ocsp.response_builder(request, status, this_update, issuer.not_after)
+            response = issuer.sign_ocsp(builder)
+        except CAError as error:
+            raise CAUnavailable("the status of the certificate is not available") from error
+        cacheable_until = None if request.nonce else start + revocation.WINDOW
+        return StatusResponse(response.public_bytes(Encoding.DER), cacheable_until)
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
         """Issue or refuse one certificate, and record the outcome.

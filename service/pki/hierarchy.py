@@ -181,8 +181,9 @@ def _builder(
     not_before: datetime,
     not_after: datetime,
 ) -> x509.CertificateBuilder:
-    usage = dict.fromkeys(["digital_signature", "content_commitment", "key_encipherment"], False)
-    usage |= dict.fromkeys(["data_encipherment", "key_agreement", "encipher_only", "decipher_only"], False)
+    unset = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    usage = dict.fromkeys([*unset, "encipher_only", "decipher_only"], False)
+    usage["digital_signature"] = True  # of OCSP responses
     return (
         x509.CertificateBuilder()
         .subject_name(_dn(common_name))

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.ocsp import OCSPResponderEncoding, OCSPResponse, OCSPResponseBuilder
 
 from service.pki import keys, weak_keys
 from service.pki.certificate_reader import extension_value, is_issued_by, names_key_of
@@ -40,6 +41,7 @@ class Issuer:
         authority_key_identifier: the extension of all issued certificates (RFC 5280 4.2.1.1).
         public_keys: the `weak_keys.equivalent_encodings` of the key of each CA certificate.
         is_deterministic: whether signing the same data twice returns the same signature.
+        may_sign_ocsp: whether the key may sign OCSP responses (digitalSignature, RFC 5280 4.2.1.3).
         parallelise: whether signing takes longer than a switch to another thread.
         not_before, not_after: the period in which all certificates of the chain are valid, UTC.
     """
@@ -75,6 +77,8 @@ class Issuer:
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = authority_key_identifier(certificate)
+        usage = extension_value(certificate, x509.KeyUsage)
+        self.may_sign_ocsp: bool = usage is not None and usage.digital_signature
         self._constraints = list(filter(None, (extension_value(ca, x509.NameConstraints) for ca in path)))
         self._usages = list(filter(None, (extension_value(ca, x509.ExtendedKeyUsage) for ca in path)))
         self.public_keys = frozenset(
@@ -149,6 +153,17 @@ class Issuer:
         crl = self._sign(builder.add_extension(self.authority_key_identifier, critical=False).sign)
         self._verify(crl.signature, crl.tbs_certlist_bytes)
         return crl
+
+    def sign_ocsp(self, builder: OCSPResponseBuilder) -> OCSPResponse:
+        """Add the issuer's key as the responder to a builder, sign the response, and verify the signature.
+
+        Raises:
+            CAError: the signature does not verify.
+        """
+        builder = builder.responder_id(OCSPResponderEncoding.HASH, self.certificate)
+        response = builder.sign(self._private_key, self._hash)
+        self._verify(response.signature, response.tbs_response_bytes)
+        return response
 
     def _sign(self, sign: Callable[..., _S]) -> _S:
         return sign(self._private_key, self._hash, ecdsa_deterministic=self._ecdsa_deterministic)

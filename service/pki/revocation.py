@@ -143,6 +143,11 @@ def crl_number(now: datetime) -> int:
     return int(now.timestamp()) // int(WINDOW.total_seconds())
 
 
+def window_start(number: int) -> datetime:
+    """The time, UTC, at which the window of a CRL number starts."""
+    return datetime.fromtimestamp(number * WINDOW.total_seconds(), UTC)
+
+
 def crl_builder(
     revoked: Iterable[RevokedCertificate],
     number: int,
@@ -161,7 +166,7 @@ def crl_builder(
         ValueError: an entry cannot be encoded, or its revocation time is after the issuer's end, so that no
             CRL would contain it.
     """
-    start = datetime.fromtimestamp(number * WINDOW.total_seconds(), UTC)
+    start = window_start(number)
     ordered = sorted(revoked, key=lambda entry: entry.serial_number)
     for entry in ordered:
         if entry.revoked_at > not_after:
