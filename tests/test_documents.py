@@ -91,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ):
         (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[f"docs/{page}"], re.DOTALL)
         (directory / name).write_text(text)
-    with servers.certlet_server(directory, env={}) as server:
+    with servers.certlet_server(directory, "--audit-log", "audit.log", env={}) as server:
         environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
         servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
         yield server

@@ -1,8 +1,8 @@
 """The command line: an error is one line on stderr and a non-zero exit status, never a traceback.
 
 Each command has a module of its name, except that `ca` has `init`, `rollover`, `revoke` and
-`rotate-serial-key`, and `print_openapi` has `openapi`. `options` has the shared options, `terminal` prints,
-and `inspection` analyses files for `show`.
+`rotate-serial-key`, `print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the
+shared options, `terminal` prints, and `inspection` analyses files for `show`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "show": ("show", "Explain a CSR, certificate or chain, and list its errors."),
     "trust": ("trust", "Print the commands that add the root to trust stores."),
     "serve": ("serve", "Run the certificate authority on this machine."),
+    "list": ("list_certificates", "List the certificates that have not expired."),
     "api-key": ("api_key", "Manage the API keys of the local gateway."),
     "init": ("ca", "Create a root CA and a signing CA."),
     "rollover": ("ca", "Create the successor of a CA."),
@@ -91,7 +92,11 @@ class _Command(click.Command):
     ) -> click.Context:
         """Import the command's module, and create the context of the real command."""
         module = importlib.import_module(f"service.cli.{_COMMANDS[str(self.name)][0]}")
-        command: click.Command = getattr(module, str(self.name).replace("-", "_"))
+        command = next(
+            value
+            for value in vars(module).values()
+            if isinstance(value, click.Command) and value.name == self.name
+        )
         return command.make_context(info_name, args, parent, **context_settings)
 
 

@@ -138,6 +138,8 @@ def shorten(text: str, limit: int = 80) -> str:
 
 def escape_controls(text: str) -> str:
     """Escape control and bidirectional formatting characters of untrusted text for a terminal."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text

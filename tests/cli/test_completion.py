@@ -12,7 +12,7 @@ from tests.cli import certlet
 
 COMMANDS = {
     *("serve", "api-key", "init", "rollover", "revoke", "rotate-serial-key", "openapi", "check", "sign"),
-    *("new", "renew", "show", "trust", "completion"),
+    *("list", "new", "renew", "show", "trust", "completion"),
 }
 
 

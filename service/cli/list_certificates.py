@@ -1,0 +1,198 @@
+"""`certlet list`: list the certificates that have not expired, from the audit log."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+import click
+
+from service.cli import options
+from service.cli.terminal import CommandError, echo, warn
+from service.inventory import Certificate, Inventory, Status, log_files
+from service.keystore import revocation_file
+from service.pki import encoding
+from service.pki.errors import escape_controls
+from service.pki.profile import parse_duration
+from service.settings import AUDIT_LOG
+
+_MATCHED: Final = 6  # exit status; 1 to 5 are for errors
+_CSV_FIELDS: Final = (
+    "not_after",
+    "status",
+    "profile",
+    "principal",
+    "serial_number",
+    "names",
+    "common_name",
+    "time",
+    "fingerprint_sha256",
+)
+
+
+@click.command("list", epilog="Example: certlet list audit.log* --expires-in 30d")
+@click.argument("files", nargs=-1, type=options.FILE, metavar="[FILE...]")
+@click.option("--name", metavar="PATTERN", help="List certificates with a name like this: '*.example.com'.")
+@click.option("--principal", metavar="NAME", help="List certificates that this caller requested.")
+@click.option("--profile", metavar="NAME", help="List certificates of this profile.")
+@click.option(
+    "--expires-in",
+    type=parse_duration,
+    metavar="DURATION",
+    help="List certificates that expire within this time, 12h, 30d or 4w, and have no successor.",
+)
+@click.option("--revoked", is_flag=True, help="List revoked certificates that have not expired.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each certificate.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@click.option("--exit-code", is_flag=True, help=f"Exit with status {_MATCHED} if a certificate is listed.")
+@click.option(
+    "--ca",
+    type=options.DIRECTORY,
+    show_default=f"{options.DEFAULT_CA}, if it exists",
+    help="Read the list of revoked certificates in this directory.",
+)
+def list_certificates(
+    *,
+    files: tuple[Path, ...],
+    name: str | None,
+    principal: str | None,
+    profile: str | None,
+    expires_in: timedelta | None,
+    revoked: bool,
+    as_json: bool,
+    as_csv: bool,
+    exit_code: bool,
+    ca: Path | None,
+) -> int:
+    """List the certificates that have not expired.
+
+    They are read from the audit log. FILE is an audit log, plain or compressed by gzip; - is stdin. Default:
+    the file of $CERTLET_AUDIT_LOG. The list is sorted by the end of the certificates. Times are UTC.
+
+    Exit status: 0 on success; 6 with --exit-code if a certificate is listed; 1 if an audit log cannot be
+    read.
+    """
+    options.forbid_together("--expires-in", "--revoked")
+    if as_json and as_csv:
+        raise click.UsageError("--csv is not allowed with --json")
+    paths = files or tuple(Path(path) for path in [os.environ.get(AUDIT_LOG)] if path)
+    if not paths:
+        raise click.UsageError(f"no audit log: pass FILE, - for stdin, or set ${AUDIT_LOG}")
+    now = datetime.now(UTC)
+    revoked_serial_numbers = _load_revoked(ca, required=revoked)
+    inventory = Inventory(now, _create_filter(name, profile))
+    for path in paths:
+        _read_file(inventory, path)
+    certificates = [
+        (certificate, status)
+        for certificate, status in inventory.certificates(revoked_serial_numbers)
+        if principal in (None, certificate.principal)
+        and (not revoked or status is Status.REVOKED)
+        and (expires_in is None or _is_due(certificate, status, now + expires_in))
+    ]
+    write = _write_json if as_json else _write_csv if as_csv else _write_table
+    write(certificates)
+    return _MATCHED if exit_code and certificates else 0
+
+
+def _load_revoked(ca: Path | None, *, required: bool) -> Mapping[int, object]:
+    """Load the revoked certificates; none if there is no CA in the default directory."""
+    if ca is None and not required and not options.DEFAULT_CA.exists():
+        return {}
+    return revocation_file.load_revoked(options.require_ca(ca or options.DEFAULT_CA))
+
+
+def _create_filter(pattern: str | None, profile: str | None) -> Callable[[Certificate], bool]:
+    """Create a filter of certificates by name, with or without its kind, and by profile."""
+
+    def has_name(certificate: Certificate) -> bool:
+        names = [certificate.common_name, *certificate.names]
+        names += [name.partition(":")[2] for name in certificate.names]
+        return any(fnmatch.fnmatchcase(name.lower(), str(pattern).lower()) for name in names)
+
+    def matches(certificate: Certificate) -> bool:
+        return profile in (None, certificate.profile) and (pattern is None or has_name(certificate))
+
+    return matches
+
+
+def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
+    return certificate.not_after <= until and status in (Status.VALID, Status.UNCONFIRMED)
+
+
+def _read_file(inventory: Inventory, path: Path) -> None:
+    """Read an audit log; warn of lines that are not records."""
+    with click.open_file(str(path), "rb") as file:
+        lines = inventory.add_lines(log_files.read_lines(cast(BinaryIO, file), str(path)))
+    if lines.total and lines.damaged == lines.total:
+        raise CommandError(f"{path} is not an audit log: no line is a record")
+    if lines.damaged:
+        count = f"{lines.damaged} of {lines.total} lines are not records"
+        warn(f"warning: {path}: {count}; the first is line {lines.first_damaged}")
+
+
+def _write_table(certificates: Iterable[tuple[Certificate, Status]]) -> None:
+    rows = [
+        (
+            encoding.format_timestamp(certificate.not_after),
+            status.value,
+            certificate.profile,
+            certificate.principal,
+            encoding.format_serial(certificate.serial_number),
+            ", ".join(certificate.names or (certificate.common_name,)),
+        )
+        for certificate, status in certificates
+    ]
+    if rows:
+        rows.insert(0, ("End", "Status", "Profile", "Principal", "Serial number", "Names"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            echo("  ".join((*cells, row[-1])))
+
+
+def _write_json(certificates: Iterable[tuple[Certificate, Status]]) -> None:
+    for certificate, status in certificates:
+        echo(json.dumps(_to_dict(certificate, status)))
+
+
+def _write_csv(certificates: Iterable[tuple[Certificate, Status]]) -> None:
+    writer = csv.writer(_Lines(), lineterminator="")
+    writer.writerow(_CSV_FIELDS)
+    for certificate, status in certificates:
+        fields = _to_dict(certificate, status) | {"names": " ".join(certificate.names)}
+        writer.writerow([_escape_cell(str(fields[name])) for name in _CSV_FIELDS])
+
+
+class _Lines:
+    """A file for `csv.writer`, which writes each row at once."""
+
+    def write(self, row: str) -> None:
+        """Print a row."""
+        echo(row)
+
+
+def _escape_cell(text: str) -> str:
+    """Escape a cell, so that no spreadsheet evaluates it as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else escape_controls(text)
+
+
+def _to_dict(certificate: Certificate, status: Status) -> dict[str, object]:
+    """Convert a certificate to a JSON object with the field names of the audit log."""
+    return {
+        "not_after": encoding.format_timestamp(certificate.not_after),
+        "status": status.value,
+        "profile": certificate.profile,
+        "principal": certificate.principal,
+        "serial_number": encoding.format_serial(certificate.serial_number),
+        "names": certificate.names,
+        "common_name": certificate.common_name,
+        "time": encoding.format_timestamp(certificate.time),
+        "fingerprint_sha256": certificate.fingerprint.hex(),
+    }

@@ -1,0 +1,1 @@
+"""Tests of the inventory: its rules, its files and its query of CloudWatch Logs."""
