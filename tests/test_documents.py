@@ -36,6 +36,7 @@ NOT_RUN = {
 }
 # Commands that need an AWS account: no test runs them. The pages mark them.
 AWS = {
+    "certlet list --log-group LOG-GROUP --expires-in 30d",
     "export CERTLET_CA_PASSPHRASE=$(openssl rand -base64 24)",
     "make setup && .venv/bin/certlet init ca && mv ca/root-ca.key /somewhere/safe",
     'aws ssm put-parameter --name /certlet/passphrase --type SecureString \\\n    --value "$CERTLET_CA_PASSPHRASE"',

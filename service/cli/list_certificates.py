@@ -6,6 +6,7 @@ import csv
 import fnmatch
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 
 from service.cli import options
 from service.cli.terminal import CommandError, echo, warn
-from service.inventory import Certificate, Inventory, Status, log_files
+from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
 from service.pki import encoding
 from service.pki.errors import escape_controls
@@ -38,6 +39,11 @@ _CSV_FIELDS: Final = (
 
 @click.command("list", epilog="Example: certlet list audit.log* --expires-in 30d")
 @click.argument("files", nargs=-1, type=options.FILE, metavar="[FILE...]")
+@click.option(
+    "--log-group",
+    metavar="NAME",
+    help="Read this log group of CloudWatch Logs instead of files, with a query of Logs Insights.",
+)
 @click.option("--name", metavar="PATTERN", help="List certificates with a name like this: '*.example.com'.")
 @click.option("--principal", metavar="NAME", help="List certificates that this caller requested.")
 @click.option("--profile", metavar="NAME", help="List certificates of this profile.")
@@ -60,6 +66,7 @@ _CSV_FIELDS: Final = (
 def list_certificates(
     *,
     files: tuple[Path, ...],
+    log_group: str | None,
     name: str | None,
     principal: str | None,
     profile: str | None,
@@ -81,13 +88,20 @@ def list_certificates(
     options.forbid_together("--expires-in", "--revoked")
     if as_json and as_csv:
         raise click.UsageError("--csv is not allowed with --json")
+    if files and log_group:
+        raise click.UsageError("--log-group is not allowed with FILE")
     paths = files or tuple(Path(path) for path in [os.environ.get(AUDIT_LOG)] if path)
-    if not paths:
-        raise click.UsageError(f"no audit log: pass FILE, - for stdin, or set ${AUDIT_LOG}")
+    if not paths and not log_group:
+        raise click.UsageError(f"no audit log: pass FILE, - for stdin or --log-group, or set ${AUDIT_LOG}")
     now = datetime.now(UTC)
     revoked_serial_numbers = _load_revoked(ca, required=revoked)
     inventory = Inventory(now, _create_filter(name, profile))
-    for path in paths:
+    if log_group:
+        client = cloudwatch_logs.create_client()
+        _warn_of_damage(
+            inventory.add_lines(cloudwatch_logs.read_lines(log_group, now, client, time.sleep)), log_group
+        )
+    for path in () if log_group else paths:
         _read_file(inventory, path)
     certificates = [
         (certificate, status)
@@ -127,14 +141,18 @@ def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
 
 
 def _read_file(inventory: Inventory, path: Path) -> None:
-    """Read an audit log; warn of lines that are not records."""
     with click.open_file(str(path), "rb") as file:
         lines = inventory.add_lines(log_files.read_lines(cast(BinaryIO, file), str(path)))
     if lines.total and lines.damaged == lines.total:
         raise CommandError(f"{path} is not an audit log: no line is a record")
+    _warn_of_damage(lines, str(path))
+
+
+def _warn_of_damage(lines: LineCounts, name: str) -> None:
+    """Warn of lines that are not records."""
     if lines.damaged:
         count = f"{lines.damaged} of {lines.total} lines are not records"
-        warn(f"warning: {path}: {count}; the first is line {lines.first_damaged}")
+        warn(f"warning: {name}: {count}; the first is line {lines.first_damaged}")
 
 
 def _write_table(certificates: Iterable[tuple[Certificate, Status]]) -> None:

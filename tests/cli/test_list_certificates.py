@@ -14,6 +14,7 @@ import pytest
 
 from tests import csrs, servers
 from tests.cli import certlet
+from tests.inventory import insights
 from tests.inventory.test_inventory import record
 from tests.servers import API_KEY
 
@@ -36,8 +37,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     servers.certlet(
         "api-key", "add", "ci", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": other}
     ).check_returncode()
-    for arguments in (["--audit-log", "audit.log"], []):
-        with servers.certlet_server(directory, *arguments, env={}) as server:
+    for arguments, environ in (["--audit-log", "audit.log"], {}), ([], {"CERTLET_METRICS": "Certlet"}):
+        with servers.certlet_server(directory, *arguments, env=environ) as server:
             for host, validity, key in (
                 (HOSTS[0], "P2D", API_KEY),
                 (HOSTS[0], "P90D", API_KEY),
@@ -135,6 +136,15 @@ def test_rotated_compressed_and_mixed_logs_are_one_inventory(directory: Path, tm
     assert sorted(hosts("server.log")) == sorted(hosts("audit.log"))
 
 
+def test_log_group_gives_the_list_of_the_file(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the service, with metrics and the access log between them, in CloudWatch Logs."""
+    assert '"_aws"' in Path("server.log").read_text()
+    with insights.configured(monkeypatch) as logs:
+        logs.add(Path("server.log").read_bytes())
+        assert rows("--log-group", insights.LOG_GROUP) == rows("server.log")
+        assert hosts("--log-group", insights.LOG_GROUP, "--expires-in", "84h") == ["b.example.com"]
+
+
 def test_crash_after_the_intent_is_listed_as_unconfirmed(directory: Path, tmp_path: Path) -> None:
     """The certificate may exist, so that it also expires; a result elsewhere confirms it."""
     lines = Path("audit.log").read_bytes().splitlines(keepends=True)
@@ -190,7 +200,7 @@ def test_empty_log_has_no_certificates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        ([], "no audit log: pass FILE, - for stdin, or set $CERTLET_AUDIT_LOG"),
+        ([], "no audit log: pass FILE, - for stdin or --log-group, or set $CERTLET_AUDIT_LOG"),
         (["log", "--json", "--csv"], "--csv is not allowed with --json"),
         (["log", "--expires-in", "1d", "--revoked"], "--revoked is not allowed with --expires-in"),
         (["log", "--expires-in", "soon"], "not a duration"),
