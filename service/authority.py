@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -118,11 +118,12 @@ class IssuedCertificate(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedCA:
-    """An issuer, the keys of its serial numbers (if any), and the denied keys."""
+    """An issuer, the keys of its serial numbers (if any), the denied keys, and whether it signs for free."""
 
     issuer: Issuer
     serial_keys: SerialKeys | None = None
     deny_list: DenyList = field(default_factory=DenyList)
+    has_free_signatures: bool = True
 
     @functools.cached_property
     def serial_numbers(self) -> tuple[SerialNumbers, ...]:
@@ -137,11 +138,11 @@ class StatusResponse(NamedTuple):
 
     Attributes:
         der: the response, DER.
-        cacheable_until: the time until which a cache may return it, UTC; None if it may not.
+        max_age: how long a cache may return it, in whole seconds.
     """
 
     der: bytes
-    cacheable_until: datetime | None = None
+    max_age: timedelta = timedelta()
 
 
 class _Approved(NamedTuple):
@@ -249,8 +250,8 @@ class Authority:
         ca = self._ca()
         issuer = ca.issuer
         is_valid = issuer.not_before <= now <= issuer.not_after
-        can_answer = ca.serial_numbers and issuer.may_sign_ocsp and is_valid
-        if not can_answer or not ocsp.is_about(request, issuer.certificate):
+        can_sign = issuer.may_sign_ocsp and ca.has_free_signatures and is_valid
+        if not ca.serial_numbers or not can_sign or not ocsp.is_about(request, issuer.certificate):
             return StatusResponse(ocsp.error_response(OCSPResponseStatus.UNAUTHORIZED))
         start = revocation.window_start(revocation.crl_number(now))
         this_update = now if request.nonce else max(start, issuer.not_before)
@@ -261,8 +262,8 @@ class Authority:
             response = issuer.sign_ocsp(builder)
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
-        cacheable_until = None if request.nonce else start + revocation.WINDOW
-        return StatusResponse(response.public_bytes(Encoding.DER), cacheable_until)
+        max_age = timedelta() if request.nonce else start + revocation.WINDOW - now
+        return StatusResponse(response.public_bytes(Encoding.DER), max_age)
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
         """Issue or refuse one certificate, and record the outcome.

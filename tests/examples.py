@@ -19,7 +19,9 @@ from typing import Any, Final
 
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.x509 import ocsp
 
 from service.pki import encoding
 from tests import csrs, factories, servers
@@ -120,6 +122,14 @@ def renew_with_certificate(sites: Sites, path: str = "/simplereenroll") -> Respo
     return sites.tls.request("POST", EST + path, renewal, PKCS10, context)
 
 
+def ask_about_certificate(sites: Sites) -> Response:
+    """Send an OCSP request about a certificate of the plain server."""
+    leaf, issuer = x509.load_pem_x509_certificates(send_example(sites.plain, "signPem").body)
+    request = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256()).build()
+    headers = {"Content-Type": "application/ocsp-request"}
+    return sites.plain.request("POST", "/ocsp", request.public_bytes(Encoding.DER), headers)
+
+
 def build_other_csr() -> str:
     return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
@@ -183,6 +193,7 @@ EXAMPLES: Final = {
     "caPem": Example("The issuing CA and its root.", 200, get("/ca.pem")),
     "caP7c": Example(BINARY, 200, get("/ca.p7c")),
     "caCrl": Example(BINARY, 200, get("/ca.crl")),
+    "ocsp": Example(BINARY, 200, ask_about_certificate),
     "rootCrt": Example(BINARY, 200, get("/root.crt")),
     "profiles": Example("The profiles in this document.", 200, get("/profiles")),
     "myProfiles": Example("A caller that may use all profiles.", 200, get("/profiles/mine", **KEY)),
@@ -266,7 +277,7 @@ def _normalize_text(text: str) -> Any:
 
 
 def _describe_base64(text: str) -> list[str] | str | None:
-    """Describe certificates or a CRL in base64; None if the text is something else."""
+    """Describe certificates, a CRL or an OCSP response in base64; None if the text is something else."""
     try:
         der = base64.b64decode(text, validate=True)
     except ValueError:
@@ -274,7 +285,19 @@ def _describe_base64(text: str) -> list[str] | str | None:
     for load in (x509.load_der_x509_certificate, pkcs7.load_der_pkcs7_certificates, x509.load_der_x509_crl):
         with contextlib.suppress(ValueError):
             return _describe(load(der))
+    with contextlib.suppress(ValueError):
+        return _describe_status(ocsp.load_der_ocsp_response(der))
     return None
+
+
+def _describe_status(response: ocsp.OCSPResponse) -> str:
+    """Describe an OCSP response, without times, serial number and the CA's keys."""
+    if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        return str(response.response_status)
+    (answer,) = response.responses
+    period = answer.next_update_utc and answer.next_update_utc - answer.this_update_utc
+    algorithms = (answer.hash_algorithm.name, response.signature_algorithm_oid.dotted_string)
+    return f"{answer.certificate_status} {period} {algorithms} {list(response.extensions)}"
 
 
 def _describe(value: Any) -> list[str] | str:

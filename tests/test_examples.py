@@ -103,6 +103,8 @@ def test_example_request_is_accepted(sites: Sites, name: str, media_type: str) -
     if name.endswith("implereenroll"):  # with a client certificate of the profile peer
         label = "/peer" if "Labelled" in name else ""
         response = examples.renew_with_certificate(sites, f"{label}/simplereenroll")
+    elif name == "ocsp":  # about a certificate of the server
+        response = examples.ask_about_certificate(sites)
     elif name.startswith("est"):
         path = "/.well-known/est/server/simpleenroll" if "Labelled" in name else ""
         response = examples.send_example(sites.tls, name, path, media_type)

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 from service.keystore import ca_directory, revocation_file
 from service.pki import encoding, revocation, serial
 from service.pki.serial import SerialNumbers
 from tests import csrs, factories
-from tests.servers import CERTLET, ROOT, Server, certlet, certlet_server, environ
+from tests.assertions import assert_problem
+from tests.servers import CERTLET, ROOT, Server, certlet, certlet_server, environ, run
 
 FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
 BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
@@ -86,9 +90,9 @@ def test_rotated_key_is_used_without_a_restart(tmp_path: Path) -> None:
     with certlet_server(tmp_path) as server:
         before, first = sign(server), load_numbers(ca)
         path.chmod(0o644)
-        run = certlet("rotate-serial-key", cwd=tmp_path)
-        assert (run.returncode, run.stderr) == (0, b"")
-        assert run.stdout.startswith(b"Added a key to ca/serial.key. Back it up")
+        result = certlet("rotate-serial-key", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert result.stdout.startswith(b"Added a key to ca/serial.key. Back it up")
         after, both = sign(server), load_numbers(ca)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert both.all_tagged
@@ -103,9 +107,9 @@ def test_key_over_the_maximum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ca" / ca_directory.SERIAL_KEY
     path.write_text("".join(f"key {number:064x}\n" for number in range(serial.MAX_KEYS)))
     before = path.read_bytes()
-    run = certlet("rotate-serial-key", cwd=tmp_path)
+    result = certlet("rotate-serial-key", cwd=tmp_path)
     error = b"certlet: ca/serial.key: 8 keys, the maximum: remove the last one when all its certificates have ended\n"
-    assert (run.returncode, run.stderr) == (1, error)
+    assert (result.returncode, result.stderr) == (1, error)
     assert path.read_bytes() == before
     assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
     assert (tmp_path / "new" / ca_directory.SERIAL_KEY).read_bytes().count(before) == 1
@@ -117,11 +121,11 @@ def test_malformed_serial_key_stops_every_command(tmp_path: Path) -> None:
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "ca" / ca_directory.SERIAL_KEY).write_text("key secret\n")
     for arguments in (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",), ("serve", "--port", "0")):  # fmt: skip
-        run = certlet(*arguments, cwd=tmp_path)
-        assert run.returncode == 1
-        last = run.stderr.decode().splitlines()[-1]
+        result = certlet(*arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        last = result.stderr.decode().splitlines()[-1]
         assert last.endswith("ca/serial.key: line 1 is not `key` or `issuer` and 64 hexadecimal digits")
-        assert b"secret" not in run.stderr
+        assert b"secret" not in result.stderr
 
 
 def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> None:
@@ -139,8 +143,8 @@ def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> Non
     assert old.all_tagged
     assert new.all_tagged
     for certificate in (before, after):
-        run = certlet("revoke", f"{certificate.serial_number:x}", "--ca", "new", cwd=tmp_path)
-        assert run.returncode == 0, run.stderr
+        result = certlet("revoke", f"{certificate.serial_number:x}", "--ca", "new", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
 
 
 def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
@@ -148,9 +152,9 @@ def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
     with certlet_server(tmp_path) as server:
         number = sign(server).serial_number
     for arguments in ((f"{number ^ 1:x}",), ("0a", "--yes")):
-        run = certlet("revoke", *arguments, cwd=tmp_path)
-        assert (run.returncode, run.stderr.decode().partition(" ")[0]) == (1, "certlet:")
-        assert run.stderr.decode().endswith(NEVER_ISSUED)
+        result = certlet("revoke", *arguments, cwd=tmp_path)
+        assert (result.returncode, result.stderr.decode().partition(" ")[0]) == (1, "certlet:")
+        assert result.stderr.decode().endswith(NEVER_ISSUED)
     assert (tmp_path / "ca" / "revoked.yaml").read_bytes() == revocation_file.HEADER
     assert certlet("revoke", f"{number:x}", cwd=tmp_path).returncode == 0
 
@@ -163,8 +167,8 @@ def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> Non
     certificate = authority.issue(factories.issuance_request(BODY["csr"].encode())).certificate
     (tmp_path / "stolen.crt").write_text(encoding.encode_pem([certificate]))
     assert certlet("revoke", f"{certificate.serial_number:x}", cwd=tmp_path).returncode == 1
-    run = certlet("revoke", "stolen.crt", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
+    result = certlet("revoke", "stolen.crt", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert certificate.serial_number in revocation_file.load_revoked(tmp_path / "ca")
 
 
@@ -181,9 +185,9 @@ def test_ca_from_before_asks_for_confirmation(tmp_path: Path, *, successor: bool
         assert load_numbers(tmp_path / "new").all_tagged
         assert not load_numbers(tmp_path / "new", ca).all_tagged
         ca = tmp_path / "new"
-    run = certlet("revoke", "0a", "--ca", ca, cwd=tmp_path)
+    result = certlet("revoke", "0a", "--ca", ca, cwd=tmp_path)
     error = f"certlet: the CA in {ca} {UNKNOWN}: pass --yes to revoke it\n"
-    assert (run.returncode, run.stderr.decode()) == (1, error)
+    assert (result.returncode, result.stderr.decode()) == (1, error)
     assert not revocation_file.load_revoked(ca)
     assert certlet("revoke", f"{tagged.serial_number:x}", "--ca", ca, cwd=tmp_path).returncode == 0
     assert certlet("revoke", "0a", "--yes", "--ca", ca, cwd=tmp_path).returncode == 0
@@ -197,15 +201,15 @@ def test_user_confirms_at_a_terminal(tmp_path: Path, answer: bytes, status: int)
     terminal, inside = pty.openpty()
     try:
         os.write(terminal, answer)
-        run = subprocess.run(
+        result = subprocess.run(
             [*CERTLET, "revoke", "0a"], cwd=tmp_path, env=environ(), stdin=inside, capture_output=True, check=False
         )  # fmt: skip
     finally:
         os.close(inside)
         os.close(terminal)
-    assert run.returncode == status
-    assert run.stderr.decode().startswith(f"The CA in ca {UNKNOWN}. Revoke it? [y/N]: ")
-    assert (b"certlet: nothing was revoked\n" in run.stderr) is bool(status)
+    assert result.returncode == status
+    assert result.stderr.decode().startswith(f"The CA in ca {UNKNOWN}. Revoke it? [y/N]: ")
+    assert (b"certlet: nothing was revoked\n" in result.stderr) is bool(status)
     assert list(revocation_file.load_revoked(ca)) == ([] if status else [0xA])
 
 
@@ -214,10 +218,10 @@ def test_check_warns_of_a_ca_without_serial_key(tmp_path: Path) -> None:
     ca = create_ca_from_before(tmp_path / "ca")
     assert b"serial.key" not in certlet("check", cwd=tmp_path).stdout
     (ca / ca_directory.SERIAL_KEY).unlink()
-    run = certlet("check", cwd=tmp_path)
-    assert run.returncode == 0
+    result = certlet("check", cwd=tmp_path)
+    assert result.returncode == 0
     warning = b"ca/serial.key: warning: does not exist, so the CA does not recognise its serial numbers: no OCSP, no ARI"
-    assert run.stdout.splitlines()[-1].startswith(warning)
+    assert result.stdout.splitlines()[-1].startswith(warning)
     assert certlet("rotate-serial-key", cwd=tmp_path).returncode == 0
     assert not load_numbers(ca).all_tagged
     assert b"serial.key" not in certlet("check", "--ca", "ca", cwd=tmp_path).stdout
@@ -254,7 +258,78 @@ def test_revocation_of_an_ended_certificate_says_that_no_crl_lists_it(tmp_path: 
     """The end is known from the serial number."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     for number, name in entries(tmp_path / "ca"):
-        run = certlet("revoke", f"{number:x}", cwd=tmp_path)
-        assert run.returncode == int(name == "untagged")
-        ended = b"The CRL does not list it: the certificate ended by " in run.stdout
+        result = certlet("revoke", f"{number:x}", cwd=tmp_path)
+        assert result.returncode == int(name == "untagged")
+        ended = b"The CRL does not list it: the certificate ended by " in result.stdout
         assert ended is (name == "ended long ago")
+
+
+def ask(server: Server, directory: Path, name: str, *options: str) -> str:
+    """Return the output of `openssl ocsp` about a certificate file."""
+    (directory / "issuer.pem").write_text(server.request("GET", "/ca").json()["ca_pem"])
+    (directory / "root.pem").write_text(server.request("GET", "/ca").json()["root_pem"])
+    command = ("openssl", "ocsp", *options, "-issuer", "issuer.pem", "-CAfile", "root.pem", "-cert", name)
+    result = run(*command, "-url", f"{server.url}/ocsp", cwd=directory, check=False)
+    return result.stdout + result.stderr
+
+
+def test_ocsp_follows_the_whole_life_of_a_certificate(tmp_path: Path) -> None:
+    """Good, then revoked at once with a nonce, and without one in the next five minutes; openssl verifies both."""
+    with certlet_server(tmp_path) as server:
+        certificate = sign(server)
+        (tmp_path / "a.pem").write_text(encoding.encode_pem([certificate]))
+        for options in ((), ("-no_nonce",), ("-sha256",)):
+            output = ask(server, tmp_path, "a.pem", *options)
+            assert "a.pem: good" in output
+            assert "Response verify OK" in output
+        revocation_run = certlet("revoke", "a.pem", "--reason", "superseded", cwd=tmp_path)
+        assert revocation_run.returncode == 0, revocation_run.stderr
+        output = ask(server, tmp_path, "a.pem")
+        assert "a.pem: revoked" in output
+        assert "Reason: superseded" in output
+        assert "Response verify OK" in output
+        (tmp_path / "ca" / "revoked.yaml").write_text("garbage")
+        assert "Error querying OCSP responder" in ask(server, tmp_path, "a.pem")
+
+
+@pytest.mark.parametrize("is_from_before", [False, True])
+def test_ca_that_cannot_answer_is_unauthorized(tmp_path: Path, *, is_from_before: bool) -> None:
+    """A CA from before has no digitalSignature in its key usage; another one lost its serial.key."""
+    if is_from_before:
+        create_ca_from_before(tmp_path / "ca")
+    with certlet_server(tmp_path) as server:
+        (tmp_path / "a.pem").write_text(encoding.encode_pem([sign(server)]))
+        if not is_from_before:
+            assert "a.pem: good" in ask(server, tmp_path, "a.pem")
+            (tmp_path / "ca" / ca_directory.SERIAL_KEY).unlink()
+        assert "unauthorized (6)" in ask(server, tmp_path, "a.pem")
+
+
+def test_ocsp_response_says_how_long_to_cache_it(tmp_path: Path) -> None:
+    """Without a nonce until the window of the CRL ends; with one, not at all."""
+    with certlet_server(tmp_path) as server:
+        leaf, issuer = sign(server), ca_directory.load_chain(tmp_path / "ca")[0]
+        builder = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256())
+        for request in (builder, builder.add_extension(x509.OCSPNonce(bytes(32)), critical=False)):
+            response = server.request(
+                "POST",
+                "/ocsp",
+                request.build().public_bytes(Encoding.DER),
+                {"Content-Type": "application/ocsp-request", "Accept": "*/*"},
+            )
+            assert (response.status, response.headers["Content-Type"]) == (200, "application/ocsp-response")
+            cache, answer = response.headers["Cache-Control"], ocsp.load_der_ocsp_response(response.body)
+            assert answer.certificate_status is ocsp.OCSPCertStatus.GOOD
+            if request is builder:
+                seconds = int(cache.removeprefix("public, max-age="))
+                assert 0 < seconds <= revocation.WINDOW.total_seconds()
+                expires_at = answer.this_update_utc + revocation.WINDOW
+                assert abs(datetime.now(UTC) + timedelta(seconds=seconds) - expires_at) < timedelta(
+                    seconds=30
+                )
+            else:
+                assert cache == "no-store"
+        (tmp_path / "ca" / "revoked.yaml").write_text("garbage")
+        headers = {"Content-Type": "application/ocsp-request"}
+        body = builder.build().public_bytes(Encoding.DER)
+        assert_problem(server.request("POST", "/ocsp", body, headers), 503, "unavailable")

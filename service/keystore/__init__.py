@@ -82,7 +82,10 @@ def load_ca(settings: Settings) -> LoadedCA:
     )
     issuer.self_test()
     return LoadedCA(
-        issuer, ca_directory.load_serial_keys(settings.ca), revocation_file.load_deny_list(settings.ca)
+        issuer,
+        ca_directory.load_serial_keys(settings.ca),
+        revocation_file.load_deny_list(settings.ca),
+        has_free_signatures=settings.key_source is not KeySource.KMS,
     )
 
 

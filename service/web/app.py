@@ -25,12 +25,12 @@ from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
 from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
-from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, REVOCATION_LIST, Operations
+from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, OCSP_RESPONSE, REVOCATION_LIST, Operations
 from service.web.problems import EST_STATUS, PUBLIC_URL, STATUS, http_problem, issuance_problem
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
-BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST})
+BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST, OCSP_RESPONSE})
 MAX_BODY_BYTES: Final = 262_144  # if the contract has no x-max-bytes
 NO_OPERATION: Final = "No operation has this path and method"
 _GATEWAY_ENVIRON: Final = {"HTTP_HOST": "certlet", **identity.PLACEHOLDER_CREDENTIALS}

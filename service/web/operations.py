@@ -27,6 +27,7 @@ PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
 REVOCATION_LIST: Final = "application/pkix-crl"
+OCSP_RESPONSE: Final = "application/ocsp-response"
 
 MAX_RESPONSE_BYTES: Final = 5_500_000  # of a batch: Lambda allows 6 MiB, in which quotes are escaped
 RESERVED_SECONDS: Final = 2.0  # kept free to encode and send the response of a batch
@@ -123,6 +124,12 @@ class Operations:
     def caCrl(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.crl`: the certificate revocation list, DER."""
         return Response(encoding.encode_der(self._authority.current_crl()), REVOCATION_LIST, _CRL_CACHE)
+
+    def ocsp(self, body: bytes) -> Response:
+        """`POST /ocsp`: the status of one certificate; an OCSP request and response, DER."""
+        response = self._authority.certificate_status(body)
+        seconds = int(response.max_age.total_seconds())
+        return Response(response.der, OCSP_RESPONSE, f"public, max-age={seconds}" if seconds else "no-store")
 
     def rootCrt(self) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root certificate, DER."""

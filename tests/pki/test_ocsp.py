@@ -17,7 +17,7 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.authority import Authority
+from service.authority import Authority, LoadedCA
 from service.keystore import kms
 from service.pki import encoding, keys, ocsp
 from service.pki.errors import CAError, CAUnavailable
@@ -148,7 +148,7 @@ def test_answer_without_nonce_is_that_of_the_window() -> None:
     cached, current = (
         authority.certificate_status(build_request(number, nonce=nonce)) for nonce in (None, NONCE)
     )
-    assert (cached.cacheable_until, current.cacheable_until) == (WINDOW_START + timedelta(minutes=5), None)
+    assert (cached.max_age, current.max_age) == (timedelta(minutes=4, seconds=15), timedelta())
     cached_response, response = (library.load_der_ocsp_response(item.der) for item in (cached, current))
     assert cached_response.certificate_status is OCSPCertStatus.GOOD
     assert response.certificate_status is OCSPCertStatus.REVOKED
@@ -210,7 +210,7 @@ def double_question() -> bytes:
 def test_malformed_request_is_refused(request_der: bytes) -> None:
     """Garbage, a bad nonce, another number of questions than one, and unsupported critical extensions."""
     response = create_authority().certificate_status(request_der)
-    assert response == (b"\x30\x03\x0a\x01\x01", None)  # malformedRequest (1)
+    assert response == (b"\x30\x03\x0a\x01\x01", timedelta())  # malformedRequest (1)
 
 
 def test_other_extensions_of_a_request_are_ignored() -> None:
@@ -222,6 +222,9 @@ def test_other_extensions_of_a_request_are_ignored() -> None:
     response = answer(create_authority(), request)
     assert response.certificate_status is OCSPCertStatus.GOOD
     assert [extension.value for extension in response.extensions] == [x509.OCSPNonce(NONCE)]
+
+
+PAID = LoadedCA(factories.create_issuer(), MARKED, has_free_signatures=False)
 
 
 def issuer_without_digital_signature() -> Issuer:
@@ -240,14 +243,18 @@ def issuer_without_digital_signature() -> Issuer:
             lambda: create_authority(issuer=issuer_without_digital_signature()),
             build_request(1, factories.ca()),
         ),
+        (lambda: create_authority(load_ca=lambda: PAID), build_request(1)),
     ],
-    ids=["issuer", "root", "SHA-512", "no serial.key", "key usage"],
+    ids=["issuer", "root", "SHA-512", "no serial.key", "key usage", "KMS"],
 )
 def test_question_that_the_ca_cannot_answer_is_unauthorized(
     create: Callable[[], Authority], request_der: bytes
 ) -> None:
-    """Another issuer or hash, a CA without serial.key, and a key that may not sign answers."""
-    assert create().certificate_status(request_der) == (b"\x30\x03\x0a\x01\x06", None)  # unauthorized (6)
+    """Another issuer or hash, a CA without serial.key, and a key that may not sign answers, or not for free."""
+    assert create().certificate_status(request_der) == (
+        b"\x30\x03\x0a\x01\x06",
+        timedelta(),
+    )  # unauthorized (6)
 
 
 def test_status_is_unavailable_while_the_revocation_list_is() -> None:
@@ -273,8 +280,8 @@ class FakeKMS:
 
 
 @pytest.mark.parametrize("is_faulty", [False, True])
-def test_answer_of_a_key_in_kms_is_verified(*, is_faulty: bool) -> None:
-    """Such a key signs answers; a wrong signature, which could reveal a key, is not returned."""
+def test_signature_of_an_answer_is_verified(*, is_faulty: bool) -> None:
+    """A wrong signature, which could reveal the key, is not returned."""
     ca = factories.create_issuer()
     signing_key = factories.signing_key(factories.hierarchy("p-256", ()))
     assert isinstance(signing_key, ec.EllipticCurvePrivateKey)
