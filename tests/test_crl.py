@@ -76,12 +76,14 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     assert points[0].full_name == [x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")]
     assert not [extension for extension in leaf.extensions if extension.oid.dotted_string == "2.5.29.56"]
-    result = certlet("revoke", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
+    result = certlet("revoke", "--yes", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert b"Warning" not in result.stdout
     second = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
-    assert not certlet("revoke", encoding.format_serial(second.serial_number), cwd=tmp_path).returncode
-    assert b"names no CRL" in certlet("revoke", "peer.pem", cwd=tmp_path).stdout
+    assert not certlet(
+        "revoke", "--yes", encoding.format_serial(second.serial_number), cwd=tmp_path
+    ).returncode
+    assert b"names no CRL" in certlet("revoke", "--yes", "peer.pem", cwd=tmp_path).stdout
     backdate_entries(tmp_path / "ca")
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         crl = fetch(server, tmp_path)
@@ -101,7 +103,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(PROFILES)
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
         (tmp_path / "before.pem").write_text(sign(server))
-    assert not certlet("revoke", "before.pem", "--ca", "old", cwd=tmp_path).returncode
+    assert not certlet("revoke", "--yes", "before.pem", "--ca", "old", cwd=tmp_path).returncode
     backdate_entries(tmp_path / "old")
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
     with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "new") as server:
@@ -113,7 +115,7 @@ def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     assert "unable to get certificate CRL" in verify(tmp_path, "before.pem")
     (tmp_path / "new" / "revoked.yaml").write_bytes(revocation_file.HEADER)
     for name, has_warning in (("before.pem", True), ("after.pem", False)):
-        output = certlet("revoke", name, "--ca", "new", cwd=tmp_path).stdout
+        output = certlet("revoke", "--yes", name, "--ca", "new", cwd=tmp_path).stdout
         assert (b"from the previous CA, whose CRL is no longer signed" in output) is has_warning
 
 

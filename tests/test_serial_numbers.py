@@ -143,7 +143,7 @@ def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> Non
     assert old.all_tagged
     assert new.all_tagged
     for certificate in (before, after):
-        result = certlet("revoke", f"{certificate.serial_number:x}", "--ca", "new", cwd=tmp_path)
+        result = certlet("revoke", "--yes", f"{certificate.serial_number:x}", "--ca", "new", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
 
 
@@ -156,7 +156,7 @@ def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr.decode().partition(" ")[0]) == (1, "certlet:")
         assert result.stderr.decode().endswith(NEVER_ISSUED)
     assert (tmp_path / "ca" / "revoked.yaml").read_bytes() == revocation_file.HEADER
-    assert certlet("revoke", f"{number:x}", cwd=tmp_path).returncode == 0
+    assert certlet("revoke", "--yes", f"{number:x}", cwd=tmp_path).returncode == 0
 
 
 def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> Non
     authority = factories.authority(issuer=issuer, now=datetime.now(UTC), serial_keys=None)
     certificate = authority.issue(factories.issuance_request(BODY["csr"].encode())).certificate
     (tmp_path / "stolen.crt").write_text(encoding.encode_pem([certificate]))
-    assert certlet("revoke", f"{certificate.serial_number:x}", cwd=tmp_path).returncode == 1
-    result = certlet("revoke", "stolen.crt", cwd=tmp_path)
+    assert certlet("revoke", "--yes", f"{certificate.serial_number:x}", cwd=tmp_path).returncode == 1
+    result = certlet("revoke", "--yes", "stolen.crt", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert certificate.serial_number in revocation_file.load_revoked(tmp_path / "ca")
 
@@ -189,7 +189,7 @@ def test_ca_from_before_asks_for_confirmation(tmp_path: Path, *, successor: bool
     error = f"certlet: the CA in {ca} {UNKNOWN}: pass --yes to revoke it\n"
     assert (result.returncode, result.stderr.decode()) == (1, error)
     assert not revocation_file.load_revoked(ca)
-    assert certlet("revoke", f"{tagged.serial_number:x}", "--ca", ca, cwd=tmp_path).returncode == 0
+    assert certlet("revoke", "--yes", f"{tagged.serial_number:x}", "--ca", ca, cwd=tmp_path).returncode == 0
     assert certlet("revoke", "0a", "--yes", "--ca", ca, cwd=tmp_path).returncode == 0
     assert set(revocation_file.load_revoked(ca)) == {tagged.serial_number, 0xA}
 
@@ -258,7 +258,7 @@ def test_revocation_of_an_ended_certificate_says_that_no_crl_lists_it(tmp_path: 
     """The end is known from the serial number."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     for number, name in entries(tmp_path / "ca"):
-        result = certlet("revoke", f"{number:x}", cwd=tmp_path)
+        result = certlet("revoke", "--yes", f"{number:x}", cwd=tmp_path)
         assert result.returncode == int(name == "untagged")
         ended = b"The CRL does not list it: the certificate ended by " in result.stdout
         assert ended is (name == "ended long ago")
@@ -282,7 +282,7 @@ def test_ocsp_follows_the_whole_life_of_a_certificate(tmp_path: Path) -> None:
             output = ask(server, tmp_path, "a.pem", *options)
             assert "a.pem: good" in output
             assert "Response verify OK" in output
-        revocation_run = certlet("revoke", "a.pem", "--reason", "superseded", cwd=tmp_path)
+        revocation_run = certlet("revoke", "--yes", "a.pem", "--reason", "superseded", cwd=tmp_path)
         assert revocation_run.returncode == 0, revocation_run.stderr
         output = ask(server, tmp_path, "a.pem")
         assert "a.pem: revoked" in output

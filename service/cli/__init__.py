@@ -1,8 +1,8 @@
 """The command line: an error is one line on stderr and a non-zero exit status, never a traceback.
 
-Each command has a module of its name, except that `ca` has `init`, `rollover`, `revoke` and
-`rotate-serial-key`, `print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the
-shared options, `terminal` prints, and `inspection` analyses files for `show`.
+Each command has a module of its name, except that `ca` has `init`, `rollover` and `rotate-serial-key`,
+`print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the shared options,
+`terminal` prints, and `inspection` analyses files for `show`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COMMANDS: Final = {
     "api-key": ("api_key", "Manage the API keys of the local gateway."),
     "init": ("ca", "Create a root CA and a signing CA."),
     "rollover": ("ca", "Create the successor of a CA."),
-    "revoke": ("ca", "Revoke a certificate."),
+    "revoke": ("revoke", "Revoke a certificate."),
     "rotate-serial-key": ("ca", "Add a new key for serial numbers."),
     "openapi": ("print_openapi", "Print the OpenAPI document."),
     "check": ("check", "Check the certificate profiles."),

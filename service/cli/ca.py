@@ -1,30 +1,23 @@
-"""`certlet init`, `rollover`, `revoke` and `rotate-serial-key`: create CAs, and revoke certificates."""
+"""`certlet init`, `rollover` and `rotate-serial-key`: create CAs, and keys for serial numbers."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
-import pwd
 import secrets
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import audit, hardening
+from service import hardening
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
-from service.pki import certificate_reader, encoding, hierarchy, pem, revocation, serial
-from service.pki.certificate_reader import extension_value, is_issued_by
-from service.settings import AUDIT_LOG, CA_PASSPHRASE
+from service.pki import hierarchy
+from service.settings import CA_PASSPHRASE
 
 
 @click.command(epilog="Example: certlet init ca --permit-dns example.com")
@@ -135,66 +128,6 @@ def rollover(
     echo(f"Delete {predecessors} when all certificates of the old CA have expired.")
 
 
-@click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
-@click.argument("certificate", type=click.Path(readable=False), metavar="SERIAL|FILE")
-@click.option(
-    "--reason",
-    type=click.Choice(sorted(revocation.REASONS)),
-    metavar="REASON",
-    help=f"Record this reason: {', '.join(sorted(revocation.REASONS))}.",
-)
-@click.option(
-    "--audit-log",
-    type=options.FILE,
-    envvar=AUDIT_LOG,
-    show_envvar=True,
-    show_default="stderr",
-    help="Append the event to this file, which must exist.",
-)
-@click.option("--yes", is_flag=True, help="Also revoke a serial number that the CA cannot recognise.")
-@options.ca_option
-def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes: bool, ca: Path) -> None:
-    """Revoke a certificate.
-
-    The CRL at /ca.crl will list it. SERIAL is a serial number in hexadecimal, and FILE a certificate. The
-    audit log records your user name.
-    """
-    options.require_ca(ca)
-    revoked = _load_issued_certificate(ca, Path(certificate)) if Path(certificate).is_file() else None
-    try:
-        number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
-    except ValueError as error:
-        raise CommandError(f"{error}, or an existing file") from error
-    now, (signing, above) = datetime.now(UTC).replace(microsecond=0), ca_directory.load_chain(ca)
-    if now > min(authority.not_valid_after_utc for authority in (signing, *above)):  # it cannot sign a CRL
-        raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
-    end = _find_end(ca, number, is_issued=revoked is not None, yes=yes)
-    event = audit.AuditRecord(
-        event="revocation",
-        time=encoding.format_timestamp(now),
-        request_id="",
-        principal=_principal(),
-        profile="",
-        serial_number=encoding.format_serial(number),
-        reasons=(reason,) if reason else (),
-    )
-    record: Callable[[], None] = partial(warn, audit.serialize(event).decode().rstrip())
-    if audit_log:
-        record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
-    entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
-    revocation_file.add_revoked(ca, entry, record)
-    listed_by = encoding.format_timestamp(now + revocation.WINDOW)
-    file = ca / revocation_file.REVOKED
-    echo(f"Revoked {encoding.format_serial(number)} in {file}.")
-    if end and end + revocation.NEXT_UPDATE < now:
-        echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
-        return
-    echo(f"The CRL lists it by {listed_by}; on AWS, only after you build and deploy the zip again.")
-    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
-        last = encoding.format_timestamp(revoked.not_valid_after_utc)
-        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {last}")
-
-
 @click.command(epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
 @options.ca_option
 def rotate_serial_key(*, ca: Path) -> None:
@@ -205,68 +138,6 @@ def rotate_serial_key(*, ca: Path) -> None:
     ca_directory.add_serial_key(options.require_ca(ca))
     path = ca / ca_directory.SERIAL_KEY
     echo(f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.")
-
-
-def _find_end(ca: Path, serial_number: int, *, is_issued: bool, yes: bool) -> datetime | None:
-    """Return the end of a certificate, UTC; None if its serial number does not contain it.
-
-    `is_issued` is set if the signature of the certificate was verified.
-
-    Raises:
-        CommandError: the CA never issued the serial number, or may not have, and the user does not confirm.
-    """
-    serial_keys, predecessors = ca_directory.load_serial_keys(ca), ca_directory.load_predecessors(ca)
-    signing, text = ca_directory.load_chain(ca)[0], encoding.format_serial(serial_number)
-    issuers = serial.for_issuers(serial_keys, signing, predecessors) if serial_keys else ()
-    lifetime = serial.recognize(serial_number, issuers)
-    if lifetime or is_issued:
-        return lifetime.end if lifetime else None
-    if issuers and all(numbers.all_tagged for numbers in issuers):
-        raise CommandError(
-            f"{text} is not a serial number of the CA in {ca}: it never issued such a certificate. "
-            "If there is one, revoke its file"
-        )
-    if not yes:
-        message = f"the CA in {ca} does not know whether it issued {text}"
-        if not sys.stdin.isatty():
-            raise CommandError(f"{message}: pass --yes to revoke it")
-        if not click.confirm(f"{message[:1].upper()}{message[1:]}. Revoke it?", err=True):
-            raise CommandError("nothing was revoked")
-    return None
-
-
-def _principal() -> str:
-    """Return the operating system's user, which no environment variable can forge."""
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # the user has no entry, as in a container
-        name = ""
-    return f"user:{name}:{os.getuid()}"
-
-
-def _load_issued_certificate(ca: Path, path: Path) -> x509.Certificate:
-    """Load a certificate, PEM or DER, that the CA or one of its predecessors issued."""
-    data, message = path.read_bytes(), f"{path} is not a certificate of the CA in {ca}"
-    parse = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
-    try:
-        certificate = parse(data)
-    except ValueError as error:
-        raise CommandError(f"{message}: {error}") from error
-    if not any(
-        is_issued_by(certificate, issuer)
-        for issuer in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
-    ):
-        raise CommandError(message)
-    return certificate
-
-
-def _why_not_on_crl(ca: Path, certificate: x509.Certificate) -> str:
-    """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
-    if certificate.issuer != ca_directory.load_chain(ca)[0].subject:
-        return "this certificate is from the previous CA, whose CRL is no longer signed"
-    if extension_value(certificate, x509.CRLDistributionPoints) is None:
-        return "this certificate names no CRL (revocation: none)"
-    return ""
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from service.pki import revocation
+from service.pki import encoding, revocation
 
 _EVENTS: Final = ("intent", "result", "refusal", "revocation")
 _CLIENT_CERTIFICATE: Final = "certificate:"  # how the principal of a renewal with a client certificate starts
@@ -198,6 +198,14 @@ class Inventory:
             serial_numbers.add(number)
             certificate = self._certificates[number]
         return certificate.principal
+
+
+def find_certificate(lines: Iterable[bytes], serial_number: int) -> Certificate | None:
+    """Find a certificate in an audit log, even if it has expired; None if there is none."""
+    text = encoding.format_serial(serial_number).encode()
+    inventory = Inventory(datetime.min.replace(tzinfo=UTC), lambda item: item.serial_number == serial_number)
+    inventory.add_lines(line for line in lines if text in line)
+    return next((certificate for certificate, _ in inventory.certificates()), None)
 
 
 def _by_time(certificate: Certificate) -> tuple[datetime, datetime]:

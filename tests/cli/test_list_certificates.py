@@ -225,7 +225,7 @@ def test_revoked_certificates_are_marked(directory: Path, tmp_path: Path) -> Non
     for file in Path("ca").iterdir():
         (tmp_path / "ca" / file.name).write_bytes(file.read_bytes())
     (due,) = rows("audit.log", "--expires-in", "84h")
-    assert certlet("revoke", due["serial_number"], "--ca", tmp_path / "ca").returncode == 0
+    assert certlet("revoke", "--yes", due["serial_number"], "--ca", tmp_path / "ca").returncode == 0
     ca = ("--ca", tmp_path / "ca")
     assert rows("audit.log", "--expires-in", "84h", *ca) == []
     assert rows("audit.log", "--revoked", *ca) == [due | {"status": "revoked"}]

@@ -95,7 +95,7 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         for name in ("a", "b"):
             create_certificate(tmp_path, name=f"{name}.example.com")
         revoked = (tmp_path / "a.example.com.crt").read_bytes()
-        assert certlet("revoke", "a.example.com.crt", "--ca", "ca").returncode == 0
+        assert certlet("revoke", "--yes", "a.example.com.crt", "--ca", "ca").returncode == 0
     listed = tmp_path / "ca" / "revoked.yaml"  # new entries are in the CRL only after five minutes
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     command = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")

@@ -224,7 +224,7 @@ def test_curl_receives_the_status_of_each_refusal(tls_server: Server, tmp_path: 
             caller,
             name,
         )
-    assert servers.certlet("revoke", tmp_path / "a.crt", cwd=tls_server.log.parent).returncode == 0
+    assert servers.certlet("revoke", "--yes", tmp_path / "a.crt", cwd=tls_server.log.parent).returncode == 0
     assert curl(tls_server, tmp_path, "/simplereenroll", *identity, *post_options("a"))[0] == 403
 
 
@@ -296,6 +296,6 @@ def test_documented_renewal_script_works(tls_server: Server, tmp_path: Path) -> 
     after = load_certificate(device)
     assert after.serial_number != before.serial_number
     assert after.subject == before.subject
-    assert servers.certlet("revoke", device, cwd=tls_server.log.parent).returncode == 0
+    assert servers.certlet("revoke", "--yes", device, cwd=tls_server.log.parent).returncode == 0
     assert run("sh", "-c", script, cwd=tmp_path, check=False).returncode != 0
     assert load_certificate(device) == after

@@ -145,17 +145,17 @@ def test_rollover_keeps_revocations(tmp_path: Path) -> None:
     before, after = forge_certificate(old), forge_certificate(old)
     for name, certificate in (("before", before), ("after", after)):
         (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.DER))
-    assert servers.certlet("revoke", "before", "--ca", "old", cwd=tmp_path).returncode == 0
+    assert servers.certlet("revoke", "--yes", "before", "--ca", "old", cwd=tmp_path).returncode == 0
     assert servers.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
     renewal = est("/simplereenroll", NEW_KEY_CSR, before)
     assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "revoked")
     parse_issued(invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)))
-    revoked = servers.certlet("revoke", "after", "--ca", "ca", cwd=tmp_path)
+    revoked = servers.certlet("revoke", "--yes", "after", "--ca", "ca", cwd=tmp_path)
     assert revoked.returncode == 0, revoked.stderr
     assert_refused(
         invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)), 403, "unauthorized", "revoked"
     )
-    repeated = servers.certlet("revoke", "before", "--ca", "ca", cwd=tmp_path)
+    repeated = servers.certlet("revoke", "--yes", "before", "--ca", "ca", cwd=tmp_path)
     assert (repeated.returncode, b"already revoked at" in repeated.stderr) == (1, True)
 
 
@@ -361,7 +361,7 @@ def test_revoked_certificate_or_denied_key_cannot_be_renewed(tmp_path: Path) -> 
     (tmp_path / "my.crt").write_text(pem(client_certificate))
     event = est("/simplereenroll", NEW_KEY_CSR, client_certificate)
     assert parse_issued(invoke_once(tmp_path, event))
-    assert servers.certlet("revoke", "my.crt", cwd=tmp_path).returncode == 0
+    assert servers.certlet("revoke", "--yes", "my.crt", cwd=tmp_path).returncode == 0
     assert_refused(invoke_once(tmp_path, event), 403, "unauthorized", "revoked")
     (tmp_path / "ca" / "revoked.yaml").unlink()
     assert invoke_once(tmp_path, event)["statusCode"] == "503"

@@ -1,0 +1,195 @@
+"""`certlet revoke`: show a certificate, and revoke it after confirmation."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+from cryptography import x509
+
+from service import audit, inventory
+from service.cli import options
+from service.cli.terminal import CommandError, describe_os_error, echo, warn
+from service.inventory import log_files
+from service.keystore import ca_directory, revocation_file
+from service.pki import certificate_reader, encoding, names, pem, revocation, serial
+from service.pki.certificate_reader import extension_value, is_issued_by
+from service.settings import AUDIT_LOG
+
+
+@click.command(epilog="Example: certlet revoke www.crt --reason keyCompromise")
+@click.argument("certificate", type=click.Path(readable=False), metavar="SERIAL|FILE")
+@click.option(
+    "--reason",
+    type=click.Choice(sorted(revocation.REASONS)),
+    metavar="REASON",
+    help=f"Record this reason: {', '.join(sorted(revocation.REASONS))}.",
+)
+@click.option(
+    "--audit-log",
+    type=options.FILE,
+    envvar=AUDIT_LOG,
+    show_envvar=True,
+    show_default="stderr",
+    help="Find the certificate in this file, and append the event to it. It must exist.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@options.ca_option
+def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes: bool, ca: Path) -> None:
+    """Revoke a certificate.
+
+    The CRL at /ca.crl will list it. SERIAL is a serial number in hexadecimal, and FILE a certificate. What is
+    known of the certificate is shown before you confirm. The audit log records your user name.
+    """
+    options.require_ca(ca)
+    revoked = _load_issued_certificate(ca, Path(certificate)) if Path(certificate).is_file() else None
+    try:
+        number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
+    except ValueError as error:
+        raise CommandError(f"{error}, or an existing file") from error
+    signing, above = ca_directory.load_chain(ca)
+    ca_end, now = min(authority.not_valid_after_utc for authority in (signing, *above)), datetime.now(UTC)
+    if now > ca_end:  # it cannot sign a CRL
+        raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
+    end, note = _find_end(ca, number, is_issued=revoked is not None)
+    for label, text in _describe(number, revoked, end, audit_log):
+        echo(f"{label:<9} {text}")
+    _confirm(note, yes=yes)
+    now = datetime.now(UTC).replace(microsecond=0)
+    event = audit.AuditRecord(
+        event="revocation",
+        time=encoding.format_timestamp(now),
+        request_id="",
+        principal=_principal(),
+        profile="",
+        serial_number=encoding.format_serial(number),
+        reasons=(reason,) if reason else (),
+    )
+    record: Callable[[], None] = partial(warn, audit.serialize(event).decode().rstrip())
+    if audit_log:
+        record = partial(audit.fd_recorder(audit.open_log(audit_log, create=False)), [event])
+    entry = revocation.RevokedCertificate(number, now, revocation.REASONS[reason] if reason else None)
+    revocation_file.add_revoked(ca, entry, record)
+    echo(f"Revoked {encoding.format_serial(number)} in {ca / revocation_file.REVOKED}.")
+    if end and end + revocation.NEXT_UPDATE < now:
+        echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
+        return
+    listed_by = now + revocation.WINDOW
+    time = encoding.format_timestamp(listed_by)
+    echo(f"The CRL lists it by {time}; on AWS, only after you build and deploy the zip again.")
+    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
+        last = encoding.format_timestamp(revoked.not_valid_after_utc)
+        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {last}")
+    else:
+        time = encoding.format_timestamp(min(listed_by + revocation.NEXT_UPDATE, ca_end))
+        echo(f"Verifiers may use an earlier CRL or OCSP response, until {time} at the latest.")
+
+
+def _describe(
+    serial_number: int, certificate: x509.Certificate | None, end: datetime | None, audit_log: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a certificate: from its file, its serial number and the audit log."""
+    record, note = _find_record(audit_log, serial_number)
+    yield "Serial", encoding.format_serial(serial_number)
+    if certificate:
+        sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
+        texts, end = [names.describe(name) for name in sans], certificate.not_valid_after_utc
+        yield "Names", ", ".join(texts) or certificate.subject.rfc4514_string()
+    elif record:
+        end = record.not_after
+        yield "Names", ", ".join(record.names or (record.common_name,))
+    if record:
+        time = encoding.format_timestamp(record.time)
+        result = "" if record.fingerprint else ", without a result in the audit log"
+        yield "Requested", f"{time} by {record.principal}, profile {record.profile}{result}"
+    if end:
+        yield "Ends", encoding.format_timestamp(end)
+    if note:
+        yield "Note", note
+
+
+def _find_record(audit_log: Path | None, serial_number: int) -> tuple[inventory.Certificate | None, str]:
+    """Find a certificate in the audit log; return it, or None and the reason."""
+    if audit_log is None or not audit_log.is_file():  # opening it for the record reports a missing file
+        return None, ""
+    try:
+        with audit_log.open("rb") as file:
+            record = inventory.find_certificate(log_files.read_lines(file, str(audit_log)), serial_number)
+    except (OSError, inventory.InventoryError) as error:
+        reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        return None, f"the audit log cannot be read: {reason}"
+    return record, "" if record else f"{audit_log} has no certificate with this serial number"
+
+
+def _confirm(note: str, *, yes: bool) -> None:
+    """Ask whether to revoke the certificate, unless `yes`; raise CommandError if the answer is not yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{note or 'no terminal to ask for confirmation'}: pass --yes to revoke it")
+    question = f"{note[:1].upper()}{note[1:]}. Revoke it?" if note else "Revoke it?"
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was revoked")
+
+
+def _find_end(ca: Path, serial_number: int, *, is_issued: bool) -> tuple[datetime | None, str]:
+    """Return the end of a certificate, UTC, and a note.
+
+    There is no end if the serial number does not contain it. The note is '' if the CA issued the certificate:
+    it recognises the serial number, or `is_issued` (the signature was verified).
+
+    Raises:
+        CommandError: the CA never issued the serial number.
+    """
+    serial_keys, predecessors = ca_directory.load_serial_keys(ca), ca_directory.load_predecessors(ca)
+    signing, text = ca_directory.load_chain(ca)[0], encoding.format_serial(serial_number)
+    issuers = serial.for_issuers(serial_keys, signing, predecessors) if serial_keys else ()
+    lifetime = serial.recognize(serial_number, issuers)
+    if lifetime or is_issued:
+        return lifetime.end if lifetime else None, ""
+    if issuers and all(numbers.all_tagged for numbers in issuers):
+        raise CommandError(
+            f"{text} is not a serial number of the CA in {ca}: it never issued such a certificate. "
+            "If there is one, revoke its file"
+        )
+    return None, f"the CA in {ca} does not know whether it issued {text}"
+
+
+def _principal() -> str:
+    """Return the operating system's user, which no environment variable can forge."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # the user has no entry, as in a container
+        name = ""
+    return f"user:{name}:{os.getuid()}"
+
+
+def _load_issued_certificate(ca: Path, path: Path) -> x509.Certificate:
+    """Load a certificate, PEM or DER, that the CA or one of its predecessors issued."""
+    data, message = path.read_bytes(), f"{path} is not a certificate of the CA in {ca}"
+    parse = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
+    try:
+        certificate = parse(data)
+    except ValueError as error:
+        raise CommandError(f"{message}: {error}") from error
+    if not any(
+        is_issued_by(certificate, issuer)
+        for issuer in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
+    ):
+        raise CommandError(message)
+    return certificate
+
+
+def _why_not_on_crl(ca: Path, certificate: x509.Certificate) -> str:
+    """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
+    if certificate.issuer != ca_directory.load_chain(ca)[0].subject:
+        return "this certificate is from the previous CA, whose CRL is no longer signed"
+    if extension_value(certificate, x509.CRLDistributionPoints) is None:
+        return "this certificate names no CRL (revocation: none)"
+    return ""

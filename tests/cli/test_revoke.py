@@ -1,0 +1,123 @@
+"""`certlet revoke`: what it shows, and the confirmation (tests/test_crl.py has the CRL)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from service.keystore import revocation_file
+from service.pki import encoding
+from tests import csrs, servers
+from tests.cli import certlet
+from tests.servers import API_KEY, CERTLET
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A CA in `ca`, the audit log of its server in `audit.log`, and a certificate in `a.crt`."""
+    assert certlet("init", "ca").returncode == 0
+    assert certlet("api-key", "add", "ops", env={"CERTLET_API_KEY": API_KEY}).returncode == 0
+    with servers.certlet_server(tmp_path, "--audit-log", "audit.log", env={}) as server:
+        csr = csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])).decode()
+        (tmp_path / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
+    return tmp_path
+
+
+def load_result(directory: Path) -> Any:
+    return json.loads((directory / "audit.log").read_text().splitlines()[-1])
+
+
+def answer(directory: Path, text: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `certlet revoke` with a terminal as stdin, at which someone types this."""
+    terminal, inside = pty.openpty()
+    try:
+        os.write(terminal, text)
+        command = [*CERTLET, "revoke", *arguments]
+        return subprocess.run(command, cwd=directory, env=servers.environ(), stdin=inside, capture_output=True, check=False)  # fmt: skip
+    finally:
+        os.close(inside)
+        os.close(terminal)
+
+
+@pytest.mark.parametrize(("text", "status"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1)])
+def test_certificate_is_shown_before_the_question(site: Path, text: bytes, status: int) -> None:
+    """Names, time, caller, profile and end are those of the audit log; only yes revokes."""
+    result = load_result(site)
+    run = answer(site, text, result["serial_number"], "--audit-log", "audit.log")
+    assert run.returncode == status
+    assert run.stdout.decode().splitlines()[:4] == [
+        f"Serial    {result['serial_number']}",
+        "Names     dns:a.example.com, dns:b.example.com",
+        f"Requested {result['time']} by ops, profile server",
+        f"Ends      {result['not_after']}",
+    ]
+    assert run.stderr.decode().startswith("Revoke it? [y/N]: ")
+    revoked = revocation_file.load_revoked(site / "ca")
+    assert list(revoked) == ([] if status else [int(result["serial_number"], 16)])
+    assert (load_result(site)["event"] == "revocation") is (status == 0)
+    assert (b"certlet: nothing was revoked\n" in run.stderr) is bool(status)
+
+
+def test_certificate_in_a_file_is_shown_without_an_audit_log(site: Path) -> None:
+    """Names and end are those of the certificate."""
+    run = certlet("revoke", "a.crt", "--yes")
+    assert run.returncode == 0, run.stderr
+    certificate = x509.load_pem_x509_certificate((site / "a.crt").read_bytes())
+    assert run.stdout.decode().splitlines()[:3] == [
+        f"Serial    {encoding.format_serial(certificate.serial_number)}",
+        "Names     dns:b.example.com, dns:a.example.com",
+        f"Ends      {encoding.format_timestamp(certificate.not_valid_after_utc)}",
+    ]
+
+
+def test_intent_without_result_is_shown_as_such(site: Path) -> None:
+    lines = (site / "audit.log").read_text().splitlines(keepends=True)
+    (site / "audit.log").write_text("".join(line for line in lines if '"intent"' in line))
+    run = certlet("revoke", "a.crt", "--yes", "--audit-log", "audit.log")
+    assert b", profile server, without a result in the audit log\n" in run.stdout
+
+
+def test_unknown_certificate_is_noted(site: Path) -> None:
+    """The audit log may be another one, or damaged: the certificate is revoked nevertheless."""
+    (site / "audit.log").write_bytes(b"")
+    run = certlet("revoke", "a.crt", "--yes", "--audit-log", "audit.log")
+    assert run.returncode == 0
+    assert b"Note      audit.log has no certificate with this serial number\n" in run.stdout
+    assert (load_result(site)["event"]) == "revocation"
+
+
+def test_damaged_audit_log_is_noted(site: Path) -> None:
+    (site / "audit.log").write_bytes(b"\x1f\x8b\x08")
+    run = certlet("revoke", "a.crt", "--yes", "--audit-log", "audit.log")
+    assert run.returncode == 0
+    assert b"Note      the audit log cannot be read: audit.log is not complete" in run.stdout
+
+
+@pytest.mark.parametrize("stdin", [b"", b"y\n"])
+def test_revocation_without_a_terminal_requires_yes(site: Path, stdin: bytes) -> None:
+    """A pipe is no terminal; nothing is revoked or recorded."""
+    run = certlet("revoke", "a.crt", stdin=stdin)
+    assert run.returncode == 1
+    assert run.stderr == b"certlet: no terminal to ask for confirmation: pass --yes to revoke it\n"
+    assert not revocation_file.load_revoked(site / "ca")
+
+
+def test_last_time_of_an_earlier_crl_is_shown(site: Path) -> None:
+    """A CRL is valid for a day, and a new one is signed every five minutes; without a CRL, there is a warning."""
+    serial = load_result(site)["serial_number"]
+    earliest = datetime.now(UTC) + timedelta(hours=24, minutes=5)
+    lines = certlet("revoke", serial, "--yes").stdout.decode().splitlines()
+    assert lines[-1].startswith("Verifiers may use an earlier CRL or OCSP response, until ")
+    time = datetime.fromisoformat(lines[-1].split()[10])
+    assert timedelta(seconds=-1) < time - earliest < timedelta(minutes=2)
+    (site / "ca" / "revoked.yaml").write_bytes(revocation_file.HEADER)
+    lines = certlet("revoke", "a.crt", "--yes").stdout.decode().splitlines()
+    assert lines[-1].startswith("Warning   this certificate names no CRL")
