@@ -160,7 +160,7 @@ def test_commands_in_the_text_of_the_readme_work(server: Server, tmp_path: Path)
     """The commands in the README's tables succeed in this order."""
     commands = [code for code in inline_code(DOCUMENTS["README.md"]) if re.match(r"certlet \S+ |curl ", code)]
     commands = [command for command in commands if is_run(command)]
-    assert len(commands) == 10
+    assert len(commands) == 11
     results = run_all(commands, server, tmp_path)
     assert [status for _, status in results] == [0] * len(commands), list(
         zip(commands, results, strict=False)

@@ -7,7 +7,7 @@ import fnmatch
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, cast
 import click
 
 from service.cli import options
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import CommandError, echo_lines, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
 from service.pki import encoding
@@ -110,8 +110,8 @@ def list_certificates(
         and (not revoked or status is Status.REVOKED)
         and (expires_in is None or _is_due(certificate, status, now + expires_in))
     ]
-    write = _write_json if as_json else _write_csv if as_csv else _write_table
-    write(certificates)
+    format_lines = _format_json if as_json else _format_csv if as_csv else _format_table
+    echo_lines(format_lines(certificates))
     return _MATCHED if exit_code and certificates else 0
 
 
@@ -155,7 +155,7 @@ def _warn_of_damage(lines: LineCounts, name: str) -> None:
         warn(f"warning: {name}: {count}; the first is line {lines.first_damaged}")
 
 
-def _write_table(certificates: Iterable[tuple[Certificate, Status]]) -> None:
+def _format_table(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
     rows = [
         (
             encoding.format_timestamp(certificate.not_after),
@@ -172,28 +172,28 @@ def _write_table(certificates: Iterable[tuple[Certificate, Status]]) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            echo("  ".join((*cells, row[-1])))
+            yield "  ".join((*cells, row[-1]))
 
 
-def _write_json(certificates: Iterable[tuple[Certificate, Status]]) -> None:
+def _format_json(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
     for certificate, status in certificates:
-        echo(json.dumps(_to_dict(certificate, status)))
+        yield json.dumps(_to_dict(certificate, status))
 
 
-def _write_csv(certificates: Iterable[tuple[Certificate, Status]]) -> None:
-    writer = csv.writer(_Lines(), lineterminator="")
-    writer.writerow(_CSV_FIELDS)
+def _format_csv(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
+    writer = csv.writer(_Row(), lineterminator="")
+    yield writer.writerow(_CSV_FIELDS)
     for certificate, status in certificates:
         fields = _to_dict(certificate, status) | {"names": " ".join(certificate.names)}
-        writer.writerow([_escape_cell(str(fields[name])) for name in _CSV_FIELDS])
+        yield writer.writerow([_escape_cell(str(fields[name])) for name in _CSV_FIELDS])
 
 
-class _Lines:
-    """A file for `csv.writer`, which writes each row at once."""
+class _Row:
+    """A file whose `write` returns the row, as `csv.writer.writerow` then does."""
 
-    def write(self, row: str) -> None:
-        """Print a row."""
-        echo(row)
+    def write(self, row: str) -> str:
+        """Return a row."""
+        return row
 
 
 def _escape_cell(text: str) -> str:

@@ -7,7 +7,9 @@ text can neither move the cursor nor forge a line of output.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -23,6 +25,13 @@ def echo(line: str) -> None:
     _print(line, err=False)
 
 
+def echo_lines(lines: Iterable[str]) -> None:
+    """Print many lines on stdout, and flush it at the end."""
+    for line in lines:
+        sys.stdout.write(_printable(line, sys.stdout) + "\n")
+    sys.stdout.flush()
+
+
 def warn(message: str) -> None:
     """Print an error, a warning or a note on stderr, which may have several lines."""
     for line in message.split("\n"):
@@ -36,5 +45,10 @@ def describe_os_error(error: OSError, path: Path | None = None) -> str:
 
 
 def _print(line: str, *, err: bool) -> None:
-    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
-    click.echo(escape_controls(line).encode(encoding, "backslashreplace").decode(encoding), err=err)
+    click.echo(_printable(line, sys.stderr if err else sys.stdout), err=err)
+
+
+def _printable(line: str, file: TextIO) -> str:
+    """Escape what is not printable, or not in the encoding of the file."""
+    encoding = file.encoding or "utf-8"
+    return escape_controls(line).encode(encoding, "backslashreplace").decode(encoding)

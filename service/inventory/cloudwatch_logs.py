@@ -128,6 +128,9 @@ class _Query:
             status = response["status"]
             if status == "Complete":
                 rows: list[list[dict[str, str]]] = response["results"]
+                while token := response.get("nextToken"):
+                    response = self._client.get_query_results(queryId=query_id, nextToken=token)
+                    rows += response["results"]
                 return rows
             if status not in ("Scheduled", "Running", "Unknown"):
                 raise InventoryError(f"{self._log_group}: the query ended with the status {status}")

@@ -95,6 +95,7 @@ class Insights:
 
     events: list[tuple[int, str]] = field(default_factory=list)
     statuses: tuple[str, ...] = ("Scheduled", "Running", "Complete")
+    page: int = MAX_ROWS  # rows of one response; the others follow with its token
     error: str = ""  # the code of an error of each query
     url: str = ""
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,8 +131,11 @@ class Insights:
         )
         if status != "Complete":
             rows = rows[:1] if status == "Running" else []
-        results = [[{"field": name, "value": value} for name, value in row.items()] for row in rows]
-        return {"status": status, "results": results}
+        first = int(request.get("nextToken", 0))
+        page = rows[first : first + self.page]
+        more = {"nextToken": str(first + self.page)} if first + self.page < len(rows) else {}
+        results = [[{"field": name, "value": value} for name, value in row.items()] for row in page]
+        return {"status": status, "results": results, **more}
 
 
 @contextmanager

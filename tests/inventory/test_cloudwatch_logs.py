@@ -57,6 +57,14 @@ def test_certificate_with_a_hundred_names_is_found(logs: Insights) -> None:
     assert read()[0][0].names == tuple(sorted(names))
 
 
+def test_all_pages_of_the_results_are_read(logs: Insights) -> None:
+    """A response with a token has only some of the rows."""
+    logs.page = 2
+    logs.add(b"".join(record(number, names=(f"dns:{number}",)) for number in range(1, 6)))
+    assert statuses() == dict.fromkeys(range(1, 6), "valid")
+    assert len(logs.queries) == 1
+
+
 @pytest.fixture
 def _five_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A query returns at most five rows."""

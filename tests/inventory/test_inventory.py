@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_damaged_line_is_no_record(line: bytes) -> None:
     inventory = Inventory(NOW)
     assert inventory.add_lines([record(1), line, record(2)]) == (3, 1, 2)
     assert {certificate.serial_number for certificate, _ in inventory.certificates()} == {1, 2}
+
+
+def test_memory_does_not_grow_with_the_log() -> None:
+    """Lines of expired certificates, refusals, and damaged lines leave nothing in memory."""
+    lines = [record(end=-1), record(2, "intent", end=-1), record(3, "refusal"), b"damaged\n", record(4)]
+    inventory = Inventory(NOW)
+    inventory.add_lines(lines)
+    tracemalloc.start()
+    try:
+        assert inventory.add_lines(line for _ in range(4_000) for line in lines) == (20_000, 4_000, 4)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert len(list(inventory.certificates())) == 1
 
 
 def test_intent_without_result_is_unconfirmed() -> None:
