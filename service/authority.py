@@ -21,7 +21,17 @@ from cryptography.x509.ocsp import OCSPResponseStatus
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
-from service.pki import csr, encoding, evaluation, idempotency, ocsp, reenroll, revocation, serial
+from service.pki import (
+    csr,
+    encoding,
+    evaluation,
+    idempotency,
+    ocsp,
+    reenroll,
+    renewal_info,
+    revocation,
+    serial,
+)
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
@@ -30,6 +40,7 @@ from service.pki.issuer import Issuer
 from service.pki.ocsp import StatusRequest
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
+from service.pki.renewal_info import CertificateId, EarlyRenewal, RenewalWindow, UnknownCertificate
 from service.pki.revocation import RevokedCertificate
 from service.pki.serial import SerialKeys, SerialNumbers
 from service.pki.weak_keys import DenyList
@@ -118,12 +129,20 @@ class IssuedCertificate(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedCA:
-    """An issuer, the keys of its serial numbers (if any), the denied keys, and whether it signs for free."""
+    """An issuer, and what its operator configured for it.
+
+    Attributes:
+        serial_keys: the keys of its serial numbers; None for random ones.
+        deny_list: the denied keys.
+        has_free_signatures: whether it signs for free.
+        early_renewal: the order to renew certificates early; None if there is none.
+    """
 
     issuer: Issuer
     serial_keys: SerialKeys | None = None
     deny_list: DenyList = field(default_factory=DenyList)
     has_free_signatures: bool = True
+    early_renewal: EarlyRenewal | None = None
 
     @functools.cached_property
     def serial_numbers(self) -> tuple[SerialNumbers, ...]:
@@ -176,7 +195,7 @@ class Authority:
             clock: returns the current time, UTC.
             record: writes audit records.
             load_revoked: returns the revoked certificates by serial number, or raises `CAError`. Called for
-                each CRL and each renewal.
+                each CRL, status, renewal, and renewal window.
             parallel_map: returns the map function that creates slow signatures in parallel.
         """
         self._load_ca = load_ca
@@ -264,6 +283,29 @@ class Authority:
             raise CAUnavailable("the status of the certificate is not available") from error
         max_age = timedelta() if request.nonce else start + revocation.WINDOW - now
         return StatusResponse(response.public_bytes(Encoding.DER), max_age)
+
+    def renewal_window(self, certificate_id: CertificateId) -> RenewalWindow:
+        """Return the time in which to renew a certificate. It has passed if the certificate is revoked.
+
+        Raises:
+            UnknownCertificate: the certificate's lifetime is not known.
+            CAUnavailable: the issuer or the revocation list is not available.
+        """
+        ca, now = self._ca(), self._clock()
+        if not ca.serial_numbers:
+            raise UnknownCertificate("The CA has no serial.key, so it does not know when certificates end")
+        numbers = renewal_info.find_serial_numbers(certificate_id, ca.serial_numbers)
+        try:
+            entry = self._load_revoked().get(certificate_id.serial_number)
+        except CAError as error:
+            raise CAUnavailable("the revocation list cannot be loaded") from error
+        if entry and entry.revoked_at <= now:
+            return renewal_info.window_of_revoked(entry.revoked_at)
+        lifetime = numbers.recognize(certificate_id.serial_number)
+        if lifetime is None:
+            raise UnknownCertificate("The CA does not recognise the serial number")
+        max_backdate = max(profile.backdate for profile in self.profiles)
+        return renewal_info.window_of(certificate_id, lifetime, ca.early_renewal, max_backdate)
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
         """Issue or refuse one certificate, and record the outcome.

@@ -87,7 +87,7 @@ def _settings() -> Settings:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # cryptography warns of common names longer than 64 octets, but the limit is 64 characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
-    return Settings.from_environ(os.environ)
+    return Settings.from_environ(os.environ, datetime.now(UTC))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ from service.pki.errors import escape_controls
 
 _T = TypeVar("_T")
 _TIMEOUT: Final = 35.0  # seconds, longer than API Gateway's longest
+_RENEWAL_INFO_TIMEOUT: Final = 5.0  # seconds to connect, and between octets: it is only advice
 _MAX_RETRIES: Final = 2
 _AMBIGUOUS: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)  # the service may have signed
 _BUSY: Final = (
@@ -155,6 +157,20 @@ def list_profiles(url: str, api_key: str) -> list[ProfileInfo]:
     return _call(url, "/profiles/mine", api_key, _parse_profiles)
 
 
+def fetch_renewal_window(url: str, certificate_id: str) -> tuple[datetime, datetime]:
+    """Fetch the time in which to renew a certificate: its start, and its end after it.
+
+    Args:
+        url: the service's base URL, which includes the stage.
+        certificate_id: the certificate's identifier (RFC 9773 4.1).
+
+    Raises:
+        ClientError: the service does not know it, or cannot be reached within a few seconds.
+    """
+    path = f"/renewal-info/{certificate_id}"
+    return _call(url, path, None, _parse_renewal_window, timeout=_RENEWAL_INFO_TIMEOUT)
+
+
 def fetch_crl(url: str) -> bytes:
     """Fetch the CA's CRL (DER)."""
     return _call(url, "/ca.crl", None, bytes)
@@ -178,6 +194,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     *,
     retries: int = 0,
     is_verified: bool = True,
+    timeout: float = _TIMEOUT,
 ) -> _T:
     """Send a request and parse the response; every failure is a ClientError."""
     if not re.fullmatch(r"https?://[!-~]+", url):
@@ -192,7 +209,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     try:
         with _create_pool(url, is_verified=is_verified) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)  # intended in `fetch_root`
-            response, data = _send(pool, url.rstrip("/") + path, headers, body, retries)
+            response, data = _send(pool, url.rstrip("/") + path, headers, body, retries, timeout)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
@@ -222,11 +239,11 @@ def _create_pool(url: str, *, is_verified: bool) -> PoolManager:
 
 
 def _send(
-    pool: PoolManager, url: str, headers: dict[str, str], body: object, retries: int
+    pool: PoolManager, url: str, headers: dict[str, str], body: object, retries: int, timeout: float
 ) -> tuple[BaseHTTPResponse, bytes]:
     """Return the response and its body. Redirects are not followed: they could leak the API key."""
     method = "GET" if body is None else "POST"
-    options: dict[str, Any] = {"retries": False, "redirect": False, "timeout": _TIMEOUT, "headers": headers}
+    options: dict[str, Any] = {"retries": False, "redirect": False, "timeout": timeout, "headers": headers}
     options |= {"preload_content": False, "decode_content": False} | ({} if body is None else {"json": body})
     for retries_left in reversed(range(retries + 1)):
         try:
@@ -301,6 +318,14 @@ def _parse_profiles(body: bytes) -> list[ProfileInfo]:
         ProfileInfo(str(info["name"]), tuple(info["certificate_policies"]), tuple(info["extensions"]))
         for info in json.loads(body)["profiles"]
     ]
+
+
+def _parse_renewal_window(body: bytes) -> tuple[datetime, datetime]:
+    window = json.loads(body)["suggestedWindow"]
+    start, end = (datetime.fromisoformat(window[name]) for name in ("start", "end"))
+    if not (start.tzinfo and end.tzinfo and start < end):
+        raise ValueError("the response contains no window")
+    return start, end
 
 
 def _parse_dry_run(body: bytes) -> DryRun:

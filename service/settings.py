@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
+
+from service.pki.profile import parse_duration
+from service.pki.renewal_info import EarlyRenewal
 
 CA: Final = "CERTLET_CA"
 CA_KEY: Final = "CERTLET_CA_KEY"
@@ -26,6 +31,9 @@ EST_LINE_LENGTHS: Final = (
     "64",
     "76",
 )  # one line (RFC 8951 3.1), as in PEM (RFC 7468 2), in MIME (RFC 2045 6.8)
+RENEW_BEFORE: Final = "CERTLET_RENEW_BEFORE"
+RENEW_OVER: Final = "CERTLET_RENEW_OVER"
+DEFAULT_RENEW_OVER: Final = "P1D"
 # No query, fragment or user; and no character that a JSON or Velocity template would need to escape.
 _URL: Final = re.compile(
     r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -56,6 +64,39 @@ def parse_public_url(text: str) -> str:
     if not _URL.fullmatch(url):
         raise ValueError(f"{text!r} is not an http or https URL without query and fragment")
     return url
+
+
+def parse_renew_before(text: str, now: datetime) -> datetime:
+    """Parse the time before which certificates were issued that are renewed early.
+
+    Args:
+        text: RFC 3339, in any time zone.
+        now: the current time, UTC.
+
+    Raises:
+        ValueError: the text is not such a time, or the time is in the future, where it would include
+            certificates that are not issued yet.
+    """
+    time = None
+    with contextlib.suppress(ValueError):
+        time = datetime.fromisoformat(text)
+    if time is None or time.tzinfo is None:
+        raise ValueError(f"{text!r} is not a time with a zone, such as 2030-12-31T23:59:59Z (RFC 3339)")
+    if time > now:
+        raise ValueError(f"{text!r} is in the future: set a time that has passed")
+    return time.astimezone(UTC)
+
+
+def parse_renew_over(text: str) -> timedelta:
+    """Parse the period over which early renewals are spread, a duration such as `12h` or `P1D`.
+
+    Raises:
+        ValueError: the text is not such a duration, or shorter than a minute.
+    """
+    period = parse_duration(text)
+    if period < timedelta(minutes=1):
+        raise ValueError(f"{text!r} is shorter than a minute")
+    return period
 
 
 def _parse_est_line_length(text: str) -> int:
@@ -92,6 +133,7 @@ class Settings:
         metrics: the CloudWatch namespace of the metrics in the audit log; '' for no metrics.
         public_url: the URL under which users reach the API, without a final slash; '' if not set.
         est_line_length: the characters in a line of EST's responses; 0 for one line.
+        early_renewal: the order to renew certificates early; None if not set.
     """
 
     ca: Path
@@ -105,16 +147,18 @@ class Settings:
     metrics: str = ""
     public_url: str = ""
     est_line_length: int = 0
+    early_renewal: EarlyRenewal | None = None
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+    def from_environ(cls, environ: Mapping[str, str], now: datetime) -> Settings:
         """Parse the environment variables.
 
         `CERTLET_CA` (directory); `CERTLET_CA_KEY` (`file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`;
         default: `signing-ca.key` in that directory); `CERTLET_CA_PASSPHRASE`, or
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
-        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL`; and
-        `CERTLET_EST_LINE_LENGTH` (0, 64 or 76).
+        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL`;
+        `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until `now`, UTC) and
+        `CERTLET_RENEW_OVER` (a duration).
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -139,6 +183,11 @@ class Settings:
             problems.append(f"{METRICS} is not a CloudWatch namespace: up to 255 of A-Z a-z 0-9 . _ / # : -")
         public_url = _parse_variable(environ, PUBLIC_URL, parse_public_url, problems)
         est_line_length = _parse_variable(environ, EST_LINE_LENGTH, _parse_est_line_length, problems)
+        renew_before = _parse_variable(
+            environ, RENEW_BEFORE, lambda text: parse_renew_before(text, now), problems
+        )
+        renew_over = _parse_variable(environ, RENEW_OVER, parse_renew_over, problems)
+        renew_over = renew_over or parse_renew_over(DEFAULT_RENEW_OVER)
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -154,4 +203,5 @@ class Settings:
             metrics=environ.get(METRICS, ""),
             public_url=public_url or "",
             est_line_length=est_line_length or 0,
+            early_renewal=EarlyRenewal(renew_before, renew_over) if renew_before else None,
         )

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.asn1 import encode_der
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import ocsp
@@ -130,6 +131,20 @@ def ask_about_certificate(sites: Sites) -> Response:
     return sites.plain.request("POST", "/ocsp", request.public_bytes(Encoding.DER), headers)
 
 
+def ask_for_renewal(sites: Sites) -> Response:
+    """Ask when to renew a certificate of the plain server."""
+    leaf, _ = x509.load_pem_x509_certificates(send_example(sites.plain, "signPem").body)
+    return sites.plain.request("GET", f"/renewal-info/{certificate_id(leaf)}")
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """Return the identifier of a certificate (RFC 9773 4.1)."""
+    identifier = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    serial = encode_der(certificate.serial_number)[2:]
+    octets = (identifier.key_identifier or b"", serial)
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in octets)
+
+
 def build_other_csr() -> str:
     return csrs.encode_pem(csrs.build("other.example.com")).decode()
 
@@ -194,6 +209,7 @@ EXAMPLES: Final = {
     "caP7c": Example(BINARY, 200, get("/ca.p7c")),
     "caCrl": Example(BINARY, 200, get("/ca.crl")),
     "ocsp": Example(BINARY, 200, ask_about_certificate),
+    "renewalInfo": Example("A certificate of 90 days.", 200, ask_for_renewal),
     "rootCrt": Example(BINARY, 200, get("/root.crt")),
     "profiles": Example("The profiles in this document.", 200, get("/profiles")),
     "myProfiles": Example("A caller that may use all profiles.", 200, get("/profiles/mine", **KEY)),
@@ -206,6 +222,7 @@ EXAMPLES: Final = {
     "forbidden": Example("No API key.", 403, post("/sign", {}, **{"x-api-key": ""})),
     "httpsRequired": Example("EST over plain HTTP.", 403, get(f"{EST}/cacerts")),
     "unknownLabel": Example("A label that is not the name of a profile.", 404, request_est("GET", "/admin/cacerts")),
+    "unknownCertificate": Example("A certificate of another CA.", 404, get("/renewal-info/aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")),
     "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
     "enrollmentForbidden": Example("A wrong API key.", 403, request_est("POST", "/simpleenroll", b"x", **{"x-api-key": "wrong"})),

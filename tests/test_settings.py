@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from service.pki.renewal_info import EarlyRenewal
 from service.settings import Settings, SettingsError, parse_public_url
+from tests.factories import NOW
 
 
 @pytest.mark.parametrize(
@@ -24,13 +28,13 @@ def test_public_url_is_parsed_without_final_slash(text: str, url: str | None) ->
 @pytest.mark.parametrize(("text", "length"), [(None, 0), ("", 0), ("0", 0), ("64", 64), ("76", 76)])
 def test_est_line_length_is_a_setting(text: str | None, length: int) -> None:
     environ = {"CERTLET_CA": "ca"} | ({} if text is None else {"CERTLET_EST_LINE_LENGTH": text})
-    assert Settings.from_environ(environ).est_line_length == length
+    assert Settings.from_environ(environ, NOW).est_line_length == length
 
 
 @pytest.mark.parametrize("text", ["-64", "65", "64 ", "x", "064"])
 def test_other_est_line_length_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=f"CERTLET_EST_LINE_LENGTH: '{text}' is not 0, 64 or 76"):
-        Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_EST_LINE_LENGTH": text})
+        Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_EST_LINE_LENGTH": text}, NOW)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +72,46 @@ def test_malformed_public_url_is_refused(text: str) -> None:
 def test_public_url_is_a_setting() -> None:
     """An empty variable is not set, as the template sends it; a malformed one is reported with the others."""
     environ = {"CERTLET_CA": "ca"}
-    assert Settings.from_environ(environ).public_url == ""
-    assert Settings.from_environ({**environ, "CERTLET_PUBLIC_URL": ""}).public_url == ""
-    assert Settings.from_environ({**environ, "CERTLET_PUBLIC_URL": "https://a.example/"}).public_url == (
+    assert Settings.from_environ(environ, NOW).public_url == ""
+    assert Settings.from_environ({**environ, "CERTLET_PUBLIC_URL": ""}, NOW).public_url == ""
+    assert Settings.from_environ({**environ, "CERTLET_PUBLIC_URL": "https://a.example/"}, NOW).public_url == (
         "https://a.example"
     )
     with pytest.raises(
         SettingsError, match=r"CERTLET_CA is not set.*; CERTLET_PUBLIC_URL: 'a.example' is not"
     ):
-        Settings.from_environ({"CERTLET_PUBLIC_URL": "a.example"})
+        Settings.from_environ({"CERTLET_PUBLIC_URL": "a.example"}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"BEFORE": "", "OVER": ""}, None),
+        ({"OVER": "PT6H"}, None),
+        ({"BEFORE": "2026-11-23T12:30:45Z"}, (datetime(2026, 11, 23, 12, 30, 45, tzinfo=UTC), timedelta(1))),
+        ({"BEFORE": "2026-11-01T01:00:00+02:00", "OVER": "PT1M"}, (datetime(2026, 10, 31, 23, tzinfo=UTC), timedelta(0, 60))),
+    ],
+)  # fmt: skip
+def test_early_renewal_is_a_setting(
+    variables: dict[str, str], expected: tuple[datetime, timedelta] | None
+) -> None:
+    """A day is the default period; empty variables are not set."""
+    environ = {"CERTLET_CA": "ca"} | {f"CERTLET_RENEW_{name}": value for name, value in variables.items()}
+    early = Settings.from_environ(environ, NOW).early_renewal
+    assert early == (expected and EarlyRenewal(*expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("BEFORE", "2026-11-23T12:30:46Z", "is in the future: set a time that has passed"),
+        ("BEFORE", "2026-11-23T12:00:00", "is not a time with a zone, such as 2030-12-31T23:59:59Z"),
+        ("BEFORE", "yesterday", "is not a time with a zone"),
+        ("OVER", "1y", "is not a duration"),
+        ("OVER", "PT59S", "is shorter than a minute"),
+    ],
+)
+def test_malformed_early_renewal_is_refused(name: str, value: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"CERTLET_RENEW_{name}: '{value}' {message}"):
+        Settings.from_environ({"CERTLET_CA": "ca", f"CERTLET_RENEW_{name}": value}, NOW)

@@ -58,6 +58,18 @@ variable "ca_passphrase_parameter" {
   description = "The SSM SecureString with the key's passphrase, such as /certlet/passphrase; empty for none."
 }
 
+variable "renew_before" {
+  type        = string
+  default     = ""
+  description = "Clients are asked to renew certificates that were issued before this time (RFC 3339); empty for none."
+}
+
+variable "renew_over" {
+  type        = string
+  default     = "P1D"
+  description = "The period after renew_before over which these renewals are spread (ISO 8601)."
+}
+
 variable "metrics_namespace" {
   type        = string
   default     = ""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
+from service import settings
 from service.cli.terminal import CommandError, warn
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
@@ -132,6 +133,20 @@ def parse_https_url(text: str) -> str:
     if not url.startswith("https://"):
         raise ValueError(f"{text!r} is not an https URL")
     return url
+
+
+def parse_renew_before(text: str) -> str:
+    """Check a time of `CERTLET_RENEW_BEFORE`, and return it unchanged; '' is not set."""
+    if text:
+        settings.parse_renew_before(text, datetime.now(UTC))
+    return text
+
+
+def parse_renew_over(text: str) -> str:
+    """Check a duration of `CERTLET_RENEW_OVER`, and return it unchanged; '' is not set."""
+    if text:
+        settings.parse_renew_over(text)
+    return text
 
 
 def public_url_option(

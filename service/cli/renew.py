@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 import shlex
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
@@ -27,8 +28,10 @@ from service.cli.terminal import CommandError, describe_os_error, echo, warn
 from service.pki import certificate_reader, encoding, input_formats, keys
 from service.pki.errors import IssuanceError
 from service.pki.profile import parse_duration
+from service.pki.renewal_info import CertificateId
 
 RENEWED: Final = "CERTLET_RENEWED"
+EARLY: Final = " (early: the service asked for it)"
 
 _DEFAULT_EXPIRES_IN: Final = timedelta(days=30)
 
@@ -73,7 +76,7 @@ def renew(
     url: str,
     api_key: str | None,
 ) -> int:
-    """Renew certificates that expire soon.
+    """Renew certificates that expire soon, or that the service asks to renew now.
 
     FILE is a PEM certificate, whose key is next to it with the suffix .key. $CERTLET_KEY_PASSPHRASE decrypts
     the key, and encrypts a new one.
@@ -93,9 +96,12 @@ def renew(
             # A concurrent command waits, and then reads the new certificate.
             with locked_directory(target.parent):
                 certificate = _load_certificate(target)
-                if not _is_due(certificate, expires_in, datetime.now(UTC)):
+                is_early = not _is_due(certificate, expires_in, datetime.now(UTC))
+                if is_early and not _is_wanted_now(url, certificate):
                     continue
-                key = _load_key(key_path, certificate, revoked)
+                key = _load_key(key_path, certificate)
+                if not new_key:
+                    _verify_not_revoked(certificate, revoked())
                 info = None if profile else _find_profile(certificate, profiles())
                 key = _create_key_like(key) if new_key else key
                 csr_pem = create_csr(
@@ -104,7 +110,7 @@ def renew(
                 request = client.SignRequest(csr_pem, info.name if info else profile)
                 signed = client.sign(url, options.require_api_key(api_key), request)
                 certificates = parse_signed(signed, key)
-                _verify_replacement(certificates[0], certificate)
+                _verify_replacement(certificates[0], certificate, may_end_earlier=is_early)
                 with atomic_files() as write:
                     if new_key:  # a reader between the two renames sees a mismatch
                         mode = stat.S_IMODE(key_path.stat().st_mode)
@@ -113,7 +119,7 @@ def renew(
                     write(target, encoding.encode_pem(certificates).encode(), 0o644)
             renewed.append(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link
             end = encoding.format_timestamp(certificates[0].not_valid_after_utc)
-            echo(f"Renewed   {path}, valid until {end}")
+            echo(f"Renewed   {path}, valid until {end}{EARLY if is_early else ''}")
         except OSError as error:
             warn(f"certlet: {path}: {describe_os_error(error, path)}")
             failed = True
@@ -147,6 +153,19 @@ def _is_due(certificate: x509.Certificate, expires_in: timedelta | None, now: da
     return end - now <= expires_in
 
 
+def _is_wanted_now(url: str, certificate: x509.Certificate) -> bool:
+    """Whether a random time in the window of ARI has passed (RFC 9773 4.2); False without ARI."""
+    identifier = certificate_reader.extension_value(certificate, x509.AuthorityKeyIdentifier)
+    if identifier is None or identifier.key_identifier is None or certificate.serial_number <= 0:
+        return False
+    certificate_id = CertificateId(identifier.key_identifier, certificate.serial_number).encode()
+    try:
+        start, end = client.fetch_renewal_window(url, certificate_id)
+    except client.ClientError:
+        return False
+    return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load
+
+
 def _fetch_revoked(url: str) -> frozenset[int]:
     """Fetch the serial numbers on the CRL; without a CRL nothing is renewed, as with EST."""
     crl = client.fetch_crl(url)
@@ -156,24 +175,26 @@ def _fetch_revoked(url: str) -> frozenset[int]:
         raise CommandError(f"{url}/ca.crl did not return a valid CRL") from error
 
 
-def _load_key(
-    path: Path, certificate: x509.Certificate, revoked: Callable[[], frozenset[int]]
-) -> CertificateIssuerPrivateKeyTypes:
+def _load_key(path: Path, certificate: x509.Certificate) -> CertificateIssuerPrivateKeyTypes:
     key = options.load_private_key(path)
     if key.public_key() != certificate.public_key():
         temporary = [str(file) for file in path.resolve().parent.glob(".certlet.*")]
         hint = f"; an interrupted command left {', '.join(temporary)}" if temporary else ""
         raise CommandError(f"{path} does not match the certificate{hint}")
-    if certificate.serial_number in revoked():
-        raise CommandError("the certificate was revoked: create a new key and certificate with certlet new")
     return key
 
 
-def _verify_replacement(new: x509.Certificate, old: x509.Certificate) -> None:
+def _verify_not_revoked(certificate: x509.Certificate, revoked: frozenset[int]) -> None:
+    """Verify that the key may stay in use; CommandError if not."""
+    if certificate.serial_number in revoked:
+        raise CommandError("the certificate was revoked: create a new key with --new-key")
+
+
+def _verify_replacement(new: x509.Certificate, old: x509.Certificate, *, may_end_earlier: bool) -> None:
     """Verify that a certificate may replace another; CommandError if not."""
     if _names(new) != _names(old):
         raise CommandError("the service returned a certificate with other names; nothing was replaced")
-    if new.not_valid_after_utc < old.not_valid_after_utc:
+    if not may_end_earlier and new.not_valid_after_utc < old.not_valid_after_utc:
         raise CommandError("the new certificate would end earlier; nothing was replaced")
 
 

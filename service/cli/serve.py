@@ -33,10 +33,13 @@ from service.settings import (
     CA,
     CA_KEY,
     CA_PASSPHRASE,
+    DEFAULT_RENEW_OVER,
     EST_LINE_LENGTH,
     EST_LINE_LENGTHS,
     PROFILES,
     PUBLIC_URL,
+    RENEW_BEFORE,
+    RENEW_OVER,
 )
 from service.supervisor import Supervisor
 
@@ -73,6 +76,23 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     help="Prefix every path with this segment, as on AWS.",
 )
 @options.public_url_option("--url")
+@click.option(
+    "--renew-before",
+    type=options.parse_renew_before,
+    metavar="TIME",
+    envvar=RENEW_BEFORE,
+    show_envvar=True,
+    help="Ask clients to renew certificates that were issued before this time: 2030-12-31T23:59:59Z.",
+)
+@click.option(
+    "--renew-over",
+    type=options.parse_renew_over,
+    metavar="DURATION",
+    envvar=RENEW_OVER,
+    show_envvar=True,
+    show_default=DEFAULT_RENEW_OVER,
+    help="Spread the renewals of --renew-before over this time after it: PT6H or P7D.",
+)
 @click.option("--tls-cert", type=options.FILE, help="Serve HTTPS with this PEM certificate.")
 @click.option("--tls-key", type=options.FILE, help="Use this PEM key for --tls-cert.")
 @click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate from this CA.")
@@ -270,7 +290,13 @@ def _url_host(settings: SimpleNamespace) -> str:
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """Return the environment of the workers: that of this process, and the settings from the arguments."""
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
-    environ = os.environ | {PUBLIC_URL: settings.public_url or "", EST_LINE_LENGTH: settings.est_line_length}
+    values = {
+        PUBLIC_URL: settings.public_url,
+        EST_LINE_LENGTH: settings.est_line_length,
+        RENEW_BEFORE: settings.renew_before,
+        RENEW_OVER: settings.renew_over,
+    }
+    environ = os.environ | {name: value or "" for name, value in values.items()}
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 

@@ -86,6 +86,7 @@ def load_ca(settings: Settings) -> LoadedCA:
         ca_directory.load_serial_keys(settings.ca),
         revocation_file.load_deny_list(settings.ca),
         has_free_signatures=settings.key_source is not KeySource.KMS,
+        early_renewal=settings.early_renewal,
     )
 
 

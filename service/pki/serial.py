@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, Self
 from cryptography import x509
 
 from service.pki import encoding, keys
+from service.pki.certificate_reader import extension_value
 
 KEY_BYTES: Final = 32
 MAX_KEYS: Final = 8  # a CRL tries each of them on each entry
@@ -114,6 +115,7 @@ class SerialNumbers:
 
     Attributes:
         all_tagged: whether the issuer never issued a certificate whose serial number is not recognised.
+        key_identifier: the issuer's subjectKeyIdentifier (RFC 5280 4.2.1.2); None if it has none.
     """
 
     def __init__(self, serial_keys: SerialKeys, issuer: x509.Certificate) -> None:
@@ -121,6 +123,8 @@ class SerialNumbers:
         self._keys = serial_keys.keys
         self._issuer = issuer_id(issuer)
         self.all_tagged = self._issuer in serial_keys.tagged_issuers
+        identifier = extension_value(issuer, x509.SubjectKeyIdentifier)
+        self.key_identifier = identifier.digest if identifier else None
 
     def create(self, random: int, not_before: datetime, not_after: datetime) -> int:
         """Create the serial number of a certificate.

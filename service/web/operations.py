@@ -13,13 +13,14 @@ from typing import Any, Final
 import connexion
 
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
-from service.pki import encoding, keys, revocation
+from service.pki import encoding, keys, renewal_info, revocation
 from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
+from service.pki.renewal_info import CertificateId, UnknownCertificate
 from service.web import identity
-from service.web.problems import problem_document
+from service.web.problems import FieldProblem, MalformedError, http_problem, problem_document
 from service.web.responses import Response
 
 _JSON: Final = "application/json"
@@ -130,6 +131,21 @@ class Operations:
         response = self._authority.certificate_status(body)
         seconds = int(response.max_age.total_seconds())
         return Response(response.der, OCSP_RESPONSE, f"public, max-age={seconds}" if seconds else "no-store")
+
+    def renewalInfo(self, certificate_id: str) -> Response:  # noqa: N802 - operationId
+        """`GET /renewal-info/{certificate_id}`: when to renew a certificate (RFC 9773 4.2)."""
+        try:
+            parsed = CertificateId.parse(certificate_id)
+        except ValueError as error:
+            raise MalformedError([FieldProblem("malformed", "path.certificate_id", str(error))]) from error
+        try:
+            window = self._authority.renewal_window(parsed)
+        except UnknownCertificate as error:
+            return http_problem(404, str(error))
+        times = {name: encoding.format_timestamp(time) for name, time in window._asdict().items()}
+        response = _json({"suggestedWindow": times}, _CRL_CACHE)
+        response.headers["Retry-After"] = str(renewal_info.RETRY_AFTER.seconds)
+        return response
 
     def rootCrt(self) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root certificate, DER."""

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -137,7 +138,7 @@ def test_server_output_contains_no_secret(home: Path) -> None:
 
 def test_repr_contains_no_secret(home: Path) -> None:
     """`repr` and `str`, which a traceback or a log record may contain, show no canary."""
-    settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON})
+    settings = Settings.from_environ({"CERTLET_CA": str(home / "ca"), **ENVIRON}, datetime.now(UTC))
     ca = keystore.load_ca(settings)
     keys = {"default": hash_key(API_KEY)}
     configuration = Configuration(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import stat
-from datetime import timedelta
+import threading
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,9 @@ from service.pki import encoding, revocation
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
 from tests.cli import certlet, use_service
-from tests.servers import Server
+from tests.examples import certificate_id
+from tests.servers import QuietHandler, Server
+from tests.test_renewal_info import issue_earlier
 
 HOOK = """#!/bin/sh
 printf '%s|%s|%s' "$1" "$CERTLET_RENEWED" "$CERTLET_API_KEY" >> hooked
@@ -103,7 +109,9 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         use_service(server, monkeypatch)
         run = certlet(*command)
         assert (run.returncode, run.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
-        assert b"a.example.com.crt: the certificate was revoked: create a new key" in run.stderr
+        assert (
+            b"a.example.com.crt: the certificate was revoked: create a new key with --new-key" in run.stderr
+        )
         assert (tmp_path / "a.example.com.crt").read_bytes() == revoked
     listed.write_text("nonsense")
     with servers.certlet_server(tmp_path, "--ca", "ca") as server:
@@ -111,6 +119,126 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         run = certlet(*command)
         assert (run.returncode, run.stdout) == (1, b"")
         assert run.stderr.count(b"503") == 2
+
+
+def test_fleet_is_renewed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All certificates from before --renew-before are replaced once, also by shorter ones; no other is."""
+    assert certlet("init", "ca").returncode == 0
+    (tmp_path / "short.yaml").write_text("profiles: {server: {validity: P30D}}")
+    names = ("a.example.com", "b.example.com")
+    for name in names:
+        csr = csrs.encode_pem(csrs.build(name, [f"dns:{name}"]))
+        old = issue_earlier(tmp_path / "ca", timedelta(hours=12), csr)
+        (tmp_path / f"{name}.crt").write_text(encoding.encode_pem([old]))
+        (tmp_path / f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+    files = [f"{name}.crt" for name in names]
+    before = [load_leaf(tmp_path / file) for file in files]
+    with servers.certlet_server(tmp_path) as server:
+        use_service(server, monkeypatch)
+        create_certificate(tmp_path, name="c.example.com")
+        run = certlet("renew", *files, "c.example.com.crt")
+        assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    renew_before = (datetime.now(UTC) - timedelta(hours=6)).isoformat()
+    order = ("--renew-before", renew_before, "--renew-over", "PT1H", "--profiles", "short.yaml")
+    with servers.certlet_server(tmp_path, *order) as server:
+        use_service(server, monkeypatch)
+        run = certlet("renew", *files, "c.example.com.crt")
+        assert run.returncode == 0, run.stderr
+        lines = run.stdout.decode().splitlines()
+        assert [line.split()[1] for line in lines] == [f"{file}," for file in files]
+        assert all(line.endswith(" (early: the service asked for it)") for line in lines)
+        assert certlet("renew", *files, "c.example.com.crt").stdout == b""
+    for file, old in zip(files, before, strict=True):
+        new = load_leaf(tmp_path / file)
+        assert new.serial_number != old.serial_number
+        assert new.not_valid_after_utc < old.not_valid_after_utc
+
+
+def test_revoked_certificate_gets_a_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is renewed long before its end, but only with --new-key; another certificate stays."""
+    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
+        use_service(server, monkeypatch)
+        path, other = (create_certificate(tmp_path, name=f"{name}.example.com") for name in "ab")
+        key, untouched = path.with_suffix(".key").read_bytes(), other.read_bytes()
+        serial_number = load_leaf(path).serial_number
+        assert certlet("revoke", "--yes", path.name, "--ca", "ca").returncode == 0
+        run = certlet("renew", path.name, other.name, "--new-key")
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count(b"\n") == 1
+        assert run.stdout.startswith(b"Renewed   a.example.com.crt, ")
+        assert certlet("renew", path.name, other.name, "--new-key").stdout == b""
+    assert load_leaf(path).serial_number != serial_number
+    assert path.with_suffix(".key").read_bytes() != key
+    assert other.read_bytes() == untouched
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "is_wanted"),
+    [
+        (-7200, -3600, True),
+        (3600, 7200, False),
+        (-10, 100_000_000, False),  # a random time in it
+        (-100_000_000, 10, True),
+        (-3600, -7200, False),
+    ],
+)
+def test_random_time_in_the_window_decides(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, start: int, end: int, *, is_wanted: bool
+) -> None:
+    """The window is that of the service; one that ends before it starts is ignored."""
+    certificate = load_leaf(create_certificate(tmp_path))
+    now = datetime.now(UTC)
+    window = {
+        "start": (now + timedelta(seconds=start)).isoformat(),
+        "end": (now + timedelta(seconds=end)).isoformat(),
+    }
+    paths = []
+
+    class Handler(QuietHandler):
+        def respond(self) -> None:
+            paths.append(self.path)
+            self.reply(200, json.dumps({"suggestedWindow": window}).encode())
+
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    with servers.http_server(Handler) as url:
+        assert renew._is_wanted_now(url, certificate) == is_wanted
+    assert paths == [f"/renewal-info/{certificate_id(certificate)}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b"{}"),
+        (200, b"junk"),
+        (200, b"[]"),
+        (200, b'{"suggestedWindow": {"start": "2020-01-01", "end": 1}}'),
+        (200, b'{"suggestedWindow": {"start": "2020-01-01T00:00:00", "end": "2020-01-02T00:00:00Z"}}'),
+        (None, b""),  # no response
+    ],
+)
+def test_service_without_windows_changes_nothing(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, status: int | None, body: bytes
+) -> None:
+    """A certificate that is not due stays, without output and within the time-out."""
+    path = create_certificate(tmp_path)
+    before, released = path.read_bytes(), threading.Event()
+
+    class Handler(QuietHandler):
+        def respond(self) -> None:
+            if status is None:
+                released.wait(30)
+            else:
+                self.reply(status, body)
+
+    monkeypatch.setattr(client, "_RENEWAL_INFO_TIMEOUT", 0.5)
+    with servers.http_server(Handler) as url:
+        start = time.monotonic()
+        run = certlet("renew", path.name, env={"CERTLET_URL": url})
+        elapsed = time.monotonic() - start
+        released.set()
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert elapsed < 10
+    assert path.read_bytes() == before
 
 
 def test_failure_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_kms_key_for_encryption_is_refused() -> None:
 def test_malformed_key_source_is_reported(value: str) -> None:
     """CERTLET_CA_KEY has one of three forms."""
     with pytest.raises(SettingsError, match="CERTLET_CA_KEY"):
-        Settings.from_environ({"CERTLET_CA": "x", "CERTLET_CA_KEY": value})
+        Settings.from_environ({"CERTLET_CA": "x", "CERTLET_CA_KEY": value}, factories.NOW)
 
 
 def test_key_file_in_another_directory_signs(tmp_path: Path) -> None:

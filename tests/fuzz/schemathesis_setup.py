@@ -16,6 +16,7 @@ from tests.fuzz import strategies
 
 schemathesis.openapi.format("csr", strategies.csr)
 schemathesis.openapi.format("est-csr", strategies.est_csr)
+schemathesis.openapi.format("certificate-id", strategies.certificate_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
 
 SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

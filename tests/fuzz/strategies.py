@@ -1,4 +1,4 @@
-"""Strings for the formats of the contract: valid and invalid CSRs, and times."""
+"""Strings for the formats of the contract: valid and invalid CSRs, times, and identifiers of certificates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import strategies as st
 
+from service.pki.renewal_info import CertificateId
 from tests import csrs
 
 _label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -94,3 +95,7 @@ date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),
 ).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+
+certificate_id = st.builds(
+    CertificateId, st.binary(min_size=1, max_size=64), st.integers(1, (1 << 159) - 1)
+).map(CertificateId.encode)
