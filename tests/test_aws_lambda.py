@@ -366,6 +366,17 @@ def test_unsupported_event_is_reported_in_one_line(directory: Path) -> None:
         assert line.isprintable()
 
 
+def test_order_to_renew_early_is_a_setting(directory: Path) -> None:
+    """An order for the past, or the empty one of the template, is accepted; one for the future is refused."""
+    for before in ("2026-01-01T00:00:00Z", ""):
+        order = {"CERTLET_RENEW_BEFORE": before, "CERTLET_RENEW_OVER": "P1D"}
+        (response,), _ = invoke_handler(directory, proxy_event("/health", "GET"), **order)
+        assert response["statusCode"] == 200
+    responses, log = invoke_handler(directory, proxy_event(), CERTLET_RENEW_BEFORE="2999-01-01T00:00:00Z")
+    assert responses == []
+    assert "SettingsError: CERTLET_RENEW_BEFORE: '2999-01-01T00:00:00Z' is in the future" in log
+
+
 def test_public_url_is_the_base_of_problem_types(directory: Path) -> None:
     """The function's problems have absolute types with CERTLET_PUBLIC_URL, and relative ones without."""
     for url in ("https://pki.example.com/certlet", ""):

@@ -76,10 +76,12 @@ def renew(
     url: str,
     api_key: str | None,
 ) -> int:
-    """Renew certificates that expire soon, or that the service asks to renew now.
+    """Renew certificates that expire soon.
 
     FILE is a PEM certificate, whose key is next to it with the suffix .key. $CERTLET_KEY_PASSPHRASE decrypts
     the key, and encrypts a new one.
+
+    Certificates that the service asks to renew now are renewed early. One that was revoked needs --new-key.
 
     Exit status: 0 if every due certificate was renewed (or none was due); 1 if any, or the hook, failed. A
     failure is reported, leaves that certificate unchanged, and does not stop the others.
