@@ -71,6 +71,15 @@ sign() {
 }
 der() { get 200 /ca.crt -H 'Accept: */*' && openssl x509 -inform DER -in "$dir/body" -noout; }
 crl() { get 200 /ca.crl -H 'Accept: */*' && openssl crl -inform DER -in "$dir/body" -noout; }
+ocsp() { # after `sign`
+  local raw encoded path
+  openssl ocsp -issuer "$dir/ca.pem" -cert "$dir/host.pem" -no_nonce -reqout "$dir/request.der" && raw=$(openssl base64 -A -in "$dir/request.der") || return 1
+  encoded=${raw//+/%2B} encoded=${encoded//\//%2F} encoded=${encoded//=/%3D}
+  for path in "$raw" "$encoded"; do
+    get 200 "/ocsp/$path" || return 1 # unauthorized with a key in KMS
+    openssl ocsp -respin "$dir/body" -resp_text -noverify 2>&1 | grep -E 'successful|unauthorized' || return 1
+  done
+}
 sign_der() {
   get 200 /sign.pem --config "$dir/key" -H 'Content-Type: application/pkcs10' --data-binary "@$dir/host.der" &&
     openssl x509 -in "$dir/body" -noout
@@ -114,6 +123,7 @@ check "a slash at the end of a path does not matter" get 200 /health/
 check "the certificate of a JSON request verifies" sign
 check "a certificate in DER arrives as it was sent" der
 check "a CRL in DER arrives as it was sent" crl
+check "an OCSP request in a path arrives as it was sent" ocsp
 check "a request in DER arrives as it was sent" sign_der
 check "a body over 10 MB is 413" too_large
 

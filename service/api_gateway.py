@@ -16,6 +16,7 @@ from service.openapi import (
     operations_by_id,
     resolve_ref,
     rewrite,
+    with_greedy_parameters,
     with_public_url,
 )
 
@@ -118,7 +119,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
     API Gateway requires both alternatives in `security`, as in its own export.
     """
-    document = with_public_url(document, options.public_url)
+    document = with_greedy_parameters(with_public_url(document, options.public_url))
     components = document["components"]
     schemes = {
         name: scheme for name, scheme in components["securitySchemes"].items() if scheme["type"] == "apiKey"

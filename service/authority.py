@@ -158,10 +158,12 @@ class StatusResponse(NamedTuple):
     Attributes:
         der: the response, DER.
         max_age: how long a cache may return it, in whole seconds.
+        version: a digest of the status and its time, in hexadecimal; '' if a cache may not return it.
     """
 
     der: bytes
     max_age: timedelta = timedelta()
+    version: str = ""
 
 
 class _Approved(NamedTuple):
@@ -281,8 +283,11 @@ class Authority:
             response = issuer.sign_ocsp(builder)
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
-        max_age = timedelta() if request.nonce else start + revocation.WINDOW - now
-        return StatusResponse(response.public_bytes(Encoding.DER), max_age)
+        der = response.public_bytes(Encoding.DER)
+        if request.nonce:
+            return StatusResponse(der)
+        version = _sha256(f"{this_update} {status}".encode())
+        return StatusResponse(der, start + revocation.WINDOW - now, version)
 
     def renewal_window(self, certificate_id: CertificateId) -> RenewalWindow:
         """Return the time in which to renew a certificate. It has passed if the certificate is revoked.

@@ -212,6 +212,22 @@ def with_public_url(document: OpenAPIDocument, url: str) -> OpenAPIDocument:
     return {**rewrite(document, change), "servers": [{"url": url}]}
 
 
+def with_greedy_parameters(document: OpenAPIDocument) -> OpenAPIDocument:
+    """Return the document with API Gateway's `{name+}` for each path parameter of several segments.
+
+    OpenAPI has no such parameter. In the contract, it has the format `path`, which Connexion knows.
+    """
+    return {**document, "paths": {_greedy_path(path, item): item for path, item in document["paths"].items()}}
+
+
+def _greedy_path(path: str, item: OpenAPIDocument) -> str:
+    for operation in item.values():
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "path" and parameter["schema"].get("format") == "path":
+                path = path.replace(f"{{{parameter['name']}}}", f"{{{parameter['name']}+}}")
+    return path
+
+
 def _open_schema(node: OpenAPIDocument) -> OpenAPIDocument:
     closing = {"additionalProperties"} if node.get("additionalProperties") is False else set()
     return {key: value for key, value in node.items() if key not in closing}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
 import shutil
 import stat
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +25,8 @@ from service.pki import encoding, revocation, serial
 from service.pki.serial import SerialNumbers
 from tests import csrs, factories
 from tests.assertions import assert_problem
-from tests.servers import CERTLET, ROOT, Server, certlet, certlet_server, environ, run
+from tests.lambda_events import decode_body, invoke_handler, proxy_event
+from tests.servers import CERTLET, ROOT, Response, Server, certlet, certlet_server, environ, run
 
 FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
 BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
@@ -303,6 +306,109 @@ def test_ca_that_cannot_answer_is_unauthorized(tmp_path: Path, *, is_from_before
             assert "a.pem: good" in ask(server, tmp_path, "a.pem")
             (tmp_path / "ca" / ca_directory.SERIAL_KEY).unlink()
         assert "unauthorized (6)" in ask(server, tmp_path, "a.pem")
+
+
+def spellings(text: str) -> Iterator[str]:
+    """Return how clients and proxies spell base64 in a path."""
+    encoded = urllib.parse.quote(text, safe="")  # as Java does
+    yield from (text, encoded, encoded.replace("%2F", "%2f").replace("%2B", "%2b"))
+    yield from (text.replace("/", "%2F"), text.replace("+", "%20"), urllib.parse.quote(encoded))
+
+
+def question(server: Server, algorithm: hashes.HashAlgorithm) -> ocsp.OCSPRequestBuilder:
+    """Return an OCSP request about a new certificate."""
+    leaf, issuer = sign(server), server.request("GET", "/ca").json()["ca_pem"].encode()
+    return ocsp.OCSPRequestBuilder().add_certificate(leaf, x509.load_pem_x509_certificate(issuer), algorithm)
+
+
+def test_ocsp_by_get_reads_each_spelling_of_base64(tmp_path: Path) -> None:
+    """A path may contain `//`, end with slashes, and be percent-encoded in part or twice; over HTTP or by events."""
+    with certlet_server(tmp_path, "--no-usage-plan") as server:
+        asked = question(server, hashes.SHA256()).build()
+        numbers = [int.from_bytes(b"{\xef\xbe\xfb" + b"\xff" * length) for length in range(6)]
+        texts = []
+        for number in numbers:
+            builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+                asked.issuer_name_hash, asked.issuer_key_hash, number, hashes.SHA256()
+            )
+            texts.append(base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode())
+        assert {text[-2:] for text in texts} >= {"//", "=="}
+        assert any("+" in text and "//" in text[:-2] for text in texts)
+        paths = [
+            (number, spelling)
+            for number, text in zip(numbers, texts, strict=True)
+            for spelling in spellings(text)
+        ]
+        bodies = [server.request("GET", f"/ocsp/{path}").body for _, path in paths]
+    parameters = [path for _, path in paths] + [urllib.parse.unquote(path) for _, path in paths]
+    events = [
+        proxy_event(
+            "/x", "GET", resource="/ocsp/{request+}", pathParameters={"request": parameter.removesuffix("/")}
+        )
+        for parameter in parameters
+    ]
+    events += [proxy_event(f"/ocsp/{path}", "GET", resource=None) for _, path in paths]
+    results, _ = invoke_handler(tmp_path, *events)
+    bodies += [decode_body(result) for result in results]
+    answers = [ocsp.load_der_ocsp_response(body).serial_number for body in bodies]
+    assert answers == [number for number, _ in paths] * 4
+
+
+@pytest.mark.parametrize(
+    "text", ["M", "MFUwUzBRME8wTTAJBg*", "AAAA" * 257, "MFU wUz%09", "%C3%A9", "%FF", "x" * 5000]
+)
+def test_ocsp_by_get_refuses_other_paths(server: Server, text: str) -> None:
+    """Malformed or long base64 is malformedRequest, and is not cached."""
+    response = server.request(
+        "GET", f"/ocsp/{urllib.parse.quote(text, safe='%')}", headers={"If-None-Match": "*"}
+    )
+    assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+    status = ocsp.load_der_ocsp_response(response.body).response_status
+    assert status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+
+
+def test_ocsp_by_get_accepts_1024_characters(server: Server) -> None:
+    """A longer request is malformed: it has to be sent by POST."""
+    builder = question(server, hashes.SHA256())
+
+    def with_extension(size: int) -> bytes:
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes(size))
+        return builder.add_extension(extension, critical=False).build().public_bytes(Encoding.DER)
+
+    size = 600 + 768 - len(with_extension(600))
+    for der, expected in (
+        (with_extension(size), "SUCCESSFUL"),
+        (with_extension(size + 1), "MALFORMED_REQUEST"),
+    ):
+        text = base64.b64encode(der).decode()
+        assert len(text) == (1024 if expected == "SUCCESSFUL" else 1028)
+        response = server.request("GET", f"/ocsp/{text}")
+        assert ocsp.load_der_ocsp_response(response.body).response_status.name == expected
+        response = server.request("POST", "/ocsp", der, {"Content-Type": "application/ocsp-request"})
+        assert ocsp.load_der_ocsp_response(response.body).response_status.name == "SUCCESSFUL"
+
+
+def test_ocsp_by_get_has_an_etag(server: Server) -> None:
+    """The response is 304 if the client has it. A response with a nonce has no ETag, and is never 304."""
+    builder = question(server, hashes.SHA1())  # noqa: S303 - only names a certificate
+
+    def get(builder: ocsp.OCSPRequestBuilder, etag: str) -> Response:
+        text = base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode()
+        return server.request("GET", f"/ocsp/{text}", headers={"If-None-Match": etag})
+
+    for _ in range(2):  # the window may end between two requests
+        response = get(builder, '"other"')
+        etag = response.headers["ETag"]
+        assert (response.status, etag[:3]) == (200, 'W/"')
+        again = get(builder, f'"other", {etag}')
+        if again.status == 304:
+            break
+    assert (again.status, again.body, again.headers["ETag"]) == (304, b"", etag)
+    assert again.headers["Content-Type"] == "application/ocsp-response"
+    assert again.headers["Cache-Control"].startswith("public, max-age=")
+    with_nonce = get(builder.add_extension(x509.OCSPNonce(bytes(32)), critical=False), "*")
+    assert (with_nonce.status, with_nonce.headers["ETag"]) == (200, None)
+    assert with_nonce.headers["Cache-Control"] == "no-store"
 
 
 def test_ocsp_response_says_how_long_to_cache_it(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         if new_key:  # if the start fails, the key was never printed, so the next start must create another
             rollback_key.callback(key_file.remove, DEFAULT_KEY)
         configuration = Configuration(
-            document=document,
+            document=openapi.with_greedy_parameters(document),
             public_document=openapi.public(document),
             host=settings.host,
             port=settings.port,

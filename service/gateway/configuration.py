@@ -12,7 +12,7 @@ class Configuration:
     """The start-up configuration of the gateway; the supervisor sends it as one JSON object.
 
     Attributes:
-        document: the contract.
+        document: the contract, with `{name+}` for a path parameter of several segments.
         public_document: the contract without its extensions and the principals of profiles.
         host, port: the address to listen on; port 0 selects a free port.
         workers: the number of workers.

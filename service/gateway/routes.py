@@ -15,7 +15,7 @@ JSON = Mapping[str, Any]
 # Of a request; others are 501. HEAD is handled as GET, so `head` of a document is not used.
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _ANY: Final = "x-amazon-apigateway-any-method"
-_PARAMETER: Final = re.compile(r"\\\{(\w+)\\\}")  # `{name}` after `re.escape`
+_PARAMETER: Final = re.compile(r"\\\{(\w+)(\\\+)?\\\}")  # `{name}` or `{name+}` after `re.escape`
 
 ERROR_TYPES: Final = {
     "API_CONFIGURATION_ERROR": "InternalServerErrorException",
@@ -89,34 +89,44 @@ class Contract:
         }
         self._routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
         self._templates = [
-            (re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(path))), routes)
-            for path, routes in self._routes.items()
+            (_compile_template(path), self._routes[path])
+            for path in sorted(self._routes, key=lambda path: "+}" in path)
             if "{" in path
         ]
         plan = document.get("x-usage-plan")
         self.plan = UsagePlan(**plan) if plan else None
 
     def route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """Find the route of a request, and its path parameters as sent; a literal path precedes a template.
+        """Find the route of a request, and its path parameters as sent.
 
-        A trailing slash is ignored.
+        A literal path precedes a template, and `{name}` precedes `{name+}`. A trailing slash is ignored,
+        except after `{name+}`, to which it belongs.
 
         Raises:
             GatewayError: the document does not contain this path or method.
         """
-        routes, parameters = self._find(path.removesuffix("/") or "/")
+        routes, parameters = self._find(path)
         route = routes.get(method) or routes.get("ANY")
         if route is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         return route, parameters
 
     def _find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
-        if path in self._routes and "{" not in path:
-            return self._routes[path], {}
+        literal = path.removesuffix("/") or "/"
+        if literal in self._routes and "{" not in literal:
+            return self._routes[literal], {}
         for pattern, routes in self._templates:
             if match := pattern.fullmatch(path):
                 return routes, match.groupdict()
         return {}, {}
+
+
+def _compile_template(path: str) -> re.Pattern[str]:
+    """The pattern of the paths that match a template."""
+    pattern = _PARAMETER.sub(
+        lambda match: f"(?P<{match[1]}>{'.+' if match[2] else '[^/]+'})", re.escape(path)
+    )
+    return re.compile(pattern if path.endswith("+}") else f"{pattern}/?")
 
 
 def static_headers(response: JSON, prefix: str) -> CIMultiDict[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import itertools
 import json
@@ -9,10 +10,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote
 
 import connexion
 
-from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest, IssuedCertificate, Principal
+from service.authority import (
+    API_KEY_REQUIRED,
+    Authority,
+    IssuanceRequest,
+    IssuedCertificate,
+    Principal,
+    StatusResponse,
+)
 from service.pki import encoding, keys, renewal_info, revocation
 from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
@@ -30,6 +39,7 @@ CERTS_ONLY: Final = "application/pkcs7-mime"
 REVOCATION_LIST: Final = "application/pkix-crl"
 OCSP_RESPONSE: Final = "application/ocsp-response"
 
+MAX_OCSP_CHARACTERS: Final = 1024  # of the base64 in a path; a request with SHA-256 and a long nonce has 400
 MAX_RESPONSE_BYTES: Final = 5_500_000  # of a batch: Lambda allows 6 MiB, in which quotes are escaped
 RESERVED_SECONDS: Final = 2.0  # kept free to encode and send the response of a batch
 CHUNK: Final = 25  # requests of a batch that are issued between two checks of the remaining time
@@ -129,8 +139,17 @@ class Operations:
     def ocsp(self, body: bytes) -> Response:
         """`POST /ocsp`: the status of one certificate; an OCSP request and response, DER."""
         response = self._authority.certificate_status(body)
-        seconds = int(response.max_age.total_seconds())
-        return Response(response.der, OCSP_RESPONSE, f"public, max-age={seconds}" if seconds else "no-store")
+        return Response(response.der, OCSP_RESPONSE, _ocsp_cache(response))
+
+    def ocspGet(self, request: str) -> Response:  # noqa: N802 - operationId
+        """`GET /ocsp/{request}`: as `ocsp`, with the OCSP request in base64, for caches."""
+        response = self._authority.certificate_status(_decode_ocsp_request(request))
+        body, status, headers = response.der, HTTPStatus.OK, {}
+        if response.version:  # weak: each response has another signature
+            headers["ETag"] = f'W/"{response.version}"'
+            if connexion.request.if_none_match.contains_weak(response.version):
+                body, status = b"", HTTPStatus.NOT_MODIFIED
+        return Response(body, OCSP_RESPONSE, _ocsp_cache(response), status, headers.items())
 
     def renewalInfo(self, certificate_id: str) -> Response:  # noqa: N802 - operationId
         """`GET /renewal-info/{certificate_id}`: when to renew a certificate (RFC 9773 4.2)."""
@@ -193,6 +212,21 @@ def _request_factory(user: Principal | None) -> Callable[[bytes, Mapping[str, An
 def _encode_csr(text: str) -> bytes:
     # A lone surrogate cannot be encoded. Its replacement '?' is invalid in a CSR too.
     return text.encode("utf-8", "replace")
+
+
+def _decode_ocsp_request(text: str) -> bytes:
+    """Decode the base64 in a path (RFC 6960 A.1), in any spelling; return b"" if it is malformed."""
+    text = unquote(text).replace(" ", "+")
+    text += "/" * (-len(text) % 4)  # a gateway may have removed slashes at the end of the path
+    try:
+        return base64.b64decode(text, validate=True) if len(text) <= MAX_OCSP_CHARACTERS else b""
+    except ValueError:
+        return b""
+
+
+def _ocsp_cache(response: StatusResponse) -> str:
+    seconds = int(response.max_age.total_seconds())
+    return f"public, max-age={seconds}" if seconds else "no-store"
 
 
 def _profile_fields(profile: Profile) -> dict[str, object]:

@@ -43,7 +43,7 @@ def test_every_statement_holds_for_the_local_gateway(tmp_path: Path) -> None:
         status, results = smoke(server.url)
     assert (status, results["fails"]) == (0, set())
     assert results["not checked"] == AWS_ONLY | NOT_BY_DEFAULT
-    assert len(results["holds"]) == 17
+    assert len(results["holds"]) == 18
     assert "more requests than the burst are 429" in results["holds"]
 
 
@@ -64,6 +64,7 @@ def test_failed_statement_is_reported_and_fails_the_script(server: servers.Serve
     assert status == 1
     assert results["fails"] == {
         "the certificate of a JSON request verifies",
+        "an OCSP request in a path arrives as it was sent",
         "a request in DER arrives as it was sent",
         "a body over 10 MB is 413",
     }

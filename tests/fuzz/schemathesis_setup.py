@@ -18,6 +18,7 @@ schemathesis.openapi.format("csr", strategies.csr)
 schemathesis.openapi.format("est-csr", strategies.est_csr)
 schemathesis.openapi.format("certificate-id", strategies.certificate_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
+schemathesis.openapi.format("path", strategies.ocsp_request)
 
 SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 

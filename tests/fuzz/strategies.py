@@ -1,4 +1,4 @@
-"""Strings for the formats of the contract: valid and invalid CSRs, times, and identifiers of certificates."""
+"""Strings for the formats of the contract: CSRs, OCSP requests, times, and identifiers of certificates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import strategies as st
 
@@ -91,6 +94,20 @@ est_csr = st.one_of(
     st.text(min_size=1, max_size=50),
 )
 
+
+@st.composite
+def ocsp_requests(draw: st.DrawFn) -> bytes:
+    """Generate a well-formed OCSP request about another issuer, DER."""
+    digests, number = draw(st.binary(min_size=20, max_size=20)), draw(st.integers(0, 2**160))
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(digests, digests, number, hashes.SHA1())  # noqa: S303 - only names a certificate
+    if nonce := draw(st.binary(max_size=140)):
+        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
+    return builder.build().public_bytes(Encoding.DER)
+
+
+ocsp_request = (st.binary(min_size=1, max_size=900) | ocsp_requests()).map(
+    lambda data: base64.b64encode(data).decode()
+)
 date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),

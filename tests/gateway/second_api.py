@@ -31,6 +31,7 @@ def document() -> dict[str, Any]:
         "paths": {
             "/books": {"get": operation, "post": {**operation, "security": [{"apiKey": []}]}},
             "/books/{isbn}": {"get": operation},
+            "/files/{path+}": {"get": operation},
         },
     }
 

@@ -46,6 +46,31 @@ def test_literal_path_precedes_template(path: str, resource: str | None, paramet
         assert (route.resource, values) == (resource, parameters)
 
 
+@pytest.mark.parametrize(
+    ("path", "resource", "value"),
+    [
+        ("/a/b/1", "/a/b/{x+}", "1"),
+        ("/a/b/1/2", "/a/b/{x+}", "1/2"),
+        ("/a/b/1//%2F+=/", "/a/b/{x+}", "1//%2F+=/"),
+        ("/a/b/new", "/a/b/new", None),
+        ("/a/b/new/", "/a/b/new", None),
+        ("/a/b/new/er", "/a/b/{x+}", "new/er"),
+        ("/a/b", "/a/{x}", "b"),
+        ("/a/b/", "/a/{x}", "b"),
+        ("/c/b/1", None, None),
+    ],
+)
+def test_greedy_parameter_has_several_segments(path: str, resource: str | None, value: str | None) -> None:
+    """It is as sent, with slashes at its end; literal paths and other templates precede it."""
+    routes = create_contract({path: {"get": operation()} for path in ("/a/b/{x+}", "/a/{x}", "/a/b/new")})
+    if resource is None:
+        with pytest.raises(GatewayError, match="MISSING_AUTHENTICATION_TOKEN"):
+            routes.route("GET", path)
+    else:
+        route, values = routes.route("GET", path)
+        assert (route.resource, values.get("x")) == (resource, value)
+
+
 def test_method_precedes_any_method() -> None:
     any_method = {"get": operation(requestBody={}), "x-amazon-apigateway-any-method": operation()}
     routes = create_contract({"/any": any_method, "/get": {"get": operation()}})

@@ -17,9 +17,9 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.authority import Authority, LoadedCA
+from service.authority import Authority, LoadedCA, StatusResponse
 from service.keystore import kms
-from service.pki import encoding, keys, ocsp
+from service.pki import encoding, keys, ocsp, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.revocation import RevokedCertificate
@@ -155,6 +155,30 @@ def test_answer_without_nonce_is_that_of_the_window() -> None:
     assert response.this_update_utc == NOW.replace(microsecond=0)
 
 
+def test_version_identifies_the_status_and_its_time() -> None:
+    """It is that of the window and not of the signature. An answer that no cache may return has none."""
+    number = issue().serial_number
+    versions = [
+        authority.certificate_status(build_request(number)).version
+        for authority in (
+            create_authority(),
+            create_authority(now=NOW + SECOND),
+            create_authority(now=NOW + revocation.WINDOW),
+            create_authority(RevokedCertificate(number, NOW - DAY)),
+            create_authority(RevokedCertificate(number, NOW - DAY, x509.ReasonFlags.superseded)),
+        )
+    ]
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 4
+    assert all(versions)
+    for request in (
+        build_request(number, nonce=NONCE),
+        b"",
+        build_request(1, factories.create_issuer().root),
+    ):
+        assert create_authority().certificate_status(request).version == ""
+
+
 @pytest.mark.parametrize("length", [1, 16, 32, 127, 128])
 def test_nonce_is_repeated(length: int) -> None:
     """RFC 9654 2.1: 1 to 128 octets."""
@@ -210,7 +234,7 @@ def double_question() -> bytes:
 def test_malformed_request_is_refused(request_der: bytes) -> None:
     """Garbage, a bad nonce, another number of questions than one, and unsupported critical extensions."""
     response = create_authority().certificate_status(request_der)
-    assert response == (b"\x30\x03\x0a\x01\x01", timedelta())  # malformedRequest (1)
+    assert response == StatusResponse(b"\x30\x03\x0a\x01\x01")  # malformedRequest (1)
 
 
 def test_other_extensions_of_a_request_are_ignored() -> None:
@@ -251,10 +275,8 @@ def test_question_that_the_ca_cannot_answer_is_unauthorized(
     create: Callable[[], Authority], request_der: bytes
 ) -> None:
     """Another issuer or hash, a CA without serial.key, and a key that may not sign answers, or not for free."""
-    assert create().certificate_status(request_der) == (
-        b"\x30\x03\x0a\x01\x06",
-        timedelta(),
-    )  # unauthorized (6)
+    response = create().certificate_status(request_der)
+    assert response == StatusResponse(b"\x30\x03\x0a\x01\x06")  # unauthorized (6)
 
 
 def test_status_is_unavailable_while_the_revocation_list_is() -> None:

@@ -70,7 +70,10 @@ def test_serial_number_of_every_certificate_is_recognised(profile: str, data: st
     assert NUMBERS.recognize(certificate.serial_number ^ 1 << bit) is None
 
 
-@pytest.mark.parametrize("number", [0, -1, 1, 2**159, 2**160, 2**400, NUMBERS.create(7, START, DAY) | 1 << 159, NUMBERS.create(7, START, DAY) - 2**159])  # fmt: skip
+NUMBER = NUMBERS.create(7, START, DAY)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1, 2**159, 2**160, 2**400, NUMBER | 1 << 159, NUMBER - 2**159], ids=["zero", "-1", "1", "2^159", "2^160", "2^400", "160 bits", "negative"])  # fmt: skip
 def test_number_that_is_no_serial_number_is_not_recognised(number: int) -> None:
     """Zero, negative numbers and more than 159 bits are not recognised."""
     assert NUMBERS.recognize(number) is None
