@@ -260,7 +260,9 @@ def test_every_public_parameter_has_a_valid_example(default: str) -> None:
         for parameter in operation.get("parameters", ()):
             Draft4Validator(parameter["schema"]).validate(parameter["example"])
             examples[parameter["name"]] = parameter["example"]
-    assert examples.keys() == {"dry_run", "Idempotency-Key", "profile", "validity", "not_after", "label"}
+    query = {"dry_run", "profile", "validity", "not_after"}
+    path = {"label", "request", "certificate_id"}
+    assert examples.keys() == query | path | {"Idempotency-Key", "If-None-Match"}
     assert examples["profile"] == examples["label"] == default
 
 
