@@ -19,8 +19,9 @@ from bench import contenders, load
 from bench.load import BenchError
 from service import openapi
 from service.audit import AuditRecord
-from service.authority import Authority, IssuedCertificate, LoadedCA
+from service.authority import Authority, IssuedCertificate
 from service.keystore import ca_directory
+from service.loaded_ca import LoadedCA
 from service.pki import keys
 from tests import factories
 

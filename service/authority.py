@@ -5,31 +5,26 @@ There is one path: a single request is a batch of one.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.ocsp import OCSPResponseStatus
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
+from service.loaded_ca import LoadedCA
 from service.pki import (
     csr,
     encoding,
     evaluation,
     idempotency,
-    ocsp,
     reenroll,
-    renewal_info,
-    revocation,
     serial,
 )
 from service.pki.certificate import CertificateSpec
@@ -37,13 +32,10 @@ from service.pki.csr import CertificateSigningRequest, RefusedRequest, Requested
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
-from service.pki.ocsp import StatusRequest
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
-from service.pki.renewal_info import CertificateId, EarlyRenewal, RenewalWindow, UnknownCertificate
 from service.pki.revocation import RevokedCertificate
-from service.pki.serial import SerialKeys, SerialNumbers
-from service.pki.weak_keys import DenyList
+from service.status import StatusService
 
 _T = TypeVar("_T")
 
@@ -127,45 +119,6 @@ class IssuedCertificate(NamedTuple):
     idempotent_until: datetime | None
 
 
-@dataclass(frozen=True)
-class LoadedCA:
-    """An issuer, and what its operator configured for it.
-
-    Attributes:
-        serial_keys: the keys of its serial numbers; None for random ones.
-        deny_list: the denied keys.
-        has_free_signatures: whether it signs for free.
-        early_renewal: the order to renew certificates early; None if there is none.
-    """
-
-    issuer: Issuer
-    serial_keys: SerialKeys | None = None
-    deny_list: DenyList = field(default_factory=DenyList)
-    has_free_signatures: bool = True
-    early_renewal: EarlyRenewal | None = None
-
-    @functools.cached_property
-    def serial_numbers(self) -> tuple[SerialNumbers, ...]:
-        """The serial numbers of the issuer, and of its predecessors; none without keys."""
-        if self.serial_keys is None:
-            return ()
-        return serial.for_issuers(self.serial_keys, self.issuer.certificate, self.issuer.predecessors)
-
-
-class StatusResponse(NamedTuple):
-    """The response to an OCSP request.
-
-    Attributes:
-        der: the response, DER.
-        max_age: how long a cache may return it, in whole seconds.
-        version: a digest of the status and its time, in hexadecimal; '' if a cache may not return it.
-    """
-
-    der: bytes
-    max_age: timedelta = timedelta()
-    version: str = ""
-
-
 class _Approved(NamedTuple):
     """A granted request; its intent is recorded before the certificate is signed."""
 
@@ -177,7 +130,12 @@ class _Approved(NamedTuple):
 
 
 class Authority:
-    """Issue certificates and CRLs from a CA, profiles, a clock and a recorder; store nothing."""
+    """Issue certificates from a CA, profiles, a clock and a recorder; store nothing.
+
+    Attributes:
+        profiles: the issuance policy.
+        status: the status of the certificates that were issued.
+    """
 
     def __init__(
         self,
@@ -197,7 +155,7 @@ class Authority:
             clock: returns the current time, UTC.
             record: writes audit records.
             load_revoked: returns the revoked certificates by serial number, or raises `CAError`. Called for
-                each CRL, status, renewal, and renewal window.
+                each renewal and each question about a status.
             parallel_map: returns the map function that creates slow signatures in parallel.
         """
         self._load_ca = load_ca
@@ -206,9 +164,8 @@ class Authority:
         self._record = record
         self._load_revoked = load_revoked
         self._parallel_map = parallel_map
-        self._crl: (
-            tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
-        ) = None
+        max_backdate = max(profile.backdate for profile in profiles)
+        self.status = StatusService(self._ca, clock, load_revoked, max_backdate)
 
     def load_issuer(self) -> Issuer:
         """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""
@@ -227,90 +184,6 @@ class Authority:
         issuer = self.load_issuer()
         evaluation.verify_issuer_lifetime(issuer, self._clock())
         return issuer
-
-    def current_crl(self) -> x509.CertificateRevocationList:
-        """Return the current CRL, which is signed once per window, CA and revocation list.
-
-        If the clock goes back, the window does not: an older CRL would miss later revocations.
-
-        Raises:
-            CAUnavailable: the issuer or the revocation list is not available, or the issuer is not valid now.
-        """
-        ca, now = self._ca(), self._clock()
-        issuer = ca.issuer
-        if not issuer.not_before <= now <= issuer.not_after:
-            raise CAUnavailable("the CA's chain is not valid now")
-        window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)
-        try:
-            revoked = self._load_revoked()
-            if self._crl is None or self._crl[:3] != (issuer, revoked, window):
-                builder = revocation.crl_builder(
-                    revoked.values(), window, issuer.not_after, ca.serial_numbers
-                )
-                self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
-        except (CAError, ValueError) as error:  # ValueError: a CRL cannot encode an entry
-            raise CAUnavailable("the CRL cannot be created") from error
-        return self._crl[3]
-
-    def certificate_status(self, der: bytes) -> StatusResponse:
-        """Answer an OCSP request, DER, which may be malformed.
-
-        With a nonce, the status is that of now. Otherwise it is that of the start of the CRL's window, until
-        the window ends.
-
-        Raises:
-            CAUnavailable: the issuer or the revocation list is not available.
-        """
-        try:
-            request = ocsp.parse_request(der)
-        except ocsp.MalformedRequest:
-            return StatusResponse(ocsp.error_response(OCSPResponseStatus.MALFORMED_REQUEST))
-        return self._certificate_status(request, self._clock().replace(microsecond=0))
-
-    def _certificate_status(self, request: StatusRequest, now: datetime) -> StatusResponse:
-        ca = self._ca()
-        issuer = ca.issuer
-        is_valid = issuer.not_before <= now <= issuer.not_after
-        can_sign = issuer.may_sign_ocsp and ca.has_free_signatures and is_valid
-        if not ca.serial_numbers or not can_sign or not ocsp.is_about(request, issuer.certificate):
-            return StatusResponse(ocsp.error_response(OCSPResponseStatus.UNAUTHORIZED))
-        start = revocation.window_start(revocation.crl_number(now))
-        this_update = now if request.nonce else max(start, issuer.not_before)
-        try:
-            revoked = self._load_revoked()
-            status = ocsp.find_status(request.serial_number, revoked, ca.serial_numbers[0], this_update)
-            builder = ocsp.response_builder(request, status, this_update, issuer.not_after)
-            response = issuer.sign_ocsp(builder)
-        except CAError as error:
-            raise CAUnavailable("the status of the certificate is not available") from error
-        der = response.public_bytes(Encoding.DER)
-        if request.nonce:
-            return StatusResponse(der)
-        version = _sha256(f"{this_update} {status}".encode())
-        return StatusResponse(der, start + revocation.WINDOW - now, version)
-
-    def renewal_window(self, certificate_id: CertificateId) -> RenewalWindow:
-        """Return the time in which to renew a certificate. It has passed if the certificate is revoked.
-
-        Raises:
-            UnknownCertificate: the certificate's lifetime is not known.
-            CAUnavailable: the issuer or the revocation list is not available.
-        """
-        ca, now = self._ca(), self._clock()
-        if not ca.serial_numbers:
-            raise UnknownCertificate("The CA has no serial.key, so it does not know when certificates end")
-        numbers = renewal_info.find_serial_numbers(certificate_id, ca.serial_numbers)
-        try:
-            entry = self._load_revoked().get(certificate_id.serial_number)
-        except CAError as error:
-            raise CAUnavailable("the revocation list cannot be loaded") from error
-        if entry and entry.revoked_at <= now:
-            return renewal_info.window_of_revoked(entry.revoked_at)
-        lifetime = numbers.recognize(certificate_id.serial_number)
-        if lifetime is None:
-            raise UnknownCertificate("The CA does not recognise the serial number")
-        max_backdate = max(profile.backdate for profile in self.profiles)
-        return renewal_info.window_of(certificate_id, lifetime, ca.early_renewal, max_backdate)
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
         """Issue or refuse one certificate, and record the outcome.

@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from service import openapi
 from service.audit import AuditRecord
-from service.authority import Authority, IssuanceRequest, LoadedCA, Principal, PrincipalKind
+from service.authority import Authority, IssuanceRequest, Principal, PrincipalKind
+from service.loaded_ca import LoadedCA
 from service.pki import csr, evaluation
 from service.pki.certificate import CertificateSpec
 from service.pki.evaluation import IssuanceContext

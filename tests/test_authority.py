@@ -18,7 +18,7 @@ from cryptography.x509.oid import AttributeOID
 
 from service import audit
 from service.audit import AuditRecord
-from service.authority import LoadedCA
+from service.loaded_ca import LoadedCA
 from service.pki import encoding
 from service.pki.errors import CAError, CAUnavailable, IssuanceError
 from tests import csrs, factories, servers

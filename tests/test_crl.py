@@ -216,7 +216,7 @@ def test_crl_passes_pkilint(tmp_path: Path, key_type: str, entries: int) -> None
     authority = factories.authority(
         issuer=factories.create_issuer(key_type), now=now, load_revoked=lambda: entries_by_serial
     )
-    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(authority.current_crl()))
+    (tmp_path / "ca.crl").write_bytes(encoding.encode_der(authority.status.current_crl()))
     assert lint(tmp_path / "ca.crl") == []
 
 

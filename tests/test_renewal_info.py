@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from service.authority import LoadedCA
 from service.keystore import ca_directory
+from service.loaded_ca import LoadedCA
 from service.pki import encoding
 from tests import csrs, factories
 from tests.assertions import assert_documented, assert_problem

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from service import atomic_write
-from service.authority import LoadedCA
 from service.keystore import ca_directory, revocation_file
+from service.loaded_ca import LoadedCA
 from service.pki.errors import CAError
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings

@@ -25,8 +25,9 @@ from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
 from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
-from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, OCSP_RESPONSE, REVOCATION_LIST, Operations
+from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, Operations
 from service.web.problems import EST_STATUS, PUBLIC_URL, STATUS, http_problem, issuance_problem
+from service.web.status import OCSP_RESPONSE, REVOCATION_LIST, StatusOperations
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
@@ -75,11 +76,14 @@ def create(
     app.app.config |= {identity.API_KEY_NAMES: api_key_names, PUBLIC_URL: public_url}
     app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))
+    implementations = (
+        Operations(authority),
+        StatusOperations(authority.status),
+        Est(authority, est_line_length),
+    )
     app.add_api(
         served,
-        resolver=Resolver(
-            functools.partial(_resolve, operations, Operations(authority), Est(authority, est_line_length))
-        ),
+        resolver=Resolver(functools.partial(_resolve, operations, implementations)),
         strict_validation=True,
         validator_map={"body": BodyValidator, "parameter": ParameterValidator},
     )
@@ -99,11 +103,12 @@ def _serve(app: WSGIApplication, environ: WSGIEnvironment, start_response: Start
 
 
 def _resolve(
-    operations: Mapping[str, openapi.OpenAPIDocument], json: Operations, enrollment: Est, operation_id: str
+    operations: Mapping[str, openapi.OpenAPIDocument], implementations: Iterable[object], operation_id: str
 ) -> Callable[..., flask.Response]:
     """Return the method of an operationId, with a parameter validator if Connexion would not create one."""
     method: Callable[..., flask.Response]
-    method = getattr(enrollment if hasattr(enrollment, operation_id) else json, operation_id)
+    methods = (getattr(implementation, operation_id, None) for implementation in implementations)
+    method = next(filter(None, methods))
     if operations[operation_id].get("parameters"):
         return method
     return ParameterValidator((), strict_validation=True)(method)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import itertools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import unquote
 
 import connexion
 
@@ -20,37 +17,29 @@ from service.authority import (
     IssuanceRequest,
     IssuedCertificate,
     Principal,
-    StatusResponse,
 )
-from service.pki import encoding, keys, renewal_info, revocation
+from service.pki import encoding, keys
 from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
-from service.pki.renewal_info import CertificateId, UnknownCertificate
 from service.web import identity
-from service.web.problems import FieldProblem, MalformedError, http_problem, problem_document
-from service.web.responses import Response
+from service.web.problems import problem_document
+from service.web.responses import Response, json_response, to_json
 
-_JSON: Final = "application/json"
 PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
-REVOCATION_LIST: Final = "application/pkix-crl"
-OCSP_RESPONSE: Final = "application/ocsp-response"
 
-MAX_OCSP_CHARACTERS: Final = 1024  # of the base64 in a path; a request with SHA-256 and a long nonce has 400
 MAX_RESPONSE_BYTES: Final = 5_500_000  # of a batch: Lambda allows 6 MiB, in which quotes are escaped
 RESERVED_SECONDS: Final = 2.0  # kept free to encode and send the response of a batch
 CHUNK: Final = 25  # requests of a batch that are issued between two checks of the remaining time
 RETRY_LATER: Final = CAUnavailable("No time or space was left for this request in the batch: send it again")
 
-_CRL_CACHE: Final = f"public, max-age={revocation.WINDOW.seconds}"
 _CA_CACHE: Final = "public, max-age=3600"  # CA certificates change at a rollover
 
 _log = logging.getLogger(__name__)
 _chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.encode_pem)  # changes only with the CA
-_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Operations:
@@ -65,10 +54,12 @@ class Operations:
         """`POST /sign`: issue one certificate, or report what would be issued; JSON in, JSON out."""
         request = _request_factory(user)(_encode_csr(body["csr"]), body)
         if dry_run:
-            return _json(_dry_run_fields(self._authority.dry_run(request)), "no-store", HTTPStatus.ACCEPTED)
+            return json_response(
+                _dry_run_fields(self._authority.dry_run(request)), "no-store", HTTPStatus.ACCEPTED
+            )
         issued = self._authority.issue(request)
         fields = _certificate_fields(issued, text=bool(body.get("text", True)))
-        return _json(fields | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
+        return json_response(fields | {"chain_pem": _chain_pem(issued.intermediates)}, "no-store")
 
     def signPem(self, body: bytes, user: Principal | None = None, **query: Any) -> Response:  # noqa: N802, ANN401 - operationId; Connexion is not typed
         """`POST /sign.pem`: issue one certificate; PEM in, PEM out."""
@@ -91,12 +82,12 @@ class Operations:
             response.add(self._authority.issue_batch(chunk))
             requests = requests[len(chunk) :]
         response.add([RETRY_LATER] * len(requests))
-        return Response(response.encode(), _JSON, "no-store")
+        return Response(response.encode(), "application/json", "no-store")
 
     def ca(self) -> Response:
         """`GET /ca`: the CA certificates and a description of the issuing CA, JSON."""
         issuer = self._authority.load_issuer()
-        return _json(
+        return json_response(
             {
                 "subject": issuer.certificate.subject.rfc4514_string(),
                 "not_before": encoding.format_timestamp(issuer.not_before),
@@ -132,40 +123,6 @@ class Operations:
             encoding.encode_certs_only(self._authority.load_issuer().ca_certificates), CERTS_ONLY, _CA_CACHE
         )
 
-    def caCrl(self) -> Response:  # noqa: N802 - operationId
-        """`GET /ca.crl`: the certificate revocation list, DER."""
-        return Response(encoding.encode_der(self._authority.current_crl()), REVOCATION_LIST, _CRL_CACHE)
-
-    def ocsp(self, body: bytes) -> Response:
-        """`POST /ocsp`: the status of one certificate; an OCSP request and response, DER."""
-        response = self._authority.certificate_status(body)
-        return Response(response.der, OCSP_RESPONSE, _ocsp_cache(response))
-
-    def ocspGet(self, request: str) -> Response:  # noqa: N802 - operationId
-        """`GET /ocsp/{request}`: as `ocsp`, with the OCSP request in base64, for caches."""
-        response = self._authority.certificate_status(_decode_ocsp_request(request))
-        body, status, headers = response.der, HTTPStatus.OK, {}
-        if response.version:  # weak: each response has another signature
-            headers["ETag"] = f'W/"{response.version}"'
-            if connexion.request.if_none_match.contains_weak(response.version):
-                body, status = b"", HTTPStatus.NOT_MODIFIED
-        return Response(body, OCSP_RESPONSE, _ocsp_cache(response), status, headers.items())
-
-    def renewalInfo(self, certificate_id: str) -> Response:  # noqa: N802 - operationId
-        """`GET /renewal-info/{certificate_id}`: when to renew a certificate (RFC 9773 4.2)."""
-        try:
-            parsed = CertificateId.parse(certificate_id)
-        except ValueError as error:
-            raise MalformedError([FieldProblem("malformed", "path.certificate_id", str(error))]) from error
-        try:
-            window = self._authority.renewal_window(parsed)
-        except UnknownCertificate as error:
-            return http_problem(404, str(error))
-        times = {name: encoding.format_timestamp(time) for name, time in window._asdict().items()}
-        response = _json({"suggestedWindow": times}, _CRL_CACHE)
-        response.headers["Retry-After"] = str(renewal_info.RETRY_AFTER.seconds)
-        return response
-
     def rootCrt(self) -> Response:  # noqa: N802 - operationId
         """`GET /root.crt`: the root certificate, DER."""
         return Response(encoding.encode_der(self._authority.load_issuer().root), DER_CERTIFICATE, _CA_CACHE)
@@ -173,7 +130,7 @@ class Operations:
     def profiles(self) -> Response:
         """`GET /profiles`: all certificate profiles, without their principals."""
         profiles = self._authority.profiles
-        return _json(
+        return json_response(
             {"profiles": [_profile_fields(profile) for profile in profiles], "default": profiles.default},
             "no-cache",
         )
@@ -185,7 +142,7 @@ class Operations:
         profiles = self._authority.profiles
         permitted = [_profile_fields(profile) for profile in profiles if profile.permits_principal(user.name)]
         names = profiles.names_permitted_for(user.name)
-        return _json(
+        return json_response(
             {"principal": user.name, "profiles": permitted, "default": profiles.default}
             | ({"names": names.to_dict()} if names else {}),
             "no-store",
@@ -194,7 +151,9 @@ class Operations:
     def health(self) -> Response:
         """`GET /health`: ready until a time, or 503."""
         ready_until = self._authority.load_usable_issuer().not_after - MIN_ISSUER_LIFETIME
-        return _json({"status": "ready", "ready_until": encoding.format_timestamp(ready_until)}, "no-store")
+        return json_response(
+            {"status": "ready", "ready_until": encoding.format_timestamp(ready_until)}, "no-store"
+        )
 
 
 def _request_factory(user: Principal | None) -> Callable[[bytes, Mapping[str, Any]], IssuanceRequest]:
@@ -212,21 +171,6 @@ def _request_factory(user: Principal | None) -> Callable[[bytes, Mapping[str, An
 def _encode_csr(text: str) -> bytes:
     # A lone surrogate cannot be encoded. Its replacement '?' is invalid in a CSR too.
     return text.encode("utf-8", "replace")
-
-
-def _decode_ocsp_request(text: str) -> bytes:
-    """Decode the base64 in a path (RFC 6960 A.1), in any spelling; return b"" if it is malformed."""
-    text = unquote(text).replace(" ", "+")
-    text += "/" * (-len(text) % 4)  # a gateway may have removed slashes at the end of the path
-    try:
-        return base64.b64decode(text, validate=True) if len(text) <= MAX_OCSP_CHARACTERS else b""
-    except ValueError:
-        return b""
-
-
-def _ocsp_cache(response: StatusResponse) -> str:
-    seconds = int(response.max_age.total_seconds())
-    return f"public, max-age={seconds}" if seconds else "no-store"
 
 
 def _profile_fields(profile: Profile) -> dict[str, object]:
@@ -320,14 +264,10 @@ class _BatchResponse:
 
     def _result(self, outcome: IssuedCertificate | IssuanceError) -> str:
         if isinstance(outcome, IssuedCertificate):
-            return _to_json({"certificate": _certificate_fields(outcome, text=self._text)})
-        return _to_json({"problem": problem_document(outcome)})
+            return to_json({"certificate": _certificate_fields(outcome, text=self._text)})
+        return to_json({"problem": problem_document(outcome)})
 
     def encode(self) -> bytes:
         """Encode the response as JSON."""
-        text = f'{{"results":[{",".join(self._results)}],"chain_pem":{_to_json(self._chain)}}}'
+        text = f'{{"results":[{",".join(self._results)}],"chain_pem":{to_json(self._chain)}}}'
         return text.encode("ascii")
-
-
-def _json(value: object, cache: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(_to_json(value).encode("ascii"), _JSON, cache, status)

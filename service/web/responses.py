@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Final
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
 
 from service.openapi import EST_PREFIX
+
+to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Response(flask.Response):
@@ -45,3 +49,8 @@ class Response(flask.Response):
             headers.append(("Access-Control-Allow-Origin", "*"))
         start_response(self.status, headers)
         return () if environ["REQUEST_METHOD"] == "HEAD" else self.iter_encoded()
+
+
+def json_response(value: object, cache: str, status: int = 200) -> Response:
+    """Return a response with a JSON value; the other arguments are those of `Response`."""
+    return Response(to_json(value).encode("ascii"), "application/json", cache, status)

@@ -83,7 +83,7 @@ def test_revocation_list_is_parsed_or_refused_quickly(tmp_path: Path, text: str,
         authority = factories.authority(
             issuer=issuer, now=NOW, load_revoked=lambda: revocation_file.load_revoked(tmp_path)
         )
-        assert len(list(authority.current_crl())) == len(revoked)
+        assert len(list(authority.status.current_crl())) == len(revoked)
     assert time.process_time() - start < 10
 
 
@@ -103,10 +103,10 @@ def test_crl_is_unavailable_with_an_entry_that_it_cannot_contain(
     """RFC 5280, sections 4.1.2.2 and 5.1.2.6; a date after the CA's end, such as a mistyped year, is refused too."""
     authority = factories.authority(load_revoked=lambda: {revoked.serial_number: revoked})
     if status == 200:
-        assert authority.current_crl().issuer
+        assert authority.status.current_crl().issuer
     else:
         with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
-            authority.current_crl()
+            authority.status.current_crl()
 
 
 def test_crl_keeps_entries_when_the_clock_goes_back() -> None:
@@ -120,13 +120,13 @@ def test_crl_keeps_entries_when_the_clock_goes_back() -> None:
     authority = factories.authority(
         issuer=issuer, clock=lambda: next(moments), load_revoked=lambda: {7: revoked}
     )
-    crls = [authority.current_crl() for _ in steps]
+    crls = [authority.status.current_crl() for _ in steps]
     numbers = [crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number for crl in crls]
     assert numbers == [*[numbers[0]] * 5, numbers[0] + 1]
     assert all(crl.get_revoked_certificate_by_serial_number(7) for crl in crls)
     early_authority = factories.authority(issuer=issuer, now=issuer.not_before - timedelta(seconds=1))
     with pytest.raises(CAUnavailable, match="not valid now"):
-        early_authority.current_crl()
+        early_authority.status.current_crl()
 
 
 @pytest.mark.parametrize("days", [0, 20_000])

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from service import openapi
-from service.authority import LoadedCA
 from service.keystore import revocation_file
+from service.loaded_ca import LoadedCA
 from service.pki import encoding
 from tests import csrs, factories, lambda_events, servers
 from tests.est.devices import (

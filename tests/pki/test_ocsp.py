@@ -17,13 +17,15 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.authority import Authority, LoadedCA, StatusResponse
+from service.authority import Authority
 from service.keystore import kms
+from service.loaded_ca import LoadedCA
 from service.pki import encoding, keys, ocsp, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.revocation import RevokedCertificate
 from service.pki.serial import SerialKeys
+from service.status import StatusResponse
 from tests import csrs, factories, servers
 from tests.factories import NOW, SERIAL_KEYS, issuance_request
 
@@ -66,7 +68,7 @@ def create_authority(*revoked: RevokedCertificate, **change: Any) -> Authority:
 
 def answer(authority: Authority, request: bytes) -> library.OCSPResponse:
     """Return the response to a request."""
-    return library.load_der_ocsp_response(authority.certificate_status(request).der)
+    return library.load_der_ocsp_response(authority.status.certificate_status(request).der)
 
 
 def issue(authority: Authority | None = None) -> x509.Certificate:
@@ -146,7 +148,7 @@ def test_answer_without_nonce_is_that_of_the_window() -> None:
     number = issue().serial_number
     authority = create_authority(RevokedCertificate(number, WINDOW_START + SECOND))
     cached, current = (
-        authority.certificate_status(build_request(number, nonce=nonce)) for nonce in (None, NONCE)
+        authority.status.certificate_status(build_request(number, nonce=nonce)) for nonce in (None, NONCE)
     )
     assert (cached.max_age, current.max_age) == (timedelta(minutes=4, seconds=15), timedelta())
     cached_response, response = (library.load_der_ocsp_response(item.der) for item in (cached, current))
@@ -159,7 +161,7 @@ def test_version_identifies_the_status_and_its_time() -> None:
     """It is that of the window and not of the signature. An answer that no cache may return has none."""
     number = issue().serial_number
     versions = [
-        authority.certificate_status(build_request(number)).version
+        authority.status.certificate_status(build_request(number)).version
         for authority in (
             create_authority(),
             create_authority(now=NOW + SECOND),
@@ -176,7 +178,7 @@ def test_version_identifies_the_status_and_its_time() -> None:
         b"",
         build_request(1, factories.create_issuer().root),
     ):
-        assert create_authority().certificate_status(request).version == ""
+        assert create_authority().status.certificate_status(request).version == ""
 
 
 @pytest.mark.parametrize("length", [1, 16, 32, 127, 128])
@@ -233,7 +235,7 @@ def double_question() -> bytes:
 )  # fmt: skip
 def test_malformed_request_is_refused(request_der: bytes) -> None:
     """Garbage, a bad nonce, another number of questions than one, and unsupported critical extensions."""
-    response = create_authority().certificate_status(request_der)
+    response = create_authority().status.certificate_status(request_der)
     assert response == StatusResponse(b"\x30\x03\x0a\x01\x01")  # malformedRequest (1)
 
 
@@ -275,7 +277,7 @@ def test_question_that_the_ca_cannot_answer_is_unauthorized(
     create: Callable[[], Authority], request_der: bytes
 ) -> None:
     """Another issuer or hash, a CA without serial.key, and a key that may not sign answers, or not for free."""
-    response = create().certificate_status(request_der)
+    response = create().status.certificate_status(request_der)
     assert response == StatusResponse(b"\x30\x03\x0a\x01\x06")  # unauthorized (6)
 
 
@@ -283,9 +285,9 @@ def test_status_is_unavailable_while_the_revocation_list_is() -> None:
     """Without the list, or the CA, no certificate is good."""
     request = build_request(issue().serial_number)
     with pytest.raises(CAUnavailable):
-        create_authority(load_revoked=Mock(side_effect=CAError("gone"))).certificate_status(request)
+        create_authority(load_revoked=Mock(side_effect=CAError("gone"))).status.certificate_status(request)
     with pytest.raises(CAUnavailable):
-        create_authority(load_ca=Mock(side_effect=CAError("gone"))).certificate_status(request)
+        create_authority(load_ca=Mock(side_effect=CAError("gone"))).status.certificate_status(request)
 
 
 class FakeKMS:
@@ -312,7 +314,7 @@ def test_signature_of_an_answer_is_verified(*, is_faulty: bool) -> None:
     authority, request = create_authority(issuer=issuer), build_request(issue().serial_number)
     if is_faulty:
         with pytest.raises(CAUnavailable):
-            authority.certificate_status(request)
+            authority.status.certificate_status(request)
     else:
         assert answer(authority, request).certificate_status is OCSPCertStatus.GOOD
 
@@ -362,7 +364,7 @@ def test_openssl_verifies_the_answer(tmp_path: Path, case: str, options: list[st
 
     class Responder(servers.QuietHandler):
         def respond(self) -> None:
-            der = bytearray(authority.certificate_status(self.body()).der)
+            der = bytearray(authority.status.certificate_status(self.body()).der)
             der[-1] ^= case == "a wrong signature"
             self.reply(200, bytes(der), Content_Type="application/ocsp-response")
 

@@ -124,7 +124,7 @@ def test_crl_is_signed_by_ca_key_of_every_type(key_type: str) -> None:
     """The CRL has the number and times of its window, the CA's name and key identifier, and all entries."""
     issuer = factories.create_issuer(key_type)
     earlier = RevokedCertificate(0xFF, AT - timedelta(days=1))
-    crl = create_authority(issuer, NOW, STOLEN, earlier).current_crl()
+    crl = create_authority(issuer, NOW, STOLEN, earlier).status.current_crl()
     assert crl.is_signature_valid(factories.signing_key(factories.hierarchy(key_type, ())).public_key())
     assert crl.issuer.public_bytes() == issuer.certificate.subject.public_bytes()
     start = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
@@ -149,7 +149,7 @@ def test_crl_is_the_same_within_a_window() -> None:
     late = RevokedCertificate(7, start + timedelta(seconds=1))
     issuer = factories.create_issuer()
     crls = [
-        create_authority(issuer, moment, STOLEN, late).current_crl()
+        create_authority(issuer, moment, STOLEN, late).status.current_crl()
         for moment in (start, start + timedelta(seconds=299), start + timedelta(seconds=300))
     ]
     first, same, following = crls
@@ -164,7 +164,7 @@ def test_crl_is_signed_once_per_window_and_after_a_change() -> None:
     moments = iter([NOW, NOW, NOW, NOW + timedelta(minutes=5)])
     revoked = Mock(side_effect=[{}, {}, by_serial_number(STOLEN), by_serial_number(STOLEN)])
     authority = factories.authority(clock=lambda: next(moments), load_revoked=revoked)
-    first, again, changed, following = (authority.current_crl() for _ in range(4))
+    first, again, changed, following = (authority.status.current_crl() for _ in range(4))
     assert again is first
     assert [len(list(crl)) for crl in (first, changed, following)] == [0, 1, 1]
     assert following.last_update_utc - changed.last_update_utc == timedelta(minutes=5)
@@ -176,8 +176,8 @@ def test_crl_is_unavailable_while_the_revocation_list_is() -> None:
         load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), by_serial_number(STOLEN)])
     )
     with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
-        authority.current_crl()
-    assert len(list(authority.current_crl())) == 1
+        authority.status.current_crl()
+    assert len(list(authority.status.current_crl())) == 1
 
 
 @pytest.mark.parametrize(("age", "is_listed"), [(-1, True), (0, True), (1, False)])
@@ -190,7 +190,7 @@ def test_entry_stays_for_a_crl_lifetime_after_the_end(age: int, *, is_listed: bo
     entry = RevokedCertificate(number, AT - timedelta(days=7))
     for serial_keys in (factories.SERIAL_KEYS, None):
         authority = factories.authority(load_revoked=lambda: by_serial_number(entry), serial_keys=serial_keys)
-        assert [item.serial_number for item in authority.current_crl()] == (
+        assert [item.serial_number for item in authority.status.current_crl()] == (
             [number] if is_listed or not serial_keys else []
         )
 
@@ -198,16 +198,16 @@ def test_entry_stays_for_a_crl_lifetime_after_the_end(age: int, *, is_listed: bo
 def test_crl_does_not_outlive_its_issuer() -> None:
     """nextUpdate is not after the chain's end; outside the chain's validity no CRL is signed."""
     issuer = factories.create_issuer()
-    crl = create_authority(issuer, issuer.not_after - timedelta(hours=1)).current_crl()
+    crl = create_authority(issuer, issuer.not_after - timedelta(hours=1)).status.current_crl()
     assert crl.next_update_utc == issuer.not_after
     for moment in (issuer.not_after + timedelta(seconds=1), issuer.not_before - timedelta(seconds=1)):
         with pytest.raises(CAUnavailable, match="not valid now"):
-            create_authority(issuer, moment).current_crl()
+            create_authority(issuer, moment).status.current_crl()
 
 
 def test_ca_without_crl_sign_has_no_crl() -> None:
     """RFC 5280 4.2.1.3: a CA without cRLSign issues certificates, but no CRL."""
     issuer = Issuer(factories.root(usage=factories.key_usage("key_cert_sign")), [], ROOT)
     with pytest.raises(CAUnavailable) as refusal:
-        create_authority(issuer, NOW).current_crl()
+        create_authority(issuer, NOW).status.current_crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)

@@ -1,0 +1,37 @@
+"""The CA that is in use: its issuer, and what its operator configured for it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from service.pki import serial
+from service.pki.issuer import Issuer
+from service.pki.renewal_info import EarlyRenewal
+from service.pki.serial import SerialKeys, SerialNumbers
+from service.pki.weak_keys import DenyList
+
+
+@dataclass(frozen=True)
+class LoadedCA:
+    """An issuer, and what its operator configured for it.
+
+    Attributes:
+        serial_keys: the keys of its serial numbers; None for random ones.
+        deny_list: the denied keys.
+        has_free_signatures: whether it signs for free.
+        early_renewal: the order to renew certificates early; None if there is none.
+    """
+
+    issuer: Issuer
+    serial_keys: SerialKeys | None = None
+    deny_list: DenyList = field(default_factory=DenyList)
+    has_free_signatures: bool = True
+    early_renewal: EarlyRenewal | None = None
+
+    @functools.cached_property
+    def serial_numbers(self) -> tuple[SerialNumbers, ...]:
+        """The serial numbers of the issuer, and of its predecessors; none without keys."""
+        if self.serial_keys is None:
+            return ()
+        return serial.for_issuers(self.serial_keys, self.issuer.certificate, self.issuer.predecessors)
