@@ -19,6 +19,7 @@ from service import openapi
 from service.web.app import MAX_BODY_BYTES
 from tests import csrs, factories, input_forms, servers
 from tests.assertions import JSON, KEY, PEM, assert_documented, assert_problem, uuid7
+from tests.examples import certificate_id
 from tests.servers import API_KEY, Server
 
 GOOD = csrs.encode_pem(csrs.build(sans=["dns:a.example.com", "ip:10.0.0.1"])).decode()
@@ -352,9 +353,22 @@ GET_PATHS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def path_parameters(server: Server) -> dict[str, str]:
+    """Valid values of the parameters in paths."""
+    signed = server.sign({"csr": GOOD}).json()
+    issuer = x509.load_pem_x509_certificate(signed["chain_pem"].encode())
+    key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+    leaf = x509.load_pem_x509_certificate(signed["crt_pem"].encode())
+    return {"certificate_id": certificate_id(leaf), "key_id": key_id, "request": "MA=="}
+
+
 @pytest.mark.parametrize("path", [*GET_PATHS, "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"])
-def test_head_response_is_that_of_get_without_a_body(server: Server, path: str) -> None:
+def test_head_response_is_that_of_get_without_a_body(
+    server: Server, path: str, path_parameters: dict[str, str]
+) -> None:
     """RFC 9110 9.3.2: wherever there is GET, the status and the headers of HEAD are those of GET."""
+    path = path.format_map(path_parameters)
     get, head = (server.request(method, path, headers=KEY) for method in ("GET", "HEAD"))
     assert (head.status, head.body) == (get.status, b"")
     assert get.status == 200
@@ -376,8 +390,11 @@ def test_head_errors_are_those_of_get(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
-def test_content_type_of_get_does_not_matter(server: Server, path: str) -> None:
+def test_content_type_of_get_does_not_matter(
+    server: Server, path: str, path_parameters: dict[str, str]
+) -> None:
     """A GET has no body, so its Content-Type is about nothing: no 415."""
+    path = path.format_map(path_parameters)
     for media_type in ("text/csv", "application/pkcs10", "?", "multipart/form-data"):
         assert server.request("GET", path, headers={**KEY, "Content-Type": media_type}).status == 200
 
