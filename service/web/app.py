@@ -19,6 +19,7 @@ from connexion.exceptions import ProblemException
 from connexion.resolver import Resolver
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.routing import PathConverter
 
 from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
@@ -44,6 +45,12 @@ class _Request(flask.Request):
 
     form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties in Werkzeug
     url = ""  # only the gateway knows it
+
+
+class _PathConverter(PathConverter):
+    """Any octets, also a slash at the start and line breaks."""
+
+    part_isolating, regex = False, "(?s:.+)"
 
 
 def create(
@@ -73,6 +80,7 @@ def create(
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
+    app.app.url_map.converters["path"] = _PathConverter
     app.app.config |= {identity.API_KEY_NAMES: api_key_names, PUBLIC_URL: public_url}
     app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))

@@ -18,7 +18,8 @@ schemathesis.openapi.format("csr", strategies.csr)
 schemathesis.openapi.format("est-csr", strategies.est_csr)
 schemathesis.openapi.format("certificate-id", strategies.certificate_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
-schemathesis.openapi.format("path", strategies.ocsp_request)
+schemathesis.openapi.format("path", strategies.base64_ocsp_request)
+schemathesis.openapi.media_type("application/ocsp-request", strategies.ocsp_request)
 
 SUPPRESSED_CHECKS: Final = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
@@ -79,7 +80,7 @@ def missing_coverage(coverage: Coverage) -> set[tuple[str, str, str]]:
     return expected - set(coverage)
 
 
-@schemathesis.serializer("application/pkcs10", "application/x-pem-file", "application/ocsp-request")
+@schemathesis.serializer("application/pkcs10", "application/x-pem-file")
 def _as_text(_context: object, value: object) -> bytes:
     value = getattr(value, "data", value)  # octets of the format `binary` are wrapped in an empty string
     if isinstance(value, bytes):

@@ -105,9 +105,8 @@ def ocsp_requests(draw: st.DrawFn) -> bytes:
     return builder.build().public_bytes(Encoding.DER)
 
 
-ocsp_request = (st.binary(min_size=1, max_size=900) | ocsp_requests()).map(
-    lambda data: base64.b64encode(data).decode()
-)
+ocsp_request = st.binary(min_size=1, max_size=900) | ocsp_requests()
+base64_ocsp_request = ocsp_request.map(lambda data: base64.b64encode(data).decode())
 date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),

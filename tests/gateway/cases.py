@@ -138,6 +138,7 @@ CERTLET: Final = [
     Case("ocsp-too-large", "POST", "/ocsp", 413, send={"Content-Type": "application/ocsp-request"}, content=b"x" * 16_385, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
     Case("ocsp-without-request", "GET", "/ocsp", 405, headers={"Allow": "POST, OPTIONS"}, localstack=True),
     Case("ocsp-get", "GET", "/ocsp/a//b%2F+=", 200, headers={"Content-Type": "application/ocsp-response", "Cache-Control": "no-store", "ETag": None}, body=lambda b: b == b"\x30\x03\x0a\x01\x01", events=True, localstack=NO_LAMBDA),
+    Case("ocsp-get-octets", "GET", "/ocsp/%2Fa%0A%C2%85b", 200, headers={"Content-Type": "application/ocsp-response", "Cache-Control": "no-store", "ETag": None}, body=lambda b: b == b"\x30\x03\x0a\x01\x01", events=True, localstack=NO_LAMBDA),
     Case("ocsp-get-query", "GET", "/ocsp/a?b=c", 400, headers=PROBLEM, events=True, localstack=NO_LAMBDA),
     Case("ocsp-get-any-method", "DELETE", "/ocsp/a/b", 405, headers={"Allow": "GET, HEAD, OPTIONS"}, localstack=True),
     Case("ocsp-get-preflight", "OPTIONS", "/ocsp/a//b", 204, headers={"Access-Control-Allow-Methods": "GET"}, localstack=True),
