@@ -12,12 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPResponseStatus
 
 from service.loaded_ca import LoadedCA
-from service.pki import ocsp, renewal_info, revocation
+from service.pki import certificate_reader, ocsp, renewal_info, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.ocsp import StatusRequest
 from service.pki.renewal_info import CertificateId, RenewalWindow, UnknownCertificate
 from service.pki.revocation import RevokedCertificate
+
+
+class UnknownIssuer(LookupError):
+    """The CA does not sign for this issuer; the message says so."""
 
 
 class StatusResponse(NamedTuple):
@@ -60,16 +64,22 @@ class StatusService:
             tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
         ) = None
 
-    def current_crl(self) -> x509.CertificateRevocationList:
+    def current_crl(self, key_id: str | None = None) -> x509.CertificateRevocationList:
         """Return the current CRL, which is signed once per window, CA and revocation list.
 
         If the clock goes back, the window does not: an older CRL would miss later revocations.
 
+        Args:
+            key_id: the issuer's `certificate_reader.key_id`; None for the issuing CA.
+
         Raises:
+            UnknownIssuer: the CA does not sign for this issuer.
             CAUnavailable: the issuer or the revocation list is not available, or the issuer is not valid now.
         """
         ca, now = self._load_ca(), self._clock()
         issuer = ca.issuer
+        if key_id not in (None, certificate_reader.key_id(issuer.certificate)):
+            raise UnknownIssuer("The CA signs no CRL with a key of this identifier")
         if not issuer.not_before <= now <= issuer.not_after:
             raise CAUnavailable("the CA's chain is not valid now")
         window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)

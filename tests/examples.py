@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import ocsp
 
-from service.pki import encoding
+from service.pki import certificate_reader, encoding
 from tests import csrs, factories, servers
 from tests.est.devices import client_context, encode_body, parse_certificates
 from tests.gateway import second_api
@@ -137,6 +137,12 @@ def ask_for_renewal(sites: Sites) -> Response:
     return sites.plain.request("GET", f"/renewal-info/{certificate_id(leaf)}")
 
 
+def get_of_issuer(sites: Sites, path: str) -> Response:
+    """Get a path that ends with the key identifier of the issuing CA of the plain server."""
+    issuer = x509.load_der_x509_certificate(get("/ca.crt")(sites).body)
+    return sites.plain.request("GET", path + certificate_reader.key_id(issuer))
+
+
 def certificate_id(certificate: x509.Certificate) -> str:
     """Return the identifier of a certificate (RFC 9773 4.1)."""
     identifier = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
@@ -205,9 +211,11 @@ EXAMPLES: Final = {
     "signBatch": Example("Two certificates.", 200, lambda sites: send_example(sites.plain, "signBatch")),
     "ca": Example("A CA without a rollover.", 200, get("/ca")),
     "caCrt": Example(BINARY, 200, get("/ca.crt")),
+    "issuer": Example(BINARY, 200, lambda sites: get_of_issuer(sites, "/issuer/")),
     "caPem": Example("The issuing CA and its root.", 200, get("/ca.pem")),
     "caP7c": Example(BINARY, 200, get("/ca.p7c")),
     "caCrl": Example(BINARY, 200, get("/ca.crl")),
+    "crl": Example(BINARY, 200, lambda sites: get_of_issuer(sites, "/crl/")),
     "ocsp": Example(BINARY, 200, ask_about_certificate),
     "renewalInfo": Example("A certificate of 90 days.", 200, ask_for_renewal),
     "rootCrt": Example(BINARY, 200, get("/root.crt")),
@@ -223,6 +231,7 @@ EXAMPLES: Final = {
     "httpsRequired": Example("EST over plain HTTP.", 403, get(f"{EST}/cacerts")),
     "unknownLabel": Example("A label that is not the name of a profile.", 404, request_est("GET", "/admin/cacerts")),
     "unknownCertificate": Example("A certificate of another CA.", 404, get("/renewal-info/aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")),
+    "unknownIssuer": Example("The key identifier of another CA.", 404, get("/crl/00")),
     "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
     "enrollmentForbidden": Example("A wrong API key.", 403, request_est("POST", "/simpleenroll", b"x", **{"x-api-key": "wrong"})),

@@ -82,6 +82,12 @@ def extension_value(owner: x509.Certificate | x509.CertificateSigningRequest, ki
     return next((item.value for item in owner.extensions if isinstance(item.value, kind)), None)
 
 
+def key_id(ca: x509.Certificate) -> str:
+    """The subjectKeyIdentifier (RFC 5280 4.2.1.2) in lower-case hexadecimal; '' if absent."""
+    identifier = extension_value(ca, x509.SubjectKeyIdentifier)
+    return identifier.digest.hex() if identifier else ""
+
+
 def malformed_fields(certificate: x509.Certificate) -> list[str]:
     """Messages about a malformed key, extensions or signature algorithm; unknown algorithms are valid."""
     errors = _field_errors(certificate, _USE)

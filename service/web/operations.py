@@ -18,13 +18,13 @@ from service.authority import (
     IssuedCertificate,
     Principal,
 )
-from service.pki import encoding, keys
+from service.pki import certificate_reader, encoding, keys
 from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
 from service.web import identity
-from service.web.problems import problem_document
+from service.web.problems import http_problem, problem_document
 from service.web.responses import Response, json_response, to_json
 
 PEM_CHAIN: Final = "application/pem-certificate-chain"
@@ -108,6 +108,13 @@ class Operations:
         return Response(
             encoding.encode_der(self._authority.load_issuer().certificate), DER_CERTIFICATE, _CA_CACHE
         )
+
+    def issuer(self, key_id: str) -> Response:
+        """`GET /issuer/{key_id}`: the certificate of a CA by its key identifier, DER."""
+        for certificate in self._authority.load_issuer().ca_certificates:
+            if certificate_reader.key_id(certificate) == key_id:
+                return Response(encoding.encode_der(certificate), DER_CERTIFICATE, _CA_CACHE)
+        return http_problem(404, "The CA has no CA certificate with this key identifier")
 
     def caPem(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.pem`: the chain, root last, then the previous CA certificates, PEM."""

@@ -8,10 +8,11 @@ from typing import Final
 from urllib.parse import unquote
 
 import connexion
+from cryptography import x509
 
 from service.pki import encoding, renewal_info, revocation
 from service.pki.renewal_info import CertificateId, UnknownCertificate
-from service.status import StatusResponse, StatusService
+from service.status import StatusResponse, StatusService, UnknownIssuer
 from service.web.problems import FieldProblem, MalformedError, http_problem
 from service.web.responses import Response, json_response
 
@@ -30,7 +31,14 @@ class StatusOperations:
 
     def caCrl(self) -> Response:  # noqa: N802 - operationId
         """`GET /ca.crl`: the certificate revocation list, DER."""
-        return Response(encoding.encode_der(self._status.current_crl()), REVOCATION_LIST, _CRL_CACHE)
+        return _crl_response(self._status.current_crl())
+
+    def crl(self, key_id: str) -> Response:
+        """`GET /crl/{key_id}`: the certificate revocation list of an issuer, DER."""
+        try:
+            return _crl_response(self._status.current_crl(key_id))
+        except UnknownIssuer as error:
+            return http_problem(404, str(error))
 
     def ocsp(self, body: bytes) -> Response:
         """`POST /ocsp`: the status of one certificate; an OCSP request and response, DER."""
@@ -61,6 +69,10 @@ class StatusOperations:
         response = json_response({"suggestedWindow": times}, _CRL_CACHE)
         response.headers["Retry-After"] = str(renewal_info.RETRY_AFTER.seconds)
         return response
+
+
+def _crl_response(crl: x509.CertificateRevocationList) -> Response:
+    return Response(encoding.encode_der(crl), REVOCATION_LIST, _CRL_CACHE)
 
 
 def _decode_ocsp_request(text: str) -> bytes:

@@ -17,6 +17,7 @@ from tests.fuzz import strategies
 schemathesis.openapi.format("csr", strategies.csr)
 schemathesis.openapi.format("est-csr", strategies.est_csr)
 schemathesis.openapi.format("certificate-id", strategies.certificate_id)
+schemathesis.openapi.format("key-id", strategies.key_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
 schemathesis.openapi.format("path", strategies.base64_ocsp_request)
 schemathesis.openapi.media_type("application/ocsp-request", strategies.ocsp_request)

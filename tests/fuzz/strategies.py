@@ -1,4 +1,4 @@
-"""Strings for the formats of the contract: CSRs, OCSP requests, times, and identifiers of certificates."""
+"""Strings for the formats of the contract: CSRs, OCSP requests, times, and identifiers."""
 
 from __future__ import annotations
 
@@ -115,3 +115,5 @@ date_time = st.datetimes(
 certificate_id = st.builds(
     CertificateId, st.binary(min_size=1, max_size=64), st.integers(1, (1 << 159) - 1)
 ).map(CertificateId.encode)
+
+key_id = st.binary(min_size=1, max_size=64).map(bytes.hex)
