@@ -34,6 +34,8 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
 
+Announce = Callable[[int, int | None], None]
+
 
 class ServeError(Exception):
     """The gateway or a worker did not start; the message is one line."""
@@ -58,12 +60,12 @@ class Supervisor:
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
 
-    def run(self, configuration: Configuration, announce: Callable[[int], None]) -> int:
+    def run(self, configuration: Configuration, announce: Announce) -> int:
         """Serve until SIGTERM or SIGINT.
 
         Args:
             configuration: the gateway's configuration.
-            announce: called with the port once the gateway listens.
+            announce: called once the gateway listens, with its port and that of plain HTTP next to HTTPS.
 
         Returns:
             the gateway's exit status.
@@ -152,7 +154,7 @@ class Supervisor:
             process.wait()
 
 
-def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Callable[[int], None]) -> None:
+def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Announce) -> None:
     """Handle the messages of the gateway until it closes the socket."""
     with control.makefile("rb") as messages:
         for line in messages:
@@ -160,7 +162,7 @@ def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Callable
             if "failed" in message:
                 raise ServeError(message["failed"])
             if "port" in message:
-                announce(message["port"])
+                announce(message["port"], message["status_port"])
                 continue
             try:  # the gateway cannot read the file, which is next to the CA's key
                 reply: dict[str, object] = {"keys": key_file.read()}

@@ -110,6 +110,14 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     help="Use this profile for --tls.",
 )
 @click.option(
+    "--status-port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    show_default="the one after --port; 80 with 443",
+    help="With HTTPS, serve OCSP, CRL and CA certificates by plain HTTP on this port (0: any).",
+)
+@click.option("--no-status-port", is_flag=True, help="With HTTPS, serve nothing by plain HTTP.")
+@click.option(
     "--est-line-length",
     type=click.Choice(EST_LINE_LENGTHS),
     default="0",
@@ -124,6 +132,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     The first start creates a CA and an API key, and prints them.
     """
     options.forbid_together("--ca", "--ephemeral")
+    options.forbid_together("--status-port", "--no-status-port")
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()
     is_https = _validate_tls_options(settings)
@@ -157,6 +166,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             public_document=openapi.public(document),
             host=settings.host,
             port=settings.port,
+            status_port=_status_port(settings) if is_https else None,
             workers=settings.workers,
             key_file=str(key_file.path),
             env_keys=env_keys,
@@ -167,12 +177,14 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         for warning in (*_warnings(settings), *options.exposure_warnings(_secret_files(settings, directory))):
             echo(f"Warning   {warning}")
 
-        def announce(port: int) -> None:
+        def announce(port: int, status_port: int | None) -> None:
             rollback_key.pop_all()
             scheme = "https" if is_https else "http"
             stage = f"/{settings.stage}" if settings.stage else ""
             trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
-            _announce(f"{scheme}://{_url_host(settings)}:{port}{stage}", new_key, trust)
+            host = _url_host(settings)
+            status_url = "" if status_port is None else f"http://{host}:{status_port}{stage}"
+            _announce(f"{scheme}://{host}:{port}{stage}", status_url, new_key, trust)
 
         return Supervisor(HANDLER, _worker_environ(settings, directory)).run(configuration, announce)
 
@@ -186,12 +198,22 @@ def _validate_tls_options(settings: SimpleNamespace) -> bool:
     if (settings.tls_name or settings.tls_profile) and not settings.tls:
         raise click.UsageError("--tls-name and --tls-profile require --tls")
     is_https = bool(settings.tls or settings.tls_cert)
+    if settings.status_port is not None and not is_https:
+        raise click.UsageError("--status-port requires --tls, or --tls-cert and --tls-key")
     if not _is_loopback(settings.host) and not settings.insecure_http and not is_https:
         raise CommandError(
             f"{settings.host} is not loopback, so API keys would be sent unencrypted: pass --tls, or "
             "--tls-cert and --tls-key, or (behind a TLS proxy) --insecure-http"
         )
     return is_https
+
+
+def _status_port(settings: SimpleNamespace) -> int | None:
+    """Return the port of plain HTTP next to HTTPS; None for none."""
+    if settings.no_status_port:
+        return None
+    port: int | None = settings.status_port
+    return {0: 0, 443: 80, 65535: 65534}.get(settings.port, settings.port + 1) if port is None else port
 
 
 def _verify_audit_log_writable(audit_log: Path) -> None:
@@ -300,9 +322,11 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
-def _announce(url: str, api_key: str | None, trust: str) -> None:
+def _announce(url: str, status_url: str, api_key: str | None, trust: str) -> None:
     echo(f"Web form  {url}/sign")
     echo(f"API docs  {url}/docs")
+    if status_url:
+        echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
     if api_key:
         echo(f"API key   {api_key}  (shown once)")
     echo("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")

@@ -20,6 +20,7 @@ class Configuration:
         env_keys: name -> SHA-256 of the keys of the environment.
         no_usage_plan: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; may be empty.
+        status_port: the port of plain HTTP next to HTTPS, for the status of certificates; None for none.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
         tls_key_password: the password of the key; if None and the key is encrypted, OpenSSL prompts for it.
         tls_name: the host of the server's URL; empty for the address that the client connects to.
@@ -38,6 +39,7 @@ class Configuration:
     env_keys: dict[str, str] = field(repr=False)
     no_usage_plan: bool = False
     stage: str = ""
+    status_port: int | None = None
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str | None = field(default=None, repr=False)

@@ -103,8 +103,11 @@ class Docs:
             OSError: a file of the viewer cannot be read.
         """
         name = self._paths.get(path.removesuffix("/"))
-        server = self._public_url or origin + self._root
-        return self._response(name, server) if name and method in ("GET", "HEAD") else None
+        return self._response(name, self.server_url(origin)) if name and method in ("GET", "HEAD") else None
+
+    def server_url(self, origin: str) -> str:
+        """The URL of the API: the public URL if there is one, otherwise that of the connection."""
+        return self._public_url or origin + self._root
 
     def _create(self, path: str, server: str) -> Response:
         headers = CIMultiDict(_HEADERS, **{"Content-Type": _MEDIA_TYPES[path]})

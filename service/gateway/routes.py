@@ -21,6 +21,7 @@ ERROR_TYPES: Final = {
     "API_CONFIGURATION_ERROR": "InternalServerErrorException",
     "DEFAULT_4XX": "BadRequestException",
     "DEFAULT_5XX": "InternalServerErrorException",
+    "HTTPS_REQUIRED": "ForbiddenException",
     "INTEGRATION_FAILURE": "InternalServerErrorException",
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",
     "HEADER_FIELDS_TOO_LARGE": "BadRequestException",
@@ -56,6 +57,7 @@ class Route:
         needs_key: whether `security` requires an API key.
         accepts_basic: whether the key may be the password of HTTP Basic.
         accepts_body: whether the operation has a requestBody.
+        plain_http: whether a server of HTTPS also serves it by plain HTTP (x-plain-http).
         integration: the x-amazon-apigateway-integration object.
     """
 
@@ -63,6 +65,7 @@ class Route:
     needs_key: bool
     accepts_basic: bool
     accepts_body: bool
+    plain_http: bool
     integration: JSON
 
 
@@ -149,6 +152,7 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
                 needs_key=bool(required & (keys | basic)),
                 accepts_basic=bool(required & basic),
                 accepts_body="requestBody" in operation,
+                plain_http=operation.get("x-plain-http", False),
                 integration=operation["x-amazon-apigateway-integration"],
             ),
         )

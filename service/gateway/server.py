@@ -57,6 +57,8 @@ class Gateway:
         self._idle = asyncio.Event()
         self._stage = configuration.stage
         self._tls_name = configuration.tls_name
+        self._is_https = bool(configuration.tls_certificate)
+        self.port = configuration.port  # of HTTPS, for clients that use plain HTTP
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.public_document, configuration.stage)
         self._pool = pool
@@ -123,11 +125,8 @@ class Gateway:
 
     async def _respond(self, request: Request, request_id: str) -> events.Response:
         """Route, API key, usage plan, integration, in API Gateway's order."""
-        if not request.is_version_served:
-            raise GatewayError("VERSION_NOT_SUPPORTED")
-        if request.method not in METHODS:
-            raise GatewayError("NOT_IMPLEMENTED")
         method, url = "GET" if request.method == "HEAD" else request.method, request.rel_url
+        self._verify_supported(request, method)
         try:
             path = self._within_stage(url.raw_path)
             route, path_parameters = self._contract.route(method, path)
@@ -168,11 +167,29 @@ class Gateway:
         self._cache.store(route.resource, response)
         return response
 
+    def _verify_supported(self, request: Request, method: str) -> None:
+        """Refuse other versions and methods, and plain HTTP next to HTTPS except for certificate status."""
+        if not request.is_version_served:
+            raise GatewayError("VERSION_NOT_SUPPORTED")
+        if request.method not in METHODS:
+            raise GatewayError("NOT_IMPLEMENTED")
+        if request.secure or not self._is_https:
+            return
+        with contextlib.suppress(GatewayError):  # no operation has this path or method
+            if self._contract.route(method, self._within_stage(request.rel_url.raw_path))[0].plain_http:
+                return
+        address, *_ = request.get_extra_info("sockname", ("",))  # the client may have disconnected
+        url = self._docs.server_url(self._url("https", address, self.port))
+        raise GatewayError("HTTPS_REQUIRED", f"Only the status of certificates is served here: use {url}")
+
     def _origin(self, request: web.BaseRequest) -> str:
         """The URL that the client connected to. The Host header would be the client's own text."""
         address, port, *_ = request.get_extra_info("sockname", ("", 0))  # the client may have disconnected
+        return self._url(request.scheme, address, port)
+
+    def _url(self, scheme: str, address: str, port: int) -> str:
         host = self._tls_name or address
-        return f"{request.scheme}://[{host}]:{port}" if ":" in host else f"{request.scheme}://{host}:{port}"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _integrate(self, request: events.Request, route: Route) -> events.Response:
         if route.integration["type"] == "mock":
@@ -389,14 +406,19 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
             renewal = asyncio.create_task(
                 tls.renew_forever(pool.invoke, configuration.tls_signing_event, expires_at)
             )
-        listener = Listener(connections, create, tls.context if tls else None)
-        port = await listener.open(configuration.host, configuration.port)
-    except (TlsError, OSError, UnicodeError) as error:
-        link.send(failed=_startup_error(error, configuration))
+        listeners = [Listener(connections, create, tls.context if tls else None)]
+        gateway.port = await _open(listeners[0], configuration.host, configuration.port, "--port")
+        status_port = configuration.status_port
+        if status_port is not None:
+            listeners.append(Listener(connections, create))
+            status_port = await _open(listeners[1], configuration.host, status_port, "--status-port")
+    except (TlsError, OSError) as error:
+        link.send(failed=one_line(error))
         return 1
-    link.send(port=port)
+    link.send(port=gateway.port, status_port=status_port)
     await stop.wait()
-    listener.close()
+    for listener in listeners:
+        listener.close()
     if renewal:
         renewal.cancel()
     await gateway.drain()
@@ -406,20 +428,23 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
     return 0
 
 
-def _startup_error(error: Exception, configuration: Configuration) -> str:
-    """The error that prevents the start, as one line."""
-    if isinstance(error, socket.gaierror | UnicodeError):  # UnicodeError: not a possible DNS name
-        return f"host {configuration.host} not found: set --host to an address of this machine"
-    address = f"{configuration.host}:{configuration.port}"
-    if isinstance(error, OSError) and not error.filename:
+async def _open(listener: Listener, host: str, port: int, option: str) -> int:
+    """Open a listener, and return its port; an OSError says which option to change, in one line."""
+    try:
+        return await listener.open(host, port)
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: not a possible DNS name
+        raise OSError(f"host {host} not found: set --host to an address of this machine") from error
+    except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
-                return f"{address} is in use, perhaps by another certlet serve: choose another --port"
+                reason = f"{host}:{port} is in use, perhaps by another certlet serve: choose another {option}"
             case errno.EACCES:
-                return f"no permission to listen on {address}: choose a --port above 1023"
+                reason = f"no permission to listen on {host}:{port}: choose a {option} above 1023"
             case errno.EADDRNOTAVAIL | None:  # newer versions of Python set no errno
-                return f"{configuration.host} is not an address of this machine: choose another --host"
-    return one_line(error)
+                reason = f"{host} is not an address of this machine: choose another --host"
+            case _:
+                raise
+        raise OSError(reason) from error
 
 
 def main(arguments: list[str]) -> int:
