@@ -6,4 +6,6 @@ known_deviations    each verifier's error for each defect, and cases that it can
 matrix              the table of results, printed at the end of a run
 verifier.go, Verifier.java, verifier.mjs, pkilint_runner
                     programs around verifiers that are libraries: each verifies all cases in one run
+RevocationChecker.java, ocsp.go
+                    programs around libraries that ask by OCSP
 """

@@ -119,12 +119,17 @@ def pkilint(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     yield from parse_output(sys.executable, "-m", "tests.interop.pkilint_runner", directory)
 
 
+def build_go(source: str, directory: Path) -> Path:
+    """Compile a program without modules and C: with the standard library as Debian compiled it, and Debian's others."""
+    cache, program = directory / "go", directory / f"{source}.out"
+    env = servers.environ(GO111MODULE="off", CGO_ENABLED="0", GOPATH="/usr/share/gocode", GOCACHE=str(cache))
+    servers.run("go", "build", "-o", program, HERE / source, env=env)
+    return program
+
+
 def go(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     """Run the program that uses Go's crypto/x509."""
-    # Without modules and C: only the standard library, as Debian compiled it.
-    env = servers.environ(GO111MODULE="off", CGO_ENABLED="0", GOCACHE=str(directory / "go"))
-    servers.run("go", "build", "-o", directory / "verifier-go", HERE / "verifier.go", env=env)
-    yield from parse_output(directory / "verifier-go", directory)
+    yield from parse_output(build_go("verifier.go", directory), directory)
 
 
 def java(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
@@ -137,16 +142,19 @@ def node(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
     yield from parse_output(NODE, HERE / "verifier.mjs", directory, peer_folder(directory, chains))
 
 
-# Because $folder is a variable, nginx loads the certificate in each handshake; an unusable one fails only that handshake.
 NGINX: Final = """\
-daemon off; master_process off; pid {sockets}/pid; error_log stderr crit;
+daemon off; master_process off; pid {folder}/pid; error_log stderr {level};
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; ssl_verify_depth 2; ssl_verify_client on; ssl_session_cache off;
-  client_body_temp_path {sockets}/b; proxy_temp_path {sockets}/p; fastcgi_temp_path {sockets}/f;
-  uwsgi_temp_path {sockets}/u; scgi_temp_path {sockets}/s;
+  access_log off; ssl_session_cache off;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+{http}}}
+"""
+# Because $folder is a variable, nginx loads the certificate in each handshake; an unusable one fails only that handshake.
+FOLDER: Final = """\
+  ssl_verify_depth 2; ssl_verify_client on;
   map "" $folder {{ default {directory}; }}
-{servers}}}
 """
 SERVER: Final = """\
   server {{
@@ -159,28 +167,35 @@ SERVER: Final = """\
 
 
 @contextlib.contextmanager
+def run_nginx(folder: Path, http: str, level: str = "crit") -> Iterator[Path]:
+    """Run nginx with directives of its `http` block; yield the log of errors from a level on."""
+    config, log = folder / "nginx.conf", folder / "nginx.log"
+    config.write_text(NGINX.format(folder=folder, level=level, http=http))
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen([program, "-c", config, "-p", folder], stderr=stderr) as process,
+    ):
+        try:
+            servers.wait_until(lambda: (folder / "pid").exists() or process.poll() is not None)
+            assert process.poll() is None, log.read_text()
+            yield log
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
 def nginx(directory: Path, chains: Chains) -> Iterator[dict[Case, Path]]:
     """Run nginx with mutual TLS, with a server and a socket for each case."""
     peer = peer_folder(directory, chains).name
     with tempfile.TemporaryDirectory() as short_path:  # a socket's path is at most 107 characters long
         sockets = {case: Path(short_path) / str(number) for number, case in enumerate(chains)}
-        server_blocks = ""
+        http = FOLDER.format(directory=directory)
         for case, socket in sockets.items():
             identity, trust = (case.folder, peer) if case.purpose == "server" else (peer, case.folder)
-            server_blocks += SERVER.format(socket=socket, directory=directory, identity=identity, trust=trust)
-        config = directory / "nginx.conf"
-        config.write_text(NGINX.format(sockets=short_path, directory=directory, servers=server_blocks))
-        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-        process = subprocess.Popen(
-            [program, "-c", config, "-p", short_path], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            servers.wait_until(lambda: (Path(short_path) / "pid").exists() or process.poll() is not None)
-            assert process.poll() is None, process.communicate()[1]
+            http += SERVER.format(socket=socket, directory=directory, identity=identity, trust=trust)
+        with run_nginx(Path(short_path), http):
             yield sockets
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
 
 
 def nginx_and_curl(directory: Path, chains: Chains) -> Iterator[tuple[str, str, str]]:
