@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.pki import serial
-from service.pki.profile import format_duration
+from service.pki.profile import Profile, format_duration
 from service.pki.serial import Lifetime, SerialKeys, SerialNumbers
 from tests import csrs, factories
 from tests.factories import NOW, SERIAL_KEYS, issuance_request
@@ -50,24 +50,24 @@ def test_serial_number_with_a_changed_bit_is_not_recognised(
     assert NUMBERS.recognize(number ^ 1 << bit) is None
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.sampled_from(["server", "client", "peer"]), st.data())
-def test_serial_number_of_every_certificate_is_recognised(profile: str, data: st.DataObject) -> None:
-    """In every profile and lifetime, with an Idempotency-Key or without; with a changed bit it is not."""
-    limit = factories.profiles().get(profile).max_validity
-    validity = (
-        data.draw(st.integers(15 * 60, int(limit.total_seconds()))) * SECOND
-    )  # longer than the backdate
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(list(factories.profiles())), st.data())
+def test_serial_number_of_every_certificate_is_recognised(profile: Profile, data: st.DataObject) -> None:
+    """In every profile and lifetime, with an Idempotency-Key or without; with any changed bit it is not."""
+    shortest, longest = (time // SECOND for time in (profile.backdate + MINUTE, profile.max_validity))
+    validity = data.draw(st.integers(shortest, longest)) * SECOND
+    now = NOW + data.draw(st.integers(0, 120)) * SECOND
     key = data.draw(st.sampled_from([None, "retry-0123456789"]))
     csr = csrs.encode_pem(csrs.build("a.example.com"))
-    request = issuance_request(csr, profile, validity=format_duration(validity), idempotency_key=key)
-    certificate = factories.authority().issue(request).certificate
+    request = issuance_request(csr, profile.name, validity=format_duration(validity), idempotency_key=key)
+    certificate = factories.authority(now=now).issue(request).certificate
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == validity - SECOND
     lifetime = NUMBERS.recognize(certificate.serial_number)
     assert lifetime is not None
     assert lifetime.start <= certificate.not_valid_before_utc < lifetime.start + MINUTE
     assert lifetime.end - MINUTE <= certificate.not_valid_after_utc < lifetime.end
-    bit = data.draw(st.integers(0, 158))
-    assert NUMBERS.recognize(certificate.serial_number ^ 1 << bit) is None
+    changed = (certificate.serial_number ^ 1 << bit for bit in range(159))
+    assert not any(map(NUMBERS.recognize, changed))
 
 
 NUMBER = NUMBERS.create(7, START, DAY)
