@@ -26,7 +26,8 @@ class AuditRecord(NamedTuple):
 
     Attributes:
         request_id: the gateway's ID of the request.
-        principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id.
+        principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id; for
+            a certificate that the service issues to itself `service:` and the purpose.
         profile: the certificate profile; '' if the requested profile does not exist.
         session: the session of an IAM role, whose name the caller chose; '' for other principals.
         names, common_name: the certificate's; in a refusal the requested ones, as sent.

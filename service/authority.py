@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
+from service.intent import intent_record
 from service.loaded_ca import LoadedCA
 from service.pki import (
     csr,
@@ -165,7 +166,7 @@ class Authority:
         self._load_revoked = load_revoked
         self._parallel_map = parallel_map
         max_backdate = max(profile.backdate for profile in profiles)
-        self.status = StatusService(self._ca, clock, load_revoked, max_backdate)
+        self.status = StatusService(self._ca, clock, record, load_revoked, max_backdate)
 
     def load_issuer(self) -> Issuer:
         """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""
@@ -321,7 +322,14 @@ class Authority:
             if ca.serial_numbers
             else x509.random_serial_number()
         )
-        intent = _intent_record(request, now, spec, serial_number)
+        intent = intent_record(
+            spec,
+            serial_number,
+            now,
+            request_id=request.request_id,
+            principal=principal.name,
+            session=principal.session,
+        )
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
     def _refusal_record(
@@ -430,26 +438,6 @@ def _sign(approved: _Approved) -> IssuedCertificate:
     fingerprint = encoding.fingerprint(certificate)
     return IssuedCertificate(
         certificate, approved.issuer.intermediates, approved.spec, fingerprint, approved.idempotent_until
-    )
-
-
-def _intent_record(
-    request: IssuanceRequest, now: datetime, spec: CertificateSpec, serial_number: int
-) -> AuditRecord:
-    return AuditRecord(
-        event="intent",
-        time=encoding.format_timestamp(now),
-        request_id=request.request_id,
-        principal=request.principal.name if request.principal else "",
-        session=request.principal.session if request.principal else "",
-        profile=spec.profile.name,
-        serial_number=encoding.format_serial(serial_number),
-        names=tuple(map(str, spec.names)),
-        common_name=spec.common_name,
-        subject_public_key_sha256=_sha256(spec.subject_public_key_info),
-        content_sha256=spec.digest.hex(),
-        not_before=encoding.format_timestamp(spec.not_before),
-        not_after=encoding.format_timestamp(spec.not_after),
     )
 
 

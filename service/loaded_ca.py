@@ -19,14 +19,12 @@ class LoadedCA:
     Attributes:
         serial_keys: the keys of its serial numbers; None for random ones.
         deny_list: the denied keys.
-        has_free_signatures: whether it signs for free.
         early_renewal: the order to renew certificates early; None if there is none.
     """
 
     issuer: Issuer
     serial_keys: SerialKeys | None = None
     deny_list: DenyList = field(default_factory=DenyList)
-    has_free_signatures: bool = True
     early_renewal: EarlyRenewal | None = None
 
     @functools.cached_property

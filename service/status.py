@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPResponseStatus
 
+from service.audit import Recorder
 from service.loaded_ca import LoadedCA
-from service.pki import certificate_reader, ocsp, renewal_info, revocation
+from service.ocsp_responders import OCSPResponders
+from service.pki import certificate_reader, ocsp, ocsp_responder, renewal_info, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.ocsp import StatusRequest
 from service.pki.renewal_info import CertificateId, RenewalWindow, UnknownCertificate
 from service.pki.revocation import RevokedCertificate
+from service.pki.serial import SerialNumbers
 
 
 class UnknownIssuer(LookupError):
@@ -38,6 +41,9 @@ class StatusResponse(NamedTuple):
     version: str = ""
 
 
+_UNAUTHORIZED: Final = StatusResponse(ocsp.error_response(OCSPResponseStatus.UNAUTHORIZED))
+
+
 class StatusService:
     """Answer questions about certificates from the CA, its revocation list, and serial numbers."""
 
@@ -45,6 +51,7 @@ class StatusService:
         self,
         load_ca: Callable[[], LoadedCA],
         clock: Callable[[], datetime],
+        record: Recorder,
         load_revoked: Callable[[], Mapping[int, RevokedCertificate]],
         max_backdate: timedelta,
     ) -> None:
@@ -53,6 +60,7 @@ class StatusService:
         Args:
             load_ca: returns the CA, or raises `CAUnavailable`.
             clock: returns the current time, UTC.
+            record: writes audit records of the certificates of delegated OCSP responders.
             load_revoked: returns the revoked certificates by serial number, or raises `CAError`.
             max_backdate: the largest backdate of the profiles.
         """
@@ -60,6 +68,7 @@ class StatusService:
         self._clock = clock
         self._load_revoked = load_revoked
         self._max_backdate = max_backdate
+        self._responders = OCSPResponders(clock, record)
         self._crl: (
             tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
         ) = None
@@ -94,38 +103,46 @@ class StatusService:
             raise CAUnavailable("the CRL cannot be created") from error
         return self._crl[3]
 
-    def certificate_status(self, der: bytes) -> StatusResponse:
+    def certificate_status(self, der: bytes, request_id: str = "") -> StatusResponse:
         """Answer an OCSP request, DER, which may be malformed.
 
         With a nonce, the status is that of now. Otherwise it is that of the start of the CRL's window, until
         the window ends.
 
+        Args:
+            der: the OCSP request.
+            request_id: the gateway's ID of the request, for the audit log.
+
         Raises:
-            CAUnavailable: the issuer or the revocation list is not available.
+            CAUnavailable: the issuer, the revocation list or an OCSP responder is not available.
         """
         try:
             request = ocsp.parse_request(der)
         except ocsp.MalformedRequest:
             return StatusResponse(ocsp.error_response(OCSPResponseStatus.MALFORMED_REQUEST))
-        return self._certificate_status(request, self._clock().replace(microsecond=0))
-
-    def _certificate_status(self, request: StatusRequest, now: datetime) -> StatusResponse:
         ca = self._load_ca()
-        issuer = ca.issuer
-        is_valid = issuer.not_before <= now <= issuer.not_after
-        can_sign = issuer.may_sign_ocsp and ca.has_free_signatures and is_valid
-        if not ca.serial_numbers or not can_sign or not ocsp.is_about(request, issuer.certificate):
-            return StatusResponse(ocsp.error_response(OCSPResponseStatus.UNAUTHORIZED))
-        start = revocation.window_start(revocation.crl_number(now))
-        this_update = now if request.nonce else max(start, issuer.not_before)
+        if not ca.serial_numbers or not ocsp.is_about(request, ca.issuer.certificate):
+            return _UNAUTHORIZED
         try:
-            revoked = self._load_revoked()
-            status = ocsp.find_status(request.serial_number, revoked, ca.serial_numbers[0], this_update)
-            builder = ocsp.response_builder(request, status, this_update, issuer.not_after)
-            response = issuer.sign_ocsp(builder)
+            return self._sign_response(ca.issuer, ca.serial_numbers[0], request, request_id)
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
-        der = response.public_bytes(Encoding.DER)
+
+    def _sign_response(
+        self, issuer: Issuer, numbers: SerialNumbers, request: StatusRequest, request_id: str
+    ) -> StatusResponse:
+        """Answer a request about a certificate of an issuer; raise `CAError` if that is not possible."""
+        now = self._clock().replace(microsecond=0)
+        if not issuer.not_before <= now <= issuer.not_after:
+            return _UNAUTHORIZED
+        if not issuer.signs_ocsp and not ocsp_responder.is_permitted(issuer):
+            return _UNAUTHORIZED
+        start = revocation.window_start(revocation.crl_number(now))
+        this_update = now if request.nonce else max(start, issuer.not_before)
+        status = ocsp.find_status(request.serial_number, self._load_revoked(), numbers, this_update)
+        signer = issuer if issuer.signs_ocsp else self._responders.get(issuer, numbers, now, request_id)
+        builder = ocsp.response_builder(request, status, this_update, signer.not_after)
+        der = signer.sign_ocsp(builder).public_bytes(Encoding.DER)
         if request.nonce:
             return StatusResponse(der)
         version = hashlib.sha256(f"{this_update} {status}".encode()).hexdigest()

@@ -295,17 +295,35 @@ def test_ocsp_follows_the_whole_life_of_a_certificate(tmp_path: Path) -> None:
         assert "Error querying OCSP responder" in ask(server, tmp_path, "a.pem")
 
 
-@pytest.mark.parametrize("is_from_before", [False, True])
-def test_ca_that_cannot_answer_is_unauthorized(tmp_path: Path, *, is_from_before: bool) -> None:
-    """A CA from before has no digitalSignature in its key usage; another one lost its serial.key."""
-    if is_from_before:
-        create_ca_from_before(tmp_path / "ca")
+def test_ca_that_lost_its_serial_key_is_unauthorized(tmp_path: Path) -> None:
+    """It does not recognise its serial numbers any more."""
     with certlet_server(tmp_path) as server:
         (tmp_path / "a.pem").write_text(encoding.encode_pem([sign(server)]))
-        if not is_from_before:
-            assert "a.pem: good" in ask(server, tmp_path, "a.pem")
-            (tmp_path / "ca" / ca_directory.SERIAL_KEY).unlink()
+        assert "a.pem: good" in ask(server, tmp_path, "a.pem")
+        (tmp_path / "ca" / ca_directory.SERIAL_KEY).unlink()
         assert "unauthorized (6)" in ask(server, tmp_path, "a.pem")
+
+
+def test_ca_from_before_answers_by_a_delegated_responder(tmp_path: Path) -> None:
+    """Its key usage has no digitalSignature. The responder's certificate is in the log and in the inventory."""
+    create_ca_from_before(tmp_path / "ca")
+    arguments = ("--workers", "1", "--audit-log", "audit.log")
+    with certlet_server(tmp_path, *arguments) as server:
+        (tmp_path / "a.pem").write_text(encoding.encode_pem([sign(server)]))
+        for options in ((), ("-no_nonce",), ("-sha256",)):
+            output = ask(server, tmp_path, "a.pem", *options)
+            assert "a.pem: good" in output
+            assert "Response verify OK" in output
+    records = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    responder = [record for record in records if record["principal"] == "service:ocsp"]
+    assert [record["event"] for record in responder] == ["intent", "result"]
+    assert all(record["request_id"] for record in responder)
+    command = ("list", "audit.log", "--json", "--principal", "service:ocsp")
+    (certificate,) = map(json.loads, certlet(*command, cwd=tmp_path).stdout.splitlines())
+    assert (certificate["profile"], certificate["status"]) == ("service:ocsp-responder", "valid")
+    assert certificate["serial_number"] == responder[0]["serial_number"]
+    due = certlet(*command, "--expires-in", "4w", "--exit-code", cwd=tmp_path)
+    assert (due.returncode, due.stdout) == (0, b"")
 
 
 def spellings(text: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from service import openapi
 from service.authority import Principal, PrincipalKind
+from service.ocsp_responders import OCSPResponders
 from service.overrides import YAMLSource
 from service.pki import csr, keys
 from service.pki.csr import CertificateSigningRequest
@@ -32,7 +33,10 @@ from tests.factories import NOW
 from tests.servers import ROOT
 
 TEXT = (ROOT / "docs" / "reference" / "certificate-specification.md").read_text()
-LINES = re.findall(r"^- \*\*([a-z-]+)\*\*: ", TEXT, re.MULTILINE)
+CERTIFICATES, RESPONDER = TEXT.split("## The OCSP responder")
+LINES, RESPONDER_LINES = (
+    re.findall(r"^- \*\*([a-z-]+)\*\*: ", part, re.MULTILINE) for part in (CERTIFICATES, RESPONDER)
+)
 OVERRIDES = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
 POLICY = openapi.parse_policy(openapi.with_overrides(openapi.load(), YAMLSource(OVERRIDES).data))
 NO_REV_AVAIL = "2.5.29.56"
@@ -300,6 +304,59 @@ CHECKS: dict[str, Check] = {
     )
 }  # fmt: skip
 
+
+def responder_fields(case: Case) -> None:
+    for check in (version, serial_number, signature_algorithm, signature, issuer, outlive, unique_identifiers, criticality):  # fmt: skip
+        check(case)
+    for check in (authority_key_identifier, subject_key_identifier, basic_constraints, key_usage):
+        check(case)
+
+
+def responder_validity(case: Case) -> None:
+    start = NOW.replace(microsecond=0) - timedelta(hours=1)
+    assert case.certificate.not_valid_before_utc == max(start, case.issuer.not_before)
+    assert case.validity == timedelta(days=3) or case.certificate.not_valid_after_utc == case.issuer.not_after
+
+
+def responder_subject(case: Case) -> None:
+    names = [case.issuer.certificate.subject, case.certificate.subject]
+    ca, others = ([item for item in name if item.oid != NameOID.COMMON_NAME] for name in names)
+    assert (others, len(names[1])) == (ca, len(ca) + 1)
+    (attribute,) = names[1].get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert attribute.value == "OCSP responder"
+    assert not case.issuer.name_violations(names[1], ())
+
+
+def responder_public_key(case: Case) -> None:
+    key = case.certificate.public_key()
+    assert keys.kind_of(key) == "P-256"
+    assert key not in (ca.public_key() for ca in case.issuer.ca_certificates)
+
+
+def responder_extensions(case: Case) -> None:
+    oids = [extension.oid.dotted_string for extension in case.certificate.extensions]
+    assert sorted(oids) == [
+        "1.3.6.1.5.5.7.48.1.5", "2.5.29.14", "2.5.29.15", "2.5.29.19", "2.5.29.35", "2.5.29.37",
+    ]  # fmt: skip
+
+
+def responder_usage(case: Case) -> None:
+    assert list(case.require(x509.ExtendedKeyUsage)) == [ExtendedKeyUsageOID.OCSP_SIGNING]
+    assert case.issuer.may_issue_for(ExtendedKeyUsageOID.OCSP_SIGNING)
+
+
+def responder_no_check(case: Case) -> None:
+    assert case.require(x509.OCSPNoCheck).public_bytes() == b"\5\0"
+
+
+RESPONDER_CHECKS: dict[str, Check] = {
+    check.__name__.replace("_", "-"): check
+    for check in (
+        responder_fields, responder_validity, responder_subject, responder_public_key, responder_extensions,
+        responder_usage, responder_no_check,
+    )
+}  # fmt: skip
+
 SUBJECT = x509.Name.from_rfc4514_string("CN=a.team.example.com,OU=Ops,O=system:masters,C=AU")
 SUBJECT_WITH_A_BLANK = x509.Name.from_rfc4514_string("CN=a.team.example.com\\ ,OU=Ops,O=system:masters,C=AU")
 REJECTED = (  # extensions that a request may contain, and that no certificate gets from it
@@ -362,7 +419,8 @@ CASES = [
 def test_every_specification_line_has_a_check() -> None:
     """The document's lines and the checks are the same, in the same order."""
     assert list(CHECKS) == LINES
-    assert all(re.search(rf"\*\*{line}\*\*:[^-]*(MUST|may)", TEXT) for line in LINES)
+    assert list(RESPONDER_CHECKS) == RESPONDER_LINES
+    assert all(re.search(rf"\*\*{line}\*\*:[^-]*(MUST|may)", TEXT) for line in (*LINES, *RESPONDER_LINES))
 
 
 @pytest.mark.parametrize("line", CHECKS)
@@ -423,6 +481,42 @@ def test_specification_check_finds_violations(line: str) -> None:
             CHECKS[line](
                 Case(certificate, good.request, good.profile, good.issuer, good.requested, good.certificate)
             )
+        except (AssertionError, AttributeError, InvalidSignature, ValueError):
+            return
+    raise AssertionError(f"no certificate violates {line}")
+
+
+@functools.cache
+def issue_responder(ca: str, permitted: tuple[str, ...] = ()) -> Case:
+    """Issue the certificate of a delegated OCSP responder, for its first request."""
+    hierarchy = factories.hierarchy(ca, permitted)
+    issuer = Issuer(
+        hierarchy.signing, [hierarchy.root], factories.signing_key(hierarchy), has_free_signatures=False
+    )
+    responders = OCSPResponders(lambda: NOW, factories.RecordingLog().extend)
+    numbers = SerialNumbers(factories.SERIAL_KEYS, issuer.certificate)
+    responder = responders.get(issuer, numbers, NOW.replace(microsecond=0), "")
+    good = issue("p-256", "team", "plain", "default")
+    key = responder.certificate.public_key()
+    request = replace(good.request, public_key=key, subject_public_key_info=keys.encode_public_key(key))
+    return replace(good, certificate=responder.certificate, request=request, issuer=issuer)
+
+
+@pytest.mark.parametrize("line", RESPONDER_CHECKS)
+def test_responders_certificate_meets_the_specification(line: str) -> None:
+    """For each type of CA key, and with name constraints."""
+    for case in (*map(issue_responder, CAS), issue_responder("p-256", ("example.com", "10.0.0.0/8"))):
+        RESPONDER_CHECKS[line](case)
+
+
+@pytest.mark.parametrize("line", RESPONDER_CHECKS)
+def test_responder_check_finds_violations(line: str) -> None:
+    """Every check rejects the naive certificate, the permissive one, or that of a TLS server."""
+    responder = issue_responder("p-256")
+    server = issue("p-256", "team", "plain", "default").certificate
+    for certificate in (naive_certificate(), permissive_certificate(), server):
+        try:
+            RESPONDER_CHECKS[line](replace(responder, certificate=certificate))
         except (AssertionError, AttributeError, InvalidSignature, ValueError):
             return
     raise AssertionError(f"no certificate violates {line}")

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, cast
 
 import click
 
+from service import ocsp_responders
 from service.cli import options
 from service.cli.terminal import CommandError, echo_lines, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
@@ -137,7 +138,11 @@ def _create_filter(pattern: str | None, profile: str | None) -> Callable[[Certif
 
 
 def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
-    return certificate.not_after <= until and status in (Status.VALID, Status.UNCONFIRMED)
+    """Whether someone has to renew a certificate; the service renews its OCSP responders itself."""
+    is_current = status in (Status.VALID, Status.UNCONFIRMED)
+    return (
+        certificate.not_after <= until and is_current and certificate.principal != ocsp_responders.PRINCIPAL
+    )
 
 
 def _read_file(inventory: Inventory, path: Path) -> None:

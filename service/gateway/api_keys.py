@@ -15,7 +15,7 @@ from service import atomic_write
 
 SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
 # The names of callers without a key begin with these.
-RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:")
+RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "service:")
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
 

@@ -76,16 +76,20 @@ def load_ca(settings: Settings) -> LoadedCA:
     certificate, chain = ca_directory.load_chain(settings.ca)
     key = _private_key(settings)
     # KMS uses a random nonce for each ECDSA signature; other signatures can be repeated.
-    random = settings.key_source is KeySource.KMS and isinstance(key, ec.EllipticCurvePrivateKey)
+    is_remote = settings.key_source is KeySource.KMS
     issuer = Issuer(
-        certificate, chain, key, ca_directory.load_predecessors(settings.ca), is_deterministic=not random
+        certificate,
+        chain,
+        key,
+        ca_directory.load_predecessors(settings.ca),
+        is_deterministic=not (is_remote and isinstance(key, ec.EllipticCurvePrivateKey)),
+        has_free_signatures=not is_remote,
     )
     issuer.self_test()
     return LoadedCA(
         issuer,
         ca_directory.load_serial_keys(settings.ca),
         revocation_file.load_deny_list(settings.ca),
-        has_free_signatures=settings.key_source is not KeySource.KMS,
         early_renewal=settings.early_renewal,
     )
 

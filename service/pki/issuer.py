@@ -41,7 +41,8 @@ class Issuer:
         authority_key_identifier: the extension of all issued certificates (RFC 5280 4.2.1.1).
         public_keys: the `weak_keys.equivalent_encodings` of the key of each CA certificate.
         is_deterministic: whether signing the same data twice returns the same signature.
-        may_sign_ocsp: whether the key may sign OCSP responses (digitalSignature, RFC 5280 4.2.1.3).
+        signs_ocsp: whether it signs OCSP responses: its signatures are free, and its key usage contains
+            digitalSignature (RFC 5280 4.2.1.3). Otherwise, a delegated responder does (RFC 6960 2.6).
         parallelise: whether signing takes longer than a switch to another thread.
         not_before, not_after: the period in which all certificates of the chain are valid, UTC.
     """
@@ -54,10 +55,12 @@ class Issuer:
         predecessors: Sequence[x509.Certificate] = (),
         *,
         is_deterministic: bool = True,
+        has_free_signatures: bool = True,
     ) -> None:
         """Verify that relying parties will accept what this issuer signs (RFC 5280 6.1).
 
-        `is_deterministic` is False for EC keys in KMS, which cannot repeat a signature.
+        `is_deterministic` is False for EC keys in KMS, which cannot repeat a signature. `has_free_signatures`
+        is False for all keys in KMS.
 
         Raises:
             CAError: relying parties would reject them, or the private key is not that of the certificate.
@@ -78,7 +81,7 @@ class Issuer:
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = authority_key_identifier(certificate)
         usage = extension_value(certificate, x509.KeyUsage)
-        self.may_sign_ocsp: bool = usage is not None and usage.digital_signature
+        self.signs_ocsp: bool = has_free_signatures and usage is not None and usage.digital_signature
         self._constraints = list(filter(None, (extension_value(ca, x509.NameConstraints) for ca in path)))
         self._usages = list(filter(None, (extension_value(ca, x509.ExtendedKeyUsage) for ca in path)))
         self.public_keys = frozenset(

@@ -139,13 +139,13 @@ def find_status(
 def response_builder(
     request: StatusRequest, status: CertificateStatus, this_update: datetime, not_after: datetime
 ) -> OCSPResponseBuilder:
-    """Build the response to a request that `is_about` the issuer, for `Issuer.sign_ocsp`.
+    """Build the response to a request that `is_about` the issuer, for `sign_ocsp`.
 
     Args:
         request: the request; its nonce becomes part of the response.
         status: the status at `this_update`.
         this_update: the time of the status, UTC, in whole seconds.
-        not_after: the issuer's end, UTC, which the response does not outlive.
+        not_after: the responder's end, UTC, which the response does not outlive.
     """
     assert request.hash_algorithm is not None  # noqa: S101 - otherwise it is about no issuer  # nosec B101
     builder = OCSPResponseBuilder().add_response_by_hash(

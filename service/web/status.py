@@ -13,6 +13,7 @@ from cryptography import x509
 from service.pki import encoding, renewal_info, revocation
 from service.pki.renewal_info import CertificateId, UnknownCertificate
 from service.status import StatusResponse, StatusService, UnknownIssuer
+from service.web import identity
 from service.web.problems import FieldProblem, MalformedError, http_problem
 from service.web.responses import Response, json_response
 
@@ -42,12 +43,12 @@ class StatusOperations:
 
     def ocsp(self, body: bytes) -> Response:
         """`POST /ocsp`: the status of one certificate; an OCSP request and response, DER."""
-        response = self._status.certificate_status(body)
+        response = self._status.certificate_status(body, identity.request_id())
         return Response(response.der, OCSP_RESPONSE, _ocsp_cache(response))
 
     def ocspGet(self, request: str) -> Response:  # noqa: N802 - operationId
         """`GET /ocsp/{request}`: as `ocsp`, with the OCSP request in base64, for caches."""
-        response = self._status.certificate_status(_decode_ocsp_request(request))
+        response = self._status.certificate_status(_decode_ocsp_request(request), identity.request_id())
         body, status, headers = response.der, HTTPStatus.OK, {}
         if response.version:  # weak: each response has another signature
             headers["ETag"] = f'W/"{response.version}"'

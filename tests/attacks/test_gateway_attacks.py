@@ -161,6 +161,20 @@ def test_usage_plans_of_clients_are_independent(limited_server: Server) -> None:
     assert response.status == 200
 
 
+def test_ocsp_requests_count_for_their_address(limited_server: Server) -> None:
+    """By GET and by POST, with or without a nonce; the CRL and other addresses are not affected."""
+    assert set(flood(limited_server, "/ocsp/MA==", source="127.0.0.4")) == {200, 429}
+    assert flood(limited_server, "/ocsp/MA==", source="127.0.0.5").count(200) >= 20
+    context, headers = client_context(limited_server), {"Content-Type": "application/ocsp-request"}
+    responses = (limited_server.request("POST", "/ocsp", b"x", headers, context) for _ in range(500))
+    response = next(response for response in responses if response.status != 200)
+    assert (response.headers["Retry-After"], assert_problem(response, 429, "rateLimited")["status"]) == (
+        "1",
+        429,
+    )
+    assert limited_server.request("GET", "/ca.crl", context=context).status == 200
+
+
 def test_crl_is_served_while_all_workers_are_busy(limited_server: Server) -> None:
     """The gateway caches the CRL for a minute; it does not cache the health check."""
     context, (worker,) = client_context(limited_server), limited_server.pids("worker")

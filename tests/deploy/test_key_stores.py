@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import ocsp
 
 from service import aws_lambda
 from service.keystore import aws, ca_directory, kms
@@ -22,7 +25,7 @@ from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
 from tests import csrs, factories, localstack, servers
 from tests.assertions import uuid7
-from tests.lambda_events import invoke_handler, proxy_event
+from tests.lambda_events import from_request, invoke_handler, proxy_event
 
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
@@ -201,6 +204,56 @@ def test_init_requests_the_public_key_and_a_test_signature(remote: FakeKMS) -> N
     assert remote.calls == ["GetPublicKey", "Sign"]
     assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
     assert remote.calls == ["GetPublicKey", "Sign", "Sign"]
+
+
+def test_kms_signs_once_for_many_ocsp_responses(remote: FakeKMS) -> None:
+    """It signs the certificate of a delegated responder, which answers by GET and by POST, with nonces, too."""
+    issuer, leaf = issue_and_load(remote)
+    builder = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256())
+    for number in range(20):
+        request = (
+            builder.add_extension(x509.OCSPNonce(bytes([number] * 16)), critical=False)
+            if number % 2
+            else builder
+        )
+        der = request.build().public_bytes(Encoding.DER)
+        for event in (
+            from_request("POST", "/ocsp", {"Content-Type": "application/ocsp-request"}, der),
+            from_request("GET", f"/ocsp/{base64.b64encode(der).decode()}", {}, b""),
+        ):
+            result = aws_lambda.handler(event, None)
+            assert result["statusCode"] == 200
+            response = ocsp.load_der_ocsp_response(base64.b64decode(result["body"]))
+            assert response.certificate_status is ocsp.OCSPCertStatus.GOOD
+            (responder,) = response.certificates
+            responder.verify_directly_issued_by(issuer)
+            nonces = [extension.value.nonce for extension in response.extensions]
+            assert nonces == [bytes([number] * 16)] * (number % 2)
+    assert remote.calls.count("Sign") == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "damaged"])
+def test_ocsp_is_unavailable_while_kms_is(remote: FakeKMS, fault: str) -> None:
+    """The first response needs a signature of KMS. Nothing but that signature is missing, and it is not used."""
+    issuer, leaf = issue_and_load(remote)
+    builder = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256())
+    der = builder.build().public_bytes(Encoding.DER)
+    event = from_request("POST", "/ocsp", {"Content-Type": "application/ocsp-request"}, der)
+    remote.fault = (
+        Mock(side_effect=REFUSALS[0]) if fault == "refused" else lambda signature: signature[:-1] + b"!"
+    )
+    for _ in range(3):
+        result = aws_lambda.handler(event, None)
+        assert (result["statusCode"], result["headers"]["Retry-After"]) == (503, "60")
+    assert remote.calls.count("Sign") == 1
+
+
+def issue_and_load(remote: FakeKMS) -> tuple[x509.Certificate, x509.Certificate]:
+    """Return the issuer's certificate and a new one, and forget the calls of KMS so far."""
+    body = json.loads(aws_lambda.handler(proxy_event(), None)["body"])
+    leaf, issuer = x509.load_pem_x509_certificates((body["crt_pem"] + body["chain_pem"]).encode())[:2]
+    remote.calls.clear()
+    return issuer, leaf
 
 
 def test_kms_key_supports_only_signing() -> None:

@@ -7,13 +7,29 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.ocsp import OCSPCertStatus
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests import csrs, servers
+from service.pki import encoding, ocsp, ocsp_responder
+from service.pki.certificate import encode_extension
+from service.pki.hierarchy import create_hierarchy
+from service.pki.issuer import Issuer
+from service.pki.ocsp import CertificateStatus
+from service.pki.ocsp_responder import DelegatedResponder
+from tests import csrs, factories, servers
 from tests.interop.verifiers import HERE, JAVA, build_go, run
+from tests.pki.test_ocsp import issue
 from tests.servers import Server
+from tests.test_serial_numbers import create_ca_from_before
 
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 
@@ -111,9 +127,14 @@ def ocsp_methods(server: Server) -> set[str]:
     return set(re.findall(r'"method":"(\w+)","path":"/ocsp', server.read_log()))
 
 
+@pytest.mark.parametrize("is_delegated", [False, True], ids=["issuer", "delegated responder"])
 @pytest.mark.parametrize("ask", [java, openssl, ocsptool, curl, go, nss])
-def test_certificate_is_good_until_it_is_revoked(tmp_path: Path, ask: Callable[[Server, Path], str]) -> None:
+def test_certificate_is_good_until_it_is_revoked(
+    tmp_path: Path, ask: Callable[[Server, Path], str], *, is_delegated: bool
+) -> None:
     """Some ask with a nonce, some without."""
+    if is_delegated:
+        create_ca_from_before(tmp_path / "ca")
     with servers.certlet_server(tmp_path, "--no-usage-plan") as server:
         certificate = write_certificates(server, tmp_path, "server")
         assert "good" in ask(server, tmp_path)
@@ -121,3 +142,65 @@ def test_certificate_is_good_until_it_is_revoked(tmp_path: Path, ask: Callable[[
         output = ask(server, tmp_path)
         assert "good" not in output
         assert "revoked" in output
+
+
+def java_verdict(url: str, directory: Path) -> bool:
+    command = (*JAVA, HERE / "RevocationChecker.java", "bundle.pem", "root.pem", url)
+    return run(*command, cwd=directory)[1] == "ok\n"
+
+
+def openssl_verdict(url: str, directory: Path) -> bool:
+    names = ("-issuer", "issuer.pem", "-CAfile", "root.pem", "-cert", "leaf.pem")
+    _, out, err = run("openssl", "ocsp", *names, "-no_nonce", "-url", url, cwd=directory)
+    return "leaf.pem: good" in out and "Response verify OK" in err
+
+
+def ocsptool_verdict(url: str, directory: Path) -> bool:
+    names = ("--load-cert", "leaf.pem", "--load-issuer", "issuer.pem")
+    code, out, _ = run("ocsptool", f"--ask={url}", *names, cwd=directory)
+    return code == 0 and "Verifying OCSP Response: Success" in out
+
+
+@pytest.mark.parametrize("verdict", [java_verdict, openssl_verdict, ocsptool_verdict])
+@pytest.mark.parametrize(
+    ("usages", "is_accepted"),
+    [
+        ([ExtendedKeyUsageOID.OCSP_SIGNING], True),
+        ([ExtendedKeyUsageOID.SERVER_AUTH], False),
+        ([], False),
+    ],
+    ids=["OCSPSigning", "serverAuth", "no usage"],
+)
+def test_responder_without_its_usage_is_refused(
+    tmp_path: Path,
+    verdict: Callable[[str, Path], bool],
+    usages: list[x509.ObjectIdentifier],
+    *,
+    is_accepted: bool,
+) -> None:
+    """Only OCSPSigning makes a certificate of the issuer a responder (RFC 6960 4.2.2.2)."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    ca = create_hierarchy("Test", "0a", "p-256", now)
+    issuer = Issuer(ca.signing, [ca.root], factories.signing_key(ca))
+    leaf = issue(factories.authority(issuer=issuer, now=now))
+    key = ec.generate_private_key(ec.SECP256R1())
+    spec = ocsp_responder.create_spec(issuer, key.public_key(), now)
+    extensions = [item for item in spec.extensions if item.value.oid != x509.ExtendedKeyUsage.oid]
+    if usages:
+        extensions.append(encode_extension(x509.ExtendedKeyUsage(usages)))
+    changed = replace(spec, extensions=tuple(extensions), evaluated_digest=b"")
+    responder = DelegatedResponder(issuer.sign(changed.builder(2**80)), key)
+
+    class Responder(servers.QuietHandler):
+        def respond(self) -> None:
+            der = self.body() or base64.b64decode(unquote(self.path[1:]))
+            status = CertificateStatus(OCSPCertStatus.GOOD)
+            builder = ocsp.response_builder(ocsp.parse_request(der), status, now, responder.not_after)
+            response = responder.sign_ocsp(builder).public_bytes(Encoding.DER)
+            self.reply(200, response, Content_Type="application/ocsp-response")
+
+    bundle = [leaf, issuer.certificate]
+    for name, chain in {"leaf": [leaf], "issuer": bundle[1:], "root": [ca.root], "bundle": bundle}.items():
+        (tmp_path / f"{name}.pem").write_text(encoding.encode_pem(chain))
+    with servers.http_server(Responder) as url:
+        assert verdict(f"{url}/", tmp_path) is is_accepted

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from service.authority import Authority
 from service.keystore import kms
-from service.loaded_ca import LoadedCA
 from service.pki import encoding, keys, ocsp, revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
@@ -250,14 +249,6 @@ def test_other_extensions_of_a_request_are_ignored() -> None:
     assert [extension.value for extension in response.extensions] == [x509.OCSPNonce(NONCE)]
 
 
-PAID = LoadedCA(factories.create_issuer(), MARKED, has_free_signatures=False)
-
-
-def issuer_without_digital_signature() -> Issuer:
-    """The issuer of `factories.ca`, whose key signs only certificates and CRLs."""
-    return Issuer(factories.ca(), [factories.root()], factories.SIGNING)
-
-
 @pytest.mark.parametrize(
     ("create", "request_der"),
     [
@@ -265,18 +256,13 @@ def issuer_without_digital_signature() -> Issuer:
         (create_authority, build_request(1, factories.create_issuer().root)),
         (create_authority, build_request(1, algorithm=hashes.SHA512())),
         (lambda: create_authority(serial_keys=None), build_request(1)),
-        (
-            lambda: create_authority(issuer=issuer_without_digital_signature()),
-            build_request(1, factories.ca()),
-        ),
-        (lambda: create_authority(load_ca=lambda: PAID), build_request(1)),
     ],
-    ids=["issuer", "root", "SHA-512", "no serial.key", "key usage", "KMS"],
+    ids=["issuer", "root", "SHA-512", "no serial.key"],
 )
 def test_question_that_the_ca_cannot_answer_is_unauthorized(
     create: Callable[[], Authority], request_der: bytes
 ) -> None:
-    """Another issuer or hash, a CA without serial.key, and a key that may not sign answers, or not for free."""
+    """Another issuer or hash, and a CA without serial.key."""
     response = create().status.certificate_status(request_der)
     assert response == StatusResponse(b"\x30\x03\x0a\x01\x06")  # unauthorized (6)
 
