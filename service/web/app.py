@@ -114,9 +114,10 @@ def _resolve(
     operations: Mapping[str, openapi.OpenAPIDocument], implementations: Iterable[object], operation_id: str
 ) -> Callable[..., flask.Response]:
     """Return the method of an operationId, with a parameter validator if Connexion would not create one."""
-    method: Callable[..., flask.Response]
     methods = (getattr(implementation, operation_id, None) for implementation in implementations)
-    method = next(filter(None, methods))
+    method: Callable[..., flask.Response] | None = next(filter(None, methods), None)
+    if method is None:
+        raise AttributeError(f"no method for the operationId {operation_id}")
     if operations[operation_id].get("parameters"):
         return method
     return ParameterValidator((), strict_validation=True)(method)
