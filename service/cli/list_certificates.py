@@ -139,10 +139,9 @@ def _create_filter(pattern: str | None, profile: str | None) -> Callable[[Certif
 
 def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
     """Whether someone has to renew a certificate; the service renews its OCSP responders itself."""
-    is_current = status in (Status.VALID, Status.UNCONFIRMED)
-    return (
-        certificate.not_after <= until and is_current and certificate.principal != ocsp_responders.PRINCIPAL
-    )
+    if certificate.principal == ocsp_responders.PRINCIPAL:
+        return False
+    return certificate.not_after <= until and status in (Status.VALID, Status.UNCONFIRMED)
 
 
 def _read_file(inventory: Inventory, path: Path) -> None:
