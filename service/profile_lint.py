@@ -12,6 +12,8 @@ from service.overrides import OverridesError, YAMLSource, verify_policy
 from service.pki.profile import Profile, Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
 
+HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
+
 _IN_CONTRACT: Final = {
     "profiles": (openapi.PROFILES,),
     "principals": (openapi.PRINCIPALS,),
@@ -70,5 +72,13 @@ def lint(overrides: Path | None) -> list[Finding]:
 def _warnings(profile: Profile) -> Iterator[str]:
     if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
         yield f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
+    for url in (profile.ca_issuers, profile.crl):
+        if is_https(url):
+            yield f"{url}: {HTTP_ONLY}"
     if not profile.certificate_policies:
         yield "certificates cannot be renewed, except by certlet renew --profile: set certificate_policies"
+
+
+def is_https(url: str) -> bool:
+    """Whether verifiers need HTTPS for this URL, and so the status of one more certificate."""
+    return url.lower().startswith("https:")

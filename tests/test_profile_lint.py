@@ -34,6 +34,19 @@ def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("scheme", "count"), [("https", 2), ("http", 0)])
+def test_https_url_in_a_profile_causes_a_warning(tmp_path: Path, scheme: str, count: int) -> None:
+    """Verifiers fetch CRLs and certificates of issuers by plain HTTP."""
+    path = tmp_path / "own.yaml"
+    urls = f"crl: '{scheme}://a.example/x', ca_issuers: '{scheme}://a.example/x'"
+    path.write_text(
+        "profiles: {server: {validity: P7D}, client: {validity: P7D}, "
+        f"peer: {{revocation: crl, {urls}}}}}\n"
+    )
+    warning = f"{path}:1: warning: peer: {scheme}://a.example/x: {profile_lint.HTTP_ONLY}"
+    assert [str(finding) for finding in profile_lint.lint(path)] == [warning] * count
+
+
 def test_profile_without_policy_causes_a_warning(tmp_path: Path) -> None:
     """The first policy identifies the profile in a renewal, so a profile without one gets a warning with its line."""
     path = tmp_path / "own.yaml"

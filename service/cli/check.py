@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from cryptography import x509
 
 from service import profile_lint
 from service.cli import options
 from service.keystore import ca_directory
+from service.pki.certificate_reader import extension_value
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -17,7 +20,7 @@ from service.keystore import ca_directory
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers are checked, too.
+    If there is a CA, its keys of serial numbers and the URLs in its certificates are checked, too.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
@@ -29,4 +32,20 @@ def check(*, profiles: Path | None, ca: Path) -> int:
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
             "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
         )
+    for name, url in _status_urls(ca):
+        if profile_lint.is_https(url):
+            click.echo(f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}")
     return int(any(finding.is_error for finding in findings))
+
+
+def _status_urls(ca: Path) -> Iterator[tuple[str, str]]:
+    """Yield the file and each URL at which its certificates say that verifiers fetch CRL, OCSP or issuer."""
+    for file in (ca_directory.SIGNING_CERTIFICATE, ca_directory.ROOT_CERTIFICATE):
+        for certificate in ca_directory.load_certificates(ca / file) if (ca / file).exists() else ():
+            points = extension_value(certificate, x509.CRLDistributionPoints) or ()
+            names = [name for point in points for name in point.full_name or ()]
+            access = extension_value(certificate, x509.AuthorityInformationAccess) or ()
+            names += [description.access_location for description in access]
+            yield from (
+                (file, name.value) for name in names if isinstance(name, x509.UniformResourceIdentifier)
+            )

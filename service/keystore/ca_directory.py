@@ -47,14 +47,14 @@ def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
 
 def load_chain(directory: Path) -> tuple[x509.Certificate, list[x509.Certificate]]:
     """Load the signing CA's certificate, and those above it; raise as `load_issuer`."""
-    signing = _load_certificates(directory / SIGNING_CERTIFICATE)
-    return signing[0], [*signing[1:], *_load_certificates(directory / ROOT_CERTIFICATE)]
+    signing = load_certificates(directory / SIGNING_CERTIFICATE)
+    return signing[0], [*signing[1:], *load_certificates(directory / ROOT_CERTIFICATE)]
 
 
 def load_predecessors(directory: Path) -> list[x509.Certificate]:
     """Load the certificates of the CA before a rollover, if there was one; raise as `load_issuer`."""
     path = directory / PREVIOUS_CERTIFICATES
-    return _load_certificates(path) if os.path.lexists(path) else []
+    return load_certificates(path) if os.path.lexists(path) else []
 
 
 def load_serial_keys(directory: Path) -> SerialKeys | None:
@@ -174,7 +174,8 @@ def save_hierarchy(
                 write(target / name, data, mode)
 
 
-def _load_certificates(path: Path) -> list[x509.Certificate]:
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Load the certificates of a PEM file; raise as `load_issuer`."""
     try:
         return certificate_reader.parse_pem_chain(revocation_file.read_file(path))
     except ValueError as error:

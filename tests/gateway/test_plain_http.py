@@ -79,7 +79,7 @@ def test_marked_operations_are_served_and_no_others(both: tuple[Server, Server])
             assert response.json()["detail"].endswith(f": use {https.url}")
     assert served == {
         ("post", "/ocsp"),
-        *(("get", path) for path in ("/ca.crl", "/ca.crt", "/crl/{key_id}", "/issuer/{key_id}")),
+        *(("get", path) for path in ("/ca.crl", "/ca.crt", "/ca.p7c", "/crl/{key_id}", "/issuer/{key_id}")),
         ("get", "/ocsp/{request}"),
     }
     marked = {

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service import profile_lint
+from tests import servers
+
+CREATE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=x"
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "http"])
+def test_https_url_in_a_ca_certificate_causes_a_warning(tmp_path: Path, scheme: str) -> None:
+    """Each URL for CRL, OCSP and issuer is checked, in the certificates of the signing CA and its root."""
+    (tmp_path / "ca").mkdir()
+    urls = [f"{scheme}://ca.example.com/{name}" for name in ("a.crl", "ocsp", "issuer")]
+    crl, access = f"crlDistributionPoints=URI:{urls[0]}", f"OCSP;URI:{urls[1]},caIssuers;URI:{urls[2]}"
+    for name, extension in (("root-ca", crl), ("signing-ca", f"authorityInfoAccess={access}")):
+        options = ("-out", f"ca/{name}.crt", "-addext", extension)
+        servers.run(*CREATE.split(), *options, cwd=tmp_path)
+    result = servers.certlet("check", cwd=tmp_path)
+    warnings = [line for line in result.stdout.decode().splitlines() if "://" in line]
+    files = (("signing-ca", urls[1]), ("signing-ca", urls[2]), ("root-ca", urls[0]))
+    expected = [f"ca/{name}.crt: warning: {url}: {profile_lint.HTTP_ONLY}" for name, url in files]
+    assert warnings == ([] if scheme == "http" else expected)
+    assert result.returncode == 0
+
+
+def test_own_ca_has_no_warning_about_urls(tmp_path: Path) -> None:
+    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert b"://" not in servers.certlet("check", cwd=tmp_path).stdout
