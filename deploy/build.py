@@ -140,10 +140,16 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     ca_directory.load_predecessors(ca)
     names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
     ca_directory.load_serial_keys(ca)
+    ca_directory.load_status_url(ca)
     revocation_file.load_deny_list(ca)
     names += [
         name
-        for name in (ca_directory.PREVIOUS_CERTIFICATES, ca_directory.SERIAL_KEY, revocation_file.DENY_LIST)
+        for name in (
+            ca_directory.PREVIOUS_CERTIFICATES,
+            ca_directory.SERIAL_KEY,
+            ca_directory.STATUS_URL,
+            revocation_file.DENY_LIST,
+        )
         if (ca / name).exists()
     ]
     if (ca / ca_directory.SIGNING_KEY).exists():  # otherwise it is in KMS or Secrets Manager

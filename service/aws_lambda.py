@@ -20,9 +20,10 @@ import awsgi
 
 from service import audit, openapi
 from service.authority import Authority, MapFunction
-from service.keystore import CurrentCA, revocation_file
+from service.keystore import CurrentCA, ca_directory, revocation_file
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
+from service.pki.profile_loader import IssuancePolicy
 from service.settings import KeySource, Settings
 from service.web import app, authorizer, problems
 
@@ -49,6 +50,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         UnauthorizedError: the authorizer found no credentials; API Gateway then responds with 401.
         SettingsError: an environment variable is invalid.
         ProfileError, OverridesError: the profiles are invalid.
+        CAError: the CA directory has a malformed status URL.
         OSError: the profiles or the audit log cannot be opened.
     """
     if kind := _unsupported_kind(event):
@@ -102,7 +104,7 @@ def _application() -> WSGIApplication:
     document = openapi.load(settings.profiles)
     authority = Authority(
         load_ca=_ca().load,
-        profiles=openapi.parse_policy(document),
+        profiles=_load_policy(document, settings),
         clock=lambda: datetime.now(UTC),
         record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
         load_revoked=lambda: revocation_file.load_revoked(settings.ca),
@@ -111,6 +113,12 @@ def _application() -> WSGIApplication:
     return app.create(
         document, authority, settings.api_key_names, settings.public_url, settings.est_line_length
     )
+
+
+def _load_policy(document: openapi.OpenAPIDocument, settings: Settings) -> IssuancePolicy:
+    status_url = settings.status_url or ca_directory.load_status_url(settings.ca) or settings.public_url
+    has_ocsp = (settings.ca / ca_directory.SERIAL_KEY).exists()
+    return openapi.parse_policy(document, status_url, has_ocsp=has_ocsp)
 
 
 @functools.cache

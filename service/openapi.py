@@ -85,13 +85,13 @@ def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocum
     }
 
 
-def parse_policy(document: OpenAPIDocument) -> IssuancePolicy:
-    """Parse the issuance policy of a contract.
+def parse_policy(document: OpenAPIDocument, status_url: str = "", *, has_ocsp: bool = True) -> IssuancePolicy:
+    """Parse the issuance policy of a contract; the other arguments are those of `Profile.with_status_url`.
 
     Raises:
         ProfileError: the policy is invalid; the error lists every violation.
     """
-    return IssuancePolicy(**policy_data(document))
+    return IssuancePolicy(**policy_data(document), status_url=status_url, has_ocsp=has_ocsp)
 
 
 def for_function(document: OpenAPIDocument) -> OpenAPIDocument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +35,12 @@ class Finding:
         return f"{self.file}:{self.line}: {'' if self.is_error else 'warning: '}{self.text}"
 
 
-def lint(overrides: Path | None) -> list[Finding]:
+def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Finding]:
     """List the errors of the profiles, or the warnings if there are no errors, sorted by file and line.
 
     Args:
         overrides: the operator's profiles file, if any.
+        has_status_url: whether the service has a URL for its own CRLs and OCSP.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,19 +62,28 @@ def lint(overrides: Path | None) -> list[Finding]:
         )
     lines = YAMLSource.from_file(overrides).lines if overrides else {}
     findings = []
-    for profile in openapi.parse_policy(document):
-        path = ("profiles", profile.name)
+    limited = openapi.parse_policy(document)
+    for profile in openapi.parse_policy(document, "http://example.com"):
+        path, warnings = ("profiles", profile.name), [*_warnings(profile)]
         position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
-        findings += [
-            Finding(*position, f"{profile.name}: {text}", is_error=False) for text in _warnings(profile)
-        ]
+        if path in lines and not has_status_url:
+            warnings += _limit_warnings(limited.get(profile.name), profile.max_validity)
+        findings += [Finding(*position, f"{profile.name}: {text}", is_error=False) for text in warnings]
     return sorted(findings)
+
+
+def _limit_warnings(profile: Profile, max_validity: timedelta) -> Iterator[str]:
+    if profile.max_validity < max_validity:
+        yield (
+            f"certificates are valid for up to {format_duration(profile.max_validity)} without a status URL: "
+            "set it with certlet init --url, or set revocation: none"
+        )
 
 
 def _warnings(profile: Profile) -> Iterator[str]:
     if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
         yield f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
-    for url in (profile.ca_issuers, profile.crl):
+    for url in (profile.ca_issuers, profile.crl, profile.ocsp):
         if is_https(url):
             yield f"{url}: {HTTP_ONLY}"
     if not profile.certificate_policies:

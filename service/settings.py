@@ -25,6 +25,7 @@ PROFILES: Final = "CERTLET_PROFILES"
 AUDIT_LOG: Final = "CERTLET_AUDIT_LOG"
 METRICS: Final = "CERTLET_METRICS"
 PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
+STATUS_URL: Final = "CERTLET_STATUS_URL"
 EST_LINE_LENGTH: Final = "CERTLET_EST_LINE_LENGTH"
 EST_LINE_LENGTHS: Final = (
     "0",
@@ -132,6 +133,8 @@ class Settings:
         audit_log: the audit log's file; None for stderr.
         metrics: the CloudWatch namespace of the metrics in the audit log; '' for no metrics.
         public_url: the URL under which users reach the API, without a final slash; '' if not set.
+        status_url: the URL under which verifiers reach CRLs, OCSP and issuer certificates, without a final
+            slash; '' if not set.
         est_line_length: the characters in a line of EST's responses; 0 for one line.
         early_renewal: the order to renew certificates early; None if not set.
     """
@@ -146,6 +149,7 @@ class Settings:
     audit_log: Path | None = None
     metrics: str = ""
     public_url: str = ""
+    status_url: str = ""
     est_line_length: int = 0
     early_renewal: EarlyRenewal | None = None
 
@@ -156,9 +160,9 @@ class Settings:
         `CERTLET_CA` (directory); `CERTLET_CA_KEY` (`file:PATH`, `secretsmanager:NAME` or `kms:KEY-ID`;
         default: `signing-ca.key` in that directory); `CERTLET_CA_PASSPHRASE`, or
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
-        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL`;
-        `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until `now`, UTC) and
-        `CERTLET_RENEW_OVER` (a duration).
+        `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL` and
+        `CERTLET_STATUS_URL`; `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until
+        `now`, UTC) and `CERTLET_RENEW_OVER` (a duration).
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -182,6 +186,7 @@ class Settings:
         if not re.fullmatch("[A-Za-z0-9._/#:-]{0,255}", environ.get(METRICS, "")):
             problems.append(f"{METRICS} is not a CloudWatch namespace: up to 255 of A-Z a-z 0-9 . _ / # : -")
         public_url = _parse_variable(environ, PUBLIC_URL, parse_public_url, problems)
+        status_url = _parse_variable(environ, STATUS_URL, parse_public_url, problems)
         est_line_length = _parse_variable(environ, EST_LINE_LENGTH, _parse_est_line_length, problems)
         renew_before = _parse_variable(
             environ, RENEW_BEFORE, lambda text: parse_renew_before(text, now), problems
@@ -202,6 +207,7 @@ class Settings:
             audit_log=Path(environ[AUDIT_LOG]) if environ.get(AUDIT_LOG) else None,
             metrics=environ.get(METRICS, ""),
             public_url=public_url or "",
+            status_url=status_url or "",
             est_line_length=est_line_length or 0,
             early_renewal=EarlyRenewal(renew_before, renew_over) if renew_before else None,
         )

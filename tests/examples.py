@@ -57,6 +57,9 @@ class Sites:
     broken: Server
 
 
+STATUS_URL: Final = ("--status-url", "http://ca.example.com")
+
+
 @contextlib.contextmanager
 def start_sites(directory: Path) -> Iterator[Sites]:
     """Start all servers, and stop them at the end of the block."""
@@ -70,8 +73,8 @@ def start_sites(directory: Path) -> Iterator[Sites]:
     form = document["paths"]["/sign"]["get"]["x-amazon-apigateway-integration"]
     form["requestTemplates"] = {"application/json": "{"}
     with (
-        servers.certlet_server(directory / "plain", "--no-usage-plan") as plain,
-        servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls") as tls,
+        servers.certlet_server(directory / "plain", "--no-usage-plan", *STATUS_URL) as plain,
+        servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls", *STATUS_URL) as tls,
         servers.certlet_server(directory / "misconfigured") as misconfigured,
         second_api.gateway_server(directory / "broken", document) as broken,
     ):
@@ -343,7 +346,7 @@ def _describe_certificate(certificate: x509.Certificate) -> str:
     if "CA:TRUE" in text:
         text = _CA_KEY.sub(r"\1 …", text)
     validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    return _CA.sub(r"\1 …", text) + str(validity)
+    return _HASH.sub("a hash", _CA.sub(r"\1 …", text)) + str(validity)
 
 
 class _Dumper(yaml.SafeDumper):

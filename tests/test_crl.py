@@ -8,14 +8,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID
 
 from service.keystore import revocation_file
-from service.pki import encoding
+from service.pki import certificate_reader, encoding
 from service.pki.revocation import RevokedCertificate
 from tests import csrs, factories
 from tests.assertions import assert_problem
@@ -228,3 +230,67 @@ def test_pkilint_finds_an_invalid_crl(tmp_path: Path) -> None:
     )
     (tmp_path / "ca.crl").write_bytes(encoding.encode_der(builder.sign(factories.ROOT, hashes.SHA256())))
     assert lint(tmp_path / "ca.crl")
+
+
+STATUS_URL = "http://ca.example.com/pki"
+
+
+def status_urls(leaf: x509.Certificate) -> list[str]:
+    """Return the URLs of a certificate for CRL, OCSP and the issuer's certificate; none if there are none."""
+    by_oid = {extension.oid: extension.value for extension in leaf.extensions}
+    points: Any = by_oid.get(ExtensionOID.CRL_DISTRIBUTION_POINTS, ())
+    access: Any = by_oid.get(ExtensionOID.AUTHORITY_INFORMATION_ACCESS, ())
+    names = [point.full_name[0] for point in points] + [item.access_location for item in access]
+    return [name.value for name in names]
+
+
+def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
+    """`init --url` puts URLs into certificates that work, also after a rollover; a setting precedes it."""
+    assert not certlet("init", "ca", "--url", f"{STATUS_URL}/", cwd=tmp_path).returncode
+    assert not certlet("rollover", "ca", "next", cwd=tmp_path).returncode
+    for directory in ("ca", "next"):
+        with certlet_server(tmp_path, "--ca", directory) as server:
+            leaf = x509.load_pem_x509_certificate(sign(server).encode())
+            issuer = x509.load_pem_x509_certificates(server.request("GET", "/ca.pem").body)[0]
+            key_id = certificate_reader.key_id(issuer)
+            paths = [f"/crl/{key_id}", "/ocsp", f"/issuer/{key_id}"]
+            assert status_urls(leaf) == [f"{STATUS_URL}{path}" for path in paths]
+            assert leaf.not_valid_after_utc - leaf.not_valid_before_utc > timedelta(days=89)
+            crl = x509.load_der_x509_crl(server.request("GET", paths[0]).body)
+            public_key: Any = issuer.public_key()
+            assert crl.is_signature_valid(public_key)
+            assert server.request("GET", paths[2]).body == encoding.encode_der(issuer)
+    for options in (("--status-url", "http://a.example"), ("--url", "http://a.example")):
+        with certlet_server(tmp_path, "--ca", "ca", *options) as server:
+            url = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))[1]
+            assert url == f"{'http://a.example' if options[0] == '--status-url' else STATUS_URL}/ocsp"
+
+
+def test_certificates_without_status_url_are_short_lived(tmp_path: Path) -> None:
+    """They are valid for 7 days and assert noRevAvail; longer ones are refused with the reason."""
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    with certlet_server(tmp_path) as server:
+        leaf = x509.load_pem_x509_certificate(sign(server).encode())
+        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=7, seconds=-1)
+        assert not status_urls(leaf)
+        assert "2.5.29.56" in [extension.oid.dotted_string for extension in leaf.extensions]
+        body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "validity": "8d"}
+        detail = assert_problem(server.sign(body), 422, "rejectedValidity")["errors"][0]["detail"]
+        assert "set a status URL" in detail
+    (tmp_path / "ca" / "serial.key").unlink()
+    with certlet_server(tmp_path, "--status-url", STATUS_URL) as server:
+        urls = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))
+        assert [url.split("/")[-2] for url in urls] == ["crl", "issuer"]  # no OCSP
+
+
+@pytest.mark.parametrize("url", ["ftp://a.example", "http://a.example?x", ""])
+def test_malformed_status_url_is_refused(tmp_path: Path, url: str) -> None:
+    """By `init`, and by the server if the file was changed."""
+    if url:
+        assert certlet("init", "ca", "--url", url, cwd=tmp_path).returncode == 2
+    assert not certlet("init", "ca", cwd=tmp_path).returncode
+    (tmp_path / "ca" / "status-url.txt").write_text(f"{url}\n")
+    result = certlet("serve", "--port", "0", cwd=tmp_path)
+    assert result.returncode == 1
+    assert b"status-url.txt: " in result.stderr
+    assert b"Traceback" not in result.stderr

@@ -95,7 +95,7 @@ def test_yaml_source_never_crashes(text: str) -> None:
         ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
         ("profiles:\n  server: null", [(1, "default: profile 'server' does not exist; use one of: client, peer")]),
         ("profiles:\n  server: {names: null}", [(2, "profiles.server: missing: names")]),
-        ('profiles:\n  server: {"\\e[2J": 1}', [(2, r"profiles.server.\x1b[2J: unknown key; known: description, validity, max_validity, backdate, extended_key_usage, names, subject, public_keys, extensions, certificate_policies, ca_issuers, revocation, crl, short_lived, principals")]),
+        ('profiles:\n  server: {"\\e[2J": 1}', [(2, r"profiles.server.\x1b[2J: unknown key; known: description, validity, max_validity, backdate, extended_key_usage, names, subject, public_keys, extensions, certificate_policies, ca_issuers, revocation, crl, ocsp, short_lived, principals")]),
         (b"default: server\n# \xff", [(2, "not UTF-8")]),
     ],
 )  # fmt: skip
@@ -201,9 +201,11 @@ DOMAIN = "is not a DNS name"
         *[({"ca_issuers": url}, "ca_issuers", URL) for url in ("HTTP://x/y", "ldap://x", "http://a b", "http://a/\n", "http://\xe9")],
         ({"ca_issuers": "http://[x"}, "ca_issuers", "Invalid IPv6 URL"),
         ({"ca_issuers": "http:///x"}, "ca_issuers", "has no host"),
-        ({"revocation": "ocsp"}, "revocation", "'ocsp': expected one of none, crl"),
+        ({"revocation": "ocsp"}, "revocation", "'ocsp': expected one of none, crl, service"),
         ({"revocation": "crl"}, "crl", "required if revocation is crl, and only then"),
         ({"crl": "http://x/y"}, "crl", "and only then"),
+        ({"revocation": "service", "crl": "http://x/y"}, "crl", "and only then"),
+        ({"ocsp": "http://x/y"}, "ocsp", "allowed only if revocation is crl"),
         ({"principals": [""]}, "principals.0", "name of a principal"),
         ({"colour": "red"}, "colour", "unknown key"),
     ],
@@ -256,7 +258,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*GOOD, "subject", "public_keys", "extensions", "max_validity", "crl", "revocation", "principals"]), JSON, max_size=3))  # fmt: skip
 def test_profile_parser_never_crashes(change: dict[str, Any]) -> None:
     """Any JSON is a profile or is refused; only `verify_policy` checks URLs and empty principals."""
-    policy = {"profiles": {"server": GOOD | change}, "default": "server", "principals": {}}
+    policy: dict[str, Any] = {"profiles": {"server": GOOD | change}, "default": "server", "principals": {}}
     try:
         profile = IssuancePolicy(**policy).get("server")
     except ProfileError:

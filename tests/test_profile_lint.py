@@ -12,20 +12,22 @@ from tests.servers import ROOT
 LINES = (ROOT / "openapi.yaml").read_text().splitlines()
 
 
+def test_profiles_of_the_contract_cause_no_warning() -> None:
+    """They can be revoked if the service has a URL, and are short-lived otherwise."""
+    assert not profile_lint.lint(None)
+    assert not profile_lint.lint(None, has_status_url=True)
+
+
 def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     """A profile without CRL whose validity exceeds `short_lived` gets a warning with its line."""
-    warnings = profile_lint.lint(None)
-    assert [LINES[warning.line - 1] for warning in warnings] == ["  server:", "  client:", "  peer:"]
-    for name, warning in zip(("server", "client", "peer"), warnings, strict=True):
-        text = f"{name}: certificates valid for up to P90D cannot be revoked"
-        assert str(warning) == f"openapi.yaml:{warning.line}: warning: {text}"
     path = tmp_path / "own.yaml"
-    path.write_text("profiles:\n  client: null\n  peer:\n    validity: P8D")
-    assert [(warning.file, warning.line) for warning in profile_lint.lint(path)] == [
-        (str(path), 3),
-        ("openapi.yaml", warnings[0].line),
-    ]
-    quiet = "server: {validity: P7D}, client: {short_lived: P90D}, peer: {revocation: crl, crl: 'http://a.example/crl'}"
+    path.write_text("profiles:\n  client: null\n  peer:\n    validity: P8D\n    revocation: none")
+    text = "peer: certificates valid for up to P8D cannot be revoked"
+    assert [str(warning) for warning in profile_lint.lint(path)] == [f"{path}:3: warning: {text}"]
+    quiet = (
+        "server: {validity: P7D, revocation: none}, client: {short_lived: P90D, revocation: none}, "
+        "peer: {revocation: crl, crl: 'http://a.example/crl'}"
+    )
     path.write_text(f"profiles: {{{quiet}}}")
     assert not profile_lint.lint(path)
     path.write_text(f"profiles: {{{quiet.replace('P7D', 'P7D, max_validity: P8D')}}}")
@@ -34,11 +36,22 @@ def test_profile_without_revocation_causes_a_warning(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("scheme", "count"), [("https", 2), ("http", 0)])
+def test_validity_that_needs_a_status_url_causes_a_warning(tmp_path: Path) -> None:
+    """Without a status URL the validity of an operator's profile is limited."""
+    path = tmp_path / "own.yaml"
+    path.write_text("profiles: {server: {validity: P30D}, client: {validity: P6D}}")
+    text = "server: certificates are valid for up to P7D without a status URL"
+    [warning] = profile_lint.lint(path)
+    assert str(warning).startswith(f"{path}:1: warning: {text}: ")
+    assert not profile_lint.lint(path, has_status_url=True)
+
+
+@pytest.mark.parametrize(("scheme", "count"), [("https", 3), ("http", 0)])
 def test_https_url_in_a_profile_causes_a_warning(tmp_path: Path, scheme: str, count: int) -> None:
     """Verifiers fetch CRLs and certificates of issuers by plain HTTP."""
     path = tmp_path / "own.yaml"
-    urls = f"crl: '{scheme}://a.example/x', ca_issuers: '{scheme}://a.example/x'"
+    members = ("crl", "ca_issuers", "ocsp")
+    urls = ", ".join(f"{member}: '{scheme}://a.example/x'" for member in members)
     path.write_text(
         "profiles: {server: {validity: P7D}, client: {validity: P7D}, "
         f"peer: {{revocation: crl, {urls}}}}}\n"
@@ -89,4 +102,4 @@ def test_documented_profiles_are_valid(tmp_path: Path) -> None:
     path.write_text(
         (ROOT / "docs" / "how-to" / "profiles.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     )
-    assert [warning.text.partition(":")[0] for warning in profile_lint.lint(path)] == ["server", "peer"]
+    assert [warning.text.partition(":")[0] for warning in profile_lint.lint(path)] == ["server"]

@@ -69,6 +69,15 @@ def test_malformed_public_url_is_refused(text: str) -> None:
         parse_public_url(text)
 
 
+def test_status_url_is_a_setting() -> None:
+    environ = {"CERTLET_CA": "ca"}
+    assert Settings.from_environ(environ, NOW).status_url == ""
+    url = "http://ca.example.com"
+    assert Settings.from_environ({**environ, "CERTLET_STATUS_URL": f"{url}/"}, NOW).status_url == url
+    with pytest.raises(SettingsError, match=r"CERTLET_STATUS_URL: 'ftp://a\.example' is not an http"):
+        Settings.from_environ({**environ, "CERTLET_STATUS_URL": "ftp://a.example"}, NOW)
+
+
 def test_public_url_is_a_setting() -> None:
     """An empty variable is not set, as the template sends it; a malformed one is reported with the others."""
     environ = {"CERTLET_CA": "ca"}

@@ -38,7 +38,8 @@ LINES, RESPONDER_LINES = (
     re.findall(r"^- \*\*([a-z-]+)\*\*: ", part, re.MULTILINE) for part in (CERTIFICATES, RESPONDER)
 )
 OVERRIDES = (ROOT / "tests" / "policies.yaml").read_text().replace("client: null", "client: {validity: P6D}")
-POLICY = openapi.parse_policy(openapi.with_overrides(openapi.load(), YAMLSource(OVERRIDES).data))
+DOCUMENT = openapi.with_overrides(openapi.load(), YAMLSource(OVERRIDES).data)
+POLICY = openapi.parse_policy(DOCUMENT, "http://status.example.com")
 NO_REV_AVAIL = "2.5.29.56"
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
@@ -73,6 +74,12 @@ class Case:
     def has_no_rev_avail(self) -> bool:
         """Whether the certificate has the extension noRevAvail (RFC 9608)."""
         return any(extension.oid.dotted_string == NO_REV_AVAIL for extension in self.certificate.extensions)
+
+    @property
+    def key_id(self) -> str:
+        """The issuer's subjectKeyIdentifier in hexadecimal."""
+        extensions = self.issuer.certificate.extensions
+        return extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
 
     @property
     def validity(self) -> timedelta:
@@ -264,8 +271,11 @@ def certificate_policies(case: Case) -> None:
 
 def authority_information_access(case: Case) -> None:
     descriptions = case.get(x509.AuthorityInformationAccess) or ()
-    url = case.profile.ca_issuers
-    expected = [(AuthorityInformationAccessOID.CA_ISSUERS, url)] if url else []
+    urls = {
+        AuthorityInformationAccessOID.OCSP: case.profile.ocsp,
+        AuthorityInformationAccessOID.CA_ISSUERS: case.profile.ca_issuers,
+    }
+    expected = [(method, url.replace("{key_id}", case.key_id)) for method, url in urls.items() if url]
     assert [(access.access_method, access.access_location.value) for access in descriptions] == expected
 
 
@@ -273,7 +283,8 @@ def crl_distribution_points(case: Case) -> None:
     points = case.get(x509.CRLDistributionPoints)
     assert (points is not None) is (case.profile.revocation is Revocation.CRL)
     for point in points or ():
-        assert point.full_name == [x509.UniformResourceIdentifier(case.profile.crl)]
+        url = case.profile.crl.replace("{key_id}", case.key_id)
+        assert point.full_name == [x509.UniformResourceIdentifier(url)]
 
 
 def no_rev_avail(case: Case) -> None:

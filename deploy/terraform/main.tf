@@ -43,6 +43,7 @@ resource "aws_lambda_function" "function" {
       CERTLET_METRICS                 = var.metrics_namespace
       CERTLET_API_KEY_NAMES           = jsonencode(local.key_names)
       CERTLET_PUBLIC_URL              = var.public_url
+      CERTLET_STATUS_URL              = var.status_url
       CERTLET_EST_LINE_LENGTH         = var.est_line_length
       CERTLET_RENEW_BEFORE            = var.renew_before
       CERTLET_RENEW_OVER              = var.renew_over

@@ -154,6 +154,12 @@ variable "public_url" {
   description = "The URL of the API for its users (certlet openapi --public-url); empty for relative problem types."
 }
 
+variable "status_url" {
+  type        = string
+  default     = ""
+  description = "The http:// URL under which verifiers reach CRLs, OCSP and issuer certificates; empty for that of the CA's directory, or public_url."
+}
+
 variable "vpc_endpoint_ids" {
   type        = list(string)
   default     = []

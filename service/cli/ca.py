@@ -17,7 +17,7 @@ from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
 from service.pki import hierarchy
-from service.settings import CA_PASSPHRASE
+from service.settings import CA_PASSPHRASE, parse_public_url
 
 
 @click.command(epilog="Example: certlet init ca --permit-dns example.com")
@@ -43,6 +43,13 @@ from service.settings import CA_PASSPHRASE
     type=ipaddress.ip_network,
     help="Restrict the CA to IP addresses in this network (repeatable).",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    type=parse_public_url,
+    help="Name this URL of the service in certificates, for CRL, OCSP and the issuer's certificate: "
+    "http://ca.example.com",
+)
 @options.kms_option
 def init(
     *,
@@ -51,6 +58,7 @@ def init(
     name: str,
     permit_dns: tuple[str, ...],
     permit_ip: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+    url: str | None,
     kms: str | None,
 ) -> None:
     """Create a root CA and a signing CA.
@@ -68,7 +76,8 @@ def init(
             [*permit_dns, *permit_ip],
             _kms_public_key(kms) if kms else None,
         )
-        ca_directory.save_hierarchy(directory, created, passphrase)
+        carried = {ca_directory.STATUS_URL: f"{url}\n".encode()} if url else {}
+        ca_directory.save_hierarchy(directory, created, passphrase, carried)
     except ValueError as error:
         raise CommandError(str(error)) from error
     echo(f"Created a CA in {directory}. Move {directory / ca_directory.ROOT_KEY} to a safe place:")
@@ -104,7 +113,9 @@ def rollover(
     root_key = root_key or old / ca_directory.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} does not exist: pass --root-key FILE or --new-root")
-    lists, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+    if status_url := ca_directory.load_status_url(old):
+        carried[ca_directory.STATUS_URL] = f"{status_url}\n".encode()
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, ca_directory.load_predecessors(old)),
@@ -118,7 +129,7 @@ def rollover(
             new,
             created,
             passphrase,
-            lists | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {}),
+            carried | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {}),
             ca_directory.load_serial_keys(old),
         )
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from service import profile_lint
 from service.cli import options
 from service.keystore import ca_directory
 from service.pki.certificate_reader import extension_value
+from service.settings import PUBLIC_URL, STATUS_URL
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -20,13 +22,16 @@ from service.pki.certificate_reader import extension_value
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers and the URLs in its certificates are checked, too.
+    If there is a CA, its keys of serial numbers and the URLs in certificates are checked, too.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
-    findings = profile_lint.lint(profiles)
+    status_url = os.environ.get(STATUS_URL) or ca_directory.load_status_url(ca) or os.environ.get(PUBLIC_URL)
+    findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
         click.echo(finding)
+    if status_url and profile_lint.is_https(status_url):
+        click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
     if ca_directory.has_ca(ca) and ca_directory.load_serial_keys(ca) is None:
         click.echo(
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "

@@ -40,6 +40,8 @@ from service.settings import (
     PUBLIC_URL,
     RENEW_BEFORE,
     RENEW_OVER,
+    STATUS_URL,
+    parse_public_url,
 )
 from service.supervisor import Supervisor
 
@@ -76,6 +78,15 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     help="Prefix every path with this segment, as on AWS.",
 )
 @options.public_url_option("--url")
+@click.option(
+    "--status-url",
+    metavar="URL",
+    envvar=STATUS_URL,
+    show_envvar=True,
+    type=parse_public_url,
+    show_default="that of certlet init --url, or --url",
+    help="Name this URL of the server in certificates, for CRL, OCSP and the issuer's certificate.",
+)
 @click.option(
     "--renew-before",
     type=options.parse_renew_before,
@@ -314,6 +325,7 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
     paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
     values = {
         PUBLIC_URL: settings.public_url,
+        STATUS_URL: settings.status_url,
         EST_LINE_LENGTH: settings.est_line_length,
         RENEW_BEFORE: settings.renew_before,
         RENEW_OVER: settings.renew_over,

@@ -21,7 +21,7 @@ from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
 from service.pki.serial import SerialKeys
-from service.settings import CA_PASSPHRASE
+from service.settings import CA_PASSPHRASE, parse_public_url
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
@@ -29,6 +29,7 @@ SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS_CERTIFICATES: Final = "previous-ca.crt"
 SERIAL_KEY: Final = "serial.key"
+STATUS_URL: Final = "status-url.txt"
 
 
 def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -68,6 +69,21 @@ def load_serial_keys(directory: Path) -> SerialKeys | None:
         return None
     try:
         return SerialKeys.parse(revocation_file.read_file(path))
+    except ValueError as error:
+        raise CAError(f"{path}: {error}") from error
+
+
+def load_status_url(directory: Path) -> str:
+    """Load the URL of `Settings.status_url` that the CA was created with; '' if there is none.
+
+    Raises:
+        CAError: the file is unreadable or malformed.
+    """
+    path = directory / STATUS_URL
+    if not os.path.lexists(path):
+        return ""
+    try:
+        return parse_public_url(revocation_file.read_file(path).decode("utf-8", "replace").strip())
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
 
@@ -134,7 +150,7 @@ def save_hierarchy(
         hierarchy: the certificates and keys.
         passphrase: encrypts the keys, which have mode 0600; None for no encryption.
         carried: name -> content of the previous CA's lists, and of other files, which get mode 0600.
-            Default: an empty revocation list.
+            Without a revocation list, an empty one is written.
         serial_keys: the previous CA's keys of serial numbers, which are kept after a new one. If there is the
             maximum, the newest creates serial numbers of the new CA, too.
 
@@ -151,8 +167,8 @@ def save_hierarchy(
         keys.encode_private_key(key, passphrase) if key else b""
         for key in (hierarchy.root_key, hierarchy.signing_key)
     )
-    public = (revocation_file.REVOKED, revocation_file.DENY_LIST)
-    carried = carried or {revocation_file.REVOKED: revocation_file.HEADER}
+    public = (revocation_file.REVOKED, revocation_file.DENY_LIST, STATUS_URL)
+    carried = {revocation_file.REVOKED: revocation_file.HEADER} | dict(carried or {})
     if serial_keys is None or len(serial_keys.keys) < serial.MAX_KEYS:
         serial_keys = _with_new_key(directory, serial_keys)
     serial_keys = serial_keys.with_tagged_issuer(hierarchy.signing)

@@ -10,14 +10,14 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID as _Access
 
-from service.pki import encoding, keys
+from service.pki import certificate_reader, encoding, keys
 from service.pki.errors import CAError
 from service.pki.issuer import Issuer
 from service.pki.keys import KeyKind
 from service.pki.names import Identifier
-from service.pki.profile import MIN_VALIDITY, Profile, Revocation, key_usage
+from service.pki.profile import KEY_ID, MIN_VALIDITY, Profile, Revocation, key_usage
 
 # RFC 9608 3: the CA never publishes revocation information. The value is NULL; the library has no class for
 # it.
@@ -110,16 +110,18 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
     if profile.certificate_policies:
         policies = [x509.PolicyInformation(oid, None) for oid in profile.certificate_policies]
         result.append(encode_extension(x509.CertificatePolicies(policies)))
-    if profile.ca_issuers:
-        url = x509.UniformResourceIdentifier(profile.ca_issuers)
-        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, url)
-        result.append(encode_extension(x509.AuthorityInformationAccess([access])))
+    urls = ((_Access.OCSP, profile.ocsp), (_Access.CA_ISSUERS, profile.ca_issuers))
+    if access := [x509.AccessDescription(method, _url(url, issuer)) for method, url in urls if url]:
+        result.append(encode_extension(x509.AuthorityInformationAccess(access)))
     if profile.revocation is Revocation.CRL:
-        url = x509.UniformResourceIdentifier(profile.crl)
-        result.append(
-            encode_extension(x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)]))
-        )
+        point = x509.DistributionPoint([_url(profile.crl, issuer)], None, None, None)
+        result.append(encode_extension(x509.CRLDistributionPoints([point])))
     return tuple(result)
+
+
+def _url(url: str, issuer: Issuer) -> x509.UniformResourceIdentifier:
+    key_id = certificate_reader.key_id(issuer.certificate)
+    return x509.UniformResourceIdentifier(url.replace(KEY_ID, key_id))
 
 
 def encode_extension(value: x509.ExtensionType, *, critical: bool = False) -> EncodedExtension:

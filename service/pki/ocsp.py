@@ -81,8 +81,8 @@ def parse_request(der: bytes) -> StatusRequest:
     """Parse a request, DER. Its optional signature is ignored.
 
     Raises:
-        MalformedRequest: it is malformed, has not exactly one question, an empty or too long nonce, or an
-            unsupported critical extension.
+        MalformedRequest: it is malformed, has not exactly one question, a negative serial number, an empty or
+            too long nonce, or an unsupported critical extension.
     """
     try:
         request = load_der_ocsp_request(der)
@@ -92,6 +92,8 @@ def parse_request(der: bytes) -> StatusRequest:
         raise MalformedRequest("the request has not exactly one question") from error
     except (ValueError, x509.DuplicateExtension) as error:
         raise MalformedRequest("the request is malformed") from error
+    if serial_number < 0:  # no response can repeat it
+        raise MalformedRequest("the serial number is negative")
     nonce = None
     for extension in extensions:
         if isinstance(extension.value, x509.OCSPNonce):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -65,11 +65,20 @@ _UNITS: Final = {"S": "seconds", "M": "minutes", "H": "hours", "D": "days", "W":
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
+_NO_STATUS_URL: Final = (
+    ". Certificates of this service cannot be revoked, so they are short-lived: request less, or ask the "
+    "CA's administrator to set a status URL"
+)
+KEY_ID: Final = "{key_id}"
+"""In a URL: the issuer's subjectKeyIdentifier in hexadecimal."""
+
+
 class Revocation(StrEnum):
     """How certificates of a profile are revoked."""
 
     NONE = "none"
     CRL = "crl"
+    SERVICE = "service"  # by the CRL and OCSP of the service, if it has a status URL
 
 
 class RequestedValidity(NamedTuple):
@@ -111,6 +120,7 @@ class Profile:
     Attributes:
         allowed_attributes: the subject attributes that are copied from the request.
         fixed_attributes: the subject attributes of every certificate.
+        needs_status_url: whether certificates are short-lived because the service has no status URL.
         public_keys: the accepted kinds of key, and the minimum size in bits (only for RSA, otherwise 0).
     """
 
@@ -129,8 +139,33 @@ class Profile:
     ca_issuers: str = ""
     revocation: Revocation = Revocation.NONE
     crl: str = ""
+    ocsp: str = ""
     short_lived: timedelta = timedelta(days=7)
+    needs_status_url: bool = False
     principals: tuple[str, ...] = (ANY_PRINCIPAL,)
+
+    def with_status_url(self, status_url: str, *, has_ocsp: bool) -> Profile:
+        """Return the profile in which revocation is not `SERVICE`.
+
+        Args:
+            status_url: the URL of the service's CRLs and OCSP, without a final slash; '' if there is none.
+                Then certificates cannot be revoked, and are short-lived.
+            has_ocsp: whether the service answers OCSP requests.
+        """
+        if self.revocation is not Revocation.SERVICE:
+            return self
+        if not status_url:
+            lengths = {
+                name: min(getattr(self, name), self.short_lived) for name in ("validity", "max_validity")
+            }
+            return replace(self, revocation=Revocation.NONE, needs_status_url=True, **lengths)
+        return replace(
+            self,
+            revocation=Revocation.CRL,
+            crl=f"{status_url}/crl/{KEY_ID}",
+            ocsp=f"{status_url}/ocsp" if has_ocsp else "",
+            ca_issuers=self.ca_issuers or f"{status_url}/issuer/{KEY_ID}",
+        )
 
     @functools.cached_property
     def extended_key_usage_oids(self) -> tuple[x509.ObjectIdentifier, ...]:
@@ -195,7 +230,8 @@ def _validity_period(
         limit = (
             f"profile '{profile.name}' allows up to {format_duration(profile.max_validity)}, until {longest}"
         )
-        raise RejectedValidity(f"Requested validity is too long: {limit}", field)
+        hint = _NO_STATUS_URL if profile.needs_status_url else ""
+        raise RejectedValidity(f"Requested validity is too long: {limit}{hint}", field)
     if end + timedelta(seconds=1) < issued_at + MIN_VALIDITY:
         start_hint = f"; it starts at {start:%Y-%m-%dT%H:%M:%SZ}" if requested.validity is not None else ""
         detail = (

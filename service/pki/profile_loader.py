@@ -91,8 +91,18 @@ class ProfileError(ValueError):
 class IssuancePolicy:
     """The certificate profiles of a contract, the default profile, and the names permitted for principals."""
 
-    def __init__(self, profiles: object, default: object, principals: object = _NO_PRINCIPALS) -> None:
+    def __init__(
+        self,
+        profiles: object,
+        default: object,
+        principals: object = _NO_PRINCIPALS,
+        *,
+        status_url: str = "",
+        has_ocsp: bool = True,
+    ) -> None:
         """Parse the three members that `profiles.schema.json` describes, JSON.
+
+        The other arguments are those of `Profile.with_status_url`.
 
         Raises:
             ProfileError: the JSON is invalid; lists all violations.
@@ -104,7 +114,10 @@ class IssuancePolicy:
         }
         data = {"profiles": profiles, "default": default, "principals": principals}
         parsed = _object(data, fields, partial(_default_violations, profiles))
-        self._by_name: dict[str, Profile] = parsed["profiles"]
+        self._by_name: dict[str, Profile] = {
+            name: profile.with_status_url(status_url, has_ocsp=has_ocsp)
+            for name, profile in parsed["profiles"].items()
+        }
         self._principals: dict[str, NamePolicy] = parsed["principals"]
         self.default: str = parsed["default"]
 
@@ -280,7 +293,7 @@ def _duration(text: str) -> timedelta:
 _SUBJECT: Final[_Fields] = {"allowed": _list(_allowed_attribute), "fixed": _members(str, _fixed_attribute)}
 _PROFILE: Final[_Fields] = {
     **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, _duration)),
-    **dict.fromkeys(("ca_issuers", "crl"), (str, _url)),
+    **dict.fromkeys(("ca_issuers", "crl", "ocsp"), (str, _url)),
     "description": (str, str),
     "extended_key_usage": _list(_usage, eku_oid, min_items=1),
     "names": (dict, parse_name_policy),
@@ -319,6 +332,8 @@ def _profile_violations(data: dict[str, Any], parsed: dict[str, Any]) -> Iterato
     has_crl = parsed.get("revocation") is Revocation.CRL
     if data.keys() & {"revocation", "crl"} <= parsed.keys() and has_crl != bool(parsed.get("crl")):
         yield ProfileViolation(("crl",), "required if revocation is crl, and only then")
+    if parsed.get("ocsp") and not has_crl and data.keys() & {"revocation"} <= parsed.keys():
+        yield ProfileViolation(("ocsp",), "allowed only if revocation is crl")
 
 
 def _first_policy_violations(profiles: dict[str, Profile]) -> Iterator[ProfileViolation]:

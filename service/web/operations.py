@@ -197,6 +197,7 @@ def _profile_fields(profile: Profile) -> dict[str, object]:
         "short_lived": format_duration(profile.short_lived),
         **({"ca_issuers": profile.ca_issuers} if profile.ca_issuers else {}),
         **({"crl": profile.crl} if profile.crl else {}),
+        **({"ocsp": profile.ocsp} if profile.ocsp else {}),
     }
 
 

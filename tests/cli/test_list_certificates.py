@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by another caller. `audit.log` is the audit log, and `server.log` has access log and audit log together.
     """
     directory = tmp_path_factory.mktemp("site")
-    servers.certlet("init", "ca", cwd=directory).check_returncode()
+    servers.certlet("init", "ca", "--url", "http://ca.example.com", cwd=directory).check_returncode()
     servers.certlet(
         "api-key", "add", "ops", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": API_KEY}
     ).check_returncode()

@@ -124,7 +124,7 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
 def test_fleet_is_renewed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All certificates from before --renew-before are replaced once, also by shorter ones; no other is."""
     assert certlet("init", "ca").returncode == 0
-    (tmp_path / "short.yaml").write_text("profiles: {server: {validity: P30D}}")
+    (tmp_path / "short.yaml").write_text("profiles: {server: {validity: P5D}}")
     names = ("a.example.com", "b.example.com")
     for name in names:
         csr = csrs.encode_pem(csrs.build(name, [f"dns:{name}"]))

@@ -278,7 +278,7 @@ def test_unauthenticated_caller_is_403(directory: Path) -> None:
 @pytest.mark.parametrize("label", ["", "/peer"])
 def test_client_certificate_renews_itself(directory: Path, label: str) -> None:
     """The new certificate has the same profile and names; the old certificate is the principal in the audit log."""
-    client_certificate = forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=60))
+    client_certificate = forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=5))
     (response,), log = invoke(
         directory, est(f"{label}/simplereenroll", NEW_KEY_CSR, client_certificate, key=None)
     )
@@ -334,7 +334,7 @@ def test_renewal_with_other_names_is_refused(directory: Path, case: str) -> None
 
 NOT_RENEWABLE: dict[str, tuple[str, Callable[[Path], x509.Certificate | str], str]] = {
     "server-only": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), "server"), "clientAuth"),
-    "expired": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=91)), "not valid now"),
+    "expired": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=8)), "not valid now"),
     "not-yet-valid": ("", lambda directory: forge_certificate(load_issuer(directory / "ca"), age=timedelta(days=-1)), "not valid now"),
     "other-ca": ("", lambda _: foreign_certificate(), "not issued by this CA"),
     "garbage": ("", lambda _: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "cannot be parsed"),

@@ -222,6 +222,7 @@ def double_question() -> bytes:
         GOOD_REQUEST + b"\0",
         b"0\x040\x020\x00",
         double_question(),
+        build_request(1).replace(b"\x02\x01\x01", b"\x02\x01\xff"),
         build_request(1, nonce=b""),
         build_request(1, nonce=b"\1" * 129),
         build_request(1, raw=(x509.UnrecognizedExtension(NONCE_OID, b"no OCTET STRING"), False)),
@@ -230,7 +231,7 @@ def double_question() -> bytes:
         ).replace(b"\x06\x02\x2a\x04", b"\x06\x02\x2a\x03"),
         build_request(1, critical=(UNKNOWN_EXTENSION, True)),
     ],
-    ids=["empty", "text", "truncated", "longer", "no question", "two questions", "empty nonce", "long nonce", "raw nonce", "duplicate extension", "critical"],
+    ids=["empty", "text", "truncated", "longer", "no question", "two questions", "negative serial number", "empty nonce", "long nonce", "raw nonce", "duplicate extension", "critical"],
 )  # fmt: skip
 def test_malformed_request_is_refused(request_der: bytes) -> None:
     """Garbage, a bad nonce, another number of questions than one, and unsupported critical extensions."""

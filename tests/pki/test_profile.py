@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -262,3 +263,53 @@ def test_subject_attribute_limits_are_enforced(name: str, text: str, violation: 
     message = profile.check_subject_attribute(name, text)
     assert violation in message
     assert bool(message) is bool(violation)
+
+
+STATUS_URL = "http://ca.example.com"
+
+
+def service_profile(**change: Any) -> Profile:
+    """A profile with `revocation: service`, valid for 90 days."""
+    length = timedelta(days=90)
+    defaults = {"revocation": Revocation.SERVICE, "validity": length, "max_validity": length}
+    return replace(SERVER, **{**defaults, **change})
+
+
+def test_certificates_of_a_service_with_status_url_can_be_revoked() -> None:
+    """They name its CRL, OCSP (if it has serial numbers that it recognises) and issuer's certificate."""
+    profile = service_profile().with_status_url(STATUS_URL, has_ocsp=True)
+    assert (profile.revocation, profile.max_validity) == (Revocation.CRL, timedelta(days=90))
+    assert (profile.crl, profile.ocsp, profile.ca_issuers) == (
+        f"{STATUS_URL}/crl/{{key_id}}",
+        f"{STATUS_URL}/ocsp",
+        f"{STATUS_URL}/issuer/{{key_id}}",
+    )
+    assert service_profile().with_status_url(STATUS_URL, has_ocsp=False).ocsp == ""
+    own = service_profile(ca_issuers="http://a.example/ca.p7c").with_status_url(STATUS_URL, has_ocsp=True)
+    assert own.ca_issuers == "http://a.example/ca.p7c"
+
+
+def test_certificates_of_a_service_without_status_url_are_short_lived() -> None:
+    """They are valid for at most `short_lived`, and a request for more is refused with what to do."""
+    profile = service_profile().with_status_url("", has_ocsp=True)
+    assert (profile.revocation, profile.crl, profile.ocsp, profile.ca_issuers) == (
+        Revocation.NONE,
+        "",
+        "",
+        "",
+    )
+    assert (profile.validity, profile.max_validity) == (timedelta(days=7),) * 2
+    for name, hint in ((profile, "set a status URL"), (SERVER, "until ")):
+        request = RequestedValidity(name.max_validity + timedelta(days=1))
+        with pytest.raises(RejectedValidity, match=hint) as caught:
+            name.validity_period(NOW, NOW, request)
+        assert ("status URL" in str(caught.value)) is (name is profile)
+    shorter = service_profile(validity=timedelta(hours=1)).with_status_url("", has_ocsp=True)
+    assert (shorter.validity, shorter.max_validity) == (timedelta(hours=1), timedelta(days=7))
+
+
+@pytest.mark.parametrize("revocation", [Revocation.NONE, Revocation.CRL])
+def test_status_url_does_not_change_other_profiles(revocation: Revocation) -> None:
+    profile = service_profile(revocation=revocation)
+    assert profile.with_status_url(STATUS_URL, has_ocsp=True) is profile
+    assert profile.with_status_url("", has_ocsp=True) is profile
