@@ -142,16 +142,14 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
     ca_directory.load_serial_keys(ca)
     ca_directory.load_status_url(ca)
     revocation_file.load_deny_list(ca)
-    names += [
-        name
-        for name in (
-            ca_directory.PREVIOUS_CERTIFICATES,
-            ca_directory.SERIAL_KEY,
-            ca_directory.STATUS_URL,
-            revocation_file.DENY_LIST,
-        )
-        if (ca / name).exists()
-    ]
+    optional = (
+        ca_directory.PREVIOUS_CERTIFICATES,
+        ca_directory.CA_STATUS,
+        ca_directory.SERIAL_KEY,
+        ca_directory.STATUS_URL,
+        revocation_file.DENY_LIST,
+    )
+    names += [name for name in optional if (ca / name).exists()]
     if (ca / ca_directory.SIGNING_KEY).exists():  # otherwise it is in KMS or Secrets Manager
         _verify_key(ca, passphrase)
         names.append(ca_directory.SIGNING_KEY)

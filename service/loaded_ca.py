@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.pki import serial
+from service.pki.ca_status import CAStatus
 from service.pki.issuer import Issuer
 from service.pki.renewal_info import EarlyRenewal
 from service.pki.serial import SerialKeys, SerialNumbers
@@ -20,12 +22,14 @@ class LoadedCA:
         serial_keys: the keys of its serial numbers; None for random ones.
         deny_list: the denied keys.
         early_renewal: the order to renew certificates early; None if there is none.
+        statuses: OCSP responses about CA certificates, which the root signed in advance.
     """
 
     issuer: Issuer
     serial_keys: SerialKeys | None = None
     deny_list: DenyList = field(default_factory=DenyList)
     early_renewal: EarlyRenewal | None = None
+    statuses: Sequence[CAStatus] = ()
 
     @functools.cached_property
     def serial_numbers(self) -> tuple[SerialNumbers, ...]:

@@ -224,7 +224,7 @@ def test_check_warns_of_a_ca_without_serial_key(tmp_path: Path) -> None:
     result = certlet("check", cwd=tmp_path)
     assert result.returncode == 0
     warning = b"ca/serial.key: warning: does not exist, so the CA does not recognise its serial numbers: no OCSP, no ARI"
-    assert result.stdout.splitlines()[-1].startswith(warning)
+    assert any(line.startswith(warning) for line in result.stdout.splitlines())
     assert certlet("rotate-serial-key", cwd=tmp_path).returncode == 0
     assert not load_numbers(ca).all_tagged
     assert b"serial.key" not in certlet("check", "--ca", "ca", cwd=tmp_path).stdout

@@ -1,8 +1,8 @@
 """The command line: an error is one line on stderr and a non-zero exit status, never a traceback.
 
-Each command has a module of its name, except that `ca` has `init`, `rollover` and `rotate-serial-key`,
-`print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the shared options,
-`terminal` prints, and `inspection` analyses files for `show`.
+Each command has a module of its name, except that `ca` has `init`, `rollover`, `rotate-serial-key` and
+`sign-ca-status`, `print_openapi` has `openapi`, and `list_certificates` has `list`. `options` has the shared
+options, `terminal` prints, and `inspection` analyses files for `show`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "rollover": ("ca", "Create the successor of a CA."),
     "revoke": ("revoke", "Revoke a certificate."),
     "rotate-serial-key": ("ca", "Add a new key for serial numbers."),
+    "sign-ca-status": ("ca", "Sign the OCSP responses about the signing CA again."),
     "openapi": ("print_openapi", "Print the OpenAPI document."),
     "check": ("check", "Check the certificate profiles."),
     "completion": ("completion", "Print a completion script for a shell."),

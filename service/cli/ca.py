@@ -1,22 +1,25 @@
-"""`certlet init`, `rollover` and `rotate-serial-key`: create CAs, and keys for serial numbers."""
+"""`certlet init`, `rollover`, `rotate-serial-key` and `sign-ca-status`: create a CA, or a part of it."""
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service import hardening
 from service.cli import options
 from service.cli.options import KEY_FILE
-from service.cli.terminal import CommandError, echo
+from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
-from service.pki import hierarchy
+from service.pki import ca_status, certificate_reader, encoding, hierarchy, ocsp
+from service.pki.ca_status import CAStatus
 from service.settings import CA_PASSPHRASE, parse_public_url
 
 
@@ -113,12 +116,14 @@ def rollover(
     root_key = root_key or old / ca_directory.ROOT_KEY
     if not new_root and not root_key.exists():
         raise CommandError(f"{root_key} does not exist: pass --root-key FILE or --new-root")
+    predecessors = ca_directory.load_predecessors(old)
+    statuses = _load_statuses(old, [certificate, *chain, *predecessors])
     carried, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
     if status_url := ca_directory.load_status_url(old):
         carried[ca_directory.STATUS_URL] = f"{status_url}\n".encode()
     try:
         created = hierarchy.create_successor(
-            hierarchy.Predecessor(certificate, chain, ca_directory.load_predecessors(old)),
+            hierarchy.Predecessor(certificate, chain, predecessors, statuses),
             None if new_root else options.load_private_key(root_key, CA_PASSPHRASE),
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             key_type,
@@ -135,8 +140,9 @@ def rollover(
     except ValueError as error:
         raise CommandError(str(error)) from error
     echo(f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.")
-    predecessors = new / ca_directory.PREVIOUS_CERTIFICATES
-    echo(f"Delete {predecessors} when all certificates of the old CA have expired.")
+    echo(
+        f"Delete {new / ca_directory.PREVIOUS_CERTIFICATES} when all certificates of the old CA have expired."
+    )
 
 
 @click.command(epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")
@@ -149,6 +155,67 @@ def rotate_serial_key(*, ca: Path) -> None:
     ca_directory.add_serial_key(options.require_ca(ca))
     path = ca / ca_directory.SERIAL_KEY
     echo(f"Added a key to {path}. Back it up: it recognises the serial numbers of the CA.")
+
+
+@click.command(epilog="Example: certlet sign-ca-status --root-key /somewhere/safe/root-ca.key")
+@options.ca_option
+@click.option(
+    "--root-key",
+    type=options.FILE,
+    show_default=f"DIR/{ca_directory.ROOT_KEY}",
+    help="Use this file as the root's key.",
+)
+@click.option(
+    "--revoke", type=options.FILE, help="Revoke this certificate of the signing CA, or of an old one."
+)
+@click.option(
+    "--reason",
+    type=click.Choice(sorted(ca_status.REASONS)),
+    metavar="REASON",
+    help=f"Record this reason: {', '.join(sorted(ca_status.REASONS))}.",
+)
+def sign_ca_status(*, ca: Path, root_key: Path | None, revoke: Path | None, reason: str | None) -> None:
+    """Sign the OCSP responses about the signing CA again.
+
+    They are valid for a year. $CERTLET_CA_PASSPHRASE decrypts the root's key.
+    """
+    if reason and not revoke:
+        raise click.UsageError("--reason requires --revoke")
+    hardening.disable_core_dumps_and_ptrace()
+    certificates = ca_directory.load_ca_certificates(options.require_ca(ca))
+    revoked = None
+    if revoke:
+        revoked = _load_certificate(revoke), ca_status.REASONS[reason] if reason else None
+        if revoked[0] not in certificates:
+            raise CommandError(f"{revoke} is not a CA certificate in {ca}")
+    root_key = root_key or ca / ca_directory.ROOT_KEY
+    if not root_key.exists():
+        raise CommandError(f"{root_key} does not exist: pass --root-key FILE")
+    _load_statuses(ca, certificates)
+    key = options.load_private_key(root_key, CA_PASSPHRASE)
+    signed = ca_directory.sign_statuses(ca, key, datetime.now(UTC), revoked)
+    for entry in signed[:: len(ocsp.HASHES)]:  # the responses about a certificate are the same
+        name, end = entry.certificate.subject.rfc4514_string(), encoding.format_timestamp(entry.next_update)
+        echo(f"{name}: {entry.status.status.name.lower()} until {end}")
+    echo(f"Signed {ca / ca_directory.CA_STATUS}. A running server uses it at once.")
+
+
+def _load_statuses(ca: Path, certificates: Sequence[x509.Certificate]) -> tuple[CAStatus, ...]:
+    """Load the OCSP responses about CA certificates, and warn about those that are lost."""
+    statuses, problems = ca_directory.load_statuses(ca, certificates)
+    for problem in problems:
+        warn(
+            f"warning: {ca / ca_directory.CA_STATUS}: {problem}; if it revoked a certificate, pass it to "
+            "certlet sign-ca-status --revoke"
+        )
+    return statuses
+
+
+def _load_certificate(path: Path) -> x509.Certificate:
+    try:
+        return certificate_reader.parse_pem(revocation_file.read_file(path))
+    except ValueError as error:
+        raise CommandError(f"{path}: {error}") from error
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from cryptography import x509
 from service import profile_lint
 from service.cli import options
 from service.keystore import ca_directory
+from service.pki import ca_status
 from service.pki.certificate_reader import extension_value
 from service.settings import PUBLIC_URL, STATUS_URL
 
@@ -22,7 +24,8 @@ from service.settings import PUBLIC_URL, STATUS_URL
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers and the URLs in certificates are checked, too.
+    If there is a CA, its keys of serial numbers, the OCSP responses about it and the URLs in certificates are
+    checked, too.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
@@ -32,15 +35,28 @@ def check(*, profiles: Path | None, ca: Path) -> int:
         click.echo(finding)
     if status_url and profile_lint.is_https(status_url):
         click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
-    if ca_directory.has_ca(ca) and ca_directory.load_serial_keys(ca) is None:
-        click.echo(
+    if ca_directory.has_ca(ca):
+        for warning in _ca_warnings(ca):
+            click.echo(warning)
+    return int(any(finding.is_error for finding in findings))
+
+
+def _ca_warnings(ca: Path) -> Iterator[str]:
+    if ca_directory.load_serial_keys(ca) is None:
+        yield (
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
             "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
         )
+    certificates = ca_directory.load_ca_certificates(ca)
+    statuses, problems = ca_directory.load_statuses(ca, certificates)
+    for problem in (*problems, *ca_status.find_gaps(statuses, certificates, datetime.now(UTC))):
+        yield (
+            f"{ca / ca_directory.CA_STATUS}: warning: {problem} "
+            "(certlet sign-ca-status signs the OCSP responses about CA certificates)"
+        )
     for name, url in _status_urls(ca):
         if profile_lint.is_https(url):
-            click.echo(f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}")
-    return int(any(finding.is_error for finding in findings))
+            yield f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}"
 
 
 def _status_urls(ca: Path) -> Iterator[tuple[str, str]]:

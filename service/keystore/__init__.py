@@ -33,6 +33,7 @@ class CurrentCA:
             ca_directory.SIGNING_CERTIFICATE,
             ca_directory.ROOT_CERTIFICATE,
             ca_directory.PREVIOUS_CERTIFICATES,
+            ca_directory.CA_STATUS,
         ]
         names += [ca_directory.SERIAL_KEY, revocation_file.DENY_LIST]
         if settings.key_source is KeySource.FILE:
@@ -86,11 +87,15 @@ def load_ca(settings: Settings) -> LoadedCA:
         has_free_signatures=not is_remote,
     )
     issuer.self_test()
+    statuses, problems = ca_directory.load_statuses(settings.ca, issuer.ca_certificates)
+    for problem in problems:
+        _log.warning("%s: %s, so OCSP does not answer from it", settings.ca / ca_directory.CA_STATUS, problem)
     return LoadedCA(
         issuer,
         ca_directory.load_serial_keys(settings.ca),
         revocation_file.load_deny_list(settings.ca),
         early_renewal=settings.early_renewal,
+        statuses=statuses,
     )
 
 

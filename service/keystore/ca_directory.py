@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import atomic_write
 from service.keystore import revocation_file
-from service.pki import certificate_reader, encoding, keys, serial
+from service.pki import ca_status, certificate_reader, encoding, keys, serial
+from service.pki.ca_status import CAStatus
 from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
@@ -28,6 +30,7 @@ ROOT_KEY: Final = "root-ca.key"
 SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS_CERTIFICATES: Final = "previous-ca.crt"
+CA_STATUS: Final = "ca-status.pem"
 SERIAL_KEY: Final = "serial.key"
 STATUS_URL: Final = "status-url.txt"
 
@@ -56,6 +59,68 @@ def load_predecessors(directory: Path) -> list[x509.Certificate]:
     """Load the certificates of the CA before a rollover, if there was one; raise as `load_issuer`."""
     path = directory / PREVIOUS_CERTIFICATES
     return load_certificates(path) if os.path.lexists(path) else []
+
+
+def load_statuses(
+    directory: Path, ca_certificates: Sequence[x509.Certificate]
+) -> tuple[tuple[CAStatus, ...], list[str]]:
+    """Load the OCSP responses about CA certificates, and messages about what is malformed in the file.
+
+    Without the file there are no responses. It cannot raise: the CA can do without them.
+    """
+    path = directory / CA_STATUS
+    if not os.path.lexists(path):
+        return (), []
+    try:
+        return ca_status.parse_statuses(revocation_file.read_file(path), ca_certificates)
+    except CAError as error:
+        return (), [error.detail.removeprefix(f"{path}: ")]
+
+
+def load_ca_certificates(directory: Path) -> list[x509.Certificate]:
+    """Load the certificates of the signing CA, those above it, and its predecessors, in this order.
+
+    Raises:
+        CAError: as `load_issuer`.
+    """
+    certificate, chain = load_chain(directory)
+    return [certificate, *chain, *load_predecessors(directory)]
+
+
+def sign_statuses(
+    directory: Path,
+    issuer_key: CertificateIssuerPrivateKeyTypes,
+    now: datetime,
+    revoked: tuple[x509.Certificate, x509.ReasonFlags | None] | None = None,
+) -> list[CAStatus]:
+    """Sign the OCSP responses about the certificates whose issuer has this key, and write the file.
+
+    Args:
+        directory: the CA's directory.
+        issuer_key: the private key of the root, or of another issuer of a certificate of the CA.
+        now: the current time, UTC.
+        revoked: a certificate to revoke now, and the reason.
+
+    Returns:
+        the new responses.
+
+    Raises:
+        CAError: no issuer of a certificate that has not ended, or not that of `revoked`, has this key.
+        OSError: the file cannot be written.
+    """
+    with atomic_write.locked_directory(directory):
+        certificates = load_ca_certificates(directory)
+        existing, _ = load_statuses(directory, certificates)
+        statuses = ca_status.sign_statuses(certificates, issuer_key, now, existing, revoked)
+        signed = [entry for entry in statuses if entry not in existing]
+        about = [entry.certificate for entry in signed]
+        if not about:
+            raise CAError(f"the private key is not that of an issuer of a certificate in {directory}")
+        if revoked and revoked[0] not in about:
+            raise CAError("the private key is not that of the issuer of the certificate to revoke")
+        with atomic_write.atomic_files() as write:
+            write(directory / CA_STATUS, ca_status.encode_statuses(statuses), 0o644)
+    return signed
 
 
 def load_serial_keys(directory: Path) -> SerialKeys | None:
@@ -179,6 +244,7 @@ def save_hierarchy(
         (ROOT_CERTIFICATE, encoding.encode_pem([hierarchy.root]).encode(), 0o644),
         (SIGNING_KEY, signing_key, 0o600),
         (SIGNING_CERTIFICATE, encoding.encode_pem([hierarchy.signing]).encode(), 0o644),
+        (CA_STATUS, ca_status.encode_statuses(hierarchy.statuses), 0o644),
         (PREVIOUS_CERTIFICATES, encoding.encode_pem(hierarchy.predecessors).encode(), 0o644),
     )
     with (

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.x509.oid import NameOID
 
-from service.pki import keys
+from service.pki import ca_status, keys
+from service.pki.ca_status import CAStatus
 from service.pki.certificate_reader import extension_value
 from service.pki.errors import CAError
 from service.pki.issuer import authority_key_identifier
@@ -43,6 +44,7 @@ class Hierarchy:
         root_key: the root's private key, to store offline; None if the root existed before.
         signing_key: the signing CA's private key; None if it is stored elsewhere.
         predecessors: the certificates of the CA that this one replaces, including its chain.
+        statuses: OCSP responses about the certificates below the root.
     """
 
     root: x509.Certificate
@@ -50,15 +52,24 @@ class Hierarchy:
     root_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
     signing_key: CertificateIssuerPrivateKeyTypes | None = field(repr=False)
     predecessors: tuple[x509.Certificate, ...] = ()
+    statuses: Sequence[CAStatus] = ()
 
 
 @dataclass(frozen=True)
 class Predecessor:
-    """The CA to replace: its signing certificate, the chain with the root last, and its own predecessors."""
+    """The CA to replace.
+
+    Attributes:
+        certificate: its signing certificate.
+        chain: the chain with the root last.
+        predecessors: its own predecessors.
+        statuses: the OCSP responses about all of these certificates.
+    """
 
     certificate: x509.Certificate
     chain: Sequence[x509.Certificate]
     predecessors: Sequence[x509.Certificate]
+    statuses: Sequence[CAStatus] = ()
 
 
 def create_hierarchy(
@@ -92,7 +103,8 @@ def create_hierarchy(
     constraints = _name_constraints(permitted) if permitted else None
     signing_key, public_key = _signing_key(key_type, signing_public_key)
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
-    return Hierarchy(root, signing, root_key, signing_key)
+    statuses = ca_status.sign_statuses((signing, root), root_key, now)
+    return Hierarchy(root, signing, root_key, signing_key, statuses=statuses)
 
 
 def create_successor(
@@ -123,7 +135,8 @@ def create_successor(
     signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
     certificates = (predecessor.certificate, *predecessor.chain, *predecessor.predecessors)
     predecessors = tuple(ca for ca in certificates if ca != root and ca.not_valid_after_utc > now)
-    return Hierarchy(root, signing, new_root_key, signing_key, predecessors)
+    statuses = ca_status.sign_statuses((signing, root, *predecessors), root_key, now, predecessor.statuses)
+    return Hierarchy(root, signing, new_root_key, signing_key, predecessors, statuses)
 
 
 def _base_name(signing: x509.Certificate) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -28,7 +28,7 @@ from service.pki.revocation import NEXT_UPDATE, RevokedCertificate
 from service.pki.serial import SerialNumbers
 
 MAX_NONCE_BYTES: Final = 128  # RFC 9654 2.1
-_HASHES: Final = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256()}  # noqa: S303 - names a certificate  # nosec B303
+HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256()}  # noqa: S303 - names a certificate  # nosec B303
 _EXTENDED_REVOKE: Final = x509.UnrecognizedExtension(  # RFC 6960 4.4.8: NULL; the library has no class for it
     x509.ObjectIdentifier("1.3.6.1.5.5.7.48.1.9"), b"\x05\x00"
 )
@@ -105,10 +105,17 @@ def parse_request(der: bytes) -> StatusRequest:
         elif extension.critical:
             raise MalformedRequest("a critical extension is not supported")
     try:
-        algorithm = _HASHES.get(request.hash_algorithm.name)
+        algorithm = HASHES.get(request.hash_algorithm.name)
     except UnsupportedAlgorithm:
         algorithm = None
     return StatusRequest(algorithm, name_hash, key_hash, serial_number, nonce)
+
+
+def create_request(certificate: x509.Certificate, issuer: x509.Certificate, hash_name: str) -> StatusRequest:
+    """Create the request about a certificate by a hash of `HASHES`, without a nonce."""
+    return StatusRequest(
+        HASHES[hash_name], *_issuer_hashes(issuer, hash_name), certificate.serial_number, None
+    )
 
 
 def is_about(request: StatusRequest, issuer: x509.Certificate) -> bool:
@@ -139,7 +146,11 @@ def find_status(
 
 
 def response_builder(
-    request: StatusRequest, status: CertificateStatus, this_update: datetime, not_after: datetime
+    request: StatusRequest,
+    status: CertificateStatus,
+    this_update: datetime,
+    not_after: datetime,
+    validity: timedelta = NEXT_UPDATE,
 ) -> OCSPResponseBuilder:
     """Build the response to a request that `is_about` the issuer, for `sign_ocsp`.
 
@@ -148,6 +159,7 @@ def response_builder(
         status: the status at `this_update`.
         this_update: the time of the status, UTC, in whole seconds.
         not_after: the responder's end, UTC, which the response does not outlive.
+        validity: the period from `this_update` in which the response is valid.
     """
     assert request.hash_algorithm is not None  # noqa: S101 - otherwise it is about no issuer  # nosec B101
     builder = OCSPResponseBuilder().add_response_by_hash(
@@ -157,7 +169,7 @@ def response_builder(
         request.hash_algorithm,
         status.status,
         this_update,
-        min(this_update + NEXT_UPDATE, not_after),
+        min(this_update + validity, not_after),
         status.revoked_at,
         status.reason,
     )
@@ -177,7 +189,7 @@ def error_response(status: OCSPResponseStatus) -> bytes:
 @functools.lru_cache(64)
 def _issuer_hashes(issuer: x509.Certificate, hash_name: str) -> tuple[bytes, bytes]:
     """The digests of an issuer's name and key (RFC 6960 4.1.1)."""
-    name = hashes.Hash(_HASHES[hash_name])
+    name = hashes.Hash(HASHES[hash_name])
     name.update(issuer.subject.public_bytes())
-    request = OCSPRequestBuilder().add_certificate(issuer, issuer, _HASHES[hash_name]).build()
+    request = OCSPRequestBuilder().add_certificate(issuer, issuer, HASHES[hash_name]).build()
     return name.finalize(), request.issuer_key_hash

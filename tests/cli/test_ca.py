@@ -16,7 +16,10 @@ from service.pki import encoding
 from tests import csrs, factories, servers
 from tests.cli import certlet
 
-FILES = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
+FILES = {
+    *("ca-status.pem", "revoked.yaml", "root-ca.crt", "root-ca.key"),
+    *("serial.key", "signing-ca.crt", "signing-ca.key"),
+}
 
 
 def test_init_creates_a_hierarchy(tmp_path: Path) -> None:

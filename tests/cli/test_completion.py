@@ -12,6 +12,7 @@ from tests.cli import certlet
 
 COMMANDS = {
     *("serve", "api-key", "init", "rollover", "revoke", "rotate-serial-key", "openapi", "check", "sign"),
+    "sign-ca-status",
     *("list", "new", "renew", "show", "trust", "completion"),
 }
 

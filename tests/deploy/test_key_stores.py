@@ -45,7 +45,7 @@ def test_ca_key_in_kms_signs(endpoint: str, tmp_path: Path, spec: str) -> None:
     init = servers.certlet("init", "ca", "--kms", key_id, cwd=tmp_path, env=env)
     assert init.returncode == 0, init.stderr
     assert " ".join(sorted(path.name for path in (tmp_path / "ca").iterdir())) == (
-        "revoked.yaml root-ca.crt root-ca.key serial.key signing-ca.crt"
+        "ca-status.pem revoked.yaml root-ca.crt root-ca.key serial.key signing-ca.crt"
     )
     event = proxy_event(headers={"Content-Type": "application/json", "Idempotency-Key": uuid7()})
     results, log = invoke_handler(

@@ -171,7 +171,14 @@ def test_zip_contains_only_imported_packages(unpacked_zip: UnpackedZip) -> None:
     excluded = {"aiohttp", "boto3", "botocore", "airspeed", "tests", "deploy", "pycparser", "yarl"}
     assert not top_level & excluded
     assert {"requests", "urllib3", "yaml", "jinja2"} <= top_level  # Connexion imports these
-    ca_files = ["revoked.yaml", "root-ca.crt", "serial.key", "signing-ca.crt", "signing-ca.key"]
+    ca_files = [
+        "ca-status.pem",
+        "revoked.yaml",
+        "root-ca.crt",
+        "serial.key",
+        "signing-ca.crt",
+        "signing-ca.key",
+    ]
     assert sorted(name for name in names if name.startswith("ca/")) == [f"ca/{name}" for name in ca_files]
     assert "service/openapi.json" in names
     assert not [name for name in names if name.startswith(("service/gateway", "service/cli"))]
@@ -309,12 +316,14 @@ def test_zip_without_ca_key_contains_certificates_and_lists(ca: Path, tmp_path: 
     """Without the CA key, the zip contains the certificates, the lists and the operator's profiles."""
     shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
     (tmp_path / "ca" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
+    (tmp_path / "ca" / "status-url.txt").write_text("http://ca.example.com\n")
     profiles = ("--profiles", str(servers.ROOT / "tests" / "policies.yaml"))
     process = run_build("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *profiles)
     assert process.returncode == 0, process.stderr
     archive = zipfile.ZipFile(tmp_path / "x.zip")
     ca_files = [name for name in archive.namelist() if name.startswith("ca/")]
-    assert ca_files == ["ca/denied-keys.txt", "ca/revoked.yaml", "ca/root-ca.crt", "ca/signing-ca.crt"]
+    lists = ("ca-status.pem", "denied-keys.txt", "revoked.yaml", "root-ca.crt", "signing-ca.crt")
+    assert ca_files == [f"ca/{name}" for name in (*lists, "status-url.txt")]
     document = json.loads(archive.read("service/openapi.json"))
     assert list(document["x-certificate-profiles"]) == ["server", "peer", "team", "secret"]
     (tmp_path / "bad.yaml").write_text("profiles: {server: {validity: x}}")
