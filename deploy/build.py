@@ -89,7 +89,7 @@ def build(
         profiles: the operator's profiles, which override the contract's in the zip.
 
     Returns:
-        lines to print: the sizes, and a warning if no bytecode was compiled.
+        lines to print: warnings about what the zip does not contain, and the sizes.
 
     Raises:
         BuildError: a wheel is missing, or the CA's signing key must not go into a zip.
@@ -103,13 +103,9 @@ def build(
         shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_EXCLUDED))
         (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
         (tree / "function.py").write_text(HANDLER_SOURCE)
-        if ca is not None:
-            _copy_ca(ca, tree / CA_IN_ZIP, passphrase)
-        warnings = (
-            []
-            if _compile(python, tree)
-            else [f"python{python} not found: the zip holds no bytecode, so cold starts are slower"]
-        )
+        warnings = _copy_ca(ca, tree / CA_IN_ZIP, passphrase) if ca else []
+        if not _compile(python, tree):
+            warnings.append(f"python{python} not found: the zip holds no bytecode, so cold starts are slower")
         _pack(tree, output)
     return warnings + _sizes(output)
 
@@ -134,10 +130,15 @@ def _install(arch: str, python: str, tree: Path) -> None:
             path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
-def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
-    """Copy the certificates, the lists, and the encrypted signing key if it is a file."""
+def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> list[str]:
+    """Copy the certificates, the lists, and the encrypted signing key if it is a file; return warnings.
+
+    The keys of previous CAs stay out: only their places in AWS are copied.
+    """
     ca_directory.load_chain(ca)
-    ca_directory.load_predecessors(ca)
+    previous = [ca_directory.previous_key_name(item) for item in ca_directory.load_predecessors(ca)]
+    previous = [name for name in previous if os.path.lexists(ca / name)]
+    in_aws = [name for name in previous if ca_directory.load_key_reference(ca / name)]
     names = [ca_directory.ROOT_CERTIFICATE, ca_directory.SIGNING_CERTIFICATE]
     ca_directory.load_serial_keys(ca)
     ca_directory.load_status_url(ca)
@@ -154,11 +155,17 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> None:
         _verify_key(ca, passphrase)
         names.append(ca_directory.SIGNING_KEY)
     target.mkdir()
-    for name in names:
+    for name in names + in_aws:
         shutil.copyfile(ca / name, target / name)
     (target / revocation_file.REVOKED).write_bytes(
         revocation_file.encode_revoked(revocation_file.load_revoked(ca).values())
     )
+    return [
+        f"{ca / name} is not in the zip, so that CA has no CRL and no OCSP responses: move the key to "
+        "Secrets Manager (docs/how-to/rollover.md)"
+        for name in previous
+        if name not in in_aws
+    ]
 
 
 def _verify_key(ca: Path, passphrase: bytes | None) -> None:

@@ -55,6 +55,18 @@ class SettingsError(ValueError):
     """An environment variable is invalid; the message lists every problem, without values of secrets."""
 
 
+def parse_key_location(text: str) -> tuple[KeySource, str]:
+    """Parse the place of a CA's key, such as `kms:KEY-ID`, to its source and its name there.
+
+    Raises:
+        ValueError: the text is not such a place.
+    """
+    source, colon, name = text.partition(":")
+    if not colon or source not in list(KeySource) or (source != KeySource.FILE and not name):
+        raise ValueError("expected file:PATH, secretsmanager:NAME or kms:KEY-ID")
+    return KeySource(source), name
+
+
 def parse_public_url(text: str) -> str:
     """Parse the URL under which users reach the API, and remove a final slash.
 
@@ -176,9 +188,11 @@ class Settings:
             names = None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             problems.append(f"{API_KEY_NAMES} is not a JSON object that maps key IDs to names")
-        source, colon, key_name = environ.get(CA_KEY, "file:").partition(":")
-        if not colon or source not in list(KeySource) or (source != KeySource.FILE and not key_name):
-            problems.append(f"{CA_KEY} is invalid; expected file:PATH, secretsmanager:NAME or kms:KEY-ID")
+        source, key_name = KeySource.FILE, ""
+        try:
+            source, key_name = parse_key_location(environ.get(CA_KEY, "file:"))
+        except ValueError as error:
+            problems.append(f"{CA_KEY} is invalid; {error}")
         if environ.get(CA_PASSPHRASE) and environ.get(CA_PASSPHRASE_PARAMETER):
             problems.append(f"{CA_PASSPHRASE} and {CA_PASSPHRASE_PARAMETER} are both set; set only one")
         if CA_PASSPHRASE in environ and not environ[CA_PASSPHRASE]:
@@ -198,7 +212,7 @@ class Settings:
         passphrase = environ.get(CA_PASSPHRASE)
         return cls(
             ca=Path(environ[CA]),
-            key_source=KeySource(source),
+            key_source=source,
             key_name=key_name,
             ca_passphrase_parameter=environ.get(CA_PASSPHRASE_PARAMETER, ""),
             ca_passphrase=os.fsencode(passphrase) if passphrase else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -15,13 +15,15 @@ from cryptography.x509.ocsp import OCSPResponseStatus
 from service.audit import Recorder
 from service.loaded_ca import LoadedCA
 from service.ocsp_responders import OCSPResponders
-from service.pki import certificate_reader, ocsp, ocsp_responder, renewal_info, revocation
+from service.pki import certificate_reader, ocsp, ocsp_responder, renewal_info, revocation, serial
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.pki.ocsp import StatusRequest
 from service.pki.renewal_info import CertificateId, RenewalWindow, UnknownCertificate
 from service.pki.revocation import RevokedCertificate
 from service.pki.serial import SerialNumbers
+
+_SignedCRL = tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList]
 
 
 class UnknownIssuer(LookupError):
@@ -70,9 +72,7 @@ class StatusService:
         self._load_revoked = load_revoked
         self._max_backdate = max_backdate
         self._responders = OCSPResponders(clock, record)
-        self._crl: (
-            tuple[Issuer, Mapping[int, RevokedCertificate], int, x509.CertificateRevocationList] | None
-        ) = None
+        self._crls: dict[bytes, _SignedCRL] = {}
 
     def current_crl(self, key_id: str | None = None) -> x509.CertificateRevocationList:
         """Return the current CRL, which is signed once per window, CA and revocation list.
@@ -87,22 +87,24 @@ class StatusService:
             CAUnavailable: the issuer or the revocation list is not available, or the issuer is not valid now.
         """
         ca, now = self._load_ca(), self._clock()
-        issuer = ca.issuer
-        if key_id not in (None, certificate_reader.key_id(issuer.certificate)):
+        issuer: Issuer | None = ca.issuer
+        if key_id is not None:
+            issuer = ca.find_issuer(lambda certificate: certificate_reader.key_id(certificate) == key_id)
+        if issuer is None or (issuer is not ca.issuer and now > issuer.not_after):
             raise UnknownIssuer("The CA signs no CRL with a key of this identifier")
         if not issuer.not_before <= now <= issuer.not_after:
             raise CAUnavailable("the CA's chain is not valid now")
-        window = max(revocation.crl_number(now), self._crl[2] if self._crl else 0)
+        cache_key = serial.issuer_id(issuer.certificate)
+        cached = self._crls.get(cache_key)
+        window = max(revocation.crl_number(now), cached[2] if cached else 0)
         try:
             revoked = self._load_revoked()
-            if self._crl is None or self._crl[:3] != (issuer, revoked, window):
-                builder = revocation.crl_builder(
-                    revoked.values(), window, issuer.not_after, ca.serial_numbers
-                )
-                self._crl = (issuer, revoked, window, issuer.sign_crl(builder))
+            if cached is None or cached[:3] != (issuer, revoked, window):
+                crl = issuer.sign_crl(_crl_builder(ca, issuer, revoked.values(), window))
+                cached = self._crls[cache_key] = (issuer, revoked, window, crl)
         except (CAError, ValueError) as error:  # ValueError: a CRL cannot encode an entry
             raise CAUnavailable("the CRL cannot be created") from error
-        return self._crl[3]
+        return cached[3]
 
     def certificate_status(self, der: bytes, request_id: str = "") -> StatusResponse:
         """Answer an OCSP request, DER, which may be malformed.
@@ -124,10 +126,12 @@ class StatusService:
         ca = self._load_ca()
         if response := _find_signed_response(ca, request, self._clock().replace(microsecond=0)):
             return response
-        if not ca.serial_numbers or not ocsp.is_about(request, ca.issuer.certificate):
+        issuer = ca.find_issuer(lambda certificate: ocsp.is_about(request, certificate))
+        numbers = serial.find_issuer(issuer.certificate, ca.serial_numbers) if issuer else None
+        if issuer is None or numbers is None:
             return _UNAUTHORIZED
         try:
-            return self._sign_response(ca.issuer, ca.serial_numbers[0], request, request_id)
+            return self._sign_response(issuer, numbers, request, request_id)
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
 
@@ -182,3 +186,14 @@ def _find_signed_response(ca: LoadedCA, request: StatusRequest, now: datetime) -
             max_age = min(window_end, entry.next_update) - now
             return StatusResponse(entry.der, max_age, hashlib.sha256(entry.der).hexdigest())
     return None
+
+
+def _crl_builder(
+    ca: LoadedCA, issuer: Issuer, revoked: Iterable[RevokedCertificate], window: int
+) -> x509.CertificateRevocationListBuilder:
+    """Build the CRL of an issuer of the CA. A time after the end of a previous issuer is not an error."""
+    numbers = serial.find_issuer(issuer.certificate, ca.serial_numbers)
+    others = [other for other in ca.serial_numbers if other is not numbers]
+    if issuer is not ca.issuer:
+        revoked = (entry for entry in revoked if entry.revoked_at <= issuer.not_after)
+    return revocation.crl_builder(revoked, window, issuer.not_after, numbers, others)

@@ -108,10 +108,12 @@ def signing_key(hierarchy: Hierarchy) -> CertificateIssuerPrivateKeyTypes:
     return hierarchy.signing_key
 
 
-def create_issuer(key_type: str = "p-256", permitted: tuple[str, ...] = ()) -> Issuer:
+def create_issuer(
+    key_type: str = "p-256", permitted: tuple[str, ...] = (), *, has_free_signatures: bool = True
+) -> Issuer:
     """The signing CA of `hierarchy`."""
     ca = hierarchy(key_type, permitted)
-    return Issuer(ca.signing, [ca.root], signing_key(ca))
+    return Issuer(ca.signing, [ca.root], signing_key(ca), has_free_signatures=has_free_signatures)
 
 
 class RecordingLog(list[AuditRecord]):

@@ -105,6 +105,14 @@ data "aws_iam_policy_document" "policy" {
   }
 
   dynamic "statement" {
+    for_each = length(var.previous_key_arns) > 0 ? [var.previous_key_arns] : []
+    content {
+      actions   = ["kms:GetPublicKey", "kms:Sign", "secretsmanager:GetSecretValue"]
+      resources = statement.value
+    }
+  }
+
+  dynamic "statement" {
     for_each = var.ca_passphrase_parameter != "" ? [var.ca_passphrase_parameter] : []
     content {
       actions   = ["ssm:GetParameter"]

@@ -52,6 +52,12 @@ variable "ca_decrypt_key_arn" {
   description = "The ARN of the customer-managed KMS key that encrypts the SSM parameter or the secret; empty for AWS's own."
 }
 
+variable "previous_key_arns" {
+  type        = list(string)
+  default     = []
+  description = "The ARNs of the secrets and KMS keys with the keys of CAs before a rollover."
+}
+
 variable "ca_passphrase_parameter" {
   type        = string
   default     = ""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from service import hardening
+from service import hardening, keystore
 from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
 from service.keystore import ca_directory, revocation_file
-from service.pki import ca_status, certificate_reader, encoding, hierarchy, ocsp
+from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
 from service.pki.ca_status import CAStatus
-from service.settings import CA_PASSPHRASE, parse_public_url
+from service.pki.errors import CAError
+from service.settings import CA_PASSPHRASE, KeySource, Settings, parse_key_location, parse_public_url
+
+NO_KEY: Final = "none"
 
 
 @click.command(epilog="Example: certlet init ca --permit-dns example.com")
@@ -99,13 +104,27 @@ def init(
     help="Use this file as the root's key.",
 )
 @click.option("--new-root", is_flag=True, help="Create a new root, which every client must be made to trust.")
+@click.option(
+    "--old-key",
+    metavar="KEY",
+    show_default=f"file:OLD/{ca_directory.SIGNING_KEY}",
+    help="Find the old CA's key at file:PATH, secretsmanager:NAME or kms:KEY-ID; 'none' if it is lost.",
+)
 def rollover(
-    *, old: Path, new: Path, key_type: str, kms: str | None, root_key: Path | None, new_root: bool
+    *,
+    old: Path,
+    new: Path,
+    key_type: str,
+    kms: str | None,
+    root_key: Path | None,
+    new_root: bool,
+    old_key: str | None,
 ) -> None:
     """Create the successor of a CA.
 
     OLD is the existing CA's directory, and NEW the successor's. API keys, revocations, denied keys and the
-    keys of serial numbers are copied.
+    keys of serial numbers are copied. The old CA's key is copied too: it still signs its CRL and OCSP
+    responses, but no certificates.
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
@@ -118,9 +137,13 @@ def rollover(
         raise CommandError(f"{root_key} does not exist: pass --root-key FILE or --new-root")
     predecessors = ca_directory.load_predecessors(old)
     statuses = _load_statuses(old, [certificate, *chain, *predecessors])
-    carried, keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried, api_key_digests = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
     if status_url := ca_directory.load_status_url(old):
         carried[ca_directory.STATUS_URL] = f"{status_url}\n".encode()
+    previous_keys = _load_previous_keys(old, predecessors, passphrase)
+    if old_key != NO_KEY:
+        name = ca_directory.previous_key_name(certificate)
+        previous_keys[name] = _load_old_key(old, certificate, old_key, passphrase)
     try:
         created = hierarchy.create_successor(
             hierarchy.Predecessor(certificate, chain, predecessors, statuses),
@@ -134,15 +157,63 @@ def rollover(
             new,
             created,
             passphrase,
-            carried | ({KEY_FILE: api_keys.encode_keys(keys)} if keys else {}),
+            carried
+            | previous_keys
+            | ({KEY_FILE: api_keys.encode_keys(api_key_digests)} if api_key_digests else {}),
             ca_directory.load_serial_keys(old),
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
     echo(f"Created a CA in {new}. Serve it instead of {old}: it signs, and both chains are served.")
-    echo(
-        f"Delete {new / ca_directory.PREVIOUS_CERTIFICATES} when all certificates of the old CA have expired."
-    )
+    for ca in certificate_reader.omit_superiors(created.predecessors):
+        if ca_directory.previous_key_name(ca) not in previous_keys:
+            end = encoding.format_timestamp(ca.not_valid_after_utc)
+            echo(
+                f"Warning   no key of {ca.subject.rfc4514_string()}, so its certificates have no CRL and no "
+                f"OCSP responses, until {end} at the latest"
+            )
+    names = (ca_directory.PREVIOUS_CERTIFICATES, *previous_keys)
+    echo(f"When all certificates of the old CA have expired, delete {', '.join(names)} in {new}.")
+
+
+def _load_old_key(
+    directory: Path, certificate: x509.Certificate, location: str | None, passphrase: bytes | None
+) -> bytes:
+    """Load the key of the CA that is replaced: the content of its file in the successor's directory.
+
+    Raises:
+        CommandError: the key is not available, or is not that of the certificate.
+    """
+    path = str((directory / ca_directory.SIGNING_KEY).absolute())
+    try:
+        source, name = parse_key_location(location or f"file:{path}")
+        if source is KeySource.FILE:
+            name = str(Path(name).absolute())
+        key = keystore.load_private_key(Settings(directory, source, name, ca_passphrase=passphrase))
+    except ImportError as error:
+        raise CommandError(f"--old-key {location} requires boto3: run pip install boto3") from error
+    except (CAError, ValueError) as error:
+        detail = error.detail if isinstance(error, CAError) else f"--old-key: {error}"
+        raise CommandError(
+            f"{detail}: pass --old-key KEY, or --old-key {NO_KEY} to end the old CA's CRL and OCSP responses"
+        ) from error
+    if key.public_key() != certificate.public_key():
+        raise CommandError(f"{location or path} is not the key of the CA in {directory}: pass --old-key KEY")
+    return keys.encode_private_key(key, passphrase) if source is KeySource.FILE else f"{location}\n".encode()
+
+
+def _load_previous_keys(
+    directory: Path, predecessors: Sequence[x509.Certificate], passphrase: bytes | None
+) -> dict[str, bytes]:
+    """Load the keys of CAs from before an earlier rollover that have not ended: name -> content."""
+    result = {}
+    for certificate in predecessors:
+        path = directory / ca_directory.previous_key_name(certificate)
+        if os.path.lexists(path) and certificate.not_valid_after_utc > datetime.now(UTC):
+            for problem in keystore.find_key_problems(path, certificate, passphrase):
+                raise CommandError(f"{problem}; to leave this key out, delete {path}")
+            result[path.name] = revocation_file.read_file(path)
+    return result
 
 
 @click.command(epilog="Example: certlet rotate-serial-key --ca /var/lib/certlet/ca")

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from service import profile_lint
+from service import keystore, profile_lint
 from service.cli import options
 from service.keystore import ca_directory
-from service.pki import ca_status
+from service.pki import ca_status, certificate_reader
 from service.pki.certificate_reader import extension_value
-from service.settings import PUBLIC_URL, STATUS_URL
+from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -24,8 +24,8 @@ from service.settings import PUBLIC_URL, STATUS_URL
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers, the OCSP responses about it and the URLs in certificates are
-    checked, too.
+    If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it and
+    the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
@@ -54,9 +54,22 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
             f"{ca / ca_directory.CA_STATUS}: warning: {problem} "
             "(certlet sign-ca-status signs the OCSP responses about CA certificates)"
         )
+    for certificate in certificate_reader.omit_superiors(ca_directory.load_predecessors(ca)):
+        for problem in _previous_key_problems(ca, certificate):
+            yield f"{problem}, so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
     for name, url in _status_urls(ca):
         if profile_lint.is_https(url):
             yield f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}"
+
+
+def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[str]:
+    """Yield what is wrong with the key of a CA from before a rollover."""
+    path, name = ca / ca_directory.previous_key_name(certificate), certificate.subject.rfc4514_string()
+    if not os.path.lexists(path):
+        yield f"{path}: warning: the key of {name} does not exist"
+        return
+    for problem in keystore.find_key_problems(path, certificate, options.read_secret(CA_PASSPHRASE)):
+        yield f"{path}: warning: {problem.removeprefix(f'{path}: ')}"
 
 
 def _status_urls(ca: Path) -> Iterator[tuple[str, str]]:

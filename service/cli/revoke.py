@@ -188,8 +188,10 @@ def _load_issued_certificate(ca: Path, path: Path) -> x509.Certificate:
 
 def _why_not_on_crl(ca: Path, certificate: x509.Certificate) -> str:
     """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
-    if certificate.issuer != ca_directory.load_chain(ca)[0].subject:
-        return "this certificate is from the previous CA, whose CRL is no longer signed"
+    signing, *previous = ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca)
+    issuer = next(issuer for issuer in (signing, *previous) if is_issued_by(certificate, issuer))
+    if issuer != signing and not (ca / ca_directory.previous_key_name(issuer)).exists():
+        return "this certificate is from a previous CA whose key is gone, so that no CRL lists it"
     if extension_value(certificate, x509.CRLDistributionPoints) is None:
         return "this certificate names no CRL (revocation: none)"
     return ""

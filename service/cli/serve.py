@@ -249,6 +249,7 @@ def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
     """Yield the files that only this user should be able to read; they need not exist."""
     names = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, KEY_FILE)
     yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
+    yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
     if settings.tls_key:
         yield settings.tls_key
 

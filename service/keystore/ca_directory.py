@@ -23,7 +23,7 @@ from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
 from service.pki.serial import SerialKeys
-from service.settings import CA_PASSPHRASE, parse_public_url
+from service.settings import CA_PASSPHRASE, KeySource, parse_key_location, parse_public_url
 
 ROOT_CERTIFICATE: Final = "root-ca.crt"
 ROOT_KEY: Final = "root-ca.key"
@@ -31,6 +31,7 @@ SIGNING_CERTIFICATE: Final = "signing-ca.crt"
 SIGNING_KEY: Final = "signing-ca.key"
 PREVIOUS_CERTIFICATES: Final = "previous-ca.crt"
 CA_STATUS: Final = "ca-status.pem"
+PREVIOUS_KEY_PREFIX: Final = "previous-ca-"
 SERIAL_KEY: Final = "serial.key"
 STATUS_URL: Final = "status-url.txt"
 
@@ -121,6 +122,27 @@ def sign_statuses(
         with atomic_write.atomic_files() as write:
             write(directory / CA_STATUS, ca_status.encode_statuses(statuses), 0o644)
     return signed
+
+
+def previous_key_name(certificate: x509.Certificate) -> str:
+    """The file of the key of a CA from before a rollover: in PEM, or its place in AWS, such as `kms:ID`."""
+    return f"{PREVIOUS_KEY_PREFIX}{certificate_reader.key_id(certificate)}.key"
+
+
+def load_key_reference(path: Path) -> tuple[KeySource, str] | None:
+    """Load the place of a key in AWS from its file; None if the file contains the key itself.
+
+    Raises:
+        CAError: the file is unreadable or malformed; the message contains no part of it.
+    """
+    text = revocation_file.read_file(path).decode("latin-1").strip()
+    if text.startswith("-----BEGIN "):
+        return None
+    with contextlib.suppress(ValueError):
+        source, name = parse_key_location(text)
+        if source is not KeySource.FILE and text.isprintable():
+            return source, name
+    raise CAError(f"{path} is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME")
 
 
 def load_serial_keys(directory: Path) -> SerialKeys | None:

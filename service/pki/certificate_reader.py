@@ -82,6 +82,19 @@ def extension_value(owner: x509.Certificate | x509.CertificateSigningRequest, ki
     return next((item.value for item in owner.extensions if isinstance(item.value, kind)), None)
 
 
+def omit_superiors(cas: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Return these CA certificates without those of a CA above another of them."""
+    superiors = {ca.issuer for ca in cas}
+    return [ca for ca in cas if ca.subject not in superiors]
+
+
+def find_path(certificate: x509.Certificate, cas: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
+    """Yield the certificates above a certificate: its issuer first, as far as these CA certificates reach."""
+    while issuer := next((ca for ca in cas if ca != certificate and is_issued_by(certificate, ca)), None):
+        yield issuer
+        cas, certificate = [ca for ca in cas if ca != issuer], issuer
+
+
 def key_id(ca: x509.Certificate) -> str:
     """The subjectKeyIdentifier (RFC 5280 4.2.1.2) in lower-case hexadecimal; '' if absent."""
     identifier = extension_value(ca, x509.SubjectKeyIdentifier)

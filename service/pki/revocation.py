@@ -1,8 +1,9 @@
 """Certificate revocation lists (RFC 5280 5), built from a list that the operator maintains.
 
 A CRL contains the certificates that were revoked before its window of five minutes started, and its CRL
-number is that of the window. So all processes sign the same CRL, and the number grows. An entry remains for
-one lifetime of a CRL after the end of its certificate, so that a CRL after the end contains it (RFC 5280
+number is that of the window. So all processes sign the same CRL, and the number grows. A serial number that
+another issuer recognises is not in the CRL; one that no issuer recognises is. An entry remains for one
+lifetime of a CRL after the end of its certificate, so that a CRL after the end contains it (RFC 5280
 3.3). If the serial number does not contain the end, the entry remains. An entry with a revocation time in the
 future appears from then on.
 """
@@ -152,7 +153,8 @@ def crl_builder(
     revoked: Iterable[RevokedCertificate],
     number: int,
     not_after: datetime,
-    issuers: Sequence[SerialNumbers] = (),
+    issuer: SerialNumbers | None = None,
+    others: Sequence[SerialNumbers] = (),
 ) -> x509.CertificateRevocationListBuilder:
     """Build the CRL with a number, for `Issuer.sign_crl`.
 
@@ -160,14 +162,16 @@ def crl_builder(
         revoked: the revoked certificates.
         number: the CRL number.
         not_after: the issuer's end, UTC, which the CRL does not outlive.
-        issuers: recognise the serial numbers of certificates, to omit those that ended long ago.
+        issuer: recognises the serial numbers of the issuer, to omit the certificates that ended long ago.
+        others: recognise those of other issuers, whose certificates are omitted.
 
     Raises:
         ValueError: an entry cannot be encoded, or its revocation time is after the issuer's end, so that no
             CRL would contain it.
     """
     start = window_start(number)
-    ordered = sorted(revoked, key=lambda entry: entry.serial_number)
+    listed = (entry for entry in revoked if _is_listed(entry.serial_number, start, issuer, others))
+    ordered = sorted(listed, key=lambda entry: entry.serial_number)
     for entry in ordered:
         if entry.revoked_at > not_after:
             serial, at = (
@@ -176,11 +180,7 @@ def crl_builder(
             )
             raise ValueError(f"{serial} would be revoked at {at}, after the CA expires")
     # One call: each `add_revoked_certificate` copies the whole list.
-    entries = [
-        entry.crl_entry
-        for entry in ordered
-        if entry.revoked_at <= start and not _ended_long_ago(entry.serial_number, start, issuers)
-    ]
+    entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
     return (
         x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .last_update(start)
@@ -189,9 +189,13 @@ def crl_builder(
     )
 
 
-def _ended_long_ago(serial_number: int, start: datetime, issuers: Sequence[SerialNumbers]) -> bool:
-    lifetime = serial.recognize(serial_number, issuers)
-    return lifetime is not None and lifetime.end + NEXT_UPDATE < start
+def _is_listed(
+    serial_number: int, start: datetime, issuer: SerialNumbers | None, others: Sequence[SerialNumbers]
+) -> bool:
+    """Whether the serial number is, or may be, of a certificate of the issuer that did not end long ago."""
+    if issuer and (lifetime := issuer.recognize(serial_number)):
+        return lifetime.end + NEXT_UPDATE >= start
+    return serial.recognize(serial_number, others) is None
 
 
 def _parse_entry(value: object) -> RevokedCertificate:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Self
 
 from cryptography import x509
 
-from service.pki import encoding, keys
+from service.pki import certificate_reader, encoding, keys
 from service.pki.certificate_reader import extension_value
 
 KEY_BYTES: Final = 32
@@ -115,14 +115,15 @@ class SerialNumbers:
 
     Attributes:
         all_tagged: whether the issuer never issued a certificate whose serial number is not recognised.
+        issuer_id: the `issuer_id` of the issuer.
         key_identifier: the issuer's subjectKeyIdentifier (RFC 5280 4.2.1.2); None if it has none.
     """
 
     def __init__(self, serial_keys: SerialKeys, issuer: x509.Certificate) -> None:
         """Prepare to create and recognise the serial numbers of an issuer."""
         self._keys = serial_keys.keys
-        self._issuer = issuer_id(issuer)
-        self.all_tagged = self._issuer in serial_keys.tagged_issuers
+        self.issuer_id = issuer_id(issuer)
+        self.all_tagged = self.issuer_id in serial_keys.tagged_issuers
         identifier = extension_value(issuer, x509.SubjectKeyIdentifier)
         self.key_identifier = identifier.digest if identifier else None
 
@@ -166,16 +167,20 @@ class SerialNumbers:
         return _truncated_hmac(key, self._message(_MASK, random), _TIME_BITS)
 
     def _message(self, label: bytes, value: int) -> bytes:
-        return encoding.length_prefixed((label, self._issuer, _octets(value)))
+        return encoding.length_prefixed((label, self.issuer_id, _octets(value)))
 
 
 def for_issuers(
     serial_keys: SerialKeys, issuer: x509.Certificate, predecessors: Sequence[x509.Certificate]
 ) -> tuple[SerialNumbers, ...]:
     """Return the serial numbers of a CA, and of each predecessor that is not a CA above another."""
-    superiors = {ca.issuer for ca in predecessors}
-    issuers = [issuer, *(ca for ca in predecessors if ca.subject not in superiors)]
+    issuers = [issuer, *certificate_reader.omit_superiors(predecessors)]
     return tuple(SerialNumbers(serial_keys, ca) for ca in issuers)
+
+
+def find_issuer(issuer: x509.Certificate, issuers: Iterable[SerialNumbers]) -> SerialNumbers | None:
+    """Return the serial numbers of an issuer; None if there are none."""
+    return next((numbers for numbers in issuers if numbers.issuer_id == issuer_id(issuer)), None)
 
 
 def recognize(serial_number: int, issuers: Iterable[SerialNumbers]) -> Lifetime | None:

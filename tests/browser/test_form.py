@@ -35,7 +35,7 @@ def test_pasted_csr_is_signed(form: Tab) -> None:
     form.sign(CSR)
     expect(page.locator("#status")).to_have_text("Signed.")
     expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
-    expect(page.locator("#facts")).to_contain_text("89 days left")
+    expect(page.locator("#facts")).to_contain_text("6 days left")
     expect(page.locator("#notes")).to_contain_text("Nothing was omitted")
     assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
     expect(page.locator("#result-title")).to_be_focused()
@@ -49,7 +49,7 @@ def test_page_loads_nothing_but_the_profiles(form: Tab, server: Server) -> None:
     form.page.wait_for_load_state("networkidle")
     assert form.requests == [f"{server.url}/sign"]
     form.page.focus("#csr")
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 90 days")
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 7 days")
     form.page.focus("#key")
     assert [url for url in form.requests if "data:" not in url] == [
         f"{server.url}/sign",
@@ -63,7 +63,7 @@ def test_layout_does_not_shift(form: Tab) -> None:
     """The descriptions of the CSR and of the profile do not move other elements."""
     before = form.page.locator("#send").bounding_box()
     form.page.fill("#csr", CSR.decode())
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 90 days")
+    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 7 days")
     assert form.page.locator("#send").bounding_box() == before
 
 

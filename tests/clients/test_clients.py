@@ -78,7 +78,7 @@ TYPESCRIPT = {
     "hey-api": "useHeyApi",
     "oazapfts": "useOazapfts",
 }  # the programs
-MORE_REQUESTS = {"php", "oazapfts"}  # also a dry run, in PHP with `dry_run=1`, and PEM with `validity=30d`
+MORE_REQUESTS = {"php", "oazapfts"}  # also a dry run, in PHP with `dry_run=1`, and PEM with `validity=5d`
 
 
 def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:

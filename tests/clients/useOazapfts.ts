@@ -20,7 +20,7 @@ if (certificate.status !== 200) throw new HttpError(certificate.status, certific
 const dryRun = await sign({ csr: read(validFile) }, { dryRun: true }, caller)
 if (dryRun.status !== 202) throw new HttpError(dryRun.status, dryRun.data, dryRun.headers)
 const batch = await ok(signBatch({ requests: [{ csr: read(validFile) }, { csr: read(invalidFile) }] }, {}, caller))
-const chain = await ok(signPem(read(validFile), { validity: '30d' }, caller))
+const chain = await ok(signPem(read(validFile), { validity: '5d' }, caller))
 const profileList = await ok(profiles(caller))
 const crl = await fetch(`${url}/ca.crl`) // the client reads every response as text, because problems are JSON
 console.log(JSON.stringify({

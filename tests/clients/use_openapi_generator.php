@@ -57,7 +57,7 @@ $dryRun = $signApi->sign(new SignRequest(['csr' => $valid]), true);
 assert($dryRun instanceof DryRun);
 $requests = [new BatchItem(['csr' => $valid]), new BatchItem(['csr' => $invalid])];
 $results = $signApi->signBatch(new BatchRequest(['requests' => $requests]))->getResults();
-$chain = $signApi->signPem($valid, null, '30d');
+$chain = $signApi->signPem($valid, null, '5d');
 $crl = $authorityApi->caCrl();
 echo json_encode([
     'certificate' => $signed->getCrtPem(),

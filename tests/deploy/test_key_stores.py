@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
 from service import aws_lambda
+from service.cli import ca as ca_command
 from service.keystore import aws, ca_directory, kms
+from service.pki import certificate_reader
 from service.pki.errors import CAError
 from service.pki.hierarchy import create_hierarchy
 from service.settings import Settings, SettingsError
@@ -93,6 +96,33 @@ def test_ca_key_in_secrets_manager_signs(endpoint: str, tmp_path: Path) -> None:
         assert results[0]["statusCode"] == 503
         assert "NotFound" in log
         assert "passphrase-in-ssm" not in log
+
+
+def test_previous_ca_in_secrets_manager_signs_only_its_crl(endpoint: str, tmp_path: Path) -> None:
+    """Its key is in a secret, encrypted with the passphrase in SSM. Without the secret, the current CA signs."""
+    secret = {"CERTLET_CA_PASSPHRASE": "passphrase-in-ssm"}
+    assert servers.certlet("init", "ca", cwd=tmp_path, env=secret).returncode == 0
+    (tmp_path / "ca").rename(tmp_path / "old")
+    issuer = ca_directory.load_chain(tmp_path / "old")[0]
+    env = {**localstack.environ(endpoint), **secret}
+    name = "certlet/previous"
+    pem = (tmp_path / "old" / "signing-ca.key").read_text()
+    localstack.client(endpoint, "secretsmanager").create_secret(Name=name, SecretString=pem)
+    (tmp_path / "old" / "signing-ca.key").unlink()
+    arguments = ("rollover", "old", "ca", "--old-key", f"secretsmanager:{name}")
+    run = servers.certlet(*arguments, cwd=tmp_path, env=env)
+    assert run.returncode == 0, run.stderr
+    path = tmp_path / "ca" / ca_directory.previous_key_name(issuer)
+    assert path.read_text() == f"secretsmanager:{name}\n"
+    crl = proxy_event(f"/crl/{certificate_reader.key_id(issuer)}", "GET")
+    results, log = invoke_handler(tmp_path, crl, proxy_event(), **env)
+    assert [result["statusCode"] for result in results] == [200, 200], log
+    public_key: Any = issuer.public_key()
+    assert x509.load_der_x509_crl(base64.b64decode(results[0]["body"])).is_signature_valid(public_key)
+    path.write_text("secretsmanager:none")
+    results, log = invoke_handler(tmp_path, crl, proxy_event(), **env)
+    assert [result["statusCode"] for result in results] == [503, 200], log
+    assert "passphrase-in-ssm" not in log
 
 
 class FakeKMS:
@@ -254,6 +284,31 @@ def issue_and_load(remote: FakeKMS) -> tuple[x509.Certificate, x509.Certificate]
     leaf, issuer = x509.load_pem_x509_certificates((body["crt_pem"] + body["chain_pem"]).encode())[:2]
     remote.calls.clear()
     return issuer, leaf
+
+
+def test_previous_key_in_kms_signs_a_crl_once(
+    remote: FakeKMS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded at the first request for its CRL, and signs it once per window."""
+    result = CliRunner().invoke(
+        ca_command.rollover,
+        [str(tmp_path / "ca"), str(tmp_path / "new"), "--old-key", "kms:1234"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    assert remote.calls == ["GetPublicKey"]
+    monkeypatch.setenv("CERTLET_CA", str(tmp_path / "new"))
+    monkeypatch.setenv("CERTLET_CA_KEY", "file:")
+    clear_caches()
+    assert aws_lambda.handler(proxy_event(), None)["statusCode"] == 200
+    assert remote.calls == ["GetPublicKey"]
+    issuer = ca_directory.load_chain(tmp_path / "ca")[0]
+    crl = proxy_event(f"/crl/{certificate_reader.key_id(issuer)}", "GET")
+    bodies = {aws_lambda.handler(crl, None)["body"] for _ in range(3)}
+    assert remote.calls == ["GetPublicKey", "GetPublicKey", "Sign"]
+    (body,) = bodies
+    public_key: Any = issuer.public_key()
+    assert x509.load_der_x509_crl(base64.b64decode(body)).is_signature_valid(public_key)
 
 
 def test_kms_key_supports_only_signing() -> None:

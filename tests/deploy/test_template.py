@@ -74,6 +74,10 @@ def test_role_permits_only_the_listed_actions() -> None:
         ("KeyInKms", "kms:GetPublicKey", '{"Ref": "CaKeyArn"}'),
         ("KeyInKms", "kms:Sign", '{"Ref": "CaKeyArn"}'),
         ("KeyInSecret", "secretsmanager:GetSecretValue", '{"Ref": "CaKeyArn"}'),
+        *(
+            ("WithPreviousKeys", action, '{"Ref": "PreviousKeyArns"}')
+            for action in ("kms:GetPublicKey", "kms:Sign", "secretsmanager:GetSecretValue")
+        ),
         ("PassphraseInParameter", "ssm:GetParameter", json.dumps({"Sub": parameter})),
         ("WithDecryptKey", "kms:Decrypt", '{"Ref": "CaDecryptKeyArn"}'),
     ]

@@ -332,6 +332,25 @@ def test_zip_without_ca_key_contains_certificates_and_lists(ca: Path, tmp_path: 
     assert "profiles.server.validity" in process.stderr
 
 
+def test_zip_contains_only_the_places_of_previous_keys(ca: Path, tmp_path: Path) -> None:
+    """A key file stays out, with a warning; a place in AWS goes in; other text is refused."""
+    env = {"CERTLET_CA_PASSPHRASE": PASSPHRASE}
+    run = servers.certlet("rollover", ca, tmp_path / "new", cwd=tmp_path, env=env)
+    assert run.returncode == 0, run.stderr
+    (key,) = (tmp_path / "new").glob("previous-ca-*.key")
+    arguments = ("--ca", str(tmp_path / "new"), "--output", str(tmp_path / "x.zip"))
+    for content, is_in_zip in ((key.read_text(), False), ("secretsmanager:certlet/previous\n", True)):
+        key.write_text(content)
+        process = run_build(*arguments, **env)
+        assert process.returncode == 0, process.stderr
+        assert (f"{key} is not in the zip" in process.stdout) is not is_in_zip
+        assert (f"ca/{key.name}" in zipfile.ZipFile(tmp_path / "x.zip").namelist()) is is_in_zip
+    key.write_text("garbage")
+    process = run_build(*arguments, **env)
+    assert process.returncode == 1
+    assert "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME" in process.stderr
+
+
 def test_zip_refuses_unsafe_ca_keys(ca: Path, tmp_path: Path) -> None:
     """The build refuses the root key, an unencrypted key, a wrong passphrase, and a directory without a CA."""
     with_root_key, unencrypted = tmp_path / "with-root-key", tmp_path / "unencrypted"

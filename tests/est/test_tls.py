@@ -95,7 +95,7 @@ def invalid_client(server: Server, case: str) -> x509.Certificate:
     ca = load_issuer(server.log.parent / "ca")
     create: dict[str, Callable[[], x509.Certificate]] = {
         "server-only": lambda: forge_certificate(ca, "server"),
-        "expired": lambda: forge_certificate(ca, age=timedelta(days=91)),
+        "expired": lambda: forge_certificate(ca, age=timedelta(days=8)),
         "not-yet-valid": lambda: forge_certificate(ca, age=timedelta(days=-5)),
         "other-ca": foreign_certificate,
     }
@@ -288,7 +288,7 @@ def test_wrong_api_key_is_403(tls_server: Server) -> None:
 
 def test_client_certificate_renews_itself(tls_server: Server) -> None:
     """A client certificate in the handshake authenticates the caller, who can only renew it."""
-    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=30))
+    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=5))
     response = enroll(tls_server, "/simplereenroll", client)
     (certificate,) = parse_certificates(response.body)
     assert certificate.subject == client.subject
@@ -315,7 +315,7 @@ def test_names_of_client_cas_are_sent(tls_server: Server, version: str) -> None:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 def test_session_with_client_certificate_is_resumed(tls_server: Server, version: ssl.TLSVersion) -> None:
     """The client certificate still authenticates the caller in a resumed session."""
-    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=30))
+    client = forge_certificate(load_issuer(tls_server.log.parent / "ca"), age=timedelta(days=5))
     context, session, body = client_context(tls_server, client), None, encode_body(CSR)
     context.maximum_version = version
     head = f"POST {devices.EST}/simplereenroll HTTP/1.0\r\nContent-Type: {devices.PKCS10}\r\n"
