@@ -113,7 +113,8 @@ def policy() -> IssuancePolicy:
     """The contract's profiles, and two profiles of an operator."""
     overrides = YAMLSource.from_file(ROOT / "tests" / "policies.yaml")
     profiles = {name: overrides.data["profiles"][name] for name in ("team", "secret")}
-    return openapi.parse_policy(openapi.with_overrides(openapi.load(), {"profiles": profiles}))
+    document = openapi.with_overrides(openapi.load(), {"profiles": profiles})
+    return openapi.parse_policy(document, "http://status.example.com")
 
 
 @functools.cache

@@ -126,12 +126,9 @@ def test_apple_rule_check_finds_unsupported_hash() -> None:
 # Rules of the CA/Browser Forum for public CAs that do not apply to a private one.
 PUBLIC_CA_RULES: Final = {
     "cabf.serverauth.dv.common_name_attribute_present": "discouraged, but many programs still display it",
-    "cabf.serverauth.subscriber.revocation_information_absent": "certificates are short-lived, or the profile has a CRL",
-    "msft.end_entity.revocation_information_absent": "as above, in Microsoft's programme",
     "cabf.serverauth.subscriber_missing_reserved_policy_oid": "a private CA must not claim a public CA's policy",
     "cabf.internal_ip_address": "a private CA may certify internal addresses",
     "cabf.serverauth.subscriber.subject_key_identifier_extension_present": "discouraged for size; RFC 5280 4.2.1.2 recommends it",
-    "cabf.serverauth.subscriber.authority_info_access_extension_absent": "there is no URL unless the profile has one",
     "cabf.serverauth.subscriber_rsa_digitalsignature_and_keyencipherment_present": "discouraged; TLS 1.2 with RSA requires both",
 }
 

@@ -30,7 +30,7 @@ def prepare(shell: str, directory: Path) -> tuple[Path, dict[str, str]]:
 @pytest.mark.parametrize(
     ("line", "completions"),
     [
-        ("certlet ro", {"rollover"}),
+        ("certlet rol", {"rollover"}),
         ("certlet new --key-type p-", KEYS),
         ("certlet api-key ", {"add", "list", "remove"}),
         ("certlet api-key add --", {"--ca", "--help"}),
@@ -53,7 +53,7 @@ def test_fish_completes_words(tmp_path: Path, line: str, completions: set[str]) 
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("certlet ro", "certlet rollover"),
+        ("certlet rol", "certlet rollover"),
         ("certlet new --key-type p-2", "certlet new --key-type p-256"),
         ("certlet api-key ad", "certlet api-key add"),
         ("certlet api-key add --c", "certlet api-key add --ca"),
