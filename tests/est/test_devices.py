@@ -288,10 +288,10 @@ def test_documented_renewal_script_works(tls_server: Server, tmp_path: Path) -> 
     assert host in script
     device = tmp_path / "device.crt"
     before = load_certificate(device)
-    run("sh", "-c", script, cwd=tmp_path)  # the certificate is valid for more than thirty days
+    run("sh", "-c", script, cwd=tmp_path)  # the certificate is valid for more than two days
     assert load_certificate(device) == before
-    assert "2592000" in script
-    script = script.replace("2592000", "99999999")
+    assert "172800" in script
+    script = script.replace("172800", "99999999")
     run("sh", "-c", script, cwd=tmp_path)
     after = load_certificate(device)
     assert after.serial_number != before.serial_number

@@ -24,9 +24,8 @@ DOCUMENT = "".join((ROOT / "docs/how-to" / name).read_text() for name in ("syste
 
 
 def code_block(language: str) -> str:
-    """Return the only code block of a language in the documents."""
-    (code,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
-    return str(code)
+    """Return the first code block of a language in the documents."""
+    return str(re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)[0])
 
 
 @pytest.fixture(scope="module")
