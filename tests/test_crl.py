@@ -255,6 +255,10 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
             public_key: Any = issuer.public_key()
             assert crl.is_signature_valid(public_key)
             assert server.request("GET", paths[2]).body == encoding.encode_der(issuer)
+            root = x509.load_der_x509_certificate(server.request("GET", "/root.crt").body)
+            root_path = f"/issuer/{certificate_reader.key_id(root)}"
+            assert status_urls(issuer) == [f"{STATUS_URL}/ocsp", STATUS_URL + root_path]
+            assert server.request("GET", root_path).body == encoding.encode_der(root)
     for options in (("--status-url", "http://a.example"), ("--url", "http://a.example")):
         with certlet_server(tmp_path, "--ca", "ca", *options) as server:
             url = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))[1]
@@ -267,7 +271,8 @@ def test_certificates_without_status_url_are_short_lived(tmp_path: Path) -> None
     with certlet_server(tmp_path) as server:
         leaf = x509.load_pem_x509_certificate(sign(server).encode())
         assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=7, seconds=-1)
-        assert not status_urls(leaf)
+        issuer = x509.load_der_x509_certificate(server.request("GET", "/ca.crt").body)
+        assert not status_urls(leaf) + status_urls(issuer)
         assert "2.5.29.56" in [extension.oid.dotted_string for extension in leaf.extensions]
         body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "validity": "8d"}
         detail = assert_problem(server.sign(body), 422, "rejectedValidity")["errors"][0]["detail"]

@@ -23,6 +23,7 @@ from service.keystore import ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
 from service.pki.ca_status import CAStatus
 from service.pki.errors import CAError
+from service.pki.hierarchy import SigningCA
 from service.settings import CA_PASSPHRASE, KeySource, Settings, parse_key_location, parse_public_url
 
 NO_KEY: Final = "none"
@@ -82,7 +83,7 @@ def init(
             key_type,
             datetime.now(UTC),
             [*permit_dns, *permit_ip],
-            _kms_public_key(kms) if kms else None,
+            SigningCA(_kms_public_key(kms) if kms else None, url or ""),
         )
         carried = {ca_directory.STATUS_URL: f"{url}\n".encode()} if url else {}
         ca_directory.save_hierarchy(directory, created, passphrase, carried)
@@ -151,7 +152,7 @@ def rollover(
             secrets.token_hex(hierarchy.SUFFIX_BYTES),
             key_type,
             datetime.now(UTC),
-            _kms_public_key(kms) if kms else None,
+            SigningCA(_kms_public_key(kms) if kms else None, status_url),
         )
         ca_directory.save_hierarchy(
             new,

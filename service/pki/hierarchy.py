@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
 )
+from cryptography.x509.oid import AuthorityInformationAccessOID as _Access
 from cryptography.x509.oid import NameOID
 
 from service.pki import ca_status, keys
 from service.pki.ca_status import CAStatus
-from service.pki.certificate_reader import extension_value
+from service.pki.certificate_reader import extension_value, key_id
 from service.pki.errors import CAError
 from service.pki.issuer import authority_key_identifier
 from service.pki.names import distinguished_name
@@ -72,13 +73,28 @@ class Predecessor:
     statuses: Sequence[CAStatus] = ()
 
 
+class SigningCA(NamedTuple):
+    """Properties of a new signing CA.
+
+    Attributes:
+        public_key: the public key of an existing key, such as one in KMS; None to create one.
+        status_url: the URL below which the service answers OCSP requests, for the certificate; '' for none.
+    """
+
+    public_key: CertificatePublicKeyTypes | None = None
+    status_url: str = ""
+
+
+_NEW_KEY: Final = SigningCA()
+
+
 def create_hierarchy(
     name: str,
     suffix: str,
     key_type: str,
     now: datetime,
     permitted: Sequence[str | IPv4Network | IPv6Network] = (),
-    signing_public_key: CertificatePublicKeyTypes | None = None,
+    signing: SigningCA = _NEW_KEY,
 ) -> Hierarchy:
     """Create a root (10 years, pathLen 1) and a signing CA (5 years, pathLen 0), backdated a day.
 
@@ -90,7 +106,7 @@ def create_hierarchy(
         now: the current time, UTC.
         permitted: DNS subtrees (text) and IP networks that the signing CA is constrained to; if all are of
             one kind, no name of the other kind is permitted.
-        signing_public_key: the public key of an existing signing key, such as one in KMS; None to create one.
+        signing: further properties of the signing CA.
 
     Raises:
         ValueError: the key type is unknown, or the name is empty or too long.
@@ -101,10 +117,12 @@ def create_hierarchy(
         raise ValueError(f"the name has {len(name)} characters; at most {MAX_NAME_CHARS} are accepted")
     root, root_key = _create_root(f"{name}{_ROOT}{suffix}", key_type, now)
     constraints = _name_constraints(permitted) if permitted else None
-    signing_key, public_key = _signing_key(key_type, signing_public_key)
-    signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
-    statuses = ca_status.sign_statuses((signing, root), root_key, now)
-    return Hierarchy(root, signing, root_key, signing_key, statuses=statuses)
+    signing_key, public_key = _signing_key(key_type, signing.public_key)
+    extensions = _signing_extensions(root, constraints, signing.status_url)
+    subject = f"{name}{_SIGNING}{suffix}"
+    certificate = _create_signing(subject, public_key, root, root_key, now, extensions)
+    statuses = ca_status.sign_statuses((certificate, root), root_key, now)
+    return Hierarchy(root, certificate, root_key, signing_key, statuses=statuses)
 
 
 def create_successor(
@@ -113,7 +131,7 @@ def create_successor(
     suffix: str,
     key_type: str,
     now: datetime,
-    signing_public_key: CertificatePublicKeyTypes | None = None,
+    signing: SigningCA = _NEW_KEY,
 ) -> Hierarchy:
     """Create a signing CA that replaces another, with the same name and nameConstraints.
 
@@ -131,12 +149,16 @@ def create_successor(
     elif root_key.public_key() != root.public_key():
         raise CAError("the root's private key does not match the root's certificate")
     constraints = extension_value(predecessor.certificate, x509.NameConstraints)
-    signing_key, public_key = _signing_key(key_type, signing_public_key)
-    signing = _create_signing(f"{name}{_SIGNING}{suffix}", public_key, root, root_key, now, constraints)
+    signing_key, public_key = _signing_key(key_type, signing.public_key)
+    extensions = _signing_extensions(root, constraints, signing.status_url)
+    subject = f"{name}{_SIGNING}{suffix}"
+    certificate = _create_signing(subject, public_key, root, root_key, now, extensions)
     certificates = (predecessor.certificate, *predecessor.chain, *predecessor.predecessors)
     predecessors = tuple(ca for ca in certificates if ca != root and ca.not_valid_after_utc > now)
-    statuses = ca_status.sign_statuses((signing, root, *predecessors), root_key, now, predecessor.statuses)
-    return Hierarchy(root, signing, new_root_key, signing_key, predecessors, statuses)
+    statuses = ca_status.sign_statuses(
+        (certificate, root, *predecessors), root_key, now, predecessor.statuses
+    )
+    return Hierarchy(root, certificate, new_root_key, signing_key, predecessors, statuses)
 
 
 def _base_name(signing: x509.Certificate) -> str:
@@ -170,17 +192,30 @@ def _create_signing(
     root: x509.Certificate,
     root_key: CertificateIssuerPrivateKeyTypes,
     now: datetime,
-    constraints: x509.NameConstraints | None,
+    extensions: Iterable[tuple[x509.ExtensionType, bool]],
 ) -> x509.Certificate:
     start = max(now.replace(microsecond=0) - BACKDATE, root.not_valid_before_utc)
     end = min(start + SIGNING_VALIDITY - _SECOND, root.not_valid_after_utc)
     if end < now + BACKDATE:
         raise ValueError("the root expires within a day: create a new root")
     builder = _builder(common_name, public_key, 0, start, end).issuer_name(root.subject)
-    builder = builder.add_extension(authority_key_identifier(root), critical=False)
-    if constraints:
-        builder = builder.add_extension(constraints, critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
     return builder.sign(root_key, keys.signature_hash(root_key.public_key()))
+
+
+def _signing_extensions(
+    root: x509.Certificate, constraints: x509.NameConstraints | None, status_url: str
+) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """Yield the extensions that depend on the root and the service, and whether they are critical."""
+    yield authority_key_identifier(root), False
+    if constraints:
+        yield constraints, True
+    if status_url:
+        paths = {_Access.OCSP: "/ocsp", _Access.CA_ISSUERS: f"/issuer/{key_id(root)}"}
+        urls = {method: x509.UniformResourceIdentifier(status_url + path) for method, path in paths.items()}
+        access = [x509.AccessDescription(method, url) for method, url in urls.items()]
+        yield x509.AuthorityInformationAccess(access), False
 
 
 def _dn(common_name: str) -> x509.Name:

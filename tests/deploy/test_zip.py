@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from deploy import build
 from service.keystore import ca_directory
-from service.pki.hierarchy import create_hierarchy
+from service.pki.hierarchy import SigningCA, create_hierarchy
 from tests import servers
 from tests.assertions import uuid7
 from tests.deploy import runtime
@@ -233,7 +233,7 @@ class SlowKms:
 def kms_environment(slow_kms: SlowKms, tmp_path: Path) -> dict[str, str]:
     """The function's environment for a CA whose key is in `slow_kms`."""
     public_key = slow_kms.key.public_key()
-    hierarchy = create_hierarchy("Test", "0a", "p-256", datetime.now(UTC), signing_public_key=public_key)
+    hierarchy = create_hierarchy("Test", "0a", "p-256", datetime.now(UTC), signing=SigningCA(public_key))
     ca_directory.save_hierarchy(tmp_path / "ca", hierarchy, None)
     return {
         "CERTLET_CA": str(tmp_path / "ca"),

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from service.pki import certificate_reader
 from service.pki.keys import encode_private_key
 from tests import csrs, servers
 from tests.est.devices import CURL_RETRY, root_path
@@ -23,9 +25,9 @@ PEM = {"x-api-key": API_KEY, "Content-Type": "application/pkcs10"}
 DOCUMENT = "".join((ROOT / "docs/how-to" / name).read_text() for name in ("systemd.md", "nginx.md"))
 
 
-def code_block(language: str) -> str:
-    """Return the first code block of a language in the documents."""
-    return str(re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)[0])
+def code_block(language: str, number: int = 0) -> str:
+    """Return a code block of a language in the documents."""
+    return str(re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)[number])
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,33 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
         verify = ["systemd-analyze", "verify", "--man=no", "./certlet.service"]
         output = run(*verify, cwd=tmp_path, check=False).stderr
         assert len([line for line in output.splitlines() if "certlet.service" in line]) == errors, output
+
+
+def test_nginx_forwards_only_certificate_status_by_plain_http(server: Server, tmp_path: Path) -> None:
+    """Verifiers reach CRL, OCSP and issuers. Other paths are 403, so that no API key works without TLS."""
+    port = servers.free_port()
+    config = code_block("nginx", 1).replace("127.0.0.1:8080", server.url.rpartition("/")[2])
+    config = config.replace("listen 80;", f"listen 127.0.0.1:{port};")
+
+    def get_status(path: str) -> str:
+        command = ["curl", "-sS", *CURL_RETRY, "-o", "body", "-w", "%{http_code}"]
+        return run(*command, f"http://127.0.0.1:{port}{path}", cwd=tmp_path).stdout
+
+    with subprocess.Popen(proxy_command("nginx", config, tmp_path), cwd=tmp_path) as process:
+        try:
+            key_id = certificate_reader.key_id(
+                x509.load_der_x509_certificate(server.request("GET", "/ca.crt").body)
+            )
+            for path in (
+                "/ca.crl",
+                "/ca.crt",
+                "/ca.p7c",
+                f"/crl/{key_id}",
+                f"/issuer/{key_id}",
+                "/ocsp/a//b%2F+=",
+            ):
+                assert get_status(path) == "200", path
+            for path in ("/sign", "/sign.pem", "/ca.crlx", "/root.crt", "/profiles", "/"):
+                assert get_status(path) == "403", path
+        finally:
+            process.terminate()
