@@ -250,6 +250,113 @@ resource "aws_api_gateway_base_path_mapping" "est_renewal_mapping" {
   domain_name = aws_api_gateway_domain_name.est_renewal_domain_name[0].domain_name
 }
 
+# The origin's Cache-Control decides. Nothing but the path is in the cache key or forwarded.
+resource "aws_cloudfront_cache_policy" "status" {
+  count       = var.status_distribution == "on" ? 1 : 0
+  name        = "${var.name}-status"
+  min_ttl     = 0
+  default_ttl = 0
+  max_ttl     = 86400
+
+  parameters_in_cache_key_and_forwarded_to_origin {
+    enable_accept_encoding_gzip = false
+    headers_config {
+      header_behavior = "none"
+    }
+    cookies_config {
+      cookie_behavior = "none"
+    }
+    query_strings_config {
+      query_string_behavior = "none"
+    }
+  }
+}
+
+resource "aws_cloudfront_origin_request_policy" "status" {
+  count = var.status_distribution == "on" ? 1 : 0
+  name  = "${var.name}-status"
+
+  headers_config {
+    header_behavior = "whitelist"
+    headers {
+      items = ["Content-Type"]
+    }
+  }
+  cookies_config {
+    cookie_behavior = "none"
+  }
+  query_strings_config {
+    query_string_behavior = "none"
+  }
+}
+
+resource "aws_cloudfront_function" "status" {
+  count   = var.status_distribution == "on" ? 1 : 0
+  name    = "${var.name}-status"
+  runtime = "cloudfront-js-2.0"
+  comment = "Other paths are refused"
+  publish = true
+  code    = <<-EOT
+    function handler(event) {
+      return {statusCode: 403, statusDescription: 'Forbidden'};
+    }
+  EOT
+}
+
+resource "aws_cloudfront_distribution" "status" {
+  count       = var.status_distribution == "on" ? 1 : 0
+  enabled     = true
+  price_class = "PriceClass_100"
+  tags        = var.tags
+
+  origin {
+    origin_id   = "api"
+    domain_name = var.api_domain != "" ? var.api_domain : "${aws_api_gateway_rest_api.api.id}.execute-api.${data.aws_region.current.name}.${data.aws_partition.current.dns_suffix}"
+    origin_path = var.api_domain == "" ? "/${var.stage}" : var.api_base_path != "" ? "/${var.api_base_path}" : ""
+    custom_origin_config {
+      http_port              = 80
+      https_port             = 443
+      origin_protocol_policy = "https-only"
+      origin_ssl_protocols   = ["TLSv1.2"]
+    }
+  }
+
+  default_cache_behavior {
+    target_origin_id       = "api"
+    viewer_protocol_policy = "allow-all"
+    allowed_methods        = ["GET", "HEAD"]
+    cached_methods         = ["GET", "HEAD"]
+    cache_policy_id        = aws_cloudfront_cache_policy.status[0].id
+    function_association {
+      event_type   = "viewer-request"
+      function_arn = aws_cloudfront_function.status[0].arn
+    }
+  }
+
+  dynamic "ordered_cache_behavior" {
+    for_each = ["/ocsp", "/ocsp/*", "/crl/*", "/issuer/*", "/ca.crl", "/ca.crt", "/ca.p7c"]
+    content {
+      path_pattern             = ordered_cache_behavior.value
+      target_origin_id         = "api"
+      viewer_protocol_policy   = "allow-all"
+      allowed_methods          = ordered_cache_behavior.value == "/ocsp" ? ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE"] : ["GET", "HEAD"]
+      cached_methods           = ["GET", "HEAD"]
+      cache_policy_id          = aws_cloudfront_cache_policy.status[0].id
+      origin_request_policy_id = ordered_cache_behavior.value == "/ocsp" ? aws_cloudfront_origin_request_policy.status[0].id : null
+    }
+  }
+
+  restrictions {
+    geo_restriction {
+      restriction_type = "none"
+    }
+  }
+
+  viewer_certificate {
+    cloudfront_default_certificate = true
+  }
+}
+
 resource "aws_cloudwatch_log_group" "access_log_group" {
   count             = var.access_log == "on" ? 1 : 0
   name_prefix       = "${var.name}-access-"
@@ -332,6 +439,11 @@ resource "aws_cloudwatch_metric_alarm" "alarm" {
 output "url" {
   description = "The form is at /sign below this URL."
   value       = aws_api_gateway_stage.stage.invoke_url
+}
+
+output "status_distribution_url" {
+  description = "The value of status_url in the next deployment."
+  value       = one([for name in aws_cloudfront_distribution.status[*].domain_name : "http://${name}"])
 }
 
 output "log_group" {

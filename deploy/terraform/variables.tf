@@ -166,6 +166,12 @@ variable "status_url" {
   description = "The http:// URL under which verifiers reach CRLs, OCSP and issuer certificates; empty for that of the CA's directory, or public_url."
 }
 
+variable "status_distribution" {
+  type        = string
+  default     = "off"
+  description = "Whether a CloudFront distribution serves OCSP, CRLs and issuer certificates by plain HTTP (on or off); not for a private API."
+}
+
 variable "vpc_endpoint_ids" {
   type        = list(string)
   default     = []

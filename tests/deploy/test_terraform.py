@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests import servers
+from tests import factories, servers
 from tests.deploy.test_template import RESOURCES, TREE
 
 MODULE: Final = servers.ROOT / "deploy" / "terraform"
@@ -56,6 +56,10 @@ RESOURCE: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "aws_api_gateway_base_path_mapping.est_mapping": ("EstMapping", {}),
     "aws_api_gateway_domain_name.est_renewal_domain_name": ("EstRenewalDomainName", DOMAIN),
     "aws_api_gateway_base_path_mapping.est_renewal_mapping": ("EstRenewalMapping", {}),
+    "aws_cloudfront_cache_policy.status": ("StatusCachePolicy", {}),
+    "aws_cloudfront_origin_request_policy.status": ("StatusRequestPolicy", {}),
+    "aws_cloudfront_function.status": ("StatusRefusal", {}),
+    "aws_cloudfront_distribution.status": ("StatusDistributionResource", {}),
     "aws_lambda_permission.permission": ("Permission", {"action": "Action", "principal": "Principal"}),
     "aws_api_gateway_api_key.a": ("ApiKeyA", KEY),
     "aws_api_gateway_api_key.b": ("ApiKeyB", KEY),
@@ -139,6 +143,23 @@ def test_resource_equals_the_template_s(module: dict[str, Any], name: str) -> No
         key: plain(properties[other]) for key, other in attributes.items()
     }
     assert ("count" in block) == ("Condition" in RESOURCES[counterpart])
+
+
+def test_distribution_has_the_operations_of_plain_http(module: dict[str, Any]) -> None:
+    """Its behaviours are the paths that the contract marks with `x-plain-http`; all others are refused."""
+    paths = {
+        re.sub(r"\{\w+\}", "*", path): any(method == "post" for method in item)
+        for path, item in factories.document()["paths"].items()
+        if any(isinstance(item[method], dict) and item[method].get("x-plain-http") for method in item)
+    }
+    configuration = RESOURCES["StatusDistributionResource"]["Properties"]["DistributionConfig"]
+    behaviors = {
+        item["PathPattern"]: "POST" in item["AllowedMethods"] for item in configuration["CacheBehaviors"]
+    }
+    assert behaviors == paths
+    assert configuration["DefaultCacheBehavior"]["FunctionAssociations"]
+    (block,) = module["resource"]["aws_cloudfront_distribution.status"]["dynamic"]
+    assert {plain(path) for path in block['"ordered_cache_behavior"']["for_each"]} == set(paths)
 
 
 def test_function_has_the_template_s_environment(module: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ ocsp_request = st.binary(min_size=1, max_size=900) | ocsp_requests()
 base64_ocsp_request = ocsp_request.map(lambda data: base64.b64encode(data).decode())
 date_time = st.datetimes(
     min_value=datetime.now(UTC).replace(tzinfo=None),
-    max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=120),
+    max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=8),
 ).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
 
 certificate_id = st.builds(
