@@ -234,7 +234,11 @@ def test_killed_init_leaves_a_complete_ca_or_none(tmp_path: Path, command: tuple
 def file_names(command: str) -> set[str]:
     """Names of the files of a CA that `init` or `rollover` creates."""
     names = {"revoked.yaml", "root-ca.crt", "root-ca.key", "serial.key", "signing-ca.crt", "signing-ca.key"}
-    return names | ({"previous-ca.crt", "api-keys.json"} if command == "rollover" else set())
+    names.add("ca-status.pem")
+    if command == "rollover":
+        old = ca_directory.load_chain(Path("old"))[0]
+        names |= {"previous-ca.crt", ca_directory.previous_key_name(old), "api-keys.json"}
+    return names
 
 
 LIMIT = """
@@ -489,7 +493,7 @@ def test_rollover_requires_a_subject_key_identifier_of_the_root(
     Path("revoked.yaml").touch()
     for path in tmp_path.iterdir():
         path.chmod(0o600)
-    run = servers.certlet("rollover", ".", "new", cwd=tmp_path)
+    run = servers.certlet("rollover", ".", "new", "--old-key", "none", cwd=tmp_path)
     error = (
         b"" if has_identifier else b"certlet: the CA certificate 'CN=Root' has no subject key identifier\n"
     )
