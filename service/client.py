@@ -194,7 +194,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     *,
     retries: int = 0,
     is_verified: bool = True,
-    timeout: float = _TIMEOUT,
+    timeout: float | None = None,
 ) -> _T:
     """Send a request and parse the response; every failure is a ClientError."""
     if not re.fullmatch(r"https?://[!-~]+", url):
@@ -209,7 +209,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     try:
         with _create_pool(url, is_verified=is_verified) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)  # intended in `fetch_root`
-            response, data = _send(pool, url.rstrip("/") + path, headers, body, retries, timeout)
+            response, data = _send(pool, url.rstrip("/") + path, headers, body, retries, timeout or _TIMEOUT)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return parse(data)
     except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:
