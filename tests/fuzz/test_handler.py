@@ -48,7 +48,7 @@ class LambdaAdapter(HTTPAdapter):
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
     """Create a session that calls the handler in this process, with a new CA."""
-    names = {"CERTLET_API_KEY_NAMES": '{"abc123": "fuzz"}'}
+    names = {"CERTLET_API_KEY_NAMES": '{"abc123": "fuzz"}', "CERTLET_STATUS_URL": "http://ca.example.com"}
     directory = tmp_path_factory.mktemp("handler")
     with lambda_events.handler_environment(directory, **names), requests.Session() as session:
         session.mount("http://", LambdaAdapter())
