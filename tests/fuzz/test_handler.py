@@ -102,7 +102,7 @@ def test_fuzzing_reached_minimum_responses(session: requests.Session) -> None:
     """The tests above got enough certificates and enough refusals."""
     assert session
     assert sum(status_counts.values()) >= 500, status_counts
-    assert status_counts["POST /sign", 200] >= 50, status_counts
+    assert status_counts["POST /sign", 200] >= 30, status_counts
     assert status_counts["POST /sign", 422] >= 50, status_counts
     assert status_counts["POST /sign/batch", 200] >= 15, status_counts
     assert status_counts["POST /.well-known/est/simpleenroll", 200] >= 5, status_counts
