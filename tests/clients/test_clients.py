@@ -241,7 +241,7 @@ def test_client_supports_every_operation(
     if name in MORE_REQUESTS:
         assert output["dry_run"] == ["dns:client.example.com"]
         leaf, _ = x509.load_pem_x509_certificates(output["chain"].encode())
-        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=30, seconds=-1)
+        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=5, seconds=-1)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
