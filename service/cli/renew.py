@@ -165,7 +165,7 @@ def _is_wanted_now(url: str, certificate: x509.Certificate) -> bool:
         start, end = client.fetch_renewal_window(url, certificate_id)
     except client.ClientError:
         return False
-    return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load
+    return start + (end - start) * random.random() <= datetime.now(UTC)  # noqa: S311 - spreads the load  # nosec B311
 
 
 def _fetch_revoked(url: str) -> frozenset[int]:
