@@ -256,8 +256,8 @@ def _verify_certificate(
     now = datetime.now(UTC)
     if (certificate.public_key(), names) != (csr.public_key(), requested):
         raise BenchError("a certificate has another key or name than its request")
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=80):
-        raise BenchError("a certificate is not valid now, or for less than 80 days")
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=6):
+        raise BenchError("a certificate is not valid now, or for less than six days")
 
 
 @dataclass(frozen=True)
