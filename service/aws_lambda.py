@@ -116,7 +116,7 @@ def _application() -> WSGIApplication:
 
 
 def _load_policy(document: openapi.OpenAPIDocument, settings: Settings) -> IssuancePolicy:
-    status_url = settings.status_url or ca_directory.load_status_url(settings.ca) or settings.public_url
+    status_url = ca_directory.resolve_status_url(settings.ca, settings.status_url, settings.public_url)
     has_ocsp = (settings.ca / ca_directory.SERIAL_KEY).exists()
     return openapi.parse_policy(document, status_url, has_ocsp=has_ocsp)
 

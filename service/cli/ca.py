@@ -257,7 +257,7 @@ def sign_ca_status(*, ca: Path, root_key: Path | None, revoke: Path | None, reas
     certificates = ca_directory.load_ca_certificates(options.require_ca(ca))
     revoked = None
     if revoke:
-        revoked = _load_certificate(revoke), ca_status.REASONS[reason] if reason else None
+        revoked = ca_directory.load_certificates(revoke)[0], ca_status.REASONS[reason] if reason else None
         if revoked[0] not in certificates:
             raise CommandError(f"{revoke} is not a CA certificate in {ca}")
     root_key = root_key or ca / ca_directory.ROOT_KEY
@@ -281,13 +281,6 @@ def _load_statuses(ca: Path, certificates: Sequence[x509.Certificate]) -> tuple[
             "certlet sign-ca-status --revoke"
         )
     return statuses
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    try:
-        return certificate_reader.parse_pem(revocation_file.read_file(path))
-    except ValueError as error:
-        raise CommandError(f"{path}: {error}") from error
 
 
 def _kms_public_key(key_id: str) -> CertificatePublicKeyTypes:

@@ -29,11 +29,12 @@ def check(*, profiles: Path | None, ca: Path) -> int:
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
-    status_url = os.environ.get(STATUS_URL) or ca_directory.load_status_url(ca) or os.environ.get(PUBLIC_URL)
+    configured, public_url = os.environ.get(STATUS_URL, ""), os.environ.get(PUBLIC_URL, "")
+    status_url = ca_directory.resolve_status_url(ca, configured, public_url)
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
         click.echo(finding)
-    if status_url and profile_lint.is_https(status_url):
+    if profile_lint.is_https(status_url):
         click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
     if ca_directory.has_ca(ca):
         for warning in _ca_warnings(ca):

@@ -160,6 +160,15 @@ def load_serial_keys(directory: Path) -> SerialKeys | None:
         raise CAError(f"{path}: {error}") from error
 
 
+def resolve_status_url(directory: Path, configured: str, public_url: str) -> str:
+    """Return the status URL in use: the configured one, the CA's, or the public URL; '' if there is none.
+
+    Raises:
+        CAError: as `load_status_url`.
+    """
+    return configured or load_status_url(directory) or public_url
+
+
 def load_status_url(directory: Path) -> str:
     """Load the URL of `Settings.status_url` that the CA was created with; '' if there is none.
 

@@ -25,7 +25,7 @@ from cryptography.x509.ocsp import (
 )
 
 from service.pki import encoding, keys, ocsp, pem
-from service.pki.certificate_reader import is_issued_by
+from service.pki.certificate_reader import find_issuer
 from service.pki.errors import CAError
 from service.pki.ocsp import CertificateStatus, StatusRequest
 
@@ -161,8 +161,7 @@ def find_gaps(
 def _links(ca_certificates: Sequence[x509.Certificate]) -> Iterator[_Link]:
     """Yield each certificate that another one issued, and its issuer."""
     for certificate in ca_certificates:
-        others = (ca for ca in ca_certificates if ca != certificate and is_issued_by(certificate, ca))
-        if issuer := next(others, None):
+        if issuer := find_issuer(certificate, ca_certificates):
             yield certificate, issuer
 
 

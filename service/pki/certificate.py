@@ -110,18 +110,27 @@ def static_extensions(issuer: Issuer, profile: Profile, kind: KeyKind) -> tuple[
     if profile.certificate_policies:
         policies = [x509.PolicyInformation(oid, None) for oid in profile.certificate_policies]
         result.append(encode_extension(x509.CertificatePolicies(policies)))
-    urls = ((_Access.OCSP, profile.ocsp), (_Access.CA_ISSUERS, profile.ca_issuers))
-    if access := [x509.AccessDescription(method, _url(url, issuer)) for method, url in urls if url]:
-        result.append(encode_extension(x509.AuthorityInformationAccess(access)))
+    if profile.ocsp or profile.ca_issuers:
+        access = authority_information_access(profile.ocsp, profile.ca_issuers, issuer.certificate)
+        result.append(encode_extension(access))
     if profile.revocation is Revocation.CRL:
-        point = x509.DistributionPoint([_url(profile.crl, issuer)], None, None, None)
+        point = x509.DistributionPoint([_url(profile.crl, issuer.certificate)], None, None, None)
         result.append(encode_extension(x509.CRLDistributionPoints([point])))
     return tuple(result)
 
 
-def _url(url: str, issuer: Issuer) -> x509.UniformResourceIdentifier:
-    key_id = certificate_reader.key_id(issuer.certificate)
-    return x509.UniformResourceIdentifier(url.replace(KEY_ID, key_id))
+def authority_information_access(
+    ocsp: str, ca_issuers: str, issuer: x509.Certificate
+) -> x509.AuthorityInformationAccess:
+    """Create the extension of an issuer's certificates (RFC 5280 4.2.2.1) from the URLs that are not ''."""
+    urls = ((_Access.OCSP, ocsp), (_Access.CA_ISSUERS, ca_issuers))
+    return x509.AuthorityInformationAccess(
+        [x509.AccessDescription(method, _url(url, issuer)) for method, url in urls if url]
+    )
+
+
+def _url(url: str, issuer: x509.Certificate) -> x509.UniformResourceIdentifier:
+    return x509.UniformResourceIdentifier(url.replace(KEY_ID, certificate_reader.key_id(issuer)))
 
 
 def encode_extension(value: x509.ExtensionType, *, critical: bool = False) -> EncodedExtension:

@@ -6,7 +6,7 @@ one of many exceptions when that field is first used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Final, TypeVar
 
@@ -63,6 +63,11 @@ def is_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     return True
 
 
+def find_issuer(certificate: x509.Certificate, cas: Iterable[x509.Certificate]) -> x509.Certificate | None:
+    """Return the first of these CA certificates, other than itself, that issued a certificate, if any."""
+    return next((ca for ca in cas if ca != certificate and is_issued_by(certificate, ca)), None)
+
+
 def names_key_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     """Whether the certificate's authorityKeyIdentifier, if present, is that of the CA (RFC 5280 4.2.1.1)."""
     authority_key = extension_value(certificate, x509.AuthorityKeyIdentifier)
@@ -90,7 +95,7 @@ def omit_superiors(cas: Sequence[x509.Certificate]) -> list[x509.Certificate]:
 
 def find_path(certificate: x509.Certificate, cas: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
     """Yield the certificates above a certificate: its issuer first, as far as these CA certificates reach."""
-    while issuer := next((ca for ca in cas if ca != certificate and is_issued_by(certificate, ca)), None):
+    while issuer := find_issuer(certificate, cas):
         yield issuer
         cas, certificate = [ca for ca in cas if ca != issuer], issuer
 

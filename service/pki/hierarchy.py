@@ -13,15 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
 )
-from cryptography.x509.oid import AuthorityInformationAccessOID as _Access
 from cryptography.x509.oid import NameOID
 
 from service.pki import ca_status, keys
 from service.pki.ca_status import CAStatus
-from service.pki.certificate_reader import extension_value, key_id
+from service.pki.certificate import authority_information_access
+from service.pki.certificate_reader import extension_value
 from service.pki.errors import CAError
 from service.pki.issuer import authority_key_identifier
 from service.pki.names import distinguished_name
+from service.pki.profile import ISSUER_PATH, OCSP_PATH
 
 ROOT_VALIDITY: Final = timedelta(days=3652)  # ten years
 SIGNING_VALIDITY: Final = timedelta(days=1826)  # five years
@@ -212,10 +213,7 @@ def _signing_extensions(
     if constraints:
         yield constraints, True
     if status_url:
-        paths = {_Access.OCSP: "/ocsp", _Access.CA_ISSUERS: f"/issuer/{key_id(root)}"}
-        urls = {method: x509.UniformResourceIdentifier(status_url + path) for method, path in paths.items()}
-        access = [x509.AccessDescription(method, url) for method, url in urls.items()]
-        yield x509.AuthorityInformationAccess(access), False
+        yield authority_information_access(status_url + OCSP_PATH, status_url + ISSUER_PATH, root), False
 
 
 def _dn(common_name: str) -> x509.Name:

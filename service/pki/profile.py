@@ -71,6 +71,10 @@ _NO_STATUS_URL: Final = (
 )
 KEY_ID: Final = "{key_id}"
 """In a URL: the issuer's subjectKeyIdentifier in hexadecimal."""
+CRL_PATH: Final = f"/crl/{KEY_ID}"
+OCSP_PATH: Final = "/ocsp"
+ISSUER_PATH: Final = f"/issuer/{KEY_ID}"
+"""The paths of the service that certificates name."""
 
 
 class Revocation(StrEnum):
@@ -162,9 +166,9 @@ class Profile:
         return replace(
             self,
             revocation=Revocation.CRL,
-            crl=f"{status_url}/crl/{KEY_ID}",
-            ocsp=f"{status_url}/ocsp" if has_ocsp else "",
-            ca_issuers=self.ca_issuers or f"{status_url}/issuer/{KEY_ID}",
+            crl=status_url + CRL_PATH,
+            ocsp=status_url + OCSP_PATH if has_ocsp else "",
+            ca_issuers=self.ca_issuers or status_url + ISSUER_PATH,
         )
 
     @functools.cached_property
