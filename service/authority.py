@@ -20,14 +20,7 @@ from cryptography.x509.oid import AttributeOID
 from service.audit import AuditRecord, Recorder
 from service.intent import intent_record
 from service.loaded_ca import LoadedCA
-from service.pki import (
-    csr,
-    encoding,
-    evaluation,
-    idempotency,
-    reenroll,
-    serial,
-)
+from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized

@@ -123,23 +123,22 @@ class StatusService:
             request = ocsp.parse_request(der)
         except ocsp.MalformedRequest:
             return StatusResponse(ocsp.error_response(OCSPResponseStatus.MALFORMED_REQUEST))
-        ca = self._load_ca()
-        if response := _find_signed_response(ca, request, self._clock().replace(microsecond=0)):
+        ca, now = self._load_ca(), self._clock().replace(microsecond=0)
+        if response := _find_signed_response(ca, request, now):
             return response
         issuer = ca.find_issuer(lambda certificate: ocsp.is_about(request, certificate))
         numbers = serial.find_issuer(issuer.certificate, ca.serial_numbers) if issuer else None
         if issuer is None or numbers is None:
             return _UNAUTHORIZED
         try:
-            return self._sign_response(issuer, numbers, request, request_id)
+            return self._sign_response(issuer, numbers, request, now, request_id)
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
 
     def _sign_response(
-        self, issuer: Issuer, numbers: SerialNumbers, request: StatusRequest, request_id: str
+        self, issuer: Issuer, numbers: SerialNumbers, request: StatusRequest, now: datetime, request_id: str
     ) -> StatusResponse:
         """Answer a request about a certificate of an issuer; raise `CAError` if that is not possible."""
-        now = self._clock().replace(microsecond=0)
         if not issuer.not_before <= now <= issuer.not_after:
             return _UNAUTHORIZED
         if not issuer.signs_ocsp and not ocsp_responder.is_permitted(issuer):
@@ -181,8 +180,9 @@ class StatusService:
 def _find_signed_response(ca: LoadedCA, request: StatusRequest, now: datetime) -> StatusResponse | None:
     """Find the response about a CA certificate that its issuer signed in advance; None if there is none."""
     window_end = revocation.window_start(revocation.crl_number(now) + 1)
+    request = replace(request, nonce=None)
     for entry in ca.statuses:
-        if entry.request == replace(request, nonce=None) and entry.this_update <= now < entry.next_update:
+        if entry.request == request and entry.this_update <= now < entry.next_update:
             max_age = min(window_end, entry.next_update) - now
             return StatusResponse(entry.der, max_age, hashlib.sha256(entry.der).hexdigest())
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -47,17 +47,19 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     The CRL at /ca.crl will list it. SERIAL is a serial number in hexadecimal, and FILE a certificate. What is
     known of the certificate is shown before you confirm. The audit log records your user name.
     """
-    options.require_ca(ca)
-    revoked = _load_issued_certificate(ca, Path(certificate)) if Path(certificate).is_file() else None
+    signing, above = ca_directory.load_chain(options.require_ca(ca))
+    issuers = (signing, *ca_directory.load_predecessors(ca))
+    path, revoked = Path(certificate), None
+    if path.is_file():
+        revoked = _load_issued_certificate(ca, path, issuers)
     try:
         number = revoked.serial_number if revoked else revocation.parse_serial_number(certificate)
     except ValueError as error:
         raise CommandError(f"{error}, or an existing file") from error
-    signing, above = ca_directory.load_chain(ca)
     ca_end, now = min(authority.not_valid_after_utc for authority in (signing, *above)), datetime.now(UTC)
     if now > ca_end:  # it cannot sign a CRL
         raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
-    end, note = _find_end(ca, number, is_issued=revoked is not None)
+    end, note = _find_end(ca, number, issuers, is_issued=revoked is not None)
     for label, text in _describe(number, revoked, end, audit_log):
         echo(f"{label:<9} {text}")
     _confirm(note, yes=yes)
@@ -83,7 +85,7 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     listed_by = now + revocation.WINDOW
     time = encoding.format_timestamp(listed_by)
     echo(f"The CRL lists it by {time}; on AWS, only after you build and deploy the zip again.")
-    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked)):
+    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked, issuers)):
         last = encoding.format_timestamp(revoked.not_valid_after_utc)
         echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {last}")
     else:
@@ -138,7 +140,9 @@ def _confirm(note: str, *, yes: bool) -> None:
         raise CommandError("nothing was revoked")
 
 
-def _find_end(ca: Path, serial_number: int, *, is_issued: bool) -> tuple[datetime | None, str]:
+def _find_end(
+    ca: Path, serial_number: int, issuers: Sequence[x509.Certificate], *, is_issued: bool
+) -> tuple[datetime | None, str]:
     """Return the end of a certificate, UTC, and a note.
 
     There is no end if the serial number does not contain it. The note is '' if the CA issued the certificate:
@@ -147,13 +151,12 @@ def _find_end(ca: Path, serial_number: int, *, is_issued: bool) -> tuple[datetim
     Raises:
         CommandError: the CA never issued the serial number.
     """
-    serial_keys, predecessors = ca_directory.load_serial_keys(ca), ca_directory.load_predecessors(ca)
-    signing, text = ca_directory.load_chain(ca)[0], encoding.format_serial(serial_number)
-    issuers = serial.for_issuers(serial_keys, signing, predecessors) if serial_keys else ()
-    lifetime = serial.recognize(serial_number, issuers)
+    serial_keys, text = ca_directory.load_serial_keys(ca), encoding.format_serial(serial_number)
+    numbers = serial.for_issuers(serial_keys, issuers[0], issuers[1:]) if serial_keys else ()
+    lifetime = serial.recognize(serial_number, numbers)
     if lifetime or is_issued:
         return lifetime.end if lifetime else None, ""
-    if issuers and all(numbers.all_tagged for numbers in issuers):
+    if numbers and all(item.all_tagged for item in numbers):
         raise CommandError(
             f"{text} is not a serial number of the CA in {ca}: it never issued such a certificate. "
             "If there is one, revoke its file"
@@ -170,27 +173,23 @@ def _principal() -> str:
     return f"user:{name}:{os.getuid()}"
 
 
-def _load_issued_certificate(ca: Path, path: Path) -> x509.Certificate:
-    """Load a certificate, PEM or DER, that the CA or one of its predecessors issued."""
+def _load_issued_certificate(ca: Path, path: Path, issuers: Sequence[x509.Certificate]) -> x509.Certificate:
+    """Load a certificate, PEM or DER, that one of these issuers issued: the CA, and its predecessors."""
     data, message = path.read_bytes(), f"{path} is not a certificate of the CA in {ca}"
     parse = certificate_reader.parse_der if pem.is_der(data) else certificate_reader.parse_pem
     try:
         certificate = parse(data)
     except ValueError as error:
         raise CommandError(f"{message}: {error}") from error
-    if not any(
-        is_issued_by(certificate, issuer)
-        for issuer in (ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca))
-    ):
+    if not any(is_issued_by(certificate, issuer) for issuer in issuers):
         raise CommandError(message)
     return certificate
 
 
-def _why_not_on_crl(ca: Path, certificate: x509.Certificate) -> str:
+def _why_not_on_crl(ca: Path, certificate: x509.Certificate, issuers: Sequence[x509.Certificate]) -> str:
     """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
-    signing, *previous = ca_directory.load_chain(ca)[0], *ca_directory.load_predecessors(ca)
-    issuer = next(issuer for issuer in (signing, *previous) if is_issued_by(certificate, issuer))
-    if issuer != signing and not (ca / ca_directory.previous_key_name(issuer)).exists():
+    issuer = next(issuer for issuer in issuers if is_issued_by(certificate, issuer))
+    if issuer != issuers[0] and not (ca / ca_directory.previous_key_name(issuer)).exists():
         return "this certificate is from a previous CA whose key is gone, so that no CRL lists it"
     if extension_value(certificate, x509.CRLDistributionPoints) is None:
         return "this certificate names no CRL (revocation: none)"
