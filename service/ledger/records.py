@@ -1,0 +1,63 @@
+"""Accounts and orders as JSON, in which every ledger stores them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+from service.ledger_protocol import (
+    MAX_ENCODED,
+    Account,
+    AccountStatus,
+    Authorization,
+    AuthorizationStatus,
+    Claim,
+    Order,
+    OrderStatus,
+)
+
+
+def encode(value: Account | Order) -> str:
+    """Encode a value; raise `ValueError` if it is longer than `MAX_ENCODED`."""
+    text = json.dumps(asdict(value), default=datetime.isoformat, separators=(",", ":"))
+    if len(text) > MAX_ENCODED:
+        kind = type(value).__name__.lower()
+        raise ValueError(f"the {kind} has {len(text)} octets; at most {MAX_ENCODED} are stored")
+    return text
+
+
+def decode_account(text: str) -> Account:
+    """Decode the text of `encode`."""
+    data = json.loads(text)
+    return Account(
+        **data
+        | {
+            "created_at": datetime.fromisoformat(data["created_at"]),
+            "contacts": tuple(data["contacts"]),
+            "status": AccountStatus(data["status"]),
+        }
+    )
+
+
+def decode_order(text: str) -> Order:
+    """Decode the text of `encode`."""
+    data = json.loads(text)
+    authorizations = (
+        Authorization(kind, value, AuthorizationStatus(status), token)
+        for kind, value, status, token in data["authorizations"]
+    )
+    return Order(
+        **data
+        | {
+            "authorizations": tuple(authorizations),
+            "status": OrderStatus(data["status"]),
+            "created_at": datetime.fromisoformat(data["created_at"]),
+            "expires_at": datetime.fromisoformat(data["expires_at"]),
+            "claim": _decode_claim(*data["claim"]) if data["claim"] else None,
+        }
+    )
+
+
+def _decode_claim(csr_sha256: str, holder: str, until: str) -> Claim:
+    return Claim(csr_sha256, holder, datetime.fromisoformat(until))

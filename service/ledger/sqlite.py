@@ -1,0 +1,280 @@
+"""A ledger in a SQLite file, for the processes of one machine.
+
+Write-ahead logging lets processes read while one writes. Each change is a transaction that is on disk when
+the method returns, so a process that is killed loses none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from service.ledger import records
+from service.ledger_protocol import MAX_LISTED, Account, Conflict, KeyInUse, Order
+from service.pki import encoding, revocation
+from service.pki.errors import CAError, CAUnavailable
+from service.pki.revocation import RevokedCertificate
+
+BUSY_TIMEOUT: Final = 2.0  # seconds to wait for another process that writes
+MAX_ACCOUNTS: Final = 100_000
+_APPLICATION_ID: Final = 0x43_74_6C_74  # "Ctlt", in the header of the file
+_SWEEP: Final = 20  # ended rows that a change deletes from each table: more than it adds
+
+# Each element changes the schema from its index to the next version (PRAGMA user_version).
+_MIGRATIONS: Final = (
+    """
+    CREATE TABLE account (
+        id TEXT PRIMARY KEY, thumbprint TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, body TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE orders (
+        account TEXT NOT NULL, id TEXT NOT NULL, expires_at REAL NOT NULL, revision INTEGER NOT NULL,
+        body TEXT NOT NULL, PRIMARY KEY (account, id)
+    );
+    CREATE TABLE nonce (id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE replaced (
+        id TEXT PRIMARY KEY, order_id TEXT NOT NULL, expires_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE revoked (serial_number TEXT PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX order_end ON orders (expires_at);
+    CREATE INDEX nonce_end ON nonce (expires_at);
+    CREATE INDEX replaced_end ON replaced (expires_at)
+    """,
+)
+_ACCOUNT_BY_ID: Final = "SELECT body FROM account WHERE id = ?"
+_ACCOUNT_BY_THUMBPRINT: Final = "SELECT body FROM account WHERE thumbprint = ?"
+_SWEEPS: Final = (
+    """DELETE FROM orders WHERE (account, id) IN
+       (SELECT account, id FROM orders WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+    """DELETE FROM nonce WHERE id IN
+       (SELECT id FROM nonce WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+    """DELETE FROM replaced WHERE id IN
+       (SELECT id FROM replaced WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+)
+
+
+class SqliteLedger:
+    """`service.ledger_protocol.Ledger` in a file, for the threads of one process."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
+        """Open or create the ledger, with mode 0600. A forked process must create its own object.
+
+        Args:
+            path: the file.
+            clock: returns the current time, UTC.
+
+        Raises:
+            CAError: the file is not a ledger, or a newer version wrote it.
+            CAUnavailable: the file cannot be opened or created.
+        """
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._revoked: tuple[int, Mapping[int, RevokedCertificate]] = (0, {})
+        with self._translated_errors():
+            _create_file(path)
+            self._database = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._migrate()
+            except BaseException:
+                self._database.close()
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _migrate(self) -> None:
+        version, application = self._pragma("user_version"), self._pragma("application_id")
+        is_empty = version == application == 0 and not self._scalar("SELECT count(*) FROM sqlite_master")
+        if not is_empty and application != _APPLICATION_ID:
+            raise CAError(f"{self._path} is not a ledger: it is a database of another program")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        with self._transaction():
+            version = self._pragma("user_version")  # another process may have changed it
+            if version > len(_MIGRATIONS):
+                raise CAError(f"{self._path} was written by a newer version of Certlet: update this one")
+            for statement in ";".join(_MIGRATIONS[version:]).split(";"):
+                self._database.execute(statement)
+            if version < len(_MIGRATIONS):
+                self._database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def add_account(self, account: Account) -> Account:
+        """As in the protocol. At most `MAX_ACCOUNTS` are stored."""
+        body = records.encode(account)
+        with self._change():
+            if existing := self._find_account(_ACCOUNT_BY_THUMBPRINT, account.thumbprint):
+                return existing
+            if self._scalar("SELECT count(*) FROM account") >= MAX_ACCOUNTS:
+                raise CAUnavailable(f"the ledger has {MAX_ACCOUNTS} accounts, the maximum")
+            row = (account.id, account.thumbprint, account.revision, body)
+            self._database.execute("INSERT INTO account VALUES (?, ?, ?, ?)", row)
+        return account
+
+    def get_account(self, account_id: str) -> Account | None:
+        """As in the protocol."""
+        with self._read():
+            return self._find_account(_ACCOUNT_BY_ID, account_id)
+
+    def find_account(self, thumbprint: str) -> Account | None:
+        """As in the protocol."""
+        with self._read():
+            return self._find_account(_ACCOUNT_BY_THUMBPRINT, thumbprint)
+
+    def _find_account(self, query: str, value: str) -> Account | None:
+        body = self._scalar(query, value)
+        return records.decode_account(body) if body else None
+
+    def update_account(self, account: Account) -> Account:
+        """As in the protocol."""
+        stored = replace(account, revision=account.revision + 1)
+        row = (stored.thumbprint, stored.revision, records.encode(stored), account.id, account.revision)
+        with self._change():
+            try:
+                changed = self._database.execute(
+                    "UPDATE account SET thumbprint = ?, revision = ?, body = ? WHERE id = ? AND revision = ?",
+                    row,
+                ).rowcount
+            except sqlite3.IntegrityError as error:
+                raise KeyInUse("another account has this key") from error
+            if not changed:
+                raise Conflict("the account was changed")
+        return stored
+
+    def add_order(self, order: Order) -> None:
+        """As in the protocol."""
+        row = (order.account, order.id, order.expires_at.timestamp(), order.revision, records.encode(order))
+        with self._change():
+            self._database.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", row)
+
+    def get_order(self, account_id: str, order_id: str) -> Order | None:
+        """As in the protocol."""
+        query = "SELECT body FROM orders WHERE account = ? AND id = ? AND expires_at > ?"
+        with self._read():
+            body = self._scalar(query, account_id, order_id, self._now())
+        return records.decode_order(body) if body else None
+
+    def update_order(self, order: Order) -> Order:
+        """As in the protocol."""
+        stored = replace(order, revision=order.revision + 1)
+        row = (stored.expires_at.timestamp(), stored.revision, records.encode(stored))
+        key = (order.account, order.id, order.revision, self._now())
+        with self._change():
+            changed = self._database.execute(
+                "UPDATE orders SET expires_at = ?, revision = ?, body = ? "
+                "WHERE account = ? AND id = ? AND revision = ? AND expires_at > ?",
+                row + key,
+            ).rowcount
+            if not changed:
+                raise Conflict("the order was changed, or has ended")
+        return stored
+
+    def list_orders(self, account_id: str, after: str = "") -> Sequence[str]:
+        """As in the protocol."""
+        query = "SELECT id FROM orders WHERE account = ? AND id > ? AND expires_at > ? ORDER BY id LIMIT ?"
+        with self._read():
+            rows = self._database.execute(query, (account_id, after, self._now(), MAX_LISTED)).fetchall()
+        return [order_id for (order_id,) in rows]
+
+    def consume_nonce(self, nonce: str, expires_at: datetime) -> bool:
+        """As in the protocol."""
+        with self._change():
+            statement = "INSERT OR IGNORE INTO nonce VALUES (?, ?)"
+            return self._database.execute(statement, (nonce, expires_at.timestamp())).rowcount == 1
+
+    def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:
+        """As in the protocol."""
+        with self._change():
+            statement = (
+                "INSERT INTO replaced VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "
+                "SET order_id = excluded.order_id, expires_at = excluded.expires_at "
+                "WHERE order_id = excluded.order_id OR expires_at <= ?"
+            )
+            row = (certificate_id, order_id, until.timestamp(), self._now())
+            return self._database.execute(statement, row).rowcount == 1
+
+    def add_revocation(self, entry: RevokedCertificate) -> bool:
+        """As in the protocol. At most `revocation.MAX_ENTRIES` are stored."""
+        row = (encoding.format_serial(entry.serial_number), revocation.format_entry(entry))
+        with self._change():
+            if self._scalar("SELECT 1 FROM revoked WHERE serial_number = ?", row[0]):
+                return False
+            if self._scalar("SELECT count(*) FROM revoked") >= revocation.MAX_ENTRIES:
+                raise CAUnavailable(
+                    f"the ledger has {revocation.MAX_ENTRIES} revoked certificates, the maximum"
+                )
+            self._database.execute("INSERT INTO revoked VALUES (?, ?)", row)
+        return True
+
+    def load_revoked(self) -> Mapping[int, RevokedCertificate]:
+        """As in the protocol. The list only grows, so it is read again when its length has changed."""
+        with self._read():
+            count = self._scalar("SELECT count(*) FROM revoked")
+            if count != self._revoked[0]:
+                rows = self._database.execute("SELECT entry FROM revoked").fetchall()
+                entries = revocation.parse_canonical("".join(entry for (entry,) in rows))
+                if isinstance(entries, int):
+                    raise CAError(f"{self._path}: a revoked certificate is malformed")
+                self._revoked = (len(rows), entries)
+            return self._revoked[1]
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[None]:
+        with self._lock, self._translated_errors():
+            yield
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Change rows in a transaction, and delete some that have ended."""
+        with self._lock, self._translated_errors(), self._transaction():
+            yield
+            for statement in _SWEEPS:
+                self._database.execute(statement, (self._now(), _SWEEP))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Hold the lock of writers from the start, so that no statement fails later for want of it."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:  # SQLite itself ends it if the disk is full
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise CAError(f"{self._path} is not a ledger: it is not a SQLite file") from error
+            raise CAUnavailable(f"the ledger {self._path} is not available") from error
+
+    def _now(self) -> float:
+        return self._clock().timestamp()
+
+    def _pragma(self, name: str) -> int:
+        return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _scalar(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a value of any column
+        row = self._database.execute(query, values).fetchone()
+        return row and row[0]
+
+
+def _create_file(path: Path) -> None:
+    """Create the file if it does not exist: SQLite gives its other files the same mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
+    os.close(descriptor)

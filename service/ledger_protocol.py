@@ -1,0 +1,232 @@
+"""What the service remembers if it has a ledger: ACME's accounts and orders, and revoked certificates.
+
+The values are immutable. A change is a new value, which the ledger stores only if the stored one is that from
+which the new one was made: nothing that another process changed in the meantime is lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol, Self
+
+from service.pki.revocation import RevokedCertificate
+
+LEASE: Final = timedelta(seconds=30)  # longer than a worker's time limit
+MAX_ENCODED: Final = 256_000  # octets of a value; DynamoDB stores 400 kB
+MAX_LISTED: Final = 100  # orders on a page of an account's orders
+
+
+class Conflict(Exception):
+    """The stored value is not the one that was to be changed: load it again."""
+
+
+class KeyInUse(Exception):
+    """Another account has the key."""
+
+
+class OrderNotReady(Exception):
+    """The order cannot be finalized: its status does not permit it, or another CSR finalizes it."""
+
+
+class AccountStatus(StrEnum):
+    """The status of an account (RFC 8555 7.1.6)."""
+
+    VALID = "valid"
+    DEACTIVATED = "deactivated"
+    REVOKED = "revoked"
+
+
+class OrderStatus(StrEnum):
+    """The status of an order (RFC 8555 7.1.6)."""
+
+    PENDING = "pending"
+    READY = "ready"
+    PROCESSING = "processing"
+    VALID = "valid"
+    INVALID = "invalid"
+
+
+class AuthorizationStatus(StrEnum):
+    """The status of an authorization (RFC 8555 7.1.6)."""
+
+    PENDING = "pending"
+    VALID = "valid"
+    INVALID = "invalid"
+
+
+def new_id() -> str:
+    """Return a new identifier: 128 random bits in base64url."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass(frozen=True)
+class Account:
+    """An ACME account (RFC 8555 7.1.2).
+
+    Attributes:
+        id: as `new_id`.
+        thumbprint: of its key (RFC 7638), SHA-256 in base64url. Each key has one account.
+        public_key: its key, a JWK as JSON.
+        principal, generation: the principal whose authority it has, and the generation of that principal's
+            external account key. The account ends if either no longer exists.
+        created_at: UTC.
+        external_account_binding: the binding as sent, JSON (RFC 8555 7.3.4); '' if its thumbprint is listed.
+        contacts: URLs.
+        status: its status.
+        revision: counts the stored changes.
+    """
+
+    id: str
+    thumbprint: str
+    public_key: str
+    principal: str
+    generation: int
+    created_at: datetime
+    external_account_binding: str = ""
+    contacts: tuple[str, ...] = ()
+    status: AccountStatus = AccountStatus.VALID
+    revision: int = 0
+
+
+class Authorization(NamedTuple):
+    """An identifier of an order, with the status of its authorization (RFC 8555 7.1.4).
+
+    Attributes:
+        type, value: the identifier as ordered, such as `dns` and `*.example.com`.
+        status: the status; valid from the start if the principal's policy permits the identifier.
+        token: of its challenge (RFC 8555 8.3).
+    """
+
+    type: str
+    value: str
+    status: AuthorizationStatus
+    token: str
+
+
+class Claim(NamedTuple):
+    """The finalization of an order by one process.
+
+    Attributes:
+        csr_sha256: of the CSR, in hexadecimal.
+        holder: identifies the process' attempt.
+        until: the time from which another attempt with the same CSR may take over, UTC.
+    """
+
+    csr_sha256: str
+    holder: str
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Order:
+    """An ACME order (RFC 8555 7.1.3), with its authorizations.
+
+    Attributes:
+        id: as `new_id`.
+        account: the ID of the account.
+        authorizations: one for each identifier.
+        status: its status.
+        created_at, expires_at: UTC.
+        profile: the name of the certificate profile; '' for the default.
+        not_before, not_after: the requested validity, RFC 3339 as sent; '' if not requested.
+        replaces: the certificate that it replaces (RFC 9773 5); '' for none.
+        claim: who finalizes it, or has finalized it.
+        certificate: the chain, PEM, once it is valid.
+        revision: counts the stored changes.
+    """
+
+    id: str
+    account: str
+    authorizations: tuple[Authorization, ...]
+    status: OrderStatus
+    created_at: datetime
+    expires_at: datetime
+    profile: str = ""
+    not_before: str = ""
+    not_after: str = ""
+    replaces: str = ""
+    claim: Claim | None = None
+    certificate: str = field(default="", repr=False)
+    revision: int = 0
+
+    def claimed(self, csr_sha256: str, holder: str, now: datetime) -> Self:
+        """Return the order as claimed by `holder`, who stores it before issuing.
+
+        Raises:
+            OrderNotReady: the order is neither ready nor a claim that may be taken over: the claim has not
+                ended at `now`, or it is for another CSR.
+        """
+        if self.status is OrderStatus.PROCESSING and self.claim:
+            if self.claim.csr_sha256 != csr_sha256:
+                raise OrderNotReady("the order is being finalized with another CSR")
+            if now < self.claim.until:
+                raise OrderNotReady("the order is being finalized")
+        elif self.status is not OrderStatus.READY:
+            raise OrderNotReady(f"the order is {self.status}")
+        return replace(self, status=OrderStatus.PROCESSING, claim=Claim(csr_sha256, holder, now + LEASE))
+
+    def completed(self, holder: str, certificate: str) -> Self:
+        """Return the order with its certificate; raise `Conflict` unless `holder` has the claim."""
+        self._verify_claim(holder)
+        return replace(self, status=OrderStatus.VALID, certificate=certificate)
+
+    def released(self, holder: str) -> Self:
+        """Return the order as ready again, since its finalization failed; raise as `completed`."""
+        self._verify_claim(holder)
+        return replace(self, status=OrderStatus.READY, claim=None)
+
+    def _verify_claim(self, holder: str) -> None:
+        has_claim = self.claim is not None and self.claim.holder == holder
+        if self.status is not OrderStatus.PROCESSING or not has_claim:
+            raise Conflict("the claim was taken over")
+
+
+class Ledger(Protocol):
+    """The memory of the service, safe with several processes.
+
+    All methods raise `CAUnavailable` if the ledger cannot be read or written, and `ValueError` if a value is
+    longer than `MAX_ENCODED`.
+    """
+
+    def add_account(self, account: Account) -> Account:
+        """Store a new account; if its key has an account, change nothing and return that."""
+
+    def get_account(self, account_id: str) -> Account | None:
+        """Return an account of any status; None if there is none."""
+
+    def find_account(self, thumbprint: str) -> Account | None:
+        """Return the account of a key, of any status; None if there is none."""
+
+    def update_account(self, account: Account) -> Account:
+        """Store a changed account; raise `Conflict`, or `KeyInUse` if its key is new and not free."""
+
+    def add_order(self, order: Order) -> None:
+        """Store a new order."""
+
+    def get_order(self, account_id: str, order_id: str) -> Order | None:
+        """Return an order of an account; None if the account has no such order, or the order has ended."""
+
+    def update_order(self, order: Order) -> Order:
+        """Store a changed order; raise `Conflict`."""
+
+    def list_orders(self, account_id: str, after: str = "") -> Sequence[str]:
+        """Return the IDs of an account's orders that follow the ID `after`, at most `MAX_LISTED`."""
+
+    def consume_nonce(self, nonce: str, expires_at: datetime) -> bool:
+        """Remember a nonce until a time, UTC; return whether this is its first use."""
+
+    def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:
+        """Mark a certificate as replaced by an order; return False if it is marked for another order.
+
+        A second call for the same order changes the time, UTC, until which the mark remains.
+        """
+
+    def add_revocation(self, entry: RevokedCertificate) -> bool:
+        """Add a revoked certificate; return False if it is revoked already, and change nothing."""
+
+    def load_revoked(self) -> Mapping[int, RevokedCertificate]:
+        """Return all revoked certificates by serial number."""

@@ -1,0 +1,243 @@
+"""The SQLite file: several processes, killed processes, damaged and foreign files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.ledger import sqlite
+from service.ledger.sqlite import SqliteLedger
+from service.pki import revocation
+from service.pki.errors import CAError, CAUnavailable
+from service.pki.revocation import RevokedCertificate
+from tests import servers
+from tests.factories import NOW
+from tests.ledger import values
+from tests.ledger.conftest import Clock
+from tests.ledger.values import HOUR
+
+PREAMBLE = """
+import sys, dataclasses
+from pathlib import Path
+from service.ledger.sqlite import SqliteLedger
+from service.ledger_protocol import Conflict
+from tests.factories import NOW
+from tests.ledger import values
+ledger = SqliteLedger(Path(sys.argv[1]), lambda: NOW)
+"""
+
+
+def start(path: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Run a script in a process of its own, with a ledger."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + script, str(path), *arguments],
+        cwd=servers.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def test_files_are_private(path: Path) -> None:
+    """The database, its log and its index have mode 0600 under any umask."""
+    umask = os.umask(0)
+    try:
+        ledger = SqliteLedger(path, Clock())
+        ledger.add_order(values.order())
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+        assert modes == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600}
+        ledger.close()
+    finally:
+        os.umask(umask)
+
+
+def test_processes_that_create_the_file_at_once_share_it(path: Path) -> None:
+    """Four processes create, migrate and use one new file."""
+    script = "print(ledger.add_account(values.account()).id)"
+    processes = [start(path, script) for _ in range(4)]
+    assert len({output(process) for process in processes}) == 1
+
+
+def test_nonce_has_one_consumer_among_processes(path: Path) -> None:
+    """Three processes consume the same 100 nonces: each nonce has exactly one consumer."""
+    SqliteLedger(path, Clock()).close()
+    script = "print(*(n for n in range(100) if ledger.consume_nonce(str(n), NOW + values.HOUR)))"
+    processes = [start(path, script) for _ in range(3)]
+    consumed = Counter(word for process in processes for word in output(process).split())
+    assert consumed == {str(number): 1 for number in range(100)}
+
+
+def test_no_change_of_processes_is_lost(path: Path) -> None:
+    """Two processes change one order 50 times each, and try again after a conflict."""
+    ledger, order = SqliteLedger(path, Clock()), values.order()
+    ledger.add_order(order)
+    script = """
+for _ in range(50):
+    while True:
+        order = ledger.get_order("account", sys.argv[2])
+        try:
+            ledger.update_order(dataclasses.replace(order, certificate=order.certificate + "x"))
+        except Conflict:
+            continue
+        break
+"""
+    for process in [start(path, script, order.id) for _ in range(2)]:
+        output(process)
+    stored = ledger.get_order("account", order.id)
+    ledger.close()
+    assert stored is not None
+    assert (stored.certificate, stored.revision) == ("x" * 100, 100)
+
+
+def test_change_is_durable_when_the_method_has_returned(path: Path) -> None:
+    """A process that is killed (SIGKILL) loses nothing that it had stored, and blocks no other process."""
+    script = """
+for number in range(10**6):
+    ledger.consume_nonce(str(number), NOW + values.HOUR)
+    print(number, flush=True)
+"""
+    process = start(path, script)
+    assert process.stdout
+    stored = [process.stdout.readline().strip() for _ in range(20)]
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    ledger = SqliteLedger(path, Clock())
+    for number in [*stored, *rest.splitlines()]:
+        assert not ledger.consume_nonce(number, NOW + HOUR)
+    assert ledger.consume_nonce("other", NOW + HOUR)
+    ledger.close()
+
+
+def test_transaction_of_a_killed_process_is_undone(path: Path) -> None:
+    """A process that is killed in the middle of a change leaves no part of it, and no lock."""
+    SqliteLedger(path, Clock()).close()
+    script = """
+ledger._database.execute("BEGIN IMMEDIATE")
+ledger._database.execute("INSERT INTO nonce VALUES ('half', 0)")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + script, str(path)],
+        cwd=servers.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(CAUnavailable):
+        SqliteLedger(path, Clock())
+    process.kill()
+    process.communicate()
+    ledger = SqliteLedger(path, Clock())
+    assert ledger.consume_nonce("half", NOW + HOUR)
+    ledger.close()
+
+
+def test_ended_rows_are_deleted_in_steps(path: Path) -> None:
+    """Each change deletes some of them, and none that has not ended; accounts and revocations remain."""
+    clock = Clock()
+    ledger = SqliteLedger(path, clock)
+    ledger.add_account(values.account())
+    ledger.add_revocation(RevokedCertificate(1, NOW.replace(microsecond=0)))
+    for number in range(sqlite._SWEEP + 5):
+        ledger.add_order(values.order())
+        ledger.consume_nonce(str(number), NOW + HOUR)
+        ledger.mark_replaced(str(number), "order", NOW + HOUR)
+    ledger.add_order(values.order(expires_at=NOW + 3 * HOUR))
+    clock.advance(2 * HOUR)
+
+    def counts() -> list[int]:
+        tables = ("account", "orders", "nonce", "replaced", "revoked")
+        return [ledger._scalar(f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608 - constants
+
+    ledger.consume_nonce("a", NOW + 3 * HOUR)
+    assert counts() == [1, 6, 6, 5, 1]
+    ledger.consume_nonce("b", NOW + 3 * HOUR)
+    assert counts() == [1, 1, 2, 0, 1]
+    ledger.close()
+
+
+def test_file_from_a_newer_version_is_refused(path: Path) -> None:
+    SqliteLedger(path, Clock()).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(CAError, match="newer version"):
+        SqliteLedger(path, Clock())
+    assert path.read_bytes() == before
+
+
+def test_database_of_another_program_is_refused(path: Path) -> None:
+    """It is not changed."""
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE account (id TEXT)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(CAError, match="another program"):
+        SqliteLedger(path, Clock())
+    assert path.read_bytes() == before
+
+
+def test_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_bytes(b"key " * 1000)
+    with pytest.raises(CAError, match="not a SQLite file"):
+        SqliteLedger(path, Clock())
+    assert path.read_bytes() == b"key " * 1000
+
+
+def test_missing_directory_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(CAUnavailable):
+        SqliteLedger(tmp_path / "missing" / "ledger.db", Clock())
+
+
+def test_full_disk_is_unavailable_and_loses_nothing(path: Path) -> None:
+    """A change that does not fit is undone; when there is space again, changes are possible."""
+    ledger = SqliteLedger(path, Clock())
+    pages = ledger._pragma("page_count")
+    ledger._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    order = values.order(certificate="x" * 50_000)
+    with pytest.raises(CAUnavailable):
+        ledger.add_order(order)
+    assert ledger.get_order("account", order.id) is None
+    ledger._database.execute("PRAGMA max_page_count = 100000")
+    ledger.add_order(order)
+    assert ledger.get_order("account", order.id) == order
+    ledger.close()
+
+
+def test_accounts_and_revocations_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More are refused; what exists is still found."""
+    monkeypatch.setattr(sqlite, "MAX_ACCOUNTS", 1)
+    monkeypatch.setattr(revocation, "MAX_ENTRIES", 1)
+    ledger = SqliteLedger(path, Clock())
+    first = ledger.add_account(values.account())
+    assert ledger.add_account(values.account()) == first
+    with pytest.raises(CAUnavailable, match="maximum"):
+        ledger.add_account(values.account("b" * 43))
+    at = NOW.replace(microsecond=0)
+    assert ledger.add_revocation(RevokedCertificate(1, at))
+    assert not ledger.add_revocation(RevokedCertificate(1, at + timedelta(days=1)))
+    with pytest.raises(CAUnavailable, match="maximum"):
+        ledger.add_revocation(RevokedCertificate(2, at))
+    ledger.close()

@@ -1,0 +1,80 @@
+"""The states of an order: one certificate, whatever happens in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger_protocol import LEASE, Conflict, Order, OrderNotReady, OrderStatus
+from tests.factories import NOW
+from tests.ledger import values
+
+SECOND = timedelta(seconds=1)
+READY = values.order()
+CLAIMED = READY.claimed("csr", "first", NOW)
+
+
+def test_ready_order_is_claimed_completed_or_released() -> None:
+    assert CLAIMED.status is OrderStatus.PROCESSING
+    valid = CLAIMED.completed("first", "PEM")
+    assert (valid.status, valid.certificate) == (OrderStatus.VALID, "PEM")
+    assert CLAIMED.released("first") == READY
+
+
+@pytest.mark.parametrize("status", [OrderStatus.PENDING, OrderStatus.VALID, OrderStatus.INVALID])
+def test_order_in_another_status_is_not_claimed(status: OrderStatus) -> None:
+    with pytest.raises(OrderNotReady, match=status):
+        replace(READY, status=status).claimed("csr", "first", NOW)
+
+
+def test_claim_is_taken_over_after_its_lease_with_the_same_csr() -> None:
+    """The process that had it before can neither complete nor release the order."""
+    with pytest.raises(OrderNotReady):
+        CLAIMED.claimed("csr", "second", NOW + LEASE - SECOND)
+    with pytest.raises(OrderNotReady, match="another CSR"):
+        CLAIMED.claimed("other", "second", NOW + LEASE)
+    taken = CLAIMED.claimed("csr", "second", NOW + LEASE)
+    with pytest.raises(Conflict):
+        taken.completed("first", "PEM")
+    with pytest.raises(Conflict):
+        taken.released("first")
+    assert taken.completed("second", "PEM").status is OrderStatus.VALID
+
+
+@pytest.mark.parametrize("order", [READY, CLAIMED.completed("first", "PEM"), CLAIMED.released("first")])
+def test_order_without_claim_is_neither_completed_nor_released(order: Order) -> None:
+    with pytest.raises(Conflict):
+        order.completed("first", "other")
+    with pytest.raises(Conflict):
+        order.released("first")
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["claim", "complete", "release"]), st.sampled_from("ab"), st.sampled_from("12"), st.integers(0, 40))
+)
+
+
+@given(STEPS)
+def test_order_has_one_certificate_from_the_claimed_csr(steps: list[tuple[str, str, str, int]]) -> None:
+    """Whatever the processes a and b do with CSRs 1 and 2, a valid order never changes."""
+    order, now = READY, NOW
+    for action, holder, csr, seconds in steps:
+        before, now = order, now + seconds * SECOND
+        try:
+            if action == "claim":
+                order = order.claimed(csr, holder, now)
+            elif action == "complete":
+                order = order.completed(holder, f"{holder}{order.claim.csr_sha256 if order.claim else ''}")
+            else:
+                order = order.released(holder)
+        except (Conflict, OrderNotReady):
+            assert order == before
+            continue
+        assert before.status is not OrderStatus.VALID
+        assert order.claim is None or order.claim.holder == holder
+        if before.claim and order.claim:
+            assert order.claim.csr_sha256 == before.claim.csr_sha256
