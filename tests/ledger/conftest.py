@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import moto
 import pytest
 
+from service.ledger import dynamodb as dynamodb_ledger
+from service.ledger.dynamodb import DynamoDbLedger
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import Ledger
 from tests.factories import NOW
@@ -31,9 +35,33 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture
+def dynamodb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of a simulated DynamoDB with one empty table, `ledger`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with moto.mock_aws():
+        client = dynamodb_ledger.create_client()
+        client.create_table(
+            TableName="ledger",
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        )
+        yield client
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Ledger]]:
     """A function that connects to one ledger again, as another process does."""
+    if request.param == "dynamodb":
+        client = request.getfixturevalue("dynamodb")
+        yield lambda: DynamoDbLedger("ledger", clock, client)
+        return
     opened: list[SqliteLedger] = []
 
     def connect() -> Ledger:

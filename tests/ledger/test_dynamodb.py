@@ -1,0 +1,227 @@
+"""The DynamoDB table: its requests, their permissions, lost responses, conflicts and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from service.ledger import dynamodb as dynamodb_ledger
+from service.ledger.dynamodb import DynamoDbLedger
+from service.ledger_protocol import Conflict
+from service.pki import revocation
+from service.pki.errors import CAUnavailable
+from service.pki.revocation import RevokedCertificate
+from tests.factories import NOW
+from tests.ledger import values
+from tests.ledger.conftest import Clock
+from tests.ledger.values import HOUR
+
+AT = NOW.replace(microsecond=0)
+
+
+@pytest.fixture
+def table(dynamodb: Any, clock: Clock) -> DynamoDbLedger:
+    return DynamoDbLedger("ledger", clock, dynamodb)
+
+
+def use_all_methods(ledger: DynamoDbLedger) -> None:
+    account = ledger.add_account(values.account())
+    ledger.add_account(values.account())
+    ledger.update_account(replace(account, thumbprint="b" * 43))
+    order = values.order(account.id)
+    ledger.add_order(order)
+    assert ledger.get_order(account.id, order.id)
+    ledger.update_order(order)
+    ledger.list_orders(account.id)
+    ledger.consume_nonce("a", NOW + HOUR)
+    ledger.mark_replaced("a", order.id, NOW + HOUR)
+    ledger.add_revocation(RevokedCertificate(1, AT))
+    ledger.load_revoked()
+
+
+def test_requests_need_exactly_the_listed_actions(dynamodb: Any, table: DynamoDbLedger) -> None:
+    """A transaction needs the permissions of its operations. All reads are consistent, and none is a scan."""
+    actions: set[str] = set()
+
+    def record(model: Any, params: Any, **_rest: Any) -> None:
+        body = json.loads(params["body"])
+        if model.name == "TransactWriteItems":
+            actions.update(f"dynamodb:{name}Item" for item in body["TransactItems"] for name in item)
+        else:
+            actions.add(f"dynamodb:{model.name}")
+            assert body["TableName"] == "ledger"
+            assert body.get("ConsistentRead") or model.name == "PutItem"
+
+    dynamodb.meta.events.register("before-call.dynamodb", record)
+    use_all_methods(table)
+    assert sorted(actions) == list(dynamodb_ledger.ACTIONS)
+
+
+def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLedger) -> None:
+    """Orders, nonces and marks have a number of seconds; accounts, keys and revocations have none."""
+    use_all_methods(table)
+    items = dynamodb.scan(TableName="ledger")["Items"]
+    ends = {item["sk"]["S"].partition("#")[0]: item.get("expires") for item in items}
+    end = {"N": str(int((NOW + HOUR).timestamp()))}
+    assert ends == {
+        "account": None,
+        "key": None,
+        "order": end,
+        "nonce": end,
+        "replaced": end,
+        "01": None,
+        "count": None,
+    }
+
+
+def test_ended_items_that_ttl_has_not_deleted_are_ignored(
+    dynamodb: Any, table: DynamoDbLedger, clock: Clock
+) -> None:
+    """They are still in the table."""
+    order = values.order()
+    table.add_order(order)
+    clock.advance(2 * HOUR)
+    assert table.get_order("account", order.id) is None
+    assert table.list_orders("account") == []
+    assert dynamodb.scan(TableName="ledger")["Count"] == 1
+
+
+def lose_first_response(client: Any, name: str) -> None:
+    """Do the next request twice, as the client does if a response is lost; the second one is returned."""
+    real, calls = getattr(client, name), []
+
+    def twice(**arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            real(**arguments)
+        return real(**arguments)
+
+    setattr(client, name, twice)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ledger, order: ledger.update_order(order).revision == 1,
+        lambda ledger, _order: ledger.consume_nonce("a", NOW + HOUR),
+        lambda ledger, _order: ledger.mark_replaced("a", "b", NOW + HOUR),
+        lambda ledger, _order: ledger.add_order(values.order()) is None,
+    ],
+    ids=["update_order", "consume_nonce", "mark_replaced", "add_order"],
+)
+def test_change_whose_response_was_lost_succeeds(
+    dynamodb: Any, table: DynamoDbLedger, change: Callable[[Any, Any], bool]
+) -> None:
+    """The second attempt finds its own item, and is not taken for a conflict."""
+    order = values.order()
+    table.add_order(order)
+    lose_first_response(dynamodb, "put_item")
+    assert change(table, order)
+    assert table.get_order("account", order.id)
+
+
+def test_claim_of_another_process_is_a_conflict(table: DynamoDbLedger) -> None:
+    """Even with the same CSR at the same time: the attempts have different holders."""
+    order = values.order()
+    table.add_order(order)
+    table.update_order(order.claimed("00", "a", NOW))
+    with pytest.raises(Conflict):
+        table.update_order(order.claimed("00", "b", NOW))
+
+
+def cancelled(*codes: str) -> ClientError:
+    response: Any = {
+        "Error": {"Code": "TransactionCanceledException", "Message": "secret"},
+        "CancellationReasons": [{"Code": code} for code in codes],
+    }
+    return ClientError(response, "TransactWriteItems")
+
+
+def test_conflicting_transaction_is_tried_again(
+    dynamodb: Any, table: DynamoDbLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, errors = dynamodb.transact_write_items, [cancelled("None", "TransactionConflict")] * 2
+
+    def transact(**arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(**arguments)
+
+    monkeypatch.setattr(dynamodb, "transact_write_items", transact)
+    assert table.add_revocation(RevokedCertificate(1, AT))
+    assert not errors
+    assert list(table.load_revoked()) == [1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        cancelled("None", "TransactionConflict"),
+        cancelled("ThrottlingError", "None"),
+        ClientError({"Error": {"Code": "AccessDeniedException", "Message": "secret"}}, "x"),
+        EndpointConnectionError(endpoint_url="secret"),
+    ],
+    ids=["conflicts without end", "throttled", "not permitted", "not reachable"],
+)
+def test_error_of_dynamodb_makes_the_ledger_unavailable(
+    dynamodb: Any, table: DynamoDbLedger, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The message does not contain the text of AWS."""
+
+    def fail(**_arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    monkeypatch.setattr(dynamodb, "transact_write_items", fail)
+    with pytest.raises(CAUnavailable) as caught:
+        table.add_account(values.account())
+    assert "secret" not in caught.value.detail
+
+
+def test_missing_table_is_unavailable(dynamodb: Any, clock: Clock) -> None:
+    ledger = DynamoDbLedger("other", clock, dynamodb)
+    for method in (lambda: ledger.get_account("a"), lambda: ledger.list_orders("a"), ledger.load_revoked):
+        with pytest.raises(CAUnavailable):
+            method()
+
+
+def test_missing_region_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    with pytest.raises(CAUnavailable):
+        DynamoDbLedger("ledger", Clock())
+
+
+def test_key_that_is_changed_between_two_reads_has_no_account(dynamodb: Any, table: DynamoDbLedger) -> None:
+    """The item of the earlier key was read before the change, and the account after it."""
+    account = table.add_account(values.account())
+    stale = dynamodb.get_item(
+        TableName="ledger", Key=dynamodb_ledger._item(f"key#{account.thumbprint}", "key")
+    )
+    table.update_account(replace(account, thumbprint="b" * 43))
+    dynamodb.put_item(TableName="ledger", Item=stale["Item"])
+    assert table.find_account(account.thumbprint) is None
+    assert table.find_account("b" * 43)
+
+
+def test_revocations_are_bounded(table: DynamoDbLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "MAX_ENTRIES", 1)
+    assert table.add_revocation(RevokedCertificate(1, AT))
+    assert not table.add_revocation(RevokedCertificate(1, AT + timedelta(days=1)))
+    with pytest.raises(CAUnavailable, match="maximum"):
+        table.add_revocation(RevokedCertificate(2, AT))
+    assert list(table.load_revoked()) == [1]
+
+
+def test_long_lists_are_read_in_pages(table: DynamoDbLedger) -> None:
+    """Orders of 20 kB each fill several pages of a megabyte."""
+    for _ in range(70):
+        table.add_order(values.order(certificate="x" * 20_000))
+    assert len(table.list_orders("account")) == 70
