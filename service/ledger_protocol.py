@@ -91,6 +91,10 @@ class Account:
     status: AccountStatus = AccountStatus.VALID
     revision: int = 0
 
+    def is_active(self, generations: Mapping[str, int]) -> bool:
+        """Return whether it may act, given each principal's current generation."""
+        return self.status is AccountStatus.VALID and generations.get(self.principal) == self.generation
+
 
 class Authorization(NamedTuple):
     """An identifier of an order, with the status of its authorization (RFC 8555 7.1.4).

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger_protocol import LEASE, Conflict, Order, OrderNotReady, OrderStatus
+from service.ledger_protocol import LEASE, AccountStatus, Conflict, Order, OrderNotReady, OrderStatus
 from tests.factories import NOW
 from tests.ledger import values
 
 SECOND = timedelta(seconds=1)
 READY = values.order()
 CLAIMED = READY.claimed("csr", "first", NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "generations", "expected"),
+    [
+        ({}, {"web": 2, "other": 1}, True),
+        ({}, {"web": 1}, False),
+        ({}, {"web": 3}, False),
+        ({}, {"other": 2}, False),
+        ({"status": AccountStatus.DEACTIVATED}, {"web": 2}, False),
+        ({"status": AccountStatus.REVOKED}, {"web": 2}, False),
+    ],
+    ids=["active", "older key", "newer key", "removed principal", "deactivated", "revoked"],
+)
+def test_account_ends_with_its_principal(
+    change: dict[str, Any], generations: dict[str, int], *, expected: bool
+) -> None:
+    """A new generation of the principal's key ends it, and so does the removal of the principal."""
+    assert values.account(generation=2, **change).is_active(generations) is expected
 
 
 def test_ready_order_is_claimed_completed_or_released() -> None:
@@ -54,7 +74,12 @@ def test_order_without_claim_is_neither_completed_nor_released(order: Order) -> 
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["claim", "complete", "release"]), st.sampled_from("ab"), st.sampled_from("12"), st.integers(0, 40))
+    st.tuples(
+        st.sampled_from(["claim", "complete", "release"]),
+        st.sampled_from("ab"),
+        st.sampled_from("12"),
+        st.integers(0, 40),
+    )
 )
 
 

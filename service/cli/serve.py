@@ -247,8 +247,9 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
 
 def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
     """Yield the files that only this user should be able to read; they need not exist."""
-    names = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, KEY_FILE)
-    yield from (directory / name for name in (*names, os.environ.get(CA_KEY, "").removeprefix("file:")))
+    keys = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, ca_directory.ACME_KEY)
+    configured_key = os.environ.get(CA_KEY, "").removeprefix("file:")
+    yield from (directory / name for name in (*keys, KEY_FILE, configured_key))
     yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
     if settings.tls_key:
         yield settings.tls_key

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service import atomic_write
 from service.keystore import revocation_file
-from service.pki import ca_status, certificate_reader, encoding, keys, serial
+from service.pki import acme_key, ca_status, certificate_reader, encoding, keys, serial
+from service.pki.acme_key import AcmeKey
 from service.pki.ca_status import CAStatus
 from service.pki.errors import CAError
 from service.pki.hierarchy import Hierarchy
@@ -34,6 +35,7 @@ CA_STATUS: Final = "ca-status.pem"
 PREVIOUS_KEY_PREFIX: Final = "previous-ca-"
 SERIAL_KEY: Final = "serial.key"
 STATUS_URL: Final = "status-url.txt"
+ACME_KEY: Final = "acme.key"
 
 
 def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -169,6 +171,21 @@ def resolve_status_url(directory: Path, configured: str, public_url: str) -> str
     return configured or load_status_url(directory) or public_url
 
 
+def load_acme_key(directory: Path) -> AcmeKey | None:
+    """Load the key of ACME; None if there is no such file.
+
+    Raises:
+        CAError: the file is unreadable or malformed.
+    """
+    path = directory / ACME_KEY
+    if not os.path.lexists(path):
+        return None
+    try:
+        return AcmeKey(revocation_file.read_file(path))
+    except ValueError as error:
+        raise CAError(f"{path}: {error}") from error
+
+
 def load_status_url(directory: Path) -> str:
     """Load the URL of `Settings.status_url` that the CA was created with; '' if there is none.
 
@@ -182,6 +199,19 @@ def load_status_url(directory: Path) -> str:
         return parse_public_url(revocation_file.read_file(path).decode("utf-8", "replace").strip())
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
+
+
+def create_acme_key(directory: Path) -> None:
+    """Create the key of ACME, with mode 0600, if there is none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with atomic_write.locked_directory(directory):
+        if not os.path.lexists(directory / ACME_KEY):
+            atomic_write.write_atomically(
+                directory / ACME_KEY, secrets.token_bytes(acme_key.KEY_BYTES), 0o600
+            )
 
 
 def add_serial_key(directory: Path) -> None:
