@@ -89,6 +89,7 @@ def _settings() -> Settings:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # cryptography warns of common names longer than 64 octets, but the limit is 64 characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
+    warnings.filterwarnings("ignore", "EdDSA is deprecated", UserWarning)  # ACME clients use this name
     return Settings.from_environ(os.environ, datetime.now(UTC))
 
 
