@@ -6,6 +6,7 @@ which the new one was made: nothing that another process changed in the meantime
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from service.pki.revocation import RevokedCertificate
 LEASE: Final = timedelta(seconds=30)  # longer than a worker's time limit
 MAX_ENCODED: Final = 256_000  # octets of a value; DynamoDB stores 400 kB
 MAX_LISTED: Final = 100  # orders on a page of an account's orders
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 class Conflict(Exception):
@@ -63,6 +65,11 @@ def new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
+def is_id(text: str) -> bool:
+    """Return whether a text has the form of an identifier; ledgers are asked for no others."""
+    return bool(_ID.fullmatch(text))
+
+
 @dataclass(frozen=True)
 class Account:
     """An ACME account (RFC 8555 7.1.2).
@@ -90,10 +97,6 @@ class Account:
     contacts: tuple[str, ...] = ()
     status: AccountStatus = AccountStatus.VALID
     revision: int = 0
-
-    def is_active(self, generations: Mapping[str, int]) -> bool:
-        """Return whether it may act, given each principal's current generation."""
-        return self.status is AccountStatus.VALID and generations.get(self.principal) == self.generation
 
 
 class Authorization(NamedTuple):

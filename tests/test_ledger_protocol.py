@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger_protocol import LEASE, AccountStatus, Conflict, Order, OrderNotReady, OrderStatus
+from service.ledger_protocol import LEASE, Conflict, Order, OrderNotReady, OrderStatus, is_id, new_id
 from tests.factories import NOW
 from tests.ledger import values
 
@@ -19,23 +18,18 @@ READY = values.order()
 CLAIMED = READY.claimed("csr", "first", NOW)
 
 
+def test_new_ids_have_the_form_of_identifiers() -> None:
+    """Each is another one."""
+    ids = {new_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(map(is_id, ids))
+
+
 @pytest.mark.parametrize(
-    ("change", "generations", "expected"),
-    [
-        ({}, {"web": 2, "other": 1}, True),
-        ({}, {"web": 1}, False),
-        ({}, {"web": 3}, False),
-        ({}, {"other": 2}, False),
-        ({"status": AccountStatus.DEACTIVATED}, {"web": 2}, False),
-        ({"status": AccountStatus.REVOKED}, {"web": 2}, False),
-    ],
-    ids=["active", "older key", "newer key", "removed principal", "deactivated", "revoked"],
+    "text", ["", "a" * 21, "a" * 23, "a" * 21 + "\n", "a" * 21 + "/", "é" * 22, "\ud800" * 22]
 )
-def test_account_ends_with_its_principal(
-    change: dict[str, Any], generations: dict[str, int], *, expected: bool
-) -> None:
-    """A new generation of the principal's key ends it, and so does the removal of the principal."""
-    assert values.account(generation=2, **change).is_active(generations) is expected
+def test_other_texts_are_no_identifiers(text: str) -> None:
+    assert not is_id(text)
 
 
 def test_ready_order_is_claimed_completed_or_released() -> None:

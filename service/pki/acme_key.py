@@ -17,6 +17,8 @@ import base64
 import hmac
 import re
 import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
@@ -58,6 +60,30 @@ class ExternalKeyId(NamedTuple):
     def encode(self) -> str:
         """Encode as `NAME.GENERATION`, with the name percent-encoded (RFC 3986 2.1)."""
         return f"{urllib.parse.quote(self.principal, safe='')}.{self.generation}"
+
+
+@dataclass(frozen=True)
+class AcmePrincipals:
+    """The principals that may have accounts.
+
+    Attributes:
+        generations: principal -> the current generation of its external account key.
+        thumbprints: the thumbprint of an account key that needs no external account (RFC 7638, SHA-256 in
+            base64url) -> principal.
+    """
+
+    generations: Mapping[str, int]
+    thumbprints: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, key_id: ExternalKeyId) -> bool:
+        """Return whether the principal exists, and the key is its current one."""
+        return self.generations.get(key_id.principal) == key_id.generation
+
+    def find(self, thumbprint: str) -> ExternalKeyId | None:
+        """Return the principal for which an account key is listed; None if it is not listed."""
+        principal = self.thumbprints.get(thumbprint, "")
+        generation = self.generations.get(principal)
+        return ExternalKeyId(principal, generation) if generation else None
 
 
 class AcmeKey:

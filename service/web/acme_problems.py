@@ -16,6 +16,7 @@ STATUS: Final = {
     "badPublicKey": 400,
     "badRevocationReason": 400,
     "badSignatureAlgorithm": 400,
+    "conflict": 409,  # RFC 8555 7.3.5 has the status, and no type
     "externalAccountRequired": 403,
     "invalidContact": 400,
     "invalidProfile": 400,  # draft-ietf-acme-profiles

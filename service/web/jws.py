@@ -42,6 +42,9 @@ ALGORITHMS: Final = {  # of a key -> of its signatures
     KeyKind.RSA: "RS256",
 }
 MAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+WRONG_EXTERNAL_ACCOUNT: Final = (
+    "the key identifier or the HMAC key of the external account is wrong: use those of this CA"
+)
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _KEY_OIDS: Final = {
     KeyKind.RSA: PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5,
@@ -82,8 +85,7 @@ class AccountKey:
         """Parse a JWK (RFC 7517), or its JSON as `encode` returns it.
 
         Raises:
-            AcmeError: `malformed`; or `badPublicKey`, since the key is not of an accepted kind or size, or is
-                weak.
+            AcmeError: `malformed`; or `badPublicKey`, since the key is not of an accepted kind or size.
         """
         members = _required_members(StrictJson.loads(data) if isinstance(data, str) else data)
         if members["kty"] == "RSA":
@@ -92,16 +94,26 @@ class AccountKey:
             key = cast("Any", jwk.import_key(dict(members))).public_key
             kind = keys.kind_of(key)
             keys.verify_encoded_key(_oid(kind), keys.encode_public_key(key))
-            weak_keys.verify_strength(key)
             pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             canonical = jwk.import_key(pem, cast("Any", members["kty"])).as_dict(private=False)
         except BadPublicKey as error:
-            raise AcmeError("badPublicKey", f"account key: {error.detail}") from error
+            raise _weak_key(error) from error
         except (JoseError, ValueError, TypeError, AttributeError) as error:
             raise _bad_key("the account key is not a valid JWK") from error
         if canonical != members:  # the same key would have several thumbprints
             raise _bad_key("the account key is not encoded as RFC 7518 6 requires, in full length")
         return cls(members, key)
+
+    def verify_strength(self) -> None:
+        """Verify that the key of a new account is not weak, which takes some milliseconds for RSA.
+
+        Raises:
+            AcmeError: `badPublicKey`, since others can calculate the private key.
+        """
+        try:
+            weak_keys.verify_strength(self.public_key)
+        except BadPublicKey as error:
+            raise _weak_key(error) from error
 
     @property
     def algorithm(self) -> str:
@@ -177,6 +189,28 @@ def parse_request(body: bytes, url: str) -> SignedRequest:
     return request
 
 
+def parse_inner_request(data: Mapping[str, Any], url: str) -> SignedRequest:
+    """Parse the JWS inside a request for another account key (RFC 8555 7.3.5), which has no nonce.
+
+    Raises:
+        AcmeError: `malformed`, or `badSignatureAlgorithm`.
+    """
+    inner = _parse(data, _SIGNATURES)
+    if inner.nonce:
+        raise _malformed("the inner JWS has a nonce")
+    if inner.url != url:
+        raise _malformed("the url of the inner JWS is not that of the request")
+    return inner
+
+
+def thumbprint_of(key: object) -> str:
+    """The thumbprint (RFC 7638) of a JWK that is not parsed yet; raise `AcmeError` if its form is wrong.
+
+    It is the same as that of the parsed key, since a key has one encoding.
+    """
+    return jwk.thumbprint(dict(_required_members(key)))
+
+
 def verify_external_account(binding: object, request: SignedRequest, acme_key: AcmeKey) -> ExternalKeyId:
     """Verify an external account binding (RFC 8555 7.3.4).
 
@@ -203,8 +237,7 @@ def verify_external_account(binding: object, request: SignedRequest, acme_key: A
         key_id = ExternalKeyId.parse(inner.key_id)
         _verify(inner._encoded, OctKey.import_key(acme_key.external_account_key(key_id)), _MACS)  # noqa: SLF001 - of the same class
     except (ValueError, AcmeError) as error:
-        detail = "the key identifier or the HMAC key of the external account is wrong: use those of this CA"
-        raise AcmeError("unauthorized", detail) from error
+        raise AcmeError("unauthorized", WRONG_EXTERNAL_ACCOUNT) from error
     if not hmac.compare_digest(_canonical_key(inner.json()), _canonical_key(request.key)):
         raise _malformed("the payload of externalAccountBinding is not the account key of the request")
     return key_id
@@ -298,6 +331,10 @@ def _parse_object(data: bytes, label: str) -> dict[str, Any]:
 
 def _malformed(detail: str) -> AcmeError:
     return AcmeError("malformed", detail)
+
+
+def _weak_key(error: BadPublicKey) -> AcmeError:
+    return AcmeError("badPublicKey", f"account key: {error.detail}")
 
 
 def _bad_key(detail: str) -> AcmeError:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.pki import acme_key
-from service.pki.acme_key import AcmeKey, ExternalKeyId, InvalidNonce
+from service.pki.acme_key import AcmeKey, AcmePrincipals, ExternalKeyId, InvalidNonce
 from tests.factories import NOW
 
 KEY, OTHER = AcmeKey(bytes(range(32))), AcmeKey(bytes(range(1, 33)))
@@ -104,3 +104,21 @@ def test_malformed_nonce_is_refused(nonce: str) -> None:
 
 def test_nonces_differ_at_the_same_time() -> None:
     assert KEY.create_nonce(RANDOM, NOW) != KEY.create_nonce(b"x" * 12, NOW)
+
+
+REGISTERED = AcmePrincipals({"web": 2, "mail": 1}, {"listed": "mail", "dangling": "removed"})
+
+
+@pytest.mark.parametrize(
+    ("key_id", "expected"),
+    [(("web", 2), True), (("web", 1), False), (("web", 3), False), (("removed", 1), False)],
+)
+def test_only_the_current_key_of_a_principal_is_accepted(key_id: tuple[str, int], *, expected: bool) -> None:
+    assert REGISTERED.has(ExternalKeyId(*key_id)) is expected
+
+
+def test_listed_key_has_the_current_generation() -> None:
+    """A key that is listed for a removed principal has none."""
+    assert REGISTERED.find("listed") == ("mail", 1)
+    assert REGISTERED.find("dangling") is None
+    assert REGISTERED.find("other") is None

@@ -283,7 +283,7 @@ def test_external_account_that_is_wrong(inner: Any, code: str) -> None:
 def test_wrong_external_accounts_have_the_same_answer() -> None:
     """Whether a principal exists does not show."""
     signed, details = parse(request({})), set()
-    for key_id in ("web.1", "web.2", "nobody.1", "?"):
+    for key_id in ("web.1", "web.2", "missing.1", "?"):
         inner = binding(b"x" * 64, key_id, JWK)
         details.add(error_of(lambda inner=inner: jws.verify_external_account(inner, signed, ACME_KEY)).detail)  # type: ignore[misc]
     assert len(details) == 1
