@@ -1,12 +1,30 @@
-"""The API key of a request: in x-api-key, or as the password of HTTP Basic (RFC 7617)."""
+"""The API key of a request: in x-api-key, or as the password of HTTP Basic (RFC 7617); principals' names."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from typing import Final
+
+MAX_NAME: Final = 128  # characters; API Gateway's bound for a key's value
+SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
+# The names of callers without a key begin with these.
+RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "service:")
 
 GetHeader = Callable[[str], str | None]
 """Return the value of the header with this lower-case name; None if it is missing."""
+
+
+def verify_name(name: str) -> None:
+    """Verify the name of a principal that has an API key or an external account key.
+
+    Raises:
+        ValueError: it is not acceptable; the message has no subject.
+    """
+    if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_NAME:
+        raise ValueError(f"has 1 to {MAX_NAME} printable ASCII characters")
+    if name.startswith(RESERVED_PREFIXES):
+        raise ValueError(f"cannot begin with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}")
 
 
 def extract_api_key(header: GetHeader, *, basic: bool) -> str | None:

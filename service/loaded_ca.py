@@ -10,6 +10,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from service.pki import serial
+from service.pki.acme_key import AcmeKey
 from service.pki.ca_status import CAStatus
 from service.pki.issuer import Issuer
 from service.pki.renewal_info import EarlyRenewal
@@ -39,6 +40,7 @@ class LoadedCA:
         early_renewal: the order to renew certificates early; None if there is none.
         statuses: OCSP responses about CA certificates, which the root signed in advance.
         previous: the CAs from before a rollover.
+        acme_key: the key of ACME; None if there is none.
     """
 
     issuer: Issuer
@@ -47,6 +49,7 @@ class LoadedCA:
     early_renewal: EarlyRenewal | None = None
     statuses: Sequence[CAStatus] = ()
     previous: tuple[PreviousIssuer, ...] = ()
+    acme_key: AcmeKey | None = None
 
     @functools.cached_property
     def serial_numbers(self) -> tuple[SerialNumbers, ...]:

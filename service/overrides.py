@@ -68,8 +68,13 @@ class YAMLSource:
             OSError: the file cannot be read.
             OverridesError: the file is not UTF-8, not YAML, or has values that JSON does not have.
         """
+        return cls.from_bytes(path.read_bytes())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> YAMLSource:
+        """Parse the content of a file; raise `OverridesError` as `from_file`."""
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            return cls(content.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise OverridesError([(error.object[: error.start].count(b"\n") + 1, "not UTF-8")]) from error
 

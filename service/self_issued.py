@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from service import atomic_write
-from service.gateway.api_keys import SERVER_PRINCIPAL
+from service.credentials import SERVER_PRINCIPAL
 from service.pki import keys
 
 

@@ -11,11 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from service import atomic_write
+from service import atomic_write, credentials
 
-SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
-# The names of callers without a key begin with these.
-RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "service:")
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
 
@@ -78,12 +75,10 @@ class KeyFile:
         Raises:
             KeyFileError: the name or the value is already used, or is not acceptable.
         """
-        if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
-            raise KeyFileError("a key's name has 1 to 128 printable ASCII characters")
-        if name.startswith(RESERVED_PREFIXES):
-            raise KeyFileError(
-                f"a key's name cannot begin with {name[: name.find(':') + 1] or SERVER_PRINCIPAL}"
-            )
+        try:
+            credentials.verify_name(name)
+        except ValueError as error:
+            raise KeyFileError(f"a key's name {error}") from error
         key_digest = hash_key(value)
         with self._lock():
             keys = self.read()

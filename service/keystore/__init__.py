@@ -45,7 +45,7 @@ class CurrentCA:
             ca_directory.PREVIOUS_CERTIFICATES,
             ca_directory.CA_STATUS,
         ]
-        names += [ca_directory.SERIAL_KEY, revocation_file.DENY_LIST]
+        names += [ca_directory.SERIAL_KEY, ca_directory.ACME_KEY, revocation_file.DENY_LIST]
         if settings.key_source is KeySource.FILE:
             names.append(settings.key_name or ca_directory.SIGNING_KEY)
         self._paths = [str(settings.ca / name) for name in names]
@@ -101,6 +101,7 @@ def load_ca(settings: Settings) -> LoadedCA:
             PreviousIssuer(predecessor, _PreviousKey(settings, predecessor, [*predecessors, *chain]).load)
             for predecessor in predecessors
         ),
+        acme_key=ca_directory.load_acme_key(settings.ca),
     )
 
 

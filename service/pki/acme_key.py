@@ -29,12 +29,19 @@ KEY_BYTES: Final = 32
 NONCE_RANDOM_BYTES: Final = 12
 NONCE_LIFE: Final = timedelta(hours=1)
 MAX_CLOCK_SKEW: Final = timedelta(minutes=1)  # between the processes that create and verify nonces
+MAX_GENERATION: Final = 999_999
 _TIME_BYTES: Final = 5
 _TAG_BYTES: Final = 16
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{44}")
 _NONCE_LABEL: Final = b"certlet acme nonce 1"
 _ACCOUNT_LABEL: Final = b"certlet acme external account 1"
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")  # 32 octets
 _KEY_ID: Final = re.compile(r"([A-Za-z0-9_.~%-]{1,384})\.([1-9][0-9]{0,5})")
+
+
+def is_thumbprint(text: str) -> bool:
+    """Whether a text can be the thumbprint of a key: SHA-256 in base64url without padding (RFC 7638 3.4)."""
+    return bool(_THUMBPRINT.fullmatch(text))
 
 
 class InvalidNonce(ValueError):

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from service.credentials import SERVER_PRINCIPAL
 from service.gateway import tls
-from service.gateway.api_keys import SERVER_PRINCIPAL
 from service.gateway.routes import GatewayError
 from service.pki import encoding
 from service.pki.keys import encode_private_key
