@@ -26,6 +26,7 @@ from service.pki.csr import CertificateSigningRequest, RefusedRequest, Requested
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
+from service.pki.names import Identifier
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
@@ -221,6 +222,46 @@ class Authority:
         principal = Principal(PrincipalKind.CLIENT_CERTIFICATE, name)
         return replace(
             request, profile=profile.name, principal=principal, client_certificate=client_certificate
+        )
+
+    def name_violations(
+        self, names: Sequence[Identifier], principal: str, profile: str | None = None
+    ) -> list[tuple[int | None, str]]:
+        """Judge names before there is a CSR.
+
+        Args:
+            names: the names.
+            principal: the name of the caller.
+            profile: the name of the profile; None for the default profile.
+
+        Returns:
+            as `evaluation.name_violations`; empty if the principal may have a certificate with these names.
+
+        Raises:
+            UnknownProfile: the profile does not exist.
+            Unauthorized: the principal may not use the profile.
+            CAUnavailable: as `issue`.
+        """
+        now = self._clock()
+        context = IssuanceContext(
+            self.profiles.get(profile), self.profiles, principal, self.load_issuer(), now, now
+        )
+        evaluation.verify_context(context)
+        return evaluation.name_violations(names, context)
+
+    def may_have_names(self, names: Sequence[Identifier], principal: str) -> bool:
+        """Return whether a principal may have these names now, in a certificate of any profile.
+
+        Raises:
+            CAUnavailable: the CA cannot be loaded.
+        """
+        now, issuer = self._clock(), self.load_issuer()
+        return any(
+            not evaluation.name_violations(
+                names, IssuanceContext(profile, self.profiles, principal, issuer, now, now)
+            )
+            for profile in self.profiles
+            if profile.permits_principal(principal)
         )
 
     def issue_batch(self, requests: Sequence[IssuanceRequest]) -> list[IssuedCertificate | IssuanceError]:

@@ -20,7 +20,9 @@ from service import audit
 from service.audit import AuditRecord
 from service.loaded_ca import LoadedCA
 from service.pki import encoding
-from service.pki.errors import CAError, CAUnavailable, IssuanceError
+from service.pki.errors import CAError, CAUnavailable, IssuanceError, UnknownProfile
+from service.pki.names import Identifier, IdentifierKind
+from service.pki.profile_loader import IssuancePolicy
 from tests import csrs, factories, servers
 from tests.factories import NOW, RecordingLog, issuance_request
 
@@ -223,3 +225,40 @@ def test_unexpected_error_becomes_a_ca_error(cause: Exception, monkeypatch: pyte
         factories.authority(log, issuer=issuer).issue(issuance_request(GOOD))
     assert cause in (error.value, error.value.__cause__)
     assert log.kinds() == ["intent"]
+
+
+def name(text: str) -> Identifier:
+    """An identifier in the form `dns:a.example.com`."""
+    kind, _, value = text.partition(":")
+    return Identifier(IdentifierKind(kind), value)
+
+
+def test_names_are_judged_before_there_is_a_csr() -> None:
+    """The profile and its principals are verified, and the CA's remaining validity."""
+    authority = factories.authority()
+    assert not authority.name_violations([name("dns:a.example.com"), name("ip:192.0.2.1")], "ci")
+    ((position, detail),) = authority.name_violations([name("dns:a.example.com"), name("email:a@b.c")], "ci")
+    assert (position, detail.partition(" ")[0]) == (1, "email:a@b.c:")
+    assert not authority.name_violations([name("email:a@b.c")], "ci", "client")
+    with pytest.raises(UnknownProfile, match="Profile 'x' does not exist"):
+        authority.name_violations([], "ci", "x")
+    with pytest.raises(CAUnavailable, match="The CA expires"):
+        factories.authority(now=NOW + timedelta(days=9999)).name_violations([], "ci")
+
+
+def test_principal_may_have_names_of_any_of_its_profiles() -> None:
+    """All names must be permitted by one profile that the principal may use, and by its policy."""
+    profile = factories.document()["x-certificate-profiles"]["server"]
+    profiles = {
+        "hosts": profile | {"names": {"dns": {}}},
+        "mail": profile | {"names": {"email": {}}, "principals": ["mail"], "certificate_policies": []},
+    }
+    policy = IssuancePolicy(profiles, "hosts", {"ci": {"dns": {"permitted": ["ci.example.com"]}}})
+    authority = factories.authority(policy=policy)
+    host, mailbox = name("dns:a.example.com"), name("email:a@example.com")
+    assert authority.may_have_names([name("dns:a.ci.example.com")], "ci")
+    assert not authority.may_have_names([name("dns:a.ci.example.com"), host], "ci")
+    assert authority.may_have_names([mailbox], "mail")
+    assert authority.may_have_names([host], "mail")
+    assert not authority.may_have_names([host, mailbox], "mail")
+    assert not authority.may_have_names([mailbox], "other")

@@ -58,6 +58,7 @@ _OPENSSL_EXAMPLES: Final = {  # of `-addext subjectAltName=`
 }
 _SAN: Final = "subject_alt_name"  # fields of the request in errors
 _COMMON_NAME: Final = "subject.common_name"
+_NO_SUBJECT: Final = x509.Name([])
 _Result = TypeVar("_Result")
 
 
@@ -100,6 +101,12 @@ class IssuanceContext(NamedTuple):
         ]
         return f"use profile {list_some(suitable, ' or ')}" if suitable else ""
 
+    def permits_name(self, name: Identifier, profile: Profile) -> bool:
+        """Whether a profile, the principal's policy and the CA permit a name."""
+        policies = (profile.names, self.profiles.names_permitted_for(self.principal))
+        is_permitted = not any(policy.violations([name], "") for policy in policies if policy)
+        return is_permitted and not self.issuer.name_violations(_NO_SUBJECT, (name,))
+
 
 def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> CertificateSpec:
     """Decide the content of the certificate for a verified CSR.
@@ -109,7 +116,7 @@ def evaluate(request: CertificateSigningRequest, context: IssuanceContext) -> Ce
         RequestError: the request cannot be granted; lists all violations.
         CAUnavailable: the issuer is not valid now, or expires within an hour.
     """
-    _verify_context(context)
+    verify_context(context)
     return _Evaluation(request, context).evaluate(request)
 
 
@@ -119,11 +126,48 @@ def refuse(request: RefusedRequest, context: IssuanceContext) -> NoReturn:
     Raises:
         Unauthorized, RequestError, CAUnavailable: as `evaluate`.
     """
-    _verify_context(context)
+    verify_context(context)
     raise combine(_Evaluation(request.content, context, request.violations).violations())
 
 
-def _verify_context(context: IssuanceContext) -> None:
+def name_violations(
+    identifiers: Sequence[Identifier],
+    context: IssuanceContext,
+    subject: x509.Name = _NO_SUBJECT,
+    usages: frozenset[x509.ObjectIdentifier] = frozenset(),
+) -> list[tuple[int | None, str]]:
+    """Apply the policies of the profile and the principal, and the CA's name constraints, to names.
+
+    Args:
+        identifiers: the names.
+        context: the context of the request.
+        subject: the subject of the certificate.
+        usages: the requested extended key usages, which a suggested profile has.
+
+    Returns:
+        of each violation, the position of the name (None for several names, or the subject), and a message.
+    """
+
+    def suggest(name: Identifier) -> str:
+        return context.suggest_profiles(
+            lambda profile: (
+                usages.issubset(profile.extended_key_usage_oids) and context.permits_name(name, profile)
+            )
+        )
+
+    profile, principal = context.profile, context.principal
+    violations = profile.names.violations(identifiers, _profile_label(profile), suggest)
+    if policy := context.profiles.names_permitted_for(principal):
+        violations += policy.violations(identifiers, _principal_label(principal))
+    return violations + context.issuer.name_violations(subject, identifiers)
+
+
+def verify_context(context: IssuanceContext) -> None:
+    """Verify that the principal may use the profile, and that the issuer can issue now.
+
+    Raises:
+        Unauthorized, CAUnavailable: as `evaluate`.
+    """
     profile = context.profile
     if not (context.is_renewal or profile.permits_principal(context.principal)):
         caller, profiles = quote(context.principal), context.suggest_profiles(lambda _: True)
@@ -345,17 +389,11 @@ class _Evaluation:
             name = names.parse_identifier(IdentifierKind.DNS, common_name, _COMMON_NAME)
         except RejectedIdentifier:
             return f"{problem}, and is not a host name: omit it{alternative}"
-        if not self._is_permitted(name, self._profile):
+        if not self._context.permits_name(name, self._profile):
             return f"{problem}: use a full host name{alternative}"
         san = f"DNS:{common_name}"  # `name` consists of letters, digits, hyphens and underscores
         option = f"add {san}" if self._names else f"with openssl, add -addext subjectAltName={san}"
         return f"{problem}: {option}{alternative}"
-
-    def _is_permitted(self, name: Identifier, profile: Profile) -> bool:
-        """Whether the profile, the principal's policy and the CA permit a name."""
-        policies = (profile.names, self._context.profiles.names_permitted_for(self._context.principal))
-        is_permitted = not any(policy.violations([name], "") for policy in policies if policy)
-        return is_permitted and not self._context.issuer.name_violations(x509.Name([]), (name,))
 
     def _suggest(self, is_suitable: Callable[[Profile], bool]) -> str:
         """Suggest the caller's profiles that are suitable, and have every requested extended key usage."""
@@ -372,48 +410,31 @@ class _Evaluation:
         )
 
     def _verify_names(self, subject: x509.Name) -> None:
-        """Apply the policies of the profile and the principal, and the CA's name constraints, to the names.
+        """Verify the subject alternative names, and the name that programs take from the common name.
 
-        Programs may take a host name, an address or a mailbox from the common name. The principal's policy
-        always applies to it; the profile's policy applies if it permits names of that kind, or if there is a
-        wildcard.
+        The principal's policy always applies to the latter; the profile's policy applies if it permits names
+        of that kind, or if there is a wildcard.
         """
-        profile, principal = self._profile, self._context.principal
-        # The common name of a TLS server is one of the names, or was refused.
-        implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
-        if implied in self._names:
-            implied = None
-        applies = implied and ("*" in implied.value or profile.names.permits_kind(implied.kind))
-        self._apply(
-            profile.names, f"profile '{profile.name}'", implied if applies else None, self._suggest_for_name
-        )
-        if principal_policy := self._context.profiles.names_permitted_for(principal):
-            self._apply(principal_policy, f"the policy for caller {quote(principal)}", implied)
-        self._violations += [
-            RejectedIdentifier(violation, _SAN)
-            for violation in self._context.issuer.name_violations(subject, tuple(self._names))
-        ]
-
-    def _suggest_for_name(self, name: Identifier) -> str:
-        return self._suggest(partial(self._is_permitted, name))
-
-    def _apply(
-        self,
-        policy: NamePolicy,
-        label: str,
-        implied: Identifier | None,
-        suggest: Callable[[Identifier], str] = lambda _: "",
-    ) -> None:
         fields = tuple(self._names.values())
         self._violations += [
             RejectedIdentifier(detail, _SAN if position is None else fields[position])
-            for position, detail in policy.violations(tuple(self._names), label, suggest)
+            for position, detail in name_violations(
+                tuple(self._names), self._context, subject, self._extended_key_usage
+            )
         ]
-        if implied:
-            self._violations += [
-                RejectedIdentifier(detail, _COMMON_NAME)
-                for _, detail in policy.for_common_name().violations([implied], label)
-            ]
+        profile, principal = self._profile, self._context.principal
+        # The common name of a TLS server is one of the names, or was refused.
+        implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
+        if implied is None or implied in self._names:
+            return
+        if "*" in implied.value or profile.names.permits_kind(implied.kind):
+            self._verify_common_name(implied, profile.names, _profile_label(profile))
+        if policy := self._context.profiles.names_permitted_for(principal):
+            self._verify_common_name(implied, policy, _principal_label(principal))
+
+    def _verify_common_name(self, implied: Identifier, policy: NamePolicy, label: str) -> None:
+        for _, detail in policy.for_common_name().violations([implied], label):
+            self._reject_common_name(detail)
 
     def _evaluate_extensions(self) -> None:
         """Refuse extensions of a CA or another profile; copy those that the profile allows."""
@@ -497,6 +518,14 @@ class _Evaluation:
 
     def _reject_extension(self, extension: str, detail: str) -> None:
         self._violations.append(BadCSR(detail, f"extensions.{extension}"))
+
+
+def _profile_label(profile: Profile) -> str:
+    return f"profile '{profile.name}'"
+
+
+def _principal_label(principal: str) -> str:
+    return f"the policy for caller {quote(principal)}"
 
 
 def _key_usages(extension: x509.KeyUsage) -> list[str]:

@@ -107,8 +107,13 @@ class Issuer:
         """All CA certificates that clients may need: this one, its chain, and its predecessors."""
         return (self.certificate, *self.chain, *self.predecessors)
 
-    def name_violations(self, subject: x509.Name, names: Sequence[Identifier]) -> list[str]:
-        """Messages about the names that violate any nameConstraints of the chain."""
+    def name_violations(
+        self, subject: x509.Name, names: Sequence[Identifier]
+    ) -> list[tuple[int | None, str]]:
+        """The position of each name that violates nameConstraints of the chain, and a message.
+
+        The position is None for the subject.
+        """
         return [
             violation
             for constraints in self._constraints

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,20 @@ from service.pki.names import Identifier, IdentifierKind
 
 
 def violations(
-    constraints: x509.NameConstraints, subject: x509.Name, sans: Iterable[Identifier]
-) -> list[str]:
-    """Messages about the names, and the subject, that violate name constraints."""
-    messages = []
-    for name in constrained(subject, sans):
+    constraints: x509.NameConstraints, subject: x509.Name, sans: Sequence[Identifier]
+) -> list[tuple[int | None, str]]:
+    """The position of each name that violates name constraints (None for the subject), and a message."""
+    messages: list[tuple[int | None, str]] = []
+    for index, name in enumerate(constrained(subject, sans)):
         is_within, overlaps = partial(_is_within, name), partial(_overlaps_excluded, name)
         if not _is_permitted(constraints, names.GENERAL_NAMES[name.kind], is_within, overlaps):
             subtrees = _describe_subtrees(constraints, names.GENERAL_NAMES[name.kind])
             hint = _openssl_host_hint(name)
-            messages.append(f"{shorten(str(name))} is outside the CA's name constraints{subtrees}{hint}")
+            detail = f"{shorten(str(name))} is outside the CA's name constraints{subtrees}{hint}"
+            messages.append((index if index < len(sans) else None, detail))
     if not is_subject_permitted(constraints, subject):
         subtrees = _describe_subtrees(constraints, x509.DirectoryName)
-        messages.append(f"The subject is outside the CA's name constraints{subtrees}")
+        messages.append((None, f"The subject is outside the CA's name constraints{subtrees}"))
     return messages
 
 
@@ -54,7 +55,7 @@ def is_subject_permitted(constraints: x509.NameConstraints, subject: x509.Name) 
 
 
 def constrained(subject: x509.Name, sans: Iterable[Identifier]) -> list[Identifier]:
-    """The names to compare with the constraints, including those that programs take from a common name.
+    """The names to compare with the constraints, then those that programs take from a common name.
 
     OpenSSL treats a common name that is an IPv4 address as a DNS name if there is no other DNS name.
     """

@@ -16,6 +16,7 @@ from service.pki.certificate import CertificateSpec
 from service.pki.errors import CAUnavailable, CompoundError, RejectedValidity, RequestError, Unauthorized
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
+from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import SUBJECT_ATTRIBUTES
 from service.pki.profile_loader import IssuancePolicy
 from tests import csrs, factories
@@ -264,9 +265,14 @@ def test_name_constraints_of_the_ca_are_checked_before_signing() -> None:
     """A name outside the CA's nameConstraints is refused: no verifier would accept the certificate."""
     issuer = factories.create_issuer(permitted=("example.com", "10.0.0.0/8"))
     assert evaluate(csrs.build("a.example.com", ["ip:10.1.2.3"]), issuer=issuer)
-    for cn, sans in (("a.example.org", []), (None, ["ip:192.0.2.1"]), ("a.example.com", ["dns:x.org"])):
-        with pytest.raises(RequestError, match="name constraints"):
+    for cn, sans, field in (
+        ("a.example.org", [], "subject.common_name"),
+        (None, ["ip:192.0.2.1"], "subject_alt_name[0]"),
+        ("a.example.com", ["dns:a.example.com", "dns:x.org"], "subject_alt_name[1]"),
+    ):
+        with pytest.raises(RequestError, match="name constraints") as refusal:
             evaluate(csrs.build(cn, sans), issuer=issuer)
+        assert factories.codes(refusal.value) == [("rejectedIdentifier", field)]
 
 
 def test_extended_key_usage_of_the_ca_is_checked_before_signing() -> None:
@@ -456,6 +462,29 @@ def test_policy_of_principal_applies_to_names() -> None:
         "ip:10.0.0.1: the policy for caller 'tests' permits only names of kind dns; omit the name",
     ]
     assert evaluate_in(team("other", principals_names=principal_policies), common_name=None)
+
+
+def test_names_without_a_request_are_judged_in_the_same_way() -> None:
+    """The profile, the principal's policy and the CA's name constraints apply; the position is of the name."""
+    context = team(
+        names={"dns": {}},
+        principals_names={"tests": {"dns": {"permitted": ["tests.example.com", "example.org"]}, "ip": {}}},
+    )._replace(issuer=factories.create_issuer(permitted=("example.com",)))
+    names = [
+        Identifier(IdentifierKind.DNS, "a.tests.example.com"),
+        Identifier(IdentifierKind.IP, "192.0.2.1"),
+        Identifier(IdentifierKind.DNS, "*.tests.example.com"),
+        Identifier(IdentifierKind.DNS, "a.example.com"),
+        Identifier(IdentifierKind.DNS, "a.example.org"),
+    ]
+    violations = evaluation.name_violations(names, context)
+    assert {position for position, _ in violations} == {1, 2, 3, 4}
+    with pytest.raises(CompoundError) as refusal:
+        evaluate_in(context, common_name=None, sans=[str(name) for name in names])
+    assert [(f"subject_alt_name[{position}]", detail) for position, detail in violations] == [
+        (problem.field, problem.detail) for problem in refusal.value.subproblems
+    ]
+    assert not evaluation.name_violations(names[:1], context)
 
 
 EXAMPLE_NAMES = {"dns": {"permitted": ["example.com"]}}

@@ -125,7 +125,7 @@ def test_name_constraints_apply_to_every_kind_of_name(
 def test_uri_host_as_read_by_openssl_must_be_permitted(uri: str) -> None:
     """The host must be permitted as OpenSSL parses it: up to the first colon, or slash if there is none."""
     name = names.parse_general_name(csrs.general_name(f"uri:{uri}"), "x")
-    (violation,) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
+    ((_, violation),) = factories.create_issuer("p-256", ("example.com",)).name_violations(EMPTY, [name])
     subtrees = "which permit 'example.com', '.example.com'"
     assert f"is outside the CA's name constraints, {subtrees}; OpenSSL reads 'evil.org" in violation
 
@@ -138,11 +138,12 @@ def test_message_lists_the_subtrees_of_the_kind() -> None:
     )
     name = names.parse_general_name(csrs.general_name("dns:a.x1.example.com"), "x")
     excluded = "'x0.example.com', 'x1.example.com', 'x2.example.com', 'x3.example.com', …"
-    assert issuer.name_violations(EMPTY, [name]) == [
+    outside = (
         f"{name} is outside the CA's name constraints, which permit 'example.com' and exclude {excluded}"
-    ]
+    )
+    assert issuer.name_violations(EMPTY, [name]) == [(0, outside)]
     subject = create_constrained_issuer(permitted=["dn:leaf"]).name_violations(distinguished_name("x"), [])
-    assert subject == ["The subject is outside the CA's name constraints, which permit 'CN=leaf'"]
+    assert subject == [(None, "The subject is outside the CA's name constraints, which permit 'CN=leaf'")]
 
 
 def test_name_constraints_apply_to_subject() -> None:
