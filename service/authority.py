@@ -227,7 +227,7 @@ class Authority:
     def name_violations(
         self, names: Sequence[Identifier], principal: str, profile: str | None = None
     ) -> list[tuple[int | None, str]]:
-        """Judge names before there is a CSR.
+        """List the violations of names before there is a CSR.
 
         Args:
             names: the names.

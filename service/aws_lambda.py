@@ -21,9 +21,11 @@ import awsgi
 from service import audit, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, ca_directory, revocation_file
+from service.ledger_protocol import Ledger
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
 from service.pki.profile_loader import IssuancePolicy
+from service.pki.revocation import MergedList
 from service.settings import KeySource, Settings
 from service.web import app, authorizer, problems
 
@@ -50,7 +52,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         UnauthorizedError: the authorizer found no credentials; API Gateway then responds with 401.
         SettingsError: an environment variable is invalid.
         ProfileError, OverridesError: the profiles are invalid.
-        CAError: the CA directory has a malformed status URL.
+        CAError: the CA directory has a malformed status URL, or the ledger cannot be opened.
         OSError: the profiles or the audit log cannot be opened.
     """
     if kind := _unsupported_kind(event):
@@ -66,7 +68,8 @@ def init() -> None:
 
     Raises:
         SettingsError, ProfileError, OverridesError, OSError: as `handler`.
-        CAError: the CA cannot be loaded, or a certificate of its chain has expired.
+        CAError: the CA cannot be loaded, a certificate of its chain has expired, or the ledger cannot be
+            opened.
     """
     _application()
     try:
@@ -75,8 +78,9 @@ def init() -> None:
             raise CAError(f"{expired}: create another CA (certlet rollover or init)")
     except CAUnavailable as error:  # may be temporary: each request tries again, and gets 503 until then
         _log.warning("%s: %s", error.detail, error.__cause__)
+    _ledger()
     try:
-        revocation_file.load_revoked(_settings().ca)  # a long list takes seconds
+        _revoked().load()  # a long list takes seconds
     except CAError as error:  # only CRLs and renewals need it
         _log.warning("%s", error.detail)
     gc.collect()
@@ -106,14 +110,46 @@ def _application() -> WSGIApplication:
     authority = Authority(
         load_ca=_ca().load,
         profiles=_load_policy(document, settings),
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
-        load_revoked=lambda: revocation_file.load_revoked(settings.ca),
+        load_revoked=_revoked().load,
         parallel_map=_thread_pool_map,
     )
     return app.create(
-        document, authority, settings.api_key_names, settings.public_url, settings.est_line_length
+        document,
+        authority,
+        settings.api_key_names,
+        settings.public_url,
+        settings.est_line_length,
+        ledger=_ledger(),
     )
+
+
+@functools.cache
+def _ledger() -> Ledger | None:
+    """Open the ledger; None if the settings name none. Each backend is imported only if it is used."""
+    settings = _settings()
+    if settings.ledger:
+        from service.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - as above
+
+        return SqliteLedger(settings.ledger, _now)
+    if settings.ledger_table:
+        from service.ledger.dynamodb import DynamoDbLedger  # noqa: PLC0415 - as above
+
+        return DynamoDbLedger(settings.ledger_table, _now)
+    return None
+
+
+@functools.cache
+def _revoked() -> MergedList:
+    """The revoked certificates of `revoked.yaml` and of the ledger."""
+    directory, ledger = _settings().ca, _ledger()
+    loaders = [functools.partial(revocation_file.load_revoked, directory)]
+    return MergedList(*loaders, *([ledger.load_revoked] if ledger else []))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _load_policy(document: openapi.OpenAPIDocument, settings: Settings) -> IssuancePolicy:

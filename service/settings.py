@@ -32,6 +32,8 @@ EST_LINE_LENGTHS: Final = (
     "64",
     "76",
 )  # one line (RFC 8951 3.1), as in PEM (RFC 7468 2), in MIME (RFC 2045 6.8)
+LEDGER: Final = "CERTLET_LEDGER"
+LEDGER_TABLE: Final = "CERTLET_LEDGER_TABLE"
 RENEW_BEFORE: Final = "CERTLET_RENEW_BEFORE"
 RENEW_OVER: Final = "CERTLET_RENEW_OVER"
 DEFAULT_RENEW_OVER: Final = "P1D"
@@ -112,6 +114,16 @@ def parse_renew_over(text: str) -> timedelta:
     return period
 
 
+def find_ledger_problems(environ: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the variables that name a ledger."""
+    table, problems = environ.get(LEDGER_TABLE, ""), []
+    if not re.fullmatch("([A-Za-z0-9_.-]{3,255})?", table):
+        problems.append(f"{LEDGER_TABLE}: {table!r} is not a table: 3 to 255 of A-Z a-z 0-9 _ . -")
+    if table and environ.get(LEDGER):
+        problems.append(f"{LEDGER} and {LEDGER_TABLE} are both set; set only one")
+    return problems
+
+
 def _parse_est_line_length(text: str) -> int:
     if text not in EST_LINE_LENGTHS:
         raise ValueError(f"{text!r} is not 0, 64 or 76")
@@ -149,6 +161,8 @@ class Settings:
             slash; '' if not set.
         est_line_length: the characters in a line of EST's responses; 0 for one line.
         early_renewal: the order to renew certificates early; None if not set.
+        ledger: the ledger's SQLite file; None if not set.
+        ledger_table: the ledger's DynamoDB table; '' if not set. At most one of both is set.
     """
 
     ca: Path
@@ -164,6 +178,8 @@ class Settings:
     status_url: str = ""
     est_line_length: int = 0
     early_renewal: EarlyRenewal | None = None
+    ledger: Path | None = None
+    ledger_table: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], now: datetime) -> Settings:
@@ -174,7 +190,8 @@ class Settings:
         `CERTLET_CA_PASSPHRASE_PARAMETER`; `CERTLET_API_KEY_NAMES` (a JSON object); `CERTLET_PROFILES` and
         `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL` and
         `CERTLET_STATUS_URL`; `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until
-        `now`, UTC) and `CERTLET_RENEW_OVER` (a duration).
+        `now`, UTC) and `CERTLET_RENEW_OVER` (a duration); `CERTLET_LEDGER` (a file) or
+        `CERTLET_LEDGER_TABLE` (a DynamoDB table).
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -207,6 +224,7 @@ class Settings:
         )
         renew_over = _parse_variable(environ, RENEW_OVER, parse_renew_over, problems)
         renew_over = renew_over or parse_renew_over(DEFAULT_RENEW_OVER)
+        problems += find_ledger_problems(environ)
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -224,4 +242,6 @@ class Settings:
             status_url=status_url or "",
             est_line_length=est_line_length or 0,
             early_renewal=EarlyRenewal(renew_before, renew_over) if renew_before else None,
+            ledger=Path(environ[LEDGER]) if environ.get(LEDGER) else None,
+            ledger_table=environ.get(LEDGER_TABLE, ""),
         )

@@ -233,7 +233,7 @@ def name(text: str) -> Identifier:
     return Identifier(IdentifierKind(kind), value)
 
 
-def test_names_are_judged_before_there_is_a_csr() -> None:
+def test_names_are_verified_before_there_is_a_csr() -> None:
     """The profile and its principals are verified, and the CA's remaining validity."""
     authority = factories.authority()
     assert not authority.name_violations([name("dns:a.example.com"), name("ip:192.0.2.1")], "ci")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from service import aws_lambda
+from service.keystore import revocation_file
+from service.ledger.sqlite import SqliteLedger
+from service.pki.revocation import RevokedCertificate
 from service.web import identity
 from tests import csrs, servers
-from tests.lambda_events import CSR_PEM, invoke_handler, proxy_event
+from tests.factories import NOW
+from tests.lambda_events import CSR_PEM, decode_body, invoke_handler, proxy_event
 
 
 @pytest.fixture(scope="module")
@@ -385,3 +391,37 @@ def test_public_url_is_the_base_of_problem_types(directory: Path) -> None:
     responses, log = invoke_handler(directory, proxy_event(), CERTLET_PUBLIC_URL="pki.example.com")
     assert responses == []
     assert "SettingsError: CERTLET_PUBLIC_URL: 'pki.example.com' is not an http or https URL" in log
+
+
+def test_revoked_certificates_of_list_and_ledger_are_read(directory: Path, tmp_path: Path) -> None:
+    """The CRL has those of `revoked.yaml` and of the ledger, which is a file here."""
+    listed, recorded = (RevokedCertificate(number, NOW.replace(microsecond=0)) for number in (0xA, 0xB))
+    shutil.copytree(directory / "ca", tmp_path / "ca")
+    revocation_file.add_revoked(tmp_path / "ca", listed, lambda: None)
+    ledger = SqliteLedger(tmp_path / "ledger.db", lambda: NOW)
+    ledger.add_revocation(recorded)
+    ledger.close()
+    event = proxy_event("/ca.crl", "GET", headers={"Accept": "*/*"})
+    (response,), _ = invoke_handler(tmp_path, event, CERTLET_LEDGER=str(tmp_path / "ledger.db"))
+    crl = x509.load_der_x509_crl(decode_body(response))
+    assert [entry.serial_number for entry in crl] == [0xA, 0xB]
+
+
+def test_unavailable_ledger_is_503_where_it_is_needed(directory: Path) -> None:
+    """Certificates are issued; the status of certificates is not known. The log has the cause."""
+    env = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-central-1"}
+    env |= {"CERTLET_LEDGER_TABLE": "certlet", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    crl = proxy_event("/ca.crl", "GET", headers={"Accept": "*/*"})
+    responses, log = invoke_handler(directory, crl, proxy_event(), **env)
+    assert [response["statusCode"] for response in responses] == [503, 200]
+    assert json.loads(responses[0]["body"])["code"] == "unavailable"
+    assert "127.0.0.1" not in responses[0]["body"]
+    cause = 'DynamoDB is unavailable: Could not connect to the endpoint URL: "http://127.0.0.1:9/"'
+    assert f"the CRL cannot be created: {cause}\n" in log
+
+
+def test_two_ledgers_are_refused(directory: Path) -> None:
+    env = {"CERTLET_LEDGER": "ledger.db", "CERTLET_LEDGER_TABLE": "certlet"}
+    responses, log = invoke_handler(directory, proxy_event(), **env)
+    assert responses == []
+    assert "SettingsError: CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set" in log

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,35 @@ def test_status_url_is_a_setting() -> None:
     assert Settings.from_environ({**environ, "CERTLET_STATUS_URL": f"{url}/"}, NOW).status_url == url
     with pytest.raises(SettingsError, match=r"CERTLET_STATUS_URL: 'ftp://a\.example' is not an http"):
         Settings.from_environ({**environ, "CERTLET_STATUS_URL": "ftp://a.example"}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("variables", "ledger", "table"),
+    [
+        ({}, None, ""),
+        ({"LEDGER": "", "LEDGER_TABLE": ""}, None, ""),
+        ({"LEDGER": "/var/lib/certlet/ledger.db"}, Path("/var/lib/certlet/ledger.db"), ""),
+        ({"LEDGER_TABLE": "certlet-Ledger-1A.b_2"}, None, "certlet-Ledger-1A.b_2"),
+    ],
+)
+def test_ledger_is_a_file_or_a_table(variables: dict[str, str], ledger: Path | None, table: str) -> None:
+    environ = {"CERTLET_CA": "ca"} | {f"CERTLET_{name}": value for name, value in variables.items()}
+    settings = Settings.from_environ(environ, NOW)
+    assert (settings.ledger, settings.ledger_table) == (ledger, table)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"LEDGER": "a", "LEDGER_TABLE": "abc"}, "^CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set"),
+        ({"LEDGER_TABLE": "ab"}, "^CERTLET_LEDGER_TABLE: 'ab' is not a table: 3 to 255 of"),
+        ({"LEDGER_TABLE": "a/b\n"}, r"^CERTLET_LEDGER_TABLE: 'a/b\\n' is not a table"),
+    ],
+)
+def test_malformed_ledger_is_refused(variables: dict[str, str], message: str) -> None:
+    environ = {"CERTLET_CA": "ca"} | {f"CERTLET_{name}": value for name, value in variables.items()}
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_environ(environ, NOW)
 
 
 def test_public_url_is_a_setting() -> None:

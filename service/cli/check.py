@@ -15,7 +15,7 @@ from service.cli import options
 from service.keystore import ca_directory
 from service.pki import ca_status, certificate_reader
 from service.pki.certificate_reader import extension_value
-from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL
+from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, find_ledger_problems
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -27,19 +27,22 @@ def check(*, profiles: Path | None, ca: Path) -> int:
     If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it and
     the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
-    Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
+    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not.
     """
     configured, public_url = os.environ.get(STATUS_URL, ""), os.environ.get(PUBLIC_URL, "")
     status_url = ca_directory.resolve_status_url(ca, configured, public_url)
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
         click.echo(finding)
+    ledger_problems = find_ledger_problems(os.environ)
+    for problem in ledger_problems:
+        click.echo(problem)
     if profile_lint.is_https(status_url):
         click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
     if ca_directory.has_ca(ca):
         for warning in _ca_warnings(ca):
             click.echo(warning)
-    return int(any(finding.is_error for finding in findings))
+    return int(bool(ledger_problems) or any(finding.is_error for finding in findings))
 
 
 def _ca_warnings(ca: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -26,8 +27,9 @@ from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys, sandbox
 from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
+from service.ledger.sqlite import SqliteLedger
 from service.pki import certificate_reader
-from service.pki.errors import IssuanceError
+from service.pki.errors import CAError, IssuanceError
 from service.settings import (
     AUDIT_LOG,
     CA,
@@ -36,11 +38,13 @@ from service.settings import (
     DEFAULT_RENEW_OVER,
     EST_LINE_LENGTH,
     EST_LINE_LENGTHS,
+    LEDGER,
     PROFILES,
     PUBLIC_URL,
     RENEW_BEFORE,
     RENEW_OVER,
     STATUS_URL,
+    find_ledger_problems,
     parse_public_url,
 )
 from service.supervisor import Supervisor
@@ -67,6 +71,13 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
 @click.option("--ephemeral", is_flag=True, help="Create a CA that is deleted when the server stops.")
 @options.profiles_option
 @click.option("--audit-log", type=options.FILE, show_default="stderr", help="Append events to this file.")
+@click.option(
+    "--ledger",
+    type=options.FILE,
+    envvar=LEDGER,
+    show_envvar=True,
+    help="Remember ACME accounts, orders and revoked certificates in this file; create it if necessary.",
+)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), default=1, help="Run this many worker processes."
 )
@@ -151,6 +162,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         _verify_key_pair(settings.tls_cert, settings.tls_key)
     if settings.audit_log:
         _verify_audit_log_writable(settings.audit_log)
+    if settings.ledger:
+        _verify_ledger(settings.ledger)
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
@@ -181,6 +194,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             workers=settings.workers,
             key_file=str(key_file.path),
             env_keys=env_keys,
+            ledger=os.path.abspath(settings.ledger) if settings.ledger else "",  # noqa: PTH100 - as above
             no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
             **_configure_tls(settings, document, stack),
@@ -236,6 +250,18 @@ def _verify_audit_log_writable(audit_log: Path) -> None:
         raise CommandError(f"--audit-log {audit_log}: {error.strerror}") from error
 
 
+def _verify_ledger(path: Path) -> None:
+    """Open the ledger before anything else is created, and create it if it does not exist."""
+    if problems := find_ledger_problems(os.environ | {LEDGER: str(path)}):
+        raise CommandError(problems[0])
+    try:
+        SqliteLedger(path, lambda: datetime.now(UTC)).close()
+    except CAError as error:
+        cause = error.__cause__
+        detail = f"{path}: {cause.strerror}" if isinstance(cause, OSError) else error.detail
+        raise CommandError(f"--ledger: {detail}") from error
+
+
 def _warnings(settings: SimpleNamespace) -> Iterator[str]:
     if settings.no_usage_plan:
         yield "the usage plan is disabled (--no-usage-plan)"
@@ -251,6 +277,8 @@ def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
     configured_key = os.environ.get(CA_KEY, "").removeprefix("file:")
     yield from (directory / name for name in (*keys, KEY_FILE, configured_key))
     yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
+    if settings.ledger:
+        yield settings.ledger
     if settings.tls_key:
         yield settings.tls_key
 
@@ -324,7 +352,12 @@ def _url_host(settings: SimpleNamespace) -> str:
 
 def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str]:
     """Return the environment of the workers: that of this process, and the settings from the arguments."""
-    paths = {CA: directory, PROFILES: settings.profiles, AUDIT_LOG: settings.audit_log}
+    paths = {
+        CA: directory,
+        PROFILES: settings.profiles,
+        AUDIT_LOG: settings.audit_log,
+        LEDGER: settings.ledger,
+    }
     values = {
         PUBLIC_URL: settings.public_url,
         STATUS_URL: settings.status_url,

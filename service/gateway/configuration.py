@@ -17,6 +17,7 @@ class Configuration:
         host, port: the address to listen on; port 0 selects a free port.
         workers: the number of workers.
         key_file: the path of the file of API keys.
+        ledger: the path of the ledger, which only the workers may read; '' for none.
         env_keys: name -> SHA-256 of the keys of the environment.
         no_usage_plan: whether the usage plan is off.
         stage: the first segment of every path, as on AWS; may be empty.
@@ -37,6 +38,7 @@ class Configuration:
     workers: int
     key_file: str
     env_keys: dict[str, str] = field(repr=False)
+    ledger: str = ""
     no_usage_plan: bool = False
     stage: str = ""
     status_port: int | None = None

@@ -44,7 +44,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
     """Restrict this thread and the threads that it starts, permanently. Without Landlock, do nothing.
 
     Args:
-        secret: directories that stay inaccessible, even if a directory of packages contains them.
+        secret: directories and files that stay inaccessible, even if a directory of packages contains them.
         writable: directories whose files the process may write.
 
     Raises:

@@ -371,10 +371,15 @@ def _tls(configuration: Configuration) -> Tls | None:
 
 
 def _enter_sandbox(configuration: Configuration) -> None:
-    """Enter the sandbox. The file of API keys is in the CA's directory."""
+    """Enter the sandbox. The file of API keys is in the CA's directory.
+
+    SQLite's other files are next to the ledger.
+    """
     is_self_issued = bool(configuration.tls_signing_event)
     writable = [Path(configuration.tls_certificate).parent] if is_self_issued else []
-    sandbox.enter([Path(configuration.key_file).parent], writable)
+    secret = [Path(configuration.key_file).parent]
+    secret += [Path(configuration.ledger)] if configuration.ledger else []
+    sandbox.enter(secret, writable)
 
 
 async def serve(link: SupervisorLink, channel: socket.socket) -> int:

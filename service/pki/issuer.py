@@ -112,7 +112,7 @@ class Issuer:
     ) -> list[tuple[int | None, str]]:
         """The position of each name that violates nameConstraints of the chain, and a message.
 
-        The position is None for the subject.
+        The subject has no position.
         """
         return [
             violation

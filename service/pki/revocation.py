@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -139,6 +140,35 @@ def format_entry(revoked: RevokedCertificate) -> str:
     return f'- {{"serial": "{serial}", "at": "{at}"{reason}}}\n'
 
 
+class MergedList:
+    """Merges lists of revoked certificates; of two entries for a certificate, the earlier one remains."""
+
+    def __init__(self, *loaders: Callable[[], Mapping[int, RevokedCertificate]]) -> None:
+        """Create the list from functions that load the others."""
+        self._loaders = loaders
+        self._lists: list[Mapping[int, RevokedCertificate]] = []
+        self._merged: Mapping[int, RevokedCertificate] = {}
+
+    def load(self) -> Mapping[int, RevokedCertificate]:
+        """Return the revoked certificates by serial number: the same object until a list is another one."""
+        lists = [load() for load in self._loaders]
+        if len(lists) != len(self._lists) or any(map(operator.is_not, lists, self._lists)):
+            self._lists, self._merged = lists, functools.reduce(_merge, lists)
+        return self._merged
+
+
+def _merge(
+    first: Mapping[int, RevokedCertificate], second: Mapping[int, RevokedCertificate]
+) -> Mapping[int, RevokedCertificate]:
+    if not (first and second):
+        return first or second
+    earlier = {
+        number: min(first[number], second[number], key=lambda entry: entry.revoked_at)
+        for number in first.keys() & second.keys()
+    }
+    return {**first, **second, **earlier}
+
+
 def crl_number(now: datetime) -> int:
     """The CRL number (RFC 5280 5.2.3) at a time, UTC: the number of its window."""
     return int(now.timestamp()) // int(WINDOW.total_seconds())
@@ -167,7 +197,7 @@ def crl_builder(
 
     Raises:
         ValueError: an entry cannot be encoded, or its revocation time is after the issuer's end, so that no
-            CRL would contain it.
+            CRL would contain it; or there are too many entries.
     """
     start = window_start(number)
     listed = (entry for entry in revoked if _is_listed(entry.serial_number, start, issuer, others))
@@ -179,6 +209,8 @@ def crl_builder(
                 encoding.format_timestamp(entry.revoked_at),
             )
             raise ValueError(f"{serial} would be revoked at {at}, after the CA expires")
+    if len(ordered) > MAX_ENTRIES:
+        raise ValueError(f"{len(ordered)} entries; at most {MAX_ENTRIES} are accepted")
     # One call: each `add_revoked_certificate` copies the whole list.
     entries = [entry.crl_entry for entry in ordered if entry.revoked_at <= start]
     return (

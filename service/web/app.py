@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -23,6 +23,7 @@ from werkzeug.routing import PathConverter
 
 from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
+from service.ledger_protocol import Ledger
 from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
 from service.web.est import Est
@@ -59,6 +60,7 @@ def create(
     api_key_names: Mapping[str, str],
     public_url: str = "",
     est_line_length: int = 0,
+    ledger: Ledger | None = None,  # noqa: ARG001 - for the operations of ACME
 ) -> WSGIApplication:
     """Create the application that executes a contract.
 
@@ -68,6 +70,7 @@ def create(
         api_key_names: API key id -> name of the principal.
         public_url: the base of problem types, without a final slash; '' for relative ones.
         est_line_length: the characters in a line of EST's responses; 0 for one line.
+        ledger: what the service remembers; None for no ledger.
     """
     # Connexion warns about several media types, and would log the names of unknown parameters.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
@@ -165,8 +168,16 @@ def _problem(error: ProblemException) -> flask.Response:
 def _refusal(error: IssuanceError) -> flask.Response:
     if STATUS[type(error)] >= 500:  # noqa: PLR2004 - only the log may contain the cause
         trace = None if isinstance(error, CAUnavailable) else error.__cause__  # it may be a bug
-        _log.error("%s: %s: %s", type(error).__name__, error.detail, error.__cause__, exc_info=trace)
+        texts = (type(error).__name__, error.detail, *map(str, _causes(error)))
+        _log.error("%s", ": ".join(texts), exc_info=trace)
     return issuance_problem(error, EST_STATUS if hasattr(Est, _operation_id()) else STATUS)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the cause of an error, the cause of that, and so on."""
+    while cause := error.__cause__:
+        error = cause
+        yield error
 
 
 def _unexpected(error: Exception) -> flask.Response:

@@ -30,3 +30,11 @@ def test_https_url_in_a_ca_certificate_causes_a_warning(tmp_path: Path, scheme: 
 def test_own_ca_has_no_warning_about_urls(tmp_path: Path) -> None:
     assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
     assert b"://" not in servers.certlet("check", cwd=tmp_path).stdout
+
+
+def test_two_ledgers_are_an_error(tmp_path: Path) -> None:
+    env = {"CERTLET_LEDGER": "ledger.db"}
+    assert servers.certlet("check", cwd=tmp_path, env=env).returncode == 0
+    result = servers.certlet("check", cwd=tmp_path, env=env | {"CERTLET_LEDGER_TABLE": "certlet"})
+    assert result.returncode == 1
+    assert b"CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set; set only one\n" in result.stdout

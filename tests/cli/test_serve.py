@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 from pathlib import Path
@@ -18,8 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.cli import serve
+from service.ledger.sqlite import SqliteLedger
 from tests import csrs, servers
 from tests.cli import certlet
+from tests.factories import NOW
 from tests.servers import API_KEY
 
 
@@ -30,6 +33,54 @@ def test_unwritable_audit_log_is_named(tmp_path: Path) -> None:
     run = servers.certlet("serve", "--ephemeral", "--port", "0", cwd=tmp_path, env=env)
     assert run.returncode == 1
     assert run.stderr.decode() == f"certlet: {log}: No such file or directory\n"
+
+
+def test_ledger_is_created_for_its_owner(tmp_path: Path) -> None:
+    """The option precedes the variable. Several workers use the file, which is in the server's directory."""
+    env = {"CERTLET_API_KEY": API_KEY, "CERTLET_LEDGER": "other.db"}
+    with servers.certlet_server(tmp_path, "--ledger", "ledger.db", "--workers", "2", env=env) as server:
+        assert server.request("GET", "/ca.crl", headers={"Accept": "*/*"}).status == 200
+        files = sorted(tmp_path.glob("ledger.db*"))
+        assert [file.name for file in files] == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert not any("Warning" in line for line in server.output)
+    assert not (tmp_path / "other.db").exists()
+    (tmp_path / "other.db").touch()
+    (tmp_path / "other.db").chmod(0o644)
+    with servers.certlet_server(tmp_path, env=env) as server:
+        assert any("other.db" in line for line in server.output if line.startswith("Warning"))
+
+
+@pytest.mark.parametrize(
+    ("ledger", "message"),
+    [
+        ("none/ledger.db", "--ledger: none/ledger.db: No such file or directory"),
+        ("directory", "--ledger: directory: Is a directory"),
+        ("text", "--ledger: text is not a ledger: it is not a SQLite file"),
+        ("other.db", "--ledger: other.db is not a ledger: it is a database of another program"),
+        ("newer.db", "--ledger: newer.db was written by a newer version of Certlet: update this one"),
+    ],
+)
+def test_file_that_is_no_ledger_prevents_the_start(tmp_path: Path, ledger: str, message: str) -> None:
+    """Nothing else is created, and the file is not changed."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "text").write_text("text" * 999)
+    SqliteLedger(tmp_path / "newer.db", lambda: NOW).close()
+    for name, statement in (("other.db", "CREATE TABLE a (b)"), ("newer.db", "PRAGMA user_version = 99")):
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as database:
+            database.execute(statement)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    run = servers.certlet("serve", "--port", "0", "--ledger", ledger, cwd=tmp_path)
+    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", f"certlet: {message}\n")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_file_and_table_of_a_ledger_exclude_each_other(tmp_path: Path) -> None:
+    env = {"CERTLET_LEDGER_TABLE": "certlet"}
+    run = servers.certlet("serve", "--port", "0", "--ledger", "ledger.db", cwd=tmp_path, env=env)
+    message = "certlet: CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set; set only one\n"
+    assert (run.returncode, run.stderr.decode()) == (1, message)
+    assert not list(tmp_path.iterdir())
 
 
 def test_audit_log_may_be_a_pipe(tmp_path: Path) -> None:

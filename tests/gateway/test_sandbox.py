@@ -54,13 +54,15 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("secret")
     env = {
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{servers.ROOT}",
+        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, tmp_path / "packages", servers.ROOT))),
         "HOME": str(tmp_path),
         "CERTLET_API_KEY": API_KEY,
         "CERTLET_CA_PASSPHRASE": "canary-passphrase",
         "AWS_SECRET_ACCESS_KEY": "canary-credential",
     }
-    with servers.certlet_server(tmp_path, "--tls", env=env) as server:
+    (tmp_path / "packages").mkdir()
+    ledger = tmp_path / "packages" / "ledger.db"
+    with servers.certlet_server(tmp_path, "--tls", "--ledger", str(ledger), env=env) as server:
         pids = {name: pid for pid, name in server.processes().items()}
         worker, gateway = pids["service.gateway.worker"], pids["service.gateway.server"]
         supervisor = pids["service.cli"]
@@ -69,6 +71,8 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
             ("open", str(tmp_path / "ca" / "serial.key")),
             ("write", str(tmp_path / "ca" / "revoked.yaml")),
             ("open", str(tmp_path / ".aws" / "credentials")),
+            *(("open", f"{ledger}{suffix}") for suffix in ("", "-wal", "-shm")),
+            ("write", str(ledger)),
             *(
                 (kind, f"/proc/{pid}/{name}")
                 for pid in (worker, supervisor)

@@ -464,7 +464,7 @@ def test_policy_of_principal_applies_to_names() -> None:
     assert evaluate_in(team("other", principals_names=principal_policies), common_name=None)
 
 
-def test_names_without_a_request_are_judged_in_the_same_way() -> None:
+def test_names_without_a_request_have_the_same_violations() -> None:
     """The profile, the principal's policy and the CA's name constraints apply; the position is of the name."""
     context = team(
         names={"dns": {}},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -15,7 +16,7 @@ from service.authority import Authority
 from service.pki import revocation
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
-from service.pki.revocation import RevocationError, RevokedCertificate
+from service.pki.revocation import MergedList, RevocationError, RevokedCertificate
 from service.pki.serial import SerialNumbers
 from tests import factories
 from tests.factories import NOW, ROOT
@@ -211,3 +212,36 @@ def test_ca_without_crl_sign_has_no_crl() -> None:
     with pytest.raises(CAUnavailable) as refusal:
         create_authority(issuer, NOW).status.current_crl()
     assert "may not sign CRLs" in str(refusal.value.__cause__)
+
+
+def test_merged_list_has_the_earlier_of_two_entries() -> None:
+    """It is the same object until one of the lists is another object."""
+    earlier = replace(STOLEN, revoked_at=STOLEN.revoked_at - timedelta(days=1), reason=None)
+    other = RevokedCertificate(99, NOW)
+    lists = [by_serial_number(STOLEN), by_serial_number(earlier, other)]
+    merged = MergedList(lambda: lists[0], lambda: lists[1])
+    first = merged.load()
+    assert first == by_serial_number(earlier, other)
+    assert merged.load() is first
+    lists.reverse()
+    assert merged.load() == first
+    lists[:] = [lists[0], {}]
+    assert merged.load() == lists[0]
+    assert MergedList(lambda: lists[0]).load() is lists[0]
+    assert MergedList(dict, dict).load() == {}
+
+
+def test_error_of_a_merged_list_is_raised() -> None:
+    """A list that is not available does not hide its entries."""
+    merged = MergedList(dict, Mock(side_effect=[{}, CAUnavailable("gone"), by_serial_number(STOLEN)]))
+    assert merged.load() == {}
+    with pytest.raises(CAUnavailable):
+        merged.load()
+    assert merged.load() == by_serial_number(STOLEN)
+
+
+def test_crl_with_too_many_entries_is_refused() -> None:
+    """Two lists may have more entries than a response of Lambda can carry."""
+    entries = [RevokedCertificate(number, NOW) for number in range(1, revocation.MAX_ENTRIES + 2)]
+    with pytest.raises(ValueError, match="80001 entries; at most 80000 are accepted"):
+        revocation.crl_builder(entries, 1, NOW + timedelta(days=1))
