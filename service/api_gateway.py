@@ -179,8 +179,8 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
 
 
 def _with_head(item: OpenAPIDocument) -> OpenAPIDocument:
-    """Return a path with a copy of its GET, if it has one, as HEAD (RFC 9110 9.3.2)."""
-    if "get" not in item:
+    """Return a path with a copy of its GET as HEAD (RFC 9110 9.3.2), if it has only the former."""
+    if "get" not in item or "head" in item:
         return item
     head = {name: value for name, value in item["get"].items() if name != "operationId"}
     return {**item, "head": head}

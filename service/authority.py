@@ -21,6 +21,7 @@ from service.audit import AuditRecord, Recorder
 from service.intent import intent_record
 from service.loaded_ca import LoadedCA
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
+from service.pki.acme_key import AcmeKey
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
 from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
@@ -53,13 +54,15 @@ class PrincipalKind(StrEnum):
     API_KEY = "api_key"
     IAM = "iam"
     AUTHORIZER = "authorizer"
+    ACME = "acme"
     CLIENT_CERTIFICATE = "client_certificate"
 
 
 class Principal(NamedTuple):
     """The authenticated caller.
 
-    The name, as in profiles and in the audit log, is an API key's name, the ARN of an IAM user or role,
+    The name, as in profiles and in the audit log, is that of an API key or of the principal of an ACME
+    account, the ARN of an IAM user or role,
     `authorizer:` with the principal that an authorizer returned, or `certificate:` with the serial number of
     a client certificate. The session of a role is only for the audit log.
     """
@@ -81,6 +84,8 @@ class IssuanceRequest:
         validity: the requested validity period, such as `P30D` or `30d`; None for the profile's default.
         not_after: the requested end instead of a duration, RFC 3339.
         idempotency_key: the key that identifies a retry of the same request.
+        issued_at: the time of issue of an earlier attempt with the same idempotency key, UTC; None if the
+            key's replay window determines it.
         is_est: whether it was sent over EST, where a challengePassword has a meaning (RFC 7030 3.5).
         client_certificate: the certificate to renew; the TLS handshake verified possession of its key.
     """
@@ -92,6 +97,7 @@ class IssuanceRequest:
     validity: str | None = None
     not_after: str | None = None
     idempotency_key: str | None = None
+    issued_at: datetime | None = None
     is_est: bool = False
     client_certificate: ClientCertificate | None = None
 
@@ -129,6 +135,7 @@ class Authority:
 
     Attributes:
         profiles: the issuance policy.
+        clock: returns the current time, UTC.
         status: the status of the certificates that were issued.
     """
 
@@ -155,7 +162,7 @@ class Authority:
         """
         self._load_ca = load_ca
         self.profiles = profiles
-        self._clock = clock
+        self.clock = clock
         self._record = record
         self._load_revoked = load_revoked
         self._parallel_map = parallel_map
@@ -165,6 +172,10 @@ class Authority:
     def load_issuer(self) -> Issuer:
         """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""
         return self._ca().issuer
+
+    def load_acme_key(self) -> AcmeKey | None:
+        """Return the key of ACME; None if the CA has none. Raise `CAUnavailable` if it cannot be loaded."""
+        return self._ca().acme_key
 
     def _ca(self) -> LoadedCA:
         try:
@@ -177,7 +188,7 @@ class Authority:
     def load_usable_issuer(self) -> Issuer:
         """Return the issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
         issuer = self.load_issuer()
-        evaluation.verify_issuer_lifetime(issuer, self._clock())
+        evaluation.verify_issuer_lifetime(issuer, self.clock())
         return issuer
 
     def issue(self, request: IssuanceRequest) -> IssuedCertificate:
@@ -199,7 +210,7 @@ class Authority:
             RequestError: as `issue`; or the requested names differ from the client certificate's.
             CAError, CAUnavailable: as `issue`; or the revocation list is not available.
         """
-        now = self._clock()
+        now = self.clock()
         renewal_request = _capture(self._authenticate_renewal, request, client_certificate, now)
         if isinstance(renewal_request, IssuanceError):
             refusal = self._refusal_record(request, now, renewal_request)
@@ -242,7 +253,7 @@ class Authority:
             Unauthorized: the principal may not use the profile.
             CAUnavailable: as `issue`.
         """
-        now = self._clock()
+        now = self.clock()
         context = IssuanceContext(
             self.profiles.get(profile), self.profiles, principal, self.load_issuer(), now, now
         )
@@ -255,7 +266,7 @@ class Authority:
         Raises:
             CAUnavailable: the CA cannot be loaded.
         """
-        now, issuer = self._clock(), self.load_issuer()
+        now, issuer = self.clock(), self.load_issuer()
         return any(
             not evaluation.name_violations(
                 names, IssuanceContext(profile, self.profiles, principal, issuer, now, now)
@@ -269,7 +280,7 @@ class Authority:
 
         Each step handles all requests before the next step begins, so that one write records a step.
         """
-        now = self._clock()
+        now = self.clock()
         approved = self._approve_all(requests, now)
         record_error = self._try_record([item.intent for item in approved if isinstance(item, _Approved)])
         approved = _fail_all_if_unrecorded(record_error, approved)
@@ -292,7 +303,7 @@ class Authority:
 
     def dry_run(self, request: IssuanceRequest) -> CertificateSpec:
         """Return the unsigned certificate that `issue` would issue, or raise as `issue`; record a refusal."""
-        return _unwrap(*self._approve_all([request], self._clock())).spec
+        return _unwrap(*self._approve_all([request], self.clock())).spec
 
     def _approve_all(
         self, requests: Sequence[IssuanceRequest], now: datetime
@@ -321,7 +332,7 @@ class Authority:
     ) -> _Approved:
         principal, key = request.principal, request.idempotency_key
         assert principal is not None  # noqa: S101 - `_parse_and_verify` checks it  # nosec B101
-        window = None if key is None else idempotency.replay_window(key, now)
+        window = None if key is None else idempotency.replay_window(key, now, request.issued_at)
         context = IssuanceContext(
             profile=self.profiles.get(request.profile),
             profiles=self.profiles,
@@ -386,7 +397,7 @@ class Authority:
         )
 
     def _milliseconds(self, since: datetime) -> int:
-        return max(0, round((self._clock() - since).total_seconds() * 1000))
+        return max(0, round((self.clock() - since).total_seconds() * 1000))
 
     def _try_record(self, records: Sequence[AuditRecord]) -> CAUnavailable | None:
         """Write audit records; return the error if that fails."""

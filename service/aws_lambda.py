@@ -20,7 +20,7 @@ import awsgi
 
 from service import audit, openapi
 from service.authority import Authority, MapFunction
-from service.keystore import CurrentCA, ca_directory, revocation_file
+from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
 from service.ledger_protocol import Ledger
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
@@ -28,6 +28,7 @@ from service.pki.profile_loader import IssuancePolicy
 from service.pki.revocation import MergedList
 from service.settings import KeySource, Settings
 from service.web import app, authorizer, problems
+from service.web.acme import AcmeStore
 
 GC_THRESHOLD: Final = 20_000  # allocations between collections; a request creates few reference cycles
 KMS_CONCURRENCY: Final = 8  # parallel signatures; botocore pools ten connections
@@ -121,8 +122,13 @@ def _application() -> WSGIApplication:
         settings.api_key_names,
         settings.public_url,
         settings.est_line_length,
-        ledger=_ledger(),
+        acme_store=_acme_store(),
     )
+
+
+def _acme_store() -> AcmeStore | None:
+    ledger, directory = _ledger(), _settings().ca
+    return AcmeStore(ledger, functools.partial(acme_principals.load, directory)) if ledger else None
 
 
 @functools.cache

@@ -58,6 +58,7 @@ class AuthorizationStatus(StrEnum):
     PENDING = "pending"
     VALID = "valid"
     INVALID = "invalid"
+    DEACTIVATED = "deactivated"
 
 
 def new_id() -> str:
@@ -119,11 +120,13 @@ class Claim(NamedTuple):
 
     Attributes:
         csr_sha256: of the CSR, in hexadecimal.
+        issued_at: the time of the first attempt, UTC, in whole seconds, for each attempt.
         holder: identifies the process' attempt.
         until: the time from which another attempt with the same CSR may take over, UTC.
     """
 
     csr_sha256: str
+    issued_at: datetime
     holder: str
     until: datetime
 
@@ -167,14 +170,23 @@ class Order:
             OrderNotReady: the order is neither ready nor a claim that may be taken over: the claim has not
                 ended at `now`, or it is for another CSR.
         """
+        issued_at = now.replace(microsecond=0)
         if self.status is OrderStatus.PROCESSING and self.claim:
             if self.claim.csr_sha256 != csr_sha256:
                 raise OrderNotReady("the order is being finalized with another CSR")
             if now < self.claim.until:
                 raise OrderNotReady("the order is being finalized")
+            issued_at = self.claim.issued_at
         elif self.status is not OrderStatus.READY:
             raise OrderNotReady(f"the order is {self.status}")
-        return replace(self, status=OrderStatus.PROCESSING, claim=Claim(csr_sha256, holder, now + LEASE))
+        return replace(
+            self, status=OrderStatus.PROCESSING, claim=Claim(csr_sha256, issued_at, holder, now + LEASE)
+        )
+
+    def status_at(self, now: datetime) -> OrderStatus:
+        """Return the status for clients: an order whose claim has ended can be finalized again."""
+        has_ended = self.status is OrderStatus.PROCESSING and self.claim and now >= self.claim.until
+        return OrderStatus.READY if has_ended else self.status
 
     def completed(self, holder: str, certificate: str) -> Self:
         """Return the order with its certificate; raise `Conflict` unless `holder` has the claim."""

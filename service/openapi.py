@@ -21,6 +21,7 @@ PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
 
 EST_PREFIX: Final = "/.well-known/est/"  # of the paths of EST (RFC 7030)
+ACME_PREFIX: Final = "/acme/"  # of the paths of ACME (RFC 8555)
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 INTEGRATION: Final = "x-amazon-apigateway-integration"
 _PROFILE_NAME: Final = {"$ref": "#/components/schemas/ProfileName"}

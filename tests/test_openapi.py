@@ -21,6 +21,7 @@ from service.gateway import events
 from service.gateway.routes import ERROR_TYPES, Contract, GatewayError
 from service.pki import errors
 from service.web import problems
+from service.web.acme import AcmeOperations
 from service.web.est import Est
 from service.web.operations import Operations
 from service.web.status import StatusOperations
@@ -57,7 +58,7 @@ def test_profile_name_enum_lists_the_profiles() -> None:
 def test_every_operation_has_an_implementation() -> None:
     """The operationIds that reach the function are exactly the public methods of their classes."""
     operation_ids = openapi.operations_by_id(openapi.for_function(DOCUMENT))
-    methods = {**vars(Operations), **vars(StatusOperations), **vars(Est)}
+    methods = {**vars(Operations), **vars(StatusOperations), **vars(Est), **vars(AcmeOperations)}
     assert set(operation_ids) == {name for name in methods if not name.startswith("_")}
     assert all((name in vars(Est)) == name.startswith("est") for name in operation_ids)
     assert not {"form", "problems"} & set(operation_ids)

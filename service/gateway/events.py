@@ -34,9 +34,10 @@ class Request:
     """A complete HTTP request.
 
     Attributes:
-        method: GET for HEAD.
+        method: GET for HEAD, unless the document has an operation for HEAD.
         identity: the caller, in the format of `requestContext.identity`.
         scheme: `https` or `http`.
+        domain_name: the host of the server's URL, and the port.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class Request:
     identity: Mapping[str, Any]
     scheme: str = "http"
     protocol: str = "HTTP/1.1"
+    domain_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def _context(request: Request, route: Route) -> dict[str, Any]:
     return {
         "accountId": "000000000000",
         "apiId": "local",
+        "domainName": request.domain_name,
         "httpMethod": request.method,
         "identity": dict(request.identity),
         "path": f"/{request.stage}{request.path}" if request.stage else request.path,

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 JSON = Mapping[str, Any]
 """A part of a parsed OpenAPI document."""
 
-# Of a request; others are 501. HEAD is handled as GET, so `head` of a document is not used.
+# Of a request; others are 501.
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _ANY: Final = "x-amazon-apigateway-any-method"
 _PARAMETER: Final = re.compile(r"\\\{(\w+)(\\\+)?\\\}")  # `{name}` or `{name+}` after `re.escape`
@@ -53,6 +53,7 @@ class Route:
     """A method of a path.
 
     Attributes:
+        method: the method of the operation; ANY for all others.
         resource: the path as in the document, such as `/ca/{name}`.
         needs_key: whether `security` requires an API key.
         accepts_basic: whether the key may be the password of HTTP Basic.
@@ -61,6 +62,7 @@ class Route:
         integration: the x-amazon-apigateway-integration object.
     """
 
+    method: str
     resource: str
     needs_key: bool
     accepts_basic: bool
@@ -103,13 +105,13 @@ class Contract:
         """Find the route of a request, and its path parameters as sent.
 
         A literal path precedes a template, and `{name}` precedes `{name+}`. A trailing slash is ignored,
-        except after `{name+}`, to which it belongs.
+        except after `{name+}`, to which it belongs. HEAD is handled as GET if it has no operation.
 
         Raises:
             GatewayError: the document does not contain this path or method.
         """
         routes, parameters = self._find(path)
-        route = routes.get(method) or routes.get("ANY")
+        route = routes.get(method) or (method == "HEAD" and routes.get("GET")) or routes.get("ANY")
         if route is None:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         return route, parameters
@@ -146,8 +148,9 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
         operation = item[method]
         required = {name for requirement in operation.get("security", ()) for name in requirement}
         yield (
-            "ANY" if method == _ANY else method.upper(),
+            (name := "ANY" if method == _ANY else method.upper()),
             Route(
+                method=name,
                 resource=path,
                 needs_key=bool(required & (keys | basic)),
                 accepts_basic=bool(required & basic),

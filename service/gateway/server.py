@@ -125,15 +125,17 @@ class Gateway:
 
     async def _respond(self, request: Request, request_id: str) -> events.Response:
         """Route, API key, usage plan, integration, in API Gateway's order."""
-        method, url = "GET" if request.method == "HEAD" else request.method, request.rel_url
-        self._verify_supported(request, method)
+        url = request.rel_url
+        self._verify_supported(request)
         try:
             path = self._within_stage(url.raw_path)
-            route, path_parameters = self._contract.route(method, path)
+            route, path_parameters = self._contract.route(request.method, path)
         except GatewayError:  # the document does not contain the API docs
-            if docs := self._docs.respond(method, url.raw_path, self._origin(request)):
+            if docs := self._docs.respond(request.method, url.raw_path, self._origin(request)):
                 return docs
             raise
+        is_get = request.method == "HEAD" and route.method != "HEAD"
+        method = "GET" if is_get else request.method
         key_name = self._identify(request, route) if route.needs_key else None
         request["key_name"] = key_name
         identity = _identity(request, key_name)
@@ -154,6 +156,7 @@ class Gateway:
             body=await self._read_body(request, route),
             identity=identity,
             scheme=request.scheme,
+            domain_name=self._origin(request).partition("://")[2],
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         )
         if not is_due:
@@ -167,7 +170,7 @@ class Gateway:
         self._cache.store(route.resource, response)
         return response
 
-    def _verify_supported(self, request: Request, method: str) -> None:
+    def _verify_supported(self, request: Request) -> None:
         """Refuse other versions and methods, and plain HTTP next to HTTPS except for certificate status."""
         if not request.is_version_served:
             raise GatewayError("VERSION_NOT_SUPPORTED")
@@ -176,7 +179,8 @@ class Gateway:
         if request.secure or not self._is_https:
             return
         with contextlib.suppress(GatewayError):  # no operation has this path or method
-            if self._contract.route(method, self._within_stage(request.rel_url.raw_path))[0].plain_http:
+            path = self._within_stage(request.rel_url.raw_path)
+            if self._contract.route(request.method, path)[0].plain_http:
                 return
         address, *_ = request.get_extra_info("sockname", ("",))  # the client may have disconnected
         url = self._docs.server_url(self._url("https", address, self.port))

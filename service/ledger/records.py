@@ -59,5 +59,5 @@ def decode_order(text: str) -> Order:
     )
 
 
-def _decode_claim(csr_sha256: str, holder: str, until: str) -> Claim:
-    return Claim(csr_sha256, holder, datetime.fromisoformat(until))
+def _decode_claim(csr_sha256: str, issued_at: str, holder: str, until: str) -> Claim:
+    return Claim(csr_sha256, datetime.fromisoformat(issued_at), holder, datetime.fromisoformat(until))

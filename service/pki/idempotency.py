@@ -31,13 +31,15 @@ class ReplayWindow:
     expires_at: datetime
 
 
-def replay_window(key: str, now: datetime) -> ReplayWindow:
-    """The window of an Idempotency-Key at `now` (UTC).
+def replay_window(key: str, now: datetime, issued_at: datetime | None = None) -> ReplayWindow:
+    """The window of an Idempotency-Key at `now` (UTC), or the window that began at a known time of issue.
 
     A UUIDv7 (RFC 9562 5.7) from the last five minutes starts its own window; for any other key, windows start
     at multiples of five minutes. The window of a UUIDv7 from the future ends at its timestamp, when its own
     starts.
     """
+    if issued_at:
+        return ReplayWindow(issued_at, issued_at + WINDOW)
     seconds, length = int(now.timestamp()), int(WINDOW.total_seconds())
     start = seconds - seconds % length
     end = start + length

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -61,7 +61,9 @@ class AcmeAccounts:
         """Create a nonce, which each response contains (RFC 8555 6.5)."""
         return self._key.create_nonce(secrets.token_bytes(acme_key.NONCE_RANDOM_BYTES), self._clock())
 
-    def authenticate(self, body: bytes, url: str, accounts_url: str) -> tuple[Account, SignedRequest]:
+    def authenticate(
+        self, body: Mapping[str, Any], url: str, accounts_url: str
+    ) -> tuple[Account, SignedRequest]:
         """Verify a request that an account signed.
 
         Args:
@@ -87,7 +89,7 @@ class AcmeAccounts:
         self._consume_nonce(request, nonce_end)
         return account, request
 
-    def register(self, body: bytes, url: str) -> Registration:
+    def register(self, body: Mapping[str, Any], url: str) -> Registration:
         """Create an account (RFC 8555 7.3), or return that of the key.
 
         An account that exists gets the principal of a new external account binding, so that a new key of the

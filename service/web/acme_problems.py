@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
+
+from service.web import identity
 
 NAMESPACE: Final = "urn:ietf:params:acme:error:"
 
@@ -21,6 +23,7 @@ STATUS: Final = {
     "invalidContact": 400,
     "invalidProfile": 400,  # draft-ietf-acme-profiles
     "malformed": 400,
+    "notFound": 404,
     "orderNotReady": 403,
     "rateLimited": 429,
     "rejectedIdentifier": 403,
@@ -29,21 +32,36 @@ STATUS: Final = {
     "unsupportedContact": 400,
     "unsupportedIdentifier": 400,
 }
+_TYPES: Final = {  # of other codes; RFC 8555 6.3 and 6.7 have no more types
+    "conflict": "malformed",
+    "methodNotAllowed": "malformed",
+    "notFound": "malformed",
+    "rejectedValidity": "malformed",
+    "tooLarge": "malformed",
+    "unavailable": "serverInternal",
+    "unknownProfile": "invalidProfile",
+    "unsupportedMediaType": "malformed",
+}
+_MAX_LISTED: Final = 4  # reasons in a detail, which clients print
 
 
 class AcmeError(Exception):
     """A request of an ACME client is refused.
 
     Attributes:
-        code: the type of the problem, without the namespace.
+        code: the type of the problem, without the namespace; or `conflict` or `notFound`.
         detail: the reason, and what to do; clients print it.
         members: further members of the problem document, such as `algorithms`.
+        headers: of the response.
     """
 
-    def __init__(self, code: str, detail: str, **members: object) -> None:
+    def __init__(
+        self, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: object
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.headers: Mapping[str, str] = headers or {}
         self.members: Mapping[str, object] = members
 
     @property
@@ -51,11 +69,20 @@ class AcmeError(Exception):
         """The HTTP status code."""
         return STATUS[self.code]
 
-    def document(self) -> dict[str, object]:
-        """Return the problem document (RFC 9457)."""
-        return {
-            "type": NAMESPACE + self.code,
-            "status": self.status,
-            "detail": self.detail,
-            **self.members,
-        }
+
+def document(status: int, code: str, details: Sequence[str]) -> dict[str, object]:
+    """Return a problem document (RFC 9457, RFC 8555 6.7).
+
+    Args:
+        status: the HTTP status code.
+        code: the code of the problem, without the namespace.
+        details: the reasons.
+    """
+    rest = len(details) - _MAX_LISTED
+    shown = [*details[:_MAX_LISTED], *([f"and {rest} more problems"] if rest > 0 else [])]
+    return {
+        "type": NAMESPACE + _TYPES.get(code, code),
+        "status": status,
+        "detail": "; ".join(shown),
+        "instance": f"urn:uuid:{identity.request_id()}",
+    }

@@ -23,12 +23,20 @@ from werkzeug.routing import PathConverter
 
 from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
-from service.ledger_protocol import Ledger
 from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
 from service.web import est, identity
+from service.web.acme import AcmeOperations, AcmeSite, AcmeStore
+from service.web.acme_problems import AcmeError
 from service.web.est import Est
 from service.web.operations import CERTS_ONLY, DER_CERTIFICATE, Operations
-from service.web.problems import EST_STATUS, PUBLIC_URL, STATUS, http_problem, issuance_problem
+from service.web.problems import (
+    ACME_STATUS,
+    EST_STATUS,
+    STATUS,
+    acme_problem,
+    http_problem,
+    issuance_problem,
+)
 from service.web.status import OCSP_RESPONSE, REVOCATION_LIST, StatusOperations
 from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
@@ -60,7 +68,7 @@ def create(
     api_key_names: Mapping[str, str],
     public_url: str = "",
     est_line_length: int = 0,
-    ledger: Ledger | None = None,  # noqa: ARG001 - for the operations of ACME
+    acme_store: AcmeStore | None = None,
 ) -> WSGIApplication:
     """Create the application that executes a contract.
 
@@ -70,7 +78,7 @@ def create(
         api_key_names: API key id -> name of the principal.
         public_url: the base of problem types, without a final slash; '' for relative ones.
         est_line_length: the characters in a line of EST's responses; 0 for one line.
-        ledger: what the service remembers; None for no ledger.
+        acme_store: what ACME needs; None for no ACME.
     """
     # Connexion warns about several media types, and would log the names of unknown parameters.
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
@@ -84,11 +92,14 @@ def create(
     app.app.request_class, app.app.json = _Request, StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
     app.app.url_map.converters["path"] = _PathConverter
-    app.app.config |= {identity.API_KEY_NAMES: api_key_names, PUBLIC_URL: public_url}
+    app.app.config |= {identity.API_KEY_NAMES: api_key_names, identity.PUBLIC_URL: public_url}
     app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))
+    acme = AcmeSite(authority, acme_store)
+    app.app.after_request(functools.partial(_after_request, acme))
     implementations = (
         Operations(authority),
+        AcmeOperations(acme),
         StatusOperations(authority.status),
         Est(authority, est_line_length),
     )
@@ -103,6 +114,7 @@ def create(
     app.add_error_handler(401, functools.partial(_unauthorized, authority))
     app.add_error_handler(ProblemException, _problem)
     app.add_error_handler(IssuanceError, _refusal)
+    app.add_error_handler(AcmeError, acme_problem)
     app.add_error_handler(Exception, _unexpected)
     return functools.partial(_serve, app)
 
@@ -134,6 +146,12 @@ def _before_request(operations: Mapping[str, openapi.OpenAPIDocument]) -> flask.
     if body := operations.get(operation_id, {}).get("requestBody"):
         request.max_content_length = body.get("x-max-bytes", MAX_BODY_BYTES)
     return None
+
+
+def _after_request(acme: AcmeSite, response: flask.Response) -> flask.Response:
+    operation_id = _operation_id()
+    has_nonce = hasattr(AcmeOperations, operation_id) and operation_id != "acmeDirectory"
+    return acme.add_headers(response) if has_nonce else response
 
 
 def _http_error(error: HTTPException) -> flask.Response:
@@ -170,7 +188,10 @@ def _refusal(error: IssuanceError) -> flask.Response:
         trace = None if isinstance(error, CAUnavailable) else error.__cause__  # it may be a bug
         texts = (type(error).__name__, error.detail, *map(str, _causes(error)))
         _log.error("%s", ": ".join(texts), exc_info=trace)
-    return issuance_problem(error, EST_STATUS if hasattr(Est, _operation_id()) else STATUS)
+    operation_id = _operation_id()
+    if hasattr(AcmeOperations, operation_id):
+        return issuance_problem(error, ACME_STATUS)
+    return issuance_problem(error, EST_STATUS if hasattr(Est, operation_id) else STATUS)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

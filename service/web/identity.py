@@ -20,6 +20,7 @@ from service.authority import Principal, PrincipalKind
 
 API_KEY_PRINCIPAL_ID: Final = "api-key"  # of our own authorizer: the API key's id identifies the caller
 API_KEY_NAMES: Final = "API_KEY_NAMES"  # key of the application's configuration: API key id -> principal
+PUBLIC_URL: Final = "PUBLIC_URL"  # as above: the URL under which users reach the API, without a final slash
 
 # These replace the credentials of each request. Connexion calls a security function only if the scheme's
 # header exists, and callers that IAM or an authorizer identified do not send it.
@@ -82,6 +83,25 @@ def client_certificate() -> bytes | None:
 def request_id() -> str:
     """Return the gateway's ID of the request; '' if it has none."""
     return str(_context().get("requestId") or "")
+
+
+def base_url() -> str:
+    """Return the URL under which the client reaches the API, without a final slash; '' if it is not known.
+
+    It is the configured one, or from `requestContext`. The Host header would be the caller's own text.
+    """
+    if url := str(current_app.config[PUBLIC_URL]):
+        return url
+    context = _context()
+    host = _text(context, "domainName")
+    prefix = _text(context, "path").removesuffix("/").removesuffix(connexion.request.path)
+    return f"{connexion.request.scheme}://{host}{prefix}" if host else ""
+
+
+def request_url() -> str:
+    """Return the URL of the request, as the client knows it."""
+    query = connexion.request.query_string.decode("ascii", "replace")
+    return f"{base_url()}{connexion.request.path}{f'?{query}' if query else ''}"
 
 
 def remaining_seconds() -> float:

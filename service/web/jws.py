@@ -45,6 +45,13 @@ MAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 WRONG_EXTERNAL_ACCOUNT: Final = (
     "the key identifier or the HMAC key of the external account is wrong: use those of this CA"
 )
+_KEY_TYPES: Final = {  # of a key -> of its JWK
+    KeyKind.P256: "EC",
+    KeyKind.P384: "EC",
+    KeyKind.P521: "EC",
+    KeyKind.ED25519: "OKP",
+    KeyKind.RSA: "RSA",
+}
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _KEY_OIDS: Final = {
     KeyKind.RSA: PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5,
@@ -94,8 +101,7 @@ class AccountKey:
             key = cast("Any", jwk.import_key(dict(members))).public_key
             kind = keys.kind_of(key)
             keys.verify_encoded_key(_oid(kind), keys.encode_public_key(key))
-            pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            canonical = jwk.import_key(pem, cast("Any", members["kty"])).as_dict(private=False)
+            canonical = _to_jwk(key, members["kty"])
         except BadPublicKey as error:
             raise _weak_key(error) from error
         except (JoseError, ValueError, TypeError, AttributeError) as error:
@@ -168,7 +174,7 @@ class SignedRequest:
         return _parse_object(self.payload, "the payload")
 
 
-def parse_request(body: bytes, url: str) -> SignedRequest:
+def parse_request(body: Mapping[str, Any], url: str) -> SignedRequest:
     """Parse the body of a POST request.
 
     Args:
@@ -179,7 +185,7 @@ def parse_request(body: bytes, url: str) -> SignedRequest:
         AcmeError: `malformed`; `badSignatureAlgorithm`, with the algorithms that are accepted; or
             `unauthorized`, since the request was signed for another URL (RFC 8555 6.4).
     """
-    request = _parse(_parse_object(body, "the request"), _SIGNATURES)
+    request = _parse(body, _SIGNATURES)
     if not request.nonce:
         raise _malformed("the protected header has no nonce")
     if request.url != url:
@@ -209,6 +215,12 @@ def thumbprint_of(key: object) -> str:
     It is the same as that of the parsed key, since a key has one encoding.
     """
     return jwk.thumbprint(dict(_required_members(key)))
+
+
+def thumbprint_of_public_key(key: CertificatePublicKeyTypes) -> str:
+    """The thumbprint of a key of any kind; '' if an account cannot have such a key."""
+    key_type = _KEY_TYPES.get(keys.kind_of(key))
+    return jwk.thumbprint(_to_jwk(key, key_type)) if key_type else ""
 
 
 def verify_external_account(binding: object, request: SignedRequest, acme_key: AcmeKey) -> ExternalKeyId:
@@ -247,7 +259,7 @@ def _parse(data: Mapping[str, Any], registry: JWSRegistry) -> SignedRequest:
     if set(data) != {"protected", "payload", "signature"}:
         raise _malformed("a JWS has the members protected, payload and signature, and no others")
     limits = {"protected": MAX_HEADER, "payload": MAX_PAYLOAD, "signature": MAX_SIGNATURE}
-    parts = {name: _decode(name, data[name], limit) for name, limit in limits.items()}
+    parts = {name: decode(name, data[name], limit) for name, limit in limits.items()}
     header = _parse_object(parts["protected"], "the protected header")
     algorithm = header.pop("alg", None)
     algorithms = cast("tuple[str, ...]", registry.allowed)
@@ -290,9 +302,14 @@ def _required_members(data: object) -> Mapping[str, str]:
     return cast("Mapping[str, str]", members)
 
 
+def _to_jwk(key: CertificatePublicKeyTypes, key_type: str) -> dict[str, Any]:
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return dict(jwk.import_key(pem, cast("Any", key_type)).as_dict(private=False))
+
+
 def _verify_modulus(text: str) -> None:
     """Verify the length of an RSA modulus before any arithmetic with it."""
-    bits = int.from_bytes(_decode("n", text, MAX_SIGNATURE), "big").bit_length()
+    bits = int.from_bytes(decode("n", text, MAX_SIGNATURE), "big").bit_length()
     if not keys.RSA_MIN_BITS <= bits <= keys.RSA_MAX_BITS:
         raise _bad_key(f"the RSA modulus of the account key has {bits} bits")
 
@@ -305,7 +322,7 @@ def _oid(kind: KeyKind) -> Any:  # noqa: ANN401 - the library's
     return _KEY_OIDS.get(kind, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 
 
-def _decode(name: str, text: object, limit: int) -> bytes:
+def decode(name: str, text: object, limit: int) -> bytes:
     """Decode base64url without padding (RFC 7515 2), in its only encoding."""
     if isinstance(text, str) and len(text) > limit:
         raise _malformed(f"{name} has {len(text)} characters; at most {limit} are accepted")

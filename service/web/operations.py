@@ -25,9 +25,8 @@ from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
 from service.web import identity
 from service.web.problems import http_problem, problem_document
-from service.web.responses import Response, json_response, to_json
+from service.web.responses import PEM_CHAIN, Response, json_response, to_json
 
-PEM_CHAIN: Final = "application/pem-certificate-chain"
 DER_CERTIFICATE: Final = "application/pkix-cert"
 CERTS_ONLY: Final = "application/pkcs7-mime"
 

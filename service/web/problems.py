@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+import connexion
 from connexion.exceptions import ProblemException
 from flask import current_app, has_app_context
 
+from service.openapi import ACME_PREFIX
 from service.pki import errors
-from service.web import identity
+from service.web import acme_problems, identity
+from service.web.acme_problems import AcmeError
 from service.web.responses import Response
 
 STATUS: Final[dict[type[errors.IssuanceError], int]] = {
@@ -27,6 +30,12 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.Unauthorized: 403,
     errors.CAError: 500,
     errors.CAUnavailable: 503,
+}
+
+# ACME's statuses of its problem types (RFC 8555 6.7).
+ACME_STATUS: Final = {
+    kind: 403 if kind is errors.RejectedIdentifier else 400 if status == 422 else status  # noqa: PLR2004
+    for kind, status in STATUS.items()
 }
 
 # EST answers 400 to each refused request (RFC 7030 4.2.3), and 404 to an unknown profile in the path.
@@ -45,7 +54,6 @@ _HTTP_PROBLEMS: Final = {
     415: ("unsupportedMediaType", "Unsupported media type"),
     500: ("serverInternal", "Internal error"),
 }
-PUBLIC_URL: Final = "PUBLIC_URL"  # key of the application's configuration: the base of problem types
 _RETRY_AFTER: Final = "60"  # seconds: an operator has to repair something first
 _DETAIL_500: Final = "The request did not cause this error: report the instance to your CA administrator"
 
@@ -100,6 +108,15 @@ def http_problem(
     return response
 
 
+def acme_problem(error: AcmeError) -> Response:
+    """Create the response to an ACME client whose request is refused."""
+    response = _response(
+        {**acme_problems.document(error.status, error.code, [error.detail]), **error.members}
+    )
+    response.headers.update(error.headers)
+    return response
+
+
 def http_problem_document(status: int, detail: str, request_id: str) -> dict[str, object]:
     """Create the document of a problem that occurs outside the application."""
     return _document(status, *_HTTP_PROBLEMS[status], detail, (), request_id)
@@ -113,6 +130,8 @@ def _document(
     problems: Sequence[FieldProblem],
     request_id: str | None = None,
 ) -> dict[str, object]:
+    if request_id is None and connexion.request.path.startswith(ACME_PREFIX):
+        return acme_problems.document(status, code, [problem.detail for problem in problems] or [detail])
     document: dict[str, object] = {
         "type": f"{_public_url()}/problems#{code}",
         "title": title,
@@ -126,7 +145,7 @@ def _document(
 
 def _public_url() -> str:
     """Return the base of problem types; '' for an event that does not reach the application."""
-    return str(current_app.config.get(PUBLIC_URL, "")) if has_app_context() else ""
+    return str(current_app.config.get(identity.PUBLIC_URL, "")) if has_app_context() else ""
 
 
 def _response(document: dict[str, object]) -> Response:

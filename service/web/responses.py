@@ -11,6 +11,8 @@ import flask
 
 from service.openapi import EST_PREFIX
 
+PEM_CHAIN: Final = "application/pem-certificate-chain"
+
 to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 

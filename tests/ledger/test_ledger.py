@@ -94,7 +94,7 @@ def test_key_change_of_a_changed_account_is_refused(ledger: Ledger) -> None:
 def test_order_is_read_as_stored(connect: Connect) -> None:
     """All its members; for its account only."""
     order = values.order(
-        profile="server", not_after="2026-12-01T00:00:00Z", replaces="a.b", claim=Claim("00", "x", NOW)
+        profile="server", not_after="2026-12-01T00:00:00Z", replaces="a.b", claim=Claim("00", NOW, "x", NOW)
     )
     connect().add_order(order)
     ledger = connect()

@@ -52,7 +52,7 @@ class Site:
         content = {"externalAccountBinding": self.binding(key)} if payload is None else payload
         nonce = self.accounts.create_nonce()
         body = request(content, key, algorithm, **{"nonce": nonce} | header)
-        return self.accounts.register(body, URL)
+        return self.accounts.register(json.loads(body), URL)
 
     def request(self, account_id: str, key: Key = P256, **header: Any) -> bytes:
         """A POST-as-GET of an account."""
@@ -65,7 +65,9 @@ class Site:
         return request(None, key, **members | header)
 
     def authenticate(self, account_id: str, key: Key = P256, **header: Any) -> Any:
-        return self.accounts.authenticate(self.request(account_id, key, **header), ORDER, ACCOUNTS)[0]
+        return self.accounts.authenticate(
+            json.loads(self.request(account_id, key, **header)), ORDER, ACCOUNTS
+        )[0]
 
 
 @pytest.fixture
@@ -272,8 +274,8 @@ def test_nonce_is_accepted_once(site: Site) -> None:
     assert error_of(lambda: site.register(nonce=nonce)).code == "badNonce"
     assert error_of(lambda: site.authenticate(account.id, nonce=nonce)).code == "badNonce"
     body = site.request(account.id)
-    site.accounts.authenticate(body, ORDER, ACCOUNTS)
-    assert error_of(lambda: site.accounts.authenticate(body, ORDER, ACCOUNTS)).code == "badNonce"
+    site.accounts.authenticate(json.loads(body), ORDER, ACCOUNTS)
+    assert error_of(lambda: site.accounts.authenticate(json.loads(body), ORDER, ACCOUNTS)).code == "badNonce"
 
 
 def test_request_is_accepted_once_by_threads(site: Site) -> None:
@@ -283,7 +285,7 @@ def test_request_is_accepted_once_by_threads(site: Site) -> None:
 
     def send() -> None:
         try:
-            site.accounts.authenticate(body, ORDER, ACCOUNTS)
+            site.accounts.authenticate(json.loads(body), ORDER, ACCOUNTS)
             outcomes.append("ok")
         except AcmeError as error:
             outcomes.append(error.code)
@@ -319,7 +321,10 @@ def test_key_is_only_for_registration(site: Site) -> None:
     """Other requests have a kid, and registration has a jwk (RFC 8555 6.2)."""
     account, _ = site.register()
     with_key = request(None, nonce=site.accounts.create_nonce(), url=ORDER)
-    assert error_of(lambda: site.accounts.authenticate(with_key, ORDER, ACCOUNTS)).code == "malformed"
+    assert (
+        error_of(lambda: site.accounts.authenticate(json.loads(with_key), ORDER, ACCOUNTS)).code
+        == "malformed"
+    )
     assert error_of(lambda: site.register(jwk=None, kid=ACCOUNTS + account.id)).code == "malformed"
 
 

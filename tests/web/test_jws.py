@@ -32,7 +32,7 @@ SIGNED: dict[str, Any] = json.loads(NEW_ACCOUNT)
 
 
 def parse(body: bytes) -> SignedRequest:
-    return jws.parse_request(body, URL)
+    return jws.parse_request(json.loads(body), URL)
 
 
 def verify(body: bytes) -> SignedRequest:
@@ -73,16 +73,16 @@ def test_signature_of_another_key_is_refused(algorithm: str) -> None:
 @given(st.sampled_from(["payload", "protected", "signature"]), st.integers(0), st.integers(1, 255))
 def test_changed_octet_is_refused(member: str, position: int, mask: int) -> None:
     """Wherever it is, and with no other exception."""
-    octets = bytearray(jws._decode(member, SIGNED[member], 10_000))
+    octets = bytearray(jws.decode(member, SIGNED[member], 10_000))
     octets[position % len(octets)] ^= mask
     body = json.dumps(SIGNED | {member: jws_requests.encode(bytes(octets))}).encode()
     error = error_of(lambda: verify(body))
     assert error.code in {"malformed", "badSignatureAlgorithm", "unauthorized", "badPublicKey"}
 
 
-@given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["protected", "payload", "signature", "header", "signatures"]), inner, max_size=4)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
-def test_other_bodies_are_malformed(body: bytes) -> None:
-    assert error_of(lambda: parse(body)).code == "malformed"
+@given(st.dictionaries(st.sampled_from(["protected", "payload", "signature", "header", "signatures"]), st.none() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=3), max_size=3), max_size=4))  # fmt: skip
+def test_other_members_are_malformed(body: dict[str, Any]) -> None:
+    assert error_of(lambda: jws.parse_request(body, URL)).code == "malformed"
 
 
 HEADER_VALUES = st.none() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=3), max_size=2) | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)  # fmt: skip
@@ -144,7 +144,7 @@ def test_other_algorithm_is_refused(algorithm: Any) -> None:
     body = SIGNED | {"protected": jws_requests.encode(json.dumps(header).encode())}
     error = error_of(lambda: parse(json.dumps(body).encode()))
     assert error.code == "badSignatureAlgorithm"
-    assert error.document()["algorithms"] == ["ES256", "ES384", "ES512", "EdDSA", "RS256"]
+    assert error.members["algorithms"] == ["ES256", "ES384", "ES512", "EdDSA", "RS256"]
 
 
 def test_algorithm_must_be_that_of_the_key() -> None:
@@ -186,14 +186,8 @@ def test_form_is_strict(change: dict[str, Any]) -> None:
 
 def test_base64url_has_one_encoding() -> None:
     """Spare bits must be zero, or one request would have several forms."""
-    assert jws._decode("payload", "QQ", 2) == b"A"
-    assert error_of(lambda: jws._decode("payload", "QR", 2)).code == "malformed"
-
-
-def test_compact_serialization_is_refused() -> None:
-    compact = f"{SIGNED['protected']}.{SIGNED['payload']}.{SIGNED['signature']}"
-    for body in (compact, json.dumps(compact), f"[{json.dumps(SIGNED)}]"):
-        assert error_of(lambda body=body: parse(body.encode())).code == "malformed"  # type: ignore[misc]
+    assert jws.decode("payload", "QQ", 2) == b"A"
+    assert error_of(lambda: jws.decode("payload", "QR", 2)).code == "malformed"
 
 
 def test_thumbprint_is_that_of_rfc_7638() -> None:

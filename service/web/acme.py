@@ -1,0 +1,282 @@
+"""ACME (RFC 8555): the operations. The requests are signed, and have no API key."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import flask
+
+from service.authority import Authority
+from service.ledger_protocol import MAX_LISTED, Account, Authorization, Ledger, Order, OrderStatus
+from service.openapi import ACME_PREFIX
+from service.pki import encoding
+from service.pki.acme_key import AcmePrincipals
+from service.pki.errors import CAUnavailable
+from service.web import identity, jws
+from service.web.acme_accounts import AcmeAccounts
+from service.web.acme_orders import AcmeOrders
+from service.web.acme_problems import AcmeError
+from service.web.jws import SignedRequest
+from service.web.responses import PEM_CHAIN, Response, json_response
+
+RETRY_AFTER: Final = 2  # seconds until an order that is being finalized is ready
+_NO_STORE: Final = "no-store"
+_DNS, _WILDCARD = "dns", "*."
+
+
+class AcmeStore(NamedTuple):
+    """What ACME needs.
+
+    Attributes:
+        ledger: stores accounts and orders.
+        load_principals: returns the principals that may have accounts.
+    """
+
+    ledger: Ledger
+    load_principals: Callable[[], AcmePrincipals]
+
+
+class _Call(NamedTuple):
+    """A request whose signature was verified."""
+
+    account: Account
+    request: SignedRequest
+
+    def payload(self) -> dict[str, Any]:
+        """Parse the payload; a POST-as-GET has none."""
+        return self.request.json() if self.request.payload else {}
+
+
+class AcmeSite:
+    """ACME's accounts and orders, if the CA has them."""
+
+    def __init__(self, authority: Authority, store: AcmeStore | None) -> None:
+        """Use the authority that issues the certificates; without a store, there is no ACME."""
+        self.authority = authority
+        self._store = store
+
+    def require_accounts(self) -> AcmeAccounts:
+        """Return the accounts; raise `AcmeError`, `notFound`, if the CA has no ACME."""
+        if self._store is None:
+            raise _no_acme("ACME needs a ledger: the administrator of this CA has to configure one")
+        if not identity.base_url():
+            raise _no_acme("ACME needs the public URL: the administrator of this CA has to configure it")
+        key = self.authority.load_acme_key()
+        if key is None:
+            raise _no_acme(
+                "this CA has no ACME principal: its administrator has to add one (certlet acme add)"
+            )
+        return AcmeAccounts(self._store.ledger, key, self._store.load_principals, self.authority.clock)
+
+    def require_orders(self) -> AcmeOrders:
+        """Return the orders; raise `AcmeError`, `notFound`, if the CA has no ledger."""
+        if self._store is None:
+            raise _no_acme("ACME needs a ledger: the administrator of this CA has to configure one")
+        return AcmeOrders(self._store.ledger, self.authority)
+
+    def add_headers(self, response: flask.Response) -> flask.Response:
+        """Add a nonce and the URL of the directory, which each response has (RFC 8555 6.5, 7.1)."""
+        with contextlib.suppress(AcmeError, CAUnavailable):  # the response says so already
+            accounts = self.require_accounts()
+            response.headers["Replay-Nonce"] = accounts.create_nonce()
+            response.headers.add("Link", f'<{_url("directory")}>;rel="index"')
+        return response
+
+
+class AcmeOperations:
+    """The operations; each method is named after its operationId."""
+
+    def __init__(self, site: AcmeSite) -> None:
+        self._site = site
+
+    def acmeDirectory(self) -> Response:  # noqa: N802 - operationId
+        """`GET /acme/directory`: the URLs of ACME (RFC 8555 7.1.1)."""
+        self._site.require_accounts()
+        base = identity.base_url()
+        names = ("newNonce", "newAccount", "newOrder", "revokeCert", "keyChange")
+        paths = ("new-nonce", "new-account", "new-order", "revoke-cert", "key-change")
+        profiles = {profile.name: profile.description for profile in self._site.authority.profiles}
+        return json_response(
+            {
+                **{name: f"{base}{ACME_PREFIX}{path}" for name, path in zip(names, paths, strict=True)},
+                "renewalInfo": f"{base}/renewal-info",
+                "meta": {"externalAccountRequired": True, "profiles": profiles},
+            },
+            _NO_STORE,
+        )
+
+    def acmeNewNonce(self) -> Response:  # noqa: N802 - operationId
+        """`GET /acme/new-nonce`: a nonce in the header Replay-Nonce (RFC 8555 7.2)."""
+        self._site.require_accounts()
+        return Response(b"", "", _NO_STORE, HTTPStatus.NO_CONTENT)
+
+    def acmeHeadNonce(self) -> Response:  # noqa: N802 - operationId
+        """`HEAD /acme/new-nonce`: as `GET`, with the status that RFC 8555 7.2 requires."""
+        self._site.require_accounts()
+        return Response(b"", "", _NO_STORE)
+
+    def acmeNewAccount(self, body: Mapping[str, Any]) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/new-account`: register, or find the account of a key (RFC 8555 7.3)."""
+        account, is_new = self._site.require_accounts().register(body, identity.request_url())
+        return _account_response(account, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
+
+    def acmeAccount(self, body: Mapping[str, Any], account_id: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/account/{account_id}`: show, update or deactivate an account (RFC 8555 7.3)."""
+        call = self._authenticate(body)
+        _require_own(call.account, account_id)
+        return _account_response(self._site.require_accounts().update(call.account, call.payload()))
+
+    def acmeOrders(self, body: Mapping[str, Any], account_id: str, cursor: str = "") -> Response:  # noqa: N802 - operationId
+        """`POST /acme/account/{account_id}/orders`: the URLs of an account's orders (RFC 8555 7.1.2.1)."""
+        call = self._authenticate(body)
+        _require_own(call.account, account_id)
+        ids = self._site.require_orders().list_ids(call.account, cursor)
+        response = json_response({"orders": [_url("order", order_id) for order_id in ids]}, _NO_STORE)
+        if len(ids) == MAX_LISTED:
+            query = urlencode({"cursor": ids[-1]})
+            response.headers.add("Link", f'<{_url("account", account_id, "orders")}?{query}>;rel="next"')
+        return response
+
+    def acmeKeyChange(self, body: Mapping[str, Any]) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/key-change`: replace the key of an account (RFC 8555 7.3.5)."""
+        call = self._authenticate(body)
+        account_url = _url("account", call.account.id)
+        account = self._site.require_accounts().change_key(
+            call.account, call.payload(), identity.request_url(), account_url
+        )
+        return _account_response(account)
+
+    def acmeNewOrder(self, body: Mapping[str, Any]) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/new-order`: order a certificate (RFC 8555 7.4)."""
+        call = self._authenticate(body)
+        order = self._site.require_orders().create(call.account, call.payload())
+        return self._order_response(order, HTTPStatus.CREATED)
+
+    def acmeOrder(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/order/{order_id}`: show an order."""
+        return self._order_response(self._find_order(body, order_id)[1])
+
+    def acmeFinalize(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/order/{order_id}/finalize`: issue the certificate (RFC 8555 7.4)."""
+        call, order = self._find_order(body, order_id)
+        csr = jws.decode("csr", call.payload().get("csr"), jws.MAX_PAYLOAD)
+        order = self._site.require_orders().finalize(call.account, order, csr, identity.request_id())
+        return self._order_response(order)
+
+    def acmeAuthorization(self, body: Mapping[str, Any], order_id: str, index: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/authorization/{order_id}/{index}`: an authorization (RFC 8555 7.5)."""
+        call, order = self._find_order(body, order_id)
+        position = _position(order, index)
+        payload = call.payload()
+        if payload.get("status") == "deactivated":
+            order = self._site.require_orders().deactivate(order, position)
+        elif payload:
+            raise AcmeError("malformed", "the status of an authorization can only be changed to deactivated")
+        return json_response(_authorization(order, position), _NO_STORE)
+
+    def acmeChallenge(self, body: Mapping[str, Any], order_id: str, index: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/challenge/{order_id}/{index}`: show a challenge (RFC 8555 7.5.1)."""
+        _, order = self._find_order(body, order_id)
+        position = _position(order, index)
+        response = json_response(_challenge(order, position), _NO_STORE)
+        response.headers.add("Link", f'<{_url("authorization", order.id, index)}>;rel="up"')
+        return response
+
+    def acmeCertificate(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/certificate/{order_id}`: the certificate and its chain (RFC 8555 7.4.2)."""
+        _, order = self._find_order(body, order_id)
+        if not order.certificate:
+            raise AcmeError("notFound", "the order has no certificate yet: finalize it")
+        return Response(order.certificate.encode("ascii"), PEM_CHAIN, _NO_STORE)
+
+    def _authenticate(self, body: Mapping[str, Any]) -> _Call:
+        accounts = self._site.require_accounts()
+        return _Call(*accounts.authenticate(body, identity.request_url(), _url("account", "")))
+
+    def _find_order(self, body: Mapping[str, Any], order_id: str) -> tuple[_Call, Order]:
+        call = self._authenticate(body)
+        return call, self._site.require_orders().get(call.account, order_id)
+
+    def _order_response(self, order: Order, status: int = HTTPStatus.OK) -> Response:
+        order_status = order.status_at(self._site.authority.clock())
+        document: dict[str, object] = {
+            "status": order_status,
+            "expires": encoding.format_timestamp(order.expires_at),
+            "identifiers": [{"type": item.type, "value": item.value} for item in order.authorizations],
+            "profile": order.profile,
+            "authorizations": [
+                _url("authorization", order.id, str(index)) for index in range(len(order.authorizations))
+            ],
+            "finalize": _url("order", order.id, "finalize"),
+        }
+        members = {"notBefore": order.not_before, "notAfter": order.not_after, "replaces": order.replaces}
+        document |= {name: value for name, value in members.items() if value}
+        if order.certificate:
+            document["certificate"] = _url("certificate", order.id)
+        response = json_response(document, _NO_STORE, status)
+        response.headers["Location"] = _url("order", order.id)
+        if order_status is OrderStatus.PROCESSING:
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+        return response
+
+
+def _no_acme(detail: str) -> AcmeError:
+    return AcmeError("notFound", detail)
+
+
+def _url(*segments: str) -> str:
+    return f"{identity.base_url()}{ACME_PREFIX}{'/'.join(segments)}"
+
+
+def _require_own(account: Account, account_id: str) -> None:
+    if account.id != account_id:
+        raise AcmeError("unauthorized", "the request is not signed by this account")
+
+
+def _account_response(account: Account, status: int = HTTPStatus.OK) -> Response:
+    document: dict[str, object] = {
+        "status": account.status,
+        "contact": account.contacts,
+        "orders": _url("account", account.id, "orders"),
+    }
+    if account.external_account_binding:
+        document["externalAccountBinding"] = flask.json.loads(account.external_account_binding)
+    response = json_response(document, _NO_STORE, status)
+    response.headers["Location"] = _url("account", account.id)
+    return response
+
+
+def _position(order: Order, index: str) -> int:
+    positions = {str(position): position for position in range(len(order.authorizations))}
+    if index not in positions:
+        raise AcmeError("notFound", "the order has no such authorization")
+    return positions[index]
+
+
+def _authorization(order: Order, position: int) -> dict[str, object]:
+    item = order.authorizations[position]
+    is_wildcard = item.type == _DNS and item.value.startswith(_WILDCARD)
+    value = item.value.removeprefix(_WILDCARD) if is_wildcard else item.value
+    return {
+        "identifier": {"type": item.type, "value": value},
+        "status": item.status,
+        "expires": encoding.format_timestamp(order.expires_at),
+        "challenges": [_challenge(order, position)],
+        **({"wildcard": True} if is_wildcard else {}),
+    }
+
+
+def _challenge(order: Order, position: int) -> dict[str, object]:
+    """The challenge of an authorization. Some clients require one, also in an authorization that is valid."""
+    item: Authorization = order.authorizations[position]
+    return {
+        "type": "http-01",
+        "url": _url("challenge", order.id, str(position)),
+        "status": "valid" if item.status == "valid" else "pending",
+        "token": item.token,
+        **({"validated": encoding.format_timestamp(order.created_at)} if item.status == "valid" else {}),
+    }
