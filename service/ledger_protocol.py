@@ -53,9 +53,10 @@ class OrderStatus(StrEnum):
 
 
 class AuthorizationStatus(StrEnum):
-    """The status of an authorization (RFC 8555 7.1.6)."""
+    """The status of an authorization, or of its challenge (RFC 8555 7.1.6)."""
 
     PENDING = "pending"
+    PROCESSING = "processing"  # its challenge is being validated; the authorization is pending
     VALID = "valid"
     INVALID = "invalid"
     DEACTIVATED = "deactivated"
@@ -100,6 +101,18 @@ class Account:
     revision: int = 0
 
 
+class ChallengeError(NamedTuple):
+    """The reason why a challenge failed.
+
+    Attributes:
+        code: the type of the problem, without the namespace (RFC 8555 6.7).
+        detail: the text for the client.
+    """
+
+    code: str
+    detail: str
+
+
 class Authorization(NamedTuple):
     """An identifier of an order, with the status of its authorization (RFC 8555 7.1.4).
 
@@ -107,12 +120,21 @@ class Authorization(NamedTuple):
         type, value: the identifier as ordered, such as `dns` and `*.example.com`.
         status: the status; valid from the start if the principal's policy permits the identifier.
         token: of its challenge (RFC 8555 8.3).
+        challenged_at: the time, UTC, at which its validation began or ended; None if it needs none.
+        error: why its challenge failed; None if it has not failed.
     """
 
     type: str
     value: str
     status: AuthorizationStatus
     token: str
+    challenged_at: datetime | None = None
+    error: ChallengeError | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether its challenge was validated."""
+        return self.status is AuthorizationStatus.VALID and self.challenged_at is not None
 
 
 class Claim(NamedTuple):
@@ -162,6 +184,39 @@ class Order:
     claim: Claim | None = None
     certificate: str = field(default="", repr=False)
     revision: int = 0
+
+    def challenged(self, index: int, now: datetime) -> Self:
+        """Return the order while the challenge of an authorization is validated, from `now` on.
+
+        It is the same order if the authorization is neither pending nor being validated.
+        """
+        authorization = self.authorizations[index]
+        if authorization.status not in {AuthorizationStatus.PENDING, AuthorizationStatus.PROCESSING}:
+            return self
+        status = AuthorizationStatus.PROCESSING
+        return self._with(index, authorization._replace(status=status, challenged_at=now))
+
+    def validated(self, index: int, now: datetime, error: ChallengeError | None) -> Self:
+        """Return the order with the result of a validation that ended at `now`; None is a success.
+
+        The order becomes ready with its last authorization, and invalid with the first that fails. It is the
+        same order if the authorization is not being validated.
+        """
+        authorization = self.authorizations[index]
+        if authorization.status is not AuthorizationStatus.PROCESSING:
+            return self
+        status = AuthorizationStatus.INVALID if error else AuthorizationStatus.VALID
+        order = self._with(index, authorization._replace(status=status, challenged_at=now, error=error))
+        if order.status is not OrderStatus.PENDING:
+            return order
+        if error:
+            return replace(order, status=OrderStatus.INVALID)
+        is_ready = all(item.status is AuthorizationStatus.VALID for item in order.authorizations)
+        return replace(order, status=OrderStatus.READY) if is_ready else order
+
+    def _with(self, index: int, authorization: Authorization) -> Self:
+        before, after = self.authorizations[:index], self.authorizations[index + 1 :]
+        return replace(self, authorizations=(*before, authorization, *after))
 
     def claimed(self, csr_sha256: str, holder: str, now: datetime) -> Self:
         """Return the order as claimed by `holder`, who stores it before issuing.

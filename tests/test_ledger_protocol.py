@@ -9,13 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger_protocol import LEASE, Conflict, Order, OrderNotReady, OrderStatus, is_id, new_id
+from service.ledger_protocol import (
+    LEASE,
+    Authorization,
+    AuthorizationStatus,
+    ChallengeError,
+    Conflict,
+    Order,
+    OrderNotReady,
+    OrderStatus,
+    is_id,
+    new_id,
+)
 from tests.factories import NOW
 from tests.ledger import values
 
 SECOND = timedelta(seconds=1)
 READY = values.order()
 CLAIMED = READY.claimed("csr", "first", NOW)
+PENDING = values.order(
+    status=OrderStatus.PENDING,
+    authorizations=tuple(Authorization("dns", name, AuthorizationStatus.PENDING, "token") for name in "ab"),
+)
+FAILURE = ChallengeError("connection", "the connection was refused")
 
 
 def test_new_ids_have_the_form_of_identifiers() -> None:
@@ -97,3 +113,32 @@ def test_order_has_one_certificate_from_the_claimed_csr(steps: list[tuple[str, s
         assert order.claim is None or order.claim.holder == holder
         if before.claim and order.claim:
             assert order.claim.csr_sha256 == before.claim.csr_sha256
+
+
+def test_order_becomes_ready_with_its_last_valid_challenge() -> None:
+    """A result counts only while the challenge is processed."""
+    assert PENDING.validated(0, NOW, None) is PENDING
+    order = PENDING.challenged(0, NOW)
+    assert [item.status for item in order.authorizations] == ["processing", "pending"]
+    order = order.validated(0, NOW + SECOND, None).challenged(1, NOW)
+    assert order.authorizations[0].is_proven
+    assert order.authorizations[0].challenged_at == NOW + SECOND
+    assert order.status is OrderStatus.PENDING
+    ready = order.validated(1, NOW, None)
+    assert ready.status is OrderStatus.READY
+    assert ready.challenged(1, NOW) is ready.validated(1, NOW, FAILURE) is ready
+
+
+def test_order_becomes_invalid_with_the_first_failed_challenge() -> None:
+    """A later success does not change that."""
+    order = PENDING.challenged(0, NOW).challenged(1, NOW).validated(1, NOW, FAILURE)
+    assert (order.status, order.authorizations[1].error) == (OrderStatus.INVALID, FAILURE)
+    order = order.validated(0, NOW, None)
+    assert order.status is OrderStatus.INVALID
+    assert [item.is_proven for item in order.authorizations] == [True, False]
+
+
+def test_authorization_without_challenge_is_not_proven() -> None:
+    """The policy of a principal may require proof after the order was created."""
+    assert READY.authorizations[0].status is AuthorizationStatus.VALID
+    assert not READY.authorizations[0].is_proven

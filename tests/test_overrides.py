@@ -91,7 +91,7 @@ def test_yaml_source_never_crashes(text: str) -> None:
         ("profiles: []", [(1, "profiles: expected a mapping")]),
         ("profiles:\n  peer: {}\n  peer: null", [(3, "duplicate key 'peer'")]),
         ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals")]),
-        ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri")]),
+        ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri, challenge")]),
         ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
         ("profiles:\n  server: null", [(1, "default: profile 'server' does not exist; use one of: client, peer")]),
         ("profiles:\n  server: {names: null}", [(2, "profiles.server: missing: names")]),
@@ -151,7 +151,11 @@ def names(**kinds: object) -> dict[str, object]:
 def test_profile_is_accepted(change: dict[str, Any]) -> None:
     """Every member is accepted in each of its forms."""
     verify_policy(
-        {"profiles": {"server": GOOD | change}, "default": "server", "principals": {"ci": {"dns": {}}}}
+        {
+            "profiles": {"server": GOOD | change},
+            "default": "server",
+            "principals": {"ci": {"dns": {}, "challenge": "http-01"}},
+        }
     )
 
 
@@ -226,7 +230,7 @@ def test_violations_of_all_profiles_are_collected() -> None:
     )
     brief = shared | {"validity": "PT1M"}
     profiles = {"a": brief, "b": shared, "c": reversed_policies, "d": shared, "B!\n": {}, "e": 7}
-    principals = {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}}}
+    principals = {"": {}, "*": {}, "ci": {"dns": {"permitted": ["-"]}, "challenge": "dns-01"}}
     with pytest.raises(ProfileError) as refusal:
         verify_policy({"profiles": profiles, "default": "f", "principals": principals})
     for message in (
@@ -238,9 +242,10 @@ def test_violations_of_all_profiles_are_collected() -> None:
         "principals.: '': expected the name of a principal",
         "principals.*: '*' is not the name of a principal",
         "principals.ci.dns.permitted.0: ",
+        "principals.ci.challenge: 'dns-01': expected http-01",
     ):
         assert message in str(refusal.value)
-    assert len(refusal.value.violations) == 9
+    assert len(refusal.value.violations) == 10
 
 
 def test_contract_profiles_are_valid() -> None:

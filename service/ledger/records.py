@@ -12,6 +12,7 @@ from service.ledger_protocol import (
     AccountStatus,
     Authorization,
     AuthorizationStatus,
+    ChallengeError,
     Claim,
     Order,
     OrderStatus,
@@ -43,10 +44,7 @@ def decode_account(text: str) -> Account:
 def decode_order(text: str) -> Order:
     """Decode the text of `encode`."""
     data = json.loads(text)
-    authorizations = (
-        Authorization(kind, value, AuthorizationStatus(status), token)
-        for kind, value, status, token in data["authorizations"]
-    )
+    authorizations = (_decode_authorization(*item) for item in data["authorizations"])
     return Order(
         **data
         | {
@@ -56,6 +54,19 @@ def decode_order(text: str) -> Order:
             "expires_at": datetime.fromisoformat(data["expires_at"]),
             "claim": _decode_claim(*data["claim"]) if data["claim"] else None,
         }
+    )
+
+
+def _decode_authorization(
+    kind: str, value: str, status: str, token: str, challenged_at: str | None, error: list[str] | None
+) -> Authorization:
+    return Authorization(
+        kind,
+        value,
+        AuthorizationStatus(status),
+        token,
+        datetime.fromisoformat(challenged_at) if challenged_at else None,
+        ChallengeError(*error) if error else None,
     )
 
 

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -88,8 +89,26 @@ class ProfileError(ValueError):
         super().__init__("; ".join(map(str, self.violations)))
 
 
+class Challenge(StrEnum):
+    """How a principal proves that it controls its names (RFC 8555 8)."""
+
+    HTTP_01 = "http-01"
+
+
+class PrincipalPolicy(NamedTuple):
+    """The policy for a principal.
+
+    Attributes:
+        names: the names that it may request.
+        challenge: how it proves that it controls them; None if its credentials suffice.
+    """
+
+    names: NamePolicy
+    challenge: Challenge | None = None
+
+
 class IssuancePolicy:
-    """The certificate profiles of a contract, the default profile, and the names permitted for principals."""
+    """The certificate profiles of a contract, the default profile, and the policies for principals."""
 
     def __init__(
         self,
@@ -118,7 +137,7 @@ class IssuancePolicy:
             name: profile.with_status_url(status_url, has_ocsp=has_ocsp)
             for name, profile in parsed["profiles"].items()
         }
-        self._principals: dict[str, NamePolicy] = parsed["principals"]
+        self._principals: dict[str, PrincipalPolicy] = parsed["principals"]
         self.default: str = parsed["default"]
 
     def __iter__(self) -> Iterator[Profile]:
@@ -145,7 +164,18 @@ class IssuancePolicy:
 
     def names_permitted_for(self, principal: str) -> NamePolicy | None:
         """The additional policy for a principal's names; None if the profiles' policies suffice."""
-        return self._principals.get(principal)
+        policy = self._principals.get(principal)
+        return policy.names if policy else None
+
+    def challenge_for(self, principal: str) -> Challenge | None:
+        """How a principal proves that it controls its names; None if its credentials suffice."""
+        policy = self._principals.get(principal)
+        return policy.challenge if policy else None
+
+    @property
+    def has_challenges(self) -> bool:
+        """Whether a principal has to prove that it controls its names."""
+        return any(policy.challenge for policy in self._principals.values())
 
 
 def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
@@ -275,7 +305,7 @@ _NAMES: Final[_Fields] = {
 
 
 def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
-    """Parse the name policy of a profile or a principal: `{dns: {permitted: [example.com]}, ip: {}}`.
+    """Parse the name policy of a profile: `{dns: {permitted: [example.com]}, ip: {}}`.
 
     Raises:
         ProfileError: the policy is invalid; lists all violations.
@@ -355,7 +385,9 @@ def _default_violations(profiles: object, parsed: dict[str, Any]) -> Iterator[Pr
         )
 
 
-def _principal(name: str, data: dict[str, Any]) -> NamePolicy:
+def _principal(name: str, data: dict[str, Any]) -> PrincipalPolicy:
     if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the policy would never apply
         raise ValueError(f"{quote(name)} is not the name of a principal")
-    return parse_name_policy(data)
+    parsed = _object(data, {**_NAMES, "challenge": (str, Challenge)})
+    challenge = parsed.pop("challenge", None)
+    return PrincipalPolicy(NamePolicy(**parsed), challenge)

@@ -13,7 +13,9 @@ from service.ledger_protocol import (
     MAX_ENCODED,
     MAX_LISTED,
     AccountStatus,
+    Authorization,
     AuthorizationStatus,
+    ChallengeError,
     Claim,
     Conflict,
     KeyInUse,
@@ -96,6 +98,9 @@ def test_order_is_read_as_stored(connect: Connect) -> None:
     order = values.order(
         profile="server", not_after="2026-12-01T00:00:00Z", replaces="a.b", claim=Claim("00", NOW, "x", NOW)
     )
+    error = ChallengeError("dns", "é")
+    challenge = Authorization("ip", "192.0.2.1", AuthorizationStatus.INVALID, "token", NOW, error)
+    order = replace(order, authorizations=(*order.authorizations, challenge))
     connect().add_order(order)
     ledger = connect()
     assert ledger.get_order("account", order.id) == order

@@ -18,5 +18,10 @@ def account(thumbprint: str = "a" * 43, **change: Any) -> Account:
 
 def order(account_id: str = "account", expires_at: datetime = NOW + HOUR, **change: Any) -> Order:
     authorization = Authorization("dns", "*.example.com", AuthorizationStatus.VALID, "token")
-    values: dict[str, Any] = {"status": OrderStatus.READY, "created_at": NOW, "expires_at": expires_at}
-    return Order(new_id(), account_id, (authorization,), **values | change)
+    values: dict[str, Any] = {
+        "authorizations": (authorization,),
+        "status": OrderStatus.READY,
+        "created_at": NOW,
+        "expires_at": expires_at,
+    }
+    return Order(new_id(), account_id, **values | change)

@@ -11,7 +11,7 @@ from service.pki.errors import UnknownProfile
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, NamePolicy
 from service.pki.profile import Profile
-from service.pki.profile_loader import IssuancePolicy, ProfileError
+from service.pki.profile_loader import Challenge, IssuancePolicy, ProfileError
 from tests import factories
 
 GOOD: dict[str, Any] = {**factories.document()[openapi.PROFILES]["server"], "certificate_policies": []}
@@ -79,6 +79,25 @@ def test_malformed_policy_is_an_error_without_the_schema(arguments: tuple[Any, .
     """The core also refuses malformed profiles, defaults and principals."""
     with pytest.raises(ProfileError):
         IssuancePolicy(*arguments)
+
+
+def test_policy_of_a_principal_may_require_a_challenge() -> None:
+    """It is no kind of name; a principal without a policy needs no challenge."""
+    principals = {"proven": {"dns": {}, "challenge": "http-01"}, "ci": {"dns": {}}}
+    policy = IssuancePolicy({"a": GOOD}, "a", principals)
+    assert policy.challenge_for("proven") is Challenge.HTTP_01
+    assert policy.challenge_for("ci") is policy.challenge_for("other") is None
+    assert policy.names_permitted_for("proven") == policy.names_permitted_for("ci") is not None
+    assert policy.names_permitted_for("other") is None
+    assert policy.has_challenges
+    assert not IssuancePolicy({"a": GOOD}, "a", {"ci": {"dns": {}}}).has_challenges
+
+
+@pytest.mark.parametrize("challenge", ["dns-01", "", None, ["http-01"], True])
+def test_unknown_challenge_is_an_error_without_the_schema(challenge: object) -> None:
+    """Otherwise, a misspelt challenge would not be required."""
+    with pytest.raises(ProfileError, match=r"^principals\.ci\.challenge"):
+        IssuancePolicy({"a": GOOD}, "a", {"ci": {"dns": {}, "challenge": challenge}})
 
 
 def test_profile_is_found_by_name() -> None:
