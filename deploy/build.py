@@ -21,7 +21,7 @@ from typing import Final
 from cryptography import x509
 
 from service import openapi
-from service.keystore import ca_directory, revocation_file
+from service.keystore import acme_principals, ca_directory, revocation_file
 from service.overrides import OverridesError, verify_policy
 from service.pki.errors import CAError
 from service.pki.profile_loader import ProfileError
@@ -149,6 +149,7 @@ def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> list[str]:
         ca_directory.SERIAL_KEY,
         ca_directory.STATUS_URL,
         revocation_file.DENY_LIST,
+        *acme_principals.load_files(ca),
     )
     names += [name for name in optional if (ca / name).exists()]
     if (ca / ca_directory.SIGNING_KEY).exists():  # otherwise it is in KMS or Secrets Manager

@@ -160,7 +160,7 @@ def test_commands_in_the_text_of_the_readme_work(server: Server, tmp_path: Path)
     """The commands in the README's tables succeed in this order."""
     commands = [code for code in inline_code(DOCUMENTS["README.md"]) if re.match(r"certlet \S+ |curl ", code)]
     commands = [command for command in commands if is_run(command)]
-    assert len(commands) == 11
+    assert len(commands) == 12
     results = run_all(commands, server, tmp_path)
     assert [status for _, status in results] == [0] * len(commands), list(
         zip(commands, results, strict=False)
@@ -216,7 +216,9 @@ def test_documented_options_exist() -> None:
     }
     for text in (*DOCUMENTS.values(), *OTHERS.values()):
         for code in (*inline_code(text), *(command for command, _ in transcript(text))):
-            if not (match := re.match(r"(?:\.venv/bin/)?certlet ((?:api-key )?[a-z][a-z-]+)(.*)", code)):
+            if not (
+                match := re.match(r"(?:\.venv/bin/)?certlet ((?:(?:api-key|acme) )?[a-z][a-z-]+)(.*)", code)
+            ):
                 continue
             assert match[1] in options, code
             assert (

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "serve": ("serve", "Run the certificate authority on this machine."),
     "list": ("list_certificates", "List the certificates that have not expired."),
     "api-key": ("api_key", "Manage the API keys of the local gateway."),
+    "acme": ("acme", "Manage the principals that may have ACME accounts."),
     "init": ("ca", "Create a root CA and a signing CA."),
     "rollover": ("ca", "Create the successor of a CA."),
     "revoke": ("revoke", "Revoke a certificate."),

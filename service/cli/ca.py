@@ -19,7 +19,7 @@ from service.cli import options
 from service.cli.options import KEY_FILE
 from service.cli.terminal import CommandError, echo, warn
 from service.gateway import api_keys
-from service.keystore import ca_directory, revocation_file
+from service.keystore import acme_principals, ca_directory, revocation_file
 from service.pki import ca_status, certificate_reader, encoding, hierarchy, keys, ocsp
 from service.pki.ca_status import CAStatus
 from service.pki.errors import CAError
@@ -123,9 +123,9 @@ def rollover(
 ) -> None:
     """Create the successor of a CA.
 
-    OLD is the existing CA's directory, and NEW the successor's. API keys, revocations, denied keys and the
-    keys of serial numbers are copied. The old CA's key is copied too: it still signs its CRL and OCSP
-    responses, but no certificates.
+    OLD is the existing CA's directory, and NEW the successor's. API keys, ACME's key and principals,
+    revocations, denied keys and the keys of serial numbers are copied. The old CA's key is copied too: it
+    still signs its CRL and OCSP responses, but no certificates.
     """
     options.forbid_together("--root-key", "--new-root")
     hardening.disable_core_dumps_and_ptrace()
@@ -139,6 +139,7 @@ def rollover(
     predecessors = ca_directory.load_predecessors(old)
     statuses = _load_statuses(old, [certificate, *chain, *predecessors])
     carried, api_key_digests = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried |= acme_principals.load_files(old)
     if status_url := ca_directory.load_status_url(old):
         carried[ca_directory.STATUS_URL] = f"{status_url}\n".encode()
     previous_keys = _load_previous_keys(old, predecessors, passphrase)

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from service import keystore, profile_lint
 from service.cli import options
-from service.keystore import ca_directory
+from service.keystore import acme_principals, ca_directory
 from service.pki import ca_status, certificate_reader
 from service.pki.certificate_reader import extension_value
 from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, find_ledger_problems
@@ -24,8 +24,9 @@ from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, find_ledger_
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it and
-    the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
+    If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it, the
+    URLs in certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the
+    keys.
 
     Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not.
     """
@@ -51,6 +52,7 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
             "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
         )
+    yield from _acme_warnings(ca)
     certificates = ca_directory.load_ca_certificates(ca)
     statuses, problems = ca_directory.load_statuses(ca, certificates)
     for problem in (*problems, *ca_status.find_gaps(statuses, certificates, datetime.now(UTC))):
@@ -64,6 +66,19 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
     for name, url in _status_urls(ca):
         if profile_lint.is_https(url):
             yield f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}"
+
+
+def _acme_warnings(ca: Path) -> Iterator[str]:
+    """Yield what is wrong with the files of ACME; raise `CAError` if one of them is malformed."""
+    key, principals = ca_directory.load_acme_key(ca), acme_principals.load_all(ca)
+    if principals and not key:
+        yield (
+            f"{ca / ca_directory.ACME_KEY}: warning: does not exist, so there is no ACME (certlet acme add "
+            "creates it)"
+        )
+    paths = [ca / name for name in (ca_directory.ACME_KEY, acme_principals.ACME_PRINCIPALS)]
+    for warning in options.exposure_warnings(paths):
+        yield f"warning: {warning}"
 
 
 def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[str]:

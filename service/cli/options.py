@@ -35,7 +35,7 @@ API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
 KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
-_DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 # A missing or unreadable file is an error of the command (exit status 1), not of its arguments (2).
 FILE: Final = click.Path(path_type=Path, readable=False)
@@ -122,7 +122,7 @@ url_option: Final = click.option(
     metavar="URL",
     envvar=URL,
     show_envvar=True,
-    default=_DEFAULT_URL,
+    default=DEFAULT_URL,
     help="Use the service at this URL, which includes the stage.",
 )
 

@@ -27,6 +27,7 @@ from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys, sandbox
 from service.gateway.configuration import Configuration
 from service.keystore import ca_directory
+from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.ledger.sqlite import SqliteLedger
 from service.pki import certificate_reader
 from service.pki.errors import CAError, IssuanceError
@@ -275,7 +276,7 @@ def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
     """Yield the files that only this user should be able to read; they need not exist."""
     keys = (ca_directory.ROOT_KEY, ca_directory.SIGNING_KEY, ca_directory.SERIAL_KEY, ca_directory.ACME_KEY)
     configured_key = os.environ.get(CA_KEY, "").removeprefix("file:")
-    yield from (directory / name for name in (*keys, KEY_FILE, configured_key))
+    yield from (directory / name for name in (*keys, ACME_PRINCIPALS, KEY_FILE, configured_key))
     yield from directory.glob(f"{ca_directory.PREVIOUS_KEY_PREFIX}*")
     if settings.ledger:
         yield settings.ledger

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from service import atomic_write, credentials
-from service.keystore import revocation_file
+from service.keystore import ca_directory, revocation_file
 from service.overrides import OverridesError, YAMLSource
 from service.pki.acme_key import MAX_GENERATION, AcmePrincipals, is_thumbprint
 from service.pki.errors import CAError, CAUnavailable, quote
@@ -84,6 +84,18 @@ def load_all(directory: Path) -> dict[str, AcmePrincipal]:
         raise CAError(f"{path}: {error}") from error
 
 
+def load_files(directory: Path) -> dict[str, bytes]:
+    """Load this file and the key of ACME, name -> content, for another directory; {} if there are none.
+
+    Raises:
+        CAError: one of them is unreadable or malformed.
+    """
+    ca_directory.load_acme_key(directory)
+    load_all(directory)
+    names = [name for name in (ca_directory.ACME_KEY, ACME_PRINCIPALS) if os.path.lexists(directory / name)]
+    return {name: revocation_file.read_file(directory / name) for name in names}
+
+
 def change(
     directory: Path, name: str, update: Callable[[AcmePrincipal | None], AcmePrincipal]
 ) -> AcmePrincipal:
@@ -114,7 +126,7 @@ def change(
             details = "; ".join(detail for _, detail in error.problems)
             raise CAError(f"{details}; nothing was changed") from error
         if changed != before:
-            atomic_write.write_atomically(directory / ACME_PRINCIPALS, content, 0o644)
+            atomic_write.write_atomically(directory / ACME_PRINCIPALS, content, 0o600)
     return changed[name]
 
 

@@ -95,11 +95,15 @@ def test_rollover_creates_a_successor(tmp_path: Path, *, new_root: bool) -> None
         old = server.request("GET", "/ca").json()
         assert old["previous_pem"] == ""
     assert certlet("api-key", "add", "ci", "--ca", "old").returncode == 0
+    assert certlet("acme", "add", "web", "--ca", "old").returncode == 0
     (tmp_path / "old" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
     run = certlet("rollover", "old", "new", *(["--new-root"] if new_root else []))
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "new" / "root-ca.key").exists() == new_root
     assert b"ci" in certlet("api-key", "list", "--ca", "new").stdout
+    for name in ("acme.key", "acme-principals.yaml"):
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes()
+        assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "new" / "denied-keys.txt").read_text() == f"{'0' * 64}\n"
     assert (tmp_path / "new" / "serial.key").read_bytes() != (tmp_path / "old" / "serial.key").read_bytes()
     with servers.certlet_server(tmp_path, "--ca", "new") as server:
@@ -147,6 +151,8 @@ BAD_LISTS = [
     ("old/revoked.yaml", None, b"old/revoked.yaml: "),
     ("old/denied-keys.txt", b"0123", b"denied-keys.txt"),
     ("old/api-keys.json", b"[]", b"not a file of API keys"),
+    ("old/acme.key", b"", b"0 octets; expected 32"),
+    ("old/acme-principals.yaml", b"[]", b"line 1: not a mapping of principals"),
     ("new/revoked.yaml", b"", b"already exists; nothing was changed"),
     ("new/denied-keys.txt", b"", b"already exists; nothing was changed"),
 ]

@@ -38,3 +38,28 @@ def test_two_ledgers_are_an_error(tmp_path: Path) -> None:
     result = servers.certlet("check", cwd=tmp_path, env=env | {"CERTLET_LEDGER_TABLE": "certlet"})
     assert result.returncode == 1
     assert b"CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set; set only one\n" in result.stdout
+
+
+def test_files_of_acme_are_checked(tmp_path: Path) -> None:
+    """A malformed file is an error; a missing key, or a file that others can read, causes a warning."""
+    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert servers.certlet("acme", "add", "web", cwd=tmp_path).returncode == 0
+    key, principals = tmp_path / "ca" / "acme.key", tmp_path / "ca" / "acme-principals.yaml"
+    assert b"acme" not in servers.certlet("check", cwd=tmp_path).stdout
+    key.chmod(0o640)
+    principals.chmod(0o644)
+    lines = servers.certlet("check", cwd=tmp_path).stdout.decode().splitlines()
+    for name, readers in (("acme.key", "its group"), ("acme-principals.yaml", "every user")):
+        assert f"warning: ca/{name} is readable by {readers}: chmod 600 ca/{name}" in lines
+    key.unlink()
+    result = servers.certlet("check", cwd=tmp_path)
+    assert b"ca/acme.key: warning: does not exist, so there is no ACME" in result.stdout
+    assert result.returncode == 0
+    principals.write_text("web: {generation: 0}\n")
+    result = servers.certlet("check", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"certlet: ca/acme-principals.yaml: line 1: the generation of 'web'" in result.stderr
+    principals.unlink()
+    key.write_bytes(b"x")
+    result = servers.certlet("check", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, b"certlet: ca/acme.key: 1 octets; expected 32\n")

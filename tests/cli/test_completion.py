@@ -12,7 +12,7 @@ from tests.cli import certlet
 
 COMMANDS = {
     *("serve", "api-key", "init", "rollover", "revoke", "rotate-serial-key", "openapi", "check", "sign"),
-    "sign-ca-status",
+    *("acme", "sign-ca-status"),
     *("list", "new", "renew", "show", "trust", "completion"),
 }
 
@@ -39,6 +39,8 @@ def completions(*arguments: str) -> set[str]:
         (["api-key", ""], {"add", "list", "remove"}),
         (["api-key", "add", "-"], {"-h", "--help", "--ca"}),
         (["api-key", "--ca"], set()),
+        (["acme", ""], {"add", "list", "rekey", "remove"}),
+        (["acme", "add", "--client", "c"], {"certbot", "caddy", "cert-manager"}),
         (["completion", "z"], {"zsh"}),
         (["revoke", "--reason", "key"], {"keyCompromise"}),
         (["revoke", "my"], {"file"}),

@@ -317,12 +317,14 @@ def test_zip_without_ca_key_contains_certificates_and_lists(ca: Path, tmp_path: 
     shutil.copytree(ca, tmp_path / "ca", ignore=shutil.ignore_patterns("*.key"))
     (tmp_path / "ca" / "denied-keys.txt").write_text(f"{'0' * 64}\n")
     (tmp_path / "ca" / "status-url.txt").write_text("http://ca.example.com\n")
+    assert servers.certlet("acme", "add", "web", cwd=tmp_path).returncode == 0
     profiles = ("--profiles", str(servers.ROOT / "tests" / "policies.yaml"))
     process = run_build("--ca", str(tmp_path / "ca"), "--output", str(tmp_path / "x.zip"), *profiles)
     assert process.returncode == 0, process.stderr
     archive = zipfile.ZipFile(tmp_path / "x.zip")
     ca_files = [name for name in archive.namelist() if name.startswith("ca/")]
-    lists = ("ca-status.pem", "denied-keys.txt", "revoked.yaml", "root-ca.crt", "signing-ca.crt")
+    acme = ("acme-principals.yaml", "acme.key")
+    lists = (*acme, "ca-status.pem", "denied-keys.txt", "revoked.yaml", "root-ca.crt", "signing-ca.crt")
     assert ca_files == [f"ca/{name}" for name in (*lists, "status-url.txt")]
     document = json.loads(archive.read("service/openapi.json"))
     assert list(document["x-certificate-profiles"]) == ["server", "peer", "team", "secret"]

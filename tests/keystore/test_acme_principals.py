@@ -123,7 +123,7 @@ def test_principal_is_changed_in_the_file(tmp_path: Path) -> None:
         r'"a \"b\": #c": {"generation": 3}',
         f'"ci": {{"generation": 1, "thumbprints": ["{FIRST}", "{SECOND}"]}}',
     ]
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == 0o600
     version = atomic_write.file_version(path)
     acme_principals.change(tmp_path, "ci", lambda present: present or AcmePrincipal(9))
     assert atomic_write.file_version(path) == version

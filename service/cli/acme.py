@@ -1,0 +1,170 @@
+"""`certlet acme`: the principals that may have ACME accounts, and their external account keys."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import click
+
+from service import credentials, hardening
+from service.cli import acme_clients, options
+from service.cli.terminal import CommandError, echo, echo_lines, warn
+from service.keystore import acme_principals, ca_directory
+from service.keystore.acme_principals import AcmePrincipal
+from service.pki.acme_key import MAX_GENERATION, AcmeKey, ExternalKeyId, is_thumbprint
+from service.settings import PUBLIC_URL, parse_public_url
+
+
+def _parse_thumbprint(text: str) -> str:
+    if not is_thumbprint(text):
+        raise ValueError(f"{text!r} is not a thumbprint: 43 characters of base64url (RFC 7638)")
+    return text
+
+
+_thumbprint_option = click.option(
+    "--thumbprint",
+    "thumbprints",
+    multiple=True,
+    metavar="THUMBPRINT",
+    type=_parse_thumbprint,
+    help="Admit the account key with this thumbprint without an external account key (repeatable).",
+)
+_url_option = click.option(
+    "--url",
+    metavar="URL",
+    envvar=PUBLIC_URL,
+    show_envvar=True,
+    default=options.DEFAULT_URL,
+    type=parse_public_url,
+    help="Print the directory of the service at this URL.",
+)
+_client_option = click.option(
+    "--client",
+    type=click.Choice(acme_clients.NAMES),
+    metavar="CLIENT",
+    help=f"Print only the lines for this client: {', '.join(acme_clients.NAMES)}.",
+)
+
+
+@click.group(no_args_is_help=False, epilog="Example: certlet acme add web")
+def acme() -> None:
+    """Manage the principals that may have ACME accounts."""
+
+
+@acme.command(epilog="Example: certlet acme add web --url https://ca.example.com")
+@click.argument("name")
+@_thumbprint_option
+@_client_option
+@_url_option
+@options.ca_option
+def add(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str, ca: Path) -> None:
+    """Allow NAME to have ACME accounts, and print its external account key.
+
+    Its accounts may have the certificates that an API key of this name may have. If NAME exists, its key is
+    printed again.
+    """
+
+    def update(existing: AcmePrincipal | None) -> AcmePrincipal:
+        if existing is None:
+            return AcmePrincipal(1, thumbprints)
+        if existing.removed:
+            return AcmePrincipal(_next_generation(name, existing), thumbprints)
+        warn(f"note: {name} exists already, so its key stays the same")
+        return existing._replace(thumbprints=tuple(dict.fromkeys((*existing.thumbprints, *thumbprints))))
+
+    _verify_name(name)
+    key = _load_or_create_key(options.require_ca(ca))
+    _print_key(name, acme_principals.change(ca, name, update), key, client, url, ca)
+
+
+@acme.command(epilog="Example: certlet acme rekey web --client caddy")
+@click.argument("name")
+@_thumbprint_option
+@_client_option
+@_url_option
+@options.ca_option
+def rekey(*, name: str, thumbprints: tuple[str, ...], client: str | None, url: str, ca: Path) -> None:
+    """Replace the external account key of NAME, and end its accounts.
+
+    The listed thumbprints are removed, except those of --thumbprint.
+    """
+
+    def update(existing: AcmePrincipal | None) -> AcmePrincipal:
+        existing = _require_principal(name, existing)
+        if removed := [thumbprint for thumbprint in existing.thumbprints if thumbprint not in thumbprints]:
+            warn(f"note: removed the thumbprints {', '.join(removed)}")
+        return AcmePrincipal(_next_generation(name, existing), thumbprints)
+
+    key = _load_or_create_key(options.require_ca(ca))
+    _print_key(name, acme_principals.change(ca, name, update), key, client, url, ca)
+
+
+@acme.command(epilog="Example: certlet acme remove web")
+@click.argument("name")
+@options.ca_option
+def remove(*, name: str, ca: Path) -> None:
+    """Remove NAME and end its accounts, with immediate effect."""
+    acme_principals.change(
+        options.require_ca(ca),
+        name,
+        lambda existing: _require_principal(name, existing)._replace(thumbprints=(), removed=True),
+    )
+
+
+@acme.command("list", epilog="Example: certlet acme list")
+@options.ca_option
+def list_principals(*, ca: Path) -> None:
+    """List the key identifier of each principal, and its thumbprints."""
+    for name, principal in acme_principals.load_all(options.require_ca(ca)).items():
+        if not principal.removed:
+            key_id = ExternalKeyId(name, principal.generation).encode()
+            echo("  ".join((key_id, *principal.thumbprints)))
+
+
+def _verify_name(name: str) -> None:
+    try:
+        credentials.verify_name(name)
+    except ValueError as error:
+        raise CommandError(f"the name {error}") from error
+
+
+def _require_principal(name: str, existing: AcmePrincipal | None) -> AcmePrincipal:
+    if existing is None or existing.removed:
+        raise CommandError(f"{name!r} may not have ACME accounts: certlet acme list shows the names")
+    return existing
+
+
+def _next_generation(name: str, existing: AcmePrincipal) -> int:
+    if existing.generation == MAX_GENERATION:
+        raise CommandError(f"{name!r} has had {MAX_GENERATION} keys, which is the maximum: add another name")
+    return existing.generation + 1
+
+
+def _load_or_create_key(ca: Path) -> AcmeKey:
+    hardening.disable_core_dumps_and_ptrace()
+    key = ca_directory.load_acme_key(ca)
+    if key is None:
+        ca_directory.create_acme_key(ca)
+        key = ca_directory.load_acme_key(ca)
+        warn(f"note: created {ca / ca_directory.ACME_KEY}: back it up, since it derives all of these keys")
+    assert key is not None  # noqa: S101 - it was just created  # nosec B101
+    return key
+
+
+def _print_key(
+    name: str, principal: AcmePrincipal, key: AcmeKey, client: str | None, url: str, ca: Path
+) -> None:
+    """Print what a client needs, or the lines for one client."""
+    key_id = ExternalKeyId(name, principal.generation)
+    secret = base64.urlsafe_b64encode(key.external_account_key(key_id)).rstrip(b"=").decode("ascii")
+    arguments = f"{url}/acme/directory", key_id.encode(), secret
+    if client:
+        echo_lines(acme_clients.format_configuration(client, *arguments).splitlines())
+        return
+    labels = ("Directory", "Key ID", "HMAC key", "Root")
+    values = (*arguments, f"{ca / ca_directory.ROOT_CERTIFICATE} (copy it to the client's host)")
+    echo_lines(f"{label:<11}{value}" for label, value in zip(labels, values, strict=True))
+    for client_name in acme_clients.NAMES:
+        lines = acme_clients.format_configuration(client_name, *arguments).splitlines()
+        echo_lines(("", f"# {client_name}", *lines))
