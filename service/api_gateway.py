@@ -227,10 +227,9 @@ def _resource_policy(paths: OpenAPIDocument, options: Options) -> OpenAPIDocumen
     allowed = ["execute-api:/*"]
     if options.auth is Auth.IAM:
         allowed = [
-            f"execute-api:/*/{method.upper()}{re.sub('{.*?}', '*', path)}"
+            f"execute-api:/*/{method}{re.sub('{.*?}', '*', path)}"
             for path, item in paths.items()
-            for method in METHODS
-            if not item.get(method, item[f"{_VENDOR}any-method"])["security"]
+            for method in _public_methods(item)
         ]
     invoke = {"Principal": "*", "Action": "execute-api:Invoke"}
     elsewhere = {"StringNotEquals": {"aws:SourceVpce": list(options.vpc_endpoints)}}
@@ -241,6 +240,13 @@ def _resource_policy(paths: OpenAPIDocument, options: Options) -> OpenAPIDocumen
             {"Effect": "Deny", **invoke, "Resource": ["execute-api:/*"], "Condition": elsewhere},
         ],
     }
+
+
+def _public_methods(item: OpenAPIDocument) -> list[str]:
+    """Return the methods of a path without `security`; `*` for all, since a policy has at most 8 KB."""
+    other: OpenAPIDocument = item[f"{_VENDOR}any-method"]
+    methods = [method for method in METHODS if not item.get(method, other)["security"]]
+    return ["*"] if len(methods) == len(METHODS) else [method.upper() for method in methods]
 
 
 def _endpoint_configuration(options: Options) -> OpenAPIDocument:

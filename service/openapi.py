@@ -22,7 +22,8 @@ PRINCIPALS: Final = "x-certificate-principals"
 
 EST_PREFIX: Final = "/.well-known/est/"  # of the paths of EST (RFC 7030)
 ACME_PREFIX: Final = "/acme/"  # of the paths of ACME (RFC 8555)
-METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+# HEAD precedes GET: the first operation of Flask that accepts a method handles it, and GET accepts HEAD, too.
+METHODS: Final = ("head", "get", "put", "post", "delete", "options", "patch", "trace")
 INTEGRATION: Final = "x-amazon-apigateway-integration"
 _PROFILE_NAME: Final = {"$ref": "#/components/schemas/ProfileName"}
 _FORM: Final = "application/x-www-form-urlencoded"

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,12 +24,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509 import ocsp
 
+from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.pki import certificate_reader, encoding
+from service.pki.acme_key import AcmeKey
 from tests import csrs, factories, servers
 from tests.est.devices import client_context, encode_body, parse_certificates
 from tests.gateway import second_api
 from tests.gateway.cases import JSON, KEY
 from tests.servers import Response, Server
+from tests.web import jws_requests
+from tests.web.acme_client import JOSE, AcmeClient
 
 CONTRACT: Final = servers.ROOT / "openapi.yaml"
 MARK: Final = (
@@ -49,21 +53,28 @@ class Sites:
         tls: the same over HTTPS.
         misconfigured: `certlet serve` with usage plan and a malformed revocation file.
         broken: the contract with a function that fails on request, and a malformed mock.
+        acme: an ACME client of `certlet serve` with a ledger, with an account.
+        acme_ca: the directory of that server's CA.
     """
 
     plain: Server
     tls: Server
     misconfigured: Server
     broken: Server
+    acme: AcmeClient
+    acme_ca: Path
 
 
+ACME_URL: Final = "https://ca.example.com"
+ACME_KEY: Final = AcmeKey(bytes(32))
+PRINCIPALS: Final = "web: {generation: 1}"
 STATUS_URL: Final = ("--status-url", "http://ca.example.com")
 
 
 @contextlib.contextmanager
 def start_sites(directory: Path) -> Iterator[Sites]:
     """Start all servers, and stop them at the end of the block."""
-    for name in ("plain", "tls", "misconfigured", "broken"):
+    for name in ("plain", "tls", "misconfigured", "broken", "acme"):
         (directory / name).mkdir()
     assert not servers.certlet("init", "ca", cwd=directory / "misconfigured").returncode
     (directory / "misconfigured" / "ca" / "revoked.yaml").write_text("{}")
@@ -77,8 +88,27 @@ def start_sites(directory: Path) -> Iterator[Sites]:
         servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls", *STATUS_URL) as tls,
         servers.certlet_server(directory / "misconfigured") as misconfigured,
         second_api.gateway_server(directory / "broken", document) as broken,
+        acme_server(directory / "acme") as acme,
     ):
-        yield Sites(plain, tls, misconfigured, broken)
+        yield Sites(plain, tls, misconfigured, broken, acme, directory / "acme" / "ca")
+
+
+@contextlib.contextmanager
+def acme_server(directory: Path) -> Iterator[AcmeClient]:
+    """Start `certlet serve` with a ledger, and register an ACME client; stop the server at the end of the block."""
+    assert not servers.certlet("init", "ca", cwd=directory).returncode
+    (directory / "ca" / "acme.key").write_bytes(bytes(32))
+    (directory / "ca" / ACME_PRINCIPALS).write_text(PRINCIPALS)
+    with servers.certlet_server(
+        directory, "--no-usage-plan", "--url", ACME_URL, "--ledger", "ledger.db"
+    ) as server:
+
+        def send(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+            return server.request(method, url.removeprefix(ACME_URL), body, headers)
+
+        client = AcmeClient(send, f"{ACME_URL}/acme/directory")
+        assert client.register(ACME_KEY, "web").status == 201
+        yield client
 
 
 def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Response:
@@ -194,6 +224,55 @@ def request_busy_function(sites: Sites) -> Response:
         return next(future.result() for future in futures if future.result().status == 503)
 
 
+def order(sites: Sites) -> dict[str, Any]:
+    """Order a certificate by ACME."""
+    ordered: dict[str, Any] = sites.acme.order("dns:www.example.com").json()
+    return ordered
+
+
+def download_certificate(sites: Sites) -> Response:
+    """Issue a certificate by ACME for the CSR of the example of `POST /sign`."""
+    content = factories.document()["paths"]["/sign"]["post"]["requestBody"]["content"]
+    csr = x509.load_pem_x509_csr(content["application/json"]["example"]["csr"].encode())
+    finalized = sites.acme.finalize(order(sites), csr.public_bytes(Encoding.DER))
+    return sites.acme.post(finalized.json()["certificate"])
+
+
+def new_client(sites: Sites) -> AcmeClient:
+    """Return another client of ACME."""
+    return AcmeClient(sites.acme.send, f"{ACME_URL}/acme/directory", jws_requests.new_key("ES256"))
+
+
+def register(sites: Sites) -> Response:
+    """Register a new client of ACME."""
+    return new_client(sites).register(ACME_KEY, "web")
+
+
+def list_orders(sites: Sites) -> Response:
+    """List the order of a new account."""
+    client = new_client(sites)
+    client.register(ACME_KEY, "web")
+    client.order("dns:www.example.com")
+    return client.post(f"{client.account}/orders")
+
+
+def list_principals_malformed(sites: Sites) -> Response:
+    """Send a request while the list of principals is malformed."""
+    path = sites.acme_ca / ACME_PRINCIPALS
+    try:
+        path.write_text("web: 1")
+        return sites.acme.post(sites.acme.account)
+    finally:
+        path.write_text(PRINCIPALS)
+
+
+def conflict(sites: Sites) -> Response:
+    """Order two certificates that replace the same one."""
+    leaf = x509.load_pem_x509_certificates(sites.acme.issue("dns:www.example.com").encode())[0]
+    responses = [sites.acme.order("dns:www.example.com", replaces=certificate_id(leaf)) for _ in range(2)]
+    return responses[1]
+
+
 @dataclass(frozen=True)
 class Example:
     """An example response: its summary, its status, and a function that requests it."""
@@ -228,6 +307,23 @@ EXAMPLES: Final = {
     "estCacerts": Example("The issuing CA and its root.", 200, request_est("GET", "/cacerts")),
     "estSimpleenroll": Example(ENROLLED, 200, lambda sites: send_example(sites.tls, "estSimpleenroll")),
     "estSimplereenroll": Example(ENROLLED, 200, renew_with_certificate),
+    "acmeDirectory": Example("A CA with ACME.", 200, lambda sites: sites.acme.send("GET", f"{ACME_URL}/acme/directory", None, {})),
+    "acmeNewAccount": Example("A new account with an external account binding.", 201, register),
+    "acmeAccount": Example("An account with an external account binding.", 200, lambda sites: sites.acme.post(sites.acme.account)),
+    "acmeNewOrder": Example("An order for one name.", 201, lambda sites: sites.acme.order("dns:www.example.com")),
+    "acmeOrder": Example("An order for one name, with a certificate.", 200, lambda sites: sites.acme.finalize(order(sites))),
+    "acmeOrders": Example("A page of the URLs.", 200, list_orders),
+    "acmeAuthorization": Example("A name that the policy permits.", 200, lambda sites: sites.acme.post(order(sites)["authorizations"][0])),
+    "acmeChallenge": Example("A challenge that needs no response.", 200, lambda sites: sites.acme.post(order(sites)["authorizations"][0].replace("authorization", "challenge"))),
+    "acmeCertificate": Example("A certificate and its issuer.", 200, download_certificate),
+    "acmeMethodNotAllowed": Example("A resource, by GET.", 405, lambda sites: sites.acme.send("GET", sites.acme.account, None, {})),
+    "noAcme": Example("A CA without a ledger.", 404, get("/acme/directory")),
+    "acmeMalformed": Example("A request without a signature.", 400, lambda sites: sites.acme.send("POST", sites.acme.account, b"{}", JOSE)),
+    "acmeForbidden": Example("A name that the policy does not permit.", 403, lambda sites: sites.acme.order("dns:www.example.com", "dns:*.com")),
+    "acmeConflict": Example("A certificate that another order replaces.", 409, conflict),
+    "acmeTooLarge": Example("A body of 200 kilobytes.", 413, lambda sites: sites.acme.send("POST", sites.acme.account, b" " * 200_000, JOSE)),
+    "acmeUnsupportedMediaType": Example("A body of another type.", 415, lambda sites: sites.acme.send("POST", sites.acme.account, b"{}", JSON)),
+    "acmeUnavailable": Example("A malformed list of principals.", 503, list_principals_malformed),
     "methodNotAllowed": Example("A path that does not support DELETE.", 405, lambda sites: sites.plain.request("DELETE", "/ca")),
     "malformed": Example("A body without `csr`, and with an unknown profile.", 400, post("/sign", {"profile": "admin"})),
     "forbidden": Example("No API key.", 403, post("/sign", {}, **{"x-api-key": ""})),
@@ -268,6 +364,7 @@ _CA: Final = re.compile(r"(CA) [0-9a-f]{6}\b")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _REQUEST_ID: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HASH: Final = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{2}){16,32}(?![0-9A-Za-z])")
+_ACME_ID: Final = re.compile(r"(?<=/)[A-Za-z0-9_-]{22}(?=/|$)|^[A-Za-z0-9_-]{22}$")
 _VOLATILE_TEXT: Final = re.compile(
     r"(Serial Number:|Signature Value:|Authority Key Identifier:)\s+([0-9A-Fa-f]{2}:\s*)+[0-9A-Fa-f]{2}"
     r"|(Not Before:|Not After :) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4} GMT"
@@ -281,7 +378,13 @@ def normalize(node: Any) -> Any:
     The content of certificates and CRLs stays, as text.
     """
     if isinstance(node, dict):
-        return {name: normalize(value) for name, value in node.items()}
+        is_jws = node.keys() == {"protected", "payload", "signature"}
+        return {
+            name: f"{len(value)} characters"
+            if is_jws and isinstance(value, str) and name != "protected"
+            else normalize(value)
+            for name, value in node.items()
+        }
     if isinstance(node, list):
         return [normalize(element) for element in node]
     return _normalize_text(node) if isinstance(node, str) else node
@@ -300,6 +403,7 @@ def _normalize_text(text: str) -> Any:
         (_TIME, "a time"),
         (_REQUEST_ID, "a request"),
         (_HASH, "a hash"),
+        (_ACME_ID, "an ID"),
     ):
         text = pattern.sub(replacement, text)
     return text

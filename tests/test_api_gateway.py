@@ -151,13 +151,16 @@ def test_iam_replaces_the_api_key() -> None:
 
 
 def test_head_is_a_copy_of_get() -> None:
-    """Each path with GET, and no other, has HEAD, with the same security and integration, but no operationId."""
+    """Each path with GET has HEAD, with the same security and integration, but no operationId.
+
+    The contract itself has a HEAD of ACME's new-nonce, with another status.
+    """
     for document in ALL:
         assert {path for path, item in document["paths"].items() if "head" in item} == {
             path for path, item in document["paths"].items() if "get" in item
         }
-        for item in document["paths"].values():
-            if "head" in item:
+        for path, item in document["paths"].items():
+            if "head" in item and path != "/acme/new-nonce":
                 assert {**item["head"], "operationId": item["get"]["operationId"]} == item["get"]
 
 

@@ -12,9 +12,11 @@ import pytest
 from jsonschema import Draft4Validator
 
 from service import api_gateway, openapi
+from service.web.acme_problems import NAMESPACE
 from tests import examples, factories
 from tests.examples import EXAMPLES, Sites, normalize, value
 from tests.servers import Response
+from tests.web.acme_client import JOSE
 
 DOCUMENT = factories.document()
 EXAMPLES_IN_CONTRACT = DOCUMENT["components"]["examples"]
@@ -105,6 +107,9 @@ def test_example_request_is_accepted(sites: Sites, name: str, media_type: str) -
         response = examples.renew_with_certificate(sites, f"{label}/simplereenroll")
     elif name == "ocsp":  # about a certificate of the server
         response = examples.ask_about_certificate(sites)
+    elif name.startswith("acme"):  # its nonce has expired, and it was signed for new-account
+        assert_acme_example_is_refused(sites, name)
+        return
     elif name.startswith("est"):
         path = "/.well-known/est/server/simpleenroll" if "Labelled" in name else ""
         response = examples.send_example(sites.tls, name, path, media_type)
@@ -116,6 +121,19 @@ def test_example_request_is_accepted(sites: Sites, name: str, media_type: str) -
     ]
     assert response.status == 200, response.body
     assert normalize(value(response)) == normalize(EXAMPLES_IN_CONTRACT[success]["value"])
+
+
+def assert_acme_example_is_refused(sites: Sites, name: str) -> None:
+    """Send the example request of an operation of ACME, which has the form of the contract."""
+    path, operation = next(
+        (path, item["post"])
+        for path, item in DOCUMENT["paths"].items()
+        if item.get("post", {}).get("operationId") == name
+    )
+    body = json.dumps(operation["requestBody"]["content"]["application/jose+json"]["example"]).encode()
+    response = sites.acme.send("POST", path, body, JOSE)
+    code = "badNonce" if name == "acmeNewAccount" else "unauthorized"
+    assert response.json()["type"] == NAMESPACE + code
 
 
 def paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -166,7 +166,7 @@ def _messages(errors: Sequence[Any]) -> list[str]:
     if titled:
         text, title = titled[0].instance, titled[0].schema["title"]
         return [f"{quote(text, 40)} is not {title}" if text else "Must not be empty"]
-    return [_message(error) for error in type_errors or errors]
+    return list(dict.fromkeys(_message(error) for error in type_errors or errors))
 
 
 def _message(error: Any) -> str:  # noqa: ANN401 - jsonschema's error class is not typed

@@ -46,7 +46,9 @@ class AcmeClient:
         """A nonce from the last response, or a new one."""
         if self._nonces:
             return self._nonces.pop()
-        return str(self.send("HEAD", self.directory["newNonce"], None, {}).headers["Replay-Nonce"])
+        response = self.send("HEAD", self.directory["newNonce"], None, {})
+        assert (response.status, response.body) == (200, b"")
+        return str(response.headers["Replay-Nonce"])
 
     def sign(self, url: str, payload: object = None, key: Key | None = None, **header: Any) -> bytes:
         """Sign a request with the account's URL, or with the key before there is one; None as POST-as-GET."""
@@ -84,7 +86,7 @@ class AcmeClient:
     def finalize(self, order: Mapping[str, Any], csr: bytes | None = None) -> Response:
         """Finalize an order with a CSR (DER), by default for its names."""
         names = [f"{item['type']}:{item['value']}" for item in order["identifiers"]]
-        der = csrs.encode_der(csrs.build(sans=names)) if csr is None else csr
+        der = csrs.encode_der(csrs.build(None, names)) if csr is None else csr
         return self.post(order["finalize"], {"csr": jws_requests.encode(der)})
 
     def issue(self, *names: str, **payload: Any) -> str:
