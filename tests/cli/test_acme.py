@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +13,11 @@ from service.cli import acme_clients
 from service.keystore import acme_principals, ca_directory
 from service.keystore.acme_principals import ACME_PRINCIPALS, AcmePrincipal
 from service.pki.acme_key import ExternalKeyId
+from tests import servers
 from tests.cli import certlet
+from tests.servers import Response
+from tests.web import jws_requests
+from tests.web.acme_client import AcmeClient
 
 FIRST, SECOND = "A" * 43, "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s"
 
@@ -168,3 +173,88 @@ def test_malformed_key_is_not_replaced(ca: Path) -> None:
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr == b"certlet: ca/acme.key: 6 octets; expected 32\n"
     assert not (ca / ACME_PRINCIPALS).exists()
+
+
+class Directory:
+    """The ACME directory of a server, and clients of it."""
+
+    def __init__(self, server: servers.Server) -> None:
+        self.server = server
+
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        return self.server.request(method, url.removeprefix(self.server.url), body, headers)
+
+    def client(self) -> AcmeClient:
+        """A client with a new key, and without an account."""
+        key = jws_requests.new_key("ES256")
+        return AcmeClient(self.send, f"{self.server.url}/acme/directory", key)
+
+    def register(self, client: AcmeClient, key_id: str, key: str) -> Response:
+        """Register with the credentials that a command printed."""
+        url, client.account = client.directory["newAccount"], ""
+        secret = base64.urlsafe_b64decode(key + "==")
+        binding = jws_requests.binding(secret, key_id, jws_requests.jwk(client.key), url=url)
+        response = client.post(url, {"externalAccountBinding": binding})
+        client.account = response.headers["Location"] or ""
+        return response
+
+
+def problem(response: Response) -> tuple[int, str]:
+    """The status and the type of a problem."""
+    return response.status, response.json()["type"].rpartition(":")[2]
+
+
+def test_running_server_follows_the_commands(tmp_path: Path, ca: Path) -> None:
+    """A printed key registers; rekey and remove end accounts at once; a malformed file is 503, with a log line."""
+    with servers.certlet_server(tmp_path, "--ledger", "ledger.db", "--no-usage-plan") as server:
+        directory = Directory(server)
+        missing = server.request("GET", "/acme/directory")
+        assert missing.status == 404
+        assert "certlet acme add" in missing.json()["detail"]
+        printed = run("add", "web", "--url", server.url)
+        assert printed[0] == f"Directory  {server.url}/acme/directory"
+        first, client = credentials("add", "web"), directory.client()
+        assert directory.register(client, *first).status == 201
+        assert client.issue("dns:a.example.com").count("BEGIN CERTIFICATE") == 2
+        assert '"principal":"web"' in server.read_log()
+        second = credentials("rekey", "web")
+        assert problem(client.order("dns:a.example.com")) == (403, "unauthorized")
+        assert problem(directory.register(directory.client(), *first)) == (403, "unauthorized")
+        assert directory.register(client, *second).status == 200
+        assert client.order("dns:a.example.com").status == 201
+        run("remove", "web")
+        assert problem(client.order("dns:a.example.com")) == (403, "unauthorized")
+        assert problem(directory.register(directory.client(), *second)) == (403, "unauthorized")
+
+        content = (ca / ACME_PRINCIPALS).read_bytes()
+        (ca / ACME_PRINCIPALS).write_text('web:\n  "\\e[2J": 1\n')
+        unavailable = directory.register(directory.client(), *second)
+        assert problem(unavailable) == (503, "serverInternal")
+        assert unavailable.json()["detail"] == "the list of ACME principals cannot be loaded"
+        assert r"acme-principals.yaml: line 1: the generation of 'web'" in server.read_log()
+        assert "\x1b" not in server.read_log()
+        (ca / ACME_PRINCIPALS).write_bytes(content)
+        assert directory.register(directory.client(), *credentials("add", "web")).status == 201
+        for secret in (first[1], second[1]):
+            assert secret not in server.read_log()
+
+
+def test_listed_account_key_registers_without_a_key_of_the_ca(tmp_path: Path) -> None:
+    """The refusal before names the thumbprint; rekey ends the account, and another thumbprint admits no one."""
+    with servers.certlet_server(tmp_path, "--ledger", "ledger.db", "--no-usage-plan") as server:
+        credentials("add", "tiny", "--thumbprint", FIRST)
+        directory = Directory(server)
+        client = directory.client()
+        refused = client.post(client.directory["newAccount"], {})
+        assert problem(refused) == (403, "externalAccountRequired")
+        thumbprint = client.key.thumbprint()
+        assert thumbprint in refused.json()["detail"]
+        credentials("add", "tiny", "--thumbprint", thumbprint)
+        registered = client.post(client.directory["newAccount"], {})
+        assert registered.status == 201
+        client.account = registered.headers["Location"] or ""
+        assert client.order("dns:a.example.com").status == 201
+        credentials("rekey", "tiny")
+        assert problem(client.order("dns:a.example.com")) == (403, "unauthorized")
+        client.account = ""
+        assert problem(client.post(client.directory["newAccount"], {}))[0] == 403
