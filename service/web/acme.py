@@ -83,7 +83,8 @@ class AcmeSite:
         with contextlib.suppress(AcmeError, CAUnavailable):  # the response says so already
             accounts = self.require_accounts()
             response.headers["Replay-Nonce"] = accounts.create_nonce()
-            response.headers.add("Link", f'<{_url("directory")}>;rel="index"')
+            links = (response.headers.get("Link"), _link(_url("directory"), "index"))  # aws-wsgi keeps one
+            response.headers["Link"] = ", ".join(filter(None, links))
         return response
 
 
@@ -138,7 +139,7 @@ class AcmeOperations:
         response = json_response({"orders": [_url("order", order_id) for order_id in ids]}, _NO_STORE)
         if len(ids) == MAX_LISTED:
             query = urlencode({"cursor": ids[-1]})
-            response.headers.add("Link", f'<{_url("account", account_id, "orders")}?{query}>;rel="next"')
+            response.headers["Link"] = _link(f"{_url('account', account_id, 'orders')}?{query}", "next")
         return response
 
     def acmeKeyChange(self, body: Mapping[str, Any]) -> Response:  # noqa: N802 - operationId
@@ -183,7 +184,7 @@ class AcmeOperations:
         _, order = self._find_order(body, order_id)
         position = _position(order, index)
         response = json_response(_challenge(order, position), _NO_STORE)
-        response.headers.add("Link", f'<{_url("authorization", order.id, index)}>;rel="up"')
+        response.headers["Link"] = _link(_url("authorization", order.id, index), "up")
         return response
 
     def acmeCertificate(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
@@ -230,6 +231,10 @@ def _no_acme(detail: str) -> AcmeError:
 
 def _url(*segments: str) -> str:
     return f"{identity.base_url()}{ACME_PREFIX}{'/'.join(segments)}"
+
+
+def _link(url: str, relation: str) -> str:
+    return f'<{url}>;rel="{relation}"'
 
 
 def _require_own(account: Account, account_id: str) -> None:

@@ -179,7 +179,9 @@ class AcmeAccounts:
         try:
             return self._change(account, change)
         except KeyInUse as error:
-            raise AcmeError("conflict", "the new key is that of another account") from error
+            owner = self._ledger.find_account(key.thumbprint)
+            location = {"Location": account_url.removesuffix(account.id) + owner.id} if owner else {}
+            raise AcmeError("conflict", "the new key is that of another account", location) from error
 
     def _verify_nonce(self, request: SignedRequest) -> datetime:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -245,11 +246,20 @@ def _parse_identifiers(value: object) -> list[Identifier]:
             problems.append(_subproblem("unsupportedIdentifier", detail, item))
             continue
         try:
-            parsed[names.parse_identifier(IdentifierKind(item["type"]), item["value"], "")] = None
+            parsed[_parse_identifier(IdentifierKind(item["type"]), item["value"])] = None
         except RejectedIdentifier as error:
             problems.append(_subproblem("rejectedIdentifier", error.detail, item))
     _raise_subproblems(problems)
     return list(parsed)
+
+
+def _parse_identifier(kind: IdentifierKind, value: str) -> Identifier:
+    if kind is not IdentifierKind.IP:
+        return names.parse_identifier(kind, value, "")
+    try:
+        return names.parse_identifier(kind, ipaddress.ip_address(value), "")
+    except ValueError as error:
+        raise RejectedIdentifier(f"{quote(value)} is not an IP address") from error
 
 
 def _raise_rejected(identifiers: Sequence[Identifier], violations: Sequence[tuple[int | None, str]]) -> None:

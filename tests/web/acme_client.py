@@ -35,6 +35,7 @@ class AcmeClient:
         self.account = ""
         self._directory_url = directory_url
         self._nonces: list[str] = []
+        self._csrs: dict[str, bytes] = {}  # of each order
 
     @property
     def directory(self) -> dict[str, Any]:
@@ -58,8 +59,10 @@ class AcmeClient:
         return jws_requests.request(payload, signer, self.algorithm, **members)
 
     def post(self, url: str, payload: object = None, **header: Any) -> Response:
-        """Send a signed request; keep the nonce of the response."""
+        """Send a signed request, again if its nonce has expired; keep the nonce of the response."""
         response = self.send("POST", url, self.sign(url, payload, **header), JOSE)
+        if b"error:badNonce" in response.body:
+            response = self.send("POST", url, self.sign(url, payload, **header), JOSE)
         if nonce := response.headers["Replay-Nonce"]:
             self._nonces.append(nonce)
         return response
@@ -86,7 +89,7 @@ class AcmeClient:
     def finalize(self, order: Mapping[str, Any], csr: bytes | None = None) -> Response:
         """Finalize an order with a CSR (DER), by default for its names."""
         names = [f"{item['type']}:{item['value']}" for item in order["identifiers"]]
-        der = csrs.encode_der(csrs.build(None, names)) if csr is None else csr
+        der = csr or self._csrs.setdefault(order["finalize"], csrs.encode_der(csrs.build(None, names)))
         return self.post(order["finalize"], {"csr": jws_requests.encode(der)})
 
     def issue(self, *names: str, **payload: Any) -> str:
@@ -98,8 +101,8 @@ class AcmeClient:
         return self.post(finalized.json()["certificate"]).body.decode()
 
 
-def key_change(client: AcmeClient, new_key: Key, **change: Any) -> dict[str, Any]:
+def key_change(client: AcmeClient, new_key: Key, algorithm: str = "ES256", **change: Any) -> dict[str, Any]:
     """The payload of a change of the key (RFC 8555 7.3.5)."""
-    header = {"alg": "ES256", "jwk": jws_requests.jwk(new_key), "url": client.directory["keyChange"]}
+    header = {"alg": algorithm, "jwk": jws_requests.jwk(new_key), "url": client.directory["keyChange"]}
     content = {"account": client.account, "oldKey": jws_requests.jwk(client.key)} | change
     return jws_requests.sign(new_key, header, json.dumps(content).encode())

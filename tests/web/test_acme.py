@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from email.message import Message
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import awsgi
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from joserfc.jwk import ECKey
 
-from service import aws_lambda
+from service import aws_lambda, openapi
+from service.authority import IssuanceRequest, IssuedCertificate
+from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
+from service.ledger_protocol import LEASE
 from service.loaded_ca import LoadedCA
 from service.pki.acme_key import AcmeKey, AcmePrincipals
-from service.web import app
+from service.pki.errors import CAUnavailable
+from service.web import acme, app
 from service.web.acme import AcmeStore
 from service.web.acme_problems import NAMESPACE
-from tests import factories
+from tests import csrs, factories
+from tests.examples import certificate_id
 from tests.lambda_events import from_request
 from tests.ledger.conftest import Clock
 from tests.servers import Response
 from tests.web import jws_requests
-from tests.web.acme_client import AcmeClient
+from tests.web.acme_client import JOSE, AcmeClient, key_change
 
 URL = "https://ca.example/base"
 ACME_KEY = AcmeKey(bytes(32))
@@ -60,16 +70,24 @@ class Site:
 
     def client(self, principal: str = "web", algorithm: str = "ES256") -> AcmeClient:
         """A client with an account."""
-        client = AcmeClient(self.send, f"{URL}/acme/directory", jws_requests.KEYS[algorithm], algorithm)
+        client = AcmeClient(self.send, f"{URL}/acme/directory", jws_requests.new_key(algorithm), algorithm)
         assert client.register(ACME_KEY, principal).status == 201
         return client
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "ledger.db")
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("acme") / "ledger.db")
     yield site
     site.ledger.close()
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """The shared site, with other accounts: each test has its own keys."""
+    shared_site.clock.now, shared_site.principals = Clock().now, AcmePrincipals({"web": 1})
+    shared_site.log.clear()
+    return shared_site
 
 
 def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]:
@@ -100,3 +118,411 @@ def test_certificate_is_issued(site: Site, algorithm: str) -> None:
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["a.example.com", "b.example.com"]
     assert [record.principal for record in site.log] == ["web", "web"]
+
+
+def test_nonce_is_in_a_header(site: Site) -> None:
+    """HEAD has the status 200, GET 204 (RFC 8555 7.2)."""
+    url = f"{URL}/acme/new-nonce"
+    responses = [site.send(method, url, None, {}) for method in ("HEAD", "GET")]
+    assert [(response.status, response.body) for response in responses] == [(200, b""), (204, b"")]
+    nonces = {response.headers["Replay-Nonce"] for response in responses}
+    assert len(nonces) == 2
+    for response in responses:
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Link"] == f'<{URL}/acme/directory>;rel="index"'
+
+
+def test_directory_has_absolute_urls(site: Site) -> None:
+    """They begin with the public URL, and the response has no nonce."""
+    response = site.send("GET", f"{URL}/acme/directory", None, {})
+    directory = response.json()
+    assert directory["newOrder"] == f"{URL}/acme/new-order"
+    assert directory["renewalInfo"] == f"{URL}/renewal-info"
+    assert set(directory["meta"]["profiles"]) == {"server", "client", "peer"}
+    assert response.headers["Replay-Nonce"] is None
+
+
+POSTS = [
+    path
+    for path, item in factories.document()["paths"].items()
+    if path.startswith("/acme/") and "post" in item
+]
+
+
+@pytest.mark.parametrize("missing", ["ledger", "key", "url"])
+def test_ca_without_acme_says_what_is_missing(tmp_path: Path, missing: str) -> None:
+    """Each operation is 404."""
+    site = Site(tmp_path / "ledger.db")
+    ca = LoadedCA(
+        factories.create_issuer(), factories.SERIAL_KEYS, acme_key=ACME_KEY if missing != "key" else None
+    )
+    store = AcmeStore(site.ledger, lambda: site.principals) if missing != "ledger" else None
+    authority = factories.authority(site.log, load_ca=lambda: ca)
+    url = URL if missing != "url" else ""
+    site.application = app.create(factories.document(), authority, {}, url, acme_store=store)
+    for path in (*POSTS, "/acme/directory", "/acme/new-nonce"):
+        body = jws_requests.request({}) if path in POSTS else None
+        response = site.send("POST" if body else "GET", URL + path, body, JOSE if body else {})
+        problem = response.json()
+        assert (response.status, problem["type"]) == (404, NAMESPACE + "malformed")
+        assert {"ledger": "ledger", "key": "acme add", "url": "public URL"}[missing] in problem["detail"]
+    site.ledger.close()
+
+
+def test_account_is_registered_once(site: Site) -> None:
+    """The account has the external account binding; the second registration finds it (RFC 8555 7.3.1)."""
+    client = AcmeClient(site.send, f"{URL}/acme/directory", jws_requests.new_key("ES256"))
+    unknown = client.post(client.directory["newAccount"], {"onlyReturnExisting": True})
+    assert_problem(unknown, 400, "accountDoesNotExist")
+    assert_problem(client.post(client.directory["newAccount"], {}), 403, "externalAccountRequired")
+    response = client.register(ACME_KEY, "web", contact=["mailto:a@example.com"])
+    account = response.json()
+    assert (response.status, account["status"], account["contact"]) == (
+        201,
+        "valid",
+        ["mailto:a@example.com"],
+    )
+    assert account["externalAccountBinding"].keys() == {"protected", "payload", "signature"}
+    url, client.account = client.account, ""
+    found = client.post(client.directory["newAccount"], {"onlyReturnExisting": True})
+    assert (found.status, found.headers["Location"], found.json()) == (200, url, account)
+
+
+def test_account_is_updated_and_deactivated(site: Site) -> None:
+    """After that, the account has ended (RFC 8555 7.3.6)."""
+    client = site.client()
+    changed = client.post(client.account, {"contact": ["mailto:b@example.com"]})
+    assert changed.json()["contact"] == ["mailto:b@example.com"]
+    assert client.post(client.account).json() == changed.json()
+    assert client.post(client.account, {"status": "deactivated"}).json()["status"] == "deactivated"
+    assert_problem(client.order(*NAMES), 403, "unauthorized")
+
+
+def test_account_of_another_key_is_hidden(site: Site) -> None:
+    """An account, its orders and its certificates are only for the account."""
+    client, other = site.client(), site.client(algorithm="ES384")
+    order = other.order(*NAMES)
+    assert_problem(client.post(other.account), 403, "unauthorized")
+    assert_problem(client.post(f"{other.account}/orders"), 403, "unauthorized")
+    certificate = other.finalize(order.json()).json()["certificate"]
+    for url in (order.headers["Location"], order.json()["authorizations"][0], certificate):
+        assert other.post(url).status == 200
+        assert_problem(client.post(url), 404, "malformed")
+    assert_problem(client.post(order.json()["finalize"], {"csr": "AA"}), 404, "malformed")
+
+
+def test_orders_are_listed_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Link has the URL of the next page."""
+    monkeypatch.setattr(acme, "MAX_LISTED", 2)
+    monkeypatch.setattr(sqlite, "MAX_LISTED", 2)
+    client = site.client()
+    urls = {client.order(*NAMES).headers["Location"] for _ in range(3)}
+    first = client.post(f"{client.account}/orders")
+    link, index = first.headers["Link"].split(", ")
+    assert (link.endswith('>;rel="next"'), index.endswith('>;rel="index"')) == (True, True)
+    second = client.post(link.partition("<")[2].partition(">")[0])
+    assert {*first.json()["orders"], *second.json()["orders"]} == urls
+    assert 'rel="next"' not in second.headers["Link"]
+    assert_problem(client.post(f"{client.account}/orders?cursor=x"), 400, "malformed")
+
+
+def test_key_is_changed(site: Site) -> None:
+    """Only the new key then signs for the account; the key of another account is refused (RFC 8555 7.3.5)."""
+    client, other = site.client(), site.client(algorithm="ES384")
+    new_key = jws_requests.new_key("ES256")
+    url = client.directory["keyChange"]
+    taken = client.post(url, key_change(client, other.key, "ES384"))
+    assert_problem(taken, 409, "malformed")
+    assert taken.headers["Location"] == other.account
+    assert_problem(client.post(url, key_change(client, new_key, account=other.account)), 400, "malformed")
+    assert client.post(url, key_change(client, new_key)).status == 200
+    assert_problem(client.post(client.account), 400, "malformed")
+    client.key = new_key
+    assert client.post(client.account).json()["status"] == "valid"
+
+
+def test_order_is_judged_by_the_policy(tmp_path: Path) -> None:
+    """Each name that is refused has a subproblem, and the detail, which clients print, has the reasons."""
+    policy = openapi.parse_policy(
+        openapi.with_overrides(
+            factories.document(),
+            {"principals": {"web": {"dns": {"permitted": ["example.com"], "wildcards": True}}}},
+        )
+    )
+    site = Site(tmp_path / "ledger.db", policy=policy)
+    client = site.client()
+    problem = assert_problem(
+        client.order("dns:a.example.com", "dns:a.example.org", "dns:*.com"), 403, "rejectedIdentifier"
+    )
+    rejected = [item["identifier"]["value"] for item in problem["subproblems"]]
+    assert set(rejected) == {"a.example.org", "*.com"}
+    assert "a.example.org: the policy for caller 'web' permits only names in example.com" in problem["detail"]
+    assert (
+        client.order("dns:a.example.com", "dns:*.example.com", "ip:192.0.2.1").status == 403
+    )  # no IP policy
+    assert client.order("dns:A.example.com", "dns:*.example.com").status == 201
+    site.ledger.close()
+
+
+ORDERS: list[tuple[dict[str, Any], int, str, str]] = [
+    ({"identifiers": []}, 400, "malformed", "identifiers"),
+    ({"identifiers": "a"}, 400, "malformed", "identifiers"),
+    ({"identifiers": [{"type": "dns"}]}, 400, "malformed", "identifier"),
+    ({"identifiers": [{"type": "dns", "value": "a.example.com"}] * 101}, 400, "malformed", "at most"),
+    (
+        {"identifiers": [{"type": "email", "value": "a@example.com"}]},
+        400,
+        "unsupportedIdentifier",
+        "dns or ip",
+    ),
+    ({"identifiers": [{"type": "dns", "value": "a_b..example"}]}, 403, "rejectedIdentifier", "a_b..example"),
+    ({"identifiers": [{"type": "ip", "value": "192.0.2.300"}]}, 403, "rejectedIdentifier", "192.0.2.300"),
+    ({"profile": "admin"}, 400, "invalidProfile", "admin"),
+    ({"profile": 1}, 400, "malformed", "strings"),
+    ({"notAfter": "soon"}, 400, "malformed", "soon"),
+    ({"notAfter": "2030-01-01T00:00:00Z"}, 400, "malformed", "too long"),
+    ({"notBefore": "soon"}, 400, "malformed", "soon"),
+    ({"notBefore": "2030-01-01T00:00:00Z"}, 400, "malformed", "omit it"),
+    ({"replaces": "a.b"}, 400, "malformed", "replaces"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "kind", "text"), ORDERS, ids=lambda value: str(value)[:40])
+def test_order_is_refused(site: Site, change: dict[str, Any], status: int, kind: str, text: str) -> None:
+    """With what is wrong. The same order without the change is accepted."""
+    client = site.client()
+    payload = {"identifiers": [{"type": "dns", "value": "a.example.com"}]}
+    problem = assert_problem(client.post(client.directory["newOrder"], payload | change), status, kind)
+    assert text in problem["detail"]
+    assert client.post(client.directory["newOrder"], payload).status == 201
+
+
+def test_order_keeps_its_profile_and_times(site: Site) -> None:
+    """The certificate has them."""
+    client = site.client()
+    end, start = site.clock() + timedelta(days=1), site.clock() - timedelta(minutes=1)
+    times = {"notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}", "notBefore": f"{start:%Y-%m-%dT%H:%M:%SZ}"}
+    order = client.order("ip:192.0.2.1", "dns:a.example.com", profile="peer", **times).json()
+    assert {name: order[name] for name in ("profile", "notAfter", "notBefore")} == {
+        "profile": "peer",
+        **times,
+    }
+    chain = client.post(client.finalize(order).json()["certificate"]).body
+    leaf = x509.load_pem_x509_certificates(chain)[0]
+    assert abs(leaf.not_valid_after_utc - end) <= timedelta(seconds=1)
+    assert leaf.not_valid_before_utc <= start
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert ExtendedKeyUsageOID.CLIENT_AUTH in usage
+
+
+def test_wildcard_is_marked(site: Site) -> None:
+    """Its authorization has the name without `*.` (RFC 8555 7.1.4)."""
+    client = site.client()
+    order = client.order("dns:*.example.com").json()
+    authorization = client.post(order["authorizations"][0]).json()
+    assert order["identifiers"] == [{"type": "dns", "value": "*.example.com"}]
+    assert (authorization["identifier"]["value"], authorization["wildcard"]) == ("example.com", True)
+    assert client.finalize(order).json()["status"] == "valid"
+
+
+def test_replaced_certificate_is_replaced_once(site: Site) -> None:
+    """Until it ends, even after the order that replaces it has expired (RFC 9773 5)."""
+    client = site.client()
+    leaf = x509.load_pem_x509_certificates(client.issue(*NAMES).encode())[0]
+    identifier = certificate_id(leaf)
+    order = client.order(*NAMES, replaces=identifier).json()
+    assert order["replaces"] == identifier
+    assert_problem(client.order(*NAMES, replaces=identifier), 409, "alreadyReplaced")
+    assert client.finalize(order).json()["status"] == "valid"
+    site.clock.now += timedelta(days=1)
+    assert_problem(client.order(*NAMES, replaces=identifier), 409, "alreadyReplaced")
+
+
+def test_order_that_expired_without_a_certificate_replaces_nothing(site: Site) -> None:
+    client = site.client()
+    leaf = x509.load_pem_x509_certificates(client.issue(*NAMES).encode())[0]
+    assert client.order(*NAMES, replaces=certificate_id(leaf)).status == 201
+    site.clock.now += timedelta(days=1)
+    assert client.order(*NAMES, replaces=certificate_id(leaf)).status == 201
+
+
+def test_order_expires(site: Site) -> None:
+    """After eight hours, with its certificate."""
+    client = site.client()
+    ordered = client.order(*NAMES)
+    site.clock.now += timedelta(hours=7, minutes=59)
+    assert client.post(ordered.headers["Location"]).status == 200
+    site.clock.now += timedelta(minutes=1)
+    assert_problem(client.post(ordered.headers["Location"]), 404, "malformed")
+    assert_problem(client.finalize(ordered.json()), 404, "malformed")
+
+
+def csr(*names: str, common_name: str | None = None, key_type: str = "p-256") -> bytes:
+    return csrs.encode_der(csrs.build(common_name, names, key_type=key_type))
+
+
+def test_csr_must_have_the_names_of_the_order(site: Site) -> None:
+    """No more and no fewer; a common name must be one of them (RFC 8555 7.4). The order stays ready."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    for names, text in (
+        (NAMES[:1], "not in the CSR: b.example.com"),
+        ((*NAMES, "dns:c.example.com"), "not in the order: c.example.com"),
+    ):
+        assert text in assert_problem(client.finalize(order, csr(*names)), 400, "badCSR")["detail"]
+    peer = client.order(*NAMES, profile="client").json()
+    refused = client.finalize(peer, csr(*NAMES, common_name="c.example.com"))
+    assert "c.example.com" in assert_problem(refused, 400, "badCSR")["detail"]
+    assert client.finalize(peer, csr(*NAMES, common_name="a.example.com")).json()["status"] == "valid"
+    assert_problem(client.finalize(order, b"\x30\x00"), 400, "badCSR")
+    assert_problem(client.post(order["finalize"], {}), 400, "malformed")
+    assert client.finalize(order, csr(*NAMES[::-1])).json()["status"] == "valid"
+
+
+def test_key_of_an_account_gets_no_certificate(site: Site) -> None:
+    """Neither that of the account nor that of another one (RFC 8555 11.1)."""
+    client = site.client()
+    account_key = load_pem_private_key(cast("ECKey", client.key).as_pem(private=True), None)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    san = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
+    request = builder.add_extension(san, critical=False).sign(account_key, hashes.SHA256())  # type: ignore[arg-type]
+    for signer in (client, site.client(algorithm="ES384")):
+        order = signer.order("dns:a.example.com").json()
+        problem = assert_problem(signer.finalize(order, csrs.encode_der(request)), 400, "badCSR")
+        assert "account" in problem["detail"]
+        assert signer.finalize(order).json()["status"] == "valid"
+
+
+def test_order_is_finalized_once(site: Site) -> None:
+    """The same CSR gets the same certificate, another CSR none."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    valid = client.finalize(order)
+    assert client.finalize(order).json() == valid.json()
+    other = client.finalize(order, csr(*NAMES, key_type="p-384"))
+    assert "create another order" in assert_problem(other, 403, "orderNotReady")["detail"]
+    assert site.log.kinds().count("intent") == 1
+
+
+def test_policy_is_applied_again_at_finalize(site: Site) -> None:
+    """A principal that has ended gets no certificate for an earlier order."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    site.principals = AcmePrincipals({"web": 2})
+    assert_problem(client.finalize(order), 403, "unauthorized")
+    assert "intent" not in site.log.kinds()
+
+
+def test_two_requests_get_one_certificate(site: Site) -> None:
+    """While one request issues it, the other one gets the order in the status processing."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    statuses = []
+
+    def issue(request: IssuanceRequest) -> IssuedCertificate:
+        second = client.finalize(order)
+        statuses.append((second.status, second.json()["status"], second.headers["Retry-After"]))
+        refused = client.finalize(order, csr(*NAMES, key_type="p-384"))
+        assert_problem(refused, 403, "orderNotReady")
+        return real_issue(request)
+
+    real_issue = site.authority.issue
+    site.authority.issue = issue  # type: ignore[method-assign]
+    finalized = client.finalize(order).json()
+    site.authority.issue = real_issue  # type: ignore[method-assign]
+    assert finalized["status"] == "valid"
+    assert statuses == [(200, "processing", "2")]
+    assert site.log.kinds() == ["intent", "result"]
+
+
+class Killed(BaseException):
+    """The worker is killed."""
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_order_of_a_killed_worker_is_finalized_again(tmp_path: Path, *, is_deterministic: bool) -> None:
+    """After the lease, with the same CSR only. The certificate is the same one if the CA can repeat a signature."""
+    issuer = factories.create_issuer()
+    issuer.is_deterministic = is_deterministic
+    ca = LoadedCA(issuer, factories.SERIAL_KEYS, acme_key=ACME_KEY)
+    site = Site(tmp_path / "ledger.db", load_ca=lambda: ca)
+    client = site.client()
+    order = client.order(*NAMES).json()
+    lost = []
+
+    def issue(request: IssuanceRequest) -> IssuedCertificate:
+        lost.append(real_issue(request))
+        raise Killed
+
+    real_issue = site.authority.issue
+    site.authority.issue = issue  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        client.finalize(order)
+    site.authority.issue = real_issue  # type: ignore[method-assign]
+    url = order["finalize"].removesuffix("/finalize")
+    assert client.post(url).json()["status"] == "processing"
+    assert client.finalize(order).json()["status"] == "processing"
+    site.clock.now += LEASE
+    assert client.post(url).json()["status"] == "ready"
+    assert_problem(client.finalize(order, csr(*NAMES, key_type="p-384")), 403, "orderNotReady")
+    finalized = client.finalize(order).json()
+    leaf = x509.load_pem_x509_certificates(client.post(finalized["certificate"]).body)[0]
+    assert (leaf == lost[0].certificate) is is_deterministic
+    site.ledger.close()
+
+
+def test_order_stays_ready_if_the_ca_fails(site: Site) -> None:
+    """The response is 503, and the next request issues the certificate."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    real_issue = site.authority.issue
+
+    def issue(request: IssuanceRequest) -> IssuedCertificate:
+        raise CAUnavailable(f"down: {request.request_id}")
+
+    site.authority.issue = issue  # type: ignore[method-assign]
+    assert_problem(client.finalize(order), 503, "serverInternal")
+    site.authority.issue = real_issue  # type: ignore[method-assign]
+    assert client.post(order["finalize"].removesuffix("/finalize")).json()["status"] == "ready"
+    assert client.finalize(order).json()["status"] == "valid"
+
+
+def test_authorization_is_deactivated(site: Site) -> None:
+    """The order is then invalid, unless it has a certificate (RFC 8555 7.5.2)."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    url = order["authorizations"][0]
+    assert_problem(client.post(url, {"status": "valid"}), 400, "malformed")
+    assert client.post(url, {"status": "deactivated"}).json()["status"] == "deactivated"
+    assert_problem(client.finalize(order), 403, "orderNotReady")
+    done = client.order(*NAMES).json()
+    certificate = client.finalize(done).json()["certificate"]
+    assert client.post(done["authorizations"][0], {"status": "deactivated"}).status == 200
+    assert client.post(certificate).status == 200
+
+
+@pytest.mark.parametrize("index", ["2", "-1", "00", "x"])
+def test_unknown_authorization_is_not_found(site: Site, index: str) -> None:
+    client = site.client()
+    url = client.order(*NAMES).json()["authorizations"][0]
+    for path in (url, url.replace("authorization", "challenge")):
+        assert client.post(path).status == 200
+        assert_problem(client.post(f"{path[:-1]}{index}"), 404, "malformed")
+
+
+def test_certificate_of_an_open_order_is_not_found(site: Site) -> None:
+    client = site.client()
+    url = client.order(*NAMES).headers["Location"]
+    assert_problem(client.post(url.replace("order", "certificate")), 404, "malformed")
+
+
+def test_ledger_that_fails_is_a_503(tmp_path: Path) -> None:
+    """For each request that needs it."""
+    site = Site(tmp_path / "ledger.db")
+    client = site.client()
+    nonce, url = client.nonce(), client.directory["newOrder"]
+    site.ledger.close()
+    body = client.sign(url, {}, nonce=nonce)
+    response = site.send("POST", url, body, JOSE)
+    assert_problem(response, 503, "serverInternal")
+    assert response.headers["Retry-After"]
