@@ -31,6 +31,7 @@ from service.pki.names import Identifier
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
+from service.revocations import Revocations
 from service.status import StatusService
 
 _T = TypeVar("_T")
@@ -137,6 +138,7 @@ class Authority:
         profiles: the issuance policy.
         clock: returns the current time, UTC.
         status: the status of the certificates that were issued.
+        revocations: revokes certificates.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Authority:
         self._parallel_map = parallel_map
         max_backdate = max(profile.backdate for profile in profiles)
         self.status = StatusService(self._ca, clock, record, load_revoked, max_backdate)
+        self.revocations = Revocations(self._ca, clock, record, load_revoked)
 
     def load_issuer(self) -> Issuer:
         """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""

@@ -50,7 +50,7 @@ class Sites:
 
     Attributes:
         plain: `certlet serve` without usage plan.
-        tls: the same over HTTPS.
+        tls: the same over HTTPS, with a ledger; the API key is that of an operator.
         misconfigured: `certlet serve` with usage plan and a malformed revocation file.
         broken: the contract with a function that fails on request, and a malformed mock.
         acme: an ACME client of `certlet serve` with a ledger, with an account.
@@ -69,6 +69,7 @@ ACME_URL: Final = "https://ca.example.com"
 ACME_KEY: Final = AcmeKey(bytes(32))
 PRINCIPALS: Final = "web: {generation: 1}"
 STATUS_URL: Final = ("--status-url", "http://ca.example.com")
+OPERATOR: Final = {"role": "operator", "dns": {}}
 
 
 @contextlib.contextmanager
@@ -78,6 +79,8 @@ def start_sites(directory: Path) -> Iterator[Sites]:
         (directory / name).mkdir()
     assert not servers.certlet("init", "ca", cwd=directory / "misconfigured").returncode
     (directory / "misconfigured" / "ca" / "revoked.yaml").write_text("{}")
+    (directory / "tls" / "own.yaml").write_text(json.dumps({"principals": {"default": OPERATOR}}))
+    with_ledger = ("--profiles", "own.yaml", "--ledger", "ledger.db")
     document = json.loads(json.dumps(factories.document()))
     for item in document["paths"].values():
         item.get("get", {}).get("x-amazon-apigateway-integration", {})["timeoutInMillis"] = 900
@@ -85,7 +88,9 @@ def start_sites(directory: Path) -> Iterator[Sites]:
     form["requestTemplates"] = {"application/json": "{"}
     with (
         servers.certlet_server(directory / "plain", "--no-usage-plan", *STATUS_URL) as plain,
-        servers.certlet_server(directory / "tls", "--no-usage-plan", "--tls", *STATUS_URL) as tls,
+        servers.certlet_server(
+            directory / "tls", "--no-usage-plan", "--tls", *STATUS_URL, *with_ledger
+        ) as tls,
         servers.certlet_server(directory / "misconfigured") as misconfigured,
         second_api.gateway_server(directory / "broken", document) as broken,
         acme_server(directory / "acme") as acme,
@@ -154,6 +159,23 @@ def renew_with_certificate(sites: Sites, path: str = "/simplereenroll") -> Respo
     example = factories.document()["paths"][f"{EST}/simplereenroll"]["post"]["requestBody"]["content"]
     renewal = example["application/pkcs10"]["example"].encode()
     return sites.tls.request("POST", EST + path, renewal, PKCS10, context)
+
+
+def revoke_certificate(sites: Sites) -> Response:
+    """Revoke a certificate of the server with a ledger, as an operator."""
+    return _revoke(sites, KEY)
+
+
+def revoke_without_role(sites: Sites) -> Response:
+    """Send the same request with the API key of another principal."""
+    added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=sites.tls.log.parent)
+    return _revoke(sites, {"x-api-key": added.stdout.decode().split()[-1]})
+
+
+def _revoke(sites: Sites, key: dict[str, str]) -> Response:
+    crt = send_example(sites.tls, "signPem", "/sign.pem").body.decode()
+    body = json.dumps({"certificate": crt, "reason": "keyCompromise"}).encode()
+    return sites.tls.request("POST", "/revoke", body, {**JSON, **key}, client_context(sites.tls))
 
 
 def ask_about_certificate(sites: Sites) -> Response:
@@ -291,6 +313,7 @@ EXAMPLES: Final = {
     "dryRun": Example("What would be issued for the example request.", 202, lambda sites: send_example(sites.plain, "sign", "/sign?dry_run=true")),
     "signPem": Example("A certificate and its issuer.", 200, lambda sites: send_example(sites.plain, "signPem")),
     "signBatch": Example("Two certificates.", 200, lambda sites: send_example(sites.plain, "signBatch")),
+    "revoke": Example("A certificate that names CRL and OCSP.", 200, revoke_certificate),
     "ca": Example("A CA without a rollover.", 200, get("/ca")),
     "caCrt": Example(BINARY, 200, get("/ca.crt")),
     "issuer": Example(BINARY, 200, lambda sites: get_of_issuer(sites, "/issuer/")),
@@ -330,6 +353,9 @@ EXAMPLES: Final = {
     "httpsRequired": Example("EST over plain HTTP.", 403, get(f"{EST}/cacerts")),
     "unknownLabel": Example("A label that is not the name of a profile.", 404, request_est("GET", "/admin/cacerts")),
     "unknownCertificate": Example("A certificate of another CA.", 404, get("/renewal-info/aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")),
+    "notAnOperator": Example("An API key without the role.", 403, revoke_without_role),
+    "notIssued": Example("A serial number of another CA.", 404, lambda sites: send_example(sites.tls, "revoke")),
+    "noLedger": Example("A service without a ledger.", 404, lambda sites: send_example(sites.plain, "revoke")),
     "unknownIssuer": Example("The key identifier of another CA.", 404, get("/crl/00")),
     "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),

@@ -5,6 +5,7 @@ Each page runs in one shell. `NOT_RUN` lists the commands that this module does 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -92,7 +93,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ):
         (text,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[f"docs/{page}"], re.DOTALL)
         (directory / name).write_text(text)
-    with servers.certlet_server(directory, "--audit-log", "audit.log", env={}) as server:
+    dns = {"wildcards": True, "single_label": True}
+    operator = {"role": "operator", "dns": dns, "ip": {}, "email": {}, "uri": {}}
+    (directory / "operator.yaml").write_text(json.dumps({"principals": {"default": operator}}))
+    options = ("--audit-log", "audit.log", "--ledger", "ledger.db", "--profiles", "operator.yaml")
+    with servers.certlet_server(directory, *options, env={}) as server:
         environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
         servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
         yield server

@@ -107,6 +107,10 @@ def test_example_request_is_accepted(sites: Sites, name: str, media_type: str) -
         response = examples.renew_with_certificate(sites, f"{label}/simplereenroll")
     elif name == "ocsp":  # about a certificate of the server
         response = examples.ask_about_certificate(sites)
+    elif name == "revoke":  # of another CA
+        response = examples.send_example(sites.tls, name)
+        assert response.json()["errors"][0]["field"] == "serial_number"
+        return
     elif name.startswith("acme"):  # its nonce has expired, and it was signed for new-account
         assert_acme_example_is_refused(sites, name)
         return

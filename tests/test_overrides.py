@@ -91,7 +91,7 @@ def test_yaml_source_never_crashes(text: str) -> None:
         ("profiles: []", [(1, "profiles: expected a mapping")]),
         ("profiles:\n  peer: {}\n  peer: null", [(3, "duplicate key 'peer'")]),
         ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals")]),
-        ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri, challenge")]),
+        ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri, challenge, role")]),
         ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
         ("profiles:\n  server: null", [(1, "default: profile 'server' does not exist; use one of: client, peer")]),
         ("profiles:\n  server: {names: null}", [(2, "profiles.server: missing: names")]),

@@ -99,6 +99,13 @@ class Unauthorized(IssuanceError):
     title = "Not permitted"
 
 
+class NotFound(IssuanceError):
+    """The CA does not have or know what the request is about."""
+
+    code = "notFound"
+    title = "Not found"
+
+
 class CAError(IssuanceError):
     """A fault of the CA: its configuration or files are invalid, or a signature does not verify."""
 

@@ -95,16 +95,24 @@ class Challenge(StrEnum):
     HTTP_01 = "http-01"
 
 
+class Role(StrEnum):
+    """What a principal may do besides requesting certificates."""
+
+    OPERATOR = "operator"
+
+
 class PrincipalPolicy(NamedTuple):
     """The policy for a principal.
 
     Attributes:
-        names: the names that it may request.
+        names: the names that it may request; None if the profiles' policies suffice.
         challenge: how it proves that it controls them; None if its credentials suffice.
+        role: what else it may do; None for nothing.
     """
 
-    names: NamePolicy
+    names: NamePolicy | None
     challenge: Challenge | None = None
+    role: Role | None = None
 
 
 class IssuancePolicy:
@@ -171,6 +179,11 @@ class IssuancePolicy:
         """How a principal proves that it controls its names; None if its credentials suffice."""
         policy = self._principals.get(principal)
         return policy.challenge if policy else None
+
+    def is_operator(self, principal: str) -> bool:
+        """Whether a principal may revoke every certificate."""
+        policy = self._principals.get(principal)
+        return policy is not None and policy.role is Role.OPERATOR
 
     @property
     def has_challenges(self) -> bool:
@@ -388,6 +401,7 @@ def _default_violations(profiles: object, parsed: dict[str, Any]) -> Iterator[Pr
 def _principal(name: str, data: dict[str, Any]) -> PrincipalPolicy:
     if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the policy would never apply
         raise ValueError(f"{quote(name)} is not the name of a principal")
-    parsed = _object(data, {**_NAMES, "challenge": (str, Challenge)})
-    challenge = parsed.pop("challenge", None)
-    return PrincipalPolicy(NamePolicy(**parsed), challenge)
+    parsed = _object(data, {**_NAMES, "challenge": (str, Challenge), "role": (str, Role)})
+    challenge, role = parsed.pop("challenge", None), parsed.pop("role", None)
+    has_names = parsed or not (challenge or role)  # a policy without any member permits no names
+    return PrincipalPolicy(NamePolicy(**parsed) if has_names else None, challenge, role)

@@ -98,7 +98,7 @@ def create(
     acme = AcmeSite(authority, acme_store)
     app.app.after_request(functools.partial(_after_request, acme))
     implementations = (
-        Operations(authority),
+        Operations(authority, acme_store.ledger if acme_store else None),
         AcmeOperations(acme),
         StatusOperations(authority.status),
         Est(authority, est_line_length),

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import connexion
+from cryptography import x509
 
 from service.authority import (
     API_KEY_REQUIRED,
@@ -18,13 +19,16 @@ from service.authority import (
     IssuedCertificate,
     Principal,
 )
-from service.pki import certificate_reader, encoding, keys
+from service.ledger_protocol import Ledger
+from service.pki import certificate_reader, encoding, keys, revocation
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized
+from service.pki.errors import CAError, CAUnavailable, IssuanceError, Unauthorized, quote
 from service.pki.evaluation import MIN_ISSUER_LIFETIME
 from service.pki.profile import Profile, format_duration
+from service.pki.profile_loader import IssuancePolicy, Role
+from service.revocations import Revocation, RevocationRequest
 from service.web import identity
-from service.web.problems import http_problem, problem_document
+from service.web.problems import FieldProblem, MalformedError, http_problem, problem_document
 from service.web.responses import PEM_CHAIN, Response, json_response, to_json
 
 DER_CERTIFICATE: Final = "application/pkix-cert"
@@ -44,8 +48,9 @@ _chain_pem: Final = functools.lru_cache(maxsize=2)(encoding.encode_pem)  # chang
 class Operations:
     """The operations with JSON, PEM or DER responses. Each method is named after its operationId."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, ledger: Ledger | None) -> None:
         self._authority = authority
+        self._ledger = ledger
 
     def sign(
         self, body: Mapping[str, Any], *, dry_run: bool = False, user: Principal | None = None
@@ -82,6 +87,18 @@ class Operations:
             requests = requests[len(chunk) :]
         response.add([RETRY_LATER] * len(requests))
         return Response(response.encode(), "application/json", "no-store")
+
+    def revoke(self, body: Mapping[str, Any], user: Principal | None = None) -> Response:
+        """`POST /revoke`: revoke a certificate; only for principals with the role of an operator."""
+        if user is None:
+            raise Unauthorized(API_KEY_REQUIRED)
+        reason = revocation.REASONS.get(body.get("reason", ""))
+        request = RevocationRequest(
+            _parse_certificate(body), reason, user.name, user.session, identity.request_id()
+        )
+        authorize = functools.partial(_require_operator, self._authority.profiles, user)
+        revoked = self._authority.revocations.revoke(request, self._ledger, authorize)
+        return json_response(_revocation_fields(revoked), "no-store")
 
     def ca(self) -> Response:
         """`GET /ca`: the CA certificates and a description of the issuing CA, JSON."""
@@ -150,7 +167,8 @@ class Operations:
         names = profiles.names_permitted_for(user.name)
         return json_response(
             {"principal": user.name, "profiles": permitted, "default": profiles.default}
-            | ({"names": names.to_dict()} if names else {}),
+            | ({"names": names.to_dict()} if names else {})
+            | ({"role": Role.OPERATOR} if profiles.is_operator(user.name) else {}),
             "no-store",
         )
 
@@ -172,6 +190,40 @@ def _request_factory(user: Principal | None) -> Callable[[bytes, Mapping[str, An
         return IssuanceRequest(csr, profile, user, request_id, validity, not_after, idempotency_key)
 
     return create_request
+
+
+def _parse_certificate(body: Mapping[str, Any]) -> x509.Certificate | int:
+    """Parse the certificate or the serial number of a body, which must have one of them."""
+    if ("certificate" in body) == ("serial_number" in body):
+        detail = "Send either certificate or serial_number"
+        raise MalformedError([FieldProblem("malformed", "", detail)])
+    try:
+        if "certificate" in body:
+            return certificate_reader.parse_pem(body["certificate"].encode("utf-8", "replace"))
+        return revocation.parse_serial_number(body["serial_number"])
+    except ValueError as error:
+        field, detail = next(iter(body.keys() & {"certificate", "serial_number"})), str(error)
+        problem = FieldProblem("malformed", field, f"{detail[:1].upper()}{detail[1:]}")
+        raise MalformedError([problem]) from error
+
+
+def _require_operator(policy: IssuancePolicy, user: Principal) -> None:
+    if not policy.is_operator(user.name):
+        caller = quote(user.name)
+        detail = f"Caller {caller} may not revoke certificates: its policy does not have role: operator"
+        raise Unauthorized(detail)
+
+
+def _revocation_fields(revoked: Revocation) -> dict[str, object]:
+    entry = revoked.entry
+    return {
+        "serial_number": encoding.format_serial(entry.serial_number),
+        "revoked_at": encoding.format_timestamp(entry.revoked_at),
+        **({"reason": entry.reason.value} if entry.reason else {}),
+        "listed_at": encoding.format_timestamp(revoked.listed_at),
+        "known_at": encoding.format_timestamp(revoked.known_at),
+        "notes": revoked.notes,
+    }
 
 
 def _encode_csr(text: str) -> bytes:

@@ -28,6 +28,7 @@ STATUS: Final[dict[type[errors.IssuanceError], int]] = {
     errors.UnknownProfile: 422,
     errors.CompoundError: 422,
     errors.Unauthorized: 403,
+    errors.NotFound: 404,
     errors.CAError: 500,
     errors.CAUnavailable: 503,
 }

@@ -93,6 +93,34 @@ def test_policy_of_a_principal_may_require_a_challenge() -> None:
     assert not IssuancePolicy({"a": GOOD}, "a", {"ci": {"dns": {}}}).has_challenges
 
 
+def test_operator_is_a_role_of_a_principal() -> None:
+    """Other roles are errors."""
+    policy = IssuancePolicy({"a": GOOD}, "a", {"ops": {"role": "operator"}, "ci": {"dns": {}}})
+    assert [policy.is_operator(name) for name in ("ops", "ci", "other")] == [True, False, False]
+    for role in ("admin", "", None, ["operator"]):
+        with pytest.raises(ProfileError, match=r"^principals\.ops\.role"):
+            IssuancePolicy({"a": GOOD}, "a", {"ops": {"role": role}})
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ({}, {}),
+        ({"role": "operator"}, None),
+        ({"challenge": "http-01"}, None),
+        ({"role": "operator", "challenge": "http-01"}, None),
+        ({"role": "operator", "ip": {}}, {"ip": {}}),
+        ({"challenge": "http-01", "ip": {}}, {"ip": {}}),
+    ],
+)
+def test_policy_without_a_kind_of_name_does_not_limit_names(
+    data: dict[str, Any], names: dict[str, Any] | None
+) -> None:
+    """The profiles decide then; only a policy without any member permits no names."""
+    policy = IssuancePolicy({"a": GOOD}, "a", {"ci": data}).names_permitted_for("ci")
+    assert (policy and policy.to_dict()) == names
+
+
 @pytest.mark.parametrize("challenge", ["dns-01", "", None, ["http-01"], True])
 def test_unknown_challenge_is_an_error_without_the_schema(challenge: object) -> None:
     """Otherwise, a misspelt challenge would not be required."""
