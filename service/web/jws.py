@@ -268,6 +268,7 @@ def _parse(data: Mapping[str, Any], registry: JWSRegistry) -> SignedRequest:
         raise AcmeError("badSignatureAlgorithm", detail, algorithms=list(algorithms))
     has_one_key = ("jwk" in header) is not ("kid" in header)
     key, texts = header.pop("jwk", None), {name: header.pop(name, "") for name in ("kid", "nonce", "url")}
+    header.pop("typ", None)  # for applications (RFC 7515 4.1.9); ruby-acme-client sends it
     if header:
         raise _malformed(f"the protected header has the member {quote(next(iter(header)))}")
     if not all(isinstance(text, str) for text in texts.values()):

@@ -60,6 +60,11 @@ def test_request_is_verified(algorithm: str) -> None:
     by_account.verify(AccountKey.parse(jws_requests.jwk(key)))
 
 
+def test_type_in_the_header_is_ignored() -> None:
+    """RFC 7515 4.1.9; ruby-acme-client sends it."""
+    assert verify(request({"a": 1}, typ="JWT")).json() == {"a": 1}
+
+
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_signature_of_another_key_is_refused(algorithm: str) -> None:
     """Also one over another content."""
@@ -122,7 +127,7 @@ def test_any_jwk_is_parsed_or_refused_as_a_problem(members: dict[str, Any]) -> N
         ({"jwk": None, "kid": ""}, "malformed", "either a jwk or a kid"),
         ({"jwk": None, "kid": 5}, "malformed", "not a string"),
         ({"crit": ["exp"], "exp": 1}, "malformed", "'crit'"),
-        ({"typ": "JWT"}, "malformed", "'typ'"),
+        ({"cty": "JWT"}, "malformed", "'cty'"),
         ({"b64": False, "crit": ["b64"]}, "malformed", "member"),
         ({"x5u": "https://a.example"}, "malformed", "'x5u'"),
     ],
