@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import awsgi
 import pytest
 
-from service import audit, openapi
+from service import audit, aws_lambda, openapi
+from service.ledger.sqlite import SqliteLedger
+from service.loaded_ca import LoadedCA
+from service.pki.acme_key import AcmeKey, AcmePrincipals
 from service.pki.profile_loader import ProfileError
+from service.web import app
+from service.web.acme import AcmeStore
 from tests import csrs, factories
 from tests.lambda_events import ANONYMOUS, est_event, invoke_application, proxy_event
 
@@ -198,3 +206,32 @@ def test_sessions_of_a_role_share_an_idempotency_key() -> None:
     responses, _ = invoke_application(factories.document(), *events)
     first, second, other = (json.loads(response["body"])["crt_pem"] for response in responses)
     assert first == second != other
+
+
+CONTEXTS: dict[str, tuple[dict[str, Any], str, str]] = {
+    # requestContext, public URL -> base of the URLs of ACME
+    "stage": ({"domainName": "x.execute-api.example", "path": "/prod/acme/directory"}, "", "https://x.execute-api.example/prod"),
+    "domain": ({"domainName": "ca.example", "path": "/acme/directory"}, "", "https://ca.example"),
+    "base-path": ({"domainName": "ca.example", "path": "/a/b/acme/directory/"}, "", "https://ca.example/a/b"),
+    "configured": ({"domainName": "x.example", "path": "/acme/directory"}, "https://ca.example/a", "https://ca.example/a"),
+    "load-balancer": ({}, "https://ca.example", "https://ca.example"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("context", "configured", "expected"), CONTEXTS.values(), ids=CONTEXTS)
+def test_urls_come_from_the_gateway_or_the_settings(
+    tmp_path: Path, context: dict[str, Any], configured: str, expected: str
+) -> None:
+    """Not from the Host header, which is the caller's."""
+    headers = {"Host": "evil.example", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
+    event = proxy_event("/acme/directory", "GET", headers=headers, requestContext=context)
+    ledger = SqliteLedger(tmp_path / "ledger.db", lambda: datetime.now(UTC))
+    ca = LoadedCA(factories.create_issuer(), factories.SERIAL_KEYS, acme_key=AcmeKey(bytes(32)))
+    authority = factories.authority(load_ca=lambda: ca)
+    store = AcmeStore(ledger, lambda: AcmePrincipals({}))
+    application = app.create(factories.document(), authority, {}, configured, acme_store=store)
+    response = awsgi.response(application, aws_lambda._normalise_event(event), None, ())
+    directory = json.loads(response["body"])
+    assert directory["newOrder"] == f"{expected}/acme/new-order"
+    assert "evil" not in response["body"]
+    ledger.close()

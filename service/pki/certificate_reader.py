@@ -13,7 +13,9 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from service.pki import names
 from service.pki.errors import describe_error
+from service.pki.names import Identifier
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _Field = tuple[str, Callable[[x509.Certificate], object]]
@@ -85,6 +87,12 @@ def names_key_of(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 def extension_value(owner: x509.Certificate | x509.CertificateSigningRequest, kind: type[_T]) -> _T | None:
     """The value of the extension of this class; None if absent."""
     return next((item.value for item in owner.extensions if isinstance(item.value, kind)), None)
+
+
+def alternative_names(certificate: x509.Certificate) -> tuple[Identifier, ...]:
+    """The subject alternative names; raise `RejectedIdentifier` if this CA would not issue such a name."""
+    sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
+    return tuple(names.parse_general_name(san, "") for san in sans)
 
 
 def omit_superiors(cas: Sequence[x509.Certificate]) -> list[x509.Certificate]:

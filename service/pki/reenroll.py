@@ -49,12 +49,11 @@ def parse_client_certificate(pem: bytes) -> ClientCertificate:
     """
     try:
         certificate = certificate_reader.parse_pem(pem)
-        sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
         usages = extension_value(certificate, x509.ExtendedKeyUsage) or ()
         policies = extension_value(certificate, x509.CertificatePolicies) or ()
         return ClientCertificate(
             certificate=certificate,
-            names=tuple(names.parse_general_name(san, "") for san in sans),
+            names=certificate_reader.alternative_names(certificate),
             key_encodings=weak_keys.equivalent_encodings(certificate.public_key()),
             extended_key_usage=tuple(usages),
             policies=tuple(policy.policy_identifier for policy in policies),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import flask
+from cryptography import x509
 
 from service.authority import Authority
 from service.ledger_protocol import MAX_LISTED, Account, Authorization, Ledger, Order, OrderStatus
 from service.openapi import ACME_PREFIX
-from service.pki import encoding
+from service.pki import certificate_reader, encoding
 from service.pki.acme_key import AcmePrincipals
-from service.pki.errors import CAUnavailable
+from service.pki.errors import CAUnavailable, RejectedIdentifier, Unauthorized
+from service.revocations import Revocation, RevocationRequest
 from service.web import identity, jws
 from service.web.acme_accounts import AcmeAccounts
 from service.web.acme_orders import AcmeOrders
@@ -38,6 +41,17 @@ class AcmeStore(NamedTuple):
 
     ledger: Ledger
     load_principals: Callable[[], AcmePrincipals]
+
+
+_REASONS: Final[dict[object, x509.ReasonFlags | None]] = {  # CRLReason (RFC 5280 5.3.1)
+    None: None,
+    0: None,
+    1: x509.ReasonFlags.key_compromise,
+    3: x509.ReasonFlags.affiliation_changed,
+    4: x509.ReasonFlags.superseded,
+    5: x509.ReasonFlags.cessation_of_operation,
+    9: x509.ReasonFlags.privilege_withdrawn,
+}
 
 
 class _Call(NamedTuple):
@@ -86,6 +100,28 @@ class AcmeSite:
             links = (response.headers.get("Link"), _link(_url("directory"), "index"))  # aws-wsgi keeps one
             response.headers["Link"] = ", ".join(filter(None, links))
         return response
+
+    def revoke(
+        self, certificate: x509.Certificate, account: Account | None, reason: x509.ReasonFlags | None
+    ) -> Revocation:
+        """Revoke a certificate; without an account, its key has signed the request."""
+        name = f"certificate:{encoding.format_serial(certificate.serial_number)}"
+        request = RevocationRequest(
+            certificate, reason, account.principal if account else name, "", identity.request_id()
+        )
+        authorize = functools.partial(self._verify_may_revoke, certificate, account)
+        ledger = self._store.ledger if self._store else None
+        return self.authority.revocations.revoke(request, ledger, authorize)
+
+    def _verify_may_revoke(self, certificate: x509.Certificate, account: Account | None) -> None:
+        """Verify that the account's principal is an operator, or may have every name (RFC 8555 7.6)."""
+        if account is None or self.authority.profiles.is_operator(account.principal):
+            return
+        with contextlib.suppress(RejectedIdentifier):
+            names = certificate_reader.alternative_names(certificate)
+            if names and self.authority.may_have_names(names, account.principal):
+                return
+        raise Unauthorized("The account may not have each name of the certificate, so it may not revoke it")
 
 
 class AcmeOperations:
@@ -194,6 +230,20 @@ class AcmeOperations:
             raise AcmeError("notFound", "the order has no certificate yet: finalize it")
         return Response(order.certificate.encode("ascii"), PEM_CHAIN, _NO_STORE)
 
+    def acmeRevokeCert(self, body: Mapping[str, Any]) -> Response:  # noqa: N802 - operationId
+        """`POST /acme/revoke-cert`: revoke a certificate (RFC 8555 7.6)."""
+        accounts, url = self._site.require_accounts(), identity.request_url()
+        account, request = accounts.authenticate_revocation(
+            body, url, _url("account", ""), lambda request: _certificate(request).public_key()
+        )
+        reason = request.json().get("reason")
+        if isinstance(reason, bool) or not isinstance(reason, int | None) or reason not in _REASONS:
+            accepted = ", ".join(str(code) for code in _REASONS if code is not None)
+            raise AcmeError("badRevocationReason", f"the reason is not one of {accepted} (RFC 5280 5.3.1)")
+        if not self._site.revoke(_certificate(request), account, _REASONS[reason]).is_new:
+            raise AcmeError("alreadyRevoked", "the certificate is revoked already")
+        return Response(b"", "", _NO_STORE)
+
     def _authenticate(self, body: Mapping[str, Any]) -> _Call:
         accounts = self._site.require_accounts()
         return _Call(*accounts.authenticate(body, identity.request_url(), _url("account", "")))
@@ -231,6 +281,14 @@ def _no_acme(detail: str) -> AcmeError:
 
 def _url(*segments: str) -> str:
     return f"{identity.base_url()}{ACME_PREFIX}{'/'.join(segments)}"
+
+
+def _certificate(request: SignedRequest) -> x509.Certificate:
+    der = jws.decode("certificate", request.json().get("certificate"), jws.MAX_PAYLOAD)
+    try:
+        return certificate_reader.parse_der(der)
+    except ValueError as error:
+        raise AcmeError("malformed", f"certificate: {error}") from error
 
 
 def _link(url: str, relation: str) -> str:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
 from service.ledger_protocol import Account, AccountStatus, Conflict, KeyInUse, Ledger, is_id, new_id
 from service.pki import acme_key
 from service.pki.acme_key import AcmeKey, AcmePrincipals, ExternalKeyId, InvalidNonce
@@ -79,6 +81,43 @@ class AcmeAccounts:
         nonce_end = self._verify_nonce(request)
         if request.key is not None:
             raise AcmeError("malformed", "sign the request with the kid of your account, not with its jwk")
+        return self._authenticate(request, nonce_end, accounts_url), request
+
+    def authenticate_revocation(
+        self,
+        body: Mapping[str, Any],
+        url: str,
+        accounts_url: str,
+        find_key: Callable[[SignedRequest], CertificatePublicKeyTypes],
+    ) -> tuple[Account | None, SignedRequest]:
+        """Verify a request that an account or the key of a certificate signed (RFC 8555 7.6).
+
+        Args:
+            body: the body of the request.
+            url: the URL of the request, as clients know it.
+            accounts_url: what is before the ID in the URLs of accounts.
+            find_key: returns the public key of the certificate in a request.
+
+        Returns:
+            the account, None if the certificate's key signed; and the request.
+
+        Raises:
+            AcmeError: as `authenticate`; `unauthorized`, since the certificate has another key; or that of
+                `find_key`.
+            CAUnavailable: the ledger is not available.
+        """
+        request = jws.parse_request(body, url)
+        nonce_end = self._verify_nonce(request)
+        if request.key is None:
+            return self._authenticate(request, nonce_end, accounts_url), request
+        key = AccountKey.parse(request.key)
+        if key.public_key != find_key(request):
+            raise AcmeError("unauthorized", "the request is not signed with the key of the certificate")
+        request.verify(key)
+        self._consume_nonce(request, nonce_end)
+        return None, request
+
+    def _authenticate(self, request: SignedRequest, nonce_end: datetime, accounts_url: str) -> Account:
         account_id = request.key_id.removeprefix(accounts_url)
         is_account = account_id != request.key_id and is_id(account_id)
         account = self._ledger.get_account(account_id) if is_account else None
@@ -87,7 +126,7 @@ class AcmeAccounts:
         self._verify_active(account)
         request.verify(AccountKey.parse(account.public_key))
         self._consume_nonce(request, nonce_end)
-        return account, request
+        return account
 
     def register(self, body: Mapping[str, Any], url: str) -> Registration:
         """Create an account (RFC 8555 7.3), or return that of the key.

@@ -13,7 +13,7 @@ import awsgi
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from joserfc.jwk import ECKey
 
@@ -23,8 +23,11 @@ from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import LEASE
 from service.loaded_ca import LoadedCA
+from service.pki import revocation
 from service.pki.acme_key import AcmeKey, AcmePrincipals
+from service.pki.encoding import encode_pem
 from service.pki.errors import CAUnavailable
+from service.pki.renewal_info import CertificateId
 from service.web import acme, app
 from service.web.acme import AcmeStore
 from service.web.acme_problems import NAMESPACE
@@ -50,7 +53,11 @@ class Site:
         self.principals = AcmePrincipals({"web": 1})
         self.log = factories.RecordingLog()
         loaded_ca = LoadedCA(factories.create_issuer(), factories.SERIAL_KEYS, acme_key=ACME_KEY)
-        defaults: dict[str, Any] = {"load_ca": lambda: loaded_ca, "clock": self.clock}
+        defaults: dict[str, Any] = {
+            "load_ca": lambda: loaded_ca,
+            "clock": self.clock,
+            "load_revoked": self.ledger.load_revoked,
+        }
         self.authority = factories.authority(self.log, **defaults | members)
         store = AcmeStore(self.ledger, lambda: self.principals)
         self.application = app.create(factories.document(), self.authority, {}, URL, acme_store=store)
@@ -526,3 +533,88 @@ def test_ledger_that_fails_is_a_503(tmp_path: Path) -> None:
     response = site.send("POST", url, body, JOSE)
     assert_problem(response, 503, "serverInternal")
     assert response.headers["Retry-After"]
+
+
+REASONS = {
+    1: x509.ReasonFlags.key_compromise,
+    3: x509.ReasonFlags.affiliation_changed,
+    4: x509.ReasonFlags.superseded,
+    5: x509.ReasonFlags.cessation_of_operation,
+    9: x509.ReasonFlags.privilege_withdrawn,
+}
+
+
+def revoke(client: AcmeClient, chain: str, reason: object = None, **header: Any) -> Response:
+    """Revoke the first certificate of a chain."""
+    der = x509.load_pem_x509_certificate(chain.encode()).public_bytes(Encoding.DER)
+    payload = {"certificate": jws_requests.encode(der)} | ({} if reason is None else {"reason": reason})
+    return client.post(client.directory["revokeCert"], payload, **header)
+
+
+@pytest.mark.parametrize("reason", [None, 0, 1, 3, 4, 5, 9])
+def test_certificate_is_revoked_by_its_account(site: Site, reason: int | None) -> None:
+    """Also after its order has expired. CRL and renewal information follow."""
+    client = site.client()
+    chain = client.issue(*NAMES)
+    leaf = x509.load_pem_x509_certificate(chain.encode())
+    site.clock.now += timedelta(days=1)
+    assert (revoke(client, chain, reason).status, revoke(client, chain).status) == (200, 400)
+    assert_problem(revoke(client, chain), 400, "alreadyRevoked")
+    site.clock.now += revocation.WINDOW
+    entry = site.authority.status.current_crl().get_revoked_certificate_by_serial_number(leaf.serial_number)
+    assert entry
+    flags = [extension.value.reason for extension in entry.extensions]
+    assert flags == ([] if not reason else [REASONS[reason]])
+    window = site.authority.status.renewal_window(CertificateId.parse(certificate_id(leaf)))
+    assert window.start <= site.clock()
+    assert [record for record in site.log if record.event == "revocation"][-1].principal == "web"
+
+
+def test_certificate_is_revoked_by_its_key(site: Site) -> None:
+    """Without an account; another key may not."""
+    client = site.client()
+    key = jws_requests.new_key("ES256")
+    order = client.order("dns:a.example.com").json()
+    private_key = load_pem_private_key(cast("ECKey", key).as_pem(private=True), None)
+    san = x509.SubjectAlternativeName([x509.DNSName("a.example.com")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.add_extension(san, critical=False).sign(private_key, hashes.SHA256())  # type: ignore[arg-type]
+    finalized = client.finalize(order, csrs.encode_der(request)).json()
+    chain = client.post(finalized["certificate"]).body.decode()
+    stranger = AcmeClient(site.send, f"{URL}/acme/directory", jws_requests.new_key("ES256"))
+    assert_problem(revoke(stranger, chain), 403, "unauthorized")
+    holder = AcmeClient(site.send, f"{URL}/acme/directory", key)
+    assert revoke(holder, chain, 1).status == 200
+
+
+def test_certificate_of_other_names_is_not_revoked(tmp_path: Path) -> None:
+    """An account whose principal may not have the names, and is no operator, is refused."""
+    principals = {"other": {"dns": {"permitted": ["example.org"]}}, "ops": {"role": "operator"}}
+    policy = openapi.parse_policy(openapi.with_overrides(factories.document(), {"principals": principals}))
+    site = Site(tmp_path / "ledger.db", policy=policy)
+    site.principals = AcmePrincipals(dict.fromkeys(("web", "other", "ops"), 1))
+    chain = site.client().issue(*NAMES)
+    assert_problem(revoke(site.client("other"), chain), 403, "unauthorized")
+    assert revoke(site.client("ops"), chain).status == 200
+    site.ledger.close()
+
+
+def test_certificate_of_another_ca_is_not_revoked(site: Site) -> None:
+    other = encode_pem([factories.ca()])
+    assert_problem(revoke(site.client(), other), 404, "malformed")
+
+
+@pytest.mark.parametrize("reason", [2, 6, 7, 8, 10, -1, True, "1", 1.0])
+def test_other_reason_is_refused(site: Site, reason: object) -> None:
+    """With the reasons that are accepted."""
+    client = site.client()
+    chain = client.issue(*NAMES)
+    problem = assert_problem(revoke(client, chain, reason), 400, "badRevocationReason")
+    assert "0, 1, 3, 4, 5, 9" in problem["detail"]
+
+
+def test_revocation_of_garbage_is_malformed(site: Site) -> None:
+    client = site.client()
+    for certificate in (None, 1, "", "!", "AAAA"):
+        response = client.post(client.directory["revokeCert"], {"certificate": certificate})
+        assert_problem(response, 400, "malformed")

@@ -242,7 +242,7 @@ def test_key_is_changed(site: Site) -> None:
         ({"jwk": None, "kid": "x"}, "malformed"),
         ({"signer": P256}, "malformed"),
     ],
-    ids=str,
+    ids=["other-account", "other-key", "no-key", "other-url", "nonce", "kid", "other-signer"],
 )
 def test_key_change_that_is_refused(site: Site, change: dict[str, Any], code: str) -> None:
     """The new key must have signed it, for this account and its key."""
