@@ -21,7 +21,7 @@ import awsgi
 from service import audit, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
-from service.ledger_protocol import Ledger
+from service.ledger_protocol import Ledger, parse_quota
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
 from service.pki.profile_loader import IssuancePolicy
@@ -122,13 +122,17 @@ def _application() -> WSGIApplication:
         settings.api_key_names,
         settings.public_url,
         settings.est_line_length,
-        acme_store=_acme_store(),
+        acme_store=_acme_store(document),
     )
 
 
-def _acme_store() -> AcmeStore | None:
-    ledger, directory = _ledger(), _settings().ca
-    return AcmeStore(ledger, functools.partial(acme_principals.load, directory)) if ledger else None
+def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:
+    ledger, settings, plan = _ledger(), _settings(), document["x-usage-plan"]
+    if ledger is None:
+        return None
+    quota = settings.order_quota or (f"{plan['quota']}/{plan['period']}" if plan else "none")
+    load_principals = functools.partial(acme_principals.load, settings.ca)
+    return AcmeStore(ledger, load_principals, parse_quota(quota))
 
 
 @functools.cache

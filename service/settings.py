@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from service.ledger_protocol import parse_quota
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import EarlyRenewal
 
@@ -34,6 +35,7 @@ EST_LINE_LENGTHS: Final = (
 )  # one line (RFC 8951 3.1), as in PEM (RFC 7468 2), in MIME (RFC 2045 6.8)
 LEDGER: Final = "CERTLET_LEDGER"
 LEDGER_TABLE: Final = "CERTLET_LEDGER_TABLE"
+ORDER_QUOTA: Final = "CERTLET_ORDER_QUOTA"
 RENEW_BEFORE: Final = "CERTLET_RENEW_BEFORE"
 RENEW_OVER: Final = "CERTLET_RENEW_OVER"
 DEFAULT_RENEW_OVER: Final = "P1D"
@@ -163,6 +165,8 @@ class Settings:
         early_renewal: the order to renew certificates early; None if not set.
         ledger: the ledger's SQLite file; None if not set.
         ledger_table: the ledger's DynamoDB table; '' if not set. At most one of both is set.
+        order_quota: how many orders of ACME a principal may create, as `parse_quota` parses it; '' for the
+            contract's quota.
     """
 
     ca: Path
@@ -180,6 +184,7 @@ class Settings:
     early_renewal: EarlyRenewal | None = None
     ledger: Path | None = None
     ledger_table: str = ""
+    order_quota: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], now: datetime) -> Settings:
@@ -191,7 +196,7 @@ class Settings:
         `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL` and
         `CERTLET_STATUS_URL`; `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until
         `now`, UTC) and `CERTLET_RENEW_OVER` (a duration); `CERTLET_LEDGER` (a file) or
-        `CERTLET_LEDGER_TABLE` (a DynamoDB table).
+        `CERTLET_LEDGER_TABLE` (a DynamoDB table); `CERTLET_ORDER_QUOTA` (such as `10000/DAY`, or `none`).
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -225,6 +230,7 @@ class Settings:
         renew_over = _parse_variable(environ, RENEW_OVER, parse_renew_over, problems)
         renew_over = renew_over or parse_renew_over(DEFAULT_RENEW_OVER)
         problems += find_ledger_problems(environ)
+        _parse_variable(environ, ORDER_QUOTA, parse_quota, problems)
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -244,4 +250,5 @@ class Settings:
             early_renewal=EarlyRenewal(renew_before, renew_over) if renew_before else None,
             ledger=Path(environ[LEDGER]) if environ.get(LEDGER) else None,
             ledger_table=environ.get(LEDGER_TABLE, ""),
+            order_quota=environ.get(ORDER_QUOTA, ""),
         )

@@ -67,7 +67,8 @@ class Sites:
 
 ACME_URL: Final = "https://ca.example.com"
 ACME_KEY: Final = AcmeKey(bytes(32))
-PRINCIPALS: Final = "web: {generation: 1}"
+PRINCIPALS: Final = "{web: {generation: 1}, bulk: {generation: 1}}"
+ORDER_QUOTA: Final = {"CERTLET_ORDER_QUOTA": "20/MONTH"}
 STATUS_URL: Final = ("--status-url", "http://ca.example.com")
 OPERATOR: Final = {"role": "operator", "dns": {}}
 
@@ -105,7 +106,13 @@ def acme_server(directory: Path) -> Iterator[AcmeClient]:
     (directory / "ca" / "acme.key").write_bytes(bytes(32))
     (directory / "ca" / ACME_PRINCIPALS).write_text(PRINCIPALS)
     with servers.certlet_server(
-        directory, "--no-usage-plan", "--url", ACME_URL, "--ledger", "ledger.db"
+        directory,
+        "--no-usage-plan",
+        "--url",
+        ACME_URL,
+        "--ledger",
+        "ledger.db",
+        env={"CERTLET_API_KEY": servers.API_KEY, **ORDER_QUOTA},
     ) as server:
 
         def send(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
@@ -114,6 +121,14 @@ def acme_server(directory: Path) -> Iterator[AcmeClient]:
         client = AcmeClient(send, f"{ACME_URL}/acme/directory")
         assert client.register(ACME_KEY, "web").status == 201
         yield client
+
+
+def exceed_order_quota(sites: Sites) -> Response:
+    """Create orders of another principal, until it may create no more."""
+    client = AcmeClient(sites.acme.send, f"{ACME_URL}/acme/directory", jws_requests.new_key("ES256"))
+    assert client.register(ACME_KEY, "bulk").status == 201
+    responses = (client.order("dns:a.example.com") for _ in range(21))
+    return next(response for response in responses if response.status == 429)
 
 
 def send_example(site: Server, name: str, path: str = "", media_type: str = "", **headers: str) -> Response:
@@ -346,6 +361,7 @@ EXAMPLES: Final = {
     "acmeConflict": Example("A certificate that another order replaces.", 409, conflict),
     "acmeTooLarge": Example("A body of 200 kilobytes.", 413, lambda sites: sites.acme.send("POST", sites.acme.account, b" " * 200_000, JOSE)),
     "acmeUnsupportedMediaType": Example("A body of another type.", 415, lambda sites: sites.acme.send("POST", sites.acme.account, b"{}", JSON)),
+    "acmeQuotaExceeded": Example("More orders of a principal than its quota.", 429, exceed_order_quota),
     "acmeUnavailable": Example("A malformed list of principals.", 503, list_principals_malformed),
     "methodNotAllowed": Example("A path that does not support DELETE.", 405, lambda sites: sites.plain.request("DELETE", "/ca")),
     "malformed": Example("A body without `csr`, and with an unknown profile.", 400, post("/sign", {"profile": "admin"})),

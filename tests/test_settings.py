@@ -94,6 +94,14 @@ def test_ledger_is_a_file_or_a_table(variables: dict[str, str], ledger: Path | N
     assert (settings.ledger, settings.ledger_table) == (ledger, table)
 
 
+def test_quota_of_orders_is_a_setting() -> None:
+    environ = {"CERTLET_CA": "ca", "CERTLET_ORDER_QUOTA": "5/DAY"}
+    assert Settings.from_environ(environ, NOW).order_quota == "5/DAY"
+    assert Settings.from_environ(environ | {"CERTLET_ORDER_QUOTA": ""}, NOW).order_quota == ""
+    with pytest.raises(SettingsError, match="CERTLET_ORDER_QUOTA: '5/HOUR' is not a quota such as"):
+        Settings.from_environ(environ | {"CERTLET_ORDER_QUOTA": "5/HOUR"}, NOW)
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

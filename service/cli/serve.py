@@ -40,6 +40,7 @@ from service.settings import (
     EST_LINE_LENGTH,
     EST_LINE_LENGTHS,
     LEDGER,
+    ORDER_QUOTA,
     PROFILES,
     PUBLIC_URL,
     RENEW_BEFORE,
@@ -365,6 +366,7 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
         EST_LINE_LENGTH: settings.est_line_length,
         RENEW_BEFORE: settings.renew_before,
         RENEW_OVER: settings.renew_over,
+        ORDER_QUOTA: os.environ.get(ORDER_QUOTA) or ("none" if settings.no_usage_plan else ""),
     }
     environ = os.environ | {name: value or "" for name, value in values.items()}
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above

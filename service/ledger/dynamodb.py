@@ -155,6 +155,27 @@ class DynamoDbLedger:
         item = _item(f"nonce#{nonce}", "nonce", expires_at)
         return self._put(item | {"holder": {"S": new_id()}}, _NEW)
 
+    def count(self, principal: str, period: tuple[datetime, datetime], limit: int) -> bool:
+        """As in the protocol. A lost response may count an order twice."""
+        start, end = (time.timestamp() for time in period)
+        try:
+            with _translated_errors():
+                self._client.update_item(
+                    TableName=self._table,
+                    Key=_item(f"count#{principal}", f"period#{int(start)}"),
+                    UpdateExpression="ADD revision :one SET expires = :end",
+                    ConditionExpression=":limit > :zero AND (attribute_not_exists(pk) OR revision < :limit)",
+                    ExpressionAttributeValues={
+                        ":one": _number(1),
+                        ":zero": _number(0),
+                        ":limit": _number(limit),
+                        ":end": _number(int(end)),
+                    },
+                )
+        except _ConditionFailed:
+            return False
+        return True
+
     def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:
         """As in the protocol."""
         item = _item(f"replaced#{certificate_id}", "replaced", until) | {"order": {"S": order_id}}

@@ -39,12 +39,17 @@ _MIGRATIONS: Final = (
         body TEXT NOT NULL, PRIMARY KEY (account, id)
     );
     CREATE TABLE nonce (id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE order_count (
+        principal TEXT NOT NULL, period_start REAL NOT NULL, expires_at REAL NOT NULL,
+        number INTEGER NOT NULL, PRIMARY KEY (principal, period_start)
+    ) WITHOUT ROWID;
     CREATE TABLE replaced (
         id TEXT PRIMARY KEY, order_id TEXT NOT NULL, expires_at REAL NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE revoked (serial_number TEXT PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX order_end ON orders (expires_at);
     CREATE INDEX nonce_end ON nonce (expires_at);
+    CREATE INDEX order_count_end ON order_count (expires_at);
     CREATE INDEX replaced_end ON replaced (expires_at)
     """,
 )
@@ -55,6 +60,8 @@ _SWEEPS: Final = (
        (SELECT account, id FROM orders WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
     """DELETE FROM nonce WHERE id IN
        (SELECT id FROM nonce WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+    """DELETE FROM order_count WHERE (principal, period_start) IN
+       (SELECT principal, period_start FROM order_count WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
     """DELETE FROM replaced WHERE id IN
        (SELECT id FROM replaced WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
 )
@@ -192,6 +199,16 @@ class SqliteLedger:
         with self._change():
             statement = "INSERT OR IGNORE INTO nonce VALUES (?, ?)"
             return self._database.execute(statement, (nonce, expires_at.timestamp())).rowcount == 1
+
+    def count(self, principal: str, period: tuple[datetime, datetime], limit: int) -> bool:
+        """As in the protocol."""
+        start, end = (time.timestamp() for time in period)
+        statement = (
+            "INSERT INTO order_count SELECT ?, ?, ?, 1 WHERE ? > 0 ON CONFLICT DO UPDATE "
+            "SET number = number + 1 WHERE number < ?"
+        )
+        with self._change():
+            return self._database.execute(statement, (principal, start, end, limit, limit)).rowcount == 1
 
     def mark_replaced(self, certificate_id: str, order_id: str, until: datetime) -> bool:
         """As in the protocol."""

@@ -13,7 +13,15 @@ import flask
 from cryptography import x509
 
 from service.authority import Authority
-from service.ledger_protocol import MAX_LISTED, Account, Authorization, Ledger, Order, OrderStatus
+from service.ledger_protocol import (
+    MAX_LISTED,
+    Account,
+    Authorization,
+    Ledger,
+    Order,
+    OrderStatus,
+    Quota,
+)
 from service.openapi import ACME_PREFIX
 from service.pki import certificate_reader, encoding
 from service.pki.acme_key import AcmePrincipals
@@ -37,10 +45,12 @@ class AcmeStore(NamedTuple):
     Attributes:
         ledger: stores accounts and orders.
         load_principals: returns the principals that may have accounts.
+        quota: how many orders each principal may create; None for any number.
     """
 
     ledger: Ledger
     load_principals: Callable[[], AcmePrincipals]
+    quota: Quota | None = None
 
 
 _REASONS: Final[dict[object, x509.ReasonFlags | None]] = {  # CRLReason (RFC 5280 5.3.1)
@@ -90,7 +100,7 @@ class AcmeSite:
         """Return the orders; raise `AcmeError`, `notFound`, if the CA has no ledger."""
         if self._store is None:
             raise _no_acme("ACME needs a ledger: the administrator of this CA has to configure one")
-        return AcmeOrders(self._store.ledger, self.authority)
+        return AcmeOrders(self._store.ledger, self.authority, self._store.quota)
 
     def add_headers(self, response: flask.Response) -> flask.Response:
         """Add a nonce and the URL of the directory, which each response has (RFC 8555 6.5, 7.1)."""

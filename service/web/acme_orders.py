@@ -24,6 +24,7 @@ from service.ledger_protocol import (
     Order,
     OrderNotReady,
     OrderStatus,
+    Quota,
     is_id,
     new_id,
 )
@@ -45,10 +46,11 @@ _KINDS: Final = (IdentifierKind.DNS, IdentifierKind.IP)  # RFC 8555 9.7.7, RFC 8
 class AcmeOrders:
     """The orders of a ledger."""
 
-    def __init__(self, ledger: Ledger, authority: Authority) -> None:
-        """Use a ledger, and the authority that issues the certificates."""
+    def __init__(self, ledger: Ledger, authority: Authority, quota: Quota | None) -> None:
+        """Use a ledger, the authority that issues the certificates, and the quota of each principal."""
         self._ledger = ledger
         self._authority = authority
+        self._quota = quota
 
     def create(self, account: Account, payload: Mapping[str, Any]) -> Order:
         """Create an order (RFC 8555 7.4).
@@ -58,8 +60,8 @@ class AcmeOrders:
             payload: the payload of the request.
 
         Raises:
-            AcmeError: `malformed`, `unsupportedIdentifier`, `rejectedIdentifier` with subproblems, or
-                `alreadyReplaced`.
+            AcmeError: `malformed`, `unsupportedIdentifier`, `rejectedIdentifier` with subproblems,
+                `rateLimited`, or `alreadyReplaced`.
             IssuanceError: the principal may not use the profile, or the validity is refused.
             CAUnavailable: the ledger or the CA is not available.
         """
@@ -88,10 +90,22 @@ class AcmeOrders:
             not_after=texts["notAfter"],
             replaces=texts["replaces"],
         )
+        self._count(account.principal, now)
         if order.replaces:
             self._mark_replaced(order, order.expires_at)
         self._ledger.add_order(order)
         return order
+
+    def _count(self, principal: str, now: datetime) -> None:
+        if self._quota is None:
+            return
+        period = self._quota.period_at(now)
+        if not self._ledger.count(principal, period, self._quota.limit):
+            orders = f"{self._quota.limit} orders, its quota"
+            end = encoding.format_timestamp(period[1])
+            detail = f"{quote(principal)} has created {orders}: try again at {end}"
+            seconds = int((period[1] - now).total_seconds())
+            raise AcmeError("rateLimited", detail, {"Retry-After": str(seconds)})
 
     def get(self, account: Account, order_id: str) -> Order:
         """Return an order of an account; raise `AcmeError` if there is none."""

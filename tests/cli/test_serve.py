@@ -294,3 +294,19 @@ def test_malformed_public_url_is_refused_at_start(tmp_path: Path) -> None:
         assert (run.returncode, run.stdout) == (2, b"")
         (line,) = run.stderr.decode().splitlines()
         assert "'http://a/?b' is not an http or https URL without query and fragment" in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "no_usage_plan", "quota"),
+    [("", False, ""), ("", True, "none"), ("5/DAY", False, "5/DAY"), ("5/DAY", True, "5/DAY")],
+)
+def test_workers_know_the_quota_of_orders(
+    monkeypatch: pytest.MonkeyPatch, variable: str, *, no_usage_plan: bool, quota: str
+) -> None:
+    """The workers count ACME orders. Without the usage plan there is no quota, unless it is set."""
+    monkeypatch.setenv("CERTLET_ORDER_QUOTA", variable)
+    names = ("profiles", "audit_log", "ledger", "public_url", "status_url", "est_line_length")
+    settings = SimpleNamespace(
+        **dict.fromkeys((*names, "renew_before", "renew_over")), no_usage_plan=no_usage_plan
+    )
+    assert serve._worker_environ(settings, Path("ca"))["CERTLET_ORDER_QUOTA"] == quota

@@ -40,6 +40,7 @@ def use_all_methods(ledger: DynamoDbLedger) -> None:
     ledger.update_order(order)
     ledger.list_orders(account.id)
     ledger.consume_nonce("a", NOW + HOUR)
+    ledger.count("a", (NOW, NOW + HOUR), 9)
     ledger.mark_replaced("a", order.id, NOW + HOUR)
     ledger.add_revocation(RevokedCertificate(1, AT))
     ledger.load_revoked()
@@ -56,7 +57,7 @@ def test_requests_need_exactly_the_listed_actions(dynamodb: Any, table: DynamoDb
         else:
             actions.add(f"dynamodb:{model.name}")
             assert body["TableName"] == "ledger"
-            assert body.get("ConsistentRead") or model.name == "PutItem"
+            assert body.get("ConsistentRead") or model.name in {"PutItem", "UpdateItem"}
 
     dynamodb.meta.events.register("before-call.dynamodb", record)
     use_all_methods(table)
@@ -64,7 +65,7 @@ def test_requests_need_exactly_the_listed_actions(dynamodb: Any, table: DynamoDb
 
 
 def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLedger) -> None:
-    """Orders, nonces and marks have a number of seconds; accounts, keys and revocations have none."""
+    """Orders, nonces, marks and counts of orders have a number of seconds; accounts, keys and revocations have none."""
     use_all_methods(table)
     items = dynamodb.scan(TableName="ledger")["Items"]
     ends = {item["sk"]["S"].partition("#")[0]: item.get("expires") for item in items}
@@ -77,6 +78,7 @@ def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLed
         "replaced": end,
         "01": None,
         "count": None,
+        "period": end,
     }
 
 

@@ -169,6 +169,23 @@ def test_nonce_is_consumed_once(connect: Connect) -> None:
     assert ledger.consume_nonce("b", NOW + HOUR)
 
 
+def test_orders_are_counted_up_to_a_limit(connect: Connect, clock: Clock) -> None:
+    """For each principal; the count ends with its period, also if the clock of a process is behind."""
+    ledger, other = connect(), connect()
+    today, tomorrow = (NOW, NOW + 24 * HOUR), (NOW + 24 * HOUR, NOW + 48 * HOUR)
+    assert [ledger.count("ci", today, 3), other.count("ci", today, 3), ledger.count("ci", today, 3)] == [
+        True
+    ] * 3
+    assert not ledger.count("ci", today, 3)
+    assert not other.count("ci", today, 2)
+    assert ledger.count("ci", today, 4)
+    assert ledger.count("other", today, 1)
+    assert not ledger.count("nobody", today, 0)
+    clock.advance(24 * HOUR)
+    assert ledger.count("ci", tomorrow, 1)
+    assert not ledger.count("ci", tomorrow, 1)
+
+
 def test_certificate_is_replaced_once(ledger: Ledger, clock: Clock) -> None:
     """By one order, which may extend the mark; after the end of the mark by another one."""
     assert ledger.mark_replaced("aki.serial", "order", NOW + HOUR)

@@ -21,7 +21,7 @@ from service import aws_lambda, openapi
 from service.authority import IssuanceRequest, IssuedCertificate
 from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
-from service.ledger_protocol import LEASE
+from service.ledger_protocol import LEASE, Quota
 from service.loaded_ca import LoadedCA
 from service.pki import revocation
 from service.pki.acme_key import AcmeKey, AcmePrincipals
@@ -47,7 +47,7 @@ NAMES = ("dns:a.example.com", "dns:b.example.com")
 class Site:
     """The application of a CA with ACME, on a base path."""
 
-    def __init__(self, path: Path, **members: Any) -> None:
+    def __init__(self, path: Path, quota: Quota | None = None, **members: Any) -> None:
         self.clock = Clock()
         self.ledger = SqliteLedger(path, self.clock)
         self.principals = AcmePrincipals({"web": 1})
@@ -59,7 +59,7 @@ class Site:
             "load_revoked": self.ledger.load_revoked,
         }
         self.authority = factories.authority(self.log, **defaults | members)
-        store = AcmeStore(self.ledger, lambda: self.principals)
+        store = AcmeStore(self.ledger, lambda: self.principals, quota)
         self.application = app.create(factories.document(), self.authority, {}, URL, acme_store=store)
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
@@ -618,3 +618,22 @@ def test_revocation_of_garbage_is_malformed(site: Site) -> None:
     for certificate in (None, 1, "", "!", "AAAA"):
         response = client.post(client.directory["revokeCert"], {"certificate": certificate})
         assert_problem(response, 400, "malformed")
+
+
+def test_orders_of_a_principal_have_a_quota(tmp_path: Path) -> None:
+    """Of all its accounts together; a refused order does not count, and the next period has its own."""
+    site = Site(tmp_path / "ledger.db", quota=Quota(2, timedelta(days=1)))
+    site.principals = AcmePrincipals({"web": 1, "other": 1})
+    first, second, other = site.client(), site.client(), site.client("other")
+    assert_problem(first.order("dns:_"), 403, "rejectedIdentifier")
+    assert [client.order(*NAMES).status for client in (first, second)] == [201, 201]
+    refused = second.order(*NAMES)
+    problem = assert_problem(refused, 429, "rateLimited")
+    assert problem["detail"] == "'web' has created 2 orders, its quota: try again at 2026-11-24T00:00:00Z"
+    assert refused.headers["Retry-After"] == str(
+        int(timedelta(hours=11, minutes=29, seconds=15).total_seconds())
+    )
+    assert other.order(*NAMES).status == 201
+    site.clock.advance(timedelta(hours=12))
+    assert second.order(*NAMES).status == 201
+    site.ledger.close()
