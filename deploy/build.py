@@ -58,6 +58,7 @@ _EXCLUDED: Final = (
     "openapi.yaml",
     "profile_lint.py",
     "hardening.py",
+    "http_validator.py",
     "self_issued.py",
     "supervisor.py",
     "__pycache__",

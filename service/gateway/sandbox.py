@@ -1,9 +1,9 @@
-"""A sandbox for the gateway process, by Landlock (Linux 5.13 and newer).
+"""A sandbox for processes that talk to strangers, by Landlock (Linux 5.13 and newer).
 
-The process can read Python, its packages and the resolver's files, and write its own TLS certificate. It
-cannot access the CA's directory, `~/.aws` and `/proc`, even as root. Landlock also denies access to the
-memory and the descriptors of other processes. Newer kernels deny signals to them, and outgoing TCP
-connections too: the metadata service of a cloud would return credentials.
+The gateway process can read Python, its packages and the resolver's files, and write its own TLS
+certificate. It cannot access the CA's directory, `~/.aws` and `/proc`, even as root. Landlock also denies
+access to the memory and the descriptors of other processes. Newer kernels deny signals to them, and outgoing
+TCP connections too: the metadata service of a cloud would return credentials.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION: Final = 1
 _RULE_PATH_BENEATH: Final = 1
+_RULE_NET_PORT: Final = 2
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
     1 << bit for bit in (1, 2, 3, 5, 8, 14)
 )
@@ -27,7 +28,8 @@ _READ: Final = _READ_FILE | _READ_DIR
 _WRITE: Final = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 _FILE_ONLY: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
 _FS_RIGHTS: Final = (13, 14, 15, 15, 16)  # number of rights by ABI version, from 1; all are denied
-_NET_CONNECT_TCP: Final = 2  # from ABI 4
+_NET_ABI: Final = 4
+_NET_CONNECT_TCP: Final = 2  # from `_NET_ABI`
 _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL: Final = 3  # from ABI 6
 _PR_SET_NO_NEW_PRIVS: Final = 38  # linux/prctl.h
 
@@ -40,12 +42,13 @@ def is_supported() -> bool:
     return _abi() > 0
 
 
-def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
+def enter(secret: Iterable[Path], writable: Iterable[Path] = (), ports: Iterable[int] = ()) -> None:
     """Restrict this thread and the threads that it starts, permanently. Without Landlock, do nothing.
 
     Args:
         secret: directories and files that stay inaccessible, even if a directory of packages contains them.
         writable: directories whose files the process may write.
+        ports: the TCP ports to which the process may connect, at any address.
 
     Raises:
         OSError: the kernel refuses.
@@ -56,13 +59,16 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = ()) -> None:
     rights = (1 << _FS_RIGHTS[min(abi, len(_FS_RIGHTS)) - 1]) - 1
     # struct landlock_ruleset_attr
     attribute = struct.pack("=QQQ", rights, _NET_CONNECT_TCP, _SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL)
-    size = 8 if abi < 4 else 16 if abi < 6 else 24  # noqa: PLR2004 - the members that each ABI has
+    size = 8 if abi < _NET_ABI else 16 if abi < 6 else 24  # noqa: PLR2004 - the members that each ABI has
     ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
         for path in readable_paths(secret):
             _allow(ruleset, path, _READ & rights)
         for path in writable:
             _allow(ruleset, path, _WRITE & rights)
+        for port in ports if abi >= _NET_ABI else ():
+            # struct landlock_net_port_attr
+            _syscall(_ADD_RULE, ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_CONNECT_TCP, port), 0)
         if ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError("no_new_privs cannot be set")
         _syscall(_RESTRICT_SELF, ruleset, 0)

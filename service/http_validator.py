@@ -1,0 +1,331 @@
+"""The process that validates challenges of the type http-01 (RFC 8555 8.3, RFC 8738), locally.
+
+A worker has the CA's key, so it must neither wait for a stranger's web server nor parse what that sends. This
+process has the ledger, and no secret. It connects to port 80 of an address that it has checked, by that
+address: no name is resolved twice. It follows no redirect, since each would let a stranger choose where this
+process connects to. No response of a web server gets into a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from weakref import WeakValueDictionary
+
+import aiohttp
+
+from service import hardening
+from service.challenge_queue import MAX_PACKET, QueuedChallenge
+from service.gateway import sandbox
+from service.ledger.sqlite import SqliteLedger
+from service.ledger_protocol import Authorization, AuthorizationStatus, ChallengeError, Conflict, Ledger
+from service.pki.errors import CAUnavailable
+
+HTTP_PORT: Final = 80
+DNS_PORT: Final = 53
+TIMEOUT: Final = 10.0  # seconds for a validation
+LOOKUP_TIMEOUT: Final = 5.0  # seconds of these for the addresses of a name
+CONNECT_TIMEOUT: Final = 3.0  # seconds for a connection to one address
+MAX_ADDRESSES: Final = 4  # of a name that are tried
+MAX_BODY: Final = 8192  # octets
+MAX_WAITING: Final = 1000  # challenges that are being validated, or wait for it
+MAX_WAITING_PER_ACCOUNT: Final = 100  # the names of one order
+CONCURRENCY: Final = 64  # validations at the same time
+CONCURRENCY_PER_ACCOUNT: Final = 8  # so that the slow servers of an account do not delay other accounts
+# No domain is added to a name; and a query ends not long after the lookup's time-out (resolv.conf(5)).
+RESOLVER_ENVIRONMENT: Final = {"LOCALDOMAIN": "", "RES_OPTIONS": "timeout:2 attempts:2"}
+_RESOLVER_FILES: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf")
+_PATH: Final = "/.well-known/acme-challenge/"
+_SPACES: Final = b" \t\r\n"
+# Only a network that consists of such addresses permits them. So 0.0.0.0/0 does not permit loopback.
+_SPECIAL: Final = ("is_loopback", "is_link_local", "is_unspecified", "is_multicast", "is_reserved")
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolve = Callable[[str], Iterable[str]]
+_Lookup = asyncio.Future[Iterable[str]]
+_ATTEMPTS: Final = 20  # of a change that conflicts with another one
+
+_log = logging.getLogger(__name__)
+
+
+class ValidationFailed(Exception):
+    """A challenge failed; `error` is for the client."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = ChallengeError(code, detail)
+
+
+def is_permitted(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:
+    """Return whether the validator may connect to an address.
+
+    Args:
+        address: the address. An IPv4 address in IPv6 form (RFC 4291 2.5.5.2) is treated as IPv4.
+        networks: the permitted networks; empty to permit all that are not for a special purpose.
+    """
+    address = getattr(address, "ipv4_mapped", None) or address
+    special = [name for name in _SPECIAL if getattr(address, name)]
+    if not networks:
+        return not special
+    return any(address in network and all(getattr(network, name) for name in special) for network in networks)
+
+
+def resolve(name: str) -> list[str]:
+    """Return the addresses of a DNS name; raise `socket.gaierror`. Blocks."""
+    results = socket.getaddrinfo(name.encode("ascii"), HTTP_PORT, type=socket.SOCK_STREAM)
+    return [str(result[4][0]) for result in results]
+
+
+class HttpValidator:
+    """Validates the challenges of a ledger."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+        networks: Sequence[IpNetwork] = (),
+        resolve: Resolve = resolve,
+        port: int = HTTP_PORT,
+    ) -> None:
+        """Prepare to validate.
+
+        Args:
+            ledger: has the orders and accounts, and gets the results.
+            clock: returns the current time, UTC.
+            networks: as in `is_permitted`.
+            resolve: returns the addresses of a name; may block.
+            port: of the web servers; another one only in tests.
+        """
+        self._ledger = ledger
+        self._clock = clock
+        self._networks = networks
+        self._resolve = resolve
+        self._port = port
+        self._threads = ThreadPoolExecutor(CONCURRENCY)
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._account_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._tasks: dict[QueuedChallenge, asyncio.Task[None]] = {}
+
+    def start(self, challenge: QueuedChallenge) -> None:
+        """Start a validation, unless it runs already, or the account has too many."""
+        of_account = sum(waiting.account_id == challenge.account_id for waiting in self._tasks)
+        if challenge not in self._tasks and of_account < MAX_WAITING_PER_ACCOUNT:
+            task = self._tasks[challenge] = asyncio.create_task(self._run(challenge))
+            task.add_done_callback(lambda _: self._tasks.pop(challenge))
+
+    async def wait(self, max_waiting: int = 0) -> None:
+        """Wait until at most this number of validations have not ended."""
+        while len(self._tasks) > max_waiting:
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _run(self, challenge: QueuedChallenge) -> None:
+        slots = self._account_slots.setdefault(
+            challenge.account_id, asyncio.Semaphore(CONCURRENCY_PER_ACCOUNT)
+        )
+        async with slots, self._slots:
+            try:
+                await self._validate(challenge)
+            except CAUnavailable as error:  # the client's next request starts it again
+                _log.error("a challenge was not validated: %s", error.detail)
+
+    async def _validate(self, challenge: QueuedChallenge) -> None:
+        account_id, order_id, position = challenge
+        order = await asyncio.to_thread(self._ledger.get_order, account_id, order_id)
+        account = await asyncio.to_thread(self._ledger.get_account, account_id)
+        if not order or not account or position not in range(len(order.authorizations)):
+            return
+        authorization = order.authorizations[position]
+        if authorization.status is not AuthorizationStatus.PROCESSING:
+            return
+        loop = asyncio.get_running_loop()
+        lookup = loop.run_in_executor(self._threads, self._resolve, authorization.value)
+        try:
+            error = await self._find_error(authorization, lookup, account.thumbprint)
+            await asyncio.to_thread(self._store, challenge, error)
+        finally:
+            await asyncio.wait([lookup])  # a lookup that stalls keeps its thread, and so the account's slot
+
+    async def _find_error(
+        self, authorization: Authorization, lookup: _Lookup, thumbprint: str
+    ) -> ChallengeError | None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                addresses = await self._permitted_addresses(authorization.value, lookup)
+                await self._prove(authorization, addresses, thumbprint)
+        except ValidationFailed as failure:
+            return failure.error
+        except TimeoutError:
+            detail = f"{_url(authorization)} did not answer completely within {TIMEOUT:g} seconds"
+            return ChallengeError("connection", detail)
+        return None
+
+    async def _permitted_addresses(self, name: str, lookup: _Lookup) -> list[IpAddress]:
+        """Return the first addresses of a name, or of an address itself."""
+        try:
+            texts = await asyncio.wait_for(asyncio.shield(lookup), LOOKUP_TIMEOUT)
+        except TimeoutError:
+            detail = f"the name servers of {name} did not answer within {LOOKUP_TIMEOUT:g} seconds"
+            raise ValidationFailed("dns", detail) from None
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise ValidationFailed("dns", f"the name servers of {name} did not answer") from error
+            detail = f"{name} has no address in the DNS: create its A or AAAA record"
+            raise ValidationFailed("dns", detail) from error
+        addresses = [ipaddress.ip_address(text) for text in dict.fromkeys(texts)]
+        permitted = [address for address in addresses if is_permitted(address, self._networks)]
+        if not permitted:
+            raise ValidationFailed(
+                "connection",
+                f"this CA does not connect to {_list(addresses)}, the address of {name}: "
+                "its administrator can permit the network (--acme-network)",
+            )
+        return permitted[:MAX_ADDRESSES]
+
+    async def _prove(
+        self, authorization: Authorization, addresses: Sequence[IpAddress], thumbprint: str
+    ) -> None:
+        """Verify the response of the first address that accepts a connection."""
+        for address in addresses:
+            try:
+                status, body = await self._get(authorization, address)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                continue
+            except aiohttp.ClientError as error:
+                detail = f"{_url(authorization)} at {address} sent no complete HTTP response"
+                raise ValidationFailed("connection", detail) from error
+            key_authorization = f"{authorization.token}.{thumbprint}"
+            if fault := _fault(status, body, key_authorization):
+                raise ValidationFailed("incorrectResponse", f"{_url(authorization)} at {address} {fault}")
+            return
+        raise ValidationFailed(
+            "connection",
+            f"port {self._port} of {authorization.value} ({_list(addresses)}) accepts no connection: "
+            "start a web server there, and permit connections from the CA",
+        )
+
+    async def _get(self, authorization: Authorization, address: IpAddress) -> tuple[int, bytes]:
+        """Return the status and the start of the body, of at most `MAX_BODY` + 1 octets."""
+        url = f"http://{_host(str(address))}:{self._port}{_PATH}{authorization.token}"
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Host": _host(authorization.value), "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            auto_decompress=False,
+        )
+        async with session, session.get(url, allow_redirects=False) as response:
+            try:
+                return response.status, await response.content.readexactly(MAX_BODY + 1)
+            except asyncio.IncompleteReadError as end:
+                return response.status, end.partial
+            finally:
+                response.close()
+
+    def _store(self, challenge: QueuedChallenge, error: ChallengeError | None) -> None:
+        for _ in range(_ATTEMPTS):
+            order = self._ledger.get_order(challenge.account_id, challenge.order_id)
+            if order is None:
+                return
+            changed = order.validated(challenge.position, self._clock(), error)
+            with contextlib.suppress(Conflict):  # another authorization of the order was changed
+                if changed is not order:
+                    self._ledger.update_order(changed)
+                return
+
+
+def _fault(status: int, body: bytes, key_authorization: str) -> str:
+    """Describe what is wrong with a response, without any part of it; '' if it is right."""
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return f"redirects (status {status}), which this CA does not follow: answer without a redirect"
+    if status != HTTPStatus.OK:
+        return f"answered with status {status}: serve the file of the challenge there"
+    if len(body) > MAX_BODY:
+        return f"answered with more than {MAX_BODY} octets: serve only the file of the challenge there"
+    if not hmac.compare_digest(body.rstrip(_SPACES), key_authorization.encode("ascii")):
+        return f"did not answer with {key_authorization}: another program or account serves this path"
+    return ""
+
+
+def _url(authorization: Authorization) -> str:
+    return f"http://{_host(authorization.value)}{_PATH}{authorization.token}"
+
+
+def _host(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
+
+
+def _list(addresses: Iterable[IpAddress]) -> str:
+    return ", ".join(map(str, addresses))
+
+
+def _resolver_version() -> list[tuple[int, int]]:
+    """Return what changes if one of the resolver's files is replaced."""
+    version = []
+    for path in _RESOLVER_FILES:
+        with contextlib.suppress(OSError):
+            status = Path(path).stat()
+            version.append((status.st_dev, status.st_ino))
+    return version
+
+
+async def serve(channel: socket.socket, validator: HttpValidator) -> None:
+    """Validate until the workers' ends are closed, or the resolver's files are replaced.
+
+    In a sandbox, the process cannot read new files, so another process has to go on.
+    """
+    version = _resolver_version()
+    while True:
+        await validator.wait(MAX_WAITING - 1)
+        await _wait_readable(channel)
+        if _resolver_version() != version or not (packet := channel.recv(MAX_PACKET)):
+            break
+        validator.start(QueuedChallenge.parse(packet))
+    await validator.wait()
+
+
+async def _wait_readable(channel: socket.socket) -> None:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(channel, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(channel)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the process: `CHANNEL LEDGER CA [NETWORK]...`, a descriptor, a file, a directory and networks."""
+    hardening.disable_core_dumps_and_ptrace()
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group; the supervisor stops it
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    os.environ |= RESOLVER_ENVIRONMENT
+    ledger_path, directory = map(Path, arguments[1:3])
+    networks = [ipaddress.ip_network(text) for text in arguments[3:]]
+    ledger = SqliteLedger(ledger_path, _now)
+    ledger.load_revoked()  # opens all files of the ledger, which the sandbox then hides
+    sandbox.enter([directory, ledger_path.parent], ports=(HTTP_PORT, DNS_PORT))
+    with socket.socket(fileno=int(arguments[0])) as channel:
+        asyncio.run(serve(channel, HttpValidator(ledger, _now, networks)))
+    return 0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
