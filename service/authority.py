@@ -24,7 +24,7 @@ from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
 from service.pki.acme_key import AcmeKey
 from service.pki.certificate import CertificateSpec
 from service.pki.csr import CertificateSigningRequest, RefusedRequest, RequestedContent
-from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized
+from service.pki.errors import BadCSR, CAError, CAUnavailable, IssuanceError, Unauthorized, quote
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
 from service.pki.names import Identifier
@@ -46,6 +46,11 @@ CLIENT_CERTIFICATE_REQUIRED: Final = "A client certificate of this CA is require
 CHALLENGE_UNSUPPORTED: Final = (
     "a challengePassword is not supported: remove it. It binds a request to its TLS session (RFC 7030 3.5), "
     "which TLS 1.3 and a gateway that terminates TLS cannot provide"
+)
+
+
+_CHALLENGE_REQUIRED: Final = (
+    "The policy for caller {} requires http-01: order certificates with an ACME client, not with an API key"
 )
 
 
@@ -335,6 +340,8 @@ class Authority:
     ) -> _Approved:
         principal, key = request.principal, request.idempotency_key
         assert principal is not None  # noqa: S101 - `_parse_and_verify` checks it  # nosec B101
+        if principal.kind is not PrincipalKind.ACME and self.profiles.challenge_for(principal.name):
+            raise Unauthorized(_CHALLENGE_REQUIRED.format(quote(principal.name)))
         window = None if key is None else idempotency.replay_window(key, now, request.issued_at)
         context = IssuanceContext(
             profile=self.profiles.get(request.profile),

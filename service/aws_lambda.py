@@ -18,7 +18,7 @@ from wsgiref.types import WSGIApplication
 
 import awsgi
 
-from service import audit, openapi
+from service import audit, challenge_queue, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
 from service.ledger_protocol import Ledger, parse_quota
@@ -132,7 +132,8 @@ def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:
         return None
     quota = settings.order_quota or (f"{plan['quota']}/{plan['period']}" if plan else "none")
     load_principals = functools.partial(acme_principals.load, settings.ca)
-    return AcmeStore(ledger, load_principals, parse_quota(quota))
+    queue = challenge_queue.find_queue(os.environ)
+    return AcmeStore(ledger, load_principals, parse_quota(quota), queue.put if queue else None)
 
 
 @functools.cache

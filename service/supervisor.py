@@ -1,4 +1,4 @@
-"""`certlet serve`: starts the gateway and its workers, each in a separate process.
+"""`certlet serve`: starts the gateway, its workers and a validator of challenges, each in a separate process.
 
 The supervisor starts all of them without the secrets of the environment (the CA's passphrase, AWS
 credentials). A worker gets the secrets through a socket, once its memory is protected. So the process that
@@ -16,11 +16,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
+from service import challenge_queue
 from service.gateway.api_keys import KeyFile, KeyFileError
 from service.gateway.configuration import Configuration
 from service.gateway.worker import NUMBER, encode, map_slot, send
@@ -30,6 +31,7 @@ SHUTDOWN_TIMEOUT: Final = 40.0  # seconds for the gateway to exit; longer than i
 # A request touches much memory; huge pages reduce TLB misses. Only glibc supports this (mallopt(3)).
 HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 RESTART_DELAY: Final = 1.0  # seconds between attempts to replace a worker that does not start
+_VALIDATOR: Final = "service.http_validator"
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
@@ -42,14 +44,15 @@ class ServeError(Exception):
 
 
 class Supervisor:
-    """Starts the gateway and the workers, replaces workers, and stops all of them."""
+    """Starts the processes, replaces workers and the validator, and stops all of them."""
 
-    def __init__(self, handler: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, handler: str, environ: Mapping[str, str], validator: Sequence[str] = ()) -> None:
         """Split the environment; `run` starts the processes.
 
         Args:
             handler: the Lambda handler, `module.function`.
             environ: the workers' environment, including the secrets.
+            validator: the arguments of `service.http_validator` after the first; empty for no validator.
         """
         self._handler = handler
         secrets = {name: value for name, value in environ.items() if name.startswith(SECRET_ENV_PREFIXES)}
@@ -57,7 +60,9 @@ class Supervisor:
         public = {name: value for name, value in environ.items() if name not in secrets}
         self._public = HUGE_PAGES | public if os.confstr("CS_GNU_LIBC_VERSION") else public
         self._gateway_channel, self._channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._validator = list(validator)
+        self._queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # the validator's end is first
+        self._processes: dict[int | str, subprocess.Popen[bytes]] = {}  # workers by index, and the validator
         self._stopping = threading.Event()
 
     def run(self, configuration: Configuration, announce: Announce) -> int:
@@ -81,6 +86,8 @@ class Supervisor:
             gateway = _spawn("service.gateway.server", [child, self._gateway_channel], [], self._public)
         for index, future in enumerate(started):
             threading.Thread(target=self._keep_worker, args=(index, future), daemon=True).start()
+        if self._validator:
+            threading.Thread(target=self._keep_validator, daemon=True).start()
         for number in _STOP:
             signal.signal(number, lambda number, _frame: gateway.send_signal(number))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -96,7 +103,7 @@ class Supervisor:
                 raise ServeError(f"the gateway was killed by signal {-status}")
             return status
         finally:
-            self._stop_workers()
+            self._stop_processes()
             gateway.kill()
             gateway.wait()
             self._channel.close()
@@ -123,13 +130,31 @@ class Supervisor:
             except OSError:  # the gateway has exited
                 return
 
+    def _keep_validator(self) -> None:
+        """Run the validator, and replace it whenever it exits. Challenges wait in the queue meanwhile."""
+        status = 0
+        while not self._stopping.wait(RESTART_DELAY if status else 0):
+            try:
+                process = _spawn(_VALIDATOR, [self._queue[0]], self._validator, self._public)
+            except OSError as error:
+                _log.error("cannot start the validator of challenges: %s", error)
+                status = 1
+                continue
+            self._processes[_VALIDATOR] = process
+            status = process.wait()
+            if status and not self._stopping.is_set():
+                _log.error("the validator of challenges exited with status %s", status)
+
     def _start_worker(self, index: int) -> tuple[subprocess.Popen[bytes], memoryview]:
         """Start a worker and wait until it is ready; return its process and its slot."""
         link, worker_link = socket.socketpair()
         with worker_link:
-            sockets = [self._channel, worker_link]
-            process = _spawn("service.gateway.worker", sockets, [self._handler], self._public)
-        self._workers[index] = process
+            sockets, queue = [self._channel, worker_link], self._queue[1]
+            environ = self._public | {
+                challenge_queue.VARIABLE: str(queue.fileno()) if self._validator else ""
+            }
+            process = _spawn("service.gateway.worker", sockets, [self._handler], environ, [queue])
+        self._processes[index] = process
         message = {"error": "the worker exited"}
         with link, link.makefile("rb") as messages, contextlib.suppress(ConnectionError):
             for descriptor in socket.recv_fds(link, 1, 1)[1]:  # its slot, once its memory is protected
@@ -144,10 +169,12 @@ class Supervisor:
             raise ServeError(message["error"])
         return process, slot
 
-    def _stop_workers(self) -> None:
-        """Wait for each worker to exit on EOF; kill it after one second."""
+    def _stop_processes(self) -> None:
+        """Wait for workers and validator to exit on EOF; kill each after one second."""
         self._stopping.set()
-        for process in self._workers.values():
+        for end in self._queue:
+            end.close()
+        for process in list(self._processes.values()):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             process.kill()
@@ -172,13 +199,17 @@ def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Announce
 
 
 def _spawn(
-    module: str, sockets: list[socket.socket], arguments: list[str], environ: Mapping[str, str]
+    module: str,
+    sockets: list[socket.socket],
+    arguments: list[str],
+    environ: Mapping[str, str],
+    inherited: Sequence[socket.socket] = (),
 ) -> subprocess.Popen[bytes]:
     descriptors = [end.fileno() for end in sockets]
     return subprocess.Popen(  # noqa: S603 - this interpreter, a module of this package
         # -P: never import a module from the working directory.
         [sys.executable, "-P", "-m", module, *map(str, descriptors), *arguments],
         env=environ,
-        pass_fds=descriptors,
+        pass_fds=[*descriptors, *(end.fileno() for end in inherited)],
         stdin=subprocess.DEVNULL,
     )

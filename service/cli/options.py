@@ -92,6 +92,14 @@ def parse_host(text: str) -> str:
         return _parse_dns_name(text)
 
 
+def parse_network(text: str) -> str:
+    """Parse a network in CIDR notation; ValueError if it is malformed."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8 or fd00::/8") from error
+
+
 def parse_domain(text: str) -> str:
     """Parse a DNS domain, with or without a leading dot; ValueError if it is malformed."""
     return _parse_dns_name(text.removeprefix("."))

@@ -81,6 +81,15 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
     help="Remember ACME accounts, orders and revoked certificates in this file; create it if necessary.",
 )
 @click.option(
+    "--acme-network",
+    "acme_networks",
+    multiple=True,
+    type=options.parse_network,
+    metavar="NETWORK",
+    show_default="all, without loopback and link-local",
+    help="For http-01, connect only to this network, such as 10.0.0.0/8 (repeatable).",
+)
+@click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), default=1, help="Run this many worker processes."
 )
 @click.option("--no-usage-plan", is_flag=True, help="Disable the usage plan (rate limits and quotas).")
@@ -166,6 +175,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         _verify_audit_log_writable(settings.audit_log)
     if settings.ledger:
         _verify_ledger(settings.ledger)
+    elif settings.acme_networks:
+        raise click.UsageError("--acme-network requires --ledger")
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
@@ -213,7 +224,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             status_url = "" if status_port is None else f"http://{host}:{status_port}{stage}"
             _announce(f"{scheme}://{host}:{port}{stage}", status_url, new_key, trust)
 
-        return Supervisor(HANDLER, _worker_environ(settings, directory)).run(configuration, announce)
+        environ = _worker_environ(settings, directory)
+        validator = _validator_arguments(settings, document, directory)
+        return Supervisor(HANDLER, environ, validator).run(configuration, announce)
 
 
 def _validate_tls_options(settings: SimpleNamespace) -> bool:
@@ -370,6 +383,15 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
     }
     environ = os.environ | {name: value or "" for name, value in values.items()}
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
+
+
+def _validator_arguments(
+    settings: SimpleNamespace, document: openapi.OpenAPIDocument, directory: Path
+) -> list[str]:
+    """Return the arguments of the validator of challenges; empty if no policy requires a challenge."""
+    if not settings.ledger or not openapi.parse_policy(document).has_challenges:
+        return []
+    return [os.path.abspath(settings.ledger), str(directory), *settings.acme_networks]  # noqa: PTH100 - as above
 
 
 def _announce(url: str, status_url: str, api_key: str | None, trust: str) -> None:

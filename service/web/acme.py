@@ -16,7 +16,7 @@ from service.authority import Authority
 from service.ledger_protocol import (
     MAX_LISTED,
     Account,
-    Authorization,
+    AuthorizationStatus,
     Ledger,
     Order,
     OrderStatus,
@@ -26,15 +26,21 @@ from service.openapi import ACME_PREFIX
 from service.pki import certificate_reader, encoding
 from service.pki.acme_key import AcmePrincipals
 from service.pki.errors import CAUnavailable, RejectedIdentifier, Unauthorized
+from service.pki.profile_loader import Challenge
 from service.revocations import Revocation, RevocationRequest
 from service.web import identity, jws
 from service.web.acme_accounts import AcmeAccounts
+from service.web.acme_challenges import AcmeChallenges, PutChallenge
 from service.web.acme_orders import AcmeOrders
-from service.web.acme_problems import AcmeError
+from service.web.acme_problems import NAMESPACE, AcmeError
 from service.web.jws import SignedRequest
 from service.web.responses import PEM_CHAIN, Response, json_response
 
-RETRY_AFTER: Final = 2  # seconds until an order that is being finalized is ready
+RETRY_AFTER: Final = 2  # seconds until a client asks again for an order or a challenge that is processed
+_UNPROVEN: Final = (
+    "The account has not proven each name of the certificate by http-01 in the last hours, so it may not "
+    "revoke it: sign the request with the certificate's key"
+)
 _NO_STORE: Final = "no-store"
 _DNS, _WILDCARD = "dns", "*."
 
@@ -46,11 +52,13 @@ class AcmeStore(NamedTuple):
         ledger: stores accounts and orders.
         load_principals: returns the principals that may have accounts.
         quota: how many orders each principal may create; None for any number.
+        put_challenge: has a challenge validated; None if nothing validates challenges.
     """
 
     ledger: Ledger
     load_principals: Callable[[], AcmePrincipals]
     quota: Quota | None = None
+    put_challenge: PutChallenge | None = None
 
 
 _REASONS: Final[dict[object, x509.ReasonFlags | None]] = {  # CRLReason (RFC 5280 5.3.1)
@@ -85,8 +93,7 @@ class AcmeSite:
 
     def require_accounts(self) -> AcmeAccounts:
         """Return the accounts; raise `AcmeError`, `notFound`, if the CA has no ACME."""
-        if self._store is None:
-            raise _no_acme("ACME needs a ledger: the administrator of this CA has to configure one")
+        store = self._require_store()
         if not identity.base_url():
             raise _no_acme("ACME needs the public URL: the administrator of this CA has to configure it")
         key = self.authority.load_acme_key()
@@ -94,13 +101,23 @@ class AcmeSite:
             raise _no_acme(
                 "this CA has no ACME principal: its administrator has to add one (certlet acme add)"
             )
-        return AcmeAccounts(self._store.ledger, key, self._store.load_principals, self.authority.clock)
+        return AcmeAccounts(store.ledger, key, store.load_principals, self.authority.clock)
 
     def require_orders(self) -> AcmeOrders:
         """Return the orders; raise `AcmeError`, `notFound`, if the CA has no ledger."""
+        store = self._require_store()
+        has_validator = store.put_challenge is not None
+        return AcmeOrders(store.ledger, self.authority, store.quota, has_validator=has_validator)
+
+    def require_challenges(self) -> AcmeChallenges:
+        """Return the challenges; raise as `require_orders`."""
+        store = self._require_store()
+        return AcmeChallenges(store.ledger, self.authority.clock, store.put_challenge)
+
+    def _require_store(self) -> AcmeStore:
         if self._store is None:
             raise _no_acme("ACME needs a ledger: the administrator of this CA has to configure one")
-        return AcmeOrders(self._store.ledger, self.authority, self._store.quota)
+        return self._store
 
     def add_headers(self, response: flask.Response) -> flask.Response:
         """Add a nonce and the URL of the directory, which each response has (RFC 8555 6.5, 7.1)."""
@@ -130,7 +147,11 @@ class AcmeSite:
         with contextlib.suppress(RejectedIdentifier):
             names = certificate_reader.alternative_names(certificate)
             if names and self.authority.may_have_names(names, account.principal):
-                return
+                if not self.authority.profiles.challenge_for(account.principal):
+                    return
+                if self.require_challenges().has_proven(account, names):
+                    return
+                raise Unauthorized(_UNPROVEN)
         raise Unauthorized("The account may not have each name of the certificate, so it may not revoke it")
 
 
@@ -223,13 +244,21 @@ class AcmeOperations:
             order = self._site.require_orders().deactivate(order, position)
         elif payload:
             raise AcmeError("malformed", "the status of an authorization can only be changed to deactivated")
-        return json_response(_authorization(order, position), _NO_STORE)
+        else:
+            self._site.require_challenges().repeat(order, position)
+        return _validation_response(order, position, _authorization(order, position))
 
     def acmeChallenge(self, body: Mapping[str, Any], order_id: str, index: str) -> Response:  # noqa: N802 - operationId
-        """`POST /acme/challenge/{order_id}/{index}`: show a challenge (RFC 8555 7.5.1)."""
-        _, order = self._find_order(body, order_id)
+        """`POST /acme/challenge/{order_id}/{index}`: show or start a challenge (RFC 8555 7.5.1)."""
+        call, order = self._find_order(body, order_id)
         position = _position(order, index)
-        response = json_response(_challenge(order, position), _NO_STORE)
+        challenges = self._site.require_challenges()
+        if call.request.payload:
+            call.request.json()  # an object; http-01 has no members
+            order = challenges.start(order, position)
+        else:
+            challenges.repeat(order, position)
+        response = _validation_response(order, position, _challenge(order, position))
         response.headers["Link"] = _link(_url("authorization", order.id, index), "up")
         return response
 
@@ -330,13 +359,22 @@ def _position(order: Order, index: str) -> int:
     return positions[index]
 
 
+def _validation_response(order: Order, position: int, document: dict[str, object]) -> Response:
+    """Create the response with a challenge or its authorization, which clients poll while it is validated."""
+    response = json_response(document, _NO_STORE)
+    if order.authorizations[position].status is AuthorizationStatus.PROCESSING:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
 def _authorization(order: Order, position: int) -> dict[str, object]:
     item = order.authorizations[position]
+    is_processing = item.status is AuthorizationStatus.PROCESSING
     is_wildcard = item.type == _DNS and item.value.startswith(_WILDCARD)
     value = item.value.removeprefix(_WILDCARD) if is_wildcard else item.value
     return {
         "identifier": {"type": item.type, "value": value},
-        "status": item.status,
+        "status": AuthorizationStatus.PENDING if is_processing else item.status,
         "expires": encoding.format_timestamp(order.expires_at),
         "challenges": [_challenge(order, position)],
         **({"wildcard": True} if is_wildcard else {}),
@@ -345,11 +383,16 @@ def _authorization(order: Order, position: int) -> dict[str, object]:
 
 def _challenge(order: Order, position: int) -> dict[str, object]:
     """The challenge of an authorization. Some clients require one, also in an authorization that is valid."""
-    item: Authorization = order.authorizations[position]
-    return {
-        "type": "http-01",
+    item = order.authorizations[position]
+    is_deactivated = item.status is AuthorizationStatus.DEACTIVATED
+    document: dict[str, object] = {
+        "type": Challenge.HTTP_01,
         "url": _url("challenge", order.id, str(position)),
-        "status": "valid" if item.status == "valid" else "pending",
+        "status": AuthorizationStatus.PENDING if is_deactivated else item.status,
         "token": item.token,
-        **({"validated": encoding.format_timestamp(order.created_at)} if item.status == "valid" else {}),
     }
+    if item.status is AuthorizationStatus.VALID:
+        document["validated"] = encoding.format_timestamp(item.challenged_at or order.created_at)
+    if item.error:
+        document["error"] = {"type": NAMESPACE + item.error.code, "detail": item.error.detail}
+    return document

@@ -1,7 +1,7 @@
 """Orders of ACME (RFC 8555 7.4): create them, and issue their certificates once.
 
-The principal's policy decides about names, so an order is ready from the start (RFC 8555 7.1.3).
-Everything is evaluated again before the certificate is issued.
+The principal's policy decides about names, so an order is ready from the start (RFC 8555 7.1.3),
+unless the policy requires a challenge. Everything is evaluated again before the certificate is issued.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from service.pki.errors import IssuanceError, RejectedIdentifier, quote
 from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import Profile, RequestedValidity
 from service.pki.renewal_info import CertificateId, UnknownCertificate
-from service.web import jws
+from service.web import acme_challenges, jws
 from service.web.acme_problems import NAMESPACE, AcmeError
 
 ORDER_LIFE: Final = timedelta(hours=8)
@@ -46,11 +46,21 @@ _KINDS: Final = (IdentifierKind.DNS, IdentifierKind.IP)  # RFC 8555 9.7.7, RFC 8
 class AcmeOrders:
     """The orders of a ledger."""
 
-    def __init__(self, ledger: Ledger, authority: Authority, quota: Quota | None) -> None:
-        """Use a ledger, the authority that issues the certificates, and the quota of each principal."""
+    def __init__(
+        self, ledger: Ledger, authority: Authority, quota: Quota | None, *, has_validator: bool
+    ) -> None:
+        """Use a ledger, and the authority that issues the certificates.
+
+        Args:
+            ledger: stores the orders.
+            authority: issues the certificates.
+            quota: that of each principal.
+            has_validator: whether challenges can be validated.
+        """
         self._ledger = ledger
         self._authority = authority
         self._quota = quota
+        self._has_validator = has_validator
 
     def create(self, account: Account, payload: Mapping[str, Any]) -> Order:
         """Create an order (RFC 8555 7.4).
@@ -61,7 +71,8 @@ class AcmeOrders:
 
         Raises:
             AcmeError: `malformed`, `unsupportedIdentifier`, `rejectedIdentifier` with subproblems,
-                `rateLimited`, or `alreadyReplaced`.
+                `rateLimited`, `alreadyReplaced`; or `unauthorized`, since nothing validates the challenge
+                that the principal's policy requires.
             IssuanceError: the principal may not use the profile, or the validity is refused.
             CAUnavailable: the ledger or the CA is not available.
         """
@@ -73,16 +84,20 @@ class AcmeOrders:
         now = self._authority.clock().replace(microsecond=0)
         _verify_not_before(texts["notBefore"], profile, now)
         self._verify_not_after(texts["notAfter"], profile, now)
+        challenge = self._authority.profiles.challenge_for(account.principal)
+        if challenge and not self._has_validator:
+            raise AcmeError("unauthorized", acme_challenges.NO_VALIDATOR)
         violations = self._authority.name_violations(identifiers, account.principal, profile.name)
-        _raise_rejected(identifiers, violations)
+        unprovable = acme_challenges.unprovable_names(identifiers) if challenge else ()
+        _raise_rejected(identifiers, [*violations, *unprovable])
+        status = AuthorizationStatus.PENDING if challenge else AuthorizationStatus.VALID
         order = Order(
             id=new_id(),
             account=account.id,
             authorizations=tuple(
-                Authorization(name.kind, name.value, AuthorizationStatus.VALID, new_id())
-                for name in identifiers
+                Authorization(name.kind, name.value, status, new_id()) for name in identifiers
             ),
-            status=OrderStatus.READY,
+            status=OrderStatus.PENDING if challenge else OrderStatus.READY,
             created_at=now,
             expires_at=now + ORDER_LIFE,
             profile=profile.name,
@@ -154,6 +169,7 @@ class AcmeOrders:
         csr_sha256, holder = hashlib.sha256(csr).hexdigest(), new_id()
         if _is_of(order, csr_sha256) and order.status is OrderStatus.VALID:
             return order
+        self._verify_proven(account, order)
         request = replace(
             _request(account, order.profile, request_id, not_after=order.not_after),
             csr=csr,
@@ -187,6 +203,17 @@ class AcmeOrders:
             return self._ledger.update_order(order.completed(holder, chain))
         except Conflict:  # another request has taken over after the lease
             return self.get(account, order.id)
+
+    def _verify_proven(self, account: Account, order: Order) -> None:
+        """Verify that each name was proven, if the policy now requires it."""
+        if order.status is OrderStatus.PENDING:
+            raise AcmeError("orderNotReady", "the order is pending: respond to its challenges first")
+        if order.status is OrderStatus.INVALID or all(item.is_proven for item in order.authorizations):
+            return
+        if self._authority.profiles.challenge_for(account.principal):
+            raise AcmeError(
+                "orderNotReady", "the policy of your account now requires http-01: create another order"
+            )
 
     def _verify_csr(self, order: Order, spec: CertificateSpec) -> None:
         """Verify that the CSR has exactly the order's names, and no account's key (RFC 8555 7.4, 11.1)."""

@@ -310,3 +310,44 @@ def test_workers_know_the_quota_of_orders(
         **dict.fromkeys((*names, "renew_before", "renew_over")), no_usage_plan=no_usage_plan
     )
     assert serve._worker_environ(settings, Path("ca"))["CERTLET_ORDER_QUOTA"] == quota
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--acme-network", "10.0.0.0/8"), "--acme-network requires --ledger"),
+        (
+            ("--ledger", "l", "--acme-network", "10.0.0.1/8"),
+            "'10.0.0.1/8' is not a network such as 10.0.0.0/8",
+        ),
+        (("--ledger", "l", "--acme-network", "lan"), "'lan' is not a network such as 10.0.0.0/8 or fd00::/8"),
+    ],
+)
+def test_unusable_network_prevents_the_start(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    run = servers.certlet("serve", "--port", "0", *arguments, cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, b"")
+    assert message in run.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("profiles", "ledger", "count"),
+    [
+        ("principals: {web: {dns: {}, challenge: http-01}}", ["--ledger", "l", "--acme-network", "::1"], 1),
+        ("principals: {web: {dns: {}, challenge: http-01}}", [], 0),
+        ("principals: {web: {dns: {}}}", ["--ledger", "l", "--acme-network", "10.0.0.0/8"], 0),
+    ],
+)
+def test_validator_runs_only_if_a_policy_requires_challenges(
+    tmp_path: Path, profiles: str, ledger: list[str], count: int
+) -> None:
+    """And if there is a ledger. It ends with the server."""
+    (tmp_path / "profiles.yaml").write_text(profiles)
+    with servers.certlet_server(tmp_path, "--profiles", "profiles.yaml", *ledger) as server:
+        servers.wait_until(lambda: "service.cli" not in list(server.processes().values())[1:])
+        pids = [pid for pid, module in server.processes().items() if module == "service.http_validator"]
+        assert len(pids) == count
+        assert server.stop() == 0
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        assert server.read_log().count("validator") == 0

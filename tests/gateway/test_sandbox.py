@@ -1,4 +1,4 @@
-"""The access of the gateway process: a `sitecustomize` module in it attempts access on a signal."""
+"""The access of processes that talk to strangers: a `sitecustomize` module attempts access on a signal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attempt(kind, target):
         return errno.errorcode[error.errno]
     return "done"
 
-if "service.gateway.server" in sys.orig_argv:
+if "MODULE" in sys.orig_argv:
     attempts, results = open("attempts"), open("results", "w")
     def probe(*_):
         results.write(json.dumps([attempt(*arguments) for arguments in json.load(attempts)]) + "\\n")
@@ -45,11 +45,17 @@ if "service.gateway.server" in sys.orig_argv:
     signal.signal(signal.SIGUSR1, probe)
 """
 DENIED = {"EACCES", "EPERM"}
+PROFILES = "principals: {web: {dns: {}, challenge: http-01}}"  # starts the validator
 
 
-def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
-    """It cannot access the CA's key, AWS credentials and other processes; it can read its own code."""
-    (tmp_path / "sitecustomize.py").write_text(PROBE)
+@pytest.mark.parametrize("module", ["service.gateway.server", "service.http_validator"])
+def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: str) -> None:
+    """It cannot access the CA's key, AWS credentials and other processes; it can read its own code.
+
+    The validator of challenges has opened the ledger before, and may connect to web servers.
+    """
+    (tmp_path / "sitecustomize.py").write_text(PROBE.replace("MODULE", module))
+    (tmp_path / "profiles.yaml").write_text(PROFILES)
     (tmp_path / "attempts").touch()
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("secret")
@@ -62,9 +68,11 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
     }
     (tmp_path / "packages").mkdir()
     ledger = tmp_path / "packages" / "ledger.db"
-    with servers.certlet_server(tmp_path, "--tls", "--ledger", str(ledger), env=env) as server:
+    options = ("--tls", "--profiles", "profiles.yaml", "--ledger", str(ledger))
+    with servers.certlet_server(tmp_path, *options, env=env) as server:
+        servers.wait_until(lambda: module in server.processes().values())
         pids = {name: pid for pid, name in server.processes().items()}
-        worker, gateway = pids["service.gateway.worker"], pids["service.gateway.server"]
+        worker, probed = pids["service.gateway.worker"], pids[module]
         supervisor = pids["service.cli"]
         denied: list[tuple[str, Any]] = [
             ("open", str(tmp_path / "ca" / "signing-ca.key")),
@@ -86,18 +94,21 @@ def test_gateway_cannot_access_keys_or_other_processes(tmp_path: Path) -> None:
             ("run", "/bin/true"),
         ]
         allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
-        (tmp_path / "attempts").write_text(json.dumps([*denied, *allowed]))
-        os.kill(gateway, signal.SIGUSR1)
+        attempts = [*denied, *allowed, ("connect", 80)]
+        (tmp_path / "attempts").write_text(json.dumps(attempts))
+        servers.wait_until(lambda: "NoNewPrivs:\t1" in Path(f"/proc/{probed}/status").read_text())
+        os.kill(probed, signal.SIGUSR1)
         servers.wait_until((tmp_path / "results").read_text, 20)
         outcomes = json.loads((tmp_path / "results").read_text())
         reached = [
             arguments for arguments, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
         ]
         assert not reached
-        assert outcomes[len(denied) :] == ["done"] * len(allowed)
+        assert outcomes[len(denied) : -1] == ["done"] * len(allowed)
+        assert (outcomes[-1] in DENIED) == (module == "service.gateway.server")
         if os.geteuid() == 0:  # root can read these files outside of the sandbox
             assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
-            for pid in (worker, gateway):
+            for pid in (worker, probed):
                 environ = Path(f"/proc/{pid}/environ").read_bytes()
                 assert b"HOME=" in environ
                 assert b"hugetlb=1" in environ

@@ -30,6 +30,7 @@ from service.pki.errors import CAUnavailable
 from service.pki.renewal_info import CertificateId
 from service.web import acme, app
 from service.web.acme import AcmeStore
+from service.web.acme_challenges import PutChallenge
 from service.web.acme_problems import NAMESPACE
 from tests import csrs, factories
 from tests.examples import certificate_id
@@ -47,7 +48,13 @@ NAMES = ("dns:a.example.com", "dns:b.example.com")
 class Site:
     """The application of a CA with ACME, on a base path."""
 
-    def __init__(self, path: Path, quota: Quota | None = None, **members: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        quota: Quota | None = None,
+        put_challenge: PutChallenge | None = None,
+        **members: Any,
+    ) -> None:
         self.clock = Clock()
         self.ledger = SqliteLedger(path, self.clock)
         self.principals = AcmePrincipals({"web": 1})
@@ -59,7 +66,7 @@ class Site:
             "load_revoked": self.ledger.load_revoked,
         }
         self.authority = factories.authority(self.log, **defaults | members)
-        store = AcmeStore(self.ledger, lambda: self.principals, quota)
+        store = AcmeStore(self.ledger, lambda: self.principals, quota, put_challenge)
         self.application = app.create(factories.document(), self.authority, {}, URL, acme_store=store)
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
