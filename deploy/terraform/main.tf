@@ -47,6 +47,8 @@ resource "aws_lambda_function" "function" {
       CERTLET_EST_LINE_LENGTH         = var.est_line_length
       CERTLET_RENEW_BEFORE            = var.renew_before
       CERTLET_RENEW_OVER              = var.renew_over
+      CERTLET_LEDGER_TABLE            = one(aws_dynamodb_table.ledger_table[*].name)
+      CERTLET_ORDER_QUOTA             = "${var.quota}/${var.period}"
     }
   }
 
@@ -61,6 +63,35 @@ resource "aws_cloudwatch_log_group" "log_group" {
   retention_in_days = var.log_retention
   skip_destroy      = true # the only record of issued certificates outlives the deployment
   tags              = var.tags
+}
+
+resource "aws_dynamodb_table" "ledger_table" {
+  count                       = var.ledger == "dynamodb" ? 1 : 0
+  name                        = "${var.name}-ledger"
+  billing_mode                = "PAY_PER_REQUEST"
+  hash_key                    = "pk"
+  range_key                   = "sk"
+  deletion_protection_enabled = true # the revocations outlive the deployment
+  tags                        = var.tags
+
+  attribute {
+    name = "pk"
+    type = "S"
+  }
+
+  attribute {
+    name = "sk"
+    type = "S"
+  }
+
+  ttl {
+    attribute_name = "expires"
+    enabled        = true
+  }
+
+  point_in_time_recovery {
+    enabled = true
+  }
 }
 
 resource "aws_iam_role" "role" {
@@ -92,6 +123,14 @@ data "aws_iam_policy_document" "policy" {
     for_each = startswith(var.ca_key, "kms:") ? [var.ca_key_arn] : []
     content {
       actions   = ["kms:GetPublicKey", "kms:Sign"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = aws_dynamodb_table.ledger_table[*].arn
+    content {
+      actions   = ["dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"]
       resources = [statement.value]
     }
   }
@@ -449,6 +488,11 @@ output "status_distribution_url" {
 output "log_group" {
   description = "The log group of the audit log."
   value       = aws_cloudwatch_log_group.log_group.name
+}
+
+output "ledger_table" {
+  description = "The ledger's table."
+  value       = one(aws_dynamodb_table.ledger_table[*].name)
 }
 
 output "api_target" {

@@ -94,10 +94,16 @@ variable "burst" {
   description = "Concurrent requests."
 }
 
+variable "ledger" {
+  type        = string
+  default     = "none"
+  description = "none, or dynamodb: a table stores revoked certificates, and ACME's accounts and orders."
+}
+
 variable "quota" {
   type        = number
   default     = 10000
-  description = "Requests of an API key in a period."
+  description = "Requests of an API key in a period, and ACME orders of a principal."
 }
 
 variable "period" {

@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import moto
 import pytest
 import yaml
 
 from deploy import build
 from service import api_gateway, openapi
+from service.ledger import dynamodb
+from service.ledger.dynamodb import DynamoDbLedger
+from service.ledger_protocol import parse_quota
+from service.pki.revocation import RevokedCertificate
 from tests import factories, servers
+from tests.factories import NOW
 
 TEMPLATE = servers.ROOT / "deploy" / "template.yaml"
 
@@ -73,6 +79,7 @@ def test_role_permits_only_the_listed_actions() -> None:
         ("", "logs:PutLogEvents", '{"GetAtt": "LogGroup.Arn"}'),
         ("KeyInKms", "kms:GetPublicKey", '{"Ref": "CaKeyArn"}'),
         ("KeyInKms", "kms:Sign", '{"Ref": "CaKeyArn"}'),
+        *(("WithLedger", action, '{"GetAtt": "LedgerTable.Arn"}') for action in dynamodb.ACTIONS),
         ("KeyInSecret", "secretsmanager:GetSecretValue", '{"Ref": "CaKeyArn"}'),
         *(
             ("WithPreviousKeys", action, '{"Ref": "PreviousKeyArns"}')
@@ -82,6 +89,42 @@ def test_role_permits_only_the_listed_actions() -> None:
         ("WithDecryptKey", "kms:Decrypt", '{"Ref": "CaDecryptKeyArn"}'),
     ]
     assert "ManagedPolicyArns" not in RESOURCES["Role"]["Properties"]
+
+
+def test_ledger_works_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has the keys and the TTL attribute of the ledger. It is kept, and its name is a setting."""
+    table = RESOURCES["LedgerTable"]
+    assert (table["Condition"], table["DeletionPolicy"], table["UpdateReplacePolicy"]) == (
+        "WithLedger",
+        "Retain",
+        "Retain",
+    )
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    assert variables["CERTLET_LEDGER_TABLE"] == {"If": ["WithLedger", {"Ref": "LedgerTable"}, ""]}
+    assert TREE["Parameters"]["Ledger"]["Default"] == "none"
+    properties = dict(table["Properties"])
+    assert properties.pop("TimeToLiveSpecification") == {"AttributeName": "expires", "Enabled": True}
+    assert properties.pop("PointInTimeRecoverySpecification") == {"PointInTimeRecoveryEnabled": True}
+    assert properties["DeletionProtectionEnabled"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with moto.mock_aws():
+        client = dynamodb.create_client()
+        client.create_table(TableName="ledger", **properties)
+        ledger = DynamoDbLedger("ledger", lambda: NOW, client)
+        ledger.add_revocation(RevokedCertificate(1, NOW.replace(microsecond=0)))
+        assert ledger.consume_nonce("a", NOW)
+        assert list(ledger.load_revoked()) == [1]
+
+
+@pytest.mark.parametrize("period", ["DAY", "WEEK", "MONTH"])
+def test_quota_of_orders_is_that_of_the_usage_plan(period: str) -> None:
+    """The function gets the parameters of the plan, in the form that it parses."""
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    text = variables["CERTLET_ORDER_QUOTA"]["Sub"].replace("${Quota}", "7").replace("${Period}", period)
+    assert parse_quota(text)
+    assert period in TREE["Parameters"]["Period"]["AllowedValues"]
 
 
 # As SAM CLI parses the values of --parameter-overrides.

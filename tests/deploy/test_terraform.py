@@ -47,6 +47,10 @@ RESOURCE: Final[dict[str, tuple[str, dict[str, str]]]] = {
     ),
     "aws_cloudwatch_log_group.log_group": ("LogGroup", LOGS),
     "aws_cloudwatch_log_group.access_log_group": ("AccessLogGroup", LOGS),
+    "aws_dynamodb_table.ledger_table": (
+        "LedgerTable",
+        {"billing_mode": "BillingMode", "deletion_protection_enabled": "DeletionProtectionEnabled"},
+    ),
     "aws_iam_role.role": ("Role", {}),
     "aws_iam_role_policy.policy": ("Role", {}),
     **{name: ("Api", attributes) for name, attributes in API.items()},
@@ -172,9 +176,25 @@ def test_function_has_the_template_s_environment(module: dict[str, Any]) -> None
 def test_policy_has_the_template_s_actions(module: dict[str, Any]) -> None:
     statements = json.dumps(module["data"]["aws_iam_policy_document.policy"])
     template = json.dumps(RESOURCES["Role"]["Properties"]["Policies"])
-    pattern = r'"(?:\\")?((?:logs|kms|ssm|secretsmanager):[A-Z]\w+)(?:\\")?"'
+    pattern = r'"(?:\\")?((?:logs|kms|ssm|secretsmanager|dynamodb):[A-Z]\w+)(?:\\")?"'
     assert re.findall(pattern, statements)
     assert set(re.findall(pattern, statements)) == set(re.findall(pattern, template))
+
+
+def test_ledger_has_the_template_s_keys(module: dict[str, Any]) -> None:
+    block, properties = (
+        module["resource"]["aws_dynamodb_table.ledger_table"],
+        RESOURCES["LedgerTable"]["Properties"],
+    )
+    keys = [plain(block["hash_key"]), plain(block["range_key"])]
+    assert keys == [item["AttributeName"] for item in properties["KeySchema"]]
+    assert {(plain(item["name"]), plain(item["type"])) for item in block["attribute"]} == {
+        (item["AttributeName"], item["AttributeType"]) for item in properties["AttributeDefinitions"]
+    }
+    (ttl,) = block["ttl"]
+    assert plain(ttl["attribute_name"]) == properties["TimeToLiveSpecification"]["AttributeName"]
+    assert ttl["enabled"]
+    assert block["point_in_time_recovery"][0]["enabled"]
 
 
 def test_changed_contract_is_deployed_again(module: dict[str, Any]) -> None:
