@@ -216,9 +216,10 @@ class Uacme(Client):
 
 
 class Acmetool(Client):
-    """acmetool, without external accounts."""
+    """acmetool 0.2.2, without external accounts; `acmetool revoke` sends no request."""
 
     has_external_account = False
+    can_revoke = False
 
     def acmetool(self, *arguments: str, check: bool = True) -> str:
         options = ("--state", "state", "--hooks", "hooks", "--batch", "--response-file", "responses")
@@ -235,9 +236,6 @@ class Acmetool(Client):
         """Remove the certificate, since acmetool has no option to renew it early."""
         shutil.rmtree(self.chain.parent)
         return self.acmetool()
-
-    def revoke(self) -> str:
-        return self.acmetool("revoke", self.chain.parent.name)
 
     @property
     def chain(self) -> Path:

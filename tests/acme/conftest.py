@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
+from tests.acme.clients import PRINCIPAL
 from tests.servers import Server
 
-PROFILES = """\
+PROFILES = f"""\
 profiles:
-  server: {validity: PT3M, backdate: PT1M}
+  server: {{validity: PT3M, backdate: PT1M}}
 principals:
-  ci: {dns: {permitted: [ci.example.com]}}
+  {PRINCIPAL}: {{dns: {{permitted: [ci.example.com]}}}}
 """
 
 
@@ -24,4 +25,5 @@ def acme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (directory / "profiles.yaml").write_text(PROFILES)
     options = ("--tls", "--ledger", "ledger.sqlite", "--profiles", "profiles.yaml", "--no-usage-plan")
     with servers.certlet_server(directory, *options) as server:
+        assert servers.certlet("acme", "add", PRINCIPAL, cwd=directory).returncode == 0
         yield server

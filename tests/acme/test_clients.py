@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def verify(client: Client) -> str:
     return client.run("openssl", "x509", "-noout", "-serial", "-in", client.chain)
 
 
+def ocsp_status(client: Client, certificate: Path) -> str:
+    """Ask the server about a certificate."""
+    status_url = re.search(r"^Status +(\S+)", "\n".join(client.server.output), re.MULTILINE)
+    assert status_url
+    signing_ca = client.server.log.parent / "ca/signing-ca.crt"
+    options = ("-CAfile", "root-ca.crt", "-issuer", signing_ca, "-cert", certificate)
+    output = client.run("openssl", "ocsp", "-url", f"{status_url[1]}/ocsp", *options)
+    assert "Response verify OK" in output
+    status = re.search(r"^\S+: (good|revoked|unknown)$", output, re.MULTILINE)
+    assert status, output
+    return status[1]
+
+
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_client_issues_and_renews(acme_server: Server, tmp_path: Path, kind: type[Client]) -> None:
     client = kind(acme_server, tmp_path)
@@ -54,6 +68,18 @@ def test_client_issues_and_renews(acme_server: Server, tmp_path: Path, kind: typ
     serial_number = verify(client)
     client.renew()
     assert verify(client) != serial_number
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLIENTS if kind.can_revoke])
+def test_client_revokes(acme_server: Server, tmp_path: Path, kind: type[Client]) -> None:
+    """Afterwards, OCSP says so."""
+    client = kind(acme_server, tmp_path)
+    enroll(client, *NAMES)
+    certificate = tmp_path / "revoked.pem"
+    shutil.copy(client.chain, certificate)  # uacme renames its file
+    assert ocsp_status(client, certificate) == "good"
+    client.revoke()
+    assert ocsp_status(client, certificate) == "revoked"
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
@@ -76,3 +102,35 @@ def test_certbot_shows_and_ends_its_account(acme_server: Server, tmp_path: Path)
     second_account = account_url.search(certbot.certbot("show_account"))
     assert second_account
     assert account[1] != second_account[1]
+
+
+@pytest.mark.parametrize("action", ["keep", "revoke"])
+def test_certbot_renews_a_revoked_certificate(acme_server: Server, tmp_path: Path, action: str) -> None:
+    """It asks when to renew (RFC 9773), which is now for a revoked certificate."""
+    certbot = Certbot(acme_server, tmp_path)
+    certbot.issue(*NAMES)
+    serial_number = verify(certbot)
+    if action == "revoke":
+        certbot.revoke()
+    output = certbot.certbot("renew", "--no-random-sleep-on-renew")
+    assert ("not yet due" in output) is (action == "keep")
+    assert (verify(certbot) == serial_number) is (action == "keep")
+
+
+def test_certbot_selects_a_profile(acme_server: Server, tmp_path: Path) -> None:
+    certbot = Certbot(acme_server, tmp_path)
+    certbot.issue(NAMES[0])
+    for profile, usage in (("client", "Client"), ("server", "Server")):
+        request = ("certonly", "--standalone", "--force-renewal", "--domains", NAMES[0])
+        certbot.certbot(*request, "--required-profile", profile)
+        usages = certbot.run("openssl", "x509", "-noout", "-ext", "extendedKeyUsage", "-in", certbot.chain)
+        assert f"TLS Web {usage} Authentication" in usages
+
+
+def test_certbot_shows_that_its_external_account_is_wrong(acme_server: Server, tmp_path: Path) -> None:
+    certbot = Certbot(acme_server, tmp_path)
+    _, hmac_key = certbot.external_account()
+    certbot.create_command()
+    script = certbot.printed("certbot", *NAMES).replace(hmac_key, hmac_key[::-1])
+    output = certbot.run("sh", "-ec", script, check=False)
+    assert "the HMAC key of the external account is wrong" in " ".join(output.split())
