@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from tests.web.acme_client import AcmeClient
 URL: Final = "https://ca.example"
 PROFILES: Final = "principals: {web: {dns: {}, ip: {}, challenge: http-01}}\n"
 NETWORK: Final = "127.0.0.0/28"
-# Each name has the addresses of its queries, of which the last one remains. Names without one get no answer.
+# Each name has the addresses for its queries, of which the last one remains.
 ADDRESSES: Final = {
     "good.example.com": ["127.0.0.1"],
     "second.example.com": ["127.0.0.1"],
@@ -44,21 +44,24 @@ ADDRESSES: Final = {
 class Site:
     """The servers, and what they were asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """The name server has these addresses. It does not answer queries for other names."""
+        self.addresses = addresses
         self.queries: Counter[str] = Counter()
         self.requests: list[str] = []
         self.files: dict[str, bytes] = {}
         self.is_slow = True
 
-    def start(self) -> None:
-        """Start the name server and the web servers."""
-        interface = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with interface:  # netdevice(7): SIOCSIFFLAGS, IFF_UP
-            fcntl.ioctl(interface, 0x8914, struct.pack("16sh14x", b"lo", 1))
+    def start(self, *web_servers: str) -> None:
+        """Start the network interface, the name server and the web servers with these addresses."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as interface:
+            fcntl.ioctl(
+                interface, 0x8914, struct.pack("16sh14x", b"lo", 1)
+            )  # netdevice(7): SIOCSIFFLAGS, IFF_UP
         name_server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         name_server.bind(("127.0.0.1", 53))
         threading.Thread(target=self._answer_queries, args=(name_server,), daemon=True).start()
-        for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.100"):
+        for address in web_servers:
             listener = socket.create_server((address, 80), backlog=100)
             threading.Thread(target=self._accept, args=(listener, address), daemon=True).start()
 
@@ -70,15 +73,15 @@ class Site:
                 labels.append(query[position + 1 : position + 1 + size].decode())
                 position += 1 + size
             name, is_a = ".".join(labels), query[position + 1 : position + 3] == b"\0\1"
-            addresses = ADDRESSES.get(name)
-            if not addresses:
+            addresses = self.addresses.get(name)
+            if addresses is None:
                 continue
-            answer = b""
-            if is_a:
+            answer, has_answer = b"", bool(is_a and addresses)
+            if has_answer:
                 address = addresses[min(self.queries[name], len(addresses) - 1)]
                 self.queries[name] += 1
                 answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(address)
-            header = query[:2] + b"\x81\x80\0\1\0" + bytes([is_a]) + b"\0\0\0\0"
+            header = query[:2] + b"\x81\x80\0\1\0" + bytes([has_answer]) + b"\0\0\0\0"
             name_server.sendto(header + query[12 : position + 5] + answer, client)
 
     def _accept(self, listener: socket.socket, address: str) -> None:
@@ -158,9 +161,9 @@ def validator_of(server: Server) -> int:
 
 def run(directory: Path) -> dict[str, Any]:
     """Run all scenarios; those that wait for time-outs at the same time."""
-    site = Site()
+    site = Site(ADDRESSES)
     results: dict[str, Any] = {}
-    site.start()
+    site.start("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.100")
     with serve(directory) as (server, client):
         validator = validator_of(server)
         lost = Order(site, client, "dns:slow.example.com")  # the validator is killed while it validates
