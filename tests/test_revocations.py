@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -393,3 +396,47 @@ def test_notes_say_why_verifiers_do_not_learn_of_it(site: Site, clock: Clock) ->
     clock.now = certificate.not_valid_after_utc + timedelta(minutes=2)
     assert site.revoke(certificate).notes == (names_nothing, f"the certificate ended at {end}")
     assert site.revoke(certificate.serial_number).notes[0].startswith("the certificate ended at")
+
+
+def test_full_disk_refuses_revocations_only(tmp_path: Path) -> None:
+    """503 while the ledger cannot grow; certificates are issued, and their status is known."""
+    (tmp_path / "own.yaml").write_text(json.dumps(OPERATOR))
+    with certlet_server(tmp_path, "--profiles", "own.yaml", "--ledger", "l.db", "--no-usage-plan") as server:
+        first, second = issue(tmp_path / "ca"), issue(tmp_path / "ca")
+        assert revoke(server, {"certificate": pem(first)}).status == 200
+        limit = (tmp_path / "l.db-wal").stat().st_size
+        (worker,) = server.pids("worker")
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        problem = assert_problem(revoke(server, {"certificate": pem(second)}), 503, "unavailable")
+        assert "l.db" not in problem["detail"]
+        assert server.sign({"csr": CSR.decode()}).status == 200
+        issuer = ca_directory.load_chain(tmp_path / "ca")[0]
+        assert ask(server, first, issuer).certificate_status is OCSPCertStatus.REVOKED
+        assert ask(server, second, issuer).certificate_status is OCSPCertStatus.GOOD
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert revoke(server, {"certificate": pem(second)}).status == 200
+        assert ask(server, second, issuer).certificate_status is OCSPCertStatus.REVOKED
+
+
+def test_killed_workers_lose_no_revocation(tmp_path: Path) -> None:
+    """What was answered is stored, each once; what was not can be sent again."""
+    (tmp_path / "own.yaml").write_text(json.dumps(OPERATOR))
+    arguments = ("--profiles", "own.yaml", "--ledger", "l.db", "--workers", "2", "--no-usage-plan")
+    with certlet_server(tmp_path, *arguments) as server, ThreadPoolExecutor(4) as pool:
+        certificates = [issue(tmp_path / "ca") for _ in range(30)]
+        bodies = [{"certificate": pem(certificate)} for certificate in certificates]
+        answers = [pool.submit(revoke, server, body) for body in bodies]
+        for number in (2, 10):
+            wait_until(lambda number=number: sum(answer.done() for answer in answers) >= number)
+            os.kill(server.pids("worker")[0], signal.SIGKILL)
+        statuses = [answer.result().status for answer in answers]
+        assert set(statuses) <= {200, 502, 503}
+        ledger = SqliteLedger(tmp_path / "l.db", lambda: NOW)
+        stored = set(ledger.load_revoked())
+        for certificate, status in zip(certificates, statuses, strict=True):
+            assert status != 200 or certificate.serial_number in stored
+        wait_until(lambda: len(server.pids("worker")) == 2)
+        for body in bodies:
+            wait_until(lambda body=body: revoke(server, body).status == 200)
+        assert set(ledger.load_revoked()) == {certificate.serial_number for certificate in certificates}
+        ledger.close()

@@ -30,7 +30,7 @@ from service.keystore import ca_directory
 from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.ledger.sqlite import SqliteLedger
 from service.pki import certificate_reader
-from service.pki.errors import CAError, IssuanceError
+from service.pki.errors import CAError, CAUnavailable, IssuanceError
 from service.settings import (
     AUDIT_LOG,
     CA,
@@ -273,7 +273,8 @@ def _verify_ledger(path: Path) -> None:
         SqliteLedger(path, lambda: datetime.now(UTC)).close()
     except CAError as error:
         cause = error.__cause__
-        detail = f"{path}: {cause.strerror}" if isinstance(cause, OSError) else error.detail
+        reason = cause.strerror if isinstance(cause, OSError) else error.detail
+        detail = f"{path}: {reason}" if isinstance(error, CAUnavailable) else error.detail
         raise CommandError(f"--ledger: {detail}") from error
 
 

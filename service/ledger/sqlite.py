@@ -278,7 +278,7 @@ class SqliteLedger:
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise CAError(f"{self._path} is not a ledger: it is not a SQLite file") from error
-            raise CAUnavailable(f"the ledger {self._path} is not available") from error
+            raise CAUnavailable("the ledger is not available") from error  # clients see this text
 
     def _now(self) -> float:
         return self._clock().timestamp()

@@ -186,6 +186,32 @@ def test_orders_are_counted_up_to_a_limit(connect: Connect, clock: Clock) -> Non
     assert not ledger.count("ci", tomorrow, 1)
 
 
+@pytest.mark.parametrize("step", [-72 * HOUR, 72 * HOUR])
+def test_clock_step_loses_no_account_and_no_revocation(ledger: Ledger, clock: Clock, step: timedelta) -> None:
+    """Orders, nonces and counts follow the clock: they end early, or remain until it has caught up."""
+    account, order, entry = (
+        values.account(),
+        values.order("a"),
+        RevokedCertificate(1, NOW.replace(microsecond=0)),
+    )
+    ledger.add_account(account)
+    ledger.add_order(order)
+    ledger.add_revocation(entry)
+    assert ledger.consume_nonce("a", NOW + HOUR)
+    clock.advance(step)
+    for number in range(3):  # changes that delete what has ended
+        assert ledger.consume_nonce(f"b{number}", clock.now + HOUR)
+    assert ledger.get_account(account.id) == account
+    assert ledger.load_revoked() == {1: entry}
+    assert not ledger.add_revocation(entry)
+    assert ledger.get_order("a", order.id) == (order if step < timedelta() else None)
+    clock.advance(-step)
+    assert not ledger.add_revocation(entry)
+    assert ledger.get_account(account.id) == account
+    if step < timedelta():
+        assert not ledger.consume_nonce("a", NOW + HOUR)
+
+
 def test_certificate_is_replaced_once(ledger: Ledger, clock: Clock) -> None:
     """By one order, which may extend the mark; after the end of the mark by another one."""
     assert ledger.mark_replaced("aki.serial", "order", NOW + HOUR)
