@@ -37,11 +37,11 @@ def ask(server: Server, certificate: x509.Certificate) -> tuple[datetime, dateti
     """Return the window of a certificate."""
     response = server.request("GET", PATH.format(certificate_id=certificate_id(certificate)))
     assert response.status == 200, response.body
-    assert response.headers["Retry-After"] == "21600"
     assert response.headers["Cache-Control"] == "public, max-age=300"
     window = assert_documented(PATH, "get", response)["suggestedWindow"]
     start, end = (datetime.fromisoformat(window[name]) for name in ("start", "end"))
     assert start < end
+    assert response.headers["Retry-After"] == f"{min(21600, (end - start).total_seconds()):.0f}"
     return start, end
 
 

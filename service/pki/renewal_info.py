@@ -104,6 +104,14 @@ def find_serial_numbers(certificate_id: CertificateId, issuers: Iterable[SerialN
     raise UnknownCertificate("The certificate was not issued by this CA")
 
 
+def retry_after(window: RenewalWindow) -> timedelta:
+    """Return how long a client should wait before it asks again: a minute to six hours (RFC 9773 4.3).
+
+    It is not longer than the window, so that a client of a short certificate asks in time.
+    """
+    return min(RETRY_AFTER, max(_MINUTE, window.end - window.start))
+
+
 def window_of_revoked(revoked_at: datetime) -> RenewalWindow:
     """Return the window of a revoked certificate, which has passed."""
     return RenewalWindow(revoked_at - _REVOKED, revoked_at)

@@ -68,7 +68,7 @@ class StatusOperations:
             return http_problem(404, str(error))
         times = {name: encoding.format_timestamp(time) for name, time in window._asdict().items()}
         response = json_response({"suggestedWindow": times}, _CRL_CACHE)
-        response.headers["Retry-After"] = str(renewal_info.RETRY_AFTER.seconds)
+        response.headers["Retry-After"] = str(renewal_info.retry_after(window).seconds)
         return response
 
 

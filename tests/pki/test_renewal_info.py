@@ -80,6 +80,18 @@ def test_window_is_in_the_last_third(certificate_id: CertificateId, lifetime: Li
     assert window.start.microsecond == window.end.microsecond == 0
 
 
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(MINUTE, MINUTE), (timedelta(days=1), timedelta(hours=1.5)), (timedelta(days=90), timedelta(hours=6))],
+)
+def test_client_of_a_short_certificate_asks_in_time(length: timedelta, expected: timedelta) -> None:
+    """It waits no longer than the window, and at least a minute."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate_id = CertificateId.parse(RFC_EXAMPLE)
+    window = renewal_info.window_of(certificate_id, Lifetime(start, start + length), None, BACKDATE)
+    assert abs(renewal_info.retry_after(window) - expected) <= timedelta(seconds=1)
+
+
 def test_windows_are_spread() -> None:
     """Certificates of the same lifetime are not due at once."""
     lifetime = Lifetime(factories.NOW, factories.NOW + timedelta(days=90))
