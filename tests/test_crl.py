@@ -81,11 +81,14 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     result = certlet("revoke", "--yes", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert b"Warning" not in result.stdout
+    assert result.stdout.splitlines()[-1].startswith(
+        b"Verifiers may use an earlier CRL or OCSP response, until "
+    )
     second = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
     assert not certlet(
         "revoke", "--yes", encoding.format_serial(second.serial_number), cwd=tmp_path
     ).returncode
-    assert b"names no CRL" in certlet("revoke", "--yes", "peer.pem", cwd=tmp_path).stdout
+    assert b"names neither CRL nor OCSP" in certlet("revoke", "--yes", "peer.pem", cwd=tmp_path).stdout
     backdate_entries(tmp_path / "ca")
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         crl = fetch(server, tmp_path)
@@ -151,7 +154,12 @@ def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("- serial: '0b'  # Anna's laptop\n  at: 2026-01-01T00:00:00Z\n  reason: superseded")
     path.chmod(0o640)
-    assert not certlet("revoke", "0c", "--yes", cwd=tmp_path).returncode
+    result = certlet("revoke", "0c", "--yes", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (
+        b"\nIf the certificate names neither CRL nor OCSP, verifiers accept it until it ends: "
+        in result.stdout
+    )
     text = path.read_text()
     assert "Anna's laptop" in text
     assert text.splitlines()[-1].startswith('- {"serial": "0c"')

@@ -110,14 +110,26 @@ def test_revocation_without_a_terminal_requires_yes(site: Path, stdin: bytes) ->
     assert not revocation_file.load_revoked(site / "ca")
 
 
-def test_last_time_of_an_earlier_crl_is_shown(site: Path) -> None:
-    """A CRL is valid for a day, and a new one is signed every five minutes; without a CRL, there is a warning."""
-    serial = load_result(site)["serial_number"]
+def test_last_time_at_which_verifiers_accept_it_is_shown(site: Path) -> None:
+    """A CRL is valid for a day, and a new one is signed every five minutes; without a CRL, it is the end.
+
+    A serial number does not say whether the certificate names a CRL; a file does.
+    """
+    result = load_result(site)
     earliest = datetime.now(UTC) + timedelta(hours=24, minutes=5)
-    lines = certlet("revoke", serial, "--yes").stdout.decode().splitlines()
-    assert lines[-1].startswith("Verifiers may use an earlier CRL or OCSP response, until ")
-    time = datetime.fromisoformat(lines[-1].split()[10])
+    *_, by_crl, by_end = certlet("revoke", result["serial_number"], "--yes").stdout.decode().splitlines()
+    assert by_crl.startswith("Verifiers may use an earlier CRL or OCSP response, until ")
+    time = datetime.fromisoformat(by_crl.split()[10])
     assert timedelta(seconds=-1) < time - earliest < timedelta(minutes=2)
+    end = datetime.fromisoformat(by_end.split()[12].removesuffix(":"))
+    assert timedelta() < end - datetime.fromisoformat(result["not_after"]) <= timedelta(minutes=1)
+    assert by_end == (
+        "If the certificate names neither CRL nor OCSP, verifiers accept it until "
+        f"{encoding.format_timestamp(end)}: its serial number does not say (pass its file to know)."
+    )
     (site / "ca" / "revoked.yaml").write_bytes(revocation_file.HEADER)
     lines = certlet("revoke", "a.crt", "--yes").stdout.decode().splitlines()
-    assert lines[-1].startswith("Warning   this certificate names no CRL")
+    assert lines[-1] == (
+        "Warning   this certificate names neither CRL nor OCSP, so verifiers accept it until "
+        f"{result['not_after']}"
+    )
