@@ -256,6 +256,7 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
             leaf = x509.load_pem_x509_certificate(sign(server).encode())
             issuer = x509.load_pem_x509_certificates(server.request("GET", "/ca.pem").body)[0]
             key_id = certificate_reader.key_id(issuer)
+            assert not any(line.startswith("Note") for line in server.output)
             paths = [f"/crl/{key_id}", "/ocsp", f"/issuer/{key_id}"]
             assert status_urls(leaf) == [f"{STATUS_URL}{path}" for path in paths]
             assert leaf.not_valid_after_utc - leaf.not_valid_before_utc > timedelta(days=89)
@@ -270,7 +271,12 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
     for options in (("--status-url", "http://a.example"), ("--url", "http://a.example")):
         with certlet_server(tmp_path, "--ca", "ca", *options) as server:
             url = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))[1]
-            assert url == f"{'http://a.example' if options[0] == '--status-url' else STATUS_URL}/ocsp"
+            used = "http://a.example" if options[0] == "--status-url" else STATUS_URL
+            assert url == f"{used}/ocsp"
+            (note,) = (line for line in server.output if line.startswith("Note"))
+            assert note.startswith(f"Note      new certificates name {used} for CRL and OCSP: ")
+            assert STATUS_URL in note
+            assert "--status-url" in note
 
 
 def test_certificates_without_status_url_are_short_lived(tmp_path: Path) -> None:
