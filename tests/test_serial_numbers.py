@@ -305,7 +305,10 @@ def test_ca_that_lost_its_serial_key_is_unauthorized(tmp_path: Path) -> None:
 
 
 def test_ca_from_before_answers_by_a_delegated_responder(tmp_path: Path) -> None:
-    """Its key usage has no digitalSignature. The responder's certificate is in the log and in the inventory."""
+    """Its key usage has no digitalSignature. The responder's certificate is in the log and in the inventory.
+
+    After a rollover, the key of the old CA certifies one, too.
+    """
     create_ca_from_before(tmp_path / "ca")
     arguments = ("--workers", "1", "--audit-log", "audit.log")
     with certlet_server(tmp_path, *arguments) as server:
@@ -324,6 +327,21 @@ def test_ca_from_before_answers_by_a_delegated_responder(tmp_path: Path) -> None
     assert certificate["serial_number"] == responder[0]["serial_number"]
     due = certlet(*command, "--expires-in", "4w", "--exit-code", cwd=tmp_path)
     assert (due.returncode, due.stdout) == (0, b"")
+    assert certlet("rollover", "ca", "new", "--new-root", cwd=tmp_path).returncode == 0
+    with certlet_server(tmp_path, "--ca", "new", "--audit-log", "new.log") as server:
+        url = f"{server.url}/ocsp"
+        chain = ("-issuer", "ca/signing-ca.crt", "-CAfile", "ca/root-ca.crt", "-cert", "a.pem")
+        for status in ("good", "revoked"):
+            if status == "revoked":
+                assert certlet("revoke", "--yes", "a.pem", "--ca", "new", cwd=tmp_path).returncode == 0
+            asked = run("openssl", "ocsp", *chain, "-url", url, cwd=tmp_path, check=False)
+            assert f"a.pem: {status}" in asked.stdout
+            assert "Response verify OK" in asked.stderr
+    events = [json.loads(line) for line in (tmp_path / "new.log").read_text().splitlines()]
+    assert [(item["event"], item["principal"]) for item in events] == [
+        ("intent", "service:ocsp"),
+        ("result", "service:ocsp"),
+    ]
 
 
 def spellings(text: str) -> Iterator[str]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from service import keystore, profile_lint
+from service import keystore, openapi, profile_lint
 from service.cli import options
 from service.keystore import ca_directory
-from service.pki import ca_status, certificate_reader
+from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
-from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL
+from service.settings import CA_KEY, CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, KeySource
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -24,8 +24,8 @@ from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it and
-    the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
+    If there is a CA, its keys of serial numbers, those of the CAs before it, its OCSP, the OCSP responses
+    about it and the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
@@ -34,12 +34,15 @@ def check(*, profiles: Path | None, ca: Path) -> int:
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
         click.echo(finding)
-    if profile_lint.is_https(status_url):
-        click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
+    for problem in profile_lint.find_url_problems(status_url):
+        click.echo(f"warning: {problem}")
+    has_errors = any(finding.is_error for finding in findings)
     if ca_directory.has_ca(ca):
         for warning in _ca_warnings(ca):
             click.echo(warning)
-    return int(any(finding.is_error for finding in findings))
+        if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
+            click.echo(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
+    return int(has_errors)
 
 
 def _ca_warnings(ca: Path) -> Iterator[str]:
@@ -59,8 +62,20 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
         for problem in _previous_key_problems(ca, certificate):
             yield f"{problem}, so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
     for name, url in _status_urls(ca):
-        if profile_lint.is_https(url):
-            yield f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}"
+        for problem in profile_lint.find_url_problems(url):
+            yield f"{ca / name}: warning: {problem}"
+
+
+def _responder_problem(ca: Path, profiles: Path | None, status_url: str) -> str:
+    """Return why there are no OCSP responses about certificates that name OCSP; '' if there are."""
+    has_ocsp = ca_directory.load_serial_keys(ca) is not None
+    policy = openapi.parse_policy(openapi.load(profiles), status_url, has_ocsp=has_ocsp)
+    certificate, chain = ca_directory.load_chain(ca)
+    is_in_kms = os.environ.get(CA_KEY, "").startswith(f"{KeySource.KMS}:")
+    if not any(profile.ocsp for profile in policy) or (issuer.may_sign_ocsp(certificate) and not is_in_kms):
+        return ""
+    reason = ocsp_responder.why_forbidden([certificate, *chain])
+    return reason and f"{reason}, so OCSP answers unauthorized, but profiles name it (docs/how-to/revoke.md)"
 
 
 def _previous_key_problems(ca: Path, certificate: x509.Certificate) -> Iterator[str]:
