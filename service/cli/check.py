@@ -15,6 +15,7 @@ from service.cli import options
 from service.keystore import ca_directory
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
+from service.pki.errors import CAError
 from service.settings import CA_KEY, CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, KeySource
 
 
@@ -24,8 +25,8 @@ from service.settings import CA_KEY, CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, KeyS
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers, those of the CAs before it, its OCSP, the OCSP responses
-    about it and the URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
+    If there is a CA, its chain, its keys of serial numbers, those of the CAs before it, its OCSP and the
+    URLs in certificates are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
     Exit status: 0 if the profiles are valid, even with warnings; 1 if they are not.
     """
@@ -51,6 +52,11 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
             f"{ca / ca_directory.SERIAL_KEY}: warning: does not exist, so the CA does not recognise its "
             "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
         )
+    certificate, chain = ca_directory.load_chain(ca)
+    try:
+        issuer.verify_path([certificate, *chain])
+    except CAError as error:
+        yield f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {error.detail}"
     certificates = ca_directory.load_ca_certificates(ca)
     statuses, problems = ca_directory.load_statuses(ca, certificates)
     for problem in (*problems, *ca_status.find_gaps(statuses, certificates, datetime.now(UTC))):

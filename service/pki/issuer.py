@@ -73,7 +73,7 @@ class Issuer:
         self._private_key = private_key
         path = (certificate, *self.chain)
         self.intermediates = path[:-1]
-        _verify_path(path)
+        verify_path(path)
         public_key = certificate.public_key()
         if public_key != private_key.public_key():
             raise CAError("the private key does not match the CA certificate")
@@ -177,7 +177,15 @@ class Issuer:
             raise CAError("the new signature does not verify") from error
 
 
-def _verify_path(path: Sequence[x509.Certificate]) -> None:
+def verify_path(path: Sequence[x509.Certificate]) -> None:
+    """Verify that relying parties accept a CA (RFC 5280 6.1), at whatever time.
+
+    Args:
+        path: the CA's certificate, and those above it; the self-signed root is the last.
+
+    Raises:
+        CAError: they would reject it; the message names the certificate.
+    """
     for depth, ca in enumerate(path):
         _verify_ca(ca, depth)
         issuer = path[depth + 1] if depth + 1 < len(path) else ca

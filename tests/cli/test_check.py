@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from service import profile_lint
-from tests import servers
+from service.pki import encoding
+from tests import factories, servers
 from tests.cli import certlet
 
 CREATE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=x"
@@ -98,6 +100,18 @@ def test_chain_that_permits_no_ocsp_responder_causes_a_warning(
     assert [line.partition(", but")[0] for line in lines] == (
         [f"ca/signing-ca.crt: warning: {text}"] if is_reported else []
     )
+
+
+@pytest.mark.parametrize("path_length", [0, 1])
+def test_chain_that_verifiers_refuse_causes_a_warning(tmp_path: Path, path_length: int) -> None:
+    """A pathLen below the root's place in the chain; `certlet serve` refuses such a CA."""
+    assert certlet("init", "ca").returncode == 0
+    root = factories.root(basic=x509.BasicConstraints(ca=True, path_length=path_length))
+    for name, certificate in (("signing", factories.ca()), ("root", root)):
+        (tmp_path / "ca" / f"{name}-ca.crt").write_text(encoding.encode_pem([certificate]))
+    lines = [line for line in certlet("check").stdout.decode().splitlines() if "pathLen" in line]
+    text = "the CA certificate 'CN=Root' has a pathLen that is too small for its place in the chain"
+    assert lines == ([] if path_length else [f"ca/signing-ca.crt: warning: {text}"])
 
 
 def test_profiles_with_errors_are_reported_without_the_chain(tmp_path: Path) -> None:
