@@ -11,14 +11,15 @@ import pytest
 
 from service import aws_lambda
 from service.web import identity
-from tests import csrs, servers
+from tests import csrs
+from tests.cli import certlet
 from tests.lambda_events import CSR_PEM, invoke_handler, proxy_event
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lambda")
-    assert servers.certlet("init", "ca", cwd=path).returncode == 0
+    assert certlet("init", "ca", cwd=path).returncode == 0
     return path
 
 

@@ -16,7 +16,8 @@ from cryptography.x509.ocsp import OCSPResponseStatus
 
 from service.keystore import ca_directory
 from tests import servers
-from tests.servers import ROOT, Server, certlet, certlet_server
+from tests.cli import certlet
+from tests.servers import ROOT, Server, certlet_server
 
 STATUS = ca_directory.CA_STATUS
 

@@ -19,9 +19,10 @@ from cryptography.x509.oid import ExtensionOID
 from service.keystore import revocation_file
 from service.pki import certificate_reader, encoding
 from service.pki.revocation import RevokedCertificate
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_problem
-from tests.servers import Server, certlet, certlet_server, run
+from tests.cli import certlet
+from tests.servers import Server, certlet_server, run
 
 PROFILES = """\
 profiles:
@@ -304,7 +305,7 @@ def test_malformed_status_url_is_refused(tmp_path: Path, url: str) -> None:
         assert certlet("init", "ca", "--url", url, cwd=tmp_path).returncode == 2
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "ca" / "status-url.txt").write_text(f"{url}\n")
-    result = certlet("serve", "--port", "0", cwd=tmp_path)
+    result = servers.certlet("serve", "--port", "0", cwd=tmp_path)
     assert result.returncode == 1
     assert b"status-url.txt: " in result.stderr
     assert b"Traceback" not in result.stderr

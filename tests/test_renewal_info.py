@@ -12,10 +12,11 @@ from cryptography import x509
 from service.keystore import ca_directory
 from service.loaded_ca import LoadedCA
 from service.pki import encoding
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_documented, assert_problem
+from tests.cli import certlet
 from tests.examples import certificate_id
-from tests.servers import ROOT, Server, certlet, certlet_server
+from tests.servers import ROOT, Server, certlet_server
 
 PATH = "/renewal-info/{certificate_id}"
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
@@ -104,7 +105,7 @@ def test_malformed_order_is_refused_at_start(
     """The option and the variable; a malformed one starts nothing, with one line."""
     variable = {arguments[0].upper().replace("--", "CERTLET_").replace("-", "_"): arguments[1]}
     for options, env in ((arguments, {}), ((), variable)):
-        result = certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
+        result = servers.certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
         assert (result.returncode, result.stdout) == (2, b"")
         (line,) = result.stderr.decode().splitlines()
         assert fragment in line

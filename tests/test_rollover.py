@@ -25,7 +25,8 @@ from service.settings import Settings
 from service.status import UnknownIssuer
 from tests import csrs, factories
 from tests.assertions import assert_problem
-from tests.servers import API_KEY, Response, Server, certlet, certlet_server, run
+from tests.cli import certlet
+from tests.servers import API_KEY, Response, Server, certlet_server, run
 from tests.test_crl import backdate_entries
 
 PASSPHRASE = {"CERTLET_CA_PASSPHRASE": "correct horse"}

@@ -23,10 +23,11 @@ from cryptography.x509 import ocsp
 from service.keystore import ca_directory, revocation_file
 from service.pki import encoding, revocation, serial
 from service.pki.serial import SerialNumbers
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_problem
+from tests.cli import certlet
 from tests.lambda_events import decode_body, invoke_handler, proxy_event
-from tests.servers import CERTLET, ROOT, Response, Server, certlet, certlet_server, environ, run
+from tests.servers import CERTLET, ROOT, Response, Server, certlet_server, environ, run
 
 FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
 BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
@@ -123,8 +124,9 @@ def test_malformed_serial_key_stops_every_command(tmp_path: Path) -> None:
     """The error is one line that names the file and the line, without its content."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "ca" / ca_directory.SERIAL_KEY).write_text("key secret\n")
-    for arguments in (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",), ("serve", "--port", "0")):  # fmt: skip
-        result = certlet(*arguments, cwd=tmp_path)
+    commands = (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",))
+    results = [certlet(*arguments, cwd=tmp_path) for arguments in commands]
+    for result in (*results, servers.certlet("serve", "--port", "0", cwd=tmp_path)):
         assert result.returncode == 1
         last = result.stderr.decode().splitlines()[-1]
         assert last.endswith("ca/serial.key: line 1 is not `key` or `issuer` and 64 hexadecimal digits")
