@@ -107,8 +107,9 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
 def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     """After a rollover the new CA's CRL has no entries of the old CA, and does not cover its certificates."""
     (tmp_path / "own.yaml").write_text(PROFILES)
-    with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
-        (tmp_path / "before.pem").write_text(sign(server))
+    assert not certlet("init", "old", cwd=tmp_path).returncode
+    before = factories.issue(tmp_path / "old", csrs.encode_pem(csrs.build()))
+    (tmp_path / "before.pem").write_text(encoding.encode_pem([before]))
     assert not certlet("revoke", "--yes", "before.pem", "--ca", "old", cwd=tmp_path).returncode
     backdate_entries(tmp_path / "old")
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode

@@ -75,12 +75,13 @@ def test_certificates_of_previous_issuers_are_served(tmp_path: Path) -> None:
 
 
 def issue(directory: Path, ca: str, *names: str, env: Mapping[str, str] | None = None) -> x509.Certificate:
-    """Let a CA issue certificates into NAME.pem; return the CA's certificate."""
-    with certlet_server(directory, "--ca", ca, env={"CERTLET_API_KEY": API_KEY, **(env or {})}) as server:
-        for name in names:
-            csr = csrs.encode_pem(csrs.build(sans=[f"dns:{name}.example.com"])).decode()
-            (directory / f"{name}.pem").write_text(server.sign({"csr": csr}).json()["crt_pem"])
-        return ca_certificates(server)[0]
+    """Issue certificates by a CA, as its server does, into NAME.pem; return the CA's certificate."""
+    passphrase = PASSPHRASE["CERTLET_CA_PASSPHRASE"].encode() if env else None
+    for name in names:
+        csr = csrs.encode_pem(csrs.build(sans=[f"dns:{name}.example.com"]))
+        certificate = factories.issue(directory / ca, csr, passphrase=passphrase)
+        (directory / f"{name}.pem").write_text(encoding.encode_pem([certificate]))
+    return ca_directory.load_chain(directory / ca)[0]
 
 
 def load(directory: Path, name: str) -> x509.Certificate:

@@ -40,6 +40,11 @@ def sign(server: Server) -> x509.Certificate:
     return x509.load_pem_x509_certificate(server.sign(BODY).json()["crt_pem"].encode())
 
 
+def issue(ca: Path) -> x509.Certificate:
+    """Return a new certificate of the CA in a directory."""
+    return factories.issue(ca, BODY["csr"].encode())
+
+
 def load_numbers(ca: Path, issuer: Path | None = None) -> SerialNumbers:
     """Return the serial numbers of a CA, or those of another issuer, by the keys of the first."""
     serial_keys = ca_directory.load_serial_keys(ca)
@@ -154,8 +159,8 @@ def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> Non
 
 def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
     """A CA whose certificates all have a tag refuses it, even with --yes, and nothing is recorded."""
-    with certlet_server(tmp_path) as server:
-        number = sign(server).serial_number
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    number = issue(tmp_path / "ca").serial_number
     for arguments in ((f"{number ^ 1:x}",), ("0a", "--yes")):
         result = certlet("revoke", *arguments, cwd=tmp_path)
         assert (result.returncode, result.stderr.decode().partition(" ")[0]) == (1, "certlet:")
@@ -181,8 +186,7 @@ def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> Non
 def test_ca_from_before_asks_for_confirmation(tmp_path: Path, *, successor: bool) -> None:
     """An untagged serial number may be one of its own: --yes is required; also for its successor."""
     ca = create_ca_from_before(tmp_path / "ca")
-    with certlet_server(tmp_path) as server:
-        tagged = sign(server)
+    tagged = issue(ca)
     assert has_lifetime_of(load_numbers(ca), tagged)
     assert not load_numbers(ca).all_tagged
     if successor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,15 +21,23 @@ from tests.cli import certlet
 from tests.servers import API_KEY, CERTLET
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA in `ca`, the audit log of its server in `audit.log`, and a certificate in `a.crt`."""
-    assert certlet("init", "ca").returncode == 0
-    assert certlet("api-key", "add", "ops", env={"CERTLET_API_KEY": API_KEY}).returncode == 0
-    with servers.certlet_server(tmp_path, "--audit-log", "audit.log", env={}) as server:
+    directory = tmp_path_factory.mktemp("site")
+    assert certlet("init", "ca", cwd=directory).returncode == 0
+    env = {"CERTLET_API_KEY": API_KEY}
+    assert certlet("api-key", "add", "ops", cwd=directory, env=env).returncode == 0
+    with servers.certlet_server(directory, "--audit-log", "audit.log", env={}) as server:
         csr = csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])).decode()
-        (tmp_path / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
-    return tmp_path
+        (directory / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
+    return directory
+
+
+@pytest.fixture
+def site(original_site: Path, tmp_path: Path) -> Path:
+    """A copy of `original_site`, which the test may change."""
+    return shutil.copytree(original_site, tmp_path, dirs_exist_ok=True)
 
 
 def load_result(directory: Path) -> Any:

@@ -255,11 +255,14 @@ def test_empty_body_is_400_and_other_type_is_415(directory: Path) -> None:
 def test_plain_http_is_403(directory: Path) -> None:
     """RFC 7030 3.3: without HTTPS every EST operation is 403, but the JSON operations work."""
     client = forge_certificate(load_issuer(directory / "ca"))
-    for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll"):
-        for protocol in ("http", "", "https, http"):
-            for content in (CSR, b"") if path.endswith("enroll") else (b"",):
-                event = est(path, content, client, {"X-Forwarded-Proto": protocol})
-                assert_refused(invoke_once(directory, event), 403, "httpsRequired", "requires HTTPS")
+    events = [
+        est(path, content, client, {"X-Forwarded-Proto": protocol})
+        for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll")
+        for protocol in ("http", "", "https, http")
+        for content in ((CSR, b"") if path.endswith("enroll") else (b"",))
+    ]
+    for response in invoke(directory, *events)[0]:
+        assert_refused(response, 403, "httpsRequired", "requires HTTPS")
     plain = lambda_events.proxy_event(
         headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"}
     )
