@@ -24,6 +24,7 @@ def main(**arguments: Any) -> None:  # noqa: ANN401 - each option has its own ty
         "Auth": options.auth,
         "PublicUrl": options.public_url or '""',  # SAM refuses `NAME=`
         "VpcEndpointIds": ",".join(options.vpc_endpoints) or '""',
+        "ExecuteApiEndpoint": "off" if options.disable_execute_api_endpoint else "on",
     }
     click.echo(" ".join(f"{name}={value}" for name, value in parameters.items()))
 

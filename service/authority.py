@@ -174,8 +174,8 @@ class Authority:
         self._load_revoked = load_revoked
         self._parallel_map = parallel_map
         max_backdate = max(profile.backdate for profile in profiles)
-        self.status = StatusService(self._ca, clock, record, load_revoked, max_backdate)
-        self.revocations = Revocations(self._ca, clock, record, load_revoked)
+        self.status = StatusService(self._ca, clock, record, self._revoked, max_backdate)
+        self.revocations = Revocations(self._ca, clock, record, self._revoked)
 
     def load_issuer(self) -> Issuer:
         """Return the issuer, valid now or not; raise `CAUnavailable` if it cannot be loaded."""
@@ -192,6 +192,12 @@ class Authority:
             raise
         except CAError as error:
             raise CAUnavailable("the CA cannot be loaded") from error
+
+    def _revoked(self) -> Mapping[int, RevokedCertificate]:
+        try:
+            return self._load_revoked()
+        except CAError as error:
+            raise CAUnavailable("the revocation list cannot be loaded") from error
 
     def load_usable_issuer(self) -> Issuer:
         """Return the issuer; raise `CAUnavailable` unless it is valid now and for another hour."""
@@ -231,10 +237,7 @@ class Authority:
         if pem is None:
             raise Unauthorized(CLIENT_CERTIFICATE_REQUIRED)
         client_certificate, ca = reenroll.parse_client_certificate(pem), self._ca()
-        try:
-            revoked = self._load_revoked()
-        except CAError as error:
-            raise CAUnavailable("the revocation list cannot be loaded") from error
+        revoked = self._revoked()
         reenroll.verify_client_certificate(client_certificate, ca.issuer, revoked, ca.deny_list, now)
         profile = reenroll.find_profile(client_certificate, self.profiles, request.profile)
         name = f"certificate:{encoding.format_serial(client_certificate.certificate.serial_number)}"

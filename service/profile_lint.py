@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from service import openapi
 from service.overrides import OverridesError, YAMLSource, verify_policy
 from service.pki.profile import Profile, Revocation, format_duration
 from service.pki.profile_loader import JSONPath, ProfileError
+from service.settings import is_loopback
 
 HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
+LOOPBACK: Final = "only this machine reaches it: name a host that verifiers reach"
 
 _IN_CONTRACT: Final = {
     "profiles": (openapi.PROFILES,),
@@ -84,12 +87,18 @@ def _warnings(profile: Profile) -> Iterator[str]:
     if profile.revocation is Revocation.NONE and profile.max_validity > profile.short_lived:
         yield f"certificates valid for up to {format_duration(profile.max_validity)} cannot be revoked"
     for url in (profile.ca_issuers, profile.crl, profile.ocsp):
-        if is_https(url):
-            yield f"{url}: {HTTP_ONLY}"
+        yield from find_url_problems(url)
     if not profile.certificate_policies:
         yield "certificates cannot be renewed, except by certlet renew --profile: set certificate_policies"
 
 
-def is_https(url: str) -> bool:
-    """Whether verifiers need HTTPS for this URL, and so the status of one more certificate."""
-    return url.lower().startswith("https:")
+def find_url_problems(url: str) -> Iterator[str]:
+    """Yield why verifiers may not reach a URL of a CRL, an OCSP responder or an issuer's certificate."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    if url.lower().startswith("https:"):  # they would need the status of one more certificate
+        yield f"{url}: {HTTP_ONLY}"
+    if is_loopback(host):
+        yield f"{url}: {LOOPBACK}"

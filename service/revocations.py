@@ -125,27 +125,19 @@ class Revocations:
         ca = self._load_ca()
         issuer = _find_issuer(ca, request.certificate)
         authorize()
-        entry = self._find_entry(request.serial_number)
+        entry = self._load_revoked().get(request.serial_number)
         is_new = entry is None or entry.revoked_at > now
         if entry is None or is_new:
             self._write(request, now, "revocation", *([request.reason.value] if request.reason else []))
             entry = RevokedCertificate(request.serial_number, now, request.reason)
             is_new = ledger.add_revocation(entry)
             if not is_new:  # another process revoked it in the meantime
-                entry = self._find_entry(request.serial_number) or entry
+                entry = self._load_revoked().get(request.serial_number) or entry
         listed_at = revocation.window_start(revocation.crl_number(entry.revoked_at) + 1)
         known_at = min(listed_at + revocation.NEXT_UPDATE, issuer.not_valid_after_utc)
         return Revocation(
             entry, is_new, listed_at, known_at, tuple(_notes(ca, issuer, request.certificate, now))
         )
-
-    def _find_entry(self, serial_number: int) -> RevokedCertificate | None:
-        try:
-            return self._load_revoked().get(serial_number)
-        except CAUnavailable:
-            raise
-        except CAError as error:
-            raise CAUnavailable("the revocation list cannot be loaded") from error
 
     def _write(
         self,

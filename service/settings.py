@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -81,6 +82,14 @@ def parse_public_url(text: str) -> str:
     if not _URL.fullmatch(url):
         raise ValueError(f"{text!r} is not an http or https URL without query and fragment")
     return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, an IP address or a name, is only this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_renew_before(text: str, now: datetime) -> datetime:

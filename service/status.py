@@ -64,7 +64,7 @@ class StatusService:
             load_ca: returns the CA, or raises `CAUnavailable`.
             clock: returns the current time, UTC.
             record: writes audit records of the certificates of delegated OCSP responders.
-            load_revoked: returns the revoked certificates by serial number, or raises `CAError`.
+            load_revoked: returns the revoked certificates by serial number, or raises `CAUnavailable`.
             max_backdate: the largest backdate of the profiles.
         """
         self._load_ca = load_ca
@@ -97,8 +97,8 @@ class StatusService:
         cache_key = serial.issuer_id(issuer.certificate)
         cached = self._crls.get(cache_key)
         window = max(revocation.crl_number(now), cached[2] if cached else 0)
+        revoked = self._load_revoked()
         try:
-            revoked = self._load_revoked()
             if cached is None or cached[:3] != (issuer, revoked, window):
                 crl = issuer.sign_crl(_crl_builder(ca, issuer, revoked.values(), window))
                 cached = self._crls[cache_key] = (issuer, revoked, window, crl)
@@ -132,6 +132,8 @@ class StatusService:
             return _UNAUTHORIZED
         try:
             return self._sign_response(issuer, numbers, request, now, request_id)
+        except CAUnavailable:
+            raise
         except CAError as error:
             raise CAUnavailable("the status of the certificate is not available") from error
 
@@ -141,7 +143,7 @@ class StatusService:
         """Answer a request about a certificate of an issuer; raise `CAError` if that is not possible."""
         if not issuer.not_before <= now <= issuer.not_after:
             return _UNAUTHORIZED
-        if not issuer.signs_ocsp and not ocsp_responder.is_permitted(issuer):
+        if not issuer.signs_ocsp and ocsp_responder.why_forbidden((issuer.certificate, *issuer.chain)):
             return _UNAUTHORIZED
         start = revocation.window_start(revocation.crl_number(now))
         this_update = now if request.nonce else max(start, issuer.not_before)
@@ -165,10 +167,7 @@ class StatusService:
         if not ca.serial_numbers:
             raise UnknownCertificate("The CA has no serial.key, so it does not know when certificates end")
         numbers = renewal_info.find_serial_numbers(certificate_id, ca.serial_numbers)
-        try:
-            entry = self._load_revoked().get(certificate_id.serial_number)
-        except CAError as error:
-            raise CAUnavailable("the revocation list cannot be loaded") from error
+        entry = self._load_revoked().get(certificate_id.serial_number)
         if entry and entry.revoked_at <= now:
             return renewal_info.window_of_revoked(entry.revoked_at)
         lifetime = numbers.recognize(certificate_id.serial_number)

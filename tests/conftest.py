@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests import servers
 from tests.gateway import second_api
+
+for variable in [name for name in os.environ if name.startswith("CERTLET_")]:
+    del os.environ[variable]
 
 
 @pytest.fixture(scope="session")

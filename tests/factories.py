@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from service import openapi
+from service import keystore, openapi
 from service.audit import AuditRecord
 from service.authority import Authority, IssuanceRequest, Principal, PrincipalKind
 from service.loaded_ca import LoadedCA
@@ -27,6 +28,7 @@ from service.pki.issuer import Issuer
 from service.pki.profile import KEY_USAGES
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.serial import SerialKeys
+from service.settings import Settings
 
 NOW = datetime(2026, 11, 23, 12, 30, 45, 678901, tzinfo=UTC)
 CALLER = Principal(PrincipalKind.API_KEY, "tests")
@@ -172,6 +174,15 @@ def authority(
     record = (log if log is not None else RecordingLog()).extend
     defaults = {"load_ca": lambda: loaded_ca, "clock": lambda: now, "record": record}
     return Authority(profiles=policy or profiles(), **{**defaults, **change})
+
+
+def issue(
+    ca: Path, csr: bytes, age: timedelta = timedelta(), passphrase: bytes | None = None
+) -> x509.Certificate:
+    """Issue a certificate by the CA in a directory, as its server did some time ago."""
+    loaded_ca = keystore.load_ca(Settings(ca, ca_passphrase=passphrase))
+    issuing = authority(now=datetime.now(UTC) - age, load_ca=lambda: loaded_ca)
+    return issuing.issue(issuance_request(csr)).certificate
 
 
 def issuance_request(csr: bytes, profile: str | None = None, **change: Any) -> IssuanceRequest:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import multiprocessing
 import os
-import sys
+import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,13 @@ import pytest
 from service import aws_lambda
 from service.web import app
 from tests import csrs, factories, servers
+from tests.cli import certlet
 
 CSR_PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
 ANONYMOUS: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
-# Calls the handler with events from stdin, and with a context that returns the remaining times in order.
-PROGRAM = """
-import json, sys
-from service import aws_lambda
-class Context:
-    def __init__(self, milliseconds):
-        self.milliseconds = milliseconds
-    def get_remaining_time_in_millis(self):
-        return self.milliseconds.pop(0) if self.milliseconds[1:] else self.milliseconds[0]
-{}
-for line in sys.stdin:
-    event, left = json.loads(line)
-    print(json.dumps(aws_lambda.handler(event, Context(left) if left else None)), flush=True)
-"""
+# Each call of `invoke_handler` is in a process of its own, which need not import these modules again.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def proxy_event(path: str = "/sign", method: str = "POST", **change: Any) -> dict[str, Any]:
@@ -114,13 +105,45 @@ def invoke_handler(
         left: the remaining milliseconds that the context returns, in order; it repeats the last.
         env: more environment variables.
     """
-    run = servers.run(
-        *(sys.executable, "-c", PROGRAM.format(before)),
-        stdin="".join(f"{json.dumps([event, left])}\n" for event in events),
-        env=servers.environ(**{"CERTLET_CA": str(directory / "ca"), **env}),
-        check=False,
-    )
-    return [json.loads(line) for line in run.stdout.splitlines()], run.stderr
+    with tempfile.TemporaryDirectory() as path:
+        output, log = Path(path, "output"), Path(path, "log")
+        output.touch()
+        environ = servers.environ(**{"CERTLET_CA": str(directory / "ca"), **env})
+        arguments = (environ, before, events, left, output, log)
+        process = PROCESSES.Process(target=_invoke_in_process, args=arguments, daemon=True)
+        process.start()
+        process.join(60)
+        return [json.loads(line) for line in output.read_text().splitlines()], log.read_text()
+
+
+class Context:
+    """The second argument of the handler, with the remaining times that it returns."""
+
+    def __init__(self, milliseconds: Sequence[int]) -> None:
+        self._milliseconds = list(milliseconds)
+
+    def get_remaining_time_in_millis(self) -> int:
+        """The next remaining time, or the last one again."""
+        return self._milliseconds.pop(0) if self._milliseconds[1:] else self._milliseconds[0]
+
+
+def _invoke_in_process(
+    environ: dict[str, str],
+    before: str,
+    events: Sequence[object],
+    left: Sequence[int],
+    output: Path,
+    log: Path,
+) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environ)
+    exec(before)  # noqa: S102 - the program of a test
+    for event in events:
+        result = aws_lambda.handler(event, Context(left) if left else None)  # type: ignore[arg-type]  # any JSON
+        with output.open("a") as file:
+            file.write(json.dumps(result) + "\n")
 
 
 def decode_body(result: dict[str, Any]) -> bytes:
@@ -132,7 +155,7 @@ def decode_body(result: dict[str, Any]) -> bytes:
 @contextlib.contextmanager
 def handler_environment(directory: Path, **env: str) -> Iterator[Path]:
     """Set the environment of a handler in this process, with a new CA; yield the CA's directory."""
-    assert servers.certlet("init", "ca", cwd=directory).returncode == 0
+    assert certlet("init", "ca", cwd=directory).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("CERTLET_")]:
             patch.delenv(name)

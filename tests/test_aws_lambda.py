@@ -16,7 +16,8 @@ from service.keystore import revocation_file
 from service.ledger.sqlite import SqliteLedger
 from service.pki.revocation import RevokedCertificate
 from service.web import identity
-from tests import csrs, servers
+from tests import csrs
+from tests.cli import certlet
 from tests.factories import NOW
 from tests.lambda_events import CSR_PEM, decode_body, invoke_handler, proxy_event
 
@@ -24,7 +25,7 @@ from tests.lambda_events import CSR_PEM, decode_body, invoke_handler, proxy_even
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lambda")
-    assert servers.certlet("init", "ca", cwd=path).returncode == 0
+    assert certlet("init", "ca", cwd=path).returncode == 0
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from cryptography.x509.ocsp import OCSPResponseStatus
 
 from service.keystore import ca_directory
 from tests import servers
-from tests.servers import ROOT, Server, certlet, certlet_server
+from tests.cli import certlet
+from tests.servers import ROOT, Server, certlet_server
 
 STATUS = ca_directory.CA_STATUS
 
@@ -34,32 +35,38 @@ def ask(server: Server, directory: Path, ca: str = "ca", options: Sequence[str] 
     return output
 
 
-def test_openssl_accepts_the_status_of_the_signing_ca(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a new CA in `ca`, which no test changes."""
+    with certlet_server(tmp_path_factory.mktemp("status")) as server:
+        yield server
+
+
+def test_openssl_accepts_the_status_of_the_signing_ca(plain_server: Server) -> None:
     """By SHA-1 and SHA-256, with and without a nonce, which the response does not repeat."""
-    with certlet_server(tmp_path) as server:
-        for options in ((), ("-sha256",), ("-sha1", "-no_nonce"), ("-sha256", "-no_nonce")):
-            output = ask(server, tmp_path, options=options)
-            assert "ca/signing-ca.crt: good" in output
-            assert ("WARNING: no nonce in response" in output) is ("-no_nonce" not in options)
-        assert "unauthorized (6)" in ask(server, tmp_path, options=["-sha384"])
-    assert STATUS not in server.read_log()
+    directory = plain_server.log.parent
+    for options in ((), ("-sha256",), ("-sha1", "-no_nonce"), ("-sha256", "-no_nonce")):
+        output = ask(plain_server, directory, options=options)
+        assert "ca/signing-ca.crt: good" in output
+        assert ("WARNING: no nonce in response" in output) is ("-no_nonce" not in options)
+    assert "unauthorized (6)" in ask(plain_server, directory, options=["-sha384"])
+    assert STATUS not in plain_server.read_log()
 
 
-def test_response_is_cached_like_others(tmp_path: Path) -> None:
+def test_response_is_cached_like_others(plain_server: Server) -> None:
     """GET has an ETag, and ends with the window, also with a nonce."""
-    with certlet_server(tmp_path) as server:
-        signing, chain = ca_directory.load_chain(tmp_path / "ca")
-        builder = ocsp.OCSPRequestBuilder().add_certificate(signing, chain[0], hashes.SHA256())
-        builder = builder.add_extension(x509.OCSPNonce(bytes(16)), critical=False)
-        path = f"/ocsp/{base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode()}"
-        response = server.request("GET", path)
-        assert response.status == 200
-        assert 0 < int(response.headers["Cache-Control"].removeprefix("public, max-age=")) <= 300
-        assert response.body.hex() in [
-            entry.der.hex() for entry in ca_directory.load_statuses(tmp_path / "ca", [signing, *chain])[0]
-        ]
-        again = server.request("GET", path, headers={"If-None-Match": response.headers["ETag"]})
-        assert (again.status, again.body) == (304, b"")
+    ca = plain_server.log.parent / "ca"
+    signing, chain = ca_directory.load_chain(ca)
+    builder = ocsp.OCSPRequestBuilder().add_certificate(signing, chain[0], hashes.SHA256())
+    builder = builder.add_extension(x509.OCSPNonce(bytes(16)), critical=False)
+    path = f"/ocsp/{base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode()}"
+    response = plain_server.request("GET", path)
+    assert response.status == 200
+    assert 0 < int(response.headers["Cache-Control"].removeprefix("public, max-age=")) <= 300
+    statuses = ca_directory.load_statuses(ca, [signing, *chain])[0]
+    assert response.body in [entry.der for entry in statuses]
+    again = plain_server.request("GET", path, headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
 
 
 def test_server_notices_changed_responses(tmp_path: Path) -> None:

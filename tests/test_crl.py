@@ -19,9 +19,10 @@ from cryptography.x509.oid import ExtensionOID
 from service.keystore import revocation_file
 from service.pki import certificate_reader, encoding
 from service.pki.revocation import RevokedCertificate
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_problem
-from tests.servers import Server, certlet, certlet_server, run
+from tests.cli import certlet
+from tests.servers import Server, certlet_server, run
 
 PROFILES = """\
 profiles:
@@ -81,11 +82,14 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
     result = certlet("revoke", "--yes", "a.pem", "--reason", "keyCompromise", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert b"Warning" not in result.stdout
+    assert result.stdout.splitlines()[-1].startswith(
+        b"Verifiers may use an earlier CRL or OCSP response, until "
+    )
     second = x509.load_pem_x509_certificate((tmp_path / "b.pem").read_bytes())
     assert not certlet(
         "revoke", "--yes", encoding.format_serial(second.serial_number), cwd=tmp_path
     ).returncode
-    assert b"names no CRL" in certlet("revoke", "--yes", "peer.pem", cwd=tmp_path).stdout
+    assert b"names neither CRL nor OCSP" in certlet("revoke", "--yes", "peer.pem", cwd=tmp_path).stdout
     backdate_entries(tmp_path / "ca")
     with certlet_server(tmp_path, "--profiles", "own.yaml") as server:
         crl = fetch(server, tmp_path)
@@ -103,8 +107,9 @@ def test_revoked_certificate_is_on_the_crl(tmp_path: Path) -> None:
 def test_crl_is_signed_by_the_current_ca(tmp_path: Path) -> None:
     """After a rollover the new CA's CRL has no entries of the old CA, and does not cover its certificates."""
     (tmp_path / "own.yaml").write_text(PROFILES)
-    with certlet_server(tmp_path, "--profiles", "own.yaml", "--ca", "old") as server:
-        (tmp_path / "before.pem").write_text(sign(server))
+    assert not certlet("init", "old", cwd=tmp_path).returncode
+    before = factories.issue(tmp_path / "old", csrs.encode_pem(csrs.build()))
+    (tmp_path / "before.pem").write_text(encoding.encode_pem([before]))
     assert not certlet("revoke", "--yes", "before.pem", "--ca", "old", cwd=tmp_path).returncode
     backdate_entries(tmp_path / "old")
     assert not certlet("rollover", "old", "new", cwd=tmp_path).returncode
@@ -151,7 +156,12 @@ def test_revoke_keeps_comments_and_mode_of_the_list(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("- serial: '0b'  # Anna's laptop\n  at: 2026-01-01T00:00:00Z\n  reason: superseded")
     path.chmod(0o640)
-    assert not certlet("revoke", "0c", "--yes", cwd=tmp_path).returncode
+    result = certlet("revoke", "0c", "--yes", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (
+        b"\nIf the certificate names neither CRL nor OCSP, verifiers accept it until it ends: "
+        in result.stdout
+    )
     text = path.read_text()
     assert "Anna's laptop" in text
     assert text.splitlines()[-1].startswith('- {"serial": "0c"')
@@ -248,6 +258,7 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
             leaf = x509.load_pem_x509_certificate(sign(server).encode())
             issuer = x509.load_pem_x509_certificates(server.request("GET", "/ca.pem").body)[0]
             key_id = certificate_reader.key_id(issuer)
+            assert not any(line.startswith("Note") for line in server.output)
             paths = [f"/crl/{key_id}", "/ocsp", f"/issuer/{key_id}"]
             assert status_urls(leaf) == [f"{STATUS_URL}{path}" for path in paths]
             assert leaf.not_valid_after_utc - leaf.not_valid_before_utc > timedelta(days=89)
@@ -262,7 +273,12 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
     for options in (("--status-url", "http://a.example"), ("--url", "http://a.example")):
         with certlet_server(tmp_path, "--ca", "ca", *options) as server:
             url = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))[1]
-            assert url == f"{'http://a.example' if options[0] == '--status-url' else STATUS_URL}/ocsp"
+            used = "http://a.example" if options[0] == "--status-url" else STATUS_URL
+            assert url == f"{used}/ocsp"
+            (note,) = (line for line in server.output if line.startswith("Note"))
+            assert note.startswith(f"Note      new certificates name {used} for CRL and OCSP: ")
+            assert STATUS_URL in note
+            assert "--status-url" in note
 
 
 def test_certificates_without_status_url_are_short_lived(tmp_path: Path) -> None:
@@ -290,7 +306,7 @@ def test_malformed_status_url_is_refused(tmp_path: Path, url: str) -> None:
         assert certlet("init", "ca", "--url", url, cwd=tmp_path).returncode == 2
     assert not certlet("init", "ca", cwd=tmp_path).returncode
     (tmp_path / "ca" / "status-url.txt").write_text(f"{url}\n")
-    result = certlet("serve", "--port", "0", cwd=tmp_path)
+    result = servers.certlet("serve", "--port", "0", cwd=tmp_path)
     assert result.returncode == 1
     assert b"status-url.txt: " in result.stderr
     assert b"Traceback" not in result.stderr

@@ -228,13 +228,13 @@ def test_every_element_has_a_description() -> None:
 
 def test_description_check_names_missing_descriptions() -> None:
     """The check reports each element whose description is missing or is not a sentence."""
-    paths = [path for path, _ in described_elements(DOCUMENT)]
-    assert len(paths) > 400
-    for number, path in enumerate(paths):
-        document = copy.deepcopy(DOCUMENT)
-        node = [element for _, element in described_elements(document)][number]
-        node["description"] = ["", "no sentence"][number % 2]
+    document = copy.deepcopy(DOCUMENT)
+    elements = list(described_elements(document))
+    assert len(elements) > 400
+    for number, (path, node) in enumerate(elements):
+        description, node["description"] = node["description"], ["", "no sentence"][number % 2]
         assert undescribed_paths(document) == [path]
+        node["description"] = description
 
 
 def test_public_document_allows_unknown_response_fields() -> None:

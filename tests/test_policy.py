@@ -17,9 +17,10 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service import openapi
-from tests import csrs
+from tests import csrs, servers
 from tests.assertions import JSON, PEM, assert_documented, assert_problem, uuid7
-from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet, certlet_server
+from tests.cli import certlet
+from tests.servers import API_KEY, CERTLET, ROOT, Server, certlet_server
 
 PROFILES_FILE = ROOT / "tests" / "policies.yaml"
 MERGED = openapi.load(PROFILES_FILE)
@@ -201,7 +202,7 @@ def test_check_and_serve_refuse_bad_profiles(tmp_path: Path) -> None:
         "profiles.server.validity: 'P1Y': expected a duration such as 12h, 30d or 4w, "
         "or in ISO 8601 such as PT12H or P30D"
     )
-    run = certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
+    run = servers.certlet("serve", "--port", "0", "--profiles", "own.yaml", cwd=tmp_path)
     details = "; ".join(f"line {number}: {detail}" for number, _, detail in problems)
     assert (run.returncode, run.stderr.decode()) == (1, f"certlet: own.yaml: {details}\n")
     assert not (tmp_path / "ca").exists()
@@ -222,7 +223,7 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
         assert [error["field"] for error in problem["errors"]] == ["public_key", "subject_alt_name[0]"]
         assert server.sign({"csr": team(["dns:a.example.com"], key_type="p-384")}).status == 200
     deny_list.write_text("nonsense\n")
-    run = certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
+    run = servers.certlet("serve", "--port", "0", "--ca", "ca", cwd=tmp_path)
     assert run.returncode == 1
     assert "denied-keys.txt" in run.stderr.decode()
 

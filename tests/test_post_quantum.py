@@ -11,7 +11,8 @@ import pytest
 from cryptography import x509
 
 from tests import csrs
-from tests.servers import certlet, certlet_server
+from tests.cli import certlet
+from tests.servers import certlet_server
 
 
 @pytest.mark.parametrize("key_type", ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"])

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from service.keystore import ca_directory
-from service.loaded_ca import LoadedCA
 from service.pki import encoding
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_documented, assert_problem
+from tests.cli import certlet
 from tests.examples import certificate_id
-from tests.servers import ROOT, Server, certlet, certlet_server
+from tests.servers import ROOT, Server, certlet_server
 
 PATH = "/renewal-info/{certificate_id}"
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
@@ -24,13 +23,6 @@ CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))
 def sign(server: Server) -> x509.Certificate:
     """Return a new certificate."""
     return x509.load_pem_x509_certificate(server.sign({"csr": CSR.decode()}).json()["crt_pem"].encode())
-
-
-def issue_earlier(ca: Path, age: timedelta, csr: bytes = CSR) -> x509.Certificate:
-    """Issue a certificate as the service did some time ago."""
-    loaded_ca = LoadedCA(ca_directory.load_issuer(ca, None), ca_directory.load_serial_keys(ca))
-    authority = factories.authority(now=datetime.now(UTC) - age, load_ca=lambda: loaded_ca)
-    return authority.issue(factories.issuance_request(csr)).certificate
 
 
 def ask(server: Server, certificate: x509.Certificate) -> tuple[datetime, datetime]:
@@ -50,12 +42,11 @@ def refusal(server: Server, path: str) -> str:
     return str(assert_problem(server.request("GET", path), 404, "notFound")["detail"])
 
 
-def test_window_is_in_the_last_third(tmp_path: Path) -> None:
+def test_window_is_in_the_last_third(server: Server) -> None:
     """Each certificate has its own, also directly after another one; repeated requests agree."""
-    with certlet_server(tmp_path, "--no-usage-plan") as server:
-        certificates = [sign(server) for _ in range(3)]
-        windows = [ask(server, certificate) for certificate in certificates]
-        assert [ask(server, certificate) for certificate in certificates] == windows
+    certificates = [sign(server) for _ in range(3)]
+    windows = [ask(server, certificate) for certificate in certificates]
+    assert [ask(server, certificate) for certificate in certificates] == windows
     assert len(set(windows)) == 3
     for certificate, (start, end) in zip(certificates, windows, strict=True):
         third = (certificate.not_valid_after_utc - certificate.not_valid_before_utc) / 3
@@ -76,8 +67,8 @@ def test_window_of_a_revoked_certificate_has_passed(tmp_path: Path) -> None:
 def test_order_renews_what_was_issued_before(tmp_path: Path) -> None:
     """The windows are in the period after the time; a new certificate keeps its own."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
-    old = issue_earlier(tmp_path / "ca", timedelta(hours=12))
-    recent = issue_earlier(tmp_path / "ca", timedelta(hours=6, minutes=-1))
+    old = factories.issue(tmp_path / "ca", CSR, timedelta(hours=12))
+    recent = factories.issue(tmp_path / "ca", CSR, timedelta(hours=6, minutes=-1))
     before = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=6)
     order = ("--renew-before", before.isoformat(), "--renew-over", "PT2H")
     with certlet_server(tmp_path) as server:
@@ -104,7 +95,7 @@ def test_malformed_order_is_refused_at_start(
     """The option and the variable; a malformed one starts nothing, with one line."""
     variable = {arguments[0].upper().replace("--", "CERTLET_").replace("-", "_"): arguments[1]}
     for options, env in ((arguments, {}), ((), variable)):
-        result = certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
+        result = servers.certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
         assert (result.returncode, result.stdout) == (2, b"")
         (line,) = result.stderr.decode().splitlines()
         assert fragment in line
@@ -115,12 +106,12 @@ def test_rollover_keeps_the_windows_of_the_old_ca(tmp_path: Path) -> None:
     with certlet_server(tmp_path) as server:
         before = sign(server)
         window = ask(server, before)
-    assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
-    with certlet_server(tmp_path, "--ca", "new") as server:
-        after = sign(server)
-        assert ask(server, before) == window
-        assert ask(server, after)[0] > datetime.now(UTC)
-    with certlet_server(tmp_path) as server:
+        assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
+        (tmp_path / "next").mkdir()
+        with certlet_server(tmp_path / "next", "--ca", "../new") as new_server:
+            after = sign(new_server)
+            assert ask(new_server, before) == window
+            assert ask(new_server, after)[0] > datetime.now(UTC)
         detail = refusal(server, PATH.format(certificate_id=certificate_id(after)))
         assert detail == "The certificate was not issued by this CA"
 

@@ -25,7 +25,8 @@ from service.settings import Settings
 from service.status import UnknownIssuer
 from tests import csrs, factories
 from tests.assertions import assert_problem
-from tests.servers import API_KEY, Response, Server, certlet, certlet_server, run
+from tests.cli import certlet
+from tests.servers import API_KEY, Response, Server, certlet_server, run
 from tests.test_crl import backdate_entries
 
 PASSPHRASE = {"CERTLET_CA_PASSPHRASE": "correct horse"}
@@ -74,12 +75,13 @@ def test_certificates_of_previous_issuers_are_served(tmp_path: Path) -> None:
 
 
 def issue(directory: Path, ca: str, *names: str, env: Mapping[str, str] | None = None) -> x509.Certificate:
-    """Let a CA issue certificates into NAME.pem; return the CA's certificate."""
-    with certlet_server(directory, "--ca", ca, env={"CERTLET_API_KEY": API_KEY, **(env or {})}) as server:
-        for name in names:
-            csr = csrs.encode_pem(csrs.build(sans=[f"dns:{name}.example.com"])).decode()
-            (directory / f"{name}.pem").write_text(server.sign({"csr": csr}).json()["crt_pem"])
-        return ca_certificates(server)[0]
+    """Issue certificates by a CA, as its server does, into NAME.pem; return the CA's certificate."""
+    passphrase = PASSPHRASE["CERTLET_CA_PASSPHRASE"].encode() if env else None
+    for name in names:
+        csr = csrs.encode_pem(csrs.build(sans=[f"dns:{name}.example.com"]))
+        certificate = factories.issue(directory / ca, csr, passphrase=passphrase)
+        (directory / f"{name}.pem").write_text(encoding.encode_pem([certificate]))
+    return ca_directory.load_chain(directory / ca)[0]
 
 
 def load(directory: Path, name: str) -> x509.Certificate:
@@ -173,8 +175,13 @@ def test_previous_issuer_without_its_key_is_unknown(tmp_path: Path) -> None:
     assert f"Warning   no key of {issuer.subject.rfc4514_string()}, so its certificates have no CRL" in output
     output = roll_over(tmp_path, "lost", "new", "--root-key", "ca/root-ca.key")
     assert output.count("Warning   no key of ") == 1
-    revoked = certlet("revoke", "--yes", "a.pem", "--ca", "new", cwd=tmp_path)
-    assert b"this certificate is from a previous CA whose key is gone" in revoked.stdout
+    for certificate in ("a.pem", f"{load(tmp_path, 'b').serial_number:x}"):
+        revoked = certlet("revoke", "--yes", certificate, "--ca", "new", cwd=tmp_path)
+        last = revoked.stdout.decode().splitlines()[-1]
+        assert last.startswith(
+            "Warning   no CRL lists it, as the key of its issuer, a previous CA, is gone: "
+        )
+        assert b"The CRL lists it by" not in revoked.stdout
     name = ca_directory.previous_key_name(issuer)
     checked = certlet("check", "--ca", "new", cwd=tmp_path)
     assert checked.returncode == 0

@@ -23,10 +23,11 @@ from cryptography.x509 import ocsp
 from service.keystore import ca_directory, revocation_file
 from service.pki import encoding, revocation, serial
 from service.pki.serial import SerialNumbers
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_problem
+from tests.cli import certlet
 from tests.lambda_events import decode_body, invoke_handler, proxy_event
-from tests.servers import CERTLET, ROOT, Response, Server, certlet, certlet_server, environ, run
+from tests.servers import CERTLET, ROOT, Response, Server, certlet_server, environ, run
 
 FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
 BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
@@ -37,6 +38,11 @@ UNKNOWN = "does not know whether it issued 0a"
 def sign(server: Server) -> x509.Certificate:
     """Return a new certificate."""
     return x509.load_pem_x509_certificate(server.sign(BODY).json()["crt_pem"].encode())
+
+
+def issue(ca: Path) -> x509.Certificate:
+    """Return a new certificate of the CA in a directory."""
+    return factories.issue(ca, BODY["csr"].encode())
 
 
 def load_numbers(ca: Path, issuer: Path | None = None) -> SerialNumbers:
@@ -123,8 +129,9 @@ def test_malformed_serial_key_stops_every_command(tmp_path: Path) -> None:
     """The error is one line that names the file and the line, without its content."""
     assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "ca" / ca_directory.SERIAL_KEY).write_text("key secret\n")
-    for arguments in (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",), ("serve", "--port", "0")):  # fmt: skip
-        result = certlet(*arguments, cwd=tmp_path)
+    commands = (("rotate-serial-key",), ("revoke", "0a"), ("rollover", "ca", "new"), ("check",))
+    results = [certlet(*arguments, cwd=tmp_path) for arguments in commands]
+    for result in (*results, servers.certlet("serve", "--port", "0", cwd=tmp_path)):
         assert result.returncode == 1
         last = result.stderr.decode().splitlines()[-1]
         assert last.endswith("ca/serial.key: line 1 is not `key` or `issuer` and 64 hexadecimal digits")
@@ -152,8 +159,8 @@ def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> Non
 
 def test_number_that_was_never_issued_is_not_revoked(tmp_path: Path) -> None:
     """A CA whose certificates all have a tag refuses it, even with --yes, and nothing is recorded."""
-    with certlet_server(tmp_path) as server:
-        number = sign(server).serial_number
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
+    number = issue(tmp_path / "ca").serial_number
     for arguments in ((f"{number ^ 1:x}",), ("0a", "--yes")):
         result = certlet("revoke", *arguments, cwd=tmp_path)
         assert (result.returncode, result.stderr.decode().partition(" ")[0]) == (1, "certlet:")
@@ -179,8 +186,7 @@ def test_certificate_with_a_verified_signature_is_revoked(tmp_path: Path) -> Non
 def test_ca_from_before_asks_for_confirmation(tmp_path: Path, *, successor: bool) -> None:
     """An untagged serial number may be one of its own: --yes is required; also for its successor."""
     ca = create_ca_from_before(tmp_path / "ca")
-    with certlet_server(tmp_path) as server:
-        tagged = sign(server)
+    tagged = issue(ca)
     assert has_lifetime_of(load_numbers(ca), tagged)
     assert not load_numbers(ca).all_tagged
     if successor:
@@ -305,7 +311,10 @@ def test_ca_that_lost_its_serial_key_is_unauthorized(tmp_path: Path) -> None:
 
 
 def test_ca_from_before_answers_by_a_delegated_responder(tmp_path: Path) -> None:
-    """Its key usage has no digitalSignature. The responder's certificate is in the log and in the inventory."""
+    """Its key usage has no digitalSignature. The responder's certificate is in the log and in the inventory.
+
+    After a rollover, the key of the old CA certifies one, too.
+    """
     create_ca_from_before(tmp_path / "ca")
     arguments = ("--workers", "1", "--audit-log", "audit.log")
     with certlet_server(tmp_path, *arguments) as server:
@@ -324,6 +333,21 @@ def test_ca_from_before_answers_by_a_delegated_responder(tmp_path: Path) -> None
     assert certificate["serial_number"] == responder[0]["serial_number"]
     due = certlet(*command, "--expires-in", "4w", "--exit-code", cwd=tmp_path)
     assert (due.returncode, due.stdout) == (0, b"")
+    assert certlet("rollover", "ca", "new", "--new-root", cwd=tmp_path).returncode == 0
+    with certlet_server(tmp_path, "--ca", "new", "--audit-log", "new.log") as server:
+        url = f"{server.url}/ocsp"
+        chain = ("-issuer", "ca/signing-ca.crt", "-CAfile", "ca/root-ca.crt", "-cert", "a.pem")
+        for status in ("good", "revoked"):
+            if status == "revoked":
+                assert certlet("revoke", "--yes", "a.pem", "--ca", "new", cwd=tmp_path).returncode == 0
+            asked = run("openssl", "ocsp", *chain, "-url", url, cwd=tmp_path, check=False)
+            assert f"a.pem: {status}" in asked.stdout
+            assert "Response verify OK" in asked.stderr
+    events = [json.loads(line) for line in (tmp_path / "new.log").read_text().splitlines()]
+    assert [(item["event"], item["principal"]) for item in events] == [
+        ("intent", "service:ocsp"),
+        ("result", "service:ocsp"),
+    ]
 
 
 def spellings(text: str) -> Iterator[str]:

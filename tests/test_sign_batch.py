@@ -21,8 +21,9 @@ from service.pki.csr import MAX_DER_BYTES
 from service.pki.errors import BadCSR, CAUnavailable
 from service.pki.issuer import Issuer
 from service.web import operations
-from tests import csrs, factories, servers
+from tests import csrs, factories
 from tests.assertions import DOCUMENT, JSON, assert_problem, uuid7
+from tests.cli import certlet
 from tests.lambda_events import invoke_handler, proxy_event
 from tests.servers import Response, Server
 
@@ -207,7 +208,7 @@ def invoke_batch(directory: Path, remaining: list[int], number: int, **headers: 
 
 def test_batch_deadline_leaves_later_requests_for_a_retry(tmp_path: Path) -> None:
     """In the last two seconds a batch issues nothing more: the remaining requests get 503 and are not signed."""
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     key = {"Idempotency-Key": uuid7()}
     first = invoke_batch(tmp_path, [2001, 2001, 2000], 60, **key)
     assert codes(first) == [""] * 50 + ["unavailable"] * 10

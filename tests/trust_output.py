@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests import servers
-from tests.servers import certlet
+from tests.cli import certlet
 
 
 def run_trust(*arguments: str, cwd: Path) -> dict[str, list[str]]:

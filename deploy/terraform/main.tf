@@ -21,6 +21,9 @@ locals {
   with_est_domain  = var.est == "on" && var.est_domain != ""
   with_est_renewal = var.est == "on" && var.est_renewal_domain != ""
   private          = length(var.vpc_endpoint_ids) > 0
+
+  # certlet openapi --disable-execute-api-endpoint sets it.
+  execute_api_endpoint = !try(jsondecode(file(var.openapi)).servers[0]["x-amazon-apigateway-endpoint-configuration"].disableExecuteApiEndpoint, false)
 }
 
 resource "aws_lambda_function" "function" {
@@ -393,6 +396,17 @@ resource "aws_cloudfront_distribution" "status" {
 
   viewer_certificate {
     cloudfront_default_certificate = true
+  }
+
+  lifecycle {
+    precondition {
+      condition     = !local.private
+      error_message = "status_distribution cannot reach a private API (vpc_endpoint_ids). Set it to off."
+    }
+    precondition {
+      condition     = local.execute_api_endpoint || var.api_domain != ""
+      error_message = "Without the execute-api endpoint, status_distribution needs api_domain. Set it."
+    }
   }
 }
 

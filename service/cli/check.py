@@ -10,12 +10,20 @@ from pathlib import Path
 import click
 from cryptography import x509
 
-from service import keystore, profile_lint
+from service import keystore, openapi, profile_lint
 from service.cli import options
 from service.keystore import acme_principals, ca_directory
-from service.pki import ca_status, certificate_reader
+from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
-from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, find_ledger_problems
+from service.pki.errors import CAError
+from service.settings import (
+    CA_KEY,
+    CA_PASSPHRASE,
+    PUBLIC_URL,
+    STATUS_URL,
+    KeySource,
+    find_ledger_problems,
+)
 
 
 @click.command(epilog="Example: certlet check --profiles own.yaml")
@@ -24,9 +32,8 @@ from service.settings import CA_PASSPHRASE, PUBLIC_URL, STATUS_URL, find_ledger_
 def check(*, profiles: Path | None, ca: Path) -> int:
     """Check the certificate profiles.
 
-    If there is a CA, its keys of serial numbers, those of the CAs before it, the OCSP responses about it, the
-    URLs in certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the
-    keys.
+    If there is a CA, its chain, its keys of serial numbers, those of the CAs before it, its OCSP, the URLs in
+    certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
     Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not.
     """
@@ -35,15 +42,18 @@ def check(*, profiles: Path | None, ca: Path) -> int:
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
     for finding in findings:
         click.echo(finding)
+    for problem in profile_lint.find_url_problems(status_url):
+        click.echo(f"warning: {problem}")
     ledger_problems = find_ledger_problems(os.environ)
     for problem in ledger_problems:
         click.echo(problem)
-    if profile_lint.is_https(status_url):
-        click.echo(f"warning: {status_url}: {profile_lint.HTTP_ONLY}")
+    has_errors = any(finding.is_error for finding in findings)
     if ca_directory.has_ca(ca):
         for warning in _ca_warnings(ca):
             click.echo(warning)
-    return int(bool(ledger_problems) or any(finding.is_error for finding in findings))
+        if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
+            click.echo(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
+    return int(has_errors or bool(ledger_problems))
 
 
 def _ca_warnings(ca: Path) -> Iterator[str]:
@@ -53,6 +63,11 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
             "serial numbers: no OCSP, no ARI, no end of CRL entries (certlet rotate-serial-key creates it)"
         )
     yield from _acme_warnings(ca)
+    certificate, chain = ca_directory.load_chain(ca)
+    try:
+        issuer.verify_path([certificate, *chain])
+    except CAError as error:
+        yield f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {error.detail}"
     certificates = ca_directory.load_ca_certificates(ca)
     statuses, problems = ca_directory.load_statuses(ca, certificates)
     for problem in (*problems, *ca_status.find_gaps(statuses, certificates, datetime.now(UTC))):
@@ -64,8 +79,20 @@ def _ca_warnings(ca: Path) -> Iterator[str]:
         for problem in _previous_key_problems(ca, certificate):
             yield f"{problem}, so this CA has no CRL and no OCSP responses (docs/how-to/rollover.md)"
     for name, url in _status_urls(ca):
-        if profile_lint.is_https(url):
-            yield f"{ca / name}: warning: {url}: {profile_lint.HTTP_ONLY}"
+        for problem in profile_lint.find_url_problems(url):
+            yield f"{ca / name}: warning: {problem}"
+
+
+def _responder_problem(ca: Path, profiles: Path | None, status_url: str) -> str:
+    """Return why there are no OCSP responses about certificates that name OCSP; '' if there are."""
+    has_ocsp = ca_directory.load_serial_keys(ca) is not None
+    policy = openapi.parse_policy(openapi.load(profiles), status_url, has_ocsp=has_ocsp)
+    certificate, chain = ca_directory.load_chain(ca)
+    is_in_kms = os.environ.get(CA_KEY, "").startswith(f"{KeySource.KMS}:")
+    if not any(profile.ocsp for profile in policy) or (issuer.may_sign_ocsp(certificate) and not is_in_kms):
+        return ""
+    reason = ocsp_responder.why_forbidden([certificate, *chain])
+    return reason and f"{reason}, so OCSP answers unauthorized, but profiles name it (docs/how-to/revoke.md)"
 
 
 def _acme_warnings(ca: Path) -> Iterator[str]:

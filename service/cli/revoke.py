@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service import audit, inventory
 from service.cli import options
@@ -20,6 +21,7 @@ from service.inventory import log_files
 from service.keystore import ca_directory, revocation_file
 from service.pki import certificate_reader, encoding, names, pem, revocation, serial
 from service.pki.certificate_reader import extension_value, is_issued_by
+from service.pki.serial import SerialNumbers
 from service.settings import AUDIT_LOG
 
 
@@ -59,7 +61,9 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     ca_end, now = min(authority.not_valid_after_utc for authority in (signing, *above)), datetime.now(UTC)
     if now > ca_end:  # it cannot sign a CRL
         raise CommandError(f"the CA has expired (now: {encoding.format_timestamp(now)})")
-    end, note = _find_end(ca, number, issuers, is_issued=revoked is not None)
+    serial_keys = ca_directory.load_serial_keys(ca)
+    numbers = serial.for_issuers(serial_keys, issuers[0], issuers[1:]) if serial_keys else ()
+    end, note = _find_end(ca, number, numbers, is_issued=revoked is not None)
     for label, text in _describe(number, revoked, end, audit_log):
         echo(f"{label:<9} {text}")
     _confirm(note, yes=yes)
@@ -82,15 +86,39 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     if end and end + revocation.NEXT_UPDATE < now:
         echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
         return
+    issuer = _find_issuer(number, revoked, issuers, numbers)
+    has_key = issuer in (None, issuers[0]) or (ca / ca_directory.previous_key_name(issuer)).exists()
+    last = revoked.not_valid_after_utc if revoked else end
+    for line in _describe_effect(revoked, now, ca_end, last, has_key=has_key):
+        echo(line)
+
+
+def _describe_effect(
+    certificate: x509.Certificate | None,
+    now: datetime,
+    ca_end: datetime,
+    end: datetime | None,
+    *,
+    has_key: bool,
+) -> Iterator[str]:
+    """Yield when the CRL lists a revoked certificate, and until when verifiers may accept it."""
+    accepted = f"verifiers accept it until {encoding.format_timestamp(end) if end else 'it ends'}"
+    if not has_key:
+        yield f"Warning   no CRL lists it, as the key of its issuer, a previous CA, is gone: {accepted}"
+        return
     listed_by = now + revocation.WINDOW
     time = encoding.format_timestamp(listed_by)
-    echo(f"The CRL lists it by {time}; on AWS, only after you build and deploy the zip again.")
-    if revoked and (reason_not_listed := _why_not_on_crl(ca, revoked, issuers)):
-        last = encoding.format_timestamp(revoked.not_valid_after_utc)
-        echo(f"Warning   {reason_not_listed}, so verifiers will accept it until {last}")
-    else:
-        time = encoding.format_timestamp(min(listed_by + revocation.NEXT_UPDATE, ca_end))
-        echo(f"Verifiers may use an earlier CRL or OCSP response, until {time} at the latest.")
+    yield f"The CRL lists it by {time}; on AWS, only after you build and deploy the zip again."
+    if certificate and not _names_status(certificate):
+        yield f"Warning   this certificate names neither CRL nor OCSP, so {accepted}"
+        return
+    time = encoding.format_timestamp(min(listed_by + revocation.NEXT_UPDATE, ca_end))
+    yield f"Verifiers may use an earlier CRL or OCSP response, until {time} at the latest."
+    if certificate is None:
+        yield (
+            f"If the certificate names neither CRL nor OCSP, {accepted}: "
+            "its serial number does not say (pass its file to know)."
+        )
 
 
 def _describe(
@@ -141,7 +169,7 @@ def _confirm(note: str, *, yes: bool) -> None:
 
 
 def _find_end(
-    ca: Path, serial_number: int, issuers: Sequence[x509.Certificate], *, is_issued: bool
+    ca: Path, serial_number: int, numbers: Sequence[SerialNumbers], *, is_issued: bool
 ) -> tuple[datetime | None, str]:
     """Return the end of a certificate, UTC, and a note.
 
@@ -151,9 +179,7 @@ def _find_end(
     Raises:
         CommandError: the CA never issued the serial number.
     """
-    serial_keys, text = ca_directory.load_serial_keys(ca), encoding.format_serial(serial_number)
-    numbers = serial.for_issuers(serial_keys, issuers[0], issuers[1:]) if serial_keys else ()
-    lifetime = serial.recognize(serial_number, numbers)
+    text, lifetime = encoding.format_serial(serial_number), serial.recognize(serial_number, numbers)
     if lifetime or is_issued:
         return lifetime.end if lifetime else None, ""
     if numbers and all(item.all_tagged for item in numbers):
@@ -186,11 +212,24 @@ def _load_issued_certificate(ca: Path, path: Path, issuers: Sequence[x509.Certif
     return certificate
 
 
-def _why_not_on_crl(ca: Path, certificate: x509.Certificate, issuers: Sequence[x509.Certificate]) -> str:
-    """Return why verifiers find no CRL that lists a revoked certificate; '' if they find one."""
-    issuer = next(issuer for issuer in issuers if is_issued_by(certificate, issuer))
-    if issuer != issuers[0] and not (ca / ca_directory.previous_key_name(issuer)).exists():
-        return "this certificate is from a previous CA whose key is gone, so that no CRL lists it"
-    if extension_value(certificate, x509.CRLDistributionPoints) is None:
-        return "this certificate names no CRL (revocation: none)"
-    return ""
+def _find_issuer(
+    serial_number: int,
+    certificate: x509.Certificate | None,
+    issuers: Sequence[x509.Certificate],
+    numbers: Sequence[SerialNumbers],
+) -> x509.Certificate | None:
+    """Return the issuer of a certificate, by its signature or serial number; None if that is not known."""
+    for issuer in issuers:
+        recognized = serial.find_issuer(issuer, numbers)
+        if certificate is None and recognized and recognized.recognize(serial_number):
+            return issuer
+        if certificate and is_issued_by(certificate, issuer):
+            return issuer
+    return None
+
+
+def _names_status(certificate: x509.Certificate) -> bool:
+    """Whether a certificate names a CRL or an OCSP responder."""
+    access = extension_value(certificate, x509.AuthorityInformationAccess) or ()
+    has_ocsp = any(item.access_method == AuthorityInformationAccessOID.OCSP for item in access)
+    return has_ocsp or extension_value(certificate, x509.CRLDistributionPoints) is not None

@@ -47,6 +47,7 @@ from service.settings import (
     RENEW_OVER,
     STATUS_URL,
     find_ledger_problems,
+    is_loopback,
     parse_public_url,
 )
 from service.supervisor import Supervisor
@@ -169,14 +170,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()
     is_https = _validate_tls_options(settings)
-    if settings.tls_cert and settings.tls_key:
-        _verify_key_pair(settings.tls_cert, settings.tls_key)
-    if settings.audit_log:
-        _verify_audit_log_writable(settings.audit_log)
-    if settings.ledger:
-        _verify_ledger(settings.ledger)
-    elif settings.acme_networks:
-        raise click.UsageError("--acme-network requires --ledger")
+    _validate_files(settings)
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
@@ -214,6 +208,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         )
         for warning in (*_warnings(settings), *options.exposure_warnings(_secret_files(settings, directory))):
             echo(f"Warning   {warning}")
+        if note := _status_url_note(settings, ca_directory.load_status_url(directory)):
+            echo(f"Note      {note}")
 
         def announce(port: int, status_port: int | None) -> None:
             rollback_key.pop_all()
@@ -240,12 +236,24 @@ def _validate_tls_options(settings: SimpleNamespace) -> bool:
     is_https = bool(settings.tls or settings.tls_cert)
     if settings.status_port is not None and not is_https:
         raise click.UsageError("--status-port requires --tls, or --tls-cert and --tls-key")
-    if not _is_loopback(settings.host) and not settings.insecure_http and not is_https:
+    if not is_loopback(settings.host) and not settings.insecure_http and not is_https:
         raise CommandError(
             f"{settings.host} is not loopback, so API keys would be sent unencrypted: pass --tls, or "
             "--tls-cert and --tls-key, or (behind a TLS proxy) --insecure-http"
         )
     return is_https
+
+
+def _validate_files(settings: SimpleNamespace) -> None:
+    """Validate the files that the options name, and what needs them."""
+    if settings.tls_cert and settings.tls_key:
+        _verify_key_pair(settings.tls_cert, settings.tls_key)
+    if settings.audit_log:
+        _verify_audit_log_writable(settings.audit_log)
+    if settings.ledger:
+        _verify_ledger(settings.ledger)
+    elif settings.acme_networks:
+        raise click.UsageError("--acme-network requires --ledger")
 
 
 def _status_port(settings: SimpleNamespace) -> int | None:
@@ -285,6 +293,17 @@ def _warnings(settings: SimpleNamespace) -> Iterator[str]:
         yield "the TLS certificate is only for localhost: pass --tls-name to accept other clients"
     if not sandbox.is_supported():
         yield "this kernel has no Landlock, so the HTTP process can read all files of this user"
+
+
+def _status_url_note(settings: SimpleNamespace, stored: str) -> str:
+    """Return which status URL is in use, if the CA was created with another one than the options; or ''."""
+    if not stored or (settings.status_url or settings.public_url or stored) == stored:
+        return ""
+    if settings.status_url:
+        change = f"without --status-url, they name {stored} (certlet init --url)"
+    else:
+        change = f"not {settings.public_url} (--url), as certlet init --url set it; --status-url changes it"
+    return f"new certificates name {settings.status_url or stored} for CRL and OCSP: {change}"
 
 
 def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
@@ -425,13 +444,6 @@ def _init_in_child(directory: Path) -> None:
     init = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if init.returncode:
         raise CommandError(init.stderr.strip().removeprefix("certlet: ") or "cannot create the CA")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_unspecified(host: str) -> bool:

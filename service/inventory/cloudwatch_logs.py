@@ -12,7 +12,7 @@ from typing import Any, Final
 from service.inventory import InventoryError
 from service.pki import encoding
 
-_MAX_ROWS: Final = 10_000  # of a query that uses stats
+_MAX_ROWS: Final = 10_000  # the default; up to 100,000 log events are documented, but nothing about `stats`
 _DELAYS: Final = (0.2, 0.5, 1, 2, *[5] * 120)  # seconds between the requests for the results: ten minutes
 _ERRORS: Final = {
     "AccessDeniedException": "not permitted: allow logs:StartQuery and logs:GetQueryResults",

@@ -41,8 +41,8 @@ class Issuer:
         authority_key_identifier: the extension of all issued certificates (RFC 5280 4.2.1.1).
         public_keys: the `weak_keys.equivalent_encodings` of the key of each CA certificate.
         is_deterministic: whether signing the same data twice returns the same signature.
-        signs_ocsp: whether it signs OCSP responses: its signatures are free, and its key usage contains
-            digitalSignature (RFC 5280 4.2.1.3). Otherwise, a delegated responder does (RFC 6960 2.6).
+        signs_ocsp: whether it signs OCSP responses: its signatures are free, and its key usage permits it.
+            Otherwise, a delegated responder does (RFC 6960 2.6).
         parallelise: whether signing takes longer than a switch to another thread.
         not_before, not_after: the period in which all certificates of the chain are valid, UTC.
     """
@@ -73,15 +73,14 @@ class Issuer:
         self._private_key = private_key
         path = (certificate, *self.chain)
         self.intermediates = path[:-1]
-        _verify_path(path)
+        verify_path(path)
         public_key = certificate.public_key()
         if public_key != private_key.public_key():
             raise CAError("the private key does not match the CA certificate")
         self.not_before: datetime = max(ca.not_valid_before_utc for ca in path)
         self.not_after: datetime = min(ca.not_valid_after_utc for ca in path)
         self.authority_key_identifier = authority_key_identifier(certificate)
-        usage = extension_value(certificate, x509.KeyUsage)
-        self.signs_ocsp: bool = has_free_signatures and usage is not None and usage.digital_signature
+        self.signs_ocsp: bool = has_free_signatures and may_sign_ocsp(certificate)
         self._constraints = list(filter(None, (extension_value(ca, x509.NameConstraints) for ca in path)))
         self._usages = list(filter(None, (extension_value(ca, x509.ExtendedKeyUsage) for ca in path)))
         self.public_keys = frozenset(
@@ -183,7 +182,15 @@ class Issuer:
             raise CAError("the new signature does not verify") from error
 
 
-def _verify_path(path: Sequence[x509.Certificate]) -> None:
+def verify_path(path: Sequence[x509.Certificate]) -> None:
+    """Verify that relying parties accept a CA (RFC 5280 6.1), at whatever time.
+
+    Args:
+        path: the CA's certificate, and those above it; the self-signed root is the last.
+
+    Raises:
+        CAError: they would reject it; the message names the certificate.
+    """
     for depth, ca in enumerate(path):
         _verify_ca(ca, depth)
         issuer = path[depth + 1] if depth + 1 < len(path) else ca
@@ -246,6 +253,12 @@ def _verify_ca(ca: x509.Certificate, depth: int) -> None:
     # The issuer of a certificate must equal its issuer's subject, octet for octet (RFC 5280 4.1.2.4).
     if ca.subject.public_bytes() not in ca.tbs_certificate_bytes:
         raise CAError(f"{_name(ca)} has a subject that cannot be re-encoded unchanged")
+
+
+def may_sign_ocsp(ca: x509.Certificate) -> bool:
+    """Whether a CA's key usage permits OCSP responses: it contains digitalSignature (RFC 5280 4.2.1.3)."""
+    usage = extension_value(ca, x509.KeyUsage)
+    return usage is not None and usage.digital_signature
 
 
 def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:

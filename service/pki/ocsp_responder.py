@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,8 +13,10 @@ from cryptography.x509.ocsp import OCSPResponderEncoding, OCSPResponse, OCSPResp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki.certificate import CertificateSpec, encode_extension, static_extensions
+from service.pki.certificate_reader import extension_value
 from service.pki.issuer import Issuer
 from service.pki.keys import KeyKind
+from service.pki.name_constraints import violations
 from service.pki.name_policy import NamePolicy
 from service.pki.profile import Profile
 
@@ -51,10 +54,20 @@ class DelegatedResponder:
         return builder.certificates([self.certificate]).sign(self._private_key, hashes.SHA256())
 
 
-def is_permitted(issuer: Issuer) -> bool:
-    """Whether the extendedKeyUsage and nameConstraints of an issuer's chain permit a responder."""
-    may_issue = issuer.may_issue_for(ExtendedKeyUsageOID.OCSP_SIGNING)
-    return may_issue and not issuer.name_violations(_subject(issuer), ())
+def why_forbidden(path: Sequence[x509.Certificate]) -> str:
+    """Return why verifiers accept no responder of an issuer; '' if they accept one.
+
+    Args:
+        path: the issuer's certificate, and those above it.
+    """
+    for ca in path:
+        usage = extension_value(ca, x509.ExtendedKeyUsage)
+        if usage and ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
+            return f"the extendedKeyUsage of {ca.subject.rfc4514_string()!r} does not contain OCSPSigning"
+        constraints = extension_value(ca, x509.NameConstraints)
+        if constraints and violations(constraints, _subject(path[0]), ()):
+            return f"the nameConstraints of {ca.subject.rfc4514_string()!r} forbid the subject of a responder"
+    return ""
 
 
 def create_spec(issuer: Issuer, public_key: ec.EllipticCurvePublicKey, now: datetime) -> CertificateSpec:
@@ -68,7 +81,7 @@ def create_spec(issuer: Issuer, public_key: ec.EllipticCurvePublicKey, now: date
     authority_key, *others = static_extensions(issuer, PROFILE, KeyKind.P256)
     not_before = max(now - PROFILE.backdate, issuer.not_before)
     return CertificateSpec(
-        subject=_subject(issuer),
+        subject=_subject(issuer.certificate),
         common_name=COMMON_NAME,
         names=(),
         public_key=public_key,
@@ -87,10 +100,8 @@ def create_spec(issuer: Issuer, public_key: ec.EllipticCurvePublicKey, now: date
     )
 
 
-def _subject(issuer: Issuer) -> x509.Name:
+def _subject(issuer: x509.Certificate) -> x509.Name:
     """The issuer's subject, with another common name."""
-    rdns = [
-        rdn for rdn in issuer.certificate.subject.rdns if not rdn.get_attributes_for_oid(NameOID.COMMON_NAME)
-    ]
+    rdns = [rdn for rdn in issuer.subject.rdns if not rdn.get_attributes_for_oid(NameOID.COMMON_NAME)]
     common_name = x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME)
     return x509.Name([*rdns, x509.RelativeDistinguishedName([common_name])])

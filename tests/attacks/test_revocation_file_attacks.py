@@ -26,8 +26,9 @@ from service.pki.errors import CAError, CAUnavailable
 from service.pki.revocation import RevokedCertificate
 from service.settings import Settings
 from tests import csrs, factories
+from tests.cli import certlet
 from tests.factories import NOW
-from tests.servers import certlet, certlet_server
+from tests.servers import certlet_server
 
 ENTRY = '- {{"serial": "{}", "at": "{}", "reason": "keyCompromise"}}\n'.format
 REVOKED_AT = "2026-01-01T00:00:00Z"

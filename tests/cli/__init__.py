@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,10 +17,14 @@ from tests.servers import API_KEY, HttpService
 
 
 def certlet(
-    *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str | None] | None = None
+    *arguments: str | Path,
+    cwd: Path | str = ".",
+    stdin: bytes = b"",
+    env: Mapping[str, str | None] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command in this process, without hardening the process: later tests must be able to inspect it."""
     with (
+        contextlib.chdir(cwd),
         mock.patch("service.hardening.disable_core_dumps_and_ptrace"),
         CliRunner().isolation(stdin, env) as (stdout, stderr, _),
     ):

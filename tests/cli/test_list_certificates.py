@@ -29,12 +29,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by another caller. `audit.log` is the audit log, and `server.log` has access log and audit log together.
     """
     directory = tmp_path_factory.mktemp("site")
-    servers.certlet("init", "ca", "--url", "http://ca.example.com", cwd=directory).check_returncode()
-    servers.certlet(
+    certlet("init", "ca", "--url", "http://ca.example.com", cwd=directory).check_returncode()
+    certlet(
         "api-key", "add", "ops", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": API_KEY}
     ).check_returncode()
     other = "other-key-0123456789-0123456789-0123456789"
-    servers.certlet(
+    certlet(
         "api-key", "add", "ci", "--ca", "ca", cwd=directory, env={"CERTLET_API_KEY": other}
     ).check_returncode()
     for arguments, environ in (["--audit-log", "audit.log"], {}), ([], {"CERTLET_METRICS": "Certlet"}):

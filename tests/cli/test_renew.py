@@ -24,7 +24,6 @@ from tests import csrs, factories, servers
 from tests.cli import certlet, use_service
 from tests.examples import certificate_id
 from tests.servers import QuietHandler, Server
-from tests.test_renewal_info import issue_earlier
 
 HOOK = """#!/bin/sh
 printf '%s|%s|%s' "$1" "$CERTLET_RENEWED" "$CERTLET_API_KEY" >> hooked
@@ -113,9 +112,8 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
             b"a.example.com.crt: the certificate was revoked: create a new key with --new-key" in run.stderr
         )
         assert (tmp_path / "a.example.com.crt").read_bytes() == revoked
-    listed.write_text("nonsense")
-    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
-        use_service(server, monkeypatch)
+        listed.write_text("nonsense")
+        servers.wait_until(lambda: server.request("GET", "/ca.crl").status == 503)  # not from the cache
         run = certlet(*command)
         assert (run.returncode, run.stdout) == (1, b"")
         assert run.stderr.count(b"503") == 2
@@ -128,7 +126,7 @@ def test_fleet_is_renewed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names = ("a.example.com", "b.example.com")
     for name in names:
         csr = csrs.encode_pem(csrs.build(name, [f"dns:{name}"]))
-        old = issue_earlier(tmp_path / "ca", timedelta(hours=12), csr)
+        old = factories.issue(tmp_path / "ca", csr, timedelta(hours=12))
         (tmp_path / f"{name}.crt").write_text(encoding.encode_pem([old]))
         (tmp_path / f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
     files = [f"{name}.crt" for name in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,15 +21,23 @@ from tests.cli import certlet
 from tests.servers import API_KEY, CERTLET
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA in `ca`, the audit log of its server in `audit.log`, and a certificate in `a.crt`."""
-    assert certlet("init", "ca").returncode == 0
-    assert certlet("api-key", "add", "ops", env={"CERTLET_API_KEY": API_KEY}).returncode == 0
-    with servers.certlet_server(tmp_path, "--audit-log", "audit.log", env={}) as server:
+    directory = tmp_path_factory.mktemp("site")
+    assert certlet("init", "ca", cwd=directory).returncode == 0
+    env = {"CERTLET_API_KEY": API_KEY}
+    assert certlet("api-key", "add", "ops", cwd=directory, env=env).returncode == 0
+    with servers.certlet_server(directory, "--audit-log", "audit.log", env={}) as server:
         csr = csrs.encode_pem(csrs.build(sans=["dns:b.example.com"])).decode()
-        (tmp_path / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
-    return tmp_path
+        (directory / "a.crt").write_text(server.sign({"csr": csr}).json()["crt_pem"])
+    return directory
+
+
+@pytest.fixture
+def site(original_site: Path, tmp_path: Path) -> Path:
+    """A copy of `original_site`, which the test may change."""
+    return shutil.copytree(original_site, tmp_path, dirs_exist_ok=True)
 
 
 def load_result(directory: Path) -> Any:
@@ -110,14 +119,26 @@ def test_revocation_without_a_terminal_requires_yes(site: Path, stdin: bytes) ->
     assert not revocation_file.load_revoked(site / "ca")
 
 
-def test_last_time_of_an_earlier_crl_is_shown(site: Path) -> None:
-    """A CRL is valid for a day, and a new one is signed every five minutes; without a CRL, there is a warning."""
-    serial = load_result(site)["serial_number"]
+def test_last_time_at_which_verifiers_accept_it_is_shown(site: Path) -> None:
+    """A CRL is valid for a day, and a new one is signed every five minutes; without a CRL, it is the end.
+
+    A serial number does not say whether the certificate names a CRL; a file does.
+    """
+    result = load_result(site)
     earliest = datetime.now(UTC) + timedelta(hours=24, minutes=5)
-    lines = certlet("revoke", serial, "--yes").stdout.decode().splitlines()
-    assert lines[-1].startswith("Verifiers may use an earlier CRL or OCSP response, until ")
-    time = datetime.fromisoformat(lines[-1].split()[10])
+    *_, by_crl, by_end = certlet("revoke", result["serial_number"], "--yes").stdout.decode().splitlines()
+    assert by_crl.startswith("Verifiers may use an earlier CRL or OCSP response, until ")
+    time = datetime.fromisoformat(by_crl.split()[10])
     assert timedelta(seconds=-1) < time - earliest < timedelta(minutes=2)
+    end = datetime.fromisoformat(by_end.split()[12].removesuffix(":"))
+    assert timedelta() < end - datetime.fromisoformat(result["not_after"]) <= timedelta(minutes=1)
+    assert by_end == (
+        "If the certificate names neither CRL nor OCSP, verifiers accept it until "
+        f"{encoding.format_timestamp(end)}: its serial number does not say (pass its file to know)."
+    )
     (site / "ca" / "revoked.yaml").write_bytes(revocation_file.HEADER)
     lines = certlet("revoke", "a.crt", "--yes").stdout.decode().splitlines()
-    assert lines[-1].startswith("Warning   this certificate names no CRL")
+    assert lines[-1] == (
+        "Warning   this certificate names neither CRL nor OCSP, so verifiers accept it until "
+        f"{result['not_after']}"
+    )

@@ -148,7 +148,13 @@ def test_usage_plan_defaults_match_the_contract() -> None:
 
 
 USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
-OFF = {"Est": "off", "Auth": "api-key", "PublicUrl": "", "VpcEndpointIds": ""}
+OFF = {
+    "Est": "off",
+    "Auth": "api-key",
+    "PublicUrl": "",
+    "VpcEndpointIds": "",
+    "ExecuteApiEndpoint": "on",
+}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +162,8 @@ OFF = {"Est": "off", "Auth": "api-key", "PublicUrl": "", "VpcEndpointIds": ""}
     [
         ((), {}),
         (("--est",), {"Est": "on"}),
-        (("--auth", "iam", "--disable-execute-api-endpoint"), {"Auth": "iam"}),
+        (("--auth", "iam"), {"Auth": "iam"}),
+        (("--disable-execute-api-endpoint",), {"ExecuteApiEndpoint": "off"}),
         (("--public-url", "https://a.example/x/"), {"PublicUrl": "https://a.example/x"}),
         (
             ("--vpc-endpoint", "vpce-01234567", "--vpc-endpoint", "vpce-89abcdef"),
@@ -282,6 +289,50 @@ def test_est_has_no_domain_by_default() -> None:
         assert domain["Properties"]["SecurityPolicy"] == "TLS_1_2"
         mutual_tls = domain["Properties"].get("MutualTlsAuthentication", {})
         assert mutual_tls.get("TruststoreUri") == ({"Ref": "EstTruststore"} if kind == "EstRenewal" else None)
+
+
+def evaluate(rule: Any, parameters: dict[str, str]) -> Any:
+    """Return the value of a function of CloudFormation's rules; a list is a parameter with commas."""
+    if not isinstance(rule, dict):
+        return rule
+    ((name, argument),) = rule.items()
+    if name == "Ref":
+        return parameters[argument]
+    arguments = [evaluate(item, parameters) for item in argument]
+    if name == "Fn::EachMemberEquals":
+        return all(item == arguments[1] for item in arguments[0].split(","))
+    return {"Equals": len(set(arguments)) == 1, "Not": not arguments[0], "Or": any(arguments)}[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "violations"),
+    [
+        ({}, []),
+        ({"StatusDistribution": "on"}, []),
+        ({"VpcEndpointIds": "vpce-1,vpce-2", "ExecuteApiEndpoint": "off"}, []),
+        ({"StatusDistribution": "on", "VpcEndpointIds": "vpce-1"}, ["a private API"]),
+        ({"StatusDistribution": "on", "VpcEndpointIds": "vpce-1,vpce-2"}, ["a private API"]),
+        ({"StatusDistribution": "on", "ExecuteApiEndpoint": "off"}, ["needs ApiDomain"]),
+        ({"StatusDistribution": "on", "ExecuteApiEndpoint": "off", "ApiDomain": "a.example"}, []),
+        (
+            {"StatusDistribution": "on", "VpcEndpointIds": "vpce-1", "ExecuteApiEndpoint": "off"},
+            ["a private API", "needs ApiDomain"],
+        ),
+    ],
+)
+def test_distribution_without_an_api_that_it_reaches_is_refused(
+    change: dict[str, str], violations: list[str]
+) -> None:
+    """CloudFormation refuses the parameters before it creates anything, with the description."""
+    parameters = {name: str(body.get("Default", "")) for name, body in TREE["Parameters"].items()} | change
+    (rule,) = TREE["Rules"].values()
+    failed = [
+        assertion["AssertDescription"]
+        for assertion in rule["Assertions"]
+        if evaluate(rule["RuleCondition"], parameters) and not evaluate(assertion["Assert"], parameters)
+    ]
+    assert len(failed) == len(violations)
+    assert all(text in description for text, description in zip(violations, failed, strict=True))
 
 
 def test_est_authorizer_invokes_the_function_of_the_template() -> None:

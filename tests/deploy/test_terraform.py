@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from service import api_gateway
 from tests import factories, servers
 from tests.deploy.test_template import RESOURCES, TREE
 
@@ -19,6 +20,8 @@ print(json.dumps([hcl2.loads(pathlib.Path(path).read_text()) for path in sys.arg
 """
 # Terraform's variables that the template has no parameter for: SAM itself knows the name, the zip and the document.
 OWN: Final = {"name", "zip", "openapi", "tags"}
+# The module reads it from the document, which CloudFormation cannot do.
+IN_DOCUMENT: Final = {"ExecuteApiEndpoint"}
 API: Final = {
     "aws_api_gateway_rest_api.api": {"name": "Name", "fail_on_warnings": "FailOnWarnings"},
     "aws_api_gateway_stage.stage": {"stage_name": "StageName"},
@@ -110,8 +113,10 @@ def module() -> dict[str, Any]:
     """The module: kind of block -> name, with the type of a resource before it -> attributes."""
     files = sorted(MODULE.glob("*.tf"))
     parsed = json.loads(servers.run(os.environ["SAM_PYTHON"], "-c", PARSE, *files).stdout)
-    blocks: dict[str, Any] = {"resource": {}, "variable": {}, "data": {}}
+    blocks: dict[str, Any] = {"resource": {}, "variable": {}, "data": {}, "locals": {}}
     for document in parsed:
+        for block in document.get("locals", []):
+            blocks["locals"] |= block
         for block in document.get("variable", []):
             blocks["variable"] |= {plain(name): body for name, body in block.items()}
         for kind in ("resource", "data"):
@@ -125,7 +130,7 @@ def test_variables_are_the_template_s_parameters(module: dict[str, Any]) -> None
     """Names and defaults are equal; a variable may be null or a list where a parameter is an empty string."""
     variables = {name: body for name, body in module["variable"].items() if name not in OWN}
     parameters = TREE["Parameters"]
-    assert {camel(name) for name in variables} == set(parameters)
+    assert {camel(name) for name in variables} == set(parameters) - IN_DOCUMENT
     for name, body in variables.items():
         default = plain(body["default"])
         assert (default if default not in (None, "null", []) else "") == parameters[camel(name)]["Default"], (
@@ -164,6 +169,21 @@ def test_distribution_has_the_operations_of_plain_http(module: dict[str, Any]) -
     assert configuration["DefaultCacheBehavior"]["FunctionAssociations"]
     (block,) = module["resource"]["aws_cloudfront_distribution.status"]["dynamic"]
     assert {plain(path) for path in block['"ordered_cache_behavior"']["for_each"]} == set(paths)
+
+
+def test_distribution_without_an_api_that_it_reaches_is_refused(module: dict[str, Any]) -> None:
+    """The preconditions are the assertions of the template's rule; one reads the rendered document."""
+    (lifecycle,) = module["resource"]["aws_cloudfront_distribution.status"]["lifecycle"]
+    conditions = [item["condition"] for item in lifecycle["precondition"]]
+    assert conditions == ["${!local.private}", '${local.execute_api_endpoint || var.api_domain != ""}']
+    (rule,) = TREE["Rules"].values()
+    assert len(conditions) == len(rule["Assertions"])
+    path = re.search(r'servers\[0\]\["(.+?)"\]\.(\w+), false', module["locals"]["execute_api_endpoint"])
+    assert path
+    for is_disabled in (True, None):
+        options = api_gateway.Options(disable_execute_api_endpoint=bool(is_disabled))
+        document = api_gateway.for_cloudformation(factories.document(), options)
+        assert document["servers"][0].get(path[1], {}).get(path[2]) is is_disabled
 
 
 def test_function_has_the_template_s_environment(module: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from service import openapi
 from service.keystore import revocation_file
 from service.loaded_ca import LoadedCA
 from service.pki import encoding
-from tests import csrs, factories, lambda_events, servers
+from tests import csrs, factories, lambda_events
+from tests.cli import certlet
 from tests.est.devices import (
     EST,
     PKCS10,
@@ -46,7 +47,7 @@ profiles:
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a directory with a CA and additional profiles."""
     path = tmp_path_factory.mktemp("est")
-    assert servers.certlet("init", "ca", cwd=path).returncode == 0
+    assert certlet("init", "ca", cwd=path).returncode == 0
     (path / "profiles.yaml").write_text(PROFILES)
     return path
 
@@ -125,8 +126,8 @@ def test_cacerts_returns_the_chain_and_its_root(directory: Path) -> None:
 
 def test_cacerts_includes_the_previous_ca_after_a_rollover(tmp_path: Path) -> None:
     """After a rollover, cacerts includes the old CA, and the new CA renews the certificates of the old one."""
-    assert servers.certlet("init", "old", cwd=tmp_path).returncode == 0
-    assert servers.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "old", cwd=tmp_path).returncode == 0
+    assert certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text(PROFILES)
     old, new = load_issuer(tmp_path / "old"), load_issuer(tmp_path / "ca")
     assert old.certificate in parse_certificates(invoke_once(tmp_path, est("/cacerts"))["body"])
@@ -139,23 +140,23 @@ def test_cacerts_includes_the_previous_ca_after_a_rollover(tmp_path: Path) -> No
 
 def test_rollover_keeps_revocations(tmp_path: Path) -> None:
     """A revoked certificate cannot be renewed after a rollover; the new CA can revoke certificates of the old CA."""
-    assert servers.certlet("init", "old", cwd=tmp_path).returncode == 0
+    assert certlet("init", "old", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text(PROFILES)
     old = load_issuer(tmp_path / "old")
     before, after = forge_certificate(old), forge_certificate(old)
     for name, certificate in (("before", before), ("after", after)):
         (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.DER))
-    assert servers.certlet("revoke", "--yes", "before", "--ca", "old", cwd=tmp_path).returncode == 0
-    assert servers.certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("revoke", "--yes", "before", "--ca", "old", cwd=tmp_path).returncode == 0
+    assert certlet("rollover", "old", "ca", cwd=tmp_path).returncode == 0
     renewal = est("/simplereenroll", NEW_KEY_CSR, before)
     assert_refused(invoke_once(tmp_path, renewal), 403, "unauthorized", "revoked")
     parse_issued(invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)))
-    revoked = servers.certlet("revoke", "--yes", "after", "--ca", "ca", cwd=tmp_path)
+    revoked = certlet("revoke", "--yes", "after", "--ca", "ca", cwd=tmp_path)
     assert revoked.returncode == 0, revoked.stderr
     assert_refused(
         invoke_once(tmp_path, est("/simplereenroll", NEW_KEY_CSR, after)), 403, "unauthorized", "revoked"
     )
-    repeated = servers.certlet("revoke", "--yes", "before", "--ca", "ca", cwd=tmp_path)
+    repeated = certlet("revoke", "--yes", "before", "--ca", "ca", cwd=tmp_path)
     assert (repeated.returncode, b"already revoked at" in repeated.stderr) == (1, True)
 
 
@@ -254,11 +255,14 @@ def test_empty_body_is_400_and_other_type_is_415(directory: Path) -> None:
 def test_plain_http_is_403(directory: Path) -> None:
     """RFC 7030 3.3: without HTTPS every EST operation is 403, but the JSON operations work."""
     client = forge_certificate(load_issuer(directory / "ca"))
-    for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll"):
-        for protocol in ("http", "", "https, http"):
-            for content in (CSR, b"") if path.endswith("enroll") else (b"",):
-                event = est(path, content, client, {"X-Forwarded-Proto": protocol})
-                assert_refused(invoke_once(directory, event), 403, "httpsRequired", "requires HTTPS")
+    events = [
+        est(path, content, client, {"X-Forwarded-Proto": protocol})
+        for path in ("/cacerts", "/csrattrs", "/simpleenroll", "/simplereenroll", "/peer/simpleenroll")
+        for protocol in ("http", "", "https, http")
+        for content in ((CSR, b"") if path.endswith("enroll") else (b"",))
+    ]
+    for response in invoke(directory, *events)[0]:
+        assert_refused(response, 403, "httpsRequired", "requires HTTPS")
     plain = lambda_events.proxy_event(
         headers={"Content-Type": "application/json", "X-Forwarded-Proto": "http"}
     )
@@ -355,13 +359,13 @@ def test_certificate_that_cannot_be_renewed_is_403(directory: Path, case: str) -
 
 def test_revoked_certificate_or_denied_key_cannot_be_renewed(tmp_path: Path) -> None:
     """`certlet revoke`, a denied key, and a missing revocation file each stop renewal."""
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text("{}")
     client_certificate = forge_certificate(load_issuer(tmp_path / "ca"))
     (tmp_path / "my.crt").write_text(pem(client_certificate))
     event = est("/simplereenroll", NEW_KEY_CSR, client_certificate)
     assert parse_issued(invoke_once(tmp_path, event))
-    assert servers.certlet("revoke", "--yes", "my.crt", cwd=tmp_path).returncode == 0
+    assert certlet("revoke", "--yes", "my.crt", cwd=tmp_path).returncode == 0
     assert_refused(invoke_once(tmp_path, event), 403, "unauthorized", "revoked")
     (tmp_path / "ca" / "revoked.yaml").unlink()
     assert invoke_once(tmp_path, event)["statusCode"] == "503"
@@ -373,7 +377,7 @@ def test_revoked_certificate_or_denied_key_cannot_be_renewed(tmp_path: Path) -> 
 
 def test_renewal_with_denied_key_is_refused(tmp_path: Path) -> None:
     """A renewal must satisfy the current rules for keys and names."""
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     (tmp_path / "profiles.yaml").write_text("profiles: {client: {names: {dns: {permitted: [example.org]}}}}")
     spki = (
         csrs.private_key("p-384").public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

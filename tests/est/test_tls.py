@@ -24,6 +24,7 @@ from service.gateway.routes import GatewayError
 from service.pki import encoding
 from service.pki.keys import encode_private_key
 from tests import csrs, factories, servers
+from tests.cli import certlet
 from tests.est import devices
 from tests.est.devices import (
     basic_auth,
@@ -403,7 +404,7 @@ INVALID_OPTIONS: list[tuple[tuple[str, ...], str]] = [
 @pytest.mark.parametrize(("options", "fragment"), INVALID_OPTIONS)
 def test_invalid_tls_options_are_reported(tmp_path: Path, options: tuple[str, ...], fragment: str) -> None:
     """An unsuitable profile or name, and conflicting options, are reported without a traceback."""
-    init = servers.certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
+    init = certlet("init", "ca", "--permit-dns", "example.com", cwd=tmp_path)
     assert init.returncode == 0
     run = servers.certlet("serve", "--port", "0", *options, cwd=tmp_path, env={"CERTLET_API_KEY": API_KEY})
     assert run.returncode != 0
@@ -487,18 +488,18 @@ def test_wrong_password_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [SERVER_PRINCIPAL, "certificate:0a1b", "authorizer:anna"])
 def test_reserved_api_key_names_are_refused(tmp_path: Path, name: str) -> None:
     """`certlet api-key add` refuses the names of principals without an API key."""
-    assert servers.certlet("init", ".", cwd=tmp_path).returncode == 0
-    run = servers.certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
+    assert certlet("init", ".", cwd=tmp_path).returncode == 0
+    run = certlet("api-key", "add", name, "--ca", ".", cwd=tmp_path)
     assert run.returncode == 1
     assert b"a key's name cannot begin with" in run.stderr
-    assert servers.certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
+    assert certlet("api-key", "add", "certificates", "--ca", ".", cwd=tmp_path).returncode == 0
 
 
 def test_client_cert_has_the_fields_of_api_gateway(tmp_path: Path) -> None:
     """`requestContext.identity.clientCert` has the same fields as in API Gateway."""
     from tests.gateway import second_api  # noqa: PLC0415
 
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     ca = load_issuer(tmp_path / "ca")
     server_crt = forge_certificate(ca, "server", csrs.build(None, ["ip:127.0.0.1"]))
     server_file = devices.write_key_and_certificate(tmp_path, server_crt, csrs.private_key("p-256"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.cli import certlet
 from tests.gateway import cases, second_api
 from tests.gateway.cases import CERTLET, SECOND_API, Case
 from tests.lambda_events import decode_body, from_request, invoke_handler
@@ -55,7 +56,7 @@ def test_second_api_case_over_http(second_api_server: Server, case: Case) -> Non
 
 def test_contract_cases_by_lambda_event(tmp_path: Path) -> None:
     """Cases that reach the function have the same response if sent as a Lambda event."""
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     all_cases = [case for case in CERTLET if case.events]
     events = [from_request(case.method, case.path, case.send, case.content or b"") for case in all_cases]
     results, _ = invoke_handler(tmp_path, *events)
@@ -94,7 +95,7 @@ def test_function_refuses_unauthenticated_requests_itself(tmp_path: Path) -> Non
     document = json.loads(json.dumps(factories.document()))
     for path in ("/sign", "/sign.pem"):
         document["paths"][path]["post"]["security"] = []
-    assert servers.certlet("init", "ca", cwd=tmp_path).returncode == 0
+    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         original = servers.environ
         variables = {"CERTLET_CA": str(tmp_path / "ca")}

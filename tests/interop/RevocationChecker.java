@@ -1,4 +1,5 @@
-// Validates a certificate path with revocation on, by OCSP only: BUNDLE ROOT RESPONDER-URL. Prints "ok" or the error.
+// Validates a certificate path with revocation on, by OCSP only: BUNDLE ROOT [RESPONDER-URL]. Prints "ok" or the error.
+// With a URL, it asks there about the end entity; without one, about each certificate, at the URL in it.
 
 import java.net.URI;
 import java.nio.file.Files;
@@ -23,8 +24,11 @@ class RevocationChecker {
     public static void main(String[] arguments) throws Exception {
         var validator = CertPathValidator.getInstance("PKIX");
         var checker = (PKIXRevocationChecker) validator.getRevocationChecker();
-        checker.setOcspResponder(URI.create(arguments[2]));
-        checker.setOptions(Set.of(PKIXRevocationChecker.Option.NO_FALLBACK, PKIXRevocationChecker.Option.ONLY_END_ENTITY));
+        checker.setOptions(Set.of(PKIXRevocationChecker.Option.NO_FALLBACK));
+        if (arguments.length > 2) {
+            checker.setOcspResponder(URI.create(arguments[2]));
+            checker.setOptions(Set.of(PKIXRevocationChecker.Option.NO_FALLBACK, PKIXRevocationChecker.Option.ONLY_END_ENTITY));
+        }
         var parameters = new PKIXParameters(Set.of(new TrustAnchor(load(arguments[1]).get(0), null)));
         parameters.addCertPathChecker(checker);
         try {

@@ -64,22 +64,21 @@ class Site(NamedTuple):
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A certificate for client and server, and the server that issued it."""
+    """A certificate for client and server, and the server that issued it, whose URL it names."""
     ca_folder, folder = tmp_path / "certlet", tmp_path / "nginx"
     ca_folder.mkdir()
     folder.mkdir()
     (folder / "key.pem").write_bytes(encode_private_key(csrs.private_key("p-256")))
-    with servers.certlet_server(ca_folder, "--no-usage-plan") as server:
+    port = servers.free_port()
+    url = ("--port", str(port), "--status-url", f"http://127.0.0.1:{port}")
+    with servers.certlet_server(ca_folder, "--no-usage-plan", *url) as server:
         certificate = write_certificates(server, folder, "peer")
         yield Site(server, folder, servers.free_port(), certificate)
 
 
 def test_nginx_accepts_a_client_until_its_certificate_is_revoked(site: Site) -> None:
-    """`ssl_ocsp leaf` refuses with 400 what OCSP does not call good."""
-    directives = (
-        "ssl_client_certificate root.pem; ssl_verify_depth 2; ssl_verify_client on; ssl_ocsp leaf;"
-        f"ssl_ocsp_responder {site.server.url}/ocsp;"
-    )
+    """`ssl_ocsp leaf` refuses with 400 what OCSP, at the URL in the certificate, does not call good."""
+    directives = "ssl_client_certificate root.pem; ssl_verify_depth 2; ssl_verify_client on; ssl_ocsp leaf;"
     identity = ("--cert", "bundle.pem", "--key", "key.pem", "-w", "%{http_code}")
     with run_nginx(site.folder, site.config(directives), "error") as log:
         assert site.curl(*identity)[:2] == (0, "SUCCESS200")

@@ -144,6 +144,25 @@ def test_certificate_is_good_until_it_is_revoked(
         assert "revoked" in output
 
 
+def test_java_validates_a_chain_by_the_urls_in_its_certificates(tmp_path: Path) -> None:
+    """It asks about the leaf and about the signing CA, and refuses the chain if either is revoked."""
+    port, revoked = servers.free_port(), tmp_path / "ca" / "revoked.yaml"
+    init = servers.certlet("init", "ca", "--url", f"http://127.0.0.1:{port}", cwd=tmp_path)
+    assert init.returncode == 0, init.stderr
+    command = (*JAVA, HERE / "RevocationChecker.java", "bundle.pem", "root.pem")
+    with servers.certlet_server(tmp_path, "--no-usage-plan", "--port", str(port)) as server:
+        certificate = write_certificates(server, tmp_path, "server")
+        assert run(*command, cwd=tmp_path)[1] == "ok\n"
+        assert server.read_log().count('"path":"/ocsp/') == 2
+        revoke(server, certificate)
+        assert "revoked" in run(*command, cwd=tmp_path)[1]
+        revoked.write_text("[]")
+        assert run(*command, cwd=tmp_path)[1] == "ok\n"
+        arguments = ("--root-key", "ca/root-ca.key", "--revoke", "ca/signing-ca.crt")
+        assert servers.certlet("sign-ca-status", *arguments, cwd=tmp_path).returncode == 0
+        assert "revoked" in run(*command, cwd=tmp_path)[1]
+
+
 def java_verdict(url: str, directory: Path) -> bool:
     command = (*JAVA, HERE / "RevocationChecker.java", "bundle.pem", "root.pem", url)
     return run(*command, cwd=directory)[1] == "ok\n"

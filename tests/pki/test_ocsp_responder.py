@@ -27,20 +27,22 @@ START = NOW.replace(microsecond=0)
 @pytest.mark.parametrize(
     ("extension", "expected"),
     [
-        (None, True),
-        (x509.ExtendedKeyUsage([SERVER_AUTH]), False),
-        (x509.ExtendedKeyUsage([SERVER_AUTH, OCSP_SIGNING]), True),
-        (x509.NameConstraints(OTHER, None), False),
-        (x509.NameConstraints(None, OTHER), True),
-        (x509.NameConstraints([x509.DNSName("example.com")], None), True),
+        (None, ""),
+        (
+            x509.ExtendedKeyUsage([SERVER_AUTH]),
+            "the extendedKeyUsage of 'CN=Signing' does not",
+        ),
+        (x509.ExtendedKeyUsage([SERVER_AUTH, OCSP_SIGNING]), ""),
+        (x509.NameConstraints(OTHER, None), "the nameConstraints of 'CN=Signing' forbid"),
+        (x509.NameConstraints(None, OTHER), ""),
+        (x509.NameConstraints([x509.DNSName("example.com")], None), ""),
     ],
 )
-def test_chain_permits_or_forbids_a_responder(
-    extension: x509.ExtensionType | None, *, expected: bool
-) -> None:
+def test_chain_permits_or_forbids_a_responder(extension: x509.ExtensionType | None, expected: str) -> None:
     """Verifiers refuse a responder by the chain's extendedKeyUsage and its directoryName constraints."""
-    issuer = Issuer(factories.ca(extra=extension), [factories.root()], factories.SIGNING)
-    assert ocsp_responder.is_permitted(issuer) is expected
+    reason = ocsp_responder.why_forbidden([factories.ca(extra=extension), factories.root()])
+    assert reason.startswith(expected)
+    assert bool(reason) == bool(expected)
 
 
 def test_subject_has_the_issuers_attributes_except_its_common_name() -> None:

@@ -176,7 +176,7 @@ def test_crl_is_unavailable_while_the_revocation_list_is() -> None:
     authority = factories.authority(
         load_revoked=Mock(side_effect=[CAError("revoked.yaml: gone"), by_serial_number(STOLEN)])
     )
-    with pytest.raises(CAUnavailable, match="the CRL cannot be created"):
+    with pytest.raises(CAUnavailable, match="the revocation list cannot be loaded"):
         authority.status.current_crl()
     assert len(list(authority.status.current_crl())) == 1
 
