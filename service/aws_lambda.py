@@ -21,6 +21,7 @@ import awsgi
 from service import audit, challenge_queue, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
+from service.ledger import open_ledger
 from service.ledger_protocol import Ledger, parse_quota
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
@@ -138,17 +139,7 @@ def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:
 
 @functools.cache
 def _ledger() -> Ledger | None:
-    """Open the ledger; None if the settings name none. Each backend is imported only if it is used."""
-    settings = _settings()
-    if settings.ledger:
-        from service.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - as above
-
-        return SqliteLedger(settings.ledger, _now)
-    if settings.ledger_table:
-        from service.ledger.dynamodb import DynamoDbLedger  # noqa: PLC0415 - as above
-
-        return DynamoDbLedger(settings.ledger_table, _now)
-    return None
+    return open_ledger(_settings().ledger, _settings().ledger_table, _now)
 
 
 @functools.cache

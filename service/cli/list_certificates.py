@@ -19,10 +19,11 @@ from service.cli import options
 from service.cli.terminal import CommandError, echo_lines, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
+from service.ledger import open_ledger
 from service.pki import encoding
 from service.pki.errors import escape_controls
 from service.pki.profile import parse_duration
-from service.settings import AUDIT_LOG
+from service.settings import AUDIT_LOG, LEDGER, LEDGER_TABLE
 
 _MATCHED: Final = 6  # exit status; 1 to 5 are for errors
 _CSV_FIELDS: Final = (
@@ -81,7 +82,8 @@ def list_certificates(
     """List the certificates that have not expired.
 
     They are read from the audit log. FILE is an audit log, plain or compressed by gzip; - is stdin. Default:
-    the file of $CERTLET_AUDIT_LOG. The list is sorted by the end of the certificates. Times are UTC.
+    the file of $CERTLET_AUDIT_LOG. The list is sorted by the end of the certificates. Times are UTC. The
+    ledger of $CERTLET_LEDGER or $CERTLET_LEDGER_TABLE says which are revoked, too.
 
     Exit status: 0 on success; 6 with --exit-code if a certificate is listed; 1 if an audit log cannot be
     read.
@@ -117,10 +119,15 @@ def list_certificates(
 
 
 def _load_revoked(ca: Path | None, *, required: bool) -> Mapping[int, object]:
-    """Load the revoked certificates; none if there is no CA in the default directory."""
+    """Load the revoked certificates, of the ledger too; none if there is no CA in the default directory."""
+    path = Path(os.environ[LEDGER]) if os.environ.get(LEDGER) else None
+    if path and not path.is_file():  # it would be created
+        raise CommandError(f"${LEDGER}: {path} does not exist")
+    ledger = open_ledger(path, os.environ.get(LEDGER_TABLE, ""), lambda: datetime.now(UTC))
+    recorded = ledger.load_revoked() if ledger else {}
     if ca is None and not required and not options.DEFAULT_CA.exists():
-        return {}
-    return revocation_file.load_revoked(options.require_ca(ca or options.DEFAULT_CA))
+        return recorded
+    return {**recorded, **revocation_file.load_revoked(options.require_ca(ca or options.DEFAULT_CA))}
 
 
 def _create_filter(pattern: str | None, profile: str | None) -> Callable[[Certificate], bool]:

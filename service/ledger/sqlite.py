@@ -46,7 +46,9 @@ _MIGRATIONS: Final = (
     CREATE TABLE replaced (
         id TEXT PRIMARY KEY, order_id TEXT NOT NULL, expires_at REAL NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE revoked (serial_number TEXT PRIMARY KEY, entry TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE revoked (
+        number INTEGER PRIMARY KEY, serial_number TEXT NOT NULL UNIQUE, entry TEXT NOT NULL
+    );
     CREATE INDEX order_end ON orders (expires_at);
     CREATE INDEX nonce_end ON nonce (expires_at);
     CREATE INDEX order_count_end ON order_count (expires_at);
@@ -227,23 +229,23 @@ class SqliteLedger:
         with self._change():
             if self._scalar("SELECT 1 FROM revoked WHERE serial_number = ?", row[0]):
                 return False
-            if self._scalar("SELECT count(*) FROM revoked") >= revocation.MAX_ENTRIES:
+            if (self._scalar("SELECT max(number) FROM revoked") or 0) >= revocation.MAX_ENTRIES:
                 raise CAUnavailable(
                     f"the ledger has {revocation.MAX_ENTRIES} revoked certificates, the maximum"
                 )
-            self._database.execute("INSERT INTO revoked VALUES (?, ?)", row)
+            self._database.execute("INSERT INTO revoked (serial_number, entry) VALUES (?, ?)", row)
         return True
 
     def load_revoked(self) -> Mapping[int, RevokedCertificate]:
-        """As in the protocol. The list only grows, so it is read again when its length has changed."""
+        """As in the protocol. The list only grows, so only new entries are read."""
+        query = "SELECT number, entry FROM revoked WHERE number > ? ORDER BY number"
         with self._read():
-            count = self._scalar("SELECT count(*) FROM revoked")
-            if count != self._revoked[0]:
-                rows = self._database.execute("SELECT entry FROM revoked").fetchall()
-                entries = revocation.parse_canonical("".join(entry for (entry,) in rows))
-                if isinstance(entries, int):
+            last, entries = self._revoked
+            if rows := self._database.execute(query, (last,)).fetchall():
+                added = revocation.parse_canonical("".join(entry for _, entry in rows))
+                if isinstance(added, int):
                     raise CAError(f"{self._path}: a revoked certificate is malformed")
-                self._revoked = (len(rows), entries)
+                self._revoked = (rows[-1][0], {**entries, **added})
             return self._revoked[1]
 
     @contextlib.contextmanager

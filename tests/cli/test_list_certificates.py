@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from service.ledger.sqlite import SqliteLedger
+from service.pki.revocation import RevokedCertificate
 from tests import csrs, servers
 from tests.cli import certlet
+from tests.factories import NOW
 from tests.inventory import insights
 from tests.inventory.test_inventory import record
 from tests.servers import API_KEY
@@ -231,6 +234,23 @@ def test_revoked_certificates_are_marked(directory: Path, tmp_path: Path) -> Non
     assert rows("audit.log", "--revoked", *ca) == [due | {"status": "revoked"}]
     assert [row["status"] for row in rows("audit.log", *ca)].count("revoked") == 1
     assert rows("audit.log", "--revoked") == []
+
+
+def test_certificates_revoked_in_the_ledger_are_marked(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the ledger in $CERTLET_LEDGER; a missing ledger is an error, and is not created."""
+    (due,) = rows("audit.log", "--expires-in", "84h")
+    path = tmp_path / "ledger.db"
+    monkeypatch.setenv("CERTLET_LEDGER", str(path))
+    run = certlet("list", "audit.log")
+    assert (run.returncode, run.stderr.decode()) == (1, f"certlet: $CERTLET_LEDGER: {path} does not exist\n")
+    assert not path.exists()
+    ledger = SqliteLedger(path, lambda: NOW)
+    ledger.add_revocation(RevokedCertificate(int(due["serial_number"], 16), NOW.replace(microsecond=0)))
+    ledger.close()
+    assert rows("audit.log", "--revoked") == [due | {"status": "revoked"}]
+    assert rows("audit.log", "--expires-in", "84h") == []
 
 
 def test_revocation_list_must_be_readable(tmp_path: Path) -> None:
