@@ -239,8 +239,6 @@ class Order:
             return self
         status = AuthorizationStatus.INVALID if error else AuthorizationStatus.VALID
         order = self._with(index, authorization._replace(status=status, challenged_at=now, error=error))
-        if order.status is not OrderStatus.PENDING:
-            return order
         if error:
             return replace(order, status=OrderStatus.INVALID)
         is_ready = all(item.status is AuthorizationStatus.VALID for item in order.authorizations)

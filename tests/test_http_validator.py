@@ -21,6 +21,7 @@ from service.http_validator import MAX_BODY, HttpValidator, is_permitted
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import Authorization, AuthorizationStatus, Order, OrderStatus
 from service.pki.errors import CAUnavailable
+from tests import servers
 from tests.factories import NOW
 from tests.ledger import values
 
@@ -322,6 +323,33 @@ def test_next_address_is_tried(serve: Any, ledger: SqliteLedger) -> None:
     order = validate(
         ledger, add_order(ledger, NAME), server.port, lambda _: ["127.0.0.2", "127.0.0.2", "127.0.0.1"]
     )
+    assert order.status is OrderStatus.READY
+
+
+def test_only_the_first_addresses_are_tried(ledger: SqliteLedger) -> None:
+    """Each of them once."""
+    port = servers.free_port()
+    addresses = ["127.0.0.2", "127.0.0.2", *(f"127.0.0.{number}" for number in range(3, 9))]
+    detail = fails(ledger, port, lambda _: addresses)[1]
+    assert detail.startswith(f"port {port} of {NAME} (127.0.0.2, 127.0.0.3, 127.0.0.4, 127.0.0.5) accepts no")
+
+
+def test_address_that_does_not_answer_does_not_prevent_the_next(
+    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host behind a firewall that drops packets, as a listener with a full queue does."""
+    monkeypatch.setattr(http_validator, "CONNECT_TIMEOUT", 0.2)
+    server = serve(http(KEY_AUTHORIZATION))
+    with socket.socket() as silent, contextlib.ExitStack() as stack:
+        silent.bind(("127.0.0.2", server.port))
+        silent.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)  # noqa: FBT003 - a standard library signature
+            waiting.connect_ex(("127.0.0.2", server.port))
+        started = time.monotonic()
+        order = validate(ledger, add_order(ledger, NAME), server.port, lambda _: ["127.0.0.2", "127.0.0.1"])
+        assert time.monotonic() - started < 5
     assert order.status is OrderStatus.READY
 
 

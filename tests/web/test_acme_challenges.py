@@ -87,7 +87,8 @@ def test_order_is_ready_when_each_name_is_proven(site: ChallengeSite) -> None:
     for position in (0, 1):
         shown = challenge(client, order, position)
         assert (shown["type"], shown["status"], len(shown["token"])) == ("http-01", "pending", 22)
-        assert_problem(client.finalize(order), 403, "orderNotReady")
+        detail = assert_problem(client.finalize(order), 403, "orderNotReady")["detail"]
+        assert detail == "the order is pending: respond to its challenges first"
         started = client.post(shown["url"], {})
         assert_documented("/acme/challenge/{order_id}/{index}", "post", started)
         assert (started.status, started.json()["status"], started.headers["Retry-After"]) == (
