@@ -19,6 +19,7 @@ from service.pki.certificate_reader import extension_value, is_issued_by
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, NotFound
 from service.pki.revocation import RevokedCertificate
 
+NOT_ISSUED: Final = "The certificate was not issued by this CA"
 NO_LEDGER: Final = (
     "This service has no ledger: its administrator revokes certificates with certlet revoke, which changes "
     "revoked.yaml"
@@ -113,6 +114,20 @@ class Revocations:
             self._write(request, now, "refusal", *reasons)
             raise
 
+    def verify_issued(self, certificate: x509.Certificate) -> None:
+        """Verify that the CA issued a certificate, for a caller that the CA does not know.
+
+        The serial number is verified first, since it costs no work with public keys.
+
+        Raises:
+            NotFound: it did not.
+            CAUnavailable: the CA is not available.
+        """
+        ca = self._load_ca()
+        if ca.serial_numbers and serial.recognize(certificate.serial_number, ca.serial_numbers) is None:
+            raise NotFound(NOT_ISSUED, "certificate")
+        _find_issuer(ca, certificate)
+
     def _revoke(
         self,
         request: RevocationRequest,
@@ -174,7 +189,7 @@ def _find_issuer(ca: LoadedCA, certificate: x509.Certificate | int) -> x509.Cert
     for issuer in issuers:
         if is_issued_by(certificate, issuer):
             return issuer
-    raise NotFound("The certificate was not issued by this CA", "certificate")
+    raise NotFound(NOT_ISSUED, "certificate")
 
 
 def _notes(

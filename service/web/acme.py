@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import flask
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service.authority import Authority
 from service.ledger_protocol import (
@@ -273,7 +274,7 @@ class AcmeOperations:
         """`POST /acme/revoke-cert`: revoke a certificate (RFC 8555 7.6)."""
         accounts, url = self._site.require_accounts(), identity.request_url()
         account, request = accounts.authenticate_revocation(
-            body, url, _url("account", ""), lambda request: _certificate(request).public_key()
+            body, url, _url("account", ""), self._verify_certificate_key
         )
         reason = request.json().get("reason")
         if isinstance(reason, bool) or not isinstance(reason, int | None) or reason not in _REASONS:
@@ -282,6 +283,13 @@ class AcmeOperations:
         if not self._site.revoke(_certificate(request), account, _REASONS[reason]).is_new:
             raise AcmeError("alreadyRevoked", "the certificate is revoked already")
         return Response(b"", "", _NO_STORE)
+
+    def _verify_certificate_key(self, request: SignedRequest, key: CertificatePublicKeyTypes) -> None:
+        """Verify that a key is that of the certificate in a request, and that the CA issued it."""
+        certificate = _certificate(request)
+        if certificate.public_key() != key:
+            raise AcmeError("unauthorized", "the request is not signed with the key of the certificate")
+        self._site.authority.revocations.verify_issued(certificate)
 
     def _authenticate(self, body: Mapping[str, Any]) -> _Call:
         accounts = self._site.require_accounts()

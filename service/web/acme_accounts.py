@@ -26,6 +26,7 @@ from service.web.jws import AccountKey, SignedRequest
 
 MAX_CONTACTS: Final = 10
 MAX_CONTACT: Final = 320  # characters; 64 and 255 before and after the @ of an address (RFC 5321 4.5.3.1)
+_REQUESTED_STATUSES: Final = (AccountStatus.VALID, AccountStatus.DEACTIVATED)
 _ATTEMPTS: Final = 3  # of a change that conflicts with another one
 
 
@@ -88,7 +89,7 @@ class AcmeAccounts:
         body: Mapping[str, Any],
         url: str,
         accounts_url: str,
-        find_key: Callable[[SignedRequest], CertificatePublicKeyTypes],
+        verify_key: Callable[[SignedRequest, CertificatePublicKeyTypes], None],
     ) -> tuple[Account | None, SignedRequest]:
         """Verify a request that an account or the key of a certificate signed (RFC 8555 7.6).
 
@@ -96,14 +97,14 @@ class AcmeAccounts:
             body: the body of the request.
             url: the URL of the request, as clients know it.
             accounts_url: what is before the ID in the URLs of accounts.
-            find_key: returns the public key of the certificate in a request.
+            verify_key: called with a request and its key, before the signature is verified; raises an error
+                if the key is not that of the certificate, or the CA did not issue the certificate.
 
         Returns:
             the account, None if the certificate's key signed; and the request.
 
         Raises:
-            AcmeError: as `authenticate`; `unauthorized`, since the certificate has another key; or that of
-                `find_key`.
+            AcmeError: as `authenticate`, or of `verify_key`.
             CAUnavailable: the ledger is not available.
         """
         request = jws.parse_request(body, url)
@@ -111,8 +112,7 @@ class AcmeAccounts:
         if request.key is None:
             return self._authenticate(request, nonce_end, accounts_url), request
         key = AccountKey.parse(request.key)
-        if key.public_key != find_key(request):
-            raise AcmeError("unauthorized", "the request is not signed with the key of the certificate")
+        verify_key(request, key.public_key)
         request.verify(key)
         self._consume_nonce(request, nonce_end)
         return None, request
@@ -180,7 +180,7 @@ class AcmeAccounts:
         Raises:
             AcmeError: `malformed`, `invalidContact` or `unsupportedContact`.
         """
-        if payload.get("status", "valid") not in {"valid", "deactivated"}:
+        if payload.get("status", "valid") not in _REQUESTED_STATUSES:
             raise AcmeError("malformed", "the status of an account can only be changed to deactivated")
         contacts = _parse_contacts(payload["contact"]) if "contact" in payload else account.contacts
         status = AccountStatus(payload.get("status", "valid"))

@@ -611,6 +611,25 @@ def test_certificate_of_another_ca_is_not_revoked(site: Site) -> None:
     assert_problem(revoke(site.client(), other), 404, "malformed")
 
 
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_certificate_of_a_stranger_is_not_revoked(site: Site, *, is_copied: bool) -> None:
+    """Its key signed the request, and it may have a serial number of the CA. Nothing is stored or recorded."""
+    client = site.client()
+    leaf = x509.load_pem_x509_certificate(client.issue(*NAMES).encode())
+    stranger = AcmeClient(site.send, f"{URL}/acme/directory", jws_requests.new_key("ES256"))
+    key = load_pem_private_key(cast("ECKey", stranger.key).as_pem(private=True), None)
+    number = leaf.serial_number if is_copied else x509.random_serial_number()
+    names = (leaf.issuer, leaf.subject, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    builder = x509.CertificateBuilder(names[0], names[1], key.public_key(), number, names[2], names[3])  # type: ignore[arg-type]
+    forged = builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    site.log.clear()
+    nonce = stranger.nonce()
+    problem = assert_problem(revoke(stranger, encode_pem([forged]), nonce=nonce), 404, "malformed")
+    assert problem["detail"] == "The certificate was not issued by this CA"
+    assert not site.log
+    assert site.ledger.consume_nonce(nonce, site.clock.now)
+
+
 @pytest.mark.parametrize("reason", [2, 6, 7, 8, 10, -1, True, "1", 1.0])
 def test_other_reason_is_refused(site: Site, reason: object) -> None:
     """With the reasons that are accepted."""

@@ -176,7 +176,9 @@ def test_contacts_are_updated(site: Site) -> None:
     assert (updated.contacts, updated.principal) == (("mailto:a@example.com",), "web")
     assert site.accounts.update(updated, {}) == updated
     assert site.ledger.get_account(account.id) == updated
-    assert error_of(lambda: site.accounts.update(updated, {"status": "revoked"})).code == "malformed"
+    for status in ("revoked", None, 1, ["valid"], {"valid": 1}):
+        change = {"status": status}
+        assert error_of(lambda change=change: site.accounts.update(updated, change)).code == "malformed"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
