@@ -16,9 +16,8 @@ from typing import Final
 from bench import baselines, contenders, load, results
 from bench.baselines import Baseline
 from bench.contenders import KEY_TYPES, Difference, Endpoint, Server
-from bench.load import BenchError, Load, Refused
+from bench.load import Load, Refused
 from bench.results import CONNECTIONS, Comparison, Pair
-from tests import servers
 
 TRIES: Final = 10  # attempts for a measurement in which some requests fail
 _WARM_UP: Final = 1  # seconds of load before the first round
@@ -93,7 +92,7 @@ def compare(directory: Path, settings: Settings) -> Comparison:
     runner = LoadRunner(settings)
     for key_type in KEY_TYPES:
         with ExitStack() as stack:
-            ca = _create_ca(directory, key_type)
+            ca = contenders.create_ca(directory, key_type)
             certlet = stack.enter_context(contenders.certlet(directory / f"certlet-{key_type}", ca))
             cfssl = stack.enter_context(contenders.cfssl(directory / f"cfssl-{key_type}", ca))
             differences = differences or contenders.differences(certlet, cfssl)
@@ -121,14 +120,6 @@ def compare(directory: Path, settings: Settings) -> Comparison:
     )
 
 
-def _create_ca(directory: Path, key_type: str) -> Path:
-    ca = directory / f"ca-{key_type}"
-    init = servers.certlet("init", ca, "--key-type", key_type, cwd=directory)
-    if init.returncode:
-        raise BenchError(init.stderr.decode())
-    return ca
-
-
 def _conditions(settings: Settings) -> Iterator[tuple[str, str]]:
     """The machine and the versions of the programs."""
     server_core, load_core = load.cores()
@@ -138,6 +129,7 @@ def _conditions(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "load average before", f"{os.getloadavg()[0]:.1f}"
     yield "Python", platform.python_version()
     yield "cfssl", " ".join(_version("cfssl", "version").split())
+    yield "pebble", _version("dpkg-query", "--show", "--showformat=${Version}", "pebble")
     yield "wrk", _version("wrk", "-v").partition(" Copyright")[0]
     yield "OpenSSL", _version("openssl", "version").strip()
 

@@ -33,7 +33,7 @@ KEY_TYPES: Final = ("p-256", "rsa-2048")
 """The CA's key types; the requests' keys are P-256."""
 
 BATCH: Final = 100
-_START_TIMEOUT: Final = 20.0  # seconds for cfssl to start
+_START_TIMEOUT: Final = 20.0  # seconds for a server to start
 _MAX_RETRIES: Final = 10  # of a request to a busy server
 _MAX_HEADER_BYTES: Final = 1000  # more than the size of a response's headers, in bytes
 
@@ -144,6 +144,15 @@ def cfssl_sign(csrs: Sequence[bytes]) -> Endpoint:
     return Endpoint("cfssl", "/api/v1/cfssl/sign", headers, bodies, certificate)
 
 
+def create_ca(directory: Path, key_type: str) -> Path:
+    """Create a CA in a new directory below `directory`, and return that."""
+    ca = directory / f"ca-{key_type}"
+    init = servers.certlet("init", ca, "--key-type", key_type, cwd=directory)
+    if init.returncode:
+        raise BenchError(init.stderr.decode())
+    return ca
+
+
 @contextlib.contextmanager
 def certlet(directory: Path, ca: Path) -> Iterator[Server]:
     """Run Certlet, with one worker and no usage plan, and with its logs in files."""
@@ -161,19 +170,40 @@ def cfssl(directory: Path, ca: Path) -> Iterator[Server]:
     policy, log = directory / "policy.json", directory / "cfssl.log"
     policy.write_text(json.dumps(CFSSL_POLICY))
     port = servers.free_port()
-    command = ["cfssl", "serve", "-address", "127.0.0.1", "-port", port, "-config", policy]
+    command: list[str | Path] = ["cfssl", "serve", "-address", "127.0.0.1", "-port", str(port)]
+    command += ["-config", policy]
     command += ["-ca", ca / ca_directory.SIGNING_CERTIFICATE, "-ca-key", ca / ca_directory.SIGNING_KEY]
+    with background(command, directory, {**os.environ, "GOMAXPROCS": "1"}, log, port) as process:
+        yield Server(process.pid, f"http://127.0.0.1:{port}", ca)
+
+
+@contextlib.contextmanager
+def background(
+    command: Sequence[str | Path], directory: Path, environ: Mapping[str, str], log: Path, port: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server on the server's core, and wait until it accepts connections.
+
+    Args:
+        command: the command.
+        directory: its working directory.
+        environ: its environment.
+        log: the file for its output.
+        port: the port on which it listens.
+
+    Raises:
+        BenchError: it did not start; the message contains its output.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - a fixed command
-            load.pinned(load.cores()[0], list(map(str, command))),
+            load.pinned(load.cores()[0], command),
             cwd=directory,
-            env={**os.environ, "GOMAXPROCS": "1"},
+            env=environ,
             stdout=output,
             stderr=output,
         )
     try:
         _wait_for(process, port, log)
-        yield Server(process.pid, f"http://127.0.0.1:{port}", ca)
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -185,7 +215,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise BenchError(f"cfssl did not start: {log.read_text()}")
+    raise BenchError(f"the server did not start: {log.read_text()}")
 
 
 def measure(server: Server, endpoint: Endpoint, connections: int, seconds: int) -> Load:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,25 +77,46 @@ def run(
         Refused: a request failed, a connection broke, or there was no response.
         BenchError: a process of the server started, ended, or ran on another core.
     """
-    processes = [pid, *servers.descendant_pids(pid)]
-    cpu_before = _cpu(processes)
-    outcome = _wrk(url, headers, bodies, connections, seconds)
-    if [pid, *servers.descendant_pids(pid)] != processes:
-        raise BenchError(f"{url}: a process of the server started or ended")
-    cpu = _cpu(processes) - cpu_before
+    with processor_time(pid) as cpu:
+        outcome = _wrk(url, headers, bodies, connections, seconds)
     if outcome["refused"] or outcome["broken"] or not outcome["requests"]:
         raise Refused(f"{url}: {outcome}")
-    if any(os.sched_getaffinity(process) != {cores()[0]} for process in processes):
-        raise BenchError(f"{url}: a process of the server runs on another core")
     return Load(
         requests=int(outcome["requests"]),
         seconds=outcome["seconds"],
         octets=outcome["octets"] / outcome["requests"],
         p50=outcome["p50"],
         p99=outcome["p99"],
-        cpu=cpu,
-        resident=sum(map(servers.resident_kib, processes)) * 1024 / 1e6,
+        cpu=cpu(),
+        resident=sum(map(servers.resident_kib, _processes(pid))) * 1024 / 1e6,
     )
+
+
+@contextlib.contextmanager
+def processor_time(pid: int) -> Iterator[Callable[[], float]]:
+    """Measure the processor time of a server's processes during the block.
+
+    Args:
+        pid: the server's first process.
+
+    Yields:
+        a function that returns the seconds, after the block.
+
+    Raises:
+        BenchError: a process of the server started, ended, or ran on another core.
+    """
+    processes, seconds = _processes(pid), 0.0
+    before = _cpu(processes)
+    yield lambda: seconds
+    if _processes(pid) != processes:
+        raise BenchError("a process of the server started or ended")
+    seconds = _cpu(processes) - before
+    if any(os.sched_getaffinity(process) != {cores()[0]} for process in processes):
+        raise BenchError("a process of the server runs on another core")
+
+
+def _processes(pid: int) -> list[int]:
+    return [pid, *servers.descendant_pids(pid)]
 
 
 def _wrk(

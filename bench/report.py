@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from bench.acme import AcmeFigures
 from bench.lambda_zip import ZipFigures
 from bench.results import Comparison, Cost, Served, Share, Spread
 
 _COLUMNS: Final = ("CA", "connections", "endpoint")
 
 
-def report(comparison: Comparison, lambda_zip: ZipFigures) -> str:
+def report(comparison: Comparison, acme: Sequence[AcmeFigures], lambda_zip: ZipFigures) -> str:
     """Return all tables."""
-    return "\n\n".join(["# Figures", *_comparison(comparison), *_zip(lambda_zip)]) + "\n"
+    return "\n\n".join(["# Figures", *_comparison(comparison), *_acme(acme), *_zip(lambda_zip)]) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
@@ -73,6 +74,19 @@ def _shares(shares: Sequence[Share]) -> Iterator[list[str]]:
         "batch over HTTP, x `authority.issue`",
         *(f"{_spread(share.ratio)}, {share.target}" for share in shares),
     ]
+
+
+def _acme(figures: Sequence[AcmeFigures]) -> Iterator[str]:
+    yield "## ACME against pebble"
+    header = ["CA", "server", "requests", "ms waited", "CPU µs", "x by CPU time"]
+    yield _table(header, [row for item in figures for row in _issuances(item)])
+
+
+def _issuances(figures: AcmeFigures) -> Iterator[list[str]]:
+    columns = zip(figures.requests, figures.waited, figures.cpu, strict=True)
+    certlet, pebble = ([f"{number:g}", f"{ms:.1f}", _spread(cpu, 0)] for number, ms, cpu in columns)
+    yield ["rsa-2048", "pebble", *pebble, "1"]
+    yield [figures.ca, "Certlet", *certlet, _spread(figures.ratio)]
 
 
 def _zip(zip_figures: ZipFigures) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A ledger in a SQLite file, for the processes of one machine.
 
 Write-ahead logging lets processes read while one writes. Each change is a transaction that is on disk when
-the method returns, so a process that is killed loses none.
+the method returns, so that neither a killed process nor a power failure loses it. A used nonce is on disk
+with the next other change: only a power failure can lose it.
 """
 
 from __future__ import annotations
@@ -108,7 +109,6 @@ class SqliteLedger:
         if not is_empty and application != _APPLICATION_ID:
             raise CAError(f"{self._path} is not a ledger: it is a database of another program")
         self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
         with self._transaction():
             version = self._pragma("user_version")  # another process may have changed it
             if version > len(_MIGRATIONS):
@@ -197,8 +197,12 @@ class SqliteLedger:
         return [order_id for (order_id,) in rows]
 
     def consume_nonce(self, nonce: str, expires_at: datetime) -> bool:
-        """As in the protocol."""
-        with self._change():
+        """As in the protocol.
+
+        After a power failure, the nonce of a request that changed nothing may be used again. A request that
+        changes something puts its nonce on disk with the change.
+        """
+        with self._change(synchronous="NORMAL"):
             statement = "INSERT OR IGNORE INTO nonce VALUES (?, ?)"
             return self._database.execute(statement, (nonce, expires_at.timestamp())).rowcount == 1
 
@@ -254,16 +258,17 @@ class SqliteLedger:
             yield
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[None]:
+    def _change(self, synchronous: str = "FULL") -> Iterator[None]:
         """Change rows in a transaction, and delete some that have ended."""
-        with self._lock, self._translated_errors(), self._transaction():
+        with self._lock, self._translated_errors(), self._transaction(synchronous):
             yield
             for statement in _SWEEPS:
                 self._database.execute(statement, (self._now(), _SWEEP))
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, synchronous: str = "FULL") -> Iterator[None]:
         """Hold the lock of writers from the start, so that no statement fails later for want of it."""
+        self._database.execute(f"PRAGMA synchronous = {synchronous}")
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield

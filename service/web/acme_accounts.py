@@ -124,7 +124,7 @@ class AcmeAccounts:
         if account is None:
             raise _unknown_account(f"the account {quote(request.key_id, 200)} does not exist")
         self._verify_active(account)
-        request.verify(AccountKey.parse(account.public_key))
+        request.verify(AccountKey.decode(account.public_key))
         self._consume_nonce(request, nonce_end)
         return account
 

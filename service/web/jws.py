@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 from joserfc import jwk, jws
 from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
+from joserfc.jwk import Key, OctKey
 from joserfc.jws import FlattenedJSONSerialization, JWSRegistry
 from joserfc.registry import HeaderParameter
 
@@ -86,19 +86,21 @@ class AccountKey:
 
     members: Mapping[str, str]
     public_key: CertificatePublicKeyTypes = field(repr=False)
+    _jwk: Key = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, data: object) -> Self:
-        """Parse a JWK (RFC 7517), or its JSON as `encode` returns it.
+        """Parse the JWK (RFC 7517) of a request.
 
         Raises:
             AcmeError: `malformed`; or `badPublicKey`, since the key is not of an accepted kind or size.
         """
-        members = _required_members(StrictJson.loads(data) if isinstance(data, str) else data)
+        members = _required_members(data)
         if members["kty"] == "RSA":
             _verify_modulus(members["n"])
         try:
-            key = cast("Any", jwk.import_key(dict(members))).public_key
+            account_key = cls._of(members)
+            key = account_key.public_key
             kind = keys.kind_of(key)
             keys.verify_encoded_key(_oid(kind), keys.encode_public_key(key))
             canonical = _to_jwk(key, members["kty"])
@@ -108,7 +110,17 @@ class AccountKey:
             raise _bad_key("the account key is not a valid JWK") from error
         if canonical != members:  # the same key would have several thumbprints
             raise _bad_key("the account key is not encoded as RFC 7518 6 requires, in full length")
-        return cls(members, key)
+        return account_key
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Decode the text of `encode`, which only the CA stores."""
+        return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, members: Mapping[str, str]) -> Self:
+        key = jwk.import_key(dict(members))
+        return cls(members, cast("Any", key).public_key, key)
 
     def verify_strength(self) -> None:
         """Verify that the key of a new account is not weak, which takes some milliseconds for RSA.
@@ -167,7 +179,7 @@ class SignedRequest:
                 f"the account key signs with {key.algorithm}, not {self.algorithm}",
                 algorithms=[key.algorithm],
             )
-        _verify(self._encoded, jwk.import_key(dict(key.members)), _SIGNATURES)
+        _verify(self._encoded, key._jwk, _SIGNATURES)  # noqa: SLF001 - of the same module
 
     def json(self) -> dict[str, Any]:
         """Parse the payload as a JSON object; raise `AcmeError` if it is not one."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench import baselines, contenders, load, results
+from bench import acme, baselines, contenders, load, results
 from bench.contenders import Server
 from bench.load import BenchError, Load, Refused
 from bench.results import Spread, Target
 from service.keystore import ca_directory
-from tests import servers
+from tests import csrs, servers
 
 NAMES = ["cfssl", "POST /sign", "POST /sign.pem", "POST /sign/batch of 20"]
 
@@ -103,6 +104,16 @@ def test_short_run_reports_the_zip(short_run: Path) -> None:
     assert [target["bound"] for target in document["targets"]] == [12, 3, 2.5, 100]
 
 
+def test_short_run_compares_acme_with_pebble(short_run: Path) -> None:
+    """pebble's orders need challenges, and its clients ask until the certificate is there."""
+    document = json.loads((short_run / "bench.json").read_text())["acme"]
+    assert [figures["ca"] for figures in document] == list(contenders.KEY_TYPES)
+    for figures in document:
+        certlet, pebble = figures["requests"]
+        assert (certlet, pebble >= 9) == (3, True)
+        assert all(map(is_positive, [*figures["waited"], *figures["ratio"].values()])), figures
+
+
 def test_short_run_compares_responses_to_bad_requests(short_run: Path) -> None:
     """The report shows Certlet's problem code and cfssl's response for each bad request."""
     document = json.loads((short_run / "bench.json").read_text())["comparison"]["differences"]
@@ -182,6 +193,38 @@ def test_all_processes_of_a_server_run_on_its_core(certlet: Server) -> None:
     processes = [certlet.pid, *servers.descendant_pids(certlet.pid)]
     assert len(processes) == 3
     assert {frozenset(os.sched_getaffinity(pid)) for pid in processes} == {frozenset({load.cores()[0]})}
+
+
+@pytest.fixture(scope="module")
+def acme_certlet(directory: Path) -> Iterator[tuple[Server, acme.Client]]:
+    with acme.certlet(directory / "acme", contenders.create_ca(directory, "p-256")) as pair:
+        yield pair
+
+
+def test_acme_processor_time_is_of_each_issuance(acme_certlet: tuple[Server, acme.Client]) -> None:
+    """An issuance is three requests on one connection."""
+    result = acme.measure(*acme_certlet, itertools.count(), 10)
+    assert (result.count, result.requests) == (10, 30)
+    assert 0 < result.cpu < 10
+    assert result.waited > 0
+
+
+def test_acme_refusal_invalidates_a_measurement(acme_certlet: tuple[Server, acme.Client]) -> None:
+    """The error contains the server's problem."""
+    _, client = acme_certlet
+    with pytest.raises(BenchError, match=r"403 .*rejectedIdentifier"):
+        client.get_certificate("not a name")
+    assert len(client.get_certificate("a.example.com")) == 2
+
+
+def test_acme_certificate_for_another_request_invalidates_a_measurement(
+    acme_certlet: tuple[Server, acme.Client],
+) -> None:
+    chain = acme_certlet[1].get_certificate("a.example.com")
+    with pytest.raises(BenchError, match="another key or name"):
+        acme.verify(chain, csrs.build(None, ["dns:b.example.com"]))
+    with pytest.raises(BenchError, match="another issuer"):
+        acme.verify(chain[::-1], csrs.build(None, ["dns:a.example.com"]))
 
 
 @pytest.mark.parametrize("start", [contenders.certlet, contenders.cfssl])

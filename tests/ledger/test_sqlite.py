@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -123,6 +124,23 @@ for number in range(10**6):
     for number in [*stored, *rest.splitlines()]:
         assert not ledger.consume_nonce(number, NOW + HOUR)
     assert ledger.consume_nonce("other", NOW + HOUR)
+    ledger.close()
+
+
+def test_only_nonces_wait_for_the_next_change(path: Path) -> None:
+    """SQLite has each change on disk when the method returns, except for a used nonce."""
+    ledger = SqliteLedger(path, Clock())
+    statements: list[str] = []
+    ledger._database.set_trace_callback(statements.append)
+    calls: dict[str, Callable[[], object]] = {
+        "NORMAL": lambda: ledger.consume_nonce("n", NOW + HOUR),
+        "FULL": lambda: ledger.add_order(values.order()),
+    }
+    for synchronous, call in calls.items():
+        statements.clear()
+        call()
+        assert statements[0] == f"PRAGMA synchronous = {synchronous}"
+        assert statements.count("COMMIT") == 1
     ledger.close()
 
 

@@ -346,7 +346,8 @@ def test_strangers_cost_no_work_with_public_keys(site: Site, monkeypatch: pytest
     def fail(*_arguments: object) -> None:
         raise AssertionError("a public key was used")
 
-    monkeypatch.setattr(AccountKey, "parse", fail)
+    for name in ("parse", "decode"):
+        monkeypatch.setattr(AccountKey, name, fail)
     wrong_mac = binding(b"x" * 64, "web.1", jws_requests.jwk(RSA))
     for call, code in (
         (lambda: site.register(nonce="A" * 44), "badNonce"),
