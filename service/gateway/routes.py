@@ -59,6 +59,7 @@ class Route:
         accepts_basic: whether the key may be the password of HTTP Basic.
         accepts_body: whether the operation has a requestBody.
         plain_http: whether a server of HTTPS also serves it by plain HTTP (x-plain-http).
+        cost: the number of requests that a request of an address counts as (x-usage-plan-cost).
         integration: the x-amazon-apigateway-integration object.
     """
 
@@ -68,6 +69,7 @@ class Route:
     accepts_basic: bool
     accepts_body: bool
     plain_http: bool
+    cost: float
     integration: JSON
 
 
@@ -156,6 +158,7 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
                 accepts_basic=bool(required & basic),
                 accepts_body="requestBody" in operation,
                 plain_http=operation.get("x-plain-http", False),
+                cost=operation.get("x-usage-plan-cost", 1),
                 integration=operation["x-amazon-apigateway-integration"],
             ),
         )

@@ -144,7 +144,7 @@ class Gateway:
         if is_shared and not is_due and (cached := self._cache.find(route.resource)):
             return cached
         if not is_due:
-            self._count(key_name, identity)
+            self._count(key_name, identity, route.cost)
         complete = events.Request(
             request_id=request_id,
             method=method,
@@ -264,11 +264,11 @@ class Gateway:
         asks_for_basic = route.accepts_basic and request.secure and not request.headers.get("x-api-key")
         raise GatewayError("UNAUTHORIZED" if asks_for_basic else "INVALID_API_KEY")
 
-    def _count(self, key_name: str | None, identity: JSON) -> None:
+    def _count(self, key_name: str | None, identity: JSON, cost: float) -> None:
         if self._limiter and key_name is not None:
             self._limiter.charge_key(key_name)
         elif self._limiter:
-            self._limiter.charge(caller_id(identity))
+            self._limiter.charge(caller_id(identity), cost)
 
 
 def _is_shared(request: web.BaseRequest, route: Route, path_parameters: dict[str, str]) -> bool:

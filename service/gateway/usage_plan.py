@@ -56,8 +56,12 @@ class UsagePlanLimiter:
         bucket.count += 1
         bucket.tokens -= 1
 
-    def charge(self, caller: str) -> None:
+    def charge(self, caller: str, cost: float = 1) -> None:
         """Count a request without an API key; such requests have no quota.
+
+        Args:
+            caller: the caller.
+            cost: the number of requests that it counts as.
 
         Raises:
             GatewayError: THROTTLED; the request does not count.
@@ -66,15 +70,15 @@ class UsagePlanLimiter:
             self._others[caller] = bucket
         elif len(self._others) >= MAX_CALLERS:
             del self._others[next(iter(self._others))]  # its bucket is full by now, like a new one
-        self._fill(self._others, caller).tokens -= 1
+        self._fill(self._others, caller, cost).tokens -= cost
 
-    def _fill(self, buckets: dict[str, _Bucket], caller: str) -> _Bucket:
-        """Fill the caller's bucket; raise GatewayError if it contains no whole token."""
+    def _fill(self, buckets: dict[str, _Bucket], caller: str, cost: float = 1) -> _Bucket:
+        """Fill the caller's bucket; raise GatewayError if it contains less than the cost of a request."""
         now, plan = self._monotonic(), self._plan
         bucket = buckets.setdefault(caller, _Bucket(tokens=plan.burst, filled_at=now))
         bucket.tokens = min(plan.burst, bucket.tokens + (now - bucket.filled_at) * plan.rate)
         bucket.filled_at = now
-        if bucket.tokens < 1:
+        if bucket.tokens < cost:
             raise GatewayError("THROTTLED")
         return bucket
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,16 @@ def test_callers_have_separate_buckets() -> None:
     for _ in range(10):
         clock.now += 10
         assert outcomes(limiter.charge, "a", 1) == ["ok"]
+
+
+def test_cheap_requests_count_as_a_part_of_one() -> None:
+    """They use the same bucket: when it has no whole token left, an ordinary request is refused."""
+    clock = Clock()
+    limiter = UsagePlanLimiter(PLAN, clock, clock)
+    cheap = functools.partial(limiter.charge, cost=0.25)
+    assert outcomes(cheap, "a", 9) == ["ok"] * 9
+    assert outcomes(limiter.charge, "a", 1) == ["THROTTLED"]
+    assert outcomes(cheap, "a", 4) == [*["ok"] * 3, "THROTTLED"]
 
 
 def test_number_of_buckets_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +169,13 @@ def test_public_operations_share_a_bucket_per_address(tmp_path: Path) -> None:
         assert statuses[:4] == [200] * 4
         assert 429 in statuses[4:]
         assert server.request("GET", "/books").status == 200
+
+
+def test_acme_clients_may_send_more(tmp_path: Path) -> None:
+    """An order of a hundred names is some 200 requests of one address."""
+    with second_api.gateway_server(tmp_path, factories.document(), no_usage_plan=False) as server:
+        assert 429 not in {server.request("HEAD", "/acme/new-nonce").status for _ in range(200)}
+        assert 429 in {server.request("GET", f"/crl/{number}").status for number in range(60)}
 
 
 def test_no_usage_plan_option_warns(tmp_path: Path) -> None:
