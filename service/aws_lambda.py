@@ -134,7 +134,7 @@ def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:
     quota = settings.order_quota or (f"{plan['quota']}/{plan['period']}" if plan else "none")
     load_principals = functools.partial(acme_principals.load, settings.ca)
     queue = challenge_queue.find_queue(os.environ)
-    return AcmeStore(ledger, load_principals, parse_quota(quota), queue.put if queue else None)
+    return AcmeStore(ledger, load_principals, parse_quota(quota), queue)
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """The process that validates challenges of the type http-01 (RFC 8555 8.3, RFC 8738), locally.
 
 A worker has the CA's key, so it must neither wait for a stranger's web server nor parse what that sends. This
-process has the ledger, and no secret. It connects to port 80 of an address that it has checked, by that
-address: no name is resolved twice. It follows no redirect, since each would let a stranger choose where this
-process connects to. No response of a web server gets into a message.
+process has no secret and no ledger: it gets challenges from the workers, and sends them the results. It
+connects to port 80 of an address that it has checked, by that address: no name is resolved twice. It follows
+no redirect, since each would let a stranger choose where this process connects to. No response of a web
+server gets into a message.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -28,11 +29,8 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from service import hardening
-from service.challenge_queue import MAX_PACKET, QueuedChallenge
+from service.challenge_queue import MAX_PACKET, ChallengeResult, QueuedChallenge, send
 from service.gateway import sandbox
-from service.ledger.sqlite import SqliteLedger
-from service.ledger_protocol import Authorization, AuthorizationStatus, ChallengeError, Conflict, Ledger
-from service.pki.errors import CAUnavailable
 
 HTTP_PORT: Final = 80
 DNS_PORT: Final = 53
@@ -57,17 +55,15 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[str], Iterable[str]]
 _Lookup = asyncio.Future[Iterable[str]]
-_ATTEMPTS: Final = 20  # of a change that conflicts with another one
-
-_log = logging.getLogger(__name__)
 
 
 class ValidationFailed(Exception):
-    """A challenge failed; `error` is for the client."""
+    """A challenge failed; code and detail are those of `ChallengeResult`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
-        self.error = ChallengeError(code, detail)
+        self.code = code
+        self.detail = detail
 
 
 def is_permitted(address: IpAddress, networks: Sequence[IpNetwork]) -> bool:
@@ -91,12 +87,11 @@ def resolve(name: str) -> list[str]:
 
 
 class HttpValidator:
-    """Validates the challenges of a ledger."""
+    """Validates challenges, some at the same time."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        clock: Callable[[], datetime],
+        report: Callable[[ChallengeResult], None],
         networks: Sequence[IpNetwork] = (),
         resolve: Resolve = resolve,
         port: int = HTTP_PORT,
@@ -104,14 +99,12 @@ class HttpValidator:
         """Prepare to validate.
 
         Args:
-            ledger: has the orders and accounts, and gets the results.
-            clock: returns the current time, UTC.
+            report: gets the results.
             networks: as in `is_permitted`.
             resolve: returns the addresses of a name; may block.
             port: of the web servers; another one only in tests.
         """
-        self._ledger = ledger
-        self._clock = clock
+        self._report = report
         self._networks = networks
         self._resolve = resolve
         self._port = port
@@ -124,7 +117,7 @@ class HttpValidator:
         """Start a validation, unless it runs already, or the account has too many."""
         of_account = sum(waiting.account_id == challenge.account_id for waiting in self._tasks)
         if challenge not in self._tasks and of_account < MAX_WAITING_PER_ACCOUNT:
-            task = self._tasks[challenge] = asyncio.create_task(self._run(challenge))
+            task = self._tasks[challenge] = asyncio.create_task(self._validate(challenge))
             task.add_done_callback(lambda _: self._tasks.pop(challenge))
 
     async def wait(self, max_waiting: int = 0) -> None:
@@ -132,46 +125,25 @@ class HttpValidator:
         while len(self._tasks) > max_waiting:
             await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
 
-    async def _run(self, challenge: QueuedChallenge) -> None:
-        slots = self._account_slots.setdefault(
-            challenge.account_id, asyncio.Semaphore(CONCURRENCY_PER_ACCOUNT)
-        )
-        async with slots, self._slots:
-            try:
-                await self._validate(challenge)
-            except CAUnavailable as error:  # the client's next request starts it again
-                _log.error("a challenge was not validated: %s", error.detail)
-
     async def _validate(self, challenge: QueuedChallenge) -> None:
-        account_id, order_id, position = challenge
-        order = await asyncio.to_thread(self._ledger.get_order, account_id, order_id)
-        account = await asyncio.to_thread(self._ledger.get_account, account_id)
-        if not order or not account or position not in range(len(order.authorizations)):
-            return
-        authorization = order.authorizations[position]
-        if authorization.status is not AuthorizationStatus.PROCESSING:
-            return
-        loop = asyncio.get_running_loop()
-        lookup = loop.run_in_executor(self._threads, self._resolve, authorization.value)
-        try:
-            error = await self._find_error(authorization, lookup, account.thumbprint)
-            await asyncio.to_thread(self._store, challenge, error)
-        finally:
+        account_slots = asyncio.Semaphore(CONCURRENCY_PER_ACCOUNT)
+        account_slots = self._account_slots.setdefault(challenge.account_id, account_slots)
+        async with account_slots, self._slots:
+            loop = asyncio.get_running_loop()
+            lookup = loop.run_in_executor(self._threads, self._resolve, challenge.name)
+            self._report(ChallengeResult(*challenge[:3], *await self._find_error(challenge, lookup)))
             await asyncio.wait([lookup])  # a lookup that stalls keeps its thread, and so the account's slot
 
-    async def _find_error(
-        self, authorization: Authorization, lookup: _Lookup, thumbprint: str
-    ) -> ChallengeError | None:
+    async def _find_error(self, challenge: QueuedChallenge, lookup: _Lookup) -> tuple[str, str]:
+        """Return the code and the detail of a problem; both are empty if there is none."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                addresses = await self._permitted_addresses(authorization.value, lookup)
-                await self._prove(authorization, addresses, thumbprint)
+                await self._prove(challenge, await self._permitted_addresses(challenge.name, lookup))
         except ValidationFailed as failure:
-            return failure.error
+            return failure.code, failure.detail
         except TimeoutError:
-            detail = f"{_url(authorization)} did not answer completely within {TIMEOUT:g} seconds"
-            return ChallengeError("connection", detail)
-        return None
+            return "connection", f"{_url(challenge)} did not answer completely within {TIMEOUT:g} seconds"
+        return "", ""
 
     async def _permitted_addresses(self, name: str, lookup: _Lookup) -> list[IpAddress]:
         """Return the first addresses of a name, or of an address itself."""
@@ -190,40 +162,38 @@ class HttpValidator:
         if not permitted:
             raise ValidationFailed(
                 "connection",
-                f"this CA does not connect to {_list(addresses)}, the address of {name}: "
+                f"this CA does not connect to {_list(addresses[:MAX_ADDRESSES])}, the address of {name}: "
                 "its administrator can permit the network (--acme-network)",
             )
         return permitted[:MAX_ADDRESSES]
 
-    async def _prove(
-        self, authorization: Authorization, addresses: Sequence[IpAddress], thumbprint: str
-    ) -> None:
+    async def _prove(self, challenge: QueuedChallenge, addresses: Sequence[IpAddress]) -> None:
         """Verify the response of the first address that accepts a connection."""
         for address in addresses:
             try:
-                status, body = await self._get(authorization, address)
+                status, body = await self._get(challenge, address)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 continue
             except aiohttp.ClientError as error:
-                detail = f"{_url(authorization)} at {address} sent no complete HTTP response"
+                detail = f"{_url(challenge)} at {address} sent no complete HTTP response"
                 raise ValidationFailed("connection", detail) from error
-            key_authorization = f"{authorization.token}.{thumbprint}"
+            key_authorization = f"{challenge.token}.{challenge.thumbprint}"
             if fault := _fault(status, body, key_authorization):
-                raise ValidationFailed("incorrectResponse", f"{_url(authorization)} at {address} {fault}")
+                raise ValidationFailed("incorrectResponse", f"{_url(challenge)} at {address} {fault}")
             return
         raise ValidationFailed(
             "connection",
-            f"port {self._port} of {authorization.value} ({_list(addresses)}) accepts no connection: "
+            f"port {self._port} of {challenge.name} ({_list(addresses)}) accepts no connection: "
             "start a web server there, and permit connections from the CA",
         )
 
-    async def _get(self, authorization: Authorization, address: IpAddress) -> tuple[int, bytes]:
+    async def _get(self, challenge: QueuedChallenge, address: IpAddress) -> tuple[int, bytes]:
         """Return the status and the start of the body, of at most `MAX_BODY` + 1 octets."""
-        url = f"http://{_host(str(address))}:{self._port}{_PATH}{authorization.token}"
+        url = f"http://{_host(str(address))}:{self._port}{_PATH}{challenge.token}"
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Host": _host(authorization.value), "Accept-Encoding": "identity"},
+            headers={"Host": _host(challenge.name), "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             auto_decompress=False,
         )
@@ -234,17 +204,6 @@ class HttpValidator:
                 return response.status, end.partial
             finally:
                 response.close()
-
-    def _store(self, challenge: QueuedChallenge, error: ChallengeError | None) -> None:
-        for _ in range(_ATTEMPTS):
-            order = self._ledger.get_order(challenge.account_id, challenge.order_id)
-            if order is None:
-                return
-            changed = order.validated(challenge.position, self._clock(), error)
-            with contextlib.suppress(Conflict):  # another authorization of the order was changed
-                if changed is not order:
-                    self._ledger.update_order(changed)
-                return
 
 
 def _fault(status: int, body: bytes, key_authorization: str) -> str:
@@ -260,8 +219,8 @@ def _fault(status: int, body: bytes, key_authorization: str) -> str:
     return ""
 
 
-def _url(authorization: Authorization) -> str:
-    return f"http://{_host(authorization.value)}{_PATH}{authorization.token}"
+def _url(challenge: QueuedChallenge) -> str:
+    return f"http://{_host(challenge.name)}{_PATH}{challenge.token}"
 
 
 def _host(name: str) -> str:
@@ -307,24 +266,21 @@ async def _wait_readable(channel: socket.socket) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the process: `CHANNEL LEDGER CA [NETWORK]...`, a descriptor, a file, a directory and networks."""
+    """Run the process: `CHANNEL CA LEDGER [NETWORK]...`, a descriptor, a directory, a file and networks.
+
+    The process cannot access the directory and the file, even if they are in a directory of packages.
+    """
     hardening.disable_core_dumps_and_ptrace()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group; the supervisor stops it
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.environ |= RESOLVER_ENVIRONMENT
-    ledger_path, directory = map(Path, arguments[1:3])
+    directory, ledger = map(Path, arguments[1:3])
     networks = [ipaddress.ip_network(text) for text in arguments[3:]]
-    ledger = SqliteLedger(ledger_path, _now)
-    ledger.load_revoked()  # opens all files of the ledger, which the sandbox then hides
-    sandbox.enter([directory, ledger_path.parent], ports=(HTTP_PORT, DNS_PORT))
+    sandbox.enter([directory, ledger.parent], ports=(HTTP_PORT, DNS_PORT))
     with socket.socket(fileno=int(arguments[0])) as channel:
-        asyncio.run(serve(channel, HttpValidator(ledger, _now, networks)))
+        asyncio.run(serve(channel, HttpValidator(partial(send, channel), networks)))
     return 0
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service import http_validator
-from service.challenge_queue import MAX_PACKET, ChallengeQueue, QueuedChallenge
+from service import challenge_queue, http_validator
+from service.challenge_queue import ChallengeQueue, ChallengeResult, QueuedChallenge
 from service.http_validator import MAX_BODY, HttpValidator, is_permitted
-from service.ledger.sqlite import SqliteLedger
-from service.ledger_protocol import Authorization, AuthorizationStatus, Order, OrderStatus
-from service.pki.errors import CAUnavailable
 from tests import servers
-from tests.factories import NOW
-from tests.ledger import values
 
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")]
 TOKEN = "t" * 22
 THUMBPRINT = "a" * 43
+VALID = ("", "")
 KEY_AUTHORIZATION = f"{TOKEN}.{THUMBPRINT}".encode()
 NAME = "app.example.com"
 
@@ -77,13 +73,6 @@ def http(body: bytes, status: str = "200 OK", *headers: str) -> Callable[[socket
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
-    ledger = SqliteLedger(tmp_path / "ledger.db", lambda: NOW)
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def serve() -> Iterator[Callable[..., WebServer]]:
     servers: list[WebServer] = []
 
@@ -96,68 +85,47 @@ def serve() -> Iterator[Callable[..., WebServer]]:
         server.close()
 
 
-def add_order(ledger: SqliteLedger, *names: str) -> Order:
-    """Store an order whose challenges are to be validated."""
-    account = ledger.add_account(values.account(THUMBPRINT))
-    authorizations = tuple(
-        Authorization("ip" if name[-1].isdigit() else "dns", name, AuthorizationStatus.PROCESSING, TOKEN, NOW)
-        for name in names
-    )
-    order = values.order(account.id, authorizations=authorizations, status=OrderStatus.PENDING)
-    ledger.add_order(order)
-    return order
+def challenge(name: str = NAME, account_id: str = "account", position: int = 0) -> QueuedChallenge:
+    return QueuedChallenge(account_id, "order", position, name, TOKEN, THUMBPRINT)
 
 
-def validate(ledger: SqliteLedger, order: Order, port: int, resolve: Any = None, **options: Any) -> Order:
-    """Validate all challenges of an order at the same time, and return the stored order."""
-    resolve = resolve or (lambda name: ["127.0.0.1"] if name == NAME else [name])
+def validate(port: int, resolve: Any = None, name: str = NAME, **options: Any) -> tuple[str, str]:
+    """Validate a challenge, and return the code and the detail of the problem."""
     networks = options.pop("networks", LOOPBACK)
+    results: list[ChallengeResult] = []
 
     async def run() -> None:
-        validator = HttpValidator(ledger, lambda: NOW, networks, resolve, port)
-        for index in range(len(order.authorizations)):
-            validator.start(QueuedChallenge(order.account, order.id, index))
+        validator = HttpValidator(results.append, networks, resolve or (lambda _: ["127.0.0.1"]), port)
+        validator.start(challenge(name))
         await validator.wait()
 
     asyncio.run(run())
-    stored = ledger.get_order(order.account, order.id)
-    assert stored
-    return stored
-
-
-def fails(ledger: SqliteLedger, port: int, resolve: Any = None, **options: Any) -> tuple[str, str]:
-    """Validate `NAME`, and return the error; the order becomes invalid."""
-    order = validate(ledger, add_order(ledger, NAME), port, resolve, **options)
-    (authorization,) = order.authorizations
-    assert (order.status, authorization.status) == (OrderStatus.INVALID, AuthorizationStatus.INVALID)
-    assert authorization.error
-    return authorization.error
+    (result,) = results
+    assert result[:3] == ("account", "order", 0)
+    return result.code, result.detail
 
 
 @pytest.mark.parametrize("body", [KEY_AUTHORIZATION, KEY_AUTHORIZATION + b" \t\r\n"])
-def test_key_authorization_is_accepted(serve: Any, ledger: SqliteLedger, body: bytes) -> None:
+def test_key_authorization_is_accepted(serve: Any, body: bytes) -> None:
     """Spaces at the end are ignored (RFC 8555 8.3). The request names the host, and nothing secret."""
     server = serve(http(body))
-    order = validate(ledger, add_order(ledger, NAME), server.port)
-    assert order.status is OrderStatus.READY
-    assert order.authorizations[0].is_proven
+    assert validate(server.port) == VALID
     (request,) = server.requests
     assert request.startswith(f"GET /.well-known/acme-challenge/{TOKEN} HTTP/1.1\r\nHost: {NAME}\r\n")
     assert "cookie" not in request.lower()
 
 
-def test_body_is_not_decoded(serve: Any, ledger: SqliteLedger) -> None:
+def test_body_is_not_decoded(serve: Any) -> None:
     """A short body cannot become a long one."""
     server = serve(http(KEY_AUTHORIZATION, "200 OK", "Content-Encoding: gzip"))
-    assert validate(ledger, add_order(ledger, NAME), server.port).status is OrderStatus.READY
+    assert validate(server.port) == VALID
 
 
 @pytest.mark.parametrize(("address", "host"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
-def test_address_is_its_own_host(serve: Any, ledger: SqliteLedger, address: str, host: str) -> None:
+def test_address_is_its_own_host(serve: Any, address: str, host: str) -> None:
     """RFC 8738 4: the identifier is an address, which is not looked up."""
     server = serve(http(KEY_AUTHORIZATION), address)
-    order = validate(ledger, add_order(ledger, address), server.port, http_validator.resolve)
-    assert order.status is OrderStatus.READY
+    assert validate(server.port, http_validator.resolve, address) == VALID
     assert f"\r\nHost: {host}\r\n" in server.requests[0]
 
 
@@ -179,18 +147,16 @@ def test_address_is_its_own_host(serve: Any, ledger: SqliteLedger, address: str,
         (lambda _: None, "connection", "sent no complete HTTP"),
     ],
 )  # fmt: skip
-def test_other_response_is_refused(
-    serve: Any, ledger: SqliteLedger, respond: Any, code: str, detail: str
-) -> None:
+def test_other_response_is_refused(serve: Any, respond: Any, code: str, detail: str) -> None:
     """No part of it gets into the error."""
     server = serve(respond)
-    error = fails(ledger, server.port)
+    error = validate(server.port)
     assert (error[0], detail in error[1]) == (code, True), error
     assert error[1].startswith(f"http://{NAME}/.well-known/acme-challenge/{TOKEN} at 127.0.0.1 ")
     assert "secret" not in error[1]
 
 
-def test_huge_body_is_not_read(serve: Any, ledger: SqliteLedger) -> None:
+def test_huge_body_is_not_read(serve: Any) -> None:
     """The validator closes the connection."""
     sent: list[int] = []
 
@@ -201,26 +167,24 @@ def test_huge_body_is_not_read(serve: Any, ledger: SqliteLedger) -> None:
             sent.append(65536)
 
     server = serve(respond)
-    assert fails(ledger, server.port)[0] == "incorrectResponse"
+    assert validate(server.port)[0] == "incorrectResponse"
     server.close()
     assert sum(sent) < 50_000_000
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_redirect_is_not_followed(serve: Any, ledger: SqliteLedger, status: int) -> None:
+def test_redirect_is_not_followed(serve: Any, status: int) -> None:
     """Not even to an address that is permitted."""
     target = serve(http(KEY_AUTHORIZATION))
     location = f"Location: http://127.0.0.1:{target.port}/.well-known/acme-challenge/{TOKEN}"
     server = serve(http(b"", f"{status} Moved", location))
-    code, detail = fails(ledger, server.port)
+    code, detail = validate(server.port)
     assert code == "incorrectResponse"
     assert f"redirects (status {status}), which this CA does not follow" in detail
     assert not target.requests
 
 
-def test_slow_server_ends_after_the_time_limit(
-    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_server_ends_after_the_time_limit(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that sends an octet now and then does not keep the validator."""
     monkeypatch.setattr(http_validator, "TIMEOUT", 0.5)
 
@@ -231,67 +195,60 @@ def test_slow_server_ends_after_the_time_limit(
             time.sleep(0.05)
 
     started = time.monotonic()
-    code, detail = fails(ledger, serve(respond).port)
+    code, detail = validate(serve(respond).port)
     assert (code, "did not answer completely within 0.5 seconds" in detail) == ("connection", True)
     assert time.monotonic() - started < 4
 
 
-def test_slow_name_server_ends_after_its_time_limit(
-    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The result is stored before the lookup ends."""
+def test_slow_name_server_ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is known before the lookup ends."""
     monkeypatch.setattr(http_validator, "LOOKUP_TIMEOUT", 0.2)
-    order, seen = add_order(ledger, NAME), []
+    results: list[ChallengeResult] = []
+    seen: list[ChallengeResult] = []
 
     def stall(_name: str) -> list[str]:
         time.sleep(1)
-        seen.append(ledger.get_order(order.account, order.id))
+        seen.extend(results)
         return ["127.0.0.1"]
 
-    stored = validate(ledger, order, 1, stall)
-    assert stored.authorizations[0].error == (
-        "dns",
-        f"the name servers of {NAME} did not answer within 0.2 seconds",
-    )
-    assert seen == [stored]
+    async def run() -> None:
+        validator = HttpValidator(results.append, LOOPBACK, stall, 1)
+        validator.start(challenge())
+        await validator.wait()
+
+    asyncio.run(run())
+    detail = f"the name servers of {NAME} did not answer within 0.2 seconds"
+    assert seen == results == [("account", "order", 0, "dns", detail)]
 
 
 def test_slow_name_servers_of_an_account_do_not_delay_others(
-    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+    serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each account has only some of the threads."""
     monkeypatch.setattr(http_validator, "LOOKUP_TIMEOUT", 0.1)
     monkeypatch.setattr(http_validator, "CONCURRENCY", 3)
     monkeypatch.setattr(http_validator, "CONCURRENCY_PER_ACCOUNT", 2)
     server, release = serve(http(KEY_AUTHORIZATION)), threading.Event()
-    slow = add_order(ledger, *[f"n{number}.slow.example.com" for number in range(6)])
-    account = ledger.add_account(values.account("b" * 43))
-    other = values.order(
-        account.id,
-        status=OrderStatus.PENDING,
-        authorizations=(Authorization("dns", NAME, AuthorizationStatus.PROCESSING, TOKEN, NOW),),
-    )
-    ledger.add_order(other)
+    results: list[ChallengeResult] = []
 
     def resolve(name: str) -> list[str]:
         if name != NAME:
             release.wait(20)
         return ["127.0.0.1"]
 
-    async def run() -> AuthorizationStatus:
-        validator = HttpValidator(ledger, lambda: NOW, LOOPBACK, resolve, server.port)
-        for index in range(6):
-            validator.start(QueuedChallenge(slow.account, slow.id, index))
-        validator.start(QueuedChallenge(other.account, other.id, 0))
+    async def run() -> bool:
+        validator = HttpValidator(results.append, LOOPBACK, resolve, server.port)
+        for position in range(6):
+            validator.start(challenge("slow.example.com", "slow", position))
+        validator.start(challenge())
         await validator.wait(6)
-        stored = ledger.get_order(other.account, other.id)
+        is_released = release.is_set()
         release.set()
         await validator.wait()
-        assert stored
-        return stored.authorizations[0].status
+        return is_released
 
-    assert asyncio.run(run()) is AuthorizationStatus.INVALID  # validated: the thumbprint is another one
-    assert len(server.requests) >= 1
+    assert not asyncio.run(run())
+    assert ("account", "order", 0, "", "") in results
 
 
 @pytest.mark.parametrize(
@@ -301,41 +258,39 @@ def test_slow_name_servers_of_an_account_do_not_delay_others(
         (socket.EAI_AGAIN, f"the name servers of {NAME} did not answer"),
     ],
 )
-def test_name_without_address_is_refused(ledger: SqliteLedger, errno: int, detail: str) -> None:
+def test_name_without_address_is_refused(errno: int, detail: str) -> None:
     def resolve(_name: str) -> list[str]:
         raise socket.gaierror(errno, "text of the library")
 
-    assert fails(ledger, 1, resolve) == ("dns", detail)
+    assert validate(1, resolve) == ("dns", detail)
 
 
-def test_port_without_server_is_refused(serve: Any, ledger: SqliteLedger) -> None:
+def test_port_without_server_is_refused(serve: Any) -> None:
     server = serve(http(b""))
-    code, detail = fails(ledger, server.port, lambda _: ["127.0.0.2", "::1"])
+    code, detail = validate(server.port, lambda _: ["127.0.0.2", "::1"])
     assert code == "connection"
     assert detail.startswith(
         f"port {server.port} of {NAME} (127.0.0.2, ::1) accepts no connection: start a web"
     )
 
 
-def test_next_address_is_tried(serve: Any, ledger: SqliteLedger) -> None:
+def test_next_address_is_tried(serve: Any) -> None:
     """Only if the first one accepts no connection."""
     server = serve(http(KEY_AUTHORIZATION))
-    order = validate(
-        ledger, add_order(ledger, NAME), server.port, lambda _: ["127.0.0.2", "127.0.0.2", "127.0.0.1"]
-    )
-    assert order.status is OrderStatus.READY
+    result = validate(server.port, lambda _: ["127.0.0.2", "127.0.0.2", "127.0.0.1"])
+    assert result == VALID
 
 
-def test_only_the_first_addresses_are_tried(ledger: SqliteLedger) -> None:
+def test_only_the_first_addresses_are_tried() -> None:
     """Each of them once."""
     port = servers.free_port()
     addresses = ["127.0.0.2", "127.0.0.2", *(f"127.0.0.{number}" for number in range(3, 9))]
-    detail = fails(ledger, port, lambda _: addresses)[1]
+    detail = validate(port, lambda _: addresses)[1]
     assert detail.startswith(f"port {port} of {NAME} (127.0.0.2, 127.0.0.3, 127.0.0.4, 127.0.0.5) accepts no")
 
 
 def test_address_that_does_not_answer_does_not_prevent_the_next(
-    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+    serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host behind a firewall that drops packets, as a listener with a full queue does."""
     monkeypatch.setattr(http_validator, "CONNECT_TIMEOUT", 0.2)
@@ -348,22 +303,22 @@ def test_address_that_does_not_answer_does_not_prevent_the_next(
             waiting.setblocking(False)  # noqa: FBT003 - a standard library signature
             waiting.connect_ex(("127.0.0.2", server.port))
         started = time.monotonic()
-        order = validate(ledger, add_order(ledger, NAME), server.port, lambda _: ["127.0.0.2", "127.0.0.1"])
+        result = validate(server.port, lambda _: ["127.0.0.2", "127.0.0.1"])
         assert time.monotonic() - started < 5
-    assert order.status is OrderStatus.READY
+    assert result == VALID
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["::1"], ["::ffff:127.0.0.1"], ["::"], ["169.254.169.254", "fe80::1"]])  # fmt: skip
-def test_loopback_and_link_local_are_refused(serve: Any, ledger: SqliteLedger, addresses: list[str]) -> None:
+def test_loopback_and_link_local_are_refused(serve: Any, addresses: list[str]) -> None:
     """By default, and nothing is sent."""
     server = serve(http(KEY_AUTHORIZATION))
-    code, detail = fails(ledger, server.port, lambda _: addresses, networks=())
+    code, detail = validate(server.port, lambda _: addresses, networks=())
     assert code == "connection"
     assert detail.startswith(f"this CA does not connect to {ipaddress.ip_address(addresses[0])}")
     assert not server.requests
 
 
-def test_name_is_resolved_once(serve: Any, ledger: SqliteLedger) -> None:
+def test_name_is_resolved_once(serve: Any) -> None:
     """DNS rebinding: the second answer would be an address that is not permitted."""
     server = serve(http(KEY_AUTHORIZATION))
     answers = iter([["127.0.0.2"], ["127.0.0.1"]])
@@ -373,17 +328,17 @@ def test_name_is_resolved_once(serve: Any, ledger: SqliteLedger) -> None:
         names.append(name)
         return next(answers)
 
-    code, detail = fails(ledger, server.port, resolve, networks=[ipaddress.ip_network("127.0.0.2")])
+    code, detail = validate(server.port, resolve, networks=[ipaddress.ip_network("127.0.0.2")])
     assert (code, f"{NAME} (127.0.0.2) accepts no connection" in detail) == ("connection", True)
     assert names == [NAME]
     assert not server.requests
 
 
-def test_only_permitted_addresses_of_a_name_are_tried(serve: Any, ledger: SqliteLedger) -> None:
+def test_only_permitted_addresses_of_a_name_are_tried(serve: Any) -> None:
     """A name with a public address and a loopback address does not lead to the latter."""
     server = serve(http(KEY_AUTHORIZATION))
     networks = [ipaddress.ip_network("127.0.0.2")]
-    code, detail = fails(ledger, server.port, lambda _: ["127.0.0.2", "127.0.0.1"], networks=networks)
+    code, detail = validate(server.port, lambda _: ["127.0.0.2", "127.0.0.1"], networks=networks)
     assert (code, f"{NAME} (127.0.0.2) accepts no connection" in detail) == ("connection", True)
     assert not server.requests
 
@@ -420,110 +375,61 @@ def test_addresses_are_permitted_by_network(address: str, networks: list[str], *
     assert is_permitted(ipaddress.ip_address(address), parsed) is permitted
 
 
-def test_all_names_of_an_order_are_stored(serve: Any, ledger: SqliteLedger) -> None:
-    """Validations that end at the same time do not undo each other."""
-    server = serve(http(KEY_AUTHORIZATION))
-    order = add_order(ledger, *[f"n{number}.example.com" for number in range(30)])
-    order = validate(ledger, order, server.port, lambda _: ["127.0.0.1"])
-    assert order.status is OrderStatus.READY
-
-
-def test_challenge_that_is_not_processing_is_not_validated(serve: Any, ledger: SqliteLedger) -> None:
-    """Nor an order or authorization that does not exist."""
-    server = serve(http(KEY_AUTHORIZATION))
-    order = validate(ledger, add_order(ledger, NAME), server.port)
-    assert validate(ledger, order, server.port) == order
-
-    async def run() -> None:
-        validator = HttpValidator(ledger, lambda: NOW, LOOPBACK, port=server.port)
-        for challenge in ((order.account, order.id, 1), (order.account, "x", 0), ("x", order.id, 0)):
-            validator.start(QueuedChallenge(*challenge))
-        await validator.wait()
-
-    asyncio.run(run())
-    assert len(server.requests) == 1
-
-
-def test_challenge_is_validated_once_at_a_time(serve: Any, ledger: SqliteLedger) -> None:
+def test_challenge_is_validated_once_at_a_time(serve: Any) -> None:
     """An account cannot have more waiting challenges than an order has names."""
     server = serve(http(KEY_AUTHORIZATION))
-    order = add_order(ledger, NAME)
+    results: list[ChallengeResult] = []
 
     async def run() -> None:
-        validator = HttpValidator(ledger, lambda: NOW, LOOPBACK, lambda _: ["127.0.0.1"], server.port)
+        validator = HttpValidator(results.append, LOOPBACK, lambda _: ["127.0.0.1"], server.port)
         for _ in range(3):
-            validator.start(QueuedChallenge(order.account, order.id, 0))
-        for index in range(1, 200):
-            validator.start(QueuedChallenge(order.account, order.id, index))
-        assert len(validator._tasks) == http_validator.MAX_WAITING_PER_ACCOUNT
+            validator.start(challenge())
+        for position in range(1, 200):
+            validator.start(challenge(position=position))
         await validator.wait()
 
     asyncio.run(run())
-    assert len(server.requests) == 1
+    assert len(results) == len(server.requests) == http_validator.MAX_WAITING_PER_ACCOUNT
+    assert set(results) == {("account", "order", position, "", "") for position in range(100)}
 
 
-def test_result_that_cannot_be_stored_is_logged(
-    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The challenge stays in the status `processing`."""
-    server, order = serve(http(KEY_AUTHORIZATION)), add_order(ledger, NAME)
-
-    def fail(_order: Order) -> Order:
-        raise CAUnavailable("the ledger is not available")
-
-    monkeypatch.setattr(ledger, "update_order", fail)
-    assert validate(ledger, order, server.port) == order
-    assert "a challenge was not validated: the ledger is not available" in caplog.text
-
-
-def test_worker_never_waits_for_the_validator() -> None:
-    """The queue has room for the names of several orders; what does not fit is not added."""
-    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    receiver.settimeout(0)
-    with receiver, sender:
-        queue = ChallengeQueue(sender)
-        for _ in range(10_000):
-            queue.put("a" * 22, "b" * 22, 99)
-        packets = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                packets.append(receiver.recv(MAX_PACKET))
-        assert 100 <= len(packets) < 10_000
-        assert {QueuedChallenge.parse(packet) for packet in packets} == {("a" * 22, "b" * 22, 99)}
-        queue.put("c" * 22, "b" * 22, 0)
-        assert QueuedChallenge.parse(receiver.recv(MAX_PACKET)).account_id == "c" * 22
+@pytest.fixture
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The validator's end and the workers' end of a queue."""
+    validator_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    validator_end.settimeout(0)
+    with validator_end, worker_end:
+        yield validator_end, worker_end
 
 
 def test_process_ends_with_the_workers_or_for_new_resolver_files(
-    serve: Any, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    serve: Any,
+    channel: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """A packet that it has not read remains for the next process."""
-    server, order = serve(http(KEY_AUTHORIZATION)), add_order(ledger, NAME)
+    """A packet that it has not read remains for the next process, which sends the result."""
+    server, (validator_end, worker_end) = serve(http(KEY_AUTHORIZATION)), channel
     hosts = tmp_path / "hosts"
     hosts.touch()
     monkeypatch.setattr(http_validator, "_RESOLVER_FILES", (str(hosts), "/missing"))
-    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    receiver.settimeout(0)
+    queue = ChallengeQueue(worker_end)
 
     async def run() -> None:
-        validator = HttpValidator(
-            ledger, lambda: datetime.now(UTC), LOOPBACK, lambda _: ["127.0.0.1"], server.port
-        )
-        await http_validator.serve(receiver, validator)
+        report = functools.partial(challenge_queue.send, validator_end)
+        validator = HttpValidator(report, LOOPBACK, lambda _: ["127.0.0.1"], server.port)
+        await http_validator.serve(validator_end, validator)
 
     async def replace() -> None:
         task = asyncio.create_task(run())
         await asyncio.sleep(0.05)
         (tmp_path / "new").touch()
         (tmp_path / "new").replace(hosts)
-        ChallengeQueue(sender).put(order.account, order.id, 0)
+        queue.put(challenge())
         await task
 
-    with receiver, sender:
-        asyncio.run(replace())
-        assert ledger.get_order(order.account, order.id) == order
-        sender.close()
-        asyncio.run(run())
-    stored = ledger.get_order(order.account, order.id)
-    assert stored
-    assert stored.status is OrderStatus.READY
+    asyncio.run(replace())
+    assert not list(queue.take_results())
+    worker_end.shutdown(socket.SHUT_WR)
+    asyncio.run(run())
+    assert list(queue.take_results()) == [("account", "order", 0, "", "")]

@@ -411,7 +411,7 @@ def _validator_arguments(
     """Return the arguments of the validator of challenges; empty if no policy requires a challenge."""
     if not settings.ledger or not openapi.parse_policy(document).has_challenges:
         return []
-    return [os.path.abspath(settings.ledger), str(directory), *settings.acme_networks]  # noqa: PTH100 - as above
+    return [str(directory), os.path.abspath(settings.ledger), *settings.acme_networks]  # noqa: PTH100 - as above
 
 
 def _announce(url: str, status_url: str, api_key: str | None, trust: str) -> None:

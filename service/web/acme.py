@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from service.authority import Authority
+from service.challenge_queue import ChallengeQueue
 from service.ledger_protocol import (
     MAX_LISTED,
     Account,
@@ -31,7 +32,7 @@ from service.pki.profile_loader import Challenge
 from service.revocations import Revocation, RevocationRequest
 from service.web import identity, jws
 from service.web.acme_accounts import AcmeAccounts
-from service.web.acme_challenges import AcmeChallenges, PutChallenge
+from service.web.acme_challenges import AcmeChallenges
 from service.web.acme_orders import AcmeOrders
 from service.web.acme_problems import NAMESPACE, AcmeError
 from service.web.jws import SignedRequest
@@ -53,13 +54,13 @@ class AcmeStore(NamedTuple):
         ledger: stores accounts and orders.
         load_principals: returns the principals that may have accounts.
         quota: how many orders each principal may create; None for any number.
-        put_challenge: has a challenge validated; None if nothing validates challenges.
+        challenges: has challenges validated; None if nothing validates them.
     """
 
     ledger: Ledger
     load_principals: Callable[[], AcmePrincipals]
     quota: Quota | None = None
-    put_challenge: PutChallenge | None = None
+    challenges: ChallengeQueue | None = None
 
 
 _REASONS: Final[dict[object, x509.ReasonFlags | None]] = {  # CRLReason (RFC 5280 5.3.1)
@@ -107,13 +108,13 @@ class AcmeSite:
     def require_orders(self) -> AcmeOrders:
         """Return the orders; raise `AcmeError`, `notFound`, if the CA has no ledger."""
         store = self._require_store()
-        has_validator = store.put_challenge is not None
+        has_validator = store.challenges is not None
         return AcmeOrders(store.ledger, self.authority, store.quota, has_validator=has_validator)
 
     def require_challenges(self) -> AcmeChallenges:
         """Return the challenges; raise as `require_orders`."""
         store = self._require_store()
-        return AcmeChallenges(store.ledger, self.authority.clock, store.put_challenge)
+        return AcmeChallenges(store.ledger, self.authority.clock, store.challenges)
 
     def _require_store(self) -> AcmeStore:
         if self._store is None:
@@ -246,7 +247,7 @@ class AcmeOperations:
         elif payload:
             raise AcmeError("malformed", "the status of an authorization can only be changed to deactivated")
         else:
-            self._site.require_challenges().repeat(order, position)
+            self._site.require_challenges().repeat(call.account, order, position)
         return _validation_response(order, position, _authorization(order, position))
 
     def acmeChallenge(self, body: Mapping[str, Any], order_id: str, index: str) -> Response:  # noqa: N802 - operationId
@@ -256,9 +257,9 @@ class AcmeOperations:
         challenges = self._site.require_challenges()
         if call.request.payload:
             call.request.json()  # an object; http-01 has no members
-            order = challenges.start(order, position)
+            order = challenges.start(call.account, order, position)
         else:
-            challenges.repeat(order, position)
+            challenges.repeat(call.account, order, position)
         response = _validation_response(order, position, _challenge(order, position))
         response.headers["Link"] = _link(_url("authorization", order.id, index), "up")
         return response
@@ -297,6 +298,7 @@ class AcmeOperations:
 
     def _find_order(self, body: Mapping[str, Any], order_id: str) -> tuple[_Call, Order]:
         call = self._authenticate(body)
+        self._site.require_challenges().store_results()
         return call, self._site.require_orders().get(call.account, order_id)
 
     def _order_response(self, order: Order, status: int = HTTPStatus.OK) -> Response:

@@ -1,12 +1,22 @@
-"""Challenges of ACME (RFC 8555 7.5.1, 8): start validations, which another process carries out."""
+"""Challenges of ACME (RFC 8555 7.5.1, 8): have them validated by another process, and store the results."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from service.ledger_protocol import Account, AuthorizationStatus, Conflict, Ledger, Order, OrderStatus
+from service.challenge_queue import ChallengeQueue, ChallengeResult, QueuedChallenge
+from service.ledger_protocol import (
+    Account,
+    AuthorizationStatus,
+    ChallengeError,
+    Conflict,
+    Ledger,
+    Order,
+    OrderStatus,
+)
 from service.pki.names import Identifier
 from service.web.acme_problems import AcmeError
 
@@ -16,10 +26,6 @@ _WILDCARD: Final = "*."
 _UNPROVABLE: Final = (
     "cannot be proven by http-01, which the policy of your account requires: order names without a wildcard"
 )
-
-PutChallenge = Callable[[str, str, int], None]
-"""Has a challenge validated, named by account, order and position: `ChallengeQueue.put`."""
-
 
 NO_VALIDATOR: Final = (
     "the policy of your account requires http-01, which this CA does not validate: its administrator has to "
@@ -37,12 +43,34 @@ def unprovable_names(identifiers: Sequence[Identifier]) -> Iterator[tuple[int, s
 class AcmeChallenges:
     """The challenges of the orders in a ledger."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], put: PutChallenge | None) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], queue: ChallengeQueue | None) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._put = put
+        self._queue = queue
 
-    def start(self, order: Order, position: int) -> Order:
+    def store_results(self) -> None:
+        """Store the results of validations, those of other accounts, too: before an order is loaded.
+
+        Raises:
+            CAUnavailable: the ledger is not available; then a result is lost, and its challenge is repeated.
+        """
+        for result in self._queue.take_results() if self._queue else ():
+            self._store(result)
+
+    def _store(self, result: ChallengeResult) -> None:
+        account_id, order_id, position, code, detail = result
+        error = ChallengeError(code, detail) if code else None
+        for _ in range(_ATTEMPTS):
+            order = self._ledger.get_order(account_id, order_id)
+            if order is None or position not in range(len(order.authorizations)):
+                return
+            changed = order.validated(position, self._clock(), error)
+            with contextlib.suppress(Conflict):  # another authorization of the order was changed
+                if changed is not order:
+                    self._ledger.update_order(changed)
+                return
+
+    def start(self, account: Account, order: Order, position: int) -> Order:
         """Have the challenge of an authorization validated, if it is pending; return the order.
 
         Raises:
@@ -52,23 +80,23 @@ class AcmeChallenges:
         for _ in range(_ATTEMPTS):
             is_pending = order.authorizations[position].status is AuthorizationStatus.PENDING
             if order.status is not OrderStatus.PENDING or not is_pending:
-                self.repeat(order, position)
+                self.repeat(account, order, position)
                 return order
             try:
                 order = self._ledger.update_order(order.challenged(position, self._clock()))
             except Conflict:
                 order = self._ledger.get_order(order.account, order.id) or order
                 continue
-            self._enqueue(order, position)
+            self._enqueue(account, order, position)
             return order
         raise AcmeError("conflict", "the order is being changed by other requests: try again")
 
-    def repeat(self, order: Order, position: int) -> None:
+    def repeat(self, account: Account, order: Order, position: int) -> None:
         """Have a challenge validated again whose validation was lost, since the validator was killed."""
         item = order.authorizations[position]
         is_processing = item.status is AuthorizationStatus.PROCESSING
         if is_processing and item.challenged_at and self._clock() >= item.challenged_at + REPEAT_AFTER:
-            self._enqueue(order, position)
+            self._enqueue(account, order, position)
 
     def has_proven(self, account: Account, names: Sequence[Identifier]) -> bool:
         """Return whether an account has proven all names, in the orders of its that have not expired.
@@ -85,6 +113,7 @@ class AcmeChallenges:
         }
         return {(str(name.kind), name.value) for name in names} <= proven
 
-    def _enqueue(self, order: Order, position: int) -> None:
-        if self._put:
-            self._put(order.account, order.id, position)
+    def _enqueue(self, account: Account, order: Order, position: int) -> None:
+        if self._queue:
+            _, name, _, token, *_ = order.authorizations[position]
+            self._queue.put(QueuedChallenge(account.id, order.id, position, name, token, account.thumbprint))

@@ -52,7 +52,7 @@ PROFILES = "principals: {web: {dns: {}, challenge: http-01}}"  # starts the vali
 def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: str) -> None:
     """It cannot access the CA's key, AWS credentials and other processes; it can read its own code.
 
-    The validator of challenges has opened the ledger before, and may connect to web servers.
+    The validator of challenges may also connect to web servers.
     """
     (tmp_path / "sitecustomize.py").write_text(PROBE.replace("MODULE", module))
     (tmp_path / "profiles.yaml").write_text(PROFILES)

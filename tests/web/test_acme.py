@@ -19,6 +19,7 @@ from joserfc.jwk import ECKey
 
 from service import aws_lambda, openapi
 from service.authority import IssuanceRequest, IssuedCertificate
+from service.challenge_queue import ChallengeQueue
 from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import LEASE, Quota
@@ -30,7 +31,6 @@ from service.pki.errors import CAUnavailable
 from service.pki.renewal_info import CertificateId
 from service.web import acme, app
 from service.web.acme import AcmeStore
-from service.web.acme_challenges import PutChallenge
 from service.web.acme_problems import NAMESPACE
 from tests import csrs, factories
 from tests.examples import certificate_id
@@ -52,7 +52,7 @@ class Site:
         self,
         path: Path,
         quota: Quota | None = None,
-        put_challenge: PutChallenge | None = None,
+        challenges: ChallengeQueue | None = None,
         **members: Any,
     ) -> None:
         self.clock = Clock()
@@ -66,7 +66,7 @@ class Site:
             "load_revoked": self.ledger.load_revoked,
         }
         self.authority = factories.authority(self.log, **defaults | members)
-        store = AcmeStore(self.ledger, lambda: self.principals, quota, put_challenge)
+        store = AcmeStore(self.ledger, lambda: self.principals, quota, challenges)
         self.application = app.create(factories.document(), self.authority, {}, URL, acme_store=store)
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:

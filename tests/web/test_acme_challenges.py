@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from service import http_validator, openapi
-from service.ledger_protocol import ChallengeError, Order
+from service import challenge_queue, http_validator, openapi
+from service.challenge_queue import MAX_PACKET, ChallengeQueue, ChallengeResult, QueuedChallenge
+from service.ledger_protocol import Order
 from service.pki.acme_key import AcmePrincipals
 from service.pki.encoding import encode_der
 from service.pki.errors import Unauthorized
@@ -41,26 +44,41 @@ class ChallengeSite(Site):
     """A site whose validator is this test."""
 
     def __init__(self, path: Path) -> None:
-        self.queue: list[tuple[str, str, int]] = []
-        super().__init__(path, policy=policy(), put_challenge=lambda *item: self.queue.append(item))
+        self.validator_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.validator_end.settimeout(0)
+        self._worker_end = worker_end
+        self._queue: list[QueuedChallenge] = []
+        super().__init__(path, policy=policy(), challenges=ChallengeQueue(worker_end))
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.validator_end.close()
+        self._worker_end.close()
+
+    @property
+    def queue(self) -> list[QueuedChallenge]:
+        """All challenges that were to be validated."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._queue.append(QueuedChallenge.parse(self.validator_end.recv(MAX_PACKET)))
+        return self._queue
 
     def stored(self) -> Order:
         """The order of the last challenge."""
-        account_id, order_id, _ = self.queue[-1]
-        order = self.ledger.get_order(account_id, order_id)
+        order = self.ledger.get_order(*self.queue[-1][:2])
         assert order
         return order
 
-    def validate(self, error: ChallengeError | None = None) -> None:
-        """Store the result of the last challenge."""
-        self.ledger.update_order(self.stored().validated(self.queue[-1][2], self.clock(), error))
+    def validate(self, code: str = "", detail: str = "") -> None:
+        """Send the result of the last challenge."""
+        challenge_queue.send(self.validator_end, ChallengeResult(*self.queue[-1][:3], code, detail))
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[ChallengeSite]:
     site = ChallengeSite(tmp_path / "ledger.db")
     yield site
-    site.ledger.close()
+    site.close()
 
 
 def challenge(client: AcmeClient, order: dict[str, Any], position: int = 0) -> dict[str, Any]:
@@ -104,7 +122,10 @@ def test_order_is_ready_when_each_name_is_proven(site: ChallengeSite) -> None:
         assert (authorization.json()["status"], authorization.headers["Retry-After"]) == ("valid", None)
         (shown,) = authorization.json()["challenges"]
         assert shown["validated"] == site.clock().replace(microsecond=0).isoformat().replace("+00:00", "Z")
-    assert [item[2] for item in site.queue] == [0, 1]
+    assert [item.position for item in site.queue] == [0, 1]
+    assert [item.name for item in site.queue] == ["a.example.com", "192.0.2.1"]
+    assert {item.thumbprint for item in site.queue} == {client.key.thumbprint()}
+    assert [item.token for item in site.queue] == [challenge(client, order, n)["token"] for n in (0, 1)]
     assert client.post(url).json()["status"] == "ready"
     assert client.finalize(order).json()["status"] == "valid"
 
@@ -116,7 +137,7 @@ def test_failed_challenge_ends_the_order(site: ChallengeSite) -> None:
     order = ordered.json()
     shown = challenge(client, order)
     client.post(shown["url"], {})
-    site.validate(ChallengeError("dns", "no address"))
+    site.validate("dns", "no address")
     authorization = client.post(order["authorizations"][0])
     authorization = assert_documented("/acme/authorization/{order_id}/{index}", "post", authorization)
     error = {"type": "urn:ietf:params:acme:error:dns", "detail": "no address"}
@@ -191,8 +212,44 @@ def test_challenge_starts_while_the_order_changes(
 
     monkeypatch.setattr(site.ledger, "update_order", update_after_other)
     assert client.post(urls[0], {}).json()["status"] == "processing"
-    assert [item[2] for item in site.queue] == [1, 0]
+    assert [item.position for item in site.queue] == [1, 0]
     assert [item.status for item in site.stored().authorizations] == ["processing"] * 2
+
+
+def test_results_of_an_order_do_not_undo_each_other(
+    site: ChallengeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker stores a result at the same time; the change that lost is made again."""
+    client = site.client()
+    ordered = client.order(*NAMES)
+    for position in (0, 1):
+        client.post(challenge(client, ordered.json(), position)["url"], {})
+        site.validate()
+    update, is_first = site.ledger.update_order, True
+
+    def update_after_other(changed: Order) -> Order:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            assert client.post(ordered.headers["Location"]).json()["status"] == "pending"
+        return update(changed)
+
+    monkeypatch.setattr(site.ledger, "update_order", update_after_other)
+    assert client.post(ordered.headers["Location"]).json()["status"] == "ready"
+
+
+def test_result_of_no_challenge_is_ignored(site: ChallengeSite) -> None:
+    """It is late, or malformed: it changes no order."""
+    client = site.client()
+    order = client.order(*NAMES).json()
+    client.post(challenge(client, order)["url"], {})
+    account_id, order_id, *_ = site.queue[0]
+    for identity in ((account_id, order_id, 1), (account_id, order_id, 2), (account_id, order_id, -1)):
+        challenge_queue.send(site.validator_end, ChallengeResult(*identity))
+    for identity in ((account_id, "x", 0), ("x", order_id, 0)):
+        challenge_queue.send(site.validator_end, ChallengeResult(*identity))
+    assert challenge(client, order, 1)["status"] == "pending"
+    assert challenge(client, order, 0)["status"] == "processing"
 
 
 def test_challenge_of_an_order_that_always_changes_is_refused(
