@@ -298,9 +298,10 @@ def _parse_identifier(kind: IdentifierKind, value: str) -> Identifier:
     if kind is not IdentifierKind.IP:
         return names.parse_identifier(kind, value, "")
     try:
-        return names.parse_identifier(kind, ipaddress.ip_address(value), "")
+        address = ipaddress.ip_address("" if "%" in value else value)  # a certificate has no zone
     except ValueError as error:
         raise RejectedIdentifier(f"{quote(value)} is not an IP address") from error
+    return names.parse_identifier(kind, address, "")
 
 
 def _raise_rejected(identifiers: Sequence[Identifier], violations: Sequence[tuple[int | None, str]]) -> None:

@@ -291,6 +291,7 @@ ORDERS: list[tuple[dict[str, Any], int, str, str]] = [
     ),
     ({"identifiers": [{"type": "dns", "value": "a_b..example"}]}, 403, "rejectedIdentifier", "a_b..example"),
     ({"identifiers": [{"type": "ip", "value": "192.0.2.300"}]}, 403, "rejectedIdentifier", "192.0.2.300"),
+    ({"identifiers": [{"type": "ip", "value": "fe80::1%eth0"}]}, 403, "rejectedIdentifier", "fe80::1%eth0"),
     ({"profile": "admin"}, 400, "invalidProfile", "admin"),
     ({"profile": 1}, 400, "malformed", "strings"),
     ({"notAfter": "soon"}, 400, "malformed", "soon"),
