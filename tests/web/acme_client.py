@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from joserfc.jwk import Key
 
+from service.keystore import ca_directory
 from service.pki.acme_key import AcmeKey, ExternalKeyId
-from tests import csrs
-from tests.servers import Response
+from tests import csrs, servers
+from tests.servers import Response, Server
 from tests.web import jws_requests
 
 Send = Callable[[str, str, bytes | None, Mapping[str, str]], Response]
@@ -106,3 +108,22 @@ def key_change(client: AcmeClient, new_key: Key, algorithm: str = "ES256", **cha
     header = {"alg": algorithm, "jwk": jws_requests.jwk(new_key), "url": client.directory["keyChange"]}
     content = {"account": client.account, "oldKey": jws_requests.jwk(client.key)} | change
     return jws_requests.sign(new_key, header, json.dumps(content).encode())
+
+
+def add_principal(server: Server, name: str) -> AcmeKey:
+    """Add a principal to the CA of a server; return the CA's key of ACME."""
+    directory = server.log.parent
+    assert not servers.certlet("acme", "add", name, cwd=directory).returncode
+    key = ca_directory.load_acme_key(directory / "ca")
+    assert key
+    return key
+
+
+def tls_sender(server: Server) -> Send:
+    """Return a function that sends requests to a server by HTTPS, and verifies its certificate."""
+    context = ssl.create_default_context(cafile=str(server.log.parent / "ca" / "root-ca.crt"))
+
+    def send(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        return server.request(method, url.removeprefix(server.url), body, headers, context)
+
+    return send
