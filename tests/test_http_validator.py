@@ -287,6 +287,8 @@ def test_only_the_first_addresses_are_tried() -> None:
     addresses = ["127.0.0.2", "127.0.0.2", *(f"127.0.0.{number}" for number in range(3, 9))]
     detail = validate(port, lambda _: addresses)[1]
     assert detail.startswith(f"port {port} of {NAME} (127.0.0.2, 127.0.0.3, 127.0.0.4, 127.0.0.5) accepts no")
+    detail = validate(port, lambda _: addresses, networks=())[1]
+    assert detail.startswith("this CA does not connect to 127.0.0.2, 127.0.0.3, 127.0.0.4, 127.0.0.5, the")
 
 
 def test_address_that_does_not_answer_does_not_prevent_the_next(
