@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from cryptography import x509
 
 from service.ledger import dynamodb as dynamodb_ledger
 from service.ledger.dynamodb import DynamoDbLedger
-from service.ledger_protocol import Conflict
+from service.ledger_protocol import Conflict, Quota
 from service.pki import revocation
 from service.pki.errors import CAUnavailable
 from service.pki.revocation import RevokedCertificate
+from tests.examples import certificate_id
 from tests.factories import NOW
 from tests.ledger import values
 from tests.ledger.conftest import Clock
 from tests.ledger.values import HOUR
+from tests.servers import Response
+from tests.web import test_acme
+from tests.web.acme_client import AcmeClient
 
 AT = NOW.replace(microsecond=0)
 
@@ -62,6 +70,50 @@ def test_requests_need_exactly_the_listed_actions(dynamodb: Any, table: DynamoDb
     dynamodb.meta.events.register("before-call.dynamodb", record)
     use_all_methods(table)
     assert sorted(actions) == list(dynamodb_ledger.ACTIONS)
+
+
+def count_units(client: Any) -> Counter[str]:
+    """Count the units of capacity that requests use from now on: a write per KB, and a read per 4 KB."""
+    units: Counter[str] = Counter()
+
+    def count(params: dict[str, Any], model: Any, **_: object) -> None:
+        if model.name == "GetItem":
+            units["read"] += 1  # no item has 4 KB
+            return
+        assert model.name in {"PutItem", "UpdateItem"}, "a transaction costs twice as much"
+        item = params.get("Item", {})
+        octets = sum(len(name) + len(str(*value.values())) for name, value in item.items())
+        units["write"] += max(1, math.ceil(octets / 1024))
+
+    client.meta.events.register("provide-client-params.dynamodb", count)
+    return units
+
+
+def test_units_of_an_issuance_are_documented(dynamodb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How-to AWS has the units of each request, for certificates with two names and a quota."""
+    monkeypatch.setattr(test_acme, "SqliteLedger", lambda _, clock: DynamoDbLedger("ledger", clock, dynamodb))
+    client = test_acme.Site(Path("unused"), Quota(9, timedelta(days=1))).client()
+    directory, units = client.directory, count_units(dynamodb)
+    monkeypatch.setattr(AcmeClient, "directory", directory)
+
+    def used(response: Response) -> tuple[int, int]:
+        assert response.status in {200, 201}, response.body
+        result = units["write"], units["read"]
+        units.clear()
+        return result
+
+    order = client.order(*test_acme.NAMES)
+    assert used(order) == (3, 1)
+    assert used(client.post(order.json()["authorizations"][1])) == (1, 2)
+    finalized = client.finalize(order.json())
+    assert used(finalized) == (5, 3)
+    assert used(client.post(order.headers["Location"] or "")) == (1, 2)
+    certificate = client.post(finalized.json()["certificate"])
+    assert used(certificate) == (1, 2)
+    leaf = x509.load_pem_x509_certificates(certificate.body)[0]
+    renewal = client.order(*test_acme.NAMES, replaces=certificate_id(leaf))
+    assert used(renewal) == (4, 2)
+    assert used(client.finalize(renewal.json())) == (6, 4)
 
 
 def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLedger) -> None:
