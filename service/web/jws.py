@@ -201,9 +201,8 @@ def parse_request(body: Mapping[str, Any], url: str) -> SignedRequest:
     if not request.nonce:
         raise _malformed("the protected header has no nonce")
     if request.url != url:
-        raise AcmeError(
-            "unauthorized", f"the request was signed for {quote(request.url, 200)}, not for {url}"
-        )
+        signed = f"the request was signed for {quote(request.url, 200)}, not for {url}"
+        raise AcmeError("unauthorized", f"{signed}: use the URLs of the directory")
     return request
 
 

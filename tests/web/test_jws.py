@@ -115,7 +115,7 @@ def test_any_jwk_is_parsed_or_refused_as_a_problem(members: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [
-        ({"url": "https://ca.example/prod/acme/other"}, "unauthorized", "signed for"),
+        ({"url": "https://ca.example/prod/acme/other"}, "unauthorized", "use the URLs of the directory"),
         ({"url": URL + "?"}, "unauthorized", "signed for"),
         ({"url": None}, "unauthorized", "signed for"),
         ({"nonce": None}, "malformed", "no nonce"),
