@@ -114,7 +114,8 @@ class Certbot(Client):
 
     def issue(self, *names: str, check: bool = True) -> str:
         self.create_command()
-        return self.run("sh", "-ec", self.printed("certbot", *names), check=check)
+        script = re.sub(r"-d (?=[0-9.]+\b)", "--ip-address ", self.printed("certbot", *names))
+        return self.run("sh", "-ec", script, check=check)
 
     def renew(self) -> str:
         return self.certbot("renew", "--force-renewal", "--no-random-sleep-on-renew")

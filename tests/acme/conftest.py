@@ -14,7 +14,7 @@ PROFILES = f"""\
 profiles:
   server: {{validity: PT3M, backdate: PT1M}}
 principals:
-  {PRINCIPAL}: {{dns: {{permitted: [ci.example.com]}}}}
+  {PRINCIPAL}: {{dns: {{permitted: [ci.example.com], wildcards: true}}, ip: {{permitted: [127.0.0.0/8]}}}}
 """
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.acme import clients
-from tests.acme.clients import Certbot, Client
+from tests.acme.clients import Certbot, Client, Uacme
 from tests.servers import Server
 
 NAMES = ("www.ci.example.com", "api.ci.example.com")
+WILDCARD = "*.apps.ci.example.com"
+ADDRESS = "127.0.0.5"
 FORBIDDEN = "www.example.org"
 REFUSAL = f"dns:{FORBIDDEN}: the policy for caller 'ci' permits only names in ci.example.com"
 CLIENTS = [
@@ -41,9 +43,9 @@ def enroll(client: Client, *names: str, check: bool = True) -> str:
 
 def verify(client: Client) -> str:
     """Verify the chain and the names of a certificate as a stranger does; return its serial number."""
-    for name in NAMES:
-        options = ("-purpose", "sslserver", "-x509_strict", "-verify_hostname", name)
-        command = ("openssl", "verify", "-CAfile", "root-ca.crt", "-untrusted", client.chain)
+    command = ("openssl", "verify", "-CAfile", "root-ca.crt", "-untrusted", client.chain)
+    for name in client.names():
+        options = ("-purpose", "sslserver", "-x509_strict", "-verify_hostname", name.replace("*", "any"))
         client.run(*command, *options, client.chain)
     return client.run("openssl", "x509", "-noout", "-serial", "-in", client.chain)
 
@@ -64,10 +66,11 @@ def ocsp_status(client: Client, certificate: Path) -> str:
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_client_issues_and_renews(acme_server: Server, tmp_path: Path, kind: type[Client]) -> None:
     client = kind(acme_server, tmp_path)
-    enroll(client, *NAMES)
+    enroll(client, *NAMES, WILDCARD)
     serial_number = verify(client)
     client.renew()
     assert verify(client) != serial_number
+    assert set(client.names()) == {*NAMES, WILDCARD}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLIENTS if kind.can_revoke])
@@ -87,6 +90,17 @@ def test_client_shows_why_a_name_is_refused(acme_server: Server, tmp_path: Path,
     client = kind(acme_server, tmp_path)
     output = enroll(client, NAMES[0], FORBIDDEN, check=False)
     assert REFUSAL in " ".join(output.split()), output
+
+
+@pytest.mark.parametrize("kind", [Certbot, Uacme])
+def test_client_gets_a_certificate_for_an_address(
+    acme_server: Server, tmp_path: Path, kind: type[Client]
+) -> None:
+    """RFC 8738; the other clients send an address as a DNS name, which is refused."""
+    client = kind(acme_server, tmp_path)
+    client.issue(ADDRESS)
+    command = ("openssl", "verify", "-CAfile", "root-ca.crt", "-untrusted", client.chain)
+    client.run(*command, "-verify_ip", ADDRESS, client.chain)
 
 
 def test_certbot_shows_and_ends_its_account(acme_server: Server, tmp_path: Path) -> None:
