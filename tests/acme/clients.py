@@ -312,5 +312,6 @@ class GoAcme(Program):
     def issue(self, *names: str, check: bool = True) -> str:
         if not (self.folder / "enroll").exists():
             command = ("go", "build", "-o", "enroll", HERE / "enroll.go")
-            self.run(*command, GO111MODULE="off", CGO_ENABLED="0", GOPATH="/usr/share/gocode")
+            cache = str(self.server.log.parent / "go-cache")  # which tests share
+            self.run(*command, GO111MODULE="off", CGO_ENABLED="0", GOPATH="/usr/share/gocode", GOCACHE=cache)
         return super().issue(*names, check=check)

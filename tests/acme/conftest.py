@@ -23,7 +23,7 @@ def acme_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a server with a ledger; its own certificate, too, is valid for two minutes."""
     directory = tmp_path_factory.mktemp("acme")
     (directory / "profiles.yaml").write_text(PROFILES)
-    options = ("--tls", "--ledger", "ledger.sqlite", "--profiles", "profiles.yaml", "--no-usage-plan")
+    options = ("--tls", "--ledger", "ledger.sqlite", "--profiles", "profiles.yaml")
     with servers.certlet_server(directory, *options) as server:
         assert servers.certlet("acme", "add", PRINCIPAL, cwd=directory).returncode == 0
         yield server

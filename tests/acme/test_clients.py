@@ -92,6 +92,17 @@ def test_client_shows_why_a_name_is_refused(acme_server: Server, tmp_path: Path,
     assert REFUSAL in " ".join(output.split()), output
 
 
+@pytest.mark.parametrize("kind", [Certbot, clients.Lego, clients.NodeAcmeClient])
+def test_client_gets_a_certificate_with_many_names(
+    acme_server: Server, tmp_path: Path, kind: type[Client]
+) -> None:
+    """These clients send a hundred requests in a second or two, and stop at the first 429."""
+    client = kind(acme_server, tmp_path)
+    names = [f"host-{number}.ci.example.com" for number in range(50)]
+    client.issue(*names)
+    assert set(client.names()) == set(names)
+
+
 @pytest.mark.parametrize("kind", [Certbot, Uacme])
 def test_client_gets_a_certificate_for_an_address(
     acme_server: Server, tmp_path: Path, kind: type[Client]
