@@ -184,6 +184,10 @@ class Claim(NamedTuple):
     holder: str
     until: datetime
 
+    def has_ended(self, now: datetime) -> bool:
+        """Return whether another attempt may take over, also because the clock was set back."""
+        return not self.until - 2 * LEASE <= now < self.until
+
 
 @dataclass(frozen=True)
 class Order:
@@ -259,9 +263,9 @@ class Order:
         if self.status is OrderStatus.PROCESSING and self.claim:
             if self.claim.csr_sha256 != csr_sha256:
                 raise OrderNotReady("the order is being finalized with another CSR")
-            if now < self.claim.until:
+            if not self.claim.has_ended(now):
                 raise OrderNotReady("the order is being finalized")
-            issued_at = self.claim.issued_at
+            issued_at = min(issued_at, self.claim.issued_at)
         elif self.status is not OrderStatus.READY:
             raise OrderNotReady(f"the order is {self.status}")
         return replace(
@@ -270,7 +274,7 @@ class Order:
 
     def status_at(self, now: datetime) -> OrderStatus:
         """Return the status for clients: an order whose claim has ended can be finalized again."""
-        has_ended = self.status is OrderStatus.PROCESSING and self.claim and now >= self.claim.until
+        has_ended = self.status is OrderStatus.PROCESSING and self.claim and self.claim.has_ended(now)
         return OrderStatus.READY if has_ended else self.status
 
     def completed(self, holder: str, certificate: str) -> Self:
