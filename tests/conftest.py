@@ -22,6 +22,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]
         yield running
 
 
+@pytest.fixture(scope="session")
+def ca_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """`certlet serve` with its CA in `ca`, which tests read but do not change."""
+    with servers.certlet_server(tmp_path_factory.mktemp("readable"), "--no-usage-plan") as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """A server of the second API with two workers."""

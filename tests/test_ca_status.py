@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,37 +35,30 @@ def ask(server: Server, directory: Path, ca: str = "ca", options: Sequence[str] 
     return output
 
 
-@pytest.fixture(scope="module")
-def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a new CA in `ca`, which no test changes."""
-    with certlet_server(tmp_path_factory.mktemp("status")) as server:
-        yield server
-
-
-def test_openssl_accepts_the_status_of_the_signing_ca(plain_server: Server) -> None:
+def test_openssl_accepts_the_status_of_the_signing_ca(ca_server: Server) -> None:
     """By SHA-1 and SHA-256, with and without a nonce, which the response does not repeat."""
-    directory = plain_server.log.parent
+    directory = ca_server.log.parent
     for options in ((), ("-sha256",), ("-sha1", "-no_nonce"), ("-sha256", "-no_nonce")):
-        output = ask(plain_server, directory, options=options)
+        output = ask(ca_server, directory, options=options)
         assert "ca/signing-ca.crt: good" in output
         assert ("WARNING: no nonce in response" in output) is ("-no_nonce" not in options)
-    assert "unauthorized (6)" in ask(plain_server, directory, options=["-sha384"])
-    assert STATUS not in plain_server.read_log()
+    assert "unauthorized (6)" in ask(ca_server, directory, options=["-sha384"])
+    assert STATUS not in ca_server.read_log()
 
 
-def test_response_is_cached_like_others(plain_server: Server) -> None:
+def test_response_is_cached_like_others(ca_server: Server) -> None:
     """GET has an ETag, and ends with the window, also with a nonce."""
-    ca = plain_server.log.parent / "ca"
+    ca = ca_server.log.parent / "ca"
     signing, chain = ca_directory.load_chain(ca)
     builder = ocsp.OCSPRequestBuilder().add_certificate(signing, chain[0], hashes.SHA256())
     builder = builder.add_extension(x509.OCSPNonce(bytes(16)), critical=False)
     path = f"/ocsp/{base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode()}"
-    response = plain_server.request("GET", path)
+    response = ca_server.request("GET", path)
     assert response.status == 200
     assert 0 < int(response.headers["Cache-Control"].removeprefix("public, max-age=")) <= 300
     statuses = ca_directory.load_statuses(ca, [signing, *chain])[0]
     assert response.body in [entry.der for entry in statuses]
-    again = plain_server.request("GET", path, headers={"If-None-Match": response.headers["ETag"]})
+    again = ca_server.request("GET", path, headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status, again.body) == (304, b"")
 
 

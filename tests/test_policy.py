@@ -43,12 +43,12 @@ CI = "ci-key-0123456789-0123456789-0123456789-01"
 
 @pytest.fixture(scope="module")
 def policy_server(directory: Path) -> Iterator[Server]:
-    """A server with the operator's profiles, four workers and an audit log."""
+    """A server with the operator's profiles, two workers and an audit log."""
     arguments = [
         "--profiles",
         str(PROFILES_FILE),
         "--workers",
-        "4",
+        "2",
         "--no-usage-plan",
         "--audit-log",
         "audit.jsonl",

@@ -27,7 +27,7 @@ from tests import csrs, factories, servers
 from tests.assertions import assert_problem
 from tests.cli import certlet
 from tests.lambda_events import decode_body, invoke_handler, proxy_event
-from tests.servers import CERTLET, ROOT, Response, Server, certlet_server, environ, run
+from tests.servers import API_KEY, CERTLET, ROOT, Response, Server, certlet_server, environ, run
 
 FROM_BEFORE = ROOT / "tests" / "ca_from_before"  # `certlet init` created it before serial numbers had a tag
 BODY = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()}
@@ -69,25 +69,17 @@ def create_ca_from_before(directory: Path) -> Path:
     return directory
 
 
-def test_server_issues_recognised_serial_numbers(tmp_path: Path) -> None:
+def test_server_issues_recognised_serial_numbers(ca_server: Server) -> None:
     """Those of single certificates, of retries and of batches have a tag and the lifetime."""
-    with certlet_server(tmp_path) as server:
-        certificates = [sign(server)]
-        headers = {
-            "Content-Type": "application/json",
-            "x-api-key": "test-key-0123456789-0123456789-0123456789",
-        }
-        retries = [
-            server.request(
-                "POST", "/sign", json.dumps(BODY).encode(), headers | {"Idempotency-Key": "0" * 20}
-            )
-            for _ in range(2)
-        ]
-        batch = server.request("POST", "/sign/batch", json.dumps({"requests": [BODY] * 3}).encode(), headers)
+    certificates = [sign(ca_server)]
+    headers = {"Content-Type": "application/json", "x-api-key": API_KEY}
+    repeatable, body = headers | {"Idempotency-Key": "0" * 20}, json.dumps(BODY).encode()
+    retries = [ca_server.request("POST", "/sign", body, repeatable) for _ in range(2)]
+    batch = ca_server.request("POST", "/sign/batch", json.dumps({"requests": [BODY] * 3}).encode(), headers)
     assert retries[0].body == retries[1].body
     results = [retries[0].json(), *(item["certificate"] for item in batch.json()["results"])]
     certificates += [x509.load_pem_x509_certificate(result["crt_pem"].encode()) for result in results]
-    numbers = load_numbers(tmp_path / "ca")
+    numbers = load_numbers(ca_server.log.parent / "ca")
     assert numbers.all_tagged
     assert len({certificate.serial_number for certificate in certificates}) == 5
     assert all(has_lifetime_of(numbers, certificate) for certificate in certificates)
@@ -363,25 +355,24 @@ def question(server: Server, algorithm: hashes.HashAlgorithm) -> ocsp.OCSPReques
     return ocsp.OCSPRequestBuilder().add_certificate(leaf, x509.load_pem_x509_certificate(issuer), algorithm)
 
 
-def test_ocsp_by_get_reads_each_spelling_of_base64(tmp_path: Path) -> None:
+def test_ocsp_by_get_reads_each_spelling_of_base64(ca_server: Server) -> None:
     """A path may contain `//`, end with slashes, and be percent-encoded in part or twice; over HTTP or by events."""
-    with certlet_server(tmp_path, "--no-usage-plan") as server:
-        asked = question(server, hashes.SHA256()).build()
-        numbers = [int.from_bytes(b"{" * size + b"\xfb\xef\xbe" + b"\xff" * 4) for size in (1, 2, 3)]
-        texts = []
-        for number in numbers:
-            builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
-                asked.issuer_name_hash, asked.issuer_key_hash, number, hashes.SHA256()
-            )
-            texts.append(base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode())
-        assert {text[-2:] for text in texts} >= {"//", "=="}
-        assert any("+" in text and "//" in text[:-2] for text in texts)
-        paths = [
-            (number, spelling)
-            for number, text in zip(numbers, texts, strict=True)
-            for spelling in spellings(text)
-        ]
-        bodies = [server.request("GET", f"/ocsp/{path}").body for _, path in paths]
+    asked = question(ca_server, hashes.SHA256()).build()
+    numbers = [int.from_bytes(b"{" * size + b"\xfb\xef\xbe" + b"\xff" * 4) for size in (1, 2, 3)]
+    texts = []
+    for number in numbers:
+        builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+            asked.issuer_name_hash, asked.issuer_key_hash, number, hashes.SHA256()
+        )
+        texts.append(base64.b64encode(builder.build().public_bytes(Encoding.DER)).decode())
+    assert {text[-2:] for text in texts} >= {"//", "=="}
+    assert any("+" in text and "//" in text[:-2] for text in texts)
+    paths = [
+        (number, spelling)
+        for number, text in zip(numbers, texts, strict=True)
+        for spelling in spellings(text)
+    ]
+    bodies = [ca_server.request("GET", f"/ocsp/{path}").body for _, path in paths]
     parameters = [path for _, path in paths] + [urllib.parse.unquote(path) for _, path in paths]
     events = [
         proxy_event(
@@ -390,7 +381,7 @@ def test_ocsp_by_get_reads_each_spelling_of_base64(tmp_path: Path) -> None:
         for parameter in parameters
     ]
     events += [proxy_event(f"/ocsp/{path}", "GET", resource=None) for _, path in paths]
-    results, _ = invoke_handler(tmp_path, *events)
+    results, _ = invoke_handler(ca_server.log.parent, *events)
     bodies += [decode_body(result) for result in results]
     answers = [ocsp.load_der_ocsp_response(body).serial_number for body in bodies]
     assert answers == [number for number, _ in paths] * 4

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -37,6 +39,8 @@ _CSV_FIELDS: Final = (
     "time",
     "fingerprint_sha256",
 )
+_HEADINGS: Final = ("End", "Status", "Profile", "Principal", "Serial number", "Names")
+_Select = Callable[[], Iterator[tuple[Certificate, Status]]]  # reads the certificates to list
 
 
 @click.command("list", epilog="Example: certlet list audit.log* --expires-in 30d")
@@ -98,24 +102,27 @@ def list_certificates(
         raise click.UsageError(f"no audit log: pass FILE, - for stdin or --log-group, or set ${AUDIT_LOG}")
     now = datetime.now(UTC)
     revoked_serial_numbers = _load_revoked(ca, required=revoked)
-    inventory = Inventory(now, _create_filter(name, profile))
-    if log_group:
-        client = cloudwatch_logs.create_client()
-        _warn_of_damage(
-            inventory.add_lines(cloudwatch_logs.read_lines(log_group, now, client, time.sleep)), log_group
-        )
-    for path in () if log_group else paths:
-        _read_file(inventory, path)
-    certificates = [
-        (certificate, status)
-        for certificate, status in inventory.certificates(revoked_serial_numbers)
-        if principal in (None, certificate.principal)
-        and (not revoked or status is Status.REVOKED)
-        and (expires_in is None or _is_due(certificate, status, now + expires_in))
-    ]
-    format_lines = _format_json if as_json else _format_csv if as_csv else _format_table
-    echo_lines(format_lines(certificates))
-    return _MATCHED if exit_code and certificates else 0
+    with closing(Inventory(now, _create_filter(name, profile))) as inventory:
+        if log_group:
+            client = cloudwatch_logs.create_client()
+            _warn_of_damage(
+                inventory.add_lines(cloudwatch_logs.read_lines(log_group, now, client, time.sleep)), log_group
+            )
+        for path in () if log_group else paths:
+            _read_file(inventory, path)
+
+        def select() -> Iterator[tuple[Certificate, Status]]:
+            for certificate, status in inventory.certificates(revoked_serial_numbers):
+                if (
+                    principal in (None, certificate.principal)
+                    and (not revoked or status is Status.REVOKED)
+                    and (expires_in is None or _is_due(certificate, status, now + expires_in))
+                ):
+                    yield certificate, status
+
+        format_lines = _format_json if as_json else _format_csv if as_csv else _format_table
+        echo_lines(format_lines(select))
+        return _MATCHED if exit_code and any(select()) else 0
 
 
 def _load_revoked(ca: Path | None, *, required: bool) -> Mapping[int, object]:
@@ -152,11 +159,14 @@ def _is_due(certificate: Certificate, status: Status, until: datetime) -> bool:
 
 
 def _read_file(inventory: Inventory, path: Path) -> None:
-    with click.open_file(str(path), "rb") as file:
-        lines = inventory.add_lines(log_files.read_lines(cast(BinaryIO, file), str(path)))
-    if lines.total and lines.damaged == lines.total:
+    with (
+        click.open_file(str(path), "rb") as file,
+        closing(log_files.read_lines(cast(BinaryIO, file), str(path))) as lines,
+    ):
+        counts = inventory.add_lines(lines)
+    if counts.total and counts.damaged == counts.total:
         raise CommandError(f"{path} is not an audit log: no line is a record")
-    _warn_of_damage(lines, str(path))
+    _warn_of_damage(counts, str(path))
 
 
 def _warn_of_damage(lines: LineCounts, name: str) -> None:
@@ -166,35 +176,38 @@ def _warn_of_damage(lines: LineCounts, name: str) -> None:
         warn(f"warning: {name}: {count}; the first is line {lines.first_damaged}")
 
 
-def _format_table(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
-    rows = [
-        (
-            encoding.format_timestamp(certificate.not_after),
-            status.value,
-            certificate.profile,
-            certificate.principal,
-            encoding.format_serial(certificate.serial_number),
-            ", ".join(certificate.names or (certificate.common_name,)),
-        )
-        for certificate, status in certificates
-    ]
-    if rows:
-        rows.insert(0, ("End", "Status", "Profile", "Principal", "Serial number", "Names"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-        for row in rows:
+def _format_table(select: _Select) -> Iterator[str]:
+    """Format a table; the certificates are read twice, so that they need not be in memory for the widths."""
+    widths = [0] * (len(_HEADINGS) - 1)
+    for row in itertools.starmap(_to_cells, select()):
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=False)]
+    if any(widths):
+        widths = [max(width, len(heading)) for width, heading in zip(widths, _HEADINGS, strict=False)]
+        for row in itertools.chain([_HEADINGS], itertools.starmap(_to_cells, select())):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             yield "  ".join((*cells, row[-1]))
 
 
-def _format_json(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
-    for certificate, status in certificates:
+def _to_cells(certificate: Certificate, status: Status) -> tuple[str, ...]:
+    return (
+        encoding.format_timestamp(certificate.not_after),
+        status.value,
+        certificate.profile,
+        certificate.principal,
+        encoding.format_serial(certificate.serial_number),
+        ", ".join(certificate.names or (certificate.common_name,)),
+    )
+
+
+def _format_json(select: _Select) -> Iterator[str]:
+    for certificate, status in select():
         yield json.dumps(_to_dict(certificate, status))
 
 
-def _format_csv(certificates: Iterable[tuple[Certificate, Status]]) -> Iterator[str]:
+def _format_csv(select: _Select) -> Iterator[str]:
     writer = csv.writer(_Row(), lineterminator="")
     yield writer.writerow(_CSV_FIELDS)
-    for certificate, status in certificates:
+    for certificate, status in select():
         fields = _to_dict(certificate, status) | {"names": " ".join(certificate.names)}
         yield writer.writerow([_escape_cell(str(fields[name])) for name in _CSV_FIELDS])
 

@@ -1,15 +1,16 @@
 """The inventory: the certificates that are valid now, from the intents and results of the audit log.
 
-An intent without a result counts as a certificate. Expired certificates are not stored, so that memory grows
-with the valid certificates and not with the log.
+An intent without a result counts as a certificate. Certificates that have not expired are in a temporary
+database on disk, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
-from collections.abc import Callable, Container, Iterable, Iterator
-from datetime import UTC, datetime
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,59 @@ from service.pki import encoding, revocation
 
 _EVENTS: Final = ("intent", "result", "refusal", "revocation")
 _CLIENT_CERTIFICATE: Final = "certificate:"  # how the principal of a renewal with a client certificate starts
+_MAX_INTENTS: Final = 1000  # in memory, until their results follow
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_Row = tuple[bytes | int | None, ...]
+
+# Times are microseconds. The subject is the profile, common name and names. The predecessor is the client
+# certificate of a renewal. The cache has 2 MB; the rest is in a file that only this process can open.
+_CREATE: Final = """
+PRAGMA journal_mode = OFF;
+PRAGMA temp_store = FILE;
+PRAGMA cache_size = -2000;
+CREATE TABLE certificates (
+    serial_number BLOB PRIMARY KEY, not_after INTEGER, time INTEGER, fingerprint BLOB, principal BLOB,
+    subject BLOB, predecessor BLOB
+);
+CREATE INDEX renewals ON certificates (predecessor) WHERE predecessor IS NOT NULL;
+CREATE TABLE revoked (serial_number BLOB PRIMARY KEY);
+"""
+
+# A result is preferred to its intent, and to the result of a retry.
+_ADD: Final = """
+INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    not_after = excluded.not_after, time = excluded.time, fingerprint = excluded.fingerprint,
+    principal = excluded.principal, subject = excluded.subject, predecessor = excluded.predecessor
+WHERE (excluded.fingerprint <> x'', time) > (fingerprint <> x'', excluded.time)
+"""
+
+# `origins` has the principal of the first in a series of renewals with client certificates.
+_LIST: Final = """
+WITH RECURSIVE origins (serial_number, principal) AS (
+    SELECT renewal.serial_number, origin.principal
+    FROM certificates AS renewal JOIN certificates AS origin ON origin.serial_number = renewal.predecessor
+    WHERE origin.predecessor IS NULL OR origin.predecessor NOT IN (SELECT serial_number FROM certificates)
+    UNION ALL
+    SELECT renewal.serial_number, origins.principal
+    FROM certificates AS renewal JOIN origins ON origins.serial_number = renewal.predecessor
+)
+SELECT
+    certificate.serial_number, not_after, time, fingerprint, certificate.principal, subject,
+    CASE
+        WHEN revoked.serial_number IS NOT NULL THEN 'revoked'
+        WHEN not_after < max(not_after) FILTER (WHERE fingerprint <> x'' AND revoked.serial_number IS NULL)
+            OVER (PARTITION BY subject, ifnull(origins.principal, certificate.principal) ORDER BY time DESC)
+            THEN 'replaced'
+        WHEN fingerprint = x'' THEN 'unconfirmed'
+        ELSE 'valid'
+    END
+FROM certificates AS certificate
+LEFT JOIN origins USING (serial_number)
+LEFT JOIN revoked USING (serial_number)
+ORDER BY not_after, certificate.serial_number
+"""
 
 
 class InventoryError(Exception):
@@ -88,17 +142,24 @@ def parse_certificate(line: bytes, now: datetime) -> Certificate | None:
 
 def _parse_record(record: dict[str, Any], not_after: datetime) -> Certificate:
     """Convert a record; each conversion raises TypeError or AttributeError if the value is not a string."""
+    profile, principal, common_name = (
+        record["profile"],
+        record.get("principal", ""),
+        record.get("common_name", ""),
+    )
     names = record.get("names", [])
     if not isinstance(names, list):
         raise TypeError("names are not a list")
+    if "\0" in "".join((profile, principal, common_name, *names)):
+        raise ValueError("no certificate has a NUL character")
     return Certificate(
         serial_number=revocation.parse_serial_number(record["serial_number"]),
         not_after=not_after,
         time=_parse_time(record["time"]),
-        profile=sys.intern(record["profile"]),
-        principal=sys.intern(record.get("principal", "")),
-        names=tuple(sorted(map(sys.intern, names))),
-        common_name=sys.intern(record.get("common_name", "")),
+        profile=profile,
+        principal=principal,
+        names=tuple(sorted(names)),
+        common_name=common_name,
         fingerprint=b"" if record["event"] == "intent" else _parse_fingerprint(record["fingerprint_sha256"]),
     )
 
@@ -116,6 +177,15 @@ def _parse_time(text: str) -> datetime:
     return time
 
 
+@contextlib.contextmanager
+def _describe_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = "a temporary file cannot be written: set $TMPDIR to a directory with free space"
+        raise InventoryError(text) from error
+
+
 class Inventory:
     """The valid certificates of one or more audit logs, which may be read in any order."""
 
@@ -129,33 +199,39 @@ class Inventory:
         """
         self._now = now
         self._matches = matches
-        self._certificates: dict[int, Certificate] = {}
+        self._database = sqlite3.connect("")  # temporary, and without a name
+        self._database.executescript(_CREATE)
 
+    def close(self) -> None:
+        """Delete the certificates."""
+        self._database.close()
+
+    @_describe_errors()
     def add_lines(self, lines: Iterable[bytes]) -> LineCounts:
-        """Add the certificates of an audit log."""
+        """Add the certificates of an audit log.
+
+        Raises:
+            InventoryError: a temporary file cannot be written.
+        """
         total = damaged = first_damaged = 0
-        for line in lines:
-            total += 1
-            try:
-                certificate = parse_certificate(line, self._now)
-            except ValueError:
-                damaged += 1
-                first_damaged = first_damaged or total
-                continue
-            if certificate and self._matches(certificate):
-                self._add(certificate)
+
+        def parse_certificates() -> Iterator[Certificate]:
+            nonlocal total, damaged, first_damaged
+            for line in lines:
+                total += 1
+                try:
+                    certificate = parse_certificate(line, self._now)
+                except ValueError:
+                    damaged += 1
+                    first_damaged = first_damaged or total
+                    continue
+                if certificate and self._matches(certificate):
+                    yield certificate
+
+        self._database.executemany(_ADD, map(_to_row, _skip_intents(parse_certificates())))
         return LineCounts(total, damaged, first_damaged)
 
-    def _add(self, certificate: Certificate) -> None:
-        """Add a certificate; a result is preferred to its intent, and to the result of a retry."""
-        existing = self._certificates.get(certificate.serial_number)
-        if existing is None or (bool(certificate.fingerprint), existing.time) > (
-            bool(existing.fingerprint),
-            certificate.time,
-        ):
-            self._certificates[certificate.serial_number] = certificate
-
-    def certificates(self, revoked: Container[int] = ()) -> Iterator[tuple[Certificate, Status]]:
+    def certificates(self, revoked: Iterable[int] = ()) -> Iterator[tuple[Certificate, Status]]:
         """Yield each certificate with its status, by the end of the certificates.
 
         A certificate is replaced if a later result for the same profile, names, common name and principal
@@ -164,53 +240,76 @@ class Inventory:
 
         Args:
             revoked: the serial numbers of the revoked certificates.
-        """
-        statuses: dict[int, Status] = {}
-        latest_end: dict[tuple[object, ...], datetime] = {}
-        for certificate in sorted(self._certificates.values(), key=_by_time, reverse=True):
-            key = (
-                certificate.profile,
-                certificate.names,
-                certificate.common_name,
-                self._original_principal(certificate),
-            )
-            status = Status.VALID if certificate.fingerprint else Status.UNCONFIRMED
-            if certificate.serial_number in revoked:
-                status = Status.REVOKED
-            elif latest_end.get(key, certificate.not_after) > certificate.not_after:
-                status = Status.REPLACED
-            elif status is Status.VALID:
-                latest_end[key] = certificate.not_after
-            statuses[certificate.serial_number] = status
-        for certificate in sorted(self._certificates.values(), key=_by_end):
-            yield certificate, statuses[certificate.serial_number]
 
-    def _original_principal(self, certificate: Certificate) -> str:
-        """Return the principal of the first in a series of renewals with client certificates."""
-        serial_numbers = {certificate.serial_number}
-        while certificate.principal.startswith(_CLIENT_CERTIFICATE):
-            try:
-                number = revocation.parse_serial_number(certificate.principal[len(_CLIENT_CERTIFICATE) :])
-            except ValueError:
-                break
-            if number in serial_numbers or number not in self._certificates:
-                break
-            serial_numbers.add(number)
-            certificate = self._certificates[number]
-        return certificate.principal
+        Raises:
+            InventoryError: a temporary file cannot be written.
+        """
+        with _describe_errors():
+            serial_numbers = ((_to_octets(number),) for number in revoked)
+            self._database.executemany("INSERT OR IGNORE INTO revoked VALUES (?)", serial_numbers)
+            for row in self._database.execute(_LIST):
+                yield _parse_row(row)
+
+
+def _skip_intents(certificates: Iterable[Certificate]) -> Iterator[Certificate]:
+    """Skip intents whose result soon follows, as most do: the database then has half as much to write."""
+    intents: dict[int, Certificate] = {}
+    for certificate in certificates:
+        intent = intents.pop(certificate.serial_number, None)
+        if certificate.fingerprint:
+            yield certificate
+            continue
+        intents[certificate.serial_number] = certificate
+        if intent or len(intents) > _MAX_INTENTS:
+            yield intent or intents.pop(next(iter(intents)))
+    yield from intents.values()
+
+
+def _to_octets(serial_number: int) -> bytes:
+    return serial_number.to_bytes(20, "big")
+
+
+def _to_row(certificate: Certificate) -> _Row:
+    """Convert a certificate to a row; its texts may have characters that are not valid in UTF-8."""
+    subject = "\0".join((certificate.profile, certificate.common_name, *certificate.names))
+    predecessor = None
+    if certificate.principal.startswith(_CLIENT_CERTIFICATE):
+        with contextlib.suppress(ValueError):
+            text = certificate.principal.removeprefix(_CLIENT_CERTIFICATE)
+            predecessor = _to_octets(revocation.parse_serial_number(text))
+    return (
+        _to_octets(certificate.serial_number),
+        (certificate.not_after - _EPOCH) // _MICROSECOND,
+        (certificate.time - _EPOCH) // _MICROSECOND,
+        certificate.fingerprint,
+        certificate.principal.encode("utf-8", "surrogatepass"),
+        subject.encode("utf-8", "surrogatepass"),
+        predecessor,
+    )
+
+
+def _parse_row(row: tuple[Any, ...]) -> tuple[Certificate, Status]:
+    serial_number, not_after, time, fingerprint, principal, subject, status = row
+    profile, common_name, *names = subject.decode("utf-8", "surrogatepass").split("\0")
+    certificate = Certificate(
+        serial_number=int.from_bytes(serial_number, "big"),
+        not_after=_EPOCH + not_after * _MICROSECOND,
+        time=_EPOCH + time * _MICROSECOND,
+        profile=profile,
+        principal=principal.decode("utf-8", "surrogatepass"),
+        names=tuple(names),
+        common_name=common_name,
+        fingerprint=fingerprint,
+    )
+    return certificate, Status(status)
 
 
 def find_certificate(lines: Iterable[bytes], serial_number: int) -> Certificate | None:
     """Find a certificate in an audit log, even if it has expired; None if there is none."""
     text = encoding.format_serial(serial_number).encode()
-    inventory = Inventory(datetime.min.replace(tzinfo=UTC), lambda item: item.serial_number == serial_number)
-    inventory.add_lines(line for line in lines if text in line)
-    return next((certificate for certificate, _ in inventory.certificates()), None)
-
-
-def _by_time(certificate: Certificate) -> tuple[datetime, datetime]:
-    return certificate.time, certificate.not_after
-
-
-def _by_end(certificate: Certificate) -> tuple[datetime, int]:
-    return certificate.not_after, certificate.serial_number
+    everything = datetime.min.replace(tzinfo=UTC)
+    with contextlib.closing(
+        Inventory(everything, lambda item: item.serial_number == serial_number)
+    ) as inventory:
+        inventory.add_lines(line for line in lines if text in line)
+        return next((certificate for certificate, _ in inventory.certificates()), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import BinaryIO, Final, cast
 
@@ -16,8 +16,10 @@ _MAX_LINE: Final = 1_048_576  # bytes; the parts of a longer line are not record
 _BUFFER: Final = 262_144
 
 
-def read_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+def read_lines(file: BinaryIO, name: str) -> Generator[bytes, None, None]:
     """Yield the lines of an audit log; memory does not grow with its length.
+
+    Close the generator before the file, if it is not read to its end.
 
     Raises:
         InventoryError: the compressed data is damaged or incomplete; `name` is in the message.

@@ -118,4 +118,4 @@ def format_serial(number: int) -> str:
 @functools.lru_cache(maxsize=256)  # the times of each certificate are formatted five times
 def format_timestamp(time: datetime) -> str:
     """Format a time, UTC, by RFC 3339 in whole seconds: `2026-01-31T23:59:59Z`."""
-    return time.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+    return time.isoformat("T", "seconds")[:19] + "Z"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import codecs
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -10,6 +12,10 @@ from typing import Final
 from service.pki import ber, pem
 from service.pki.errors import BadCSR, BadPublicKey, RequestError
 
+# A PEM block with line ends and nothing around it: nearly all requests.
+_PLAIN_CSR: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE REQUEST-----(\r?\n[A-Za-z0-9+/=\r\n]++)-----END CERTIFICATE REQUEST-----\s*"
+)
 _PRIVATE_KEY: Final = re.compile(  # RFC 7468 10 and 11, also form-encoded; OpenPGP; PuTTY
     rb"PRIVATE(?:[ +]|%20)KEY(?: BLOCK)?-----|PuTTY-User-Key-File-"
 )
@@ -101,6 +107,10 @@ def find_csr(data: bytes) -> tuple[bytes, tuple[str, ...]]:
         BadCSR: the data does not contain exactly one CSR.
         BadPublicKey: the data contains a private key.
     """
+    if plain := _PLAIN_CSR.fullmatch(data):
+        with contextlib.suppress(ValueError):
+            if der := base64.b64decode(b"".join(plain[1].split()), validate=True):
+                return der, ()
     layers = pem.decode(data)
     content = layers[-1]
     if _has_pem_private_key(layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import textwrap
@@ -74,9 +75,12 @@ def est(
     )
 
 
+load_document = functools.cache(openapi.load)  # no test changes the document
+
+
 def invoke(directory: Path, *events: dict[str, Any]) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """Return the responses with decoded bodies, and the audit log; verify that EST responses have no CORS headers."""
-    document, ca = openapi.load(directory / "profiles.yaml"), directory / "ca"
+    document, ca = load_document(directory / "profiles.yaml"), directory / "ca"
     responses, log = lambda_events.invoke_application(
         document,
         *events,

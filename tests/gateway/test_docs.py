@@ -91,11 +91,10 @@ def test_server_in_openapi_json_does_not_depend_on_the_host_header(server: Serve
         (("--host", "0.0.0.0", "--insecure-http"), "http://127.0.0.1:{port}"),  # noqa: S104 - for this test
         (("--tls",), "https://127.0.0.1:{port}"),
         (("--tls", "--tls-name", "localhost"), "https://localhost:{port}"),
-        (("--url", "https://ca.example.com/pki"), "https://ca.example.com/pki"),
     ],
 )
 def test_server_in_openapi_json_is_absolute(tmp_path: Path, arguments: tuple[str, ...], url: str) -> None:
-    """The server is the public URL, or the name or address of the server with its port."""
+    """The server is the name or address of the server with its port, without a public URL."""
     with certlet_server(tmp_path, *arguments) as server:
         context = (
             ssl.create_default_context(cafile=tmp_path / "ca/root-ca.crt") if "--tls" in arguments else None

@@ -206,11 +206,10 @@ def test_status_port_follows_the_port_by_default(tmp_path: Path) -> None:
             pass
 
 
-def test_server_without_https_has_no_second_listener(tmp_path: Path) -> None:
+def test_server_without_https_has_no_second_listener(tmp_path: Path, server: Server) -> None:
     """Its listener serves everything by plain HTTP, so --status-port is refused."""
-    with servers.certlet_server(tmp_path) as server:
-        assert not [line for line in server.output if line.startswith("Status")]
-        assert server.request("GET", "/health").status == 200
+    assert not [line for line in server.output if line.startswith("Status")]
+    assert server.request("GET", "/health").status == 200
     refused = servers.certlet("serve", "--status-port", "0", cwd=tmp_path)
     assert refused.returncode == 2
     assert b"--status-port requires --tls, or --tls-cert and --tls-key" in refused.stderr

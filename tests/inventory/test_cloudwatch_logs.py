@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -20,11 +21,11 @@ FAR = "2999-01-01T00:00:00Z"
 
 def read() -> list[tuple[Certificate, Status]]:
     """The inventory of the log group at NOW, without waiting."""
-    inventory = Inventory(NOW)
     client = cloudwatch_logs.create_client()
-    lines = inventory.add_lines(cloudwatch_logs.read_lines(LOG_GROUP, NOW, client, lambda _: None))
-    assert lines.damaged == 0
-    return list(inventory.certificates())
+    with closing(Inventory(NOW)) as inventory:
+        lines = inventory.add_lines(cloudwatch_logs.read_lines(LOG_GROUP, NOW, client, lambda _: None))
+        assert lines.damaged == 0
+        return list(inventory.certificates())
 
 
 def statuses() -> dict[int, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,12 +42,12 @@ def record(number: int = 1, event: Any = "result", *, day: int = 0, end: int = 9
 
 def statuses(*lines: bytes, revoked: set[int] | None = None) -> dict[int, str]:
     """The status of each certificate of these lines, by serial number, in the order of the list."""
-    inventory = Inventory(NOW)
-    assert inventory.add_lines(lines).damaged == 0
-    return {
-        certificate.serial_number: status.value
-        for certificate, status in inventory.certificates(revoked or ())
-    }
+    with closing(Inventory(NOW)) as inventory:
+        assert inventory.add_lines(lines).damaged == 0
+        return {
+            certificate.serial_number: status.value
+            for certificate, status in inventory.certificates(revoked or ())
+        }
 
 
 def test_result_becomes_a_certificate() -> None:
@@ -103,6 +105,7 @@ def test_other_records_are_no_certificates(line: bytes) -> None:
         record(fingerprint_sha256="zz"),
         record(names="dns:a.example.com"),
         record(names=(1,)),
+        record(names=("dns:a\0.example.com",)),
         *(record(**{name: 7}) for name in ("not_after", "time", "serial_number", "fingerprint_sha256")),
         *(record(**{name: 7}) for name in ("profile", "principal", "common_name")),
     ],
@@ -111,23 +114,46 @@ def test_damaged_line_is_no_record(line: bytes) -> None:
     """Such a line is counted; no value raises another error, and the lines around it are read."""
     with pytest.raises(ValueError):  # noqa: PT011 - the messages are not shown
         parse_certificate(line, NOW)
-    inventory = Inventory(NOW)
-    assert inventory.add_lines([record(1), line, record(2)]) == (3, 1, 2)
-    assert {certificate.serial_number for certificate, _ in inventory.certificates()} == {1, 2}
+    with closing(Inventory(NOW)) as inventory:
+        assert inventory.add_lines([record(1), line, record(2)]) == (3, 1, 2)
+        assert {certificate.serial_number for certificate, _ in inventory.certificates()} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        record(2**159 - 1),
+        record(1, "intent"),
+        record(names=(), common_name="x", principal="certificate:02"),
+        record(
+            names=("dns:\ud800", "dns:", "email:\u00fc@example.com"), common_name="\udfff", principal="\ud800"
+        ),
+        record(not_after="9999-12-31T23:59:59.999999Z", time="0001-01-01T00:00:00.000001Z"),
+    ],
+)
+def test_certificate_is_listed_as_parsed(line: bytes) -> None:
+    with closing(Inventory(NOW)) as inventory:
+        inventory.add_lines([line])
+        assert [certificate for certificate, _ in inventory.certificates()] == [parse_certificate(line, NOW)]
 
 
 def test_memory_does_not_grow_with_the_log() -> None:
-    """Lines of expired certificates, refusals, and damaged lines leave nothing in memory."""
-    lines = [record(end=-1), record(2, "intent", end=-1), record(3, "refusal"), b"damaged\n", record(4)]
-    inventory = Inventory(NOW)
-    inventory.add_lines(lines)
-    tracemalloc.start()
-    try:
-        assert inventory.add_lines(line for _ in range(4_000) for line in lines) == (20_000, 4_000, 4)
-        assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
-    assert len(list(inventory.certificates())) == 1
+    """Neither certificates, expired or not, nor refusals and damaged lines stay in memory."""
+    lines = [record(end=-1), record(2, "refusal"), b"damaged\n"]
+
+    def read_lines(count: int) -> Iterator[bytes]:
+        for number in range(1, count + 1):
+            yield from (*lines, record(number, "intent"), record(number))
+
+    with closing(Inventory(NOW)) as inventory:
+        inventory.add_lines(read_lines(10))
+        tracemalloc.start()
+        try:
+            assert inventory.add_lines(read_lines(2_000)) == (10_000, 2_000, 3)
+            assert sum(1 for _ in inventory.certificates()) == 2_000
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_intent_without_result_is_unconfirmed() -> None:
@@ -135,6 +161,23 @@ def test_intent_without_result_is_unconfirmed() -> None:
     assert statuses(record(1, "intent")) == {1: "unconfirmed"}
     for lines in ([record(1, "intent"), record(1)], [record(1), record(1, "intent")]):
         assert statuses(*lines) == {1: "valid"}
+
+
+def test_result_may_be_far_from_its_intent() -> None:
+    """Between them are more intents than are in memory."""
+    lines = [record(number, "intent") for number in range(1, 1_203)]
+    lines += [record(number) for number in range(2, 1_202)]
+    expected = {1: "unconfirmed", **dict.fromkeys(range(2, 1_202), "valid"), 1_202: "unconfirmed"}
+    assert statuses(*lines) == expected
+
+
+@pytest.mark.parametrize("event", ["intent", "result"])
+def test_first_record_of_a_retry_is_listed(event: str) -> None:
+    lines = [record(1, event, day=-1), record(1, event)]
+    for order in (lines, lines[::-1]):
+        with closing(Inventory(NOW)) as inventory:
+            inventory.add_lines(order)
+            assert [certificate.time for certificate, _ in inventory.certificates()] == [NOW - DAY]
 
 
 def test_list_is_sorted_by_end() -> None:

@@ -77,6 +77,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(PEM, id="as-openssl-writes-it"),
+        pytest.param(PEM.replace(b"\n", b"\r\n"), id="crlf"),
+        pytest.param(PEM.replace(b"\nMI", b"\n\nMI"), id="blank-line"),
+        pytest.param(PEM.replace(b"\n", b""), id="no-line-breaks"),
+        pytest.param(PEM.replace(b"\nMI", b"\nM"), id="octet-missing"),
+        pytest.param(PEM.replace(b"\nMI", b"\nMI="), id="padding-inside"),
+        pytest.param(
+            b"-----BEGIN CERTIFICATE REQUEST-----\n\n-----END CERTIFICATE REQUEST-----\n", id="empty"
+        ),
+    ],
+)
+def test_plain_pem_is_read_like_pem_after_text(data: bytes) -> None:
+    """PEM with nothing around it takes a short path, which reads and refuses the same."""
+    assert _outcome(data) == _outcome(b"text\n" + data)
+
+
+def _outcome(data: bytes) -> object:
+    try:
+        return input_formats.find_csr(data)
+    except RequestError as error:
+        return type(error), error.detail
+
+
 REQUEST_TYPE = "RequestType = PKCS10"
 
 
