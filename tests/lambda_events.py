@@ -156,7 +156,7 @@ def _invoke_in_process(
         os.dup2(file.fileno(), 2)
     os.environ.clear()
     os.environ.update(environ)
-    exec(before)  # noqa: S102 - the program of a test
+    exec(before, {**globals()})  # noqa: S102 - the program of a test
     for event in events:
         result = aws_lambda.handler(event, Context(left) if left else None)  # type: ignore[arg-type]  # any JSON
         with output.open("a") as file:

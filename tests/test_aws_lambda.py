@@ -418,7 +418,7 @@ def test_unavailable_ledger_is_503_where_it_is_needed(directory: Path) -> None:
     assert json.loads(responses[0]["body"])["code"] == "unavailable"
     assert "127.0.0.1" not in responses[0]["body"]
     cause = 'DynamoDB is unavailable: Could not connect to the endpoint URL: "http://127.0.0.1:9/"'
-    assert f"the CRL cannot be created: {cause}\n" in log
+    assert f"the revocation list cannot be loaded: {cause}\n" in log
 
 
 def test_two_ledgers_are_refused(directory: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from acme import messages
 from acme.jws import JWS
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from josepy.jwa import ES256, ES384, ES512, RS256
 from josepy.jwk import JWKEC, JWKRSA
@@ -86,6 +86,7 @@ def test_changed_octet_is_refused(member: str, position: int, mask: int) -> None
 
 
 @given(st.dictionaries(st.sampled_from(["protected", "payload", "signature", "header", "signatures"]), st.none() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=3), max_size=3), max_size=4))  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_other_members_are_malformed(body: dict[str, Any]) -> None:
     assert error_of(lambda: jws.parse_request(body, URL)).code == "malformed"
 
