@@ -197,12 +197,14 @@ class AcmeOrders:
                 self._ledger.update_order(order.released(holder))
             raise
         chain = encoding.encode_pem([issued.certificate, *issued.intermediates])
-        if order.replaces:
-            self._mark_replaced(order, issued.spec.not_after)
         try:
-            return self._ledger.update_order(order.completed(holder, chain))
+            completed = self._ledger.update_order(order.completed(holder, chain))
         except Conflict:  # another request has taken over after the lease
             return self.get(account, order.id)
+        if order.replaces:
+            with contextlib.suppress(AcmeError, IssuanceError):  # the mark then ends with the order
+                self._mark_replaced(order, issued.spec.not_after)
+        return completed
 
     def _verify_proven(self, account: Account, order: Order) -> None:
         """Verify that each name was proven, if the policy now requires it."""

@@ -353,6 +353,19 @@ def test_replaced_certificate_is_replaced_once(site: Site) -> None:
     assert_problem(client.order(*NAMES, replaces=identifier), 409, "alreadyReplaced")
 
 
+def test_certificate_is_stored_even_if_its_mark_is_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark that the order was created with ends with the order."""
+    client = site.client()
+    leaf = x509.load_pem_x509_certificates(client.issue(*NAMES).encode())[0]
+    order = client.order(*NAMES, replaces=certificate_id(leaf)).json()
+
+    def mark_replaced(*_: object) -> bool:
+        raise CAUnavailable("the ledger is not available")
+
+    monkeypatch.setattr(site.ledger, "mark_replaced", mark_replaced)
+    assert client.finalize(order).json()["status"] == "valid"
+
+
 def test_order_that_expired_without_a_certificate_replaces_nothing(site: Site) -> None:
     client = site.client()
     leaf = x509.load_pem_x509_certificates(client.issue(*NAMES).encode())[0]
