@@ -16,7 +16,8 @@ LINKS: Final = {
     ("GET /profiles/mine", "POST /sign.pem"),
     ("POST /sign", "POST /sign"),
 }
-Machine: Any = schemathesis_setup.load(refusable=True).as_state_machine()
+# No link leads to ACME, which this server does not have.
+Machine: Any = schemathesis_setup.load(refusable=True).exclude(path_regex="^/acme/").as_state_machine()
 
 
 @pytest.fixture(scope="module")
