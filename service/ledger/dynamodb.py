@@ -270,7 +270,7 @@ class DynamoDbLedger:
                 failed = [i for i, code in enumerate(error.codes) if code == "ConditionalCheckFailed"]
                 if failed:
                     return failed
-                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - not a secret
+                time.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - not a secret  # nosec B311
             else:
                 return []
         raise CAUnavailable("DynamoDB is unavailable: too many changes at the same time")
