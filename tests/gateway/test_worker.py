@@ -17,7 +17,7 @@ from service.gateway import worker
 from tests import servers
 
 EVENT: dict[str, Any] = {"requestContext": {"requestId": "id-1"}, "body": "x"}
-CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 600}
+CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 86_400}
 
 
 def responses(*packets: bytes, handler: Any = lambda event, _context: event["body"]) -> dict[int, Any]:
