@@ -16,7 +16,7 @@ from cryptography import x509
 from service.authority import IssuanceRequest, IssuedCertificate
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import LEASE, Ledger
-from service.pki import acme_key
+from service.pki import acme_key, encoding
 from service.pki.errors import CAUnavailable
 from service.web import app
 from service.web.acme import AcmeStore
@@ -94,7 +94,7 @@ def test_finalize_of_a_failing_ledger_issues_one_certificate(
     site.clock.now += LEASE
     finalized = client.finalize(order).json()
     assert finalized["status"] == "valid"
-    assert serial_numbers(site) == {f"{leaf_of(client, finalized).serial_number:040x}"}
+    assert serial_numbers(site) == {encoding.format_serial(leaf_of(client, finalized).serial_number)}
 
 
 @pytest.mark.parametrize("is_stored", [False, True])
