@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 import connexion
 from connexion.exceptions import ProblemException
 from jsonschema import Draft4Validator
-from jsonschema.validators import extend
 
 from service.pki.errors import quote
 from service.web.problems import FieldProblem, MalformedError
@@ -30,7 +29,6 @@ _DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"  # of a body without a C
 _PEM: Final = b"-----BEGIN "
 
 _T = TypeVar("_T")
-_Errors = Iterator[Any]  # of jsonschema
 
 
 class BodyValidator:
@@ -40,7 +38,7 @@ class BodyValidator:
         """Create the validator from an operation's `requestBody`."""
         self._media_types = consumes
         is_json = all(media_type.endswith(("/json", "+json")) for media_type in consumes)
-        self._validator = _prepare(schema) if is_json else None
+        self._validator = Draft4Validator(schema) if is_json else None
 
     def __call__(self, function: Callable[[Any], _T]) -> Callable[[Any], _T]:
         """Decorate the function that Connexion calls with its request."""
@@ -149,38 +147,6 @@ class ParameterValidator:
         for (location, name), (parameter, _) in self._parameters.items():
             if parameter.get("required") and (location, name) not in values_by_parameter:
                 yield _problem(f"{location}.{name}", "The required parameter is missing")
-
-
-def _prepare(schema: Mapping[str, Any]) -> Draft4Validator:
-    """Create a validator with one validator for each member and item: jsonschema creates one per value."""
-    members = {name: _prepare(member) for name, member in schema.get("properties", {}).items()}
-    items = {"items": _prepare(schema["items"])} if "items" in schema else {}
-    validator: Draft4Validator = _PreparedValidator({**schema, "properties": members, **items})
-    return validator
-
-
-def _member_errors(_: object, members: Mapping[str, Draft4Validator], value: object, __: object) -> _Errors:
-    if isinstance(value, dict):
-        yield from _part_errors(
-            (name, member, value[name]) for name, member in members.items() if name in value
-        )
-
-
-def _item_errors(_: object, item: Draft4Validator, value: object, __: object) -> _Errors:
-    if isinstance(value, list):
-        yield from _part_errors((position, item, part) for position, part in enumerate(value))
-
-
-def _part_errors(parts: Iterable[tuple[str | int, Draft4Validator, object]]) -> _Errors:
-    for place, validator, value in parts:
-        for error in validator.iter_errors(value):
-            error.path.appendleft(place)
-            yield error
-
-
-_PreparedValidator: Final = extend(  # type: ignore[no-untyped-call]  # jsonschema is only partly typed
-    Draft4Validator, {"properties": _member_errors, "items": _item_errors}
-)
 
 
 def _schema_problems(validator: Draft4Validator, value: object, field: str = "") -> Iterator[FieldProblem]:
