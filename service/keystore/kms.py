@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from service.keystore import aws
+from service import aws
 from service.pki.errors import CAError
 
 _SUFFIXES: Final = {"sha256": "SHA_256", "sha384": "SHA_384", "sha512": "SHA_512"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.keystore import aws
+from service import aws
 
 
 def get_secret(name: str) -> bytes:

@@ -24,11 +24,11 @@ def open_ledger(path: Path | None, table: str, clock: Callable[[], datetime]) ->
         CAError: as `SqliteLedger`.
     """
     if path:
-        from service.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - as above
+        from service.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only for this kind
 
         return SqliteLedger(path, clock)
     if table:
-        from service.ledger.dynamodb import DynamoDbLedger  # noqa: PLC0415 - as above
+        from service.ledger.dynamodb import DynamoDbLedger  # noqa: PLC0415 - imports boto3, which is slow
 
         return DynamoDbLedger(table, clock)
     return None

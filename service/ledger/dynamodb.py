@@ -16,6 +16,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
+from service import aws
 from service.ledger import records
 from service.ledger_protocol import MAX_LISTED, Account, Conflict, KeyInUse, Order, new_id
 from service.pki import encoding, revocation
@@ -40,21 +43,10 @@ _CONFLICTS: Final = {"None", "ConditionalCheckFailed", "TransactionConflict"}  #
 _Item = dict[str, dict[str, str]]  # as DynamoDB encodes it: name -> type -> value
 
 
-def create_client() -> Any:  # noqa: ANN401 - boto3 creates its clients at run time
-    """Create a client from the environment; raise `CAUnavailable` if no region is set."""
-    import boto3  # noqa: PLC0415 - slow to import, and needed only for this ledger
-    from botocore.config import Config  # noqa: PLC0415 - as above
-
-    # Two attempts take at most six of the integration's ten seconds.
-    config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2, "mode": "standard"})
-    with _translated_errors():
-        return boto3.client("dynamodb", config=config)
-
-
 class DynamoDbLedger:
     """`service.ledger_protocol.Ledger` in a table."""
 
-    def __init__(self, table: str, clock: Callable[[], datetime], client: Any = None) -> None:  # noqa: ANN401 - as above
+    def __init__(self, table: str, clock: Callable[[], datetime], client: Any = None) -> None:  # noqa: ANN401 - boto3 creates its clients at run time
         """Remember the table; request nothing yet.
 
         Args:
@@ -64,7 +56,7 @@ class DynamoDbLedger:
         """
         self._table = table
         self._clock = clock
-        self._client = client or create_client()
+        self._client = client or aws.create_client("dynamodb")
         self._revoked: tuple[int, Mapping[int, RevokedCertificate]] = (0, {})
 
     def add_account(self, account: Account) -> Account:
@@ -290,23 +282,17 @@ class _TransactionCanceled(Exception):
 
 @contextlib.contextmanager
 def _translated_errors() -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in create_client
-
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code")
-        if code == "ConditionalCheckFailedException":
-            raise _ConditionFailed(error.response.get("Item")) from error
-        reasons = error.response.get("CancellationReasons", ())
-        if (
-            code == "TransactionCanceledException"
-            and {reason.get("Code") for reason in reasons} <= _CONFLICTS
-        ):
-            raise _TransactionCanceled([reason.get("Code", "") for reason in reasons]) from error
-        raise CAUnavailable("DynamoDB is unavailable") from error
-    except BotoCoreError as error:
-        raise CAUnavailable("DynamoDB is unavailable") from error
+    with aws.translate_errors("DynamoDB"):
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code == "ConditionalCheckFailedException":
+                raise _ConditionFailed(error.response.get("Item")) from error
+            reasons = [reason.get("Code", "") for reason in error.response.get("CancellationReasons", ())]
+            if code == "TransactionCanceledException" and _CONFLICTS.issuperset(reasons):
+                raise _TransactionCanceled(reasons) from error
+            raise
 
 
 def _item(pk: str, sk: str, expires_at: datetime | None = None) -> _Item:

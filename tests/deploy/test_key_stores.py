@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
-from service import aws_lambda
+from service import aws, aws_lambda
 from service.cli import ca as ca_command
-from service.keystore import aws, ca_directory, kms
+from service.keystore import ca_directory, kms
 from service.pki import certificate_reader
 from service.pki.errors import CAError
 from service.pki.hierarchy import create_hierarchy

@@ -10,7 +10,7 @@ from typing import Any
 import moto
 import pytest
 
-from service.ledger import dynamodb as dynamodb_ledger
+from service import aws
 from service.ledger.dynamodb import DynamoDbLedger
 from service.ledger.sqlite import SqliteLedger
 from service.ledger_protocol import Ledger
@@ -42,7 +42,7 @@ def dynamodb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with moto.mock_aws():
-        client = dynamodb_ledger.create_client()
+        client = aws.create_client("dynamodb")
         client.create_table(
             TableName="ledger",
             BillingMode="PAY_PER_REQUEST",
