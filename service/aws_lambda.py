@@ -22,11 +22,12 @@ from service import audit, challenge_queue, openapi
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
 from service.ledger import open_ledger
-from service.ledger_protocol import Ledger, parse_quota
+from service.ledger_protocol import Ledger
 from service.pki.encoding import format_timestamp
 from service.pki.errors import CAError, CAUnavailable, quote
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.revocation import MergedList
+from service.quota import parse_quota
 from service.settings import KeySource, Settings
 from service.web import app, authorizer, problems
 from service.web.acme import AcmeStore

@@ -19,8 +19,6 @@ from service.pki.revocation import RevokedCertificate
 LEASE: Final = timedelta(seconds=30)  # longer than a worker's time limit
 MAX_ENCODED: Final = 256_000  # octets of a value; DynamoDB stores 400 kB
 MAX_LISTED: Final = 100  # orders on a page of an account's orders
-_PERIODS: Final = {"DAY": timedelta(1), "WEEK": timedelta(7), "MONTH": timedelta(30)}  # as in the gateway
-_QUOTA: Final = re.compile(r"([0-9]{1,9})/(DAY|WEEK|MONTH)")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -62,36 +60,6 @@ class AuthorizationStatus(StrEnum):
     VALID = "valid"
     INVALID = "invalid"
     DEACTIVATED = "deactivated"
-
-
-class Quota(NamedTuple):
-    """How many orders a principal may create in a period (x-usage-plan).
-
-    Attributes:
-        limit: the number of orders.
-        period: the length of the period. Periods follow each other from 1970 on.
-    """
-
-    limit: int
-    period: timedelta
-
-    def period_at(self, now: datetime) -> tuple[datetime, datetime]:
-        """Return the start and the end of the period at a time, UTC."""
-        start = now - timedelta(seconds=now.timestamp() % self.period.total_seconds())
-        return start, start + self.period
-
-
-def parse_quota(text: str) -> Quota | None:
-    """Parse a quota, such as `10000/DAY`; `none` for no quota.
-
-    Raises:
-        ValueError: the text is not a quota.
-    """
-    if text == "none":
-        return None
-    if not (match := _QUOTA.fullmatch(text)):
-        raise ValueError(f"{text!r} is not a quota such as 10000/DAY (or WEEK, MONTH), and not none")
-    return Quota(int(match[1]), _PERIODS[match[2]])
 
 
 def new_id() -> str:
@@ -247,6 +215,12 @@ class Order:
             return replace(order, status=OrderStatus.INVALID)
         is_ready = all(item.status is AuthorizationStatus.VALID for item in order.authorizations)
         return replace(order, status=OrderStatus.READY) if is_ready else order
+
+    def deactivated(self, index: int) -> Self:
+        """Return the order with a deactivated authorization; it is invalid, unless it has a certificate."""
+        authorization = self.authorizations[index]._replace(status=AuthorizationStatus.DEACTIVATED)
+        order = self._with(index, authorization)
+        return order if self.status is OrderStatus.VALID else replace(order, status=OrderStatus.INVALID)
 
     def _with(self, index: int, authorization: Authorization) -> Self:
         before, after = self.authorizations[:index], self.authorizations[index + 1 :]

@@ -14,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
-from service.ledger_protocol import parse_quota
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import EarlyRenewal
+from service.quota import parse_quota
 
 CA: Final = "CERTLET_CA"
 CA_KEY: Final = "CERTLET_CA_KEY"

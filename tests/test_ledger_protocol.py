@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.gateway import usage_plan
 from service.ledger_protocol import (
     LEASE,
     Authorization,
@@ -19,10 +18,8 @@ from service.ledger_protocol import (
     Order,
     OrderNotReady,
     OrderStatus,
-    Quota,
     is_id,
     new_id,
-    parse_quota,
 )
 from tests.factories import NOW
 from tests.ledger import values
@@ -145,36 +142,3 @@ def test_authorization_without_challenge_is_not_proven() -> None:
     """The policy of a principal may require proof after the order was created."""
     assert READY.authorizations[0].status is AuthorizationStatus.VALID
     assert not READY.authorizations[0].is_proven
-
-
-@pytest.mark.parametrize(
-    ("text", "quota"),
-    [
-        ("none", None),
-        ("10000/DAY", Quota(10_000, timedelta(days=1))),
-        ("0/WEEK", Quota(0, timedelta(days=7))),
-        ("5/MONTH", Quota(5, timedelta(days=30))),
-    ],
-)
-def test_quota_is_parsed(text: str, quota: Quota | None) -> None:
-    assert parse_quota(text) == quota
-
-
-@pytest.mark.parametrize("text", ["", "10", "10/HOUR", "-1/DAY", "1.5/DAY", "10/DAY\n", "9999999999/DAY"])
-def test_malformed_quota_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a quota such as 10000/DAY"):
-        parse_quota(text)
-
-
-@pytest.mark.parametrize("name", usage_plan.PERIODS)
-def test_periods_are_those_of_the_gateway(name: str) -> None:
-    """They follow each other: the end of one is the start of the next."""
-    quota = parse_quota(f"1/{name}")
-    assert quota
-    seconds = usage_plan.PERIODS[name]
-    assert quota.period.total_seconds() == seconds
-    start, end = quota.period_at(NOW)
-    assert start.timestamp() == NOW.timestamp() // seconds * seconds
-    assert start <= NOW < end
-    assert quota.period_at(end)[0] == end
-    assert quota.period_at(end - timedelta(microseconds=1)) == (start, end)

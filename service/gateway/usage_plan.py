@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.gateway.routes import GatewayError, UsagePlan
+from service.quota import PERIODS
 
-PERIODS: Final = {"DAY": 86_400, "WEEK": 604_800, "MONTH": 2_592_000}  # seconds; a month is 30 days
 MAX_CALLERS: Final = 10_000  # callers without an API key that have a bucket; 4 MB
 
 

@@ -22,17 +22,17 @@ from service.ledger_protocol import (
     Ledger,
     Order,
     OrderStatus,
-    Quota,
 )
 from service.openapi import ACME_PREFIX
 from service.pki import certificate_reader, encoding
 from service.pki.acme_key import AcmePrincipals
 from service.pki.errors import CAUnavailable, RejectedIdentifier, Unauthorized
 from service.pki.profile_loader import Challenge
+from service.quota import Quota
 from service.revocations import Revocation, RevocationRequest
 from service.web import identity, jws
 from service.web.acme_accounts import AcmeAccounts
-from service.web.acme_challenges import AcmeChallenges
+from service.web.acme_challenges import WILDCARD, AcmeChallenges
 from service.web.acme_orders import AcmeOrders
 from service.web.acme_problems import NAMESPACE, AcmeError
 from service.web.jws import SignedRequest
@@ -44,7 +44,13 @@ _UNPROVEN: Final = (
     "revoke it: sign the request with the certificate's key"
 )
 _NO_STORE: Final = "no-store"
-_DNS, _WILDCARD = "dns", "*."
+_DIRECTORY: Final = {  # member -> path
+    "newNonce": "new-nonce",
+    "newAccount": "new-account",
+    "newOrder": "new-order",
+    "revokeCert": "revoke-cert",
+    "keyChange": "key-change",
+}
 
 
 class AcmeStore(NamedTuple):
@@ -166,14 +172,11 @@ class AcmeOperations:
     def acmeDirectory(self) -> Response:  # noqa: N802 - operationId
         """`GET /acme/directory`: the URLs of ACME (RFC 8555 7.1.1)."""
         self._site.require_accounts()
-        base = identity.base_url()
-        names = ("newNonce", "newAccount", "newOrder", "revokeCert", "keyChange")
-        paths = ("new-nonce", "new-account", "new-order", "revoke-cert", "key-change")
         profiles = {profile.name: profile.description for profile in self._site.authority.profiles}
         return json_response(
             {
-                **{name: f"{base}{ACME_PREFIX}{path}" for name, path in zip(names, paths, strict=True)},
-                "renewalInfo": f"{base}/renewal-info",
+                **{member: _url(path) for member, path in _DIRECTORY.items()},
+                "renewalInfo": f"{identity.base_url()}/renewal-info",
                 "meta": {"externalAccountRequired": True, "profiles": profiles},
             },
             _NO_STORE,
@@ -380,8 +383,8 @@ def _validation_response(order: Order, position: int, document: dict[str, object
 def _authorization(order: Order, position: int) -> dict[str, object]:
     item = order.authorizations[position]
     is_processing = item.status is AuthorizationStatus.PROCESSING
-    is_wildcard = item.type == _DNS and item.value.startswith(_WILDCARD)
-    value = item.value.removeprefix(_WILDCARD) if is_wildcard else item.value
+    is_wildcard = item.value.startswith(WILDCARD)  # no IP address does
+    value = item.value.removeprefix(WILDCARD)
     return {
         "identifier": {"type": item.type, "value": value},
         "status": AuthorizationStatus.PENDING if is_processing else item.status,

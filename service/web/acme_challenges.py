@@ -22,7 +22,7 @@ from service.web.acme_problems import AcmeError
 
 REPEAT_AFTER: Final = timedelta(seconds=12)  # longer than a validation takes
 _ATTEMPTS: Final = 10  # of a change that conflicts with another one
-_WILDCARD: Final = "*."
+WILDCARD: Final = "*."  # at the start of a name
 _UNPROVABLE: Final = (
     "cannot be proven by http-01, which the policy of your account requires: order names without a wildcard"
 )
@@ -36,7 +36,7 @@ NO_VALIDATOR: Final = (
 def unprovable_names(identifiers: Sequence[Identifier]) -> Iterator[tuple[int, str]]:
     """Yield the position of each name that http-01 cannot prove (RFC 8555 8.3), and the reason."""
     for position, name in enumerate(identifiers):
-        if name.value.startswith(_WILDCARD):
+        if name.value.startswith(WILDCARD):
             yield position, f"{name.value} {_UNPROVABLE}"
 
 

@@ -24,7 +24,6 @@ from service.ledger_protocol import (
     Order,
     OrderNotReady,
     OrderStatus,
-    Quota,
     is_id,
     new_id,
 )
@@ -34,6 +33,7 @@ from service.pki.errors import IssuanceError, RejectedIdentifier, quote
 from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import Profile, RequestedValidity
 from service.pki.renewal_info import CertificateId, UnknownCertificate
+from service.quota import Quota
 from service.web import acme_challenges, jws
 from service.web.acme_problems import NAMESPACE, AcmeError
 
@@ -139,11 +139,8 @@ class AcmeOrders:
 
     def deactivate(self, order: Order, index: int) -> Order:
         """Deactivate an authorization (RFC 8555 7.5.2). Its order becomes invalid, unless it is complete."""
-        changed = list(order.authorizations)
-        changed[index] = changed[index]._replace(status=AuthorizationStatus.DEACTIVATED)
-        status = order.status if order.status is OrderStatus.VALID else OrderStatus.INVALID
         try:
-            return self._ledger.update_order(replace(order, authorizations=tuple(changed), status=status))
+            return self._ledger.update_order(order.deactivated(index))
         except Conflict as error:
             raise AcmeError("conflict", "the order is being changed by another request: try again") from error
 

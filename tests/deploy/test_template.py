@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from deploy import build
-from service import api_gateway, openapi
+from service import api_gateway, aws, openapi
 from service.ledger import dynamodb
 from service.ledger.dynamodb import DynamoDbLedger
-from service.ledger_protocol import parse_quota
 from service.pki.revocation import RevokedCertificate
+from service.quota import parse_quota
 from tests import factories, servers
 from tests.factories import NOW
 
@@ -110,7 +110,7 @@ def test_ledger_works_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with moto.mock_aws():
-        client = dynamodb.create_client()
+        client = aws.create_client("dynamodb")
         client.create_table(TableName="ledger", **properties)
         ledger = DynamoDbLedger("ledger", lambda: NOW, client)
         ledger.add_revocation(RevokedCertificate(1, NOW.replace(microsecond=0)))

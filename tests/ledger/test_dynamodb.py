@@ -17,10 +17,11 @@ from cryptography import x509
 
 from service.ledger import dynamodb as dynamodb_ledger
 from service.ledger.dynamodb import DynamoDbLedger
-from service.ledger_protocol import Conflict, Quota
+from service.ledger_protocol import Conflict
 from service.pki import revocation
 from service.pki.errors import CAUnavailable
 from service.pki.revocation import RevokedCertificate
+from service.quota import Quota
 from tests.examples import certificate_id
 from tests.factories import NOW
 from tests.ledger import values

@@ -1,4 +1,4 @@
-"""An ACME client that sends what it is told, over any transport."""
+"""An ACME client that sends the requests of a test, over any transport."""
 
 from __future__ import annotations
 

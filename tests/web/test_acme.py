@@ -22,13 +22,14 @@ from service.authority import IssuanceRequest, IssuedCertificate
 from service.challenge_queue import ChallengeQueue
 from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
-from service.ledger_protocol import LEASE, Quota
+from service.ledger_protocol import LEASE
 from service.loaded_ca import LoadedCA
 from service.pki import revocation
 from service.pki.acme_key import AcmeKey, AcmePrincipals
 from service.pki.encoding import encode_pem
 from service.pki.errors import CAUnavailable
 from service.pki.renewal_info import CertificateId
+from service.quota import Quota
 from service.web import acme, app
 from service.web.acme import AcmeStore
 from service.web.acme_problems import NAMESPACE
