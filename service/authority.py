@@ -68,9 +68,9 @@ class Principal(NamedTuple):
     """The authenticated caller.
 
     The name, as in profiles and in the audit log, is that of an API key or of the principal of an ACME
-    account, the ARN of an IAM user or role,
-    `authorizer:` with the principal that an authorizer returned, or `certificate:` with the serial number of
-    a client certificate. The session of a role is only for the audit log.
+    account, the ARN of an IAM user or role, `authorizer:` with the principal that an authorizer returned, or
+    `certificate:` with the serial number of a client certificate. The session of a role is only for the audit
+    log.
     """
 
     kind: PrincipalKind

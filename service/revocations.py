@@ -9,13 +9,11 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from cryptography import x509
-from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service.audit import AuditRecord, Recorder
 from service.ledger_protocol import Ledger
 from service.loaded_ca import LoadedCA
 from service.pki import certificate_reader, encoding, revocation, serial
-from service.pki.certificate_reader import extension_value, is_issued_by
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, NotFound
 from service.pki.revocation import RevokedCertificate
 
@@ -181,14 +179,11 @@ def _find_issuer(ca: LoadedCA, certificate: x509.Certificate | int) -> x509.Cert
     """Find the issuer of a certificate: the CA or a predecessor. A serial number must be recognised."""
     issuers = [ca.issuer.certificate, *certificate_reader.omit_superiors(ca.issuer.predecessors)]
     if isinstance(certificate, int):
-        for issuer in issuers:
-            numbers = serial.find_issuer(issuer, ca.serial_numbers)
-            if numbers and numbers.recognize(certificate):
-                return issuer
-        raise NotFound("The CA does not recognise the serial number: send the certificate", "serial_number")
-    for issuer in issuers:
-        if is_issued_by(certificate, issuer):
+        if issuer := serial.find_recognizing_issuer(certificate, issuers, ca.serial_numbers):
             return issuer
+        raise NotFound("The CA does not recognise the serial number: send the certificate", "serial_number")
+    if issuer := certificate_reader.find_issuer(certificate, issuers):
+        return issuer
     raise NotFound(NOT_ISSUED, "certificate")
 
 
@@ -203,14 +198,8 @@ def _notes(
         end = lifetime.end if lifetime else None
     else:
         end = certificate.not_valid_after_utc
-        if not _names_status_service(certificate):
+        if not certificate_reader.names_status(certificate):
             text = encoding.format_timestamp(end)
             yield f"the certificate names neither CRL nor OCSP: verifiers may accept it until {text}"
     if end and end < now:
         yield f"the certificate ended at {encoding.format_timestamp(end)}"
-
-
-def _names_status_service(certificate: x509.Certificate) -> bool:
-    access = extension_value(certificate, x509.AuthorityInformationAccess) or ()
-    has_ocsp = any(item.access_method == AuthorityInformationAccessOID.OCSP for item in access)
-    return has_ocsp or extension_value(certificate, x509.CRLDistributionPoints) is not None

@@ -145,10 +145,8 @@ def _load_or_create_key(ca: Path) -> AcmeKey:
     hardening.disable_core_dumps_and_ptrace()
     key = ca_directory.load_acme_key(ca)
     if key is None:
-        ca_directory.create_acme_key(ca)
-        key = ca_directory.load_acme_key(ca)
+        key = ca_directory.create_acme_key(ca)
         warn(f"note: created {ca / ca_directory.ACME_KEY}: back it up, since it derives all of these keys")
-    assert key is not None  # noqa: S101 - it was just created  # nosec B101
     return key
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 from cryptography import x509
-from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service import audit, inventory
 from service.cli import options
@@ -86,7 +85,11 @@ def revoke(*, certificate: str, reason: str | None, audit_log: Path | None, yes:
     if end and end + revocation.NEXT_UPDATE < now:
         echo(f"The CRL does not list it: the certificate ended by {encoding.format_timestamp(end)}.")
         return
-    issuer = _find_issuer(number, revoked, issuers, numbers)
+    issuer = (
+        certificate_reader.find_issuer(revoked, issuers)
+        if revoked
+        else serial.find_recognizing_issuer(number, issuers, numbers)
+    )
     has_key = issuer in (None, issuers[0]) or (ca / ca_directory.previous_key_name(issuer)).exists()
     last = revoked.not_valid_after_utc if revoked else end
     for line in _describe_effect(revoked, now, ca_end, last, has_key=has_key):
@@ -109,7 +112,7 @@ def _describe_effect(
     listed_by = now + revocation.WINDOW
     time = encoding.format_timestamp(listed_by)
     yield f"The CRL lists it by {time}; on AWS, only after you build and deploy the zip again."
-    if certificate and not _names_status(certificate):
+    if certificate and not certificate_reader.names_status(certificate):
         yield f"Warning   this certificate names neither CRL nor OCSP, so {accepted}"
         return
     time = encoding.format_timestamp(min(listed_by + revocation.NEXT_UPDATE, ca_end))
@@ -210,26 +213,3 @@ def _load_issued_certificate(ca: Path, path: Path, issuers: Sequence[x509.Certif
     if not any(is_issued_by(certificate, issuer) for issuer in issuers):
         raise CommandError(message)
     return certificate
-
-
-def _find_issuer(
-    serial_number: int,
-    certificate: x509.Certificate | None,
-    issuers: Sequence[x509.Certificate],
-    numbers: Sequence[SerialNumbers],
-) -> x509.Certificate | None:
-    """Return the issuer of a certificate, by its signature or serial number; None if that is not known."""
-    for issuer in issuers:
-        recognized = serial.find_issuer(issuer, numbers)
-        if certificate is None and recognized and recognized.recognize(serial_number):
-            return issuer
-        if certificate and is_issued_by(certificate, issuer):
-            return issuer
-    return None
-
-
-def _names_status(certificate: x509.Certificate) -> bool:
-    """Whether a certificate names a CRL or an OCSP responder."""
-    access = extension_value(certificate, x509.AuthorityInformationAccess) or ()
-    has_ocsp = any(item.access_method == AuthorityInformationAccessOID.OCSP for item in access)
-    return has_ocsp or extension_value(certificate, x509.CRLDistributionPoints) is not None

@@ -201,7 +201,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             workers=settings.workers,
             key_file=str(key_file.path),
             env_keys=env_keys,
-            ledger=os.path.abspath(settings.ledger) if settings.ledger else "",  # noqa: PTH100 - as above
+            ledger=os.path.abspath(settings.ledger) if settings.ledger else "",  # noqa: PTH100 - as for the directory
             no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
             **_configure_tls(settings, document, stack),
@@ -411,7 +411,7 @@ def _validator_arguments(
     """Return the arguments of the validator of challenges; empty if no policy requires a challenge."""
     if not settings.ledger or not openapi.parse_policy(document).has_challenges:
         return []
-    return [str(directory), os.path.abspath(settings.ledger), *settings.acme_networks]  # noqa: PTH100 - as above
+    return [str(directory), os.path.abspath(settings.ledger), *settings.acme_networks]  # noqa: PTH100 - resolve() fails on a loop of links
 
 
 def _announce(url: str, status_url: str, api_key: str | None, trust: str) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import Final, TypeVar, cast, get_args
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -36,6 +36,8 @@ PREVIOUS_KEY_PREFIX: Final = "previous-ca-"
 SERIAL_KEY: Final = "serial.key"
 STATUS_URL: Final = "status-url.txt"
 ACME_KEY: Final = "acme.key"
+
+_T = TypeVar("_T")
 
 
 def load_issuer(directory: Path, passphrase: bytes | None) -> Issuer:
@@ -153,13 +155,7 @@ def load_serial_keys(directory: Path) -> SerialKeys | None:
     Raises:
         CAError: the file is unreadable or malformed.
     """
-    path = directory / SERIAL_KEY
-    if not os.path.lexists(path):
-        return None
-    try:
-        return SerialKeys.parse(revocation_file.read_file(path))
-    except ValueError as error:
-        raise CAError(f"{path}: {error}") from error
+    return _load_optional(directory / SERIAL_KEY, SerialKeys.parse)
 
 
 def resolve_status_url(directory: Path, configured: str, public_url: str) -> str:
@@ -177,13 +173,7 @@ def load_acme_key(directory: Path) -> AcmeKey | None:
     Raises:
         CAError: the file is unreadable or malformed.
     """
-    path = directory / ACME_KEY
-    if not os.path.lexists(path):
-        return None
-    try:
-        return AcmeKey(revocation_file.read_file(path))
-    except ValueError as error:
-        raise CAError(f"{path}: {error}") from error
+    return _load_optional(directory / ACME_KEY, AcmeKey)
 
 
 def load_status_url(directory: Path) -> str:
@@ -192,26 +182,36 @@ def load_status_url(directory: Path) -> str:
     Raises:
         CAError: the file is unreadable or malformed.
     """
-    path = directory / STATUS_URL
+    return _load_optional(directory / STATUS_URL, _parse_status_url) or ""
+
+
+def _parse_status_url(content: bytes) -> str:
+    return parse_public_url(content.decode("utf-8", "replace").strip())
+
+
+def _load_optional(path: Path, parse: Callable[[bytes], _T]) -> _T | None:
+    """Load and parse a file; None if it does not exist."""
     if not os.path.lexists(path):
-        return ""
+        return None
     try:
-        return parse_public_url(revocation_file.read_file(path).decode("utf-8", "replace").strip())
+        return parse(revocation_file.read_file(path))
     except ValueError as error:
         raise CAError(f"{path}: {error}") from error
 
 
-def create_acme_key(directory: Path) -> None:
-    """Create the key of ACME, with mode 0600, if there is none.
+def create_acme_key(directory: Path) -> AcmeKey:
+    """Create the key of ACME, with mode 0600; return that of another process if there is one.
 
     Raises:
+        CAError: as `load_acme_key`.
         OSError: the file cannot be written.
     """
     with atomic_write.locked_directory(directory):
-        if not os.path.lexists(directory / ACME_KEY):
-            atomic_write.write_atomically(
-                directory / ACME_KEY, secrets.token_bytes(acme_key.KEY_BYTES), 0o600
-            )
+        if key := load_acme_key(directory):
+            return key
+        content = secrets.token_bytes(acme_key.KEY_BYTES)
+        atomic_write.write_atomically(directory / ACME_KEY, content, 0o600)
+        return AcmeKey(content)
 
 
 def add_serial_key(directory: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from service.pki import names
 from service.pki.errors import describe_error
@@ -93,6 +94,13 @@ def alternative_names(certificate: x509.Certificate) -> tuple[Identifier, ...]:
     """The subject alternative names; raise `RejectedIdentifier` if this CA would not issue such a name."""
     sans = extension_value(certificate, x509.SubjectAlternativeName) or ()
     return tuple(names.parse_general_name(san, "") for san in sans)
+
+
+def names_status(certificate: x509.Certificate) -> bool:
+    """Whether a certificate names a CRL or an OCSP responder."""
+    access = extension_value(certificate, x509.AuthorityInformationAccess) or ()
+    has_ocsp = any(item.access_method == AuthorityInformationAccessOID.OCSP for item in access)
+    return has_ocsp or extension_value(certificate, x509.CRLDistributionPoints) is not None
 
 
 def omit_superiors(cas: Sequence[x509.Certificate]) -> list[x509.Certificate]:

@@ -189,6 +189,17 @@ def recognize(serial_number: int, issuers: Iterable[SerialNumbers]) -> Lifetime 
     return next(filter(None, lifetimes), None)
 
 
+def find_recognizing_issuer(
+    serial_number: int, issuers: Iterable[x509.Certificate], numbers: Sequence[SerialNumbers]
+) -> x509.Certificate | None:
+    """Return the issuer whose serial numbers recognise a serial number; None if there is none."""
+    for issuer in issuers:
+        recognized = find_issuer(issuer, numbers)
+        if recognized and recognized.recognize(serial_number):
+            return issuer
+    return None
+
+
 @functools.lru_cache(64)
 def issuer_id(issuer: x509.Certificate) -> bytes:
     """SHA-256 of an issuer's SubjectPublicKeyInfo: the same for all certificates of a CA's key."""

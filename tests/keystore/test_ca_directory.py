@@ -54,5 +54,6 @@ def test_dangling_link_is_not_a_missing_acme_key(tmp_path: Path) -> None:
     (tmp_path / "acme.key").symlink_to(tmp_path / "missing")
     with pytest.raises(CAError, match=r"acme\.key"):
         ca_directory.load_acme_key(tmp_path)
-    ca_directory.create_acme_key(tmp_path)
+    with pytest.raises(CAError, match=r"acme\.key"):
+        ca_directory.create_acme_key(tmp_path)
     assert (tmp_path / "acme.key").is_symlink()

@@ -180,7 +180,7 @@ def test_orders_are_counted_up_to_a_limit(connect: Connect, clock: Clock) -> Non
     assert not other.count("ci", today, 2)
     assert ledger.count("ci", today, 4)
     assert ledger.count("other", today, 1)
-    assert not ledger.count("nobody", today, 0)
+    assert not ledger.count("third", today, 0)
     clock.advance(24 * HOUR)
     assert ledger.count("ci", tomorrow, 1)
     assert not ledger.count("ci", tomorrow, 1)
