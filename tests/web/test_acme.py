@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from email.message import Message
 from pathlib import Path
@@ -16,13 +17,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from joserfc.jwk import ECKey
+from jsonschema import Draft4Validator
 
 from service import aws_lambda, openapi
 from service.authority import IssuanceRequest, IssuedCertificate
 from service.challenge_queue import ChallengeQueue
 from service.ledger import sqlite
 from service.ledger.sqlite import SqliteLedger
-from service.ledger_protocol import LEASE
+from service.ledger_protocol import LEASE, Conflict
 from service.loaded_ca import LoadedCA
 from service.pki import revocation
 from service.pki.acme_key import AcmeKey, AcmePrincipals
@@ -44,6 +46,26 @@ from tests.web.acme_client import JOSE, AcmeClient, key_change
 URL = "https://ca.example/base"
 ACME_KEY = AcmeKey(bytes(32))
 NAMES = ("dns:a.example.com", "dns:b.example.com")
+
+
+DOCUMENT = factories.document()
+OPERATIONS = {
+    (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(URL + path)) + r"(\?.*)?")): operation
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+}
+
+
+def assert_in_contract(method: str, url: str, response: Response) -> None:
+    """Each response of an operation has a status, headers and JSON of the contract."""
+    for (name, pattern), operation in OPERATIONS.items():
+        if name == method.lower() and pattern.fullmatch(url):
+            expected = openapi.resolve_ref(operation["responses"][str(response.status)], DOCUMENT)
+            assert set(response.headers) <= {*expected["headers"], "Content-Type"}, response.status
+            content = expected.get("content", {}).get(response.headers["Content-Type"])
+            if content and response.body and "json" in response.headers["Content-Type"]:
+                schema = openapi.resolve_refs(content["schema"], DOCUMENT)
+                Draft4Validator(schema).validate(response.json())
 
 
 class Site:
@@ -81,7 +103,9 @@ class Site:
             message[name] = value
         text = result["body"]
         octets = base64.b64decode(text) if result["isBase64Encoded"] else text.encode()
-        return Response(int(result["statusCode"]), message, octets)
+        response = Response(int(result["statusCode"]), message, octets)
+        assert_in_contract(method, url, response)
+        return response
 
     def client(self, principal: str = "web", algorithm: str = "ES256") -> AcmeClient:
         """A client with an account."""
@@ -175,6 +199,8 @@ def test_ca_without_acme_says_what_is_missing(tmp_path: Path, missing: str) -> N
     authority = factories.authority(site.log, load_ca=lambda: ca)
     url = URL if missing != "url" else ""
     site.application = app.create(factories.document(), authority, {}, url, acme_store=store)
+    head = site.send("HEAD", f"{URL}/acme/new-nonce", None, {})
+    assert (head.status, head.body) == (404, b"")
     for path in (*POSTS, "/acme/directory", "/acme/new-nonce"):
         body = jws_requests.request({}) if path in POSTS else None
         response = site.send("POST" if body else "GET", URL + path, body, JOSE if body else {})
@@ -678,3 +704,66 @@ def test_orders_of_a_principal_have_a_quota(tmp_path: Path) -> None:
     site.clock.advance(timedelta(hours=12))
     assert second.order(*NAMES).status == 201
     site.ledger.close()
+
+
+def fail_with(error: Exception) -> Callable[..., Any]:
+    """A function that raises an error."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_post_has_each_problem_of_the_contract(
+    site: Site, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400, 403, 413, 415, 500 and 503; each has a nonce for the next request."""
+    client = site.client()
+    url = URL + path.format(account_id="x" * 22, order_id="x" * 22, index="0")
+    assert_problem(site.send("POST", url, b"{}", JOSE), 400, "malformed")
+    other = client.sign(f"{url}/other", {})
+    assert_problem(site.send("POST", url, other, JOSE), 403, "unauthorized")
+    assert_problem(site.send("POST", url, b" " * 200_000, JOSE), 413, "malformed")
+    assert_problem(site.send("POST", url, b"{}", {"Content-Type": "application/json"}), 415, "malformed")
+    for error, status in ((RuntimeError("bug"), 500), (CAUnavailable("down"), 503)):
+        with monkeypatch.context() as patch:
+            patch.setattr(site.ledger, "find_account", fail_with(error))
+            patch.setattr(site.ledger, "get_account", fail_with(error))
+            if path == "/acme/new-account":
+                client.account = ""
+            assert_problem(site.send("POST", url, client.sign(url, {}), JOSE), status, "serverInternal")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "directory"), ("GET", "new-nonce"), ("HEAD", "new-nonce")]
+)
+def test_get_has_each_problem_of_the_contract(tmp_path: Path, method: str, path: str) -> None:
+    """400, 500 and 503."""
+    errors: list[Exception] = []
+    ca = LoadedCA(factories.create_issuer(), factories.SERIAL_KEYS, acme_key=ACME_KEY)
+
+    def load_ca() -> LoadedCA:
+        if errors:
+            raise errors[0]
+        return ca
+
+    site = Site(tmp_path / "ledger.db", load_ca=load_ca)
+    url = f"{URL}/acme/{path}"
+    assert site.send(method, f"{url}?x=1", None, {}).status == 400
+    for error, status in ((RuntimeError("bug"), 500), (CAUnavailable("down"), 503)):
+        errors[:] = [error]
+        assert site.send(method, url, None, {}).status == status
+    site.ledger.close()
+
+
+def test_authorization_of_an_order_that_changes_is_a_conflict(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = site.client()
+    url = client.order(*NAMES).json()["authorizations"][0]
+    with monkeypatch.context() as patch:
+        patch.setattr(site.ledger, "update_order", fail_with(Conflict("changed")))
+        assert_problem(client.post(url, {"status": "deactivated"}), 409, "malformed")
+    assert client.post(url, {"status": "deactivated"}).status == 200
