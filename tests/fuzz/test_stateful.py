@@ -49,7 +49,7 @@ def link_counts(server: Server) -> Counter[tuple[str, str, int]]:
     run_state_machine_as_test(
         LinkCounter,
         settings=settings(
-            max_examples=300,
+            max_examples=1000,
             stateful_step_count=4,
             deadline=None,
             derandomize=True,  # few dry runs have valid requests, so random data would make the test unreliable
