@@ -299,7 +299,19 @@ class Ledger(Protocol):
         """Return the IDs of an account's orders that follow the ID `after`, at most `MAX_LISTED`."""
 
     def consume_nonce(self, nonce: str, expires_at: datetime) -> bool:
-        """Remember a nonce until a time, UTC; return whether this is its first use."""
+        """Remember a nonce until a time, UTC; return whether this can only be its first use.
+
+        It is not known of a nonce that ended before one of which the record was deleted.
+        """
+
+    def is_consumed(self, nonce: str) -> bool:
+        """Return whether a nonce was used before."""
+
+    def earliest_nonce(self) -> datetime:
+        """The time, UTC, from which a new nonce is accepted, as known since the last `consume_nonce`.
+
+        It is in the future only after the clock was set back.
+        """
 
     def count(self, principal: str, period: tuple[datetime, datetime], limit: int) -> bool:
         """Count an order of a principal; return False, and count nothing, if there are `limit` already.

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
@@ -146,6 +146,14 @@ class DynamoDbLedger:
         """As in the protocol."""
         item = _item(f"nonce#{nonce}", "nonce", expires_at)
         return self._put(item | {"holder": {"S": new_id()}}, _NEW)
+
+    def is_consumed(self, nonce: str) -> bool:
+        """As in the protocol."""
+        return self._get(f"nonce#{nonce}", "nonce") is not None
+
+    def earliest_nonce(self) -> datetime:
+        """As in the protocol. DynamoDB deletes nonces by a clock of its own, which no process sets."""
+        return datetime.fromtimestamp(0, UTC)
 
     def count(self, principal: str, period: tuple[datetime, datetime], limit: int) -> bool:
         """As in the protocol. A lost response may count an order twice."""

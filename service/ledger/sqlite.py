@@ -14,7 +14,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ _MIGRATIONS: Final = (
         body TEXT NOT NULL, PRIMARY KEY (account, id)
     );
     CREATE TABLE nonce (id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE deleted_nonce (last_end REAL NOT NULL);
+    INSERT INTO deleted_nonce VALUES (0);
     CREATE TABLE order_count (
         principal TEXT NOT NULL, period_start REAL NOT NULL, expires_at REAL NOT NULL,
         number INTEGER NOT NULL, PRIMARY KEY (principal, period_start)
@@ -61,6 +63,10 @@ _ACCOUNT_BY_THUMBPRINT: Final = "SELECT body FROM account WHERE thumbprint = ?"
 _SWEEPS: Final = (
     """DELETE FROM orders WHERE (account, id) IN
        (SELECT account, id FROM orders WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+    """UPDATE deleted_nonce SET last_end = ended.last FROM
+       (SELECT max(expires_at) AS last FROM
+       (SELECT expires_at FROM nonce WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)) AS ended
+       WHERE ended.last > last_end""",
     """DELETE FROM nonce WHERE id IN
        (SELECT id FROM nonce WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
     """DELETE FROM order_count WHERE (principal, period_start) IN
@@ -87,6 +93,7 @@ class SqliteLedger:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
+        self._last_end = 0.0  # the latest end of a nonce that was deleted
         self._revoked: tuple[int, Mapping[int, RevokedCertificate]] = (0, {})
         with self._translated_errors():
             _create_file(path)
@@ -203,8 +210,20 @@ class SqliteLedger:
         changes something puts its nonce on disk with the change.
         """
         with self._change(synchronous="NORMAL"):
+            self._last_end = self._scalar("SELECT last_end FROM deleted_nonce")
+            if expires_at.timestamp() <= self._last_end:  # the clock was set forward, and back
+                return False
             statement = "INSERT OR IGNORE INTO nonce VALUES (?, ?)"
             return self._database.execute(statement, (nonce, expires_at.timestamp())).rowcount == 1
+
+    def is_consumed(self, nonce: str) -> bool:
+        """As in the protocol."""
+        with self._read():
+            return bool(self._scalar("SELECT 1 FROM nonce WHERE id = ?", nonce))
+
+    def earliest_nonce(self) -> datetime:
+        """As in the protocol."""
+        return datetime.fromtimestamp(self._last_end, UTC)
 
     def count(self, principal: str, period: tuple[datetime, datetime], limit: int) -> bool:
         """As in the protocol."""

@@ -2,14 +2,16 @@
 
 The checks are in the order of their cost: the form of the request, the MAC of its nonce, the account or the
 MAC of its external account binding, and the signature. A nonce is stored as used only after that, so
-strangers neither cost work with public keys nor fill the ledger.
+strangers neither cost work with public keys nor fill the ledger. A request that is sent again may fail one of
+these checks, since the first one has changed the account: its nonce is looked up before it is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from service.ledger_protocol import Account, AccountStatus, Conflict, KeyInUse, Ledger, is_id, new_id
 from service.pki import acme_key
 from service.pki.acme_key import AcmeKey, AcmePrincipals, ExternalKeyId, InvalidNonce
-from service.pki.errors import quote
+from service.pki.errors import CAError, IssuanceError, quote
 from service.web import jws
 from service.web.acme_problems import AcmeError
 from service.web.jws import AccountKey, SignedRequest
@@ -62,7 +64,8 @@ class AcmeAccounts:
 
     def create_nonce(self) -> str:
         """Create a nonce, which each response contains (RFC 8555 6.5)."""
-        return self._key.create_nonce(secrets.token_bytes(acme_key.NONCE_RANDOM_BYTES), self._clock())
+        created_at = max(self._clock(), self._ledger.earliest_nonce())
+        return self._key.create_nonce(secrets.token_bytes(acme_key.NONCE_RANDOM_BYTES), created_at)
 
     def authenticate(
         self, body: Mapping[str, Any], url: str, accounts_url: str
@@ -79,10 +82,12 @@ class AcmeAccounts:
             CAUnavailable: the ledger is not available.
         """
         request = jws.parse_request(body, url)
-        nonce_end = self._verify_nonce(request)
-        if request.key is not None:
-            raise AcmeError("malformed", "sign the request with the kid of your account, not with its jwk")
-        return self._authenticate(request, nonce_end, accounts_url), request
+        with self._consuming_nonce(request):
+            if request.key is not None:
+                raise AcmeError(
+                    "malformed", "sign the request with the kid of your account, not with its jwk"
+                )
+            return self._authenticate(request, accounts_url), request
 
     def authenticate_revocation(
         self,
@@ -108,16 +113,15 @@ class AcmeAccounts:
             CAUnavailable: the ledger is not available.
         """
         request = jws.parse_request(body, url)
-        nonce_end = self._verify_nonce(request)
-        if request.key is None:
-            return self._authenticate(request, nonce_end, accounts_url), request
-        key = AccountKey.parse(request.key)
-        verify_key(request, key.public_key)
-        request.verify(key)
-        self._consume_nonce(request, nonce_end)
+        with self._consuming_nonce(request):
+            if request.key is None:
+                return self._authenticate(request, accounts_url), request
+            key = AccountKey.parse(request.key)
+            verify_key(request, key.public_key)
+            request.verify(key)
         return None, request
 
-    def _authenticate(self, request: SignedRequest, nonce_end: datetime, accounts_url: str) -> Account:
+    def _authenticate(self, request: SignedRequest, accounts_url: str) -> Account:
         account_id = request.key_id.removeprefix(accounts_url)
         is_account = account_id != request.key_id and is_id(account_id)
         account = self._ledger.get_account(account_id) if is_account else None
@@ -125,7 +129,6 @@ class AcmeAccounts:
             raise _unknown_account(f"the account {quote(request.key_id, 200)} does not exist")
         self._verify_active(account)
         request.verify(AccountKey.decode(account.public_key))
-        self._consume_nonce(request, nonce_end)
         return account
 
     def register(self, body: Mapping[str, Any], url: str) -> Registration:
@@ -144,7 +147,17 @@ class AcmeAccounts:
             CAUnavailable: the ledger is not available.
         """
         request = jws.parse_request(body, url)
-        nonce_end = self._verify_nonce(request)
+        with self._consuming_nonce(request):
+            candidate, key_id, binding = self._verify_registration(request)
+        if candidate:
+            account = self._ledger.add_account(candidate)
+            return Registration(account, account == candidate)
+        return Registration(self._rebind(jws.thumbprint_of(request.key), key_id, binding), is_new=False)
+
+    def _verify_registration(
+        self, request: SignedRequest
+    ) -> tuple[Account | None, ExternalKeyId | None, object]:
+        """Return the new account, None if the key has one; its principal; and the binding."""
         if request.key is None:
             raise AcmeError("malformed", "sign the request for an account with the jwk of its key")
         payload = request.json()
@@ -165,14 +178,12 @@ class AcmeAccounts:
         if existing is None:
             key.verify_strength()
         request.verify(key)
-        self._consume_nonce(request, nonce_end)
-        if existing is None and key_id:
-            created = Account(
-                new_id(), thumbprint, key.encode(), *key_id, self._clock(), _encode(binding), contacts
-            )
-            account = self._ledger.add_account(created)
-            return Registration(account, account == created)
-        return Registration(self._rebind(thumbprint, key_id, binding), is_new=False)
+        if existing or key_id is None:
+            return None, key_id, binding
+        account = Account(
+            new_id(), thumbprint, key.encode(), *key_id, self._clock(), _encode(binding), contacts
+        )
+        return account, key_id, binding
 
     def update(self, account: Account, payload: dict[str, Any]) -> Account:
         """Change the contacts of an account, or deactivate it (RFC 8555 7.3.2, 7.3.6); ignore other members.
@@ -222,15 +233,21 @@ class AcmeAccounts:
             location = {"Location": account_url.removesuffix(account.id) + owner.id} if owner else {}
             raise AcmeError("conflict", "the new key is that of another account", location) from error
 
-    def _verify_nonce(self, request: SignedRequest) -> datetime:
+    @contextlib.contextmanager
+    def _consuming_nonce(self, request: SignedRequest) -> Iterator[None]:
+        """Verify the nonce, then the request in the `with` statement, and then use the nonce up."""
         try:
-            return self._key.verify_nonce(request.nonce, self._clock())
+            end = self._key.verify_nonce(request.nonce, self._clock())
         except InvalidNonce as error:
             raise _bad_nonce(str(error)) from error
-
-    def _consume_nonce(self, request: SignedRequest, end: datetime) -> None:
+        try:
+            yield
+        except (AcmeError, IssuanceError) as error:
+            if not isinstance(error, CAError) and self._ledger.is_consumed(request.nonce):
+                raise _used_nonce() from error
+            raise
         if not self._ledger.consume_nonce(request.nonce, end):
-            raise _bad_nonce("the nonce was used before")
+            raise _used_nonce()
 
     def _verify_active(self, account: Account) -> None:
         _verify_valid(account)
@@ -309,6 +326,10 @@ def _encode(binding: object) -> str:
 
 def _unknown_account(detail: str) -> AcmeError:
     return AcmeError("accountDoesNotExist", f"{detail}: register first")
+
+
+def _used_nonce() -> AcmeError:
+    return _bad_nonce("the nonce was used before")
 
 
 def _bad_nonce(detail: str) -> AcmeError:

@@ -167,6 +167,24 @@ def test_nonce_is_consumed_once(connect: Connect) -> None:
     assert not other.consume_nonce("a", NOW + HOUR)
     assert not ledger.consume_nonce("a", NOW + 2 * HOUR)
     assert ledger.consume_nonce("b", NOW + HOUR)
+    assert other.is_consumed("a")
+    assert not other.is_consumed("c")
+
+
+def test_nonce_is_consumed_once_after_the_clock_was_set_forward_and_back(
+    connect: Connect, clock: Clock
+) -> None:
+    """Its record may have been deleted in between. New nonces are created so that they are accepted."""
+    ledger, other = connect(), connect()
+    assert ledger.consume_nonce("a", NOW + HOUR)
+    assert ledger.earliest_nonce() <= NOW
+    clock.advance(48 * HOUR)
+    for number in range(3):  # changes that delete what has ended
+        assert ledger.consume_nonce(str(number), NOW + 49 * HOUR)
+    clock.advance(-48 * HOUR)
+    assert not other.consume_nonce("a", NOW + HOUR)
+    assert other.earliest_nonce() < NOW + 2 * HOUR
+    assert other.consume_nonce("b", max(other.earliest_nonce(), NOW) + HOUR)
 
 
 def test_orders_are_counted_up_to_a_limit(connect: Connect, clock: Clock) -> None:
