@@ -10,7 +10,7 @@ from service.ledger_protocol import Ledger
 
 
 def open_ledger(path: Path | None, table: str, clock: Callable[[], datetime]) -> Ledger | None:
-    """Open a ledger. Each kind is imported only if it is used.
+    """Open a ledger, which exists. Each kind is imported only if it is used.
 
     Args:
         path: the SQLite file; None for no file.
@@ -26,7 +26,7 @@ def open_ledger(path: Path | None, table: str, clock: Callable[[], datetime]) ->
     if path:
         from service.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only for this kind
 
-        return SqliteLedger(path, clock)
+        return SqliteLedger(path, clock, create=False)
     if table:
         from service.ledger.dynamodb import DynamoDbLedger  # noqa: PLC0415 - imports boto3, which is slow
 

@@ -27,6 +27,9 @@ from service.pki.revocation import RevokedCertificate
 BUSY_TIMEOUT: Final = 2.0  # seconds to wait for another process that writes
 MAX_ACCOUNTS: Final = 100_000
 _APPLICATION_ID: Final = 0x43_74_6C_74  # "Ctlt", in the header of the file
+_PRIMARY_CODE: Final = 0xFF  # of SQLite's extended error codes
+_UNAVAILABLE: Final = "the ledger is not available"  # clients see this text
+_RESTORE: Final = "stop the server and restore a copy"
 _SWEEP: Final = 20  # ended rows that a change deletes from each table: more than it adds
 
 # Each element changes the schema from its index to the next version (PRAGMA user_version).
@@ -79,15 +82,16 @@ _SWEEPS: Final = (
 class SqliteLedger:
     """`service.ledger_protocol.Ledger` in a file, for the threads of one process."""
 
-    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
-        """Open or create the ledger, with mode 0600. A forked process must create its own object.
+    def __init__(self, path: Path, clock: Callable[[], datetime], *, create: bool = True) -> None:
+        """Open the ledger. A forked process must create its own object.
 
         Args:
             path: the file.
             clock: returns the current time, UTC.
+            create: create the file, with mode 0600, if it does not exist.
 
         Raises:
-            CAError: the file is not a ledger, or a newer version wrote it.
+            CAError: the file is not a ledger or damaged, or a newer version wrote it.
             CAUnavailable: the file cannot be opened or created.
         """
         self._path = path
@@ -96,7 +100,9 @@ class SqliteLedger:
         self._last_end = 0.0  # the latest end of a nonce that was deleted
         self._revoked: tuple[int, Mapping[int, RevokedCertificate]] = (0, {})
         with self._translated_errors():
-            _create_file(path)
+            if create:
+                _create_file(path)
+            self._file = _identify(path)
             self._database = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
@@ -273,13 +279,30 @@ class SqliteLedger:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[None]:
-        with self._lock, self._translated_errors():
-            yield
+        """Use the file; a fault of it ends when the operator has repaired it."""
+        with self._lock:
+            try:
+                with self._translated_errors():
+                    self._verify_file()
+                    yield
+            except CAUnavailable:
+                raise
+            except CAError as error:
+                raise CAUnavailable(_UNAVAILABLE) from error
+
+    def _verify_file(self) -> None:
+        """Verify that the path names the file that is open, since SQLite goes on with a deleted one."""
+        try:
+            is_open = _identify(self._path) == self._file
+        except FileNotFoundError as error:
+            raise CAError(f"{self._path} is missing: put it back, or {_RESTORE}") from error
+        if not is_open:
+            raise CAError(f"{self._path} was replaced: restart the server")
 
     @contextlib.contextmanager
     def _change(self, synchronous: str = "FULL") -> Iterator[None]:
         """Change rows in a transaction, and delete some that have ended."""
-        with self._lock, self._translated_errors(), self._transaction(synchronous):
+        with self._read(), self._transaction(synchronous):
             yield
             for statement in _SWEEPS:
                 self._database.execute(statement, (self._now(), _SWEEP))
@@ -302,9 +325,14 @@ class SqliteLedger:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                raise CAError(f"{self._path} is not a ledger: it is not a SQLite file") from error
-            raise CAUnavailable("the ledger is not available") from error  # clients see this text
+            code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+            if code == sqlite3.SQLITE_NOTADB:
+                raise CAError(
+                    f"{self._path} is not a SQLite file: name another, or restore a copy"
+                ) from error
+            if code == sqlite3.SQLITE_CORRUPT:
+                raise CAError(f"{self._path} is damaged: {_RESTORE}") from error
+            raise CAUnavailable(_UNAVAILABLE) from error
 
     def _now(self) -> float:
         return self._clock().timestamp()
@@ -315,6 +343,11 @@ class SqliteLedger:
     def _scalar(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a value of any column
         row = self._database.execute(query, values).fetchone()
         return row and row[0]
+
+
+def _identify(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _create_file(path: Path) -> None:

@@ -56,7 +56,7 @@ def test_ledger_is_created_for_its_owner(tmp_path: Path) -> None:
     [
         ("none/ledger.db", "--ledger: none/ledger.db: No such file or directory"),
         ("directory", "--ledger: directory: Is a directory"),
-        ("text", "--ledger: text is not a ledger: it is not a SQLite file"),
+        ("text", "--ledger: text is not a SQLite file: name another, or restore a copy"),
         ("other.db", "--ledger: other.db is not a ledger: it is a database of another program"),
         ("newer.db", "--ledger: newer.db was written by a newer version of Certlet: update this one"),
     ],

@@ -229,6 +229,49 @@ def test_missing_directory_is_unavailable(tmp_path: Path) -> None:
         SqliteLedger(tmp_path / "missing" / "ledger.db", Clock())
 
 
+def test_file_that_is_missing_or_replaced_is_unavailable_until_it_is_back(path: Path) -> None:
+    """SQLite would go on with the deleted file. No other one is created."""
+    SqliteLedger(path, Clock()).close()
+    ledger, elsewhere = SqliteLedger(path, Clock(), create=False), path.with_name("elsewhere")
+    account = ledger.add_account(values.account())
+    path.rename(elsewhere)
+    for use in (lambda: ledger.get_account(account.id), lambda: ledger.consume_nonce("a", NOW + HOUR)):
+        with pytest.raises(CAUnavailable) as missing:
+            use()
+        assert str(missing.value.__cause__) == (
+            f"{path} is missing: put it back, or stop the server and restore a copy"
+        )
+    with pytest.raises(CAUnavailable):
+        SqliteLedger(path, Clock(), create=False)
+    assert not path.exists()
+    path.write_bytes(elsewhere.read_bytes())
+    with pytest.raises(CAUnavailable) as replaced:
+        ledger.load_revoked()
+    assert str(replaced.value.__cause__) == f"{path} was replaced: restart the server"
+    elsewhere.rename(path)
+    assert ledger.get_account(account.id) == account
+    assert ledger.consume_nonce("a", NOW + HOUR)
+    ledger.close()
+
+
+def test_file_that_is_damaged_is_unavailable(path: Path) -> None:
+    """While it is open, or when it is opened: the cause is in the log."""
+    ledger = SqliteLedger(path, Clock())
+    for number in range(100):
+        ledger.add_order(values.order(str(number)))
+    ledger.close()
+    ledger = SqliteLedger(path, Clock())
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CAUnavailable) as damaged:
+        ledger.add_account(values.account())
+    text = f"{path} is damaged: stop the server and restore a copy"
+    assert str(damaged.value.__cause__) == text
+    ledger.close()
+    with pytest.raises(CAError) as again:
+        SqliteLedger(path, Clock())
+    assert str(again.value) == text
+
+
 def test_full_disk_is_unavailable_and_loses_nothing(path: Path) -> None:
     """A change that does not fit is undone; when there is space again, changes are possible."""
     ledger = SqliteLedger(path, Clock())
