@@ -70,7 +70,6 @@ class AcmeStore(NamedTuple):
 
 
 _REASONS: Final[dict[object, x509.ReasonFlags | None]] = {  # CRLReason (RFC 5280 5.3.1)
-    None: None,
     0: None,
     1: x509.ReasonFlags.key_compromise,
     3: x509.ReasonFlags.affiliation_changed,
@@ -89,6 +88,11 @@ class _Call(NamedTuple):
     def payload(self) -> dict[str, Any]:
         """Parse the payload; a POST-as-GET has none."""
         return self.request.json() if self.request.payload else {}
+
+    def require_no_payload(self) -> None:
+        """Raise `AcmeError` if the request is not a POST-as-GET (RFC 8555 6.3)."""
+        if self.request.payload:
+            raise AcmeError("malformed", "the resource can only be read: send an empty payload")
 
 
 class AcmeSite:
@@ -207,6 +211,7 @@ class AcmeOperations:
         """`POST /acme/account/{account_id}/orders`: the URLs of an account's orders (RFC 8555 7.1.2.1)."""
         call = self._authenticate(body)
         _require_own(call.account, account_id)
+        call.require_no_payload()
         ids = self._site.require_orders().list_ids(call.account, cursor)
         response = json_response({"orders": [_url("order", order_id) for order_id in ids]}, _NO_STORE)
         if len(ids) == MAX_LISTED:
@@ -231,7 +236,9 @@ class AcmeOperations:
 
     def acmeOrder(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
         """`POST /acme/order/{order_id}`: show an order."""
-        return self._order_response(self._find_order(body, order_id)[1])
+        call, order = self._find_order(body, order_id)
+        call.require_no_payload()
+        return self._order_response(order)
 
     def acmeFinalize(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
         """`POST /acme/order/{order_id}/finalize`: issue the certificate (RFC 8555 7.4)."""
@@ -247,7 +254,7 @@ class AcmeOperations:
         payload = call.payload()
         if payload.get("status") == "deactivated":
             order = self._site.require_orders().deactivate(order, position)
-        elif payload:
+        elif "status" in payload:
             raise AcmeError("malformed", "the status of an authorization can only be changed to deactivated")
         else:
             self._site.require_challenges().repeat(call.account, order, position)
@@ -269,7 +276,8 @@ class AcmeOperations:
 
     def acmeCertificate(self, body: Mapping[str, Any], order_id: str) -> Response:  # noqa: N802 - operationId
         """`POST /acme/certificate/{order_id}`: the certificate and its chain (RFC 8555 7.4.2)."""
-        _, order = self._find_order(body, order_id)
+        call, order = self._find_order(body, order_id)
+        call.require_no_payload()
         if not order.certificate:
             raise AcmeError("notFound", "the order has no certificate yet: finalize it")
         return Response(order.certificate.encode("ascii"), PEM_CHAIN, _NO_STORE)
@@ -280,9 +288,9 @@ class AcmeOperations:
         account, request = accounts.authenticate_revocation(
             body, url, _url("account", ""), self._verify_certificate_key
         )
-        reason = request.json().get("reason")
-        if isinstance(reason, bool) or not isinstance(reason, int | None) or reason not in _REASONS:
-            accepted = ", ".join(str(code) for code in _REASONS if code is not None)
+        reason = request.json().get("reason", 0)
+        if isinstance(reason, bool) or not isinstance(reason, int) or reason not in _REASONS:
+            accepted = ", ".join(map(str, _REASONS))
             raise AcmeError("badRevocationReason", f"the reason is not one of {accepted} (RFC 5280 5.3.1)")
         if not self._site.revoke(_certificate(request), account, _REASONS[reason]).is_new:
             raise AcmeError("alreadyRevoked", "the certificate is revoked already")

@@ -166,7 +166,10 @@ class AcmeAccounts:
         existing = self._ledger.find_account(thumbprint)
         binding = payload.get("externalAccountBinding")
         key_id = self._external_account(binding, request, thumbprint)
-        if existing is None and payload.get("onlyReturnExisting") is True:
+        only_existing = payload.get("onlyReturnExisting", False)
+        if not isinstance(only_existing, bool):
+            raise AcmeError("malformed", "onlyReturnExisting is neither true nor false")
+        if existing is None and only_existing:
             raise _unknown_account(f"the account key with the thumbprint {thumbprint} has no account")
         if existing is None and key_id is None:
             raise AcmeError(

@@ -78,8 +78,8 @@ class AcmeOrders:
         """
         identifiers = _parse_identifiers(payload.get("identifiers"))
         texts = {name: payload.get(name, "") for name in ("profile", "notBefore", "notAfter", "replaces")}
-        if not all(isinstance(text, str) for text in texts.values()):
-            raise _malformed("profile, notBefore, notAfter and replaces are strings")
+        if not all(isinstance(text, str) and text for name, text in texts.items() if name in payload):
+            raise _malformed("profile, notBefore, notAfter and replaces are strings, which are not empty")
         profile = self._authority.profiles.get(texts["profile"] or None)
         now = self._authority.clock().replace(microsecond=0)
         _verify_not_before(texts["notBefore"], profile, now)

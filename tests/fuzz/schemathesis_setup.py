@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import schemathesis
@@ -19,6 +20,10 @@ schemathesis.openapi.format("est-csr", strategies.est_csr)
 schemathesis.openapi.format("certificate-id", strategies.certificate_id)
 schemathesis.openapi.format("key-id", strategies.key_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
+schemathesis.openapi.format("base64url", strategies.base64url)
+schemathesis.openapi.format("index", strategies.index)
+schemathesis.openapi.format("dns-name", strategies.dns_name)
+schemathesis.openapi.format("ip-address", strategies.ip_address)
 schemathesis.openapi.format("path", strategies.base64_ocsp_request)
 schemathesis.openapi.media_type("application/ocsp-request", strategies.ocsp_request)
 
@@ -46,6 +51,16 @@ _SIGN_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", 
 _BATCH_CHECK: Final = {"negative_data_rejection": {"expected-statuses": ["200", *_ERROR_STATUSES]}}
 # EST returns 400 instead, and 403 without a client certificate.
 _EST_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403"]}}
+# Generated requests of ACME are not signed.
+_UNSIGNED_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["400", "403"]}}
+# Whether ACME accepts an identifier in a path depends on the account; of other values, on the ledger and the policy, too.
+_ACME_CHECK: Final = {"positive_data_acceptance": {"expected-statuses": ["2xx", "403", "404"]}}
+_ACME_VALUE_CHECK: Final = {
+    "positive_data_acceptance": {"expected-statuses": ["2xx", "400", "403", "404", "409"]}
+}
+_ACME_VALUES: Final = "^/acme/(new-account|new-order|key-change|revoke-cert|.*/orders|.*/finalize)$"
+NO_PAYLOAD: Final = "no payload"
+_NO_PAYLOAD: Final = {"required": False, "schema": {"enum": [NO_PAYLOAD]}}
 
 
 def is_sign_operation(context: Any) -> bool:
@@ -61,6 +76,11 @@ def is_est_operation(context: Any) -> bool:
 def is_other_key_operation(context: Any) -> bool:
     """Return whether an operation needs an API key, but does not sign one CSR."""
     return context.operation.label in {"POST /sign/batch", "GET /profiles/mine"}
+
+
+def is_signed_operation(context: Any) -> bool:
+    """Return whether an operation needs a signed request."""
+    return bool(context.operation.label.startswith("POST /acme/"))
 
 
 def is_page_operation(context: Any) -> bool:
@@ -92,19 +112,52 @@ def _as_text(_context: object, value: object) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
-def load(*, refusable: bool = False, enrollable: bool = False, batched: bool = False) -> Any:
+def load(
+    *, refusable: bool = False, enrollable: bool = False, batched: bool = False, unsigned: bool = False
+) -> Any:
     """Load the schema for parametrized tests.
 
     Args:
         refusable: expect 422 for CSRs that are refused (sign operations).
         enrollable: expect 400 for CSRs that are refused, and 403 (EST operations).
         batched: expect 200 for invalid data (operations with an API key, including the batch).
+        unsigned: expect only refusals (operations with signed requests).
     """
-    accepted = _SIGN_CHECK if refusable else _EST_CHECK if enrollable else {}
+    accepted = _SIGN_CHECK if refusable else _EST_CHECK if enrollable else _UNSIGNED_CHECK if unsigned else {}
+    return _load(
+        copy.deepcopy(factories.document()), {**(_BATCH_CHECK if batched else _ERROR_CHECK), **accepted}
+    )
+
+
+def load_payloads() -> Any:
+    """Load the operations with signed requests, whose bodies are the payloads instead of the JWS."""
+    document = copy.deepcopy(factories.document())
+    document["paths"] = {
+        path: {"post": _with_payload(item["post"])}
+        for path, item in document["paths"].items()
+        if path.startswith("/acme/") and "post" in item
+    }
+    values = {"include-path-regex": _ACME_VALUES, "checks": _ACME_VALUE_CHECK}
+    return _load(document, {**_ERROR_CHECK, **_ACME_CHECK}, [values])
+
+
+def _with_payload(operation: Mapping[str, Any]) -> dict[str, Any]:
+    payload = operation.get("x-jws-payload", _NO_PAYLOAD)
+    content = {"application/jose+json": {"schema": payload["schema"]}}
+    parameters = [
+        item | ({"example": strategies.OWN} if item["schema"].get("format") == "base64url" else {})
+        for item in operation.get("parameters", ())
+    ]
+    body = {"required": payload["required"], "content": content}
+    return {**operation, "parameters": parameters, "requestBody": body}
+
+
+def _load(document: Any, checks: Mapping[str, Any], operations: Sequence[Mapping[str, Any]] = ()) -> Any:
     config = SchemathesisConfig.from_dict(
         {
-            "checks": {**(_BATCH_CHECK if batched else _ERROR_CHECK), **accepted},
+            "checks": checks,
             "generation": {"mode": "all", "with-security-parameters": False},
+            "operations": [*operations],
         }
     )
-    return schemathesis.openapi.from_dict(copy.deepcopy(factories.document()), config=config)
+    return schemathesis.openapi.from_dict(document, config=config)

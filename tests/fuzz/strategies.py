@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,7 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import strategies as st
 
 from service.pki.renewal_info import CertificateId
+from service.web import jws
 from tests import csrs
+from tests.web import jws_requests
 
 _label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 _host = st.lists(_label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
@@ -112,8 +115,25 @@ date_time = st.datetimes(
     max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=8),
 ).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
 
-certificate_id = st.builds(
+OWN_CERTIFICATE: Final = CertificateId(b"own", 1).encode()
+certificate_id = st.just(OWN_CERTIFICATE) | st.builds(
     CertificateId, st.binary(min_size=1, max_size=64), st.integers(1, (1 << 159) - 1)
 ).map(CertificateId.encode)
 
 key_id = st.binary(min_size=1, max_size=64).map(bytes.hex)
+
+# The start of the header of a JWS. In other places, it stands for what the signer has.
+OWN: Final = jws_requests.encode(b'{"alg": "')
+_algorithm = st.sampled_from([*jws.ALGORITHMS.values(), "HS256", "none"])
+_text = st.sampled_from(["", jws_requests.NONCE, jws_requests.URL]) | st.text(max_size=10)
+_key = st.just(jws_requests.jwk(jws_requests.P256)) | _text
+_other_members = st.fixed_dictionaries({"nonce": _text, "url": _text}, optional={"kid": _text, "jwk": _key})
+_jws_header = st.tuples(_algorithm, _other_members).map(
+    lambda members: json.dumps({"alg": members[0], **members[1]}).encode()
+)
+base64url = st.one_of(_jws_header, _jws_header, _jws_header, st.binary(max_size=64)).map(jws_requests.encode)
+index = st.sampled_from(["0", "0", "0", "1", "9"]) | st.text(min_size=1, max_size=3)
+dns_name = st.one_of(
+    _host, _host, _host.map("*.{}".format), _bad_name.map(lambda name: name.partition(":")[2])
+)
+ip_address = st.ip_addresses().map(str)

@@ -12,7 +12,12 @@ from tests.servers import API_KEY, Server
 sign_schema = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign")
 sign_pem_schema = schemathesis_setup.load(refusable=True).include(method="POST", path="/sign.pem")
 api_key_schema = schemathesis_setup.load(batched=True).include(schemathesis_setup.is_other_key_operation)
-other_schema = schemathesis_setup.load(refusable=False).exclude(schemathesis_setup.is_sign_operation)
+acme_schema = schemathesis_setup.load(unsigned=True).include(schemathesis_setup.is_signed_operation)
+other_schema = (
+    schemathesis_setup.load(refusable=False)
+    .exclude(schemathesis_setup.is_sign_operation)
+    .exclude(schemathesis_setup.is_signed_operation)
+)
 status_counts = schemathesis_setup.StatusCounts()
 coverage = schemathesis_setup.Coverage()
 
@@ -49,6 +54,13 @@ def test_operations_with_api_key_follow_the_contract(case: Any, server: Server) 
     send(case, server, {"x-api-key": API_KEY})
 
 
+@acme_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
+@settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
+def test_acme_refuses_unsigned_requests(case: Any, server: Server) -> None:
+    """As the contract says, also if they are valid by its schemas; test_acme.py signs requests."""
+    send(case, server, {})
+
+
 @other_schema.parametrize()  # type: ignore[untyped-decorator]  # Schemathesis's
 @settings(max_examples=50, deadline=None, suppress_health_check=schemathesis_setup.SUPPRESSED_CHECKS)
 def test_other_operations_follow_the_contract(case: Any, server: Server) -> None:
@@ -63,6 +75,10 @@ def test_fuzzing_reached_minimum_responses() -> None:
     assert status_counts["POST /sign", 200] >= 200, status_counts
     assert status_counts["POST /sign", 422] >= 300, status_counts
     assert status_counts["POST /sign/batch", 200] >= 50, status_counts
+    assert status_counts["POST /acme/new-order", 400] >= 20, status_counts
+    assert status_counts["GET /acme/directory", 200] >= 1, status_counts
+    assert status_counts["HEAD /acme/new-nonce", 200] >= 1, status_counts
+    assert status_counts["GET /acme/new-nonce", 204] >= 1, status_counts
 
 
 @pytest.mark.usefixtures("server")

@@ -16,7 +16,7 @@ LINKS: Final = {
     ("GET /profiles/mine", "POST /sign.pem"),
     ("POST /sign", "POST /sign"),
 }
-# No link leads to ACME, which this server does not have.
+# No link leads to ACME, whose requests test_acme.py signs.
 Machine: Any = schemathesis_setup.load(refusable=True).exclude(path_regex="^/acme/").as_state_machine()
 
 

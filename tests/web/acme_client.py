@@ -57,7 +57,7 @@ class AcmeClient:
         """Sign a request with the account's URL, or with the key before there is one; None as POST-as-GET."""
         signer = key or self.key
         identity = {"kid": self.account, "jwk": None} if self.account else {"jwk": jws_requests.jwk(signer)}
-        members = {"nonce": self.nonce(), "url": url, **identity, **header}
+        members = {"nonce": header.get("nonce") or self.nonce(), "url": url, **identity, **header}
         return jws_requests.request(payload, signer, self.algorithm, **members)
 
     def post(self, url: str, payload: object = None, **header: Any) -> Response:

@@ -47,11 +47,15 @@ def sign(key: Key, header: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
 
 
 def request(payload: object = None, key: Key = P256, algorithm: str = "ES256", **header: Any) -> bytes:
-    """A request signed with its JWK; None in the header omits a member, and None as the payload is empty."""
+    """A request signed with its JWK; None in the header omits a member, and None as the payload is empty.
+
+    The payload is sent as it is, if it is of bytes, and else as JSON.
+    """
     members = {"alg": algorithm, "nonce": NONCE, "url": URL, "jwk": jwk(key)} | header
-    content = b"" if payload is None else json.dumps(payload).encode()
+    if not isinstance(payload, bytes):
+        payload = b"" if payload is None else json.dumps(payload).encode()
     members = {name: value for name, value in members.items() if value is not None}
-    return json.dumps(sign(key, members, content)).encode()
+    return json.dumps(sign(key, members, payload)).encode()
 
 
 def binding(

@@ -321,6 +321,10 @@ ORDERS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"identifiers": [{"type": "ip", "value": "fe80::1%eth0"}]}, 403, "rejectedIdentifier", "fe80::1%eth0"),
     ({"profile": "admin"}, 400, "invalidProfile", "admin"),
     ({"profile": 1}, 400, "malformed", "strings"),
+    ({"profile": ""}, 400, "malformed", "not empty"),
+    ({"notAfter": ""}, 400, "malformed", "not empty"),
+    ({"notBefore": ""}, 400, "malformed", "not empty"),
+    ({"replaces": ""}, 400, "malformed", "not empty"),
     ({"notAfter": "soon"}, 400, "malformed", "soon"),
     ({"notAfter": "2030-01-01T00:00:00Z"}, 400, "malformed", "too long"),
     ({"notBefore": "soon"}, 400, "malformed", "soon"),
@@ -548,12 +552,25 @@ def test_authorization_is_deactivated(site: Site) -> None:
     order = client.order(*NAMES).json()
     url = order["authorizations"][0]
     assert_problem(client.post(url, {"status": "valid"}), 400, "malformed")
+    assert client.post(url, {"other": 1}).json()["status"] == "valid"
     assert client.post(url, {"status": "deactivated"}).json()["status"] == "deactivated"
     assert_problem(client.finalize(order), 403, "orderNotReady")
     done = client.order(*NAMES).json()
     certificate = client.finalize(done).json()["certificate"]
     assert client.post(done["authorizations"][0], {"status": "deactivated"}).status == 200
     assert client.post(certificate).status == 200
+
+
+def test_resource_that_can_only_be_read_requires_an_empty_payload(site: Site) -> None:
+    """Those are an order, the list of orders, and a certificate (RFC 8555 6.3)."""
+    client = site.client()
+    ordered = client.order(*NAMES)
+    certificate = client.finalize(ordered.json()).json()["certificate"]
+    for url in (ordered.headers["Location"], f"{client.account}/orders", certificate):
+        assert client.post(url).status == 200
+        payloads: list[object] = [{}, "", b"{"]
+        for payload in payloads:
+            assert_problem(client.post(url, payload), 400, "malformed")
 
 
 @pytest.mark.parametrize("index", ["2", "-1", "00", "x"])
@@ -678,6 +695,16 @@ def test_other_reason_is_refused(site: Site, reason: object) -> None:
     chain = client.issue(*NAMES)
     problem = assert_problem(revoke(client, chain, reason), 400, "badRevocationReason")
     assert "0, 1, 3, 4, 5, 9" in problem["detail"]
+
+
+def test_null_is_no_reason(site: Site) -> None:
+    """A request without the member is accepted."""
+    client = site.client()
+    der = x509.load_pem_x509_certificate(client.issue(*NAMES).encode()).public_bytes(Encoding.DER)
+    payload = {"certificate": jws_requests.encode(der)}
+    refused = client.post(client.directory["revokeCert"], payload | {"reason": None})
+    assert_problem(refused, 400, "badRevocationReason")
+    assert client.post(client.directory["revokeCert"], payload).status == 200
 
 
 def test_revocation_of_garbage_is_malformed(site: Site) -> None:

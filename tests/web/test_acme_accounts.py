@@ -114,6 +114,14 @@ def test_refusal_of_an_unknown_key_shows_its_thumbprint(site: Site) -> None:
     assert site.ledger.find_account(thumbprint) is None
 
 
+@pytest.mark.parametrize("value", [None, 1, "true", []])
+def test_only_return_existing_is_a_boolean(site: Site, value: object) -> None:
+    """Another value creates no account."""
+    payload = {"externalAccountBinding": site.binding()}
+    assert error_of(lambda: site.register(payload | {"onlyReturnExisting": value})).code == "malformed"
+    assert site.register(payload | {"onlyReturnExisting": False}).is_new
+
+
 def test_existing_account_is_not_created_by_only_return_existing(site: Site) -> None:
     """Although the binding is right."""
     payload = {"externalAccountBinding": site.binding(), "onlyReturnExisting": True}
