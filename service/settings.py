@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from service.pki import encoding
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import EarlyRenewal
 from service.quota import parse_quota
@@ -103,14 +103,14 @@ def parse_renew_before(text: str, now: datetime) -> datetime:
         ValueError: the text is not such a time, or the time is in the future, where it would include
             certificates that are not issued yet.
     """
-    time = None
-    with contextlib.suppress(ValueError):
-        time = datetime.fromisoformat(text)
-    if time is None or time.tzinfo is None:
-        raise ValueError(f"{text!r} is not a time with a zone, such as 2030-12-31T23:59:59Z (RFC 3339)")
+    try:
+        time = encoding.parse_timestamp(text)
+    except ValueError:
+        example = "2030-12-31T23:59:59Z"
+        raise ValueError(f"{text!r} is not a time with a zone, such as {example} (RFC 3339)") from None
     if time > now:
         raise ValueError(f"{text!r} is in the future: set a time that has passed")
-    return time.astimezone(UTC)
+    return time
 
 
 def parse_renew_over(text: str) -> timedelta:

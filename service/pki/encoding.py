@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
@@ -119,3 +121,22 @@ def format_serial(number: int) -> str:
 def format_timestamp(time: datetime) -> str:
     """Format a time, UTC, by RFC 3339 in whole seconds: `2026-01-31T23:59:59Z`."""
     return time.isoformat("T", "seconds")[:19] + "Z"
+
+
+_TIMESTAMP: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Parse a time of RFC 3339 (5.6), in any time zone, to UTC.
+
+    Python parses more: times without a zone, and other forms of ISO 8601. It knows no leap seconds.
+
+    Raises:
+        ValueError: it is not such a time, or outside of the years 1 to 9999.
+    """
+    if _TIMESTAMP.fullmatch(text):
+        with contextlib.suppress(ValueError, OverflowError):  # no such day; year 0 or 10000
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    raise ValueError("not a time with a zone (RFC 3339)")

@@ -44,7 +44,7 @@ _PCHAR: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"  # RFC 3986 
 _URI_REST: Final = re.compile(  # after the scheme: optional authority, path, query, fragment
     rf"(?://(?:\[{_PCHAR}*\](?::[0-9]*)?|{_PCHAR}*)(?=[/?#]|\Z))?(?:{_PCHAR}|/)*(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
 )
-_IP_HINT: Final = "an address, with openssl as IP: instead of DNS:"
+_IP_HINT: Final = "an IP address: with openssl IP: instead of DNS:, with ACME an identifier of type ip"
 _AUTHORITY_VIOLATION: Final = (
     "has a malformed authority: write a host name or an IP address, and a port if any"
 )

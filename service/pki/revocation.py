@@ -256,7 +256,7 @@ def _parse_fields(serial: str, at: str | datetime, reason: str | None) -> Revoke
 def _parse_time(value: str | datetime) -> datetime | None:
     """Parse a time, a string or a value of YAML, to UTC in whole seconds; None if it is invalid."""
     with contextlib.suppress(ValueError, OverflowError):
-        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        time = encoding.parse_timestamp(value) if isinstance(value, str) else value
         if time.tzinfo is not None:
             return time.astimezone(UTC).replace(microsecond=0)
     return None

@@ -29,7 +29,7 @@ from service.ledger_protocol import (
 )
 from service.pki import encoding, names
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import IssuanceError, RejectedIdentifier, quote
+from service.pki.errors import IssuanceError, RejectedIdentifier, join_reasons, list_some, quote
 from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import Profile, RequestedValidity
 from service.pki.renewal_info import CertificateId, UnknownCertificate
@@ -39,7 +39,6 @@ from service.web.acme_problems import NAMESPACE, AcmeError
 
 ORDER_LIFE: Final = timedelta(hours=8)
 MAX_CLOCK_SKEW: Final = timedelta(minutes=1)  # between the client and the CA
-_SHOWN: Final = 4  # reasons or names in a detail
 _KINDS: Final = (IdentifierKind.DNS, IdentifierKind.IP)  # RFC 8555 9.7.7, RFC 8738
 
 
@@ -82,8 +81,9 @@ class AcmeOrders:
             raise _malformed("profile, notBefore, notAfter and replaces are strings, which are not empty")
         profile = self._authority.profiles.get(texts["profile"] or None)
         now = self._authority.clock().replace(microsecond=0)
-        _verify_not_before(texts["notBefore"], profile, now)
-        self._verify_not_after(texts["notAfter"], profile, now)
+        times = {name: _parse_time(name, texts[name]) for name in ("notBefore", "notAfter")}
+        _verify_not_before(times["notBefore"], profile, now)
+        self._verify_not_after(times["notAfter"], profile, now)
         challenge = self._authority.profiles.challenge_for(account.principal)
         if challenge and not self._has_validator:
             raise AcmeError("unauthorized", acme_challenges.NO_VALIDATOR)
@@ -101,8 +101,8 @@ class AcmeOrders:
             created_at=now,
             expires_at=now + ORDER_LIFE,
             profile=profile.name,
-            not_before=texts["notBefore"],
-            not_after=texts["notAfter"],
+            not_before=times["notBefore"],
+            not_after=times["notAfter"],
             replaces=texts["replaces"],
         )
         self._count(account.principal, now)
@@ -320,10 +320,7 @@ def _raise_subproblems(problems: Sequence[dict[str, object]]) -> None:
     types = {str(problem["type"]).removeprefix(NAMESPACE) for problem in problems}
     code = types.pop() if len(types) == 1 else "rejectedIdentifier"
     details = [str(problem["detail"]) for problem in problems]
-    shown = "; ".join(details[:_SHOWN]) + (
-        f"; and {len(details) - _SHOWN} more" if len(details) > _SHOWN else ""
-    )
-    raise AcmeError(code, shown, subproblems=problems)
+    raise AcmeError(code, join_reasons(details), subproblems=problems)
 
 
 def _subproblem(code: str, detail: str, identifier: Mapping[str, str] | None) -> dict[str, object]:
@@ -331,16 +328,19 @@ def _subproblem(code: str, detail: str, identifier: Mapping[str, str] | None) ->
     return {"type": NAMESPACE + code, "detail": detail, **members}
 
 
+def _parse_time(name: str, text: str) -> str:
+    """Parse a time of RFC 3339, and return it in UTC and whole seconds; '' if there is none."""
+    try:
+        return encoding.format_timestamp(encoding.parse_timestamp(text)) if text else ""
+    except ValueError as error:
+        raise _malformed(f"{name} {quote(text, 40)} is {error}") from error
+
+
 def _verify_not_before(text: str, profile: Profile, now: datetime) -> None:
     """A certificate is valid from the time of issue, less the profile's backdate."""
     if not text:
         return
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise _malformed(f"notBefore {quote(text, 40)} is not a time with a zone (RFC 3339)")
+    time = encoding.parse_timestamp(text)
     if not now - profile.backdate <= time <= now + MAX_CLOCK_SKEW:
         raise _malformed(
             f"notBefore {quote(text, 40)} is not now: omit it, since certificates are valid from their issue"
@@ -348,7 +348,7 @@ def _verify_not_before(text: str, profile: Profile, now: datetime) -> None:
 
 
 def _list(names_: set[tuple[str, str]]) -> str:
-    return ", ".join(sorted(value for _, value in names_)[:_SHOWN])
+    return list_some(sorted(value for _, value in names_))
 
 
 def _malformed(detail: str) -> AcmeError:

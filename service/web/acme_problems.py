@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from service.pki.errors import join_reasons
 from service.web import identity
 
 NAMESPACE: Final = "urn:ietf:params:acme:error:"
@@ -42,7 +43,6 @@ _TYPES: Final = {  # of other codes; RFC 8555 6.3 and 6.7 have no more types
     "unknownProfile": "invalidProfile",
     "unsupportedMediaType": "malformed",
 }
-_MAX_LISTED: Final = 4  # reasons in a detail, which clients print
 
 
 class AcmeError(Exception):
@@ -76,13 +76,11 @@ def document(status: int, code: str, details: Sequence[str]) -> dict[str, object
     Args:
         status: the HTTP status code.
         code: the code of the problem, without the namespace.
-        details: the reasons.
+        details: the reasons, of which the document has the first: clients print them.
     """
-    rest = len(details) - _MAX_LISTED
-    shown = [*details[:_MAX_LISTED], *([f"and {rest} more problems"] if rest > 0 else [])]
     return {
         "type": NAMESPACE + _TYPES.get(code, code),
         "status": status,
-        "detail": "; ".join(shown),
+        "detail": join_reasons(details),
         "instance": f"urn:uuid:{identity.request_id()}",
     }

@@ -35,3 +35,49 @@ def test_pem_chain_is_concatenated_blocks() -> None:
 def test_oid_name_is_that_of_its_rfc_or_dotted_decimals(oid: x509.ObjectIdentifier, name: str) -> None:
     """The name of RFC 5280 or of the algorithm's RFC; an unknown OID is in digits."""
     assert encoding.oid_name(oid) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-29T08:00:00Z", "2026-11-29T08:00:00+00:00"),
+        ("2026-11-29t08:00:00z", "2026-11-29T08:00:00+00:00"),
+        ("2026-11-29 08:00:00.123456789-00:00", "2026-11-29T08:00:00.123456+00:00"),
+        ("2026-11-29T08:00:00+05:45", "2026-11-29T02:15:00+00:00"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00"),
+        ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59+00:00"),
+    ],
+)
+def test_timestamp_of_rfc_3339_is_parsed(text: str, expected: str) -> None:
+    assert encoding.parse_timestamp(text).isoformat() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "2026-11-29",
+        "2026-11-29T08:00:00",
+        "2026-11-29T08:00Z",
+        "2026-W48-7T08:00:00Z",
+        "2026-333T08:00:00Z",
+        "20261129T080000Z",
+        "2026-11-29T08:00:00,5Z",
+        "2026-11-29T08:00:00+0100",
+        "2026-11-29T08:00:00+01:00:30",
+        "2026-11-29T24:00:00Z",
+        "2026-12-31T23:59:60Z",
+        "2026-02-29T08:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00",
+        "12026-11-29T08:00:00Z",
+        "2026-11-29T08:00:00Z\n",
+        "\u0662026-11-29T08:00:00Z",
+    ],
+)
+def test_other_time_is_refused(text: str) -> None:
+    """Also other forms of ISO 8601, leap seconds, and times before year 1 or after year 9999."""
+    with pytest.raises(ValueError, match="RFC 3339"):
+        encoding.parse_timestamp(text)

@@ -170,7 +170,10 @@ def test_unsupported_kind_of_name_is_refused(general_name: x509.GeneralName) -> 
         ("dns:" + "ü." * 130 + "example", "write it in A-labels, xn--… "),  # too long to convert
         ("dns:https://a.example/", "send only a host, not a URL, port, mailbox or address$"),
         ("dns:a_b!.example", "digits and inner hyphens$"),
-        ("dns:10.0.0.1", "send it as an address, with openssl as IP: instead of DNS:$"),
+        (
+            "dns:10.0.0.1",
+            "send it as an IP address: with openssl IP: instead of DNS:, with ACME an identifier of type ip$",
+        ),
         ("dns:a.example.", "ends with a dot: remove it$"),
     ],
 )

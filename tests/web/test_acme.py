@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import timedelta, timezone
 from email.message import Message
 from pathlib import Path
 from typing import Any, cast
@@ -327,7 +327,16 @@ ORDERS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"replaces": ""}, 400, "malformed", "not empty"),
     ({"notAfter": "soon"}, 400, "malformed", "soon"),
     ({"notAfter": "2030-01-01T00:00:00Z"}, 400, "malformed", "too long"),
+    ({"notAfter": "2030-W01-1T00:00:00Z"}, 400, "malformed", "RFC 3339"),
+    ({"notAfter": "9999-12-31T23:59:59-01:00"}, 400, "malformed", "RFC 3339"),
     ({"notBefore": "soon"}, 400, "malformed", "soon"),
+    ({"notBefore": "20300101T000000Z"}, 400, "malformed", "RFC 3339"),
+    (
+        {"identifiers": [{"type": "dns", "value": "192.0.2.1"}]},
+        403,
+        "rejectedIdentifier",
+        "with ACME an identifier of type ip",
+    ),
     ({"notBefore": "2030-01-01T00:00:00Z"}, 400, "malformed", "omit it"),
     ({"replaces": "a.b"}, 400, "malformed", "replaces"),
 ]
@@ -359,6 +368,16 @@ def test_order_keeps_its_profile_and_times(site: Site) -> None:
     assert leaf.not_valid_before_utc <= start
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert ExtendedKeyUsageOID.CLIENT_AUTH in usage
+
+
+def test_times_of_an_order_may_have_other_zones_and_fractions(site: Site) -> None:
+    """The order has them in UTC, rounded down to whole seconds."""
+    client = site.client()
+    end = site.clock().replace(microsecond=0) + timedelta(days=1)
+    local = end.astimezone(timezone(-timedelta(hours=9, minutes=30)))
+    order = client.order("dns:a.example.com", notAfter=f"{local:%Y-%m-%dt%H:%M:%S}.75-09:30").json()
+    assert order["notAfter"] == f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    assert client.finalize(order).json()["status"] == "valid"
 
 
 def test_wildcard_is_marked(site: Site) -> None:
