@@ -218,7 +218,10 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             trust = f"--cacert {directory / ca_directory.ROOT_CERTIFICATE} " if settings.tls else ""
             host = _url_host(settings)
             status_url = "" if status_port is None else f"http://{host}:{status_port}{stage}"
-            _announce(f"{scheme}://{host}:{port}{stage}", status_url, new_key, trust)
+            url = f"{scheme}://{host}:{port}{stage}"
+            has_acme = settings.ledger and (directory / ca_directory.ACME_KEY).exists()
+            acme_url = f"{settings.public_url or url}/acme/directory" if has_acme else ""
+            _announce(url, status_url, acme_url, new_key, trust)
 
         environ = _worker_environ(settings, directory)
         validator = _validator_arguments(settings, document, directory)
@@ -414,11 +417,13 @@ def _validator_arguments(
     return [str(directory), os.path.abspath(settings.ledger), *settings.acme_networks]  # noqa: PTH100 - resolve() fails on a loop of links
 
 
-def _announce(url: str, status_url: str, api_key: str | None, trust: str) -> None:
+def _announce(url: str, status_url: str, acme_url: str, api_key: str | None, trust: str) -> None:
     echo(f"Web form  {url}/sign")
     echo(f"API docs  {url}/docs")
     if status_url:
         echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
+    if acme_url:
+        echo(f"ACME      {acme_url}")
     if api_key:
         echo(f"API key   {api_key}  (shown once)")
     echo("Try it    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\")

@@ -75,6 +75,22 @@ def test_file_that_is_no_ledger_prevents_the_start(tmp_path: Path, ledger: str, 
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_directory_of_acme_is_printed_if_there_is_one(tmp_path: Path) -> None:
+    """With the public URL if that is set; not without a ledger, and not before a client is allowed."""
+    with servers.certlet_server(tmp_path, "--ledger", "ledger.db") as server:
+        assert "ACME" not in "".join(server.output)
+    servers.run(
+        *servers.CERTLET, "acme", "add", "web", "--ca", "ca", "--url", "https://a.example", cwd=tmp_path
+    )
+    with servers.certlet_server(tmp_path) as server:
+        assert "ACME" not in "".join(server.output)
+    for options, url in (((), ""), (("--url", "https://ca.example.com/x"), "https://ca.example.com/x")):
+        with servers.certlet_server(tmp_path, "--ledger", "ledger.db", *options) as server:
+            assert f"ACME      {url or server.url}/acme/directory" in server.output
+            response = server.request("GET", "/acme/directory").json()
+            assert response["newNonce"] == f"{url or server.url}/acme/new-nonce"
+
+
 def test_file_and_table_of_a_ledger_exclude_each_other(tmp_path: Path) -> None:
     env = {"CERTLET_LEDGER_TABLE": "certlet"}
     run = servers.certlet("serve", "--port", "0", "--ledger", "ledger.db", cwd=tmp_path, env=env)
