@@ -133,15 +133,10 @@ def quote(text: str, limit: int = 80) -> str:
     return "'" + shorten(text, limit).encode("unicode_escape").decode("ascii").replace("'", "\\'") + "'"
 
 
-def join_reasons(reasons: Sequence[str]) -> str:
-    """Join the first four reasons in a message, and say how many more there are."""
-    rest = len(reasons) - _MAX_LISTED
-    return "; ".join([*reasons[:_MAX_LISTED], *([f"and {rest} more"] if rest > 0 else [])])
-
-
 def list_some(texts: Sequence[str], separator: str = ", ") -> str:
-    """List the first four texts in a message."""
-    return separator.join([*texts[:_MAX_LISTED], *["…"] * (len(texts) > _MAX_LISTED)])
+    """List the first four texts in a message, and the number of the others."""
+    rest = len(texts) - _MAX_LISTED
+    return separator.join(texts[:_MAX_LISTED]) + (f" (and {rest} more)" if rest > 0 else "")
 
 
 def shorten(text: str, limit: int = 80) -> str:

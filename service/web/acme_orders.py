@@ -29,7 +29,7 @@ from service.ledger_protocol import (
 )
 from service.pki import encoding, names
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import IssuanceError, RejectedIdentifier, join_reasons, list_some, quote
+from service.pki.errors import IssuanceError, RejectedIdentifier, list_some, quote
 from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import Profile, RequestedValidity
 from service.pki.renewal_info import CertificateId, UnknownCertificate
@@ -320,7 +320,7 @@ def _raise_subproblems(problems: Sequence[dict[str, object]]) -> None:
     types = {str(problem["type"]).removeprefix(NAMESPACE) for problem in problems}
     code = types.pop() if len(types) == 1 else "rejectedIdentifier"
     details = [str(problem["detail"]) for problem in problems]
-    raise AcmeError(code, join_reasons(details), subproblems=problems)
+    raise AcmeError(code, list_some(details, "; "), subproblems=problems)
 
 
 def _subproblem(code: str, detail: str, identifier: Mapping[str, str] | None) -> dict[str, object]:

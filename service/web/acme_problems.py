@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from service.pki.errors import join_reasons
+from service.pki.errors import list_some
 from service.web import identity
 
 NAMESPACE: Final = "urn:ietf:params:acme:error:"
@@ -76,11 +76,11 @@ def document(status: int, code: str, details: Sequence[str]) -> dict[str, object
     Args:
         status: the HTTP status code.
         code: the code of the problem, without the namespace.
-        details: the reasons, of which the document has the first: clients print them.
+        details: the reasons. Clients print only `detail`, so it has the first of them.
     """
     return {
         "type": NAMESPACE + _TYPES.get(code, code),
         "status": status,
-        "detail": join_reasons(details),
+        "detail": list_some(details, "; "),
         "instance": f"urn:uuid:{identity.request_id()}",
     }

@@ -137,7 +137,7 @@ def test_message_lists_the_subtrees_of_the_kind() -> None:
         permitted=permitted, excluded=[f"dns:x{n}.example.com" for n in range(5)]
     )
     name = names.parse_general_name(csrs.general_name("dns:a.x1.example.com"), "x")
-    excluded = "'x0.example.com', 'x1.example.com', 'x2.example.com', 'x3.example.com', …"
+    excluded = "'x0.example.com', 'x1.example.com', 'x2.example.com', 'x3.example.com' (and 1 more)"
     outside = (
         f"{name} is outside the CA's name constraints, which permit 'example.com' and exclude {excluded}"
     )

@@ -127,7 +127,7 @@ def test_message_of_a_long_policy_and_name_is_short() -> None:
     rules = {"dns": {"permitted": [f"a{n}.example.com" for n in range(50)]}, "uri": {"schemes": ["spiffe"]}}
     name, uri = f"dns:{'b' * 60}.{'c' * 60}.example.org", f"uri:https://example.com/{'d' * 2000}"
     (_, dns_message), (_, uri_message) = find_violations(rules, name, uri)
-    subtrees = "a0.example.com, a1.example.com, a2.example.com, a3.example.com, …"
+    subtrees = "a0.example.com, a1.example.com, a2.example.com, a3.example.com (and 46 more)"
     assert dns_message == f"{name[:79]}…: profile 'x' permits only names in {subtrees}"
     assert uri_message == f"{uri[:79]}…: profile 'x' permits only URIs with scheme spiffe"
 

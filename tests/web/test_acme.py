@@ -319,6 +319,12 @@ ORDERS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"identifiers": [{"type": "dns", "value": "a_b..example"}]}, 403, "rejectedIdentifier", "a_b..example"),
     ({"identifiers": [{"type": "ip", "value": "192.0.2.300"}]}, 403, "rejectedIdentifier", "192.0.2.300"),
     ({"identifiers": [{"type": "ip", "value": "fe80::1%eth0"}]}, 403, "rejectedIdentifier", "fe80::1%eth0"),
+    (
+        {"identifiers": [{"type": "dns", "value": f"{n}._"} for n in range(6)]},
+        403,
+        "rejectedIdentifier",
+        "hyphens (and 2 more)",
+    ),
     ({"profile": "admin"}, 400, "invalidProfile", "admin"),
     ({"profile": 1}, 400, "malformed", "strings"),
     ({"profile": ""}, 400, "malformed", "not empty"),
@@ -448,6 +454,8 @@ def test_csr_must_have_the_names_of_the_order(site: Site) -> None:
         ((*NAMES, "dns:c.example.com"), "not in the order: c.example.com"),
     ):
         assert text in assert_problem(client.finalize(order, csr(*names)), 400, "badCSR")["detail"]
+    many = client.finalize(order, csr(*NAMES, *[f"dns:x{n}.example.com" for n in range(6)]))
+    assert "x3.example.com (and 2 more)" in assert_problem(many, 400, "badCSR")["detail"]
     peer = client.order(*NAMES, profile="client").json()
     refused = client.finalize(peer, csr(*NAMES, common_name="c.example.com"))
     assert "c.example.com" in assert_problem(refused, 400, "badCSR")["detail"]
