@@ -13,10 +13,10 @@ import pytest
 
 from tests import servers
 from tests.acme.test_clients import FORBIDDEN, NAMES, REFUSAL
-from tests.acme.web_servers import Apache, Caddy, WebServer
+from tests.acme.web_servers import Apache, Caddy, Traefik, WebServer
 from tests.servers import ROOT, Server, wait_until
 
-WEB_SERVERS = [Caddy, Apache]
+WEB_SERVERS = [Caddy, Apache, Traefik]
 # In a namespace with its own ports and hosts. curl waits until Caddy has the certificate.
 DOCUMENTED = """\
 set -e
