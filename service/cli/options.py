@@ -20,7 +20,7 @@ from service import settings
 from service.cli.terminal import CommandError, warn
 from service.pki import keys, names
 from service.pki.errors import IssuanceError
-from service.pki.profile import parse_duration
+from service.pki.profile import RequestedValidity, parse_duration
 from service.settings import PROFILES, PUBLIC_URL, parse_public_url
 
 if TYPE_CHECKING:  # slow to import, and most commands need neither
@@ -71,9 +71,9 @@ def _parse_validity(text: str) -> str:
 
 def _parse_time(text: str) -> str:
     try:
-        datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time in UTC, such as 2027-01-31T12:00:00Z") from None
+        RequestedValidity.parse(None, text)
+    except IssuanceError as error:
+        raise ValueError(str(error)) from error
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.pki import keys, names
+from service.pki import encoding, keys, names
 from service.pki.errors import BadPublicKey, RejectedValidity, quote
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
@@ -62,7 +63,6 @@ DURATION: Final = re.compile(
     r"|P([0-9]{1,8}D)?T([0-9]{1,8}H|([0-9]{1,8}H)?[0-9]{1,8}M|([0-9]{1,8}H)?([0-9]{1,8}M)?[0-9]{1,8}S))$"
 )
 _UNITS: Final = {"S": "seconds", "M": "minutes", "H": "hours", "D": "days", "W": "weeks"}
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 _NO_STATUS_URL: Final = (
@@ -106,11 +106,10 @@ class RequestedValidity(NamedTuple):
 
 
 def _parse_time(text: str) -> datetime:
-    try:
-        if _TIME.fullmatch(text):  # Python accepts more, and local times without a zone
-            return datetime.fromisoformat(text)
-    except ValueError:  # the day or hour does not exist
-        pass
+    with contextlib.suppress(ValueError):
+        time = encoding.parse_timestamp(text)
+        if encoding.format_timestamp(time) == text:
+            return time
     expected = "a time in UTC and whole seconds, such as 2030-12-31T23:59:59Z (RFC 3339)"
     raise RejectedValidity(f"{quote(text)} is not {expected}", "not_after")
 

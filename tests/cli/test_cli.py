@@ -46,8 +46,9 @@ NO_HOST = "certlet: host {} not found: set --host to an address of this machine"
         (("sign", "-"), 1, "no API key: set $CERTLET_API_KEY or pass --api-key"),
         (("sign", "-", "--validity", "30"), 2, "12h, 30d or 4w"),
         (("sign", "-", "--validity", "P1Y"), 2, "PT12H or P30D"),
-        (("sign", "-", "--not-after", "tomorrow"), 2, "2027-01-31T12:00:00Z"),
+        (("sign", "-", "--not-after", "tomorrow"), 2, "2030-12-31T23:59:59Z"),
         (("sign", "-", "--not-after", "2027-02-30T12:00:00Z"), 2, "a time in UTC"),
+        (("sign", "-", "--not-after", "2027-2-3T12:00:00Z"), 2, "a time in UTC"),
         (("sign", "-", "--api-key", "x", "--url", "ftp://x"), 1, "http or https"),
         (
             ("sign", "-", "--api-key", "x", "--url", "http://127.0.0.1:9"),
