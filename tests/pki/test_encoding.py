@@ -35,3 +35,20 @@ def test_pem_chain_is_concatenated_blocks() -> None:
 def test_oid_name_is_that_of_its_rfc_or_dotted_decimals(oid: x509.ObjectIdentifier, name: str) -> None:
     """The name of RFC 5280 or of the algorithm's RFC; an unknown OID is in digits."""
     assert encoding.oid_name(oid) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"), [("", b""), ("AA", b"\0"), ("-_8", b"\xfb\xff"), ("AAAA", b"\0\0\0")]
+)
+def test_base64url_is_decoded(text: str, octets: bytes) -> None:
+    """RFC 7515 2."""
+    assert encoding.decode_base64url(text) == octets
+
+
+@pytest.mark.parametrize(
+    "text", ["A", "AB", "AA==", "AA=", "+/8", "AA\n", " AA", "A A", "\uff21\uff21", "AAAAA", "AA\0"]
+)
+def test_other_base64_than_the_only_encoding_is_refused(text: str) -> None:
+    """Padding, other alphabets, white space, spare bits and a single left-over character."""
+    with pytest.raises(ValueError, match="base64url"):
+        encoding.decode_base64url(text)
