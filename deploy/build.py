@@ -24,7 +24,7 @@ from service import openapi
 from service.keystore import acme_principals, ca_directory, revocation_file
 from service.overrides import OverridesError, verify_policy
 from service.pki.errors import CAError
-from service.pki.profile_loader import ProfileError
+from service.pki.policy_parser import ProfileError
 
 ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "deploy" / "lock" / "function.txt"

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from service import openapi
 from service.overrides import OverridesError, YAMLSource, verify_policy
+from service.pki.policy_parser import JSONPath, ProfileError
 from service.pki.profile import Profile, Revocation, format_duration
-from service.pki.profile_loader import JSONPath, ProfileError
 from service.settings import is_loopback
 
 HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
@@ -21,6 +21,7 @@ LOOPBACK: Final = "only this machine reaches it: name a host that verifiers reac
 _IN_CONTRACT: Final = {
     "profiles": (openapi.PROFILES,),
     "principals": (openapi.PRINCIPALS,),
+    "identities": (openapi.IDENTITIES,),
     "default": ("components", "schemas", "ProfileName", "default"),
 }
 

@@ -15,7 +15,7 @@ from service import audit, aws_lambda, openapi
 from service.ledger.sqlite import SqliteLedger
 from service.loaded_ca import LoadedCA
 from service.pki.acme_key import AcmeKey, AcmePrincipals
-from service.pki.profile_loader import ProfileError
+from service.pki.policy_parser import ProfileError
 from service.web import app
 from service.web.acme import AcmeStore
 from tests import csrs, factories

@@ -278,7 +278,7 @@ def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:
     """Load the contract with the operator's profiles merged over it; CommandError if they are invalid."""
     from service import openapi  # noqa: PLC0415 - slow to import
     from service.overrides import OverridesError  # noqa: PLC0415 - slow to import
-    from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - slow to import
+    from service.pki.policy_parser import ProfileError  # noqa: PLC0415 - slow to import
 
     try:
         document = openapi.load(overrides)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Self
 
 from service.pki.name_policy import NamePolicy
-from service.pki.profile_loader import parse_name_policy
+from service.pki.policy_parser import parse_name_policy
 
 PRINCIPAL_PREFIX: Final = "oidc:"  # of the name of a principal; the name of the rule follows
 

@@ -62,29 +62,7 @@ KEYS: Final[Mapping[str, Key]] = {
 }
 
 
-class Rule(IdentityRule):
-    """A rule whose names have one placeholder."""
-
-    def find_differing_claims(self, claims: Mapping[str, Any]) -> list[str]:
-        def resolve(pointer: str) -> Any:
-            value: Any = claims
-            for token in pointer.split("/")[1:]:
-                value = value.get(token) if isinstance(value, dict) else None
-            return value
-
-        return [
-            pointer
-            for pointer, value in self.claims.items()
-            if (type(resolve(pointer)), resolve(pointer)) != (type(value), value)
-        ]
-
-    def expand_names(self, claims: Mapping[str, Any]) -> NamePolicy:
-        if claims.get("environment") not in {"prod", "test"}:
-            raise ValueError('the claim "/environment" cannot be part of a name')
-        return NamePolicy(dns=DnsPolicy(permitted=(f"{claims['environment']}.ci.example.com",)))
-
-
-RULE: Final = Rule(
+RULE: Final = IdentityRule(
     name="deploy",
     issuer=ISSUER,
     audience=AUDIENCE,
@@ -96,6 +74,7 @@ RULE: Final = Rule(
     max_age=timedelta(hours=1),
     is_once=False,
     profiles=("server",),
+    names=NamePolicy(dns=DnsPolicy(permitted=("{/environment}.ci.example.com",))),
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.pki import names
-from service.pki.profile_loader import parse_name_policy
+from service.pki.policy_parser import parse_name_policy
 from tests import csrs
 
 
