@@ -61,7 +61,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     if kind := _unsupported_kind(event):
         return _unsupported_response(kind, str(getattr(context, "aws_request_id", "")))
     if authorizer.is_authorizer_event(event):
-        return authorizer.authorize(event)
+        return authorizer.authorize(event, None)
     result = awsgi.response(_application(), _normalise_event(event), context, app.BINARY_CONTENT_TYPES)
     return {**result, "statusCode": int(result["statusCode"])}
 

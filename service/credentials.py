@@ -10,6 +10,7 @@ MAX_NAME: Final = 128  # characters; API Gateway's bound for a key's value
 SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
 # The names of callers without a key begin with these.
 RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "oidc:", "service:")
+NO_TOKENS: Final = "This CA accepts no tokens: its administrator can add a rule for them"
 
 GetHeader = Callable[[str], str | None]
 """Return the value of the header with this lower-case name; None if it is missing."""

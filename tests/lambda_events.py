@@ -26,6 +26,7 @@ from tests import csrs, factories, servers
 from tests.cli import certlet
 
 CSR_PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
+METHOD_ARN = "arn:aws:execute-api:eu-central-1:123456789012:abcdef123/prod/POST"
 ANONYMOUS: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
 # Each call of `invoke_handler` is in a process of its own, which need not import these modules again.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -72,6 +73,38 @@ def from_request(method: str, url: str, headers: Mapping[str, str], content: byt
         body=base64.b64encode(content).decode() or None,
         isBase64Encoded=bool(content),
     )
+
+
+def authorizer_event(resource: str, **headers: str) -> dict[str, Any]:
+    """The event of a REQUEST authorizer, with the members in AWS's documentation."""
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Port": "443", "X-Forwarded-For": "192.0.2.1"}
+    received = {"Accept": "*/*", "Content-Type": "application/json", **forwarded, **headers}
+    path = resource.replace("{label}", "server")
+    return {
+        "type": "REQUEST",
+        "methodArn": METHOD_ARN + path,
+        "resource": resource,
+        "path": path,
+        "httpMethod": "POST",
+        "headers": received,
+        "multiValueHeaders": {name: [value] for name, value in received.items()},
+        "queryStringParameters": {},
+        "multiValueQueryStringParameters": {},
+        "pathParameters": {} if path == resource else {"label": "server"},
+        "stageVariables": {},
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "abcdef123",
+            "domainName": "abcdef123.execute-api.eu-central-1.amazonaws.com",
+            "httpMethod": "POST",
+            "identity": {"apiKey": headers.get("x-api-key"), "sourceIp": "192.0.2.1"},
+            "path": f"/prod{path}",
+            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
+            "resourceId": "05c7jb",
+            "resourcePath": resource,
+            "stage": "prod",
+        },
+    }
 
 
 def est_event(**change: Any) -> dict[str, Any]:

@@ -174,56 +174,6 @@ def test_unexpected_error_is_500_without_details(directory: Path) -> None:
     assert "RuntimeError: secret" in logged
 
 
-METHOD = "arn:aws:execute-api:eu-central-1:123456789012:abcdef/v1/POST"
-
-
-def authorizer_event(resource: str, **headers: str) -> dict[str, Any]:
-    """Return the event of a REQUEST authorizer, as AWS documents it."""
-    return {
-        "type": "REQUEST",
-        "methodArn": METHOD + resource,
-        "resource": resource,
-        "path": resource,
-        "httpMethod": "POST",
-        "headers": headers,
-        "requestContext": {"requestId": "x", "identity": {"apiKey": "", "sourceIp": "192.0.2.1"}},
-    }
-
-
-ENROLL = "/.well-known/est/{label}/simpleenroll"
-KEY = "k" * 40
-BASIC = "Basic " + base64.b64encode(f"any:{KEY}".encode()).decode()
-POLICIES = [
-    (ENROLL, {"Authorization": BASIC}, KEY),
-    (ENROLL, {"authorization": BASIC.replace("Basic", "basic")}, KEY),
-    (ENROLL, {"x-api-key": KEY}, KEY),
-    (ENROLL, {"X-API-Key": KEY, "Authorization": "Basic eDp5"}, KEY),
-    (ENROLL, {"Authorization": "Basic " + base64.b64encode(b"a:b:c").decode()}, "b:c"),
-    ("/sign", {"x-api-key": KEY}, KEY),
-    ("/sign", {"Authorization": BASIC}, None),
-    ("/sign", {}, None),
-    ("/sign", {"x-api-key": ""}, None),
-]
-
-
-@pytest.mark.parametrize(("resource", "headers", "key"), POLICIES)
-def test_authorizer_returns_the_api_key(resource: str, headers: dict[str, str], key: str | None) -> None:
-    """The policy allows this method and has the request's API key; HTTP Basic works only for EST."""
-    policy = aws_lambda.handler(authorizer_event(resource, **headers), None)
-    (statement,) = policy["policyDocument"]["Statement"]
-    assert statement["Resource"] == METHOD + resource
-    assert statement["Action"] == "execute-api:Invoke"
-    assert statement["Effect"] == ("Allow" if key else "Deny")
-    assert policy.get("usageIdentifierKey") == key
-
-
-@pytest.mark.parametrize("text", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"])
-def test_authorizer_without_credentials_is_unauthorized(text: str) -> None:
-    """Without a key EST raises exactly `Unauthorized`, which API Gateway turns into 401."""
-    with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
-        aws_lambda.handler(authorizer_event(ENROLL, **({"Authorization": text} if text else {})), None)
-
-
 def test_authorizer_principal_is_not_a_caller(directory: Path) -> None:
     """The authorizer's principal does not sign if the document lost its API key requirement."""
     context = {"requestId": "x", "identity": {}, "authorizer": {"principalId": identity.API_KEY_PRINCIPAL_ID}}

@@ -39,7 +39,6 @@ MAX_EVENT_BODY: Final = 4_500_000  # bytes; more exceeds Lambda's 6 MB in base64
 LARGE_RESPONSE: Final = 64 * 1024  # bytes; larger bodies are sent in chunks
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
 TOKEN_TIMEOUT: Final = 10.0  # seconds to verify a token; a JWK Set is fetched within 3
-NO_TOKENS: Final = "This CA accepts no tokens: its administrator can add a rule for them"
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in progress; longer than any integration's time-out
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds; API Gateway's default
@@ -273,7 +272,7 @@ class Gateway:
         if has_key or not route.accepts_token or credentials.extract_token(header) is None:
             return None
         if not self._token_pool:
-            raise GatewayError("INVALID_TOKEN", NO_TOKENS)
+            raise GatewayError("INVALID_TOKEN", credentials.NO_TOKENS)
         event = events.authorizer_event(route, request.headers["Authorization"], request_id)
         try:
             return events.authorizer_context(await self._token_pool.invoke(event, TOKEN_TIMEOUT))
