@@ -318,6 +318,13 @@ def test_thumbprints_of_certificates_are_accepted() -> None:
     assert verifier().verify(token(header={"x5t": "AAAA", "x5t#S256": "AAAA"})).rule == "deploy"
 
 
+def test_long_header_is_accepted() -> None:
+    """Only the whole token has a limit."""
+    header = {"alg": "ES256", "kid": "k" * 2_000}
+    keys = Keys({("k" * 2_000, "ES256"): public(P256)})
+    assert verifier(keys={"deploy": keys}).verify(token(header=header)).rule == "deploy"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -351,6 +358,12 @@ def test_reason_does_not_quote_an_unsafe_member(name: str) -> None:
         refusal(token(header={name: "x"}))
         == "the header of the token has an unknown member: send a token without it"
     )
+
+
+@pytest.mark.parametrize("algorithm", ['"', "\n", "\u0430", "x" * 33, "ES256 ", "$context"])
+def test_reason_does_not_quote_an_unsafe_algorithm(algorithm: str) -> None:
+    reason = "the token is signed with an unknown algorithm, which no rule for its issuer accepts"
+    assert refusal(token(header={"alg": algorithm})) == reason
 
 
 @pytest.mark.parametrize("name", ["alg", "kid"])
