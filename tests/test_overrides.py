@@ -17,6 +17,11 @@ from tests import factories
 
 GOOD: dict[str, Any] = factories.document()[openapi.PROFILES]["server"]
 
+RULE = "<<: {issuer: x, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}, profiles: [server], names: {}}"
+RULE_KEYS = (
+    "issuer, audience, algorithms, jwks_url, jwks_file, ca_file, claims, max_age, once, profiles, names"
+)
+
 TEXT = """\
 profiles:
   server: &server

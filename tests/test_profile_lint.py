@@ -80,6 +80,23 @@ def test_profile_without_policy_causes_a_warning(tmp_path: Path) -> None:
     assert not profile_lint.lint(path)
 
 
+def test_violations_in_rules_for_tokens_have_lines(tmp_path: Path) -> None:
+    """`certlet check` shows them as it shows those of profiles; a rule without violations is silent."""
+    path = tmp_path / "own.yaml"
+    rule = "{issuer: x, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}, names: {}"
+    path.write_text(
+        f"profiles: {{server: {{validity: P7D}}}}\nidentities:\n  ci: {rule}, audience: a, profiles: [server]}}\n"
+    )
+    assert not profile_lint.lint(path, has_status_url=True)
+    path.write_text(
+        f"identities:\n  ci: {rule}, audience: 'a*', profiles: [server]}}\n  cd: {rule}, profiles: [x]}}\n"
+    )
+    assert [str(error).removeprefix(f"{path}:") for error in profile_lint.lint(path)] == [
+        "2: identities.ci.audience: 'a*' looks like a pattern, but values are compared exactly",
+        "3: identities.cd: missing: audience",
+    ]
+
+
 def test_violations_in_the_contract_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Violations in `openapi.yaml` itself have lines too."""
     document = copy.deepcopy(factories.document())
