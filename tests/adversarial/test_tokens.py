@@ -30,7 +30,7 @@ EXPECTED: Final = {
     *(
         "no rule accepts tokens of this issuer",
         "the token is not for this CA",
-        "the token is signed with HS256",
+        "no rule accepts the algorithm HS256",
     ),
     *(
         "the issuer has no key",
