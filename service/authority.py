@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
 from service.audit import AuditRecord, Recorder
-from service.intent import intent_record
+from service.intent import intent_record, with_token
 from service.loaded_ca import LoadedCA
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
 from service.pki.acme_key import AcmeKey
@@ -31,6 +31,7 @@ from service.pki.names import Identifier
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
+from service.pki.token_identity import TokenIdentity
 from service.revocations import Revocations
 from service.status import StatusService
 
@@ -62,20 +63,22 @@ class PrincipalKind(StrEnum):
     AUTHORIZER = "authorizer"
     ACME = "acme"
     CLIENT_CERTIFICATE = "client_certificate"
+    TOKEN = "token"  # noqa: S105 - not a password  # nosec B105
 
 
 class Principal(NamedTuple):
     """The authenticated caller.
 
     The name, as in profiles and in the audit log, is that of an API key or of the principal of an ACME
-    account, the ARN of an IAM user or role, `authorizer:` with the principal that an authorizer returned, or
-    `certificate:` with the serial number of a client certificate. The session of a role is only for the audit
-    log.
+    account, the ARN of an IAM user or role, `authorizer:` with the principal that an authorizer returned,
+    `oidc:` with the rule that a token matches, or `certificate:` with the serial number of a client
+    certificate. The session of a role is only for the audit log.
     """
 
     kind: PrincipalKind
     name: str
     session: str = ""
+    token: TokenIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,7 @@ class Authority:
             not_after=request.not_after,
             is_renewal=request.client_certificate is not None,
             deny_list=ca.deny_list,
+            token_names=principal.token.names if principal.token else None,
         )
         if isinstance(csr, RefusedRequest):
             evaluation.refuse(csr, context)
@@ -388,6 +392,7 @@ class Authority:
             principal=principal.name,
             session=principal.session,
         )
+        intent = with_token(intent, principal.token)
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
     def _refusal_record(
@@ -395,7 +400,7 @@ class Authority:
     ) -> AuditRecord:
         csr = parsed.content if isinstance(parsed, RefusedRequest) else parsed
         content = csr if isinstance(csr, RequestedContent) else None
-        return AuditRecord(
+        record = AuditRecord(
             event="refusal",
             time=encoding.format_timestamp(now),
             request_id=request.request_id,
@@ -408,6 +413,7 @@ class Authority:
             reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.subproblems),
             milliseconds=self._milliseconds(now),
         )
+        return with_token(record, request.principal.token if request.principal else None)
 
     def _milliseconds(self, since: datetime) -> int:
         return max(0, round((self.clock() - since).total_seconds() * 1000))

@@ -120,18 +120,23 @@ def invoke_application(
 ) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """The application's responses to events, through aws-wsgi, and the audit log of its authority."""
     is_shared = document is factories.document() and not more
-    application, log = _contract_application() if is_shared else _create_application(document, **more)
+    application, log = _contract_application() if is_shared else create_application(document, **more)
     log.clear()
-    responses = [
+    return invoke(application, *events), factories.RecordingLog(log)
+
+
+def invoke(application: WSGIApplication, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    """An application's responses to events, through aws-wsgi."""
+    return [
         awsgi.response(application, aws_lambda._normalise_event(event), None, app.BINARY_CONTENT_TYPES)
         for event in events
     ]
-    return responses, factories.RecordingLog(log)
 
 
-def _create_application(
+def create_application(
     document: dict[str, Any], **more: Any
 ) -> tuple[WSGIApplication, factories.RecordingLog]:
+    """Create an application, and the audit log of its authority."""
     log = factories.RecordingLog()
     authority = factories.authority(log, **{"clock": lambda: datetime.now(UTC), **more})
     return app.create(document, authority, {"abc123": "ci"}), log
@@ -140,7 +145,7 @@ def _create_application(
 @functools.cache
 def _contract_application() -> tuple[WSGIApplication, factories.RecordingLog]:
     """Return an application of the unchanged contract: Connexion takes long to validate a document."""
-    return _create_application(factories.document())
+    return create_application(factories.document())
 
 
 def invoke_handler(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Self
 
 from service.pki.name_policy import NamePolicy
 from service.pki.policy_parser import parse_name_policy
+from service.pki.strict_json import parse_json
 
 PRINCIPAL_PREFIX: Final = "oidc:"  # of the name of a principal; the name of the rule follows
+CONTEXT_MEMBERS: Final = frozenset(
+    {"rule", "issuer", "subject", "tokenId", "expiresAt", "isOnce", "names"}
+)  # of the context of an authorizer's result
+_UNIX_TIME: Final = re.compile(r"[0-9]{1,12}")
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 class InvalidTokenError(Exception):
@@ -45,31 +52,39 @@ class TokenIdentity(NamedTuple):
         """The name of the principal: `oidc:` and the name of the rule."""
         return f"{PRINCIPAL_PREFIX}{self.rule}"
 
-    def to_context(self) -> dict[str, str | int | bool]:
-        """Convert to the `context` of an authorizer's result, which has no objects and lists."""
+    def to_context(self) -> dict[str, str]:
+        """Convert to the `context` of an authorizer's result. API Gateway makes each value a string."""
         return {
             "rule": self.rule,
             "issuer": self.issuer,
             "subject": self.subject,
             "tokenId": self.token_id,
-            "expiresAt": int(self.expires_at.timestamp()),
-            "isOnce": self.is_once,
+            "expiresAt": str(int(self.expires_at.timestamp())),
+            "isOnce": "true" if self.is_once else "false",
             "names": json.dumps(self.names.to_dict()),
         }
 
     @classmethod
     def from_context(cls, context: Mapping[str, Any]) -> Self:
-        """Parse `requestContext.authorizer`, in which API Gateway makes each value a string.
+        """Parse `requestContext.authorizer`, which has further members.
 
         Raises:
-            KeyError, ValueError, ProfileError: it is not what `to_context` returns.
+            ValueError: it has not what `to_context` returns.
         """
+        texts = {name: value for name in CONTEXT_MEMBERS if isinstance(value := context.get(name), str)}
+        if texts.keys() != CONTEXT_MEMBERS or not texts["rule"]:
+            raise ValueError("a member is missing, or is not a string")
+        names = parse_json(texts["names"])
+        if not _UNIX_TIME.fullmatch(texts["expiresAt"]) or texts["isOnce"] not in _BOOLEANS:
+            raise ValueError("a value is malformed")
+        if not isinstance(names, dict):
+            raise ValueError("the names are not an object")  # noqa: TRY004 - JSON errors are ValueErrors too
         return cls(
-            rule=str(context["rule"]),
-            issuer=str(context["issuer"]),
-            subject=str(context["subject"]),
-            token_id=str(context["tokenId"]),
-            expires_at=datetime.fromtimestamp(int(context["expiresAt"]), UTC),
-            is_once=str(context["isOnce"]).lower() != "false",
-            names=parse_name_policy(json.loads(context["names"])),
+            rule=texts["rule"],
+            issuer=texts["issuer"],
+            subject=texts["subject"],
+            token_id=texts["tokenId"],
+            expires_at=datetime.fromtimestamp(int(texts["expiresAt"]), UTC),
+            is_once=_BOOLEANS[texts["isOnce"]],
+            names=parse_name_policy(names),
         )

@@ -93,15 +93,19 @@ def create(
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
     served = openapi.for_function(document)
     for scheme in served["components"]["securitySchemes"].values():
-        function = "x-apikeyInfoFunc" if scheme["type"] == "apiKey" else "x-basicInfoFunc"
-        scheme[function] = identity.SECURITY_FUNCTION
+        kind = scheme.get("scheme", "apikey")  # of http: basic or bearer
+        scheme[f"x-{kind}InfoFunc"] = identity.SECURITY_FUNCTION
     operations = openapi.operations_by_id(served)
     options = {"swagger_ui": False, "serve_spec": False}
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
     app.app.request_class, app.app.json = _Request, _StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
     app.app.url_map.converters["path"] = _PathConverter
-    app.app.config |= {identity.API_KEY_NAMES: api_key_names, identity.PUBLIC_URL: public_url}
+    app.app.config |= {
+        identity.API_KEY_NAMES: api_key_names,
+        identity.POLICY: authority.profiles,
+        identity.PUBLIC_URL: public_url,
+    }
     app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))
     acme = AcmeSite(authority, acme_store)
