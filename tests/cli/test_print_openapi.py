@@ -48,15 +48,30 @@ def test_openapi_options_reach_the_document() -> None:
     assert json.loads(run.stdout) != api_gateway.for_cloudformation(openapi.load())
 
 
+def test_options_with_an_authorizer_reach_the_document() -> None:
+    """`--est --oidc` is one authorizer for both."""
+    run = certlet("openapi", "--format", "cloudformation", "--est", "--oidc")
+    options = api_gateway.Options(est=True, oidc=True)
+    assert json.loads(run.stdout) == api_gateway.for_cloudformation(openapi.load(), options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--est", "--auth", "iam"), "a method of API Gateway has one authorizer"),
+        (
+            ("--est", "--auth", "iam"),
+            "certlet: a method of API Gateway has one authorizer: use either IAM or EST, which",
+        ),
+        (
+            ("--oidc", "--auth", "iam"),
+            "certlet: a method of API Gateway has one authorizer: use either IAM or OIDC, which",
+        ),
         (("--auth", "basic"), "'basic' is not one of 'api-key', 'iam'"),
         (("--vpc-endpoint", "vpc-1"), "'vpc-1' is not the ID of a VPC endpoint"),
         (("--public-url", "http://pki.example.com"), "'http://pki.example.com' is not an https URL"),
         (("--public-url", "https://a?b"), "'https://a?b' is not an http or https URL without query"),
         (("--format", "public", "--est"), "--format public has no options for AWS except --public-url"),
+        (("--format", "public", "--oidc"), "--format public has no options for AWS except --public-url"),
     ],
 )
 def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: str) -> None:

@@ -150,6 +150,7 @@ def test_usage_plan_defaults_match_the_contract() -> None:
 USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
 OFF = {
     "Est": "off",
+    "Oidc": "off",
     "Auth": "api-key",
     "PublicUrl": "",
     "VpcEndpointIds": "",
@@ -162,6 +163,8 @@ OFF = {
     [
         ((), {}),
         (("--est",), {"Est": "on"}),
+        (("--oidc",), {"Oidc": "on"}),
+        (("--est", "--oidc"), {"Est": "on", "Oidc": "on"}),
         (("--auth", "iam"), {"Auth": "iam"}),
         (("--disable-execute-api-endpoint",), {"ExecuteApiEndpoint": "off"}),
         (("--public-url", "https://a.example/x/"), {"PublicUrl": "https://a.example/x"}),
@@ -189,12 +192,13 @@ def test_sam_requires_quotes_for_an_empty_parameter() -> None:
     assert parse_overrides("A=", "B=1", check=False) == {}
 
 
-def test_options_that_exclude_each_other_print_no_parameters() -> None:
+@pytest.mark.parametrize("option", ["--est", "--oidc"])
+def test_options_that_exclude_each_other_print_no_parameters(option: str) -> None:
     printed = servers.run(
-        *(sys.executable, "-m", "deploy.parameters", "--est", "--auth", "iam"), cwd=servers.ROOT, check=False
+        *(sys.executable, "-m", "deploy.parameters", option, "--auth", "iam"), cwd=servers.ROOT, check=False
     )
     assert (printed.returncode, printed.stdout) == (2, "")
-    assert "EST cannot be combined with IAM" in printed.stderr
+    assert "a method of API Gateway has one authorizer" in printed.stderr
 
 
 RECORD = """
