@@ -145,7 +145,7 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     if not options.est:
         paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
     if options.has_authorizer:
-        security = [{"apiKey": []}, {"authorizer": []}]
+        security: list[dict[str, list[str]]] = [{"apiKey": []}, {"authorizer": []}]
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
         extensions[_GATEWAY_RESPONSES] = _authorizer_gateway_responses(document, options)
         # No identity source: API Gateway would require every header, but a key is in one of two.

@@ -57,7 +57,7 @@ def test_rendered_document_is_openapi(document: OpenAPIDocument) -> None:
 @pytest.mark.parametrize(("feature", "need"), [("est", "HTTP Basic"), ("oidc", "tokens")])
 def test_options_with_an_authorizer_and_iam_exclude_each_other(feature: str, need: str) -> None:
     """A method has one authorizer: either IAM or the one that reads HTTP Basic and tokens."""
-    options = {feature: True}
+    options: dict[str, Any] = {feature: True}
     assert Options(auth=Auth.IAM) != Options(**options)
     message = f"has one authorizer: use either IAM or {feature.upper()}, which needs the one for {need}"
     with pytest.raises(ValueError, match=message):
@@ -100,8 +100,9 @@ def test_authorizer_is_used_for_every_key(document: OpenAPIDocument) -> None:
     assert list(document["components"]["securitySchemes"]) == ["apiKey", "authorizer"]
     for path, method in security(document):
         operation = PATHS[path].get(method) or PATHS[path]["get"]  # HEAD
-        expected = [{"apiKey": []}, {"authorizer": []}] if operation["security"] else []
-        assert security(document)[path, method] == expected
+        assert security(document)[path, method] == (
+            [{"apiKey": []}, {"authorizer": []}] if operation["security"] else []
+        )
     scheme = document["components"]["securitySchemes"]["authorizer"]
     assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "Unused", "header")
     assert scheme["x-amazon-apigateway-authorizer"] == {
