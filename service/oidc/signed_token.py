@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -94,6 +95,7 @@ class SignedToken:
 @functools.cache
 def _registry(algorithm: str) -> JWSRegistry:
     """Accept one algorithm. Its name is in a rule, so there are few."""
+    warnings.filterwarnings("ignore", "EdDSA is deprecated", UserWarning)  # RFC 9864; issuers use this name
     registry = JWSRegistry(algorithms=[algorithm])
     registry.max_header_length = registry.max_signature_length = MAX_LENGTH
     return registry

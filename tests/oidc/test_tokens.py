@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from joserfc import jwe
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
+from service.oidc import signed_token
 from service.oidc.signed_token import MAX_LENGTH
 from service.oidc.tokens import LEEWAY, TokenVerifier
 from service.pki.name_policy import DnsPolicy, NamePolicy
@@ -82,6 +84,16 @@ def test_valid_token_identifies_its_caller(algorithm: str) -> None:
         is_once=False,
         names=NamePolicy(dns=DnsPolicy(permitted=("prod.ci.example.com",))),
     )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_verification_causes_no_warning(algorithm: str) -> None:
+    """The library warns of EdDSA, which issuers use."""
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        warnings.simplefilter("error")
+        signed_token._registry.cache_clear()
+        assert verifier().verify(token(algorithm)).rule == "deploy"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
