@@ -61,6 +61,7 @@ _EXCLUDED: Final = (
     "http_validator.py",
     "self_issued.py",
     "supervisor.py",
+    "token_worker.py",
     "__pycache__",
 )
 _PRUNED: Final = ("bin", "cffi", "share")  # cryptography needs only _cffi_backend

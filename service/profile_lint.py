@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from service import openapi
 from service.overrides import OverridesError, YAMLSource, verify_policy
-from service.pki.identity_rules import IdentityRule
 from service.pki.policy_parser import JSONPath, ProfileError
 from service.pki.profile import Profile, Revocation, format_duration
-from service.pki.token_identity import KeysUnavailableError
 from service.settings import is_loopback
 
 HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
@@ -66,15 +64,9 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
         return sorted(
             Finding("openapi.yaml", locate(violation.path), str(violation)) for violation in error.violations
         )
-    source = YAMLSource.from_file(overrides) if overrides else None
-    lines = source.lines if source else {}
-    limited = openapi.parse_policy(document)
+    lines = YAMLSource.from_file(overrides).lines if overrides else {}
     findings = []
-    if source and overrides and limited.identities:
-        findings = [
-            Finding(str(overrides), source.locate(path), text)
-            for path, text in _find_key_violations(limited.identities, overrides.parent)
-        ]
+    limited = openapi.parse_policy(document)
     for profile in openapi.parse_policy(document, "http://example.com"):
         path, warnings = ("profiles", profile.name), [*_warnings(profile)]
         position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
@@ -82,20 +74,6 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
             warnings += _limit_warnings(limited.get(profile.name), profile.max_validity)
         findings += [Finding(*position, f"{profile.name}: {text}", is_error=False) for text in warnings]
     return sorted(findings)
-
-
-def _find_key_violations(rules: Sequence[IdentityRule], directory: Path) -> Iterator[tuple[JSONPath, str]]:
-    """Yield what is wrong with the files of rules for tokens. Nothing is downloaded."""
-    from service.oidc.key_sets import create_key_sets  # noqa: PLC0415 - slow to import
-
-    for rule in rules:
-        member = "jwks_file" if rule.jwks_file else "ca_file" if rule.ca_file else "jwks_url"
-        try:
-            key_set = create_key_sets([rule], directory, lambda: datetime.now(UTC))[rule.name]
-            if rule.jwks_file:
-                key_set.find("", "")
-        except (ValueError, KeysUnavailableError) as error:
-            yield ("identities", rule.name, member), str(error)
 
 
 def _limit_warnings(profile: Profile, max_validity: timedelta) -> Iterator[str]:

@@ -222,7 +222,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
 
         environ = _worker_environ(settings, directory)
         validator = _validator_arguments(settings, document, directory)
-        return Supervisor(HANDLER, environ, validator).run(configuration, announce)
+        accepts_tokens = bool(openapi.parse_policy(document).identities)
+        supervisor = Supervisor(HANDLER, environ, validator, accepts_tokens=accepts_tokens)
+        return supervisor.run(configuration, announce)
 
 
 def _validate_tls_options(settings: SimpleNamespace) -> bool:
