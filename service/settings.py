@@ -29,6 +29,8 @@ METRICS: Final = "CERTLET_METRICS"
 PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
 STATUS_URL: Final = "CERTLET_STATUS_URL"
 EST_LINE_LENGTH: Final = "CERTLET_EST_LINE_LENGTH"
+IDENTITY_FILES: Final = Path(__file__).parent.parent / "identities"
+"""The files of the rules for tokens, in the Lambda zip."""
 EST_LINE_LENGTHS: Final = (
     "0",
     "64",

@@ -107,6 +107,20 @@ def authorizer_event(resource: str, **headers: str) -> dict[str, Any]:
     }
 
 
+def authorized_event(result: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    """The proxy event after an authorizer's result: API Gateway makes each value of the context a string."""
+    (statement,) = result["policyDocument"]["Statement"]
+    assert statement["Effect"] == "Allow"
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in result.get("context", {}).items()
+    }
+    authorizer = {"principalId": result["principalId"], "integrationLatency": 212, **texts}
+    identity = {"apiKey": result["usageIdentifierKey"], "apiKeyId": "shared1", "sourceIp": "192.0.2.1"}
+    context = {**event["requestContext"], "identity": identity, "authorizer": authorizer}
+    return {**event, "requestContext": context}
+
+
 def est_event(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}

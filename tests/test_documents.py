@@ -47,6 +47,7 @@ AWS = {
     'deploy/smoke.sh URL "$CERTLET_API_KEY" certlet',
     'aws ssm put-parameter --name /certlet/passphrase --type SecureString --key-id alias/certlet \\\n    --value "$CERTLET_CA_PASSPHRASE"',
     'make deploy ZIP="--ca ca" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase CaDecryptKeyArn=ARN"',
+    'make deploy ZIP="--ca ca" PROFILES=own.yaml OPENAPI="--oidc" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase"',
     'curl --aws-sigv4 aws:amz:eu-central-1:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \\\n    -H "x-amz-security-token: $AWS_SESSION_TOKEN" --data-binary @my.csr "$URL/sign.pem"',
 }
 REQUEST = "openssl req -new -nodes -newkey {type} -keyout {name}.key -subj /CN={host} -out {name}.csr"
