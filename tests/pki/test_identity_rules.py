@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service import openapi
 from service.overrides import verify_policy
@@ -255,6 +257,30 @@ def test_null_in_a_rule_is_refused() -> None:
         with pytest.raises(ProfileError, match=rf"identities\.ci\.{path}"):
             openapi.with_overrides(document, {"identities": {"ci": RULE | change}})
     assert openapi.with_overrides(document, {"identities": {"ci": RULE}})[openapi.IDENTITIES] == {"ci": RULE}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(["RS256", "server", "PT1H", "{/x}.ci.example.com", "https://a.example/k", "/sub"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["/sub", "/aud", "dns", "uri", "permitted"]), inner, max_size=2),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([*RULE, "jwks_file", "ca_file", "max_age", "once", "audiance"]), JSON_VALUES, max_size=3))  # fmt: skip
+def test_any_rule_is_parsed_or_refused(change: dict[str, Any]) -> None:
+    """A rule that is accepted has all conditions of its JSON."""
+    data = RULE | change
+    try:
+        rule = policy(data).identities[0]
+    except ProfileError as error:
+        assert error.violations
+        return
+    assert data.keys() - {"once", "jwks_file", "ca_file", "max_age"} <= RULE.keys()
+    assert (rule.issuer, rule.audience) == (data["issuer"], data["audience"])
+    assert (list(rule.algorithms), dict(rule.claims)) == (data["algorithms"], data["claims"])
+    assert rule.audience
+    assert rule.claims
+    assert rule.find_differing_claims({}) == list(data["claims"])
 
 
 def test_rules_are_not_in_public_documents() -> None:

@@ -4,7 +4,12 @@ import pytest
 
 from service.pki.json_pointer import parse_pointer, resolve_pointer
 
-CLAIMS = {"kubernetes.io": {"namespace": "web", "a/b": {"~": 1}}, "list": ["x"], "text": "y", "none": None}
+CLAIMS = {
+    "kubernetes.io": {"namespace": "web", "a/b": {"~": 1, "~1": 2}},
+    "list": ["x"],
+    "text": "y",
+    "none": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -12,7 +17,7 @@ CLAIMS = {"kubernetes.io": {"namespace": "web", "a/b": {"~": 1}}, "list": ["x"],
     [
         ("/kubernetes.io/namespace", "web"),
         ("/kubernetes.io/a~1b/~0", 1),
-        ("/kubernetes.io/a~1b/~01", None),
+        ("/kubernetes.io/a~1b/~01", 2),
         ("/kubernetes.io/pod", None),
         ("/list/0", None),
         ("/text/0", None),
