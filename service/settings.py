@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from service.credentials import RESERVED_PREFIXES
+from service.pki.errors import quote
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import EarlyRenewal
 from service.quota import parse_quota
@@ -155,6 +157,18 @@ def _parse_variable(
         return None
 
 
+def _parse_api_key_names(text: str) -> dict[str, str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("not a JSON object that maps key IDs to names")
+    if reserved := [name for name in names.values() if name.startswith(RESERVED_PREFIXES)]:
+        raise ValueError(f"{quote(reserved[0])} cannot be the name of a key: other callers have such names")
+    return names
+
+
 @dataclass(frozen=True)
 class Settings:
     """The function's settings.
@@ -219,12 +233,7 @@ class Settings:
         problems: list[str] = []
         if not environ.get(CA):
             problems.append(f"{CA} is not set: set it to the directory of the CA")
-        try:
-            names = json.loads(environ.get(API_KEY_NAMES, "{}"))
-        except ValueError:
-            names = None
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            problems.append(f"{API_KEY_NAMES} is not a JSON object that maps key IDs to names")
+        names = _parse_variable(environ, API_KEY_NAMES, _parse_api_key_names, problems) or {}
         source, key_name = KeySource.FILE, ""
         try:
             source, key_name = parse_key_location(environ.get(CA_KEY, "file:"))

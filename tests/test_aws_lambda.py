@@ -151,8 +151,12 @@ def test_unavailable_ca_is_503_and_loaded_again(directory: Path, tmp_path: Path)
     ("env", "message"),
     [
         ({"CERTLET_CA": ""}, "CERTLET_CA is not set"),
-        ({"CERTLET_API_KEY_NAMES": "[]"}, "CERTLET_API_KEY_NAMES is not"),
-        ({"CERTLET_API_KEY_NAMES": "{"}, "CERTLET_API_KEY_NAMES is not"),
+        ({"CERTLET_API_KEY_NAMES": "[]"}, "CERTLET_API_KEY_NAMES: not a JSON object"),
+        ({"CERTLET_API_KEY_NAMES": "{"}, "CERTLET_API_KEY_NAMES: not a JSON object"),
+        (
+            {"CERTLET_API_KEY_NAMES": '{"a": "oidc:ci"}'},
+            "'oidc:ci' cannot be the name of a key",
+        ),
         ({"CERTLET_CA_PASSPHRASE": "", "CERTLET_CA": ""}, "CERTLET_CA_PASSPHRASE is set but empty"),
     ],
 )

@@ -26,6 +26,23 @@ def test_public_document_is_valid_openapi(tmp_path: Path) -> None:
     assert document["components"]["schemas"]["ProfileName"]["enum"] == ["server", "client"]
 
 
+AWS = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
+
+
+@pytest.mark.parametrize("options", [("--format", "public"), ("--format", "cloudformation"), AWS])
+def test_rules_for_tokens_are_in_no_document(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """They are the operator's. API docs and generated clients are made from the public document."""
+    rule = (
+        "{issuer: https://i.example, audience: y, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}"
+    )
+    path = tmp_path / "own.yaml"
+    path.write_text(f"identities:\n  deploy: {rule}, profiles: [server], names: {{}}}}\ndefault: client\n")
+    run = certlet("openapi", *options, "--profiles", path)
+    assert run.returncode == 0, run.stderr
+    assert b'"client"' in run.stdout
+    assert not re.findall(rb"i\.example|x-certificate|identities|deploy\b", run.stdout)
+
+
 def test_api_gateway_document_keeps_the_import_rules() -> None:
     """The default document violates no rule of the import."""
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
