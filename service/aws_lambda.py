@@ -119,6 +119,7 @@ def _application() -> WSGIApplication:
         record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
         load_revoked=_revoked().load,
         parallel_map=_thread_pool_map,
+        ledger=_ledger(),
     )
     return app.create(
         document,
@@ -168,8 +169,9 @@ def _policy() -> IssuancePolicy:
     status_url = ca_directory.resolve_status_url(settings.ca, settings.status_url, settings.public_url)
     has_ocsp = (settings.ca / ca_directory.SERIAL_KEY).exists()
     policy = openapi.parse_policy(_document(), status_url, has_ocsp=has_ocsp)
-    if policy.has_once_rules and _ledger() is None:
-        raise SettingsError(f"a rule with once: true needs a ledger: set {LEDGER_TABLE} or {LEDGER}")
+    if policy.once_rule and _ledger() is None:
+        detail = f"rule '{policy.once_rule}' of identities has once: true, which needs a ledger"
+        raise SettingsError(f"{detail}: set {LEDGER_TABLE} or {LEDGER}")
     return policy
 
 

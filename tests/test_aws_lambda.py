@@ -20,6 +20,7 @@ from tests import csrs
 from tests.cli import certlet
 from tests.factories import NOW
 from tests.lambda_events import CSR_PEM, decode_body, invoke_handler, proxy_event
+from tests.token_events import RULE, TOKEN, token_event
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +374,25 @@ def test_unavailable_ledger_is_503_where_it_is_needed(directory: Path) -> None:
     assert "127.0.0.1" not in responses[0]["body"]
     cause = 'DynamoDB is unavailable: Could not connect to the endpoint URL: "http://127.0.0.1:9/"'
     assert f"the revocation list cannot be loaded: {cause}\n" in log
+
+
+def test_token_for_one_certificate_needs_the_ledger(directory: Path, tmp_path: Path) -> None:
+    """503 while it does not respond: nothing is issued. Other tokens get certificates."""
+    profiles = tmp_path / "own.yaml"
+    profiles.write_text(json.dumps({"identities": {"once": RULE | {"once": True}, "deploy": RULE}}))
+    token = TOKEN._replace(rule="once", is_once=True)
+    events, env = [token_event(token), token_event()], {"CERTLET_PROFILES": str(profiles)}
+    aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-central-1"}
+    aws |= {"CERTLET_LEDGER_TABLE": "certlet", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    responses, log = invoke_handler(directory, *events, **env, **aws)
+    assert [response["statusCode"] for response in responses] == [503, 200]
+    assert json.loads(responses[0]["body"])["code"] == "unavailable"
+    records = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert [(record["event"], record["principal"]) for record in records] == [
+        ("refusal", "oidc:once"),
+        ("intent", "oidc:deploy"),
+        ("result", "oidc:deploy"),
+    ]
 
 
 def test_two_ledgers_are_refused(directory: Path) -> None:

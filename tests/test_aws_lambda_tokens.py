@@ -138,11 +138,12 @@ def test_rule_for_one_certificate_needs_a_ledger(directory: Path, issuer: Issuer
     event = bearer(issuer.token(CLAIMS))
     results, logged = invoke_handler(directory, event, before="aws_lambda.init()", **settings)
     assert results == []
-    assert "a rule with once: true needs a ledger: set CERTLET_LEDGER_TABLE or CERTLET_LEDGER" in logged
+    text = "rule 'deploy' of identities has once: true, which needs a ledger: set CERTLET_LEDGER_TABLE or "
+    assert f"SettingsError: {text}CERTLET_LEDGER" in logged
     (result,), _ = invoke_handler(directory, event, before="aws_lambda.init()", **settings, **ledger)
     request = authorized_event(result, sign_event("prod.ci.example.com"))
     responses, _ = invoke_handler(directory, request, request, **settings, **ledger)
-    assert responses[0]["statusCode"] == 200
+    assert [response["statusCode"] for response in responses] == [200, 403]
 
 
 def test_unusable_file_of_a_rule_fails_at_init(directory: Path, issuer: Issuer) -> None:

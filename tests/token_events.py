@@ -26,7 +26,11 @@ RULE: Final[dict[str, Any]] = {
 DOCUMENT: Final = openapi.with_overrides(
     factories.document(),
     {
-        "identities": {"deploy": RULE, "once": {**RULE, "once": True}, "admin": RULE},
+        "identities": {
+            "deploy": RULE,
+            "once": {**RULE, "once": True, "profiles": ["server", "client"]},
+            "admin": RULE,
+        },
         "principals": {"oidc:admin": {"role": "operator"}},
     },
 )

@@ -19,9 +19,8 @@ from service.pki.encoding import format_timestamp
 from service.pki.errors import escape_controls, shorten
 from service.pki.identity_rules import IdentityRule
 from service.pki.json_pointer import resolve_pointer
-from service.pki.token_identity import InvalidTokenError, KeysUnavailableError, TokenIdentity
+from service.pki.token_identity import LEEWAY, InvalidTokenError, KeysUnavailableError, TokenIdentity
 
-LEEWAY: Final = 60  # seconds that clocks may differ
 _UNSAFE: Final = re.compile(r"[^ !#-&(-\[\]-~]")  # a reason becomes part of a JSON template
 
 

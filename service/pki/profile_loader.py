@@ -187,9 +187,9 @@ class IssuancePolicy:
         return any(policy.challenge for policy in self._principals.values())
 
     @property
-    def has_once_rules(self) -> bool:
-        """Whether a rule accepts each token only once, which needs a ledger."""
-        return any(rule.is_once for rule in self.identities)
+    def once_rule(self) -> str:
+        """The name of a rule that accepts each token only once, which needs a ledger; '' if there is none."""
+        return next((rule.name for rule in self.identities if rule.is_once), "")
 
 
 def _oid(text: str) -> x509.ObjectIdentifier:

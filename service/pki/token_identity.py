@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
 from service.pki.name_policy import NamePolicy
@@ -13,6 +13,7 @@ from service.pki.policy_parser import parse_name_policy
 from service.pki.strict_json import parse_json
 
 PRINCIPAL_PREFIX: Final = "oidc:"  # of the name of a principal; the name of the rule follows
+LEEWAY: Final = 60  # seconds that the clocks of an issuer and of the CA may differ
 CONTEXT_MEMBERS: Final = frozenset(
     {"rule", "issuer", "subject", "tokenId", "expiresAt", "isOnce", "names"}
 )  # of the context of an authorizer's result
@@ -51,6 +52,11 @@ class TokenIdentity(NamedTuple):
     def principal(self) -> str:
         """The name of the principal: `oidc:` and the name of the rule."""
         return f"{PRINCIPAL_PREFIX}{self.rule}"
+
+    @property
+    def accepted_until(self) -> datetime:
+        """The time from which it is not accepted, UTC."""
+        return self.expires_at + timedelta(seconds=LEEWAY)
 
     def to_context(self) -> dict[str, str]:
         """Convert to the `context` of an authorizer's result. API Gateway makes each value a string."""

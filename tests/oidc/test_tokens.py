@@ -16,9 +16,9 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from service.oidc import signed_token
 from service.oidc.signed_token import MAX_LENGTH
-from service.oidc.tokens import LEEWAY, TokenVerifier
+from service.oidc.tokens import TokenVerifier
 from service.pki.name_policy import DnsPolicy, NamePolicy
-from service.pki.token_identity import InvalidTokenError, KeysUnavailableError, TokenIdentity
+from service.pki.token_identity import LEEWAY, InvalidTokenError, KeysUnavailableError, TokenIdentity
 from tests.oidc import signed_tokens
 from tests.oidc.signed_tokens import (
     ALGORITHMS,

@@ -241,9 +241,9 @@ def test_principal_of_an_unknown_rule_is_refused(principal: str) -> None:
 
 def test_policy_knows_whether_a_rule_needs_a_ledger() -> None:
     """Only rules with `once` do."""
-    assert policy(RULE | {"once": True}).has_once_rules
-    assert not policy(RULE | {"once": False}).has_once_rules
-    assert not policy(RULE).has_once_rules
+    assert policy(RULE | {"once": True}).once_rule == "ci"
+    assert not policy(RULE | {"once": False}).once_rule
+    assert not policy(RULE).once_rule
 
 
 def test_null_in_a_rule_is_refused() -> None:
