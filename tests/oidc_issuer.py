@@ -30,6 +30,9 @@ from tests.servers import QuietHandler
 
 AUDIENCE: Final = "https://ca.example.com"
 JWKS_PATH: Final = "/jwks"
+# The claims of a token that the rule of `write_policy` accepts, and a name that it permits then.
+CLAIMS: Final = {"repository_id": "74", "ref": "refs/heads/main", "environment": "blue"}
+NAME: Final = "blue.ci.example.com"
 
 
 class Fault(StrEnum):
@@ -269,3 +272,20 @@ def running(directory: Path) -> Iterator[Issuer]:
         issuer.server.shutdown()
         thread.join()
         issuer.server.server_close()
+
+
+def write_policy(directory: Path, issuer: Issuer, **changes: object) -> str:
+    """Write an operator's file with one rule, and return its name."""
+    rule = {
+        "issuer": issuer.url,
+        "audience": AUDIENCE,
+        "algorithms": ["RS256"],
+        "jwks_url": issuer.jwks_url,
+        "ca_file": str(issuer.ca_file),
+        "claims": {"/repository_id": "74", "/ref": "refs/heads/main"},
+        "profiles": ["server"],
+        "names": {"dns": {"permitted": ["{/environment}.ci.example.com"]}},
+    }
+    members = {name: value for name, value in (rule | changes).items() if value is not None}
+    (directory / "policy.yaml").write_text(json.dumps({"identities": {"deploy": members}}))
+    return "policy.yaml"

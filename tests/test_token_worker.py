@@ -15,28 +15,8 @@ import pytest
 from cryptography import x509
 
 from tests import csrs, oidc_issuer
-from tests.oidc_issuer import AUDIENCE, Fault, Issuer
+from tests.oidc_issuer import CLAIMS, NAME, Fault, Issuer, write_policy
 from tests.servers import API_KEY, Response, Server, certlet_server, child_pids, wait_until
-
-CLAIMS = {"repository_id": "74", "ref": "refs/heads/main", "environment": "blue"}
-NAME = "blue.ci.example.com"
-
-
-def write_policy(directory: Path, issuer: Issuer, **changes: object) -> str:
-    """Write an operator's file with one rule, and return its name."""
-    rule = {
-        "issuer": issuer.url,
-        "audience": AUDIENCE,
-        "algorithms": ["RS256"],
-        "jwks_url": issuer.jwks_url,
-        "ca_file": str(issuer.ca_file),
-        "claims": {"/repository_id": "74", "/ref": "refs/heads/main"},
-        "profiles": ["server"],
-        "names": {"dns": {"permitted": ["{/environment}.ci.example.com"]}},
-    }
-    members = {name: value for name, value in (rule | changes).items() if value is not None}
-    (directory / "policy.yaml").write_text(json.dumps({"identities": {"deploy": members}}))
-    return "policy.yaml"
 
 
 def pem(name: str) -> str:
