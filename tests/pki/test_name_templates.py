@@ -173,7 +173,7 @@ def test_separator_of_a_segment_is_in_no_value(separator: str) -> None:
     assert expand_uri_template(template, {"x": f"a{other}b", "y": "c"}).endswith(f"/a{other}b{separator}c")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(PARTS)
 def test_different_claims_never_give_the_same_dns_name(parts: str) -> None:
     """`a-b` and `c` are never `a` and `b-c`; no value adds a label."""
@@ -184,7 +184,7 @@ def test_different_claims_never_give_the_same_dns_name(parts: str) -> None:
     )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(PARTS)
 def test_different_claims_never_give_the_same_uri(parts: str) -> None:
     """`a.b` and `c` are never `a` and `b.c`; no value adds a segment or removes one."""
