@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,6 +112,20 @@ def test_name_lookup_counts_for_the_time_limit(issuer: Issuer, monkeypatch: pyte
     answered.set()
     servers.wait_until(has_no_request)
     assert issuer.fetches == 0  # the late connection sends nothing
+
+
+def test_stalled_name_lookup_does_not_delay_the_exit_of_the_process() -> None:
+    code = (
+        "import socket, threading\n"
+        "from service.oidc.download import DownloadError, create_tls_context, download\n"
+        "socket.getaddrinfo = lambda *_: threading.Event().wait(60)\n"
+        "try:\n"
+        "    download('https://issuer.example/', create_tls_context(None), 0.1)\n"
+        "except DownloadError as error:\n"
+        "    print(error)\n"
+    )
+    done = servers.run(sys.executable, "-c", code, timeout=30)
+    assert done.stdout == "there was no complete response within 0.1 seconds\n"
 
 
 def test_time_limit_is_three_seconds() -> None:
