@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import openapi
@@ -266,6 +266,7 @@ JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*RULE, "jwks_file", "ca_file", "max_age", "once", "audiance"]), JSON_VALUES, max_size=3))  # fmt: skip
 def test_any_rule_is_parsed_or_refused(change: dict[str, Any]) -> None:
     """A rule that is accepted has all conditions of its JSON."""

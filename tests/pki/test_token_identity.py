@@ -29,8 +29,8 @@ def test_identity_survives_the_context_of_an_authorizer(token: TokenIdentity) ->
 
 
 MALFORMED: list[dict[str, Any]] = [
-    *({name: None} for name in CONTEXT_MEMBERS),
-    *({name: ["x"]} for name in CONTEXT_MEMBERS),
+    *({name: None} for name in sorted(CONTEXT_MEMBERS)),
+    *({name: ["x"]} for name in sorted(CONTEXT_MEMBERS)),
     {"rule": ""},
     {"expiresAt": 1_800_000_000},
     {"expiresAt": True},
