@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from service import credentials
-from tests import csrs, oidc_issuer
+from service import api_gateway, credentials
+from service.ledger.sqlite import SqliteLedger
+from tests import csrs, factories, oidc_issuer
 from tests.cli import certlet
 from tests.lambda_events import authorized_event, authorizer_event, invoke_handler, proxy_event
 from tests.oidc.signed_tokens import new_key
@@ -64,6 +66,16 @@ def sign_event(name: str) -> dict[str, Any]:
     return proxy_event(body=body, isBase64Encoded=False)
 
 
+def access_denied(reason: str) -> dict[str, Any]:
+    """The problem of API Gateway's response to a denial: it inserts texts as they are."""
+    options = api_gateway.Options(oidc=True)
+    document = api_gateway.for_cloudformation(factories.document(), options)
+    response = document["x-amazon-apigateway-gateway-responses"]["ACCESS_DENIED"]
+    template = response["responseTemplates"]["application/json"]
+    problem: dict[str, Any] = json.loads(template.replace("$context.authorizer.reason", reason))
+    return problem
+
+
 def test_token_gets_a_certificate_for_the_names_of_its_claims(directory: Path, issuer: Issuer) -> None:
     """The authorizer verifies the token, and the operation gets what API Gateway makes of its result."""
     settings = environment(directory, deploy=rule(issuer))
@@ -106,6 +118,9 @@ def test_refused_tokens_are_denied_with_a_reason(directory: Path, issuer: Issuer
     assert "74" not in reasons[0]
     assert "audience" in reasons[1]
     assert len(set(reasons)) == len(reasons)
+    for reason in reasons:
+        problem = access_denied(reason)
+        assert (problem["status"], problem["code"], problem["detail"]) == (401, "unauthorized", reason)
     assert not [token for token in tokens[:-1] if token in logged + json.dumps(results)]
 
 
@@ -135,6 +150,7 @@ def test_rule_for_one_certificate_needs_a_ledger(directory: Path, issuer: Issuer
     """Without one the function fails to initialise, before it accepts any token."""
     settings = environment(directory, deploy=rule(issuer, once=True))
     ledger = {"CERTLET_LEDGER": str(tmp_path / "ledger.db")}
+    SqliteLedger(tmp_path / "ledger.db", lambda: datetime.now(UTC)).close()
     event = bearer(issuer.token(CLAIMS))
     results, logged = invoke_handler(directory, event, before="aws_lambda.init()", **settings)
     assert results == []
