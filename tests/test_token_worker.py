@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests import csrs, oidc_issuer
+from tests import csrs, oidc_issuer, servers
 from tests.oidc_issuer import CLAIMS, NAME, Fault, Issuer, write_policy
 from tests.servers import API_KEY, Response, Server, certlet_server, child_pids, wait_until
 
@@ -24,9 +24,9 @@ def pem(name: str) -> str:
     return csrs.encode_pem(csrs.build(name)).decode()
 
 
-def sign(server: Server, token: str, name: str = NAME, **headers: str) -> Response:
-    """`POST /sign` with a token."""
-    body = json.dumps({"csr": pem(name), "text": False}).encode()
+def sign(server: Server, token: str, name: str = NAME, csr: str = "", **headers: str) -> Response:
+    """`POST /sign` with a token, and a CSR for a name unless there is one."""
+    body = json.dumps({"csr": csr or pem(name), "text": False}).encode()
     fields = {"Content-Type": "application/json", "Authorization": f"Bearer {token}", **headers}
     return server.request("POST", "/sign", body, fields)
 
@@ -176,6 +176,27 @@ def test_wrong_tokens_are_throttled(tmp_path: Path, issuer: Issuer) -> None:
         statuses = [sign(server, "wrong").status for _ in range(40)]
         assert statuses[0] == 401
         assert 429 in statuses
+        assert sign(server, issuer.token(CLAIMS)).status == 200
+
+
+def test_token_that_is_accepted_once_gets_one_certificate(tmp_path: Path, issuer: Issuer) -> None:
+    """A retry under the same Idempotency-Key gets the same one, also after a restart; without a ledger there is no start."""
+    policy = write_policy(tmp_path, issuer, once=True)
+    options = ("--profiles", policy, "--no-usage-plan")
+    done = servers.certlet("serve", "--port", "0", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"rule 'deploy' of identities has once: true" in done.stderr
+    token, key = issuer.token(CLAIMS), {"Idempotency-Key": "0123456789"}
+    csr = pem(NAME)
+    with certlet_server(tmp_path, *options, "--ledger", "ledger.db", "--workers", "2") as server:
+        assert sign(server, token, "refused.example.org", **key).status == 422
+        first = sign(server, token, csr=csr, **key)
+        assert first.status == 200, first.body
+        assert sign(server, token, csr=csr).status == 403
+        assert sign(server, token, **key).status == 403
+    with certlet_server(tmp_path, *options, "--ledger", "ledger.db") as server:
+        again = sign(server, token, csr=csr, **key)
+        assert (again.status, again.json()["crt_pem"]) == (200, first.json()["crt_pem"])
         assert sign(server, issuer.token(CLAIMS)).status == 200
 
 
