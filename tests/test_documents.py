@@ -26,6 +26,8 @@ DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (RE
 OTHERS = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MARK = "<!-- not run: AWS -->\n"
+# Pages whose commands another module runs.
+ELSEWHERE = {"docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py"}
 # Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
     "make": "the Makefile's targets, below; make ci",
@@ -132,7 +134,12 @@ def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, i
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, text in DOCUMENTS.items() if transcript(text.replace(MARK, ""))]
+    "name",
+    [
+        name
+        for name, text in DOCUMENTS.items()
+        if name not in ELSEWHERE and transcript(text.replace(MARK, ""))
+    ],
 )
 def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> None:
     """Each command of the page succeeds with the documented output; the README's last one is refused."""
