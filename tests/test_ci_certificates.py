@@ -110,7 +110,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         result = servers.certlet(*shlex.split(check)[1:], cwd=directory)
         assert (result.stdout.decode(), result.returncode) == (expected, 0)
         ((serve, _),) = commands("certlet serve")
-        arguments = [*shlex.split(site.localize(serve))[2:], "--port", str(site.port)]
+        ports = ("--port", str(site.port), "--status-port", str(servers.free_port()))
+        arguments = [*shlex.split(site.localize(serve))[2:], *ports]
         with (
             servers.certlet_server(
                 directory, *arguments, command=(*servers.CERTLET, "serve"), env={}
