@@ -24,7 +24,7 @@ from cryptography import x509
 
 from tests import oidc_issuer, servers
 from tests.oidc.platform_tokens import GITHUB, GITLAB
-from tests.oidc_issuer import Issuer
+from tests.oidc_issuer import Fault, Issuer
 from tests.servers import ROOT, Server
 from tests.test_documents import pattern, transcript
 
@@ -232,6 +232,7 @@ def test_job_of_the_page_gets_a_certificate(site: Site, checkout: Path, platform
         ("gitlab", {"project_id": "21"}, "/project_id"),
         ("gitlab", {"aud": "https://other.example"}, "the token is not for this CA"),
         ("gitlab", {"exp": 1}, "the token is expired"),
+        ("gitlab", {"iat": 1}, "issued too long ago"),
         ("gitlab", {"iss": "https://gitlab.com"}, "no rule accepts tokens of this issuer"),
     ],
 )
@@ -243,6 +244,33 @@ def test_other_jobs_are_refused_as_documented(
     assert error in result.stdout.splitlines()[-1]
     assert error.startswith("/") or f"`{error}" in PAGE
     assert not (checkout / f"{NAME}.crt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"ACTIONS_ID_TOKEN_REQUEST_URL": ""}, "this job may not request a token"),
+        ({"ACTIONS_ID_TOKEN_REQUEST_URL": "", "GITHUB_ACTIONS": ""}, "no token"),
+        ({}, "unable to get local issuer certificate"),
+    ],
+)
+def test_incomplete_jobs_fail_as_documented(
+    site: Site, checkout: Path, change: Mapping[str, str], error: str
+) -> None:
+    """Without permission for tokens, without a token, and without the root of the CA."""
+    site.issue(site.gitlab, GITLAB.claims, site.url)
+    script = ["pipx install git+https://git.example.com/certlet", f"certlet new {NAME} --oidc"]
+    environ = {
+        "CERTLET_URL": site.url,
+        "GITHUB_ACTIONS": "true",
+        "SSL_CERT_FILE": str(site.github.ca_file),  # for GitHub only
+        "ACTIONS_ID_TOKEN_REQUEST_URL": f"{site.token_url}/idtoken?claims=%7B%7D",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": REQUEST_TOKEN,
+    }
+    result = run(site, checkout, script, {**environ, **change})
+    assert result.returncode == 1
+    assert error in result.stdout.splitlines()[-1]
+    assert f"`{error}" in PAGE
 
 
 def test_token_is_explained_as_documented(site: Site) -> None:
@@ -269,3 +297,19 @@ def test_token_can_be_read_in_a_job_of_github(site: Site, checkout: Path) -> Non
         "check", "--profiles", site.directory / "ci.yaml", "--token", checkout / "token.jwt", cwd=checkout
     )
     assert shown.stdout.decode().startswith("github-deploy: yes: profiles server; names ")
+
+
+def test_unavailable_keys_are_reported_as_documented(site: Site, checkout: Path, tmp_path: Path) -> None:
+    """By a service that never got them."""
+    site.github.fault = Fault.ERROR
+    try:
+        (tmp_path / "ci.yaml").write_text((site.directory / "ci.yaml").read_text())
+        with servers.certlet_server(tmp_path, "--profiles", "ci.yaml", "--ephemeral") as server:
+            (checkout / "token").write_text(site.issue(site.github, GITHUB.claims, site.url))
+            arguments = ("new", NAME, "--token-file", "token", "--url", server.url)
+            error = servers.certlet(*arguments, cwd=checkout).stderr.decode()
+    finally:
+        site.github.fault = Fault.NONE
+    message = "The keys of the issuer of the token are not available"
+    assert message in error
+    assert f"`{message}`" in PAGE
