@@ -15,6 +15,8 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +24,13 @@ from cryptography import x509
 
 from service import openapi
 from service.keystore import acme_principals, ca_directory, revocation_file
+from service.oidc.jwk_set import parse_jwk_set
+from service.oidc.key_sets import create_key_sets
 from service.overrides import OverridesError, verify_policy
-from service.pki.errors import CAError
-from service.pki.profile_loader import ProfileError
+from service.pki.errors import CAError, quote
+from service.pki.identity_rules import IdentityRule
+from service.pki.policy_parser import ProfileError
+from service.settings import IDENTITY_FILES
 
 ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "deploy" / "lock" / "function.txt"
@@ -61,6 +67,7 @@ _EXCLUDED: Final = (
     "http_validator.py",
     "self_issued.py",
     "supervisor.py",
+    "token_worker.py",
     "__pycache__",
 )
 _PRUNED: Final = ("bin", "cffi", "share")  # cryptography needs only _cffi_backend
@@ -93,17 +100,24 @@ def build(
         lines to print: warnings about what the zip does not contain, and the sizes.
 
     Raises:
-        BuildError: a wheel is missing, or the CA's signing key must not go into a zip.
+        BuildError: a wheel is missing, the CA's signing key must not go into a zip, or a file of a rule for
+            tokens is not usable.
         OverridesError, ProfileError: the profiles are not well formed.
     """
     document = openapi.load(profiles)
     verify_policy(openapi.policy_data(document))
+    directory = profiles.parent if profiles else ROOT / "service"
+    identity_files = _verify_identity_files(openapi.parse_policy(document).identities, directory)
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "zip"
         _install(arch, python, tree)
         shutil.copytree(ROOT / "service", tree / "service", ignore=shutil.ignore_patterns(*_EXCLUDED))
         (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
         (tree / "function.py").write_text(HANDLER_SOURCE)
+        for name in identity_files:
+            target = tree / IDENTITY_FILES.name / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / name, target)
         warnings = _copy_ca(ca, tree / CA_IN_ZIP, passphrase) if ca else []
         if not _compile(python, tree):
             warnings.append(f"python{python} not found: the zip holds no bytecode, so cold starts are slower")
@@ -129,6 +143,31 @@ def _install(arch: str, python: str, tree: Path) -> None:
         metadata = path.parent.suffix == ".dist-info" and path.name not in ("METADATA", "sboms")
         if metadata or path.suffix in (".pyi", ".typed", ".pyx", ".pxd", ".c", ".h"):
             path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def _verify_identity_files(rules: Sequence[IdentityRule], directory: Path) -> list[str]:
+    """Return the files of rules for tokens, which are in the directory of the operator's profiles."""
+    names = []
+    for rule in rules:
+        for name in filter(None, (rule.jwks_file, rule.ca_file)):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                detail = f"{quote(name)} is not in the directory of the profiles: copy it there"
+                raise BuildError(f"rule {rule.name}: {detail}")
+            names.append(name)
+        if rule.jwks_file and not _has_keys(directory / rule.jwks_file):
+            raise BuildError(f"rule {rule.name}: {quote(rule.jwks_file)} is not a JWK Set with a usable key")
+    try:
+        create_key_sets(rules, directory, lambda: datetime.now(UTC))  # reads the CA files
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+    return names
+
+
+def _has_keys(path: Path) -> bool:
+    try:
+        return bool(parse_jwk_set(path.read_bytes()).keys)
+    except ValueError:
+        return False
 
 
 def _copy_ca(ca: Path, target: Path, passphrase: bytes | None) -> list[str]:

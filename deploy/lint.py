@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from service import api_gateway, openapi
 from service.api_gateway import Auth, Options
-from service.gateway.routes import ERROR_TYPES
 
 Document = openapi.OpenAPIDocument
 Rule = Callable[[Document], Iterator[str]]
@@ -44,17 +43,29 @@ _MAX_DOCUMENT: Final = 6 * 1024 * 1024
 _MAX_TEMPLATE: Final = 300 * 1024
 _MAX_POLICY: Final = 8192
 _TIMEOUTS: Final = range(50, 29_001)
-# Types that a document may customise, but that the local gateway never returns.
-_OTHER_TYPES: Final = frozenset(
+# Those of the OpenAPI extension; others are for Cognito or WebSocket APIs.
+_RESPONSE_TYPES: Final = frozenset(
     {
         "ACCESS_DENIED",
+        "API_CONFIGURATION_ERROR",
         "AUTHORIZER_CONFIGURATION_ERROR",
         "AUTHORIZER_FAILURE",
         "BAD_REQUEST_BODY",
         "BAD_REQUEST_PARAMETERS",
+        "DEFAULT_4XX",
+        "DEFAULT_5XX",
         "EXPIRED_TOKEN",
+        "INTEGRATION_FAILURE",
+        "INTEGRATION_TIMEOUT",
+        "INVALID_API_KEY",
         "INVALID_SIGNATURE",
+        "MISSING_AUTHENTICATION_TOKEN",
+        "QUOTA_EXCEEDED",
+        "REQUEST_TOO_LARGE",
         "RESOURCE_NOT_FOUND",
+        "THROTTLED",
+        "UNAUTHORIZED",
+        "UNSUPPORTED_MEDIA_TYPE",
         "WAF_FILTERED",
     }
 )
@@ -196,9 +207,9 @@ def response_headers(document: Document) -> Iterator[str]:
 
 
 def gateway_responses(document: Document) -> Iterator[str]:
-    """Gateway responses have known types, and templates only for application/json."""
+    """Gateway responses have API Gateway's types, and templates only for application/json."""
     for kind, response in document.get("x-amazon-apigateway-gateway-responses", {}).items():
-        if kind not in ERROR_TYPES.keys() | _OTHER_TYPES:
+        if kind not in _RESPONSE_TYPES:
             yield kind
         elif set(response.get("responseTemplates", {})) - {"application/json"}:
             yield f"{kind}.responseTemplates"
@@ -213,8 +224,12 @@ def extensions(document: Document) -> Iterator[str]:
 
 
 def security_schemes(document: Document) -> Iterator[str]:
-    """A security scheme is an API key or an authorizer with a resolved URI; HTTP Basic is not supported."""
-    for name, scheme in document.get("components", {}).get("securitySchemes", {}).items():
+    """A scheme is an API key or an authorizer with a resolved URI, not HTTP; operations name no others."""
+    schemes = document.get("components", {}).get("securitySchemes", {})
+    for location, operation in _operations(document):
+        if any(requirement.keys() - schemes.keys() for requirement in operation.get("security", ())):
+            yield location
+    for name, scheme in schemes.items():
         if scheme.get("type") != "apiKey":
             yield name
         uri = scheme.get("x-amazon-apigateway-authorizer", {}).get("authorizerUri", "arn:")
@@ -394,6 +409,8 @@ def main() -> int:
     variants = (
         Options(),
         Options(est=True, vpc_endpoints=vpc_endpoints),
+        Options(oidc=True),
+        Options(est=True, oidc=True),
         Options(auth=Auth.IAM, disable_execute_api_endpoint=True),
         Options(auth=Auth.IAM, vpc_endpoints=vpc_endpoints),
     )

@@ -21,6 +21,7 @@ def main(**arguments: Any) -> None:  # noqa: ANN401 - each option has its own ty
     parameters = {
         **{name.title(): value for name, value in openapi.load()["x-usage-plan"].items()},
         "Est": "on" if options.est else "off",
+        "Oidc": "on" if options.oidc else "off",
         "Auth": options.auth,
         "PublicUrl": options.public_url or '""',  # SAM refuses `NAME=`
         "VpcEndpointIds": ",".join(options.vpc_endpoints) or '""',

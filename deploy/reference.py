@@ -185,7 +185,32 @@ def http_api() -> str:
 
 
 def profile_keys() -> str:
-    """The keys of a profile, from its JSON schema."""
+    """The keys of a profile, and the kinds of names."""
+    form, schema = schema_form()
+    names = "; ".join(
+        f"`{name}`: {form(value)}" for name, value in schema["$defs"]["names"]["properties"].items()
+    )
+    return f"{schema_keys('profile')}\nThe kinds of names: {names}.\n"
+
+
+def schema_keys(definition: str) -> str:
+    """The keys of a definition of `profiles.schema.json`."""
+    form, schema = schema_form()
+    keys = schema["$defs"][definition]
+    rows = (
+        (
+            f"`{name}`",
+            cell(form(value)),
+            "yes" if name in keys["required"] else "",
+            cell(value.get("description", "")),
+        )
+        for name, value in keys["properties"].items()
+    )
+    return table(("Key", "Value", "Required", "Meaning"), *rows)
+
+
+def schema_form() -> tuple[Callable[[JSON], str], JSON]:
+    """A function that describes a subschema of `profiles.schema.json`, and the schema."""
     schema = json.loads(resources.files("service").joinpath("profiles.schema.json").read_text())
     definitions = schema["$defs"]
 
@@ -196,20 +221,7 @@ def profile_keys() -> str:
             text = f"a list; each item is {form(items)}"
         return str(text or kind(value, str))
 
-    profile = definitions["profile"]
-    rows = (
-        (
-            f"`{name}`",
-            cell(form(value)),
-            "yes" if name in profile["required"] else "",
-            cell(value.get("description", "")),
-        )
-        for name, value in profile["properties"].items()
-    )
-    names = "; ".join(
-        f"`{name}`: {form(value)}" for name, value in definitions["names"]["properties"].items()
-    )
-    return table(("Key", "Value", "Required", "Meaning"), *rows) + f"\nThe kinds of names: {names}.\n"
+    return form, schema
 
 
 def usage_plan() -> str:
@@ -250,6 +262,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "http-api": http_api,
     "problem-codes": problem_codes,
     "profile-keys": profile_keys,
+    "identity-keys": lambda: schema_keys("identity"),
     "profiles": profiles,
     "usage-plan": usage_plan,
     "changelog": included("CHANGELOG.md"),

@@ -22,6 +22,7 @@ from service.openapi import (
 
 _VENDOR: Final = "x-amazon-apigateway-"
 _GATEWAY_RESPONSES: Final = "x-amazon-apigateway-gateway-responses"
+_LOCAL_RESPONSES: Final = "x-gateway-responses"
 # The scheme of API Gateway's own export for IAM.
 _SIGV4: Final = {
     "type": "apiKey",
@@ -38,6 +39,11 @@ _IAM_DETAILS: Final = {
     "sign it with AWS Signature Version 4",
     "WAF_FILTERED": "The web application firewall of this API refused the request",
 }
+# API Gateway has the same response for each failure of the authorizer.
+_AUTHORIZER_FAILURE: Final = (
+    "The caller cannot be identified: the keys of the issuer of the token are not available, or the function "
+    "failed. Try again in a minute"
+)
 # Keywords that API Gateway rejects, or that only document; none of them changes a response.
 _DOCUMENTATION_ONLY: Final = frozenset({"default", "example", "examples", "externalDocs", "format"})
 
@@ -55,6 +61,7 @@ class Options:
 
     Attributes:
         est: whether to include EST, and the authorizer that then supplies all API keys.
+        oidc: whether to accept tokens, which the same authorizer verifies.
         auth: how API Gateway identifies callers.
         public_url: the API's URL for its users, without a final slash; '' for relative problem types.
         vpc_endpoints: the IDs of the VPC endpoints that a private API is limited to; () for a public API.
@@ -65,17 +72,25 @@ class Options:
     """
 
     est: bool = False
+    oidc: bool = False
     auth: Auth = Auth.API_KEY
     public_url: str = ""
     vpc_endpoints: tuple[str, ...] = ()
     disable_execute_api_endpoint: bool = False
 
     def __post_init__(self) -> None:
-        if self.est and self.auth is Auth.IAM:
-            raise ValueError(
-                "EST cannot be combined with IAM: a method of API Gateway has one authorizer, "
-                "and EST needs the one for HTTP Basic"
-            )
+        if not self.has_authorizer or self.auth is not Auth.IAM:
+            return
+        feature, need = ("EST", "HTTP Basic") if self.est else ("OIDC", "tokens")
+        raise ValueError(
+            f"a method of API Gateway has one authorizer: use either IAM or {feature}, which needs the one "
+            f"for {need}"
+        )
+
+    @property
+    def has_authorizer(self) -> bool:
+        """Whether an authorizer supplies all API keys: an API has one source of keys."""
+        return self.est or self.oidc
 
 
 DEFAULTS: Final = Options()
@@ -114,10 +129,10 @@ def for_api_gateway(
 
 
 def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: Options) -> OpenAPIDocument:
-    """Return the contract for API Gateway, with HEAD, and an authorizer instead of HTTP Basic.
+    """Return the contract for API Gateway, with HEAD, and an authorizer instead of HTTP Basic and tokens.
 
-    An API has one source of API keys, so with EST every operation that requires a key uses the authorizer.
-    API Gateway requires both alternatives in `security`, as in its own export.
+    An API has one source of API keys, so with EST or tokens every operation that requires a key uses the
+    authorizer. API Gateway requires both alternatives in `security`, as in its own export.
     """
     document = with_greedy_parameters(with_public_url(document, options.public_url))
     components = document["components"]
@@ -127,10 +142,12 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
     paths = {path: _with_head(item) for path, item in document["paths"].items()}
     # An import merges over the existing API, which may have had an authorizer.
     extensions: OpenAPIDocument = {"x-amazon-apigateway-api-key-source": "HEADER"}
-    if options.est:
-        paths = rewrite(paths, _use_authorizer)
+    if not options.est:
+        paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
+    if options.has_authorizer:
+        security: list[dict[str, list[str]]] = [{"apiKey": []}, {"authorizer": []}]
         extensions["x-amazon-apigateway-api-key-source"] = "AUTHORIZER"
-        extensions[_GATEWAY_RESPONSES] = _est_gateway_responses(document[_GATEWAY_RESPONSES])
+        extensions[_GATEWAY_RESPONSES] = _authorizer_gateway_responses(document, options)
         # No identity source: API Gateway would require every header, but a key is in one of two.
         schemes["authorizer"] = {
             "type": "apiKey",
@@ -144,14 +161,12 @@ def _for_aws(document: OpenAPIDocument, substitutions: dict[str, str], options: 
             },
         }
     else:
-        paths = {path: item for path, item in paths.items() if not path.startswith(EST_PREFIX)}
+        security = [{"apiKey": []}]
         paths = rewrite(paths, lambda node: {key: value for key, value in node.items() if key != "401"})
     if options.auth is Auth.IAM:
-        schemes = {"sigv4": _SIGV4}
-        paths = rewrite(
-            paths, lambda node: {**node, "security": [{"sigv4": []}]} if node.get("security") else node
-        )
+        schemes, security = {"sigv4": _SIGV4}, [{"sigv4": []}]
         extensions[_GATEWAY_RESPONSES] = _iam_gateway_responses(document[_GATEWAY_RESPONSES])
+    paths = rewrite(paths, lambda node: {**node, "security": security} if node.get("security") else node)
     if options.vpc_endpoints:
         extensions["x-amazon-apigateway-policy"] = _resource_policy(paths, options)
     if endpoint := _endpoint_configuration(options):
@@ -186,35 +201,46 @@ def _with_head(item: OpenAPIDocument) -> OpenAPIDocument:
     return {**item, "head": head}
 
 
-def _use_authorizer(node: OpenAPIDocument) -> OpenAPIDocument:
-    """Return an operation that requires a key with the authorizer; others unchanged."""
-    return {**node, "security": [{"apiKey": []}, {"authorizer": []}]} if node.get("security") else node
-
-
-def _est_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:
-    """Return the gateway responses with 401 for a wrong key, which may be the password of HTTP Basic."""
-    invalid, unauthorized = responses["INVALID_API_KEY"], responses["UNAUTHORIZED"]
-    parameters = {**invalid["responseParameters"], **unauthorized["responseParameters"]}
-    return {**responses, "INVALID_API_KEY": {**unauthorized, "responseParameters": parameters}}
+def _authorizer_gateway_responses(document: OpenAPIDocument, options: Options) -> OpenAPIDocument:
+    """Return the gateway responses with 401 for a wrong key, which may be the password of HTTP Basic; and
+    with those about tokens, whose types only the local gateway has.
+    """
+    responses: OpenAPIDocument = {**document[_GATEWAY_RESPONSES]}
+    if options.est:
+        invalid, unauthorized = responses["INVALID_API_KEY"], responses["UNAUTHORIZED"]
+        parameters = {**invalid["responseParameters"], **unauthorized["responseParameters"]}
+        responses["INVALID_API_KEY"] = {**unauthorized, "responseParameters": parameters}
+    if options.oidc:
+        refused, failed = (
+            document[_LOCAL_RESPONSES][name] for name in ("INVALID_TOKEN", "TOKEN_KEYS_UNAVAILABLE")
+        )
+        template = refused["responseTemplates"]["application/json"].replace(
+            "$context.error.messageString", '"$context.authorizer.reason"'
+        )
+        responses["ACCESS_DENIED"] = {**refused, "responseTemplates": {"application/json": template}}
+        # AWS documents the first type for an error of the function, and sends the headers of the second.
+        for kind in ("AUTHORIZER_FAILURE", "AUTHORIZER_CONFIGURATION_ERROR"):
+            responses[kind] = _with_detail(failed, _AUTHORIZER_FAILURE)
+    return responses
 
 
 def _iam_gateway_responses(responses: OpenAPIDocument) -> OpenAPIDocument:
     """Return the gateway responses, which are those about API keys in the contract, for callers of IAM."""
     forbidden = responses["ACCESS_DENIED"]
-    problem = json.loads(forbidden["responseTemplates"]["application/json"])
-    changed = {
-        kind: {
-            **forbidden,
-            "responseTemplates": {
-                "application/json": json.dumps({**problem, "detail": detail}, separators=(",", ":"))
-            },
-        }
-        for kind, detail in _IAM_DETAILS.items()
-    }
+    changed = {kind: _with_detail(forbidden, detail) for kind, detail in _IAM_DETAILS.items()}
     return {
         kind: changed.get(kind, response)
         for kind, response in responses.items()
         if kind not in {"INVALID_API_KEY", "UNAUTHORIZED"}
+    }
+
+
+def _with_detail(response: OpenAPIDocument, detail: str) -> OpenAPIDocument:
+    """Return a gateway response with another detail in its problem."""
+    problem = {**json.loads(response["responseTemplates"]["application/json"]), "detail": detail}
+    return {
+        **response,
+        "responseTemplates": {"application/json": json.dumps(problem, separators=(",", ":"))},
     }
 
 

@@ -30,6 +30,8 @@ class AuditRecord(NamedTuple):
             a certificate that the service issues to itself `service:` and the purpose.
         profile: the certificate profile; '' if the requested profile does not exist.
         session: the session of an IAM role, whose name the caller chose; '' for other principals.
+        token_issuer, token_subject, token_id: the claims `iss`, `sub` and `jti` of the caller's token; '' for
+            callers without a token.
         names, common_name: the certificate's; in a refusal the requested ones, as sent.
         content_sha256: digest of the certificate's content except issuer, serial number and signature
             (`CertificateSpec.digest`).
@@ -43,6 +45,9 @@ class AuditRecord(NamedTuple):
     principal: str
     profile: str
     session: str = ""
+    token_issuer: str = ""
+    token_subject: str = ""
+    token_id: str = ""
     serial_number: str = ""
     names: tuple[str, ...] = ()
     common_name: str = ""

@@ -6,6 +6,7 @@ There is one path: a single request is a batch of one.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from cryptography import x509
 from cryptography.x509.oid import AttributeOID
 
+from service import token_claims
 from service.audit import AuditRecord, Recorder
-from service.intent import intent_record
+from service.intent import intent_record, with_token
+from service.ledger_protocol import Ledger
 from service.loaded_ca import LoadedCA
 from service.pki import csr, encoding, evaluation, idempotency, reenroll, serial
 from service.pki.acme_key import AcmeKey
@@ -31,6 +34,7 @@ from service.pki.names import Identifier
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.reenroll import ClientCertificate
 from service.pki.revocation import RevokedCertificate
+from service.pki.token_identity import TokenIdentity
 from service.revocations import Revocations
 from service.status import StatusService
 
@@ -62,20 +66,22 @@ class PrincipalKind(StrEnum):
     AUTHORIZER = "authorizer"
     ACME = "acme"
     CLIENT_CERTIFICATE = "client_certificate"
+    TOKEN = "token"  # noqa: S105 - not a password  # nosec B105
 
 
 class Principal(NamedTuple):
     """The authenticated caller.
 
     The name, as in profiles and in the audit log, is that of an API key or of the principal of an ACME
-    account, the ARN of an IAM user or role, `authorizer:` with the principal that an authorizer returned, or
-    `certificate:` with the serial number of a client certificate. The session of a role is only for the audit
-    log.
+    account, the ARN of an IAM user or role, `authorizer:` with the principal that an authorizer returned,
+    `oidc:` with the rule that a token matches, or `certificate:` with the serial number of a client
+    certificate. The session of a role is only for the audit log.
     """
 
     kind: PrincipalKind
     name: str
     session: str = ""
+    token: TokenIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class Authority:
         revocations: revokes certificates.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a source or a store of its own
         self,
         load_ca: Callable[[], LoadedCA],
         profiles: IssuancePolicy,
@@ -154,6 +160,8 @@ class Authority:
         record: Recorder,
         load_revoked: Callable[[], Mapping[int, RevokedCertificate]] = dict,
         parallel_map: Callable[[], MapFunction] = lambda: map,
+        *,
+        ledger: Ledger | None = None,
     ) -> None:
         """Create an authority.
 
@@ -166,6 +174,7 @@ class Authority:
             load_revoked: returns the revoked certificates by serial number, or raises `CAError`. Called for
                 each renewal and each question about a status.
             parallel_map: returns the map function that creates slow signatures in parallel.
+            ledger: remembers the tokens that are good for one certificate; None for no ledger.
         """
         self._load_ca = load_ca
         self.profiles = profiles
@@ -173,6 +182,7 @@ class Authority:
         self._record = record
         self._load_revoked = load_revoked
         self._parallel_map = parallel_map
+        self._ledger = ledger
         max_backdate = max(profile.backdate for profile in profiles)
         self.status = StatusService(self._ca, clock, record, self._revoked, max_backdate)
         self.revocations = Revocations(self._ca, clock, record, self._revoked)
@@ -292,7 +302,7 @@ class Authority:
         Each step handles all requests before the next step begins, so that one write records a step.
         """
         now = self.clock()
-        approved = self._approve_all(requests, now)
+        approved = self._approve_all(requests, now, self._approve_once)
         record_error = self._try_record([item.intent for item in approved if isinstance(item, _Approved)])
         approved = _fail_all_if_unrecorded(record_error, approved)
         in_parallel = any(isinstance(item, _Approved) and item.issuer.parallelise for item in approved)
@@ -314,16 +324,16 @@ class Authority:
 
     def dry_run(self, request: IssuanceRequest) -> CertificateSpec:
         """Return the unsigned certificate that `issue` would issue, or raise as `issue`; record a refusal."""
-        return _unwrap(*self._approve_all([request], self.clock())).spec
+        return _unwrap(*self._approve_all([request], self.clock(), self._approve)).spec
 
     def _approve_all(
-        self, requests: Sequence[IssuanceRequest], now: datetime
+        self, requests: Sequence[IssuanceRequest], now: datetime, approve: Callable[..., _Approved]
     ) -> list[_Approved | IssuanceError]:
         """Approve or refuse each request; record the refusals."""
         parsed = [_capture(_parse_and_verify, request) for request in requests]
-        ca, approve = _capture(self._ca), partial(self._approve, now)  # the same CA for all
+        ca = _capture(self._ca)  # the same for all
         approved = [
-            _capture(approve, request, csr, ca) for request, csr in zip(requests, parsed, strict=True)
+            _capture(approve, now, request, csr, ca) for request, csr in zip(requests, parsed, strict=True)
         ]
         record_error = self._try_record(
             [
@@ -333,6 +343,39 @@ class Authority:
             ]
         )
         return [record_error or item if isinstance(item, IssuanceError) else item for item in approved]
+
+    def _approve_once(
+        self,
+        now: datetime,
+        request: IssuanceRequest,
+        csr: CertificateSigningRequest | RefusedRequest,
+        ca: LoadedCA,
+    ) -> _Approved:
+        """Approve a request, and then claim its token for it, if that is good for one certificate."""
+        token = request.principal.token if request.principal else None
+        if token is None or not token.is_once:
+            return self._approve(now, request, csr, ca)
+        issued_at = now.replace(microsecond=0)
+        approved = self._approve(now, replace(request, issued_at=issued_at), csr, ca)
+        is_repeatable = approved.idempotent_until is not None
+        digest = self._request_digest(request, ca) if is_repeatable else secrets.token_hex(32)
+        first = token_claims.claim(self._ledger, token, digest, now, issued_at)
+        if first != issued_at:
+            approved = self._approve(now, replace(request, issued_at=first), csr, ca)
+        if not is_repeatable:
+            return approved
+        if approved.idempotent_until is None:  # the certificate has ended, and there is only one
+            raise Unauthorized(token_claims.USED)
+        return approved._replace(idempotent_until=min(token.accepted_until, approved.spec.usable_until))
+
+    def _request_digest(self, request: IssuanceRequest, ca: LoadedCA) -> str:
+        """Return a keyed digest of what the client sent, its profile and the issuer: of all but the time."""
+        assert ca.serial_keys  # noqa: S101 - the certificate can be repeated  # nosec B101
+        profile = self.profiles.get(request.profile)
+        texts = (request.idempotency_key, request.validity, request.not_after, profile)
+        parts = [request.csr, *(repr(text).encode("utf-8", "surrogatepass") for text in texts)]
+        parts.append(encoding.fingerprint(ca.issuer.certificate).encode())
+        return hmac.digest(ca.serial_keys.keys[0], encoding.length_prefixed(parts), "sha256").hex()
 
     def _approve(
         self,
@@ -357,6 +400,7 @@ class Authority:
             not_after=request.not_after,
             is_renewal=request.client_certificate is not None,
             deny_list=ca.deny_list,
+            token_names=principal.token.names if principal.token else None,
         )
         if isinstance(csr, RefusedRequest):
             evaluation.refuse(csr, context)
@@ -369,7 +413,9 @@ class Authority:
             reenroll.require_same_identity(request.client_certificate, spec)
         random, expires_at = secrets.randbits(serial.RANDOM_BITS), None
         if key is not None and (reason := _why_not_idempotent(ca, window)):
-            note = f"a retry will return a different certificate: {reason}"
+            is_once = principal.token is not None and principal.token.is_once
+            effect = "be refused" if is_once else "return a different certificate"
+            note = f"a retry will {effect}: {reason}"
             spec = replace(spec, notes=(*spec.notes, note))
         elif window and ca.serial_keys:
             inputs = _idempotency_inputs(request, csr, ca.issuer, spec)
@@ -388,6 +434,7 @@ class Authority:
             principal=principal.name,
             session=principal.session,
         )
+        intent = with_token(intent, principal.token)
         return _Approved(spec, ca.issuer, serial_number, expires_at, intent)
 
     def _refusal_record(
@@ -395,7 +442,7 @@ class Authority:
     ) -> AuditRecord:
         csr = parsed.content if isinstance(parsed, RefusedRequest) else parsed
         content = csr if isinstance(csr, RequestedContent) else None
-        return AuditRecord(
+        record = AuditRecord(
             event="refusal",
             time=encoding.format_timestamp(now),
             request_id=request.request_id,
@@ -408,6 +455,7 @@ class Authority:
             reasons=tuple(f"{reason.code} {reason.field}: {reason.detail}" for reason in error.subproblems),
             milliseconds=self._milliseconds(now),
         )
+        return with_token(record, request.principal.token if request.principal else None)
 
     def _milliseconds(self, since: datetime) -> int:
         return max(0, round((self.clock() - since).total_seconds() * 1000))

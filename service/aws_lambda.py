@@ -28,7 +28,7 @@ from service.pki.errors import CAError, CAUnavailable, quote
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.revocation import MergedList
 from service.quota import parse_quota
-from service.settings import KeySource, Settings
+from service.settings import IDENTITY_FILES, LEDGER, LEDGER_TABLE, KeySource, Settings, SettingsError
 from service.web import app, authorizer, problems
 from service.web.acme import AcmeStore
 
@@ -53,15 +53,17 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     Raises:
         UnauthorizedError: the authorizer found no credentials; API Gateway then responds with 401.
-        SettingsError: an environment variable is invalid.
+        KeysUnavailableError: the authorizer cannot verify a token; API Gateway then responds with 503.
+        SettingsError: an environment variable is invalid, or a rule for tokens needs a ledger.
         ProfileError, OverridesError: the profiles are invalid.
+        ValueError: a file of a rule for tokens is not usable.
         CAError: the CA directory has a malformed status URL, or the ledger cannot be opened.
         OSError: the profiles or the audit log cannot be opened.
     """
     if kind := _unsupported_kind(event):
         return _unsupported_response(kind, str(getattr(context, "aws_request_id", "")))
     if authorizer.is_authorizer_event(event):
-        return authorizer.authorize(event)
+        return authorizer.authorize(event, _verify_token(), _settings().token_usage_key)
     result = awsgi.response(_application(), _normalise_event(event), context, app.BINARY_CONTENT_TYPES)
     return {**result, "statusCode": int(result["statusCode"])}
 
@@ -70,11 +72,12 @@ def init() -> None:
     """Load everything that the first event would otherwise wait for (Lambda's init phase).
 
     Raises:
-        SettingsError, ProfileError, OverridesError, OSError: as `handler`.
+        SettingsError, ProfileError, OverridesError, OSError, ValueError: as `handler`.
         CAError: the CA cannot be loaded, a certificate of its chain has expired, or the ledger cannot be
             opened.
     """
     _application()
+    _verify_token()
     try:
         if (end := _ca().load().issuer.not_after) < datetime.now(UTC):  # a permanent error
             expired = f"the CA's chain expired at {format_timestamp(end)}"
@@ -108,15 +111,15 @@ def _ca() -> CurrentCA:
 @functools.cache
 def _application() -> WSGIApplication:
     """Create the application, once."""
-    settings = _settings()
-    document = openapi.load(settings.profiles)
+    settings, document = _settings(), _document()
     authority = Authority(
         load_ca=_ca().load,
-        profiles=_load_policy(document, settings),
+        profiles=_policy(),
         clock=_now,
         record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
         load_revoked=_revoked().load,
         parallel_map=_thread_pool_map,
+        ledger=_ledger(),
     )
     return app.create(
         document,
@@ -155,10 +158,35 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _load_policy(document: openapi.OpenAPIDocument, settings: Settings) -> IssuancePolicy:
+@functools.cache
+def _document() -> openapi.OpenAPIDocument:
+    return openapi.load(_settings().profiles)
+
+
+@functools.cache
+def _policy() -> IssuancePolicy:
+    settings = _settings()
     status_url = ca_directory.resolve_status_url(settings.ca, settings.status_url, settings.public_url)
     has_ocsp = (settings.ca / ca_directory.SERIAL_KEY).exists()
-    return openapi.parse_policy(document, status_url, has_ocsp=has_ocsp)
+    policy = openapi.parse_policy(_document(), status_url, has_ocsp=has_ocsp)
+    if policy.once_rule and _ledger() is None:
+        detail = f"rule '{policy.once_rule}' of identities has once: true, which needs a ledger"
+        raise SettingsError(f"{detail}: set {LEDGER_TABLE} or {LEDGER}")
+    return policy
+
+
+@functools.cache
+def _verify_token() -> authorizer.Verify | None:
+    """Return the function that verifies a token; None if no rule accepts any."""
+    rules = _policy().identities
+    if not rules:
+        return None
+    from service.oidc.key_sets import create_key_sets  # noqa: PLC0415 - saves time at a cold start without rules
+    from service.oidc.tokens import TokenVerifier  # noqa: PLC0415 - as above
+
+    profiles = _settings().profiles
+    directory = profiles.parent if profiles else IDENTITY_FILES
+    return TokenVerifier(rules, create_key_sets(rules, directory, _now), _now).verify
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import urllib.request
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -46,6 +46,24 @@ MAX_BATCH_BYTES: Final = 4_194_304  # of the request body
 
 class ClientError(Exception):
     """A request failed; the message gives one reason per line."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What identifies the caller: an API key, or else a token (RFC 6750)."""
+
+    api_key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+    def to_headers(self) -> dict[str, str]:
+        """Return the header that contains them; ClientError if they are malformed."""
+        if self.api_key:
+            if not re.fullmatch(r"[!-~]{1,128}", self.api_key):
+                raise ClientError("malformed API key: use 1 to 128 visible ASCII characters, without spaces")
+            return {"x-api-key": self.api_key}
+        if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,8192}", self.token):
+            raise ClientError("malformed token: it has up to 8192 characters of A-Z a-z 0-9 - . _ ~ + / =")
+        return {"Authorization": f"Bearer {self.token}"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ class DryRun:
     notes: tuple[str, ...]
 
 
-def sign(url: str, api_key: str, request: SignRequest) -> Signed:
+def sign(url: str, credentials: Credentials, request: SignRequest) -> Signed:
     """Get a certificate for a CSR.
 
     If a response is lost, the request is repeated at most twice with the same Idempotency-Key, so that the
@@ -123,7 +141,7 @@ def sign(url: str, api_key: str, request: SignRequest) -> Signed:
 
     Args:
         url: the service's base URL, which includes the stage.
-        api_key: the caller's API key.
+        credentials: the caller's.
         request: the CSR and the options of the certificate.
 
     Returns:
@@ -134,27 +152,44 @@ def sign(url: str, api_key: str, request: SignRequest) -> Signed:
     """
     body = {"text": False, **request.to_json()}
     return _call(
-        url, "/sign", api_key, lambda data: _parse_signed(json.loads(data)), body, retries=_MAX_RETRIES
+        url, "/sign", credentials, lambda data: _parse_signed(json.loads(data)), body, retries=_MAX_RETRIES
     )
 
 
-def sign_batch(url: str, api_key: str, requests: Sequence[SignRequest]) -> list[Signed | SignFailure]:
+def sign_batch(
+    url: str, credentials: Credentials, requests: Sequence[SignRequest]
+) -> list[Signed | SignFailure]:
     """Get certificates for at most 500 CSRs, in a body of at most `MAX_BATCH_BYTES`; like `sign`."""
     body = {"requests": [request.to_json() for request in requests]}
-    results = _call(url, "/sign/batch", api_key, _parse_batch, body, retries=_MAX_RETRIES)
+    results = _call(url, "/sign/batch", credentials, _parse_batch, body, retries=_MAX_RETRIES)
     if len(results) != len(requests):
         raise ClientError(f"{url} returned {len(results)} results for {len(requests)} requests")
     return results
 
 
-def dry_run(url: str, api_key: str, request: SignRequest) -> DryRun:
+def dry_run(url: str, credentials: Credentials, request: SignRequest) -> DryRun:
     """Get a description of the certificate that `sign` would return; raises the same errors."""
-    return _call(url, "/sign?dry_run=true", api_key, _parse_dry_run, request.to_json())
+    return _call(url, "/sign?dry_run=true", credentials, _parse_dry_run, request.to_json())
 
 
-def list_profiles(url: str, api_key: str) -> list[ProfileInfo]:
+def list_profiles(url: str, credentials: Credentials) -> list[ProfileInfo]:
     """Get the profiles that the caller may use."""
-    return _call(url, "/profiles/mine", api_key, _parse_profiles)
+    return _call(url, "/profiles/mine", credentials, _parse_profiles)
+
+
+def fetch_id_token(url: str, token: str, audience: str) -> str:
+    """Request an ID token in a job of GitHub Actions.
+
+    Args:
+        url: the value of `ACTIONS_ID_TOKEN_REQUEST_URL`, which has a query.
+        token: the value of `ACTIONS_ID_TOKEN_REQUEST_TOKEN`.
+        audience: the token's audience.
+
+    Raises:
+        ClientError: GitHub refuses the request, or cannot be reached.
+    """
+    path = f"&audience={urllib.parse.quote(audience, safe='')}"
+    return _call(url, path, Credentials(token=token), lambda data: str(json.loads(data)["value"]))
 
 
 def fetch_renewal_window(url: str, certificate_id: str) -> tuple[datetime, datetime]:
@@ -188,7 +223,7 @@ def fetch_root(url: str) -> bytes:
 def _call(  # noqa: PLR0913 - each is a property of an operation
     url: str,
     path: str,
-    api_key: str | None,
+    credentials: Credentials | None,
     parse: Callable[[bytes], _T],
     body: object = None,
     *,
@@ -199,11 +234,7 @@ def _call(  # noqa: PLR0913 - each is a property of an operation
     """Send a request and parse the response; every failure is a ClientError."""
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url} is not an http or https URL")
-    headers = {"Connection": "close"}
-    if api_key is not None:
-        if not re.fullmatch(r"[!-~]{1,128}", api_key):
-            raise ClientError("malformed API key: use 1 to 128 visible ASCII characters, without spaces")
-        headers["x-api-key"] = api_key
+    headers = {"Connection": "close", **(credentials.to_headers() if credentials else {})}
     if retries:
         headers["Idempotency-Key"] = str(_uuid7())
     try:

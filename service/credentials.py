@@ -1,4 +1,4 @@
-"""The API key of a request: in x-api-key, or as the password of HTTP Basic (RFC 7617); principals' names."""
+"""The credentials of a request: an API key (x-api-key, HTTP Basic) or a token; names of principals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 MAX_NAME: Final = 128  # characters; API Gateway's bound for a key's value
 SERVER_PRINCIPAL: Final = "certlet-serve"  # the caller that signs the server's own certificate
 # The names of callers without a key begin with these.
-RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "service:")
+RESERVED_PREFIXES: Final = (SERVER_PRINCIPAL, "authorizer:", "certificate:", "oidc:", "service:")
+NO_TOKENS: Final = "This CA accepts no tokens: its administrator can add a rule for them"
 
 GetHeader = Callable[[str], str | None]
 """Return the value of the header with this lower-case name; None if it is missing."""
@@ -33,6 +34,12 @@ def extract_api_key(header: GetHeader, *, basic: bool) -> str | None:
     x-api-key takes precedence. With `basic`, HTTP Basic with any user name is accepted too.
     """
     return header("x-api-key") or (_password(header("authorization") or "") if basic else None) or None
+
+
+def extract_token(header: GetHeader) -> str | None:
+    """Return the Bearer token of a request (RFC 6750 2.1), valid or not; None if it has none."""
+    scheme, _, token = (header("authorization") or "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _password(authorization: str) -> str | None:

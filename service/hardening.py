@@ -17,6 +17,9 @@ SECRET_ENV_PREFIXES: Final = (
     "CERTLET_KEY_PASSPHRASE",
     "CERTLET_P12_PASSWORD",
     "CERTLET_API_KEY",
+    "CERTLET_ID_TOKEN",
+    "CERTLET_TOKEN_USAGE_KEY",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
     "AWS_",
 )
 """Prefixes of environment variables that may contain secrets; only processes that need them get them."""

@@ -1,4 +1,4 @@
-"""The audit record of the intent to sign a certificate."""
+"""Audit records: the intent to sign a certificate, and the caller's token in any record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from service.audit import AuditRecord
 from service.pki import encoding
 from service.pki.certificate import CertificateSpec
+from service.pki.token_identity import TokenIdentity
 
 
 def intent_record(
@@ -35,3 +36,10 @@ def intent_record(
         not_before=encoding.format_timestamp(spec.not_before),
         not_after=encoding.format_timestamp(spec.not_after),
     )
+
+
+def with_token(record: AuditRecord, token: TokenIdentity | None) -> AuditRecord:
+    """Return a record with the claims that identify the caller's token, if it has one."""
+    if token is None:
+        return record
+    return record._replace(token_issuer=token.issuer, token_subject=token.subject, token_id=token.token_id)

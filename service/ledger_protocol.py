@@ -1,4 +1,4 @@
-"""What the service remembers if it has a ledger: ACME's accounts and orders, and revoked certificates.
+"""What the service remembers with a ledger: accounts and orders of ACME, revoked certificates, used tokens.
 
 The values are immutable. A change is a new value, which the ledger stores only if the stored one is that from
 which the new one was made: nothing that another process changed in the meantime is lost.
@@ -323,6 +323,22 @@ class Ledger(Protocol):
         """Mark a certificate as replaced by an order; return False if it is marked for another order.
 
         A second call for the same order changes the time, UTC, until which the mark remains.
+        """
+
+    def claim_token(
+        self, issuer: str, token_id: str, digest: str, issued_at: datetime, expires_at: datetime
+    ) -> datetime | None:
+        """Claim a token for one request.
+
+        Args:
+            issuer: the claim `iss` of the token.
+            token_id: the claim `jti` of the token.
+            digest: identifies the request.
+            issued_at: the time of issue of its certificate, UTC.
+            expires_at: the time until which the claim lasts, UTC.
+
+        Returns:
+            the time of issue of the first request, UTC, if its digest is the same; None for another request.
         """
 
     def add_revocation(self, entry: RevokedCertificate) -> bool:

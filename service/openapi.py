@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.overrides import OverridesError, YAMLSource, merge_patch, verify_policy
-from service.pki.profile_loader import IssuancePolicy, ProfileError
+from service.pki.policy_parser import ProfileError
+from service.pki.profile_loader import IssuancePolicy
 
 OpenAPIDocument = dict[str, Any]
 """An OpenAPI document as parsed JSON."""
 
 PROFILES: Final = "x-certificate-profiles"
 PRINCIPALS: Final = "x-certificate-principals"
+IDENTITIES: Final = "x-certificate-identities"
 
 EST_PREFIX: Final = "/.well-known/est/"  # of the paths of EST (RFC 7030)
 ACME_PREFIX: Final = "/acme/"  # of the paths of ACME (RFC 8555)
@@ -66,16 +68,21 @@ def policy_data(document: OpenAPIDocument) -> dict[str, Any]:
         "profiles": document[PROFILES],
         "default": document["components"]["schemas"]["ProfileName"]["default"],
         "principals": document[PRINCIPALS],
+        "identities": document[IDENTITIES],
     }
 
 
 def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocument:
     """Return the contract with the operator's profiles, a JSON Merge Patch (RFC 7396) for `policy_data`.
 
+    Rules for tokens replace those of the contract, so that a null does not remove a condition unnoticed.
+
     Raises:
         ProfileError: the merged profiles are invalid; the error lists every violation.
     """
     policy = merge_patch(policy_data(document), overrides)
+    if isinstance(overrides, dict) and "identities" in overrides:
+        policy["identities"] = overrides["identities"]
     verify_policy(policy)
     schemas = document["components"]["schemas"]
     name = {**schemas["ProfileName"], "enum": list(policy["profiles"]), "default": policy["default"]}
@@ -83,6 +90,7 @@ def with_overrides(document: OpenAPIDocument, overrides: object) -> OpenAPIDocum
         **document,
         PROFILES: policy["profiles"],
         PRINCIPALS: policy["principals"],
+        IDENTITIES: policy["identities"],
         "components": {**document["components"], "schemas": {**schemas, "ProfileName": name}},
     }
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.pki.errors import escape_controls, quote
-from service.pki.profile_loader import IssuancePolicy, JSONPath, ProfileError, ProfileViolation
+from service.pki.policy_parser import JSONPath, ProfileError, ProfileViolation
+from service.pki.profile_loader import IssuancePolicy
 
 _MAX_VALUES: Final = 100_000  # a few lines with YAML aliases can expand to billions of values
 _TAG: Final = "tag:yaml.org,2002:"
@@ -150,7 +151,12 @@ def verify_policy(policy: object) -> None:
     violations = {violation for error in errors for violation in _violations(error)}
     if isinstance(policy, dict):
         try:
-            IssuancePolicy(policy.get("profiles"), policy.get("default"), policy.get("principals"))
+            IssuancePolicy(
+                policy.get("profiles"),
+                policy.get("default"),
+                policy.get("principals"),
+                policy.get("identities", {}),
+            )
         except ProfileError as error:
             paths = {violation.path for violation in violations}  # the schema's messages are clearer
             violations |= {violation for violation in error.violations if violation.path not in paths}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from service import openapi
 from service.overrides import OverridesError, YAMLSource, verify_policy
+from service.pki.identity_rules import IdentityRule
+from service.pki.policy_parser import JSONPath, ProfileError
 from service.pki.profile import Profile, Revocation, format_duration
-from service.pki.profile_loader import JSONPath, ProfileError
+from service.pki.token_identity import KeysUnavailableError
 from service.settings import is_loopback
 
 HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
@@ -21,6 +23,7 @@ LOOPBACK: Final = "only this machine reaches it: name a host that verifiers reac
 _IN_CONTRACT: Final = {
     "profiles": (openapi.PROFILES,),
     "principals": (openapi.PRINCIPALS,),
+    "identities": (openapi.IDENTITIES,),
     "default": ("components", "schemas", "ProfileName", "default"),
 }
 
@@ -63,9 +66,19 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
         return sorted(
             Finding("openapi.yaml", locate(violation.path), str(violation)) for violation in error.violations
         )
-    lines = YAMLSource.from_file(overrides).lines if overrides else {}
-    findings = []
+    source = YAMLSource.from_file(overrides) if overrides else None
+    lines = source.lines if source else {}
     limited = openapi.parse_policy(document)
+    findings = []
+    if source and overrides and limited.identities:
+        findings = [
+            Finding(str(overrides), source.locate(path), text)
+            for path, text in _find_key_violations(limited.identities, overrides.parent)
+        ]
+        findings += [
+            Finding(str(overrides), source.locate(path), text, is_error=False)
+            for path, text in _find_unrestricted_names(limited.identities)
+        ]
     for profile in openapi.parse_policy(document, "http://example.com"):
         path, warnings = ("profiles", profile.name), [*_warnings(profile)]
         position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
@@ -73,6 +86,29 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
             warnings += _limit_warnings(limited.get(profile.name), profile.max_validity)
         findings += [Finding(*position, f"{profile.name}: {text}", is_error=False) for text in warnings]
     return sorted(findings)
+
+
+def _find_key_violations(rules: Sequence[IdentityRule], directory: Path) -> Iterator[tuple[JSONPath, str]]:
+    """Yield what is wrong with the files of rules for tokens. Nothing is downloaded."""
+    from service.oidc.key_sets import create_key_sets  # noqa: PLC0415 - slow to import
+
+    for rule in rules:
+        member = "jwks_file" if rule.jwks_file else "ca_file" if rule.ca_file else "jwks_url"
+        try:
+            key_set = create_key_sets([rule], directory, lambda: datetime.now(UTC))[rule.name]
+            if rule.jwks_file:
+                key_set.find("", "")
+        except (ValueError, KeysUnavailableError) as error:
+            yield ("identities", rule.name, member), str(error)
+
+
+def _find_unrestricted_names(rules: Sequence[IdentityRule]) -> Iterator[tuple[JSONPath, str]]:
+    """Yield where a rule for tokens permits all names of a kind."""
+    for rule in rules:
+        for kind, policy in rule.names.to_dict().items():
+            if isinstance(policy, dict) and not {"permitted", "hosts"} & policy.keys():
+                path = ("identities", rule.name, "names", kind)
+                yield path, f"rule {rule.name}: names of kind {kind} are not restricted: set permitted"
 
 
 def _limit_warnings(profile: Profile, max_validity: timedelta) -> Iterator[str]:

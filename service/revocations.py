@@ -11,11 +11,13 @@ from typing import Final, Literal, NamedTuple
 from cryptography import x509
 
 from service.audit import AuditRecord, Recorder
+from service.intent import with_token
 from service.ledger_protocol import Ledger
 from service.loaded_ca import LoadedCA
 from service.pki import certificate_reader, encoding, revocation, serial
 from service.pki.errors import CAError, CAUnavailable, IssuanceError, NotFound
 from service.pki.revocation import RevokedCertificate
+from service.pki.token_identity import TokenIdentity
 
 NOT_ISSUED: Final = "The certificate was not issued by this CA"
 NO_LEDGER: Final = (
@@ -33,6 +35,7 @@ class RevocationRequest:
         reason: the reason; None for an unspecified one.
         principal, session: the caller, as in `AuditRecord`.
         request_id: the gateway's ID of the request.
+        token: the token of the caller; None if it has none.
     """
 
     certificate: x509.Certificate | int
@@ -40,6 +43,7 @@ class RevocationRequest:
     principal: str
     session: str
     request_id: str
+    token: TokenIdentity | None = None
 
     @property
     def serial_number(self) -> int:
@@ -170,7 +174,7 @@ class Revocations:
             reasons=reasons,
         )
         try:
-            self._record([record])
+            self._record([with_token(record, request.token)])
         except OSError as error:
             raise CAUnavailable("the audit log cannot be written") from error
 

@@ -13,7 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from service.credentials import RESERVED_PREFIXES
 from service.pki import encoding
+from service.pki.errors import quote
 from service.pki.profile import parse_duration
 from service.pki.renewal_info import EarlyRenewal
 from service.quota import parse_quota
@@ -29,6 +31,8 @@ METRICS: Final = "CERTLET_METRICS"
 PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
 STATUS_URL: Final = "CERTLET_STATUS_URL"
 EST_LINE_LENGTH: Final = "CERTLET_EST_LINE_LENGTH"
+IDENTITY_FILES: Final = Path(__file__).parent.parent / "identities"
+"""The files of the rules for tokens, in the Lambda zip."""
 EST_LINE_LENGTHS: Final = (
     "0",
     "64",
@@ -37,6 +41,7 @@ EST_LINE_LENGTHS: Final = (
 LEDGER: Final = "CERTLET_LEDGER"
 LEDGER_TABLE: Final = "CERTLET_LEDGER_TABLE"
 ORDER_QUOTA: Final = "CERTLET_ORDER_QUOTA"
+TOKEN_USAGE_KEY: Final = "CERTLET_TOKEN_USAGE_KEY"  # noqa: S105 - the variable's name, not its value
 RENEW_BEFORE: Final = "CERTLET_RENEW_BEFORE"
 RENEW_OVER: Final = "CERTLET_RENEW_OVER"
 DEFAULT_RENEW_OVER: Final = "P1D"
@@ -152,6 +157,18 @@ def _parse_variable(
         return None
 
 
+def _parse_api_key_names(text: str) -> dict[str, str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("not a JSON object that maps key IDs to names")
+    if reserved := [name for name in names.values() if name.startswith(RESERVED_PREFIXES)]:
+        raise ValueError(f"{quote(reserved[0])} cannot be the name of a key: other callers have such names")
+    return names
+
+
 @dataclass(frozen=True)
 class Settings:
     """The function's settings.
@@ -176,6 +193,7 @@ class Settings:
         ledger_table: the ledger's DynamoDB table; '' if not set. At most one of both is set.
         order_quota: how many orders of ACME a principal may create, as `parse_quota` parses it; '' for the
             contract's quota.
+        token_usage_key: the API key of API Gateway that all callers with a token share; '' for none.
     """
 
     ca: Path
@@ -194,6 +212,7 @@ class Settings:
     ledger: Path | None = None
     ledger_table: str = ""
     order_quota: str = ""
+    token_usage_key: str = field(default="", repr=False)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], now: datetime) -> Settings:
@@ -205,7 +224,8 @@ class Settings:
         `CERTLET_AUDIT_LOG` (files); `CERTLET_METRICS` (a CloudWatch namespace); `CERTLET_PUBLIC_URL` and
         `CERTLET_STATUS_URL`; `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until
         `now`, UTC) and `CERTLET_RENEW_OVER` (a duration); `CERTLET_LEDGER` (a file) or
-        `CERTLET_LEDGER_TABLE` (a DynamoDB table); `CERTLET_ORDER_QUOTA` (such as `10000/DAY`, or `none`).
+        `CERTLET_LEDGER_TABLE` (a DynamoDB table); `CERTLET_ORDER_QUOTA` (such as `10000/DAY`, or `none`);
+        `CERTLET_TOKEN_USAGE_KEY` (the value of an API key).
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -213,12 +233,7 @@ class Settings:
         problems: list[str] = []
         if not environ.get(CA):
             problems.append(f"{CA} is not set: set it to the directory of the CA")
-        try:
-            names = json.loads(environ.get(API_KEY_NAMES, "{}"))
-        except ValueError:
-            names = None
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            problems.append(f"{API_KEY_NAMES} is not a JSON object that maps key IDs to names")
+        names = _parse_variable(environ, API_KEY_NAMES, _parse_api_key_names, problems) or {}
         source, key_name = KeySource.FILE, ""
         try:
             source, key_name = parse_key_location(environ.get(CA_KEY, "file:"))
@@ -240,6 +255,8 @@ class Settings:
         renew_over = renew_over or parse_renew_over(DEFAULT_RENEW_OVER)
         problems += find_ledger_problems(environ)
         _parse_variable(environ, ORDER_QUOTA, parse_quota, problems)
+        if not re.fullmatch("([!-~]{20,128})?", environ.get(TOKEN_USAGE_KEY, "")):
+            problems.append(f"{TOKEN_USAGE_KEY} is not an API key: 20 to 128 visible ASCII characters")
         if problems:
             raise SettingsError("; ".join(problems))
         passphrase = environ.get(CA_PASSPHRASE)
@@ -260,4 +277,5 @@ class Settings:
             ledger=Path(environ[LEDGER]) if environ.get(LEDGER) else None,
             ledger_table=environ.get(LEDGER_TABLE, ""),
             order_quota=environ.get(ORDER_QUOTA, ""),
+            token_usage_key=environ.get(TOKEN_USAGE_KEY, ""),
         )

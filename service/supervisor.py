@@ -1,4 +1,4 @@
-"""`certlet serve`: starts the gateway, its workers and a validator of challenges, each in a separate process.
+"""`certlet serve`: starts the gateway, workers and a validator of challenges, each in a separate process.
 
 The supervisor starts all of them without the secrets of the environment (the CA's passphrase, AWS
 credentials). A worker gets the secrets through a socket, once its memory is protected. So the process that
@@ -37,32 +37,56 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
 Announce = Callable[[int, int | None], None]
+TOKEN_HANDLER: Final = "service.token_worker.handler"  # noqa: S105 - not a password  # nosec B105
 
 
 class ServeError(Exception):
     """The gateway or a worker did not start; the message is one line."""
 
 
+class _Workers:
+    """Workers with one handler, and the channel that they share.
+
+    Attributes:
+        handler: `module.function`.
+        secrets: the environment that they get once their memory is protected, as a line of JSON.
+        gateway_end, channel: the gateway's end of the channel, and that of the workers.
+    """
+
+    def __init__(self, handler: str, secrets: Mapping[str, str]) -> None:
+        self.handler = handler
+        self.secrets = json.dumps(secrets).encode() + b"\n"
+        self.gateway_end, self.channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
 class Supervisor:
     """Starts the processes, replaces workers and the validator, and stops all of them."""
 
-    def __init__(self, handler: str, environ: Mapping[str, str], validator: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        handler: str,
+        environ: Mapping[str, str],
+        validator: Sequence[str] = (),
+        *,
+        accepts_tokens: bool = False,
+    ) -> None:
         """Split the environment; `run` starts the processes.
 
         Args:
             handler: the Lambda handler, `module.function`.
             environ: the workers' environment, including the secrets.
             validator: the arguments of `service.http_validator` after the first; empty for no validator.
+            accepts_tokens: whether to start the worker that verifies tokens, which gets no secret.
         """
-        self._handler = handler
         secrets = {name: value for name, value in environ.items() if name.startswith(SECRET_ENV_PREFIXES)}
-        self._secrets = json.dumps(secrets).encode() + b"\n"
         public = {name: value for name, value in environ.items() if name not in secrets}
         self._public = HUGE_PAGES | public if os.confstr("CS_GNU_LIBC_VERSION") else public
-        self._gateway_channel, self._channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._workers = _Workers(handler, secrets)
+        self._token_workers = _Workers(TOKEN_HANDLER, {}) if accepts_tokens else None
         self._validator = list(validator)
         self._queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # the validator's end is first
-        self._processes: dict[int | str, subprocess.Popen[bytes]] = {}  # workers by index, and the validator
+        # Workers by handler and index, and the validator.
+        self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
 
     def run(self, configuration: Configuration, announce: Announce) -> int:
@@ -79,13 +103,20 @@ class Supervisor:
             ServeError: the gateway or a worker did not start.
         """
         control, child = socket.socketpair()
-        started: list[Future[None]] = [Future() for _ in range(configuration.workers)]
+        groups = [(self._workers, configuration.workers)]
+        groups += [(self._token_workers, 1)] if self._token_workers else []
+        started: list[Future[None]] = []
         # Signals wait until they can be forwarded. Threads inherit the mask: only the main thread gets them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-        with child, self._gateway_channel:
-            gateway = _spawn("service.gateway.server", [child, self._gateway_channel], [], self._public)
-        for index, future in enumerate(started):
-            threading.Thread(target=self._keep_worker, args=(index, future), daemon=True).start()
+        ends = [child, *(workers.gateway_end for workers, _ in groups)]
+        gateway = _spawn("service.gateway.server", ends, [], self._public)
+        for end in ends:
+            end.close()
+        for workers, count in groups:
+            for index in range(count):
+                future: Future[None] = Future()
+                started.append(future)
+                threading.Thread(target=self._keep_worker, args=(workers, index, future), daemon=True).start()
         if self._validator:
             threading.Thread(target=self._keep_validator, daemon=True).start()
         for number in _STOP:
@@ -106,15 +137,16 @@ class Supervisor:
             self._stop_processes()
             gateway.kill()
             gateway.wait()
-            self._channel.close()
+            for workers, _ in groups:
+                workers.channel.close()
             for number in _STOP:  # there is no process to forward it to
                 signal.signal(number, signal.SIG_IGN)
 
-    def _keep_worker(self, index: int, started: Future[None]) -> None:
+    def _keep_worker(self, workers: _Workers, index: int, started: Future[None]) -> None:
         """Run a worker, and replace it whenever it exits. Each worker has a thread for this."""
         while not self._stopping.is_set():
             try:
-                process, slot = self._start_worker(index)
+                process, slot = self._start_worker(workers, index)
             except (OSError, ValueError, ServeError) as error:
                 if not started.done():
                     started.set_exception(ServeError(str(error)))
@@ -126,7 +158,7 @@ class Supervisor:
                 started.set_result(None)
             end = "timed_out" if process.wait() == -signal.SIGALRM else "failed"
             try:
-                send(self._channel, encode(slot[0], {end: True}))
+                send(workers.channel, encode(slot[0], {end: True}))
             except OSError:  # the gateway has exited
                 return
 
@@ -140,28 +172,28 @@ class Supervisor:
                 _log.error("cannot start the validator of challenges: %s", error)
                 status = 1
                 continue
-            self._processes[_VALIDATOR] = process
+            self._processes[_VALIDATOR, 0] = process
             status = process.wait()
             if status and not self._stopping.is_set():
                 _log.error("the validator of challenges exited with status %s", status)
 
-    def _start_worker(self, index: int) -> tuple[subprocess.Popen[bytes], memoryview]:
+    def _start_worker(self, workers: _Workers, index: int) -> tuple[subprocess.Popen[bytes], memoryview]:
         """Start a worker and wait until it is ready; return its process and its slot."""
         link, worker_link = socket.socketpair()
         with worker_link:
-            sockets, queue = [self._channel, worker_link], self._queue[1]
+            sockets, queue = [workers.channel, worker_link], self._queue[1]
             environ = self._public | {
                 challenge_queue.VARIABLE: str(queue.fileno()) if self._validator else ""
             }
-            process = _spawn("service.gateway.worker", sockets, [self._handler], environ, [queue])
-        self._processes[index] = process
+            process = _spawn("service.gateway.worker", sockets, [workers.handler], environ, [queue])
+        self._processes[workers.handler, index] = process
         message = {"error": "the worker exited"}
         with link, link.makefile("rb") as messages, contextlib.suppress(ConnectionError):
             for descriptor in socket.recv_fds(link, 1, 1)[1]:  # its slot, once its memory is protected
                 with os.fdopen(descriptor):
                     slot = map_slot(descriptor)
-                    socket.send_fds(self._channel, [NUMBER.pack(index)], [descriptor])
-                link.sendall(self._secrets)
+                    socket.send_fds(workers.channel, [NUMBER.pack(index)], [descriptor])
+                link.sendall(workers.secrets)
                 message = json.loads(messages.readline() or json.dumps(message))
         if "error" in message:
             process.kill()

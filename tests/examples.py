@@ -374,6 +374,7 @@ EXAMPLES: Final = {
     "noLedger": Example("A service without a ledger.", 404, lambda sites: send_example(sites.plain, "revoke")),
     "unknownIssuer": Example("The key identifier of another CA.", 404, get("/crl/00")),
     "unauthorized": Example("No credentials.", 401, request_est("POST", "/simpleenroll", b"x")),
+    "invalidToken": Example("A CA without rules for tokens.", 401, post("/sign", {}, Authorization="Bearer e30.e30.e30", **{"x-api-key": ""})),
     "enrollmentRefused": Example("A body that is not a CSR.", 400, request_est("POST", "/simpleenroll", b"garbage", **KEY)),
     "enrollmentForbidden": Example("A wrong API key.", 403, request_est("POST", "/simpleenroll", b"x", **{"x-api-key": "wrong"})),
     "renewalForbidden": Example("No client certificate.", 403, request_est("POST", "/simplereenroll", b"x")),

@@ -111,11 +111,21 @@ def signing_key(hierarchy: Hierarchy) -> CertificateIssuerPrivateKeyTypes:
 
 
 def create_issuer(
-    key_type: str = "p-256", permitted: tuple[str, ...] = (), *, has_free_signatures: bool = True
+    key_type: str = "p-256",
+    permitted: tuple[str, ...] = (),
+    *,
+    has_free_signatures: bool = True,
+    is_deterministic: bool = True,
 ) -> Issuer:
     """The signing CA of `hierarchy`."""
     ca = hierarchy(key_type, permitted)
-    return Issuer(ca.signing, [ca.root], signing_key(ca), has_free_signatures=has_free_signatures)
+    return Issuer(
+        ca.signing,
+        [ca.root],
+        signing_key(ca),
+        has_free_signatures=has_free_signatures,
+        is_deterministic=is_deterministic,
+    )
 
 
 class RecordingLog(list[AuditRecord]):

@@ -26,6 +26,7 @@ from tests import csrs, factories, servers
 from tests.cli import certlet
 
 CSR_PEM = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
+METHOD_ARN = "arn:aws:execute-api:eu-central-1:123456789012:abcdef123/prod/POST"
 ANONYMOUS: dict[str, Any] = {"requestContext": {"requestId": "x", "identity": {}}}
 # Each call of `invoke_handler` is in a process of its own, which need not import these modules again.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -74,6 +75,52 @@ def from_request(method: str, url: str, headers: Mapping[str, str], content: byt
     )
 
 
+def authorizer_event(resource: str, **headers: str) -> dict[str, Any]:
+    """The event of a REQUEST authorizer, with the members in AWS's documentation."""
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Port": "443", "X-Forwarded-For": "192.0.2.1"}
+    received = {"Accept": "*/*", "Content-Type": "application/json", **forwarded, **headers}
+    path = resource.replace("{label}", "server")
+    return {
+        "type": "REQUEST",
+        "methodArn": METHOD_ARN + path,
+        "resource": resource,
+        "path": path,
+        "httpMethod": "POST",
+        "headers": received,
+        "multiValueHeaders": {name: [value] for name, value in received.items()},
+        "queryStringParameters": {},
+        "multiValueQueryStringParameters": {},
+        "pathParameters": {} if path == resource else {"label": "server"},
+        "stageVariables": {},
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "abcdef123",
+            "domainName": "abcdef123.execute-api.eu-central-1.amazonaws.com",
+            "httpMethod": "POST",
+            "identity": {"apiKey": headers.get("x-api-key"), "sourceIp": "192.0.2.1"},
+            "path": f"/prod{path}",
+            "requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
+            "resourceId": "05c7jb",
+            "resourcePath": resource,
+            "stage": "prod",
+        },
+    }
+
+
+def authorized_event(result: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    """The proxy event after an authorizer's result: API Gateway makes each value of the context a string."""
+    (statement,) = result["policyDocument"]["Statement"]
+    assert statement["Effect"] == "Allow"
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in result.get("context", {}).items()
+    }
+    authorizer = {"principalId": result["principalId"], "integrationLatency": 212, **texts}
+    identity = {"apiKey": result["usageIdentifierKey"], "apiKeyId": "shared1", "sourceIp": "192.0.2.1"}
+    context = {**event["requestContext"], "identity": identity, "authorizer": authorizer}
+    return {**event, "requestContext": context}
+
+
 def est_event(**change: Any) -> dict[str, Any]:
     """An event of EST's simpleenroll."""
     headers = {"Content-Type": "application/pkcs10", "X-Forwarded-Proto": "https"}
@@ -87,18 +134,23 @@ def invoke_application(
 ) -> tuple[list[dict[str, Any]], factories.RecordingLog]:
     """The application's responses to events, through aws-wsgi, and the audit log of its authority."""
     is_shared = document is factories.document() and not more
-    application, log = _contract_application() if is_shared else _create_application(document, **more)
+    application, log = _contract_application() if is_shared else create_application(document, **more)
     log.clear()
-    responses = [
+    return invoke(application, *events), factories.RecordingLog(log)
+
+
+def invoke(application: WSGIApplication, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    """An application's responses to events, through aws-wsgi."""
+    return [
         awsgi.response(application, aws_lambda._normalise_event(event), None, app.BINARY_CONTENT_TYPES)
         for event in events
     ]
-    return responses, factories.RecordingLog(log)
 
 
-def _create_application(
+def create_application(
     document: dict[str, Any], **more: Any
 ) -> tuple[WSGIApplication, factories.RecordingLog]:
+    """Create an application, and the audit log of its authority."""
     log = factories.RecordingLog()
     authority = factories.authority(log, **{"clock": lambda: datetime.now(UTC), **more})
     return app.create(document, authority, {"abc123": "ci"}), log
@@ -107,7 +159,7 @@ def _create_application(
 @functools.cache
 def _contract_application() -> tuple[WSGIApplication, factories.RecordingLog]:
     """Return an application of the unchanged contract: Connexion takes long to validate a document."""
-    return _create_application(factories.document())
+    return create_application(factories.document())
 
 
 def invoke_handler(

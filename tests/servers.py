@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from service.supervisor import TOKEN_HANDLER
+
 ROOT = Path(__file__).parent.parent
 API_KEY = "test-key-0123456789-0123456789-0123456789"
 CERTLET = [sys.executable, "-m", "service.cli"]
@@ -92,11 +94,16 @@ def descendant_pids(pid: int) -> list[int]:
 
 
 def running_module(pid: int) -> str:
-    """The module that a Python process runs; '' if it has exited or runs no module."""
+    """The module that a Python process runs; '' if it has exited or runs no module.
+
+    For the worker that verifies tokens, its handler.
+    """
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return ""
+    if TOKEN_HANDLER in arguments:
+        return TOKEN_HANDLER
     return arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
 
 
@@ -135,13 +142,17 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve until the end of the block, and yield the URL."""
+def http_server(
+    handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Serve until the end of the block, with TLS if there is a context, and yield the URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()

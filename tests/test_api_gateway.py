@@ -32,12 +32,14 @@ def render(**options: Any) -> OpenAPIDocument:
 
 RENDERED = render()
 WITH_EST = render(est=True)
+WITH_OIDC = render(oidc=True)
+WITH_BOTH = render(est=True, oidc=True)
 WITH_IAM = render(auth=Auth.IAM)
 ENDPOINTS = ("vpce-0123456789abcdef0", "vpce-01234567")
 PRIVATE = render(vpc_endpoints=ENDPOINTS)
 PRIVATE_WITH_IAM = render(auth=Auth.IAM, vpc_endpoints=ENDPOINTS, disable_execute_api_endpoint=True)
 WITH_URL = render(auth=Auth.IAM, public_url="https://pki.example.com", disable_execute_api_endpoint=True)
-ALL = [RENDERED, WITH_EST, WITH_IAM, PRIVATE, PRIVATE_WITH_IAM, WITH_URL]
+ALL = [RENDERED, WITH_EST, WITH_OIDC, WITH_BOTH, WITH_IAM, PRIVATE, PRIVATE_WITH_IAM, WITH_URL]
 ENDPOINT_CONFIGURATION = "x-amazon-apigateway-endpoint-configuration"
 GATEWAY_RESPONSES = "x-amazon-apigateway-gateway-responses"
 POLICY = "x-amazon-apigateway-policy"
@@ -52,11 +54,14 @@ def test_rendered_document_is_openapi(document: OpenAPIDocument) -> None:
     validate({**document, "paths": paths})
 
 
-def test_est_and_iam_exclude_each_other() -> None:
-    """A method has one authorizer: either IAM or the one that reads HTTP Basic."""
-    assert Options(auth=Auth.IAM) != Options(est=True)
-    with pytest.raises(ValueError, match="a method of API Gateway has one authorizer"):
-        Options(est=True, auth=Auth.IAM)
+@pytest.mark.parametrize(("feature", "need"), [("est", "HTTP Basic"), ("oidc", "tokens")])
+def test_options_with_an_authorizer_and_iam_exclude_each_other(feature: str, need: str) -> None:
+    """A method has one authorizer: either IAM or the one that reads HTTP Basic and tokens."""
+    options: dict[str, Any] = {feature: True}
+    assert Options(auth=Auth.IAM) != Options(**options)
+    message = f"has one authorizer: use either IAM or {feature.upper()}, which needs the one for {need}"
+    with pytest.raises(ValueError, match=message):
+        Options(**options, auth=Auth.IAM)
 
 
 @pytest.mark.parametrize("document", ALL)
@@ -71,23 +76,67 @@ def test_api_gateway_document_has_no_est_by_default() -> None:
     assert list(RENDERED["components"]["securitySchemes"]) == ["apiKey"]
     for document in (RENDERED, WITH_IAM, PRIVATE):  # an import merges over the API, which may have had EST
         assert document["x-amazon-apigateway-api-key-source"] == "HEADER"
-    assert set(WITH_EST["paths"]) == set(PATHS)
+    for document in (WITH_EST, WITH_BOTH):
+        assert set(document["paths"]) == set(PATHS)
+    assert set(WITH_OIDC["paths"]) == set(RENDERED["paths"])
 
 
-def test_est_document_uses_the_authorizer_for_every_key() -> None:
+@pytest.mark.parametrize("document", [RENDERED, PRIVATE])
+def test_api_gateway_document_has_no_tokens_by_default(document: OpenAPIDocument) -> None:
+    """By default, and with EST, no operation accepts a token."""
+    assert {json.dumps(requirements) for requirements in security(document).values()} == {
+        "[]",
+        '[{"apiKey": []}]',
+    }
+    assert any({"bearer": []} in operation["security"] for operation in PATHS["/sign"].values())
+    for rendered in (document, WITH_EST):
+        assert "invalid_token" not in json.dumps(rendered[GATEWAY_RESPONSES])
+
+
+@pytest.mark.parametrize("document", [WITH_EST, WITH_OIDC, WITH_BOTH])
+def test_authorizer_is_used_for_every_key(document: OpenAPIDocument) -> None:
     """An API has one source of keys, so exactly the operations that need a key name the authorizer."""
-    assert WITH_EST["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
-    for path, item in PATHS.items():
-        for method, operation in item.items():
-            security = WITH_EST["paths"][path][method]["security"]
-            assert security == ([{"apiKey": []}, {"authorizer": []}] if operation["security"] else [])
-    scheme = WITH_EST["components"]["securitySchemes"]["authorizer"]
+    assert document["x-amazon-apigateway-api-key-source"] == "AUTHORIZER"
+    assert list(document["components"]["securitySchemes"]) == ["apiKey", "authorizer"]
+    for path, method in security(document):
+        operation = PATHS[path].get(method) or PATHS[path]["get"]  # HEAD
+        assert security(document)[path, method] == (
+            [{"apiKey": []}, {"authorizer": []}] if operation["security"] else []
+        )
+    scheme = document["components"]["securitySchemes"]["authorizer"]
     assert (scheme["type"], scheme["name"], scheme["in"]) == ("apiKey", "Unused", "header")
     assert scheme["x-amazon-apigateway-authorizer"] == {
         "type": "request",
-        "authorizerUri": WITH_EST["paths"]["/sign"]["post"][INTEGRATION]["uri"],
+        "authorizerUri": document["paths"]["/sign"]["post"][INTEGRATION]["uri"],
         "authorizerResultTtlInSeconds": 0,
     }
+
+
+def test_gateway_responses_about_tokens_are_those_of_the_local_gateway() -> None:
+    """A refused token is 401 with the authorizer's reason; keys that are not available are 503."""
+    refused, failed = (
+        DOCUMENT["x-gateway-responses"][kind] for kind in ("INVALID_TOKEN", "TOKEN_KEYS_UNAVAILABLE")
+    )
+    for document, without in ((WITH_OIDC, RENDERED), (WITH_BOTH, WITH_EST)):
+        responses, others = document[GATEWAY_RESPONSES], without[GATEWAY_RESPONSES]
+        changed = {kind for kind in responses if responses[kind] != others.get(kind)}
+        assert changed == {"ACCESS_DENIED", "AUTHORIZER_FAILURE", "AUTHORIZER_CONFIGURATION_ERROR"}
+        assert responses.keys() == others.keys()
+        denied = responses["ACCESS_DENIED"]
+        problem = json.loads(denied["responseTemplates"]["application/json"])
+        assert (denied["statusCode"], problem["status"], problem["code"]) == ("401", 401, "unauthorized")
+        assert problem["detail"] == "$context.authorizer.reason"
+        assert denied["responseParameters"] == refused["responseParameters"]
+        assert "invalid_token" in denied["responseParameters"]["gatewayresponse.header.WWW-Authenticate"]
+        for kind in changed - {"ACCESS_DENIED"}:
+            problem = json.loads(responses[kind]["responseTemplates"]["application/json"])
+            assert (responses[kind]["statusCode"], problem["status"], problem["code"]) == (
+                "503",
+                503,
+                "unavailable",
+            )
+            assert responses[kind]["responseParameters"] == failed["responseParameters"]
+            assert "try again" in problem["detail"].lower()
 
 
 def test_wrong_key_is_401_with_est() -> None:
@@ -107,15 +156,18 @@ def test_wrong_key_is_401_with_est() -> None:
 
 
 def test_401_is_documented_where_a_key_is_required() -> None:
-    """With EST exactly the operations with a key document 401; without EST none does."""
-    operations = security(WITH_EST)
-    documented = {
-        (path, method) for path, method in operations if "401" in WITH_EST["paths"][path][method]["responses"]
-    }
-    assert documented == {operation for operation, requirements in operations.items() if requirements}
-    response = WITH_EST["paths"]["/sign"]["post"]["responses"]["401"]
-    assert {"WWW-Authenticate", "Access-Control-Allow-Origin"} <= response["headers"].keys()
-    assert response["content"].keys() == {"application/problem+json"}
+    """With EST or tokens exactly the operations with a key document 401; without them none does."""
+    for document in (WITH_EST, WITH_OIDC, WITH_BOTH):
+        operations = security(document)
+        documented = {
+            (path, method)
+            for path, method in operations
+            if "401" in document["paths"][path][method]["responses"]
+        }
+        assert documented == {operation for operation, requirements in operations.items() if requirements}
+        response = document["paths"]["/sign"]["post"]["responses"]["401"]
+        assert {"WWW-Authenticate", "Access-Control-Allow-Origin"} <= response["headers"].keys()
+        assert response["content"].keys() == {"application/problem+json"}
     for document in (RENDERED, WITH_IAM):
         assert not [
             operation
@@ -304,6 +356,7 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.mocks, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"text/plain": "$input.body"})),
     (lint.response_headers, lambda d: form(d)["responses"]["200"]["headers"].pop("Referrer-Policy")),
     (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(NONE={})),
+    (lint.gateway_responses, lambda d: d["x-amazon-apigateway-gateway-responses"].update(INVALID_TOKEN={})),
     (
         lint.gateway_responses,
         lambda d: d["x-amazon-apigateway-gateway-responses"]["THROTTLED"]["responseTemplates"].update(
@@ -314,6 +367,7 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(basic={"type": "http", "scheme": "basic"})),
     (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizer_scheme({"Fn::Sub": "arn:x"}))),
     (lint.security_schemes, lambda d: d["components"]["securitySchemes"].update(a=authorizer_scheme("arn:${AWS::Region}"))),
+    (lint.security_schemes, lambda d: sign(d).update(security=[{"apiKey": []}, {"bearer": []}])),
     (lint.authorizers, lambda d: d.update({"x-amazon-apigateway-api-key-source": "AUTHORIZER"})),
     (lint.authorizers, lambda d: (iam(d), d["components"]["securitySchemes"].update(a={"x-amazon-apigateway-authtype": "custom"}), sign(d)["security"].append({"a": []}))),
     (lint.endpoint_configurations, lambda d: d.update({ENDPOINT_CONFIGURATION: {}})),

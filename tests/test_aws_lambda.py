@@ -20,6 +20,7 @@ from tests import csrs
 from tests.cli import certlet
 from tests.factories import NOW
 from tests.lambda_events import CSR_PEM, decode_body, invoke_handler, proxy_event
+from tests.token_events import RULE, TOKEN, token_event
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +152,12 @@ def test_unavailable_ca_is_503_and_loaded_again(directory: Path, tmp_path: Path)
     ("env", "message"),
     [
         ({"CERTLET_CA": ""}, "CERTLET_CA is not set"),
-        ({"CERTLET_API_KEY_NAMES": "[]"}, "CERTLET_API_KEY_NAMES is not"),
-        ({"CERTLET_API_KEY_NAMES": "{"}, "CERTLET_API_KEY_NAMES is not"),
+        ({"CERTLET_API_KEY_NAMES": "[]"}, "CERTLET_API_KEY_NAMES: not a JSON object"),
+        ({"CERTLET_API_KEY_NAMES": "{"}, "CERTLET_API_KEY_NAMES: not a JSON object"),
+        (
+            {"CERTLET_API_KEY_NAMES": '{"a": "oidc:ci"}'},
+            "'oidc:ci' cannot be the name of a key",
+        ),
         ({"CERTLET_CA_PASSPHRASE": "", "CERTLET_CA": ""}, "CERTLET_CA_PASSPHRASE is set but empty"),
     ],
 )
@@ -172,56 +177,6 @@ def test_unexpected_error_is_500_without_details(directory: Path) -> None:
     assert "secret" not in json.dumps(result)
     assert json.loads(result["body"])["code"] == "serverInternal"
     assert "RuntimeError: secret" in logged
-
-
-METHOD = "arn:aws:execute-api:eu-central-1:123456789012:abcdef/v1/POST"
-
-
-def authorizer_event(resource: str, **headers: str) -> dict[str, Any]:
-    """Return the event of a REQUEST authorizer, as AWS documents it."""
-    return {
-        "type": "REQUEST",
-        "methodArn": METHOD + resource,
-        "resource": resource,
-        "path": resource,
-        "httpMethod": "POST",
-        "headers": headers,
-        "requestContext": {"requestId": "x", "identity": {"apiKey": "", "sourceIp": "192.0.2.1"}},
-    }
-
-
-ENROLL = "/.well-known/est/{label}/simpleenroll"
-KEY = "k" * 40
-BASIC = "Basic " + base64.b64encode(f"any:{KEY}".encode()).decode()
-POLICIES = [
-    (ENROLL, {"Authorization": BASIC}, KEY),
-    (ENROLL, {"authorization": BASIC.replace("Basic", "basic")}, KEY),
-    (ENROLL, {"x-api-key": KEY}, KEY),
-    (ENROLL, {"X-API-Key": KEY, "Authorization": "Basic eDp5"}, KEY),
-    (ENROLL, {"Authorization": "Basic " + base64.b64encode(b"a:b:c").decode()}, "b:c"),
-    ("/sign", {"x-api-key": KEY}, KEY),
-    ("/sign", {"Authorization": BASIC}, None),
-    ("/sign", {}, None),
-    ("/sign", {"x-api-key": ""}, None),
-]
-
-
-@pytest.mark.parametrize(("resource", "headers", "key"), POLICIES)
-def test_authorizer_returns_the_api_key(resource: str, headers: dict[str, str], key: str | None) -> None:
-    """The policy allows this method and has the request's API key; HTTP Basic works only for EST."""
-    policy = aws_lambda.handler(authorizer_event(resource, **headers), None)
-    (statement,) = policy["policyDocument"]["Statement"]
-    assert statement["Resource"] == METHOD + resource
-    assert statement["Action"] == "execute-api:Invoke"
-    assert statement["Effect"] == ("Allow" if key else "Deny")
-    assert policy.get("usageIdentifierKey") == key
-
-
-@pytest.mark.parametrize("text", ["", "Basic", "Basic ?", "Basic eDo=", "Basic /////w==", "Bearer x"])
-def test_authorizer_without_credentials_is_unauthorized(text: str) -> None:
-    """Without a key EST raises exactly `Unauthorized`, which API Gateway turns into 401."""
-    with pytest.raises(Exception, match=r"\AUnauthorized\Z"):
-        aws_lambda.handler(authorizer_event(ENROLL, **({"Authorization": text} if text else {})), None)
 
 
 def test_authorizer_principal_is_not_a_caller(directory: Path) -> None:
@@ -419,6 +374,25 @@ def test_unavailable_ledger_is_503_where_it_is_needed(directory: Path) -> None:
     assert "127.0.0.1" not in responses[0]["body"]
     cause = 'DynamoDB is unavailable: Could not connect to the endpoint URL: "http://127.0.0.1:9/"'
     assert f"the revocation list cannot be loaded: {cause}\n" in log
+
+
+def test_token_for_one_certificate_needs_the_ledger(directory: Path, tmp_path: Path) -> None:
+    """503 while it does not respond: nothing is issued. Other tokens get certificates."""
+    profiles = tmp_path / "own.yaml"
+    profiles.write_text(json.dumps({"identities": {"once": RULE | {"once": True}, "deploy": RULE}}))
+    token = TOKEN._replace(rule="once", is_once=True)
+    events, env = [token_event(token), token_event()], {"CERTLET_PROFILES": str(profiles)}
+    aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-central-1"}
+    aws |= {"CERTLET_LEDGER_TABLE": "certlet", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    responses, log = invoke_handler(directory, *events, **env, **aws)
+    assert [response["statusCode"] for response in responses] == [503, 200]
+    assert json.loads(responses[0]["body"])["code"] == "unavailable"
+    records = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert [(record["event"], record["principal"]) for record in records] == [
+        ("refusal", "oidc:once"),
+        ("intent", "oidc:deploy"),
+        ("result", "oidc:deploy"),
+    ]
 
 
 def test_two_ledgers_are_refused(directory: Path) -> None:

@@ -26,6 +26,8 @@ DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (RE
 OTHERS = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MARK = "<!-- not run: AWS -->\n"
+# Pages whose commands another module runs.
+ELSEWHERE = {"docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py"}
 # Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
     "make": "the Makefile's targets, below; make ci",
@@ -47,6 +49,7 @@ AWS = {
     'deploy/smoke.sh URL "$CERTLET_API_KEY" certlet',
     'aws ssm put-parameter --name /certlet/passphrase --type SecureString --key-id alias/certlet \\\n    --value "$CERTLET_CA_PASSPHRASE"',
     'make deploy ZIP="--ca ca" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase CaDecryptKeyArn=ARN"',
+    'make deploy ZIP="--ca ca" PROFILES=own.yaml OPENAPI="--oidc" \\\n    PARAMETERS="CaPassphraseParameter=/certlet/passphrase"',
     'curl --aws-sigv4 aws:amz:eu-central-1:execute-api --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \\\n    -H "x-amz-security-token: $AWS_SESSION_TOKEN" --data-binary @my.csr "$URL/sign.pem"',
 }
 REQUEST = "openssl req -new -nodes -newkey {type} -keyout {name}.key -subj /CN={host} -out {name}.csr"
@@ -131,7 +134,12 @@ def run_all(commands: list[str], server: Server, cwd: Path) -> list[tuple[str, i
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, text in DOCUMENTS.items() if transcript(text.replace(MARK, ""))]
+    "name",
+    [
+        name
+        for name, text in DOCUMENTS.items()
+        if name not in ELSEWHERE and transcript(text.replace(MARK, ""))
+    ],
 )
 def test_commands_of_a_page_work(name: str, server: Server, tmp_path: Path) -> None:
     """Each command of the page succeeds with the documented output; the README's last one is refused."""

@@ -15,11 +15,13 @@ from service import audit, aws_lambda, openapi
 from service.ledger.sqlite import SqliteLedger
 from service.loaded_ca import LoadedCA
 from service.pki.acme_key import AcmeKey, AcmePrincipals
-from service.pki.profile_loader import ProfileError
+from service.pki.policy_parser import ProfileError
+from service.pki.token_identity import TokenIdentity
 from service.web import app
 from service.web.acme import AcmeStore
 from tests import csrs, factories
-from tests.lambda_events import ANONYMOUS, est_event, invoke_application, proxy_event
+from tests.lambda_events import ANONYMOUS, CSR_PEM, est_event, invoke, invoke_application, proxy_event
+from tests.token_events import DOCUMENT, NAMES, POLICY, TOKEN, context, invoke_with_rules, token_event
 
 SESSION = "arn:aws:sts::123456789012:assumed-role/ci/"
 ROLE = "arn:aws:iam::123456789012:role/ci"
@@ -235,3 +237,158 @@ def test_urls_come_from_the_gateway_or_the_settings(
     assert directory["newOrder"] == f"{expected}/acme/new-order"
     assert "evil" not in response["body"]
     ledger.close()
+
+
+def token_requests() -> list[dict[str, Any]]:
+    """The requests of all operations that issue, and of `GET /profiles/mine`."""
+    batch = json.dumps({"requests": [{"csr": CSR_PEM}]})
+    return [
+        proxy_event(),
+        with_headers(
+            proxy_event("/sign.pem", body=CSR_PEM, isBase64Encoded=False),
+            {"Content-Type": "application/pkcs10"},
+        ),
+        proxy_event("/sign/batch", body=batch, isBase64Encoded=False),
+        est_event(),
+        proxy_event("/profiles/mine", "GET"),
+    ]
+
+
+def with_headers(event: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    return {**event, "headers": {**event["headers"], **headers}, "multiValueHeaders": None}
+
+
+@pytest.mark.parametrize("headers", FORGED)
+def test_token_identifies_the_caller(headers: dict[str, str]) -> None:
+    """The rule of the token is the caller, not the API key that all callers with tokens share."""
+    events = [with_headers(token_event(request=request), headers) for request in token_requests()]
+    responses, log = invoke_with_rules(*events)
+    assert {response["statusCode"] for response in responses} == {"200"}
+    assert "certificate" in json.loads(responses[2]["body"])["results"][0]
+    mine = json.loads(responses[-1]["body"])
+    assert (mine["principal"], mine["token_names"]) == ("oidc:deploy", NAMES)
+    assert [profile["name"] for profile in mine["profiles"]] == ["server"]
+    assert "names" not in mine
+    assert {(record.event, record.principal) for record in log} == {
+        ("intent", "oidc:deploy"),
+        ("result", "oidc:deploy"),
+    }
+
+
+def test_api_key_has_no_names_of_a_token() -> None:
+    (response,), _ = invoke_application(factories.document(), proxy_event("/profiles/mine", "GET"))
+    assert "token_names" not in json.loads(response["body"])
+
+
+def test_token_limits_profiles_and_names() -> None:
+    """Its rule lists the profiles; its names apply besides those of the profile and of the principal."""
+    outside = csrs.encode_pem(csrs.build(sans=["dns:a.example.org"])).decode()
+    bodies = ({"csr": CSR_PEM}, {"csr": CSR_PEM, "profile": "client"}, {"csr": outside})
+    requests = [proxy_event(body=json.dumps(body), isBase64Encoded=False) for body in bodies]
+    responses, log = invoke_with_rules(*map(token_event_of, requests))
+    assert [response["statusCode"] for response in responses] == ["200", "403", "422"]
+    codes = [(error["code"], error["field"]) for error in json.loads(responses[2]["body"])["errors"]]
+    assert codes == [("rejectedIdentifier", "subject_alt_name[0]")]
+    assert log.kinds() == ["intent", "result", "refusal", "refusal"]
+
+
+def token_event_of(request: dict[str, Any]) -> dict[str, Any]:
+    return token_event(request=request)
+
+
+COMPLETE = context()
+NOT_OF_A_TOKEN: dict[str, dict[str, Any]] = {
+    "only the prefix": {"principalId": "oidc:"},
+    "an authorizer of the operator": {"principalId": "oidc:deploy"},
+    "an incomplete context": {name: value for name, value in COMPLETE.items() if name != "names"},
+    "no principal": {name: value for name, value in COMPLETE.items() if name != "principalId"},
+    "no principal and an incomplete context": {"rule": "deploy", "tokenId": "b7b1-1"},
+    "a list as principal": context(principalId=["oidc:deploy"]),
+    "another rule as principal": context(principalId="oidc:admin"),
+    "another rule in the context": context(rule="admin"),
+    "the principal of an API key": context(principalId="api-key"),
+    "the principal of an authorizer": context(principalId="anna"),
+    "a rule that does not exist": context(TOKEN._replace(rule="other")),
+    "a rule in upper case": context(TOKEN._replace(rule="DEPLOY")),
+    "a boolean": context(isOnce=False),
+    "a number": context(expiresAt=int(COMPLETE["expiresAt"])),
+    "names that are an object": context(names=NAMES),
+    "claims of a Cognito user pool": {"principalId": "oidc:deploy", "claims": {"sub": "anna"}},
+}
+
+
+@pytest.mark.parametrize("authorizer", NOT_OF_A_TOKEN.values(), ids=NOT_OF_A_TOKEN)
+def test_malformed_context_of_a_token_is_refused(authorizer: dict[str, Any]) -> None:
+    """The caller is not the shared API key instead, nor the principal of an authorizer."""
+    requests = {"requestId": "x", "identity": {"apiKeyId": "abc123"}, "authorizer": authorizer}
+    events = [{**request, "requestContext": requests} for request in token_requests()]
+    responses, log = invoke_with_rules(*events)
+    assert {response["statusCode"] for response in responses} == {"403"}
+    assert {json.loads(response["body"])["code"] for response in responses} == {"unauthorized"}
+    assert {(record.event, record.principal) for record in log} == {("refusal", "")}
+
+
+@pytest.mark.parametrize(
+    ("authorizer", "principal"),
+    [
+        ({"principalId": "anna", "issuer": "x", "subject": "y", "rule": "deploy"}, "authorizer:anna"),
+        ({"principalId": "OIDC:deploy"}, "authorizer:OIDC:deploy"),
+        ({"claims": {"sub": "oidc:deploy", "rule": "deploy"}}, "authorizer:oidc:deploy"),
+    ],
+)
+def test_authorizer_of_the_operator_is_not_taken_for_a_token(
+    authorizer: dict[str, Any], principal: str
+) -> None:
+    """It may have some of the members; the subject of a user pool is no rule."""
+    event = proxy_event("/profiles/mine", "GET", requestContext={"identity": {}, "authorizer": authorizer})
+    (response,), _ = invoke_with_rules(event)
+    assert json.loads(response["body"])["principal"] == principal
+
+
+def test_rule_may_be_an_operator(tmp_path: Path) -> None:
+    """The role is that of the rule's principal. The records of both callers have the claims of their tokens."""
+    log, ledger = factories.RecordingLog(), SqliteLedger(tmp_path / "ledger.db", lambda: datetime.now(UTC))
+    authority = factories.authority(log, policy=POLICY, clock=lambda: datetime.now(UTC))
+    store = AcmeStore(ledger, lambda: AcmePrincipals({}))
+    application = app.create(DOCUMENT, authority, {"abc123": "ci"}, acme_store=store)
+    issued = json.loads(invoke(application, token_event())[0]["body"])
+    request = proxy_event(
+        "/revoke", body=json.dumps({"certificate": issued["crt_pem"]}), isBase64Encoded=False
+    )
+    events = [token_event(TOKEN._replace(rule=rule), request) for rule in ("deploy", "admin")]
+    responses = invoke(application, *events)
+    assert [response["statusCode"] for response in responses] == ["403", "200"]
+    assert [(record.event, record.principal) for record in log[2:]] == [
+        ("refusal", "oidc:deploy"),
+        ("revocation", "oidc:admin"),
+    ]
+    claims = (TOKEN.issuer, TOKEN.subject, TOKEN.token_id)
+    assert {(record.token_issuer, record.token_subject, record.token_id) for record in log} == {claims}
+    ledger.close()
+
+
+HOSTILE = 'x\r\n{"event":"result"}\x1b[2J\u2028\u202e\0\ud800' + "\U0001f600" * 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("token_issuer", TOKEN._replace(issuer=HOSTILE)),
+        ("token_subject", TOKEN._replace(subject=HOSTILE)),
+        ("token_id", TOKEN._replace(token_id=HOSTILE)),
+    ],
+)
+def test_claims_of_a_token_are_recorded_in_one_line(name: str, token: TokenIdentity) -> None:
+    """In each record, escaped, also in that of a refusal; the token itself never reaches the function."""
+    refused = proxy_event(body='{"csr": "x"}', isBase64Encoded=False)
+    _, log = invoke_with_rules(token_event(token), token_event(token, refused))
+    assert log.kinds() == ["intent", "result", "refusal"]
+    for record in log:
+        line = audit.serialize(record)
+        assert json.loads(line)[name] == HOSTILE
+        assert line[:-1].decode("ascii").isprintable()
+
+
+def test_caller_without_a_token_has_no_claims_in_its_records() -> None:
+    _, log = invoke_application(factories.document(), proxy_event())
+    assert not any("token" in audit.serialize(record).decode() for record in log)

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 
 from service import api_gateway, openapi
 from service.overrides import OverridesError, YAMLSource, merge_patch, verify_policy
-from service.pki.profile_loader import IssuancePolicy, ProfileError
+from service.pki.policy_parser import ProfileError
+from service.pki.profile_loader import IssuancePolicy
 from tests import factories
 
 GOOD: dict[str, Any] = factories.document()[openapi.PROFILES]["server"]
+
+RULE = "<<: {issuer: x, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}, profiles: [server], names: {}}"
+RULE_KEYS = (
+    "issuer, audience, algorithms, jwks_url, jwks_file, ca_file, claims, max_age, once, profiles, names"
+)
 
 TEXT = """\
 profiles:
@@ -86,13 +92,13 @@ def test_yaml_source_never_crashes(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("[]", [(1, "expected a mapping of profiles, default, principals")]),
-        ("", [(1, "expected a mapping of profiles, default, principals")]),
+        ("[]", [(1, "expected a mapping of profiles, default, principals, identities")]),
+        ("", [(1, "expected a mapping of profiles, default, principals, identities")]),
         ("profiles: []", [(1, "profiles: expected a mapping")]),
         ("profiles:\n  peer: {}\n  peer: null", [(3, "duplicate key 'peer'")]),
-        ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals")]),
+        ("<<: {default: client}", [(1, "<<: unknown key; known: profiles, default, principals, identities")]),
         ("principals:\n  ci:\n    dn: {}", [(3, "principals.ci.dn: unknown key; known: dns, ip, email, uri, challenge, role")]),
-        ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals"), (5, "duplicate key 'ci'")]),
+        ("default: 7\nprofile: {}\nprincipals:\n  ci: {}\n  ci: {dns: {}}", [(1, "default: '7': expected text"), (2, "profile: unknown key; known: profiles, default, principals, identities"), (5, "duplicate key 'ci'")]),
         ("profiles:\n  server: null", [(1, "default: profile 'server' does not exist; use one of: client, peer")]),
         ("profiles:\n  server: {names: null}", [(2, "profiles.server: missing: names")]),
         ('profiles:\n  server: {"\\e[2J": 1}', [(2, r"profiles.server.\x1b[2J: unknown key; known: description, validity, max_validity, backdate, extended_key_usage, names, subject, public_keys, extensions, certificate_policies, ca_issuers, revocation, crl, ocsp, short_lived, principals")]),

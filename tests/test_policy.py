@@ -127,8 +127,15 @@ def test_policy_of_a_principal_restricts_its_names(policy_server: Server) -> Non
         "the policy for caller 'ci' permits only names in ci.example.com, team.example.com"
         in problem["detail"]
     )
-    mine = policy_server.request("GET", "/profiles/mine", headers={"x-api-key": CI}).json()
-    assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}}
+    for name, status in (("ci", 200), ("ci/a", 422), ("Ci", 422)):
+        request = team(["dns:team.example.com", f"uri:spiffe://example.com/{name}"])
+        response = policy_server.sign({"csr": request, "profile": "team"}, CI)
+        assert response.status == status
+    assert "the policy for caller 'ci' permits only spiffe://example.com/ci" in response.json()["detail"]
+    response = policy_server.request("GET", "/profiles/mine", headers={"x-api-key": CI})
+    mine = assert_documented("/profiles/mine", "get", response, DOCUMENT)
+    uris = {"permitted": ["spiffe://example.com/ci"]}
+    assert mine["names"] == {"dns": {"permitted": ["ci.example.com", "team.example.com"]}, "uri": uris}
     assert (
         "names" not in policy_server.request("GET", "/profiles/mine", headers={"x-api-key": API_KEY}).json()
     )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import ECKey
 
 from service import openapi, profile_lint
 from tests import factories
@@ -78,6 +80,73 @@ def test_profile_without_policy_causes_a_warning(tmp_path: Path) -> None:
     team = team.replace("{desc", "{certificate_policies: [1.2.3], desc")
     path.write_text(f"profiles:\n{others}  peer: {{validity: P7D}}\n  team: {team}\n")
     assert not profile_lint.lint(path)
+
+
+def test_violations_in_rules_for_tokens_have_lines(tmp_path: Path) -> None:
+    """`certlet check` shows them as it shows those of profiles; a rule without violations is silent."""
+    path = tmp_path / "own.yaml"
+    rule = "{issuer: x, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}, names: {}"
+    key = {**ECKey.generate_key("P-256").as_dict(private=False), "kid": "1"}
+    (tmp_path / "k.json").write_text(json.dumps({"keys": [key]}))
+    path.write_text(
+        f"profiles: {{server: {{validity: P7D}}}}\nidentities:\n  ci: {rule}, audience: a, profiles: [server]}}\n"
+    )
+    assert not profile_lint.lint(path, has_status_url=True)
+    path.write_text(
+        f"identities:\n  ci: {rule}, audience: 'a*', profiles: [server]}}\n  cd: {rule}, profiles: [x]}}\n"
+    )
+    assert [str(error).removeprefix(f"{path}:") for error in profile_lint.lint(path)] == [
+        "2: identities.ci.audience: 'a*' looks like a pattern, but values are compared exactly",
+        "3: identities.cd: missing: audience",
+    ]
+
+
+def test_rule_for_tokens_that_permits_all_names_causes_a_warning(tmp_path: Path) -> None:
+    """Every token of the rule could have the name of any host."""
+    path = tmp_path / "own.yaml"
+    rule = (
+        "{issuer: x, audience: y, algorithms: [ES256], jwks_url: 'https://127.0.0.1:9/', claims: {/sub: x}, "
+        "profiles: [server]"
+    )
+    names = "dns: {excluded: [a.example.com]}, ip: {permitted: [10.0.0.0/8]}, uri: {hosts: [a.example.com]}"
+    path.write_text(
+        f"profiles: {{server: {{validity: P7D}}}}\nidentities:\n  ci: {rule}, names: {{{names},\n    email: {{}}}}}}\n"
+    )
+    text = "are not restricted: set permitted"
+    assert [str(warning) for warning in profile_lint.lint(path)] == [
+        f"{path}:3: warning: rule ci: names of kind dns {text}",
+        f"{path}:4: warning: rule ci: names of kind email {text}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "column", "message"),
+    [
+        ("jwks_file: absent.json", "jwks_file", "No such file or directory"),
+        ("jwks_file: own.yaml", "jwks_file", "not a JWK Set"),
+        ("jwks_file: .", "jwks_file", "directory"),
+        ("jwks_url: https://127.0.0.1:9/keys\n    ca_file: absent.pem", "ca_file", "absent.pem"),
+        ("jwks_url: https://127.0.0.1:9/keys\n    ca_file: own.yaml", "ca_file", "own.yaml"),
+    ],
+)
+def test_unusable_file_of_a_rule_for_tokens_is_an_error(
+    tmp_path: Path, source: str, column: str, message: str
+) -> None:
+    """It is relative to the operator's file. `certlet check` downloads nothing."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"identities:\n  ci:\n    {source}\n    issuer: x\n    audience: y\n    algorithms: [ES256]\n"
+        "    claims: {/sub: x}\n    profiles: [server]\n    names: {}\n"
+    )
+    (finding,) = profile_lint.lint(path)
+    line = (
+        path.read_text()
+        .splitlines()
+        .index(next(text for text in path.read_text().splitlines() if column in text))
+    )
+    assert (finding.line, finding.is_error) == (line + 1, True)
+    assert finding.text.startswith("rule ci: ")
+    assert message in finding.text
 
 
 def test_violations_in_the_contract_have_lines(monkeypatch: pytest.MonkeyPatch) -> None:

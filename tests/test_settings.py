@@ -116,6 +116,22 @@ def test_malformed_ledger_is_refused(variables: dict[str, str], message: str) ->
         Settings.from_environ(environ, NOW)
 
 
+@pytest.mark.parametrize("value", ["", "0ccf7fc0-1d6a-11f1-8f5e-0a4b4c4d4e4f", "k" * 20, "k" * 128])
+def test_token_usage_key_is_a_setting(value: str) -> None:
+    """The template sends an empty one without tokens. It is not in a log of the settings."""
+    settings = Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_TOKEN_USAGE_KEY": value}, NOW)
+    assert settings.token_usage_key == value
+    assert not value or value not in repr(settings)
+    assert Settings.from_environ({"CERTLET_CA": "ca"}, NOW).token_usage_key == ""
+
+
+@pytest.mark.parametrize("value", ["k" * 19, "k" * 129, "k" * 30 + " ", "k" * 30 + "\n", "\u00e9" * 30])
+def test_malformed_token_usage_key_is_refused(value: str) -> None:
+    message = "^CERTLET_TOKEN_USAGE_KEY is not an API key: 20 to 128 visible ASCII characters$"
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_TOKEN_USAGE_KEY": value}, NOW)
+
+
 def test_public_url_is_a_setting() -> None:
     """An empty variable is not set, as the template sends it; a malformed one is reported with the others."""
     environ = {"CERTLET_CA": "ca"}

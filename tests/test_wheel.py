@@ -20,7 +20,8 @@ def test_wheel_serves_outside_of_the_repository(tmp_path: Path, monkeypatch: pyt
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(target)
-    assert "service/openapi.yaml" in names
+    modules = {path.relative_to(source).as_posix() for path in (source / "service").rglob("*.py")}
+    assert {"service/openapi.yaml", *modules} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "deploy"))]
     assert "certlet = service.cli:main" in (target / "certlet-0.1.0.dist-info/entry_points.txt").read_text()
     monkeypatch.setattr(servers, "ROOT", target)

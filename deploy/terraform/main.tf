@@ -18,6 +18,7 @@ locals {
   key_a            = var.auth == "api-key" && var.api_keys != "b"
   key_b            = var.auth == "api-key" && var.api_keys != "a"
   key_names        = { for id in concat(aws_api_gateway_api_key.a[*].id, aws_api_gateway_api_key.b[*].id) : id => "default" }
+  key_tokens       = var.auth == "api-key" && var.oidc == "on"
   with_est_domain  = var.est == "on" && var.est_domain != ""
   with_est_renewal = var.est == "on" && var.est_renewal_domain != ""
   private          = length(var.vpc_endpoint_ids) > 0
@@ -52,6 +53,7 @@ resource "aws_lambda_function" "function" {
       CERTLET_RENEW_OVER              = var.renew_over
       CERTLET_LEDGER_TABLE            = one(aws_dynamodb_table.ledger_table[*].name)
       CERTLET_ORDER_QUOTA             = "${var.quota}/${var.period}"
+      CERTLET_TOKEN_USAGE_KEY         = one(aws_api_gateway_api_key.tokens[*].value)
     }
   }
 
@@ -438,6 +440,14 @@ resource "aws_api_gateway_api_key" "b" {
   tags    = var.tags
 }
 
+# The callers with a token share it: API Gateway requires a key of the usage plan from each. AWS generates its value.
+resource "aws_api_gateway_api_key" "tokens" {
+  count   = local.key_tokens ? 1 : 0
+  name    = "${var.name}-tokens"
+  enabled = true
+  tags    = var.tags
+}
+
 resource "aws_api_gateway_usage_plan" "usage_plan" {
   count = var.auth == "api-key" ? 1 : 0
   name  = var.name
@@ -469,6 +479,13 @@ resource "aws_api_gateway_usage_plan_key" "a" {
 resource "aws_api_gateway_usage_plan_key" "b" {
   count         = local.key_b ? 1 : 0
   key_id        = aws_api_gateway_api_key.b[0].id
+  key_type      = "API_KEY"
+  usage_plan_id = aws_api_gateway_usage_plan.usage_plan[0].id
+}
+
+resource "aws_api_gateway_usage_plan_key" "tokens" {
+  count         = local.key_tokens ? 1 : 0
+  key_id        = aws_api_gateway_api_key.tokens[0].id
   key_type      = "API_KEY"
   usage_plan_id = aws_api_gateway_usage_plan.usage_plan[0].id
 }

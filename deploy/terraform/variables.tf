@@ -148,6 +148,12 @@ variable "est" {
   description = "Whether the rendered contract has EST (certlet openapi --est): on or off."
 }
 
+variable "oidc" {
+  type        = string
+  default     = "off"
+  description = "Whether the rendered contract accepts tokens (certlet openapi --oidc): on or off."
+}
+
 variable "est_line_length" {
   type        = string
   default     = "0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +13,8 @@ import click
 from cryptography import x509
 
 from service import keystore, openapi, profile_lint
-from service.cli import options
+from service.cli import options, terminal
+from service.cli.terminal import CommandError
 from service.keystore import acme_principals, ca_directory
 from service.pki import ca_status, certificate_reader, issuer, ocsp_responder
 from service.pki.certificate_reader import extension_value
@@ -29,14 +32,23 @@ from service.settings import (
 @click.command(epilog="Example: certlet check --profiles own.yaml")
 @options.profiles_option
 @options.ca_option
-def check(*, profiles: Path | None, ca: Path) -> int:
+@click.option(
+    "--token",
+    type=options.FILE,
+    help="Show which rules accept the token in this file (-: stdin), and why others do not.",
+)
+def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
     """Check the certificate profiles.
 
     If there is a CA, its chain, its keys of serial numbers, those of the CAs before it, its OCSP, the URLs in
     certificates, and ACME's key and principals are checked, too. $CERTLET_CA_PASSPHRASE decrypts the keys.
 
-    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not.
+    Exit status: 0 if the profiles and $CERTLET_LEDGER are valid, even with warnings; 1 if they are not. With
+    --token: 0 if a rule accepts the token; 1 if none does.
     """
+    logging.getLogger("service.oidc").addHandler(logging.NullHandler())  # the output has the same problems
+    if token:
+        return _explain_token(token, profiles)
     configured, public_url = os.environ.get(STATUS_URL, ""), os.environ.get(PUBLIC_URL, "")
     status_url = ca_directory.resolve_status_url(ca, configured, public_url)
     findings = profile_lint.lint(profiles, has_status_url=bool(status_url))
@@ -54,6 +66,38 @@ def check(*, profiles: Path | None, ca: Path) -> int:
         if not has_errors and (problem := _responder_problem(ca, profiles, status_url)):
             click.echo(f"{ca / ca_directory.SIGNING_CERTIFICATE}: warning: {problem}")
     return int(has_errors or bool(ledger_problems))
+
+
+def _explain_token(path: Path, profiles: Path | None) -> int:
+    """Print which rules accept a token, and why others do not; return the exit status."""
+    # Slow to import, and most checks do not need them.
+    from service.oidc import key_sets, signed_token, tokens  # noqa: PLC0415 - as above
+
+    rules = openapi.parse_policy(options.load_document(profiles)).identities
+    if profiles is None or not rules:
+        raise CommandError("there are no rules for tokens: pass a file with identities as --profiles")
+    with click.open_file(str(path), "rb") as file:
+        token = str(file.read(signed_token.MAX_LENGTH + 2), "utf-8", "replace").strip()
+
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    try:
+        sets = key_sets.create_key_sets(rules, profiles.parent, clock)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    verifier = tokens.TokenVerifier(rules, sets, clock)
+    applies = ""  # the name of the first rule that accepts the token
+    for rule, (name, reason) in zip(rules, verifier.explain(token), strict=True):
+        if reason:
+            terminal.echo(f"{name}: no: {reason}")
+        elif applies:
+            terminal.echo(f"{name}: yes, but {applies} applies, since it is first")
+        else:
+            applies = name
+            names = json.dumps(verifier.verify(token).names.to_dict())
+            terminal.echo(f"{name}: yes: profiles {', '.join(rule.profiles)}; names {names}")
+    return int(not applies)
 
 
 def _ca_warnings(ca: Path) -> Iterator[str]:

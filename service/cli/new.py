@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -113,7 +113,7 @@ def new(
     p12_legacy: bool,
     force: bool,
     url: str,
-    api_key: str | None,
+    credentials: Callable[[], client.Credentials],
     **members: str | None,
 ) -> None:
     """Create a private key and get a certificate for it.
@@ -135,7 +135,7 @@ def new(
     for file in (key_path, path, p12):
         if file:
             atomic_write.verify_writable(file)
-    api_key, passphrase = options.require_api_key(api_key), options.read_secret(KEY_PASSPHRASE)
+    caller, passphrase = credentials(), options.read_secret(KEY_PASSPHRASE)
     key = keys.generate_private_key(key_type)
     if p12 and isinstance(key, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         raise CommandError("PKCS#12 does not support ML-DSA keys: omit --p12 or choose another --key-type")
@@ -145,7 +145,7 @@ def new(
     with atomic_write.locked_directory(path.parent), atomic_write.atomic_files(overwrite=force) as write:
         # Write the key before signing: the disk may be full. A certificate without its key would be lost.
         write(key_path, keys.encode_private_key(key, passphrase), 0o600)
-        signed = client.sign(url, api_key, request)
+        signed = client.sign(url, caller, request)
         certificates = parse_signed(signed, key)
         write(path, encoding.encode_pem(certificates).encode(), 0o644)
         if p12:

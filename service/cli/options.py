@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import re
@@ -26,7 +27,7 @@ from service.settings import PROFILES, PUBLIC_URL, parse_public_url
 if TYPE_CHECKING:  # slow to import, and most commands need neither
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-    from service import openapi
+    from service import client, openapi
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -180,6 +181,20 @@ api_key_option: Final = click.option(
     show_envvar=True,
     help="Use this API key. Prefer the variable, since ps shows arguments.",
 )
+_oidc_option: Final = click.option(
+    "--oidc",
+    is_flag=True,
+    help="Instead of an API key, use the token of this job of GitHub Actions or GitLab CI, or of this pod.",
+)
+_token_file_option: Final = click.option(
+    "--token-file", type=FILE, help="Instead of an API key, use the token (JWT) in this file."
+)
+_audience_option: Final = click.option(
+    "--audience",
+    metavar="TEXT",
+    show_default="the URL of the service",
+    help="With --oidc in GitHub Actions, request a token for this audience.",
+)
 key_type_option: Final = click.option(
     "--key-type",
     type=_KEY_TYPE,
@@ -194,9 +209,37 @@ kms_option: Final = click.option("--kms", metavar="KEY-ID", help="Use this AWS K
 force_option: Final = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
-def service_options(command: _Command) -> _Command:
-    """Add `--url` and `--api-key`."""
-    return url_option(api_key_option(command))
+def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--url`, and the options for credentials.
+
+    The command gets `credentials`, a function that returns the caller's, or raises `CommandError`.
+    """
+
+    @functools.wraps(command)
+    def wrapper(
+        *,
+        url: str,
+        api_key: str | None,
+        oidc: bool,
+        token_file: Path | None,
+        audience: str | None,
+        **others: Any,  # noqa: ANN401 - of any command
+    ) -> Any:  # noqa: ANN401 - of any command
+        forbid_together("--api-key", "--oidc", "--token-file")
+        if audience and not oidc:
+            raise click.UsageError("--audience requires --oidc")
+
+        def credentials() -> client.Credentials:
+            from service import client  # noqa: PLC0415 - slow to import
+            from service.cli import id_token  # noqa: PLC0415 - imports the client
+
+            if oidc or token_file:
+                return id_token.load_credentials(url, token_file, audience or url)
+            return client.Credentials(require_api_key(api_key))
+
+        return command(url=url, credentials=credentials, **others)
+
+    return url_option(api_key_option(_oidc_option(_token_file_option(_audience_option(wrapper)))))
 
 
 def profile_option(default: str) -> Callable[[_Command], _Command]:
@@ -278,7 +321,7 @@ def load_document(overrides: Path | None) -> openapi.OpenAPIDocument:
     """Load the contract with the operator's profiles merged over it; CommandError if they are invalid."""
     from service import openapi  # noqa: PLC0415 - slow to import
     from service.overrides import OverridesError  # noqa: PLC0415 - slow to import
-    from service.pki.profile_loader import ProfileError  # noqa: PLC0415 - slow to import
+    from service.pki.policy_parser import ProfileError  # noqa: PLC0415 - slow to import
 
     try:
         document = openapi.load(overrides)

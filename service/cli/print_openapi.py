@@ -47,6 +47,9 @@ def aws_options(command: _Command) -> _Command:
             help=f"Identify callers by API key ({Auth.API_KEY}), or by AWS IAM, which verifies signed "
             f"requests ({Auth.IAM}).",
         ),
+        click.option(
+            "--oidc", is_flag=True, help="Accept tokens of workloads, by the rules in the profiles file."
+        ),
         click.option("--est", is_flag=True, help="Include EST, which needs a domain of its own."),
     ):
         command = option(command)

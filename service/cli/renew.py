@@ -8,7 +8,7 @@ import random
 import shlex
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
@@ -57,7 +57,7 @@ def _parse_hook(text: str) -> list[str]:
     type=_parse_hook,
     metavar="COMMAND",
     help=f"Run this command once, without a shell, if a certificate was renewed. ${RENEWED} lists the files, "
-    "one per line. The environment has no passphrase, API key or AWS_ variable.",
+    "one per line. The environment has no passphrase, API key, token or AWS_ variable.",
 )
 @click.option(
     "--key-file", type=options.FILE, help="Use this key, for a single FILE.", show_default="FILE.key"
@@ -74,7 +74,7 @@ def renew(
     new_key: bool,
     profile: str | None,
     url: str,
-    api_key: str | None,
+    credentials: Callable[[], client.Credentials],
 ) -> int:
     """Renew certificates that expire soon.
 
@@ -89,7 +89,8 @@ def renew(
     hardening.disable_core_dumps_and_ptrace()
     if key_file and len(files) > 1:
         raise click.UsageError("--key-file accepts only one certificate: omit it, or renew each separately")
-    profiles = functools.cache(lambda: client.list_profiles(url, options.require_api_key(api_key)))
+    caller = functools.cache(credentials)
+    profiles = functools.cache(lambda: client.list_profiles(url, caller()))
     revoked = functools.cache(lambda: _fetch_revoked(url))
     renewed, failed = [], False
     for path in dict.fromkeys(files):
@@ -110,7 +111,7 @@ def renew(
                     key, certificate.subject, _extensions(certificate, info.extensions if info else ())
                 )
                 request = client.SignRequest(csr_pem, info.name if info else profile)
-                signed = client.sign(url, options.require_api_key(api_key), request)
+                signed = client.sign(url, caller(), request)
                 certificates = parse_signed(signed, key)
                 _verify_replacement(certificates[0], certificate, may_end_earlier=is_early)
                 with atomic_files() as write:
@@ -210,7 +211,7 @@ def _find_profile(
     policy = policies[0].policy_identifier.dotted_string
     profile = next((info for info in profiles if info.policies[:1] == (policy,)), None)
     if profile is None:
-        raise CommandError(f"this API key may use no profile with the policy {policy}: pass --profile")
+        raise CommandError(f"this caller may use no profile with the policy {policy}: pass --profile")
     return profile
 
 

@@ -40,6 +40,7 @@ from service.settings import (
     EST_LINE_LENGTH,
     EST_LINE_LENGTHS,
     LEDGER,
+    LEDGER_TABLE,
     ORDER_QUOTA,
     PROFILES,
     PUBLIC_URL,
@@ -174,6 +175,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
+    _verify_ledger_suffices(settings, document)
     with ExitStack() as stack:
         directory = settings.ca
         if settings.ephemeral:
@@ -225,7 +227,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
 
         environ = _worker_environ(settings, directory)
         validator = _validator_arguments(settings, document, directory)
-        return Supervisor(HANDLER, environ, validator).run(configuration, announce)
+        accepts_tokens = bool(openapi.parse_policy(document).identities)
+        supervisor = Supervisor(HANDLER, environ, validator, accepts_tokens=accepts_tokens)
+        return supervisor.run(configuration, announce)
 
 
 def _validate_tls_options(settings: SimpleNamespace) -> bool:
@@ -287,6 +291,13 @@ def _verify_ledger(path: Path) -> None:
         reason = cause.strerror if isinstance(cause, OSError) else error.detail
         detail = f"{path}: {reason}" if isinstance(error, CAUnavailable) else error.detail
         raise CommandError(f"--ledger: {detail}") from error
+
+
+def _verify_ledger_suffices(settings: SimpleNamespace, document: openapi.OpenAPIDocument) -> None:
+    """Verify that there is a ledger, if a rule accepts each token once."""
+    rule = openapi.parse_policy(document).once_rule
+    if rule and not (settings.ledger or os.environ.get(LEDGER_TABLE)):
+        raise CommandError(f"rule '{rule}' of identities has once: true, which needs a ledger: pass --ledger")
 
 
 def _warnings(settings: SimpleNamespace) -> Iterator[str]:

@@ -40,7 +40,7 @@ def sign(
     *,
     files: tuple[Path, ...],
     url: str,
-    api_key: str | None,
+    credentials: Callable[[], client.Credentials],
     dry_run: bool,
     out: Path | None,
     output_dir: Path | None,
@@ -54,21 +54,21 @@ def sign(
     """
     options.forbid_together("--validity", "--not-after")
     options.forbid_together("--out", "--output-dir")
-    api_key = options.require_api_key(api_key)
+    caller = credentials()
     request = client.SignRequest("", **members)
     if dry_run:
         if out or output_dir:
             raise click.UsageError("--dry-run writes no file: omit --out and --output-dir")
-        return _dry_run(files, functools.partial(client.dry_run, url, api_key), request)
+        return _dry_run(files, functools.partial(client.dry_run, url, caller), request)
     if output_dir or len(files) > 1:
         if out:
             raise click.UsageError("--out accepts only one CSR: use --output-dir for several")
-        signer = batch.BatchSigner(request, functools.partial(client.sign_batch, url, api_key), output_dir)
+        signer = batch.BatchSigner(request, functools.partial(client.sign_batch, url, caller), output_dir)
         return _sign_batch(files, signer, overwrite=force)
     (path,) = files
     if out:
         _verify_out(out, overwrite=force)
-    signed = client.sign(url, api_key, replace(request, csr=batch.read_request(path)))
+    signed = client.sign(url, caller, replace(request, csr=batch.read_request(path)))
     for note in signed.notes:
         warn(f"note: {note}")
     if out:

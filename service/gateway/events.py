@@ -36,6 +36,7 @@ class Request:
     Attributes:
         method: GET for HEAD, unless the document has an operation for HEAD.
         identity: the caller, in the format of `requestContext.identity`.
+        authorizer: `requestContext.authorizer` of a caller with a token; None for other callers.
         scheme: `https` or `http`.
         domain_name: the host of the server's URL, and the port.
     """
@@ -52,6 +53,7 @@ class Request:
     scheme: str = "http"
     protocol: str = "HTTP/1.1"
     domain_name: str = ""
+    authorizer: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def _context(request: Request, route: Route) -> dict[str, Any]:
     return {
         "accountId": "000000000000",
         "apiId": "local",
+        **({"authorizer": dict(request.authorizer)} if request.authorizer else {}),
         "domainName": request.domain_name,
         "httpMethod": request.method,
         "identity": dict(request.identity),
@@ -112,6 +115,33 @@ def proxy_event(request: Request, route: Route) -> dict[str, Any]:
         "body": base64.b64encode(request.body).decode("ascii") if request.body else None,
         "isBase64Encoded": bool(request.body),
     }
+
+
+def authorizer_event(route: Route, authorization: str, request_id: str) -> dict[str, Any]:
+    """The event of a REQUEST authorizer, with what ours needs."""
+    return {
+        "type": "REQUEST",
+        "methodArn": f"arn:aws:execute-api:local:000000000000:local/local/{route.method}{route.resource}",
+        "resource": route.resource,
+        "headers": {"Authorization": authorization},
+        "requestContext": {"requestId": request_id, "resourcePath": route.resource},
+    }
+
+
+def authorizer_context(result: object) -> dict[str, str]:
+    """`requestContext.authorizer` for an authorizer's result. As on AWS, all values become strings.
+
+    Raises:
+        GatewayError: INVALID_TOKEN, with the authorizer's reason, if it denies the request;
+            TOKEN_KEYS_UNAVAILABLE if it has no policy.
+    """
+    if not isinstance(result, dict) or "policyDocument" not in result:
+        raise GatewayError("TOKEN_KEYS_UNAVAILABLE")
+    context = result.get("context", {})
+    if [statement["Effect"] for statement in result["policyDocument"]["Statement"]] != ["Allow"]:
+        raise GatewayError("INVALID_TOKEN", context["reason"])
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in context.items()}
+    return {**texts, "principalId": result["principalId"]}
 
 
 def proxy_response(result: object) -> Response:

@@ -26,11 +26,13 @@ ERROR_TYPES: Final = {
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",
     "HEADER_FIELDS_TOO_LARGE": "BadRequestException",
     "INVALID_API_KEY": "ForbiddenException",
+    "INVALID_TOKEN": "UnauthorizedException",
     "MISSING_AUTHENTICATION_TOKEN": "MissingAuthenticationTokenException",  # nosec B105 - not a password
     "NOT_IMPLEMENTED": "BadRequestException",
     "QUOTA_EXCEEDED": "LimitExceededException",
     "REQUEST_TOO_LARGE": "RequestTooLargeException",
     "THROTTLED": "TooManyRequestsException",
+    "TOKEN_KEYS_UNAVAILABLE": "InternalServerErrorException",  # nosec B105 - not a password
     "UNAUTHORIZED": "UnauthorizedException",
     "UNSUPPORTED_MEDIA_TYPE": "BadRequestException",
     "URI_TOO_LONG": "BadRequestException",
@@ -57,6 +59,7 @@ class Route:
         resource: the path as in the document, such as `/ca/{name}`.
         needs_key: whether `security` requires an API key.
         accepts_basic: whether the key may be the password of HTTP Basic.
+        accepts_token: whether a token may replace the key.
         accepts_body: whether the operation has a requestBody.
         plain_http: whether a server of HTTPS also serves it by plain HTTP (x-plain-http).
         cost: the number of requests that a request of an address counts as (x-usage-plan-cost).
@@ -67,6 +70,7 @@ class Route:
     resource: str
     needs_key: bool
     accepts_basic: bool
+    accepts_token: bool
     accepts_body: bool
     plain_http: bool
     cost: float
@@ -144,7 +148,10 @@ def static_headers(response: JSON, prefix: str) -> CIMultiDict[str]:
 
 def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]]:
     schemes = document["components"]["securitySchemes"]
-    basic = {name for name, scheme in schemes.items() if scheme.get("scheme", "").lower() == "basic"}
+    basic, bearer = (
+        {name for name, scheme in schemes.items() if scheme.get("scheme", "").lower() == kind}
+        for kind in ("basic", "bearer")
+    )
     keys = {name for name, scheme in schemes.items() if scheme["type"] == "apiKey"}
     for method in {*map(str.lower, METHODS), _ANY} & item.keys():
         operation = item[method]
@@ -156,6 +163,7 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
                 resource=path,
                 needs_key=bool(required & (keys | basic)),
                 accepts_basic=bool(required & basic),
+                accepts_token=bool(required & bearer),
                 accepts_body="requestBody" in operation,
                 plain_http=operation.get("x-plain-http", False),
                 cost=operation.get("x-usage-plan-cost", 1),

@@ -42,13 +42,19 @@ def is_supported() -> bool:
     return _abi() > 0
 
 
-def enter(secret: Iterable[Path], writable: Iterable[Path] = (), ports: Iterable[int] = ()) -> None:
+def enter(
+    secret: Iterable[Path],
+    writable: Iterable[Path] = (),
+    ports: Iterable[int] = (),
+    readable: Iterable[Path] = (),
+) -> None:
     """Restrict this thread and the threads that it starts, permanently. Without Landlock, do nothing.
 
     Args:
         secret: directories and files that stay inaccessible, even if a directory of packages contains them.
         writable: directories whose files the process may write.
         ports: the TCP ports to which the process may connect, at any address.
+        readable: further files and directories that the process may read, unless they contain a secret.
 
     Raises:
         OSError: the kernel refuses.
@@ -62,7 +68,7 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = (), ports: Iterable
     size = 8 if abi < _NET_ABI else 16 if abi < 6 else 24  # noqa: PLR2004 - the members that each ABI has
     ruleset = _syscall(_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     try:
-        for path in readable_paths(secret):
+        for path in readable_paths(secret, readable):
             _allow(ruleset, path, _READ & rights)
         for path in writable:
             _allow(ruleset, path, _WRITE & rights)
@@ -76,12 +82,15 @@ def enter(secret: Iterable[Path], writable: Iterable[Path] = (), ports: Iterable
         os.close(ruleset)
 
 
-def readable_paths(secret: Iterable[Path]) -> list[Path]:
-    """The paths that a serving Python process may need to read, without directories that contain a secret."""
+def readable_paths(secret: Iterable[Path], others: Iterable[Path] = ()) -> list[Path]:
+    """The paths that a serving Python process may need to read, without directories that contain a secret.
+
+    Others are added.
+    """
     hidden = [path.resolve() for path in (*secret, Path("~/.aws").expanduser(), Path("/proc"))]
     packages = [Path(path) for path in sys.path if path]
     service = Path(__file__).parents[1]
-    paths = [*map(Path, _LIBRARIES), *(Path("/etc", name) for name in _RESOLVER), service, *packages]
+    paths = [*map(Path, _LIBRARIES), *(Path("/etc", name) for name in _RESOLVER), service, *packages, *others]
     return [path for path in paths if not any(secret.is_relative_to(path.resolve()) for secret in hidden)]
 
 

@@ -38,6 +38,7 @@ MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # bytes, for operations without a
 MAX_EVENT_BODY: Final = 4_500_000  # bytes; more exceeds Lambda's 6 MB in base64
 LARGE_RESPONSE: Final = 64 * 1024  # bytes; larger bodies are sent in chunks
 BODY_TIMEOUT: Final = 30.0  # seconds for a client to send its body
+TOKEN_TIMEOUT: Final = 10.0  # seconds to verify a token; a JWK Set is fetched within 3
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in progress; longer than any integration's time-out
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds; API Gateway's default
@@ -49,7 +50,13 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """Handles the requests for one document."""
 
-    def __init__(self, link: SupervisorLink, pool: WorkerPool, connections: Connections) -> None:
+    def __init__(
+        self,
+        link: SupervisorLink,
+        pool: WorkerPool,
+        token_pool: WorkerPool | None,
+        connections: Connections,
+    ) -> None:
         configuration = link.configuration
         self._connections = connections
         self._active = 0
@@ -62,6 +69,7 @@ class Gateway:
         self._contract = Contract(configuration.document)
         self._docs = Docs(configuration.public_document, configuration.stage)
         self._pool = pool
+        self._token_pool = token_pool
         self._cache = ResponseCache(time.monotonic)
         self._keys = ApiKeys(link, configuration.env_keys)
         plan = None if configuration.no_usage_plan else self._contract.plan
@@ -136,9 +144,12 @@ class Gateway:
             raise
         is_get = request.method == "HEAD" and route.method != "HEAD"
         method = "GET" if is_get else request.method
-        key_name = self._identify(request, route) if route.needs_key else None
+        key_name, authorizer = None, None
+        if route.needs_key:
+            authorizer = await self._authorize(request, route, request_id)
+            key_name = authorizer["principalId"] if authorizer else self._identify(request, route)
         request["key_name"] = key_name
-        identity = _identity(request, key_name)
+        identity = _identity(request, None if authorizer else key_name)
         is_shared = method == "GET" and _is_shared(request, route, path_parameters)
         is_due = is_shared and self._cache.is_due(route.resource)
         if is_shared and not is_due and (cached := self._cache.find(route.resource)):
@@ -155,6 +166,7 @@ class Gateway:
             path_parameters=path_parameters,
             body=await self._read_body(request, route),
             identity=identity,
+            authorizer=authorizer,
             scheme=request.scheme,
             domain_name=self._origin(request).partition("://")[2],
             protocol=f"HTTP/{request.version.major}.{request.version.minor}",
@@ -253,13 +265,34 @@ class Gateway:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         return path.removeprefix(prefix)
 
+    async def _authorize(self, request: web.BaseRequest, route: Route, request_id: str) -> JSON | None:
+        """The caller of a token, as an authorizer returns it; None if the request has no token, or a key."""
+        header = request.headers.get
+        has_key = credentials.extract_api_key(header, basic=route.accepts_basic)
+        if has_key or not route.accepts_token or credentials.extract_token(header) is None:
+            return None
+        if not self._token_pool:
+            raise GatewayError("INVALID_TOKEN", credentials.NO_TOKENS)
+        event = events.authorizer_event(route, request.headers["Authorization"], request_id)
+        try:
+            return events.authorizer_context(await self._token_pool.invoke(event, TOKEN_TIMEOUT))
+        except GatewayError as error:
+            if error.kind == "INVALID_TOKEN":
+                self._charge_wrong_credentials(request)
+            raise
+
+    def _charge_wrong_credentials(self, request: web.BaseRequest) -> None:
+        """Charge the address: guesses must not block valid credentials."""
+        if self._limiter:
+            self._limiter.charge(f"wrong credentials of {network(request.remote or '')}")
+
     def _identify(self, request: web.BaseRequest, route: Route) -> str:
         key = credentials.extract_api_key(request.headers.get, basic=route.accepts_basic)
         name = self._keys.identify(key or "")
         if name is not None:
             return name
-        if key and self._limiter:  # charge the address: guesses must not block the valid key
-            self._limiter.charge(f"wrong keys of {network(request.remote or '')}")
+        if key:
+            self._charge_wrong_credentials(request)
         # Never ask for a password over plain HTTP.
         asks_for_basic = route.accepts_basic and request.secure and not request.headers.get("x-api-key")
         raise GatewayError("UNAUTHORIZED" if asks_for_basic else "INVALID_API_KEY")
@@ -386,8 +419,16 @@ def _enter_sandbox(configuration: Configuration) -> None:
     sandbox.enter(secret, writable)
 
 
-async def serve(link: SupervisorLink, channel: socket.socket) -> int:
-    """Serve until SIGTERM, SIGINT or the supervisor's exit, and then finish the requests in progress."""
+async def serve(
+    link: SupervisorLink, channel: socket.socket, token_channel: socket.socket | None = None
+) -> int:
+    """Serve until SIGTERM, SIGINT or the supervisor's exit, and then finish the requests in progress.
+
+    Args:
+        link: the socket to the supervisor.
+        channel: to the workers.
+        token_channel: to the worker that verifies tokens; None if no rule accepts any.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in STOP:
@@ -396,7 +437,8 @@ async def serve(link: SupervisorLink, channel: socket.socket) -> int:
     configuration = link.configuration
     pool = WorkerPool(channel)
     connections = Connections()
-    gateway = Gateway(link, pool, connections)
+    token_pool = WorkerPool(token_channel) if token_channel else None
+    gateway = Gateway(link, pool, token_pool, connections)
 
     def create(client: socket.socket) -> Connection:
         return Connection(manager, connections, gateway.malformed, client)
@@ -457,13 +499,16 @@ async def _open(listener: Listener, host: str, port: int, option: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the HTTP process: `CONTROL CHANNEL`, descriptors of sockets to the supervisor and the workers."""
+    """Run the HTTP process: `CONTROL CHANNEL [TOKENS]`, descriptors of sockets.
+
+    They lead to the supervisor, the workers, and the worker that verifies tokens.
+    """
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    control, channel = (socket.socket(fileno=int(argument)) for argument in arguments)
-    with control, channel, contextlib.suppress(KeyboardInterrupt, EOFError):
-        return asyncio.run(serve(SupervisorLink(control), channel))
+    control, *channels = (socket.socket(fileno=int(argument)) for argument in arguments)
+    with contextlib.suppress(KeyboardInterrupt, EOFError):
+        return asyncio.run(serve(SupervisorLink(control), *channels))
     return 1
 
 

@@ -18,7 +18,7 @@ from service.keystore import ca_directory, revocation_file
 from service.overrides import OverridesError, YAMLSource
 from service.pki.acme_key import MAX_GENERATION, AcmePrincipals, is_thumbprint
 from service.pki.errors import CAError, CAUnavailable, quote
-from service.pki.profile_loader import JSONPath
+from service.pki.policy_parser import JSONPath
 
 ACME_PRINCIPALS: Final = "acme-principals.yaml"
 _HEADER: Final = "# Principals that may have ACME accounts. `certlet acme` rewrites this file.\n"

@@ -182,6 +182,18 @@ class DynamoDbLedger:
         values = {":order": {"S": order_id}, ":now": _number(self._clock().timestamp())}
         return self._put(item, f"{_NEW} OR #order = :order OR expires <= :now", values, {"#order": "order"})
 
+    def claim_token(
+        self, issuer: str, token_id: str, digest: str, issued_at: datetime, expires_at: datetime
+    ) -> datetime | None:
+        """As in the protocol."""
+        item = _item(f"token#{records.identify_token(issuer, token_id)}", "token", expires_at)
+        item |= {"digest": {"S": digest}, "issued_at": {"S": issued_at.isoformat()}}
+        now = {":now": _number(self._clock().timestamp())}
+        stored = self._put_or_get(item, f"{_NEW} OR expires <= :now", now)
+        if stored is None or stored["digest"] != item["digest"]:
+            return None
+        return datetime.fromisoformat(stored["issued_at"]["S"])
+
     def add_revocation(self, entry: RevokedCertificate) -> bool:
         """As in the protocol. At most `revocation.MAX_ENTRIES` are stored."""
         item = _item(_REVOKED, encoding.format_serial(entry.serial_number))
@@ -247,14 +259,24 @@ class DynamoDbLedger:
 
         The client tries again if a response is lost. The second attempt then finds the item of the first.
         """
+        return self._put_or_get(item, condition, values, names) == item
+
+    def _put_or_get(
+        self,
+        item: _Item,
+        condition: str,
+        values: _Item | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> _Item | None:
+        """Store an item if the condition is true; return the item that is stored then, if any."""
         operation = self._put_operation(item, condition, values)["Put"]
         operation |= {"ExpressionAttributeNames": names} if names else {}
         try:
             with _translated_errors():
                 self._client.put_item(**operation, ReturnValuesOnConditionCheckFailure="ALL_OLD")
         except _ConditionFailed as error:
-            return error.item == item
-        return True
+            return error.item
+        return item
 
     def _put_operation(self, item: _Item, condition: str, values: _Item | None = None) -> dict[str, Any]:
         operation: dict[str, Any] = {"TableName": self._table, "Item": item, "ConditionExpression": condition}

@@ -1,7 +1,8 @@
-"""Accounts and orders as JSON, in which every ledger stores them."""
+"""Accounts and orders as JSON, in which every ledger stores them, and the identifiers of tokens."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from datetime import datetime
@@ -17,6 +18,7 @@ from service.ledger_protocol import (
     Order,
     OrderStatus,
 )
+from service.pki import encoding
 
 
 def encode(value: Account | Order) -> str:
@@ -26,6 +28,12 @@ def encode(value: Account | Order) -> str:
         kind = type(value).__name__.lower()
         raise ValueError(f"the {kind} has {len(text)} octets; at most {MAX_ENCODED} are stored")
     return text
+
+
+def identify_token(issuer: str, token_id: str) -> str:
+    """Return an identifier of a token, of a constant length: a claim may be longer than a key of DynamoDB."""
+    parts = (issuer.encode("utf-8", "surrogatepass"), token_id.encode("utf-8", "surrogatepass"))
+    return hashlib.sha256(encoding.length_prefixed(parts)).hexdigest()
 
 
 def decode_account(text: str) -> Account:

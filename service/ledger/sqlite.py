@@ -60,6 +60,12 @@ _MIGRATIONS: Final = (
     CREATE INDEX order_count_end ON order_count (expires_at);
     CREATE INDEX replaced_end ON replaced (expires_at)
     """,
+    """
+    CREATE TABLE token (
+        id TEXT PRIMARY KEY, digest TEXT NOT NULL, issued_at TEXT NOT NULL, expires_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX token_end ON token (expires_at)
+    """,
 )
 _ACCOUNT_BY_ID: Final = "SELECT body FROM account WHERE id = ?"
 _ACCOUNT_BY_THUMBPRINT: Final = "SELECT body FROM account WHERE thumbprint = ?"
@@ -76,6 +82,8 @@ _SWEEPS: Final = (
        (SELECT principal, period_start FROM order_count WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
     """DELETE FROM replaced WHERE id IN
        (SELECT id FROM replaced WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+    """DELETE FROM token WHERE id IN
+       (SELECT id FROM token WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)""",
 )
 
 
@@ -251,6 +259,21 @@ class SqliteLedger:
             )
             row = (certificate_id, order_id, until.timestamp(), self._now())
             return self._database.execute(statement, row).rowcount == 1
+
+    def claim_token(
+        self, issuer: str, token_id: str, digest: str, issued_at: datetime, expires_at: datetime
+    ) -> datetime | None:
+        """As in the protocol."""
+        statement = (
+            "INSERT INTO token VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, "
+            "issued_at = excluded.issued_at, expires_at = excluded.expires_at WHERE expires_at <= ?"
+        )
+        key = records.identify_token(issuer, token_id)
+        row = (key, digest, issued_at.isoformat(), expires_at.timestamp())
+        with self._change():
+            self._database.execute(statement, (*row, self._now()))
+            first = self._scalar("SELECT issued_at FROM token WHERE id = ? AND digest = ?", key, digest)
+        return datetime.fromisoformat(first) if first else None
 
     def add_revocation(self, entry: RevokedCertificate) -> bool:
         """As in the protocol. At most `revocation.MAX_ENTRIES` are stored."""

@@ -1,7 +1,8 @@
-"""Encode values as bytes and text: PEM, DER, PKCS#7, readable text, hexadecimal, RFC 3339."""
+"""Encode values as bytes and text: PEM, DER, PKCS#7, readable text, hexadecimal, base64url, RFC 3339."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -21,6 +22,8 @@ from cryptography.x509.oid import (
     SignatureAlgorithmOID,
 )
 from OpenSSL import crypto
+
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 
 
 def _camel_case(name: str) -> str:
@@ -115,6 +118,20 @@ def format_serial(number: int) -> str:
     """Format a serial number in lower-case hexadecimal, with an even number of digits."""
     digits = f"{number:x}"
     return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def decode_base64url(text: str) -> bytes:
+    """Decode base64url without padding (RFC 7515 2).
+
+    Raises:
+        ValueError: it is not base64url, or not the only encoding of its octets.
+    """
+    if not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
+        raise ValueError("not base64url without padding")
+    octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if base64.urlsafe_b64encode(octets).rstrip(b"=").decode("ascii") != text:
+        raise ValueError("not the only encoding in base64url")
+    return octets
 
 
 @functools.lru_cache(maxsize=256)  # the times of each certificate are formatted five times

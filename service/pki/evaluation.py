@@ -76,6 +76,7 @@ class IssuanceContext(NamedTuple):
         not_after: the requested end of the validity period, RFC 3339, instead of `validity`.
         is_renewal: whether this renews a certificate of the profile; its `principals` are not checked then.
         deny_list: the keys to refuse.
+        token_names: the names that the caller's token permits; None for a caller without a token.
     """
 
     profile: Profile
@@ -88,6 +89,17 @@ class IssuanceContext(NamedTuple):
     not_after: str | None = None
     is_renewal: bool = False
     deny_list: DenyList = DenyList()
+    token_names: NamePolicy | None = None
+
+    @property
+    def caller_policies(self) -> list[tuple[NamePolicy, str]]:
+        """The policies for the caller's names, besides that of the profile, with their labels in messages."""
+        caller = quote(self.principal)
+        policies = (
+            (self.profiles.names_permitted_for(self.principal), f"the policy for caller {caller}"),
+            (self.token_names, f"the token of caller {caller}"),
+        )
+        return [(policy, label) for policy, label in policies if policy]
 
     def suggest_profiles(self, is_suitable: Callable[[Profile], bool]) -> str:
         """Suggest the suitable profiles of the caller: `use profile 'client' or 'peer'`; '' if there is none.
@@ -102,9 +114,9 @@ class IssuanceContext(NamedTuple):
         return f"use profile {list_some(suitable, ' or ')}" if suitable else ""
 
     def permits_name(self, name: Identifier, profile: Profile) -> bool:
-        """Whether a profile, the principal's policy and the CA permit a name."""
-        policies = (profile.names, self.profiles.names_permitted_for(self.principal))
-        is_permitted = not any(policy.violations([name], "") for policy in policies if policy)
+        """Whether a profile, the caller's policies and the CA permit a name."""
+        policies = (profile.names, *(policy for policy, _ in self.caller_policies))
+        is_permitted = not any(policy.violations([name], "") for policy in policies)
         return is_permitted and not self.issuer.name_violations(_NO_SUBJECT, (name,))
 
 
@@ -136,7 +148,7 @@ def name_violations(
     subject: x509.Name = _NO_SUBJECT,
     usages: frozenset[x509.ObjectIdentifier] = frozenset(),
 ) -> list[tuple[int | None, str]]:
-    """Apply the policies of the profile and the principal, and the CA's name constraints, to names.
+    """Apply the policies of the profile and the caller, and the CA's name constraints, to names.
 
     Args:
         identifiers: the names.
@@ -155,10 +167,10 @@ def name_violations(
             )
         )
 
-    profile, principal = context.profile, context.principal
+    profile = context.profile
     violations = profile.names.violations(identifiers, _profile_label(profile), suggest)
-    if policy := context.profiles.names_permitted_for(principal):
-        violations += policy.violations(identifiers, _principal_label(principal))
+    for policy, label in context.caller_policies:
+        violations += policy.violations(identifiers, label)
     return violations + context.issuer.name_violations(subject, identifiers)
 
 
@@ -422,15 +434,15 @@ class _Evaluation:
                 tuple(self._names), self._context, subject, self._extended_key_usage
             )
         ]
-        profile, principal = self._profile, self._context.principal
+        profile = self._profile
         # The common name of a TLS server is one of the names, or was refused.
         implied = None if profile.is_tls_server else names.identifier_implied_by_cn(self._common_name)
         if implied is None or implied in self._names:
             return
         if "*" in implied.value or profile.names.permits_kind(implied.kind):
             self._verify_common_name(implied, profile.names, _profile_label(profile))
-        if policy := self._context.profiles.names_permitted_for(principal):
-            self._verify_common_name(implied, policy, _principal_label(principal))
+        for policy, label in self._context.caller_policies:
+            self._verify_common_name(implied, policy, label)
 
     def _verify_common_name(self, implied: Identifier, policy: NamePolicy, label: str) -> None:
         for _, detail in policy.for_common_name().violations([implied], label):
@@ -522,10 +534,6 @@ class _Evaluation:
 
 def _profile_label(profile: Profile) -> str:
     return f"profile '{profile.name}'"
-
-
-def _principal_label(principal: str) -> str:
-    return f"the policy for caller {quote(principal)}"
 
 
 def _key_usages(extension: x509.KeyUsage) -> list[str]:

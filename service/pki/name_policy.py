@@ -118,10 +118,12 @@ class UriPolicy:
         schemes: the permitted schemes, lower case; empty for all.
         hosts: the permitted hosts, or with a leading dot the hosts below a domain; empty for all, including
             none.
+        permitted: the permitted URIs; empty for all.
     """
 
     schemes: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
 
     def violations(self, name: Identifier) -> Iterator[str]:
         """Reasons why a name is not permitted, each a predicate for "profile 'server'"."""
@@ -130,6 +132,8 @@ class UriPolicy:
             yield f"permits only URIs with scheme {list_some(self.schemes, ' or ')}"
         if self.hosts and not any(host and in_host_subtree(host, base) for base in self.hosts):
             yield f"permits only URIs with host {list_some(self.hosts, ' or ')}"
+        if self.permitted and name.value not in self.permitted:
+            yield f"permits only {list_some([*map(shorten, self.permitted)], ' or ')}"
 
 
 _KindPolicy = DnsPolicy | IpPolicy | EmailPolicy | UriPolicy

@@ -19,6 +19,7 @@ from service.pki import encoding, keys, names
 from service.pki.errors import BadPublicKey, RejectedValidity, quote
 from service.pki.keys import KeyKind
 from service.pki.name_policy import NamePolicy
+from service.pki.token_identity import PRINCIPAL_PREFIX
 
 EXTENDED_KEY_USAGES: Final = {  # RFC 5280 4.2.1.12; all others are written as OIDs
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
@@ -125,6 +126,7 @@ class Profile:
         fixed_attributes: the subject attributes of every certificate.
         needs_status_url: whether certificates are short-lived because the service has no status URL.
         public_keys: the accepted kinds of key, and the minimum size in bits (only for RSA, otherwise 0).
+        identities: the principals of the rules for tokens that list the profile.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Profile:
     short_lived: timedelta = timedelta(days=7)
     needs_status_url: bool = False
     principals: tuple[str, ...] = (ANY_PRINCIPAL,)
+    identities: tuple[str, ...] = ()
 
     def with_status_url(self, status_url: str, *, has_ocsp: bool) -> Profile:
         """Return the profile in which revocation is not `SERVICE`.
@@ -181,7 +184,9 @@ class Profile:
         return not SERVER_USAGES.isdisjoint(self.extended_key_usage_oids)
 
     def permits_principal(self, principal: str) -> bool:
-        """Whether a principal may use this profile."""
+        """Whether a principal may use this profile; that of a token only if its rule lists the profile."""
+        if principal.startswith(PRINCIPAL_PREFIX) and principal not in self.identities:
+            return False
         return ANY_PRINCIPAL in self.principals or principal in self.principals
 
     def asserts_no_rev_avail(self, not_before: datetime, not_after: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Parse the issuance policy: profiles and principals, from the JSON of the contract.
+"""Parse the issuance policy: profiles, principals and rules for tokens, from the JSON of the contract.
 
 `service.overrides` validates the JSON by `profiles.schema.json`. This module checks what a schema cannot
 express, and the type of each value: an invalid profile is an error, never a laxer profile.
@@ -6,10 +6,9 @@ express, and the type of each value: an invalid profile is an error, never a lax
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -19,10 +18,21 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from service.pki import keys, names
-from service.pki.errors import IssuanceError, UnknownProfile, escape_controls, quote
+from service.pki import keys
+from service.pki.errors import UnknownProfile, escape_controls, quote
+from service.pki.identity_rules import IdentityRule, parse_rule
 from service.pki.keys import KeyKind
-from service.pki.name_policy import DnsPolicy, EmailPolicy, IpPolicy, NamePolicy, UriPolicy
+from service.pki.name_policy import NamePolicy
+from service.pki.policy_parser import (
+    NAME_POLICY,
+    Fields,
+    JSONPath,
+    ProfileViolation,
+    list_of,
+    members_of,
+    parse_name_policy,
+    parse_object,
+)
 from service.pki.profile import (
     ANY_PRINCIPAL,
     EXTENDED_KEY_USAGES,
@@ -35,14 +45,7 @@ from service.pki.profile import (
     eku_oid,
     parse_duration,
 )
-
-JSONPath = tuple[str | int, ...]
-"""A path in JSON: `("profiles", "server", "validity")`."""
-_Parse = Callable[[Any], Any]
-"""Parses JSON of the right type; raises ValueError or IssuanceError, or ProfileError about nested values."""
-_Fields = Mapping[Any, tuple[type, _Parse]]
-"""The allowed members of a JSON object: the JSON type of each value, and its parser."""
-_Check = Callable[[dict[Any, Any]], Iterable["ProfileViolation"]]
+from service.pki.token_identity import PRINCIPAL_PREFIX
 
 _FORBIDDEN_EXTENDED_USAGES: Final = {  # with these, a certificate could act for the CA, or for any purpose
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
@@ -65,28 +68,8 @@ _EXTENSIONS: Final = {"tlsFeature": ExtensionOID.TLS_FEATURE, "ocspNoCheck": Ext
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # the library accepts leading zeros
 _MAX_DURATION: Final = timedelta(days=10_000)
 _RSA: Final = re.compile(r"RSA(?:-([0-9]{4,5}))?")
-_NO_PRINCIPALS: Final[dict[str, object]] = {}
+_NO_MEMBERS: Final[dict[str, object]] = {}
 _REQUIRED: Final = ("description", "validity", "backdate", "extended_key_usage", "names")
-
-
-@dataclass(frozen=True)
-class ProfileViolation:
-    """A violation in the profiles, with its path."""
-
-    path: JSONPath
-    detail: str
-
-    def __str__(self) -> str:
-        location = escape_controls(".".join(map(str, self.path)))
-        return f"{location}: {self.detail}" if location else self.detail
-
-
-class ProfileError(ValueError):
-    """The profiles are invalid; the message and `violations` list all violations."""
-
-    def __init__(self, violations: Iterable[ProfileViolation]) -> None:
-        self.violations = tuple(violations)
-        super().__init__("; ".join(map(str, self.violations)))
 
 
 class Challenge(StrEnum):
@@ -122,27 +105,40 @@ class IssuancePolicy:
         self,
         profiles: object,
         default: object,
-        principals: object = _NO_PRINCIPALS,
+        principals: object = _NO_MEMBERS,
+        identities: object = _NO_MEMBERS,
         *,
         status_url: str = "",
         has_ocsp: bool = True,
     ) -> None:
-        """Parse the three members that `profiles.schema.json` describes, JSON.
+        """Parse the four members that `profiles.schema.json` describes, JSON.
 
         The other arguments are those of `Profile.with_status_url`.
 
         Raises:
             ProfileError: the JSON is invalid; lists all violations.
         """
-        fields: _Fields = {
-            "profiles": _members(dict, _profile, _first_policy_violations),
+        fields: Fields = {
+            "profiles": members_of(dict, _profile, _first_policy_violations),
             "default": (str, str),
-            "principals": _members(dict, _principal),
+            "principals": members_of(dict, _principal),
+            "identities": members_of(dict, parse_rule),
         }
-        data = {"profiles": profiles, "default": default, "principals": principals}
-        parsed = _object(data, fields, partial(_default_violations, profiles))
+        data = {
+            "profiles": profiles,
+            "default": default,
+            "principals": principals,
+            "identities": identities,
+        }
+        parsed = parse_object(data, fields, partial(_policy_violations, data))
+        self.identities: tuple[IdentityRule, ...] = tuple(parsed["identities"].values())
         self._by_name: dict[str, Profile] = {
-            name: profile.with_status_url(status_url, has_ocsp=has_ocsp)
+            name: replace(
+                profile.with_status_url(status_url, has_ocsp=has_ocsp),
+                identities=tuple(
+                    f"{PRINCIPAL_PREFIX}{rule.name}" for rule in self.identities if name in rule.profiles
+                ),
+            )
             for name, profile in parsed["profiles"].items()
         }
         self._principals: dict[str, PrincipalPolicy] = parsed["principals"]
@@ -190,55 +186,10 @@ class IssuancePolicy:
         """Whether a principal has to prove that it controls its names."""
         return any(policy.challenge for policy in self._principals.values())
 
-
-def _object(data: dict[Any, Any], fields: _Fields, check: _Check = lambda _: ()) -> dict[Any, Any]:
-    """Parse each member of an object; `check` yields violations that involve several members."""
-    parsed: dict[Any, Any] = {}
-    violations: list[ProfileViolation] = []
-    for key, value in data.items():
-        if key not in fields:
-            violations.append(ProfileViolation((key,), f"unknown key; known: {', '.join(fields)}"))
-        elif not isinstance(value, kind := fields[key][0]):
-            violations.append(
-                ProfileViolation((key,), f"{quote(str(value))} is not of the type {kind.__name__}")
-            )
-        else:
-            try:
-                parsed[key] = fields[key][1](value)
-            except ProfileError as error:
-                violations += [
-                    ProfileViolation((key, *violation.path), violation.detail)
-                    for violation in error.violations
-                ]
-            except (ValueError, IssuanceError) as error:
-                violations.append(ProfileViolation((key,), str(error)))
-    violations += check(parsed)
-    if violations:
-        raise ProfileError(violations)
-    return parsed
-
-
-def _members(
-    kind: type, parse: Callable[[str, Any], Any], check: _Check = lambda _: ()
-) -> tuple[type, _Parse]:
-    """An object with any member names; `parse` gets the name and the value, of the type `kind`."""
-    return dict, lambda data: _object(data, {name: (kind, partial(parse, name)) for name in data}, check)
-
-
-def _list(parse: _Parse, identity: _Parse | None = None, *, min_items: int = 0) -> tuple[type, _Parse]:
-    """A list of strings; no two values may have the same `identity`."""
-
-    def parse_list(data: list[Any]) -> tuple[Any, ...]:
-        if len(data) < min_items:
-            raise ValueError("the list is empty")
-        values = _object(dict(enumerate(data)), dict.fromkeys(range(len(data)), (str, parse)))
-        identities = [identity(value) for value in values.values()] if identity else []
-        for index, value in enumerate(identities):
-            if value in identities[:index]:
-                raise ValueError(f"{quote(data[index])} is listed twice")
-        return tuple(values.values())
-
-    return list, parse_list
+    @property
+    def once_rule(self) -> str:
+        """The name of a rule that accepts each token only once, which needs a ledger; '' if there is none."""
+        return next((rule.name for rule in self.identities if rule.is_once), "")
 
 
 def _oid(text: str) -> x509.ObjectIdentifier:
@@ -291,41 +242,6 @@ def _fixed_attribute(name: str, text: str) -> str:
     return text
 
 
-def _domain(text: str, *, underscores: bool = False) -> str:
-    leading_dot = "." if text.startswith(".") else ""
-    return leading_dot + names.dns_name(text.removeprefix("."), "", wildcard=False, underscores=underscores)
-
-
-# Labels of services and trust domains may have underscores.
-_subtree: Final = partial(_domain, underscores=True)
-
-
-def _subtrees(parse: _Parse) -> _Fields:
-    return dict.fromkeys(("permitted", "excluded"), _list(parse, min_items=1))
-
-
-def _policy(policy: type, fields: _Fields) -> tuple[type, _Parse]:
-    return dict, lambda data: policy(**_object(data, fields))
-
-
-_FLAGS: Final = dict.fromkeys(("wildcards", "single_label", "underscores"), (bool, bool))
-_NAMES: Final[_Fields] = {
-    "dns": _policy(DnsPolicy, {**_subtrees(_subtree), **_FLAGS}),
-    "ip": _policy(IpPolicy, _subtrees(ipaddress.ip_network)),
-    "email": _policy(EmailPolicy, _subtrees(_domain)),
-    "uri": _policy(UriPolicy, {"schemes": _list(str, min_items=1), "hosts": _list(_subtree, min_items=1)}),
-}
-
-
-def parse_name_policy(data: dict[str, Any]) -> NamePolicy:
-    """Parse the name policy of a profile: `{dns: {permitted: [example.com]}, ip: {}}`.
-
-    Raises:
-        ProfileError: the policy is invalid; lists all violations.
-    """
-    return NamePolicy(**_object(data, _NAMES))
-
-
 def _duration(text: str) -> timedelta:
     length = parse_duration(text)
     if length > _MAX_DURATION:
@@ -333,24 +249,24 @@ def _duration(text: str) -> timedelta:
     return length
 
 
-_SUBJECT: Final[_Fields] = {"allowed": _list(_allowed_attribute), "fixed": _members(str, _fixed_attribute)}
-_PROFILE: Final[_Fields] = {
+_SUBJECT: Final[Fields] = {"allowed": list_of(_allowed_attribute), "fixed": members_of(str, _fixed_attribute)}
+_PROFILE: Final[Fields] = {
     **dict.fromkeys(("validity", "max_validity", "backdate", "short_lived"), (str, _duration)),
     **dict.fromkeys(("ca_issuers", "crl", "ocsp"), (str, _url)),
     "description": (str, str),
-    "extended_key_usage": _list(_usage, eku_oid, min_items=1),
+    "extended_key_usage": list_of(_usage, eku_oid, min_items=1),
     "names": (dict, parse_name_policy),
-    "subject": (dict, partial(_object, fields=_SUBJECT)),
-    "public_keys": _list(_public_key, lambda key: key[0], min_items=1),
-    "extensions": _list(_extension_oid, lambda oid: oid),
-    "certificate_policies": _list(_oid, lambda oid: oid),
+    "subject": (dict, partial(parse_object, fields=_SUBJECT)),
+    "public_keys": list_of(_public_key, lambda key: key[0], min_items=1),
+    "extensions": list_of(_extension_oid, lambda oid: oid),
+    "certificate_policies": list_of(_oid, lambda oid: oid),
     "revocation": (str, Revocation),
-    "principals": _list(str, str),
+    "principals": list_of(str, str),
 }
 
 
 def _profile(name: str, data: dict[str, Any]) -> Profile:
-    parsed = _object(data, _PROFILE, partial(_profile_violations, data))
+    parsed = parse_object(data, _PROFILE, partial(_profile_violations, data))
     subject = parsed.pop("subject", {"allowed": ("CN",)})
     return Profile(
         **{"name": name, "max_validity": parsed["validity"], **parsed},
@@ -389,19 +305,47 @@ def _first_policy_violations(profiles: dict[str, Profile]) -> Iterator[ProfileVi
                 yield ProfileViolation((name, "certificate_policies", 0), detail)
 
 
-def _default_violations(profiles: object, parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
-    default = parsed.get("default")
-    if default is not None and isinstance(profiles, dict) and default not in profiles:
-        choices = escape_controls(", ".join(profiles))
-        yield ProfileViolation(
-            ("default",), f"profile {quote(default)} does not exist; use one of: {choices}"
-        )
+def _policy_violations(data: dict[str, Any], parsed: dict[str, Any]) -> Iterator[ProfileViolation]:
+    """Names of profiles and rules that do not exist, and rules that could never use their profiles."""
+    profiles, rules = data["profiles"], data["identities"]
+    if not isinstance(profiles, dict) or not isinstance(rules, dict):
+        return
+    choices = escape_controls(", ".join(profiles))
+    named: list[tuple[JSONPath, str]] = [
+        (("identities", rule.name, "profiles", index), name)
+        for rule in parsed.get("identities", {}).values()
+        for index, name in enumerate(rule.profiles)
+    ]
+    if "default" in parsed:
+        named.append((("default",), parsed["default"]))
+    for path, name in named:
+        if name not in profiles:
+            yield ProfileViolation(path, f"profile {quote(name)} does not exist; use one of: {choices}")
+    principals = {f"{PRINCIPAL_PREFIX}{name}" for name in rules}
+    for path, principal in _named_principals(parsed):
+        if principal.startswith(PRINCIPAL_PREFIX) and principal not in principals:
+            yield ProfileViolation(path, f"no rule of identities is the principal {quote(principal)}")
+    for rule in parsed.get("identities", {}).values():
+        for index, name in enumerate(rule.profiles):
+            profile, principal = parsed.get("profiles", {}).get(name), f"{PRINCIPAL_PREFIX}{rule.name}"
+            if profile and not {ANY_PRINCIPAL, principal}.intersection(profile.principals):
+                detail = f"principals of profile '{name}' does not permit the rule; add {principal} to it"
+                yield ProfileViolation(("identities", rule.name, "profiles", index), detail)
+
+
+def _named_principals(parsed: dict[str, Any]) -> Iterator[tuple[JSONPath, str]]:
+    """Yield each principal that a profile or a policy for principals names, with its path."""
+    for name, profile in parsed.get("profiles", {}).items():
+        for index, principal in enumerate(profile.principals):
+            yield ("profiles", name, "principals", index), principal
+    for principal in parsed.get("principals", {}):
+        yield ("principals", principal), principal
 
 
 def _principal(name: str, data: dict[str, Any]) -> PrincipalPolicy:
     if name in {"", ANY_PRINCIPAL}:  # no caller has such a name, so the policy would never apply
         raise ValueError(f"{quote(name)} is not the name of a principal")
-    parsed = _object(data, {**_NAMES, "challenge": (str, Challenge), "role": (str, Role)})
+    parsed = parse_object(data, {**NAME_POLICY, "challenge": (str, Challenge), "role": (str, Role)})
     challenge, role = parsed.pop("challenge", None), parsed.pop("role", None)
     has_names = parsed or not (challenge or role)  # a policy without any member permits no names
     return PrincipalPolicy(NamePolicy(**parsed) if has_names else None, challenge, role)

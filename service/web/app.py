@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import connexion
 import flask
 from connexion.exceptions import ProblemException
 from connexion.resolver import Resolver
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.routing import PathConverter
@@ -24,6 +25,7 @@ from werkzeug.routing import PathConverter
 from service import openapi
 from service.authority import API_KEY_REQUIRED, Authority, IssuanceRequest
 from service.pki.errors import CAUnavailable, IssuanceError, Unauthorized
+from service.pki.strict_json import parse_json
 from service.web import est, identity
 from service.web.acme import AcmeOperations, AcmeSite, AcmeStore
 from service.web.acme_problems import AcmeError
@@ -38,7 +40,6 @@ from service.web.problems import (
     issuance_problem,
 )
 from service.web.status import OCSP_RESPONSE, REVOCATION_LIST, StatusOperations
-from service.web.strict_json import StrictJson
 from service.web.validators import BodyValidator, ParameterValidator
 
 BINARY_CONTENT_TYPES: Final = frozenset({DER_CERTIFICATE, CERTS_ONLY, REVOCATION_LIST, OCSP_RESPONSE})
@@ -54,6 +55,14 @@ class _Request(flask.Request):
 
     form = files = cookies = ImmutableMultiDict()  # type: ignore[assignment]  # properties in Werkzeug
     url = ""  # only the gateway knows it
+
+
+class _StrictJson(DefaultJSONProvider):
+    """JSON that raises only ValueError, with the problem and its position."""
+
+    @staticmethod
+    def loads(s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
+        return parse_json(s)
 
 
 class _PathConverter(PathConverter):
@@ -84,15 +93,19 @@ def create(
     logging.getLogger("connexion").setLevel(logging.CRITICAL)
     served = openapi.for_function(document)
     for scheme in served["components"]["securitySchemes"].values():
-        function = "x-apikeyInfoFunc" if scheme["type"] == "apiKey" else "x-basicInfoFunc"
-        scheme[function] = identity.SECURITY_FUNCTION
+        kind = scheme.get("scheme", "apikey")  # of http: basic or bearer
+        scheme[f"x-{kind}InfoFunc"] = identity.SECURITY_FUNCTION
     operations = openapi.operations_by_id(served)
     options = {"swagger_ui": False, "serve_spec": False}
     app = connexion.FlaskApp(__name__, options=options, server_args={"static_folder": None})
-    app.app.request_class, app.app.json = _Request, StrictJson(app.app)
+    app.app.request_class, app.app.json = _Request, _StrictJson(app.app)
     app.app.url_map.merge_slashes = False  # paths must match the contract exactly
     app.app.url_map.converters["path"] = _PathConverter
-    app.app.config |= {identity.API_KEY_NAMES: api_key_names, identity.PUBLIC_URL: public_url}
+    app.app.config |= {
+        identity.API_KEY_NAMES: api_key_names,
+        identity.POLICY: authority.profiles,
+        identity.PUBLIC_URL: public_url,
+    }
     app.app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.app.before_request(functools.partial(_before_request, operations))
     acme = AcmeSite(authority, acme_store)

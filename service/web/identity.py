@@ -17,9 +17,11 @@ import connexion
 from flask import current_app
 
 from service.authority import Principal, PrincipalKind
+from service.pki.token_identity import CONTEXT_MEMBERS, PRINCIPAL_PREFIX, TokenIdentity
 
 API_KEY_PRINCIPAL_ID: Final = "api-key"  # of our own authorizer: the API key's id identifies the caller
 API_KEY_NAMES: Final = "API_KEY_NAMES"  # key of the application's configuration: API key id -> principal
+POLICY: Final = "POLICY"  # as above: the issuance policy, which has the rules for tokens
 PUBLIC_URL: Final = "PUBLIC_URL"  # as above: the URL under which users reach the API, without a final slash
 
 # These replace the credentials of each request. Connexion calls a security function only if the scheme's
@@ -47,12 +49,15 @@ def authenticate(*_credentials: str) -> dict[str, Principal] | None:
 def _gateway_principal() -> Principal | None:
     """Return the principal that the gateway identified, if any.
 
-    The name is the ARN of an IAM user or role, the name of an API key (or its id if it has no name), or the
-    principal of the operator's authorizer. The latter gets the prefix `authorizer:`, so that it cannot equal
-    the name of an API key.
+    The name is the rule of a token, the ARN of an IAM user or role, the name of an API key (or its id if it
+    has no name), or the principal of the operator's authorizer. The latter gets the prefix `authorizer:`, so
+    that it cannot equal the name of an API key. A token precedes an API key, since all callers with tokens
+    may share one for their usage plan.
     """
     context = _context()
     identity, authorizer = _object(context, "identity"), _object(context, "authorizer")
+    if _has_token(authorizer):
+        return _token_principal(authorizer)
     if arn := _text(identity, "userArn"):
         return _iam_principal(arn)
     if key_id := _text(identity, "apiKeyId"):
@@ -61,6 +66,31 @@ def _gateway_principal() -> Principal | None:
     if name and name != API_KEY_PRINCIPAL_ID:
         return Principal(PrincipalKind.AUTHORIZER, f"authorizer:{name}")
     return None
+
+
+def _has_token(authorizer: Mapping[str, Any]) -> bool:
+    """Whether a context is from our authorizer for a token, even if it is malformed or incomplete.
+
+    An authorizer of the operator may have members with some of the names.
+    """
+    principal, members = _text(authorizer, "principalId"), CONTEXT_MEMBERS & authorizer.keys()
+    return (
+        principal.startswith(PRINCIPAL_PREFIX)
+        or members == CONTEXT_MEMBERS
+        or (not principal and bool(members))
+    )
+
+
+def _token_principal(authorizer: Mapping[str, Any]) -> Principal | None:
+    """Return the principal of a token; None if the context is malformed, or names no rule of the policy."""
+    try:
+        token = TokenIdentity.from_context(authorizer)
+    except ValueError:
+        return None
+    rules = {rule.name for rule in current_app.config[POLICY].identities}
+    if token.rule not in rules or token.principal != authorizer.get("principalId"):
+        return None
+    return Principal(PrincipalKind.TOKEN, token.principal, token=token)
 
 
 def _iam_principal(arn: str) -> Principal:

@@ -6,11 +6,8 @@ last, so that strangers cost no work with public keys.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
@@ -26,10 +23,11 @@ from joserfc.registry import HeaderParameter
 
 from service.pki import keys, weak_keys
 from service.pki.acme_key import AcmeKey, ExternalKeyId
+from service.pki.encoding import decode_base64url
 from service.pki.errors import BadPublicKey, quote
 from service.pki.keys import KeyKind
+from service.pki.strict_json import parse_json
 from service.web.acme_problems import AcmeError
-from service.web.strict_json import StrictJson
 
 MAX_HEADER: Final = 4_096  # characters in base64url; a header with an RSA key of 8,192 bits has some 2,200
 MAX_PAYLOAD: Final = 128_000  # a CSR of 64 KiB is encoded twice
@@ -52,7 +50,6 @@ _KEY_TYPES: Final = {  # of a key -> of its JWK
     KeyKind.ED25519: "OKP",
     KeyKind.RSA: "RSA",
 }
-_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _KEY_OIDS: Final = {
     KeyKind.RSA: PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5,
     KeyKind.ED25519: PublicKeyAlgorithmOID.ED25519,
@@ -338,19 +335,15 @@ def decode(name: str, text: object, limit: int) -> bytes:
     """Decode base64url without padding (RFC 7515 2), in its only encoding."""
     if isinstance(text, str) and len(text) > limit:
         raise _malformed(f"{name} has {len(text)} characters; at most {limit} are accepted")
-    if isinstance(text, str) and _BASE64URL.fullmatch(text):
-        try:
-            octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        except binascii.Error:
-            octets = None
-        if octets is not None and base64.urlsafe_b64encode(octets).rstrip(b"=").decode() == text:
-            return octets
-    raise _malformed(f"{name} is not base64url without padding")
+    try:
+        return decode_base64url(cast("str", text))
+    except (TypeError, ValueError) as error:
+        raise _malformed(f"{name} is not base64url without padding") from error
 
 
 def _parse_object(data: bytes, label: str) -> dict[str, Any]:
     try:
-        value = StrictJson.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise _malformed(f"{label} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -94,7 +94,7 @@ class Operations:
             raise Unauthorized(API_KEY_REQUIRED)
         reason = revocation.REASONS.get(body.get("reason", ""))
         request = RevocationRequest(
-            _parse_certificate(body), reason, user.name, user.session, identity.request_id()
+            _parse_certificate(body), reason, user.name, user.session, identity.request_id(), user.token
         )
         authorize = functools.partial(_require_operator, self._authority.profiles, user)
         revoked = self._authority.revocations.revoke(request, self._ledger, authorize)
@@ -168,6 +168,7 @@ class Operations:
         return json_response(
             {"principal": user.name, "profiles": permitted, "default": profiles.default}
             | ({"names": names.to_dict()} if names else {})
+            | ({"token_names": user.token.names.to_dict()} if user.token else {})
             | ({"role": Role.OPERATOR} if profiles.is_operator(user.name) else {}),
             "no-store",
         )

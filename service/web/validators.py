@@ -17,8 +17,8 @@ from connexion.exceptions import ProblemException
 from jsonschema import Draft4Validator
 
 from service.pki.errors import quote
+from service.pki.strict_json import parse_json
 from service.web.problems import FieldProblem, MalformedError
-from service.web.strict_json import StrictJson
 
 _PROBLEMS: Final = (
     "problems"  # key in Connexion's context, so no operation may have an argument with this name
@@ -59,7 +59,7 @@ class BodyValidator:
             yield _problem("", "The body is PEM, not JSON: send it to /sign.pem")
         elif self._validator:
             try:
-                document = StrictJson.loads(request.body)
+                document = parse_json(request.body)
             except ValueError as error:
                 yield _problem("", f"The body is not JSON: {error}")
             else:

@@ -18,7 +18,7 @@ from service.pki import keys
 from service.pki.errors import BadCSR, BadPublicKey, CAError, CompoundError
 from service.pki.hierarchy import Hierarchy
 from service.pki.issuer import Issuer
-from service.pki.profile_loader import ProfileError
+from service.pki.policy_parser import ProfileError
 from service.pki.weak_keys import DenyList
 from tests import csrs, factories, servers
 from tests.cli.test_show import leaf

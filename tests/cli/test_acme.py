@@ -126,6 +126,7 @@ def test_list_shows_key_identifiers_and_thumbprints_but_no_key(ca: Path) -> None
         (("add", ""), 1, "the name has 1 to 128 printable ASCII characters"),
         (("add", "a\x1b"), 1, "the name has 1 to 128 printable ASCII characters"),
         (("add", "service:x"), 1, "the name cannot begin with service:"),
+        (("add", "oidc:x"), 1, "the name cannot begin with oidc:"),
         (
             ("add", "x", "--thumbprint", "a\x1b"),
             2,

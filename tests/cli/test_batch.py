@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from service import client
 from service.cli import batch
-from service.client import ClientError, Signed, SignFailure, SignRequest
+from service.client import ClientError, Credentials, Signed, SignFailure, SignRequest
 from service.pki import encoding
 from tests import csrs, factories, servers
 from tests.cli import certlet
@@ -216,7 +216,7 @@ def test_retry_after_of_the_usage_plan_is_honoured(tmp_path: Path) -> None:
     request = SignRequest(csrs.encode_pem(csrs.build()).decode())
     with servers.certlet_server(tmp_path) as limited:
         for _ in range(30):
-            assert isinstance(client.sign_batch(limited.url, API_KEY, [request])[0], Signed)
+            assert isinstance(client.sign_batch(limited.url, Credentials(API_KEY), [request])[0], Signed)
         assert '"status":429' in limited.read_log()
 
 

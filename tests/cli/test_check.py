@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
 from service import profile_lint
 from service.pki import encoding
-from tests import factories, servers
+from tests import factories, oidc_issuer, servers
 from tests.cli import certlet
 
 CREATE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -subj /CN=x"
@@ -36,6 +38,128 @@ def test_two_ledgers_are_an_error(tmp_path: Path) -> None:
     result = certlet("check", env=env | {"CERTLET_LEDGER_TABLE": "certlet"})
     assert result.returncode == 1
     assert b"CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set; set only one\n" in result.stdout
+
+
+RULES = """
+identities:
+  other: {{<<: &rule {{issuer: "{url}", audience: "https://ca.example.com", algorithms: [ES256, RS256], jwks_url: "{jwks_url}",
+    ca_file: issuer-ca.pem, claims: {{/ref: main, /id: 74}}, profiles: [server, peer], names: {{}}}}, audience: "https://b.example"}}
+  ci: {{<<: *rule, names: {{dns: {{permitted: ["{{/environment}}.ci.example.com"]}}}}}}
+  all: {{<<: *rule, claims: {{/sub: workload}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[oidc_issuer.Issuer]:
+    """An issuer; its directory has rules for its tokens."""
+    directory = tmp_path_factory.mktemp("issuer")
+    with oidc_issuer.running(directory) as issuer:
+        (directory / "own.yaml").write_text(RULES.format(url=issuer.url, jwks_url=issuer.jwks_url))
+        yield issuer
+
+
+def explain(issuer: oidc_issuer.Issuer, token: str, *options: str) -> tuple[int, list[str]]:
+    """The status and the lines of `certlet check --token -`, which never show the token."""
+    profiles = issuer.ca_file.parent / "own.yaml"
+    result = certlet("check", "--profiles", profiles, "--token", "-", *options, stdin=token.encode())
+    output = result.stdout + result.stderr
+    assert b"\x1b" not in output
+    for part in filter(None, token.split(".")):
+        assert part.encode() not in output
+    return result.returncode, output.decode().splitlines()
+
+
+CLAIMS = {"ref": "main", "id": 74, "environment": "prod"}
+NAMES = '{"dns": {"permitted": ["prod.ci.example.com"]}}'
+
+
+def test_check_shows_which_rule_accepts_a_token(issuer: oidc_issuer.Issuer, tmp_path: Path) -> None:
+    """The first that does applies. The files are relative to the operator's file."""
+    audience = 'aud is "https://ca.example.com", not "https://b.example"'
+    token = issuer.token(CLAIMS, "ES256")
+    lines = [
+        f"other: no: {audience}",
+        f"ci: yes: profiles server, peer; names {NAMES}",
+        "all: yes, but ci applies, since it is first",
+    ]
+    assert explain(issuer, token) == (0, lines)
+    (tmp_path / "token").write_text(f"{token}\n")
+    result = certlet("check", "--profiles", issuer.ca_file.parent / "own.yaml", "--token", "token")
+    assert (result.returncode, result.stdout.decode().splitlines()) == (0, lines)
+
+
+@pytest.mark.parametrize(
+    ("claims", "key", "reason"),
+    [
+        ({"ref": "dev"}, "ES256", "/ref"),
+        ({"id": "74"}, "ES256", "/id"),
+        ({"environment": "a.b"}, "ES256", "the claim /environment has characters"),
+        ({"aud": ["https://ca.example.com", "https://b.example"]}, "ES256", "aud is "),
+        ({"iss": "https://c.example\x1b[2J"}, "ES256", "iss is "),
+        ({"ref": "\x1b[2J\u202e\u2028"}, "ES256", "/ref"),
+        ({"exp": 1, "iat": 0}, "ES256", "the token is expired"),
+        ({}, "ES384", "alg is"),
+        ({}, "EdDSA", "alg is"),
+    ],
+)
+def test_check_shows_why_rules_refuse_a_token(
+    issuer: oidc_issuer.Issuer, claims: dict[str, Any], key: str, reason: str
+) -> None:
+    """In the operator's terms, escaped, one line for each rule; the status is 1 if none accepts it."""
+    token = issuer.token(CLAIMS | {"sub": "x"} | claims, key)
+    status, lines = explain(issuer, token)
+    assert status == 1
+    assert [line.partition(": no: ")[0] for line in lines] == ["other", "ci", "all"]
+    assert reason in lines[1]
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.b", "\x1b[2J", "é", "x" * 9_000])
+def test_check_refuses_what_is_not_a_token(issuer: oidc_issuer.Issuer, token: str) -> None:
+    """There is no traceback."""
+    profiles = issuer.ca_file.parent / "own.yaml"
+    result = certlet("check", "--profiles", profiles, "--token", "-", stdin=token.encode())
+    assert (result.returncode, result.stdout.count(b"\n"), result.stderr) == (1, 3, b"")
+    assert b"all: no: the token " in result.stdout or b"all: no: the header of the token" in result.stdout
+
+
+def test_check_without_rules_cannot_explain_a_token(issuer: oidc_issuer.Issuer, tmp_path: Path) -> None:
+    """Nor with invalid rules, or without the file of the token. Each is an error in one line."""
+    profiles = issuer.ca_file.parent / "own.yaml"
+    (tmp_path / "none.yaml").write_text("default: client\n")
+    (tmp_path / "bad.yaml").write_text("identities: {ci: {}}\n")
+    (tmp_path / "pem.yaml").write_text(profiles.read_text())  # without the file of the CA
+    for arguments, message in (
+        (("--token", "-"), b"no rules for tokens: pass a file with identities as --profiles"),
+        (("--token", "-", "--profiles", "none.yaml"), b"no rules for tokens"),
+        (("--token", "-", "--profiles", "bad.yaml"), b"bad.yaml: line 1: identities.ci: missing: issuer"),
+        (("--token", "-", "--profiles", "pem.yaml"), b"issuer-ca.pem"),
+        (("--token", "absent", "--profiles", profiles), b"absent: No such file"),
+    ):
+        result = certlet("check", *arguments, stdin=b"x")
+        assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1)
+        assert message in result.stderr
+
+
+def test_check_shows_that_keys_are_not_available(issuer: oidc_issuer.Issuer) -> None:
+    """The reason is that of the download; the status is 1."""
+    token = issuer.token(CLAIMS, "ES256")
+    issuer.fault = oidc_issuer.Fault.ERROR
+    try:
+        status, lines = explain(issuer, token)
+    finally:
+        issuer.fault = oidc_issuer.Fault.NONE
+    assert status == 1
+    assert any(line.startswith("ci: no: rule ") and line.endswith("status 500") for line in lines)
+
+
+def test_problem_with_keys_is_printed_once(tmp_path: Path) -> None:
+    """What the service would log is among the findings of the command."""
+    rule = "{issuer: x, audience: y, algorithms: [ES256], jwks_file: absent.json, claims: {/sub: x}"
+    (tmp_path / "own.yaml").write_text(f"identities:\n  ci: {rule}, profiles: [server], names: {{}}}}\n")
+    result = servers.certlet("check", "--profiles", "own.yaml", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert result.stdout.startswith(b"own.yaml:2: rule ci: ")
+    assert result.stdout.count(b"absent.json") == 1
 
 
 def test_files_of_acme_are_checked(tmp_path: Path) -> None:

@@ -26,6 +26,23 @@ def test_public_document_is_valid_openapi(tmp_path: Path) -> None:
     assert document["components"]["schemas"]["ProfileName"]["enum"] == ["server", "client"]
 
 
+AWS = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
+
+
+@pytest.mark.parametrize("options", [("--format", "public"), ("--format", "cloudformation"), AWS])
+def test_rules_for_tokens_are_in_no_document(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """They are the operator's. API docs and generated clients are made from the public document."""
+    rule = (
+        "{issuer: https://i.example, audience: y, algorithms: [ES256], jwks_file: k.json, claims: {/sub: x}"
+    )
+    path = tmp_path / "own.yaml"
+    path.write_text(f"identities:\n  deploy: {rule}, profiles: [server], names: {{}}}}\ndefault: client\n")
+    run = certlet("openapi", *options, "--profiles", path)
+    assert run.returncode == 0, run.stderr
+    assert b'"client"' in run.stdout
+    assert not re.findall(rb"i\.example|x-certificate|identities|deploy\b", run.stdout)
+
+
 def test_api_gateway_document_keeps_the_import_rules() -> None:
     """The default document violates no rule of the import."""
     arguments = ("--region", "eu-west-1", "--account", "123456789012", "--function", "certlet")
@@ -48,15 +65,30 @@ def test_openapi_options_reach_the_document() -> None:
     assert json.loads(run.stdout) != api_gateway.for_cloudformation(openapi.load())
 
 
+def test_options_with_an_authorizer_reach_the_document() -> None:
+    """`--est --oidc` is one authorizer for both."""
+    run = certlet("openapi", "--format", "cloudformation", "--est", "--oidc")
+    options = api_gateway.Options(est=True, oidc=True)
+    assert json.loads(run.stdout) == api_gateway.for_cloudformation(openapi.load(), options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--est", "--auth", "iam"), "a method of API Gateway has one authorizer"),
+        (
+            ("--est", "--auth", "iam"),
+            "certlet: a method of API Gateway has one authorizer: use either IAM or EST, which",
+        ),
+        (
+            ("--oidc", "--auth", "iam"),
+            "certlet: a method of API Gateway has one authorizer: use either IAM or OIDC, which",
+        ),
         (("--auth", "basic"), "'basic' is not one of 'api-key', 'iam'"),
         (("--vpc-endpoint", "vpc-1"), "'vpc-1' is not the ID of a VPC endpoint"),
         (("--public-url", "http://pki.example.com"), "'http://pki.example.com' is not an https URL"),
         (("--public-url", "https://a?b"), "'https://a?b' is not an http or https URL without query"),
         (("--format", "public", "--est"), "--format public has no options for AWS except --public-url"),
+        (("--format", "public", "--oidc"), "--format public has no options for AWS except --public-url"),
     ],
 )
 def test_invalid_openapi_option_is_refused(arguments: tuple[str, ...], message: str) -> None:

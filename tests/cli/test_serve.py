@@ -24,6 +24,7 @@ from tests import csrs, servers
 from tests.cli import certlet
 from tests.factories import NOW
 from tests.servers import API_KEY
+from tests.token_events import RULE
 
 
 def test_unwritable_audit_log_is_named(tmp_path: Path) -> None:
@@ -97,6 +98,17 @@ def test_file_and_table_of_a_ledger_exclude_each_other(tmp_path: Path) -> None:
     message = "certlet: CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set; set only one\n"
     assert (run.returncode, run.stderr.decode()) == (1, message)
     assert not list(tmp_path.iterdir())
+
+
+def test_rule_for_one_certificate_needs_a_ledger(tmp_path: Path) -> None:
+    """Without one, the server does not start, and creates nothing."""
+    profiles = tmp_path / "own.yaml"
+    profiles.write_text(json.dumps({"identities": {"deploy": RULE, "once": RULE | {"once": True}}}))
+    arguments = ("--port", "0", "--profiles", "own.yaml")
+    run = servers.certlet("serve", *arguments, cwd=tmp_path)
+    message = "certlet: rule 'once' of identities has once: true, which needs a ledger: pass --ledger\n"
+    assert (run.returncode, run.stdout, run.stderr.decode()) == (1, b"", message)
+    assert list(tmp_path.iterdir()) == [profiles]
 
 
 def test_audit_log_may_be_a_pipe(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from service.ledger import dynamodb
 from service.ledger.dynamodb import DynamoDbLedger
 from service.pki.revocation import RevokedCertificate
 from service.quota import parse_quota
+from service.settings import Settings
 from tests import factories, servers
 from tests.factories import NOW
 
@@ -150,6 +151,7 @@ def test_usage_plan_defaults_match_the_contract() -> None:
 USAGE_PLAN = {"Rate": "10", "Burst": "20", "Quota": "10000", "Period": "DAY"}
 OFF = {
     "Est": "off",
+    "Oidc": "off",
     "Auth": "api-key",
     "PublicUrl": "",
     "VpcEndpointIds": "",
@@ -162,6 +164,8 @@ OFF = {
     [
         ((), {}),
         (("--est",), {"Est": "on"}),
+        (("--oidc",), {"Oidc": "on"}),
+        (("--est", "--oidc"), {"Est": "on", "Oidc": "on"}),
         (("--auth", "iam"), {"Auth": "iam"}),
         (("--disable-execute-api-endpoint",), {"ExecuteApiEndpoint": "off"}),
         (("--public-url", "https://a.example/x/"), {"PublicUrl": "https://a.example/x"}),
@@ -189,12 +193,13 @@ def test_sam_requires_quotes_for_an_empty_parameter() -> None:
     assert parse_overrides("A=", "B=1", check=False) == {}
 
 
-def test_options_that_exclude_each_other_print_no_parameters() -> None:
+@pytest.mark.parametrize("option", ["--est", "--oidc"])
+def test_options_that_exclude_each_other_print_no_parameters(option: str) -> None:
     printed = servers.run(
-        *(sys.executable, "-m", "deploy.parameters", "--est", "--auth", "iam"), cwd=servers.ROOT, check=False
+        *(sys.executable, "-m", "deploy.parameters", option, "--auth", "iam"), cwd=servers.ROOT, check=False
     )
     assert (printed.returncode, printed.stdout) == (2, "")
-    assert "EST cannot be combined with IAM" in printed.stderr
+    assert "a method of API Gateway has one authorizer" in printed.stderr
 
 
 RECORD = """
@@ -372,6 +377,28 @@ def test_api_keys_have_usage_plans_and_names() -> None:
         assert plan_key["Properties"]["KeyId"] == {"Ref": f"ApiKey{slot}"}
         assert names.count(f"${{ApiKey{slot}}}") == 2  # in the mapping of one key, and in that of both
     assert RESOURCES["Api"]["Properties"]["MethodSettings"][0]["MetricsEnabled"] is False
+
+
+def test_callers_with_tokens_share_a_key_that_the_function_knows() -> None:
+    """The key is in the usage plan and names no principal; without `--oidc` there is none."""
+    key, plan_key = RESOURCES["ApiKeyTokens"], RESOURCES["UsagePlanKeyTokens"]
+    assert key["Condition"] == plan_key["Condition"] == "WithTokens"
+    assert TREE["Conditions"]["WithTokens"]["And"] == [
+        {"Condition": "WithKeys"},
+        {"Equals": [{"Ref": "Oidc"}, "on"]},
+    ]
+    assert plan_key["Properties"]["KeyId"] == {"Ref": "ApiKeyTokens"}
+    variables = RESOURCES["Function"]["Properties"]["Environment"]["Variables"]
+    value = key["Properties"]["Value"]
+    assert variables["CERTLET_TOKEN_USAGE_KEY"] == {"If": ["WithTokens", value, ""]}
+    assert "ApiKeyTokens" not in json.dumps(variables["CERTLET_API_KEY_NAMES"])
+    index, split = value["Select"]
+    assert split == {"Split": ["/", {"Ref": "AWS::StackId"}]}
+    uuid = "51af3dc0-da77-11e4-872e-1234567db123"
+    stack_id = f"arn:aws:cloudformation:us-east-1:123456789012:stack/certlet/{uuid}"
+    assert stack_id.split("/")[int(index)] == uuid
+    environ = {"CERTLET_CA": "ca", "CERTLET_TOKEN_USAGE_KEY": uuid}
+    assert Settings.from_environ(environ, NOW).token_usage_key == uuid
 
 
 def test_permission_is_limited_to_this_api() -> None:

@@ -70,9 +70,11 @@ RESOURCE: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "aws_lambda_permission.permission": ("Permission", {"action": "Action", "principal": "Principal"}),
     "aws_api_gateway_api_key.a": ("ApiKeyA", KEY),
     "aws_api_gateway_api_key.b": ("ApiKeyB", KEY),
+    "aws_api_gateway_api_key.tokens": ("ApiKeyTokens", KEY),
     "aws_api_gateway_usage_plan.usage_plan": ("UsagePlan", {"name": "UsagePlanName"}),
     "aws_api_gateway_usage_plan_key.a": ("UsagePlanKeyA", {"key_type": "KeyType"}),
     "aws_api_gateway_usage_plan_key.b": ("UsagePlanKeyB", {"key_type": "KeyType"}),
+    "aws_api_gateway_usage_plan_key.tokens": ("UsagePlanKeyTokens", {"key_type": "KeyType"}),
     "aws_cloudwatch_metric_alarm.alarm": (
         "Alarm",
         {

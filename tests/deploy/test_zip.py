@@ -25,10 +25,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deploy import build
 from service.keystore import ca_directory
 from service.pki.hierarchy import SigningCA, create_hierarchy
-from tests import servers
+from tests import oidc_issuer, servers
 from tests.assertions import uuid7
 from tests.deploy import runtime
-from tests.lambda_events import proxy_event
+from tests.lambda_events import authorized_event, authorizer_event, proxy_event
+from tests.oidc_issuer import Issuer
 
 CURRENT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PASSPHRASE = "a passphrase of the zip's CA"  # noqa: S105
@@ -351,6 +352,94 @@ def test_zip_contains_only_the_places_of_previous_keys(ca: Path, tmp_path: Path)
     process = run_build(*arguments, **env)
     assert process.returncode == 1
     assert "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME" in process.stderr
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[Issuer]:
+    with oidc_issuer.running(tmp_path) as issuer:
+        yield issuer
+
+
+def write_rule(issuer: Issuer, directory: Path, **change: Any) -> Path:
+    """Write profiles with a rule for tokens of an issuer; return their file."""
+    profiles = directory / "own.yaml"
+    rule = {
+        "issuer": issuer.url,
+        "audience": oidc_issuer.AUDIENCE,
+        "algorithms": ["RS256"],
+        "claims": {"/sub": "workload"},
+        "profiles": ["server"],
+        "names": {"dns": {"permitted": ["example.com"]}},
+        **change,
+    }
+    profiles.write_text(json.dumps({"identities": {"deploy": rule}}))
+    return profiles
+
+
+@pytest.mark.parametrize("source", ["file", "url"])
+def test_zip_verifies_tokens_with_the_files_of_its_rules(
+    ca: Path, issuer: Issuer, tmp_path: Path, source: str
+) -> None:
+    """With AWS's runtime client, a token is allowed, and its caller gets a certificate."""
+    python = VERSIONS[-1]
+    (tmp_path / "issuers").mkdir()
+    (tmp_path / "issuers" / "keys.json").write_bytes(issuer.jwk_set())
+    keys = (
+        {"jwks_file": "issuers/keys.json"}
+        if source == "file"
+        else {"jwks_url": issuer.jwks_url, "ca_file": issuer.ca_file.name}
+    )
+    archive = tmp_path / "certlet.zip"
+    arguments = ("--arch", "x86_64", "--python", python, "--ca", str(ca), "--output", str(archive))
+    profiles = write_rule(issuer, tmp_path, **keys)
+    process = run_build(*arguments, "--profiles", str(profiles), CERTLET_CA_PASSPHRASE=PASSPHRASE)
+    assert process.returncode == 0, process.stderr
+    zipfile.ZipFile(archive).extractall(tmp_path / "task")
+    runtime.install(tmp_path / "client", python)
+    unpacked = UnpackedZip(python, archive, tmp_path / "task", tmp_path / "client")
+    shared = {"CERTLET_TOKEN_USAGE_KEY": "51af3dc0-da77-11e4-872e-1234567db123"}
+    with unpacked.run_function(tmp_path / "log", **ENVIRONMENT, **shared) as function:
+        event = authorizer_event("/sign", Authorization=f"Bearer {issuer.token()}")
+        kind, result = function.invoke(event)
+        assert (kind, result["principalId"]) == ("response", "oidc:deploy")
+        assert function.invoke(authorized_event(result, proxy_event()))[1]["statusCode"] == 200
+        event = authorizer_event("/sign", Authorization=f"Bearer {issuer.token({'sub': 'other'})}")
+        _, result = function.invoke(event)
+        assert result["policyDocument"]["Statement"][0]["Effect"] == "Deny"
+    assert '"principal":"oidc:deploy"' in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("member", "name", "message"),
+    [
+        ("jwks_file", "{directory}/keys.json", " is not in the directory of the profiles: copy it there"),
+        (
+            "jwks_file",
+            "../keys.json",
+            "'../keys.json' is not in the directory of the profiles: copy it there",
+        ),
+        ("jwks_file", "a/../keys.json", "'a/../keys.json' is not in the directory of the profiles"),
+        ("jwks_file", "missing.json", "missing.json"),
+        ("jwks_file", "own.yaml", "rule deploy: 'own.yaml' is not a JWK Set with a usable key"),
+        ("ca_file", "../issuer-ca.pem", "'../issuer-ca.pem' is not in the directory of the profiles"),
+        ("ca_file", "own.yaml", "own.yaml cannot be read, or contains no certificate"),
+    ],
+)
+def test_zip_refuses_unusable_files_of_rules(
+    issuer: Issuer, tmp_path: Path, member: str, name: str, message: str
+) -> None:
+    """A file is in the directory of the profiles, and is what the function needs."""
+    directory = tmp_path / "operator"
+    directory.mkdir()
+    for path in (tmp_path, directory):
+        (path / "keys.json").write_bytes(issuer.jwk_set())
+    keys = {} if member == "jwks_file" else {"jwks_url": issuer.jwks_url}
+    profiles = write_rule(issuer, directory, **keys, **{member: name.format(directory=directory)})
+    process = run_build("--profiles", str(profiles), "--output", str(tmp_path / "certlet.zip"))
+    assert process.returncode == 1
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert not (tmp_path / "certlet.zip").exists()
 
 
 def test_zip_refuses_unsafe_ca_keys(ca: Path, tmp_path: Path) -> None:

@@ -485,7 +485,7 @@ def test_wrong_password_is_reported(tmp_path: Path) -> None:
         tls.Tls(str(tmp_path / "crt"), str(tmp_path / "encrypted"), "wrong").load()
 
 
-@pytest.mark.parametrize("name", [SERVER_PRINCIPAL, "certificate:0a1b", "authorizer:anna"])
+@pytest.mark.parametrize("name", [SERVER_PRINCIPAL, "certificate:0a1b", "authorizer:anna", "oidc:ci"])
 def test_reserved_api_key_names_are_refused(tmp_path: Path, name: str) -> None:
     """`certlet api-key add` refuses the names of principals without an API key."""
     assert certlet("init", ".", cwd=tmp_path).returncode == 0

@@ -32,11 +32,24 @@ def send(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Send]:
         yield lambda case: service.request(case.method, case.path, case.content, case.send)
 
 
-def test_contract_with_est_is_imported(tmp_path: Path) -> None:
-    """With EST, the import has no warning, and the authorizer and the source of API keys are set."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        api_gateway.Options(est=True),
+        api_gateway.Options(oidc=True),
+        api_gateway.Options(est=True, oidc=True),
+    ],
+    ids=["est", "oidc", "both"],
+)
+def test_contract_with_an_authorizer_is_imported(tmp_path: Path, options: api_gateway.Options) -> None:
+    """With EST or tokens, the import has no warning, and the authorizer and the source of API keys are set.
+
+    LocalStack runs no function without a container engine, so it calls no authorizer. The events that the
+    authorizer and its callers get are in tests/test_aws_lambda_tokens.py.
+    """
     with localstack.running_localstack(tmp_path) as endpoint:
         client = localstack.client(endpoint, "apigateway")
-        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, api_gateway.Options(est=True))
+        document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, options)
         api = client.import_rest_api(failOnWarnings=True, body=json.dumps(document))
         assert api["apiKeySource"] == "AUTHORIZER"
         (authorizer,) = client.get_authorizers(restApiId=api["id"])["items"]
@@ -50,6 +63,18 @@ def test_contract_with_est_is_imported(tmp_path: Path) -> None:
                 security = document["paths"][path].get(verb.lower(), {}).get("security")
                 assert method["apiKeyRequired"] == bool(security), (path, verb)
                 assert method["authorizationType"] == ("CUSTOM" if security else "NONE"), (path, verb)
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": "Bearer x"}, {"x-api-key": servers.API_KEY}])
+def test_requests_without_a_result_of_the_authorizer_are_refused(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """LocalStack calls no authorizer, so no request has a key: not even that of the usage plan is accepted."""
+    document = api_gateway.for_api_gateway(*FOR_LOCALSTACK, api_gateway.Options(oidc=True))
+    with localstack.running_localstack(tmp_path) as endpoint:
+        service = servers.HttpService(localstack.deploy_api(endpoint, document))
+        response = service.request("POST", "/sign", b"{}", {"Content-Type": "application/json", **headers})
+    assert (response.status, response.headers["x-amzn-ErrorType"]) == (403, "ForbiddenException")
 
 
 def test_private_contract_with_iam_imports(tmp_path: Path) -> None:

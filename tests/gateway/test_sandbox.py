@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from service.gateway import sandbox
+from service.supervisor import TOKEN_HANDLER
 from tests import csrs, servers
 from tests.servers import API_KEY
 
@@ -45,14 +46,29 @@ if "MODULE" in sys.orig_argv:
     signal.signal(signal.SIGUSR1, probe)
 """
 DENIED = {"EACCES", "EPERM"}
-PROFILES = "principals: {web: {dns: {}, challenge: http-01}}"  # starts the validator
+# They start the validator, and the worker that verifies tokens.
+PROFILES = """
+principals: {web: {dns: {}, challenge: http-01}}
+identities:
+  ci:
+    issuer: https://issuer.example.com
+    audience: https://ca.example.com
+    algorithms: [RS256]
+    jwks_url: https://issuer.example.com/jwks
+    claims: {/project: '1'}
+    profiles: [server]
+    names: {dns: {permitted: [ci.example.com]}}
+"""
 
 
-@pytest.mark.parametrize("module", ["service.gateway.server", "service.http_validator"])
-def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "port"),
+    [("service.gateway.server", 0), ("service.http_validator", 80), (TOKEN_HANDLER, 443)],
+)
+def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: str, port: int) -> None:
     """It cannot access the CA's key, AWS credentials and other processes; it can read its own code.
 
-    The validator of challenges may also connect to web servers.
+    The validator of challenges may also connect to web servers, and the worker that verifies tokens to issuers.
     """
     (tmp_path / "sitecustomize.py").write_text(PROBE.replace("MODULE", module))
     (tmp_path / "profiles.yaml").write_text(PROFILES)
@@ -94,7 +110,8 @@ def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: s
             ("run", "/bin/true"),
         ]
         allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
-        attempts = [*denied, *allowed, ("connect", 80)]
+        ports = [80, 443]
+        attempts = [*denied, *allowed, *(("connect", number) for number in ports)]
         (tmp_path / "attempts").write_text(json.dumps(attempts))
         servers.wait_until(lambda: "NoNewPrivs:\t1" in Path(f"/proc/{probed}/status").read_text())
         os.kill(probed, signal.SIGUSR1)
@@ -104,8 +121,9 @@ def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: s
             arguments for arguments, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
         ]
         assert not reached
-        assert outcomes[len(denied) : -1] == ["done"] * len(allowed)
-        assert (outcomes[-1] in DENIED) == (module == "service.gateway.server")
+        assert outcomes[len(denied) : -len(ports)] == ["done"] * len(allowed)
+        permitted = zip(ports, outcomes[-len(ports) :], strict=True)
+        assert [number for number, outcome in permitted if outcome not in DENIED] == [port] * bool(port)
         if os.geteuid() == 0:  # root can read these files outside of the sandbox
             assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
             for pid in (worker, probed):

@@ -207,6 +207,21 @@ def test_successor_is_a_later_result_for_the_same(successor: dict[str, Any], *, 
     assert statuses(record(2, **change), before)[1] == ("replaced" if replaced else "valid")
 
 
+def test_callers_with_tokens_of_a_rule_are_one_principal() -> None:
+    """The claims in the records do not matter, nor that records of earlier versions have none."""
+    claims: dict[str, Any] = {
+        "token_issuer": "https://a",
+        "token_subject": "x" * 1024 + "\n\ud800",
+        "token_id": "1",
+    }
+    first, second = (record(1, principal="oidc:deploy"), record(2, principal="oidc:deploy", day=1, end=91))
+    token = record(1, principal="oidc:deploy", **claims)
+    assert parse_certificate(token, NOW) == parse_certificate(first, NOW)
+    later = record(2, principal="oidc:deploy", day=1, end=91, **claims | {"token_id": "2"})
+    for lines in ((first, second), (first, later), (token, later)):
+        assert statuses(*lines) == {1: "replaced", 2: "valid"}
+
+
 def test_names_in_another_order_are_the_same() -> None:
     names = ("dns:a.example.com", "dns:b.example.com")
     lines = [record(1, names=names), record(2, names=names[::-1], day=30, end=120)]

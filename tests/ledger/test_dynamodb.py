@@ -51,6 +51,7 @@ def use_all_methods(ledger: DynamoDbLedger) -> None:
     ledger.consume_nonce("a", NOW + HOUR)
     ledger.count("a", (NOW, NOW + HOUR), 9)
     ledger.mark_replaced("a", order.id, NOW + HOUR)
+    ledger.claim_token("https://a", "1", "00", AT, NOW + HOUR)
     ledger.add_revocation(RevokedCertificate(1, AT))
     ledger.load_revoked()
 
@@ -118,7 +119,7 @@ def test_units_of_an_issuance_are_documented(dynamodb: Any, monkeypatch: pytest.
 
 
 def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLedger) -> None:
-    """Orders, nonces, marks and counts of orders have a number of seconds; accounts, keys and revocations have none."""
+    """Orders, nonces, marks, tokens and counts of orders have a number of seconds; accounts, keys and revocations have none."""
     use_all_methods(table)
     items = dynamodb.scan(TableName="ledger")["Items"]
     ends = {item["sk"]["S"].partition("#")[0]: item.get("expires") for item in items}
@@ -129,6 +130,7 @@ def test_items_that_end_have_the_ttl_attribute(dynamodb: Any, table: DynamoDbLed
         "order": end,
         "nonce": end,
         "replaced": end,
+        "token": end,
         "01": None,
         "count": None,
         "period": end,
@@ -166,9 +168,10 @@ def lose_first_response(client: Any, name: str) -> None:
         lambda ledger, order: ledger.update_order(order).revision == 1,
         lambda ledger, _order: ledger.consume_nonce("a", NOW + HOUR),
         lambda ledger, _order: ledger.mark_replaced("a", "b", NOW + HOUR),
+        lambda ledger, _order: ledger.claim_token("https://a", "1", "00", AT, NOW + HOUR) == AT,
         lambda ledger, _order: ledger.add_order(values.order()) is None,
     ],
-    ids=["update_order", "consume_nonce", "mark_replaced", "add_order"],
+    ids=["update_order", "consume_nonce", "mark_replaced", "claim_token", "add_order"],
 )
 def test_change_whose_response_was_lost_succeeds(
     dynamodb: Any, table: DynamoDbLedger, change: Callable[[Any, Any], bool]
@@ -188,6 +191,29 @@ def test_claim_of_another_process_is_a_conflict(table: DynamoDbLedger) -> None:
     table.update_order(order.claimed("00", "a", NOW))
     with pytest.raises(Conflict):
         table.update_order(order.claimed("00", "b", NOW))
+
+
+def test_token_is_claimed_by_one_of_two_processes_at_once(
+    dynamodb: Any, table: DynamoDbLedger, clock: Clock
+) -> None:
+    """The other process claims it while the request of the first is on its way; the table decides."""
+    other, results = DynamoDbLedger("ledger", clock, dynamodb), []
+
+    def interfere(**_: object) -> None:
+        dynamodb.meta.events.unregister("before-call.dynamodb.PutItem", interfere)
+        results.append(other.claim_token("https://a", "1", "01", AT, NOW + HOUR))
+
+    dynamodb.meta.events.register("before-call.dynamodb.PutItem", interfere)
+    results.append(table.claim_token("https://a", "1", "00", AT, NOW + HOUR))
+    assert results == [AT, None]
+
+
+def test_claim_of_a_token_is_one_write(dynamodb: Any, table: DynamoDbLedger) -> None:
+    """It reads nothing: the condition of the write decides, and its error has the item."""
+    units = count_units(dynamodb)
+    table.claim_token("https://a", "1", "00", AT, NOW + HOUR)
+    table.claim_token("https://a", "1", "01", AT, NOW + HOUR)
+    assert units == {"write": 2}
 
 
 def cancelled(*codes: str) -> ClientError:

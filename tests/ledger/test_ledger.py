@@ -242,6 +242,39 @@ def test_certificate_is_replaced_once(ledger: Ledger, clock: Clock) -> None:
     assert ledger.mark_replaced("aki.serial", "other", NOW + 3 * HOUR)
 
 
+def test_token_is_claimed_for_one_request(connect: Connect, clock: Clock) -> None:
+    """A retry of the request gets the time of the first attempt, until the claim ends."""
+    ledger, other = connect(), connect()
+    first, end = NOW.replace(microsecond=0), NOW.replace(microsecond=0) + HOUR
+    assert ledger.claim_token("https://a", "1", "00", first, end) == first
+    assert other.claim_token("https://a", "1", "00", first + SECOND, end + HOUR) == first
+    assert other.claim_token("https://a", "1", "01", first, end) is None
+    assert ledger.claim_token("https://a", "1", "01", first + SECOND, end) is None
+    clock.now = end - SECOND
+    assert ledger.claim_token("https://a", "1", "01", clock.now, clock.now + HOUR) is None
+    clock.now = end
+    assert other.claim_token("https://a", "1", "01", end, end + HOUR) == end
+    assert ledger.claim_token("https://a", "1", "00", end, end + HOUR) is None
+
+
+@pytest.mark.parametrize(
+    "token", [("https://b", "1"), ("https://a", "2"), ("https://a1", ""), ("", "https://a1"), ("a" * 9, "1")]
+)
+def test_tokens_have_an_issuer_and_an_id(ledger: Ledger, token: tuple[str, str]) -> None:
+    """The same id of another issuer is another token, also if the texts are the same one after the other."""
+    first, end = NOW.replace(microsecond=0), NOW + HOUR
+    assert ledger.claim_token("https://a", "1", "00", first, end)
+    assert ledger.claim_token(*token, "01", first, end)
+    assert not ledger.claim_token(*token, "02", first, end)
+
+
+def test_token_may_have_any_id(ledger: Ledger) -> None:
+    """The id is the issuer's text: 1,024 characters are longer than a key of DynamoDB."""
+    for token_id in ("\U0001f600" * 1024, "\ud800", "\0", "a'); --", ""):
+        assert ledger.claim_token("https://a", token_id, "00", NOW.replace(microsecond=0), NOW + HOUR)
+        assert not ledger.claim_token("https://a", token_id, "01", NOW.replace(microsecond=0), NOW + HOUR)
+
+
 def test_revoked_certificates_stay(connect: Connect, clock: Clock) -> None:
     """Every connection reads all of them, and the first entry of a serial number counts."""
     ledger, other = connect(), connect()

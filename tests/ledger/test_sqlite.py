@@ -86,6 +86,18 @@ def test_nonce_has_one_consumer_among_processes(path: Path) -> None:
     assert consumed == {str(number): 1 for number in range(100)}
 
 
+def test_token_has_one_request_among_processes(path: Path) -> None:
+    """Three processes claim the same 100 tokens, each for its own request: each token has exactly one."""
+    SqliteLedger(path, Clock()).close()
+    script = """
+at, end = NOW.replace(microsecond=0), NOW + values.HOUR
+print(*(n for n in range(100) if ledger.claim_token("https://a", str(n), sys.argv[2], at, end)))
+"""
+    processes = [start(path, script, digest) for digest in ("00", "01", "02")]
+    claimed = Counter(word for process in processes for word in output(process).split())
+    assert claimed == {str(number): 1 for number in range(100)}
+
+
 def test_no_change_of_processes_is_lost(path: Path) -> None:
     """Two processes change one order 50 times each, and try again after a conflict."""
     ledger, order = SqliteLedger(path, Clock()), values.order()
@@ -134,7 +146,7 @@ def test_only_nonces_wait_for_the_next_change(path: Path) -> None:
     ledger._database.set_trace_callback(statements.append)
     calls: dict[str, Callable[[], object]] = {
         "NORMAL": lambda: ledger.consume_nonce("n", NOW + HOUR),
-        "FULL": lambda: ledger.add_order(values.order()),
+        "FULL": lambda: ledger.claim_token("https://a", "1", "00", NOW, NOW + HOUR),
     }
     for synchronous, call in calls.items():
         statements.clear()
@@ -181,18 +193,40 @@ def test_ended_rows_are_deleted_in_steps(path: Path) -> None:
         ledger.add_order(values.order())
         ledger.consume_nonce(str(number), NOW + HOUR)
         ledger.mark_replaced(str(number), "order", NOW + HOUR)
+        ledger.claim_token("https://a", str(number), "00", NOW, NOW + HOUR)
     ledger.add_order(values.order(expires_at=NOW + 3 * HOUR))
     clock.advance(2 * HOUR)
 
     def counts() -> list[int]:
-        tables = ("account", "orders", "nonce", "replaced", "revoked")
+        tables = ("account", "orders", "nonce", "replaced", "token", "revoked")
         return [ledger._scalar(f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608 - constants
 
     ledger.consume_nonce("a", NOW + 3 * HOUR)
-    assert counts() == [1, 6, 6, 5, 1]
+    assert counts() == [1, 6, 6, 5, 5, 1]
     ledger.consume_nonce("b", NOW + 3 * HOUR)
-    assert counts() == [1, 1, 2, 0, 1]
+    assert counts() == [1, 1, 2, 0, 0, 1]
     ledger.close()
+
+
+def test_file_from_the_version_before_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps what it has, and can store tokens; the version before then refuses it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "_MIGRATIONS", sqlite._MIGRATIONS[:1])
+        patch.setattr(sqlite, "_SWEEPS", sqlite._SWEEPS[:-1])
+        ledger, account = SqliteLedger(path, Clock()), values.account()
+        ledger.add_account(account)
+        ledger.close()
+        migrated = SqliteLedger(path, Clock())
+        assert migrated._pragma("user_version") == 1
+        migrated.close()
+    ledger = SqliteLedger(path, Clock())
+    assert ledger._pragma("user_version") == len(sqlite._MIGRATIONS)
+    assert ledger.get_account(account.id) == account
+    assert ledger.claim_token("https://a", "1", "00", NOW, NOW + HOUR) == NOW
+    ledger.close()
+    monkeypatch.setattr(sqlite, "_MIGRATIONS", sqlite._MIGRATIONS[:1])
+    with pytest.raises(CAError, match="newer version"):
+        SqliteLedger(path, Clock())
 
 
 def test_file_from_a_newer_version_is_refused(path: Path) -> None:

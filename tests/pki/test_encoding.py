@@ -83,3 +83,20 @@ def test_other_time_is_refused(text: str) -> None:
     """Also other forms of ISO 8601, leap seconds, and times before year 1 or after year 9999."""
     with pytest.raises(ValueError, match="RFC 3339"):
         encoding.parse_timestamp(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"), [("", b""), ("AA", b"\0"), ("-_8", b"\xfb\xff"), ("AAAA", b"\0\0\0")]
+)
+def test_base64url_is_decoded(text: str, octets: bytes) -> None:
+    """RFC 7515 2."""
+    assert encoding.decode_base64url(text) == octets
+
+
+@pytest.mark.parametrize(
+    "text", ["A", "AB", "AA==", "AA=", "+/8", "AA\n", " AA", "A A", "\uff21\uff21", "AAAAA", "AA\0"]
+)
+def test_other_base64_than_the_only_encoding_is_refused(text: str) -> None:
+    """Padding, other alphabets, white space, spare bits and a single left-over character."""
+    with pytest.raises(ValueError, match="base64url"):
+        encoding.decode_base64url(text)

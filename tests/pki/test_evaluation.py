@@ -13,9 +13,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.pki import csr, encoding, evaluation
 from service.pki.certificate import CertificateSpec
-from service.pki.errors import CAUnavailable, CompoundError, RejectedValidity, RequestError, Unauthorized
+from service.pki.errors import (
+    CAUnavailable,
+    CompoundError,
+    RejectedIdentifier,
+    RejectedValidity,
+    RequestError,
+    Unauthorized,
+)
 from service.pki.evaluation import IssuanceContext
 from service.pki.issuer import Issuer
+from service.pki.name_policy import DnsPolicy, NamePolicy
 from service.pki.names import Identifier, IdentifierKind
 from service.pki.profile import SUBJECT_ATTRIBUTES
 from service.pki.profile_loader import IssuancePolicy
@@ -462,6 +470,46 @@ def test_policy_of_principal_applies_to_names() -> None:
         "ip:10.0.0.1: the policy for caller 'tests' permits only names of kind dns; omit the name",
     ]
     assert evaluate_in(team("other", principals_names=principal_policies), common_name=None)
+
+
+def test_names_of_a_token_apply_besides_those_of_its_principal() -> None:
+    """Both limit names and common names; neither widens the other, nor the profile."""
+    policies = {"tests": {"dns": {"permitted": ["a.example.com"]}}}
+    context = team(principals_names=policies, names={"dns": {"permitted": ["example.com"]}})._replace(
+        token_names=NamePolicy(dns=DnsPolicy(permitted=("b.a.example.com", "example.org")))
+    )
+    assert evaluate_in(context, common_name=None, sans=["dns:b.a.example.com"])
+    for name, labels in (
+        ("a.example.com", ["the token of caller 'tests'"]),
+        ("example.org", ["profile 'team'", "the policy for caller 'tests'"]),
+        ("example.com", ["the policy for caller 'tests'", "the token of caller 'tests'"]),
+    ):
+        with pytest.raises(RequestError) as refusal:
+            evaluate_in(context, common_name=None, sans=[f"dns:{name}"])
+        details = [problem.detail for problem in refusal.value.subproblems]
+        assert [detail.removeprefix(f"dns:{name}: ").partition(" permits")[0] for detail in details] == labels
+        assert [detail for _, detail in evaluation.name_violations([dns(name)], context)] == details
+        assert not context.permits_name(dns(name), context.profile)
+    assert context.permits_name(dns("b.a.example.com"), context.profile)
+
+
+def test_token_without_names_permits_none() -> None:
+    """Its policy is empty: that is not the same as no token."""
+    context = team(names={"dns": {}})._replace(token_names=NamePolicy())
+    with pytest.raises(RejectedIdentifier, match="the token of caller 'tests' permits no names"):
+        evaluate_in(context, common_name=None, sans=["dns:a.example.com"])
+
+
+def test_names_of_a_token_apply_to_the_common_name() -> None:
+    context = team(**CLIENT)._replace(token_names=NamePolicy(dns=DnsPolicy(permitted=("a.example.com",))))
+    assert evaluate_in(context, common_name="a.example.com", sans=[])
+    with pytest.raises(RejectedIdentifier, match="the token of caller 'tests' permits only") as refusal:
+        evaluate_in(context, common_name="b.example.com", sans=[])
+    assert refusal.value.field == "subject.common_name"
+
+
+def dns(name: str) -> Identifier:
+    return Identifier(IdentifierKind.DNS, name)
 
 
 def test_names_without_a_request_have_the_same_violations() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.pki import names
-from service.pki.profile_loader import parse_name_policy
+from service.pki.policy_parser import parse_name_policy
 from tests import csrs
 
 
@@ -67,6 +67,12 @@ V6 = {"excluded": ["::ffff:0:0/96"]}
         ("uri", {}, "urn:uuid:b3f1c1de", ""),
         ("uri", {"schemes": ["spiffe"]}, "https://a.example/x", "permits only URIs with scheme spiffe"),
         ("uri", {"schemes": ["spiffe"]}, "spiffe://a.example/x", ""),
+        ("uri", {"permitted": ["https://a.example/x", "urn:x:y"]}, "urn:x:y", ""),
+        ("uri", {"permitted": ["https://a.example/x", "urn:x:y"]}, "urn:x:z", "permits only https://a.example/x or urn:x:y"),
+        ("uri", {"permitted": ["spiffe://a.example/x"]}, "spiffe://a.example/x", ""),
+        ("uri", {"permitted": ["spiffe://a.example/x"]}, "spiffe://a.example/x/y", "permits only spiffe://a.example/x"),
+        ("uri", {"permitted": ["spiffe://a.example/x"]}, "spiffe://a.example/X", "permits only spiffe://a.example/x"),
+        ("uri", {"permitted": ["https://a.example/x"], "schemes": ["spiffe"]}, "https://a.example/x", "permits only URIs with scheme"),
         ("uri", {"hosts": ["a.example"]}, "https://a.example:8443/x", ""),
         ("uri", {"hosts": ["a.example"]}, "https://b.a.example/x", "permits only URIs with host a.example"),
         ("uri", {"hosts": [".a.example"]}, "https://b.a.example/x", ""),

@@ -10,8 +10,9 @@ from service import openapi
 from service.pki.errors import UnknownProfile
 from service.pki.keys import KeyKind
 from service.pki.name_policy import DnsPolicy, NamePolicy
+from service.pki.policy_parser import ProfileError
 from service.pki.profile import Profile
-from service.pki.profile_loader import Challenge, IssuancePolicy, ProfileError
+from service.pki.profile_loader import Challenge, IssuancePolicy
 from tests import factories
 
 GOOD: dict[str, Any] = {**factories.document()[openapi.PROFILES]["server"], "certificate_policies": []}

@@ -1,4 +1,4 @@
-"""Strict JSON (RFC 8259) for Flask: UTF-8, unique members, no NaN, limited nesting.
+"""Parse strict JSON (RFC 8259): UTF-8, unique members, no NaN, limited nesting.
 
 A byte order mark at the start is ignored (RFC 8259 8.1).
 """
@@ -8,34 +8,28 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from flask.json.provider import DefaultJSONProvider
-
 _MAX_DEPTH: Final = 20  # of arrays and objects
 _TOO_DEEP: Final = f"nested too deeply: at most {_MAX_DEPTH} levels are accepted"
 _MAX_DIGITS: Final = 100  # of an integer; Python itself refuses more than 4,300
 
 
-class StrictJson(DefaultJSONProvider):
-    """Flask's JSON provider, which raises only ValueError, with the problem and its position."""
+def parse_json(data: str | bytes) -> Any:  # noqa: ANN401 - JSON
+    """Parse JSON.
 
-    @staticmethod
-    def loads(s: str | bytes, **_options: object) -> Any:  # noqa: ANN401 - JSON
-        """Parse JSON.
-
-        Raises:
-            ValueError: the text is not JSON. The message does not quote the text.
-        """
-        try:
-            text = s if isinstance(s, str) else s.decode("utf-8")
-            value = _decode(text.removeprefix("\ufeff"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"octet {error.start + 1} is not UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{error.msg}, at line {error.lineno}, column {error.colno}") from error
-        except RecursionError as error:
-            raise ValueError(_TOO_DEEP) from error
-        _verify_depth(value)
-        return value
+    Raises:
+        ValueError: it is not JSON. The message says what is wrong and where, and does not quote the text.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value = _decode(text.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"octet {error.start + 1} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg}, at line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    _verify_depth(value)
+    return value
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
