@@ -200,8 +200,7 @@ def test_token_that_is_accepted_once_gets_one_certificate(tmp_path: Path, issuer
         assert sign(server, issuer.token(CLAIMS)).status == 200
 
 
-def test_server_without_rules_refuses_tokens(tmp_path: Path, issuer: Issuer) -> None:
-    with certlet_server(tmp_path, "--ephemeral") as server:
-        status, code, detail = refusal(sign(server, issuer.token(CLAIMS)))
-        assert (status, code) == (401, "unauthorized")
-        assert "accepts no tokens" in detail
+def test_server_without_rules_refuses_tokens(ca_server: Server, issuer: Issuer) -> None:
+    status, code, detail = refusal(sign(ca_server, issuer.token(CLAIMS)))
+    assert (status, code) == (401, "unauthorized")
+    assert "accepts no tokens" in detail

@@ -211,7 +211,7 @@ def faulty_server(directory: Path) -> Iterator[tuple[Server, AcmeClient]]:
     }
     options = {"workers": 1, "no_usage_plan": True, "document": create_document(timeoutInMillis=1_500)}
     (directory / "document.json").write_text(json.dumps(options))
-    module = ("-m", "tests.gateway.second_api", "document.json", "tests.web.faulty_acme.handler")
+    module = ("-m", "tests.gateway.second_api", "document.json", "tests.load.faulty_acme.handler")
     with servers.certlet_server(directory, command=(sys.executable, *module), env=env) as server:
 
         def send(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
