@@ -37,7 +37,7 @@ def is_authorizer_event(event: Mapping[str, Any]) -> bool:
     return event.get("type") == "REQUEST" and isinstance(event.get("methodArn"), str)
 
 
-def authorize(event: Mapping[str, Any], verify: Verify | None, token_usage_key: str = "") -> dict[str, Any]:
+def authorize(event: Mapping[str, Any], verify: Verify | None, usage_key: str = "") -> dict[str, Any]:
     """Create the policy for one request, with its API key as `usageIdentifierKey` or its token's identity.
 
     An API key precedes a token. EST also accepts the key as the password of HTTP Basic, and requests
@@ -47,7 +47,7 @@ def authorize(event: Mapping[str, Any], verify: Verify | None, token_usage_key: 
     Args:
         event: the event of a REQUEST authorizer.
         verify: `TokenVerifier.verify`; None if no rule accepts a token.
-        token_usage_key: the API key that all callers with a token share, which is denied as x-api-key; ''
+        usage_key: the API key that all callers with a token share, which is denied as x-api-key; ''
             for none.
 
     Raises:
@@ -57,11 +57,11 @@ def authorize(event: Mapping[str, Any], verify: Verify | None, token_usage_key: 
     header = _read_headers(event).get
     is_est = str(event.get("resource", "")).startswith(EST_PREFIX)
     key = credentials.extract_api_key(header, basic=is_est)
-    if key and not (token_usage_key and _is_equal(key, token_usage_key)):
+    if key and not (usage_key and _is_equal(key, usage_key)):
         return _create_result(event, identity.API_KEY_PRINCIPAL_ID, usageIdentifierKey=key)
     token = None if key else credentials.extract_token(header)
     if token is not None:
-        return _authorize_token(event, token, verify, token_usage_key)
+        return _authorize_token(event, token, verify, usage_key)
     if is_est and not key:
         raise UnauthorizedError
     return _deny(event, _NO_CREDENTIALS)
