@@ -72,7 +72,7 @@ def breaking(before: Document, after: Document) -> list[str]:
         run = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)  # noqa: S603 - a fixed command
     fixed, max_items = _not_covered_by_oasdiff(after), _max_items(after)
     return [
-        *(_describe(change) for change in json.loads(run.stdout)),
+        *(_describe(change) for change in json.loads(run.stdout) if not _adds_alternative(change, before)),
         *(
             f"{path}: changed"
             for path, value in _not_covered_by_oasdiff(before).items()
@@ -100,6 +100,12 @@ def _path(document: Document, folder: Path) -> Path:
 
 def _major(document: Document) -> int:
     return int(document["info"]["version"].partition(".")[0])
+
+
+def _adds_alternative(change: dict[str, str], before: Document) -> bool:
+    """Whether a change adds a security scheme to others, so that their clients keep working."""
+    is_scheme = change["id"] == "api-security-added"
+    return is_scheme and bool(before["paths"][change["path"]][change["operation"].lower()]["security"])
 
 
 def _describe(change: dict[str, str]) -> str:

@@ -117,6 +117,7 @@ COMPATIBLE: dict[str, Change] = {
     "an optional field of a request added": set_keys(*REQUEST, purpose=PURPOSE),
     "a field of a response added": set_keys(*CERTIFICATE, "properties", more=PURPOSE),
     "an optional parameter added": append(*SIGN, "parameters", value=PARAMETER),
+    "another security scheme than the API key": append(*SIGN, "security", value={"basic": []}),
     "a wider string": set_keys(*REQUEST, "not_after", maxLength=64),
     "a longer list": set_keys(*SCHEMAS, "BatchRequest", "properties", "requests", maxItems=900),
     "an error status added": set_keys(
