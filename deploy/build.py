@@ -30,7 +30,7 @@ from service.overrides import OverridesError, verify_policy
 from service.pki.errors import CAError, quote
 from service.pki.identity_rules import IdentityRule
 from service.pki.policy_parser import ProfileError
-from service.settings import IDENTITY_FILES
+from service.settings import IDENTITIES_IN_ZIP
 
 ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "deploy" / "lock" / "function.txt"
@@ -115,7 +115,7 @@ def build(
         (tree / "service" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")))
         (tree / "function.py").write_text(HANDLER_SOURCE)
         for name in identity_files:
-            target = tree / IDENTITY_FILES.name / name
+            target = tree / IDENTITIES_IN_ZIP / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / name, target)
         warnings = _copy_ca(ca, tree / CA_IN_ZIP, passphrase) if ca else []

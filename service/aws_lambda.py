@@ -28,7 +28,7 @@ from service.pki.errors import CAError, CAUnavailable, quote
 from service.pki.profile_loader import IssuancePolicy
 from service.pki.revocation import MergedList
 from service.quota import parse_quota
-from service.settings import IDENTITY_FILES, LEDGER, LEDGER_TABLE, KeySource, Settings, SettingsError
+from service.settings import LEDGER, LEDGER_TABLE, KeySource, Settings, SettingsError, identity_directory
 from service.web import app, authorizer, problems
 from service.web.acme import AcmeStore
 
@@ -181,12 +181,9 @@ def _verify_token() -> authorizer.Verify | None:
     rules = _policy().identities
     if not rules:
         return None
-    from service.oidc.key_sets import create_key_sets  # noqa: PLC0415 - saves time at a cold start without rules
-    from service.oidc.tokens import TokenVerifier  # noqa: PLC0415 - as above
+    from service.oidc.tokens import create_verifier  # noqa: PLC0415 - saves time at a cold start without rules
 
-    profiles = _settings().profiles
-    directory = profiles.parent if profiles else IDENTITY_FILES
-    return TokenVerifier(rules, create_key_sets(rules, directory, _now), _now).verify
+    return create_verifier(rules, identity_directory(_settings().profiles), _now).verify
 
 
 @functools.cache

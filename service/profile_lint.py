@@ -15,7 +15,7 @@ from service.pki.identity_rules import IdentityRule
 from service.pki.policy_parser import JSONPath, ProfileError
 from service.pki.profile import Profile, Revocation, format_duration
 from service.pki.token_identity import KeysUnavailableError
-from service.settings import is_loopback
+from service.settings import identity_directory, is_loopback
 
 HTTP_ONLY: Final = "nginx and other verifiers do not fetch it by https: name an http:// URL"
 LOOPBACK: Final = "only this machine reaches it: name a host that verifiers reach"
@@ -73,7 +73,7 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
     if source and overrides and limited.identities:
         findings = [
             Finding(str(overrides), source.locate(path), text)
-            for path, text in _find_key_violations(limited.identities, overrides.parent)
+            for path, text in _find_key_violations(limited.identities, identity_directory(overrides))
         ]
         findings += [
             Finding(str(overrides), source.locate(path), text, is_error=False)

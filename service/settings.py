@@ -31,8 +31,7 @@ METRICS: Final = "CERTLET_METRICS"
 PUBLIC_URL: Final = "CERTLET_PUBLIC_URL"
 STATUS_URL: Final = "CERTLET_STATUS_URL"
 EST_LINE_LENGTH: Final = "CERTLET_EST_LINE_LENGTH"
-IDENTITY_FILES: Final = Path(__file__).parent.parent / "identities"
-"""The files of the rules for tokens, in the Lambda zip."""
+IDENTITIES_IN_ZIP: Final = "identities"
 EST_LINE_LENGTHS: Final = (
     "0",
     "64",
@@ -167,6 +166,15 @@ def _parse_api_key_names(text: str) -> dict[str, str]:
     if reserved := [name for name in names.values() if name.startswith(RESERVED_PREFIXES)]:
         raise ValueError(f"{quote(reserved[0])} cannot be the name of a key: other callers have such names")
     return names
+
+
+def identity_directory(profiles: Path | None) -> Path:
+    """Return the directory of the files that rules for tokens name.
+
+    Args:
+        profiles: the operator's file, next to which they are; None for the Lambda zip.
+    """
+    return profiles.parent if profiles else Path(__file__).parent.parent / IDENTITIES_IN_ZIP
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from urllib.parse import urlsplit
 
 from service import openapi
 from service.gateway import sandbox
-from service.oidc.key_sets import create_key_sets
-from service.oidc.tokens import TokenVerifier
+from service.oidc.tokens import TokenVerifier, create_verifier
 from service.pki.identity_rules import IdentityRule
 from service.pki.token_identity import KeysUnavailableError
-from service.settings import CA, LEDGER, PROFILES
+from service.settings import CA, LEDGER, PROFILES, identity_directory
 from service.web import authorizer
 
 _HTTPS_PORT: Final = 443
@@ -52,7 +51,7 @@ def init() -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     _verifier()
-    rules, directory = _rules(), _directory()
+    rules, directory = _rules(), identity_directory(_profiles())
     files = [directory / name for rule in rules for name in (rule.jwks_file, rule.ca_file) if name]
     ports = {urlsplit(rule.jwks_url).port or _HTTPS_PORT for rule in rules if rule.jwks_url}
     sandbox.enter(_secrets(os.environ), ports=(*ports, _DNS_PORT), readable=_readable(files))
@@ -60,22 +59,16 @@ def init() -> None:
 
 @functools.cache
 def _rules() -> Sequence[IdentityRule]:
-    profiles = os.environ.get(PROFILES)
-    return openapi.parse_policy(openapi.load(Path(profiles) if profiles else None)).identities
+    return openapi.parse_policy(openapi.load(_profiles())).identities
 
 
 @functools.cache
 def _verifier() -> TokenVerifier:
-    return TokenVerifier(_rules(), create_key_sets(_rules(), _directory(), _now), _now)
+    return create_verifier(_rules(), identity_directory(_profiles()), lambda: datetime.now(UTC))
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _directory() -> Path:
-    """Return the directory that the files of rules are relative to: that of the operator's file."""
-    return Path(os.environ.get(PROFILES) or __file__).parent
+def _profiles() -> Path | None:
+    return Path(path) if (path := os.environ.get(PROFILES)) else None
 
 
 def _secrets(environ: Mapping[str, str]) -> list[Path]:

@@ -26,6 +26,7 @@ from service.settings import (
     STATUS_URL,
     KeySource,
     find_ledger_problems,
+    identity_directory,
 )
 
 
@@ -70,23 +71,17 @@ def check(*, profiles: Path | None, ca: Path, token: Path | None) -> int:
 
 def _explain_token(path: Path, profiles: Path | None) -> int:
     """Print which rules accept a token, and why others do not; return the exit status."""
-    # Slow to import, and most checks do not need them.
-    from service.oidc import key_sets, signed_token, tokens  # noqa: PLC0415 - as above
+    from service.oidc import signed_token, tokens  # noqa: PLC0415 - slow to import, and most checks need neither
 
     rules = openapi.parse_policy(options.load_document(profiles)).identities
     if profiles is None or not rules:
         raise CommandError("there are no rules for tokens: pass a file with identities as --profiles")
     with click.open_file(str(path), "rb") as file:
         token = str(file.read(signed_token.MAX_LENGTH + 2), "utf-8", "replace").strip()
-
-    def clock() -> datetime:
-        return datetime.now(UTC)
-
     try:
-        sets = key_sets.create_key_sets(rules, profiles.parent, clock)
+        verifier = tokens.create_verifier(rules, identity_directory(profiles), lambda: datetime.now(UTC))
     except ValueError as error:
         raise CommandError(str(error)) from error
-    verifier = tokens.TokenVerifier(rules, sets, clock)
     applies = ""  # the name of the first rule that accepts the token
     for rule, (name, reason) in zip(rules, verifier.explain(token), strict=True):
         if reason:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum, auto
+from pathlib import Path
 from typing import Final
 
-from service.oidc.key_sets import KeySet
+from service.oidc.key_sets import KeySet, create_key_sets
 from service.oidc.signed_token import SignedToken, name_safely
 from service.pki.encoding import format_timestamp
 from service.pki.errors import escape_controls, shorten
@@ -51,6 +52,13 @@ class _MismatchError(Exception):
         super().__init__(reason)
         self.step, self.reason, self.claims = step, reason, claims
         self.detail = detail or reason
+
+
+def create_verifier(
+    rules: Sequence[IdentityRule], directory: Path, clock: Callable[[], datetime]
+) -> TokenVerifier:
+    """Create the verifier of rules; arguments and errors are those of `create_key_sets`."""
+    return TokenVerifier(rules, create_key_sets(rules, directory, clock), clock)
 
 
 class TokenVerifier:
