@@ -31,6 +31,7 @@ from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.ledger.sqlite import SqliteLedger
 from service.pki import certificate_reader
 from service.pki.errors import CAError, CAUnavailable, IssuanceError
+from service.pki.profile_loader import IssuancePolicy
 from service.settings import (
     AUDIT_LOG,
     CA,
@@ -175,7 +176,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)
-    _verify_ledger_suffices(settings, document)
+    policy = openapi.parse_policy(document)
+    _verify_ledger_suffices(settings, policy)
     with ExitStack() as stack:
         directory = settings.ca
         if settings.ephemeral:
@@ -206,7 +208,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             ledger=os.path.abspath(settings.ledger) if settings.ledger else "",  # noqa: PTH100 - as for the directory
             no_usage_plan=settings.no_usage_plan,
             stage=settings.stage or "",
-            **_configure_tls(settings, document, stack),
+            **_configure_tls(settings, policy, stack),
         )
         for warning in (*_warnings(settings), *options.exposure_warnings(_secret_files(settings, directory))):
             echo(f"Warning   {warning}")
@@ -226,8 +228,8 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             _announce(url, status_url, acme_url, new_key, trust)
 
         environ = _worker_environ(settings, directory)
-        validator = _validator_arguments(settings, document, directory)
-        accepts_tokens = bool(openapi.parse_policy(document).identities)
+        validator = _validator_arguments(settings, policy, directory)
+        accepts_tokens = bool(policy.identities)
         supervisor = Supervisor(HANDLER, environ, validator, accepts_tokens=accepts_tokens)
         return supervisor.run(configuration, announce)
 
@@ -293,9 +295,9 @@ def _verify_ledger(path: Path) -> None:
         raise CommandError(f"--ledger: {detail}") from error
 
 
-def _verify_ledger_suffices(settings: SimpleNamespace, document: openapi.OpenAPIDocument) -> None:
+def _verify_ledger_suffices(settings: SimpleNamespace, policy: IssuancePolicy) -> None:
     """Verify that there is a ledger, if a rule accepts each token once."""
-    rule = openapi.parse_policy(document).once_rule
+    rule = policy.once_rule
     if rule and not (settings.ledger or os.environ.get(LEDGER_TABLE)):
         raise CommandError(f"rule '{rule}' of identities has once: true, which needs a ledger: pass --ledger")
 
@@ -332,15 +334,13 @@ def _secret_files(settings: SimpleNamespace, directory: Path) -> Iterator[Path]:
         yield settings.tls_key
 
 
-def _configure_tls(
-    settings: SimpleNamespace, document: openapi.OpenAPIDocument, stack: ExitStack
-) -> dict[str, Any]:
+def _configure_tls(settings: SimpleNamespace, policy: IssuancePolicy, stack: ExitStack) -> dict[str, Any]:
     """Return the gateway's TLS configuration: empty, the operator's files, or a self-issued certificate."""
     if settings.tls_cert:
         files = {"tls_certificate": str(settings.tls_cert), "tls_key": str(settings.tls_key)}
     elif settings.tls:
         try:
-            profile = openapi.parse_policy(document).get(settings.tls_profile)
+            profile = policy.get(settings.tls_profile)
         except IssuanceError as error:
             raise CommandError(f"--tls-profile: {error}") from error
         if not profile.is_tls_server:
@@ -419,11 +419,9 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
     return environ | {name: os.path.abspath(path) for name, path in paths.items() if path}  # noqa: PTH100 - as above
 
 
-def _validator_arguments(
-    settings: SimpleNamespace, document: openapi.OpenAPIDocument, directory: Path
-) -> list[str]:
+def _validator_arguments(settings: SimpleNamespace, policy: IssuancePolicy, directory: Path) -> list[str]:
     """Return the arguments of the validator of challenges; empty if no policy requires a challenge."""
-    if not settings.ledger or not openapi.parse_policy(document).has_challenges:
+    if not settings.ledger or not policy.has_challenges:
         return []
     return [str(directory), os.path.abspath(settings.ledger), *settings.acme_networks]  # noqa: PTH100 - resolve() fails on a loop of links
 
