@@ -37,7 +37,7 @@ _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
 Announce = Callable[[int, int | None], None]
-TOKEN_HANDLER: Final = "service.token_worker.handler"  # noqa: S105 - not a password  # nosec B105
+TOKEN_HANDLER: Final = "service.token_worker.handler"  # noqa: S105 - not a password
 
 
 class ServeError(Exception):
@@ -181,11 +181,11 @@ class Supervisor:
         """Start a worker and wait until it is ready; return its process and its slot."""
         link, worker_link = socket.socketpair()
         with worker_link:
-            sockets, queue = [workers.channel, worker_link], self._queue[1]
-            environ = self._public | {
-                challenge_queue.VARIABLE: str(queue.fileno()) if self._validator else ""
-            }
-            process = _spawn("service.gateway.worker", sockets, [workers.handler], environ, [queue])
+            sockets = [workers.channel, worker_link]
+            # Only for ACME: the worker that verifies tokens has no part in challenges.
+            queue = [self._queue[1]] if self._validator and workers is self._workers else []
+            environ = self._public | {challenge_queue.VARIABLE: str(queue[0].fileno()) if queue else ""}
+            process = _spawn("service.gateway.worker", sockets, [workers.handler], environ, queue)
         self._processes[workers.handler, index] = process
         message = {"error": "the worker exited"}
         with link, link.makefile("rb") as messages, contextlib.suppress(ConnectionError):

@@ -32,7 +32,7 @@ ERROR_TYPES: Final = {
     "QUOTA_EXCEEDED": "LimitExceededException",
     "REQUEST_TOO_LARGE": "RequestTooLargeException",
     "THROTTLED": "TooManyRequestsException",
-    "TOKEN_KEYS_UNAVAILABLE": "InternalServerErrorException",  # nosec B105 - not a password
+    "TOKEN_KEYS_UNAVAILABLE": "InternalServerErrorException",
     "UNAUTHORIZED": "UnauthorizedException",
     "UNSUPPORTED_MEDIA_TYPE": "BadRequestException",
     "URI_TOO_LONG": "BadRequestException",

@@ -132,6 +132,8 @@ def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: s
                 assert b"hugetlb=1" in environ
                 assert b"canary" not in environ
                 assert API_KEY.encode() not in environ
+                has_queue = b"CERTLET_CHALLENGE_QUEUE=\0" not in environ and b"CHALLENGE_QUEUE" in environ
+                assert has_queue == (pid == worker)  # it leads to the validator
             assert b"canary-passphrase" in Path(f"/proc/{supervisor}/environ").read_bytes()
 
 
