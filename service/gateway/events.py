@@ -129,7 +129,7 @@ def authorizer_event(route: Route, authorization: str, request_id: str) -> dict[
 
 
 def authorizer_context(result: object) -> dict[str, str]:
-    """`requestContext.authorizer` for an authorizer's result. As on AWS, all values become strings.
+    """`requestContext.authorizer` for an authorizer's result, whose context has only strings.
 
     Raises:
         GatewayError: INVALID_TOKEN, with the authorizer's reason, if it denies the request;
@@ -140,8 +140,7 @@ def authorizer_context(result: object) -> dict[str, str]:
     context = result.get("context", {})
     if [statement["Effect"] for statement in result["policyDocument"]["Statement"]] != ["Allow"]:
         raise GatewayError("INVALID_TOKEN", context["reason"])
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in context.items()}
-    return {**texts, "principalId": result["principalId"]}
+    return {**context, "principalId": result["principalId"]}
 
 
 def proxy_response(result: object) -> Response:

@@ -268,8 +268,9 @@ class Gateway:
     async def _authorize(self, request: web.BaseRequest, route: Route, request_id: str) -> JSON | None:
         """The caller of a token, as an authorizer returns it; None if the request has no token, or a key."""
         header = request.headers.get
-        has_key = credentials.extract_api_key(header, basic=route.accepts_basic)
-        if has_key or not route.accepts_token or credentials.extract_token(header) is None:
+        if not route.accepts_token or credentials.extract_token(header) is None:
+            return None
+        if credentials.extract_api_key(header, basic=route.accepts_basic):
             return None
         if not self._token_pool:
             raise GatewayError("INVALID_TOKEN", credentials.NO_TOKENS)
