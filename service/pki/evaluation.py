@@ -94,12 +94,12 @@ class IssuanceContext(NamedTuple):
     @property
     def caller_policies(self) -> list[tuple[NamePolicy, str]]:
         """The policies for the caller's names, besides that of the profile, with their labels in messages."""
-        caller = quote(self.principal)
-        policies = (
-            (self.profiles.names_permitted_for(self.principal), f"the policy for caller {caller}"),
-            (self.token_names, f"the token of caller {caller}"),
-        )
-        return [(policy, label) for policy, label in policies if policy]
+        policies = []
+        if policy := self.profiles.names_permitted_for(self.principal):
+            policies.append((policy, f"the policy for caller {quote(self.principal)}"))
+        if self.token_names:
+            policies.append((self.token_names, f"the token of caller {quote(self.principal)}"))
+        return policies
 
     def suggest_profiles(self, is_suitable: Callable[[Profile], bool]) -> str:
         """Suggest the suitable profiles of the caller: `use profile 'client' or 'peer'`; '' if there is none.
