@@ -101,8 +101,8 @@ class AcmeOrders:
             created_at=now,
             expires_at=now + ORDER_LIFE,
             profile=profile.name,
-            not_before=times["notBefore"],
-            not_after=times["notAfter"],
+            not_before=_format_time(times["notBefore"]),
+            not_after=_format_time(times["notAfter"]),
             replaces=texts["replaces"],
         )
         self._count(account.principal, now)
@@ -239,8 +239,8 @@ class AcmeOrders:
                 "badCSR", "the CSR has the key of an ACME account: create another key for the certificate"
             )
 
-    def _verify_not_after(self, text: str, profile: Profile, now: datetime) -> None:
-        requested = RequestedValidity.parse(None, text or None)
+    def _verify_not_after(self, time: datetime | None, profile: Profile, now: datetime) -> None:
+        requested = RequestedValidity(not_after=time)
         profile.validity_period(now, self._authority.load_issuer().not_before, requested)
 
     def _mark_replaced(self, order: Order, until: datetime) -> None:
@@ -328,22 +328,24 @@ def _subproblem(code: str, detail: str, identifier: Mapping[str, str] | None) ->
     return {"type": NAMESPACE + code, "detail": detail, **members}
 
 
-def _parse_time(name: str, text: str) -> str:
-    """Parse a time of RFC 3339, and return it in UTC and whole seconds; '' if there is none."""
+def _parse_time(name: str, text: str) -> datetime | None:
+    """Parse a time of RFC 3339 to UTC and whole seconds; None if there is none."""
     try:
-        return encoding.format_timestamp(encoding.parse_timestamp(text)) if text else ""
+        return encoding.parse_timestamp(text).replace(microsecond=0) if text else None
     except ValueError as error:
         raise _malformed(f"{name} {quote(text, 40)} is {error}") from error
 
 
-def _verify_not_before(text: str, profile: Profile, now: datetime) -> None:
+def _format_time(time: datetime | None) -> str:
+    return encoding.format_timestamp(time) if time else ""
+
+
+def _verify_not_before(time: datetime | None, profile: Profile, now: datetime) -> None:
     """A certificate is valid from the time of issue, less the profile's backdate."""
-    if not text:
-        return
-    time = encoding.parse_timestamp(text)
-    if not now - profile.backdate <= time <= now + MAX_CLOCK_SKEW:
+    if time and not now - profile.backdate <= time <= now + MAX_CLOCK_SKEW:
         raise _malformed(
-            f"notBefore {quote(text, 40)} is not now: omit it, since certificates are valid from their issue"
+            f"notBefore {quote(_format_time(time))} is not now: omit it, since certificates are valid from "
+            "their issue"
         )
 
 
