@@ -19,7 +19,6 @@ from service.pki.strict_json import parse_json
 MAX_KEYS: Final = 100
 _MAX_EXPONENT: Final = 11  # characters in base64url: 8 octets (keys.RSA_MAX_EXPONENT)
 _MAX_MODULUS: Final = 1_400  # characters: some more than those of keys.RSA_MAX_BITS
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _KINDS: Final = {  # type and curve -> members, algorithms (RFC 7518 3.1, 6; RFC 8037), OID
     ("RSA", None): (("n", "e"), _RSA_ALGORITHMS, PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5),
@@ -68,7 +67,7 @@ def parse_jwk_set(data: bytes) -> JwkSet:
 
 
 def _is_secret(member: Mapping[str, Any]) -> bool:
-    return member.get("kty") == "oct" or not _PRIVATE_MEMBERS.isdisjoint(member)
+    return member.get("kty") == "oct" or not keys.PRIVATE_JWK_MEMBERS.isdisjoint(member)
 
 
 def _parse_key(member: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Key]]:

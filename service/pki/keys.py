@@ -27,6 +27,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 from service.pki.encoding import oid_name
 from service.pki.errors import BadPublicKey, BadSignatureAlgorithm, quote
 
+PRIVATE_JWK_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # RFC 7518 6
 RSA_MIN_BITS: Final = 2048  # NIST SP 800-57 part 1, 5.6.1: 112 bits of strength
 RSA_MAX_BITS: Final = 8192  # bounds the work of one proof of possession
 RSA_BITS_STEP: Final = 8  # CA/Browser Forum Baseline Requirements 6.1.5

@@ -56,7 +56,6 @@ _KEY_OIDS: Final = {
 }
 _KEY_MEMBERS: Final = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
 _CURVES: Final = {"EC": ("P-256", "P-384", "P-521"), "OKP": ("Ed25519",), "RSA": (None,)}
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _STRING: Final = HeaderParameter("string", "str")
 _NEW_KEY: Final = "use a new P-256, P-384, P-521 or Ed25519 key, or an RSA key of at least 2048 bits"
 
@@ -299,7 +298,7 @@ def _verify(encoded: FlattenedJSONSerialization, key: Any, registry: JWSRegistry
 def _required_members(data: object) -> Mapping[str, str]:
     if not isinstance(data, dict):
         raise _malformed("the jwk is not an object")
-    if not _PRIVATE_MEMBERS.isdisjoint(data):
+    if not keys.PRIVATE_JWK_MEMBERS.isdisjoint(data):
         raise _malformed("the jwk contains a private key: send only the public key, and use a new key")
     key_type, curve = str(data.get("kty")), data.get("crv")
     names = _KEY_MEMBERS.get(key_type)
