@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
+from tests import oidc_issuer, servers
 from tests.gateway import second_api
+from tests.oidc_issuer import Issuer
 
 for variable in [name for name in os.environ if name.startswith("CERTLET_")]:
     del os.environ[variable]
@@ -41,4 +42,20 @@ def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serv
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """`certlet serve --tls` with its CA in `ca`; one for each module, whose tests may revoke certificates."""
     with servers.certlet_server(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
+    """An issuer of tokens; one for each module, whose tests may change it."""
+    with oidc_issuer.running(tmp_path_factory.mktemp("issuer")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def token_server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[servers.Server]:
+    """`certlet serve` with the rule of `write_policy`, and its audit log in `audit.log`."""
+    directory = tmp_path_factory.mktemp("tokens")
+    options = ("--profiles", oidc_issuer.write_policy(directory, issuer), "--audit-log", "audit.log")
+    with servers.certlet_server(directory, *options, "--no-usage-plan") as running:
         yield running

@@ -7,14 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
-from tests import csrs, oidc_issuer, servers
+from tests import csrs, servers
 from tests.oidc_issuer import CLAIMS, NAME, Fault, Issuer, write_policy
 from tests.servers import API_KEY, Response, Server, certlet_server, child_pids, wait_until
 
@@ -36,19 +35,9 @@ def refusal(response: Response) -> tuple[int, str, str]:
     return response.status, problem["code"], problem["detail"]
 
 
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with oidc_issuer.running(tmp_path_factory.mktemp("issuer")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp("server")
-    policy = write_policy(directory, issuer)
-    options = ("--profiles", policy, "--ca", "ca", "--audit-log", "audit.log", "--no-usage-plan")
-    with certlet_server(directory, *options) as running:
-        yield running
+@pytest.fixture
+def server(token_server: Server) -> Server:
+    return token_server
 
 
 def token_worker(server: Server) -> int:

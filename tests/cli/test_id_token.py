@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 
 from service.cli import id_token
-from tests import csrs, oidc_issuer, servers
+from tests import csrs, servers
 from tests.cli import certlet
-from tests.oidc_issuer import CLAIMS, NAME, Issuer, write_policy
+from tests.oidc_issuer import CLAIMS, NAME, Issuer
 from tests.servers import Server
 
 TOKEN = "e30.c2VjcmV0.c2lnbmF0dXJl"  # noqa: S105 - no issuer signed it
@@ -172,21 +172,6 @@ def test_token_is_not_sent_over_plain_http(site: Site) -> None:
     status, error = sign(site, "--token-file", "token")
     assert status == 1
     assert "plain HTTP to ca.example.com" in error
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with oidc_issuer.running(tmp_path_factory.mktemp("issuer")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def token_server(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp("server")
-    policy = write_policy(directory, issuer)
-    options = ("--profiles", policy, "--ephemeral", "--no-usage-plan")
-    with servers.certlet_server(directory, *options) as running:
-        yield running
 
 
 def test_new_and_renew_get_certificates_by_token(token_server: Server, issuer: Issuer) -> None:

@@ -184,12 +184,6 @@ def rules_of(name: str, issuer: Issuer | None = None) -> str:
     return re.sub("jwks_url: .*", keys, match[1])
 
 
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with oidc_issuer.running(tmp_path_factory.mktemp("issuer")) as running:
-        yield running
-
-
 def load(name: str, issuer: Issuer, directory: Path) -> Preset:
     file = directory / f"{name}.yaml"
     file.write_text(rules_of(name, issuer))
