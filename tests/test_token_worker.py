@@ -13,9 +13,19 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from service import openapi
 from tests import csrs, servers
 from tests.oidc_issuer import CLAIMS, NAME, Fault, Issuer, write_policy
 from tests.servers import API_KEY, Response, Server, certlet_server, child_pids, wait_until
+
+OF_HTTP = {"Connection", "Content-Length", "Content-Type", "Date", "Server"}
+DOCUMENT = openapi.load()
+OPERATIONS = [
+    (method.upper(), path)
+    for path, item in DOCUMENT["paths"].items()
+    for method in openapi.METHODS
+    if {"bearer": []} in item.get(method, {}).get("security", ())
+]
 
 
 def pem(name: str) -> str:
@@ -103,6 +113,17 @@ def test_each_operation_with_a_key_accepts_a_token(server: Server, issuer: Issue
     batch = json.dumps({"requests": [{"csr": pem(NAME)}]}).encode()
     fields = {**headers, "Content-Type": "application/json"}
     assert "certificate" in server.request("POST", "/sign/batch", batch, fields).json()["results"][0]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_wrong_token_is_refused_as_documented(server: Server, method: str, path: str) -> None:
+    """By each operation that accepts tokens; the contract has the status and each header."""
+    body = b"{}" if method == "POST" else None
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer a.b.c"}
+    response = server.request(method, path.format(label="server"), body, headers)
+    documented = openapi.resolve_ref(DOCUMENT["paths"][path][method.lower()]["responses"]["401"], DOCUMENT)
+    names = {name for name in response.headers if not name.lower().startswith("x-am")} - OF_HTTP
+    assert (response.status, names) == (401, set(documented["headers"]))
 
 
 def test_killed_token_worker_is_replaced(server: Server, issuer: Issuer) -> None:
