@@ -26,6 +26,7 @@ class AuditRecord(NamedTuple):
 
     Attributes:
         request_id: the gateway's ID of the request.
+        trace_id: the ID of the trace that the request belongs to, which the caller chose; '' if it has none.
         principal: the caller that the gateway authenticated; for a revocation `user:`, name and user id; for
             a certificate that the service issues to itself `service:` and the purpose.
         profile: the certificate profile; '' if the requested profile does not exist.
@@ -44,6 +45,7 @@ class AuditRecord(NamedTuple):
     request_id: str
     principal: str
     profile: str
+    trace_id: str = ""
     session: str = ""
     token_issuer: str = ""
     token_subject: str = ""

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from wsgiref.types import WSGIApplication
 import awsgi
 
 from service import audit, challenge_queue, openapi
+from service.audit import AuditRecord, Recorder
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
 from service.ledger import open_ledger
@@ -29,6 +31,7 @@ from service.pki.profile_loader import IssuancePolicy
 from service.pki.revocation import MergedList
 from service.quota import parse_quota
 from service.settings import LEDGER, LEDGER_TABLE, KeySource, Settings, SettingsError, identity_directory
+from service.trace_context import find_trace_id
 from service.web import app, authorizer, problems
 from service.web.acme import AcmeStore
 
@@ -39,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 # Connection-specific headers, and the length, which the decoded body may no longer have.
 _NOT_FORWARDED: Final = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Upgrade"})
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # of the current event
 _PARAMETER: Final = re.compile(r"\{([^{}+]+)(\+?)\}")  # {name}, or {name+} for several segments
 
 
@@ -64,6 +68,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         return _unsupported_response(kind, str(getattr(context, "aws_request_id", "")))
     if authorizer.is_authorizer_event(event):
         return authorizer.authorize(event, _verify_token(), _settings().token_usage_key)
+    _trace_id.set(find_trace_id(_header_items(event)))
     result = awsgi.response(_application(), _normalise_event(event), context, app.BINARY_CONTENT_TYPES)
     return {**result, "statusCode": int(result["statusCode"])}
 
@@ -116,7 +121,7 @@ def _application() -> WSGIApplication:
         load_ca=_ca().load,
         profiles=_policy(),
         clock=_now,
-        record=audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics),
+        record=_with_trace_id(audit.fd_recorder(audit.open_log(settings.audit_log), settings.metrics)),
         load_revoked=_revoked().load,
         parallel_map=_thread_pool_map,
         ledger=_ledger(),
@@ -129,6 +134,16 @@ def _application() -> WSGIApplication:
         settings.est_line_length,
         acme_store=_acme_store(document),
     )
+
+
+def _with_trace_id(record: Recorder) -> Recorder:
+    """Return a recorder that adds the trace of the current event to each record."""
+
+    def record_with_trace_id(entries: Sequence[AuditRecord]) -> None:
+        trace_id = _trace_id.get()
+        record([entry._replace(trace_id=trace_id) for entry in entries] if trace_id else entries)
+
+    return record_with_trace_id
 
 
 def _acme_store(document: openapi.OpenAPIDocument) -> AcmeStore | None:
@@ -228,6 +243,13 @@ def _unsupported_response(kind: str, request_id: str) -> dict[str, Any]:
         "body": json.dumps(document),
         "isBase64Encoded": False,
     }
+
+
+def _header_items(event: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the name and value of each header; a load balancer sends either of the two members."""
+    repeated = event.get("multiValueHeaders") or {}
+    items = [(name, value) for name, values in repeated.items() for value in values]
+    return items or list((event.get("headers") or {}).items())
 
 
 def _normalise_event(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -400,3 +400,21 @@ def test_two_ledgers_are_refused(directory: Path) -> None:
     responses, log = invoke_handler(directory, proxy_event(), **env)
     assert responses == []
     assert "SettingsError: CERTLET_LEDGER and CERTLET_LEDGER_TABLE are both set" in log
+
+
+def test_trace_of_an_event_is_in_its_audit_records(directory: Path) -> None:
+    """API Gateway adds X-Amzn-Trace-Id. A load balancer sends only one of the members with headers."""
+    root, parent = f"1-5759e988-{'a' * 24}", f"00-{'b' * 32}-{'c' * 16}-01"
+    traces = {"X-Amzn-Trace-Id": f"Root={root};Sampled=1"}
+    json_type = {"Content-Type": "application/json"}
+    events = [
+        proxy_event(headers=json_type | traces, multiValueHeaders=None),
+        proxy_event(multiValueHeaders={name: [text] for name, text in traces.items()}),
+        proxy_event(headers=json_type | traces | {"TRACEPARENT": parent}, multiValueHeaders=None),
+        proxy_event(),
+    ]
+    responses, logged = invoke_handler(directory, *events)
+    assert [response["statusCode"] for response in responses] == [200] * 4
+    trace_ids = [json.loads(line).get("trace_id") for line in logged.splitlines()]
+    x_ray_id = f"5759e988{'a' * 24}"
+    assert trace_ids == [x_ray_id] * 4 + ["b" * 32] * 2 + [None] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -478,3 +479,26 @@ def test_secrets_are_not_logged(server: Server) -> None:
     assert "hunter22" not in logged
     assert "\x1b" not in logged
     assert all(json.loads(line) for line in logged.splitlines())
+
+
+def test_trace_of_a_request_is_logged_next_to_its_unique_id(server: Server) -> None:
+    """The access log and each audit record have the ID in `traceparent`; a malformed one is ignored."""
+    trace_id = uuid.uuid4().hex
+    headers = {**KEY, "Content-Type": "application/json", "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    malformed = headers | {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01-more"}
+    csr = csrs.encode_pem(csrs.build()).decode()
+    before = len(server.read_log())
+    responses = [
+        server.request("POST", "/sign", json.dumps({"csr": text}).encode(), fields)
+        for text, fields in ((csr, headers), (csr, headers), ("x", headers), (csr, malformed))
+    ]
+    assert [response.status for response in responses] == [200, 200, 422, 200]
+    records = [json.loads(line) for line in server.read_log()[before:].splitlines()]
+    request_ids = [response.headers["x-amzn-RequestId"] for response in responses]
+    assert len({*request_ids, trace_id}) == 5
+    kinds = {"intent", "result", "access"}
+    for request_id, expected in zip(request_ids, (kinds, kinds, {"refusal", "access"}, kinds), strict=True):
+        of_request = [record for record in records if record["request_id"] == request_id]
+        assert {record.get("event", "access") for record in of_request} == expected
+        ids = {record.get("trace_id") for record in of_request}
+        assert ids == {None if request_id == request_ids[3] else trace_id}

@@ -32,6 +32,7 @@ from service.gateway.tls import Tls, TlsError, client_certificate
 from service.gateway.usage_plan import UsagePlanLimiter, caller_id, network
 from service.gateway.worker import one_line, yield_to_others
 from service.gateway.worker_pool import WorkerPool
+from service.trace_context import find_trace_id
 
 MAX_PAYLOAD: Final = 10 * 1024 * 1024  # bytes; API Gateway's limit for a request
 MAX_UNAUTHENTICATED_BODY: Final = 1024 * 1024  # bytes, for operations without an API key
@@ -348,9 +349,11 @@ def _log_access(
     seconds: float,
 ) -> None:
     """Write the record of a request, without the event and the key."""
+    trace_id = find_trace_id(request.headers.items())
     access_log.write(
         "access",
         request_id=request_id,
+        **({"trace_id": trace_id} if trace_id else {}),
         source_ip=request.remote,
         key=request.get("key_name"),
         method=method[:_LOGGED_CHARS],
