@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup docs zip sbom deploy bench form examples release-contract lock clean
+.PHONY: run test ci nightly setup docs zip sbom deploy bench pages examples release-contract lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -69,8 +69,8 @@ docs: setup .venv/tox
 bench: setup .venv/tox
 	.venv/bin/tox exec -q -e bench -- python -m bench $(BENCH)
 
-# Run after changing deploy/form.html.
-form: setup
+# Run after changing deploy/pages.
+pages: setup
 	.venv/bin/python -m deploy.embed_pages
 
 # Run after changing responses: regenerates every example in the contract.

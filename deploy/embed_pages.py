@@ -1,8 +1,9 @@
-"""Embed the form and the page about problems in the contract: `make form`.
+"""Build the web pages and embed them in the contract: `make pages`.
 
-Run it after a change of `deploy/form.html`, which contains the form, or of `x-problem-types`, from which this
-module builds the page about problems. API Gateway serves both pages from `openapi.yaml`. The
-Content-Security-Policy of each page allows its style and script by their hashes.
+Run it after a change of `deploy/pages`, or of `x-problem-types`, which the page about problems lists. Each
+page is HTML with lines such as `<!-- style -->`, for which this module inserts what the pages share.
+API Gateway serves the pages from `openapi.yaml`. The Content-Security-Policy of each page allows its styles
+and scripts by their hashes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -18,38 +20,15 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).parent.parent
-SOURCE: Final = ROOT / "deploy" / "form.html"
+SOURCES: Final = ROOT / "deploy" / "pages"
 CONTRACT: Final = ROOT / "openapi.yaml"
-MAX_BYTES: Final = 40 * 1024
+MAX_BYTES: Final = 48 * 1024
+PAGES: Final = {"form": "sign", "problems": "problems"}
+"""operationId of each page -> its link in the header."""
 
 _PAGE_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?:(?P=indent)  .*\n|\n)+")
 _CSP_HEADER: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
 
-_PROBLEMS_PAGE: Final = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Certlet: problems and remedies</title>
-<link rel="icon" href="data:,">
-{style}
-</head>
-<body>
-<main>
-<h1>Problems and remedies</h1>
-<p>Errors are RFC 9457 problem documents. <code>code</code> is one of those below,
-<code>type</code> links to its section, and <code>instance</code> is the request ID in the logs.</p>
-<nav aria-label="Problems">
-<ul>
-{links}
-</ul>
-</nav>
-{sections}
-</main>
-</body>
-</html>
-"""
 _SECTION: Final = """\
 <section id="{code}" aria-labelledby="{code}-title">
 <h2 id="{code}-title">{code} <small>{statuses}</small></h2>
@@ -58,14 +37,45 @@ _SECTION: Final = """\
 </section>"""
 
 
-def problems_page(types: dict[str, Any], form: str) -> str:
-    """Build the page about problems, with the style of the form.
+def read_sources() -> dict[str, str]:
+    """Return the text of each file in `deploy/pages` by its name."""
+    return {path.name: path.read_text(encoding="utf-8") for path in SOURCES.iterdir()}
+
+
+def build_page(operation: str, sources: Mapping[str, str], types: Mapping[str, Any]) -> str:
+    """Build a page. No line ends with a space, and the page has no final newline.
 
     Args:
+        operation: operationId of the page.
+        sources: the text of each file in `deploy/pages`.
         types: `x-problem-types`.
-        form: HTML of the form.
+
+    Raises:
+        ValueError: the page or its header lacks a part, or the page is larger than `MAX_BYTES`.
     """
-    (style,) = re.findall("<style>.*?</style>", form, re.DOTALL)
+    link = f'<a href="{PAGES[operation]}"'
+    header = sources["header.html"].strip()
+    if header.count(link) != 1:
+        raise ValueError(f"header.html: not exactly one {link}")
+    page = sources[f"{operation}.html"]
+    parts = {
+        "<!-- style -->": f"<style>\n{sources['style.css'].strip()}\n</style>",
+        "<!-- header -->": header.replace(link, f'{link} aria-current="page"'),
+        "<!-- header script -->": f"<script>\n{sources['header.js'].strip()}\n</script>",
+    }
+    if operation == "problems":
+        parts |= _problem_parts(types)
+    for marker, part in parts.items():
+        if page.count(f"{marker}\n") != 1:
+            raise ValueError(f"{operation}.html: not exactly one {marker}")
+        page = page.replace(marker, part)
+    page = "\n".join(line.rstrip() for line in page.rstrip().split("\n"))
+    if len(page.encode()) > MAX_BYTES:
+        raise ValueError(f"{operation}.html: {len(page.encode())} bytes (limit: {MAX_BYTES})")
+    return page
+
+
+def _problem_parts(types: Mapping[str, Any]) -> dict[str, str]:
     sections = [
         _SECTION.format(
             code=escape(code),
@@ -76,23 +86,22 @@ def problems_page(types: dict[str, Any], form: str) -> str:
         for code, problem in types.items()
     ]
     links = [f'<li><a href="#{escape(code)}">{escape(code)}</a></li>' for code in types]
-    return _PROBLEMS_PAGE.format(style=style, links="\n".join(links), sections="\n".join(sections))
+    return {"<!-- problem links -->": "\n".join(links), "<!-- problems -->": "\n".join(sections)}
 
 
 def csp(page: str) -> str:
     """Build the Content-Security-Policy of a page. It ends with `;`, since some drop a final quote."""
-    is_scripted = "<script>" in page
-    parts = [
-        "default-src 'none'",
-        *([f"script-src {_csp_hash(page, 'script')}"] if is_scripted else []),
-        f"style-src {_csp_hash(page, 'style')}",
-        *(["connect-src 'self'"] if is_scripted else []),
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
-    return "; ".join(parts) + ";"
+    scripts, styles = _csp_hashes(page, "script"), _csp_hashes(page, "style")
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+    )
+
+
+def _csp_hashes(page: str, tag: str) -> str:
+    texts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{value}'" for value in hashes)
 
 
 def replace_page(contract: str, operation: str, page: str) -> str:
@@ -108,7 +117,7 @@ def replace_page(contract: str, operation: str, page: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         indent = match["indent"]
-        lines = (f"{indent}  {line}".rstrip() for line in page.rstrip("\n").split("\n"))
+        lines = (f"{indent}  {line}".rstrip() for line in page.split("\n"))
         return f"{indent}text/html: |-\n" + "\n".join(lines) + "\n\n"
 
     before, marker, after = contract.partition(f"operationId: {operation}\n")
@@ -116,27 +125,27 @@ def replace_page(contract: str, operation: str, page: str) -> str:
     return before + marker + _CSP_HEADER.sub(lambda match: f"{match[1]}\"'{csp(page)}'\"\n", after, count=1)
 
 
-def embed(contract: str, form: str) -> str:
-    """Return the contract's text with both pages."""
+def embed(contract: str, sources: Mapping[str, str]) -> str:
+    """Return the contract's text with all pages, built from the sources."""
     types = yaml.safe_load(contract)["x-problem-types"]
-    return replace_page(replace_page(contract, "form", form), "problems", problems_page(types, form))
-
-
-def _csp_hash(page: str, tag: str) -> str:
-    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+    for operation in PAGES:
+        contract = replace_page(contract, operation, build_page(operation, sources, types))
+    return contract
 
 
 def main() -> int:
     """Write the contract, or with `--check` return 1 if its pages are out of date."""
-    page, contract = SOURCE.read_text(encoding="utf-8"), CONTRACT.read_text(encoding="utf-8")
-    expected = embed(contract, page)
+    sources, contract = read_sources(), CONTRACT.read_text(encoding="utf-8")
+    expected = embed(contract, sources)
     if "--check" in sys.argv[1:]:
         if expected != contract:
-            sys.stderr.write("the pages in openapi.yaml are out of date: run `make form`\n")
+            sys.stderr.write("the pages in openapi.yaml are out of date: run `make pages`\n")
         return int(expected != contract)
     CONTRACT.write_text(expected, encoding="utf-8")
-    sys.stdout.write(f"the form has {len(page.encode())} bytes (limit: {MAX_BYTES})\n")
+    types = yaml.safe_load(contract)["x-problem-types"]
+    for operation in PAGES:
+        size = len(build_page(operation, sources, types).encode())
+        sys.stdout.write(f"{operation}: {size} bytes (limit: {MAX_BYTES})\n")
     return 0
 
 

@@ -14,7 +14,6 @@ import pytest
 from cryptography import x509
 from playwright.sync_api import Browser, Page, Route, expect
 
-from deploy import embed_pages
 from service.pki import keys
 from tests import csrs, input_forms, servers
 from tests.browser.tabs import AUTOCOMPLETE_ADVICE, STATUS_MESSAGE, Tab, open_tab
@@ -479,16 +478,6 @@ def test_csp_blocks_inline_scripts_and_other_hosts(browser: Browser, server: Ser
         result = tab.page.evaluate("() => fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'blocked')")
         assert result == "blocked"
         assert any("Content Security Policy" in line for line in tab.messages)
-
-
-def test_contract_contains_the_pages() -> None:
-    """openapi.yaml contains the current form and problems page, and the form is small."""
-    page, text = embed_pages.SOURCE.read_text(), embed_pages.CONTRACT.read_text()
-    assert embed_pages.embed(text, page) == text
-    assert embed_pages.embed(text, page.replace("Sign a", "Sign the")) != text
-    changed = embed_pages.embed(text.replace("    remedy: ", "    remedy: Again, "), page)
-    assert changed.count("Again, ") == 2 * text.count("    remedy: ") > 0
-    assert len(page.encode()) < embed_pages.MAX_BYTES
 
 
 @pytest.mark.parametrize("stage", ["", "prod"])
