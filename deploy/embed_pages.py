@@ -53,7 +53,7 @@ def build_page(operation: str, sources: Mapping[str, str], types: Mapping[str, A
     Raises:
         ValueError: the page or its header lacks a part, or the page is larger than `MAX_BYTES`.
     """
-    link = f'<a href="{PAGES[operation]}"'
+    link = f'<a href="./{PAGES[operation]}"'
     header = sources["header.html"].strip()
     if header.count(link) != 1:
         raise ValueError(f"header.html: not exactly one {link}")
