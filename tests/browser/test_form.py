@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, Page, Route, expect
 
 from service.pki import keys
@@ -33,37 +34,93 @@ def test_pasted_csr_is_signed(form: Tab) -> None:
     expect(page.locator("#csr-seen")).to_contain_text("P-256")
     form.sign(CSR)
     expect(page.locator("#status")).to_have_text("Signed.")
-    expect(page.locator("#facts")).to_contain_text("DNS:www.example.com, IP Address:10.0.0.1")
-    expect(page.locator("#facts")).to_contain_text("6 days left")
-    expect(page.locator("#notes")).to_contain_text("Nothing was omitted")
-    assert "BEGIN CERTIFICATE" in page.inner_text("#pem")
+    expect(page.locator("#result-title")).to_have_text("✓ Certificate issued for www.example.com")
     expect(page.locator("#result-title")).to_be_focused()
-    x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
-    assert page.inner_text("#text").startswith("Certificate:")
+    expect(page.locator("#facts")).to_contain_text("DNS www.example.com, IP 10.0.0.1")
+    expect(page.locator("#facts")).to_contain_text("7 days")
+    expect(page.locator("#notes")).to_have_text("Nothing. The certificate has all that the CSR requests.")
     form.save_screenshot("signed")
+    expect(page.locator("#pem")).to_be_hidden()
+    page.click("#pem-title")
+    x509.load_pem_x509_certificates(page.inner_text("#pem").encode())
+    page.click("#text-title")
+    assert page.inner_text("#text").startswith("Certificate:")
 
 
-def test_page_loads_nothing_but_the_profiles(form: Tab, server: Server) -> None:
-    """The page is a single request; it loads the profiles once, when the form gets the focus."""
+def test_page_loads_only_the_ca_and_the_profiles(form: Tab, server: Server) -> None:
+    """The page is one request, and one for the name of the CA. It loads the profiles once, on the first focus."""
+    loaded = [f"{server.url}/sign", f"{server.url}/ca"]
     form.page.wait_for_load_state("networkidle")
-    assert form.requests == [f"{server.url}/sign"]
+    assert form.requests == loaded
+    expect(form.page.locator("#ca-name")).to_contain_text("Certlet Signing CA")
     form.page.focus("#csr")
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 7 days")
+    expect(form.page.locator("#validity option").first).to_have_text("7 days (default)")
     form.page.focus("#key")
-    assert [url for url in form.requests if "data:" not in url] == [
-        f"{server.url}/sign",
-        f"{server.url}/profiles",
-    ]
+    assert [url for url in form.requests if "data:" not in url] == [*loaded, f"{server.url}/profiles"]
     form.page.select_option("#profile", "peer")
-    expect(form.page.locator("#profile-seen")).to_contain_text("serverAuth, clientAuth")
+    expect(form.page.locator("#profile-hint")).to_contain_text("both TLS server and TLS client")
 
 
-def test_layout_does_not_shift(form: Tab) -> None:
-    """The descriptions of the CSR and of the profile do not move other elements."""
-    before = form.page.locator("#send").bounding_box()
+def test_preview_shows_what_the_ca_changes(form: Tab) -> None:
+    """With a CSR and an API key, the page shows the result of a dry run. Nothing is issued."""
+    seen = form.page.locator("#csr-seen")
+    form.page.fill("#csr", csrs.encode_pem(csrs.build("www.example.com")).decode())
+    expect(seen).to_contain_text("Enter an API key")
+    form.page.fill("#key", API_KEY)
+    expect(seen).to_contain_text("Common name added to the subject alternative names: dns:www.example.com")
+    expect(seen).to_contain_text("DNS www.example.com")
     form.page.fill("#csr", CSR.decode())
-    expect(form.page.locator("#profile-seen")).to_contain_text("valid for 7 days")
-    assert form.page.locator("#send").bounding_box() == before
+    expect(seen).to_contain_text("The CA issues all that the CSR requests.")
+    assert {url.partition("/sign")[2] for url in form.requests if "/sign" in url} == {"", "?dry_run=true"}
+    expect(form.page.locator("#result")).to_be_hidden()
+
+
+def test_preview_shows_what_the_ca_refuses(refusal_form: Tab) -> None:
+    """The reasons of a refusal are at the CSR before it is signed, and disappear with the next change."""
+    page = refusal_form.page
+    page.fill("#key", API_KEY)
+    page.fill("#csr", csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example"])).decode())
+    expect(page.locator("#csr-errors")).to_contain_text("profile 'server' permits no underscores")
+    expect(page.locator("#csr-seen")).to_have_text("The CA would refuse this request. See the errors.")
+    page.fill("#csr", CSR.decode())
+    expect(page.locator("#csr-errors li")).to_have_count(0)
+    expect(page.locator("#csr-seen")).to_contain_text("issues all")
+
+
+def test_short_api_key_is_not_sent_for_a_preview(form: Tab) -> None:
+    """A key that is still being typed causes no request, which would count as a wrong key."""
+    form.page.fill("#csr", CSR.decode())
+    form.page.fill("#key", API_KEY[:29])
+    form.page.wait_for_timeout(1000)
+    assert not any("dry_run" in url for url in form.requests)
+
+
+def test_validity_can_be_chosen_within_the_limits(form: Tab) -> None:
+    """The choices end at the maximum of the profile, and the certificate has the chosen validity."""
+    page = form.page
+    page.focus("#csr")
+    options = page.locator("#validity option")
+    expect(options).to_have_text(["7 days (default)", "1 hour", "1 day", "Other number of days"])
+    page.select_option("#validity", "PT1H")
+    form.sign(CSR)
+    expect(page.locator("#facts")).to_contain_text("1 hour")
+    page.select_option("#validity", "days")
+    page.fill("#days", "3")
+    form.send()
+    expect(page.locator("#facts")).to_contain_text("3 days")
+    expect(page.locator("#days")).to_have_attribute("max", "7")
+
+
+def test_too_long_validity_is_reported_at_its_field(refusal_form: Tab) -> None:
+    """The reason is at the validity, which gets the focus."""
+    page = refusal_form.page
+    page.focus("#csr")
+    expect(page.locator("#validity option")).to_have_count(4)
+    page.select_option("#validity", "days")
+    page.fill("#days", "8")
+    refusal_form.sign(CSR)
+    expect(page.locator("#validity-hint")).to_contain_text("allows up to 7 days")
+    expect(page.locator("#validity")).to_be_focused()
 
 
 @pytest.mark.parametrize("stage", ["/prod/sign", "/prod/sign/"])
@@ -89,7 +146,7 @@ def test_der_file_can_be_dropped_or_chosen(form: Tab, tmp_path: Path) -> None:
     page.fill("#key", API_KEY)
     page.click("#send")
     expect(page.locator("#status")).to_have_text("Signed.")
-    expect(page.locator("#notes")).to_contain_text("common name added")
+    expect(page.locator("#notes")).to_contain_text("Common name added")
 
 
 def drop_file(page: Page, data: bytes) -> None:
@@ -130,7 +187,7 @@ def test_form_accepts_what_the_service_accepts(form: Tab) -> None:
             expect(page.locator("#csr-seen"), f"{way} {name}").to_contain_text("DNS x.example")
             form.send()
             expect(page.locator("#status"), f"{way} {name}").to_have_text("Signed.")
-            expect(page.locator("#facts")).to_contain_text("DNS:x.example")
+            expect(page.locator("#facts")).to_contain_text("DNS x.example")
 
 
 def test_form_refuses_what_the_service_refuses(refusal_form: Tab, server: Server) -> None:
@@ -141,7 +198,7 @@ def test_form_refuses_what_the_service_refuses(refusal_form: Tab, server: Server
         for way in ways(data):
             enter(page, way, data)
             refusal_form.send()
-            expect(page.locator("#csr-faults"), name).to_contain_text(refusal["detail"])
+            expect(page.locator("#csr-errors"), name).to_contain_text(refusal["detail"], ignore_case=True)
             expect(page.locator("#status"), name).to_contain_text("Not signed.")
 
 
@@ -158,9 +215,9 @@ def test_form_gives_the_right_answer(refusal_form: Tab, name: str) -> None:
     else:
         refusal_form.send()
         expect(page.locator("#status")).to_contain_text("Not signed.")
-        fragments, texts = answer.fragments, page.locator("#csr-faults")
+        fragments, texts = answer.fragments, page.locator("#csr-errors")
     for fragment in fragments:
-        expect(texts).to_contain_text(fragment)
+        expect(texts).to_contain_text(fragment, ignore_case=True)
 
 
 def test_private_key_is_never_sent(form: Tab) -> None:
@@ -170,9 +227,9 @@ def test_private_key_is_never_sent(form: Tab) -> None:
     for name, data in input_forms.PRIVATE_KEYS.items():
         for way in ways(data):
             enter(page, way, data)
-            expect(page.locator("#csr-faults"), name).to_contain_text("private key. It was not sent")
+            expect(page.locator("#csr-errors"), name).to_contain_text("private key. It was not sent")
             page.click("#send")
-            expect(page.locator("#status"), name).to_have_text("Not sent.")
+            expect(page.locator("#status"), name).to_have_text("Nothing was sent.")
     assert not any(form.bodies)
 
 
@@ -193,24 +250,36 @@ def test_key_type_of_csr_is_shown(form: Tab, key_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "openssl"), [("P-256", "P-256"), ("2048", "2048 bit"), ("3072", "3072 bit")]
+    ("kind", "openssl", "password"),
+    [
+        ("P-256", "P-256", ""),
+        ("P-384", "P-384", "a password with ä"),
+        ("Ed25519", "ED25519", ""),
+        ("RSA-2048", "2048 bit", "p"),
+        ("RSA-3072", "3072 bit", ""),
+    ],
 )
 def test_created_key_and_csr_work(
-    browser: Browser, server: Server, tmp_path: Path, kind: str, openssl: str
+    browser: Browser, server: Server, tmp_path: Path, kind: str, openssl: str, password: str
 ) -> None:
     """openssl verifies the created CSR, and a TLS server can use the key with the certificate."""
     names = ["www.example.com", "*.example.com", "bücher.example", "127.0.0.1", "2001:db8::1", "::"]
     names += [f"host-{number}.example.com" for number in range(60)]
     with open_tab(browser, f"{server.url}/sign", accept_downloads=True) as tab:
         page = tab.page
-        page.click("summary")
+        page.click("#create-tab")
         page.fill("#names", "\n".join(names))
         page.select_option("#kind", kind)
         page.click("#generate")
-        expect(page.locator("#make-faults")).to_contain_text("Created.", timeout=60_000)
+        expect(page.locator("#create-status")).to_contain_text("Created.", timeout=60_000)
+        page.fill("#password", password)
         with page.expect_download() as download:
             page.click("#save-key")
-        download.value.save_as(tmp_path / "key.pem")
+        assert download.value.suggested_filename == "www.example.com.key"
+        key_file = Path(download.value.path()).read_bytes()
+        assert (b"ENCRYPTED" in key_file) == bool(password)
+        key = serialization.load_pem_private_key(key_file, password.encode() or None)
+        (tmp_path / "key.pem").write_bytes(keys.encode_private_key(key))
         (tmp_path / "a.csr").write_text(page.input_value("#csr"))
         output = servers.run("openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text", cwd=tmp_path)
         assert "verify OK" in output.stderr
@@ -226,7 +295,7 @@ def test_created_key_and_csr_work(
         page.fill("#key", API_KEY)
         page.click("#send")
         expect(page.locator("#status")).to_have_text("Signed.")
-        (tmp_path / "crt.pem").write_text(page.inner_text("#pem") + "\n")
+        (tmp_path / "crt.pem").write_text(page.locator("#pem").text_content() or "")
         assert not any("PRIVATE" in body for body in tab.bodies)
     root = ssl.DER_cert_to_PEM_cert(server.request("GET", "/root.crt").body)
     files = ("--tls-cert", "crt.pem", "--tls-key", "key.pem")
@@ -238,17 +307,75 @@ def test_created_key_and_csr_work(
 @pytest.mark.parametrize("names", ["", "a:b:c", "a/b c", "a..b", "1.2.3.", "b\u00fc/x"])
 def test_invalid_name_is_reported(form: Tab, names: str) -> None:
     """Without a valid name, no CSR is created."""
-    form.page.click("summary")
+    form.page.click("#create-tab")
     form.page.fill("#names", names)
     form.page.click("#generate")
-    expect(form.page.locator("#make-faults")).to_contain_text(re.compile("at least one name|Invalid name"))
+    expect(form.page.locator("#create-status")).to_contain_text(re.compile("at least one name|Invalid name"))
     assert form.page.input_value("#csr") == ""
+
+
+def test_url_offers_its_host(form: Tab) -> None:
+    """A name that is a URL is not a host name: the page offers the host."""
+    form.page.click("#create-tab")
+    form.page.fill("#names", "https://www.example.com:8443/path\nexample.com")
+    expect(form.page.locator("#create-status")).to_contain_text("A URL is not a host name.")
+    form.page.click("text=Use www.example.com")
+    assert form.page.input_value("#names") == "www.example.com\nexample.com"
+    expect(form.page.locator("#use-host")).to_be_hidden()
+
+
+def test_changed_names_need_another_key_and_csr(form: Tab) -> None:
+    """The CSR of a created key is not sent if the names were changed after it was created."""
+    page = form.page
+    page.fill("#key", API_KEY)
+    page.click("#create-tab")
+    page.fill("#names", "a.example")
+    page.click("#send")
+    expect(page.locator("#create-status")).to_have_text("Create the key and CSR first.")
+    page.click("#generate")
+    expect(page.locator("#save-key")).to_be_focused()
+    page.fill("#names", "b.example")
+    page.click("#send")
+    expect(page.locator("#create-status")).to_contain_text("The names have changed")
+    expect(page.locator("#status")).to_have_text("Nothing was sent.")
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_leaving_with_an_unsaved_key_warns(form: Tab, *, is_saved: bool) -> None:
+    """The browser asks before it leaves a page with a key that was not downloaded."""
+    page = form.page
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.type), dialog.accept()))
+    page.click("#create-tab")
+    page.fill("#names", "a.example")
+    page.click("#generate")
+    expect(page.locator("#save-key")).to_be_focused()
+    if is_saved:
+        page.click("#save-key")
+        expect(page.locator("#create-status")).to_contain_text("Downloaded a.example.key.")
+    page.reload()
+    assert dialogs == ([] if is_saved else ["beforeunload"])
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_creating_another_key_asks_before_it_discards_one(form: Tab, *, is_confirmed: bool) -> None:
+    """An unsaved key is replaced only if the user confirms it."""
+    page = form.page
+    page.on("dialog", lambda dialog: dialog.accept() if is_confirmed else dialog.dismiss())
+    page.click("#create-tab")
+    page.fill("#names", "a.example")
+    page.click("#generate")
+    expect(page.locator("#save-key")).to_be_focused()
+    first = page.input_value("#csr")
+    page.click("#generate")
+    expect(page.locator("#save-key" if is_confirmed else "#generate")).to_be_focused()
+    assert (page.input_value("#csr") == first) != is_confirmed
 
 
 def test_wrong_api_key_is_reported_at_its_field(refusal_form: Tab) -> None:
     """A 403 is reported at the API key field, which gets the focus."""
     refusal_form.sign(CSR, key="x" * 40)
-    expect(refusal_form.page.locator("#key-faults")).to_contain_text("Unknown API key")
+    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not know this API key")
     expect(refusal_form.page.locator("#key")).to_be_focused()
     expect(refusal_form.page.locator("#key")).to_have_attribute("aria-invalid", "true")
     expect(refusal_form.page.locator("#result")).to_be_hidden()
@@ -260,7 +387,7 @@ def test_wrong_api_key_with_est_on_aws_is_reported_at_its_field(refusal_form: Ta
     headers = {"WWW-Authenticate": "Basic"}
     refusal_form.page.route("**/sign", lambda route: route.fulfill(status=401, headers=headers, body=problem))
     refusal_form.sign(CSR, key="x" * 40)
-    expect(refusal_form.page.locator("#key-faults")).to_contain_text("Unknown API key")
+    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not know this API key")
 
 
 def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: Path) -> None:
@@ -271,19 +398,19 @@ def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: 
         open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE) as tab,
     ):
         tab.sign(CSR, profile="client")
-        expect(tab.page.locator("#profile-faults")).to_contain_text(
+        expect(tab.page.locator("#profile-hint")).to_contain_text(
             "Caller 'default' may not use profile 'client'"
         )
         expect(tab.page.locator("#profile")).to_be_focused()
-        expect(tab.page.locator("#key-faults li")).to_have_count(0)
+        expect(tab.page.locator("#key-hint")).to_have_text("Your CA administrator issues API keys.")
 
 
 def test_refused_names_are_reported_at_the_csr(refusal_form: Tab) -> None:
     """A refusal shows each problem next to its field."""
     refusal_form.sign(csrs.encode_pem(csrs.build("localhost", ["dns:a_b.example", "dns:ok.example"])))
-    expect(refusal_form.page.locator("#csr-faults li")).to_have_count(2)
-    expect(refusal_form.page.locator("#csr-faults")).to_contain_text(
-        "subject_alt_name[0]: dns:a_b.example: profile 'server' permits no underscores"
+    expect(refusal_form.page.locator("#csr-errors li")).to_have_count(2)
+    expect(refusal_form.page.locator("#csr-errors")).to_contain_text(
+        "dns:a_b.example: profile 'server' permits no underscores"
     )
     expect(refusal_form.page.locator("#csr")).to_be_focused()
     refusal_form.save_screenshot("refused")
@@ -310,7 +437,7 @@ def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: P
             try:
                 tab.page.route("**/sign", wait)
                 tab.sign(CSR)
-                expect(tab.page.locator("#status")).to_contain_text("too many requests")
+                expect(tab.page.locator("#status")).to_contain_text("Too many requests with this API key")
             finally:
                 reported.set()
                 for thread in threads:
@@ -318,7 +445,7 @@ def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: P
         with open_tab(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
             tab.sign(CSR)
-            expect(tab.page.locator("#status")).to_contain_text("no response from the server")
+            expect(tab.page.locator("#status")).to_contain_text("The server does not respond. Check the network")
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x"])
@@ -326,7 +453,7 @@ def test_html_in_subject_is_text(form: Tab, text: str) -> None:
     """Data from a CSR or certificate is never inserted as HTML."""
     form.sign(csrs.encode_pem(csrs.build(text)), profile="client")
     expect(form.page.locator("#status")).to_have_text("Signed.")
-    assert form.page.title() == "Certlet: sign a certificate signing request"
+    assert form.page.title() == "Certlet: get a certificate"
     assert form.page.locator("img, #result b").count() == 0
 
 
@@ -337,7 +464,7 @@ def test_control_characters_are_escaped(refusal_form: Tab, text: str, escaped: s
     """A subject with control characters or bidirectional marks is shown escaped, and refused."""
     refusal_form.sign(csrs.encode_pem(csrs.build(text)), profile="client")
     assert escaped in refusal_form.page.inner_text("#csr-seen")
-    expect(refusal_form.page.locator("#csr-faults")).to_contain_text("control character")
+    expect(refusal_form.page.locator("#csr-errors")).to_contain_text("control character")
     assert "\u202e" not in refusal_form.page.inner_text("body")
 
 
@@ -355,46 +482,53 @@ def test_api_key_is_stored_only_on_request(form: Tab, server: Server) -> None:
     assert form.page.evaluate("localStorage.length") == 0
 
 
-def test_form_works_with_the_keyboard(browser: Browser, server: Server) -> None:
-    """All steps from the first field to the saved bundle work without a mouse."""
-    with open_tab(browser, f"{server.url}/sign", accept_downloads=True) as tab:
-        page = tab.page
-        visited = []
-
-        def tab_to(selector: str) -> None:
-            for _ in range(20):
-                page.keyboard.press("Tab")
-                visited.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-                if page.locator(selector).evaluate("element => element === document.activeElement"):
-                    return
-            raise AssertionError(f"Tab did not reach {selector}: {visited}")
-
-        tab_to("#csr")
-        page.keyboard.insert_text(CSR.decode())
-        tab_to("#profile")
-        expect(page.locator("#profile option")).to_have_count(3)
-        page.keyboard.press("p")
-        tab_to("#key")
-        page.keyboard.type(API_KEY)
-        page.keyboard.press("Enter")
-        expect(page.locator("#status")).to_have_text("Signed.")
-        expect(page.locator("#facts")).to_contain_text("peer")
-        tab_to("#saves button:last-of-type")
-        page.keyboard.press("Shift+Tab")
-        with page.expect_download() as download:
-            page.keyboard.press("Enter")
-        assert download.value.suggested_filename == "bundle.pem"
-        assert len(x509.load_pem_x509_certificates(Path(download.value.path()).read_bytes())) == 2
-
-
-def test_copy_button_copies_pem(browser: Browser, server: Server) -> None:
-    """The copy buttons put PEM on the clipboard."""
+def test_copied_is_shown_on_the_button(browser: Browser, server: Server) -> None:
+    """A button of the menu copies PEM, and says so for a moment. Escape closes the menu."""
     with open_tab(browser, f"{server.url}/sign", permissions=["clipboard-read", "clipboard-write"]) as tab:
         tab.sign(CSR)
-        tab.page.click("text=Copy chain")
-        expect(tab.page.locator("#status")).to_have_text("Copied chain.")
+        tab.page.click("text=More downloads")
+        button = tab.page.locator("#saves button", has_text="Copy chain").element_handle()
+        button.click()
+        assert button.text_content() == "Copied"
         clipboard = tab.page.evaluate("navigator.clipboard.readText()").encode()
         assert len(x509.load_pem_x509_certificates(clipboard)) == 1
+        expect(tab.page.locator("#saves")).to_contain_text("Copy chain")
+        tab.page.keyboard.press("Escape")
+        expect(tab.page.locator("#saves")).to_be_hidden()
+        expect(tab.page.locator("#more summary")).to_be_focused()
+
+
+def test_downloads_are_named_after_the_host(browser: Browser, server: Server, tmp_path: Path) -> None:
+    """Bundle, certificate, chain and root are files that openssl verifies together."""
+    csr = csrs.encode_pem(csrs.build("*.example.com", ["dns:*.example.com"]))
+    with open_tab(browser, f"{server.url}/sign", accept_downloads=True) as tab:
+        tab.sign(csr)
+        for button in ("Download _wildcard", "Download certificate", "Download chain", "Download root"):
+            if button != "Download _wildcard":
+                tab.page.locator("#more").evaluate("menu => menu.open = true")
+            with tab.page.expect_download() as download:
+                tab.page.click(f"text={button}")
+            download.value.save_as(tmp_path / download.value.suggested_filename)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"_wildcard.example.com{end}" for end in (".pem", ".crt", "-chain.pem")} | {"root.pem"}
+    name = "_wildcard.example.com"
+    assert (tmp_path / f"{name}.pem").read_text() == "".join(
+        (tmp_path / (name + end)).read_text() for end in (".crt", "-chain.pem")
+    )
+    command = ["openssl", "verify", "-CAfile", "root.pem", "-untrusted", f"{name}-chain.pem", f"{name}.crt"]
+    assert "OK" in servers.run(*command, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("profile", "steps"), [("server", ["nginx", "Caddy", "Java", "curl"]), ("client", ["Java", "curl"])]
+)
+def test_next_steps_are_filled_in(form: Tab, server: Server, profile: str, steps: list[str]) -> None:
+    """The lines have the names of the files and of the host; the fingerprint is that of the root."""
+    form.sign(CSR, profile=profile)
+    expect(form.page.locator("#next p")).to_have_text(steps)
+    expect(form.page.locator("#next")).to_contain_text("www.example.com.key")
+    fingerprint = server.request("GET", "/ca").json()["root_fingerprint_sha256"]
+    assert form.page.inner_text("#root-fingerprint").replace(":", "").lower() == fingerprint
 
 
 def external_address() -> str | None:
@@ -414,13 +548,16 @@ def test_form_works_without_a_secure_context(browser: Browser, tmp_path: Path) -
         url = server.url if address else server.url.replace("127.0.0.1", "plain.example")
         with open_tab(browser, f"{url}/sign") as tab:
             assert not tab.page.evaluate("window.isSecureContext")
-            tab.page.click("summary")
-            expect(tab.page.locator("#maker")).to_be_hidden()
-            expect(tab.page.locator("#make-hint")).to_contain_text("plain HTTP")
+            expect(tab.page.locator("#plain-http")).to_contain_text("others on the network can read")
+            tab.page.click("#create-tab")
+            expect(tab.page.locator("#generate")).to_be_disabled()
+            expect(tab.page.locator("#create-hint")).to_contain_text("plain HTTP")
+            tab.page.click("#paste-tab")
             tab.sign(CSR)
             expect(tab.page.locator("#status")).to_have_text("Signed.")
-            expect(tab.page.locator("text=Copy chain")).to_be_hidden()
-            expect(tab.page.locator("text=Save chain")).to_be_visible()
+            tab.page.click("text=More downloads")
+            expect(tab.page.locator("text=Download chain")).to_be_visible()
+            expect(tab.page.locator("text=Copy chain")).to_have_count(0)
 
 
 APPEARANCES: dict[str, dict[str, Any]] = {
@@ -435,12 +572,15 @@ def test_form_is_accessible(browser: Browser, server: Server, appearance: str) -
     """axe-core finds no violation of WCAG 2.2 AA in the empty form, after a refusal, or after signing."""
     with open_tab(browser, f"{server.url}/sign", STATUS_MESSAGE, **APPEARANCES[appearance]) as tab:
         tab.page.evaluate(AXE.read_text())
-        tab.page.click("summary")
         assert_accessible(tab)
         tab.save_screenshot(appearance)
+        tab.page.click("#create-tab")
+        assert_accessible(tab)
+        tab.page.click("#paste-tab")
         tab.sign(csrs.encode_pem(csrs.build("localhost")))
         assert_accessible(tab)
         tab.sign(CSR)
+        tab.page.click("text=More downloads")
         assert_accessible(tab)
         width = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert tab.page.evaluate(width)
@@ -494,20 +634,21 @@ def test_refusal_links_to_its_problem(browser: Browser, tmp_path: Path, stage: s
         ):
             tab.sign(csrs.encode_pem(csr), key)
             with tab.page.expect_popup() as popup:
-                tab.page.click("#status a")
+                tab.page.click(".errors a, .bad a")
             expect(popup.value.locator(f"section#{code} h2")).to_be_in_viewport()
             assert popup.value.url == f"{server.url}/problems#{code}"
         tab.sign(CSR)
-        expect(tab.page.locator("#status a")).to_have_count(0)
+        expect(tab.page.locator("form a")).to_have_count(0)
 
 
 @pytest.mark.parametrize("appearance", APPEARANCES)
 def test_problem_type_links_to_its_section(browser: Browser, server: Server, appearance: str) -> None:
-    """The `type` of a problem links to its section of an accessible page, which is a single request."""
+    """The `type` of a problem links to its section of an accessible page, which loads only the CA's name."""
     problem = server.sign({"csr": "garbage"}).json()
     with open_tab(browser, server.url + problem["type"], **APPEARANCES[appearance]) as tab:
         expect(tab.page.locator(f"section#{problem['code']} h2")).to_be_in_viewport()
-        assert [url for url in tab.requests if "data:" not in url] == [f"{server.url}/problems"]
+        loaded = [url for url in tab.requests if "data:" not in url]
+        assert loaded == [f"{server.url}/problems", f"{server.url}/ca"]
         tab.page.click("nav a[href='#timeout']")
         expect(tab.page.locator("section#timeout")).to_be_in_viewport()
         tab.save_screenshot(f"problems-{appearance}")
