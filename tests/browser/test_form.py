@@ -445,7 +445,9 @@ def test_rate_limit_and_network_error_are_reported(browser: Browser, tmp_path: P
         with open_tab(browser, f"{server.url}/sign", ("ERR_FAILED",)) as tab:
             tab.page.route("**/sign", lambda route: route.abort())
             tab.sign(CSR)
-            expect(tab.page.locator("#status")).to_contain_text("The server does not respond. Check the network")
+            expect(tab.page.locator("#status")).to_contain_text(
+                "The server does not respond. Check the network"
+            )
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=document.title='hacked'>", "</script><b>x"])
