@@ -112,13 +112,18 @@ def test_validity_can_be_chosen_within_the_limits(form: Tab) -> None:
 
 
 def test_too_long_validity_is_reported_at_its_field(refusal_form: Tab) -> None:
-    """The reason is at the validity, which gets the focus."""
+    """The page knows the limit, and otherwise shows the reason of the CA there."""
     page = refusal_form.page
     page.focus("#csr")
     expect(page.locator("#validity option")).to_have_count(4)
     page.select_option("#validity", "days")
     page.fill("#days", "8")
     refusal_form.sign(CSR)
+    expect(page.locator("#validity-hint")).to_have_text("Enter a number of days from 1 to 7.")
+    expect(page.locator("#days")).to_be_focused()
+    assert not any(refusal_form.bodies)
+    page.evaluate("document.getElementById('days').max = 8")
+    refusal_form.send()
     expect(page.locator("#validity-hint")).to_contain_text("allows up to 7 days")
     expect(page.locator("#validity")).to_be_focused()
 
