@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parent.parent
 SOURCES: Final = ROOT / "deploy" / "pages"
 CONTRACT: Final = ROOT / "openapi.yaml"
 MAX_BYTES: Final = 48 * 1024
-PAGES: Final = {"form": "sign", "problems": "problems"}
+PAGES: Final = {"home": "", "form": "sign", "problems": "problems"}
 """operationId of each page -> its link in the header."""
 
 _PAGE_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?:(?P=indent)  .*\n|\n)+")
@@ -53,7 +53,7 @@ def build_page(operation: str, sources: Mapping[str, str], types: Mapping[str, A
     Raises:
         ValueError: the page or its header lacks a part, or the page is larger than `MAX_BYTES`.
     """
-    link = f'<a href="./{PAGES[operation]}"'
+    link = f'href="./{PAGES[operation]}"'
     header = sources["header.html"].strip()
     if header.count(link) != 1:
         raise ValueError(f"header.html: not exactly one {link}")

@@ -131,7 +131,8 @@ def operation_security(document: Document) -> Iterator[str]:
 def paths(document: Document) -> Iterator[str]:
     """A path segment is a parameter, or of letters, digits and `_-.,:`; /ping and /sping are reserved."""
     for path in document["paths"]:
-        if path in _RESERVED or not all(map(_SEGMENT.fullmatch, path.strip("/").split("/"))):
+        segments = path.removeprefix("/").split("/") if path != "/" else []
+        if path in _RESERVED or not all(map(_SEGMENT.fullmatch, segments)):
             yield path
 
 
@@ -304,7 +305,9 @@ def iam_policies(document: Document) -> Iterator[str]:
         path, method = location.rsplit(".", 1)
         resource = f"execute-api:/stage/{method.upper()}{path}"
         if any(iam & requirement.keys() for requirement in operation.get("security", ())) and any(
-            fnmatch.fnmatchcase(resource, pattern) for pattern in allowed
+            fnmatch.fnmatchcase(spelling, pattern)
+            for pattern in allowed
+            for spelling in (resource, f"{resource}/")
         ):
             yield location
 

@@ -50,8 +50,8 @@ assert document["code"] == sys.argv[1], document
 assert document["instance"] == f"urn:uuid:{request}", (document["instance"], request)
 PYTHON
 }
-form() {
-  get 200 /sign -H 'Accept: text/html' && header content-type text/html && python3 - "$dir/body" "$dir/head" << 'PYTHON'
+page() { # PATH
+  get 200 "$1" -H 'Accept: text/html' && header content-type text/html && python3 - "$dir/body" "$dir/head" << 'PYTHON'
 import base64, hashlib, re, sys
 page, head = open(sys.argv[1], "rb").read(), open(sys.argv[2]).read()
 policy = re.search(r"(?im)^content-security-policy: *(.+)", head)[1]
@@ -104,7 +104,9 @@ basic() { # STATUS USER:PASSWORD
 no_password() { basic 401 "" && header www-authenticate Basic; }
 challenge() { basic 401 "device:$(printf 'wrong%.0s' 1 2 3 4 5 6 7 8)" && header www-authenticate Basic; }
 
-check "the form is HTML, and its policy permits its scripts and styles" form
+check "the form is HTML, and its policy permits its scripts and styles" page /sign
+check "the start page is HTML, and its policy permits its scripts and styles" page /
+check "the URL of the start page needs no final slash" page ""
 check "the service answers" get 200 /health
 check "a missing API key is a problem document that names the request" problem 403 unauthorized /sign --json "@$dir/host.json"
 if [ "$key" = iam ]; then

@@ -255,7 +255,7 @@ def _resource_policy(paths: OpenAPIDocument, options: Options) -> OpenAPIDocumen
         allowed = [
             f"execute-api:/*/{method}{re.sub('{.*?}', '*', path)}"
             for path, item in paths.items()
-            for method in _public_methods(item)
+            for method in _public_methods(path, item)
         ]
     invoke = {"Principal": "*", "Action": "execute-api:Invoke"}
     elsewhere = {"StringNotEquals": {"aws:SourceVpce": list(options.vpc_endpoints)}}
@@ -268,11 +268,16 @@ def _resource_policy(paths: OpenAPIDocument, options: Options) -> OpenAPIDocumen
     }
 
 
-def _public_methods(item: OpenAPIDocument) -> list[str]:
-    """Return the methods of a path without `security`; `*` for all, since a policy has at most 8 KB."""
+def _public_methods(path: str, item: OpenAPIDocument) -> list[str]:
+    """Return the methods of a path without `security`.
+
+    `*` is all methods, since a policy has at most 8 KB. It matches slashes, too: for `/`, it would also match
+    `POST /sign/`.
+    """
     other: OpenAPIDocument = item[f"{_VENDOR}any-method"]
     methods = [method for method in METHODS if not item.get(method, other)["security"]]
-    return ["*"] if len(methods) == len(METHODS) else [method.upper() for method in methods]
+    is_public = len(methods) == len(METHODS)
+    return ["*"] if is_public and path != "/" else [method.upper() for method in methods]
 
 
 def _endpoint_configuration(options: Options) -> OpenAPIDocument:

@@ -323,6 +323,7 @@ ENROLLED: Final = "The certificate as PKCS#7 in base64."
 BINARY: Final = "Shown in base64. The response is binary."
 EXAMPLES: Final = {
     "form": Example("The start of the page.", 200, get("/sign")),
+    "home": Example("The start of the page.", 200, get("/")),
     "problems": Example("The start of the page.", 200, get("/problems")),
     "sign": Example("The certificate for the example request.", 200, lambda sites: send_example(sites.plain, "sign")),
     "dryRun": Example("What would be issued for the example request.", 202, lambda sites: send_example(sites.plain, "sign", "/sign?dry_run=true")),

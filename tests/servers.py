@@ -280,7 +280,7 @@ def certlet_server(
                 output.append(line.rstrip("\n"))
                 if "sign.pem" in line:
                     break
-            match = re.search(r"Web form +(\S+)/sign", "\n".join(output))
+            match = re.search(r"^Web pages (\S+)/$", "\n".join(output), re.MULTILINE)
             try:
                 if not match:
                     raise AssertionError(f"the server did not start: {output} {log.read_text()}")

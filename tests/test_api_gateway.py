@@ -256,7 +256,7 @@ def test_private_api_admits_only_its_vpc_endpoints() -> None:
 
 def test_policy_of_private_api_with_iam_allows_only_unsigned_operations() -> None:
     """An Allow for an operation with IAM would admit callers whose own IAM policies do not allow it."""
-    for resource in ("GET/sign", "OPTIONS/sign", "GET/ca.crt", "DELETE/profiles/mine"):
+    for resource in ("GET/", "DELETE/", "GET/sign", "OPTIONS/sign", "GET/ca.crt", "DELETE/profiles/mine"):
         assert is_allowed(PRIVATE_WITH_IAM, f"prod/{resource}", ENDPOINTS[0])
         assert not is_allowed(PRIVATE_WITH_IAM, f"prod/{resource}", "vpce-00000000")
     for resource in ("POST/sign", "POST/sign/", "POST/sign.pem", "POST/sign/batch", "GET/profiles/mine"):
@@ -340,6 +340,8 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.paths, lambda d: d["paths"].update({"/a/{b}c": {"x-amazon-apigateway-any-method": sign(d)}})),
     (lint.paths, lambda d: d["paths"].update({"/ping": d["paths"]["/ca"]})),
     (lint.paths, lambda d: d["paths"].update({"/a~b": d["paths"]["/ca"]})),
+    (lint.paths, lambda d: d["paths"].update({"/ca/": d["paths"]["/ca"]})),
+    (lint.paths, lambda d: d["paths"].update({"//": d["paths"]["/ca"]})),
     (lint.sizes, lambda d: form(d)[INTEGRATION]["requestTemplates"].update({"a/b": "x" * 307_201})),
     (lint.sizes, lambda d: d["info"].update(description="x" * 6_291_456)),
     (lint.timeouts, lambda d: sign(d)[INTEGRATION].update(timeoutInMillis=29_001)),
@@ -379,6 +381,7 @@ BREAKS: list[tuple[lint.Rule, Callable[[dict[str, Any]], object]]] = [
     (lint.resource_policies, lambda d: d.update({POLICY: {"Statement": [{**ALLOW, "Action": "*"}]}})),
     (lint.resource_policies, lambda d: d.update({POLICY: {"Statement": [{**ALLOW, "Resource": ["x" * 8192]}]}})),
     (lint.iam_policies, lambda d: (iam(d), d.update({POLICY: {"Statement": [ALLOW]}}))),
+    (lint.iam_policies, lambda d: (iam(d), d.update({POLICY: {"Statement": [{**ALLOW, "Resource": ["execute-api:/*/*/"]}]}}))),
     (lint.ascii_texts, lambda d: d["info"].update(description="caf\u00e9")),
     (lint.ascii_texts, lambda d: schema(d).update({"caf\u00e9": 1})),
     (lint.ascii_texts, lambda d: sign(d).update(tags=["sign", "caf\u00e9"])),

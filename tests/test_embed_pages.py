@@ -28,7 +28,10 @@ def test_page_has_the_shared_parts(operation: str) -> None:
     page = embed_pages.build_page(operation, SOURCES, TYPES)
     for name in ("style.css", "header.js"):
         assert page.count(SOURCES[name].strip()) == 1
-    assert re.findall('<a href="([^"]*)" aria-current="page"', page) == [embed_pages.PAGES[operation]]
+    assert re.findall('href="./([^"]*)" aria-current="page"', page) == [embed_pages.PAGES[operation]]
+    # The script subtracts this path from that of the page, to get the stage or base path.
+    (path,) = re.findall('<html lang="en" data-path="([^"]*)">', page)
+    assert path.removeprefix("/") == embed_pages.PAGES[operation]
     assert not re.search(r"<!--|[ \t]+$|\n\Z", page, re.MULTILINE)
 
 
@@ -37,7 +40,7 @@ def test_page_has_the_shared_parts(operation: str) -> None:
     [
         ("form.html", "<!-- style -->", "", "form.html: not exactly one <!-- style -->"),
         ("form.html", "<main>", "<!-- header -->\n<main>", "form.html: not exactly one <!-- header -->"),
-        ("header.html", '<a href="sign"', "<a", 'header.html: not exactly one <a href="sign"'),
+        ("header.html", 'href="./sign"', "", 'header.html: not exactly one href="./sign"'),
         ("style.css", ":root", "x" * embed_pages.MAX_BYTES, r"form.html: \d+ bytes \(limit: 49152\)"),
     ],
 )

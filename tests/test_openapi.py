@@ -30,7 +30,7 @@ from tests import factories
 DOCUMENT = factories.document()
 PAGES = {
     path: DOCUMENT["paths"][path]["get"]["x-amazon-apigateway-integration"]["responses"]["default"]
-    for path in ("/sign", "/problems")
+    for path in ("/", "/sign", "/problems")
 }
 
 

@@ -507,7 +507,7 @@ resource "aws_cloudwatch_metric_alarm" "alarm" {
 }
 
 output "url" {
-  description = "The form is at /sign below this URL."
+  description = "The API's base URL, where a browser gets the start page."
   value       = aws_api_gateway_stage.stage.invoke_url
 }
 

@@ -427,8 +427,7 @@ def _validator_arguments(settings: SimpleNamespace, policy: IssuancePolicy, dire
 
 
 def _announce(url: str, status_url: str, acme_url: str, api_key: str | None, trust: str) -> None:
-    echo(f"Web form  {url}/sign")
-    echo(f"API docs  {url}/docs")
+    echo(f"Web pages {url}/")
     if status_url:
         echo(f"Status    {status_url} (OCSP, CRL, CA certificates)")
     if acme_url:

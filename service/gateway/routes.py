@@ -98,10 +98,12 @@ class Contract:
             **document["x-amazon-apigateway-gateway-responses"],
             **document["x-gateway-responses"],
         }
-        self._routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
+        routes = {path: dict(_routes(document, path, item)) for path, item in document["paths"].items()}
+        # Without a trailing slash, so that of `/`, too: `//` is another path.
+        self._literals = {path.removesuffix("/"): routes[path] for path in routes if "{" not in path}
         self._templates = [
-            (_compile_template(path), self._routes[path])
-            for path in sorted(self._routes, key=lambda path: "+}" in path)
+            (_compile_template(path), routes[path])
+            for path in sorted(routes, key=lambda path: "+}" in path)
             if "{" in path
         ]
         plan = document.get("x-usage-plan")
@@ -123,9 +125,8 @@ class Contract:
         return route, parameters
 
     def _find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
-        literal = path.removesuffix("/") or "/"
-        if literal in self._routes and "{" not in literal:
-            return self._routes[literal], {}
+        if routes := self._literals.get(path.removesuffix("/")):
+            return routes, {}
         for pattern, routes in self._templates:
             if match := pattern.fullmatch(path):
                 return routes, match.groupdict()

@@ -262,9 +262,9 @@ class Gateway:
 
     def _within_stage(self, path: str) -> str:
         prefix = f"/{self._stage}" if self._stage else ""
-        if not path.startswith(prefix + "/"):
+        if not f"{path}/".startswith(prefix + "/"):
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
-        return path.removeprefix(prefix)
+        return path.removeprefix(prefix) or "/"
 
     async def _authorize(self, request: web.BaseRequest, route: Route, request_id: str) -> JSON | None:
         """The caller of a token, as an authorizer returns it; None if the request has no token, or a key."""

@@ -43,7 +43,7 @@ def test_every_statement_holds_for_the_local_gateway(tmp_path: Path) -> None:
         status, results = smoke(server.url)
     assert (status, results["fails"]) == (0, set())
     assert results["not checked"] == AWS_ONLY | NOT_BY_DEFAULT
-    assert len(results["holds"]) == 18
+    assert len(results["holds"]) == 20
     assert "more requests than the burst are 429" in results["holds"]
 
 
@@ -83,6 +83,8 @@ def test_statements_of_the_document_hold_for_localstack(tmp_path: Path) -> None:
     assert status == 1
     assert results["holds"] == {
         "the form is HTML, and its policy permits its scripts and styles",
+        "the start page is HTML, and its policy permits its scripts and styles",
+        "the URL of the start page needs no final slash",
         "a CORS preflight is answered",
         "another method is a problem document with Allow",
         "HEAD is answered as GET",

@@ -85,7 +85,7 @@ def is_signed_operation(context: Any) -> bool:
 
 def is_page_operation(context: Any) -> bool:
     """Return whether a path has a web page, which the gateway serves without the function."""
-    return context.operation.label.rpartition(" ")[2] in {"/sign", "/problems"}
+    return context.operation.label.rpartition(" ")[2] in {"/", "/sign", "/problems"}
 
 
 def record_coverage(coverage: Coverage, case: Any) -> None:

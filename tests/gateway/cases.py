@@ -88,6 +88,7 @@ def page(path: str) -> bytes:
     return bytes(integration["responses"]["default"]["responseTemplates"]["text/html"].encode())
 
 
+HOME: Final = page("/")
 PAGE: Final = page("/sign")
 PROBLEMS: Final = page("/problems")
 SIGN_BODY: Final = json.dumps({"csr": CSR}).encode()
@@ -99,6 +100,10 @@ CERTLET: Final = [
     Case("form-accept-html", "GET", "/sign", 200, send={"Accept": "text/html,*/*;q=0.8"}, body=lambda b: b == PAGE, localstack=True),
     Case("form-slash", "GET", "/sign/", 200, body=lambda b: b == PAGE, localstack=True),
     Case("form-csp", "GET", "/sign", 200, headers={"Content-Security-Policy": "frame-ancestors 'none'"}, localstack=True),
+    Case("home", "GET", "/", 200, headers={"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}, body=lambda b: b == HOME, localstack=True),
+    Case("home-head", "HEAD", "/", 200, headers={"Content-Type": "text/html; charset=utf-8"}, body=lambda b: b == b"", localstack=True),
+    Case("home-preflight", "OPTIONS", "/", 204, headers={"Access-Control-Allow-Methods": "GET"}, localstack=True),
+    Case("home-method", "POST", "/", 405, send=JSON, content=b"{}", headers={"Allow": "GET, HEAD, OPTIONS"}, localstack=True),
     Case("problems", "GET", "/problems", 200, headers={"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}, body=lambda b: b == PROBLEMS, localstack=True),
     Case("form-head", "HEAD", "/sign", 200, headers={"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff"}, body=lambda b: b == b"", localstack=True),
     Case("form-type", "GET", "/sign", 200, send={"Content-Type": "image/png"}, body=lambda b: b == PAGE, localstack="415 with AWS's default body: " + NO_RESPONSES),

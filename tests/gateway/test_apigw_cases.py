@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
+from tests import factories, servers
 from tests.cli import certlet
 from tests.gateway import cases, second_api
 from tests.gateway.cases import CERTLET, SECOND_API, Case
@@ -88,10 +88,18 @@ def test_stage_is_the_first_path_segment(tmp_path: Path) -> None:
             assert server.request("GET", path).status == 404
 
 
+def test_start_page_is_the_stage_itself(tmp_path: Path) -> None:
+    """Below a stage, the start page is at the stage, with or without a slash; other paths are 404."""
+    with second_api.gateway_server(tmp_path, factories.document(), stage="prod") as server:
+        for path in ("/prod", "/prod/"):
+            assert server.request("GET", path).body == cases.HOME
+            assert server.request("DELETE", path).status == 405
+        for path in ("/", "/prod//", "/production", "/Prod"):
+            assert server.request("GET", path).status == 404
+
+
 def test_function_refuses_unauthenticated_requests_itself(tmp_path: Path) -> None:
     """Even if the document has no `security`, the function responds with 403, and logs no intent."""
-    from tests import factories  # noqa: PLC0415
-
     document = json.loads(json.dumps(factories.document()))
     for path in ("/sign", "/sign.pem"):
         document["paths"][path]["post"]["security"] = []

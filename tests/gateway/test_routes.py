@@ -24,6 +24,7 @@ def create_contract(paths: dict[str, Any], schemes: dict[str, Any] | None = None
     ("path", "resource", "parameters"),
     [
         ("/", "/", {}),
+        ("//", None, {}),
         ("/a/new", "/a/new", {}),
         ("/a/new/", "/a/new", {}),
         ("/a/1", "/a/{x}", {"x": "1"}),
