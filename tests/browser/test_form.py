@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from service.pki import keys
 from tests import csrs, input_forms, servers
@@ -284,7 +284,8 @@ def test_created_key_and_csr_work(
         key_file = Path(download.value.path()).read_bytes()
         assert (b"ENCRYPTED" in key_file) == bool(password)
         key = serialization.load_pem_private_key(key_file, password.encode() or None)
-        (tmp_path / "key.pem").write_bytes(keys.encode_private_key(key))
+        pkcs8 = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (tmp_path / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *pkcs8))
         (tmp_path / "a.csr").write_text(page.input_value("#csr"))
         output = servers.run("openssl", "req", "-in", "a.csr", "-verify", "-noout", "-text", cwd=tmp_path)
         assert "verify OK" in output.stderr
@@ -350,7 +351,12 @@ def test_leaving_with_an_unsaved_key_warns(form: Tab, *, is_saved: bool) -> None
     """The browser asks before it leaves a page with a key that was not downloaded."""
     page = form.page
     dialogs: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.type), dialog.accept()))
+
+    def accept(dialog: Dialog) -> None:
+        dialogs.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", accept)
     page.click("#create-tab")
     page.fill("#names", "a.example")
     page.click("#generate")
