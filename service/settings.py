@@ -24,6 +24,7 @@ CA: Final = "CERTLET_CA"
 CA_KEY: Final = "CERTLET_CA_KEY"
 CA_PASSPHRASE_PARAMETER: Final = "CERTLET_CA_PASSPHRASE_PARAMETER"  # noqa: S105 - as below
 CA_PASSPHRASE: Final = "CERTLET_CA_PASSPHRASE"  # noqa: S105 - the variable's name, not its value
+CA_PASSPHRASE_FILE: Final = "CERTLET_CA_PASSPHRASE_FILE"  # noqa: S105 - as above; only the commands read it
 API_KEY_NAMES: Final = "CERTLET_API_KEY_NAMES"
 PROFILES: Final = "CERTLET_PROFILES"
 AUDIT_LOG: Final = "CERTLET_AUDIT_LOG"

@@ -34,6 +34,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 URL: Final = "CERTLET_URL"
 API_KEY: Final = "CERTLET_API_KEY"  # the variable's name, not its value
 KEY_PASSPHRASE: Final = "CERTLET_KEY_PASSPHRASE"  # noqa: S105 - as above
+FILE_SUFFIX: Final = "_FILE"  # of the variables that name a file with a passphrase
 KEY_FILE: Final = "api-keys.json"
 DEFAULT_CA: Final = Path("ca")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -287,11 +288,28 @@ def require_ca(directory: Path, option: str = "--ca") -> Path:
 
 
 def read_secret(variable: str) -> bytes | None:
-    """Return the passphrase in an environment variable, None if unset; CommandError if it is empty."""
-    value = os.environ.get(variable)
-    if value == "":
-        raise CommandError(f"{variable} is set but empty")
-    return os.fsencode(value) if value else None
+    """Read a passphrase from an environment variable, or from the file that VARIABLE_FILE names.
+
+    Returns:
+        the passphrase, without the newline at the end of the file; None if neither variable is set.
+
+    Raises:
+        CommandError: both are set; or the passphrase is empty, unreadable or more than a line.
+    """
+    value, path = os.environ.get(variable), os.environ.get(f"{variable}{FILE_SUFFIX}")
+    if path is None:
+        if value == "":
+            raise CommandError(f"{variable} is set but empty")
+        return os.fsencode(value) if value else None
+    if value is not None:
+        raise CommandError(f"{variable} and {variable}{FILE_SUFFIX} are both set: set only one")
+    try:
+        secret = Path(path).read_bytes().removesuffix(b"\n")
+    except OSError as error:
+        raise CommandError(f"{variable}{FILE_SUFFIX}: {path!r}: {error.strerror}") from error
+    if not secret or b"\n" in secret or b"\0" in secret:
+        raise CommandError(f"{variable}{FILE_SUFFIX}: {path!r} does not contain one line, the passphrase")
+    return secret
 
 
 def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateIssuerPrivateKeyTypes:
@@ -308,11 +326,17 @@ def load_private_key(path: Path, variable: str = KEY_PASSPHRASE) -> CertificateI
 
 
 def exposure_warnings(paths: Iterable[Path]) -> Iterator[str]:
-    """Warn of each of these files that its group or every user can read; files need not exist."""
+    """Warn of each of these files that its group or every user can read; files need not exist.
+
+    A file of another user has to be readable by a group of this one, as a Secret in a Kubernetes pod is.
+    """
+    user = os.geteuid()
     for path in paths:
         with contextlib.suppress(OSError):  # reported where the file is opened
-            mode = path.stat().st_mode
-            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+            status = path.stat()
+            mode = status.st_mode
+            unexpected = stat.S_IROTH | (stat.S_IRGRP if user in (0, status.st_uid) else 0)
+            if stat.S_ISREG(mode) and mode & unexpected:
                 readers = "every user" if mode & stat.S_IROTH else "its group"
                 yield f"{path} is readable by {readers}: chmod 600 {shlex.quote(str(path))}"
 

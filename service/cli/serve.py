@@ -37,6 +37,7 @@ from service.settings import (
     CA,
     CA_KEY,
     CA_PASSPHRASE,
+    CA_PASSPHRASE_FILE,
     DEFAULT_RENEW_OVER,
     EST_LINE_LENGTH,
     EST_LINE_LENGTHS,
@@ -173,6 +174,9 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     hardening.disable_core_dumps_and_ptrace()
     is_https = _validate_tls_options(settings)
     _validate_files(settings)
+    if CA_PASSPHRASE_FILE in os.environ:  # the workers get the passphrase, and need no access to the file
+        os.environ[CA_PASSPHRASE] = os.fsdecode(options.read_secret(CA_PASSPHRASE) or b"")
+        del os.environ[CA_PASSPHRASE_FILE]
     # From here on SIGTERM raises SystemExit, so that an ephemeral CA is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     document = openapi.with_public_url(options.load_document(settings.profiles), settings.public_url)

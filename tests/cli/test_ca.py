@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import stat
 import time
 from pathlib import Path
@@ -206,6 +208,51 @@ def test_ca_keys_are_encrypted_with_the_passphrase(tmp_path: Path) -> None:
         assert fragment in refused.stderr
         assert refused.stderr.splitlines()[-1].startswith(b"certlet: ")
         assert b"Traceback" not in refused.stderr
+
+
+def test_passphrase_is_read_from_a_file(tmp_path: Path) -> None:
+    """`init`, `check` and `serve` read it; the server's processes have no access to the file."""
+    file = {"CERTLET_CA_PASSPHRASE_FILE": "passphrase"}
+    (tmp_path / "passphrase").write_text("correct horse\n")
+    assert certlet("init", "ca", env=file).returncode == 0
+    assert load_pem_private_key((tmp_path / "ca" / "signing-ca.key").read_bytes(), b"correct horse")
+    assert certlet("rollover", "ca", "next", env=file).returncode == 0
+    with servers.certlet_server(tmp_path, env={**file, "CERTLET_API_KEY": servers.API_KEY}) as server:
+        (tmp_path / "passphrase").unlink()
+        (worker,) = server.pids("worker")
+        os.kill(worker, signal.SIGKILL)
+        servers.wait_until(lambda: server.pids("worker") not in ([], [worker]))
+        request = {"csr": csrs.encode_pem(csrs.build()).decode()}
+        servers.wait_until(lambda: server.sign(request).status == 200)
+
+
+@pytest.mark.parametrize(
+    ("content", "variable", "error"),
+    [
+        (
+            "correct horse",
+            "correct horse",
+            "CERTLET_CA_PASSPHRASE and CERTLET_CA_PASSPHRASE_FILE are both set",
+        ),
+        (None, None, "CERTLET_CA_PASSPHRASE_FILE: 'passphrase': No such file or directory"),
+        ("", None, "'passphrase' does not contain one line, the passphrase"),
+        ("\n", None, "'passphrase' does not contain one line, the passphrase"),
+        ("correct\nhorse\n", None, "'passphrase' does not contain one line, the passphrase"),
+        ("correct\0horse", None, "'passphrase' does not contain one line, the passphrase"),
+    ],
+)
+def test_unusable_passphrase_file_is_refused(
+    tmp_path: Path, content: str | None, variable: str | None, error: str
+) -> None:
+    """By `init` and `serve`, which create nothing."""
+    if content is not None:
+        (tmp_path / "passphrase").write_text(content)
+    env = {"CERTLET_CA_PASSPHRASE_FILE": "passphrase", "CERTLET_CA_PASSPHRASE": variable}
+    for command in (("init", "ca"), ("serve", "--port", "0")):
+        result = certlet(*command, env=env)
+        assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+        assert error in result.stderr.decode()
+        assert not (tmp_path / "ca").exists()
 
 
 @pytest.mark.parametrize("key_type", ["rsa-2048", "p-384", "ed25519"])

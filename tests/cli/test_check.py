@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from cryptography import x509
 
 from service import profile_lint
+from service.cli import options
 from service.pki import encoding
 from tests import factories, oidc_issuer, servers
 from tests.cli import certlet
@@ -162,7 +164,7 @@ def test_problem_with_keys_is_printed_once(tmp_path: Path) -> None:
     assert result.stdout.count(b"absent.json") == 1
 
 
-def test_files_of_acme_are_checked(tmp_path: Path) -> None:
+def test_files_of_acme_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A malformed file is an error; a missing key, or a file that others can read, causes a warning."""
     assert certlet("init", "ca").returncode == 0
     assert certlet("acme", "add", "web").returncode == 0
@@ -173,6 +175,10 @@ def test_files_of_acme_are_checked(tmp_path: Path) -> None:
     lines = certlet("check").stdout.decode().splitlines()
     for name, readers in (("acme.key", "its group"), ("acme-principals.yaml", "every user")):
         assert f"warning: ca/{name} is readable by {readers}: chmod 600 ca/{name}" in lines
+    with monkeypatch.context() as other_user:
+        other_user.setattr(os, "geteuid", lambda: key.stat().st_uid + 1)
+        assert list(options.exposure_warnings([key])) == []  # otherwise this user could not read it
+        assert len(list(options.exposure_warnings([principals]))) == 1
     key.unlink()
     result = certlet("check")
     assert b"ca/acme.key: warning: does not exist, so there is no ACME" in result.stdout
