@@ -15,7 +15,7 @@ test: setup .venv/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 ci: test
-	.venv/bin/tox run -e docs,gateway,browser,clients,interop,adversarial,est,acme,deploy,bench,load,audit
+	.venv/bin/tox run -e docs,gateway,browser,clients,interop,adversarial,est,acme,container,deploy,bench,load,audit
 
 # The long runs: 200,000 hostile requests (SEED repeats a night's requests), ten minutes each of coverage-guided
 # fuzzing and full load; and the advisories, which change from day to day.
@@ -95,6 +95,7 @@ lock: .venv/tox
 	$(COMPILE) pyproject.toml $(LOCK)/service.in $(LOCK)/tests.in --constraint $(LOCK)/service.txt --output-file $(LOCK)/tests.txt
 	$(COMPILE) $(LOCK)/clients.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/clients.txt
 	$(COMPILE) $(LOCK)/acme.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/acme.txt
+	$(COMPILE) $(LOCK)/container.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/container.txt
 
 clean:
 	rm -rf .venv .tox build

@@ -27,7 +27,10 @@ OTHERS = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECUR
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MARK = "<!-- not run: AWS -->\n"
 # Pages whose commands another module runs.
-ELSEWHERE = {"docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py"}
+ELSEWHERE = {
+    "docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py",
+    "docs/how-to/container.md": "tests/container/test_image.py",
+}
 # Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
     "make": "the Makefile's targets, below; make ci",
