@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -19,7 +18,7 @@ from wsgiref.types import WSGIApplication
 
 import awsgi
 
-from service import audit, challenge_queue, openapi
+from service import audit, challenge_queue, log_level, openapi
 from service.audit import AuditRecord, Recorder
 from service.authority import Authority, MapFunction
 from service.keystore import CurrentCA, acme_principals, ca_directory, revocation_file
@@ -101,11 +100,12 @@ def init() -> None:
 
 @functools.cache
 def _settings() -> Settings:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # cryptography warns of common names longer than 64 octets, but the limit is 64 characters.
     warnings.filterwarnings("ignore", "Attribute's length", UserWarning)
     warnings.filterwarnings("ignore", "EdDSA is deprecated", UserWarning)  # ACME clients use this name
-    return Settings.from_environ(os.environ, datetime.now(UTC))
+    settings = Settings.from_environ(os.environ, datetime.now(UTC))
+    log_level.configure(settings.log_level)
+    return settings
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 
-from service import hardening
+from service import hardening, log_level
 from service.challenge_queue import MAX_PACKET, ChallengeResult, QueuedChallenge, send
 from service.gateway import sandbox
 
@@ -50,6 +50,8 @@ _PATH: Final = "/.well-known/acme-challenge/"
 _SPACES: Final = b" \t\r\n"
 # Only a network that consists of such addresses permits them. So 0.0.0.0/0 does not permit loopback.
 _SPECIAL: Final = ("is_loopback", "is_link_local", "is_unspecified", "is_multicast", "is_reserved")
+
+_log = logging.getLogger(__name__)
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -131,7 +133,9 @@ class HttpValidator:
         async with account_slots, self._slots:
             loop = asyncio.get_running_loop()
             lookup = loop.run_in_executor(self._threads, self._resolve, challenge.name)
-            self._report(ChallengeResult(*challenge[:3], *await self._find_error(challenge, lookup)))
+            code, detail = await self._find_error(challenge, lookup)
+            _log.info("http-01 of %s: %s", challenge.name, f"{code}: {detail}" if code else "valid")
+            self._report(ChallengeResult(*challenge[:3], code, detail))
             await asyncio.wait([lookup])  # a lookup that stalls keeps its thread, and so the account's slot
 
     async def _find_error(self, challenge: QueuedChallenge, lookup: _Lookup) -> tuple[str, str]:
@@ -273,7 +277,7 @@ def main(arguments: list[str]) -> int:
     hardening.disable_core_dumps_and_ptrace()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group; the supervisor stops it
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    log_level.configure(os.environ.get(log_level.VARIABLE, ""))
     os.environ |= RESOLVER_ENVIRONMENT
     directory, ledger = map(Path, arguments[1:3])
     networks = [ipaddress.ip_network(text) for text in arguments[3:]]

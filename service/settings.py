@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from service import log_level
 from service.credentials import RESERVED_PREFIXES
 from service.pki import encoding
 from service.pki.errors import quote
@@ -140,6 +141,12 @@ def find_ledger_problems(environ: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def _parse_log_level(text: str) -> str:
+    if text not in log_level.LEVELS:
+        raise ValueError(f"{text!r} is not one of {', '.join(log_level.LEVELS)}")
+    return text
+
+
 def _parse_est_line_length(text: str) -> int:
     if text not in EST_LINE_LENGTHS:
         raise ValueError(f"{text!r} is not 0, 64 or 76")
@@ -203,6 +210,7 @@ class Settings:
         order_quota: how many orders of ACME a principal may create, as `parse_quota` parses it; '' for the
             contract's quota.
         token_usage_key: the API key of API Gateway that all callers with a token share; '' for none.
+        log_level: one of `log_level.LEVELS`; '' for the default.
     """
 
     ca: Path
@@ -222,6 +230,7 @@ class Settings:
     ledger_table: str = ""
     order_quota: str = ""
     token_usage_key: str = field(default="", repr=False)
+    log_level: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], now: datetime) -> Settings:
@@ -234,7 +243,7 @@ class Settings:
         `CERTLET_STATUS_URL`; `CERTLET_EST_LINE_LENGTH` (0, 64 or 76); `CERTLET_RENEW_BEFORE` (a time until
         `now`, UTC) and `CERTLET_RENEW_OVER` (a duration); `CERTLET_LEDGER` (a file) or
         `CERTLET_LEDGER_TABLE` (a DynamoDB table); `CERTLET_ORDER_QUOTA` (such as `10000/DAY`, or `none`);
-        `CERTLET_TOKEN_USAGE_KEY` (the value of an API key).
+        `CERTLET_TOKEN_USAGE_KEY` (the value of an API key); `CERTLET_LOG_LEVEL`.
 
         Raises:
             SettingsError: a variable is missing or malformed.
@@ -264,6 +273,7 @@ class Settings:
         renew_over = renew_over or parse_renew_over(DEFAULT_RENEW_OVER)
         problems += find_ledger_problems(environ)
         _parse_variable(environ, ORDER_QUOTA, parse_quota, problems)
+        level = _parse_variable(environ, log_level.VARIABLE, _parse_log_level, problems)
         if not re.fullmatch("([!-~]{20,128})?", environ.get(TOKEN_USAGE_KEY, "")):
             problems.append(f"{TOKEN_USAGE_KEY} is not an API key: 20 to 128 visible ASCII characters")
         if problems:
@@ -287,4 +297,5 @@ class Settings:
             ledger_table=environ.get(LEDGER_TABLE, ""),
             order_quota=environ.get(ORDER_QUOTA, ""),
             token_usage_key=environ.get(TOKEN_USAGE_KEY, ""),
+            log_level=level or "",
         )

@@ -156,7 +156,10 @@ class Supervisor:
                 continue
             if not started.done():
                 started.set_result(None)
-            end = "timed_out" if process.wait() == -signal.SIGALRM else "failed"
+            status = process.wait()
+            end = "timed_out" if status == -signal.SIGALRM else "failed"
+            if not self._stopping.is_set():
+                _log.info("worker %d of %s exited with status %d", index, workers.handler, status)
             try:
                 send(workers.channel, encode(slot[0], {end: True}))
             except OSError:  # the gateway has exited
@@ -199,6 +202,7 @@ class Supervisor:
             process.kill()
             process.wait()
             raise ServeError(message["error"])
+        _log.info("worker %d of %s is ready: process %d", index, workers.handler, process.pid)
         return process, slot
 
     def _stop_processes(self) -> None:

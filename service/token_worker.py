@@ -7,17 +7,15 @@ wait for it, which would delay the workers. It gets no secret, and cannot access
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import ssl
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from service import openapi
+from service import log_level, openapi
 from service.gateway import sandbox
 from service.oidc.tokens import TokenVerifier, create_verifier
 from service.pki.identity_rules import IdentityRule
@@ -49,7 +47,7 @@ def init() -> None:
     Raises:
         OverridesError, ProfileError, OSError: as `openapi.load` and `sandbox.enter`.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    log_level.configure(os.environ.get(log_level.VARIABLE, ""))
     _verifier()
     rules, directory = _rules(), identity_directory(_profiles())
     files = [directory / name for rule in rules for name in (rule.jwks_file, rule.ca_file) if name]

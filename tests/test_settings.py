@@ -32,6 +32,19 @@ def test_est_line_length_is_a_setting(text: str | None, length: int) -> None:
     assert Settings.from_environ(environ, NOW).est_line_length == length
 
 
+@pytest.mark.parametrize("text", ["", "debug", "info", "warning", "error"])
+def test_log_level_is_a_setting(text: str) -> None:
+    assert Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_LOG_LEVEL": text}, NOW).log_level == text
+
+
+@pytest.mark.parametrize("text", ["DEBUG", "critical", "10", "debug "])
+def test_other_log_level_is_refused(text: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"CERTLET_LOG_LEVEL: '{text}' is not one of debug, info, warning"
+    ):
+        Settings.from_environ({"CERTLET_CA": "ca", "CERTLET_LOG_LEVEL": text}, NOW)
+
+
 @pytest.mark.parametrize("text", ["-64", "65", "64 ", "x", "064"])
 def test_other_est_line_length_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=f"CERTLET_EST_LINE_LENGTH: '{text}' is not 0, 64 or 76"):

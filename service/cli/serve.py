@@ -20,12 +20,12 @@ import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service import hardening, openapi, self_issued
+from service import hardening, log_level, openapi, self_issued
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
 from service.cli.terminal import CommandError, echo
 from service.gateway import api_keys, sandbox
-from service.gateway.configuration import Configuration
+from service.gateway.configuration import AccessLogFormat, Configuration
 from service.keystore import ca_directory
 from service.keystore.acme_principals import ACME_PRINCIPALS
 from service.ledger.sqlite import SqliteLedger
@@ -77,6 +77,20 @@ DEFAULT_KEY: Final = "default"  # the name of the API key of the first start or 
 @click.option("--ephemeral", is_flag=True, help="Create a CA that is deleted when the server stops.")
 @options.profiles_option
 @click.option("--audit-log", type=options.FILE, show_default="stderr", help="Append events to this file.")
+@click.option(
+    "--access-log-format",
+    type=click.Choice([value.value for value in AccessLogFormat]),
+    default=AccessLogFormat.JSON.value,
+    help="Write the access log as JSON, or in the combined format of Apache and nginx.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(log_level.LEVELS),
+    default=log_level.DEFAULT,
+    envvar=log_level.VARIABLE,
+    show_envvar=True,
+    help="Log from this level on; the audit log and the access log do not depend on it.",
+)
 @click.option(
     "--ledger",
     type=options.FILE,
@@ -172,6 +186,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
     options.forbid_together("--status-port", "--no-status-port")
     settings = SimpleNamespace(**arguments)
     hardening.disable_core_dumps_and_ptrace()
+    log_level.configure(settings.log_level)
     is_https = _validate_tls_options(settings)
     _validate_files(settings)
     if CA_PASSPHRASE_FILE in os.environ:  # the workers get the passphrase, and need no access to the file
@@ -211,6 +226,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
             env_keys=env_keys,
             ledger=os.path.abspath(settings.ledger) if settings.ledger else "",  # noqa: PTH100 - as for the directory
             no_usage_plan=settings.no_usage_plan,
+            access_log_format=settings.access_log_format,
             stage=settings.stage or "",
             **_configure_tls(settings, policy, stack),
         )
@@ -415,6 +431,7 @@ def _worker_environ(settings: SimpleNamespace, directory: Path) -> dict[str, str
         PUBLIC_URL: settings.public_url,
         STATUS_URL: settings.status_url,
         EST_LINE_LENGTH: settings.est_line_length,
+        log_level.VARIABLE: settings.log_level,
         RENEW_BEFORE: settings.renew_before,
         RENEW_OVER: settings.renew_over,
         ORDER_QUOTA: os.environ.get(ORDER_QUOTA) or ("none" if settings.no_usage_plan else ""),

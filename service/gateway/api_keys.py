@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from service import atomic_write, credentials
 
 MIN_KEY_LENGTH: Final = 30  # API Gateway's bounds for a key's value
 MAX_KEY_LENGTH: Final = 128
+
+_log = logging.getLogger(__name__)
 
 
 class KeyFileError(ValueError):
@@ -137,3 +140,4 @@ class ApiKeys:
         if version != self._version:
             self._keys = {**self._file.read(), **self._env_keys}
             self._version = version
+            _log.info("%d API keys are loaded", len(self._keys))

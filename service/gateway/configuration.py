@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
+
+
+class AccessLogFormat(StrEnum):
+    """The format of the access log."""
+
+    JSON = "json"
+    COMBINED = "combined"  # that of Apache and nginx
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Configuration:
         ledger: the path of the ledger, which only the workers may read; '' for none.
         env_keys: name -> SHA-256 of the keys of the environment.
         no_usage_plan: whether the usage plan is off.
+        access_log_format: an `AccessLogFormat`.
         stage: the first segment of every path, as on AWS; may be empty.
         status_port: the port of plain HTTP next to HTTPS, for the status of certificates; None for none.
         tls_certificate, tls_key: paths of PEM files; empty for plain HTTP.
@@ -40,6 +49,7 @@ class Configuration:
     env_keys: dict[str, str] = field(repr=False)
     ledger: str = ""
     no_usage_plan: bool = False
+    access_log_format: str = AccessLogFormat.JSON
     stage: str = ""
     status_port: int | None = None
     tls_certificate: str = ""

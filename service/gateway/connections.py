@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
-from service.gateway import access_log, request_head, tls_connection
+from service.gateway import request_head, tls_connection
 
 # Seconds without a complete request head. A proxy should close idle connections earlier, so that it never
 # sends a request on a closed one: nginx does after 60 s, Caddy after 120 s. aiohttp's default is an hour.
@@ -122,6 +122,11 @@ class Request(web.BaseRequest):
         """The version, which is also that of the response."""
         return super().version if self.is_version_served else HttpVersion11
 
+    @property
+    def sent_version(self) -> HttpVersion:
+        """The version that the client sent."""
+        return super().version
+
 
 class Connection(web.RequestHandler):
     """The connection of one client; malformed HTTP gets a problem document too."""
@@ -132,6 +137,7 @@ class Connection(web.RequestHandler):
         connections: Connections,
         malformed: Callable[[web.BaseRequest, bytes], web.Response],
         client: socket.socket,
+        on_refused_handshake: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         """Create a connection.
 
@@ -140,6 +146,7 @@ class Connection(web.RequestHandler):
             connections: all connections.
             malformed: creates the response to malformed HTTP, from the first octets of the request's head.
             client: the accepted socket.
+            on_refused_handshake: called with the address of a client and why its TLS handshake is refused.
         """
         super().__init__(
             manager,
@@ -155,6 +162,7 @@ class Connection(web.RequestHandler):
         self._malformed = malformed
         self._head = b""
         self._client = client
+        self._on_refused_handshake = on_refused_handshake
         self._wire: asyncio.Transport | None = None  # aiohttp drops its reference when it starts to close
 
     async def establish(self, context: ssl.SSLContext | None) -> None:
@@ -175,7 +183,7 @@ class Connection(web.RequestHandler):
     def _refuse_handshake(self, reason: str) -> None:
         """Log a refused handshake, send no more after the alert, and close the connection soon."""
         with contextlib.suppress(OSError):  # the client has disconnected
-            access_log.write("tls", source_ip=self._client.getpeername()[0], refused=reason)
+            self._on_refused_handshake(self._client.getpeername()[0], reason)
         loop = asyncio.get_running_loop()
         loop.call_soon(self._shut_down, socket.SHUT_WR)
         loop.call_later(_ALERT_TIMEOUT, self.drop)

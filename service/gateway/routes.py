@@ -55,6 +55,7 @@ class Route:
     """A method of a path.
 
     Attributes:
+        operation_id: the operationId; '' if it has none.
         method: the method of the operation; ANY for all others.
         resource: the path as in the document, such as `/ca/{name}`.
         needs_key: whether `security` requires an API key.
@@ -66,6 +67,7 @@ class Route:
         integration: the x-amazon-apigateway-integration object.
     """
 
+    operation_id: str
     method: str
     resource: str
     needs_key: bool
@@ -160,6 +162,7 @@ def _routes(document: JSON, path: str, item: JSON) -> Iterator[tuple[str, Route]
         yield (
             (name := "ANY" if method == _ANY else method.upper()),
             Route(
+                operation_id=operation.get("operationId", ""),
                 method=name,
                 resource=path,
                 needs_key=bool(required & (keys | basic)),

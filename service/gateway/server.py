@@ -8,6 +8,7 @@ import errno
 import functools
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,13 +18,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
 
-from service import credentials, hardening
-from service.gateway import access_log, events, request_head, sandbox
+from service import credentials, hardening, log_level
+from service.gateway import events, request_head, sandbox
+from service.gateway.access_log import AccessLog, Exchange
 from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError
-from service.gateway.configuration import Configuration
+from service.gateway.configuration import AccessLogFormat, Configuration
 from service.gateway.connections import Connection, Connections, Listener, Request
 from service.gateway.docs import Docs
 from service.gateway.response_cache import ResponseCache
@@ -43,7 +45,6 @@ TOKEN_TIMEOUT: Final = 10.0  # seconds to verify a token; a JWK Set is fetched w
 SHUTDOWN_TIMEOUT: Final = 30.0  # seconds for requests in progress; longer than any integration's time-out
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULT_INTEGRATION_TIMEOUT: Final = 29_000  # milliseconds; API Gateway's default
-_LOGGED_CHARS: Final = 200  # longer methods and paths are truncated in the access log
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +58,12 @@ class Gateway:
         pool: WorkerPool,
         token_pool: WorkerPool | None,
         connections: Connections,
+        observe: Callable[[Exchange], None],
     ) -> None:
+        """Serve; call `observe` after each request."""
         configuration = link.configuration
         self._connections = connections
+        self._observe = observe
         self._active = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -114,8 +118,10 @@ class Gateway:
         """
         request_id = str(uuid.uuid4())
         response = self._refusal(request_head.refuse(head), request_id)
-        method, target, _ = request_head.parse_request_line(head)
-        _log_access(request, method, target.partition("?")[0], request_id, response, 0.0)
+        method, target, version = request_head.parse_request_line(head)
+        protocol = f"HTTP/{version}" if version else ""
+        line = method, target.partition("?")[0], protocol
+        self._observe(_exchange(request, line, request_id, response, 0.0))
         return _response(response, request_id)
 
     async def _handle(self, request: Request) -> web.StreamResponse:
@@ -129,7 +135,8 @@ class Gateway:
             _log.exception("%s: the gateway failed", request_id)
             response = self._refusal(GatewayError("API_CONFIGURATION_ERROR"), request_id)
         seconds = time.monotonic() - start
-        _log_access(request, request.method, request.rel_url.raw_path, request_id, response, seconds)
+        line = request.method, request.rel_url.raw_path, _protocol(request.sent_version)
+        self._observe(_exchange(request, line, request_id, response, seconds))
         return _response(response, request_id)
 
     async def _respond(self, request: Request, request_id: str) -> events.Response:
@@ -143,6 +150,7 @@ class Gateway:
             if docs := self._docs.respond(request.method, url.raw_path, self._origin(request)):
                 return docs
             raise
+        request["operation"] = route.operation_id
         is_get = request.method == "HEAD" and route.method != "HEAD"
         method = "GET" if is_get else request.method
         key_name, authorizer = None, None
@@ -170,7 +178,7 @@ class Gateway:
             authorizer=authorizer,
             scheme=request.scheme,
             domain_name=self._origin(request).partition("://")[2],
-            protocol=f"HTTP/{request.version.major}.{request.version.minor}",
+            protocol=_protocol(request.version),
         )
         if not is_due:
             return await self._integrate(complete, route)
@@ -214,8 +222,10 @@ class Gateway:
         if len(request.body) > MAX_EVENT_BODY:
             raise GatewayError("REQUEST_TOO_LARGE")
         timeout = route.integration.get("timeoutInMillis", _DEFAULT_INTEGRATION_TIMEOUT) / 1000
-        event = events.proxy_event(request, route)
-        return events.proxy_response(await self._pool.invoke(event, timeout))
+        event, start = events.proxy_event(request, route), time.monotonic()
+        result = await self._pool.invoke(event, timeout)
+        _log.debug("%s: the function took %.1f ms", request.request_id, (time.monotonic() - start) * 1000)
+        return events.proxy_response(result)
 
     async def _read_body(self, request: web.BaseRequest, route: Route) -> bytes:
         """The body, or b"" for a mock. A body that the operation does not accept is refused unread."""
@@ -340,28 +350,33 @@ def _identity(request: web.BaseRequest, key_name: str | None) -> dict[str, Any]:
     }
 
 
-def _log_access(
+def _exchange(
     request: web.BaseRequest,
-    method: str,
-    path: str,
+    line: tuple[str, str, str],
     request_id: str,
     response: events.Response,
     seconds: float,
-) -> None:
-    """Write the record of a request, without the event and the key."""
-    trace_id = find_trace_id(request.headers.items())
-    access_log.write(
-        "access",
+) -> Exchange:
+    method, path, protocol = line
+    return Exchange(
         request_id=request_id,
-        **({"trace_id": trace_id} if trace_id else {}),
+        trace_id=find_trace_id(request.headers.items()),
+        operation=request.get("operation", ""),
         source_ip=request.remote,
         key=request.get("key_name"),
-        method=method[:_LOGGED_CHARS],
-        path=path[:_LOGGED_CHARS],
+        method=method,
+        path=path,
+        protocol=protocol,
+        referer=request.headers.get("Referer", ""),
+        user_agent=request.headers.get("User-Agent", ""),
         status=response.status,
-        bytes=0 if method == "HEAD" else len(response.body),
-        milliseconds=round(seconds * 1000, 1),
+        size=0 if method == "HEAD" else len(response.body),
+        seconds=seconds,
     )
+
+
+def _protocol(version: HttpVersion) -> str:
+    return f"HTTP/{version.major}.{version.minor}"
 
 
 class SupervisorLink(KeyFile):
@@ -442,10 +457,11 @@ async def serve(
     pool = WorkerPool(channel)
     connections = Connections()
     token_pool = WorkerPool(token_channel) if token_channel else None
-    gateway = Gateway(link, pool, token_pool, connections)
+    log = AccessLog(AccessLogFormat(configuration.access_log_format))
+    gateway = Gateway(link, pool, token_pool, connections, log.write_exchange)
 
     def create(client: socket.socket) -> Connection:
-        return Connection(manager, connections, gateway.malformed, client)
+        return Connection(manager, connections, gateway.malformed, client, log.write_refused_handshake)
 
     manager = web.Server(gateway.handle, request_factory=functools.partial(Request, loop=loop))
     renewal: asyncio.Task[None] | None = None
@@ -509,7 +525,7 @@ def main(arguments: list[str]) -> int:
     """
     hardening.disable_core_dumps_and_ptrace()
     yield_to_others()
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    log_level.configure(os.environ.get(log_level.VARIABLE, ""))
     control, *channels = (socket.socket(fileno=int(argument)) for argument in arguments)
     with contextlib.suppress(KeyboardInterrupt, EOFError):
         return asyncio.run(serve(SupervisorLink(control), *channels))

@@ -105,6 +105,7 @@ class Tls:
             await _sleep_until(time.time() + pause)
             try:
                 expires_at = await self.enroll(invoke, event)
+                _log.info("the server's certificate was renewed")
                 pause = (expires_at - time.time()) * RENEW_AFTER
             except (TlsError, OSError) as error:
                 _log.error("cannot renew the server's certificate: %s", error)

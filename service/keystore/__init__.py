@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from service import atomic_write
 from service.keystore import ca_directory, revocation_file
 from service.loaded_ca import LoadedCA, PreviousIssuer
-from service.pki import certificate_reader
+from service.pki import certificate_reader, encoding
 from service.pki.errors import CAError, CAUnavailable
 from service.pki.issuer import Issuer
 from service.settings import CA_PASSPHRASE, CA_PASSPHRASE_PARAMETER, KeySource, Settings
@@ -73,6 +73,13 @@ class CurrentCA:
                 _log.error(
                     "the CA's files changed and cannot be loaded; the previous CA stays in use: %s", message
                 )
+        else:
+            issuer = self._loaded[1].issuer
+            fingerprint, end = (
+                encoding.fingerprint(issuer.certificate),
+                encoding.format_timestamp(issuer.not_after),
+            )
+            _log.info("the CA with the fingerprint %s is loaded; it is valid until %s", fingerprint, end)
         self._last_error = versions, time.monotonic(), message
         return self._loaded[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ DENY_LIST: Final = "denied-keys.txt"
 REVOKED: Final = "revoked.yaml"
 HEADER: Final = b"# Revoked certificates, one per line: `certlet revoke` adds them, GET /ca.crl lists them.\n"
 _MAX_YAML: Final = 1_000_000  # characters; parsing them takes seconds
+
+_log = logging.getLogger(__name__)
 
 
 def load_lists(directory: Path) -> dict[str, bytes]:
@@ -61,9 +64,11 @@ def load_revoked(directory: Path) -> Mapping[int, RevokedCertificate]:
 def _load_revoked(path: Path, _version: tuple[int, ...]) -> Mapping[int, RevokedCertificate] | str:
     text = _read_text(path)
     try:
-        return parse_revoked(text, path)
+        revoked = parse_revoked(text, path)
     except CAError as error:
         return error.detail
+    _log.info("%s is loaded: %d certificates", path, len(revoked))
+    return revoked
 
 
 def parse_revoked(text: str, path: Path) -> Mapping[int, RevokedCertificate]:

@@ -96,6 +96,7 @@ class _LoadedKeySet(ABC):
             return False
         self._jwk_set = jwk_set
         self._good_at = now if jwk_set.keys else _NEVER
+        _log.info("%s were read: %d are usable", self._label, len(jwk_set.keys))
         if not jwk_set.keys:
             self._report("no key can verify tokens", now)
         elif jwk_set.secrets:
