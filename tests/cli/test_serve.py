@@ -332,7 +332,7 @@ def test_workers_know_the_quota_of_orders(
 ) -> None:
     """The workers count ACME orders. Without the usage plan there is no quota, unless it is set."""
     monkeypatch.setenv("CERTLET_ORDER_QUOTA", variable)
-    names = ("profiles", "audit_log", "ledger", "public_url", "status_url", "est_line_length")
+    names = ("profiles", "audit_log", "ledger", "public_url", "status_url", "est_line_length", "log_level")
     settings = SimpleNamespace(
         **dict.fromkeys((*names, "renew_before", "renew_over")), no_usage_plan=no_usage_plan
     )
