@@ -30,10 +30,11 @@ _PAGE_BLOCK: Final = re.compile(r"(?P<indent> +)text/html: \|-?\n(?:(?P=indent) 
 _CSP_HEADER: Final = re.compile(r"(method\.response\.header\.Content-Security-Policy: ).*\n")
 
 _SECTION: Final = """\
-<section id="{code}" aria-labelledby="{code}-title">
-<h2 id="{code}-title">{code} <small>{statuses}</small></h2>
+<section class="card" id="{code}" aria-labelledby="{code}-title">
+<h2 id="{code}-title"><a href="#{code}">{code}</a> <small>{statuses}</small></h2>
 <p>{meaning}</p>
 <p><strong>What to do:</strong> {remedy}</p>
+<a href="./sign">Back to the form</a>
 </section>"""
 
 

@@ -72,7 +72,7 @@ class Gateway:
         self._is_https = bool(configuration.tls_certificate)
         self.port = configuration.port  # of HTTPS, for clients that use plain HTTP
         self._contract = Contract(configuration.document)
-        self._docs = Docs(configuration.public_document, configuration.stage)
+        self._docs = Docs(configuration.public_document, configuration.stage, self._contract)
         self._pool = pool
         self._token_pool = token_pool
         self._cache = ResponseCache(time.monotonic)

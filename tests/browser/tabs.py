@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
@@ -11,6 +12,13 @@ from playwright.sync_api import Browser, Page, expect
 from tests import servers
 from tests.servers import API_KEY
 
+AXE = Path(__file__).with_name("node_modules") / "axe-core" / "axe.min.js"
+APPEARANCES: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 320, "height": 640}},
+    "phone": {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"},
+}
 SCREENSHOTS = servers.ROOT / "build" / "screenshots"
 
 
@@ -61,6 +69,31 @@ def open_tab(browser: Browser, url: str, expected: tuple[str, ...] = (), **optio
         context.close()
     unexpected = [message for message in tab.messages if not any(text in message for text in expected)]
     assert unexpected == []
+
+
+def assert_accessible(tab: Tab, exclude: str = "#none") -> None:
+    """Run axe-core on all but `exclude`, and verify that it checked the page and found no violation."""
+    run = (
+        "exclude => axe.run({exclude: [exclude]}, "
+        "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+    )
+    tab.page.evaluate(AXE.read_text())
+    result = tab.page.evaluate(run, exclude)
+    violations = result["violations"]
+    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in violations] == []
+    assert len(result["passes"]) > 20
+
+
+def assert_still(tab: Tab) -> None:
+    """Verify that nothing moved while the page loaded, and that it needs no sideways scrolling."""
+    shifts = """() => {
+        const observer = new PerformanceObserver(() => {});
+        observer.observe({type: 'layout-shift', buffered: true});
+        return observer.takeRecords().map(entry => [entry.value, ...entry.sources.map(({node}) => String(node && (node.outerHTML || node.data)))]);
+    }"""
+    assert tab.page.evaluate(shifts) == []
+    root = "document.documentElement"
+    assert tab.page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
 
 
 AUTOCOMPLETE_ADVICE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from cryptography import x509
 from playwright.sync_api import Browser, Page, expect
 
@@ -12,7 +13,8 @@ from tests import csrs
 from tests.browser.tabs import AUTOCOMPLETE_ADVICE, SCREENSHOTS, STATUS_MESSAGE, open_tab
 from tests.servers import API_KEY, Server
 
-RESOURCES = ("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js", "/openapi.json")
+FILES = ("docs.css", "start.js", "swagger-ui-bundle.js", "swagger-ui.css")
+RESOURCES = ("/ca", "/docs", *(f"/docs/{name}" for name in FILES), "/openapi.json")
 WIDE_VIEWPORT: Any = {"width": 1200, "height": 1000}
 CSR = csrs.encode_pem(csrs.build("www.example.com")).decode()
 
@@ -45,10 +47,23 @@ def test_docs_show_all_operations(browser: Browser, server: Server) -> None:
         document = server.request("GET", "/openapi.json").json()
         expect(operations).to_have_count(sum(len(item) for item in document["paths"].values()))
         tab.page.wait_for_load_state("networkidle")
-        assert [url for url in tab.requests if "data:" not in url] == [
-            server.url + path for path in RESOURCES
-        ]
+        loaded = sorted(url for url in tab.requests if "data:" not in url)
+        assert loaded == [server.url + path for path in RESOURCES]
         tab.save_screenshot("docs")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_docs_follow_the_color_scheme(browser: Browser, server: Server, scheme: Any) -> None:
+    """The viewer is dark if the browser asks for it, and follows a change."""
+    other: Any = "light" if scheme == "dark" else "dark"
+    color_of_text = "getComputedStyle(document.querySelector('#contract .opblock-tag')).color"
+    with open_tab(browser, f"{server.url}/docs", (AUTOCOMPLETE_ADVICE,), color_scheme=scheme) as tab:
+        expect(tab.page.locator(".opblock").first).to_be_visible()
+        before = tab.page.evaluate(color_of_text)
+        assert ("dark-mode" in (tab.page.get_attribute("html", "class") or "")) == (scheme == "dark")
+        tab.page.emulate_media(color_scheme=other)
+        expect(tab.page.locator("html")).to_have_class("dark-mode" if other == "dark" else "")
+        assert tab.page.evaluate(color_of_text) != before
 
 
 def test_try_it_out_signs_with_api_key(browser: Browser, server: Server) -> None:

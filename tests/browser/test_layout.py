@@ -11,8 +11,7 @@ from cryptography.x509.oid import NameOID
 from playwright.sync_api import Browser, Page, expect
 
 from tests import csrs, servers
-from tests.browser.tabs import STATUS_MESSAGE, Tab, open_tab
-from tests.browser.test_form import AXE, assert_accessible
+from tests.browser.tabs import AXE, STATUS_MESSAGE, Tab, assert_accessible, open_tab
 from tests.servers import API_KEY, Server
 
 CSR = csrs.encode_pem(csrs.build("www.example.com", ["dns:www.example.com"])).decode()
