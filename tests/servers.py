@@ -260,10 +260,11 @@ def certlet_server(
     command: Sequence[str] = (*CERTLET, "serve", "--port", "0"),
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    log: str = "server.log",
 ) -> Iterator[Server]:
     """Run `certlet serve`, or another command, until the end of the block."""
-    log = directory / "server.log"
-    with log.open("w") as stderr:
+    path = directory / log
+    with path.open("w") as stderr:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=directory,
@@ -283,8 +284,8 @@ def certlet_server(
             match = re.search(r"^Web pages (\S+)/$", "\n".join(output), re.MULTILINE)
             try:
                 if not match:
-                    raise AssertionError(f"the server did not start: {output} {log.read_text()}")
-                yield Server(match.group(1), process, output, log)
+                    raise AssertionError(f"the server did not start: {output} {path.read_text()}")
+                yield Server(match.group(1), process, output, path)
             finally:
                 if process.poll() is None:
                     process.terminate()

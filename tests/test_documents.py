@@ -28,6 +28,10 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MARK = "<!-- not run: AWS -->\n"
 # Pages whose commands another module runs.
 ELSEWHERE = {
+    **{
+        f"docs/how-to/{name}.md": "tests/test_operation_pages.py"
+        for name in ("backup", "upgrade", "two-servers")
+    },
     "docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py",
     "docs/how-to/container.md": "tests/container/test_image.py",
 }

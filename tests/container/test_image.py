@@ -13,12 +13,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests import csrs, servers
+from tests import csrs, pages, servers
 from tests.container.engine import Engine
 from tests.servers import ROOT, HttpService
-from tests.test_documents import pattern, transcript
 
-PAGE = (ROOT / "docs/how-to/container.md").read_text()
+PAGE = pages.read("container")
 DOCKERFILE = (ROOT / "deploy/container/Dockerfile").read_text()
 COMPOSE = ROOT / "deploy/container/compose.yaml"
 MANIFEST = ROOT / "deploy/kubernetes/certlet.yaml"
@@ -36,14 +35,7 @@ def follow(engine: Engine, heading: str, cwd: Path, **env: str) -> None:
     tools = engine.directory / "bin"
     engine.create_programs(tools)
     environ = engine.environ() | {"PATH": f"{tools}:{engine.environ()['PATH']}", **env}
-    steps = transcript(PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0])
-    lines = [f"{command}\nprintf '\\001'" for command, _ in steps]
-    script = "\n".join(["exec 2>&1", *lines]).replace("/somewhere/safe", str(cwd / "safe"))
-    result = servers.run("bash", "-ec", script, cwd=cwd, env=environ, check=False)
-    outputs = result.stdout.split("\001")
-    for (command, expected), output in zip(steps, outputs, strict=False):
-        assert not expected or re.fullmatch(pattern(expected), output), (command, output)
-    assert result.returncode == 0, outputs[-1]
+    pages.follow(pages.section(PAGE, heading), cwd, environ, {"/somewhere/safe": str(cwd / "safe")})
 
 
 @pytest.fixture(scope="session", autouse=True)
