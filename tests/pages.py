@@ -64,6 +64,7 @@ def follow(
     for (command, expected), output in zip(steps, outputs, strict=False):
         assert not expected or re.fullmatch(pattern(expected), output, re.DOTALL), (command, output)
     assert result.returncode == 0, last
+    assert len(outputs) == len(steps), script
     return outputs
 
 

@@ -34,11 +34,14 @@ ELSEWHERE = {
     },
     "docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py",
     "docs/how-to/container.md": "tests/container/test_image.py",
+    "docs/how-to/java.md": "tests/interop/test_java_page.py",
+    "docs/how-to/postgresql.md": "tests/est/test_recipes.py",
 }
 # Prefixes of commands that are not run with their page, and what checks them.
 NOT_RUN = {
     "make": "the Makefile's targets, below; make ci",
     "sudo": "needs a separate host; tests/est/test_proxies.py starts the unit's command",
+    "curl -sS --cacert root-ca.crt --cert app.crt": "tests/est/test_recipes.py",
     "certlet serve": "test_server_starts_as_documented",
     "openapi-generator-cli": "tests/clients",
     "openapi-python-client": "tests/clients",
