@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from service import challenge_queue
-from service.gateway.api_keys import KeyFile, KeyFileError
+from service.gateway.api_keys import KeyFile, KeyFileError, to_json
 from service.gateway.configuration import Configuration
 from service.gateway.worker import NUMBER, encode, map_slot, send
 from service.hardening import SECRET_ENV_PREFIXES
@@ -228,7 +228,7 @@ def _serve_gateway(control: socket.socket, key_file: KeyFile, announce: Announce
                 announce(message["port"], message["status_port"])
                 continue
             try:  # the gateway cannot read the file, which is next to the CA's key
-                reply: dict[str, object] = {"keys": key_file.read()}
+                reply: dict[str, object] = {"keys": to_json(key_file.read())}
             except KeyFileError as error:
                 reply = {"error": str(error)}
             control.sendall(json.dumps(reply).encode() + b"\n")

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import click
 
 from service.cli import options
 from service.cli.options import API_KEY, KEY_FILE
-from service.cli.terminal import CommandError, echo, warn
+from service.cli.terminal import CommandError, echo, echo_lines, format_table, warn
 from service.gateway import api_keys
+from service.gateway.api_keys import ApiKey
+from service.pki import encoding
+from service.pki.profile import parse_duration
+
+_HEADINGS: Final = ("ID", "Principal", "Created", "Expires")
+
+
+def _parse_expiry(text: str) -> datetime:
+    """Parse the end of a key: a duration from now, a time of RFC 3339, or a date (00:00 UTC)."""
+    now = datetime.now(UTC)
+    is_date = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text)
+    try:
+        end = encoding.parse_timestamp(f"{text}T00:00:00Z" if is_date else text)
+    except ValueError:
+        try:
+            end = now + parse_duration(text)
+        except ValueError:
+            expected = "a duration such as 90d, or a date or time such as 2030-12-31 or 2030-12-31T12:00:00Z"
+            raise ValueError(f"{text!r} is not {expected}") from None
+        except OverflowError:
+            raise ValueError(f"{text!r} ends after the year 9999") from None
+    if end <= now:
+        raise ValueError(f"{text!r} is not in the future")
+    return end
 
 
 @click.group(no_args_is_help=False, epilog="Example: certlet api-key add ci")
@@ -18,18 +47,26 @@ def api_key() -> None:
     """Manage the API keys of the local gateway."""
 
 
-@api_key.command(epilog="Example: certlet api-key add ci --ca /var/lib/certlet/ca")
+@api_key.command(epilog="Example: certlet api-key add ci --expires 90d")
 @click.argument("name")
+@click.option(
+    "--expires",
+    type=_parse_expiry,
+    metavar="TIME",
+    help="Refuse the key from this time on: 12h, 90d or 4w from now, or 2030-12-31 or 2030-12-31T12:00:00Z. "
+    "A date begins at 00:00 UTC.",
+)
 @options.ca_option
-def add(*, name: str, ca: Path) -> None:
+def add(*, name: str, expires: datetime | None, ca: Path) -> None:
     """Create an API key for NAME and print it once.
 
-    If $CERTLET_API_KEY is set, that key is added instead, and is not printed.
+    If NAME has a key, both keys are valid, until one expires or is removed. If $CERTLET_API_KEY is set, that
+    key is added instead, and is not printed.
     """
     existing = os.environ.get(API_KEY)
     value = existing or api_keys.generate_key()
     try:
-        _key_file(ca).add(name, value)
+        *others, _ = _key_file(ca).add(name, value, datetime.now(UTC), expires)
     except api_keys.KeyFileError as error:
         hint = f" (the key is from ${API_KEY}: unset it to create a new key)" if existing else ""
         raise CommandError(f"{error}{hint}") from error
@@ -37,23 +74,63 @@ def add(*, name: str, ca: Path) -> None:
         warn(f"note: added the key in ${API_KEY}")
     else:
         click.echo(value)
+    if others:
+        ids = ", ".join(key.key_id for key in others)
+        count = len(others) + 1
+        warn(f"note: {name} has {count} keys now; remove the old one when it is no longer used: {ids}")
 
 
-@api_key.command("list", epilog="Example: certlet api-key list")
+@api_key.command("list", epilog="Example: certlet api-key list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each key.")
 @options.ca_option
-def list_keys(*, ca: Path) -> None:
-    """List the SHA-256 and the name of each API key."""
-    for name, digest in _key_file(ca).read().items():
-        echo(f"{digest}  {name}")
+def list_keys(*, as_json: bool, ca: Path) -> None:
+    """List the API keys: ID, principal, creation and end.
+
+    The ID is the first 12 digits of the SHA-256 of a key. Times are UTC.
+    """
+    keys, now = _key_file(ca).read(), datetime.now(UTC)
+    if as_json:
+        echo_lines(json.dumps(_to_dict(key, now)) for key in keys)
+    else:
+        echo_lines(format_table(_HEADINGS, lambda: (_to_cells(key, now) for key in keys)))
 
 
-@api_key.command(epilog="Example: certlet api-key remove ci")
-@click.argument("name")
+@api_key.command(epilog="Example: certlet api-key remove 4c8b1f0a92d7")
+@click.argument("key", metavar="ID|NAME")
 @options.ca_option
-def remove(*, name: str, ca: Path) -> None:
-    """Remove the API key of NAME, with immediate effect."""
-    _key_file(ca).remove(name)
+def remove(*, key: str, ca: Path) -> None:
+    """Remove an API key, with immediate effect.
+
+    ID is that of certlet api-key list. NAME is accepted if it has one key.
+    """
+    removed, others = _key_file(ca).remove(key)
+    remaining = ", ".join(other.key_id for other in others)
+    rest = f"it still has {remaining}" if others else "it has no other key"
+    echo(f"Removed {removed.key_id} of {removed.name}: {rest}")
 
 
 def _key_file(ca: Path) -> api_keys.KeyFile:
     return api_keys.KeyFile(options.require_ca(ca) / KEY_FILE)
+
+
+def _to_dict(key: ApiKey, now: datetime) -> dict[str, str | None]:
+    return {
+        "id": key.key_id,
+        "principal": key.name,
+        "created": api_keys.format_time(key.created),
+        "expires": api_keys.format_time(key.expires),
+        "status": "expired" if key.is_expired(now) else "valid",
+    }
+
+
+def _to_cells(key: ApiKey, now: datetime) -> tuple[str, ...]:
+    created = api_keys.format_time(key.created) or "unknown"
+    return key.key_id, key.name, created, _describe_expiry(key, now)
+
+
+def _describe_expiry(key: ApiKey, now: datetime) -> str:
+    if key.expires is None:
+        return "never"
+    days = math.ceil((key.expires - now) / timedelta(days=1))
+    note = "expired" if key.is_expired(now) else f"{days} {'day' if days == 1 else 'days'} left"
+    return f"{api_keys.format_time(key.expires)} ({note})"

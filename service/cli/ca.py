@@ -138,7 +138,7 @@ def rollover(
         raise CommandError(f"{root_key} does not exist: pass --root-key FILE or --new-root")
     predecessors = ca_directory.load_predecessors(old)
     statuses = _load_statuses(old, [certificate, *chain, *predecessors])
-    carried, api_key_digests = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
+    carried, carried_keys = revocation_file.load_lists(old), api_keys.KeyFile(old / KEY_FILE).read()
     carried |= acme_principals.load_files(old)
     if status_url := ca_directory.load_status_url(old):
         carried[ca_directory.STATUS_URL] = f"{status_url}\n".encode()
@@ -161,7 +161,7 @@ def rollover(
             passphrase,
             carried
             | previous_keys
-            | ({KEY_FILE: api_keys.encode_keys(api_key_digests)} if api_key_digests else {}),
+            | ({KEY_FILE: api_keys.encode_keys(carried_keys)} if carried_keys else {}),
             ca_directory.load_serial_keys(old),
         )
     except ValueError as error:

@@ -18,7 +18,7 @@ import click
 
 from service import ocsp_responders
 from service.cli import options
-from service.cli.terminal import CommandError, echo_lines, warn
+from service.cli.terminal import CommandError, echo_lines, format_table, warn
 from service.inventory import Certificate, Inventory, LineCounts, Status, cloudwatch_logs, log_files
 from service.keystore import revocation_file
 from service.ledger import open_ledger
@@ -177,15 +177,7 @@ def _warn_of_damage(lines: LineCounts, name: str) -> None:
 
 
 def _format_table(select: _Select) -> Iterator[str]:
-    """Format a table; the certificates are read twice, so that they need not be in memory for the widths."""
-    widths = [0] * (len(_HEADINGS) - 1)
-    for row in itertools.starmap(_to_cells, select()):
-        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=False)]
-    if any(widths):
-        widths = [max(width, len(heading)) for width, heading in zip(widths, _HEADINGS, strict=False)]
-        for row in itertools.chain([_HEADINGS], itertools.starmap(_to_cells, select())):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            yield "  ".join((*cells, row[-1]))
+    return format_table(_HEADINGS, lambda: itertools.starmap(_to_cells, select()))
 
 
 def _to_cells(certificate: Certificate, status: Status) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def serve(**arguments: Any) -> int:  # noqa: ANN401 - each option has its own ty
         env_keys, new_key = _load_or_create_api_key(key_file)
         rollback_key = stack.enter_context(ExitStack())
         if new_key:  # if the start fails, the key was never printed, so the next start must create another
-            rollback_key.callback(key_file.remove, DEFAULT_KEY)
+            rollback_key.callback(key_file.remove, api_keys.key_id(api_keys.hash_key(new_key)))
         configuration = Configuration(
             document=openapi.with_greedy_parameters(document),
             public_document=openapi.public(document),
@@ -465,10 +465,13 @@ def _load_or_create_api_key(key_file: api_keys.KeyFile) -> tuple[dict[str, str],
     """Return the keys from the environment, and a new key to print, if one was created."""
     if value := os.environ.get(API_KEY):
         return {DEFAULT_KEY: api_keys.hash_key(value)}, None
-    if key_file.read():
+    now = datetime.now(UTC)
+    if keys := key_file.read():
+        if all(key.is_expired(now) for key in keys):
+            echo("Warning   every API key has expired: create one with certlet api-key add NAME")
         return {}, None
     value = api_keys.generate_key()
-    key_file.add(DEFAULT_KEY, value)
+    key_file.add(DEFAULT_KEY, value, now)
     return {}, value
 
 

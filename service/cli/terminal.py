@@ -6,8 +6,9 @@ text can neither move the cursor nor forge a line of output.
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,23 @@ def echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(_printable(line, sys.stdout) + "\n")
     sys.stdout.flush()
+
+
+def format_table(headings: Sequence[str], rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[str]:
+    """Format a table, without the headings if it has no rows.
+
+    Args:
+        headings: the headings; the last column is not padded.
+        rows: returns the rows; it is called twice, so that they need not be in memory for the widths.
+    """
+    widths = [0] * (len(headings) - 1)
+    for row in rows():
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=False)]
+    if any(widths):
+        widths = [max(width, len(heading)) for width, heading in zip(widths, headings, strict=False)]
+        for row in itertools.chain([headings], rows()):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            yield "  ".join((*cells, row[-1]))
 
 
 def warn(message: str) -> None:

@@ -32,7 +32,8 @@ class Exchange(NamedTuple):
         trace_id: the ID of its trace; '' if it has none.
         operation: the operationId; '' if the contract has no operation with this path and method.
         source_ip: the address of the client; None if it has disconnected.
-        key: the name of the API key, or the principal of a token; None without.
+        key: the principal of the API key or of the token; None without.
+        key_id: the ID of the API key, which may have expired; None without.
         method, path, protocol: of the request line, '' if it is malformed; the path without the query.
         referer, user_agent: the headers; '' if the request has none.
         status: the status of the response.
@@ -45,6 +46,7 @@ class Exchange(NamedTuple):
     operation: str
     source_ip: str | None
     key: str | None
+    key_id: str | None
     method: str
     path: str
     protocol: str
@@ -77,6 +79,7 @@ class AccessLog:
             **({"trace_id": exchange.trace_id} if exchange.trace_id else {}),
             source_ip=exchange.source_ip,
             key=exchange.key,
+            key_id=exchange.key_id,
             method=exchange.method[:MAX_TEXT],
             path=exchange.path[:MAX_TEXT],
             status=exchange.status,

@@ -21,6 +21,7 @@ ERROR_TYPES: Final = {
     "API_CONFIGURATION_ERROR": "InternalServerErrorException",
     "DEFAULT_4XX": "BadRequestException",
     "DEFAULT_5XX": "InternalServerErrorException",
+    "EXPIRED_API_KEY": "ForbiddenException",
     "HTTPS_REQUIRED": "ForbiddenException",
     "INTEGRATION_FAILURE": "InternalServerErrorException",
     "INTEGRATION_TIMEOUT": "InternalServerErrorException",

@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,7 +25,7 @@ from multidict import CIMultiDict
 from service import credentials, hardening, log_level
 from service.gateway import events, request_head, sandbox
 from service.gateway.access_log import AccessLog, Exchange
-from service.gateway.api_keys import ApiKeys, KeyFile, KeyFileError
+from service.gateway.api_keys import ApiKey, ApiKeys, KeyFile, KeyFileError, from_json
 from service.gateway.configuration import AccessLogFormat, Configuration
 from service.gateway.connections import Connection, Connections, Listener, Request
 from service.gateway.docs import Docs
@@ -153,18 +154,17 @@ class Gateway:
         request["operation"] = route.operation_id
         is_get = request.method == "HEAD" and route.method != "HEAD"
         method = "GET" if is_get else request.method
-        key_name, authorizer = None, None
-        if route.needs_key:
-            authorizer = await self._authorize(request, route, request_id)
-            key_name = authorizer["principalId"] if authorizer else self._identify(request, route)
-        request["key_name"] = key_name
-        identity = _identity(request, None if authorizer else key_name)
+        key, authorizer = None, None
+        if route.needs_key and not (authorizer := await self._authorize(request, route, request_id)):
+            key = self._identify(request, route)
+        identity = _identity(request, key.name if key else None)
         is_shared = method == "GET" and _is_shared(request, route, path_parameters)
         is_due = is_shared and self._cache.is_due(route.resource)
         if is_shared and not is_due and (cached := self._cache.find(route.resource)):
             return cached
         if not is_due:
-            self._count(key_name, identity, route.cost)
+            caller = authorizer["principalId"] if authorizer else key.key_id if key else None
+            self._count(caller, identity, route.cost)
         complete = events.Request(
             request_id=request_id,
             method=method,
@@ -276,7 +276,7 @@ class Gateway:
             raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
         return path.removeprefix(prefix) or "/"
 
-    async def _authorize(self, request: web.BaseRequest, route: Route, request_id: str) -> JSON | None:
+    async def _authorize(self, request: Request, route: Route, request_id: str) -> JSON | None:
         """The caller of a token, as an authorizer returns it; None if the request has no token, or a key."""
         header = request.headers.get
         if not route.accepts_token or credentials.extract_token(header) is None:
@@ -287,31 +287,38 @@ class Gateway:
             raise GatewayError("INVALID_TOKEN", credentials.NO_TOKENS)
         event = events.authorizer_event(route, request.headers["Authorization"], request_id)
         try:
-            return events.authorizer_context(await self._token_pool.invoke(event, TOKEN_TIMEOUT))
+            authorizer = events.authorizer_context(await self._token_pool.invoke(event, TOKEN_TIMEOUT))
         except GatewayError as error:
             if error.kind == "INVALID_TOKEN":
                 self._charge_wrong_credentials(request)
             raise
+        request["key_name"] = authorizer["principalId"]
+        return authorizer
 
     def _charge_wrong_credentials(self, request: web.BaseRequest) -> None:
         """Charge the address: guesses must not block valid credentials."""
         if self._limiter:
             self._limiter.charge(f"wrong credentials of {network(request.remote or '')}")
 
-    def _identify(self, request: web.BaseRequest, route: Route) -> str:
-        key = credentials.extract_api_key(request.headers.get, basic=route.accepts_basic)
-        name = self._keys.identify(key or "")
-        if name is not None:
-            return name
+    def _identify(self, request: web.BaseRequest, route: Route) -> ApiKey:
+        """The key of a request, which the access log names even if it has expired."""
+        value = credentials.extract_api_key(request.headers.get, basic=route.accepts_basic)
+        key = self._keys.identify(value or "")
         if key:
+            request["key_name"], request["key_id"] = key.name, key.key_id
+            if not key.is_expired(datetime.now(UTC)):
+                return key
+        if value:
             self._charge_wrong_credentials(request)
+        if key:  # only its owner gets this response
+            raise GatewayError("EXPIRED_API_KEY")
         # Never ask for a password over plain HTTP.
         asks_for_basic = route.accepts_basic and request.secure and not request.headers.get("x-api-key")
         raise GatewayError("UNAUTHORIZED" if asks_for_basic else "INVALID_API_KEY")
 
-    def _count(self, key_name: str | None, identity: JSON, cost: float) -> None:
-        if self._limiter and key_name is not None:
-            self._limiter.charge_key(key_name)
+    def _count(self, caller: str | None, identity: JSON, cost: float) -> None:
+        if self._limiter and caller is not None:
+            self._limiter.charge_key(caller)
         elif self._limiter:
             self._limiter.charge(caller_id(identity), cost)
 
@@ -364,6 +371,7 @@ def _exchange(
         operation=request.get("operation", ""),
         source_ip=request.remote,
         key=request.get("key_name"),
+        key_id=request.get("key_id"),
         method=method,
         path=path,
         protocol=protocol,
@@ -406,14 +414,13 @@ class SupervisorLink(KeyFile):
         """Send the port, an error, or a request for the API keys."""
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
-    def read(self) -> dict[str, str]:
+    def read(self) -> list[ApiKey]:
         """Have the supervisor read the file; see `KeyFile`."""
         self.send(api_keys=True)
         message = json.loads(self._receive())
         if "error" in message:
             raise KeyFileError(message["error"])
-        keys: dict[str, str] = message["keys"]
-        return keys
+        return from_json(message["keys"])
 
 
 def _tls(configuration: Configuration) -> Tls | None:

@@ -42,7 +42,10 @@ class UsagePlanLimiter:
         self._others: dict[str, _Bucket] = {}  # least recently used first
 
     def charge_key(self, name: str) -> None:
-        """Count a request with an API key.
+        """Count a request with an API key or a token.
+
+        Args:
+            name: the ID of the key, or the principal of the token.
 
         Raises:
             GatewayError: THROTTLED or QUOTA_EXCEEDED; the request does not count.

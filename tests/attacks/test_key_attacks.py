@@ -360,8 +360,8 @@ def test_bad_certificate_does_not_stop_other_renewals(tmp_path: Path, fault: str
 @pytest.mark.parametrize(
     ("text", "out", "error"),
     [
-        ('{"a": "0b"}', "0b  a\n", ""),
-        ('{"\\u001b[2J\\na": "0b"}', "0b  \\x1b[2J\\na\n", ""),
+        (f'{{"a": "{"0" * 64}"}}', "a", ""),
+        (f'{{"\\u001b[2J\\na": "{"0" * 64}"}}', "\\x1b[2J\\na", ""),
         ("[" * 100_000, "", "certlet: api-keys.json cannot be read as a file of API keys: maximum recursion"),
     ],
     ids=["plain", "control characters", "deep"],
@@ -371,7 +371,7 @@ def test_names_of_api_keys_are_escaped(text: str, out: str, error: str) -> None:
     Path("api-keys.json").write_text(text)
     Path("root-ca.crt").touch()
     run = certlet("api-key", "list", "--ca", ".")
-    assert run.stdout.decode() == out
+    assert [line.split()[1] for line in run.stdout.decode().splitlines()[1:]] == ([out] if out else [])
     assert run.stderr.decode()[: len(error) or None] == error
 
 

@@ -146,7 +146,19 @@ def test_api_key_of_a_failed_start_is_removed(tmp_path: Path) -> None:
     assert certlet("api-key", "list").stdout == b""
     with servers.certlet_server(tmp_path, env={}) as server:
         assert any(line.startswith("API key") for line in server.output)
-    assert certlet("api-key", "list").stdout.endswith(b"  default\n")
+    assert json.loads(certlet("api-key", "list", "--json").stdout)["principal"] == "default"
+
+
+def test_server_without_a_valid_api_key_warns(tmp_path: Path) -> None:
+    """A key that has expired is a reason to warn, not to create another one; one valid key is enough."""
+    assert certlet("init", "ca").returncode == 0
+    file, expired = Path("ca/api-keys.json"), {"sha256": "0" * 64, "expires": "2020-01-01T00:00:00Z"}
+    for keys, is_warned in (([expired], True), ([expired, {"sha256": "1" * 64}], False)):
+        file.write_text(json.dumps({"ci": keys}))
+        with servers.certlet_server(tmp_path, env={}) as server:
+            warning = "Warning   every API key has expired: create one with certlet api-key add NAME"
+            assert (warning in server.output) is is_warned
+            assert not any(line.startswith("API key") for line in server.output)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
