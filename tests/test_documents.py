@@ -35,6 +35,7 @@ ELSEWHERE = {
     "docs/how-to/ci-certificates.md": "tests/test_ci_certificates.py",
     "docs/how-to/container.md": "tests/container/test_image.py",
     "docs/how-to/java.md": "tests/interop/test_java_page.py",
+    "docs/how-to/move-to-aws.md": "tests/deploy/test_move_to_aws.py",
     "docs/how-to/postgresql.md": "tests/est/test_recipes.py",
 }
 # Prefixes of commands that are not run with their page, and what checks them.
