@@ -5,7 +5,7 @@ LOCK = deploy/lock
 STACK ?= certlet
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: run test ci nightly setup docs zip sbom deploy bench pages examples release-contract lock clean
+.PHONY: run test ci nightly setup dist docs zip sbom deploy bench pages examples release-contract lock clean
 
 run: setup
 	.venv/bin/certlet serve
@@ -37,6 +37,13 @@ setup: .venv/bin/certlet
 .venv/tox: $(LOCK)/tox.txt .venv/bin/certlet
 	$(PIP) --require-hashes --no-deps -r $(LOCK)/tox.txt
 	@touch $@
+
+# Build the source distribution, and from it the wheel, into build/dist: pipx install build/dist/certlet-*.whl
+dist: setup
+	rm -rf build/dist man certlet.egg-info
+	.venv/bin/python -m deploy.man_pages man
+	.venv/bin/python -c 'from setuptools.build_meta import build_sdist; build_sdist("build/dist")' > /dev/null
+	.venv/bin/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir build/dist build/dist/certlet-*.tar.gz
 
 # Build the Lambda zip into build/. ZIP="--arch x86_64 --ca ca" passes options; PROFILES=own.yaml adds your profiles.
 WITH_PROFILES = $(if $(PROFILES),--profiles $(PROFILES))
@@ -98,4 +105,4 @@ lock: .venv/tox
 	$(COMPILE) $(LOCK)/container.in --constraint $(LOCK)/tests.txt --output-file $(LOCK)/container.txt
 
 clean:
-	rm -rf .venv .tox build
+	rm -rf .venv .tox build man

@@ -47,6 +47,7 @@ NOT_RUN = {
     "openapi-generator-cli": "tests/clients",
     "openapi-python-client": "tests/clients",
     "npx": "tests/clients",
+    "pipx": "tests/test_distribution.py installs the wheel",
 }
 # Commands that need an AWS account: no test runs them. The pages mark them.
 AWS = {
