@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import time
 from typing import Any
 
 _calls = itertools.count(1)
+_collects_at_start = gc.isenabled()
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
@@ -36,4 +38,5 @@ def handler(event: dict[str, Any], context: Any) -> Any:
             return {"body": "x"}
     left = context.get_remaining_time_in_millis()
     body = {"event": event, "pid": os.getpid(), "left": left, "number": number}
+    body["collects"] = [_collects_at_start, gc.isenabled()]
     return {"statusCode": 200, "headers": {"X-Seen": "yes"}, "body": json.dumps(body)}

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.gateway import worker
 from tests import servers
+from tests.servers import Server
 
 EVENT: dict[str, Any] = {"requestContext": {"requestId": "id-1"}, "body": "x"}
 CALL = {"event": EVENT, "timeout": 5, "begin_by": time.monotonic() + 86_400}
@@ -114,3 +116,14 @@ def test_worker_exits_without_a_supervisor() -> None:
     supervisor.close()
     gateway.close()
     assert process.wait(20) == 1
+
+
+def test_worker_collects_garbage_after_its_start(second_api_server: Server) -> None:
+    assert second_api_server.request("GET", "/books").json()["collects"] == [False, True]
+
+
+def test_worker_does_not_load_the_gateway_http_server(server: Server) -> None:
+    """Connexion would import aiohttp. The function has none on AWS."""
+    for name, expected in (("worker", False), ("server", True)):
+        for pid in server.pids(name):
+            assert ("/aiohttp/" in Path(f"/proc/{pid}/maps").read_text()) is expected
