@@ -58,11 +58,12 @@ _STYLE: Final = """\
 #contract { max-width: 76rem; margin: 0 auto; padding: 0 1.5rem; }
 #contract .swagger-ui, #contract .scheme-container { background: none; box-shadow: none; }
 #contract .wrapper { max-width: none; padding: 0; }
-#contract .info { margin: 0; }
+#contract .info { margin: 1.5rem 0 0; }
 #contract .info .title { font-size: 1.5rem; }
 #contract .info .title pre { background: none; }
 #contract .opblock-tag-section { padding: 0; }
 #contract .scheme-container { margin: 0; padding: 1rem 0; }
+@media (max-width: 30rem) { #contract { padding: 0 1rem; } }
 #contract :is(h1, h2, h3, h4, p, button, .info a, .opblock-summary-description, .opblock-summary-method) {
   font-family: system-ui, sans-serif;
 }

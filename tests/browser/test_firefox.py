@@ -68,7 +68,7 @@ def test_firefox_creates_a_key_and_csr(downloads: Path, request_: dict[str, str]
 
 def test_firefox_shows_a_wrong_api_key_at_its_field(shown: Any) -> None:
     """The field of a wrong API key gets the focus, and the error describes it."""
-    assert shown["refusal"].pop("error").startswith("The CA does not know this API key.")
+    assert shown["refusal"].pop("error").startswith("The CA does not accept this API key.")
     assert shown["refusal"] == {"field": "key", "invalid": "true"}
 
 

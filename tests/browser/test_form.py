@@ -392,7 +392,7 @@ def test_creating_another_key_asks_before_it_discards_one(form: Tab, *, is_confi
 def test_wrong_api_key_is_reported_at_its_field(refusal_form: Tab) -> None:
     """A 403 is reported at the API key field, which gets the focus."""
     refusal_form.sign(CSR, key="x" * 40)
-    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not know this API key")
+    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not accept this API key")
     expect(refusal_form.page.locator("#key")).to_be_focused()
     expect(refusal_form.page.locator("#key")).to_have_attribute("aria-invalid", "true")
     expect(refusal_form.page.locator("#result")).to_be_hidden()
@@ -404,7 +404,7 @@ def test_wrong_api_key_with_est_on_aws_is_reported_at_its_field(refusal_form: Ta
     headers = {"WWW-Authenticate": "Basic"}
     refusal_form.page.route("**/sign", lambda route: route.fulfill(status=401, headers=headers, body=problem))
     refusal_form.sign(CSR, key="x" * 40)
-    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not know this API key")
+    expect(refusal_form.page.locator("#key-hint")).to_contain_text("The CA does not accept this API key")
 
 
 def test_forbidden_profile_is_reported_at_its_field(browser: Browser, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_debian_commands_install_the_root(browser: Browser, server: Server, tmp_
     (tmp_path / "root.crt").write_bytes(server.request("GET", "/root.crt").body)
     with open_tab(browser, f"{server.url}/", STATUS_MESSAGE) as tab:
         tab.page.click("summary")
-        line = tab.page.inner_text("pre[aria-labelledby=debian]").splitlines()[0]
+        line = tab.page.inner_text("h3:has-text('Debian') + pre").splitlines()[0]
     command = line.removeprefix("sudo ").replace("/usr/local/share/ca-certificates", str(tmp_path))
     servers.run(*command.split(), cwd=tmp_path)
     assert (tmp_path / "certlet-root.crt").read_text().startswith("-----BEGIN CERTIFICATE-----")

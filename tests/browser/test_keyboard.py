@@ -207,7 +207,7 @@ def test_errors_of_a_pasted_csr_can_be_corrected(refusal_keyboard: Keyboard) -> 
     keyboard.expect_error("#key", "Enter an API key")
     keyboard.paste(API_KEY[::-1])
     keyboard.press("Enter")
-    keyboard.expect_error("#key", "The CA does not know this API key")
+    keyboard.expect_error("#key", "The CA does not accept this API key")
     assert keyboard.stop() == "Read more"
     keyboard.go("#key", "Shift+Tab")
     keyboard.press("Control+a")
