@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,6 +11,9 @@ import pytest
 from tests import servers
 from tests.servers import Server
 from tests.web import acme_client
+
+# Otherwise requests reads all variables for each of the requests, to find a proxy.
+os.environ["NO_PROXY"] = "127.0.0.1"
 
 PROFILES: Final = "principals: {prover: {challenge: http-01}}"
 

@@ -12,6 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.config import SchemathesisConfig
 
+from service import openapi
 from tests import factories
 from tests.fuzz import strategies
 
@@ -21,6 +22,7 @@ schemathesis.openapi.format("certificate-id", strategies.certificate_id)
 schemathesis.openapi.format("key-id", strategies.key_id)
 schemathesis.openapi.format("date-time", strategies.date_time)
 schemathesis.openapi.format("base64url", strategies.base64url)
+schemathesis.openapi.format("jws-member", strategies.jws_member)
 schemathesis.openapi.format("index", strategies.index)
 schemathesis.openapi.format("dns-name", strategies.dns_name)
 schemathesis.openapi.format("ip-address", strategies.ip_address)
@@ -104,6 +106,14 @@ def missing_coverage(coverage: Coverage) -> set[tuple[str, str, str]]:
     return expected - set(coverage)
 
 
+def _document() -> dict[str, Any]:
+    """Return a copy of the contract, in which the members of a JWS have a format of their own."""
+    document = copy.deepcopy(factories.document())
+    for member in document["components"]["schemas"]["Jws"]["properties"].values():
+        member["format"] = "jws-member"
+    return document
+
+
 @schemathesis.serializer("application/pkcs10", "application/x-pem-file")
 def _as_text(_context: object, value: object) -> bytes:
     value = getattr(value, "data", value)  # octets of the format `binary` are wrapped in an empty string
@@ -124,14 +134,12 @@ def load(
         unsigned: expect only refusals (operations with signed requests).
     """
     accepted = _SIGN_CHECK if refusable else _EST_CHECK if enrollable else _UNSIGNED_CHECK if unsigned else {}
-    return _load(
-        copy.deepcopy(factories.document()), {**(_BATCH_CHECK if batched else _ERROR_CHECK), **accepted}
-    )
+    return _load(_document(), {**(_BATCH_CHECK if batched else _ERROR_CHECK), **accepted})
 
 
 def load_payloads() -> Any:
     """Load the operations with signed requests, whose bodies are the payloads instead of the JWS."""
-    document = copy.deepcopy(factories.document())
+    document = _document()
     document["paths"] = {
         path: {"post": _with_payload(item["post"])}
         for path, item in document["paths"].items()
@@ -139,6 +147,34 @@ def load_payloads() -> Any:
     }
     values = {"include-path-regex": _ACME_VALUES, "checks": _ACME_VALUE_CHECK}
     return _load(document, {**_ERROR_CHECK, **_ACME_CHECK}, [values])
+
+
+def find_links() -> set[tuple[str, str]]:
+    """Return source and target of each link in the contract, such as `("POST /sign", "POST /sign")`."""
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, item in factories.document()["paths"].items()
+        for method, operation in item.items()
+        if method in openapi.METHODS
+    }
+    labels = {
+        operation["operationId"]: label
+        for label, operation in operations.items()
+        if "operationId" in operation
+    }
+    return {
+        (label, labels[link["operationId"]])
+        for label, operation in operations.items()
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    }
+
+
+def load_links() -> Any:
+    """Load the operations that have links and those that links lead to, with valid data only."""
+    labels = {label for link in find_links() for label in link}
+    schema = _load(_document(), _ERROR_CHECK | _SIGN_CHECK, mode="positive")
+    return schema.include(lambda context: context.operation.label in labels)
 
 
 def _with_payload(operation: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +188,16 @@ def _with_payload(operation: Mapping[str, Any]) -> dict[str, Any]:
     return {**operation, "parameters": parameters, "requestBody": body}
 
 
-def _load(document: Any, checks: Mapping[str, Any], operations: Sequence[Mapping[str, Any]] = ()) -> Any:
+def _load(
+    document: Any,
+    checks: Mapping[str, Any],
+    operations: Sequence[Mapping[str, Any]] = (),
+    mode: str = "all",
+) -> Any:
     config = SchemathesisConfig.from_dict(
         {
             "checks": checks,
-            "generation": {"mode": "all", "with-security-parameters": False},
+            "generation": {"mode": mode, "with-security-parameters": False},
             "operations": [*operations],
         }
     )

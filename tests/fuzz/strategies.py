@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,13 +15,21 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import strategies as st
 
+from service.pki import encoding
 from service.pki.renewal_info import CertificateId
 from service.web import jws
-from tests import csrs
+from tests import csrs, factories
 from tests.web import jws_requests
 
-_label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
-_host = st.lists(_label, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
+
+def _to_host(text: str) -> str:
+    """Return the text as a DNS name of at least two labels, which neither start nor end with a hyphen."""
+    labels = [label for part in text.split(".") if (label := part.strip("-"))]
+    return ".".join([*(labels or ["a"]), "example"])
+
+
+# Of one draw: a regular expression and a list need many, and most of the time of these tests is for draws.
+_host = st.text(f"{string.ascii_lowercase}{string.digits}-.", min_size=1, max_size=30).map(_to_host)
 _good_name = st.one_of(
     _host.map("dns:{}".format),
     _host.map("dns:*.{}".format),
@@ -110,10 +119,10 @@ def ocsp_requests(draw: st.DrawFn) -> bytes:
 
 ocsp_request = st.binary(min_size=1, max_size=900) | ocsp_requests()
 base64_ocsp_request = ocsp_request.map(lambda data: base64.b64encode(data).decode())
-date_time = st.datetimes(
-    min_value=datetime.now(UTC).replace(tzinfo=None),
-    max_value=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=8),
-).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+_START: Final = datetime.now(UTC)
+date_time = st.integers(0, 8 * 24 * 3600).map(
+    lambda seconds: encoding.format_timestamp(_START + timedelta(seconds=seconds))
+)
 
 OWN_CERTIFICATE: Final = CertificateId(b"own", 1).encode()
 certificate_id = st.just(OWN_CERTIFICATE) | st.builds(
@@ -132,6 +141,12 @@ _jws_header = st.tuples(_algorithm, _other_members).map(
     lambda members: json.dumps({"alg": members[0], **members[1]}).encode()
 )
 base64url = st.one_of(_jws_header, _jws_header, _jws_header, st.binary(max_size=64)).map(jws_requests.encode)
+# Sometimes as long as the limits of the contract, which random data never is.
+_limits = [
+    item["maxLength"] for item in factories.document()["components"]["schemas"]["Jws"]["properties"].values()
+]
+_long = st.sampled_from([limit + change for limit in _limits for change in (-1, 0, 1)]).map("A".__mul__)
+jws_member = st.one_of(base64url, base64url, base64url, _long)
 index = st.sampled_from(["0", "0", "0", "1", "9"]) | st.text(min_size=1, max_size=3)
 dns_name = st.one_of(
     _host, _host, _host.map("*.{}".format), _bad_name.map(lambda name: name.partition(":")[2])
