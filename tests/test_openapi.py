@@ -155,9 +155,9 @@ def test_every_problem_code_has_an_explanation() -> None:
 def test_problems_page_explains_every_code() -> None:
     """A problem's `type` links to a section of the page, with meaning and remedy."""
     page = PAGES["/problems"]["responseTemplates"]["text/html"]
-    assert re.findall(r'<section id="(\w+)"', page) == list(DOCUMENT["x-problem-types"])
+    assert re.findall(r'<section class="card" id="(\w+)"', page) == list(DOCUMENT["x-problem-types"])
     for code, entry in DOCUMENT["x-problem-types"].items():
-        (section,) = re.findall(rf'<section id="{code}".*?</section>', page, re.DOTALL)
+        (section,) = re.findall(rf'<section class="card" id="{code}".*?</section>', page, re.DOTALL)
         assert html.escape(entry["meaning"]) in section
         assert html.escape(entry["remedy"]) in section
     with flask.Flask("x").test_request_context():
