@@ -10,7 +10,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --g
 run: setup
 	.venv/bin/certlet serve
 
-# Two environments in parallel: the longest, py, leaves a quarter of two cores idle, which fuzz uses.
+# Two environments in parallel: the longest, py, waits for servers part of the time, which fuzz uses.
 test: setup .venv/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
