@@ -30,7 +30,7 @@ from tests.servers import Response, Server
 from tests.test_documents import pattern, transcript
 from tests.web.acme_client import AcmeClient
 
-PASSPHRASE = "a passphrase of the site"  # noqa: S105
+PASSPHRASE = "a passphrase of the site"  # noqa: S105 - of a CA that the test creates
 PROFILES = "principals: {ops: {role: operator}}\n"
 OPTIONS = ("--profiles", "profiles.yaml", "--ledger", "ledger.db", "--audit-log", "audit.log")
 

@@ -63,7 +63,7 @@ def main() -> int:
     scheme = "https" if configuration.tls_certificate else "http"
 
     def announce(port: int, _status_port: int | None) -> None:
-        print(f"Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201
+        print(f"Web pages {scheme}://127.0.0.1:{port}/\nsign.pem", flush=True)  # noqa: T201 - what `certlet serve` prints
 
     return Supervisor(handler, os.environ).run(configuration, announce)
 
