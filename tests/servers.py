@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -75,10 +76,19 @@ def wait_until(condition: Callable[..., object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+# The kernel gives the ports from 32768 on to clients and to listeners of port 0: one of these could take a port before
+# the server of a test listens there. Each process of the tests has a range of its own.
+FIRST_PORT = 12000 + os.getpid() % 100 * 200
+PORTS = itertools.cycle(range(FIRST_PORT, FIRST_PORT + 200, 2))
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """A TCP port of the loopback interface that is free now, as the next one is."""
+    for port in itertools.islice(PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
+    raise AssertionError("no port is free")
 
 
 def child_pids(pid: int) -> list[int]:
