@@ -93,7 +93,6 @@ def init() -> None:
         _revoked().load()  # a long list takes seconds
     except CAError as error:  # only CRLs and renewals need it
         _log.warning("%s", error.detail)
-    gc.collect()
     gc.freeze()  # these objects stay: exclude them from later collections
     gc.set_threshold(GC_THRESHOLD)
 

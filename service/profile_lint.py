@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -51,11 +52,6 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
     Raises:
         OSError: the file cannot be read.
     """
-    contract = YAMLSource(openapi.read_source(), "CSafeLoader")
-
-    def locate(path: JSONPath) -> int:
-        return contract.locate((*_IN_CONTRACT[str(path[0])], *path[1:]))
-
     try:
         document = openapi.load(overrides)
         if overrides is None:
@@ -64,7 +60,7 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
         return [Finding(str(overrides), *problem) for problem in error.problems]
     except ProfileError as error:
         return sorted(
-            Finding("openapi.yaml", locate(violation.path), str(violation)) for violation in error.violations
+            Finding("openapi.yaml", _locate(violation.path), str(violation)) for violation in error.violations
         )
     source = YAMLSource.from_file(overrides) if overrides else None
     lines = source.lines if source else {}
@@ -81,11 +77,22 @@ def lint(overrides: Path | None, *, has_status_url: bool = False) -> list[Findin
         ]
     for profile in openapi.parse_policy(document, "http://example.com"):
         path, warnings = ("profiles", profile.name), [*_warnings(profile)]
-        position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", locate(path))
         if path in lines and not has_status_url:
             warnings += _limit_warnings(limited.get(profile.name), profile.max_validity)
-        findings += [Finding(*position, f"{profile.name}: {text}", is_error=False) for text in warnings]
+        if warnings:
+            position = (str(overrides), lines[path]) if path in lines else ("openapi.yaml", _locate(path))
+            findings += [Finding(*position, f"{profile.name}: {text}", is_error=False) for text in warnings]
     return sorted(findings)
+
+
+def _locate(path: JSONPath) -> int:
+    """Return the line of a part of the policy in the contract."""
+    return _contract().locate((*_IN_CONTRACT[str(path[0])], *path[1:]))
+
+
+@functools.cache
+def _contract() -> YAMLSource:
+    return YAMLSource(openapi.read_source(), "CSafeLoader")
 
 
 def _find_key_violations(rules: Sequence[IdentityRule], directory: Path) -> Iterator[tuple[JSONPath, str]]:

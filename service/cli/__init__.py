@@ -7,6 +7,7 @@ options, `terminal` prints, and `inspection` analyses files for `show`.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -19,6 +20,7 @@ from click.shell_completion import shell_complete
 
 from service.cli.terminal import describe_os_error, warn
 
+GC_THRESHOLD: Final = 50_000  # allocations between collections; most objects live until the command ends
 COMPLETION: Final = "_CERTLET_COMPLETE"  # set by the completion script of a shell
 
 # The module and the summary of each command. With these, --help and completion need not import the modules.
@@ -45,6 +47,7 @@ _COMMANDS: Final = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run `certlet` with these arguments (default: `sys.argv`), and return the exit status."""
+    gc.set_threshold(GC_THRESHOLD)
     # The library warns about common names of more than 64 bytes (the limit is 64 characters) and about serial
     # numbers that are not positive. Its warnings quote our source code.
     for message in ("Attribute's length", "Parsed a serial number"):
