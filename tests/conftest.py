@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,11 @@ from tests.oidc_issuer import Issuer
 
 for variable in [name for name in os.environ if name.startswith("CERTLET_")]:
     del os.environ[variable]
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what exists now from garbage collections, which would search all modules and tests each time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

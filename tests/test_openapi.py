@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import html
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -232,10 +233,14 @@ def test_description_check_names_missing_descriptions() -> None:
     document = copy.deepcopy(DOCUMENT)
     elements = list(described_elements(document))
     assert len(elements) > 400
-    for number, (path, node) in enumerate(elements):
-        description, node["description"] = node["description"], ["", "no sentence"][number % 2]
-        assert undescribed_paths(document) == [path]
-        node["description"] = description
+    for start, description in itertools.product(range(7), ("", "no sentence")):
+        changed = elements[start::7]
+        before = [node["description"] for _, node in changed]
+        for _, node in changed:
+            node["description"] = description
+        assert undescribed_paths(document) == [path for path, _ in changed]
+        for (_, node), text in zip(changed, before, strict=True):
+            node["description"] = text
 
 
 def test_public_document_allows_unknown_response_fields() -> None:

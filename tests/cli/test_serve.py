@@ -123,7 +123,7 @@ def test_audit_log_may_be_a_pipe(tmp_path: Path) -> None:
 
 def test_first_start_creates_ca_and_api_key(tmp_path: Path) -> None:
     """The first start creates ./ca and prints an API key; later starts print only its variable."""
-    with servers.certlet_server(tmp_path, env={}) as server:
+    with servers.certlet_server(tmp_path, "--ca", "ca", env={}) as server:
         said = "\n".join(server.output)
         assert f"New CA    {tmp_path}/ca" in said
         key = next(line.split()[2] for line in server.output if line.startswith("API key"))
