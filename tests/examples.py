@@ -78,7 +78,7 @@ def start_sites(directory: Path) -> Iterator[Sites]:
     """Start all servers, and stop them at the end of the block."""
     for name in ("plain", "tls", "misconfigured", "broken", "acme"):
         (directory / name).mkdir()
-    assert not servers.certlet("init", "ca", cwd=directory / "misconfigured").returncode
+    servers.create_ca(directory / "misconfigured" / "ca")
     (directory / "misconfigured" / "ca" / "revoked.yaml").write_text("{}")
     (directory / "tls" / "own.yaml").write_text(json.dumps({"principals": {"default": OPERATOR}}))
     with_ledger = ("--profiles", "own.yaml", "--ledger", "ledger.db")
@@ -102,7 +102,7 @@ def start_sites(directory: Path) -> Iterator[Sites]:
 @contextlib.contextmanager
 def acme_server(directory: Path) -> Iterator[AcmeClient]:
     """Start `certlet serve` with a ledger, and register an ACME client; stop the server at the end of the block."""
-    assert not servers.certlet("init", "ca", cwd=directory).returncode
+    servers.create_ca(directory / "ca")
     (directory / "ca" / "acme.key").write_bytes(bytes(32))
     (directory / "ca" / ACME_PRINCIPALS).write_text(PRINCIPALS)
     with servers.certlet_server(

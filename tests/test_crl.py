@@ -271,7 +271,7 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
             assert status_urls(issuer) == [f"{STATUS_URL}/ocsp", STATUS_URL + root_path]
             assert server.request("GET", root_path).body == encoding.encode_der(root)
     for options in (("--status-url", "http://a.example"), ("--url", "http://a.example")):
-        with certlet_server(tmp_path, "--ca", "ca", *options) as server:
+        with certlet_server(tmp_path, *options) as server:
             url = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))[1]
             used = "http://a.example" if options[0] == "--status-url" else STATUS_URL
             assert url == f"{used}/ocsp"

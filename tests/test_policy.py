@@ -53,7 +53,7 @@ def policy_server(directory: Path) -> Iterator[Server]:
         "--audit-log",
         "audit.jsonl",
     ]
-    with certlet_server(directory, "--ca", "ca", *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
+    with certlet_server(directory, *arguments, env={"CERTLET_METRICS": "Certlet"}) as server:
         yield server
 
 
@@ -164,7 +164,7 @@ def test_audit_lines_never_mix_in_a_pipe(directory: Path, tmp_path: Path) -> Non
 
 def test_full_audit_log_is_503(tmp_path: Path) -> None:
     """If the audit log cannot be written, signing, refusals and dry runs are all 503."""
-    with certlet_server(tmp_path, "--ca", "ca", "--audit-log", "/dev/full") as server:
+    with certlet_server(tmp_path, "--audit-log", "/dev/full") as server:
         problem = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 503, "unavailable")
         assert problem["detail"] == "the audit log cannot be written"
         assert_problem(server.sign({"csr": "garbage!"}), 503, "unavailable")
@@ -191,7 +191,7 @@ def test_retry_gets_the_same_certificate_after_a_restart(tmp_path: Path) -> None
     key = {"Idempotency-Key": uuid7()}
     responses = []
     for _ in range(2):
-        with certlet_server(tmp_path, "--ca", "ca") as server:
+        with certlet_server(tmp_path) as server:
             responses.append(server.request("POST", "/sign", body, JSON | key))
     first, second = responses
     assert first.body == second.body
@@ -223,7 +223,7 @@ def test_denied_key_is_refused(tmp_path: Path) -> None:
     spki = csrs.build().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     deny_list = tmp_path / "ca" / "denied-keys.txt"
     deny_list.write_text(f"# compromised\n{hashlib.sha256(spki).hexdigest()}  -\n")
-    with certlet_server(tmp_path, "--ca", "ca") as server:
+    with certlet_server(tmp_path) as server:
         problem = assert_problem(server.sign({"csr": team(["dns:a.example.com"])}), 422, "badPublicKey")
         assert "deny list" in problem["detail"]
         problem = assert_problem(server.sign({"csr": team(["dns:a..b"])}), 422, "compound")

@@ -20,7 +20,7 @@ def test_ml_dsa_certificate_has_text_and_pem(tmp_path: Path, key_type: str) -> N
     """RFC 9881 2: a CA with an ML-DSA key signs a CSR with one; the response has text, PEM and chain."""
     assert certlet("init", "ca", "--key-type", key_type, cwd=tmp_path).returncode == 0
     (tmp_path / "ca" / "root-ca.key").unlink()
-    with certlet_server(tmp_path, "--ca", "ca") as server:
+    with certlet_server(tmp_path) as server:
         response = server.sign(
             {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"], key_type=key_type)).decode()}
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from service.pki.certificate_reader import key_id
 from service.pki.errors import CAUnavailable, IssuanceError
 from service.settings import Settings
 from service.status import UnknownIssuer
-from tests import csrs, factories
+from tests import csrs, factories, servers
 from tests.assertions import assert_problem
 from tests.cli import certlet
 from tests.servers import API_KEY, Response, Server, certlet_server, run
@@ -212,42 +212,52 @@ def post_ocsp(server: Server, issuer: x509.Certificate, leaf: x509.Certificate) 
     return server.request("POST", "/ocsp", request.public_bytes(Encoding.DER), headers)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"garbage", "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME"),
-        (b"file:/etc/passwd", "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME"),
-        (b"-----BEGIN PRIVATE KEY-----\n", "is not a PEM private key"),
-        (None, "is not the key of CN=Certlet Signing CA "),
-    ],
-)
+UNUSABLE_KEYS = [
+    (b"garbage", "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME"),
+    (b"file:/etc/passwd", "is not a private key in PEM, kms:KEY-ID or secretsmanager:NAME"),
+    (b"-----BEGIN PRIVATE KEY-----\n", "is not a PEM private key"),
+    (None, "is not the key of CN=Certlet Signing CA "),
+]
+
+
+@pytest.fixture(scope="module")
+def successor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the CA `new`, the successor of `ca`, whose key of the previous issuer was unusable at the start."""
+    directory = tmp_path_factory.mktemp("successor")
+    servers.create_ca(directory / "ca")
+    issuer = issue(directory, "ca", "a")
+    roll_over(directory, "ca", "new")
+    path = directory / "new" / ca_directory.previous_key_name(issuer)
+    path.write_bytes(b"garbage")
+    with certlet_server(directory, "--ca", "new") as server:
+        yield server
+
+
+@pytest.mark.parametrize(("content", "reason"), UNUSABLE_KEYS)
 def test_unusable_key_of_a_previous_issuer_affects_only_that_issuer(
-    tmp_path: Path, content: bytes | None, reason: str
+    successor: Server, content: bytes | None, reason: str
 ) -> None:
     """Its CRL and OCSP are 503 until the file is right; check and rollover name it; the current CA issues."""
-    assert certlet("init", "ca", cwd=tmp_path).returncode == 0
-    issuer = issue(tmp_path, "ca", "a")
-    roll_over(tmp_path, "ca", "new")
-    path = tmp_path / "new" / ca_directory.previous_key_name(issuer)
-    key = path.read_bytes()
-    path.write_bytes(content or (tmp_path / "new" / "signing-ca.key").read_bytes())
-    assert f"{path.name}: warning: " in (
-        output := certlet("check", "--ca", "new", cwd=tmp_path).stdout.decode()
-    )
+    directory = successor.log.parent
+    issuer = ca_directory.load_chain(directory / "ca")[0]
+    path = directory / "new" / ca_directory.previous_key_name(issuer)
+    key = (directory / "ca" / "signing-ca.key").read_bytes()
+    path.write_bytes(content or (directory / "new" / "signing-ca.key").read_bytes())
+    output = certlet("check", "--ca", "new", cwd=directory).stdout.decode()
+    assert f"{path.name}: warning: " in output
     assert reason in output
-    refused = certlet("rollover", "new", "next", "--root-key", "ca/root-ca.key", cwd=tmp_path)
+    refused = certlet("rollover", "new", "next", "--root-key", "ca/root-ca.key", cwd=directory)
     assert refused.returncode == 1
     assert reason.encode() in refused.stderr
-    assert not (tmp_path / "next").exists()
-    with certlet_server(tmp_path, "--ca", "new") as server:
-        for _ in range(2):
-            assert_problem(server.request("GET", f"/crl/{key_id(issuer)}"), 503, "unavailable")
-            assert_problem(post_ocsp(server, issuer, load(tmp_path, "a")), 503, "unavailable")
-        assert server.request("GET", "/ca.crl").status == 200
-        csr = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
-        assert server.sign({"csr": csr}).status == 200
-        path.write_bytes(key)
-        assert server.request("GET", f"/crl/{key_id(issuer)}").status == 200
+    assert not (directory / "next").exists()
+    for _ in range(2):
+        assert_problem(successor.request("GET", f"/crl/{key_id(issuer)}"), 503, "unavailable")
+        assert_problem(post_ocsp(successor, issuer, load(directory, "a")), 503, "unavailable")
+    assert successor.request("GET", "/ca.crl").status == 200
+    csr = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode()
+    assert successor.sign({"csr": csr}).status == 200
+    path.write_bytes(key)
+    assert successor.request("GET", f"/crl/{key_id(issuer)}").status == 200
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_expired_certificate_is_renewed(server: Server, tmp_path: Path) -> None:
 
 def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revoked certificate is refused; while there is no CRL, every certificate is."""
-    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path) as server:
         use_service(server, monkeypatch)
         for name in ("a", "b"):
             create_certificate(tmp_path, name=f"{name}.example.com")
@@ -104,7 +104,7 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
     listed = tmp_path / "ca" / "revoked.yaml"  # new entries are in the CRL only after five minutes
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     command = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")
-    with servers.certlet_server(tmp_path, "--ca", "ca") as server:  # this start signs a new CRL
+    with servers.certlet_server(tmp_path) as server:  # this start signs a new CRL
         use_service(server, monkeypatch)
         run = certlet(*command)
         assert (run.returncode, run.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
@@ -154,7 +154,7 @@ def test_fleet_is_renewed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_revoked_certificate_gets_a_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is renewed long before its end, but only with --new-key; another certificate stays."""
-    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path) as server:
         use_service(server, monkeypatch)
         path, other = (create_certificate(tmp_path, name=f"{name}.example.com") for name in "ab")
         key, untouched = path.with_suffix(".key").read_bytes(), other.read_bytes()

@@ -185,7 +185,7 @@ def test_package_directory_with_a_secret_is_not_readable(
 
 def test_server_signs_inside_the_sandbox_from_a_checkout(tmp_path: Path) -> None:
     """It uses API keys that are added later, though it cannot read their file."""
-    with servers.certlet_server(tmp_path, "--ca", "ca") as server:
+    with servers.certlet_server(tmp_path) as server:
         added = servers.certlet("api-key", "add", "other", "--ca", "ca", cwd=tmp_path)
         key = added.stdout.decode().split()[-1]
         request = {"csr": csrs.encode_pem(csrs.build()).decode()}
