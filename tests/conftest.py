@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import sys
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
@@ -19,6 +22,26 @@ for variable in [name for name in os.environ if name.startswith("CERTLET_")]:
 def pytest_collection_finish() -> None:
     """Exclude what exists now from garbage collections, which would search all modules and tests each time."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connexion_validates_each_document_once() -> Iterator[None]:
+    """Many tests create the application from the same document, whose validation takes most of the time for it."""
+    module = sys.modules.get("connexion.spec")
+    if module is None:  # no test creates the application
+        yield
+        return
+    valid: set[str] = set()
+    validate = module.Specification.__dict__["_validate_spec"].__func__
+
+    def validate_once(cls: type, document: object) -> None:
+        text = json.dumps(document, sort_keys=True)
+        if text not in valid:
+            validate(cls, document)
+            valid.add(text)
+
+    with mock.patch.object(module.Specification, "_validate_spec", classmethod(validate_once)):
+        yield
 
 
 @pytest.fixture(scope="session")
