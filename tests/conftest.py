@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -41,6 +42,17 @@ def _connexion_validates_each_document_once() -> Iterator[None]:
             valid.add(text)
 
     with mock.patch.object(module.Specification, "_validate_spec", classmethod(validate_once)):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clients_of_aws_share_a_loader() -> Iterator[None]:
+    """Clients of one session do; with moto, each test has its own session, which would read the models again."""
+    module = sys.modules.get("botocore.session")
+    if module is None:  # no test creates a client
+        yield
+        return
+    with mock.patch.object(module, "create_loader", functools.cache(module.create_loader)):
         yield
 
 
