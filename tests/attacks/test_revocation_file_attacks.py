@@ -250,7 +250,8 @@ def test_longest_revocation_list_is_served(tmp_path: Path) -> None:
     path.write_text(long_list())
     with certlet_server(tmp_path, "--workers", "2", "--no-usage-plan") as server:
         for start in (0, revocation.MAX_ENTRIES):
-            path.write_text(long_list(start))
+            if start:
+                path.write_text(long_list(start))
             for _ in range(2):
                 time.sleep(MAX_AGE)
                 response = server.request("GET", "/ca.crl", headers={"Accept": "*/*"})
