@@ -112,7 +112,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     operator = {"role": "operator", "dns": dns, "ip": {}, "email": {}, "uri": {}}
     (directory / "operator.yaml").write_text(json.dumps({"principals": {"default": operator}}))
     options = ("--audit-log", "audit.log", "--ledger", "ledger.db", "--profiles", "operator.yaml")
-    options = ("--audit-log", "audit.log", "--ledger", "ledger.db", "--profiles", "operator.yaml")
     with servers.certlet_server(directory, "--ca", "ca", *options, env={}) as server:  # prints "New CA"
         environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
         servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()

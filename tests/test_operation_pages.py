@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from service.keystore import ca_directory
 from tests import csrs, pages, servers
 from tests.assertions import uuid7
+from tests.cli import certlet
 from tests.ledger.conftest import create_table
 from tests.servers import Response, Server
 from tests.test_documents import pattern, transcript
@@ -65,7 +66,8 @@ class Site:
         """Create the CA, an API key, a principal of ACME and the profiles."""
         (self.directory / "profiles.yaml").write_text(PROFILES)
         for command in ("init ca", "api-key add ops", "acme add web"):
-            result = servers.certlet(*command.split(), cwd=self.directory, env=self.environ)
+            run = certlet if self.code == servers.ROOT else servers.certlet
+            result = run(*command.split(), cwd=self.directory, env=self.environ)
             assert result.returncode == 0, result.stderr
             if "api-key" in command:
                 self.api_key = result.stdout.decode().strip()

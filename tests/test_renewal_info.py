@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from service.pki import encoding
-from tests import csrs, factories, servers
+from tests import csrs, factories
 from tests.assertions import assert_documented, assert_problem
 from tests.cli import certlet
 from tests.examples import certificate_id
@@ -95,7 +95,7 @@ def test_malformed_order_is_refused_at_start(
     """The option and the variable; a malformed one starts nothing, with one line."""
     variable = {arguments[0].upper().replace("--", "CERTLET_").replace("-", "_"): arguments[1]}
     for options, env in ((arguments, {}), ((), variable)):
-        result = servers.certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
+        result = certlet("serve", "--ephemeral", *options, cwd=tmp_path, env=env)
         assert (result.returncode, result.stdout) == (2, b"")
         (line,) = result.stderr.decode().splitlines()
         assert fragment in line

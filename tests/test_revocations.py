@@ -32,11 +32,12 @@ from service.pki.revocation import MergedList, RevokedCertificate
 from service.revocations import NO_LEDGER, Revocation, RevocationRequest
 from tests import csrs, factories
 from tests.assertions import assert_documented, assert_problem
+from tests.cli import certlet
 from tests.examples import certificate_id
 from tests.factories import NOW, RecordingLog
 from tests.gateway.cases import JSON, KEY
 from tests.lambda_events import decode_body, invoke_handler, proxy_event
-from tests.servers import Response, Server, certlet, certlet_server, wait_until
+from tests.servers import Response, Server, certlet_server, wait_until
 
 COMPROMISE = x509.ReasonFlags.key_compromise
 CSR = csrs.encode_pem(csrs.build(sans=["dns:a.example.com"]))

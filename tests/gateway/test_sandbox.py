@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from service.gateway import sandbox
 from service.supervisor import TOKEN_HANDLER
 from tests import csrs, servers
-from tests.servers import API_KEY
+from tests.servers import API_KEY, Server
 
 PROBE = """
 import errno, json, os, signal, socket, sys
@@ -38,14 +39,16 @@ def attempt(kind, target):
         return errno.errorcode[error.errno]
     return "done"
 
-if "MODULE" in sys.orig_argv:
-    attempts, results = open("attempts"), open("results", "w")
-    def probe(*_):
-        results.write(json.dumps([attempt(*arguments) for arguments in json.load(attempts)]) + "\\n")
-        results.flush()
-    signal.signal(signal.SIGUSR1, probe)
+for module in ("service.gateway.server", "service.http_validator", "TOKEN_HANDLER"):
+    if module in sys.orig_argv:
+        attempts, results = open("attempts"), open(f"results of {module}", "w")
+        def probe(*_):
+            results.write(json.dumps([attempt(*arguments) for arguments in json.load(attempts)]) + "\\n")
+            results.flush()
+        signal.signal(signal.SIGUSR1, probe)
 """
 DENIED = {"EACCES", "EPERM"}
+LEDGER = "packages/ledger.db"
 # They start the validator, and the worker that verifies tokens.
 PROFILES = """
 principals: {web: {dns: {}, challenge: http-01}}
@@ -61,80 +64,88 @@ identities:
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "port"),
-    [("service.gateway.server", 0), ("service.http_validator", 80), (TOKEN_HANDLER, 443)],
-)
-def test_process_cannot_access_keys_or_other_processes(tmp_path: Path, module: str, port: int) -> None:
-    """It cannot access the CA's key, AWS credentials and other processes; it can read its own code.
-
-    The validator of challenges may also connect to web servers, and the worker that verifies tokens to issuers.
-    """
-    (tmp_path / "sitecustomize.py").write_text(PROBE.replace("MODULE", module))
-    (tmp_path / "profiles.yaml").write_text(PROFILES)
-    (tmp_path / "attempts").touch()
-    (tmp_path / ".aws").mkdir()
-    (tmp_path / ".aws" / "credentials").write_text("secret")
+@pytest.fixture(scope="module")
+def probed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with all kinds of process, each of which attempts the access in `attempts` on SIGUSR1."""
+    directory = tmp_path_factory.mktemp("probed")
+    (directory / "sitecustomize.py").write_text(PROBE.replace("TOKEN_HANDLER", TOKEN_HANDLER))
+    (directory / "profiles.yaml").write_text(PROFILES)
+    (directory / "attempts").touch()
+    (directory / ".aws").mkdir()
+    (directory / ".aws" / "credentials").write_text("secret")
     env = {
-        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, tmp_path / "packages", servers.ROOT))),
-        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(map(str, (directory, directory / "packages", servers.ROOT))),
+        "HOME": str(directory),
         "CERTLET_API_KEY": API_KEY,
         "CERTLET_CA_PASSPHRASE": "canary-passphrase",
         "AWS_SECRET_ACCESS_KEY": "canary-credential",
     }
-    (tmp_path / "packages").mkdir()
-    ledger = tmp_path / "packages" / "ledger.db"
-    options = ("--tls", "--profiles", "profiles.yaml", "--ledger", str(ledger))
-    with servers.certlet_server(tmp_path, *options, env=env) as server:
-        servers.wait_until(lambda: module in server.processes().values())
-        pids = {name: pid for pid, name in server.processes().items()}
-        worker, probed = pids["service.gateway.worker"], pids[module]
-        supervisor = pids["service.cli"]
-        denied: list[tuple[str, Any]] = [
-            ("open", str(tmp_path / "ca" / "signing-ca.key")),
-            ("open", str(tmp_path / "ca" / "serial.key")),
-            ("write", str(tmp_path / "ca" / "revoked.yaml")),
-            ("open", str(tmp_path / ".aws" / "credentials")),
-            *(("open", f"{ledger}{suffix}") for suffix in ("", "-wal", "-shm")),
-            ("write", str(ledger)),
-            *(
-                (kind, f"/proc/{pid}/{name}")
-                for pid in (worker, supervisor)
-                for kind, name in (("open", "environ"), ("open", "mem"), ("list", "fd"), ("open", "maps"))
-            ),
-            ("list", "/proc"),
-            ("open", "/etc/passwd"),
-            ("kill", worker),
-            ("kill", supervisor),
-            ("connect", server.port),
-            ("run", "/bin/true"),
-        ]
-        allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
-        ports = [80, 443]
-        attempts = [*denied, *allowed, *(("connect", number) for number in ports)]
-        (tmp_path / "attempts").write_text(json.dumps(attempts))
-        servers.wait_until(lambda: "NoNewPrivs:\t1" in Path(f"/proc/{probed}/status").read_text())
-        os.kill(probed, signal.SIGUSR1)
-        servers.wait_until((tmp_path / "results").read_text, 20)
-        outcomes = json.loads((tmp_path / "results").read_text())
-        reached = [
-            arguments for arguments, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
-        ]
-        assert not reached
-        assert outcomes[len(denied) : -len(ports)] == ["done"] * len(allowed)
-        permitted = zip(ports, outcomes[-len(ports) :], strict=True)
-        assert [number for number, outcome in permitted if outcome not in DENIED] == [port] * bool(port)
-        if os.geteuid() == 0:  # root can read these files outside of the sandbox
-            assert (tmp_path / "ca" / "signing-ca.key").read_bytes()
-            for pid in (worker, probed):
-                environ = Path(f"/proc/{pid}/environ").read_bytes()
-                assert b"HOME=" in environ
-                assert b"hugetlb=1" in environ
-                assert b"canary" not in environ
-                assert API_KEY.encode() not in environ
-                has_queue = b"CERTLET_CHALLENGE_QUEUE=\0" not in environ and b"CHALLENGE_QUEUE" in environ
-                assert has_queue == (pid == worker)  # it leads to the validator
-            assert b"canary-passphrase" in Path(f"/proc/{supervisor}/environ").read_bytes()
+    (directory / "packages").mkdir()
+    options = ("--tls", "--profiles", "profiles.yaml", "--ledger", str(directory / LEDGER))
+    with servers.certlet_server(directory, *options, env=env) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("module", "port"),
+    [("service.gateway.server", 0), ("service.http_validator", 80), (TOKEN_HANDLER, 443)],
+)
+def test_process_cannot_access_keys_or_other_processes(probed_server: Server, module: str, port: int) -> None:
+    """It cannot access the CA's key, AWS credentials and other processes; it can read its own code.
+
+    The validator of challenges may also connect to web servers, and the worker that verifies tokens to issuers.
+    """
+    server, directory = probed_server, probed_server.log.parent
+    ledger, results = directory / LEDGER, directory / f"results of {module}"
+    servers.wait_until(lambda: module in server.processes().values())
+    pids = {name: pid for pid, name in server.processes().items()}
+    worker, probed = pids["service.gateway.worker"], pids[module]
+    supervisor = pids["service.cli"]
+    denied: list[tuple[str, Any]] = [
+        ("open", str(directory / "ca" / "signing-ca.key")),
+        ("open", str(directory / "ca" / "serial.key")),
+        ("write", str(directory / "ca" / "revoked.yaml")),
+        ("open", str(directory / ".aws" / "credentials")),
+        *(("open", f"{ledger}{suffix}") for suffix in ("", "-wal", "-shm")),
+        ("write", str(ledger)),
+        *(
+            (kind, f"/proc/{pid}/{name}")
+            for pid in (worker, supervisor)
+            for kind, name in (("open", "environ"), ("open", "mem"), ("list", "fd"), ("open", "maps"))
+        ),
+        ("list", "/proc"),
+        ("open", "/etc/passwd"),
+        ("kill", worker),
+        ("kill", supervisor),
+        ("connect", server.port),
+        ("run", "/bin/true"),
+    ]
+    allowed = [("open", json.__file__), ("open", sandbox.__file__), ("open", "/etc/hosts")]
+    ports = [80, 443]
+    attempts = [*denied, *allowed, *(("connect", number) for number in ports)]
+    (directory / "attempts").write_text(json.dumps(attempts))
+    servers.wait_until(lambda: "NoNewPrivs:\t1" in Path(f"/proc/{probed}/status").read_text())
+    os.kill(probed, signal.SIGUSR1)
+    servers.wait_until(results.read_text, 20)
+    outcomes = json.loads(results.read_text())
+    reached = [
+        arguments for arguments, outcome in zip(denied, outcomes, strict=False) if outcome not in DENIED
+    ]
+    assert not reached
+    assert outcomes[len(denied) : -len(ports)] == ["done"] * len(allowed)
+    permitted = zip(ports, outcomes[-len(ports) :], strict=True)
+    assert [number for number, outcome in permitted if outcome not in DENIED] == [port] * bool(port)
+    if os.geteuid() == 0:  # root can read these files outside of the sandbox
+        assert (directory / "ca" / "signing-ca.key").read_bytes()
+        for pid in (worker, probed):
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"HOME=" in environ
+            assert b"hugetlb=1" in environ
+            assert b"canary" not in environ
+            assert API_KEY.encode() not in environ
+            has_queue = b"CERTLET_CHALLENGE_QUEUE=\0" not in environ and b"CHALLENGE_QUEUE" in environ
+            assert has_queue == (pid == worker)  # it leads to the validator
+        assert b"canary-passphrase" in Path(f"/proc/{supervisor}/environ").read_bytes()
 
 
 def attempt(directory: Path, *steps: str) -> str:
