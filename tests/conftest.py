@@ -71,7 +71,7 @@ def ca_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Serv
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """A server of the second API with two workers."""
     directory = tmp_path_factory.mktemp("library")
@@ -79,9 +79,9 @@ def second_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serv
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """`certlet serve --tls` with its CA in `ca`; one for each module, whose tests may revoke certificates."""
+    """`certlet serve --tls` with its CA in `ca`; tests may revoke their own certificates."""
     with servers.certlet_server(tmp_path_factory.mktemp("site"), "--tls", "--no-usage-plan") as running:
         yield running
 

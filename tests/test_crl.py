@@ -281,18 +281,17 @@ def test_certificates_name_the_status_url_of_the_ca(tmp_path: Path) -> None:
             assert "--status-url" in note
 
 
-def test_certificates_without_status_url_are_short_lived(tmp_path: Path) -> None:
+def test_certificates_without_status_url_are_short_lived(ca_server: Server, tmp_path: Path) -> None:
     """They are valid for 7 days and assert noRevAvail; longer ones are refused with the reason."""
+    leaf = x509.load_pem_x509_certificate(sign(ca_server).encode())
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=7, seconds=-1)
+    issuer = x509.load_der_x509_certificate(ca_server.request("GET", "/ca.crt").body)
+    assert not status_urls(leaf) + status_urls(issuer)
+    assert "2.5.29.56" in [extension.oid.dotted_string for extension in leaf.extensions]
+    body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "validity": "8d"}
+    detail = assert_problem(ca_server.sign(body), 422, "rejectedValidity")["errors"][0]["detail"]
+    assert "set a status URL" in detail
     assert not certlet("init", "ca", cwd=tmp_path).returncode
-    with certlet_server(tmp_path) as server:
-        leaf = x509.load_pem_x509_certificate(sign(server).encode())
-        assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=7, seconds=-1)
-        issuer = x509.load_der_x509_certificate(server.request("GET", "/ca.crt").body)
-        assert not status_urls(leaf) + status_urls(issuer)
-        assert "2.5.29.56" in [extension.oid.dotted_string for extension in leaf.extensions]
-        body = {"csr": csrs.encode_pem(csrs.build(sans=["dns:a.example.com"])).decode(), "validity": "8d"}
-        detail = assert_problem(server.sign(body), 422, "rejectedValidity")["errors"][0]["detail"]
-        assert "set a status URL" in detail
     (tmp_path / "ca" / "serial.key").unlink()
     with certlet_server(tmp_path, "--status-url", STATUS_URL) as server:
         urls = status_urls(x509.load_pem_x509_certificate(sign(server).encode()))

@@ -101,19 +101,17 @@ def test_malformed_order_is_refused_at_start(
         assert fragment in line
 
 
-def test_rollover_keeps_the_windows_of_the_old_ca(tmp_path: Path) -> None:
+def test_rollover_keeps_the_windows_of_the_old_ca(ca_server: Server, tmp_path: Path) -> None:
     """The new CA knows the certificates of both; the old one only its own."""
-    with certlet_server(tmp_path) as server:
-        before = sign(server)
-        window = ask(server, before)
-        assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
-        (tmp_path / "next").mkdir()
-        with certlet_server(tmp_path / "next", "--ca", "../new") as new_server:
-            after = sign(new_server)
-            assert ask(new_server, before) == window
-            assert ask(new_server, after)[0] > datetime.now(UTC)
-        detail = refusal(server, PATH.format(certificate_id=certificate_id(after)))
-        assert detail == "The certificate was not issued by this CA"
+    before = sign(ca_server)
+    window = ask(ca_server, before)
+    assert certlet("rollover", ca_server.log.parent / "ca", "new", cwd=tmp_path).returncode == 0
+    with certlet_server(tmp_path, "--ca", "new") as new_server:
+        after = sign(new_server)
+        assert ask(new_server, before) == window
+        assert ask(new_server, after)[0] > datetime.now(UTC)
+    detail = refusal(ca_server, PATH.format(certificate_id=certificate_id(after)))
+    assert detail == "The certificate was not issued by this CA"
 
 
 def test_unknown_serial_number_is_not_found(tmp_path: Path) -> None:

@@ -218,9 +218,8 @@ def test_refusals_of_the_operation(tmp_path: Path) -> None:
     assert refusals[0]["serial_number"] == encoding.format_serial(certificate.serial_number)
 
 
-def test_without_a_ledger_the_command_is_named(tmp_path: Path) -> None:
-    with certlet_server(tmp_path) as server:
-        problem = assert_problem(revoke(server, {"serial_number": "0a"}), 404, "notFound")
+def test_without_a_ledger_the_command_is_named(ca_server: Server) -> None:
+    problem = assert_problem(revoke(ca_server, {"serial_number": "0a"}), 404, "notFound")
     assert problem["detail"] == NO_LEDGER
     assert "certlet revoke" in NO_LEDGER
 

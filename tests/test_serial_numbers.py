@@ -130,18 +130,17 @@ def test_malformed_serial_key_stops_every_command(tmp_path: Path) -> None:
         assert b"secret" not in result.stderr
 
 
-def test_rollover_recognises_serial_numbers_of_the_old_ca(tmp_path: Path) -> None:
+def test_rollover_recognises_serial_numbers_of_the_old_ca(ca_server: Server, tmp_path: Path) -> None:
     """The new CA has a key of its own, those of the old one, and the marks of both."""
-    with certlet_server(tmp_path) as server:
-        before = sign(server)
-    assert certlet("rollover", "ca", "new", cwd=tmp_path).returncode == 0
+    ca, before = ca_server.log.parent / "ca", sign(ca_server)
+    assert certlet("rollover", ca, "new", cwd=tmp_path).returncode == 0
     with certlet_server(tmp_path, "--ca", "new") as server:
         after = sign(server)
-    old, new = load_numbers(tmp_path / "new", tmp_path / "ca"), load_numbers(tmp_path / "new")
+    old, new = load_numbers(tmp_path / "new", ca), load_numbers(tmp_path / "new")
     assert has_lifetime_of(old, before)
     assert has_lifetime_of(new, after)
     assert (old.recognize(after.serial_number), new.recognize(before.serial_number)) == (None, None)
-    assert load_numbers(tmp_path / "ca", tmp_path / "new").recognize(after.serial_number) is None
+    assert load_numbers(ca, tmp_path / "new").recognize(after.serial_number) is None
     assert old.all_tagged
     assert new.all_tagged
     for certificate in (before, after):

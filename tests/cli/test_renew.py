@@ -93,18 +93,24 @@ def test_expired_certificate_is_renewed(server: Server, tmp_path: Path) -> None:
     assert load_leaf(tmp_path / "a.pem").not_valid_after_utc > old.certificate.not_valid_after_utc
 
 
+def write_old_certificate(ca: Path, name: str) -> None:
+    """Write a certificate of the CA from twelve hours ago, and its key, into the working directory."""
+    old = factories.issue(ca, csrs.encode_pem(csrs.build(name, [f"dns:{name}"])), timedelta(hours=12))
+    Path(f"{name}.crt").write_text(encoding.encode_pem([old]))
+    Path(f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+
+
 def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revoked certificate is refused; while there is no CRL, every certificate is."""
-    with servers.certlet_server(tmp_path) as server:
-        use_service(server, monkeypatch)
-        for name in ("a", "b"):
-            create_certificate(tmp_path, name=f"{name}.example.com")
-        revoked = (tmp_path / "a.example.com.crt").read_bytes()
-        assert certlet("revoke", "--yes", "a.example.com.crt", "--ca", "ca").returncode == 0
+    assert certlet("init", "ca").returncode == 0
+    for name in ("a.example.com", "b.example.com"):
+        write_old_certificate(tmp_path / "ca", name)
+    revoked = (tmp_path / "a.example.com.crt").read_bytes()
+    assert certlet("revoke", "--yes", "a.example.com.crt", "--ca", "ca").returncode == 0
     listed = tmp_path / "ca" / "revoked.yaml"  # new entries are in the CRL only after five minutes
     listed.write_text(re.sub('"at": "[^"]*"', '"at": "2026-01-01T00:00:00Z"', listed.read_text()))
     command = ("renew", "a.example.com.crt", "b.example.com.crt", "--expires-in", "99d")
-    with servers.certlet_server(tmp_path) as server:  # this start signs a new CRL
+    with servers.certlet_server(tmp_path) as server:
         use_service(server, monkeypatch)
         run = certlet(*command)
         assert (run.returncode, run.stdout[:27]) == (1, b"Renewed   b.example.com.crt")
@@ -119,26 +125,22 @@ def test_revoked_certificate_is_not_renewed(tmp_path: Path, monkeypatch: pytest.
         assert run.stderr.count(b"503") == 2
 
 
-def test_fleet_is_renewed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fleet_is_renewed_early(ca_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All certificates from before --renew-before are replaced once, also by shorter ones; no other is."""
-    assert certlet("init", "ca").returncode == 0
+    ca = ca_server.log.parent / "ca"
     (tmp_path / "short.yaml").write_text("profiles: {server: {validity: P5D}}")
     names = ("a.example.com", "b.example.com")
     for name in names:
-        csr = csrs.encode_pem(csrs.build(name, [f"dns:{name}"]))
-        old = factories.issue(tmp_path / "ca", csr, timedelta(hours=12))
-        (tmp_path / f"{name}.crt").write_text(encoding.encode_pem([old]))
-        (tmp_path / f"{name}.key").write_bytes(encode_private_key(csrs.private_key("p-256")))
+        write_old_certificate(ca, name)
     files = [f"{name}.crt" for name in names]
     before = [load_leaf(tmp_path / file) for file in files]
-    with servers.certlet_server(tmp_path) as server:
-        use_service(server, monkeypatch)
-        create_certificate(tmp_path, name="c.example.com")
-        run = certlet("renew", *files, "c.example.com.crt")
-        assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    use_service(ca_server, monkeypatch)
+    create_certificate(tmp_path, name="c.example.com")
+    run = certlet("renew", *files, "c.example.com.crt")
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
     renew_before = (datetime.now(UTC) - timedelta(hours=6)).isoformat()
     order = ("--renew-before", renew_before, "--renew-over", "PT1H", "--profiles", "short.yaml")
-    with servers.certlet_server(tmp_path, *order) as server:
+    with servers.certlet_server(tmp_path, "--ca", str(ca), *order) as server:
         use_service(server, monkeypatch)
         run = certlet("renew", *files, "c.example.com.crt")
         assert run.returncode == 0, run.stderr

@@ -315,11 +315,12 @@ def test_unserved_version_and_malformed_requests_end_the_connection(second_api_s
 
 def test_incomplete_body_does_not_delay_others(second_api_server: Server) -> None:
     """A client that disconnects within a body neither delays others nor causes a traceback."""
+    before = len(second_api_server.read_log())
     with connect(second_api_server) as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
         assert second_api_server.request("GET", "/books").status == 200
     assert second_api_server.request("GET", "/books").status == 200
-    assert "Traceback" not in second_api_server.read_log()
+    assert "Traceback" not in second_api_server.read_log()[before:]
 
 
 def test_pipelined_requests_get_responses_in_order(second_api_server: Server) -> None:
