@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +150,8 @@ def test_unavailable_keys_are_503(tmp_path: Path, issuer: Issuer) -> None:
         with certlet_server(tmp_path, "--profiles", policy, "--ephemeral") as server:
             waiting = threading.Thread(target=sign, args=(server, issuer.token(CLAIMS)))
             waiting.start()
-            start = time.monotonic()
             assert server.sign({"csr": pem("a.example.org")}).status == 200
-            assert time.monotonic() - start < 2
+            assert waiting.is_alive()
             waiting.join()
             response = sign(server, issuer.token(CLAIMS))
             assert refusal(response)[:2] == (503, "unavailable")

@@ -14,6 +14,7 @@ from service.gateway.api_keys import hash_key
 from service.gateway.configuration import Configuration
 from service.supervisor import Supervisor
 from tests import factories, servers
+from tests.gateway import echo_handler
 
 HANDLER = "tests.gateway.echo_handler.handler"
 
@@ -47,6 +48,13 @@ def gateway_server(
     command = (sys.executable, "-m", "tests.gateway.second_api", str(path), handler)
     with servers.certlet_server(directory, command=command) as server:
         yield server
+
+
+def count_begun(server: servers.Server) -> int:
+    """Count the calls with a pause that the workers of a server have begun."""
+    with contextlib.suppress(FileNotFoundError):
+        return server.log.with_name(echo_handler.BEGUN).stat().st_size
+    return 0
 
 
 def main() -> int:

@@ -86,7 +86,8 @@ def test_stop_signal_completes_requests_in_progress(tmp_path: Path, number: int)
         with concurrent.futures.ThreadPoolExecutor(1) as pool, connect(server) as client:
             slow_call = pool.submit(server.request, "GET", "/books?do=nap")
             client.sendall(POST + b"Content-Length: 4\r\n\r\nab")
-            time.sleep(0.15)
+            servers.wait_until(lambda: second_api.count_begun(server) == 1)
+            time.sleep(0.1)
             server.process.send_signal(number)
             time.sleep(0.15)
             client.sendall(b"cd")
@@ -105,7 +106,7 @@ def test_repeated_stop_signals_complete_requests_in_progress(tmp_path: Path, num
         assert len(pids) == 4
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow_call = pool.submit(server.request, "GET", "/books?do=nap")
-            time.sleep(0.15)
+            servers.wait_until(lambda: second_api.count_begun(server) == 1)
             deadline = time.monotonic() + 10
             while server.process.poll() is None and time.monotonic() < deadline:
                 for pid in pids:

@@ -175,7 +175,8 @@ def test_queued_call_is_refused_after_timeout(monkeypatch: pytest.MonkeyPatch) -
         started = time.monotonic()
         await harness.begin()
         assert await waiting == "INTEGRATION_FAILURE"
-        assert 0.15 < time.monotonic() - started < 0.5
+        assert time.monotonic() - started > 0.15
+        assert not begun.done()
         assert await begun == "INTEGRATION_TIMEOUT"  # for example, its worker was stopped by SIGSTOP
         assert time.monotonic() - started > 0.75
 

@@ -147,10 +147,10 @@ def test_rsa_key_out_of_bounds_is_refused_before_arithmetic(
     bits: int, last_bit: int, exponent: int, fragment: str
 ) -> None:
     """The bounds are verified on the DER, before the library loads the key."""
-    spki, start = encode_spki(1 << bits - 1 | last_bit, exponent), time.perf_counter()
+    spki, start = encode_spki(1 << bits - 1 | last_bit, exponent), time.process_time()
     with pytest.raises(BadPublicKey, match=fragment):
         keys.verify_encoded_key(PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, spki)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 def test_huge_modulus_in_csr_is_refused_at_once() -> None:
@@ -160,10 +160,10 @@ def test_huge_modulus_in_csr_is_refused_at_once() -> None:
     body = info[4:].replace(spki, encode_spki(1 << 16383 | 1, 65537))
     signature = bytes.fromhex("300d06092a864886f70d01010b0500") + tlv(3, b"\0" + b"\1" * 256)
     request = tlv(0x30, tlv(0x30, body) + signature)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(BadPublicKey, match="16384 bits"):
         csr.parse(request)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 def encode_spki(modulus: int, exponent: int) -> bytes:
@@ -181,10 +181,10 @@ def encode_spki(modulus: int, exponent: int) -> bytes:
 )
 def test_csr_of_a_megabyte_is_refused_before_parsing(data: bytes) -> None:
     """The size is verified first, for text, DER and PEM."""
-    large, start = data + b" " * 1_048_576, time.perf_counter()
+    large, start = data + b" " * 1_048_576, time.process_time()
     with pytest.raises(BadCSR, match="bytes; "):
         csr.parse(large)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @pytest.mark.parametrize("point", ["off the curve", "at infinity"])
