@@ -18,6 +18,7 @@ from tests.oidc_issuer import Issuer
 
 for variable in [name for name in os.environ if name.startswith("CERTLET_")]:
     del os.environ[variable]
+gc.set_threshold(50_000)  # allocations between collections: imports and most tests create little garbage
 
 
 def pytest_collection_finish() -> None:
