@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
-import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -203,9 +205,13 @@ def test_malformed_revocation_list_is_503(tmp_path: Path) -> None:
 
 def lint(crl: Path) -> list[dict[str, str]]:
     """Return the findings of pkilint's CRL linter (RFC 5280 5)."""
-    program = Path(sys.executable).parent / "lint_crl"
     arguments = ["lint", "-t", "CRL", "-p", "PKIX", "-s", "INFO", "-f", "JSON", str(crl)]
-    results = json.loads(run(program, *arguments, check=False).stdout)["results"]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as output:
+        warnings.simplefilter("ignore")
+        from pkilint.bin import lint_crl  # noqa: PLC0415 - its import causes warnings
+
+        lint_crl.main(arguments)
+    results = json.loads(output.getvalue())["results"]
     return [finding for result in results for finding in result["finding_descriptions"]]
 
 
