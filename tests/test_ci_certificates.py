@@ -23,6 +23,7 @@ import yaml
 from cryptography import x509
 
 from tests import oidc_issuer, servers
+from tests.cli import certlet
 from tests.oidc.platform_tokens import GITHUB, GITLAB
 from tests.oidc_issuer import Fault, Issuer
 from tests.servers import ROOT, Server
@@ -107,7 +108,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(directory, github, gitlab, servers.free_port())
         (directory / "ci.yaml").write_text(site.localize(block("## 1. Write the rule")))
         ((check, expected),) = [item for item in commands("certlet check") if "--token" not in item[0]]
-        result = servers.certlet(*shlex.split(check)[1:], cwd=directory)
+        result = certlet(*shlex.split(check)[1:], cwd=directory)
         assert (result.stdout.decode(), result.returncode) == (expected, 0)
         ((serve, _),) = commands("certlet serve")
         ports = ("--port", str(site.port), "--status-port", str(servers.free_port()))
@@ -277,7 +278,7 @@ def test_token_is_explained_as_documented(site: Site) -> None:
     ((command, expected),) = commands("certlet check --profiles ci.yaml --token")
     claims = {**GITHUB.claims, "ref": "refs/heads/test"}
     (site.directory / "token.jwt").write_text(site.issue(site.github, claims, site.url))
-    result = servers.certlet(*shlex.split(command)[1:], cwd=site.directory)
+    result = certlet(*shlex.split(command)[1:], cwd=site.directory)
     assert re.fullmatch(pattern(expected), result.stdout.decode(), re.DOTALL), result
     assert result.returncode == 1
 
@@ -293,7 +294,7 @@ def test_token_can_be_read_in_a_job_of_github(site: Site, checkout: Path) -> Non
     }
     result = run(site, checkout, [site.localize(match[1])], environ)
     assert (result.returncode, result.stdout) == (0, "")
-    shown = servers.certlet(
+    shown = certlet(
         "check", "--profiles", site.directory / "ci.yaml", "--token", checkout / "token.jwt", cwd=checkout
     )
     assert shown.stdout.decode().startswith("github-deploy: yes: profiles server; names ")
@@ -307,7 +308,7 @@ def test_unavailable_keys_are_reported_as_documented(site: Site, checkout: Path,
         with servers.certlet_server(tmp_path, "--profiles", "ci.yaml", "--ephemeral") as server:
             (checkout / "token").write_text(site.issue(site.github, GITHUB.claims, site.url))
             arguments = ("new", NAME, "--token-file", "token", "--url", server.url)
-            error = servers.certlet(*arguments, cwd=checkout).stderr.decode()
+            error = certlet(*arguments, cwd=checkout).stderr.decode()
     finally:
         site.github.fault = Fault.NONE
     message = "The keys of the issuer of the token are not available"

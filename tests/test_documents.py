@@ -18,6 +18,7 @@ import pytest
 from deploy import reference
 from service import audit
 from tests import servers
+from tests.cli import certlet
 from tests.servers import ROOT, Server
 
 README = ROOT / "README.md"
@@ -114,7 +115,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ("--audit-log", "audit.log", "--ledger", "ledger.db", "--profiles", "operator.yaml")
     with servers.certlet_server(directory, "--ca", "ca", *options, env={}) as server:  # prints "New CA"
         environ = {"CERTLET_URL": server.url, "CERTLET_API_KEY": api_key(server)}
-        servers.certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
+        certlet("sign", "old.csr", "--out", "old.crt", cwd=directory, env=environ).check_returncode()
         yield server
 
 

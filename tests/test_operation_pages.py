@@ -260,7 +260,7 @@ def test_two_servers_share_a_ca_but_no_file_of_a_ledger(tmp_path: Path) -> None:
         pages.follow(as_page(replace), first.directory, environ, there)
         assert second.status(old) == "revoked"
     logs = (first.directory / "audit.log", second.directory / "audit.log")
-    listed = servers.certlet("list", *logs, cwd=first.directory).stdout.decode()
+    listed = certlet("list", *logs, cwd=first.directory).stdout.decode()
     assert listed.count("dns:old.example.com") == 2  # the retry is the same certificate
     assert listed.count("dns:revoked.example.com") == 1
 

@@ -28,6 +28,7 @@ from service.oidc.tokens import TokenVerifier
 from service.pki.identity_rules import IdentityRule
 from service.pki.token_identity import InvalidTokenError
 from tests import oidc_issuer, servers
+from tests.cli import certlet
 from tests.oidc.platform_tokens import AZURE, GITHUB, GITLAB, GOOGLE, KUBERNETES, Platform
 from tests.oidc_issuer import Issuer
 from tests.servers import ROOT, Server
@@ -212,7 +213,7 @@ def test_file_of_a_page_has_no_errors(name: str, issuer: Issuer, tmp_path: Path)
     """As it is written, with a status URL, as in a real installation."""
     (tmp_path / "own.yaml").write_text(rules_of(name))
     (tmp_path / "cluster-jwks.json").write_bytes(issuer.jwk_set())
-    result = servers.certlet(
+    result = certlet(
         "check",
         "--profiles",
         "own.yaml",
